@@ -1,0 +1,302 @@
+"""The commands.
+
+Exit codes: 0 all well, 1 the user's code failed, 2 wrong usage or input, 3 infrastructure, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from faasrt import __version__
+from faasrt.cli.output import note, write, write_json
+from faasrt.cli.progress import compiling
+from faasrt.config import SandboxConfig, Settings, names_endpoints
+from faasrt.errors import (
+    ConfigurationError,
+    FaasrtError,
+    InvalidRequestError,
+    ServiceError,
+    UnsupportedLanguageError,
+)
+from faasrt.languages import Language
+from faasrt.manager import RuntimeManager
+from faasrt.results import ExecutionResult, HealthStatus
+
+OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
+_LANGUAGE_OF_SUFFIX = {
+    ".py": Language.PYTHON,
+    ".js": Language.JAVASCRIPT,
+    ".mjs": Language.JAVASCRIPT,
+    ".ts": Language.TYPESCRIPT,
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and give the exit code."""
+    try:
+        code = commands.main(arguments, prog_name="faasrt", standalone_mode=False)
+        return code if isinstance(code, int) else OK
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        note("interrupted")
+        return INTERRUPTED
+    except (ConfigurationError, InvalidRequestError, UnsupportedLanguageError) as error:
+        note(str(error))
+        return USAGE
+    except FaasrtError as error:
+        note(f"{type(error).__name__}: {error}")
+        return INFRASTRUCTURE
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `faasrt run ... | head`: there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parse_languages(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[Language, ...]:
+    try:
+        return tuple(Language.parse(name) for name in names)
+    except UnsupportedLanguageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _parse_language(ctx: click.Context, param: click.Parameter, name: str | None) -> Language | None:
+    return None if name is None else _parse_languages(ctx, param, (name,))[0]
+
+
+_language = click.option(
+    "--language",
+    "-l",
+    callback=_parse_language,
+    help="python, javascript or typescript; guessed from the file's suffix (.py .js .mjs .ts).",
+)
+_code = click.option("-c", "code", help="The program itself, in place of a file.")
+_url = click.option("--url", help="The base URL of a FaaS, in place of the environment's.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="faasrt")
+def commands() -> None:
+    """Run untrusted Python, JavaScript and TypeScript in sandboxes.
+
+    Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. With none of them set,
+    the FaaS that is built in is used.
+    """
+
+
+@commands.command("run")
+@click.argument("file", required=False)
+@_code
+@_language
+@click.option("--timeout-ms", type=float, help="Milliseconds that the program may run; 30000 by default.")
+@_json
+@_url
+def run_command(
+    file: str | None,
+    code: str | None,
+    language: Language | None,
+    timeout_ms: float | None,
+    as_json: bool,
+    url: str | None,
+) -> int:
+    """Run FILE, or stdin when FILE is -. The program's output is passed on; the exit code is 1 when it fails."""
+    program, spoken, _ = _read_program(file, code, language)
+    settings = _settings(url, timeout_ms)
+
+    async def work() -> ExecutionResult:
+        async with _manager(settings, (spoken,)) as manager:
+            return await manager.run_code(program, spoken, timeout_ms)
+
+    result = asyncio.run(work())
+    if as_json:
+        write_json(result.to_dict())
+    else:
+        _show(result)
+    return OK if result.ok else CODE_FAILED
+
+
+@commands.command("validate")
+@click.argument("file", required=False)
+@_code
+@_language
+@_json
+@_url
+def validate_command(
+    file: str | None, code: str | None, language: Language | None, as_json: bool, url: str | None
+) -> int:
+    """Check the syntax of FILE, or of stdin when FILE is -, without running it; the exit code is 1 when it is wrong."""
+    program, spoken, name = _read_program(file, code, language)
+    settings = _settings(url)
+
+    async def work() -> Any:
+        async with _manager(settings, (spoken,)) as manager:
+            return await manager.validate_code(program, spoken)
+
+    result = asyncio.run(work())
+    if as_json:
+        write_json(attrs.asdict(result))
+    elif result.valid:
+        write(f"{name}: valid ({result.checked_by})\n")
+    for diagnostic in () if as_json else result.diagnostics:
+        place = ":".join(str(part) for part in (name, diagnostic.line, diagnostic.column) if part is not None)
+        write(f"{place}: {diagnostic.message}\n", sys.stderr)
+    return OK if result.valid else CODE_FAILED
+
+
+@commands.command("health")
+@_json
+@_url
+def health_command(as_json: bool, url: str | None) -> int:
+    """Ask every endpoint for its health; the exit code is 3 unless all are healthy."""
+    settings = _settings(url)
+
+    async def work() -> HealthStatus:
+        async with _manager(settings, tuple(Language)) as manager:
+            return await manager.get_health_status()
+
+    status = asyncio.run(work())
+    if as_json:
+        write_json({"healthy": status.healthy, "endpoints": [attrs.asdict(entry) for entry in status.endpoints]})
+    for entry in () if as_json else status.endpoints:
+        words = entry.version if entry.healthy else entry.error
+        label = "healthy" if entry.healthy else "UNHEALTHY"
+        write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {words}\n")
+    return OK if status.healthy else INFRASTRUCTURE
+
+
+@commands.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
+@click.option(
+    "--language", "-l", "languages", multiple=True, type=_LanguageType(), help="May be repeated; all by default."
+)
+@click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
+@click.option("--token", envvar="FAASRT_TOKEN", help="What callers must show as a bearer token. [env: FAASRT_TOKEN]")
+def serve_command(host: str, port: int, languages: tuple[Language, ...], workers: int | None, token: str | None) -> int:
+    """Serve the built-in FaaS until Ctrl-C or SIGTERM; programs in flight may end first."""
+    from faasrt.local import LocalFaaS
+
+    async def work() -> int:
+        faas = LocalFaaS(languages or None, workers=workers, host=host, port=port, token=token)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with faas:
+            write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n")
+            announcing = asyncio.create_task(_announce(faas, note))
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait({announcing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if announcing.done() and not announcing.result():
+                    return INFRASTRUCTURE
+                await stopping
+            finally:
+                announcing.cancel()
+                stopping.cancel()
+            note("stopping")
+        return OK
+
+    return asyncio.run(work())
+
+
+@commands.command("warmup")
+def warmup_command() -> int:
+    """Prepare the built-in FaaS on this machine: compile the Python sandbox and start every engine once."""
+    from faasrt.local import LocalFaaS
+
+    async def work() -> bool:
+        async with LocalFaaS(workers=1) as faas:
+            with compiling(faas.languages):
+                return await _announce(faas, lambda words: write(f"faasrt: {words}\n"))
+
+    return OK if asyncio.run(work()) else INFRASTRUCTURE
+
+
+async def _announce(faas: Any, tell: Any) -> bool:
+    """Tell of each language when it is ready, or why it cannot be; give whether any is ready."""
+
+    async def one(language: Language) -> bool:
+        try:
+            await faas.wait_ready(language)
+        except ServiceError as error:
+            tell(f"{language} cannot run: {error}")
+            return False
+        tell(f"{language} is ready")
+        return True
+
+    return any(await asyncio.gather(*(one(language) for language in faas.languages)))
+
+
+@contextlib.asynccontextmanager
+async def _manager(settings: Settings, languages: tuple[Language, ...]) -> AsyncIterator[RuntimeManager]:
+    """Give a manager for the configured endpoints, or one with the built-in FaaS, ready to run `languages`."""
+    if settings.endpoints:
+        async with RuntimeManager(settings=settings) as manager:
+            yield manager
+        return
+    local = RuntimeManager.local(languages, workers=1, settings=settings)
+    note("no FaaS is configured, so the one built in runs this")
+    async with local as manager:
+        with compiling(languages):
+            for language in languages:
+                await manager.get_runtime(language)
+        yield manager
+
+
+def _settings(url: str | None, timeout_ms: float | None = None) -> Settings:
+    changes: dict[str, Any] = {}
+    if timeout_ms is not None and timeout_ms > SandboxConfig().timeout_limit_s * 1000:
+        changes["sandbox"] = SandboxConfig(timeout_limit_s=timeout_ms / 1000)
+    if url is not None:
+        changes["endpoints"] = dict.fromkeys(Language, (url,))
+    elif not names_endpoints(os.environ):
+        changes["endpoints"] = {}
+    return Settings.from_env(**changes)
+
+
+def _read_program(file: str | None, code: str | None, language: Language | None) -> tuple[str, Language, str]:
+    """Give the program, its language and its name."""
+    if (file is None) == (code is None):
+        raise click.UsageError("give a FILE, - for stdin, or -c CODE")
+    if code is None and file != "-":
+        assert file is not None
+        language = language or _LANGUAGE_OF_SUFFIX.get(Path(file).suffix.lower())
+    if language is None:
+        raise click.UsageError("say which --language this is: python, javascript or typescript")
+    if code is not None:
+        return code, language, "<string>"
+    name = "<stdin>" if file == "-" else str(file)
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(str(file)).read_bytes()
+        return data.decode("utf-8-sig"), language, name
+    except OSError as error:
+        raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{name} is not UTF-8 (byte {error.start})") from None
+
+
+def _show(result: ExecutionResult) -> None:
+    write(result.stdout)
+    write(result.stderr, sys.stderr)
+    if result.stderr and not result.stderr.endswith("\n"):
+        write("\n", sys.stderr)
+    for name in sorted(result.truncated):
+        note(f"{name} was cut at the output limit")
+    if result.ret_val:
+        note(f"return value: {result.ret_val}")
+    if not result.ok:
+        error = result.error
+        reason = f": {error.name}: {error.message}".rstrip(": ") if error else ""
+        note(f"{result.outcome}{reason}")

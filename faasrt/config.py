@@ -1,0 +1,229 @@
+"""The settings of a runtime: frozen, validated, varied by `attrs.evolve`.
+
+The environment is read in one place, `Settings.from_env`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+from faasrt.errors import ConfigurationError
+from faasrt.languages import Language
+
+EnvelopeMode = Literal["auto", "always", "never"]
+
+_MAX_TIMEOUT_S = 86_400.0
+_FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Language.TYPESCRIPT: "JS"}
+
+
+def _number(*, above: float, most: float, integer: bool = False) -> Any:
+    """Make an attrs validator for a finite number in (above, most]; bools are no numbers."""
+    kind = "a whole number" if integer else "a number"
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        wanted = int if integer else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+            raise ConfigurationError(f"{attribute.name} must be {kind}, got {value!r}")
+        if not above < value <= most:
+            raise ConfigurationError(f"{attribute.name} must be above {above:g} and at most {most:g}, got {value!r}")
+
+    return check
+
+
+def _flag(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{attribute.name} must be True or False, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class SandboxConfig:
+    """The limits that one execution lives under.
+
+    Attributes:
+        memory_limit_mb: Memory in MiB, from 1 to 65,536.
+        timeout_limit_s: Wall-clock seconds, above 0 and at most a day; the default and the ceiling of `timeout_ms`.
+        max_output_bytes: UTF-8 bytes kept of each stream, from 1 to 1 GiB.
+        network_enabled: Whether the code may reach the network. Servers that cannot grant it refuse the call.
+
+    Raises:
+        ConfigurationError: A value is out of range, not finite, or a bool where a number belongs.
+    """
+
+    memory_limit_mb: int = attrs.field(default=128, validator=_number(above=0, most=65_536, integer=True))
+    timeout_limit_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    max_output_bytes: int = attrs.field(default=1_048_576, validator=_number(above=0, most=2**30, integer=True))
+    network_enabled: bool = attrs.field(default=False, validator=_flag)
+
+
+@attrs.frozen(kw_only=True)
+class TimeoutSettings:
+    """The clocks around a call, beside the sandbox's own limit.
+
+    Attributes:
+        connect_s: Seconds for DNS, TCP and TLS together.
+        grace_s: Seconds that an attempt gets beyond `timeout_ms`, for the way there and back.
+        health_s: Seconds for a health probe as a whole.
+        close_s: Seconds that `aclose` waits for calls in flight before it cancels them.
+    """
+
+    connect_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    grace_s: float = attrs.field(default=2.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    health_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    close_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+
+
+@attrs.frozen(kw_only=True)
+class LimiterSettings:
+    """How many calls may be in flight at once.
+
+    Attributes:
+        max_concurrency: The most calls in flight per manager, from 1 to 100,000.
+        max_queue: The most callers that may wait for a permit; one more gets `QueueFullError`.
+        queue_timeout_s: The most seconds that a caller waits for a permit.
+    """
+
+    max_concurrency: int = attrs.field(default=256, validator=_number(above=0, most=100_000, integer=True))
+    max_queue: int = attrs.field(default=1_000, validator=_number(above=0, most=10_000_000, integer=True))
+    queue_timeout_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+
+
+def parse_base_url(text: object) -> str:
+    """Check the base URL of a FaaS and give it without a trailing slash.
+
+    Raises:
+        ConfigurationError: It is no http(s) URL with a host, or it has user info, a query or a fragment.
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"a FaaS URL must be a string, got {text!r}")
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ConfigurationError(f"not a URL: {_without_userinfo(url)!r}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(f"a FaaS URL must not carry user info (use a token): {_without_userinfo(url)!r}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
+        raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {url!r}")
+    if parts.query or parts.fragment:
+        raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {url!r}")
+    return url.rstrip("/")
+
+
+def _without_userinfo(url: str) -> str:
+    scheme, _, rest = url.rpartition("@")
+    return f"{scheme.partition('//')[0]}//...@{rest}" if scheme else url
+
+
+def _endpoints(given: Mapping[Any, Any]) -> dict[Language, tuple[str, ...]]:
+    endpoints: dict[Language, tuple[str, ...]] = {}
+    for name, urls in given.items():
+        several = [urls] if isinstance(urls, str) else list(urls)
+        if several:
+            # A replica that is named twice is one replica: dict keeps the order and drops the repeats.
+            endpoints[Language.parse(name)] = tuple(dict.fromkeys(parse_base_url(url) for url in several))
+    return endpoints
+
+
+def _one_of(*allowed: str) -> Any:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in allowed:
+            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}; got {value!r}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything that a runtime, factory or manager needs to know.
+
+    Attributes:
+        sandbox: The limits of an execution.
+        endpoints: For each language the base URLs of its FaaS replicas; a language without one is not supported here.
+            Keys may be names ("py"), values a URL or several.
+        envelope: Whether programs travel in an envelope that brings exact results back from servers that mangle them.
+        timeouts: The clocks around a call.
+        limiter: How many calls may be in flight.
+        token: Sent as `Authorization: Bearer ...` to every endpoint when given; `faasrt serve --token` wants one.
+
+    Raises:
+        ConfigurationError: A URL, number or mode is wrong.
+        UnsupportedLanguageError: A key of `endpoints` is no language.
+    """
+
+    sandbox: SandboxConfig = SandboxConfig()
+    endpoints: Mapping[Language, tuple[str, ...]] = attrs.field(factory=dict, converter=_endpoints, hash=False)
+    envelope: EnvelopeMode = attrs.field(default="auto", validator=_one_of("auto", "always", "never"))
+    timeouts: TimeoutSettings = TimeoutSettings()
+    limiter: LimiterSettings = LimiterSettings()
+    token: str | None = attrs.field(default=None, repr=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
+        """Read the endpoints from the environment.
+
+        For each language the first of these that is set wins: `COZE_LOOP_PYTHON_FAAS_URL` / `COZE_LOOP_JS_FAAS_URL`
+        (one URL, or several separated by commas); `COZE_LOOP_PYTHON_FAAS_DOMAIN` + `_PORT` (likewise `JS`);
+        `COZE_LOOP_FAAS_URL`. `FAASRT_TOKEN`, when set, is the bearer token.
+
+        Args:
+            environ: The variables; `os.environ` when None.
+            **changes: Fields of `Settings` that take precedence over the environment.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigurationError: No variable is set, or one is malformed.
+
+        Source: the variable names are those of coze-loop's evaluation runtime and its deployments.
+        """
+        variables = os.environ if environ is None else environ
+        if "endpoints" not in changes:
+            endpoints = {}
+            for language, faas in _FAAS_OF_LANGUAGE.items():
+                urls = _urls_from_env(variables, faas)
+                if urls:
+                    endpoints[language] = urls
+            if not endpoints:
+                raise ConfigurationError(
+                    "no FaaS is configured: set COZE_LOOP_PYTHON_FAAS_URL and COZE_LOOP_JS_FAAS_URL (or their "
+                    "_DOMAIN and _PORT forms), or COZE_LOOP_FAAS_URL for every language; or use the embedded FaaS "
+                    "with RuntimeManager.local()"
+                )
+            changes["endpoints"] = endpoints
+        if "token" not in changes and variables.get("FAASRT_TOKEN"):
+            changes["token"] = variables["FAASRT_TOKEN"]
+        return cls(**changes)
+
+
+def names_endpoints(variables: Mapping[str, str]) -> bool:
+    """Tell whether any variable that `Settings.from_env` reads endpoints from is set."""
+    names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
+    return any(variables.get(name, "").strip() for name in [*names, "COZE_LOOP_FAAS_URL"])
+
+
+def _urls_from_env(variables: Mapping[str, str], faas: str) -> tuple[str, ...]:
+    name = f"COZE_LOOP_{faas}_FAAS_URL"
+    text = variables.get(name, "").strip()
+    if not text:
+        domain = variables.get(f"COZE_LOOP_{faas}_FAAS_DOMAIN", "").strip()
+        port = variables.get(f"COZE_LOOP_{faas}_FAAS_PORT", "").strip()
+        if domain and port:
+            name = f"COZE_LOOP_{faas}_FAAS_DOMAIN and _PORT"
+            text = f"http://{domain}:{port}"
+        elif domain or port:
+            raise ConfigurationError(f"COZE_LOOP_{faas}_FAAS_DOMAIN and COZE_LOOP_{faas}_FAAS_PORT go together")
+        else:
+            name = "COZE_LOOP_FAAS_URL"
+            text = variables.get(name, "").strip()
+    try:
+        return tuple(parse_base_url(part) for part in text.split(",") if part.strip())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from None

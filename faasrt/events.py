@@ -1,0 +1,67 @@
+"""What happens during a call, as frozen records: the single source that every telemetry sink is fed from.
+
+Records hold ids, sizes, hashes and times. They never hold code, input or output of a user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TypeAlias
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class CallStarted:
+    """A call was checked and accepted.
+
+    Attributes:
+        call_id: Names the call in its later events.
+        language: The wire name of the language.
+        code_bytes: The size of the program in UTF-8 bytes.
+        code_hash: The first 16 hex digits of the program's SHA-256.
+        timeout_ms: The limit of the execution in milliseconds.
+    """
+
+    call_id: str
+    language: str
+    code_bytes: int
+    code_hash: str
+    timeout_ms: float
+
+
+@attrs.frozen(kw_only=True)
+class CallFinished:
+    """A call ended with a result or an error; a cancelled one has the error "CancelledError".
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        endpoint: The base URL that was tried last, or "".
+        outcome: The outcome, or None when the call failed.
+        error: The class name of the error, or None.
+        attempts: Attempts made.
+        queued_s: Seconds until a permit was held.
+        total_s: Seconds in all.
+        output_bytes: UTF-8 bytes of stdout, stderr and ret_val together.
+    """
+
+    call_id: str
+    language: str
+    endpoint: str
+    outcome: str | None
+    error: str | None
+    attempts: int
+    queued_s: float
+    total_s: float
+    output_bytes: int
+
+
+Event: TypeAlias = CallStarted | CallFinished
+Sink: TypeAlias = Callable[[Event], None]
+
+
+def hash_code(code: bytes) -> str:
+    """Give the name under which a program appears in events: enough to find it again, nothing to read it by."""
+    return hashlib.sha256(code).hexdigest()[:16]

@@ -1,0 +1,58 @@
+"""RuntimeFactory: makes runtimes that share one set of sessions and permits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faasrt.config import Settings
+from faasrt.errors import UnsupportedLanguageError
+from faasrt.languages import Language
+from faasrt.results import HealthStatus
+from faasrt.runtime import Runtime, probe_all
+from faasrt.telemetry.logs import LogSink
+from faasrt.transport.dispatcher import Dispatcher
+
+
+class RuntimeFactory:
+    """Makes runtimes. It keeps nothing but the transport that its runtimes share.
+
+    Args:
+        settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
+        logger: A structlog logger; by default events go to the standard library's logger "faasrt", which is quiet
+            until the application configures it.
+    """
+
+    def __init__(self, settings: Settings | None = None, logger: Any = None) -> None:
+        self.settings = Settings() if settings is None else settings
+        self._sinks = (LogSink(logger),)
+        self._dispatcher = Dispatcher(self.settings)
+
+    def create_runtime(self, language: str | Language) -> Runtime:
+        """Make a runtime; the caller closes it.
+
+        Args:
+            language: A name or a `Language`.
+
+        Raises:
+            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
+        """
+        spoken = Language.parse(language)
+        if not self.settings.endpoints.get(spoken):
+            known = ", ".join(self.get_supported_languages()) or "none"
+            raise UnsupportedLanguageError(
+                f"{spoken} is not supported here: no endpoint is configured for it (configured: {known})"
+            )
+        return Runtime(spoken, settings=self.settings, dispatcher=self._dispatcher, sinks=self._sinks)
+
+    def get_supported_languages(self) -> tuple[Language, ...]:
+        """Give the languages that have an endpoint."""
+        return tuple(self.settings.endpoints)
+
+    async def get_health_status(self) -> HealthStatus:
+        """Probe every endpoint of every language at once; a failure is an unhealthy entry, never an exception."""
+        urls = (url for several in self.settings.endpoints.values() for url in several)
+        self._dispatcher.retain()
+        try:
+            return await probe_all(self._dispatcher, tuple(dict.fromkeys(urls)))
+        finally:
+            await self._dispatcher.release()

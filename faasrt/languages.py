@@ -1,0 +1,52 @@
+"""The languages that a FaaS runs, and the names that people give them."""
+
+from __future__ import annotations
+
+import enum
+
+from faasrt.errors import UnsupportedLanguageError
+
+
+class Language(enum.StrEnum):
+    """A programming language; its value is the name sent on the wire.
+
+    Example:
+        >>> Language.parse("TS")
+        <Language.TYPESCRIPT: 'typescript'>
+    """
+
+    PYTHON = "python"
+    JAVASCRIPT = "javascript"
+    TYPESCRIPT = "typescript"
+
+    @classmethod
+    def parse(cls, name: str | Language) -> Language:
+        """Find a language by name.
+
+        Args:
+            name: "py", "python", "js", "javascript", "ts" or "typescript", in any case; or a `Language`.
+
+        Returns:
+            The language.
+
+        Raises:
+            UnsupportedLanguageError: The name is none of these, or not a string.
+        """
+        if isinstance(name, cls):
+            return name
+        language = _ALIASES.get(name.strip().lower()) if isinstance(name, str) else None
+        if language is None:
+            raise UnsupportedLanguageError(
+                f"unknown language {name!r}: use 'python' (py), 'javascript' (js) or 'typescript' (ts)"
+            )
+        return language
+
+
+_ALIASES = {
+    "py": Language.PYTHON,
+    "python": Language.PYTHON,
+    "js": Language.JAVASCRIPT,
+    "javascript": Language.JAVASCRIPT,
+    "ts": Language.TYPESCRIPT,
+    "typescript": Language.TYPESCRIPT,
+}

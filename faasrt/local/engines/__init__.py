@@ -1,0 +1,1 @@
+"""What runs the programs: one engine for each family of languages."""

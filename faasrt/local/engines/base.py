@@ -1,0 +1,132 @@
+"""What an engine is: something that runs programs of some languages, each in a fresh, disposable sandbox."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from typing import ClassVar
+
+import attrs
+
+from faasrt.languages import Language
+from faasrt.results import Outcome, UserError
+
+
+class EngineError(Exception):
+    """The engine failed, not the program; the message says what to do about it."""
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """One program and its limits, checked by the server.
+
+    Attributes:
+        language: One of the engine's languages.
+        code: The program.
+        check: Only parse it.
+        timeout_ms: Milliseconds of wall-clock time.
+        memory_limit_mb: MiB.
+        max_output_bytes: UTF-8 bytes to keep of each stream; at twice as many the program is ended.
+        network_enabled: Whether it may reach the network.
+    """
+
+    language: Language
+    code: str
+    check: bool = False
+    timeout_ms: float
+    memory_limit_mb: int
+    max_output_bytes: int
+    network_enabled: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """How a program ended.
+
+    Attributes:
+        line: With SYNTAX_ERROR, the line from 1, where the compiler tells it.
+        column: With SYNTAX_ERROR, the column from 1, where the compiler tells it.
+        instance_id: Names the process that ran it.
+    """
+
+    outcome: Outcome
+    stdout: str = ""
+    stderr: str = ""
+    ret_val: str = ""
+    truncated: tuple[str, ...] = ()
+    error: UserError | None = None
+    exit_code: int | None = None
+    duration_ms: float = 0.0
+    line: int | None = None
+    column: int | None = None
+    instance_id: str = ""
+
+
+class Engine(abc.ABC):
+    """Runs programs. One task calls `serve` for the life of the engine; any number of others call `execute`.
+
+    Attributes:
+        name: A word for it in `/health`.
+        languages: What it runs.
+        min_memory_mb: The least memory with which a sandbox starts.
+        can_enable_network: Whether a sandbox can be given the network.
+        capacity: How many programs run at once.
+        runtime: What runs them, with its version; complete once it is ready.
+        ready: Whether it can run programs now.
+        problem: Why it cannot, or "".
+        activity: What it does to get ready, for people to read.
+        active: How many programs run.
+    """
+
+    name: ClassVar[str]
+    languages: ClassVar[tuple[Language, ...]]
+    min_memory_mb: ClassVar[int]
+    can_enable_network: ClassVar[bool] = False
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.runtime = ""
+        self.ready = False
+        self.problem = ""
+        self.activity = "starting"
+        self.active = 0
+        self._settled = asyncio.Event()
+
+    def mark_ready(self) -> None:
+        """Note that programs can run."""
+        self.ready, self.problem = True, ""
+        self._settled.set()
+
+    def mark_failed(self, problem: str) -> None:
+        """Note why no program can run, for now or for good."""
+        self.ready, self.problem = False, problem
+        self._settled.set()
+
+    async def wait_ready(self) -> None:
+        """Wait until programs can run.
+
+        Raises:
+            EngineError: They cannot; the message says why.
+        """
+        await self._settled.wait()
+        if not self.ready:
+            raise EngineError(self.problem)
+
+    @abc.abstractmethod
+    async def serve(self) -> None:
+        """Keep the engine able to run programs until cancelled; leave nothing behind."""
+
+    @abc.abstractmethod
+    async def execute(self, job: Job) -> Verdict:
+        """Run or check one program. The caller sees to it that no more than `capacity` run at once.
+
+        Raises:
+            EngineError: The engine failed.
+
+        Cancellation: ends the program and gives its process back or kills it.
+        """
+
+    @property
+    @abc.abstractmethod
+    def idle(self) -> int:
+        """Processes that wait for a program."""

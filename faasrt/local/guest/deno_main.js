@@ -1,0 +1,175 @@
+// Runs the user's program in a Deno process of its own, and tells the host how it ended.
+//
+// The line "\0ready" says that it waits. The job comes as JSON on stdin: {code, language, check, nonce}. What the program prints goes to stdout and
+// stderr as it is; a report is a span of stdout, from the frame's mark, which holds the job's nonce, to a newline:
+//
+//     \0faasrt:NONCE:{"kind": "started"}              the program begins now; before that, a failure is the host's
+//     \0faasrt:NONCE:{"kind": "ret_val", "text"}      what return_val was given; the last one counts
+//     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
+//     \0faasrt:NONCE:{"kind": "exit", "code"}         the program called Deno.exit
+//     \0faasrt:NONCE:{"kind": "done"}                 it ran to its end; a process without this ended hard
+//
+// The program is hostile. Everything that is needed after it has begun is taken into constants before that, and the
+// nonce is seen by nobody but this closure. (A program that guesses its way to a frame reaches its own verdict only.)
+
+const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
+const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
+const exit = Deno.exit;
+const inspect = Deno.inspect;
+const { stringify, parse } = JSON;
+const encoder = new TextEncoder();
+const encode = encoder.encode.bind(encoder);
+const StringOf = String;
+const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
+const apply = Reflect.apply;
+const { replaceAll, split, includes } = String.prototype;
+const { join, filter } = Array.prototype;
+const execRegExp = RegExp.prototype.exec;
+const stop = Event.prototype.preventDefault;
+
+function writeAll(write, text) {
+  let bytes = encode(text);
+  while (bytes.length > 0) bytes = bytes.subarray(write(bytes));
+}
+
+writeAll(writeStdout, "\0ready\n");
+const job = parse(await new Response(Deno.stdin.readable).text());
+const mark = `\0faasrt:${job.nonce}:`;
+delete job.nonce;
+const shown = job.language === "typescript" ? "main.ts" : "main.js";
+const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
+let location = "";
+let place = /^$/;
+let ended = false;
+
+function tell(report) {
+  report.toJSON = undefined;
+  writeAll(writeStdout, `${mark}${stringify(report)}\n`);
+}
+
+const internal = /^    at (?:.* \()?ext:/;
+
+// A stack as the user should read it: their file by its name, and without our own frames.
+function tidy(stack) {
+  const named = apply(replaceAll, stack, [location, shown]);
+  const lines = apply(split, named, ["\n"]);
+  return apply(join, apply(filter, lines, [(line) => !apply(includes, line, ["deno_main.js"]) && apply(execRegExp, internal, [line]) === null]), ["\n"]);
+}
+
+function field(value, name) {
+  try {
+    const text = value[name];
+    return typeof text === "string" ? text : "";
+  } catch {
+    return "";
+  }
+}
+
+function describe(reason) {
+  if (!hasInstance(reason)) {
+    let message = "";
+    try {
+      message = typeof reason === "string" ? reason : inspect(reason);
+    } catch {
+      message = "a value that cannot be shown";
+    }
+    return { name: "Error", message, traceback: `Uncaught ${message}` };
+  }
+  const name = field(reason, "name") || "Error";
+  const message = tidy(field(reason, "message"));
+  const stack = field(reason, "stack");
+  return { name, message, traceback: stack ? tidy(stack) : `${name}: ${message}` };
+}
+
+// An import is rejected with the place of the program at the end of the message when the program does not parse: as a
+// SyntaxError by V8, as a TypeError that begins with "SyntaxError: " by the compiler in front of it.
+function syntaxError(reason) {
+  if (!hasInstance(reason)) return null;
+  const message = field(reason, "message");
+  const found = apply(execRegExp, place, [message]);
+  if (found === null || (field(reason, "name") !== "SyntaxError" && found[1] === undefined)) return null;
+  return { message: found[2], line: +found[3], column: +found[4] };
+}
+
+function fail(reason, imported) {
+  if (ended) return;
+  ended = true;
+  const syntax = imported ? syntaxError(reason) : null;
+  const told = syntax === null
+    ? { kind: "error", phase: "run", ...describe(reason) }
+    : {
+      kind: "error",
+      phase: "compile",
+      name: "SyntaxError",
+      message: syntax.message,
+      traceback: `SyntaxError: ${syntax.message}` + (syntax.line === null ? "" : `\n    at ${shown}:${syntax.line}:${syntax.column}`),
+      line: syntax.line,
+      column: syntax.column,
+    };
+  tell(told);
+  writeAll(writeStderr, `${told.traceback}\n`);
+  exit(1);
+}
+
+globalThis.return_val = (value) => {
+  tell({ kind: "ret_val", text: value === null || value === undefined ? "" : StringOf(value) });
+};
+
+Deno.exit = (code) => {
+  if (!ended) {
+    ended = true;
+    tell({ kind: "exit", code: code === undefined ? Deno.exitCode : code });
+  }
+  exit(code);
+};
+
+for (const name of ["localStorage", "sessionStorage", "caches"]) delete globalThis[name];
+
+addEventListener("unhandledrejection", (event) => {
+  apply(stop, event, []);
+  fail(event.reason, false);
+});
+addEventListener("error", (event) => {
+  apply(stop, event, []);
+  fail(event.error, false);
+});
+
+location = URL.createObjectURL(new Blob([job.code], { type: mime }));
+place = new RegExp(`^(SyntaxError: )?(.*?)\\s+at ${location}:(\\d+):(\\d+)$`, "s");
+delete job.code;
+
+tell({ kind: "started" });
+
+if (job.check) {
+  // Both modules are parsed before the first one runs, and that one ends it before the user's has begun.
+  const stopper = URL.createObjectURL(new Blob(["throw 0"], { type: "text/javascript" }));
+  const both = URL.createObjectURL(
+    new Blob([`import ${stringify(stopper)}; import ${stringify(location)};`], { type: "text/javascript" }),
+  );
+  try {
+    await import(both);
+  } catch (reason) {
+    if (reason !== 0) fail(reason, true);
+  }
+  tell({ kind: "done" });
+  exit(0);
+}
+
+let settled = false;
+addEventListener("unload", () => {
+  if (ended) return;
+  ended = true;
+  if (settled) {
+    tell({ kind: Deno.exitCode ? "exit" : "done", code: Deno.exitCode });
+  } else {
+    const message = "top-level await never settled";
+    tell({ kind: "error", phase: "run", name: "Error", message, traceback: `Error: ${message}` });
+    writeAll(writeStderr, `Error: ${message}\n`);
+  }
+});
+import(location).then(
+  () => {
+    settled = true;
+  },
+  (reason) => fail(reason, true),
+);

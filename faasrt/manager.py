@@ -1,0 +1,206 @@
+"""RuntimeManager: one runtime for each language, made once, shared by everybody, closed together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from faasrt.config import SandboxConfig, Settings
+from faasrt.errors import ConfigurationError, RuntimeClosedError
+from faasrt.factory import RuntimeFactory
+from faasrt.languages import Language
+from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
+from faasrt.runtime import Runtime
+
+if TYPE_CHECKING:
+    from faasrt.local.server import LocalFaaS
+
+
+class RuntimeManager:
+    """Keeps one runtime for each language. Make one for the life of the application, and share it.
+
+    Args:
+        factory: Makes the runtimes; one for `settings` when None.
+        settings: Endpoints and limits; not together with `factory`.
+        logger: A structlog logger; not together with `factory`.
+
+    Raises:
+        ConfigurationError: `factory` and `settings` or `logger` were both given.
+
+    Example:
+        >>> async with RuntimeManager.from_env() as manager:
+        ...     result = await manager.run_code("print(6 * 7)", "python")
+    """
+
+    def __init__(
+        self, factory: RuntimeFactory | None = None, *, settings: Settings | None = None, logger: Any = None
+    ) -> None:
+        if factory is not None and (settings is not None or logger is not None):
+            raise ConfigurationError("give a factory, or settings and a logger for a new one; not both")
+        self._factory = RuntimeFactory(settings, logger) if factory is None else factory
+        self._logger = logger
+        self._faas: LocalFaaS | None = None
+        self._faas_started = False
+        self._runtimes: dict[Language, Runtime] = {}
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, logger: Any = None, **changes: Any) -> Self:
+        """Make a manager for the endpoints that the environment names; see `Settings.from_env`.
+
+        Args:
+            environ: The variables; `os.environ` when None.
+            logger: A structlog logger.
+            **changes: Fields of `Settings` that take precedence over the environment.
+
+        Raises:
+            ConfigurationError: No endpoint is configured, or a setting is wrong.
+        """
+        return cls(settings=Settings.from_env(environ, **changes), logger=logger)
+
+    @classmethod
+    def local(
+        cls,
+        languages: Iterable[str | Language] | None = None,
+        *,
+        workers: int | None = None,
+        sandbox: SandboxConfig | None = None,
+        settings: Settings | None = None,
+        logger: Any = None,
+    ) -> Self:
+        """Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
+
+        The FaaS starts with `async with`, or at the first call, and ends with `aclose`. The first Python program on a
+        machine waits for the sandbox to be compiled (about 45 s, once); `faasrt warmup` does that ahead.
+
+        Args:
+            languages: What to serve; all three languages when None.
+            workers: Python programs at once; JavaScript gets four times as many. The number of CPUs when None.
+            sandbox: The limits of every program; those of `settings` when None.
+            settings: Everything else; its `endpoints` must be empty.
+            logger: A structlog logger.
+
+        Raises:
+            ConfigurationError: The engines are not installed, or an argument is wrong.
+        """
+        from faasrt.local.server import LocalFaaS
+
+        base = Settings() if settings is None else settings
+        if base.endpoints:
+            raise ConfigurationError("the embedded FaaS is its own endpoint: leave settings.endpoints empty")
+        limits = base.sandbox if sandbox is None else sandbox
+        faas = LocalFaaS(languages, workers=workers, sandbox=limits)
+        # A program may wait in the queue of the FaaS before its own time begins to run.
+        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + faas.queue_timeout_s)
+        manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger)
+        manager._faas = faas
+        return manager
+
+    async def get_runtime(self, language: str | Language) -> Runtime:
+        """Give the runtime of a language, the same one to everybody; do not close it.
+
+        Args:
+            language: A name or a `Language`.
+
+        Raises:
+            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
+            RuntimeClosedError: The manager was closed.
+            ConfigurationError: The embedded FaaS cannot listen.
+            ServerError: The embedded FaaS cannot run the language.
+
+        Cancellation: a runtime that was being made is not kept.
+        """
+        spoken = Language.parse(language)
+        runtime = self._runtimes.get(spoken)
+        if runtime is not None and not runtime.closed:
+            return runtime
+        self._check_open()
+        await self._start_faas()
+        if self._faas is not None:
+            # Outside the lock: JavaScript must not wait until Python has been compiled.
+            await self._faas.wait_ready(spoken)
+        async with self._lock:
+            self._check_open()
+            runtime = self._runtimes.get(spoken)
+            if runtime is None or runtime.closed:
+                runtime = self._runtimes[spoken] = self._factory.create_runtime(spoken)
+            return runtime
+
+    async def run_code(
+        self,
+        code: str,
+        language: str | Language,
+        timeout_ms: float | None = None,
+        ext: Mapping[str, str] | None = None,
+        *,
+        sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
+        idempotent: bool | None = None,
+    ) -> ExecutionResult:
+        """Run a program: short for `get_runtime(language)` and `Runtime.run_code`, which tells the rest."""
+        runtime = await self.get_runtime(language)
+        return await runtime.run_code(
+            code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
+        )
+
+    async def validate_code(self, code: str, language: str | Language) -> ValidationResult:
+        """Check a program's syntax: short for `get_runtime(language)` and `Runtime.validate_code`."""
+        runtime = await self.get_runtime(language)
+        return await runtime.validate_code(code)
+
+    def get_supported_languages(self) -> tuple[Language, ...]:
+        """Give the languages that can be run here."""
+        return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
+
+    async def get_health_status(self) -> HealthStatus:
+        """Probe every endpoint at once; a failure is an unhealthy entry, never an exception.
+
+        Raises:
+            RuntimeClosedError: The manager was closed.
+        """
+        self._check_open()
+        await self._start_faas()
+        return await self._factory.get_health_status()
+
+    async def aclose(self) -> None:
+        """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless."""
+        self._closed = True
+        async with self._lock:
+            runtimes, self._runtimes = self._runtimes, {}
+            try:
+                for runtime in runtimes.values():
+                    await runtime.aclose()
+            finally:
+                if self._faas is not None:
+                    await self._faas.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        await self._start_faas()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _start_faas(self) -> None:
+        if self._faas is None or self._faas_started:
+            return
+        async with self._lock:
+            self._check_open()
+            if not self._faas_started:
+                await self._faas.start()
+                self._faas_started = True
+                endpoints = dict.fromkeys(self._faas.languages, self._faas.url)
+                settings = attrs.evolve(self._factory.settings, endpoints=endpoints)
+                self._factory = RuntimeFactory(settings, self._logger)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeClosedError("this manager is closed: make a new one")

@@ -1,0 +1,1 @@
+"""What goes over the wire: pure functions and records, no I/O."""

@@ -1,0 +1,148 @@
+"""The request and the answer of `POST /run_code`, checked and turned into bytes and back.
+
+Source: the shapes are those of coze-loop's evaluation runtime; `sandbox`, `outcome`, `error_info` and `truncated` are
+ours, and other servers ignore or omit them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import attrs
+
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError, ProtocolError
+from faasrt.languages import Language
+
+NOT_STARTED_HEADER = "x-faasrt-not-started"
+
+
+@attrs.frozen(kw_only=True)
+class RunRequest:
+    """One execution, checked: what `run_request` gives and `encode` sends."""
+
+    language: Language
+    code: str
+    timeout_ms: int
+    sandbox: SandboxConfig
+    priority: str
+    ext: Mapping[str, str]
+
+    def encode(self) -> bytes:
+        """Give the JSON body in UTF-8.
+
+        Raises:
+            InvalidRequestError: The code or `ext` holds a lone surrogate, which UTF-8 cannot carry.
+        """
+        body = {
+            "language": self.language.value,
+            "code": self.code,
+            "timeout": self.timeout_ms,
+            "priority": self.priority,
+            "ext": dict(self.ext),
+            "sandbox": {
+                "memory_limit_mb": self.sandbox.memory_limit_mb,
+                "timeout_ms": self.timeout_ms,
+                "max_output_bytes": self.sandbox.max_output_bytes,
+                "network_enabled": self.sandbox.network_enabled,
+            },
+        }
+        return encode_json(body)
+
+
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    """Give a request's JSON in UTF-8; a lone surrogate in it is an `InvalidRequestError`."""
+    try:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"the code or ext holds a lone surrogate ({error.object[error.start]!r}), which cannot be sent as UTF-8"
+        ) from None
+
+
+def check_code(code: object) -> str:
+    """Give the code back.
+
+    Raises:
+        InvalidRequestError: It is no string, or nothing but white space.
+    """
+    if not isinstance(code, str):
+        raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
+    if not code.strip():
+        raise InvalidRequestError("code must not be empty")
+    return code
+
+
+def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
+    """Give the limit of an execution in whole milliseconds, clamped to the sandbox's.
+
+    Raises:
+        InvalidRequestError: It is no number, a bool, not finite, or not above 0.
+    """
+    ceiling = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
+    if timeout_ms is None:
+        return ceiling
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
+        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {timeout_ms!r}")
+    if not timeout_ms > 0 or math.isinf(timeout_ms):
+        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {timeout_ms!r}")
+    return ceiling if timeout_ms >= ceiling else math.ceil(timeout_ms)
+
+
+def check_ext(ext: object) -> Mapping[str, str]:
+    """Give `ext` back, {} for None.
+
+    Raises:
+        InvalidRequestError: It is no mapping of str to str.
+    """
+    if ext is None:
+        return {}
+    if not isinstance(ext, Mapping):
+        raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
+    for key, value in ext.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidRequestError(f"ext must map str to str, got {key!r}: {type(value).__name__}")
+    return ext
+
+
+def check_priority(priority: object) -> str:
+    """Give the priority back.
+
+    Raises:
+        InvalidRequestError: It is no string, or empty.
+    """
+    if not isinstance(priority, str) or not priority:
+        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {priority!r}")
+    return priority
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Decode a JSON object strictly.
+
+    Raises:
+        ProtocolError: The body is not UTF-8, not JSON (NaN, Infinity and numbers too large for a float are none), too
+            deep, or not an object.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite_float)
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"the answer is not UTF-8 (byte {error.start})", sent="yes") from None
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the answer is not JSON ({str(error)[:200]})", sent="yes") from None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"the answer is JSON but no object: {type(value).__name__}", sent="yes")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:30]} is too large")
+    return value

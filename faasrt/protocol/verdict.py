@@ -1,0 +1,252 @@
+"""From an answer alone to a verdict: an `ExecutionResult` about the code, or an error about the server.
+
+The table (the first row that fits wins):
+
+    200 with a top-level `error`                      ServerError
+    200 with an `outcome` (our own FaaS)              that outcome
+    200, timed_out, or no output at the time limit    TIMEOUT
+    200, exit code not 0                              USER_ERROR; SYNTAX_ERROR when stderr says so; CRASHED when
+                                                      nothing says why
+    200, stderr ends in js-faas's own stack           USER_ERROR or SYNTAX_ERROR
+    200 otherwise                                     OK
+    408, or 500 whose words speak of a timeout        TIMEOUT
+    429, 503                                          OverloadedError
+    other 4xx                                         RejectedError
+    other 5xx                                         ServerError
+    anything else                                     ProtocolError
+
+Source: the rows for 200 and 500 follow what python-faas and js-faas were seen to answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import attrs
+
+from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError
+from faasrt.protocol.messages import decode_object
+from faasrt.protocol.streams import cut_text
+from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
+
+_STREAMS = ("stdout", "stderr", "ret_val")
+_SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
+_EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What a server answered, unread.
+
+    Attributes:
+        status: The HTTP status.
+        body: The whole body.
+        retry_after_s: What `Retry-After` asks for, in seconds, or None.
+    """
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
+def judge(answer: Answer, *, timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
+    """Give the verdict on an answer to `/run_code`.
+
+    Args:
+        answer: The answer.
+        timeout_ms: The limit that was sent, in milliseconds.
+        max_output_bytes: UTF-8 bytes to keep of each stream.
+
+    Returns:
+        A result that says nothing yet of timings, attempts and endpoint.
+
+    Raises:
+        ServiceError: The server failed, refused, or does not speak the protocol.
+    """
+    if answer.status == 200:
+        return _judge_success(decode_object(answer.body), timeout_ms, max_output_bytes)
+    error, details = _server_words(answer)
+    if answer.status == 408 or (answer.status == 500 and _speaks_of_timeout(f"{error} {details}")):
+        return ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(stderr=details))
+    raise_for_status(answer)
+    raise AssertionError("every status but 200 raises")
+
+
+def raise_for_status(answer: Answer) -> None:
+    """Raise the error that a status other than 200 stands for; return for 200.
+
+    Raises:
+        OverloadedError: 429 or 503.
+        RejectedError: Another 4xx.
+        ServerError: Another 5xx.
+        ProtocolError: Anything else: the protocol knows no redirects and no other success.
+    """
+    status = answer.status
+    if status == 200:
+        return
+    error, details = _server_words(answer)
+    words = ": ".join(part[:300] for part in (error, details) if part) or "it gave no reason"
+    if status in (429, 503):
+        overloaded = OverloadedError(
+            f"the FaaS is overloaded (HTTP {status}): {words}; lower the concurrency or add replicas",
+            sent="yes",
+            status=status,
+        )
+        overloaded.retry_after_s = answer.retry_after_s
+        raise overloaded
+    failure: RejectedError | ServerError
+    if 400 <= status < 500:
+        failure = RejectedError(f"the FaaS refused the request (HTTP {status}): {words}", sent="yes", status=status)
+    elif 500 <= status < 600:
+        failure = ServerError(f"the FaaS failed (HTTP {status}): {words}; see its logs", sent="yes", status=status)
+    else:
+        raise ProtocolError(
+            f"the FaaS answered HTTP {status}, which its protocol does not know; check the URL",
+            sent="yes",
+            status=status,
+        )
+    failure.error, failure.details = error, details
+    raise failure
+
+
+def _judge_success(body: dict[str, Any], timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
+    if body.get("error"):
+        error, details = _text(body["error"]), _text(body.get("details"))
+        failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
+        failure.error, failure.details = error, details
+        raise failure
+    metadata = _of_type(body, "metadata", dict, {})
+    fields = _of_type(body, "output", dict, None)
+    texts = {name: _of_type(fields, name, str, "", where="output.") for name in _STREAMS}
+    named = _of_type(body, "truncated", list, [])
+    if not all(name in _STREAMS for name in named):
+        raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
+    truncated = set(named)
+    for name in _STREAMS:
+        texts[name], was_cut = cut_text(texts[name], max_output_bytes)
+        if was_cut:
+            truncated.add(name)
+    output = ExecutionOutput(**texts)
+    exit_code = _of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True)
+    duration_ms = _of_type(metadata, "duration", (int, float), None, where="metadata.")
+    if "outcome" in body:
+        outcome, user_error = _declared(body)
+    else:
+        outcome, user_error = _inferred(output, metadata, exit_code, duration_ms, timeout_ms)
+    return ExecutionResult(
+        outcome=outcome,
+        output=output,
+        error=user_error,
+        exit_code=exit_code,
+        truncated=frozenset(truncated),
+        duration_ms=None if duration_ms is None else float(duration_ms),
+        metadata=metadata,
+    )
+
+
+def _declared(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
+    """The verdict of a server that says it by itself."""
+    try:
+        outcome = Outcome(body["outcome"])
+    except ValueError:
+        raise ProtocolError("'outcome' in the answer is unknown", sent="yes", status=200) from None
+    info = _of_type(body, "error_info", dict, None, nullable=True)
+    if info is None:
+        return outcome, None
+    words = {name: _of_type(info, name, str, "", where="error_info.") for name in ("name", "message", "traceback")}
+    return outcome, UserError(**words)
+
+
+def _inferred(
+    output: ExecutionOutput,
+    metadata: dict[str, Any],
+    exit_code: int | None,
+    duration_ms: float | None,
+    timeout_ms: int,
+) -> tuple[Outcome, UserError | None]:
+    """The verdict that a careful person gives to an answer of the reference servers."""
+    silent = not (output.stdout or output.stderr or output.ret_val)
+    if metadata.get("timed_out") is True or (silent and duration_ms is not None and duration_ms >= timeout_ms):
+        return Outcome.TIMEOUT, None
+    if exit_code:
+        error = _python_error(output.stderr)
+        if error is not None:
+            return (Outcome.SYNTAX_ERROR if error.name in _SYNTAX_ERRORS else Outcome.USER_ERROR), error
+        # python-faas drops most tracebacks; its status then still tells an exception from a dead process.
+        said_so = output.stderr.strip() or metadata.get("status") == "error"
+        return (Outcome.USER_ERROR if said_so else Outcome.CRASHED), None
+    if exit_code is None and (error := _js_faas_error(output.stderr)) is not None:
+        parse_error = error.name == "SyntaxError" and error.traceback.count("eval at <anonymous> (eval at") == 0
+        return (Outcome.SYNTAX_ERROR if parse_error else Outcome.USER_ERROR), error
+    return Outcome.OK, None
+
+
+def _python_error(stderr: str) -> UserError | None:
+    """Read the exception off a Python traceback: its last line that is not indented."""
+    if "Traceback (most recent call last)" not in stderr and "SyntaxError" not in stderr:
+        return None
+    begin = stderr.find("Traceback (most recent call last)")
+    traceback = stderr[max(begin, 0) :]
+    for line in reversed(traceback.splitlines()):
+        match = _EXCEPTION_LINE.fullmatch(line)
+        if match and not line.startswith(" ") and line[:1].isalpha():
+            return UserError(match["name"].rpartition(".")[2], match["message"] or "", traceback)
+    return None
+
+
+def _js_faas_error(stderr: str) -> UserError | None:
+    """Read the exception off a stack that ends in js-faas's own frames: it evaluates programs in a temp.js."""
+    lines = stderr.rstrip("\n").split("\n")
+    first_frame = len(lines)
+    while first_frame and lines[first_frame - 1].startswith("    at "):
+        first_frame -= 1
+    frames = lines[first_frame:]
+    if not frames or "temp.js" not in frames[-1] or not any("eval at <anonymous>" in frame for frame in frames):
+        return None
+    for index in range(first_frame - 1, -1, -1):
+        match = _EXCEPTION_LINE.fullmatch(lines[index])
+        if match:
+            message = "\n".join([match["message"] or "", *lines[index + 1 : first_frame]])
+            return UserError(match["name"], message, "\n".join(lines[index:]))
+    return None
+
+
+def _speaks_of_timeout(words: str) -> bool:
+    lowered = words.lower()
+    return "timeout" in lowered or "timed out" in lowered
+
+
+def _server_words(answer: Answer) -> tuple[str, str]:
+    """The `error` and `details` of a failure; the beginning of the body where it is no JSON object."""
+    try:
+        body = decode_object(answer.body)
+    except ProtocolError:
+        return "", answer.body[:500].decode("utf-8", "replace").strip()
+    return _text(body.get("error")), _text(body.get("details"))
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else repr(value)[:500]
+
+
+_MISSING: Any = object()
+
+
+def _of_type(
+    fields: dict[str, Any], name: str, kind: Any, default: Any, *, where: str = "", nullable: bool = False
+) -> Any:
+    """Read a field of a given type; `default` when it is missing, unless that is what the protocol needs."""
+    value = fields.get(name, _MISSING)
+    if value is _MISSING or (nullable and value is None):
+        if kind is dict and default is None and not nullable:
+            raise ProtocolError(f"the answer has no {where}{name}", sent="yes", status=200)
+        return default
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ProtocolError(
+            f"{where}{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ProtocolError(f"{where}{name} in the answer is not finite", sent="yes", status=200)
+    return value

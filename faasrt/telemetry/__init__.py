@@ -1,0 +1,1 @@
+"""Sinks for the records of `faasrt.events`, one small file each."""

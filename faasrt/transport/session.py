@@ -1,0 +1,134 @@
+"""One pooled `aiohttp.ClientSession` per FaaS base URL, made lazily inside the running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import aiohttp
+from yarl import URL
+
+from faasrt._version import __version__
+from faasrt.errors import ConfigurationError, ConnectError, ConnectionLostError, ProtocolError
+from faasrt.protocol.verdict import Answer
+
+# Idle connections are dropped before servers drop them (aiohttp's and Node's servers keep them from 5 s upwards):
+# a connection that the server closes under a POST leaves it unknown whether the code ran.
+_KEEP_ALIVE_S = 4.0
+_PIECE_BYTES = 65_536
+
+
+class BodyTooLargeError(Exception):
+    """The body grew past its cap; the connection was dropped. Internal: the dispatcher turns it into a verdict."""
+
+
+class EndpointSession:
+    """The connections to one base URL.
+
+    Args:
+        base_url: A checked base URL without a trailing slash.
+        connect_s: Seconds for DNS, TCP and TLS together.
+        token: A bearer token, or None.
+    """
+
+    def __init__(self, base_url: str, *, connect_s: float, token: str | None) -> None:
+        self.base_url = base_url
+        self._urls = {path: URL(base_url + path) for path in ("/run_code", "/validate_code", "/health")}
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": f"faasrt/{__version__}"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def exchange(self, path: str, body: bytes | None, *, max_body_bytes: int) -> Answer:
+        """Send one request and read its answer, once; GET when `body` is None.
+
+        The caller bounds the time: this method waits as long as the server drips.
+
+        Raises:
+            ConnectError: The server was never reached.
+            ConnectionLostError: The connection broke after the request may have been sent.
+            ProtocolError: The answer is not HTTP, or is compressed although that was declined.
+            BodyTooLargeError: The body is larger than `max_body_bytes`.
+
+        Cancellation: drops the connection, since the answer is still on its way.
+        """
+        session = self._open()
+        method = "GET" if body is None else "POST"
+        headers = None if body is None else {"Content-Type": "application/json"}
+        try:
+            async with session.request(
+                method, self._urls[path], data=body, headers=headers, allow_redirects=False
+            ) as response:
+                encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+                if encoding not in ("", "identity"):
+                    response.close()
+                    raise ProtocolError(
+                        f"the answer is compressed ({encoding[:40]}) although that was declined",
+                        sent="yes",
+                        status=response.status,
+                    )
+                return Answer(
+                    status=response.status,
+                    body=await _read(response, max_body_bytes),
+                    retry_after_s=_seconds(response.headers.get("Retry-After")),
+                )
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectError(f"cannot connect: {_words(error)}; is the FaaS running there?", sent="no") from None
+        except aiohttp.ConnectionTimeoutError:
+            raise ConnectError("cannot connect in time; is the FaaS running there?", sent="no") from None
+        except aiohttp.ClientResponseError as error:
+            raise ProtocolError(f"the answer is not HTTP: {_words(error)}", sent="yes") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionLostError(
+                f"the connection broke: {_words(error)}; the code may have run", sent="maybe"
+            ) from None
+
+    async def aclose(self) -> None:
+        """Close the connections; closing twice is harmless, and a later request opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._session is None:
+            self._loop = loop
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
+                timeout=self._timeout,
+                auto_decompress=False,
+                trust_env=False,
+            )
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
+            )
+        return self._session
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_chunked(_PIECE_BYTES):
+        size += len(piece)
+        if size > max_bytes:
+            response.close()
+            raise BodyTooLargeError
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _seconds(text: str | None) -> float | None:
+    """Read `Retry-After` given in seconds."""
+    with contextlib.suppress(ValueError):
+        if text is not None and 0 <= (value := float(text)) < float("inf"):
+            return value
+    return None
+
+
+def _words(error: BaseException) -> str:
+    return str(error)[:300] or type(error).__name__
