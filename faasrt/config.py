@@ -5,7 +5,6 @@ The environment is read in one place, `Settings.from_env`.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -28,7 +27,7 @@ def _number(*, above: float, most: float, integer: bool = False) -> Any:
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         wanted = int if integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, wanted):
             raise ConfigurationError(f"{attribute.name} must be {kind}, got {value!r}")
         if not above < value <= most:
             raise ConfigurationError(f"{attribute.name} must be above {above:g} and at most {most:g}, got {value!r}")

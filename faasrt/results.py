@@ -162,7 +162,7 @@ class ExecutionResult:
             "exit_code": self.exit_code,
             "truncated": sorted(self.truncated),
             "duration_ms": self.duration_ms,
-            "timings": attrs.asdict(self.timings),
+            "timings": {**attrs.asdict(self.timings), "attempts": list(self.timings.attempts)},
             "attempts": self.attempts,
             "endpoint": self.endpoint,
             "metadata": dict(self.metadata),

@@ -11,7 +11,7 @@ from typing import Any, Self
 import attrs
 
 from faasrt.config import SandboxConfig, Settings
-from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError
+from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
 from faasrt.events import CallFinished, CallStarted, Event, Sink, hash_code
 from faasrt.languages import Language
 from faasrt.protocol.messages import (
@@ -90,6 +90,8 @@ class Runtime:
         self._check_open()
         spoken = self._language(language)
         limits = self._sandbox(sandbox)
+        if idempotent is not None and not isinstance(idempotent, bool):
+            raise InvalidRequestError(f"idempotent must be True, False or None, got {idempotent!r}")
         request = RunRequest(
             language=spoken,
             code=check_code(code),
@@ -203,7 +205,7 @@ class Runtime:
         if sandbox is None:
             return self._settings.sandbox
         if not isinstance(sandbox, SandboxConfig):
-            raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
+            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
         return sandbox
 
     def _emit_start(self, call_id: str, request: RunRequest) -> None:

@@ -180,7 +180,7 @@ def health_command(as_json: bool, url: str | None) -> int:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
 @click.option(
-    "--language", "-l", "languages", multiple=True, type=_LanguageType(), help="May be repeated; all by default."
+    "--language", "-l", "languages", multiple=True, callback=_parse_languages, help="May be repeated; all by default."
 )
 @click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
 @click.option("--token", envvar="FAASRT_TOKEN", help="What callers must show as a bearer token. [env: FAASRT_TOKEN]")

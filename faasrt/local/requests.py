@@ -100,6 +100,6 @@ def read_job(fields: dict[str, Any], language: Language, engine: Engine, own: Sa
 
 def _positive(fields: dict[str, Any], name: str) -> float:
     value = fields[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0 or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise BadRequestError(f"'{name}' must be a finite number above 0, got {str(value)[:50]}")
-    return min(value, 1e12)
+    return min(value, 1e12)  # an int may be too large for a float

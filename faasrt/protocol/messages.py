@@ -87,7 +87,7 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
         return ceiling
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
         raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {timeout_ms!r}")
-    if not timeout_ms > 0 or math.isinf(timeout_ms):
+    if not 0 < timeout_ms < math.inf:
         raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {timeout_ms!r}")
     return ceiling if timeout_ms >= ceiling else math.ceil(timeout_ms)
 

@@ -18,9 +18,8 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     if len(data) <= limit:
         text = data.decode("utf-8", "replace")
         # A replaced byte grows to three: the limit is on what the reader gets.
-        if len(text) == len(data) or len(encoded := text.encode()) <= limit:
+        if "\ufffd" not in text or len(data := text.encode()) <= limit:
             return text, False
-        data = encoded
     # As wide as the marker can get: the figure in it never has more digits than the whole size.
     room = limit - len(_MARKER.format(len(data)))
     if room <= 0:

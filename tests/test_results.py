@@ -1,0 +1,104 @@
+"""Results: what can be read off them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from faasrt import (
+    Diagnostic,
+    EndpointHealth,
+    ExecutionError,
+    ExecutionOutput,
+    ExecutionResult,
+    HealthStatus,
+    Outcome,
+    ReturnValueError,
+    UserError,
+    ValidationResult,
+)
+from faasrt.protocol.streams import cut, cut_text
+
+
+@pytest.mark.parametrize(
+    ("ret_val", "value"), [('{"score": 1}', {"score": 1}), ("0.50", 0.5), ("null", None), ('"x"', "x"), ("[1]", [1])]
+)
+def test_value_decodes_json(ret_val: str, value: object) -> None:
+    """`value` is the JSON that return_val was given; `ret_val` stays as it was."""
+    result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=ret_val))
+    assert result.value == value
+    assert result.ret_val == ret_val
+    assert result.to_dict()["value"] == value
+
+
+@pytest.mark.parametrize("ret_val", ["", "plain text", "{'a': 1}", "NaN", "[" * 100_000, "1" * 10_000])
+def test_value_refuses_what_is_no_json(ret_val: str) -> None:
+    """The error says why, and the text stays readable."""
+    result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=ret_val))
+    with pytest.raises(ReturnValueError):
+        result.value  # noqa: B018
+    assert result.to_dict()["value"] is None
+
+
+def test_value_refuses_a_cut_text() -> None:
+    """What was cut could still be JSON by chance; it is not what the code returned."""
+    result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val="1"), truncated=frozenset({"ret_val"}))
+    with pytest.raises(ReturnValueError, match="max_output_bytes"):
+        result.value  # noqa: B018
+
+
+def test_raise_for_outcome() -> None:
+    """OK gives the result back; anything else raises an error that carries it."""
+    good = ExecutionResult(outcome=Outcome.OK)
+    assert good.raise_for_outcome() is good
+    bad = ExecutionResult(outcome=Outcome.USER_ERROR, error=UserError("ValueError", "bad"))
+    with pytest.raises(ExecutionError, match="USER_ERROR: ValueError: bad") as info:
+        bad.raise_for_outcome()
+    assert info.value.result is bad
+
+
+def test_to_dict_is_json() -> None:
+    """Every field is there, as values that JSON knows."""
+    import attrs
+
+    fields = ExecutionResult(outcome=Outcome.TIMEOUT, truncated=frozenset({"stdout"})).to_dict()
+    assert json.loads(json.dumps(fields)) == fields
+    names = {field.name for field in attrs.fields(ExecutionResult)} - {"output"}
+    assert names | {"stdout", "stderr", "ret_val", "value"} == set(fields)
+
+
+def test_results_are_frozen_and_slotted() -> None:
+    """Nobody changes a result by accident."""
+    result = ExecutionResult(outcome=Outcome.OK)
+    with pytest.raises(AttributeError):
+        result.outcome = Outcome.TIMEOUT  # type: ignore[misc]
+    assert not hasattr(result, "__dict__")
+
+
+def test_truth_values() -> None:
+    """A validation is truthy when valid; health when every endpoint is healthy, and there is one."""
+    assert ValidationResult(True)
+    assert not ValidationResult(False, (Diagnostic("bad", 1, 1),))
+    good = EndpointHealth(endpoint="http://a", healthy=True, latency_s=0.1)
+    bad = EndpointHealth(endpoint="http://b", healthy=False, latency_s=0.1, error="down")
+    assert HealthStatus((good,))
+    assert not HealthStatus((good, bad))
+    assert not HealthStatus(())
+
+
+@pytest.mark.parametrize("limit", [1, 5, 24, 25, 40, 100, 1000])
+@pytest.mark.parametrize("text", ["x" * 1001, "é" * 600, "🎉" * 300, "ab\ud800" * 400])
+def test_cut_keeps_the_limit(text: str, limit: int) -> None:
+    """Whatever the text, the result has at most `limit` bytes, and says that it was cut."""
+    kept, was_cut = cut_text(text, limit)
+    assert was_cut
+    assert len(kept.encode("utf-8", "surrogatepass")) <= limit
+
+
+def test_cut_counts_replaced_bytes() -> None:
+    """What is not UTF-8 becomes U+FFFD, which takes three bytes; the limit is on what the reader gets."""
+    kept, was_cut = cut(b"\xff" * 100, 100)
+    assert was_cut
+    assert len(kept.encode()) <= 100
+    assert cut(b"\xff" * 10, 100) == ("\ufffd" * 10, False)
