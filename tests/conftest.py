@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
-from faasrt import RuntimeManager, Settings
+from faasrt import RuntimeManager
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,18 +57,7 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
         await server.wait_closed()
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-def manager_for(url: str, **settings: object) -> RuntimeManager:
-    """A manager whose Python and JavaScript both go to one URL."""
-    endpoints = {"python": url, "javascript": url, "typescript": url}
-    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def local() -> AsyncIterator[RuntimeManager]:
     """One embedded FaaS with both engines, shared by the whole session."""
     async with RuntimeManager.local(workers=2) as manager:

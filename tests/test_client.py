@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import manager_for
+from helpers import manager_for
 
 import faasrt
 from faasrt import (

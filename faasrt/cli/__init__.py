@@ -11,7 +11,8 @@ def main() -> None:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ModuleNotFoundError as error:
-        sys.exit(f"faasrt: the command line needs {error.name}: pip install 'faasrt[cli]' (or 'faasrt[local]')")
+        sys.stderr.write(f"faasrt: the command line needs {error.name}: pip install 'faasrt[cli]'\n")
+        sys.exit(2)
     from faasrt.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

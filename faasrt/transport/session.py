@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 
 import aiohttp
 from yarl import URL
@@ -16,6 +17,7 @@ from faasrt.protocol.verdict import Answer
 # a connection that the server closes under a POST leaves it unknown whether the code ran.
 _KEEP_ALIVE_S = 4.0
 _PIECE_BYTES = 65_536
+_WHOLE_BYTES = 2**20
 
 
 class BodyTooLargeError(Exception):
@@ -57,9 +59,11 @@ class EndpointSession:
         session = self._open()
         method = "GET" if body is None else "POST"
         headers = None if body is None else {"Content-Type": "application/json"}
+        # aiohttp writes bytes at one go, and warns when that is much; a file it sends in pieces.
+        data = body if body is None or len(body) <= _WHOLE_BYTES else io.BytesIO(body)
         try:
             async with session.request(
-                method, self._urls[path], data=body, headers=headers, allow_redirects=False
+                method, self._urls[path], data=data, headers=headers, allow_redirects=False
             ) as response:
                 encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
                 if encoding not in ("", "identity"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import logging
 from typing import ClassVar
 
 import attrs
 
 from faasrt.languages import Language
 from faasrt.results import Outcome, UserError
+
+_logger = logging.getLogger("faasrt.local")
 
 
 class EngineError(Exception):
@@ -63,7 +66,7 @@ class Verdict:
 
 
 class Engine(abc.ABC):
-    """Runs programs. One task calls `serve` for the life of the engine; any number of others call `execute`.
+    """Runs programs. One task calls `live` for the life of the engine; any number of others call `execute`.
 
     Attributes:
         name: A word for it in `/health`.
@@ -112,9 +115,26 @@ class Engine(abc.ABC):
         if not self.ready:
             raise EngineError(self.problem)
 
+    async def live(self) -> None:
+        """Serve until cancelled. A failure of this engine is noted, and does not reach the others."""
+        try:
+            await self.serve()
+        except EngineError as error:
+            self.mark_failed(str(error))
+        except Exception as error:
+            _logger.exception("the engine %s failed", self.name)
+            self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            self.mark_failed("the engine is closed")
+            raise
+
     @abc.abstractmethod
     async def serve(self) -> None:
-        """Keep the engine able to run programs until cancelled; leave nothing behind."""
+        """Keep the engine able to run programs until cancelled; leave nothing behind.
+
+        Raises:
+            EngineError: It will never be able to.
+        """
 
     @abc.abstractmethod
     async def execute(self, job: Job) -> Verdict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import math
 import os
@@ -68,6 +67,7 @@ class DenoEngine(Engine):
         self.runtime = f"Deno {version('deno')}"
         self._folder = folder
         self._memory_limit_mb = memory_limit_mb
+        self._binary = _find_binary()
         self._runner = str(files("faasrt.local.guest").joinpath("deno_main.js"))
         self._numbers = itertools.count(1)
         self._idle: deque[_Sandbox] = deque()
@@ -82,7 +82,6 @@ class DenoEngine(Engine):
                 group.create_task(self._refill())
                 group.create_task(self._clear_away())
         finally:
-            self.mark_failed("the engine is closed")
             leftover = [*self._idle]
             self._idle.clear()
             while not self._used.empty():
@@ -151,7 +150,7 @@ class DenoEngine(Engine):
             flags.append("--allow-net")
         # Nothing of the server's environment may reach a program, or change how Deno treats it.
         env = {"DENO_DIR": str(folder), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
-        child = await Child.start([_find_binary(), "run", *flags, self._runner], env=env)
+        child = await Child.start([self._binary, "run", *flags, self._runner], env=env)
         try:
             await _until_ready(child)
         except BaseException:
@@ -216,7 +215,6 @@ async def _until_ready(child: Child) -> None:
         raise EngineError(f"Deno did not start within {_START_S:g} s") from None
 
 
-@functools.cache
 def _find_binary() -> str:
     import deno
 

@@ -7,6 +7,7 @@ import re
 import secrets
 from typing import Any
 
+from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, Job, Verdict
 from faasrt.local.engines.process import STDOUT, Child
 from faasrt.protocol.streams import cut, cut_text
@@ -19,6 +20,7 @@ _FRAME_FACTOR, _FRAME_BYTES = 8, 4 * _ERROR_BYTES
 # V8 prints pages about itself when its heap is full; they are no output of the program.
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
+_BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
 _OWN_RETURN_VAL = re.compile(r"\bfunction\s+return_val\b|\breturn_val\s*=")
 
 
@@ -117,6 +119,9 @@ class DenoRun:
         if out_of_memory:
             for words in _V8_LAST_WORDS:
                 stderr = stderr.partition(words)[0]
+        if _NEVER_SETTLED in stderr:
+            # Deno's own words, in which the program has the name under which it was imported.
+            stderr = _BLOB_URL.sub(b"main.ts" if self._job.language is Language.TYPESCRIPT else b"main.js", stderr)
         ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         if not ret_val and _OWN_RETURN_VAL.search(self._job.code):
             stdout, ret_val = _last_object(stdout)

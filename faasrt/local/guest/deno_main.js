@@ -123,7 +123,9 @@ Deno.exit = (code) => {
   exit(code);
 };
 
-for (const name of ["localStorage", "sessionStorage", "caches"]) delete globalThis[name];
+// Storage outlives a process, and a worker's heap does not fit under the limit on memory: a program that asks for one
+// is told that there is none.
+for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delete globalThis[name];
 
 addEventListener("unhandledrejection", (event) => {
   apply(stop, event, []);

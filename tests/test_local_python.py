@@ -1,0 +1,266 @@
+"""Python in the embedded FaaS: real programs in the real sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from helpers import until_active
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def run(local: RuntimeManager, code: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
+    return await local.run_code(code, "python", timeout_ms, sandbox=SandboxConfig(**limits))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout"),
+    [
+        ("print(6 * 7)", "42\n"),
+        ("print('a')\nprint('b', end='')", "a\nb"),
+        ("# don't swallow\nprint(\"it's\")\nprint('''x\n\ty''')", "it's\nx\n\ty\n"),
+        ("print('你好 🌍 é')", "你好 🌍 é\n"),
+        ("print({'a': 1})", "{'a': 1}\n"),
+        ("print(__name__, '__file__' in globals())", "__main__ False\n"),
+        ("import sys; print(sys.argv, sys.stdin.read() == '')", "['main.py'] True\n"),
+        ("import os; print(dict(os.environ).keys() - {'HOME', 'TMPDIR', 'PYTHONTZPATH'})", "set()\n"),
+        ("import inspect\ndef f(): return 1\nprint(inspect.getsource(f), end='')", "def f(): return 1\n"),
+        ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)", "True\n"),
+        ("class A:\n  def __del__(self): print('bye')\na = A()", "bye\n"),
+        ("import atexit; atexit.register(print, 'at exit')", "at exit\n"),
+        ("raise SystemExit", ""),
+        ("raise SystemExit(0)", ""),
+    ],
+)
+async def test_programs_run_to_their_end(local: RuntimeManager, code: str, stdout: str) -> None:
+    """What is printed arrives as it was printed, and exit code 0 is OK."""
+    result = await run(local, code)
+    assert (result.outcome, result.stdout, result.stderr, result.exit_code) == (Outcome.OK, stdout, "", 0)
+    assert result.metadata["pool_stats"]["totalInstances"] >= 1
+    assert result.duration_ms is not None
+
+
+async def test_the_scientific_packages_compute(local: RuntimeManager) -> None:
+    """numpy, pandas, scipy and sympy import and give right answers within the default memory."""
+    code = """
+import numpy as np, pandas as pd, scipy.linalg, sympy
+print(np.arange(10).sum(), pd.DataFrame({"a": [1, 2]}).a.mean(), round(scipy.linalg.det([[1, 2], [3, 4]]), 6))
+print(sympy.sqrt(8), sympy.integrate(sympy.Symbol("x") ** 2))
+"""
+    result = await run(local, code, 30_000)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "45 1.5 -2.0\n2*sqrt(2) x**3/3\n")
+
+
+async def test_asyncio_works(local: RuntimeManager) -> None:
+    """sleep, gather, wait_for, TaskGroup, queues and top-level await work without sockets or threads."""
+    code = """
+import asyncio
+async def main():
+    async def one(i):
+        await asyncio.sleep(0.01 * i)
+        return i
+    print(await asyncio.gather(one(2), one(1)))
+    try:
+        await asyncio.wait_for(asyncio.sleep(10), 0.01)
+    except TimeoutError:
+        print("timed out")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(one(3))
+    queue = asyncio.Queue()
+    asyncio.get_running_loop().call_later(0.01, queue.put_nowait, "later")
+    print(task.result(), await queue.get())
+asyncio.run(main())
+asyncio.run(main())
+"""
+    result = await run(local, code)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "[2, 1]\ntimed out\n3 later\n" * 2)
+    result = await run(local, "import asyncio\nx = await asyncio.sleep(0.01, 'awaited')\nprint(x)")
+    assert (result.outcome, result.stdout) == (Outcome.OK, "awaited\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "name", "line"),
+    [
+        ("def f():\n    return 1 / 0\n\nf()", Outcome.USER_ERROR, "ZeroDivisionError", 'File "main.py", line 2, in f'),
+        ("def f(): f()\nf()", Outcome.USER_ERROR, "RecursionError", 'File "main.py", line 1, in f'),
+        ("x = 1\ny = bytearray(10**9)", Outcome.USER_ERROR, "MemoryError", 'File "main.py", line 2, in <module>'),
+        ("input()", Outcome.USER_ERROR, "EOFError", 'File "main.py", line 1'),
+        ("raise KeyboardInterrupt", Outcome.USER_ERROR, "KeyboardInterrupt", 'File "main.py", line 1'),
+        ("raise ExceptionGroup('g', [ValueError(1)])", Outcome.USER_ERROR, "ExceptionGroup", "ValueError: 1"),
+        ("async def f():\n    raise OSError('no')\nawait f()", Outcome.USER_ERROR, "OSError", "line 2, in f"),
+        ("exec('1/0')", Outcome.USER_ERROR, "ZeroDivisionError", 'File "<string>", line 1'),
+        ("import socket; socket.create_connection(('127.0.0.1', 80))", Outcome.USER_ERROR, "", "main.py"),
+        ("open('/etc/passwd')", Outcome.USER_ERROR, "FileNotFoundError", "main.py"),
+        ("import subprocess; subprocess.run(['ls'])", Outcome.USER_ERROR, "OSError", "main.py"),
+        ("def f(:", Outcome.SYNTAX_ERROR, "SyntaxError", "def f(:"),
+        ("if 1:\nx", Outcome.SYNTAX_ERROR, "IndentationError", "line 2"),
+        ("(" * 100_000, Outcome.SYNTAX_ERROR, "MemoryError", ""),
+        ("x = '\0'", Outcome.SYNTAX_ERROR, "SyntaxError", "null bytes"),
+    ],
+)
+async def test_exceptions_are_the_users(
+    local: RuntimeManager, code: str, outcome: Outcome, name: str, line: str
+) -> None:
+    """An exception has its name, and a traceback with the user's own lines and none of ours."""
+    result = await run(local, code)
+    assert (result.outcome, result.exit_code) == (outcome, 1)
+    assert result.error is not None
+    assert name in ("", result.error.name)
+    assert line in result.error.traceback
+    assert result.stderr == result.error.traceback
+    assert "faasrt" not in result.stderr
+    assert "_host" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "stderr"),
+    [
+        ("import sys; sys.exit(3)", 3, ""),
+        ("raise SystemExit('bye')", 1, "bye\n"),
+        ("raise SystemExit(-1)", 255, ""),
+        ("exit(4)", 4, ""),
+    ],
+)
+async def test_exit_codes(local: RuntimeManager, code: str, exit_code: int, stderr: str) -> None:
+    """An exit with another code than 0 is the user's failure, and tells the code."""
+    result = await run(local, code)
+    assert (result.outcome, result.exit_code, result.stderr) == (Outcome.USER_ERROR, exit_code, stderr)
+    assert result.error is not None
+    assert result.error.name == "SystemExit"
+
+
+async def test_a_hard_exit_is_a_crash(local: RuntimeManager) -> None:
+    """Nothing tells why the interpreter ended, so nothing is made up."""
+    result = await run(local, "import os; os._exit(3)")
+    assert (result.outcome, result.exit_code, result.error) == (Outcome.CRASHED, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "ret_val"),
+    [
+        ("return_val('{\"score\": 0.50}')", '{"score": 0.50}'),
+        ("return_val('one'); return_val('two')", "two"),
+        ("return_val(None)", ""),
+        ("return_val({'a': 1})", "{'a': 1}"),
+        ("return_val('kept')\n1/0", "kept"),
+        ("return_val('kept')\nwhile True: pass", "kept"),
+        (
+            "def return_val(value):\n    print('__COZE_RETURN_VAL_START__')\n    print(value)\n"
+            "    print('__COZE_RETURN_VAL_END__')\nprint('log')\nreturn_val('{\"score\": 1}')\nprint('end')",
+            '{"score": 1}',
+        ),
+    ],
+)
+async def test_return_values_are_exact(local: RuntimeManager, code: str, ret_val: str) -> None:
+    """`return_val` gives the caller its text; a program that brings coze-loop's own function works too."""
+    result = await run(local, code, 1_000)
+    assert result.ret_val == ret_val
+    assert "__COZE" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["while True: pass", "import time; time.sleep(60)", "import re; re.match('(a+)+$', 'a' * 50 + 'b')", "9**9**9"],
+)
+async def test_time_is_limited(local: RuntimeManager, code: str) -> None:
+    """Whatever a program does, it ends at its limit, and what it printed before arrives."""
+    result = await run(local, f"print('before')\n{code}", 500)
+    assert (result.outcome, result.stdout, result.exit_code) == (Outcome.TIMEOUT, "before\n", None)
+    assert result.duration_ms is not None
+    assert 500 <= result.duration_ms < 1_500
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = []\nwhile True: x.append(len(x))",
+        "x = {}\nwhile True: x[len(x)] = object()",
+        "x = 'a'\nwhile True: x += x",
+        "import numpy\nx = []\nwhile True: x.append(numpy.ones(1_000_000))",
+    ],
+)
+async def test_memory_is_limited(local: RuntimeManager, code: str) -> None:
+    """A bomb ends as MEMORY_LIMIT or as the language's own MemoryError, and the next program runs."""
+    result = await run(local, code)
+    if result.outcome is not Outcome.MEMORY_LIMIT:
+        assert result.outcome is Outcome.USER_ERROR
+        assert result.error is not None
+        assert "MemoryError" in result.error.name
+    assert (await run(local, "print(1)")).stdout == "1\n"
+
+
+async def test_output_is_limited(local: RuntimeManager) -> None:
+    """A flood is ended at twice the limit; a text just over the limit is cut; both are flagged."""
+    flood = await run(local, "for i in range(100): print('x' * 1_000_000)", max_output_bytes=100_000)
+    assert (flood.outcome, flood.truncated) == (Outcome.OUTPUT_LIMIT, {"stdout"})
+    assert len(flood.stdout) <= 100_000
+    cut = await run(local, "import sys; sys.stderr.write('a' * 100 + 'b' * 100)", max_output_bytes=150)
+    assert (cut.outcome, cut.truncated) == (Outcome.OK, {"stderr"})
+    assert cut.stderr.startswith("aaa")
+    assert cut.stderr.endswith("bbb")
+    value = await run(local, "return_val('x' * 1000)", max_output_bytes=100)
+    assert (value.outcome, value.truncated) == (Outcome.OK, {"ret_val"})
+
+
+async def test_no_run_sees_another(local: RuntimeManager) -> None:
+    """Globals, modules and builtins are fresh each time."""
+    await asyncio.gather(*(run(local, "import builtins, json; builtins.spy = json.spy = 1") for _ in range(4)))
+    code = "import builtins, json; print(hasattr(builtins, 'spy'), hasattr(json, 'spy'))"
+    for result in await asyncio.gather(*(run(local, code) for _ in range(4))):
+        assert result.stdout == "False False\n"
+
+
+async def test_reports_can_be_forged_only_for_oneself(local: RuntimeManager) -> None:
+    """A program that speaks to the host directly gets a verdict of its own, and breaks nothing."""
+    code = """
+import _host
+for request in (b"guest", b"job", b"error{", b'error{"name": [1]}', b"error[1]", b"exit9999999", b"exitx", b""):
+    _host.call(request)
+_host.call(b"\\xff" * 1_000_000)
+"""
+    result = await run(local, code)
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.error is not None
+    assert result.error.name == "Exception"
+    assert (await run(local, "print(1)")).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("print('(')", None),
+        ("while True: pass", None),
+        ("1/0", None),
+        ("await f()", None),
+        ("x = 'don\\'t'", None),
+        ("def f(:", (1, 7)),
+        ("x = 1\n  y = 2", (2, 2)),
+        ("print('é', (", (1, 12)),
+        ("", (1, 1)),
+        (" \n", (1, 1)),
+    ],
+)
+async def test_validation_parses_and_does_not_run(
+    local: RuntimeManager, code: str, place: tuple[int, int] | None
+) -> None:
+    """Valid is what the sandbox's own compiler takes; a complaint has line and column from 1."""
+    result = await local.validate_code(code, "python")
+    assert result.valid is (place is None)
+    if place is not None:
+        assert (result.diagnostics[0].line, result.diagnostics[0].column) == place
+    if code.strip():
+        assert "CPython 3." in result.checked_by
+
+
+async def test_a_cancelled_call_ends_its_program(local: RuntimeManager) -> None:
+    """Both workers are soon free again, although both ran endless loops."""
+    calls = [asyncio.create_task(run(local, "while True: pass", 30_000)) for _ in range(2)]
+    await until_active(local, "python", 2)
+    for call in calls:
+        call.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*calls, return_exceptions=True))
+    results = await asyncio.gather(*(run(local, "print(1)") for _ in range(2)))
+    assert [result.stdout for result in results] == ["1\n", "1\n"]

@@ -1,0 +1,75 @@
+"""The README: each snippet runs, and prints what stands below it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+import pytest_asyncio
+
+from faasrt.local import LocalFaaS
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+FENCES = [(match[1], match[2]) for match in re.finditer(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def environment() -> AsyncIterator[dict[str, str]]:
+    """An environment with a FaaS in it, and the commands of this interpreter's scripts."""
+    async with LocalFaaS(workers=1) as faas:
+        await faas.wait_ready("python")
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        yield {**os.environ, "PATH": path, "COZE_LOOP_FAAS_URL": faas.url}
+
+
+async def run(argv: list[str], env: dict[str, str], cwd: Path) -> str:
+    done = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=100)
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PYTHON = [
+    (code, FENCES[index + 1][1] if FENCES[index + 1][0] == "text" else None)
+    for index, (kind, code) in enumerate(FENCES[:-1])
+    if kind == "python"
+]
+
+
+@pytest.mark.parametrize(("code", "expected"), PYTHON)
+async def test_python_snippets(code: str, expected: str | None, environment: dict[str, str], tmp_path: Path) -> None:
+    """A Python snippet is a whole program, and its output is given."""
+    script = tmp_path / "snippet.py"
+    script.write_text(code)
+    assert await run([sys.executable, "-W", "error", str(script)], environment, tmp_path) == expected
+
+
+CONSOLE = [
+    (lines[0], "".join(f"{line}\n" for line in lines[1:]))
+    for kind, text in FENCES
+    if kind == "console"
+    for lines in (part.splitlines() for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:])
+]
+
+
+@pytest.mark.parametrize(("command", "expected"), CONSOLE)
+async def test_console_snippets(command: str, expected: str, environment: dict[str, str], tmp_path: Path) -> None:
+    """A command prints what is said, on stdout."""
+    assert await run(["bash", "-c", command + "; true"], environment, tmp_path) == expected
+
+
+async def test_every_snippet_is_of_a_kind_that_is_run() -> None:
+    """No snippet escapes: Python and console snippets run here, the two set-up commands in `.ci/run`."""
+    assert {kind for kind, _ in FENCES} == {"sh", "console", "python", "text"}
+    setups = [code for kind, code in FENCES if kind == "sh"]
+    assert len(setups) == 2
+    assert all(code.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ") for code in setups)
