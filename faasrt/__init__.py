@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from faasrt.factory import RuntimeFactory
     from faasrt.languages import Language
     from faasrt.manager import RuntimeManager
+    from faasrt.metrics import CallMetrics, Latency, Metrics
     from faasrt.results import (
         Diagnostic,
         EndpointHealth,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from faasrt.runtime import Runtime
 
 __all__ = [
+    "CallMetrics",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",
@@ -64,7 +66,9 @@ __all__ = [
     "HealthStatus",
     "InvalidRequestError",
     "Language",
+    "Latency",
     "LimiterSettings",
+    "Metrics",
     "Outcome",
     "OverloadedError",
     "ProtocolError",
@@ -94,6 +98,7 @@ _HOMES = {
     "factory": ("RuntimeFactory",),
     "languages": ("Language",),
     "manager": ("RuntimeManager",),
+    "metrics": ("CallMetrics", "Latency", "Metrics"),
     "results": (
         "Diagnostic",
         "EndpointHealth",

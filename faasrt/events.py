@@ -1,5 +1,6 @@
 """What happens during a call, as frozen records: the single source that every telemetry sink is fed from.
 
+The life of a call is `CallStarted`, then for each attempt `AttemptStarted` and `AttemptFinished`, then `CallFinished`.
 Records hold ids, sizes, hashes and times. They never hold code, input or output of a user.
 """
 
@@ -32,6 +33,44 @@ class CallStarted:
 
 
 @attrs.frozen(kw_only=True)
+class AttemptStarted:
+    """A permit is held, and a request is about to be sent.
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        attempt: The number of the attempt, from 1.
+        endpoint: The base URL it goes to.
+    """
+
+    call_id: str
+    language: str
+    attempt: int
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class AttemptFinished:
+    """The answer to a request was read and judged, or will not come.
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        attempt: The number of the attempt, from 1.
+        endpoint: The base URL it went to.
+        duration_s: Seconds from sending to the end of the answer.
+        error: The class name of the error, or None.
+    """
+
+    call_id: str
+    language: str
+    attempt: int
+    endpoint: str
+    duration_s: float
+    error: str | None
+
+
+@attrs.frozen(kw_only=True)
 class CallFinished:
     """A call ended with a result or an error; a cancelled one has the error "CancelledError".
 
@@ -58,7 +97,7 @@ class CallFinished:
     output_bytes: int
 
 
-Event: TypeAlias = CallStarted | CallFinished
+Event: TypeAlias = CallStarted | AttemptStarted | AttemptFinished | CallFinished
 Sink: TypeAlias = Callable[[Event], None]
 
 

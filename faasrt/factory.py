@@ -5,26 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 from faasrt.config import Settings
-from faasrt.errors import UnsupportedLanguageError
+from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language
+from faasrt.metrics import Metrics
 from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime, probe_all
+from faasrt.telemetry.counters import CountersSink
 from faasrt.telemetry.logs import LogSink
 from faasrt.transport.dispatcher import Dispatcher
+from faasrt.transport.trace import Emitter
 
 
 class RuntimeFactory:
-    """Makes runtimes. It keeps nothing but the transport that its runtimes share.
+    """Makes runtimes. It keeps nothing but the transport and the counters that its runtimes share.
 
     Args:
         settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
         logger: A structlog logger; by default events go to the standard library's logger "faasrt", which is quiet
             until the application configures it.
+
+    Raises:
+        ConfigurationError: `settings` is something else.
     """
 
     def __init__(self, settings: Settings | None = None, logger: Any = None) -> None:
         self.settings = Settings() if settings is None else settings
-        self._sinks = (LogSink(logger),)
+        if not isinstance(self.settings, Settings):
+            raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
+        self._counters = CountersSink()
+        self._emit = Emitter((self._counters, LogSink(logger)))
         self._dispatcher = Dispatcher(self.settings)
 
     def create_runtime(self, language: str | Language) -> Runtime:
@@ -42,7 +51,9 @@ class RuntimeFactory:
             raise UnsupportedLanguageError(
                 f"{spoken} is not supported here: no endpoint is configured for it (configured: {known})"
             )
-        return Runtime(spoken, settings=self.settings, dispatcher=self._dispatcher, sinks=self._sinks)
+        return Runtime(
+            spoken, settings=self.settings, dispatcher=self._dispatcher, counters=self._counters, emit=self._emit
+        )
 
     def get_supported_languages(self) -> tuple[Language, ...]:
         """Give the languages that have an endpoint."""
@@ -56,3 +67,9 @@ class RuntimeFactory:
             return await probe_all(self._dispatcher, tuple(dict.fromkeys(urls)))
         finally:
             await self._dispatcher.release()
+
+    def get_metrics(self) -> Metrics:
+        """Give the figures of every runtime that was made here, those that are closed included."""
+        return self._counters.snapshot(
+            tuple(Language), in_flight=self._dispatcher.in_flight, queued=self._dispatcher.queued
+        )

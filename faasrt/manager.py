@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,8 +14,9 @@ from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import ConfigurationError, RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
+from faasrt.metrics import Metrics
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.runtime import Runtime
+from faasrt.runtime import Runtime, Where, check_where
 
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
@@ -116,20 +118,11 @@ class RuntimeManager:
         Cancellation: a runtime that was being made is not kept.
         """
         spoken = Language.parse(language)
-        runtime = self._runtimes.get(spoken)
-        if runtime is not None and not runtime.closed:
-            return runtime
-        self._check_open()
-        await self._start_faas()
         if self._faas is not None:
+            await self._start_faas()
             # Outside the lock: JavaScript must not wait until Python has been compiled.
             await self._faas.wait_ready(spoken)
-        async with self._lock:
-            self._check_open()
-            runtime = self._runtimes.get(spoken)
-            if runtime is None or runtime.closed:
-                runtime = self._runtimes[spoken] = self._factory.create_runtime(spoken)
-            return runtime
+        return await self._cached_runtime(spoken)
 
     async def run_code(
         self,
@@ -148,10 +141,18 @@ class RuntimeManager:
             code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
         )
 
-    async def validate_code(self, code: str, language: str | Language) -> ValidationResult:
-        """Check a program's syntax: short for `get_runtime(language)` and `Runtime.validate_code`."""
-        runtime = await self.get_runtime(language)
-        return await runtime.validate_code(code)
+    async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
+        """Check a program's syntax: short for `get_runtime(language)` and `Runtime.validate_code`.
+
+        A local check does not wait until the embedded FaaS can run the language.
+        """
+        spoken = Language.parse(language)
+        if check_where(where, spoken) and spoken in self.get_supported_languages():
+            await self._start_faas()
+            runtime = await self._cached_runtime(spoken)
+        else:
+            runtime = await self.get_runtime(spoken)
+        return await runtime.validate_code(code, where=where)
 
     def get_supported_languages(self) -> tuple[Language, ...]:
         """Give the languages that can be run here."""
@@ -167,14 +168,40 @@ class RuntimeManager:
         await self._start_faas()
         return await self._factory.get_health_status()
 
+    def get_metrics(self) -> Metrics:
+        """Give the figures of every language, counted since the manager was made."""
+        return self._factory.get_metrics()
+
+    async def clear_cache(self) -> None:
+        """Drop every runtime, so that the next `get_runtime` makes a new one, and close what was dropped.
+
+        Calls in flight are waited for, however long they take; new ones on a dropped runtime are refused.
+
+        Raises:
+            RuntimeClosedError: The manager was closed.
+
+        Cancellation: ends the calls in flight.
+        """
+        self._check_open()
+        runtimes, self._runtimes = self._runtimes, {}
+        async with asyncio.TaskGroup() as group:
+            for runtime in runtimes.values():
+                group.create_task(runtime.close_within(None))
+
     async def aclose(self) -> None:
-        """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless."""
+        """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
+
+        Calls in flight get `TimeoutSettings.close_s` to end; then they are ended with `RuntimeClosedError`.
+
+        Cancellation: ends them at once.
+        """
         self._closed = True
         async with self._lock:
             runtimes, self._runtimes = self._runtimes, {}
             try:
-                for runtime in runtimes.values():
-                    await runtime.aclose()
+                async with asyncio.TaskGroup() as group:
+                    for runtime in runtimes.values():
+                        group.create_task(runtime.aclose())
             finally:
                 if self._faas is not None:
                     await self._faas.aclose()
@@ -189,8 +216,32 @@ class RuntimeManager:
     ) -> None:
         await self.aclose()
 
+    def __del__(self) -> None:
+        # Made without __init__, or refused by it, there is nothing to close.
+        in_use = not getattr(self, "_closed", True) and (self._runtimes or self._faas_started)
+        if in_use:
+            warnings.warn(
+                f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
+            )
+
+    def __repr__(self) -> str:
+        kind = "embedded FaaS" if self._faas is not None else ", ".join(self.get_supported_languages()) or "no endpoint"
+        return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
+
+    async def _cached_runtime(self, language: Language) -> Runtime:
+        runtime = self._runtimes.get(language)
+        if runtime is not None and not runtime.closed:
+            return runtime
+        async with self._lock:
+            self._check_open()
+            runtime = self._runtimes.get(language)
+            if runtime is None or runtime.closed:
+                runtime = self._runtimes[language] = self._factory.create_runtime(language)
+            return runtime
+
     async def _start_faas(self) -> None:
         if self._faas is None or self._faas_started:
+            self._check_open()
             return
         async with self._lock:
             self._check_open()

@@ -214,6 +214,8 @@ class EndpointHealth:
     Attributes:
         endpoint: The base URL.
         healthy: Whether it answered 200 and called itself healthy.
+        status: The server's own word, such as "healthy" or "degraded"; "failed" when it answered nonsense or a refusal,
+            "unreachable" when it did not answer.
         latency_s: Seconds until its answer, or until the probe gave up.
         version: The version that the server names, or "".
         error: Why it is not healthy, or "".
@@ -222,6 +224,7 @@ class EndpointHealth:
 
     endpoint: str
     healthy: bool
+    status: str
     latency_s: float
     version: str = ""
     error: str = ""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
-
-import attrs
+from typing import Any, Literal, Self
 
 from faasrt.config import SandboxConfig, Settings
-from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
-from faasrt.events import CallFinished, CallStarted, Event, Sink, hash_code
+from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.languages import Language
+from faasrt.metrics import Metrics
 from faasrt.protocol.messages import (
     RunRequest,
     check_code,
@@ -22,17 +19,24 @@ from faasrt.protocol.messages import (
     check_timeout_ms,
     encode_json,
 )
-from faasrt.protocol.validation import decode_validation
+from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.transport.dispatcher import CallTrace, Dispatcher
+from faasrt.telemetry.counters import CountersSink
+from faasrt.transport.calls import CallsInFlight
+from faasrt.transport.dispatcher import Dispatcher
+from faasrt.transport.trace import CallTrace, Emitter
+from faasrt.validation import PythonChecker
 
-_call_numbers = itertools.count(1)
+Where = Literal["local", "remote", "auto"]
 
 
 class Runtime:
     """Runs code in one language, and in those that the same FaaS serves. Made by `RuntimeFactory` or `RuntimeManager`.
 
     Safe to share between any number of tasks of one event loop.
+
+    Attributes:
+        language: The language that is meant when a call names none.
 
     Example:
         >>> async with RuntimeManager.from_env() as manager:
@@ -41,13 +45,23 @@ class Runtime:
     """
 
     def __init__(
-        self, language: Language, *, settings: Settings, dispatcher: Dispatcher, sinks: tuple[Sink, ...] = ()
+        self,
+        language: Language,
+        *,
+        settings: Settings,
+        dispatcher: Dispatcher,
+        counters: CountersSink,
+        emit: Emitter,
     ) -> None:
         self.language = language
         self._settings = settings
         self._dispatcher = dispatcher
-        self._sinks = sinks
-        self._closed = False
+        self._counters = counters
+        self._emit = emit
+        self._calls = CallsInFlight()
+        self._checker = PythonChecker()
+        self._closing = asyncio.Lock()
+        self._released = False
         dispatcher.retain()
 
     async def run_code(
@@ -80,14 +94,15 @@ class Runtime:
         Raises:
             InvalidRequestError: An argument is wrong; nothing was sent.
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
-            RuntimeClosedError: The runtime was closed.
+            RuntimeClosedError: The runtime was closed, before the call or during it.
+            ConfigurationError: The runtime belongs to another event loop.
             QueueFullError: Too many callers wait already.
             ServiceError: The infrastructure failed; its class says how.
 
         Cancellation: gives the permit and the connection back; the embedded FaaS ends the program, others may run it
             to its end.
         """
-        self._check_open()
+        self._calls.refuse_when_closing()
         spoken = self._language(language)
         limits = self._sandbox(sandbox)
         if idempotent is not None and not isinstance(idempotent, bool):
@@ -100,54 +115,69 @@ class Runtime:
             priority=check_priority(priority),
             ext=check_ext(ext),
         )
-        endpoints = self._endpoints(spoken)
         body = request.encode()
-        trace = CallTrace(started=self._dispatcher.clock())
-        call_id = f"c{next(_call_numbers)}"
-        self._emit_start(call_id, request)
-        result, failure = None, None
+        trace = CallTrace(self._emit, self._dispatcher.clock, spoken)
+        trace.call_started(request.code, request.timeout_ms)
         try:
-            result = await self._dispatcher.run(
-                endpoints,
-                body,
-                timeout_ms=request.timeout_ms,
-                max_output_bytes=limits.max_output_bytes,
-                trace=trace,
-            )
-            return result
+            with self._calls.one_call():
+                result = await self._dispatcher.run(
+                    self._settings.endpoints[spoken],
+                    body,
+                    timeout_ms=request.timeout_ms,
+                    max_output_bytes=limits.max_output_bytes,
+                    trace=trace,
+                )
         except BaseException as error:
-            failure = error
+            trace.call_finished(None, error)
             raise
-        finally:
-            self._emit_end(call_id, request, trace, result, failure)
+        trace.call_finished(result, None)
+        return result
 
-    async def validate_code(self, code: str, language: str | Language | None = None) -> ValidationResult:
-        """Ask the FaaS whether a program parses; it is not run.
+    async def validate_code(
+        self, code: str, language: str | Language | None = None, *, where: Where = "auto"
+    ) -> ValidationResult:
+        """Tell whether a program parses; it is not run.
 
         Args:
             code: The program. An empty one is not valid.
             language: A language of the same FaaS; this runtime's own when None.
+            where: "local" checks here, which only Python can: by `ast`, in a process of its own. "remote" asks the
+                FaaS. "auto" is "local" for Python and "remote" for the others.
 
         Returns:
-            The judgement, with lines and columns.
+            The judgement, with lines and columns, and who made it. The local check is about syntax alone: a `return`
+            outside a function parses.
 
         Raises:
-            InvalidRequestError: `code` is no string; nothing was sent.
+            InvalidRequestError: An argument is wrong, or the program is too large to be checked here (2 MiB).
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
-            RuntimeClosedError: The runtime was closed.
+            RuntimeClosedError: The runtime was closed, before the call or during it.
             RejectedError: The FaaS cannot validate, as the reference servers cannot.
-            ServiceError: The infrastructure failed in another way.
+            ServiceError: The infrastructure failed in another way; this never reads as "invalid".
 
-        Cancellation: gives the permit and the connection back.
+        Cancellation: gives the permit and the connection back, or ends the process.
         """
-        self._check_open()
+        self._calls.refuse_when_closing()
         spoken = self._language(language)
-        endpoints = self._endpoints(spoken)
-        if isinstance(code, str) and not code.strip():
+        locally = check_where(where, spoken)
+        if not isinstance(code, str):
+            raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
+        if not code.strip():
             return ValidationResult.empty_code()
-        body = encode_json({"language": spoken.value, "code": check_code(code)})
-        trace = CallTrace(started=self._dispatcher.clock())
-        return decode_validation(await self._dispatcher.validate(endpoints, body, trace=trace))
+        with self._calls.one_call():
+            if locally:
+                return await self._checker.check(code)
+            body = encode_json({"language": spoken.value, "code": code})
+            trace = CallTrace(self._emit, self._dispatcher.clock, spoken)
+            return await self._dispatcher.validate(self._settings.endpoints[spoken], body, trace=trace)
+
+    def get_return_val_function(self) -> str:
+        """Give the definition of `return_val` in this runtime's language, as source text.
+
+        Put it before a program that must run on servers which do not define the function themselves (js-faas). The
+        embedded FaaS and python-faas define it.
+        """
+        return return_val_function(self.language)
 
     def get_supported_languages(self) -> tuple[Language, ...]:
         """Give the languages that this runtime's endpoints serve."""
@@ -157,25 +187,48 @@ class Runtime:
     async def get_health_status(self) -> HealthStatus:
         """Probe every endpoint of this runtime at once; a failure is an unhealthy entry, never an exception.
 
+        Each probe has a deadline of its own, `TimeoutSettings.health_s`.
+
         Raises:
             RuntimeClosedError: The runtime was closed.
         """
-        self._check_open()
-        return await probe_all(self._dispatcher, self._settings.endpoints.get(self.language, ()))
+        self._calls.refuse_when_closing()
+        with self._calls.one_call():
+            return await probe_all(self._dispatcher, self._settings.endpoints.get(self.language, ()))
+
+    def get_metrics(self) -> Metrics:
+        """Give the figures of this runtime's languages, counted since the factory was made."""
+        return self._counters.snapshot(
+            self.get_supported_languages(), in_flight=self._dispatcher.in_flight, queued=self._dispatcher.queued
+        )
 
     @property
     def closed(self) -> bool:
-        """Whether `aclose` was called."""
-        return self._closed
+        """Whether closing has begun."""
+        return self._calls.closing
 
     async def aclose(self) -> None:
-        """Close the runtime; the sessions go with the last runtime that shares them. Closing twice is harmless."""
-        if not self._closed:
-            self._closed = True
-            await self._dispatcher.release()
+        """Close the runtime; the sessions go with the last runtime that shares them. Closing twice is harmless.
+
+        Calls in flight get `TimeoutSettings.close_s` to end; then they are ended with `RuntimeClosedError`.
+
+        Cancellation: ends them at once.
+        """
+        await self.close_within(self._settings.timeouts.close_s)
+
+    async def close_within(self, seconds: float | None) -> None:
+        """Close as `aclose` does, after another time; None waits for calls in flight for as long as they take."""
+        try:
+            await self._calls.close(seconds)
+        finally:
+            async with self._closing:
+                if not self._released:
+                    self._released = True
+                    await self._checker.aclose()
+                    await self._dispatcher.release()
 
     async def __aenter__(self) -> Self:
-        self._check_open()
+        self._calls.refuse_when_closing()
         return self
 
     async def __aexit__(
@@ -183,9 +236,9 @@ class Runtime:
     ) -> None:
         await self.aclose()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
+    def __repr__(self) -> str:
+        endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
+        return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
     def _language(self, language: str | Language | None) -> Language:
         spoken = self.language if language is None else Language.parse(language)
@@ -195,12 +248,6 @@ class Runtime:
             )
         return spoken
 
-    def _endpoints(self, language: Language) -> tuple[str, ...]:
-        endpoints = self._settings.endpoints.get(language, ())
-        if not endpoints:
-            raise UnsupportedLanguageError(f"{language} is not supported here: no endpoint is configured for it")
-        return endpoints
-
     def _sandbox(self, sandbox: SandboxConfig | None) -> SandboxConfig:
         if sandbox is None:
             return self._settings.sandbox
@@ -208,46 +255,18 @@ class Runtime:
             raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
         return sandbox
 
-    def _emit_start(self, call_id: str, request: RunRequest) -> None:
-        if self._sinks:
-            code = request.code.encode()
-            self._emit(
-                CallStarted(
-                    call_id=call_id,
-                    language=request.language.value,
-                    code_bytes=len(code),
-                    code_hash=hash_code(code),
-                    timeout_ms=request.timeout_ms,
-                )
-            )
 
-    def _emit_end(
-        self,
-        call_id: str,
-        request: RunRequest,
-        trace: CallTrace,
-        result: ExecutionResult | None,
-        failure: BaseException | None,
-    ) -> None:
-        if self._sinks:
-            texts = attrs.astuple(result.output) if result else ()
-            self._emit(
-                CallFinished(
-                    call_id=call_id,
-                    language=request.language.value,
-                    endpoint=trace.endpoint,
-                    outcome=result.outcome.value if result else None,
-                    error=type(failure).__name__ if failure else None,
-                    attempts=trace.attempts,
-                    queued_s=trace.queued_s,
-                    total_s=self._dispatcher.clock() - trace.started,
-                    output_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
-                )
-            )
+def check_where(where: Where, language: Language) -> bool:
+    """Tell whether a program is to be checked locally.
 
-    def _emit(self, event: Event) -> None:
-        for sink in self._sinks:
-            sink(event)
+    Raises:
+        InvalidRequestError: `where` is none of its values, or asks for what cannot be.
+    """
+    if where not in ("local", "remote", "auto"):
+        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {where!r}")
+    if where == "local" and language is not Language.PYTHON:
+        raise InvalidRequestError(f"only Python can be checked locally: check {language} with where='remote'")
+    return language is Language.PYTHON and where != "remote"
 
 
 async def probe_all(dispatcher: Dispatcher, endpoints: tuple[str, ...]) -> HealthStatus:

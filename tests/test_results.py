@@ -80,8 +80,8 @@ def test_truth_values() -> None:
     """A validation is truthy when valid; health when every endpoint is healthy, and there is one."""
     assert ValidationResult(True)
     assert not ValidationResult(False, (Diagnostic("bad", 1, 1),))
-    good = EndpointHealth(endpoint="http://a", healthy=True, latency_s=0.1)
-    bad = EndpointHealth(endpoint="http://b", healthy=False, latency_s=0.1, error="down")
+    good = EndpointHealth(endpoint="http://a", healthy=True, status="healthy", latency_s=0.1)
+    bad = EndpointHealth(endpoint="http://b", healthy=False, status="unreachable", latency_s=0.1, error="down")
     assert HealthStatus((good,))
     assert not HealthStatus((good, bad))
     assert not HealthStatus(())

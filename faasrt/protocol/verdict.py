@@ -20,7 +20,6 @@ Source: the rows for 200 and 500 follow what python-faas and js-faas were seen t
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -31,6 +30,7 @@ from faasrt.protocol.messages import decode_object
 from faasrt.protocol.streams import cut_text
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 
+_LARGEST_NUMBER = 1e15
 _STREAMS = ("stdout", "stderr", "ret_val")
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
@@ -130,7 +130,7 @@ def _judge_success(body: dict[str, Any], timeout_ms: int, max_output_bytes: int)
             truncated.add(name)
     output = ExecutionOutput(**texts)
     exit_code = _of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True)
-    duration_ms = _of_type(metadata, "duration", (int, float), None, where="metadata.")
+    duration_ms = _of_type(metadata, "duration", (int, float), None, where="metadata.", nullable=True)
     if "outcome" in body:
         outcome, user_error = _declared(body)
     else:
@@ -247,6 +247,6 @@ def _of_type(
         raise ProtocolError(
             f"{where}{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ProtocolError(f"{where}{name} in the answer is not finite", sent="yes", status=200)
+    if isinstance(value, (int, float)) and abs(value) > _LARGEST_NUMBER:
+        raise ProtocolError(f"{where}{name} in the answer is out of range", sent="yes", status=200)
     return value

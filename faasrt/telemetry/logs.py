@@ -8,7 +8,14 @@ from typing import Any
 import attrs
 import structlog
 
-from faasrt.events import CallFinished, Event
+from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, CallStarted, Event
+
+_NAMES: dict[type[Event], str] = {
+    CallStarted: "call_started",
+    AttemptStarted: "attempt_started",
+    AttemptFinished: "attempt_finished",
+    CallFinished: "call_finished",
+}
 
 logging.getLogger("faasrt").addHandler(logging.NullHandler())
 
@@ -32,17 +39,26 @@ def default_logger() -> Any:
 
 
 class LogSink:
-    """Write each event: starts at debug, ends at debug when the code could be judged, at warning when not.
+    """Write each event: what begins at debug, what ends at info, what failed at warning.
 
     Args:
         logger: A structlog logger; `default_logger()` when None.
     """
 
     def __init__(self, logger: Any = None) -> None:
+        self._default = logger is None
         self._logger = default_logger() if logger is None else logger
 
     def __call__(self, event: Event) -> None:
-        failed = isinstance(event, CallFinished) and event.error not in (None, "CancelledError")
-        write = self._logger.warning if failed else self._logger.debug
-        name = "call_finished" if isinstance(event, CallFinished) else "call_started"
-        write(name, **attrs.asdict(event))
+        level = _level(event)
+        # Nearly always nobody listens, and then a line is not even put together.
+        if not self._default or logging.getLogger("faasrt").isEnabledFor(level):
+            self._logger.log(level, _NAMES[type(event)], **attrs.asdict(event, recurse=False))
+
+
+def _level(event: Event) -> int:
+    if not isinstance(event, (AttemptFinished, CallFinished)):
+        return logging.DEBUG
+    if event.error not in (None, "CancelledError"):
+        return logging.WARNING
+    return logging.INFO if isinstance(event, CallFinished) else logging.DEBUG

@@ -7,31 +7,33 @@ retained the dispatcher releases it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
 from faasrt.config import Settings
-from faasrt.errors import DeadlineExceededError, ProtocolError, ServiceError
+from faasrt.errors import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    ProtocolError,
+    ServiceError,
+)
+from faasrt.protocol.messages import decode_object
+from faasrt.protocol.validation import decode_validation
 from faasrt.protocol.verdict import Answer, judge, raise_for_status
-from faasrt.results import EndpointHealth, ExecutionOutput, ExecutionResult, Outcome, Timings
+from faasrt.results import EndpointHealth, ExecutionOutput, ExecutionResult, Outcome, Timings, ValidationResult
 from faasrt.transport.limiter import Limiter
 from faasrt.transport.session import BodyTooLargeError, EndpointSession
+from faasrt.transport.trace import CallTrace
 
 _HEALTH_BODY_BYTES = 262_144
-
-
-@attrs.define
-class CallTrace:
-    """What is known of a call so far; kept up to date so that an event can tell it however the call ends."""
-
-    started: float
-    queued_s: float = 0.0
-    attempts: int = 0
-    endpoint: str = ""
+_VALIDATION_BODY_BYTES = 4 * 2**20
+_NO_ANSWER = (ConnectError, ConnectionLostError, DeadlineExceededError)
 
 
 class Dispatcher:
@@ -49,6 +51,7 @@ class Dispatcher:
         self._sessions: dict[str, EndpointSession] = {}
         self._turns: dict[tuple[str, ...], itertools.cycle[str]] = {}
         self._users = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def retain(self) -> None:
         """Count one more runtime that uses this dispatcher."""
@@ -58,7 +61,7 @@ class Dispatcher:
         """Count one runtime less; the last one closes the sessions."""
         self._users -= 1
         if self._users == 0:
-            sessions, self._sessions = self._sessions, {}
+            sessions, self._sessions, self._loop = self._sessions, {}, None
             for session in sessions.values():
                 await session.aclose()
 
@@ -73,56 +76,67 @@ class Dispatcher:
 
         Cancellation: gives the permit back and drops the connection.
         """
-        await self._limiter.acquire()
-        try:
-            trace.queued_s = self.clock() - trace.started
-            sent_at = self.clock()
-            with _Informed(self, trace):
-                trace.attempts, trace.endpoint = 1, self._next(tuple(endpoints))
-                try:
-                    answer = await self._attempt(
-                        trace.endpoint,
-                        "/run_code",
-                        body,
-                        within_s=timeout_ms / 1000 + self._settings.timeouts.grace_s,
-                        max_body_bytes=4 * max_output_bytes + 262_144,
-                    )
-                    result = judge(answer, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
-                except BodyTooLargeError:
-                    result = _flooded()
-            now = self.clock()
-            timings = Timings(queued=trace.queued_s, total=now - trace.started, attempts=(now - sent_at,))
-            return attrs.evolve(result, timings=timings, attempts=trace.attempts, endpoint=trace.endpoint)
-        finally:
-            self._limiter.release()
+        self._check_loop()
+        with _informed(trace):
+            await self._limiter.acquire()
+            try:
+                trace.permit_taken()
+                result = await self._run_once(self._next(tuple(endpoints)), body, timeout_ms, max_output_bytes, trace)
+            finally:
+                self._limiter.release()
+        timings = Timings(queued=trace.queued_s, total=trace.elapsed_s, attempts=tuple(trace.attempts_s))
+        return attrs.evolve(result, timings=timings, attempts=trace.attempts, endpoint=trace.endpoint)
 
-    async def validate(self, endpoints: Sequence[str], body: bytes, *, trace: CallTrace) -> bytes:
-        """Send a program to be parsed, and give the body of the answer.
+    async def _run_once(
+        self, endpoint: str, body: bytes, timeout_ms: int, max_output_bytes: int, trace: CallTrace
+    ) -> ExecutionResult:
+        trace.attempt_started(endpoint)
+        try:
+            answer = await self._attempt(
+                endpoint,
+                "/run_code",
+                body,
+                within_s=timeout_ms / 1000 + self._settings.timeouts.grace_s,
+                max_body_bytes=4 * max_output_bytes + 262_144,
+            )
+            result = judge(answer, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
+        except BodyTooLargeError:
+            result = _flooded()
+        except BaseException as error:
+            trace.attempt_finished(error)
+            raise
+        trace.attempt_finished(None)
+        return result
+
+    async def validate(self, endpoints: Sequence[str], body: bytes, *, trace: CallTrace) -> ValidationResult:
+        """Send a program to be parsed, and give the judgement.
 
         Raises:
             ServiceError: The infrastructure failed.
         """
-        await self._limiter.acquire()
-        try:
-            with _Informed(self, trace):
+        self._check_loop()
+        sandbox, timeouts = self._settings.sandbox, self._settings.timeouts
+        with _informed(trace):
+            await self._limiter.acquire()
+            try:
                 trace.attempts, trace.endpoint = 1, self._next(tuple(endpoints))
-                sandbox, timeouts = self._settings.sandbox, self._settings.timeouts
                 answer = await self._attempt(
                     trace.endpoint,
                     "/validate_code",
                     body,
                     within_s=sandbox.timeout_limit_s + timeouts.grace_s,
-                    max_body_bytes=4 * sandbox.max_output_bytes + 262_144,
+                    max_body_bytes=_VALIDATION_BODY_BYTES,
                 )
                 raise_for_status(answer)
-                return answer.body
-        except BodyTooLargeError:
-            raise ProtocolError("the answer is larger than any validation", endpoint=trace.endpoint) from None
-        finally:
-            self._limiter.release()
+                return decode_validation(answer.body)
+            except BodyTooLargeError:
+                raise ProtocolError("the answer is larger than any validation", sent="yes") from None
+            finally:
+                self._limiter.release()
 
     async def probe(self, endpoint: str) -> EndpointHealth:
         """Ask an endpoint for its health; every failure is an unhealthy answer, none is raised."""
+        self._check_loop()
         started = self.clock()
         try:
             answer = await self._attempt(
@@ -133,15 +147,16 @@ class Dispatcher:
                 max_body_bytes=_HEALTH_BODY_BYTES,
             )
             raise_for_status(answer)
-            details = json.loads(answer.body)
-            status = details.get("status")
-            healthy, error = status == "healthy", "" if status == "healthy" else f"status: {status}"
-            version = str(details.get("version", ""))
-        except (ServiceError, BodyTooLargeError, ValueError, AttributeError, RecursionError) as failure:
-            healthy, error, version, details = False, str(failure) or type(failure).__name__, "", {}
+            details = decode_object(answer.body)
+            status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
+            error = "" if status == "healthy" else f"the server calls itself {status!r}"
+        except (ServiceError, BodyTooLargeError) as failure:
+            status, version, details = "unreachable" if isinstance(failure, _NO_ANSWER) else "failed", "", {}
+            error = str(failure) or "the answer is larger than any health report"
         return EndpointHealth(
             endpoint=endpoint,
-            healthy=healthy,
+            healthy=not error,
+            status=status,
             latency_s=self.clock() - started,
             version=version,
             error=error,
@@ -174,6 +189,16 @@ class Dispatcher:
                 f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None
 
+    def _check_loop(self) -> None:
+        """Sessions and permits belong to the loop in which they are first used."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
+            )
+
     def _next(self, endpoints: tuple[str, ...]) -> str:
         """Take the replicas of a language in turn."""
         if endpoints not in self._turns:
@@ -181,20 +206,14 @@ class Dispatcher:
         return next(self._turns[endpoints])
 
 
-class _Informed:
+@contextlib.contextmanager
+def _informed(trace: CallTrace) -> Iterator[None]:
     """Tell a `ServiceError` that passes through which endpoint, attempt and time it belongs to."""
-
-    def __init__(self, dispatcher: Dispatcher, trace: CallTrace) -> None:
-        self._dispatcher = dispatcher
-        self._trace = trace
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, tb: object) -> None:
-        if isinstance(error, ServiceError):
-            error.endpoint, error.attempts = self._trace.endpoint, self._trace.attempts
-            error.elapsed_s = self._dispatcher.clock() - self._trace.started
+    try:
+        yield
+    except ServiceError as error:
+        error.endpoint, error.attempts, error.elapsed_s = trace.endpoint, trace.attempts, trace.elapsed_s
+        raise
 
 
 def _flooded() -> ExecutionResult:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from faasrt._version import __version__
-from faasrt.errors import ConfigurationError, ConnectError, ConnectionLostError, ProtocolError
+from faasrt.errors import ConnectError, ConnectionLostError, ProtocolError
 from faasrt.protocol.verdict import Answer
 
 # Idle connections are dropped before servers drop them (aiohttp's and Node's servers keep them from 5 s upwards):
@@ -18,10 +18,26 @@ from faasrt.protocol.verdict import Answer
 _KEEP_ALIVE_S = 4.0
 _PIECE_BYTES = 65_536
 _WHOLE_BYTES = 2**20
+_FAILURE_BODY_BYTES = 65_536
 
 
 class BodyTooLargeError(Exception):
     """The body grew past its cap; the connection was dropped. Internal: the dispatcher turns it into a verdict."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Never reuses a connection on which something came in while it rested.
+
+    A server that answers twice, or late, would otherwise answer the next call with the result of another. aiohttp looks
+    at this when a connection comes back to the pool, but not when it leaves it again.
+    """
+
+    async def _get(self, *args: Any, **kwargs: Any) -> Any:
+        while (connection := await super()._get(*args, **kwargs)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
 
 
 class EndpointSession:
@@ -41,7 +57,6 @@ class EndpointSession:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def exchange(self, path: str, body: bytes | None, *, max_body_bytes: int) -> Answer:
         """Send one request and read its answer, once; GET when `body` is None.
@@ -52,7 +67,8 @@ class EndpointSession:
             ConnectError: The server was never reached.
             ConnectionLostError: The connection broke after the request may have been sent.
             ProtocolError: The answer is not HTTP, or is compressed although that was declined.
-            BodyTooLargeError: The body is larger than `max_body_bytes`.
+            BodyTooLargeError: The body of a 200 is larger than `max_body_bytes`. Of a failure only the beginning is
+                read, as its words are all that matters.
 
         Cancellation: drops the connection, since the answer is still on its way.
         """
@@ -73,9 +89,13 @@ class EndpointSession:
                         sent="yes",
                         status=response.status,
                     )
+                failed = response.status != 200
+                body, whole = await _read(response, _FAILURE_BODY_BYTES if failed else max_body_bytes)
+                if not whole and not failed:
+                    raise BodyTooLargeError
                 return Answer(
                     status=response.status,
-                    body=await _read(response, max_body_bytes),
+                    body=body,
                     retry_after_s=_seconds(response.headers.get("Retry-After")),
                 )
         except aiohttp.ClientConnectorError as error:
@@ -96,34 +116,29 @@ class EndpointSession:
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
         if self._session is None:
-            self._loop = loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                connector=_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
                 timeout=self._timeout,
                 auto_decompress=False,
                 trust_env=False,
             )
-        elif self._loop is not loop:
-            raise ConfigurationError(
-                "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
-            )
         return self._session
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
+    """Read a body up to a size, and tell whether that was all; if not, the connection is dropped."""
     pieces: list[bytes] = []
     size = 0
     async for piece in response.content.iter_chunked(_PIECE_BYTES):
         size += len(piece)
+        pieces.append(piece)
         if size > max_bytes:
             response.close()
-            raise BodyTooLargeError
-        pieces.append(piece)
-    return b"".join(pieces)
+            return b"".join(pieces)[:max_bytes], False
+    return b"".join(pieces), True
 
 
 def _seconds(text: str | None) -> float | None:

@@ -1,0 +1,119 @@
+"""What is known of a call so far, and the events that tell it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+
+from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, CallStarted, Event, Sink, hash_code
+from faasrt.languages import Language
+from faasrt.results import ExecutionResult
+
+_call_numbers = itertools.count(1)
+
+
+class Emitter:
+    """Hands events to sinks. A sink that fails is told of once in the log, and never fails a call.
+
+    Args:
+        sinks: Called with each event, in this order.
+    """
+
+    def __init__(self, sinks: tuple[Sink, ...]) -> None:
+        self._sinks = sinks
+        self._told: set[int] = set()
+
+    def __call__(self, event: Event) -> None:
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception:
+                if id(sink) not in self._told:
+                    self._told.add(id(sink))
+                    logging.getLogger("faasrt").exception("a telemetry sink failed: %r", sink)
+
+
+class CallTrace:
+    """One call: its figures are kept up to date, so that an event can tell them however the call ends.
+
+    Args:
+        emit: Takes the events.
+        clock: A monotonic clock in seconds.
+        language: The language of the program.
+    """
+
+    def __init__(self, emit: Callable[[Event], None], clock: Callable[[], float], language: Language) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._language = language.value
+        self._call_id = f"c{next(_call_numbers)}"
+        self._attempt_started = 0.0
+        self.started = clock()
+        self.queued_s = 0.0
+        self.attempts_s: list[float] = []
+        self.attempts = 0
+        self.endpoint = ""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the call began."""
+        return self._clock() - self.started
+
+    def call_started(self, code: str, timeout_ms: float) -> None:
+        """The call was checked and accepted."""
+        data = code.encode("utf-8", "surrogatepass")
+        self._emit(
+            CallStarted(
+                call_id=self._call_id,
+                language=self._language,
+                code_bytes=len(data),
+                code_hash=hash_code(data),
+                timeout_ms=timeout_ms,
+            )
+        )
+
+    def permit_taken(self) -> None:
+        """The wait is over."""
+        self.queued_s = self.elapsed_s
+
+    def attempt_started(self, endpoint: str) -> None:
+        """A request is about to be sent."""
+        self.attempts += 1
+        self.endpoint = endpoint
+        self._attempt_started = self._clock()
+        self._emit(
+            AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
+        )
+
+    def attempt_finished(self, error: BaseException | None) -> None:
+        """Its answer was read and judged, or will not come."""
+        duration_s = self._clock() - self._attempt_started
+        self.attempts_s.append(duration_s)
+        self._emit(
+            AttemptFinished(
+                call_id=self._call_id,
+                language=self._language,
+                attempt=self.attempts,
+                endpoint=self.endpoint,
+                duration_s=duration_s,
+                error=type(error).__name__ if error else None,
+            )
+        )
+
+    def call_finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
+        """The call ended."""
+        texts = (result.stdout, result.stderr, result.ret_val) if result else ()
+        self._emit(
+            CallFinished(
+                call_id=self._call_id,
+                language=self._language,
+                endpoint=self.endpoint,
+                outcome=result.outcome.value if result else None,
+                error=type(error).__name__ if error else None,
+                attempts=self.attempts,
+                queued_s=self.queued_s,
+                total_s=self.elapsed_s,
+                output_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+            )
+        )
