@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 
 if TYPE_CHECKING:
-    from faasrt.config import LimiterSettings, SandboxConfig, Settings, TimeoutSettings
+    from faasrt.batch import CodeTask, TaskResult
+    from faasrt.config import (
+        BreakerSettings,
+        LimiterSettings,
+        RetrySettings,
+        SandboxConfig,
+        Settings,
+        TimeoutSettings,
+    )
     from faasrt.errors import (
         ConfigurationError,
         ConnectError,
@@ -52,7 +60,9 @@ if TYPE_CHECKING:
     from faasrt.runtime import Runtime
 
 __all__ = [
+    "BreakerSettings",
     "CallMetrics",
+    "CodeTask",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",
@@ -74,6 +84,7 @@ __all__ = [
     "ProtocolError",
     "QueueFullError",
     "RejectedError",
+    "RetrySettings",
     "ReturnValueError",
     "Runtime",
     "RuntimeClosedError",
@@ -83,6 +94,7 @@ __all__ = [
     "ServerError",
     "ServiceError",
     "Settings",
+    "TaskResult",
     "TimeoutSettings",
     "Timings",
     "UnsupportedLanguageError",
@@ -94,7 +106,15 @@ __all__ = [
 # Names are loaded when they are first used: the worker processes of the embedded FaaS and `faasrt --help` need few of
 # them, and aiohttp alone costs more than all the rest.
 _HOMES = {
-    "config": ("LimiterSettings", "SandboxConfig", "Settings", "TimeoutSettings"),
+    "batch": ("CodeTask", "TaskResult"),
+    "config": (
+        "BreakerSettings",
+        "LimiterSettings",
+        "RetrySettings",
+        "SandboxConfig",
+        "Settings",
+        "TimeoutSettings",
+    ),
     "factory": ("RuntimeFactory",),
     "languages": ("Language",),
     "manager": ("RuntimeManager",),

@@ -92,6 +92,56 @@ class LimiterSettings:
     queue_timeout_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
 
 
+@attrs.frozen(kw_only=True)
+class RetrySettings:
+    """When a failed call is tried again. No retries are made yet: other numbers than the defaults are refused.
+
+    Attributes:
+        idempotent: Whether programs may run more than once unless a call says otherwise.
+        max_attempts: Attempts of one call, the first included.
+        base_delay_s: Seconds of the first wait at most; it doubles with each attempt.
+        max_delay_s: The longest wait, in seconds.
+        throttled_base_delay_s: As `base_delay_s`, after a 429 or 503.
+        throttled_max_delay_s: As `max_delay_s`, after a 429 or 503.
+        max_retry_after_s: A server that asks for a longer wait than this is not waited for.
+        budget: The size of the bucket that retries are paid from.
+        retry_cost: What a retry takes out of it.
+        success_credit: What a success puts into it.
+    """
+
+    idempotent: bool = attrs.field(default=False, validator=_flag)
+    max_attempts: int = attrs.field(default=3, validator=_number(above=0, most=100, integer=True))
+    base_delay_s: float = attrs.field(default=0.05, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    max_delay_s: float = attrs.field(default=2.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    throttled_base_delay_s: float = attrs.field(default=1.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    throttled_max_delay_s: float = attrs.field(default=20.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    max_retry_after_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    budget: float = attrs.field(default=50.0, validator=_number(above=0, most=1e9))
+    retry_cost: float = attrs.field(default=5.0, validator=_number(above=0, most=1e9))
+    success_credit: float = attrs.field(default=1.0, validator=_number(above=0, most=1e9))
+
+
+@attrs.frozen(kw_only=True)
+class BreakerSettings:
+    """When an endpoint is left out for a while. None is yet: other numbers than the defaults are refused.
+
+    Attributes:
+        consecutive_failures: So many failures in a row eject an endpoint.
+        min_success_rate: So does a smaller share of successes than this, above 0 and at most 1.
+        window_s: The seconds over which the share is taken.
+        min_calls: The share counts from so many calls on.
+        base_ejection_s: Seconds of the first ejection; it doubles with each that follows.
+        max_ejection_s: The longest ejection, in seconds.
+    """
+
+    consecutive_failures: int = attrs.field(default=5, validator=_number(above=0, most=1_000_000, integer=True))
+    min_success_rate: float = attrs.field(default=0.8, validator=_number(above=0, most=1))
+    window_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    min_calls: int = attrs.field(default=20, validator=_number(above=0, most=1_000_000, integer=True))
+    base_ejection_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    max_ejection_s: float = attrs.field(default=300.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+
+
 def parse_base_url(text: object) -> str:
     """Check the base URL of a FaaS and give it without a trailing slash.
 
@@ -138,6 +188,24 @@ def _one_of(*allowed: str) -> Any:
     return check
 
 
+def _instance_of(kind: type) -> Any:
+    """Make an attrs validator for one of the small settings classes."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"{attribute.name} must be a {kind.__name__}, got {type(value).__name__}")
+
+    return check
+
+
+def _token(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    # What cannot stand in a header would fail at the first request, and perhaps be shown there.
+    if value is not None and (
+        not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value
+    ):
+        raise ConfigurationError("token must be a non-empty str of printable ASCII")
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """Everything that a runtime, factory or manager needs to know.
@@ -147,8 +215,11 @@ class Settings:
         endpoints: For each language the base URLs of its FaaS replicas; a language without one is not supported here.
             Keys may be names ("py"), values a URL or several.
         envelope: Whether programs travel in an envelope that brings exact results back from servers that mangle them.
+            None do yet: "always" is refused.
         timeouts: The clocks around a call.
         limiter: How many calls may be in flight.
+        retry: When a failed call is tried again.
+        breaker: When an endpoint is left out.
         token: Sent as `Authorization: Bearer ...` to every endpoint when given; `faasrt serve --token` wants one.
 
     Raises:
@@ -156,12 +227,14 @@ class Settings:
         UnsupportedLanguageError: A key of `endpoints` is no language.
     """
 
-    sandbox: SandboxConfig = SandboxConfig()
+    sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=_instance_of(SandboxConfig))
     endpoints: Mapping[Language, tuple[str, ...]] = attrs.field(factory=dict, converter=_endpoints, hash=False)
     envelope: EnvelopeMode = attrs.field(default="auto", validator=_one_of("auto", "always", "never"))
-    timeouts: TimeoutSettings = TimeoutSettings()
-    limiter: LimiterSettings = LimiterSettings()
-    token: str | None = attrs.field(default=None, repr=False)
+    timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=_instance_of(TimeoutSettings))
+    limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=_instance_of(LimiterSettings))
+    retry: RetrySettings = attrs.field(default=RetrySettings(), validator=_instance_of(RetrySettings))
+    breaker: BreakerSettings = attrs.field(default=BreakerSettings(), validator=_instance_of(BreakerSettings))
+    token: str | None = attrs.field(default=None, repr=False, validator=_token)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:

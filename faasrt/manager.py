@@ -229,6 +229,7 @@ class RuntimeManager:
         return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
 
     async def _cached_runtime(self, language: Language) -> Runtime:
+        self._check_open()  # before the lock too, which closing holds for as long as it takes
         runtime = self._runtimes.get(language)
         if runtime is not None and not runtime.closed:
             return runtime
@@ -240,8 +241,8 @@ class RuntimeManager:
             return runtime
 
     async def _start_faas(self) -> None:
+        self._check_open()
         if self._faas is None or self._faas_started:
-            self._check_open()
             return
         async with self._lock:
             self._check_open()

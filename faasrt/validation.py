@@ -51,18 +51,15 @@ class PythonChecker:
         source = code.encode("utf-8", "surrogatepass")
         if len(source) > MAX_CODE_BYTES:
             raise InvalidRequestError(f"code must have at most {MAX_CODE_BYTES:,} bytes to be checked here")
-        if len(source) > _SMALL_BYTES:
-            process = await _start()
-            try:
-                found = await _ask(process, source)
-            finally:
-                await _end(process)
-        else:
-            async with self._turn:
-                found = await self._ask_kept(source)
+        found = await self._ask(source)
+        if found is None:
+            # The process may have ended for another reason, while it rested or by the system's hand: only a program
+            # that brings a second one down is to blame for it.
+            found = await self._ask(source)
         if found == []:
             return ValidationResult(True, (), self._checked_by)
-        return ValidationResult(False, (Diagnostic(*found),), self._checked_by)
+        diagnostic = Diagnostic("it crashes Python's parser") if found is None else Diagnostic(*found)
+        return ValidationResult(False, (diagnostic,), self._checked_by)
 
     async def aclose(self) -> None:
         """End the process. Closing twice is harmless, and a later check starts another."""
@@ -70,17 +67,26 @@ class PythonChecker:
         if process is not None:
             await _end(process)
 
-    async def _ask_kept(self, source: bytes) -> list[Any]:
-        process, self._process = self._process, None
-        if process is None or process.returncode is not None:
+    async def _ask(self, source: bytes) -> list[Any] | None:
+        if len(source) > _SMALL_BYTES:
             process = await _start()
-        try:
-            found = await _ask(process, source)
-        except BaseException:
-            await _end(process)
-            raise
-        self._process = process
-        return found
+            try:
+                return await _exchange(process, source)
+            finally:
+                await _end(process)
+        async with self._turn:
+            kept, self._process = self._process, None
+            process = kept or await _start()
+            try:
+                found = await _exchange(process, source)
+            except BaseException:
+                await _end(process)
+                raise
+            if found is None:
+                await _end(process)
+            else:
+                self._process = process
+            return found
 
 
 async def _start() -> Process:
@@ -92,7 +98,8 @@ async def _start() -> Process:
         raise ConfigurationError(f"cannot start {sys.executable} to check Python: {error}") from None
 
 
-async def _ask(process: Process, source: bytes) -> list[Any]:
+async def _exchange(process: Process, source: bytes) -> list[Any] | None:
+    """Send a program and read the judgement; None when the process ends instead."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -105,8 +112,7 @@ async def _ask(process: Process, source: bytes) -> list[Any]:
     except TimeoutError:
         raise DeadlineExceededError(f"Python's parser took more than {_TIMEOUT_S:g} s", sent="no") from None
     except (ConnectionError, asyncio.IncompleteReadError):
-        # No program is worth more than its process: one that brings the parser down does not parse.
-        return ["it crashes Python's parser", None, None]
+        return None
 
 
 async def _end(process: Process) -> None:

@@ -5,10 +5,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import attrs
 import pytest
 
-from faasrt import ConfigurationError, Language, SandboxConfig, Settings, UnsupportedLanguageError
-from faasrt.config import LimiterSettings, TimeoutSettings, names_endpoints, parse_base_url
+from faasrt import (
+    BreakerSettings,
+    CodeTask,
+    ConfigurationError,
+    ExecutionResult,
+    FaasrtError,
+    Language,
+    LimiterSettings,
+    Outcome,
+    RetrySettings,
+    RuntimeFactory,
+    SandboxConfig,
+    Settings,
+    TaskResult,
+    TimeoutSettings,
+    UnsupportedLanguageError,
+)
+from faasrt.config import names_endpoints, parse_base_url
 
 
 def test_sandbox_defaults() -> None:
@@ -32,14 +49,56 @@ def test_sandbox_refuses_other_flags() -> None:
         SandboxConfig(network_enabled=1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [LimiterSettings, TimeoutSettings])
+@pytest.mark.parametrize("kind", [LimiterSettings, TimeoutSettings, RetrySettings, BreakerSettings])
 def test_small_settings_are_validated(kind: type) -> None:
     """Every number of the small classes is checked."""
-    import attrs
-
     for field in attrs.fields(kind):
-        with pytest.raises(ConfigurationError, match=field.name):
-            kind(**{field.name: 0})
+        for bad in (0, -1, math.nan, "1"):
+            with pytest.raises(ConfigurationError, match=field.name):
+                kind(**{field.name: bad})
+
+
+@pytest.mark.parametrize("name", ["sandbox", "timeouts", "limiter", "retry", "breaker"])
+def test_settings_hold_the_right_classes(name: str) -> None:
+    """A dict or another class is refused by name."""
+    with pytest.raises(ConfigurationError, match=name):
+        Settings(**{name: {}})
+
+
+@pytest.mark.parametrize("token", ["", "a\nb", "é", 5, "a\0"])
+def test_a_token_must_fit_into_a_header(token: Any) -> None:
+    """It is refused when it is set, and never shown."""
+    with pytest.raises(ConfigurationError, match="token"):
+        Settings(token=token)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(envelope="always"),
+        Settings(retry=RetrySettings(max_attempts=5)),
+        Settings(breaker=BreakerSettings(min_calls=1)),
+    ],
+)
+def test_what_does_not_exist_yet_is_refused(settings: Settings) -> None:
+    """A setting that would be ignored is an error, not a silence."""
+    with pytest.raises(ConfigurationError, match="yet"):
+        RuntimeFactory(settings)
+    assert Settings().retry.idempotent is False
+    RuntimeFactory(Settings(retry=RetrySettings(idempotent=True), envelope="never"))
+
+
+def test_tasks_are_checked() -> None:
+    """A task knows its language, and a result is a verdict or an error, never both and never neither."""
+    task = CodeTask("print(1)", "py", id="a", args=[1], kwargs={"b": 2})
+    assert (task.language, task.args, task.kwargs) == (Language.PYTHON, (1,), {"b": 2})
+    with pytest.raises(UnsupportedLanguageError):
+        CodeTask("1", "ruby")
+    result = ExecutionResult(outcome=Outcome.OK)
+    assert TaskResult(0, task, result).error is None
+    for wrong in ({}, {"result": result, "error": FaasrtError("x")}):
+        with pytest.raises(ValueError, match="either"):
+            TaskResult(0, task, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

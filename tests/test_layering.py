@@ -14,6 +14,7 @@ FLOORS = [
     ("faasrt.cli", 9),
     ("faasrt.manager", 8),
     ("faasrt.factory", 7),
+    ("faasrt.batch", 7),
     ("faasrt.runtime", 6),
     ("faasrt.transport", 5),
     ("faasrt.telemetry", 5),

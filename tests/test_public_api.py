@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,23 @@ def test_service_errors_name_endpoint_attempts_and_time() -> None:
     """The message of an infrastructure failure says where, how often and how long."""
     error = faasrt.ConnectError("cannot connect", endpoint="http://x:1", attempts=1, elapsed_s=0.5, sent="no")
     assert str(error) == "cannot connect [http://x:1, 1 attempt, 0.50 s, sent: no]"
+
+
+def test_the_typed_sample_runs() -> None:
+    """`typed_sample.py` is checked by mypy in the CI, and is no fiction."""
+    sample = Path(__file__).with_name("typed_sample.py")
+    done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    mypy = [sys.executable, "-m", "mypy", "--strict", str(sample)]
+    done = subprocess.run(mypy, capture_output=True, text=True, timeout=100, cwd=sample.parents[1])
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_public_thing_is_documented() -> None:
+    """Each name and each public method of a class has a docstring."""
+    for name in set(faasrt.__all__) - {"__version__"}:
+        value = getattr(faasrt, name)
+        assert value.__doc__, name
+        for attribute, member in vars(value).items():
+            if not attribute.startswith("_") and callable(getattr(value, attribute)) and not isinstance(member, type):
+                assert getattr(value, attribute).__doc__, f"{name}.{attribute}"

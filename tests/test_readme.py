@@ -13,6 +13,7 @@ import anyio.to_thread
 import pytest
 import pytest_asyncio
 
+import faasrt
 from faasrt.local import LocalFaaS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -38,6 +39,33 @@ async def run(argv: list[str], env: dict[str, str], cwd: Path) -> str:
     return done.stdout
 
 
+# What is put below a snippet that makes an application, to send it a request.
+DRIVERS = {
+    "FastAPI(": """
+import asyncio, aiohttp, uvicorn
+async def drive():
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/grade"
+    async with aiohttp.ClientSession() as session, session.post(url, json={"code": "print(6 * 7)"}) as response:
+        print((await response.json())["stdout"].strip())
+    server.should_exit = True
+    await serving
+asyncio.run(drive())
+""",
+    "web.Application(": """
+import asyncio
+from aiohttp.test_utils import TestClient, TestServer
+async def drive():
+    async with TestClient(TestServer(app)) as client:
+        response = await client.post("/grade", json={"code": "print(6 * 7)"})
+        print((await response.json())["stdout"].strip())
+asyncio.run(drive())
+""",
+}
+
 PYTHON = [
     (code, FENCES[index + 1][1] if FENCES[index + 1][0] == "text" else None)
     for index, (kind, code) in enumerate(FENCES[:-1])
@@ -47,7 +75,10 @@ PYTHON = [
 
 @pytest.mark.parametrize(("code", "expected"), PYTHON)
 async def test_python_snippets(code: str, expected: str | None, environment: dict[str, str], tmp_path: Path) -> None:
-    """A Python snippet is a whole program, and its output is given."""
+    """A Python snippet is a whole program whose output is given, or an application that answers a request."""
+    for application, driver in DRIVERS.items():
+        if application in code:
+            code, expected = code + driver, "42\n"
     script = tmp_path / "snippet.py"
     script.write_text(code)
     assert await run([sys.executable, "-W", "error", str(script)], environment, tmp_path) == expected
@@ -65,6 +96,12 @@ CONSOLE = [
 async def test_console_snippets(command: str, expected: str, environment: dict[str, str], tmp_path: Path) -> None:
     """A command prints what is said, on stdout."""
     assert await run(["bash", "-c", command + "; true"], environment, tmp_path) == expected
+
+
+async def test_public_names_are_those_of_the_package() -> None:
+    """The list in the README is `__all__`, no more and no less."""
+    section = README.partition("## Public names")[2].partition("And `faasrt.local")[0]
+    assert sorted(set(re.findall(r"`(\w+)`", section)) - {"import"}) == sorted(faasrt.__all__)
 
 
 async def test_every_snippet_is_of_a_kind_that_is_run() -> None:

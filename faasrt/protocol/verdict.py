@@ -69,7 +69,9 @@ def judge(answer: Answer, *, timeout_ms: int, max_output_bytes: int) -> Executio
         return _judge_success(decode_object(answer.body), timeout_ms, max_output_bytes)
     error, details = _server_words(answer)
     if answer.status == 408 or (answer.status == 500 and _speaks_of_timeout(f"{error} {details}")):
-        return ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(stderr=details))
+        stderr, was_cut = cut_text(details, max_output_bytes)
+        truncated = frozenset({"stderr"} if was_cut else ())
+        return ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(stderr=stderr), truncated=truncated)
     raise_for_status(answer)
     raise AssertionError("every status but 200 raises")
 

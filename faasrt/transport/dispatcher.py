@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
-from faasrt.config import Settings
+from faasrt.config import BreakerSettings, RetrySettings, Settings
 from faasrt.errors import (
     ConfigurationError,
     ConnectError,
@@ -42,9 +42,13 @@ class Dispatcher:
     Args:
         settings: Endpoints, clocks and bounds.
         clock: A monotonic clock in seconds.
+
+    Raises:
+        ConfigurationError: The settings ask for what does not exist yet.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        _refuse_what_is_not_there_yet(settings)
         self._settings = settings
         self.clock = clock
         self._limiter = Limiter(settings.limiter)
@@ -204,6 +208,16 @@ class Dispatcher:
         if endpoints not in self._turns:
             self._turns[endpoints] = itertools.cycle(endpoints)
         return next(self._turns[endpoints])
+
+
+def _refuse_what_is_not_there_yet(settings: Settings) -> None:
+    """Refuse settings that would be ignored."""
+    if settings.envelope == "always":
+        raise ConfigurationError("envelope='always' does not exist yet: leave it at 'auto'")
+    if attrs.evolve(settings.retry, idempotent=False) != RetrySettings():
+        raise ConfigurationError("no retries are made yet: leave retry at its defaults")
+    if settings.breaker != BreakerSettings():
+        raise ConfigurationError("no endpoint is ejected yet: leave breaker at its defaults")
 
 
 @contextlib.contextmanager

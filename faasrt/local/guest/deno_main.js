@@ -88,7 +88,8 @@ function syntaxError(reason) {
   const message = field(reason, "message");
   const found = apply(execRegExp, place, [message]);
   if (found === null || (field(reason, "name") !== "SyntaxError" && found[1] === undefined)) return null;
-  return { message: found[2], line: +found[3], column: +found[4] };
+  // The compiler draws the line below its message.
+  return { message: apply(split, found[2], ["\n"])[0], drawn: found[2], line: +found[3], column: +found[4] };
 }
 
 function fail(reason, imported) {
@@ -102,7 +103,7 @@ function fail(reason, imported) {
       phase: "compile",
       name: "SyntaxError",
       message: syntax.message,
-      traceback: `SyntaxError: ${syntax.message}` + (syntax.line === null ? "" : `\n    at ${shown}:${syntax.line}:${syntax.column}`),
+      traceback: `SyntaxError: ${syntax.drawn}\n    at ${shown}:${syntax.line}:${syntax.column}`,
       line: syntax.line,
       column: syntax.column,
     };

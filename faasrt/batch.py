@@ -1,0 +1,65 @@
+"""CodeTask and TaskResult: one of many programs, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from faasrt.errors import FaasrtError
+from faasrt.languages import Language
+from faasrt.results import ExecutionResult
+
+
+def _parse_language(name: str | Language) -> Language:
+    return Language.parse(name)
+
+
+@attrs.frozen
+class CodeTask:
+    """One program to run.
+
+    Attributes:
+        code: The program.
+        language: A name or a `Language`; kept as a `Language`.
+        id: The caller's own name for the task.
+        timeout_ms: Milliseconds that the program may run; the sandbox's limit when None.
+        ext: Strings for the server's use.
+        function: The function of the program to call; the program itself is the task when None.
+        args: Its positional arguments, as JSON knows them.
+        kwargs: Its keyword arguments, as JSON knows them.
+
+    Raises:
+        UnsupportedLanguageError: The language is unknown.
+    """
+
+    code: str
+    language: Language = attrs.field(converter=_parse_language)
+    id: str | None = attrs.field(default=None, kw_only=True)
+    timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False)
+    function: str | None = attrs.field(default=None, kw_only=True)
+    args: tuple[Any, ...] = attrs.field(default=(), converter=tuple, kw_only=True, hash=False)
+    kwargs: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, kw_only=True, hash=False)
+
+
+@attrs.frozen
+class TaskResult:
+    """What became of a task: exactly one of `result` and `error` is there.
+
+    Attributes:
+        index: The task's place in the input, from 0.
+        task: The task.
+        result: The verdict on the program.
+        error: Why there is none: the infrastructure failed, or the task was wrong.
+    """
+
+    index: int
+    task: CodeTask
+    result: ExecutionResult | None = None
+    error: FaasrtError | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.result is None) is (self.error is None):
+            raise ValueError("a TaskResult has either a result or an error")

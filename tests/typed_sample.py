@@ -1,0 +1,68 @@
+"""A typed sample of the public API, for mypy --strict; `test_public_api.py` has it checked and run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_type
+
+import faasrt
+from faasrt import local
+
+
+async def use(manager: faasrt.RuntimeManager) -> None:
+    runtime = await manager.get_runtime(faasrt.Language.PYTHON)
+    assert_type(runtime, faasrt.Runtime)
+    result = await runtime.run_code(
+        "print(1)",
+        "python",
+        1_000,
+        {"trace": "t"},
+        sandbox=faasrt.SandboxConfig(memory_limit_mb=64, timeout_limit_s=1.5),
+        priority="high",
+        idempotent=True,
+    )
+    assert_type(result, faasrt.ExecutionResult)
+    assert_type(result.outcome, faasrt.Outcome)
+    assert_type(result.output, faasrt.ExecutionOutput)
+    assert_type(result.stdout, str)
+    assert_type(result.error, faasrt.UserError | None)
+    assert_type(result.exit_code, int | None)
+    assert_type(result.truncated, frozenset[str])
+    assert_type(result.timings.attempts, tuple[float, ...])
+    assert_type(result.raise_for_outcome(), faasrt.ExecutionResult)
+    checked = await runtime.validate_code("x = 1", where="local")
+    assert_type(checked, faasrt.ValidationResult)
+    assert_type(checked.diagnostics, tuple[faasrt.Diagnostic, ...])
+    assert_type(await runtime.get_health_status(), faasrt.HealthStatus)
+    assert_type(runtime.get_metrics(), faasrt.Metrics)
+    assert_type(runtime.get_return_val_function(), str)
+    assert_type(manager.get_supported_languages(), tuple[faasrt.Language, ...])
+    try:
+        await manager.run_code("1", "js")
+    except faasrt.OverloadedError as error:
+        assert_type(error.retry_after_s, float | None)
+    except faasrt.ServiceError as error:
+        assert_type(error.endpoint, str)
+        assert_type(error.status, int | None)
+    task = faasrt.CodeTask("print(1)", "py", id="a", args=[1, 2], kwargs={"b": 3})
+    assert_type(task.language, faasrt.Language)
+    assert_type(faasrt.TaskResult(0, task, result).error, faasrt.FaasrtError | None)
+    await manager.clear_cache()
+
+
+async def main() -> None:
+    async with faasrt.RuntimeManager.local(["python", faasrt.Language.JAVASCRIPT], workers=1) as manager:
+        await use(manager)
+    settings = faasrt.Settings(
+        endpoints={"python": "http://127.0.0.1:8000", faasrt.Language.JAVASCRIPT: ("http://127.0.0.1:8001",)},
+        limiter=faasrt.LimiterSettings(max_concurrency=8),
+        timeouts=faasrt.TimeoutSettings(grace_s=1),
+    )
+    factory = faasrt.RuntimeFactory(settings)
+    assert_type(factory.create_runtime("py"), faasrt.Runtime)
+    faas = local.LocalFaaS(workers=1, sandbox=faasrt.SandboxConfig())
+    assert_type(faas.languages, tuple[faasrt.Language, ...])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
