@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -14,6 +14,14 @@ from faasrt.results import ExecutionResult
 
 def _parse_language(name: str | Language) -> Language:
     return Language.parse(name)
+
+
+def _make_args(args: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(args)
+
+
+def _make_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(kwargs)
 
 
 @attrs.frozen
@@ -40,8 +48,8 @@ class CodeTask:
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
     ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False)
     function: str | None = attrs.field(default=None, kw_only=True)
-    args: tuple[Any, ...] = attrs.field(default=(), converter=tuple, kw_only=True, hash=False)
-    kwargs: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, kw_only=True, hash=False)
+    args: tuple[Any, ...] = attrs.field(default=(), converter=_make_args, kw_only=True, hash=False)
+    kwargs: Mapping[str, Any] = attrs.field(factory=dict, converter=_make_kwargs, kw_only=True, hash=False)
 
 
 @attrs.frozen
