@@ -50,6 +50,7 @@ class RuntimeManager:
         self._runtimes: dict[Language, Runtime] = {}
         self._lock = asyncio.Lock()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, logger: Any = None, **changes: Any) -> Self:
@@ -96,9 +97,10 @@ class RuntimeManager:
         if base.endpoints:
             raise ConfigurationError("the embedded FaaS is its own endpoint: leave settings.endpoints empty")
         limits = base.sandbox if sandbox is None else sandbox
-        faas = LocalFaaS(languages, workers=workers, sandbox=limits)
-        # A program may wait in the queue of the FaaS before its own time begins to run.
-        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + faas.queue_timeout_s)
+        # A program may wait in the queue of the FaaS before its own time begins to run, as long as it may wait here.
+        queue_timeout_s = base.limiter.queue_timeout_s
+        faas = LocalFaaS(languages, workers=workers, sandbox=limits, queue_timeout_s=queue_timeout_s)
+        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
         manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger)
         manager._faas = faas
         return manager
@@ -256,3 +258,10 @@ class RuntimeManager:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeClosedError("this manager is closed: make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                "this manager belongs to another event loop: close it there, and make a new one in each asyncio.run"
+            )

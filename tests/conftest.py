@@ -37,9 +37,14 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[str]]]:
 async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
     """Start a TCP server whose connections the test handles byte by byte; give its base URL."""
     servers: list[asyncio.Server] = []
+    handlers: set[asyncio.Task[None]] = set()
 
     async def start(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> str:
         async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            handlers.add(task)
+            task.add_done_callback(handlers.discard)
             try:
                 await handle(reader, writer)
             except (ConnectionError, asyncio.CancelledError):
@@ -54,6 +59,9 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
     yield start
     for server in servers:
         server.close()
+    for task in list(handlers):
+        task.cancel()  # a handler that drips for ever would keep the server from closing
+    for server in servers:
         await server.wait_closed()
 
 

@@ -317,6 +317,25 @@ for n in range(3):
     assert run_script(code) == "0 0 True\n1 1 True\n2 2 True\n"
 
 
+def test_a_manager_of_another_loop_is_a_clear_error() -> None:
+    """Left open in one `asyncio.run`, it is refused in the next, can be closed there, and leaves no process."""
+    code = """
+import asyncio, psutil, faasrt
+manager = faasrt.RuntimeManager.local(["js"], workers=1)
+async def run():
+    return (await manager.run_code("console.log(1)", "js")).stdout.strip()
+print(asyncio.run(run()))
+try:
+    asyncio.run(run())
+except faasrt.ConfigurationError as error:
+    print("another event loop" in str(error))
+asyncio.run(manager.aclose())
+print(len(psutil.Process().children()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "1\nTrue\n0\n"), done.stderr
+
+
 async def test_metrics_count_what_happens(serve: Serve, unused_tcp_port: int) -> None:
     """Outcomes and errors, per endpoint and in total, with attempts and a histogram of the time."""
 

@@ -49,6 +49,23 @@ async def test_programs_run_to_their_end(local: RuntimeManager, language: str, c
         ("throw 'just text'", Outcome.USER_ERROR, "Error", "just text", ""),
         ("throw { code: 7 }", Outcome.USER_ERROR, "Error", "{ code: 7 }", ""),
         ("throw null", Outcome.USER_ERROR, "Error", "null", ""),
+        ("throw new Proxy({}, { getPrototypeOf() { throw 1 } })", Outcome.USER_ERROR, "Error", "", ""),
+        ("throw new Proxy(new Error('x'), { get() { throw 1 } })", Outcome.USER_ERROR, "Error", "", ""),
+        ("Object.freeze(Object.prototype); throw new Error('x')", Outcome.USER_ERROR, "Error", "x", "main.js:1:40"),
+        (
+            "Object.defineProperty(Object.prototype, 'toJSON', { set() { throw 1 } }); throw new Error('x')",
+            Outcome.USER_ERROR,
+            "Error",
+            "x",
+            "main.js:1",
+        ),
+        (
+            "Uint8Array.prototype.subarray = null; throw new Error('x')",
+            Outcome.USER_ERROR,
+            "Error",
+            "x",
+            "main.js:1:45",
+        ),
         ("throw undefined", Outcome.USER_ERROR, "Error", "undefined", ""),
         ("Promise.reject(new RangeError('r'))", Outcome.USER_ERROR, "RangeError", "r", "main.js:1:16"),
         ("setTimeout(() => { throw new Error('late') }, 5)", Outcome.USER_ERROR, "Error", "late", "main.js:1:26"),
@@ -174,7 +191,8 @@ async def test_reports_cannot_be_forged(local: RuntimeManager) -> None:
     assert (result.outcome, result.stdout) == (Outcome.OK, '\0faasrt:0:{"kind":"error"}\n')
     spy = """
 const seen = [];
-for (const [object, name] of [[JSON, "stringify"], [TextEncoder.prototype, "encode"], [Deno.stdout, "writeSync"],
+for (const [object, name] of [[JSON, "stringify"], [Uint8Array.prototype, "subarray"],
+     [TextEncoder.prototype, "encode"], [Deno.stdout, "writeSync"],
     [String.prototype, "replaceAll"], [Array.prototype, "filter"], [RegExp.prototype, "exec"], [Deno, "inspect"]]) {
   const real = object[name];
   object[name] = function (...args) { seen.push(...args); return real.apply(this, args); };
@@ -195,6 +213,7 @@ console.log(seen.some((item) => String(item).includes("\\0faasrt:")));
         ("js", "throw 1", None),
         ("js", "Deno.exit(1); await 1", None),
         ("ts", "const x: number = 1", None),
+        ("js", "import x from 'lodash'; import './y.js'; import 'https://example.com/z.js'", None),
         ("js", "const x: number = 1", (1, 7)),
         ("js", "let a = 1;\nlet b = ;", (2, 9)),
         ("ts", "let a: = 1", (1, 8)),
@@ -209,6 +228,7 @@ async def test_validation_parses_and_does_not_run(
     assert result.valid is (place is None), result
     if place is not None:
         assert (result.diagnostics[0].line, result.diagnostics[0].column) == place
+        assert "\n" not in result.diagnostics[0].message
 
 
 async def test_a_cancelled_call_ends_its_process(local: RuntimeManager) -> None:
@@ -220,3 +240,11 @@ async def test_a_cancelled_call_ends_its_process(local: RuntimeManager) -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     await until_active(local, "javascript", 0)
+
+
+async def test_a_program_too_complex_to_parse_is_not_valid(local: RuntimeManager) -> None:
+    """It brings down its own parser and nothing else."""
+    result = await local.validate_code("(" * 1_000_000, "js")
+    assert not result.valid
+    assert result.diagnostics[0].message
+    assert (await local.validate_code("1", "js")).valid

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from helpers import until_active
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxConfig
+from faasrt.local.engines.base import Job
+from faasrt.local.engines.wasi_python import WasiPythonEngine
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,6 +34,9 @@ async def run(local: RuntimeManager, code: str, timeout_ms: float = 10_000, **li
         ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)", "True\n"),
         ("class A:\n  def __del__(self): print('bye')\na = A()", "bye\n"),
         ("import atexit; atexit.register(print, 'at exit')", "at exit\n"),
+        ("import os; os.close(1); os.close(2)", ""),
+        ("import sys; sys.stdout.close(); sys.stderr.close()", ""),
+        ("print('\\ud800')", "\ud800\n"),
         ("raise SystemExit", ""),
         ("raise SystemExit(0)", ""),
     ],
@@ -122,6 +128,9 @@ async def test_exceptions_are_the_users(
         ("raise SystemExit('bye')", 1, "bye\n"),
         ("raise SystemExit(-1)", 255, ""),
         ("exit(4)", 4, ""),
+        ("class A:\n  def __str__(self): raise ValueError\nraise SystemExit(A())", 1, ""),
+        ("class E(SystemExit):\n  code = property(lambda self: 1 / 0)\nraise E", 1, ""),
+        ("import sys\nsys.stderr.close()\nsys.exit('bad')", 1, ""),
     ],
 )
 async def test_exit_codes(local: RuntimeManager, code: str, exit_code: int, stderr: str) -> None:
@@ -132,10 +141,21 @@ async def test_exit_codes(local: RuntimeManager, code: str, exit_code: int, stde
     assert result.error.name == "SystemExit"
 
 
-async def test_a_hard_exit_is_a_crash(local: RuntimeManager) -> None:
+@pytest.mark.parametrize("code", ["import os; os._exit(3)", "import atexit, os; atexit.register(os._exit, 3)"])
+async def test_a_hard_exit_is_a_crash(local: RuntimeManager, code: str) -> None:
     """Nothing tells why the interpreter ended, so nothing is made up."""
-    result = await run(local, "import os; os._exit(3)")
+    result = await run(local, code)
     assert (result.outcome, result.exit_code, result.error) == (Outcome.CRASHED, 3, None)
+
+
+async def test_a_huge_message_is_shortened(local: RuntimeManager) -> None:
+    """An exception that would take all memory to report is reported, from both ends."""
+    result = await run(local, "raise ValueError('a' * 10**7 + 'b')")
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.error is not None
+    assert result.error.message.startswith("aaa")
+    assert result.error.message.endswith("aab")
+    assert len(result.error.message) < 20_000
 
 
 @pytest.mark.parametrize(
@@ -144,6 +164,7 @@ async def test_a_hard_exit_is_a_crash(local: RuntimeManager) -> None:
         ("return_val('{\"score\": 0.50}')", '{"score": 0.50}'),
         ("return_val('one'); return_val('two')", "two"),
         ("return_val(None)", ""),
+        ("return_val('\\ud83d')", "\ud83d"),
         ("return_val({'a': 1})", "{'a': 1}"),
         ("return_val('kept')\n1/0", "kept"),
         ("return_val('kept')\nwhile True: pass", "kept"),
@@ -264,3 +285,29 @@ async def test_a_cancelled_call_ends_its_program(local: RuntimeManager) -> None:
     assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*calls, return_exceptions=True))
     results = await asyncio.gather(*(run(local, "print(1)") for _ in range(2)))
     assert [result.stdout for result in results] == ["1\n", "1\n"]
+
+
+async def test_nobody_gets_the_answer_to_another(tmp_path: Path) -> None:
+    """A caller that is cancelled twice, while its program is being ended, leaves no answer to the next one."""
+    engine = WasiPythonEngine(workers=1, folder=tmp_path)
+    living = asyncio.create_task(engine.live())
+    await engine.wait_ready()
+
+    def job(code: str) -> Job:
+        limits = {"timeout_ms": 5_000, "memory_limit_mb": 128, "max_output_bytes": 1_000}
+        return Job(language=Language.PYTHON, code=code, **limits)  # type: ignore[arg-type]
+
+    for turns in range(4):
+        call = asyncio.create_task(engine.execute(job("print('secret')\nwhile True: pass")))
+        while engine.active == 0 or engine.idle:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await engine.execute(job("print('mine')"))).stdout == "mine\n"
+    living.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await living

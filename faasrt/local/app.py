@@ -22,10 +22,12 @@ from faasrt.local.engines.base import EngineError, Job, Verdict
 from faasrt.local.pool import BusyError, Pool
 from faasrt.local.requests import BadRequestError, decode_body, read_code, read_job, read_language
 from faasrt.protocol.messages import NOT_STARTED_HEADER
+from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 
 MAX_BODY_BYTES = 8 * 2**20
 _RETRY_AFTER_S = 1
+_ENVELOPE_BYTES = 250_000
 _task_numbers = itertools.count(1)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -90,7 +92,8 @@ class Service:
         language = read_language(fields, tuple(self._pools))
         pool = self._pools[language]
         job = read_job(fields, language, pool.engine, self._sandbox)
-        return _answer(200, _run_fields(job, await pool.execute(job), pool))
+        verdict = await pool.execute(job)
+        return _within(_run_fields(job, verdict, pool), job)
 
     async def _validate_code(self, request: web.Request) -> web.Response:
         fields = decode_body(await request.read())
@@ -106,7 +109,9 @@ class Service:
             message = verdict.error.message if verdict.error else "invalid syntax"
             result = ValidationResult(False, (Diagnostic(message, verdict.line, verdict.column),), pool.engine.runtime)
         else:
-            return _failure(500, "the program could not be checked", f"the checker ended as {verdict.outcome}")
+            # The parser ran out of time, memory or stack, as the program's own run would.
+            message = f"too complex for the parser ({verdict.outcome})"
+            result = ValidationResult(False, (Diagnostic(message),), pool.engine.runtime)
         return _answer(200, attrs.asdict(result))
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -184,6 +189,24 @@ def _run_fields(job: Job, verdict: Verdict, pool: Pool) -> dict[str, Any]:
         "error_info": attrs.asdict(verdict.error) if verdict.error else None,
         "truncated": list(verdict.truncated),
     }
+
+
+def _within(fields: dict[str, Any], job: Job) -> web.Response:
+    """Answer a run, with a body that a client reads to its end.
+
+    What JSON escapes grows up to six times, and clients stop reading at four times the limit on output: then the
+    streams are cut further, and named, rather than lost as a whole.
+    """
+    limit = job.max_output_bytes
+    response = _answer(200, fields)
+    while len(response.body) > 4 * job.max_output_bytes + _ENVELOPE_BYTES and limit > 1:  # type: ignore[arg-type]
+        limit //= 2
+        for name, text in fields["output"].items():
+            fields["output"][name], was_cut = cut_text(text, limit)
+            if was_cut and name not in fields["truncated"]:
+                fields["truncated"].append(name)
+        response = _answer(200, fields)
+    return response
 
 
 def _by_language(pool: Pool) -> dict[str, dict[str, int]]:

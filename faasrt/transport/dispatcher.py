@@ -67,7 +67,9 @@ class Dispatcher:
         if self._users == 0:
             sessions, self._sessions, self._loop = self._sessions, {}, None
             for session in sessions.values():
-                await session.aclose()
+                # A loop that was closed before us has taken its connections with it; aiohttp stumbles over that.
+                with contextlib.suppress(RuntimeError):
+                    await session.aclose()
 
     async def run(
         self, endpoints: Sequence[str], body: bytes, *, timeout_ms: int, max_output_bytes: int, trace: CallTrace

@@ -150,7 +150,7 @@ class DenoEngine(Engine):
             flags.append("--allow-net")
         # Nothing of the server's environment may reach a program, or change how Deno treats it.
         env = {"DENO_DIR": str(folder), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
-        child = await Child.start([self._binary, "run", *flags, self._runner], env=env)
+        child = await Child.start([self._binary, "run", *flags, self._runner], env=env, folder=self._folder)
         try:
             await _until_ready(child)
         except BaseException:

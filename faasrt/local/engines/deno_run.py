@@ -14,9 +14,9 @@ from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
 _FLOOD_FACTOR = 2
-_ERROR_BYTES = 65_536
+_ERROR_BYTES = 16_384
 # A return value is JSON inside JSON: a control character of it takes six bytes and a backslash more.
-_FRAME_FACTOR, _FRAME_BYTES = 8, 4 * _ERROR_BYTES
+_FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
 # V8 prints pages about itself when its heap is full; they are no output of the program.
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"

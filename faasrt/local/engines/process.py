@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, cast
 
 from faasrt.local.engines.base import EngineError
@@ -18,18 +19,20 @@ class Child(asyncio.SubprocessProtocol):
     """A process whose output goes, as it comes, to a function. Made by `start`.
 
     Attributes:
+        killed: Whether `kill` was called.
         ended: Set when the process is gone and its output has been received to the end.
     """
 
     def __init__(self) -> None:
         self._receive: Callable[[int, bytes], None] = self._hold
         self._held: list[tuple[int, bytes]] = []
+        self.killed = False
         self.ended = asyncio.Event()
         self._transport: asyncio.SubprocessTransport | None = None
 
     @classmethod
-    async def start(cls, argv: Sequence[str], *, env: Mapping[str, str]) -> Self:
-        """Start a process that sees no more of the environment than `env`.
+    async def start(cls, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Self:
+        """Start a process that sees no more of the environment than `env`, in a folder that tells it nothing.
 
         Ctrl-C in a terminal does not reach it: its owner ends it in good order.
 
@@ -38,7 +41,7 @@ class Child(asyncio.SubprocessProtocol):
         """
         loop = asyncio.get_running_loop()
         try:
-            _, child = await loop.subprocess_exec(cls, *argv, env=env, start_new_session=True)
+            _, child = await loop.subprocess_exec(cls, *argv, env=env, cwd=folder, start_new_session=True)
         except OSError as error:
             raise EngineError(f"cannot start {argv[0]}: {error.strerror or error}") from None
         return child
@@ -92,6 +95,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def kill(self) -> None:
         """End it and its group at once; harmless when it has ended."""
+        self.killed = True
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

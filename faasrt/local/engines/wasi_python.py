@@ -28,6 +28,7 @@ _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_
 # A worker ends its program by itself at the limit; one that has not answered by then is stuck, and is killed.
 _STUCK_S = 2.0
 _CANCEL_S = 1.0
+_HELLO = 0
 _START_S = 60.0
 _RETRY_START_S = (0.5, 30.0)
 
@@ -44,16 +45,16 @@ class Worker:
         child.receive(self._receive)
 
     @classmethod
-    async def start(cls, cache_dir: Path, temporary: Path) -> tuple[Worker, str]:
+    async def start(cls, argv: list[str], temporary: Path) -> tuple[Worker, str]:
         """Start a worker, and give it with the version of its Python once it can run programs.
 
         Raises:
             EngineError: It cannot start; the message says why.
         """
-        worker = cls(await Child.start(_command("serve", cache_dir), env=_environment(temporary)))
+        worker = cls(await Child.start(argv, env=_environment(temporary), folder=temporary))
         try:
             async with asyncio.timeout(_START_S):
-                hello = await worker._next_frame()
+                hello = await worker._next_frame(_HELLO)
             if "failed" in hello:
                 raise EngineError(f"the Python sandbox cannot start: {hello['failed']}")
         except TimeoutError:
@@ -76,7 +77,7 @@ class Worker:
         self._send({**attrs.asdict(job), "job": number})
         try:
             async with asyncio.timeout(job.timeout_ms / 1000 + _STUCK_S):
-                answer = await self._next_frame()
+                answer = await self._next_frame(number)
         except TimeoutError:
             await self.child.end()
             return Verdict(outcome=Outcome.TIMEOUT, duration_ms=job.timeout_ms, instance_id=self._name)
@@ -84,9 +85,12 @@ class Worker:
             self._send({"cancel": number})
             try:
                 async with asyncio.timeout(_CANCEL_S):
-                    await self._next_frame()
+                    await self._next_frame(number)
             except (TimeoutError, EngineError):
-                await self.child.end()
+                self.child.kill()
+            except asyncio.CancelledError:
+                self.child.kill()  # cancelled once more: nobody may get a worker that still owes an answer
+                raise
             raise
         return self._verdict(answer)
 
@@ -110,13 +114,16 @@ class Worker:
             instance_id=self._name,
         )
 
-    async def _next_frame(self) -> dict[str, Any]:
-        frame = await self._frames.get()
-        if frame is None:
-            self._frames.put_nowait(None)
-            await self.child.ended.wait()
-            raise EngineError(f"a Python worker process died (exit code {self.child.returncode})")
-        return frame
+    async def _next_frame(self, number: int) -> dict[str, Any]:
+        """Wait for the answer to a job; one to another job, whose caller has gone, is thrown away."""
+        while True:
+            frame = await self._frames.get()
+            if frame is None:
+                self._frames.put_nowait(None)
+                await self.child.ended.wait()
+                raise EngineError(f"a Python worker process died (exit code {self.child.returncode})")
+            if frame["job"] == number:
+                return frame
 
     def _send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
@@ -155,6 +162,8 @@ class WasiPythonEngine(Engine):
         self.runtime = self._package
         self._folder = folder
         self._cache_dir = module_dir()
+        # The workers are isolated from the environment and the working folder, but can import what we can.
+        self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._alive = 0
 
@@ -182,7 +191,7 @@ class WasiPythonEngine(Engine):
             try:
                 return await worker.execute(job)
             finally:
-                if worker.child.returncode is None:
+                if not worker.child.killed:
                     self._idle.put_nowait(worker)
         finally:
             self.active -= 1
@@ -192,7 +201,7 @@ class WasiPythonEngine(Engine):
             async with asyncio.timeout(_START_S):
                 while True:
                     worker = await self._idle.get()
-                    if worker.child.returncode is None:
+                    if not worker.child.ended.is_set():
                         return worker
         except TimeoutError:
             raise EngineError(self.problem or "no Python worker became free") from None
@@ -204,7 +213,7 @@ class WasiPythonEngine(Engine):
             await first.wait()
         while True:
             try:
-                worker, python = await Worker.start(self._cache_dir, self._folder)
+                worker, python = await Worker.start(self._command("serve"), self._folder)
             except EngineError as error:
                 if not self._alive:
                     self.mark_failed(str(error))
@@ -223,8 +232,11 @@ class WasiPythonEngine(Engine):
                 self._alive -= 1
                 await worker.child.end()
 
+    def _command(self, command: str) -> list[str]:
+        return [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
+
     async def _compile(self) -> None:
-        child = await Child.start(_command("compile", self._cache_dir), env=_environment(self._folder))
+        child = await Child.start(self._command("compile"), env=_environment(self._folder), folder=self._folder)
         said = bytearray()
         child.receive(lambda fd, data: said.extend(data))
         try:
@@ -238,11 +250,6 @@ class WasiPythonEngine(Engine):
                 f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
                 f"{words[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR names another place"
             )
-
-
-def _command(command: str, cache_dir: Path) -> list[str]:
-    # Isolated from the environment and the working folder, but with the packages that this process can import.
-    return [sys.executable, "-I", "-c", _BOOT, command, str(cache_dir), *filter(None, sys.path)]
 
 
 def _environment(temporary: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The process that runs Python programs, one after another, each in a fresh WebAssembly instance.
 
 The engine (`wasi_python.py`) starts it and speaks with it in frames over stdin and stdout: four bytes of length, then
-JSON. `{"job": n, ...}` runs or checks a program, `{"cancel": n}` ends it. It leaves when its stdin ends, so that no
+JSON. `{"job": n, ...}` runs or checks a program and is answered under its number, `{"cancel": n}` ends it; number 0 is
+the worker's own, with which it says that it is ready. It leaves when its stdin ends, so that no
 server can leave it behind.
 """
 
@@ -32,7 +33,7 @@ _BOOT = "exec(compile(__import__('_host').call(b'guest'), 'faasrt_guest.py', 'ex
 _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
 _FLOOD_FACTOR = 2
-_ERROR_BYTES = 65_536
+_ERROR_BYTES = 16_384
 _MARK_BEGIN, _MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
 
 
@@ -156,7 +157,8 @@ def _verdict(door: Door, done: Any, flooded: bool) -> tuple[Outcome, dict[str, A
     if door.exit_code:
         message = f"the program exited with code {door.exit_code}"
         return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, door.exit_code
-    return (Outcome.OK if door.done else Outcome.CRASHED), None, done.exit_code
+    # A program can still end hard after its end, in what it registered with atexit.
+    return (Outcome.OK if door.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
 
 
 def _between_marks(stdout: str) -> tuple[str, str]:
@@ -212,9 +214,9 @@ def serve(cache_dir: str) -> None:
         # The first run loads the module and is slower than all that follow: it is ours.
         version = _run_wasi(["-c", _VERSION], cache_dir=cache_dir).stdout.decode().strip()
     except Exception as error:
-        write_frame(answers, {"failed": f"{type(error).__name__}: {error}"})
+        write_frame(answers, {"job": 0, "failed": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from None
-    write_frame(answers, {"ready": version})
+    write_frame(answers, {"job": 0, "ready": version})
     threading.Thread(target=listen, daemon=True).start()
     while True:
         job = jobs.get()

@@ -6,7 +6,7 @@
 //     \0faasrt:NONCE:{"kind": "started"}              the program begins now; before that, a failure is the host's
 //     \0faasrt:NONCE:{"kind": "ret_val", "text"}      what return_val was given; the last one counts
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
-//     \0faasrt:NONCE:{"kind": "exit", "code"}         the program called Deno.exit
+//     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
 //     \0faasrt:NONCE:{"kind": "done"}                 it ran to its end; a process without this ended hard
 //
 // The program is hostile. Everything that is needed after it has begun is taken into constants before that, and the
@@ -21,6 +21,8 @@ const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
 const StringOf = String;
 const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
+const { subarray } = Uint8Array.prototype;
+const lengthOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), "length").get;
 const apply = Reflect.apply;
 const { replaceAll, split, includes } = String.prototype;
 const { join, filter } = Array.prototype;
@@ -29,7 +31,7 @@ const stop = Event.prototype.preventDefault;
 
 function writeAll(write, text) {
   let bytes = encode(text);
-  while (bytes.length > 0) bytes = bytes.subarray(write(bytes));
+  while (apply(lengthOf, bytes, []) > 0) bytes = apply(subarray, bytes, [write(bytes)]);
 }
 
 writeAll(writeStdout, "\0ready\n");
@@ -42,9 +44,15 @@ let location = "";
 let place = /^$/;
 let ended = false;
 
-function tell(report) {
-  report.toJSON = undefined;
-  writeAll(writeStdout, `${mark}${stringify(report)}\n`);
+// A report is put together by hand, from strings and numbers: JSON.stringify asks objects for a toJSON, which is the
+// program's to define.
+function tell(kind, ...fields) {
+  let report = `{"kind":"${kind}"`;
+  for (let index = 0; index < fields.length; index += 2) {
+    const value = fields[index + 1];
+    report += `,"${fields[index]}":${typeof value === "string" ? stringify(value) : typeof value === "number" ? value : "null"}`;
+  }
+  writeAll(writeStdout, `${mark}${report}}\n`);
 }
 
 const internal = /^    at (?:.* \()?ext:/;
@@ -65,8 +73,17 @@ function field(value, name) {
   }
 }
 
+// A thrown proxy can throw when it is asked for its prototype.
+function isError(reason) {
+  try {
+    return hasInstance(reason);
+  } catch {
+    return false;
+  }
+}
+
 function describe(reason) {
-  if (!hasInstance(reason)) {
+  if (!isError(reason)) {
     let message = "";
     try {
       message = typeof reason === "string" ? reason : inspect(reason);
@@ -84,7 +101,7 @@ function describe(reason) {
 // An import is rejected with the place of the program at the end of the message when the program does not parse: as a
 // SyntaxError by V8, as a TypeError that begins with "SyntaxError: " by the compiler in front of it.
 function syntaxError(reason) {
-  if (!hasInstance(reason)) return null;
+  if (!isError(reason)) return null;
   const message = field(reason, "message");
   const found = apply(execRegExp, place, [message]);
   if (found === null || (field(reason, "name") !== "SyntaxError" && found[1] === undefined)) return null;
@@ -96,30 +113,32 @@ function fail(reason, imported) {
   if (ended) return;
   ended = true;
   const syntax = imported ? syntaxError(reason) : null;
-  const told = syntax === null
-    ? { kind: "error", phase: "run", ...describe(reason) }
-    : {
-      kind: "error",
-      phase: "compile",
-      name: "SyntaxError",
-      message: syntax.message,
-      traceback: `SyntaxError: ${syntax.drawn}\n    at ${shown}:${syntax.line}:${syntax.column}`,
-      line: syntax.line,
-      column: syntax.column,
-    };
-  tell(told);
-  writeAll(writeStderr, `${told.traceback}\n`);
+  if (syntax !== null) {
+    const { message, drawn, line, column } = syntax;
+    const traceback = `SyntaxError: ${drawn}\n    at ${shown}:${line}:${column}`;
+    tell("error", "phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column);
+    writeAll(writeStderr, `${traceback}\n`);
+    exit(1);
+  }
+  if (job.check) {
+    // It parses; that one of its imports cannot be had here is no matter of syntax.
+    tell("done");
+    exit(0);
+  }
+  const { name, message, traceback } = describe(reason);
+  tell("error", "phase", "run", "name", name, "message", message, "traceback", traceback);
+  writeAll(writeStderr, `${traceback}\n`);
   exit(1);
 }
 
 globalThis.return_val = (value) => {
-  tell({ kind: "ret_val", text: value === null || value === undefined ? "" : StringOf(value) });
+  tell("ret_val", "text", value === null || value === undefined ? "" : StringOf(value));
 };
 
 Deno.exit = (code) => {
   if (!ended) {
     ended = true;
-    tell({ kind: "exit", code: code === undefined ? Deno.exitCode : code });
+    tell("exit");
   }
   exit(code);
 };
@@ -141,7 +160,7 @@ location = URL.createObjectURL(new Blob([job.code], { type: mime }));
 place = new RegExp(`^(SyntaxError: )?(.*?)\\s+at ${location}:(\\d+):(\\d+)$`, "s");
 delete job.code;
 
-tell({ kind: "started" });
+tell("started");
 
 if (job.check) {
   // Both modules are parsed before the first one runs, and that one ends it before the user's has begun.
@@ -154,7 +173,7 @@ if (job.check) {
   } catch (reason) {
     if (reason !== 0) fail(reason, true);
   }
-  tell({ kind: "done" });
+  tell("done");
   exit(0);
 }
 
@@ -163,10 +182,10 @@ addEventListener("unload", () => {
   if (ended) return;
   ended = true;
   if (settled) {
-    tell({ kind: Deno.exitCode ? "exit" : "done", code: Deno.exitCode });
+    tell(Deno.exitCode ? "exit" : "done");
   } else {
     const message = "top-level await never settled";
-    tell({ kind: "error", phase: "run", name: "Error", message, traceback: `Error: ${message}` });
+    tell("error", "phase", "run", "name", "Error", "message", message, "traceback", `Error: ${message}`);
     writeAll(writeStderr, `Error: ${message}\n`);
   }
 });

@@ -45,7 +45,7 @@ class Meter(io.FileIO):
 def text_stream(fd, name, flood_bytes):
     """Lines are written at once: what was printed before an endless loop must reach the caller."""
     buffer = io.BufferedWriter(Meter(fd, name, flood_bytes))
-    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogatepass", line_buffering=True)
 
 
 class Source:
@@ -101,8 +101,8 @@ def tell_error(error, phase):
         tb = error.__traceback__
         while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
             tb = tb.tb_next
-        text = "".join(traceback.format_exception(type(error), error, tb))
-        message = message_of(error)
+        text = shorten("".join(traceback.format_exception(type(error), error, tb)))
+        message = shorten(message_of(error))
     except BaseException:
         # An exception that cannot even be printed is still the user's, and still has a name.
         text = message = ""
@@ -127,13 +127,30 @@ def message_of(error):
         return f"<str() of the exception raised {type(failure).__name__}>"
 
 
+def shorten(text):
+    """Leave head and tail of a text that would take the memory its own report needs."""
+    return text if len(text) <= 40_000 else f"{text[:20_000]}\n...\n{text[-20_000:]}"
+
+
 def exit_code_of(error, stderr):
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    stderr.write(f"{error.code}\n")
+    """The exit code as Python takes it from a SystemExit: None is 0, a number itself, anything else a message and 1."""
+    try:
+        code = error.code
+        if code is None:
+            return 0
+        if isinstance(code, int):
+            return code & 0xFF
+        write(stderr, f"{code}\n")
+    except BaseException:
+        pass  # neither a code nor a message can be had of it
     return 1
+
+
+def write(stream, text):
+    try:
+        stream.write(text)
+    except (OSError, ValueError):
+        pass  # the program closed its own stream
 
 
 def run(program, namespace, stderr):
@@ -151,7 +168,7 @@ def run(program, namespace, stderr):
             _host.call(b"exit%d" % code)
     except BaseException as error:
         del reserve
-        stderr.write(tell_error(error, "run"))
+        write(stderr, tell_error(error, "run"))
 
 
 def main():
@@ -166,19 +183,19 @@ def main():
     try:
         program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT)
     except BaseException as error:
-        stderr.write(tell_error(error, "compile"))
+        write(stderr, tell_error(error, "compile"))
         return
     if task == b"run":
         sys.meta_path.insert(0, LoopPatch())
         namespace["return_val"] = return_val
-        try:
-            run(program, namespace, stderr)
-            if namespace.get("return_val") is not return_val:
-                _host.call(b"own_return_val")
-            stdout.flush()
-            stderr.flush()
-        except ValueError:
-            pass  # the program closed its own stream
+        run(program, namespace, stderr)
+        if namespace.get("return_val") is not return_val:
+            _host.call(b"own_return_val")
+        for stream in (stdout, stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass  # the program closed its own stream
     _host.call(b"done")
 
 
