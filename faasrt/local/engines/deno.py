@@ -86,8 +86,11 @@ class DenoEngine(Engine):
             self._idle.clear()
             while not self._used.empty():
                 leftover.append(self._used.get_nowait())
+            # All at once and before the first await, which a second cancellation may end.
             for sandbox in leftover:
-                await sandbox.child.end()
+                sandbox.child.kill()
+            for sandbox in leftover:
+                await sandbox.child.ended.wait()
 
     @property
     def idle(self) -> int:
