@@ -209,6 +209,19 @@ def test_missing_extras_are_named(missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_warmup_and_health() -> None:
+    """Both prepare every engine of the embedded FaaS and say so."""
+    exit_code, stdout, _ = faasrt("warmup")
+    assert exit_code == 0
+    assert sorted(stdout.splitlines()) == [
+        f"faasrt: {name} is ready" for name in ("javascript", "python", "typescript")
+    ]
+    exit_code, stdout, stderr = faasrt("health")
+    assert exit_code == 0
+    assert stdout.startswith("healthy   http://127.0.0.1:")
+    assert stderr == NOTICE
+
+
 def test_help_and_version() -> None:
     """Both answer without loading the client."""
     import faasrt as package
