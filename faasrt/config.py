@@ -154,6 +154,7 @@ def parse_base_url(text: object) -> str:
     try:
         parts = urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
         raise ConfigurationError(f"not a URL: {_without_userinfo(url)!r}") from None
     if parts.username is not None or parts.password is not None:

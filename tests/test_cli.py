@@ -232,6 +232,48 @@ def test_help_and_version() -> None:
         assert "Usage" in faasrt(command, "--help")[1]
 
 
+def shell(command: str) -> tuple[int, str]:
+    env = {**CLEAN, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=100)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        ("faasrt run -l js -c 'console.log(1)' >&-", 0),
+        ("faasrt run -l js - <&-", 2),
+        ("faasrt run -l js -c 'console.log(1)' >/dev/full", 3),
+        ("faasrt run -l js -c 1 --url http://a..b", 2),
+        ("faasrt serve --host a..b --token x", 2),
+        ("faasrt serve --token ' '", 2),
+        ("timeout -s TERM 3 faasrt run -l js -c 'while (true) {}' --timeout-ms 60000", 124),
+    ],
+)
+def test_odd_surroundings(command: str, exit_code: int) -> None:
+    """Closed streams, full disks, bad hosts and SIGTERM: an exit code and a line, no traceback, and nothing left."""
+    code, stderr = shell(command)
+    assert code == exit_code
+    assert "Traceback" not in stderr
+    assert not [
+        process
+        for process in psutil.process_iter(["name", "ppid"])
+        if process.info["name"] == "deno" and process.info["ppid"] == 1
+    ]
+
+
+def test_nothing_outlives_a_killed_command() -> None:
+    """`kill -9` gives nobody time to clean up: the system ends the sandboxes."""
+    argv = [FAASRT, "run", "-l", "js", "-c", "await new Promise((r) => setTimeout(r, 50_000))", "--timeout-ms", "60000"]
+    process = subprocess.Popen(argv, env=CLEAN, stderr=subprocess.DEVNULL)
+    wait_for(lambda: psutil.Process(process.pid).children(recursive=True))
+    time.sleep(1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(children, timeout=20)[1]
+
+
 def wait_for(condition: Any) -> None:
     while not condition():
         time.sleep(0.05)

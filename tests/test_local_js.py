@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import psutil
 import pytest
 from helpers import until_active
 
+import faasrt
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -183,6 +185,59 @@ async def test_no_run_sees_another(local: RuntimeManager) -> None:
     await asyncio.gather(*(run(local, "globalThis.spy = Object.prototype.spy = 1") for _ in range(4)))
     for result in await asyncio.gather(*(run(local, "console.log(typeof spy, {}.spy)") for _ in range(4))):
         assert result.stdout == "undefined undefined\n"
+
+
+async def test_what_a_program_says_costs_no_memory(local: RuntimeManager) -> None:
+    """The mark of reports can be found in a heap snapshot; who has it still reaches nothing but its own verdict."""
+    code = r"""
+const v8 = await import("node:v8"); let t = ""; const d = new TextDecoder();
+for await (const c of v8.getHeapSnapshot()) t += typeof c === "string" ? c : d.decode(c, { stream: true });
+const n = t.match(/nonce[^0-9a-f]{1,12}([0-9a-f]{32})/)?.[1] ?? t.match(/faasrt:([0-9a-f]{32}):/)?.[1];
+console.log(n !== undefined);
+const w = (s) => { let b = new TextEncoder().encode(s); while (b.length) b = b.subarray(Deno.stdout.writeSync(b)); };
+for (let i = 0; i < 300; i++) w("\0faasrt:" + n + ':{"kind":"k' + i + '","t":"' + "y".repeat(9e5) + '"}\n');
+"""
+    before = psutil.Process().memory_info().rss
+    result = await run(local, code)
+    assert result.outcome in (Outcome.OK, Outcome.OUTPUT_LIMIT)
+    assert psutil.Process().memory_info().rss - before < 64 * 2**20
+
+
+async def test_the_words_of_a_full_heap_are_not_enough(local: RuntimeManager) -> None:
+    """A flood that speaks of memory is a flood; memory that is refused outside the heap is a limit on memory."""
+    code = "console.error('# Fatal JavaScript out of memory'); while (true) console.error('x'.repeat(1000))"
+    assert (await run(local, code)).outcome is Outcome.OUTPUT_LIMIT
+    bomb = "const a = []; for (;;) a.push(new Blob([new Uint8Array(1e7).fill(1)]))"
+    result = await run(local, bomb)
+    assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR)
+
+
+async def test_a_process_killed_from_outside_is_no_verdict(local: RuntimeManager) -> None:
+    """The system ended it, not the program: an error of the infrastructure."""
+    call = asyncio.create_task(run(local, "await new Promise((r) => setTimeout(r, 20_000))", timeout_ms=30_000))
+    await until_active(local, "javascript", 1)
+    await asyncio.sleep(0.3)
+    idle_or_busy = [child for child in psutil.Process().children() if child.name() == "deno"]
+    for child in idle_or_busy:
+        child.kill()
+    with pytest.raises(faasrt.ServerError, match="killed from outside"):
+        await call
+    assert (await run(local, "console.log(1)")).stdout == "1\n"
+
+
+async def test_a_long_message_is_shortened(local: RuntimeManager) -> None:
+    """The report of an error is no flood."""
+    result = await run(local, "throw new Error('a'.repeat(5e6) + 'b')")
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.error is not None
+    assert result.error.message.startswith("aaa")
+    assert result.error.message.endswith("aab")
+
+
+async def test_a_comment_changes_nothing(local: RuntimeManager) -> None:
+    """Only a program that defines `return_val` itself has a value looked for in its output."""
+    result = await run(local, "// return_val = here\nconsole.log('{\"score\":1}')")
+    assert (result.stdout, result.ret_val) == ('{"score":1}\n', "")
 
 
 async def test_reports_cannot_be_forged(local: RuntimeManager) -> None:

@@ -32,7 +32,7 @@ def test_value_decodes_json(ret_val: str, value: object) -> None:
     assert result.to_dict()["value"] == value
 
 
-@pytest.mark.parametrize("ret_val", ["", "plain text", "{'a': 1}", "NaN", "[" * 100_000, "1" * 10_000])
+@pytest.mark.parametrize("ret_val", ["", "plain text", "{'a': 1}", "NaN", "1e999", "[" * 100_000, "1" * 10_000])
 def test_value_refuses_what_is_no_json(ret_val: str) -> None:
     """The error says why, and the text stays readable."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=ret_val))

@@ -43,6 +43,8 @@ _LANGUAGE_OF_SUFFIX = {
 
 def run(arguments: list[str]) -> int:
     """Run the command line and give the exit code."""
+    # SIGTERM, as `timeout` sends it, ends a command as Ctrl-C does: in good order, with nothing left behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         code = commands.main(arguments, prog_name="faasrt", standalone_mode=False)
         return code if isinstance(code, int) else OK
@@ -62,6 +64,9 @@ def run(arguments: list[str]) -> int:
         # The reader of our output has gone, as in `faasrt run ... | head`: there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        note(f"cannot write the output: {error.strerror or error}")
+        return INFRASTRUCTURE
 
 
 def _parse_languages(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[Language, ...]:
@@ -278,6 +283,8 @@ def _read_program(file: str | None, code: str | None, language: Language | None)
     if code is not None:
         return code, language, "<string>"
     name = "<stdin>" if file == "-" else str(file)
+    if file == "-" and sys.stdin is None:
+        raise click.UsageError("cannot read <stdin>: it is closed")
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(str(file)).read_bytes()
         return data.decode("utf-8-sig"), language, name

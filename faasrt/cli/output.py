@@ -9,7 +9,9 @@ from typing import Any, TextIO
 
 def write(text: str, stream: TextIO | None = None) -> None:
     """Write a program's output as it is; lone surrogates, which UTF-8 has no bytes for, as escapes."""
-    target = sys.stdout if stream is None else stream
+    target: TextIO | None = sys.stdout if stream is None else stream
+    if target is None:
+        return  # the shell closed it for us (>&-)
     target.flush()
     target.buffer.write(text.encode("utf-8", "backslashreplace"))
     target.buffer.flush()
@@ -17,7 +19,7 @@ def write(text: str, stream: TextIO | None = None) -> None:
 
 def write_json(fields: Any) -> None:
     """Write one JSON document and a newline."""
-    write(json.dumps(fields, ensure_ascii=False) + "\n")
+    write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def note(words: str) -> None:

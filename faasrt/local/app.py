@@ -76,7 +76,7 @@ class Service:
             return _failure(error.status, error.reason, error.text or "", headers)
 
     def _check(self, request: web.Request) -> None:
-        if self._hosts is not None and _host_name(request.host) not in self._hosts:
+        if self._hosts is not None and _host_name(request.headers.get("Host", "")) not in self._hosts:
             raise web.HTTPForbidden(text="the Host header does not name this server")
         if "Origin" in request.headers:
             raise web.HTTPForbidden(text="requests from web pages are refused")
@@ -245,7 +245,8 @@ def _host_name(host: str) -> str:
     """Take the port off a Host header; an IPv6 address stands in brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    name, _, port = host.partition(":")
+    return name.lower() if port.isdecimal() or not port else ""
 
 
 def _answer(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:

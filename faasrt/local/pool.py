@@ -10,7 +10,8 @@ from faasrt.languages import Language
 from faasrt.local.engines.base import Engine, EngineError, Job, Verdict
 
 MAX_QUEUE = 1_000
-QUEUE_TIMEOUT_S = 10.0
+# Shorter than the grace that clients give an answer: who has waited in vain hears that nothing was started.
+QUEUE_TIMEOUT_S = 1.5
 
 
 class BusyError(Exception):

@@ -80,7 +80,9 @@ class LocalFaaS:
             raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(self.sandbox).__name__}")
         if not self.languages:
             raise ConfigurationError("languages must name at least one language")
-        if not _is_loopback(host) and not token:
+        if token is not None and not (token.isascii() and token.isprintable() and token and token == token.strip()):
+            raise ConfigurationError("token must be printable ASCII, not empty, and without blanks around it")
+        if not _is_loopback(host) and token is None:
             raise ConfigurationError(f"listening on {host} lets others in: give a token, or listen on 127.0.0.1")
         for engine, package in _ENGINES:
             if not set(engine.languages) & set(self.languages):
@@ -188,8 +190,9 @@ class LocalFaaS:
             site = web.TCPSite(runner, self._host, self._port)
             try:
                 await site.start()
-            except OSError as error:
-                words = f"cannot listen on {self._host}:{self._port}: {error.strerror or error}"
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or error
+                words = f"cannot listen on {self._host}:{self._port}: {reason}"
                 listening.set_exception(ConfigurationError(words))
                 return
             host, port = runner.addresses[0][:2]

@@ -19,6 +19,10 @@ class EngineError(Exception):
     """The engine failed, not the program; the message says what to do about it."""
 
 
+class NotStartedError(EngineError):
+    """The engine failed before the program began, so another try cannot run it twice."""
+
+
 @attrs.frozen(kw_only=True)
 class Job:
     """One program and its limits, checked by the server.

@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import shutil
+import subprocess
 import time
 from collections import deque
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, Job, Verdict
+from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict
 from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.process import Child
 
@@ -67,7 +68,7 @@ class DenoEngine(Engine):
         self.runtime = f"Deno {version('deno')}"
         self._folder = folder
         self._memory_limit_mb = memory_limit_mb
-        self._binary = _find_binary()
+        self._command = [*_die_with_parent(), _find_binary(), "run"]
         self._runner = str(files("faasrt.local.guest").joinpath("deno_main.js"))
         self._numbers = itertools.count(1)
         self._idle: deque[_Sandbox] = deque()
@@ -101,14 +102,21 @@ class DenoEngine(Engine):
         """Run or check one program in a process of its own."""
         self.active += 1
         try:
-            sandbox = await self._take(job)
-            try:
-                return await self._converse(sandbox.child, job)
-            finally:
-                sandbox.child.kill()
-                self._used.put_nowait(sandbox)
+            # A process that waited may be gone, and not all of those that wait can be told so at once.
+            for _ in range(_WARM):
+                with contextlib.suppress(NotStartedError):
+                    return await self._execute_once(job)
+            return await self._execute_once(job)
         finally:
             self.active -= 1
+
+    async def _execute_once(self, job: Job) -> Verdict:
+        sandbox = await self._take(job)
+        try:
+            return await self._converse(sandbox.child, job)
+        finally:
+            sandbox.child.kill()
+            self._used.put_nowait(sandbox)
 
     async def _converse(self, child: Child, job: Job) -> Verdict:
         run = DenoRun(job, child)
@@ -153,7 +161,7 @@ class DenoEngine(Engine):
             flags.append("--allow-net")
         # Nothing of the server's environment may reach a program, or change how Deno treats it.
         env = {"DENO_DIR": str(folder), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
-        child = await Child.start([self._binary, "run", *flags, self._runner], env=env, folder=self._folder)
+        child = await Child.start([*self._command, *flags, self._runner], env=env, folder=self._folder)
         try:
             await _until_ready(child)
         except BaseException:
@@ -223,6 +231,16 @@ def _find_binary() -> str:
 
     binary: str = deno.find_deno_bin()
     return binary
+
+
+def _die_with_parent() -> list[str]:
+    """Give the command that has the system end a process when this one is gone, however that came; [] without it."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return []
+    command = [setpriv, "--pdeathsig", "KILL"]
+    tried = subprocess.run([*command, "true"], check=False, capture_output=True)  # noqa: S603
+    return command if tried.returncode == 0 else []
 
 
 def _data_bytes(pid: int) -> int:

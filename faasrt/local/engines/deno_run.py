@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import signal
 from typing import Any
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, Job, Verdict
+from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
 from faasrt.local.engines.process import STDOUT, Child
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
@@ -21,7 +22,20 @@ _FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
-_OWN_RETURN_VAL = re.compile(r"\bfunction\s+return_val\b|\breturn_val\s*=")
+_OWN_RETURN_VAL = re.compile(r"^\s*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE)
+# What V8 and Deno say when memory ends them, always by a signal.
+_OUT_OF_MEMORY = re.compile(
+    rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
+)
+# The fields that are kept of each kind of report. A program can find the mark, and may then say what it likes: what it
+# says must neither be believed beyond its own verdict nor cost memory.
+_REPORTS = {
+    "started": (),
+    "ret_val": ("text",),
+    "error": ("phase", "name", "message", "traceback", "line", "column"),
+    "exit": (),
+    "done": (),
+}
 
 
 class FrameReader:
@@ -70,10 +84,11 @@ class FrameReader:
     def _report(self, data: bytes) -> None:
         try:
             report = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
-        if isinstance(report, dict) and isinstance(report.get("kind"), str):
-            self.reports[report["kind"]] = report
+        kind = report.get("kind") if isinstance(report, dict) else None
+        if isinstance(kind, str) and kind in _REPORTS:
+            self.reports[kind] = {name: report[name] for name in _REPORTS[kind] if name in report}
 
 
 class DenoRun:
@@ -114,7 +129,8 @@ class DenoRun:
         """
         self._stdout.finish()
         stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self._job.max_output_bytes
-        out_of_memory = (self._child.returncode or 0) < 0 and b"out of memory" in stderr
+        by_signal = (self._child.returncode or 0) < 0 and not self._child.killed
+        out_of_memory = by_signal and _OUT_OF_MEMORY.search(stderr) is not None
         fields = self._judge(stderr, out_of_memory)
         if out_of_memory:
             for words in _V8_LAST_WORDS:
@@ -147,7 +163,10 @@ class DenoRun:
         if out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in reports:
-            raise EngineError(f"a Deno process ended before it ran its program (exit code {returncode})")
+            raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
+        if returncode == -signal.SIGKILL and not self._child.killed:
+            # No program can send that: the system did, for want of memory as a rule.
+            raise EngineError("a Deno process was killed from outside")
         if self._flooded:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in reports:

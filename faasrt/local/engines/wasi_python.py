@@ -42,6 +42,7 @@ class Worker:
         # None stands for the end of the process.
         self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._numbers = itertools.count(1)
+        self.gone = False
         child.receive(self._receive)
 
     @classmethod
@@ -133,6 +134,7 @@ class Worker:
         if fd != STDOUT:
             return
         if not data:
+            self.gone = True
             self._frames.put_nowait(None)
             return
         self._buffer += data
@@ -201,7 +203,7 @@ class WasiPythonEngine(Engine):
             async with asyncio.timeout(_START_S):
                 while True:
                     worker = await self._idle.get()
-                    if not worker.child.ended.is_set():
+                    if not worker.gone:
                         return worker
         except TimeoutError:
             raise EngineError(self.problem or "no Python worker became free") from None

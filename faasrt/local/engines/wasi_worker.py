@@ -34,6 +34,7 @@ _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
 _FLOOD_FACTOR = 2
 _ERROR_BYTES = 16_384
+_REPORT_BYTES = 2**20
 _MARK_BEGIN, _MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
 
 
@@ -90,6 +91,8 @@ class Door:
 
 def _error_fields(data: bytes) -> dict[str, Any] | None:
     """Read the report of an exception; None when the program forged one that is no report."""
+    if len(data) > _REPORT_BYTES:
+        return None
     try:
         told = json.loads(data)
     except (ValueError, RecursionError):

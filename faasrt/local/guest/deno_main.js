@@ -24,7 +24,7 @@ const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
 const { subarray } = Uint8Array.prototype;
 const lengthOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), "length").get;
 const apply = Reflect.apply;
-const { replaceAll, split, includes } = String.prototype;
+const { replaceAll, split, includes, slice } = String.prototype;
 const { join, filter } = Array.prototype;
 const execRegExp = RegExp.prototype.exec;
 const stop = Event.prototype.preventDefault;
@@ -61,7 +61,13 @@ const internal = /^    at (?:.* \()?ext:/;
 function tidy(stack) {
   const named = apply(replaceAll, stack, [location, shown]);
   const lines = apply(split, named, ["\n"]);
-  return apply(join, apply(filter, lines, [(line) => !apply(includes, line, ["deno_main.js"]) && apply(execRegExp, internal, [line]) === null]), ["\n"]);
+  return shorten(apply(join, apply(filter, lines, [(line) => !apply(includes, line, ["deno_main.js"]) && apply(execRegExp, internal, [line]) === null]), ["\n"]));
+}
+
+// Head and tail of a text that would count as a flood by itself.
+function shorten(text) {
+  if (text.length <= 40_000) return text;
+  return `${apply(slice, text, [0, 20_000])}\n...\n${apply(slice, text, [-20_000])}`;
 }
 
 function field(value, name) {
@@ -86,7 +92,7 @@ function describe(reason) {
   if (!isError(reason)) {
     let message = "";
     try {
-      message = typeof reason === "string" ? reason : inspect(reason);
+      message = shorten(typeof reason === "string" ? reason : inspect(reason));
     } catch {
       message = "a value that cannot be shown";
     }
@@ -146,6 +152,9 @@ Deno.exit = (code) => {
 // Storage outlives a process, and a worker's heap does not fit under the limit on memory: a program that asks for one
 // is told that there is none.
 for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delete globalThis[name];
+
+// A GPU is reached without any permission, and knows no limit.
+delete Object.getPrototypeOf(navigator).gpu;
 
 addEventListener("unhandledrejection", (event) => {
   apply(stop, event, []);

@@ -93,6 +93,8 @@ def return_val(value):
 def tell_error(error, phase):
     """Give the exception to the host, and its traceback, from the user's first frame on, as Python would print it."""
     try:
+        if isinstance(error, MemoryError) and phase == "run":
+            return report(error, phase, by_hand(error))
         import linecache
         import traceback
 
@@ -101,11 +103,35 @@ def tell_error(error, phase):
         tb = error.__traceback__
         while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
             tb = tb.tb_next
-        text = shorten("".join(traceback.format_exception(type(error), error, tb)))
-        message = shorten(message_of(error))
+        return report(error, phase, shorten("".join(traceback.format_exception(type(error), error, tb))))
     except BaseException:
         # An exception that cannot even be printed is still the user's, and still has a name.
-        text = message = ""
+        return report(error, phase, "")
+
+
+def by_hand(error):
+    """A traceback that needs no memory to speak of: the frames give theirs back, and nothing is imported."""
+    lines = sys.modules["__main__"].__dict__.get("__loader__")
+    lines = lines.code.split("\n") if isinstance(lines, Source) else []
+    parts = ["Traceback (most recent call last):\n"]
+    tb = error.__traceback__
+    while tb is not None:
+        frame = tb.tb_frame
+        if frame.f_code.co_filename == FILE and len(parts) < 50:
+            parts.append(f'  File "{FILE}", line {tb.tb_lineno}, in {frame.f_code.co_name}\n')
+            if 0 < tb.tb_lineno <= len(lines):
+                parts.append(f"    {lines[tb.tb_lineno - 1].strip()}\n")
+        try:
+            frame.clear()
+        except RuntimeError:
+            pass  # it still runs
+        tb = tb.tb_next
+    message = message_of(error)
+    return "".join(parts) + type(error).__name__ + (f": {message}" if message else "") + "\n"
+
+
+def report(error, phase, text):
+    message = shorten(message_of(error))
     quote = _json.encode_basestring_ascii
     line, column = getattr(error, "lineno", None), getattr(error, "offset", None)
     fields = [
@@ -139,7 +165,7 @@ def exit_code_of(error, stderr):
         if code is None:
             return 0
         if isinstance(code, int):
-            return code & 0xFF
+            return code & 0xFF if -(2**31) <= code < 2**31 else 255
         write(stderr, f"{code}\n")
     except BaseException:
         pass  # neither a code nor a message can be had of it
