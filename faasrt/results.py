@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from faasrt import strict_json
 from faasrt.errors import ExecutionError, ReturnValueError
 
 
@@ -131,7 +131,7 @@ class ExecutionResult:
         if "ret_val" in self.truncated:
             raise ReturnValueError("the return value was cut at the output limit: raise max_output_bytes")
         try:
-            return json.loads(self.ret_val, parse_constant=_refuse_constant, parse_float=_finite_float)
+            return strict_json.loads(self.ret_val)
         except (ValueError, RecursionError) as error:
             raise ReturnValueError(f"the return value is not JSON ({error}): read it as text from ret_val") from None
 
@@ -248,14 +248,3 @@ class HealthStatus:
 
     def __bool__(self) -> bool:
         return self.healthy
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:30]} is too large")
-    return value

@@ -28,6 +28,7 @@ FLOORS = [
     ("faasrt.metrics", 3),
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
+    ("faasrt.strict_json", 1),
     ("faasrt._version", 1),
     ("faasrt", 10),
 ]

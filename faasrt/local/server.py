@@ -41,8 +41,9 @@ class LocalFaaS:
         host: The address to listen on. Another than loopback needs a token.
         port: The port; 0 takes a free one.
         token: What callers must show as `Authorization: Bearer ...`; nothing when None.
-        drain_s: Seconds that programs in flight get to end when the server is closed.
-        queue_timeout_s: Seconds that a program waits for its turn at most, before it is refused.
+        drain_s: Seconds, above 0, that programs in flight get to end when the server is closed.
+        queue_timeout_s: Seconds, above 0, that a program waits for its turn at most before it is refused. The default
+            is shorter than the grace of clients, so that they hear of it.
 
     Raises:
         ConfigurationError: An argument is wrong, or the packages of a language are not installed.
@@ -70,8 +71,9 @@ class LocalFaaS:
         self.languages = tuple(dict.fromkeys(chosen))
         self.sandbox = SandboxConfig() if sandbox is None else sandbox
         self._workers = _check_workers(workers)
-        self._host, self._port, self._token, self._drain_s = host, port, token, drain_s
-        self._queue_timeout_s = queue_timeout_s
+        self._drain_s = _check_seconds("drain_s", drain_s)
+        self._host, self._port, self._token = host, port, token
+        self._queue_timeout_s = _check_seconds("queue_timeout_s", queue_timeout_s)
         self._url: str | None = None
         self._engines: dict[Language, Engine] = {}
         self._life: asyncio.Task[None] | None = None
@@ -229,6 +231,12 @@ def _check_workers(workers: int | None) -> int:
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= _MAX_WORKERS:
         raise ConfigurationError(f"workers must be a whole number from 1 to {_MAX_WORKERS}, got {workers!r}")
     return workers
+
+
+def _check_seconds(name: str, seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
+        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {seconds!r}")
+    return seconds
 
 
 def _is_loopback(host: str) -> bool:

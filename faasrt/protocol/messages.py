@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 
+from faasrt import strict_json
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, ProtocolError
 from faasrt.languages import Language
@@ -127,22 +128,11 @@ def decode_object(body: bytes) -> dict[str, Any]:
             deep, or not an object.
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite_float)
+        value = strict_json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ProtocolError(f"the answer is not UTF-8 (byte {error.start})", sent="yes") from None
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the answer is not JSON ({str(error)[:200]})", sent="yes") from None
     if not isinstance(value, dict):
         raise ProtocolError(f"the answer is JSON but no object: {type(value).__name__}", sent="yes")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text[:30]} is too large")
     return value
