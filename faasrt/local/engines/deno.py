@@ -164,6 +164,8 @@ class DenoEngine(Engine):
         child = await Child.start([*self._command, *flags, self._runner], env=env, folder=self._folder)
         try:
             await _until_ready(child)
+            if not self._base_data_bytes:
+                self._base_data_bytes = await asyncio.to_thread(_data_bytes, child.pid)
         except BaseException:
             self._used.put_nowait(_Sandbox(child, folder))
             raise
@@ -182,8 +184,6 @@ class DenoEngine(Engine):
                     await asyncio.sleep(delay_s)
                     delay_s = min(delay_s * 2, longest_s)
                     continue
-                if not self._base_data_bytes:
-                    self._base_data_bytes = await asyncio.to_thread(_data_bytes, sandbox.child.pid)
                 self._idle.append(sandbox)
                 delay_s = _RETRY_SPAWN_S[0]
                 self.mark_ready()
