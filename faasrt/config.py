@@ -67,12 +67,15 @@ class TimeoutSettings:
     Attributes:
         connect_s: Seconds for DNS, TCP and TLS together.
         grace_s: Seconds that an attempt gets beyond `timeout_ms`, for the way there and back.
+        startup_s: Seconds that it gets beyond that on a server which says that it starts an interpreter for each
+            request, as python-faas does: 1.5 to 2 s, and more with several at once.
         health_s: Seconds for a health probe as a whole.
         close_s: Seconds that `aclose` waits for calls in flight before it cancels them.
     """
 
     connect_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
     grace_s: float = attrs.field(default=2.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    startup_s: float = attrs.field(default=10.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
     health_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
     close_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
 
@@ -216,7 +219,9 @@ class Settings:
         endpoints: For each language the base URLs of its FaaS replicas; a language without one is not supported here.
             Keys may be names ("py"), values a URL or several.
         envelope: Whether programs travel in an envelope that brings exact results back from servers that mangle them.
-            None do yet: "always" is refused.
+            "auto" asks each endpoint once what it is, by `GET /health`, and sends the envelope unless the endpoint
+            calls itself faithful, as the embedded FaaS does. "always" sends it everywhere, "never" nowhere;
+            `call_function` and `run_cases` cannot do without it.
         timeouts: The clocks around a call.
         limiter: How many calls may be in flight.
         retry: When a failed call is tried again.

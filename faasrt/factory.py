@@ -9,7 +9,7 @@ from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
 from faasrt.results import HealthStatus
-from faasrt.runtime import Runtime, probe_all
+from faasrt.runtime import Runtime
 from faasrt.telemetry.counters import CountersSink
 from faasrt.telemetry.logs import LogSink
 from faasrt.transport.dispatcher import Dispatcher
@@ -64,7 +64,7 @@ class RuntimeFactory:
         urls = (url for several in self.settings.endpoints.values() for url in several)
         self._dispatcher.retain()
         try:
-            return await probe_all(self._dispatcher, tuple(dict.fromkeys(urls)))
+            return await self._dispatcher.probe_all(tuple(dict.fromkeys(urls)))
         finally:
             await self._dispatcher.release()
 

@@ -16,7 +16,8 @@ from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.runtime import Runtime, Where, check_where
+from faasrt.runtime import Runtime
+from faasrt.validation import Where, check_where
 
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self, TypeVar
 
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
-from faasrt.protocol.messages import (
-    RunRequest,
-    check_code,
-    check_ext,
-    check_priority,
-    check_timeout_ms,
-    encode_json,
-)
+from faasrt.protocol.cases import Plan, Stamp, check_function, check_kwargs, encode_case, encode_cases
+from faasrt.protocol.executions import Batch, Program
+from faasrt.protocol.messages import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.telemetry.counters import CountersSink
 from faasrt.transport.calls import CallsInFlight
-from faasrt.transport.dispatcher import Dispatcher
+from faasrt.transport.dispatcher import Dispatcher, Execution
 from faasrt.transport.trace import CallTrace, Emitter
-from faasrt.validation import PythonChecker
+from faasrt.validation import PythonChecker, Where, check_where
 
-Where = Literal["local", "remote", "auto"]
+T = TypeVar("T")
 
 
 class Runtime:
@@ -102,36 +98,145 @@ class Runtime:
         Cancellation: gives the permit and the connection back; the embedded FaaS ends the program, others may run it
             to its end.
         """
-        self._calls.refuse_when_closing()
-        spoken = self._language(language)
-        limits = self._sandbox(sandbox)
-        if idempotent is not None and not isinstance(idempotent, bool):
-            raise InvalidRequestError(f"idempotent must be True, False or None, got {idempotent!r}")
-        request = RunRequest(
-            language=spoken,
-            code=check_code(code),
-            timeout_ms=check_timeout_ms(timeout_ms, limits),
-            sandbox=limits,
-            priority=check_priority(priority),
-            ext=check_ext(ext),
+        request = self._request(code, language, timeout_ms, sandbox, ext, priority)
+        check_flag("idempotent", idempotent)
+        program = Program(request, self._settings.envelope)
+        return await self._execute(program, lambda result, stamp: stamp(result))
+
+    async def call_function(
+        self,
+        code: str,
+        function: str,
+        /,
+        *args: Any,
+        language: str | Language | None = None,
+        timeout_ms: float | None = None,
+        **kwargs: Any,
+    ) -> ExecutionResult:
+        """Define a program's functions, call one of them, at most once, and give what it returns.
+
+        Arguments and return value travel as JSON. An awaitable that the function returns is awaited. In JavaScript and
+        TypeScript the function may be a declaration, a constant, or an export ("default" too).
+
+        What a Python function returns is encoded so: tuples, sets (sorted where that can be), NumPy arrays and pandas
+        columns as lists; dataclasses, attrs classes, other mappings and objects with a `__dict__` as objects of their
+        fields; a DataFrame as a list of rows; enums as their value; dates and times in ISO 8601, time deltas as
+        seconds; NumPy scalars as numbers; Decimal, UUID and paths as text; keys that are numbers, booleans or None as
+        text, as `json` has it. In JavaScript: `undefined` as null and left out of objects, Map as an object, Set and
+        typed arrays as lists, `toJSON` honoured, other objects by their own fields. Anything else (NaN, bytes,
+        functions, BigInt, what contains itself) is a USER_ERROR that names the place in the value.
+
+        Args:
+            code: The program; not empty.
+            function: The name of the function.
+            *args: Its arguments: None, bools, numbers, strings, lists, tuples (as lists) and dicts with string keys.
+            language: A language of the same FaaS; this runtime's own when None.
+            timeout_ms: Milliseconds for definitions and call together, above 0; clamped to the sandbox's limit, which
+                is also the default.
+            **kwargs: Its keyword arguments; Python only.
+
+        Returns:
+            The verdict; `value` is what the function returned. A function that is missing, raises or exits is a
+            USER_ERROR. What the program gives to `return_val` does not count.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The runtime was closed, before the call or during it.
+            ConfigurationError: The runtime belongs to another event loop.
+            QueueFullError: Too many callers wait already.
+            ServiceError: The infrastructure failed; its class says how.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> result = await runtime.call_function("def add(a, b): return a + b", "add", 1, b=2)
+            >>> result.value
+            3
+        """
+        request = self._request(code, language, timeout_ms, None, None, "normal")
+        check_kwargs(kwargs, request.language)
+        name = check_function(function, request.language)
+        call = Batch(run=request, function=name, cases=[encode_case(args, kwargs)], single=True)
+        limit = request.sandbox.max_output_bytes
+        return await self._execute(call, lambda reading, stamp: stamp(reading.only(limit)))
+
+    async def run_cases(
+        self,
+        code: str,
+        function: str,
+        cases: Iterable[Sequence[Any]],
+        *,
+        language: str | Language | None = None,
+        timeout_ms: float | None = None,
+        isolate: bool = False,
+        sandbox: SandboxConfig | None = None,
+        idempotent: bool | None = None,
+    ) -> list[ExecutionResult]:
+        """Call a program's function once for each case, many of them in one execution.
+
+        Each case has its own verdict, output, value and duration; what the program prints while it is defined stands at
+        the beginning of every case's output. The program is defined once in an execution: what one case leaves behind
+        in it (globals, caches) the next one sees, unless `isolate` is true. A case that ends the execution (at its time
+        limit, by an exit or a crash) gets that verdict, and those behind it go on in a further execution: N cases with
+        k of that kind take k + 1. More are taken where arguments (1 MiB), results (128 KiB) or the sandbox's time limit
+        ask for it.
+
+        Where a server ends programs at their limit itself, as the embedded FaaS does, it ends executions, not cases: a
+        case is then ended between 0.9 and 1.5 times its limit (and at most 250 ms late when that is more), what it
+        printed is lost, and one that took longer than its limit is a TIMEOUT all the same.
+
+        Args:
+            code: The program; not empty.
+            function: The name of the function.
+            cases: A tuple or list of arguments for each case; see `call_function` for what they may hold.
+            language: A language of the same FaaS; this runtime's own when None.
+            timeout_ms: Milliseconds for each case, above 0; clamped to the sandbox's limit, which is also the default.
+            isolate: Whether every case gets a fresh namespace, in which the program is defined anew; imported modules
+                stay.
+            sandbox: Limits for this call; those of the settings when None.
+            idempotent: Whether cases may run more than once. They do only when an execution ends without telling in
+                which case (js-faas, out of memory): then it is halved until the case is found. Otherwise all cases of
+                that execution get its verdict, with an error that says so. The settings' word when None.
+
+        Returns:
+            A result for each case, in order.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The runtime was closed, before the call or during it.
+            ConfigurationError: The runtime belongs to another event loop.
+            QueueFullError: Too many callers wait already.
+            ServiceError: The infrastructure failed in one of the executions; what the others gave is lost.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> results = await runtime.run_cases("def double(n): return 2 * n", "double", [(1,), (2,)])
+            >>> [result.value for result in results]
+            [2, 4]
+        """
+        request = self._request(code, language, timeout_ms, sandbox, None, "normal")
+        name = check_function(function, request.language)
+        check_flag("idempotent", idempotent)
+        check_flag("isolate", isolate, optional=False)
+        plan = Plan(
+            encode_cases(cases),
+            limit=request.sandbox.max_output_bytes,
+            isolate=isolate,
+            rerun=self._settings.retry.idempotent if idempotent is None else idempotent,
         )
-        body = request.encode()
-        trace = CallTrace(self._emit, self._dispatcher.clock, spoken)
-        trace.call_started(request.code, request.timeout_ms)
-        try:
-            with self._calls.one_call():
-                result = await self._dispatcher.run(
-                    self._settings.endpoints[spoken],
-                    body,
-                    timeout_ms=request.timeout_ms,
-                    max_output_bytes=limits.max_output_bytes,
-                    trace=trace,
-                )
-        except BaseException as error:
-            trace.call_finished(None, error)
-            raise
-        trace.call_finished(result, None)
-        return result
+        while (indices := plan.next_batch()) is not None:
+            batch = Batch(
+                run=request,
+                function=name,
+                cases=[plan.cases[index] for index in indices],
+                first=indices.start,
+                isolate=isolate,
+            )
+            await self._execute(batch, functools.partial(plan.take, indices))
+        return plan.all_results()
 
     async def validate_code(
         self, code: str, language: str | Language | None = None, *, where: Where = "auto"
@@ -194,7 +299,7 @@ class Runtime:
         """
         self._calls.refuse_when_closing()
         with self._calls.one_call():
-            return await probe_all(self._dispatcher, self._settings.endpoints.get(self.language, ()))
+            return await self._dispatcher.probe_all(self._settings.endpoints.get(self.language, ()))
 
     def get_metrics(self) -> Metrics:
         """Give the figures of this runtime's languages, counted since the factory was made."""
@@ -240,6 +345,37 @@ class Runtime:
         endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
+    async def _execute(
+        self, execution: Execution[T], conclude: Callable[[T, Stamp], ExecutionResult]
+    ) -> ExecutionResult:
+        """Have something run, make of what was said of it what the call gives, and tell the sinks."""
+        request = execution.run
+        trace = CallTrace(self._emit, self._dispatcher.clock, request.language)
+        trace.call_started(request.code, request.timeout_ms)
+        try:
+            with self._calls.one_call():
+                said = await self._dispatcher.run(self._settings.endpoints[request.language], execution, trace=trace)
+            result = conclude(said, trace.stamp)
+        except BaseException as error:
+            trace.call_finished(None, error)
+            raise
+        trace.call_finished(result, None)
+        return result
+
+    def _request(
+        self,
+        code: object,
+        language: str | Language | None,
+        timeout_ms: object,
+        sandbox: SandboxConfig | None,
+        ext: object,
+        priority: object,
+    ) -> RunRequest:
+        self._calls.refuse_when_closing()
+        spoken = self._language(language)
+        limits = self._sandbox(sandbox)
+        return RunRequest.checked(spoken, code, timeout_ms, limits, ext, priority)
+
     def _language(self, language: str | Language | None) -> Language:
         spoken = self.language if language is None else Language.parse(language)
         if spoken is not self.language and spoken not in self.get_supported_languages():
@@ -254,23 +390,3 @@ class Runtime:
         if not isinstance(sandbox, SandboxConfig):
             raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
         return sandbox
-
-
-def check_where(where: Where, language: Language) -> bool:
-    """Tell whether a program is to be checked locally.
-
-    Raises:
-        InvalidRequestError: `where` is none of its values, or asks for what cannot be.
-    """
-    if where not in ("local", "remote", "auto"):
-        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {where!r}")
-    if where == "local" and language is not Language.PYTHON:
-        raise InvalidRequestError(f"only Python can be checked locally: check {language} with where='remote'")
-    return language is Language.PYTHON and where != "remote"
-
-
-async def probe_all(dispatcher: Dispatcher, endpoints: tuple[str, ...]) -> HealthStatus:
-    """Probe several endpoints at once, each under its own deadline."""
-    async with asyncio.TaskGroup() as group:
-        probes: list[asyncio.Task[Any]] = [group.create_task(dispatcher.probe(endpoint)) for endpoint in endpoints]
-    return HealthStatus(tuple(probe.result() for probe in probes))

@@ -14,9 +14,10 @@ import struct
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from faasrt.errors import ConfigurationError, DeadlineExceededError, InvalidRequestError
+from faasrt.languages import Language
 from faasrt.results import Diagnostic, ValidationResult
 
 MAX_CODE_BYTES = 2 * 2**20
@@ -25,6 +26,7 @@ _PROGRAM = Path(__file__).with_name("validation_main.py")
 # Larger programs get a process of their own: small ones, which are nearly all, need not wait behind them.
 _SMALL_BYTES = 65_536
 _TIMEOUT_S = 30.0
+Where = Literal["local", "remote", "auto"]
 
 
 class PythonChecker:
@@ -121,3 +123,16 @@ async def _end(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
+
+
+def check_where(where: Where, language: Language) -> bool:
+    """Tell whether a program is to be checked locally.
+
+    Raises:
+        InvalidRequestError: `where` is none of its values, or asks for what cannot be.
+    """
+    if where not in ("local", "remote", "auto"):
+        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {where!r}")
+    if where == "local" and language is not Language.PYTHON:
+        raise InvalidRequestError(f"only Python can be checked locally: check {language} with where='remote'")
+    return language is Language.PYTHON and where != "remote"

@@ -44,7 +44,7 @@ async def test_run_code_sends_the_protocol(serve: Serve) -> None:
         seen.append((await request.json(), dict(request.headers)))
         return web.json_response(FINE)
 
-    async with manager_for(await serve(handler), token="s3cret") as manager:
+    async with manager_for(await serve(handler), token="s3cret", envelope="never") as manager:
         result = await manager.run_code("print('é')", "py", 1_500, {"trace": "t1"}, priority="high")
     body, headers = seen[0]
     assert body == {
@@ -152,7 +152,7 @@ async def test_javascript_and_typescript_share_a_runtime(serve: Serve) -> None:
         return web.json_response(FINE)
 
     url = await serve(handler)
-    async with RuntimeManager.from_env({"COZE_LOOP_JS_FAAS_URL": url}) as manager:
+    async with RuntimeManager.from_env({"COZE_LOOP_JS_FAAS_URL": url}, envelope="never") as manager:
         runtime = await manager.get_runtime("js")
         assert set(runtime.get_supported_languages()) == {Language.JAVASCRIPT, Language.TYPESCRIPT}
         await runtime.run_code("1")

@@ -75,7 +75,6 @@ def test_a_token_must_fit_into_a_header(token: Any) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(envelope="always"),
         Settings(retry=RetrySettings(max_attempts=5)),
         Settings(breaker=BreakerSettings(min_calls=1)),
     ],
@@ -85,7 +84,7 @@ def test_what_does_not_exist_yet_is_refused(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="yet"):
         RuntimeFactory(settings)
     assert Settings().retry.idempotent is False
-    RuntimeFactory(Settings(retry=RetrySettings(idempotent=True), envelope="never"))
+    RuntimeFactory(Settings(retry=RetrySettings(idempotent=True)))
 
 
 def test_tasks_are_checked() -> None:

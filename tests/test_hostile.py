@@ -216,7 +216,7 @@ async def test_cookies_are_not_kept(raw_server: RawServer) -> None:
         writer.write(whole(FINE, OK_HEAD + b"Set-Cookie: a=b\r\nConnection: close\r\n"))
         await writer.drain()
 
-    async with manager_for(await raw_server(handle)) as manager:
+    async with manager_for(await raw_server(handle), envelope="never") as manager:
         await manager.run_code("1", "py")
         await manager.run_code("1", "py")
     assert len(heads) == 2

@@ -85,7 +85,9 @@ async def test_a_thousand_callers_share_two_sessions(raw_server: Serve) -> None:
     stages = [Stage(), Stage()]
     urls = [await raw_server(stage.handle) for stage in stages]
     settings = Settings(
-        endpoints={"python": urls[0], "javascript": urls[1]}, limiter=LimiterSettings(max_concurrency=20)
+        endpoints={"python": urls[0], "javascript": urls[1]},
+        limiter=LimiterSettings(max_concurrency=20),
+        envelope="never",
     )
     async with RuntimeManager(settings=settings) as manager:
 
@@ -350,7 +352,7 @@ async def test_metrics_count_what_happens(serve: Serve, unused_tcp_port: int) ->
         )
 
     url, dead = await serve(handler), f"http://127.0.0.1:{unused_tcp_port}"
-    settings = Settings(endpoints={"py": url, "js": dead})
+    settings = Settings(endpoints={"py": url, "js": dead}, envelope="never")
     async with RuntimeManager(settings=settings) as manager:
         for code in ("OK", "OK", "TIMEOUT", "fail"):
             await asyncio.gather(manager.run_code(code, "py"), return_exceptions=True)

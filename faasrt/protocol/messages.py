@@ -23,7 +23,7 @@ NOT_STARTED_HEADER = "x-faasrt-not-started"
 
 @attrs.frozen(kw_only=True)
 class RunRequest:
-    """One execution, checked: what `run_request` gives and `encode` sends."""
+    """One execution, as a caller asks for it."""
 
     language: Language
     code: str
@@ -32,12 +32,26 @@ class RunRequest:
     priority: str
     ext: Mapping[str, str]
 
-    def encode(self) -> bytes:
-        """Give the JSON body in UTF-8.
+    @classmethod
+    def checked(
+        cls, language: Language, code: object, timeout_ms: object, sandbox: SandboxConfig, ext: object, priority: object
+    ) -> RunRequest:
+        """Make a request of what a caller gave; see the functions below.
 
         Raises:
-            InvalidRequestError: The code or `ext` holds a lone surrogate, which UTF-8 cannot carry.
+            InvalidRequestError: An argument is wrong.
         """
+        return cls(
+            language=language,
+            code=check_code(code),
+            timeout_ms=check_timeout_ms(timeout_ms, sandbox),
+            sandbox=sandbox,
+            priority=check_priority(priority),
+            ext=check_ext(ext),
+        )
+
+    def encode(self) -> bytes:
+        """Give the JSON body in UTF-8."""
         body = {
             "language": self.language.value,
             "code": self.code,
@@ -56,8 +70,13 @@ class RunRequest:
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
     """Give a request's JSON in UTF-8; a lone surrogate in it is an `InvalidRequestError`."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return _refuse_surrogates(text)
+
+
+def _refuse_surrogates(text: str) -> bytes:
     try:
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
             f"the code or ext holds a lone surrogate ({error.object[error.start]!r}), which cannot be sent as UTF-8"
@@ -68,12 +87,13 @@ def check_code(code: object) -> str:
     """Give the code back.
 
     Raises:
-        InvalidRequestError: It is no string, or nothing but white space.
+        InvalidRequestError: It is no string, nothing but white space, or holds a lone surrogate.
     """
     if not isinstance(code, str):
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code.strip():
         raise InvalidRequestError("code must not be empty")
+    _refuse_surrogates(code)
     return code
 
 
@@ -97,7 +117,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
     """Give `ext` back, {} for None.
 
     Raises:
-        InvalidRequestError: It is no mapping of str to str.
+        InvalidRequestError: It is no mapping of str to str, or holds a lone surrogate.
     """
     if ext is None:
         return {}
@@ -106,7 +126,18 @@ def check_ext(ext: object) -> Mapping[str, str]:
     for key, value in ext.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidRequestError(f"ext must map str to str, got {key!r}: {type(value).__name__}")
+        _refuse_surrogates(key + value)
     return ext
+
+
+def check_flag(name: str, value: object, *, optional: bool = True) -> None:
+    """Check an argument that is a bool, or None where that is allowed.
+
+    Raises:
+        InvalidRequestError: It is neither.
+    """
+    if not isinstance(value, bool) and not (optional and value is None):
+        raise InvalidRequestError(f"{name} must be True{', False or None' if optional else ' or False'}, got {value!r}")
 
 
 def check_priority(priority: object) -> str:

@@ -20,13 +20,29 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
         # A replaced byte grows to three: the limit is on what the reader gets.
         if "\ufffd" not in text or len(data := text.encode("utf-8", "surrogatepass")) <= limit:
             return text, False
+    return _around_marker(data, data, len(data), limit), True
+
+
+def join_cut(head: bytes, tail: bytes, lost: int, limit: int) -> str:
+    """Put together a stream that was cut where it was written, with the marker between its head and its tail.
+
+    Args:
+        head: Its beginning.
+        tail: Its end.
+        lost: How many bytes stood between them.
+        limit: The most bytes to keep, the marker included; from 1.
+    """
+    return _around_marker(head, tail, len(head) + lost + len(tail), limit)
+
+
+def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
     # As wide as the marker can get: the figure in it never has more digits than the whole size.
-    room = limit - len(_MARKER.format(len(data)))
+    room = limit - len(_MARKER.format(size))
     if room <= 0:
-        return data[:limit].decode("utf-8", "ignore"), True
-    tail = room // 2
-    head = data[: room - tail].decode("utf-8", "ignore")
-    return head + _MARKER.format(len(data) - room) + data[len(data) - tail :].decode("utf-8", "ignore"), True
+        return head[:limit].decode("utf-8", "ignore")
+    head, tail = head[: room - room // 2], tail[max(0, len(tail) - room // 2) :]
+    marker = _MARKER.format(size - len(head) - len(tail))
+    return head.decode("utf-8", "ignore") + marker + tail.decode("utf-8", "ignore")
 
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:

@@ -51,6 +51,27 @@ class Answer:
     retry_after_s: float | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Success:
+    """A 200 answer, checked.
+
+    Attributes:
+        texts: The three streams by name, as long as they came.
+        truncated: The streams that the server cut.
+        metadata: The server's metadata, untouched.
+        exit_code: The exit code, where it was told.
+        duration_ms: The server's figure, where it was told.
+        declared: The verdict of a server that gives one, which our own does.
+    """
+
+    texts: dict[str, str]
+    truncated: frozenset[str]
+    metadata: dict[str, Any]
+    exit_code: int | None
+    duration_ms: float | None
+    declared: tuple[Outcome, UserError | None] | None
+
+
 def judge(answer: Answer, *, timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
     """Give the verdict on an answer to `/run_code`.
 
@@ -66,7 +87,7 @@ def judge(answer: Answer, *, timeout_ms: int, max_output_bytes: int) -> Executio
         ServiceError: The server failed, refused, or does not speak the protocol.
     """
     if answer.status == 200:
-        return _judge_success(decode_object(answer.body), timeout_ms, max_output_bytes)
+        return judge_success(parse_success(answer), timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
     error, details = _server_words(answer)
     if answer.status == 408 or (answer.status == 500 and _speaks_of_timeout(f"{error} {details}")):
         stderr, was_cut = cut_text(details, max_output_bytes)
@@ -113,7 +134,14 @@ def raise_for_status(answer: Answer) -> None:
     raise failure
 
 
-def _judge_success(body: dict[str, Any], timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
+def parse_success(answer: Answer) -> Success:
+    """Check a 200 answer.
+
+    Raises:
+        ServerError: It reports a failure.
+        ProtocolError: It is not the protocol.
+    """
+    body = decode_object(answer.body)
     if body.get("error"):
         error, details = _text(body["error"]), _text(body.get("details"))
         failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
@@ -125,26 +153,30 @@ def _judge_success(body: dict[str, Any], timeout_ms: int, max_output_bytes: int)
     named = _of_type(body, "truncated", list, [])
     if not all(name in _STREAMS for name in named):
         raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
-    truncated = set(named)
-    for name in _STREAMS:
-        texts[name], was_cut = cut_text(texts[name], max_output_bytes)
-        if was_cut:
-            truncated.add(name)
-    output = ExecutionOutput(**texts)
-    exit_code = _of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True)
     duration_ms = _of_type(metadata, "duration", (int, float), None, where="metadata.", nullable=True)
-    if "outcome" in body:
-        outcome, user_error = _declared(body)
-    else:
-        outcome, user_error = _inferred(output, metadata, exit_code, duration_ms, timeout_ms)
+    return Success(
+        texts=texts,
+        truncated=frozenset(named),
+        metadata=metadata,
+        exit_code=_of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True),
+        duration_ms=None if duration_ms is None else float(duration_ms),
+        declared=_declared(body) if "outcome" in body else None,
+    )
+
+
+def judge_success(success: Success, *, timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
+    """Give the verdict on a 200 answer; see `judge`."""
+    cuts = {name: cut_text(text, max_output_bytes) for name, text in success.texts.items()}
+    output = ExecutionOutput(**{name: text for name, (text, _) in cuts.items()})
+    outcome, user_error = success.declared or _inferred(output, success, timeout_ms)
     return ExecutionResult(
         outcome=outcome,
         output=output,
         error=user_error,
-        exit_code=exit_code,
-        truncated=frozenset(truncated),
-        duration_ms=None if duration_ms is None else float(duration_ms),
-        metadata=metadata,
+        exit_code=success.exit_code,
+        truncated=success.truncated | {name for name, (_, was_cut) in cuts.items() if was_cut},
+        duration_ms=success.duration_ms,
+        metadata=success.metadata,
     )
 
 
@@ -161,14 +193,9 @@ def _declared(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     return outcome, UserError(**words)
 
 
-def _inferred(
-    output: ExecutionOutput,
-    metadata: dict[str, Any],
-    exit_code: int | None,
-    duration_ms: float | None,
-    timeout_ms: int,
-) -> tuple[Outcome, UserError | None]:
+def _inferred(output: ExecutionOutput, success: Success, timeout_ms: int) -> tuple[Outcome, UserError | None]:
     """The verdict that a careful person gives to an answer of the reference servers."""
+    metadata, exit_code, duration_ms = success.metadata, success.exit_code, success.duration_ms
     silent = not (output.stdout or output.stderr or output.ret_val)
     if metadata.get("timed_out") is True or (silent and duration_ms is not None and duration_ms >= timeout_ms):
         return Outcome.TIMEOUT, None

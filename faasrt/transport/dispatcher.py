@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -20,20 +21,43 @@ from faasrt.errors import (
     ConnectError,
     ConnectionLostError,
     DeadlineExceededError,
+    OverloadedError,
     ProtocolError,
+    RejectedError,
     ServiceError,
 )
-from faasrt.protocol.messages import decode_object
+from faasrt.protocol.executions import Request
+from faasrt.protocol.messages import RunRequest, decode_object
+from faasrt.protocol.profile import EndpointProfile, read_profile
 from faasrt.protocol.validation import decode_validation
-from faasrt.protocol.verdict import Answer, judge, raise_for_status
-from faasrt.results import EndpointHealth, ExecutionOutput, ExecutionResult, Outcome, Timings, ValidationResult
+from faasrt.protocol.verdict import Answer, raise_for_status
+from faasrt.results import EndpointHealth, HealthStatus, ValidationResult
 from faasrt.transport.limiter import Limiter
+from faasrt.transport.profiles import Profiles
 from faasrt.transport.session import BodyTooLargeError, EndpointSession
 from faasrt.transport.trace import CallTrace
 
 _HEALTH_BODY_BYTES = 262_144
 _VALIDATION_BODY_BYTES = 4 * 2**20
 _NO_ANSWER = (ConnectError, ConnectionLostError, DeadlineExceededError)
+T = TypeVar("T")
+
+
+class Execution(Protocol[T]):
+    """Something to run, which becomes a request once its endpoint is known.
+
+    Attributes:
+        run: The caller's own request.
+        needs_profile: Whether the endpoint must be asked what it is.
+    """
+
+    @property
+    def run(self) -> RunRequest: ...
+
+    @property
+    def needs_profile(self) -> bool: ...
+
+    def request(self, profile: EndpointProfile) -> Request[T]: ...
 
 
 class Dispatcher:
@@ -52,6 +76,7 @@ class Dispatcher:
         self._settings = settings
         self.clock = clock
         self._limiter = Limiter(settings.limiter)
+        self._profiles = Profiles(self._ask)
         self._sessions: dict[str, EndpointSession] = {}
         self._turns: dict[tuple[str, ...], itertools.cycle[str]] = {}
         self._users = 0
@@ -66,15 +91,14 @@ class Dispatcher:
         self._users -= 1
         if self._users == 0:
             sessions, self._sessions, self._loop = self._sessions, {}, None
+            self._profiles.clear()
             for session in sessions.values():
                 # A loop that was closed before us has taken its connections with it; aiohttp stumbles over that.
                 with contextlib.suppress(RuntimeError):
                     await session.aclose()
 
-    async def run(
-        self, endpoints: Sequence[str], body: bytes, *, timeout_ms: int, max_output_bytes: int, trace: CallTrace
-    ) -> ExecutionResult:
-        """Send a program to one of the endpoints, once, and give the verdict.
+    async def run(self, endpoints: Sequence[str], execution: Execution[T], *, trace: CallTrace) -> T:
+        """Send an execution to one of the endpoints, once, and give what its answer says.
 
         Raises:
             QueueFullError: Too many callers wait already.
@@ -87,32 +111,54 @@ class Dispatcher:
             await self._limiter.acquire()
             try:
                 trace.permit_taken()
-                result = await self._run_once(self._next(tuple(endpoints)), body, timeout_ms, max_output_bytes, trace)
+                return await self._run_once(self._next(tuple(endpoints)), execution, trace)
             finally:
                 self._limiter.release()
-        timings = Timings(queued=trace.queued_s, total=trace.elapsed_s, attempts=tuple(trace.attempts_s))
-        return attrs.evolve(result, timings=timings, attempts=trace.attempts, endpoint=trace.endpoint)
 
-    async def _run_once(
-        self, endpoint: str, body: bytes, timeout_ms: int, max_output_bytes: int, trace: CallTrace
-    ) -> ExecutionResult:
+    async def _run_once(self, endpoint: str, execution: Execution[T], trace: CallTrace) -> T:
         trace.attempt_started(endpoint)
+        try:
+            result = await self._run_at(endpoint, execution)
+        except BaseException as error:
+            trace.attempt_finished(error)
+            if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
+                self._profiles.forget(endpoint)
+            raise
+        trace.attempt_finished(None)
+        return result
+
+    async def _run_at(self, endpoint: str, execution: Execution[T]) -> T:
+        timeouts = self._settings.timeouts
+        started = self.clock()
+        profile = EndpointProfile()
+        if execution.needs_profile:
+            # Asking is a part of the attempt, and must leave it the time that it needs.
+            ask_s = min(timeouts.health_s, (execution.run.timeout_ms / 1000 + timeouts.grace_s) / 2)
+            profile = await self._profiles.get(endpoint, ask_s)
+        request = execution.request(profile)
+        within_s = request.timeout_ms / 1000 + timeouts.grace_s + (timeouts.startup_s if profile.starts_slowly else 0)
         try:
             answer = await self._attempt(
                 endpoint,
                 "/run_code",
-                body,
-                within_s=timeout_ms / 1000 + self._settings.timeouts.grace_s,
-                max_body_bytes=4 * max_output_bytes + 262_144,
+                request.body,
+                within_s=within_s - (self.clock() - started),
+                max_body_bytes=4 * execution.run.sandbox.max_output_bytes + 262_144,
             )
-            result = judge(answer, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
         except BodyTooLargeError:
-            result = _flooded()
-        except BaseException as error:
-            trace.attempt_finished(error)
-            raise
-        trace.attempt_finished(None)
-        return result
+            return request.read(None)
+        return request.read(answer)
+
+    async def _ask(self, endpoint: str) -> EndpointProfile | None:
+        """Ask an endpoint what it is; None when it does not answer for itself."""
+        try:
+            answer = await self._session(endpoint).exchange("/health", None, max_body_bytes=_HEALTH_BODY_BYTES)
+            profile = read_profile(decode_object(answer.body))
+        except (ConnectError, ConnectionLostError):
+            return None
+        except (ProtocolError, BodyTooLargeError):
+            return EndpointProfile()
+        return None if answer.status >= 500 and not profile.faithful else profile
 
     async def validate(self, endpoints: Sequence[str], body: bytes, *, trace: CallTrace) -> ValidationResult:
         """Send a program to be parsed, and give the judgement.
@@ -169,6 +215,12 @@ class Dispatcher:
             details=details,
         )
 
+    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
+        """Probe several endpoints at once, each under its own deadline."""
+        async with asyncio.TaskGroup() as group:
+            probes = [group.create_task(self.probe(endpoint)) for endpoint in endpoints]
+        return HealthStatus(tuple(probe.result() for probe in probes))
+
     @property
     def in_flight(self) -> int:
         """Calls that hold a permit."""
@@ -182,18 +234,21 @@ class Dispatcher:
     async def _attempt(
         self, endpoint: str, path: str, body: bytes | None, *, within_s: float, max_body_bytes: int
     ) -> Answer:
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._session(endpoint).exchange(path, body, max_body_bytes=max_body_bytes)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
+            ) from None
+
+    def _session(self, endpoint: str) -> EndpointSession:
         session = self._sessions.get(endpoint)
         if session is None:
             session = self._sessions[endpoint] = EndpointSession(
                 endpoint, connect_s=self._settings.timeouts.connect_s, token=self._settings.token
             )
-        try:
-            async with asyncio.timeout(within_s):
-                return await session.exchange(path, body, max_body_bytes=max_body_bytes)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
-            ) from None
+        return session
 
     def _check_loop(self) -> None:
         """Sessions and permits belong to the loop in which they are first used."""
@@ -214,8 +269,6 @@ class Dispatcher:
 
 def _refuse_what_is_not_there_yet(settings: Settings) -> None:
     """Refuse settings that would be ignored."""
-    if settings.envelope == "always":
-        raise ConfigurationError("envelope='always' does not exist yet: leave it at 'auto'")
     if attrs.evolve(settings.retry, idempotent=False) != RetrySettings():
         raise ConfigurationError("no retries are made yet: leave retry at its defaults")
     if settings.breaker != BreakerSettings():
@@ -230,11 +283,3 @@ def _informed(trace: CallTrace) -> Iterator[None]:
     except ServiceError as error:
         error.endpoint, error.attempts, error.elapsed_s = trace.endpoint, trace.attempts, trace.elapsed_s
         raise
-
-
-def _flooded() -> ExecutionResult:
-    return ExecutionResult(
-        outcome=Outcome.OUTPUT_LIMIT,
-        output=ExecutionOutput(stderr="the answer was larger than the output limit allows; it was not read"),
-        truncated=frozenset({"stdout", "stderr", "ret_val"}),
-    )

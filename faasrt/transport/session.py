@@ -72,8 +72,17 @@ class EndpointSession:
 
         Cancellation: drops the connection, since the answer is still on its way.
         """
-        session = self._open()
-        method = "GET" if body is None else "POST"
+        if body is None:
+            # A program is not to go out on a connection that a server may be closing after its health report.
+            async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
+                return await self._exchange(session, "GET", path, None, max_body_bytes)
+        if self._session is None:
+            self._session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
+        return await self._exchange(self._session, "POST", path, body, max_body_bytes)
+
+    async def _exchange(
+        self, session: aiohttp.ClientSession, method: str, path: str, body: bytes | None, max_body_bytes: int
+    ) -> Answer:
         headers = None if body is None else {"Content-Type": "application/json"}
         # aiohttp writes bytes at one go, and warns when that is much; a file it sends in pieces.
         data = body if body is None or len(body) <= _WHOLE_BYTES else io.BytesIO(body)
@@ -115,17 +124,15 @@ class EndpointSession:
         if session is not None:
             await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,
-                timeout=self._timeout,
-                auto_decompress=False,
-                trust_env=False,
-            )
-        return self._session
+    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=self._timeout,
+            auto_decompress=False,
+            trust_env=False,
+        )
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes, bool]:

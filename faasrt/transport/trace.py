@@ -6,9 +6,11 @@ import itertools
 import logging
 from collections.abc import Callable
 
+import attrs
+
 from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, CallStarted, Event, Sink, hash_code
 from faasrt.languages import Language
-from faasrt.results import ExecutionResult
+from faasrt.results import ExecutionResult, Timings
 
 _call_numbers = itertools.count(1)
 
@@ -100,6 +102,11 @@ class CallTrace:
                 error=type(error).__name__ if error else None,
             )
         )
+
+    def stamp(self, result: ExecutionResult) -> ExecutionResult:
+        """Tell a result what is known of its call."""
+        timings = Timings(queued=self.queued_s, total=self.elapsed_s, attempts=tuple(self.attempts_s))
+        return attrs.evolve(result, timings=timings, attempts=self.attempts, endpoint=self.endpoint)
 
     def call_finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         """The call ended."""

@@ -11,6 +11,7 @@ from typing import Any
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
 from faasrt.local.engines.process import STDOUT, Child
+from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
@@ -141,7 +142,7 @@ class DenoRun:
         ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         if not ret_val and _OWN_RETURN_VAL.search(self._job.code):
             stdout, ret_val = _last_object(stdout)
-        streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut(ret_val, limit)}
+        streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
         fields |= {name: text for name, (text, _) in streams.items()}
         return Verdict(truncated=tuple(name for name, (_, was_cut) in streams.items() if was_cut), **fields)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from faasrt.local.cache import exclusive, is_compiled, sweep
+from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome
 
@@ -130,7 +131,7 @@ def execute(job: dict[str, Any], cancel: threading.Event, cache_dir: str) -> dic
     streams = {
         "stdout": cut(done.stdout, limit),
         "stderr": cut(done.stderr, limit),
-        "ret_val": cut(door.ret_val, limit),
+        "ret_val": cut_ret_val(door.ret_val, limit),
     }
     texts = {name: text for name, (text, _) in streams.items()}
     if door.own_return_val and not texts["ret_val"]:
@@ -176,7 +177,8 @@ def _between_marks(stdout: str) -> tuple[str, str]:
 
 @functools.cache
 def _guest_program() -> bytes:
-    return files("faasrt.local.guest").joinpath("python_main.py").read_bytes()
+    errors = files("faasrt.protocol.guest").joinpath("python_errors.py")
+    return errors.read_bytes() + files("faasrt.local.guest").joinpath("python_main.py").read_bytes()
 
 
 def _run_wasi(argv: list[str], **arguments: Any) -> Any:

@@ -12,22 +12,18 @@
 // The program is hostile. Everything that is needed after it has begun is taken into constants before that, and the
 // nonce is seen by nobody but this closure. (A program that guesses its way to a frame reaches its own verdict only.)
 
+import { errorReader, onUncaught } from "../../protocol/guest/js_errors.js";
+
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const exit = Deno.exit;
-const inspect = Deno.inspect;
 const { stringify, parse } = JSON;
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
 const StringOf = String;
-const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
 const { subarray } = Uint8Array.prototype;
 const lengthOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), "length").get;
 const apply = Reflect.apply;
-const { replaceAll, split, includes, slice } = String.prototype;
-const { join, filter } = Array.prototype;
-const execRegExp = RegExp.prototype.exec;
-const stop = Event.prototype.preventDefault;
 
 function writeAll(write, text) {
   let bytes = encode(text);
@@ -40,8 +36,7 @@ const mark = `\0faasrt:${job.nonce}:`;
 delete job.nonce;
 const shown = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
-let location = "";
-let place = /^$/;
+const { locate, describe, syntaxError } = errorReader(shown);
 let ended = false;
 
 // A report is put together by hand, from strings and numbers: JSON.stringify asks objects for a toJSON, which is the
@@ -55,73 +50,12 @@ function tell(kind, ...fields) {
   writeAll(writeStdout, `${mark}${report}}\n`);
 }
 
-const internal = /^    at (?:.* \()?ext:/;
-
-// A stack as the user should read it: their file by its name, and without our own frames.
-function tidy(stack) {
-  const named = apply(replaceAll, stack, [location, shown]);
-  const lines = apply(split, named, ["\n"]);
-  return shorten(apply(join, apply(filter, lines, [(line) => !apply(includes, line, ["deno_main.js"]) && apply(execRegExp, internal, [line]) === null]), ["\n"]));
-}
-
-// Head and tail of a text that would count as a flood by itself.
-function shorten(text) {
-  if (text.length <= 40_000) return text;
-  return `${apply(slice, text, [0, 20_000])}\n...\n${apply(slice, text, [-20_000])}`;
-}
-
-function field(value, name) {
-  try {
-    const text = value[name];
-    return typeof text === "string" ? text : "";
-  } catch {
-    return "";
-  }
-}
-
-// A thrown proxy can throw when it is asked for its prototype.
-function isError(reason) {
-  try {
-    return hasInstance(reason);
-  } catch {
-    return false;
-  }
-}
-
-function describe(reason) {
-  if (!isError(reason)) {
-    let message = "";
-    try {
-      message = shorten(typeof reason === "string" ? reason : inspect(reason));
-    } catch {
-      message = "a value that cannot be shown";
-    }
-    return { name: "Error", message, traceback: `Uncaught ${message}` };
-  }
-  const name = field(reason, "name") || "Error";
-  const message = tidy(field(reason, "message"));
-  const stack = field(reason, "stack");
-  return { name, message, traceback: stack ? tidy(stack) : `${name}: ${message}` };
-}
-
-// An import is rejected with the place of the program at the end of the message when the program does not parse: as a
-// SyntaxError by V8, as a TypeError that begins with "SyntaxError: " by the compiler in front of it.
-function syntaxError(reason) {
-  if (!isError(reason)) return null;
-  const message = field(reason, "message");
-  const found = apply(execRegExp, place, [message]);
-  if (found === null || (field(reason, "name") !== "SyntaxError" && found[1] === undefined)) return null;
-  // The compiler draws the line below its message.
-  return { message: apply(split, found[2], ["\n"])[0], drawn: found[2], line: +found[3], column: +found[4] };
-}
-
 function fail(reason, imported) {
   if (ended) return;
   ended = true;
   const syntax = imported ? syntaxError(reason) : null;
   if (syntax !== null) {
-    const { message, drawn, line, column } = syntax;
-    const traceback = `SyntaxError: ${drawn}\n    at ${shown}:${line}:${column}`;
+    const { message, traceback, line, column } = syntax;
     tell("error", "phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column);
     writeAll(writeStderr, `${traceback}\n`);
     exit(1);
@@ -156,17 +90,10 @@ for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delet
 // A GPU is reached without any permission, and knows no limit.
 delete Object.getPrototypeOf(navigator).gpu;
 
-addEventListener("unhandledrejection", (event) => {
-  apply(stop, event, []);
-  fail(event.reason, false);
-});
-addEventListener("error", (event) => {
-  apply(stop, event, []);
-  fail(event.error, false);
-});
+onUncaught((reason) => fail(reason, false));
 
-location = URL.createObjectURL(new Blob([job.code], { type: mime }));
-place = new RegExp(`^(SyntaxError: )?(.*?)\\s+at ${location}:(\\d+):(\\d+)$`, "s");
+const location = URL.createObjectURL(new Blob([job.code], { type: mime }));
+locate(location);
 delete job.code;
 
 tell("started");

@@ -12,7 +12,8 @@ The host and this program talk through the door of the runtime, `_host.call(byte
 
 The program is hostile and can call the door too. All that it reaches is its own verdict.
 
-json is not imported here: its start-up would cost a quarter of a short run.
+faasrt/protocol/guest/python_errors.py stands in front of this. json is not imported here: its start-up would cost a
+quarter of a short run.
 """
 
 import _json
@@ -20,10 +21,6 @@ import io
 import sys
 
 import _host
-
-FILE = "main.py"
-TOP_LEVEL_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 
 class Meter(io.FileIO):
@@ -46,16 +43,6 @@ def text_stream(fd, name, flood_bytes):
     """Lines are written at once: what was printed before an endless loop must reach the caller."""
     buffer = io.BufferedWriter(Meter(fd, name, flood_bytes))
     return io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogatepass", line_buffering=True)
-
-
-class Source:
-    """Gives tracebacks and `inspect.getsource` the lines of the program, by way of `__main__.__loader__`."""
-
-    def __init__(self, code):
-        self.code = code
-
-    def get_source(self, name):
-        return self.code
 
 
 class LoopPatch:
@@ -86,101 +73,21 @@ class LoopPatch:
 
 def return_val(value):
     """Give the caller a value: text as it is, None as "", anything else as str(value). The last call counts."""
-    text = "" if value is None else value if isinstance(value, str) else str(value)
-    _host.call(b"ret_val" + text.encode("utf-8", "surrogatepass"))
+    _host.call(b"ret_val" + as_text(value).encode("utf-8", "surrogatepass"))
 
 
 def tell_error(error, phase):
-    """Give the exception to the host, and its traceback, from the user's first frame on, as Python would print it."""
-    try:
-        if isinstance(error, MemoryError) and phase == "run":
-            return report(error, phase, by_hand(error))
-        import linecache
-        import traceback
-
-        # Python files the text of -c, which is ours, under the name that the user's own exec has.
-        linecache._interactive_cache.clear()
-        tb = error.__traceback__
-        while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
-            tb = tb.tb_next
-        return report(error, phase, shorten("".join(traceback.format_exception(type(error), error, tb))))
-    except BaseException:
-        # An exception that cannot even be printed is still the user's, and still has a name.
-        return report(error, phase, "")
-
-
-def by_hand(error):
-    """A traceback that needs no memory to speak of: the frames give theirs back, and nothing is imported."""
-    lines = sys.modules["__main__"].__dict__.get("__loader__")
-    lines = lines.code.split("\n") if isinstance(lines, Source) else []
-    parts = ["Traceback (most recent call last):\n"]
-    tb = error.__traceback__
-    while tb is not None:
-        frame = tb.tb_frame
-        if frame.f_code.co_filename == FILE and len(parts) < 50:
-            parts.append(f'  File "{FILE}", line {tb.tb_lineno}, in {frame.f_code.co_name}\n')
-            if 0 < tb.tb_lineno <= len(lines):
-                parts.append(f"    {lines[tb.tb_lineno - 1].strip()}\n")
-        try:
-            frame.clear()
-        except RuntimeError:
-            pass  # it still runs
-        tb = tb.tb_next
-    message = message_of(error)
-    return "".join(parts) + type(error).__name__ + (f": {message}" if message else "") + "\n"
-
-
-def report(error, phase, text):
-    message = shorten(message_of(error))
-    quote = _json.encode_basestring_ascii
-    line, column = getattr(error, "lineno", None), getattr(error, "offset", None)
-    fields = [
-        ("phase", quote(phase)),
-        ("name", quote(type(error).__name__)),
-        ("message", quote(message)),
-        ("traceback", quote(text)),
-        ("line", str(line) if isinstance(line, int) else "null"),
-        ("column", str(column) if isinstance(column, int) else "null"),
-    ]
-    _host.call(b"error{" + ",".join([f'"{name}":{value}' for name, value in fields]).encode() + b"}")
-    return text
-
-
-def message_of(error):
-    try:
-        return error.msg if isinstance(error, SyntaxError) and error.msg else str(error)
-    except BaseException as failure:
-        return f"<str() of the exception raised {type(failure).__name__}>"
-
-
-def shorten(text):
-    """Leave head and tail of a text that would take the memory its own report needs."""
-    return text if len(text) <= 40_000 else f"{text[:20_000]}\n...\n{text[-20_000:]}"
-
-
-def exit_code_of(error, stderr):
-    """The exit code as Python takes it from a SystemExit: None is 0, a number itself, anything else a message and 1."""
-    try:
-        code = error.code
-        if code is None:
-            return 0
-        if isinstance(code, int):
-            return code & 0xFF if -(2**31) <= code < 2**31 else 255
-        write(stderr, f"{code}\n")
-    except BaseException:
-        pass  # neither a code nor a message can be had of it
-    return 1
-
-
-def write(stream, text):
-    try:
-        stream.write(text)
-    except (OSError, ValueError):
-        pass  # the program closed its own stream
+    """Give the exception to the host, and its traceback to the caller."""
+    fields = error_fields(error, phase)
+    texts = {name: _json.encode_basestring_ascii(fields[name]) for name in ("phase", "name", "message", "traceback")}
+    numbers = {name: "null" if fields[name] is None else str(fields[name]) for name in ("line", "column")}
+    report = ",".join([f'"{name}":{value}' for name, value in (texts | numbers).items()])
+    _host.call(b"error{" + report.encode() + b"}")
+    return fields["traceback"]
 
 
 def run(program, namespace, stderr):
-    reserve = bytearray(262_144)  # so that a MemoryError leaves room for its own report
+    reserve = memory_reserve()
     try:
         if program.co_flags & COROUTINE:
             import asyncio

@@ -1,0 +1,249 @@
+"""An execution: what is sent to an endpoint, according to what the endpoint is, and how its answer is read.
+
+`Program` is a whole program, `Batch` some cases of a function. Each makes a `Request` once the endpoint is known.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import attrs
+
+from faasrt.config import EnvelopeMode
+from faasrt.languages import Language
+from faasrt.protocol.envelope import Job, wrap
+from faasrt.protocol.frames import Record, Report, read_frames, without_frames
+from faasrt.protocol.messages import RunRequest
+from faasrt.protocol.profile import EndpointProfile
+from faasrt.protocol.streams import cut_text
+from faasrt.protocol.verdict import Answer, judge, judge_success, parse_success
+from faasrt.results import ExecutionOutput, ExecutionResult, Outcome
+
+T = TypeVar("T")
+# js-faas gets so much beyond the limit: the guest program has a clock of its own, and can still tell what was printed.
+_MARGIN_MS = 500
+_LEAST_BATCH_MS = 250
+_STREAMS = ("stdout", "stderr", "ret_val")
+
+
+@attrs.frozen(kw_only=True)
+class Request(Generic[T]):
+    """One request.
+
+    Attributes:
+        body: The JSON that is sent.
+        timeout_ms: How long the code may run, in milliseconds.
+        read: Makes the result of the answer; of None when the answer was larger than any may be.
+    """
+
+    body: bytes
+    timeout_ms: int
+    read: Callable[[Answer | None], T]
+
+
+@attrs.frozen
+class Reading:
+    """What an answer to an enveloped request says.
+
+    Attributes:
+        report: What the guest program said.
+        plain: What the server said.
+    """
+
+    report: Report
+    plain: ExecutionResult
+
+    def result_of(self, record: Record, definition: Record | None = None, *, limit: int) -> ExecutionResult:
+        """Make the result of a record.
+
+        Args:
+            record: How a program or a case ended.
+            definition: How the definitions went that a case shares with others: what they printed comes first.
+            limit: UTF-8 bytes to keep of each stream.
+        """
+        texts, truncated = {}, set(record.truncated)
+        for name in _STREAMS:
+            if name not in record.texts:
+                texts[name] = getattr(self.plain, name)
+                truncated |= self.plain.truncated & {name}
+                continue
+            before = definition.texts.get(name, "") if definition else ""
+            texts[name], was_cut = cut_text(before + record.texts[name], limit)
+            truncated |= {name} if was_cut or (definition and name in definition.truncated) else set()
+        return ExecutionResult(
+            outcome=record.outcome,
+            output=ExecutionOutput(**texts),
+            error=record.error,
+            exit_code=record.exit_code,
+            truncated=frozenset(truncated),
+            duration_ms=self.plain.duration_ms if self.plain.duration_ms is not None else record.duration_ms,
+            metadata=self.plain.metadata,
+        )
+
+    def only(self, limit: int, *, strict: bool = True) -> ExecutionResult:
+        """The result of an execution with one record, whether it came to its end or not; see the other methods."""
+        record = self.report.records.get(0)
+        if record is None or not self.report.final:
+            return self.killed(strict=strict)
+        return self.result_of(record, limit=limit)
+
+    def killed(self, *, strict: bool = True) -> ExecutionResult:
+        """The verdict on an execution whose guest program did not come to its end.
+
+        Args:
+            strict: Whether the server is known to bring frames back; others may have run the program to its end.
+        """
+        plain = self.plain
+        if not strict and not self.report.begun:
+            return plain
+        told = plain.outcome in (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
+        # The guest program reports all exceptions and exits: what it does not report was no end of that kind.
+        return plain if told else attrs.evolve(plain, outcome=Outcome.CRASHED, error=None)
+
+
+@attrs.frozen
+class Program:
+    """A whole program.
+
+    Attributes:
+        run: The request as the caller made it.
+        mode: Whether it travels in an envelope.
+    """
+
+    run: RunRequest
+    mode: EnvelopeMode
+
+    @property
+    def needs_profile(self) -> bool:
+        """Whether what is sent depends on the endpoint."""
+        return self.mode != "never"
+
+    def request(self, profile: EndpointProfile) -> Request[ExecutionResult]:
+        """Make the request for an endpoint."""
+        run, limit = self.run, self.run.sandbox.max_output_bytes
+
+        def judge_plain(answer: Answer | None) -> ExecutionResult:
+            return _flooded() if answer is None else judge(answer, timeout_ms=run.timeout_ms, max_output_bytes=limit)
+
+        if self.mode == "never" or (self.mode == "auto" and profile.faithful):
+            return Request(body=run.encode(), timeout_ms=run.timeout_ms, read=judge_plain)
+        nonce = _new_nonce()
+        strict = self.mode == "always" or profile.reference
+
+        def unwrap(answer: Answer | None) -> ExecutionResult:
+            reading = read(answer, nonce, timeout_ms=run.timeout_ms, limit=limit)
+            return reading.only(limit, strict=strict)
+
+        job = Job(code=run.code, language=run.language, limit_ms=run.timeout_ms, max_output_bytes=_kept(run, profile))
+        body = _enveloped(run, wrap(job, profile, nonce), run.timeout_ms, profile)
+        return Request(body=body, timeout_ms=run.timeout_ms, read=unwrap)
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """Some cases of a function, in one execution.
+
+    Attributes:
+        run: The request as the caller made it; its time limit is that of a case.
+        function: The name of the function.
+        cases: JSON of the arguments, `[[args ...], {kwargs}]`, one for each case.
+        first: The index of the first of them.
+        single: It is one call, not the beginning of several.
+        isolate: Each case gets the definitions anew.
+    """
+
+    run: RunRequest
+    function: str
+    cases: Sequence[str]
+    first: int = 0
+    single: bool = False
+    isolate: bool = False
+    needs_profile: bool = attrs.field(default=True, init=False)
+
+    def request(self, profile: EndpointProfile) -> Request[Reading]:
+        """Make the request for an endpoint."""
+        run, limit, nonce = self.run, self.run.sandbox.max_output_bytes, _new_nonce()
+        timeout_ms, begin_within_ms = (run.timeout_ms, 0.0) if self.single else self._times(profile)
+        job = Job(
+            code=run.code,
+            language=run.language,
+            limit_ms=run.timeout_ms,
+            max_output_bytes=_kept(run, profile),
+            function=self.function,
+            cases=self.cases,
+            first=self.first,
+            single=self.single,
+            isolate=self.isolate,
+            begin_within_ms=begin_within_ms,
+        )
+        return Request(
+            body=_enveloped(run, wrap(job, profile, nonce), timeout_ms, profile),
+            timeout_ms=timeout_ms,
+            read=lambda answer: read(answer, nonce, timeout_ms=timeout_ms, limit=limit),
+        )
+
+    def _times(self, profile: EndpointProfile) -> tuple[int, float]:
+        """How long the execution may take in all, and until when a further case may begin, in milliseconds."""
+        each = self.run.timeout_ms
+        if not profile.enforces_timeouts:
+            # The guest program ends each case at its own limit.
+            window = max(1, round(self.run.sandbox.timeout_limit_s * 1000))
+            return each + window, float(window)
+        # Here only the execution is ended, so its limit is not far from that of a case; but a case that begins late
+        # must have its time.
+        most = max(profile.timeout_limit_ms or each, each)
+        window = max(each // 2, _LEAST_BATCH_MS)
+        if each + window > most:
+            window = max(most - each, most // 10)
+        return min(each + window, most), float(window)
+
+
+def read(answer: Answer | None, nonce: str, *, timeout_ms: int, limit: int) -> Reading:
+    """Read the answer to an enveloped request.
+
+    Args:
+        answer: The answer; None when it was larger than any may be.
+        nonce: That of the request.
+        timeout_ms: The limit that was sent, in milliseconds.
+        limit: UTF-8 bytes to keep of each stream.
+
+    Raises:
+        ServiceError: The server failed, refused, or does not speak the protocol.
+    """
+    if answer is None:
+        return Reading(Report(), _flooded())
+    if answer.status != 200:
+        return Reading(Report(), judge(answer, timeout_ms=timeout_ms, max_output_bytes=limit))
+    success = parse_success(answer)
+    report = read_frames(success.texts.values(), nonce, limit)
+    if report.begun:
+        success.texts.update({name: without_frames(text, nonce) for name, text in success.texts.items()})
+    return Reading(report, judge_success(success, timeout_ms=timeout_ms, max_output_bytes=limit))
+
+
+def _new_nonce() -> str:
+    return secrets.token_hex(8)
+
+
+def _kept(run: RunRequest, profile: EndpointProfile) -> int:
+    """The bytes that the guest program keeps of each stream: more than its own limit a server would cut."""
+    limit = run.sandbox.max_output_bytes
+    return min(limit, profile.max_output_bytes) if profile.faithful and profile.max_output_bytes else limit
+
+
+def _enveloped(run: RunRequest, code: str, timeout_ms: int, profile: EndpointProfile) -> bytes:
+    python = run.language is Language.PYTHON
+    margin = _MARGIN_MS if profile.reference and not python else 0
+    # The guest program is JavaScript; it has the user's TypeScript translated by itself.
+    language = Language.PYTHON if python else Language.JAVASCRIPT
+    return attrs.evolve(run, code=code, language=language, timeout_ms=timeout_ms + margin).encode()
+
+
+def _flooded() -> ExecutionResult:
+    return ExecutionResult(
+        outcome=Outcome.OUTPUT_LIMIT,
+        output=ExecutionOutput(stderr="the answer was larger than the output limit allows; it was not read"),
+        truncated=frozenset(_STREAMS),
+    )

@@ -1,0 +1,73 @@
+// What a function returns, as JSON. `Runtime.call_function` documents the encoding.
+
+const { stringify } = JSON;
+const apply = Reflect.apply;
+const { slice } = String.prototype;
+const { toString } = Object.prototype;
+const { entries: mapEntries } = Map.prototype;
+const { values: setValues } = Set.prototype;
+const { isArray } = Array;
+const { keys: keysOf } = Object;
+const { isFinite } = Number;
+const { isView } = ArrayBuffer;
+
+class EncodeError {
+  constructor(words) {
+    this.words = words;
+  }
+}
+
+function toJson(value, path, above) {
+  if (value === null || value === undefined) return "null";
+  if (value === true) return "true";
+  if (value === false) return "false";
+  if (typeof value === "string") return stringify(value);
+  if (typeof value === "number") {
+    if (!isFinite(value)) throw new EncodeError(`${path} is ${value}, which JSON does not know`);
+    return value === 0 ? "0" : `${value}`;
+  }
+  if (typeof value !== "object") throw new EncodeError(`${path} is of type ${typeof value}`);
+  if (above.length >= 200) throw new EncodeError("it is nested more than 200 levels deep");
+  for (let index = 0; index < above.length; index += 1) {
+    if (above[index] === value) throw new EncodeError(`${path} contains itself`);
+  }
+  const inside = [...above, value];
+  if (typeof value.toJSON === "function") return toJson(value.toJSON(), path, inside);
+  const tag = apply(toString, value, []);
+  if (isArray(value) || (isView(value) && tag !== "[object DataView]")) return listJson(value, path, inside);
+  if (tag === "[object Set]") return listJson([...apply(setValues, value, [])], path, inside);
+  if (tag === "[object Map]") return objectJson([...apply(mapEntries, value, [])], path, inside);
+  if (tag === "[object Number]" || tag === "[object String]" || tag === "[object Boolean]") {
+    return toJson(value.valueOf(), path, inside);
+  }
+  if (tag !== "[object Object]" && keysOf(value).length === 0) {
+    throw new EncodeError(`${path} is of type ${apply(slice, tag, [8, -1])}`);
+  }
+  const pairs = [];
+  for (const key of keysOf(value)) if (value[key] !== undefined) pairs[pairs.length] = [key, value[key]];
+  return objectJson(pairs, path, inside);
+}
+
+function listJson(values, path, above) {
+  let json = "";
+  for (let index = 0; index < values.length; index += 1) {
+    json += `${index ? "," : ""}${toJson(values[index], `${path}[${index}]`, above)}`;
+  }
+  return `[${json}]`;
+}
+
+function objectJson(pairs, path, above) {
+  let json = "";
+  const seen = {};
+  for (let index = 0; index < pairs.length; index += 1) {
+    const [key, value] = pairs[index];
+    if (typeof key !== "string" && typeof key !== "number") {
+      throw new EncodeError(`a key of ${path} is of type ${typeof key}`);
+    }
+    const name = `${key}`;
+    if (seen[` ${name}`]) throw new EncodeError(`${path} has two keys that are ${stringify(name)} as text`);
+    seen[` ${name}`] = true;
+    json += `${index ? "," : ""}${stringify(name)}:${toJson(value, `${path}[${stringify(name)}]`, above)}`;
+  }
+  return `{${json}}`;
+}

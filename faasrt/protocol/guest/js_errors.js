@@ -1,0 +1,114 @@
+// How a JavaScript or TypeScript program ended, in words: used by every guest program of ours.
+//
+// What is needed here is taken before the program begins, which may put anything in the place of what it finds.
+
+// An error that nobody catches is ours to tell, unless a listener of the program says otherwise: ours stays the last one.
+export function onUncaught(tell) {
+  const { addEventListener: listen, removeEventListener: unlisten } = globalThis;
+  const apply = Reflect.apply;
+  const stop = Event.prototype.preventDefault;
+  const listener = (event) => {
+    if (event.defaultPrevented) return;
+    apply(stop, event, []);
+    tell(event.type === "error" ? event.error : event.reason);
+  };
+  for (const type of ["unhandledrejection", "error"]) listen(type, listener);
+  globalThis.addEventListener = (type, ...rest) => {
+    apply(listen, globalThis, [type, ...rest]);
+    if (type !== "unhandledrejection" && type !== "error") return;
+    apply(unlisten, globalThis, [type, listener]);
+    apply(listen, globalThis, [type, listener]);
+  };
+}
+
+export function errorReader(shown) {
+  const inspect = Deno.inspect;
+  const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
+  const apply = Reflect.apply;
+  const { replaceAll, split, includes, slice, startsWith } = String.prototype;
+  const { join } = Array.prototype;
+  const execRegExp = RegExp.prototype.exec;
+  const internal = /^    at (?:.* \()?ext:/;
+  let location = "";
+  let place = /^$/;
+
+  // The program's own URL, under which it is imported; it is shown as a file.
+  function locate(url) {
+    location = url;
+    place = new RegExp(`^(SyntaxError: )?(.*?)\\s+at ${url}:(\\d+):(\\d+)$`, "s");
+  }
+
+  function named(text) {
+    return apply(replaceAll, text, [location, shown]);
+  }
+
+  // A stack as the user should read it: their file by its name, and without the frames that called it.
+  function tidy(stack) {
+    const lines = apply(split, named(stack), ["\n"]);
+    let last = -1;
+    for (let index = 0; index < lines.length; index += 1) {
+      if (!apply(startsWith, lines[index], ["    at "]) || apply(includes, lines[index], [shown])) last = index;
+    }
+    const kept = [];
+    for (let index = 0; index <= last; index += 1) {
+      if (apply(execRegExp, internal, [lines[index]]) === null) kept[kept.length] = lines[index];
+    }
+    return shorten(apply(join, kept, ["\n"]));
+  }
+
+  // Head and tail of a text that would count as a flood by itself.
+  function shorten(text) {
+    if (text.length <= 40_000) return text;
+    return `${apply(slice, text, [0, 20_000])}\n...\n${apply(slice, text, [-20_000])}`;
+  }
+
+  function field(value, name) {
+    try {
+      const text = value[name];
+      return typeof text === "string" ? text : "";
+    } catch {
+      return "";
+    }
+  }
+
+  // A thrown proxy can throw when it is asked for its prototype.
+  function isError(reason) {
+    try {
+      return hasInstance(reason);
+    } catch {
+      return false;
+    }
+  }
+
+  function describe(reason) {
+    if (!isError(reason)) {
+      let message = "";
+      try {
+        message = shorten(typeof reason === "string" ? reason : inspect(reason));
+      } catch {
+        message = "a value that cannot be shown";
+      }
+      return { name: "Error", message, traceback: `Uncaught ${message}` };
+    }
+    const name = field(reason, "name") || "Error";
+    const message = shorten(named(field(reason, "message")));
+    const stack = field(reason, "stack");
+    return { name, message, traceback: stack ? tidy(stack) : `${name}: ${message}` };
+  }
+
+  // An import is rejected with the place of the program at the end of the message when the program does not parse: as a
+  // SyntaxError by V8, as a TypeError that begins with "SyntaxError: " by the compiler in front of it.
+  function syntaxError(reason) {
+    if (!isError(reason)) return null;
+    const message = field(reason, "message");
+    const found = apply(execRegExp, place, [message]);
+    if (found === null || (field(reason, "name") !== "SyntaxError" && found[1] === undefined)) return null;
+    // The compiler draws the line below its message.
+    const line = +found[3];
+    const column = +found[4];
+    const traceback = `SyntaxError: ${found[2]}\n    at ${shown}:${line}:${column}`;
+    return { name: "SyntaxError", message: apply(split, found[2], ["\n"])[0], traceback, line, column };
+  }
+
+  return { locate, shorten, describe, syntaxError };
+}

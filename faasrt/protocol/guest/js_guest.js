@@ -1,0 +1,413 @@
+// Runs the user's JavaScript or TypeScript program on a server that would damage it, and hands everything back as one
+// frame. With js_errors.js and js_encode.js in front of it this is the body of the function `guest(text, inWorker)`; the
+// job in `text` and the frame are described in envelope.py.
+//
+// Two halves: one runs the program and says what happens (`begin`, `print`, `end`, `done`), the other keeps the record.
+// They are joined by plain calls; or by messages, where the program runs in a worker so that the record outlives it.
+//
+// The program is hostile, or merely odd: what is needed after it has begun is taken into constants before that.
+
+const { parse } = JSON;
+const job = parse(atob(text));
+const now = performance.now.bind(performance);
+const later = setTimeout;
+const forget = clearTimeout;
+const exitProcess = Deno.exit;
+const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
+const Decoder = TextDecoder;
+const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
+const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
+const tellReturnVal = job.faithful ? globalThis.return_val : null;
+const post = inWorker ? globalThis.postMessage.bind(globalThis) : null;
+const StringOf = String;
+const { subarray, toBase64 } = Uint8Array.prototype;
+const { isWellFormed } = String.prototype;
+const { join } = Array.prototype;
+const { isInteger } = Number;
+const makeUrl = URL.createObjectURL;
+const Bytes = Blob;
+const getExitCode = () => Deno.exitCode;
+const limit = job.max_output_bytes;
+const shown = job.language === "typescript" ? "main.ts" : "main.js";
+const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
+const { locate, shorten, describe, syntaxError } = errorReader(shown);
+const own = `faasrt_${job.nonce}`;
+
+function base64(bytes) {
+  if (toBase64 !== undefined) return apply(toBase64, bytes, []);
+  let binary = "";
+  for (let index = 0; index < bytes.length; index += 8192) {
+    binary += StringOf.fromCharCode(...apply(subarray, bytes, [index, index + 8192]));
+  }
+  return btoa(binary);
+}
+
+// ---- The record.
+
+const records = [];
+let streams = {};
+let index = 0;
+let began = 0;
+let sent = false;
+
+function begin(number) {
+  index = number;
+  began = now();
+  streams = { stdout: { text: "", lost: 0 }, stderr: { text: "", lost: 0 }, ret_val: { text: "", lost: 0 } };
+}
+
+function print(fd, text) {
+  const stream = fd === 1 ? streams.stdout : streams.stderr;
+  // One text as large as this is a flood, and the last one.
+  if (text.length > 4 * limit) {
+    stream.lost += text.length - 2 * limit;
+    text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
+  }
+  stream.text += text;
+}
+
+function pack(text) {
+  const quoted = stringify(text);
+  if (quoted.length < 1.3 * text.length + 100 || !apply(isWellFormed, text, [])) return quoted;
+  return `{"base64":"${base64(encode(text))}"}`;
+}
+
+// The whole text, or head and tail with the number of the bytes that are lost between them.
+function render(stream, most) {
+  const bytes = encode(stream.text);
+  if (bytes.length + stream.lost <= most) return pack(stream.text);
+  const half = most >> 1;
+  const head = new Decoder().decode(apply(subarray, bytes, [0, most - half]), { stream: true });
+  let from = bytes.length - half;
+  while (from < bytes.length && (bytes[from] & 0xc0) === 0x80) from += 1;
+  const tail = new Decoder().decode(apply(subarray, bytes, [from]));
+  return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (most - half)}}`;
+}
+
+function end(fields) {
+  const { outcome, exitCode, error, retVal } = fields;
+  if (retVal !== undefined) streams.ret_val.text = retVal;
+  let fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode ?? null},"ms":${now() - began}`;
+  if (error !== undefined) {
+    const { name, message, traceback } = error;
+    fixed += `,"error":{"name":${stringify(name)},"message":${stringify(message)},"traceback":${stringify(traceback)}}`;
+  }
+  let most = limit;
+  let record = "";
+  do {
+    record = `{${fixed},"ret_val":${render(streams.ret_val, most)}`;
+    if (job.capture) record += `,"stdout":${render(streams.stdout, most)},"stderr":${render(streams.stderr, most)}`;
+    record += "}";
+    most >>= 1;
+    // Escapes can grow a text beyond what a frame may hold.
+  } while (most > 50 && encode(record).length > job.record_bytes);
+  records[records.length] = record;
+  if (job.progress) writeAll(writeStderr, `\n${frame(record, false)}\n`);
+}
+
+function frame(listed, final) {
+  return `faasrt1:${base64(encode(`{"nonce":"${job.nonce}","final":${final},"records":[${listed}]}`))}`;
+}
+
+function writeAll(write, text) {
+  let bytes = encode(text);
+  while (bytes.length > 0) bytes = apply(subarray, bytes, [write(bytes)]);
+}
+
+function handOver() {
+  if (sent) return;
+  sent = true;
+  const whole = frame(apply(join, records, [","]), true);
+  if (tellReturnVal !== null) tellReturnVal(whole);
+  else writeAll(writeStdout, `\n{"stdout":"","stderr":"","ret_val":"${whole}"}\n`);
+}
+
+function done(code) {
+  handOver();
+  exitProcess(code);
+}
+
+// ---- The program. What it says goes through `tell`.
+
+const half = { begin, print, end, done };
+const tell = inWorker ? (kind, ...values) => post([job.nonce, kind, ...values]) : (kind, ...values) => half[kind](...values);
+const ended = []; // what ended the case under way, or the program; nothing that comes later counts
+let running = false;
+let printed = 0;
+let total = 0;
+let retVal = "";
+let reject = null;
+
+function start(number) {
+  ended.length = 0;
+  printed = 0;
+  retVal = "";
+  running = true;
+  tell("begin", number);
+}
+
+function finish(fields) {
+  if (!running) return;
+  running = false;
+  total += printed + retVal.length + 400;
+  const { traceback } = fields.error ?? {};
+  if (traceback) {
+    if (job.capture) tell("print", 2, `${traceback}\n`);
+    else writeAll(writeStderr, `${traceback}\n`);
+  }
+  tell("end", { retVal, ...fields });
+}
+
+function write(fd, text) {
+  if (!running) return;
+  tell("print", fd, text);
+  printed += text.length > limit ? text.length : encode(text).length;
+  if (printed > 2 * limit) {
+    finish({ outcome: "OUTPUT_LIMIT" });
+    leave(1);
+  }
+}
+
+// End the process; a worker ends with it.
+function leave(code) {
+  tell("done", code);
+  if (inWorker) for (;;);
+}
+
+function failure(reason, imported) {
+  const syntax = imported ? syntaxError(reason) : null;
+  if (syntax !== null) return { outcome: "SYNTAX_ERROR", exitCode: 1, error: syntax };
+  return { outcome: "USER_ERROR", exitCode: 1, error: describe(reason) };
+}
+
+function wordsFor(name, message) {
+  return { outcome: "USER_ERROR", exitCode: 1, error: { name, message, traceback: `${name}: ${message}` } };
+}
+
+function exitFields(code, words) {
+  if (code === 0 && job.function === null) return { outcome: "OK", exitCode: 0 };
+  return { outcome: "USER_ERROR", exitCode: code, error: { name: "Exit", message: words, traceback: "" } };
+}
+
+function exit(code) {
+  const number = code === undefined ? getExitCode() : isInteger(+code) ? +code & 0xff : 1;
+  const before = job.function === null ? "" : ` before ${job.function} returned`;
+  finish(exitFields(number, `the program exited with code ${number}${before}`));
+  leave(number);
+}
+
+function replace(object, name, value) {
+  try {
+    Object.defineProperty(object, name, { value, writable: true, configurable: true, enumerable: true });
+  } catch {
+    // a host that will not let it be replaced keeps its own
+  }
+}
+
+function capture() {
+  const internals = Deno[Deno.internal];
+  const fresh = new internals.Console((message, level) => write(level > 1 ? 2 : 1, message));
+  for (const name of keysOf(fresh)) if (typeof fresh[name] === "function") replace(console, name, fresh[name]);
+  for (const [fd, file] of [[1, Deno.stdout], [2, Deno.stderr]]) {
+    const decoder = new Decoder("utf-8", { ignoreBOM: true });
+    const decode = decoder.decode.bind(decoder);
+    const writeSync = (bytes) => {
+      write(fd, decode(bytes, { stream: true }));
+      return bytes.length;
+    };
+    replace(file, "writeSync", writeSync);
+    replace(file, "write", async (bytes) => writeSync(bytes));
+    const writable = new WritableStream({ write: (chunk) => void writeSync(chunk) });
+    replace(file, "writable", writable);
+  }
+}
+
+function prepare() {
+  if (job.capture) capture();
+  globalThis.return_val = (value) => {
+    retVal = value === null || value === undefined ? "" : StringOf(value);
+    if (!inWorker && running) streams.ret_val.text = retVal;
+  };
+  replace(Deno, "exit", exit);
+  onUncaught((reason) => {
+    if (reject !== null) return reject(reason);
+    finish(failure(reason, false));
+    leave(1);
+  });
+}
+
+function urlOf(code) {
+  const url = makeUrl(new Bytes([code], { type: mime }));
+  locate(url);
+  return url;
+}
+
+function runProgram() {
+  let settled = false;
+  const onUnload = () => {
+    if (settled) finish(exitFields(getExitCode(), `the program exited with code ${getExitCode()}`));
+    else finish(wordsFor("Error", "top-level await never settled"));
+    handOver();
+  };
+  // Last of all: the program's own listeners have something to say.
+  addEventListener("beforeunload", () => addEventListener("unload", onUnload), { once: true });
+  start(0);
+  // Where the server ends programs with nothing but silence, this one comes first, if the program lets it.
+  const onLimit = () => {
+    finish({ outcome: "TIMEOUT" });
+    leave(0);
+  };
+  if (job.case_ms !== null) Deno.unrefTimer(later(onLimit, job.case_ms));
+  import(urlOf(job.code)).then(
+    () => {
+      settled = true;
+    },
+    (reason) => {
+      finish(failure(reason, true));
+      leave(1);
+    },
+  );
+}
+
+// What a case ends with: the action's own end; or an error that nobody caught, or the limit, if they come first.
+async function within(action) {
+  let timer;
+  const interrupted = new Promise((resolve, rejected) => {
+    reject = rejected;
+    if (job.limit_ms !== null) timer = later(() => resolve({ outcome: "TIMEOUT", last: true }), job.limit_ms);
+  });
+  try {
+    return await Promise.race([action(), interrupted]);
+  } catch (reason) {
+    return failure(reason, false);
+  } finally {
+    reject = null;
+    forget(timer);
+  }
+}
+
+async function define() {
+  try {
+    // Direct eval sees what the module has declared, exported or not.
+    const module = await import(urlOf(`${job.code}\nexport const ${own} = (name) => eval(name);`));
+    return { module };
+  } catch (reason) {
+    return { fields: failure(reason, true) };
+  }
+}
+
+function lookUp(module, name) {
+  if (name in module) return module[name];
+  try {
+    const value = module[own](name);
+    return value === globalThis[name] ? undefined : value;
+  } catch {
+    return undefined;
+  }
+}
+
+function missing(module, name) {
+  const value = lookUp(module, name);
+  if (value !== undefined) return wordsFor("TypeError", `${name} is no function, but of type ${typeof value}`);
+  const found = [];
+  const declared = job.code.matchAll(/(?:function\s*\*?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu);
+  const names = ["default", ...[...declared].map((match) => match[1])];
+  for (const candidate of new Set(names)) {
+    if (typeof lookUp(module, candidate) === "function" && found.length < 50) found.push(candidate);
+  }
+  const listed = found.length ? `its functions: ${found.join(", ")}` : "it defines none";
+  return wordsFor("ReferenceError", `the program defines no function ${name}; ${listed}`);
+}
+
+async function call(module, args) {
+  const action = lookUp(module, job.function);
+  if (typeof action !== "function") return missing(module, job.function);
+  const value = await action(...args);
+  try {
+    retVal = toJson(value, "value", []);
+  } catch (reason) {
+    if (reason instanceof EncodeError) {
+      return wordsFor("TypeError", `the return value cannot be encoded as JSON: ${reason.words}`);
+    }
+    throw reason;
+  }
+  return { outcome: "OK", exitCode: 0 };
+}
+
+async function runCase(module, args) {
+  if (module === null) {
+    const defined = await define();
+    if (defined.fields !== undefined) return defined.fields;
+    module = defined.module;
+  }
+  return await call(module, args);
+}
+
+async function runCases() {
+  const started = now();
+  const { first, cases, limit_ms } = job;
+  let module = null;
+  if (!job.single && !job.isolate) {
+    start(-1);
+    let defined;
+    const fields = await within(async () => {
+      defined = await define();
+      return defined.fields ?? { outcome: "OK", exitCode: 0 };
+    });
+    finish(fields);
+    if (fields.outcome !== "OK") return leave(0);
+    module = defined.module;
+  }
+  for (let number = 0; number < cases.length; number += 1) {
+    if (number > 0 && (now() - started > job.begin_within_ms || total > job.batch_bytes)) break;
+    start(first + number);
+    const since = now();
+    let fields = await within(() => runCase(module, cases[number][0]));
+    if (limit_ms !== null && now() - since > limit_ms && fields.outcome !== "TIMEOUT") fields = { outcome: "TIMEOUT" };
+    finish(fields);
+    if (job.single && fields.outcome !== "OK") return leave(1);
+    if (fields.last) break;
+  }
+  leave(0);
+}
+
+// ---- The beginning.
+
+// Here the process outlives the program: a worker runs it, and is watched.
+function superviseWorker() {
+  const source = `(${guest})(${stringify(text)}, true);`;
+  const worker = new Worker(makeUrl(new Bytes([source], { type: "text/javascript" })), { type: "module" });
+  let timer;
+  worker.onmessage = ({ data }) => {
+    if (!isArray(data) || data[0] !== job.nonce || half[data[1]] === undefined) return;
+    const [, kind, ...values] = data;
+    if (kind === "begin" && job.limit_ms !== null) {
+      forget(timer);
+      timer = later(() => {
+        end({ outcome: "TIMEOUT" });
+        done(0);
+      }, job.limit_ms + 100);
+    }
+    if (kind === "end") forget(timer);
+    half[kind](...values);
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    end({ outcome: "CRASHED" });
+    done(0);
+  };
+}
+
+if (job.worker && !inWorker) {
+  superviseWorker();
+} else {
+  if (job.progress) writeAll(writeStderr, `\n${frame("", false)}\n`);
+  const go = () => {
+    prepare();
+    if (job.function === null) runProgram();
+    else runCases();
+  };
+  // The server's own capture of the console is over once its script is.
+  if (job.faithful) go();
+  else later(go, 0);
+}

@@ -1,0 +1,102 @@
+# Ends a program at its time limit from inside, where no server does; envelope.py tells the cost of that and its limits.
+
+import time
+
+now = time.monotonic
+sleep = time.sleep
+IN_PYODIDE = sys.platform == "emscripten"
+# A program that catches the guard's exception meets it again, so often; then its process is ended under it.
+INTERVAL_S, PATIENCE = 0.05, 10
+EVENTS_PER_LOOK = 500
+
+
+# Thrown into the program to end it: its time is up, or it floods its output.
+class Ended(BaseException):
+    pass
+
+
+class Guard:
+    # Calls `on_deadline` in the midst of the program once its time is up, and again and again from then on.
+
+    def __init__(self, on_deadline):
+        self.on_deadline = on_deadline
+        self.deadline = None
+        self.watch = None
+
+    def arm(self, ms):
+        if ms is None:
+            return
+        self.deadline = now() + ms / 1000
+        if self.watch is None:
+            self.watch = self.by_signal() or self.by_interrupt_buffer() or self.by_events()
+        self.watch(ms / 1000)
+
+    def disarm(self):
+        self.deadline = None
+        if self.watch is not None:
+            self.watch(None)
+
+    def tick(self, *_):
+        if self.deadline is not None and now() >= self.deadline:
+            self.on_deadline()
+
+    def by_signal(self):
+        import signal
+
+        if not hasattr(signal, "setitimer") or IN_PYODIDE:
+            return None
+        try:
+            signal.signal(signal.SIGALRM, self.tick)
+        except ValueError:
+            return None  # not the main thread
+        return lambda s: signal.setitimer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
+
+    def by_interrupt_buffer(self):
+        # Pyodide looks at this buffer every few dozen steps, to see whether a signal came; this one tells the time.
+        try:
+            import signal
+
+            import pyodide_js
+            from pyodide.code import run_js
+
+            buffer = run_js(
+                "(() => { let end = Infinity; return { arm(ms) { end = Date.now() + ms; }, set 0(_) {},"
+                f" get 0() {{ const t = Date.now(); if (t < end) return 0; end = t + {INTERVAL_S * 1000};"
+                f" return {int(signal.SIGINT)}; }} }}; }})()"
+            )
+            signal.signal(signal.SIGINT, self.tick)
+            pyodide_js.setInterruptBuffer(buffer)
+        except Exception:
+            return None
+        time.sleep = sleep_in_slices
+        return lambda s: buffer.arm(1e15 if s is None else s * 1000)
+
+    def by_events(self):
+        monitoring = getattr(sys, "monitoring", None)
+        if monitoring is None:
+            return lambda s: None  # no watch at all: Python 3.11 in a thread
+        tool = next(number for number in range(5, -1, -1) if monitoring.get_tool(number) is None)
+        events = monitoring.events.JUMP | monitoring.events.PY_START
+        left = EVENTS_PER_LOOK
+
+        def look(*_):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                left = EVENTS_PER_LOOK
+                self.tick()
+
+        monitoring.use_tool_id(tool, "faasrt")
+        monitoring.register_callback(tool, monitoring.events.JUMP, look)
+        monitoring.register_callback(tool, monitoring.events.PY_START, look)
+        return lambda s: monitoring.set_events(tool, 0 if s is None else events)
+
+
+def sleep_in_slices(seconds):
+    # Sleep as time.sleep does, but let the guard look in: Pyodide's own sleep spins, deaf to signals.
+    if isinstance(seconds, bool) or not seconds > INTERVAL_S:
+        return sleep(seconds)
+    end = now() + seconds
+    while (left := end - now()) > 0:
+        sleep(min(left, INTERVAL_S))
+    return None

@@ -1,0 +1,364 @@
+# Runs the user's Python program on a server that would damage it, and hands everything back as one frame.
+#
+# The other files stand in front of this one; together they run in a namespace with its own copy of the builtins. The
+# job and the frame are described in envelope.py. The program is hostile, or merely odd: what is needed after it has
+# begun is taken hold of before that, and what it may have broken is put right again afterwards.
+
+import atexit
+import builtins
+import gc
+import os
+
+os_write, os_exit = os.write, os._exit
+MARK_BEGIN, MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
+
+
+def run_async(coroutine):
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+async def wait_for(awaitable):
+    return await awaitable
+
+
+class Guest:
+    # One job: runs it, and keeps a record of each case, or of the program as the only one.
+
+    def __init__(self, job, return_val):
+        self.job, self.tell_return_val = job, return_val
+        self.records, self.index, self.began = [], 0, now()
+        self.ret_val, self.flooded, self.hits, self.running = "", False, 0, False
+        self.guard = Guard(self.interrupt)
+        self.threads, self.exit_functions = set(self.all_threads()), atexit._ncallbacks()
+        self.real_stdout = sys.stdout
+        limit = job["max_output_bytes"]
+        self.out = self.err = None
+        if job["capture"]:
+            self.out, self.err = Recorder(1, limit, self.flood), Recorder(2, limit, self.flood)
+
+    # What the program may break, before and after.
+
+    def install(self):
+        self.kept = {
+            "builtins": dict(vars(builtins)),
+            "streams": [(name, getattr(sys, name)) for name in ("stdout", "stderr", "__stdout__", "__stderr__")],
+            "main": sys.modules["__main__"],
+            "recursion": sys.getrecursionlimit(),
+            "loop": None,
+        }
+        sys.argv = [FILE]
+        self.stderr = sys.stderr
+        if self.job["capture"]:
+            sys.stdout = sys.__stdout__ = self.out.text
+            sys.stderr = sys.__stderr__ = self.stderr = self.err.text
+            self.patch("write", self.write_fd)
+            self.patch("_exit", self.exit_hard)
+        if not IN_PYODIDE and "asyncio" in sys.modules:
+            # A server that runs us inside its loop would forbid the program a loop of its own.
+            events = sys.modules["asyncio"].events
+            self.kept["loop"] = events._get_running_loop()
+            events._set_running_loop(None)
+
+    def patch(self, name, value):
+        for module in ("os", "posix"):
+            if hasattr(sys.modules.get(module), name):
+                setattr(sys.modules[module], name, value)
+
+    def mend(self):
+        # What formats a traceback uses the builtins too, and runs without much of a stack after a RecursionError.
+        names = vars(builtins)
+        for name in [name for name in names if name not in self.kept["builtins"]]:
+            del names[name]
+        names.update(self.kept["builtins"])
+        sys.setrecursionlimit(self.kept["recursion"])
+
+    def restore(self):
+        self.mend()
+        for name, stream in self.kept["streams"]:
+            setattr(sys, name, stream)
+        sys.modules["__main__"] = self.kept["main"]
+        self.patch("write", os_write)
+        self.patch("_exit", os_exit)
+        time.sleep = sleep
+        if self.kept["loop"] is not None:
+            sys.modules["asyncio"].events._set_running_loop(self.kept["loop"])
+
+    def write_fd(self, fd, data):
+        recorder = {1: self.out, 2: self.err}.get(fd)
+        return os_write(fd, data) if recorder is None else recorder.write_raw(data)
+
+    # How a program is ended.
+
+    def interrupt(self):
+        self.hits += 1
+        if self.hits > PATIENCE:
+            self.end_process(self.ended_fields())
+        raise Ended
+
+    def flood(self):
+        self.flooded = True
+        if self.running:
+            self.interrupt()
+
+    def ended_fields(self):
+        return {"outcome": "OUTPUT_LIMIT" if self.flooded else "TIMEOUT"}
+
+    def exit_hard(self, code=0):
+        self.end_process({"outcome": "CRASHED", "exit_code": code if isinstance(code, int) else None})
+
+    def end_process(self, fields):
+        # End the process here and now, under the program; the frame goes wherever the server may still look.
+        self.guard.disarm()
+        self.restore()
+        if fields is not None:
+            self.record(fields)
+        self.to_stderr(self.frame(self.records))
+        try:
+            self.hand_over()
+        finally:
+            if IN_PYODIDE:
+                import js
+
+                js.Deno.exit(1)
+            os_exit(1)
+
+    # How it is run.
+
+    def work(self):
+        if self.job["progress"]:
+            self.to_stderr(self.frame([], final=False))
+        self.install()
+        try:
+            if self.job["function"] is None or self.job["single"]:
+                self.begin(0)
+                self.record(self.guarded(self.run_whole))
+            else:
+                self.run_cases()
+        finally:
+            self.guard.disarm()
+            self.restore()
+        if self.left_threads():
+            self.end_process(None)  # the interpreter would wait for it
+        self.hand_over()
+
+    def begin(self, index):
+        self.index, self.ret_val, self.flooded, self.hits = index, "", False, 0
+        self.began = now()
+
+    def guarded(self, action, *arguments):
+        # Run something within the limits. A program that caught the guard's exception has passed them all the same.
+        self.running = True
+        try:
+            try:
+                self.guard.arm(self.job["case_ms"])
+                fields = action(*arguments)
+                if self.job["capture"]:
+                    self.out.flush_text()
+                    self.err.flush_text()
+            finally:
+                self.running = False
+                self.guard.disarm()
+        except Ended:
+            self.running = False
+            self.guard.disarm()
+        return self.ended_fields() if self.hits or self.flooded else fields
+
+    def attempt(self, action, *arguments):
+        # How a piece of the user's code ends; what it gives is under "value".
+        reserve = memory_reserve()
+        try:
+            return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
+        except Ended:
+            raise
+        except SystemExit as error:
+            code = exit_code_of(error, self.stderr)
+            return self.exit(code, "the program exited") if code else {"outcome": "OK", "exit_code": 0, "exited": True}
+        except BaseException as error:
+            del reserve
+            self.mend()
+            return self.error(error_fields(error, "run"))
+
+    def exit(self, code, words):
+        error = {"name": "SystemExit", "message": words.replace("exited", f"exited with code {code}", 1)}
+        return {"outcome": "USER_ERROR", "exit_code": code, "exited": True, "error": error}
+
+    def error(self, fields):
+        write(self.stderr, fields["traceback"])
+        outcome = "SYNTAX_ERROR" if fields.get("phase") == "compile" else "USER_ERROR"
+        return {"outcome": outcome, "exit_code": 1, "error": fields}
+
+    def define(self):
+        # Run the program in a module of its own; give how that ended, and the module's names.
+        module = type(sys)("__main__")
+        names = module.__dict__
+        names.update(__builtins__=builtins, __loader__=Source(self.job["code"]), return_val=self.return_val)
+        sys.modules["__main__"] = module
+        try:
+            program = compile(self.job["code"], FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+        except Ended:
+            raise
+        except BaseException as error:
+            return self.error(error_fields(error, "compile")), names
+        return self.attempt(self.execute, program, names), names
+
+    def execute(self, program, names):
+        if program.co_flags & COROUTINE:
+            run_async(eval(program, names))
+        else:
+            exec(program, names)
+
+    def return_val(self, value):
+        self.ret_val = as_text(value)
+
+    def run_whole(self):
+        fields, names = self.define()
+        if self.job["function"] is not None:
+            return self.call(fields, names, self.job["cases"][0])
+        while left := self.left_threads():
+            left[0].join()
+        if atexit._ncallbacks() > self.exit_functions:
+            atexit._run_exitfuncs()
+        # As the interpreter does at its end, so that what is printed by a finalizer is not lost.
+        for name in sorted(names, key=lambda name: not name.startswith("_")):
+            if name != "__builtins__":
+                names[name] = None
+        gc.collect()
+        return fields
+
+    def all_threads(self):
+        return sys.modules["threading"].enumerate() if "threading" in sys.modules else []
+
+    def left_threads(self):
+        # Those that the interpreter waits for at its end.
+        return [thread for thread in self.all_threads() if not thread.daemon and thread not in self.threads]
+
+    def run_cases(self):
+        job, started = self.job, now()
+        fields, names = {"outcome": "OK"}, None
+        if not job["isolate"]:
+            self.begin(-1)
+            fields, names = self.guarded(self.define), None
+            if isinstance(fields, tuple):
+                fields, names = fields
+            self.record(fields if names is None else self.defined(fields))
+            if fields["outcome"] != "OK" or "exited" in fields:
+                return
+        for index, case in enumerate(job["cases"], job["first"]):
+            late = (now() - started) * 1000 > job["begin_within_ms"]
+            if index > job["first"] and (late or sum(map(len, self.records)) > job["batch_bytes"]):
+                return
+            self.begin(index)
+            fields = self.guarded(self.run_case, names, case)
+            if job["limit_ms"] is not None and (now() - self.began) * 1000 > job["limit_ms"]:
+                fields["outcome"], fields["exit_code"] = "TIMEOUT", None
+                fields.pop("error", None)
+            self.record(fields)
+            if "exited" in fields or self.hits or self.flooded:
+                return
+
+    def run_case(self, names, case):
+        fields = {"outcome": "OK"}
+        if names is None:
+            fields, names = self.define()
+        return self.call(fields, names, case)
+
+    def call(self, fields, names, case):
+        if fields["outcome"] != "OK" or "exited" in fields:
+            return self.defined(fields)
+        name = self.job["function"]
+        if not callable(names.get(name)):
+            return self.error(self.missing(names, name))
+        fields = self.attempt(self.apply, names[name], *case)
+        if "exited" in fields:
+            return self.exit(fields["exit_code"], f"the program exited before {name} returned")
+        if fields["outcome"] == "OK":
+            ended = self.attempt(encode, fields.pop("value"))
+            if ended["outcome"] != "OK":
+                return ended
+            self.ret_val = ended["value"]
+        return fields
+
+    def defined(self, fields):
+        # How the definition ended, when it ended the execution as well.
+        if "exited" in fields:
+            return self.exit(fields["exit_code"], "the program exited before its function was called")
+        return fields
+
+    def apply(self, function, args, kwargs):
+        value = function(*args, **kwargs)
+        return run_async(wait_for(value)) if hasattr(type(value), "__await__") else value
+
+    def missing(self, names, name):
+        if name in names:
+            message = f"{name} is no function, but of type {type(names[name]).__name__}"
+            return {"name": "TypeError", "message": message, "traceback": f"TypeError: {message}\n"}
+        found = [
+            key for key, value in names.items() if callable(value) and getattr(value, "__module__", "") == "__main__"
+        ][:50]
+        listed = "its functions: " + ", ".join(found) if found else "it defines none"
+        message = f"the program defines no function {name}; {listed}"
+        return {"name": "NameError", "message": message, "traceback": f"NameError: {message}\n"}
+
+    # What is handed over.
+
+    def record(self, fields):
+        # Keep how a case ended, as JSON that fits into a frame; and say so at once, in case the next one ends all.
+        ms = (now() - self.began) * 1000
+        error = fields.get("error")
+        parts = [
+            f'"index":{self.index}',
+            f'"outcome":{quote(fields["outcome"])}',
+            f'"exit_code":{"null" if fields.get("exit_code") is None else fields["exit_code"]}',
+            f'"ms":{ms:.3f}',
+        ]
+        if error is not None:
+            texts = [f'"{name}":{quote(error.get(name, ""))}' for name in ("name", "message", "traceback")]
+            parts.append('"error":{' + ",".join(texts) + "}")
+        streams = {"ret_val": (self.ret_val.encode("utf-8", "surrogatepass"), b"", 0)}
+        if self.job["capture"]:
+            streams |= {"stdout": self.out.take(), "stderr": self.err.take()}
+        limit = self.job["max_output_bytes"]
+        while True:
+            texts = [f'"{name}":{render(*stream, limit)}' for name, stream in streams.items()]
+            record = "{" + ",".join(parts + texts) + "}"
+            # Escapes can grow a text beyond what a frame may hold.
+            if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
+                break
+            limit //= 2
+        self.records.append(record)
+        if self.job["progress"]:
+            self.to_stderr(self.frame([record], final=False))
+
+    def frame(self, records, final=True):
+        head = f'"nonce":{quote(self.job["nonce"])},"final":{"true" if final else "false"}'
+        text = f'{{{head},"records":[' + ",".join(records) + "]}"
+        return "faasrt1:" + to_base64(text)
+
+    def hand_over(self):
+        frame = self.frame(self.records)
+        if self.tell_return_val is not None:
+            self.tell_return_val(frame)
+        else:
+            self.real_stdout.write(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
+            self.real_stdout.flush()
+
+    def to_stderr(self, line):
+        # Write to the process's own stderr, which servers show when the process ends without an answer.
+        data = f"\n{line}\n".encode()
+        try:
+            if IN_PYODIDE:
+                import js
+                from pyodide.ffi import to_js
+
+                js.Deno.stderr.writeSync(to_js(data))
+                return
+        except Exception:
+            pass  # another host than Deno
+        while data:
+            data = data[os_write(2, data) :]
+
+
+def main(payload, return_val=None):
+    Guest(parse_json(a2b_base64(payload).decode()), return_val).work()

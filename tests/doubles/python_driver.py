@@ -1,0 +1,125 @@
+"""Run one program as python-faas's Pyodide does; on top of CPython, in the folder that is the current one.
+
+The program is in the file `program.py`. How it ended goes to the file `report`; a process that ends without one has
+died, as Pyodide's does of a SystemExit. What it printed goes to the real streams. No module of ours is at hand here.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+import types
+from asyncio import events
+from pathlib import Path
+
+NAME = "<exec>"
+
+# What Deno printed of the SystemExit that ended it: around the program's own frames, those of the libraries.
+DEATH = """\
+\x1b[0m\x1b[1m\x1b[31merror\x1b[0m: Uncaught (in promise) PythonError: Traceback (most recent call last):
+  File "/lib/python314.zip/pyodide/webloop.py", line 491, in run_handle
+    h._run()
+    ~~~~~~^^
+  File "/lib/python314.zip/asyncio/events.py", line 94, in _run
+    self._context.run(self._callback, *self._args)
+    ~~~~~~~~~~~~~~~~~^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/lib/python314.zip/_pyodide/_base.py", line 619, in eval_code_async
+    await CodeRunner(
+    ...<10 lines>...
+    .run_async(globals, locals)
+  File "/lib/python314.zip/_pyodide/_base.py", line 420, in run_async
+    coroutine = eval(self.code, globals, locals)
+{own}
+    at {b}new_error{e} ({c}file:///<pyodide>/pyodide.asm.mjs{e}:{y}1{e}:{y}568655{e})
+    at {b}<anonymous>{e} ({c}wasm://wasm/0249d42a{e}:{y}wasm-function[0]{e}:{y}0x65562{e})
+    at {b}<anonymous>{e} ({c}wasm://wasm/0249d42a{e}:{y}wasm-function[0]{e}:{y}0x6562a{e})
+    at {b}callPyObjectKwargsPromising{e} ({c}file:///<pyodide>/pyodide.asm.mjs{e}:{y}1{e}:{y}624284{e})
+    at async {b}Object.Module.callPyObjectMaybePromising{e} ({c}file:///<pyodide>/pyodide.asm.mjs{e}:{y}1{e}:{y}624643{e})
+"""
+COLOURS = {"b": "\x1b[0m\x1b[1m\x1b[3m", "c": "\x1b[0m\x1b[36m", "y": "\x1b[0m\x1b[33m", "e": "\x1b[0m"}
+
+
+def main() -> None:
+    source = Path("program.py").read_bytes().decode("utf-8", "surrogatepass")
+    report = os.open("report", os.O_WRONLY | os.O_CREAT | os.O_EXCL)  # now, as the program may change the folder
+    write, leave, dumps = os.write, os._exit, json.dumps  # as they are before the program touches them
+    sys.argv = [""]
+    sys.stdout.reconfigure(line_buffering=True)  # in order with what is written to the descriptor itself
+    asyncio.run = nested_run
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        end = asyncio.new_event_loop().run_until_complete(cell(source, vars(module)))
+    except (SystemExit, KeyboardInterrupt) as error:
+        die(error)
+    flush()
+    write(report, dumps(end).encode())
+    # At once: the server reads no more of it, whatever tasks, threads and exit handlers are left.
+    leave(0)
+
+
+async def cell(source: str, namespace: dict[str, object]) -> dict[str, object]:
+    """Run the program in the running loop; tell whether it failed, and the value of its trailing expression."""
+    try:
+        body, last = compiled(source)
+        await evaluate(body, namespace)
+        value = None if last is None else await evaluate(last, namespace)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:
+        return {"failed": True}
+    if value is None or isinstance(value, str):
+        return {"failed": False, "value": None if value is None else str(value)}
+    return {"failed": False, "value": [type(value).__name__]}  # whatever it is, it has no `substring`
+
+
+def compiled(source: str) -> tuple[types.CodeType, types.CodeType | None]:
+    """The program up to its trailing expression, and that; as in notebooks, a semicolon at the end hides its value."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile(source, NAME, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+    last = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr) and not re.search(r";\s*(#[^\n]*\s*)?\Z", source):
+        last = compile(ast.Expression(tree.body.pop().value), NAME, "eval", flags, dont_inherit=True)
+    return compile(tree, NAME, "exec", flags, dont_inherit=True), last
+
+
+async def evaluate(code: types.CodeType, namespace: dict[str, object]) -> object:
+    value = eval(code, namespace)
+    return await value if code.co_flags & inspect.CO_COROUTINE else value
+
+
+def nested_run(main, *, original=asyncio.run, **options):
+    """`asyncio.run` that works within the running loop, as Pyodide's does: it runs a loop of its own."""
+    loop = events._get_running_loop()
+    events._set_running_loop(None)
+    try:
+        return original(main, **options)
+    finally:
+        events._set_running_loop(loop)
+
+
+def flush() -> None:
+    for stream in (sys.stdout, sys.__stdout__):
+        with contextlib.suppress(Exception):  # the program's own stream, or one that it closed
+            stream.flush()
+
+
+def die(error: BaseException) -> None:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename != NAME:
+        frame = frame.tb_next
+    own = "".join(traceback.format_tb(frame) + traceback.format_exception_only(error))
+    try:
+        sys.__stderr__.flush()
+        os.write(2, DEATH.format(own=own, **COLOURS).encode("utf-8", "replace"))
+    finally:
+        os._exit(1)
+
+
+main()
