@@ -17,6 +17,7 @@ from faasrt.protocol.envelope import Job, wrap
 from faasrt.protocol.frames import Record, Report, read_frames, without_frames
 from faasrt.protocol.messages import RunRequest
 from faasrt.protocol.profile import EndpointProfile
+from faasrt.protocol.return_val import brings_its_own, take_out
 from faasrt.protocol.streams import cut_text
 from faasrt.protocol.verdict import Answer, judge, judge_success, parse_success
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome
@@ -134,7 +135,11 @@ class Program:
 
         def unwrap(answer: Answer | None) -> ExecutionResult:
             reading = read(answer, nonce, timeout_ms=run.timeout_ms, limit=limit)
-            return reading.only(limit, strict=strict)
+            result = reading.only(limit, strict=strict)
+            if result.ret_val or not brings_its_own(run.code, run.language):
+                return result
+            stdout, ret_val = take_out(result.stdout, run.language)
+            return attrs.evolve(result, output=attrs.evolve(result.output, stdout=stdout, ret_val=ret_val))
 
         job = Job(code=run.code, language=run.language, limit_ms=run.timeout_ms, max_output_bytes=_kept(run, profile))
         body = _enveloped(run, wrap(job, profile, nonce), run.timeout_ms, profile)

@@ -1,8 +1,24 @@
-"""Doubles of the two reference servers: what they were recorded to answer, over real sockets and interpreters."""
+"""Servers that behave as the reference servers were seen to, on top of real interpreters."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from faasrt import RuntimeManager, Settings
+
 from .js_faas import JsFaas
+from .pyodide_faas import PyodideFaas
 from .python_faas import PythonFaas
 
-__all__ = ["JsFaas", "PythonFaas"]
+__all__ = ["JsFaas", "PyodideFaas", "PythonFaas", "doubles"]
+
+
+@contextlib.asynccontextmanager
+async def doubles(**settings: Any) -> AsyncIterator[tuple[RuntimeManager, PythonFaas, JsFaas]]:
+    """A manager whose servers damage what they can."""
+    async with PythonFaas() as python, JsFaas() as js:
+        endpoints = {"python": python.url, "javascript": js.url, "typescript": js.url}
+        async with RuntimeManager(settings=Settings(endpoints=endpoints, **settings)) as manager:
+            yield manager, python, js

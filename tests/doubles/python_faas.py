@@ -56,9 +56,7 @@ class PythonFaas(Faas):
     async def run(self, code: Any, timeout: Any, folder: Path) -> tuple[Json, Json]:
         """The timeout is ignored: the real server never ends a program."""
         (folder / "program.py").write_bytes((PREAMBLE + mangled(code)).encode("utf-8", "surrogatepass"))
-        await self.interpret(
-            ["-I", "-X", "utf8", str(DRIVER)], folder, timeout_s=None, env={"PATH": os.defpath, "HOME": str(folder)}
-        )
+        await self.interpret(self.arguments(), folder, timeout_s=None, env=self.environment(folder))
         try:
             end = parse((folder / "report").read_text())
         except (FileNotFoundError, ValueError):  # it died
@@ -68,6 +66,13 @@ class PythonFaas(Faas):
             return answer(stderr=NO_TEXT, exit_code=1)
         stdout, ret_val = taken_apart((folder / "stdout").read_bytes().decode(errors="replace"))
         return answer(stdout, ret_val if value is None else value, exit_code=int(end["failed"]))
+
+    def arguments(self) -> list[str]:
+        """What the interpreter is called with, to run the program in its folder."""
+        return ["-I", "-X", "utf8", str(DRIVER)]
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        return {"PATH": os.defpath, "HOME": str(folder)}
 
     def failure(self, message: str) -> Refusal:
         if "timeout" in message:

@@ -12,6 +12,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
 from faasrt.local.engines.process import STDOUT, Child
 from faasrt.protocol.frames import cut_ret_val
+from faasrt.protocol.return_val import brings_its_own, take_out
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
@@ -23,7 +24,6 @@ _FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
-_OWN_RETURN_VAL = re.compile(r"^\s*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE)
 # What V8 and Deno say when memory ends them, always by a signal.
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
@@ -140,10 +140,10 @@ class DenoRun:
             # Deno's own words, in which the program has the name under which it was imported.
             stderr = _BLOB_URL.sub(b"main.ts" if self._job.language is Language.TYPESCRIPT else b"main.js", stderr)
         ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
-        if not ret_val and _OWN_RETURN_VAL.search(self._job.code):
-            stdout, ret_val = _last_object(stdout)
         streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
         fields |= {name: text for name, (text, _) in streams.items()}
+        if not ret_val and brings_its_own(self._job.code, Language.JAVASCRIPT):
+            fields["stdout"], fields["ret_val"] = take_out(fields["stdout"], Language.JAVASCRIPT)
         return Verdict(truncated=tuple(name for name, (_, was_cut) in streams.items() if was_cut), **fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
@@ -204,20 +204,3 @@ def _text(report: dict[str, Any], name: str) -> str:
 
 def _position(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 < value < 2**31 else None
-
-
-def _last_object(stdout: bytes) -> tuple[bytes, bytes]:
-    """Take the value out of stdout that a program's own `return_val` printed: the last line that is a JSON object.
-
-    Source: js-faas finds it so; coze-loop's backend puts such a function before every program.
-    """
-    lines = stdout.split(b"\n")
-    for index in range(len(lines) - 1, -1, -1):
-        if lines[index].startswith(b"{"):
-            try:
-                found = isinstance(json.loads(lines[index]), dict)
-            except (ValueError, RecursionError):
-                continue
-            if found:
-                return b"\n".join(lines[:index] + lines[index + 1 :]), lines[index]
-    return stdout, b""

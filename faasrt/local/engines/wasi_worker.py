@@ -21,8 +21,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
+from faasrt.languages import Language
 from faasrt.local.cache import exclusive, is_compiled, sweep
 from faasrt.protocol.frames import cut_ret_val
+from faasrt.protocol.return_val import take_out
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome
 
@@ -36,7 +38,6 @@ _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
 _FLOOD_FACTOR = 2
 _ERROR_BYTES = 16_384
 _REPORT_BYTES = 2**20
-_MARK_BEGIN, _MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
 
 
 def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
@@ -135,7 +136,7 @@ def execute(job: dict[str, Any], cancel: threading.Event, cache_dir: str) -> dic
     }
     texts = {name: text for name, (text, _) in streams.items()}
     if door.own_return_val and not texts["ret_val"]:
-        texts["stdout"], texts["ret_val"] = _between_marks(texts["stdout"])
+        texts["stdout"], texts["ret_val"] = take_out(texts["stdout"], Language.PYTHON)
     return {
         "outcome": outcome.value,
         **texts,
@@ -163,16 +164,6 @@ def _verdict(door: Door, done: Any, flooded: bool) -> tuple[Outcome, dict[str, A
         return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, door.exit_code
     # A program can still end hard after its end, in what it registered with atexit.
     return (Outcome.OK if door.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
-
-
-def _between_marks(stdout: str) -> tuple[str, str]:
-    """Take the value out of stdout that a program's own `return_val` printed between the marks of coze-loop.
-
-    Source: python-faas takes the first pair of marks; coze-loop's backend puts such a function before every program.
-    """
-    before, begin, rest = stdout.partition(_MARK_BEGIN + "\n")
-    value, end, after = rest.partition(_MARK_END + "\n")
-    return (before + after, value.removesuffix("\n")) if begin and end else (stdout, "")
 
 
 @functools.cache

@@ -27,11 +27,11 @@ function toJson(value, path, above) {
     return value === 0 ? "0" : `${value}`;
   }
   if (typeof value !== "object") throw new EncodeError(`${path} is of type ${typeof value}`);
-  if (above.length >= 200) throw new EncodeError("it is nested more than 200 levels deep");
-  for (let index = 0; index < above.length; index += 1) {
-    if (above[index] === value) throw new EncodeError(`${path} contains itself`);
+  if (above.depth >= 200) throw new EncodeError("it is nested more than 200 levels deep");
+  for (let outer = above; outer.depth > 0; outer = outer.above) {
+    if (outer.value === value) throw new EncodeError(`${path} contains itself`);
   }
-  const inside = [...above, value];
+  const inside = { value, above, depth: above.depth + 1 };
   if (typeof value.toJSON === "function") return toJson(value.toJSON(), path, inside);
   const tag = apply(toString, value, []);
   if (isArray(value) || (isView(value) && tag !== "[object DataView]")) return listJson(value, path, inside);
@@ -60,7 +60,8 @@ function objectJson(pairs, path, above) {
   let json = "";
   const seen = {};
   for (let index = 0; index < pairs.length; index += 1) {
-    const [key, value] = pairs[index];
+    const key = pairs[index][0];
+    const value = pairs[index][1];
     if (typeof key !== "string" && typeof key !== "number") {
       throw new EncodeError(`a key of ${path} is of type ${typeof key}`);
     }

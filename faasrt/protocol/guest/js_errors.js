@@ -4,7 +4,8 @@
 
 // An error that nobody catches is ours to tell, unless a listener of the program says otherwise: ours stays the last one.
 export function onUncaught(tell) {
-  const { addEventListener: listen, removeEventListener: unlisten } = globalThis;
+  const here = globalThis;
+  const { addEventListener: listen, removeEventListener: unlisten } = here;
   const apply = Reflect.apply;
   const stop = Event.prototype.preventDefault;
   const listener = (event) => {
@@ -13,11 +14,11 @@ export function onUncaught(tell) {
     tell(event.type === "error" ? event.error : event.reason);
   };
   for (const type of ["unhandledrejection", "error"]) listen(type, listener);
-  globalThis.addEventListener = (type, ...rest) => {
-    apply(listen, globalThis, [type, ...rest]);
+  here.addEventListener = (type, ...rest) => {
+    apply(listen, here, [type, ...rest]);
     if (type !== "unhandledrejection" && type !== "error") return;
-    apply(unlisten, globalThis, [type, listener]);
-    apply(listen, globalThis, [type, listener]);
+    apply(unlisten, here, [type, listener]);
+    apply(listen, here, [type, listener]);
   };
 }
 

@@ -22,11 +22,16 @@ const post = inWorker ? globalThis.postMessage.bind(globalThis) : null;
 const StringOf = String;
 const { subarray, toBase64 } = Uint8Array.prototype;
 const { isWellFormed } = String.prototype;
-const { join } = Array.prototype;
+const { join, includes } = Array.prototype;
+const execRegExp = RegExp.prototype.exec;
 const { isInteger } = Number;
 const makeUrl = URL.createObjectURL;
 const Bytes = Blob;
-const getExitCode = () => Deno.exitCode;
+const here = globalThis;
+const deno = Deno;
+const PromiseOf = Promise;
+const define = Object.defineProperty;
+const listen = here.addEventListener.bind(here);
 const limit = job.max_output_bytes;
 const shown = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
@@ -84,11 +89,11 @@ function render(stream, most) {
   return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (most - half)}}`;
 }
 
-function end(fields) {
-  const { outcome, exitCode, error, retVal } = fields;
-  if (retVal !== undefined) streams.ret_val.text = retVal;
-  let fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode ?? null},"ms":${now() - began}`;
-  if (error !== undefined) {
+function end(fields, retVal) {
+  const { outcome, exitCode, error } = fields;
+  streams.ret_val.text = retVal;
+  let fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
+  if (error !== null) {
     const { name, message, traceback } = error;
     fixed += `,"error":{"name":${stringify(name)},"message":${stringify(message)},"traceback":${stringify(traceback)}}`;
   }
@@ -130,7 +135,7 @@ function done(code) {
 // ---- The program. What it says goes through `tell`.
 
 const half = { begin, print, end, done };
-const tell = inWorker ? (kind, ...values) => post([job.nonce, kind, ...values]) : (kind, ...values) => half[kind](...values);
+const tell = inWorker ? (kind, ...values) => post([job.nonce, kind, values]) : (kind, ...values) => apply(half[kind], null, values);
 const ended = []; // what ended the case under way, or the program; nothing that comes later counts
 let running = false;
 let printed = 0;
@@ -150,12 +155,12 @@ function finish(fields) {
   if (!running) return;
   running = false;
   total += printed + retVal.length + 400;
-  const { traceback } = fields.error ?? {};
-  if (traceback) {
+  const traceback = fields.error === null ? "" : fields.error.traceback;
+  if (traceback !== "") {
     if (job.capture) tell("print", 2, `${traceback}\n`);
     else writeAll(writeStderr, `${traceback}\n`);
   }
-  tell("end", { retVal, ...fields });
+  tell("end", fields, retVal);
 }
 
 function write(fd, text) {
@@ -163,7 +168,7 @@ function write(fd, text) {
   tell("print", fd, text);
   printed += text.length > limit ? text.length : encode(text).length;
   if (printed > 2 * limit) {
-    finish({ outcome: "OUTPUT_LIMIT" });
+    finish(ending("OUTPUT_LIMIT"));
     leave(1);
   }
 }
@@ -174,23 +179,28 @@ function leave(code) {
   if (inWorker) for (;;);
 }
 
+// Every field is there in each of these: one that is not would be looked for in Object.prototype, which is the program's.
+function ending(outcome, exitCode = null, error = null) {
+  return { outcome, exitCode, error, last: outcome === "TIMEOUT" };
+}
+
 function failure(reason, imported) {
   const syntax = imported ? syntaxError(reason) : null;
-  if (syntax !== null) return { outcome: "SYNTAX_ERROR", exitCode: 1, error: syntax };
-  return { outcome: "USER_ERROR", exitCode: 1, error: describe(reason) };
+  if (syntax !== null) return ending("SYNTAX_ERROR", 1, syntax);
+  return ending("USER_ERROR", 1, describe(reason));
 }
 
 function wordsFor(name, message) {
-  return { outcome: "USER_ERROR", exitCode: 1, error: { name, message, traceback: `${name}: ${message}` } };
+  return ending("USER_ERROR", 1, { name, message, traceback: `${name}: ${message}` });
 }
 
 function exitFields(code, words) {
-  if (code === 0 && job.function === null) return { outcome: "OK", exitCode: 0 };
-  return { outcome: "USER_ERROR", exitCode: code, error: { name: "Exit", message: words, traceback: "" } };
+  if (code === 0 && job.function === null) return ending("OK", 0);
+  return ending("USER_ERROR", code, { name: "Exit", message: words, traceback: "" });
 }
 
 function exit(code) {
-  const number = code === undefined ? getExitCode() : isInteger(+code) ? +code & 0xff : 1;
+  const number = code === undefined ? deno.exitCode : isInteger(+code) ? +code & 0xff : 1;
   const before = job.function === null ? "" : ` before ${job.function} returned`;
   finish(exitFields(number, `the program exited with code ${number}${before}`));
   leave(number);
@@ -198,16 +208,34 @@ function exit(code) {
 
 function replace(object, name, value) {
   try {
-    Object.defineProperty(object, name, { value, writable: true, configurable: true, enumerable: true });
+    define(object, name, { value, writable: true, configurable: true, enumerable: true });
   } catch {
     // a host that will not let it be replaced keeps its own
   }
+}
+
+// The text that console.log makes of "%s" and a text, or of a text alone, when that holds a lone surrogate; or null.
+function lastOf(values) {
+  const text = values[values.length - 1];
+  if (typeof text !== "string" || apply(isWellFormed, text, [])) return null;
+  return values.length === 1 || (values.length === 2 && values[0] === "%s") ? text : null;
 }
 
 function capture() {
   const internals = Deno[Deno.internal];
   const fresh = new internals.Console((message, level) => write(level > 1 ? 2 : 1, message));
   for (const name of keysOf(fresh)) if (typeof fresh[name] === "function") replace(console, name, fresh[name]);
+  // Deno's own console puts U+FFFD in the place of a lone surrogate.
+  for (const [fd, names] of [[1, ["log", "info", "debug"]], [2, ["error", "warn"]]]) {
+    for (const name of names) {
+      const formatted = fresh[name];
+      replace(console, name, (...values) => {
+        const text = lastOf(values);
+        if (text === null) apply(formatted, fresh, values);
+        else write(fd, `${text}\n`);
+      });
+    }
+  }
   for (const [fd, file] of [[1, Deno.stdout], [2, Deno.stderr]]) {
     const decoder = new Decoder("utf-8", { ignoreBOM: true });
     const decode = decoder.decode.bind(decoder);
@@ -245,20 +273,21 @@ function urlOf(code) {
 function runProgram() {
   let settled = false;
   const onUnload = () => {
-    if (settled) finish(exitFields(getExitCode(), `the program exited with code ${getExitCode()}`));
+    if (settled) finish(exitFields(deno.exitCode, `the program exited with code ${deno.exitCode}`));
     else finish(wordsFor("Error", "top-level await never settled"));
     handOver();
   };
   // Last of all: the program's own listeners have something to say.
-  addEventListener("beforeunload", () => addEventListener("unload", onUnload), { once: true });
+  listen("beforeunload", () => listen("unload", onUnload), { once: true });
   start(0);
   // Where the server ends programs with nothing but silence, this one comes first, if the program lets it.
   const onLimit = () => {
-    finish({ outcome: "TIMEOUT" });
+    finish(ending("TIMEOUT"));
     leave(0);
   };
   if (job.case_ms !== null) Deno.unrefTimer(later(onLimit, job.case_ms));
-  import(urlOf(job.code)).then(
+  settle(
+    import(urlOf(job.code)),
     () => {
       settled = true;
     },
@@ -272,12 +301,12 @@ function runProgram() {
 // What a case ends with: the action's own end; or an error that nobody caught, or the limit, if they come first.
 async function within(action) {
   let timer;
-  const interrupted = new Promise((resolve, rejected) => {
-    reject = rejected;
-    if (job.limit_ms !== null) timer = later(() => resolve({ outcome: "TIMEOUT", last: true }), job.limit_ms);
-  });
   try {
-    return await Promise.race([action(), interrupted]);
+    return await new PromiseOf((resolve, rejected) => {
+      reject = rejected;
+      if (job.limit_ms !== null) timer = later(() => resolve(ending("TIMEOUT")), job.limit_ms);
+      settle(action(), resolve, rejected);
+    });
   } catch (reason) {
     return failure(reason, false);
   } finally {
@@ -286,13 +315,21 @@ async function within(action) {
   }
 }
 
-async function define() {
+async function settle(promise, resolve, rejected) {
+  try {
+    resolve(await promise);
+  } catch (reason) {
+    rejected(reason);
+  }
+}
+
+async function defineProgram() {
   try {
     // Direct eval sees what the module has declared, exported or not.
     const module = await import(urlOf(`${job.code}\nexport const ${own} = (name) => eval(name);`));
-    return { module };
+    return { module, fields: null };
   } catch (reason) {
-    return { fields: failure(reason, true) };
+    return { module: null, fields: failure(reason, true) };
   }
 }
 
@@ -300,7 +337,7 @@ function lookUp(module, name) {
   if (name in module) return module[name];
   try {
     const value = module[own](name);
-    return value === globalThis[name] ? undefined : value;
+    return value === here[name] ? undefined : value;
   } catch {
     return undefined;
   }
@@ -310,34 +347,36 @@ function missing(module, name) {
   const value = lookUp(module, name);
   if (value !== undefined) return wordsFor("TypeError", `${name} is no function, but of type ${typeof value}`);
   const found = [];
-  const declared = job.code.matchAll(/(?:function\s*\*?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu);
-  const names = ["default", ...[...declared].map((match) => match[1])];
-  for (const candidate of new Set(names)) {
-    if (typeof lookUp(module, candidate) === "function" && found.length < 50) found.push(candidate);
+  const names = ["default"];
+  const declaration = /(?:function\s*\*?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
+  for (let declared; (declared = apply(execRegExp, declaration, [job.code])) !== null; ) names[names.length] = declared[1];
+  for (let index = 0; index < names.length && found.length < 50; index += 1) {
+    const fresh = !apply(includes, found, [names[index]]);
+    if (fresh && typeof lookUp(module, names[index]) === "function") found[found.length] = names[index];
   }
-  const listed = found.length ? `its functions: ${found.join(", ")}` : "it defines none";
+  const listed = found.length ? `its functions: ${apply(join, found, [", "])}` : "it defines none";
   return wordsFor("ReferenceError", `the program defines no function ${name}; ${listed}`);
 }
 
 async function call(module, args) {
   const action = lookUp(module, job.function);
   if (typeof action !== "function") return missing(module, job.function);
-  const value = await action(...args);
+  const value = await apply(action, undefined, args);
   try {
-    retVal = toJson(value, "value", []);
+    retVal = toJson(value, "value", { depth: 0 });
   } catch (reason) {
     if (reason instanceof EncodeError) {
       return wordsFor("TypeError", `the return value cannot be encoded as JSON: ${reason.words}`);
     }
     throw reason;
   }
-  return { outcome: "OK", exitCode: 0 };
+  return ending("OK", 0);
 }
 
 async function runCase(module, args) {
   if (module === null) {
-    const defined = await define();
-    if (defined.fields !== undefined) return defined.fields;
+    const defined = await defineProgram();
+    if (defined.fields !== null) return defined.fields;
     module = defined.module;
   }
   return await call(module, args);
@@ -351,8 +390,8 @@ async function runCases() {
     start(-1);
     let defined;
     const fields = await within(async () => {
-      defined = await define();
-      return defined.fields ?? { outcome: "OK", exitCode: 0 };
+      defined = await defineProgram();
+      return defined.fields ?? ending("OK", 0);
     });
     finish(fields);
     if (fields.outcome !== "OK") return leave(0);
@@ -363,7 +402,10 @@ async function runCases() {
     start(first + number);
     const since = now();
     let fields = await within(() => runCase(module, cases[number][0]));
-    if (limit_ms !== null && now() - since > limit_ms && fields.outcome !== "TIMEOUT") fields = { outcome: "TIMEOUT" };
+    if (limit_ms !== null && now() - since > limit_ms && !fields.last) {
+      fields = ending("TIMEOUT");
+      fields.last = false; // it came to its end, if late
+    }
     finish(fields);
     if (job.single && fields.outcome !== "OK") return leave(1);
     if (fields.last) break;
@@ -380,20 +422,20 @@ function superviseWorker() {
   let timer;
   worker.onmessage = ({ data }) => {
     if (!isArray(data) || data[0] !== job.nonce || half[data[1]] === undefined) return;
-    const [, kind, ...values] = data;
+    const [, kind, values] = data;
     if (kind === "begin" && job.limit_ms !== null) {
       forget(timer);
       timer = later(() => {
-        end({ outcome: "TIMEOUT" });
+        end(ending("TIMEOUT"), "");
         done(0);
       }, job.limit_ms + 100);
     }
     if (kind === "end") forget(timer);
-    half[kind](...values);
+    apply(half[kind], null, values);
   };
   worker.onerror = (event) => {
     event.preventDefault();
-    end({ outcome: "CRASHED" });
+    end(ending("CRASHED"), "");
     done(0);
   };
 }

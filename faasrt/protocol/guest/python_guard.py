@@ -22,6 +22,7 @@ class Guard:
         self.on_deadline = on_deadline
         self.deadline = None
         self.watch = None
+        self.asleep = False
 
     def arm(self, ms):
         if ms is None:
@@ -37,7 +38,7 @@ class Guard:
             self.watch(None)
 
     def tick(self, *_):
-        if self.deadline is not None and now() >= self.deadline:
+        if not self.asleep and self.deadline is not None and now() >= self.deadline:
             self.on_deadline()
 
     def by_signal(self):
@@ -50,6 +51,20 @@ class Guard:
         except ValueError:
             return None  # not the main thread
         return lambda s: signal.setitimer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
+
+    def sleep(self, seconds):
+        # Pyodide's own sleep is deaf to the buffer, or takes an exception out of it for a failure of its event loop.
+        if isinstance(seconds, bool) or not seconds > INTERVAL_S:
+            return sleep(seconds)
+        end = now() + seconds
+        while (left := end - now()) > 0:
+            self.asleep = True
+            try:
+                sleep(min(left, INTERVAL_S))
+            finally:
+                self.asleep = False
+            self.tick()
+        return None
 
     def by_interrupt_buffer(self):
         # Pyodide looks at this buffer every few dozen steps, to see whether a signal came; this one tells the time.
@@ -68,7 +83,7 @@ class Guard:
             pyodide_js.setInterruptBuffer(buffer)
         except Exception:
             return None
-        time.sleep = sleep_in_slices
+        time.sleep = self.sleep
         return lambda s: buffer.arm(1e15 if s is None else s * 1000)
 
     def by_events(self):
@@ -90,13 +105,3 @@ class Guard:
         monitoring.register_callback(tool, monitoring.events.JUMP, look)
         monitoring.register_callback(tool, monitoring.events.PY_START, look)
         return lambda s: monitoring.set_events(tool, 0 if s is None else events)
-
-
-def sleep_in_slices(seconds):
-    # Sleep as time.sleep does, but let the guard look in: Pyodide's own sleep spins, deaf to signals.
-    if isinstance(seconds, bool) or not seconds > INTERVAL_S:
-        return sleep(seconds)
-    end = now() + seconds
-    while (left := end - now()) > 0:
-        sleep(min(left, INTERVAL_S))
-    return None

@@ -31,7 +31,7 @@ class Guest:
         self.records, self.index, self.began = [], 0, now()
         self.ret_val, self.flooded, self.hits, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt)
-        self.threads, self.exit_functions = set(self.all_threads()), atexit._ncallbacks()
+        self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
         limit = job["max_output_bytes"]
         self.out = self.err = None
@@ -58,7 +58,7 @@ class Guest:
         if not IN_PYODIDE and "asyncio" in sys.modules:
             # A server that runs us inside its loop would forbid the program a loop of its own.
             events = sys.modules["asyncio"].events
-            self.kept["loop"] = events._get_running_loop()
+            self.kept["loop"] = events._set_running_loop, events._get_running_loop()
             events._set_running_loop(None)
 
     def patch(self, name, value):
@@ -83,7 +83,8 @@ class Guest:
         self.patch("_exit", os_exit)
         time.sleep = sleep
         if self.kept["loop"] is not None:
-            sys.modules["asyncio"].events._set_running_loop(self.kept["loop"])
+            set_running_loop, loop = self.kept["loop"]
+            set_running_loop(loop)
 
     def write_fd(self, fd, data):
         recorder = {1: self.out, 2: self.err}.get(fd)
@@ -195,6 +196,12 @@ class Guest:
         names = module.__dict__
         names.update(__builtins__=builtins, __loader__=Source(self.job["code"]), return_val=self.return_val)
         sys.modules["__main__"] = module
+        if not self.job["faithful"]:
+            # For warnings, which look for the file; a server that starts fast has not got the time for this import.
+            import linecache
+
+            lines = [line + "\n" for line in self.job["code"].split("\n")]
+            linecache.cache[FILE] = (len(self.job["code"]), None, lines, FILE)
         try:
             program = compile(self.job["code"], FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
         except Ended:
@@ -214,6 +221,7 @@ class Guest:
 
     def run_whole(self):
         fields, names = self.define()
+        self.mend()
         if self.job["function"] is not None:
             return self.call(fields, names, self.job["cases"][0])
         while left := self.left_threads():
@@ -228,11 +236,14 @@ class Guest:
         return fields
 
     def all_threads(self):
-        return sys.modules["threading"].enumerate() if "threading" in sys.modules else []
+        threading = sys.modules.get("threading")
+        return (
+            set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()} if threading else set()
+        )
 
     def left_threads(self):
         # Those that the interpreter waits for at its end.
-        return [thread for thread in self.all_threads() if not thread.daemon and thread not in self.threads]
+        return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
     def run_cases(self):
         job, started = self.job, now()
