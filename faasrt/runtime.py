@@ -355,7 +355,7 @@ class Runtime:
         try:
             with self._calls.one_call():
                 said = await self._dispatcher.run(self._settings.endpoints[request.language], execution, trace=trace)
-            result = conclude(said, trace.stamp)
+            result = conclude(said, trace.stamp())
         except BaseException as error:
             trace.call_finished(None, error)
             raise

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from doubles import doubles
 
 from faasrt import RuntimeManager, Settings
 
@@ -20,3 +24,16 @@ async def until_active(manager: RuntimeManager, language: str, count: int) -> No
         if status.endpoints[0].details["languages"][language]["active"] == count:
             return
         await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def manager_at(place: str, local: RuntimeManager) -> AsyncIterator[RuntimeManager]:
+    if place == "doubles":
+        async with doubles() as (manager, _, _):
+            yield manager
+    elif place == "embedded":
+        yield local
+    else:
+        url = (await local.get_health_status()).endpoints[0].endpoint
+        async with manager_for(url, envelope="always") as manager:
+            yield manager

@@ -32,7 +32,7 @@ PROGRAMS = {
         "import warnings\nwarnings.warn('careful')",
         "import logging\nlogging.warning('logged')\nlogging.getLogger('x').error('as well')",
         "return_val(None)\nreturn_val(5)\nreturn_val({'a': 1})",
-        "import json, sys\nprint(sys.argv, json.dumps(sorted(k for k in globals() if not k.startswith('__'))))",
+        "import json, sys\nprint(sys.argv, __name__, 'json' in globals(), 'faasrt' in str(globals()))",
     ],
     "javascript": [
         "console.log('%s is %d', 'x', 5, {a: {b: {c: {d: 1}}}}, [1, 'two'], new Map([[1, 2]]));\nconsole.error(new Set([1]));",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from doubles import doubles
-from helpers import manager_for
+from helpers import manager_at
 from interpreters import Ending, recorded_programs, run_here
 from programs import JS_TRICKS, PROGRAMS, PYTHON_TRICKS
 
@@ -24,19 +22,6 @@ from faasrt.protocol.return_val import take_out
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded", "embedded, enveloped"]
-
-
-@contextlib.asynccontextmanager
-async def manager_at(place: str, local: RuntimeManager) -> AsyncIterator[RuntimeManager]:
-    if place == "doubles":
-        async with doubles() as (manager, _, _):
-            yield manager
-    elif place == "embedded":
-        yield local
-    else:
-        url = (await local.get_health_status()).endpoints[0].endpoint
-        async with manager_for(url, envelope="always") as manager:
-            yield manager
 
 
 async def at_the_doubles(code: str, language: str, **options: Any) -> ExecutionResult:

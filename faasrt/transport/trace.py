@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable
@@ -103,10 +104,10 @@ class CallTrace:
             )
         )
 
-    def stamp(self, result: ExecutionResult) -> ExecutionResult:
-        """Tell a result what is known of its call."""
+    def stamp(self) -> Callable[[ExecutionResult], ExecutionResult]:
+        """Give what tells a result all that is known of its call at this moment."""
         timings = Timings(queued=self.queued_s, total=self.elapsed_s, attempts=tuple(self.attempts_s))
-        return attrs.evolve(result, timings=timings, attempts=self.attempts, endpoint=self.endpoint)
+        return functools.partial(attrs.evolve, timings=timings, attempts=self.attempts, endpoint=self.endpoint)
 
     def call_finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         """The call ended."""

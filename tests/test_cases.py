@@ -1,0 +1,158 @@
+"""The plan of run_cases, and frames: properties that hold whatever servers and programs say."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from hypothesis import given, settings, strategies as st
+
+from faasrt import ExecutionResult, Outcome
+from faasrt.protocol.cases import MAX_REQUEST_BYTES, Plan
+from faasrt.protocol.executions import Reading
+from faasrt.protocol.frames import Record, Report, cut_ret_val, frame_bytes, read_frames, without_frames
+
+KILLED = ExecutionResult(outcome=Outcome.CRASHED)
+
+
+def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
+    return Record(outcome=outcome, texts={"stdout": "", "stderr": "", "ret_val": value})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["fine", "raises", "exits", "dies"]), max_size=12),
+    room=st.integers(1, 12),
+    isolate=st.booleans(),
+)
+def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None:
+    """N cases with k that end their execution take k + 1 executions when there is room; none begins twice."""
+    plan = Plan(["[[], {}]"] * len(kinds), limit=1_000, isolate=isolate, rerun=False)
+    begun: list[int] = []
+    executions = 0
+    while (batch := plan.next_batch()) is not None:
+        executions += 1
+        records = {} if isolate else {-1: record()}
+        final = True
+        for index in list(batch)[:room]:
+            begun.append(index)
+            if kinds[index] == "dies":
+                final = False
+                break
+            records[index] = record(Outcome.OK if kinds[index] == "fine" else Outcome.USER_ERROR, str(index))
+            if kinds[index] == "exits":
+                break
+        plan.take(batch, Reading(Report(records=records, begun=True, final=final), KILLED), lambda result: result)
+    assert begun == list(range(len(kinds)))
+    expected = {"fine": Outcome.OK, "raises": Outcome.USER_ERROR, "exits": Outcome.USER_ERROR, "dies": Outcome.CRASHED}
+    results = plan.all_results()
+    assert [result.outcome for result in results] == [expected[kind] for kind in kinds]
+    assert all(result.ret_val == str(index) for index, result in enumerate(results) if kinds[index] != "dies")
+    if room == 12:
+        killers = [kind in ("exits", "dies") for kind in kinds]
+        # A killer at the very end leaves nothing for another execution.
+        assert executions == sum(killers) + bool(kinds and not killers[-1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
+def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], count: int) -> None:
+    """Where an execution says nothing, halving finds each killer, and every other case has its value."""
+    plan = Plan(["[[], {}]"] * count, limit=1_000, isolate=False, rerun=True)
+    executions = 0
+    while (batch := plan.next_batch()) is not None:
+        executions += 1
+        assert executions <= 40 * count
+        if silent & set(batch):
+            report = Report()
+        else:
+            report = Report(records={-1: record()} | {index: record() for index in batch}, begun=True, final=True)
+        plan.take(batch, Reading(report, KILLED), lambda result: result)
+    assert [result.outcome for result in plan.all_results()] == [
+        Outcome.CRASHED if index in silent else Outcome.OK for index in range(count)
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(1, 2 * MAX_REQUEST_BYTES), min_size=1, max_size=8))
+def test_batches_stay_small(sizes: list[int]) -> None:
+    """A batch holds at most a mebibyte of arguments, or a single case."""
+    plan = Plan(["x" * size for size in sizes], limit=1_000, isolate=False, rerun=False)
+    seen: list[int] = []
+    while (batch := plan.next_batch()) is not None:
+        seen += batch
+        assert len(batch) == 1 or sum(sizes[index] for index in batch) <= MAX_REQUEST_BYTES
+        records = {-1: record()} | {index: record() for index in batch}
+        plan.take(batch, Reading(Report(records=records, begun=True, final=True), KILLED), lambda result: result)
+    assert seen == list(range(len(sizes)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+STREAM = (
+    st.text(max_size=30)
+    | JSON
+    | st.fixed_dictionaries({"head": JSON | st.text(), "tail": st.text(), "lost": st.integers(-5, 10**9) | JSON})
+    | st.fixed_dictionaries({"base64": st.text(max_size=20) | JSON})
+)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.integers(-3, 5) | JSON,
+        "outcome": st.sampled_from(["OK", "TIMEOUT", "x"]) | JSON,
+        "ms": st.floats() | JSON,
+        "exit_code": st.integers() | JSON,
+        "error": st.dictionaries(st.sampled_from(["name", "message", "traceback"]), STREAM) | JSON,
+        "stdout": STREAM,
+        "stderr": STREAM,
+        "ret_val": STREAM,
+    },
+)
+FRAMES = st.fixed_dictionaries(
+    {}, optional={"nonce": st.just("n") | JSON, "final": JSON, "records": st.lists(FIELDS, max_size=3) | JSON}
+)
+
+
+def frame(content: Any) -> str:
+    return "faasrt1:" + base64.b64encode(json.dumps(content).encode()).decode()
+
+
+@settings(max_examples=500, deadline=None)
+@given(contents=st.lists(FRAMES | JSON, max_size=3), between=st.text(max_size=20), limit=st.integers(1, 200))
+def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int) -> None:
+    """A program that knows the nonce can say anything: it becomes records within the limits, or nothing."""
+    report = read_frames([between.join(map(frame, contents)), between], "n", limit)
+    for index, kept in report.records.items():
+        assert isinstance(index, int)
+        assert isinstance(kept.outcome, Outcome)
+        assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in kept.texts.values())
+        result = Reading(report, KILLED).result_of(kept, limit=limit)
+        json.dumps(result.to_dict())
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=60), prefix=st.sampled_from(["faasrt1:", "x faasrt1:", ""]))
+def test_what_is_no_frame_is_passed_over(data: bytes, prefix: str) -> None:
+    """Neither bytes that only look like a frame nor frames of another call count."""
+    text = prefix + base64.b64encode(data).decode()
+    assert not read_frames([text, frame({"nonce": "other", "final": True, "records": []})], "n", 100).begun
+    assert without_frames(text, "n") == text
+
+
+def test_frames_are_taken_out_of_a_text() -> None:
+    """With the line ends around them, and no others."""
+    own, other = frame({"nonce": "n", "records": []}), frame({"nonce": "m"})
+    assert without_frames(f"a\n\n{own}\n{other}\n\n{own}\nb", "n") == f"a\n{other}\nb"
+
+
+def test_a_frame_may_be_larger_than_a_return_value() -> None:
+    """The embedded FaaS cuts return values at the limit, but a frame carries three streams."""
+    whole = b"faasrt1:" + b"A" * 5_000
+    assert cut_ret_val(whole, 1_000) == (whole.decode(), False)
+    assert cut_ret_val(b"x" + whole, 1_000)[1]
+    assert cut_ret_val(b"faasrt1:" + b"A" * frame_bytes(1_000), 1_000)[1]
+    assert cut_ret_val(b"faasrt1:\xff" + b"A" * 2_000, 1_000)[1]

@@ -1,0 +1,195 @@
+"""What an endpoint is: asked once, shared, forgotten after a failure; and no health report does any harm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from helpers import manager_for
+from hypothesis import given, settings, strategies as st
+
+from faasrt import DeadlineExceededError, Outcome, RejectedError, RuntimeManager, ServerError, TimeoutSettings
+from faasrt.protocol.profile import EndpointProfile, read_profile
+
+Serve = Callable[..., Awaitable[str]]
+FAITHFUL = {"status": "healthy", "capabilities": {"faithful": True, "enforces_timeouts": True}}
+
+
+class Server:
+    """Counts health probes and plain and enveloped programs, and answers as it is told."""
+
+    def __init__(self, health: Any = FAITHFUL, health_status: int = 200) -> None:
+        self.health, self.health_status = health, health_status
+        self.probes = self.plain = self.enveloped = 0
+        self.status = 200
+        self.probed, self.release = asyncio.Event(), asyncio.Event()
+        self.release.set()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        if request.path == "/health":
+            self.probes += 1
+            self.probed.set()
+            await self.release.wait()
+            if isinstance(self.health, str):
+                return web.Response(text=self.health, status=self.health_status)
+            return web.json_response(self.health, status=self.health_status)
+        fields = await request.json()
+        if "faasrt" in fields["code"]:
+            self.enveloped += 1
+        else:
+            self.plain += 1
+        return web.json_response({"output": {"stdout": "x"}}, status=self.status)
+
+    async def manager(self, serve: Serve, **options: Any) -> RuntimeManager:
+        return manager_for(await serve(self.handle, "/{path:.*}"), **options)
+
+
+async def test_a_thousand_callers_ask_once(serve: Serve) -> None:
+    """Those that come first wait for the one answer."""
+    server = Server()
+    async with await server.manager(serve) as manager:
+        await asyncio.gather(*(manager.run_code("1", "python") for _ in range(1_000)))
+    assert (server.probes, server.plain, server.enveloped) == (1, 1_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("health", "status", "enveloped"),
+    [
+        (FAITHFUL, 200, False),
+        (FAITHFUL, 503, False),  # it starts: it still is what it says
+        ({"status": "healthy"}, 200, True),
+        ({"capabilities": {"faithful": "yes"}}, 200, True),
+        ({"capabilities": [1]}, 200, True),
+        ("<html>", 200, True),
+        ("", 404, True),
+        ('{"capabilities": {"faithful": true}, "x": NaN}', 200, True),
+        ("[" * 100_000, 200, True),
+        ("x" * 1_000_000, 200, True),
+    ],
+)
+async def test_what_a_health_report_means(serve: Serve, health: Any, status: int, enveloped: bool) -> None:
+    """Only a server that calls itself faithful gets plain requests; no report is an error of the call."""
+    server = Server(health, status)
+    async with await server.manager(serve) as manager:
+        for _ in range(2):
+            assert (await manager.run_code("1", "python")).ok
+    assert (server.probes, server.plain, server.enveloped) == (1, 0 if enveloped else 2, 2 if enveloped else 0)
+
+
+@pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])
+async def test_modes(serve: Serve, mode: str, plain: int, probes: int) -> None:
+    """Neither "always" nor "never" listens to what the server calls itself."""
+    server = Server()
+    async with await server.manager(serve, envelope=mode) as manager:
+        await manager.run_code("1", "python")
+    assert (server.plain, server.enveloped, server.probes) == (plain, 1 - plain, probes)
+
+
+async def test_a_failure_is_a_reason_to_ask_again(serve: Serve) -> None:
+    """After an endpoint has failed, another server may stand there; a refusal is no failure."""
+    server = Server()
+    async with await server.manager(serve) as manager:
+        await manager.run_code("1", "python")
+        server.status = 400
+        with pytest.raises(RejectedError):
+            await manager.run_code("1", "python")
+        assert server.probes == 1
+        server.status = 500
+        with pytest.raises(ServerError):
+            await manager.run_code("1", "python")
+        server.status, server.health = 200, {}
+        await manager.run_code("1", "python")
+    assert (server.probes, server.plain, server.enveloped) == (2, 3, 1)
+
+
+async def test_a_health_report_that_hangs(serve: Serve) -> None:
+    """It is waited for once, for a part of the call's own time, and then the program is sent."""
+    server = Server()
+    server.release.clear()
+    timeouts = TimeoutSettings(grace_s=0.4, health_s=0.2)
+    async with await server.manager(serve, timeouts=timeouts) as manager:
+        for _ in range(2):
+            assert (await manager.run_code("1", "python", timeout_ms=100)).ok
+        server.release.set()
+    assert (server.probes, server.enveloped) == (1, 2)
+
+
+async def test_everything_hangs(serve: Serve) -> None:
+    """The probe is a part of the attempt: together they end by its deadline."""
+
+    async def handle(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    loop = asyncio.get_running_loop()
+    url = await serve(handle, "/{path:.*}")
+    async with manager_for(url, timeouts=TimeoutSettings(grace_s=0.3)) as manager:
+        started = loop.time()
+        with pytest.raises(DeadlineExceededError) as caught:
+            await manager.run_code("1", "python", timeout_ms=100)
+        # The deadline itself is 0.4 s; a probe of 5 s on top of it would be seen.
+        assert loop.time() - started < 3
+    assert caught.value.attempts == 1
+
+
+async def test_cancelled_while_it_asks(serve: Serve) -> None:
+    """The next in line asks in place of a caller that is cancelled, and nothing stays behind."""
+    server = Server()
+    server.release.clear()
+    async with await server.manager(serve) as manager:
+        first = asyncio.create_task(manager.run_code("1", "python"))
+        await server.probed.wait()
+        second = asyncio.create_task(manager.run_code("2", "python"))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        server.release.set()
+        assert (await second).ok
+        assert (await manager.get_runtime("python"))._dispatcher.in_flight == 0
+    assert (server.probes, server.plain) == (2, 1)
+
+
+REFERENCE = {
+    "status": "healthy",
+    "version": "js-faas-v1.0.0",
+}
+
+
+@pytest.mark.parametrize(
+    ("health", "outcome"), [(REFERENCE, Outcome.CRASHED), ({"status": "healthy"}, Outcome.OK)], ids=["known", "unknown"]
+)
+async def test_an_answer_without_a_frame(serve: Serve, health: Any, outcome: Outcome) -> None:
+    """On a server that brings frames back, none means killed; elsewhere the answer is all there is to judge by."""
+    server = Server(health)
+    async with await server.manager(serve) as manager:
+        assert (await manager.run_code("1", "python")).outcome is outcome
+        called = await (await manager.get_runtime("python")).call_function("def f(): pass", "f")
+        assert called.outcome is Outcome.CRASHED
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["faithful", "enforces_timeouts", "timeout_limit_s", "max_output_bytes"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    health=st.dictionaries(
+        st.sampled_from(["version", "capabilities", "limits", "x"]), JSON | st.dictionaries(NAMES, JSON), max_size=4
+    )
+)
+def test_any_report_gives_a_profile(health: dict[str, Any]) -> None:
+    """Types that are wrong count as not said."""
+    profile = read_profile(health)
+    assert isinstance(profile, EndpointProfile)
+    for number in (profile.timeout_limit_ms, profile.max_output_bytes):
+        assert number is None or (isinstance(number, int) and number > 0)
+    json.dumps([profile.faithful, profile.enforces_timeouts, profile.reference, profile.starts_slowly])
