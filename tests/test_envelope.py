@@ -195,11 +195,3 @@ async def test_the_guard_counts_events_where_nothing_else_is_there(local: Runtim
         result = await local.run_code(wrap(job, EndpointProfile(), "abc"), "python", timeout_ms=10_000)
         record = read_frames([result.stdout], "abc", 1_000).records[0]
         assert (record.outcome, record.texts["stdout"]) == (Outcome.TIMEOUT, "on\n")
-
-
-async def test_a_server_does_not_rewrite_the_loader() -> None:
-    """python-faas escapes newlines between quotes: no pair of quotes spans a line."""
-    job = Job(code="# don't\nprint('''a\nb''')", language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000)
-    for line in wrap(job, EndpointProfile(), "abc").splitlines():
-        assert line.count('"') % 2 == 0
-        assert "'" not in line
