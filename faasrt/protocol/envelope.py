@@ -29,8 +29,8 @@ The job:
 
 **The loop guard** (Python, where the server is not known to enforce timeouts). On CPython it is a timer signal, which
 costs nothing measurable. In Pyodide, where there are no signals, the interrupt buffer that the interpreter looks at
-every few dozen steps is an object that tells the time: about 1.1 times as long for a bare loop. Where there is neither,
-`sys.monitoring` counts jumps and calls and looks at the clock every 500th time: 3 to 4 times as long for a bare loop.
+every few dozen steps is an object that tells the time: between nothing and 1.15 times the time of a bare loop. Where
+there is neither, `sys.monitoring` counts jumps and calls and looks at the clock every 500th time: 4 to 6 times.
 `benchmarks/guard.py` measures them. The guard raises a BaseException in the midst of the program, ten times if need be;
 then it ends the process under it. It cannot reach into a single long call of C code, such as a sum over an endless
 iterator or a huge power, and a program that means to can take it away.

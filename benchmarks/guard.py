@@ -1,0 +1,106 @@
+"""What the loop guard costs a bare loop and a loop of calls: times with it as ratios to times without it.
+
+    python -m benchmarks.guard [--pyodide]
+
+`--pyodide` fetches Pyodide from npm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import deno
+
+from faasrt import RuntimeManager
+
+GUARD = files("faasrt.protocol.guest").joinpath("python_guard.py").read_text()
+PROGRAM = """
+import sys
+{guard}
+import time
+
+def bare(n):
+    while n: n -= 1
+
+def step(n):
+    return n - 1
+
+def calls(n):
+    while n: n = step(n)
+
+def measure(watch):
+    guard = Guard(lambda: None)
+    guard.watch = watch(guard)
+    if guard.watch is None:
+        return None
+    ratios = {{}}
+    for action in (bare, calls):
+        pairs = []
+        for _ in range({repeats}):
+            guard.disarm()
+            started = time.perf_counter(); action({size}); without = time.perf_counter() - started
+            guard.arm(600_000)
+            started = time.perf_counter(); action({size}); pairs.append((time.perf_counter() - started) / without)
+        guard.disarm()
+        ratios[action.__name__] = sorted(pairs)[len(pairs) // 2]
+    return ratios
+
+import json
+watches = [Guard.by_signal, Guard.by_interrupt_buffer] + ([Guard.by_events] if hasattr(sys, "monitoring") else [])
+RESULT = json.dumps({{watch.__name__: measure(watch) for watch in watches}})
+"""
+PYODIDE = """
+import { loadPyodide } from "npm:pyodide@314.0.7";
+const pyodide = await loadPyodide();
+await pyodide.runPythonAsync(Deno.readTextFileSync(Deno.args[0]));
+console.log(pyodide.globals.get("RESULT"));
+"""
+
+
+def in_cpython(program: str) -> Any:
+    done = subprocess.run([sys.executable, "-c", program + "\nprint(RESULT)"], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+async def in_wasi(program: str) -> Any:
+    async with RuntimeManager.local(["python"], workers=1) as manager:
+        result = await manager.run_code(program + "\nreturn_val(RESULT)", "python")
+        return result.raise_for_outcome().value
+
+
+def in_pyodide(program: str) -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "main.mjs").write_text(PYODIDE)
+        (folder / "program.py").write_text(program)
+        command = [deno.find_deno_bin(), "run", "-A", "--quiet", "--no-lock", "main.mjs", "program.py"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, default=1_000_000, help="steps of a loop")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements; the median counts")
+    parser.add_argument("--pyodide", action="store_true")
+    options = parser.parse_args()
+    program = PROGRAM.format(guard=GUARD, size=options.size, repeats=options.repeats)
+    found = {"CPython": in_cpython(program), "WASI": asyncio.run(in_wasi(program))}
+    if options.pyodide:
+        found["Pyodide"] = in_pyodide(program)
+    for interpreter, watches in found.items():
+        for watch, ratios in watches.items():
+            if ratios is not None:
+                print(f"{interpreter:8} {watch:20} bare loop {ratios['bare']:.2f}x  calls {ratios['calls']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

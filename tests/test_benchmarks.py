@@ -1,0 +1,26 @@
+"""The benchmarks run, with sizes that say nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("benchmarks.cases --start-up 0 --cases 10 --calls 2", "run_cases"),
+        ("benchmarks.guard --size 2000 --repeats 1", "bare loop"),
+    ],
+)
+def test_benchmarks_run(command: str, words: str) -> None:
+    """Each is a module that runs alone and prints its ratios."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=root, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
