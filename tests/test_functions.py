@@ -385,6 +385,14 @@ def f(x):
         assert log.read_text() == "0 1 2 3 4 5 6 "
 
 
+async def test_a_crash_after_a_slow_start() -> None:
+    """Where the start-up takes longer than the limit, silence for so long is no timeout."""
+    async with doubles() as (manager, python, _):
+        python.start_up_s = 0.3
+        result = await manager.run_code("import ctypes\nctypes.string_at(0)", "python", timeout_ms=200)
+        assert result.outcome is Outcome.CRASHED
+
+
 async def test_a_crash_that_says_nothing() -> None:
     """js-faas gives nothing back of a process that died: all its cases get the verdict, or run again if they may."""
     code = "const f = (x) => { if (x === 2) Deno.kill(Deno.pid, 'SIGKILL'); return x; };"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -134,7 +135,7 @@ class Program:
         strict = self.mode == "always" or profile.reference
 
         def unwrap(answer: Answer | None) -> ExecutionResult:
-            reading = read(answer, nonce, timeout_ms=run.timeout_ms, limit=limit)
+            reading = read(answer, nonce, timeout_ms=_telling_ms(run.timeout_ms, profile), limit=limit)
             result = reading.only(limit, strict=strict)
             if result.ret_val or not brings_its_own(run.code, run.language):
                 return result
@@ -186,7 +187,7 @@ class Batch:
         return Request(
             body=_enveloped(run, wrap(job, profile, nonce), timeout_ms, profile),
             timeout_ms=timeout_ms,
-            read=lambda answer: read(answer, nonce, timeout_ms=timeout_ms, limit=limit),
+            read=lambda answer: read(answer, nonce, timeout_ms=_telling_ms(timeout_ms, profile), limit=limit),
         )
 
     def _times(self, profile: EndpointProfile) -> tuple[int, float]:
@@ -205,13 +206,13 @@ class Batch:
         return min(each + window, most), float(window)
 
 
-def read(answer: Answer | None, nonce: str, *, timeout_ms: int, limit: int) -> Reading:
+def read(answer: Answer | None, nonce: str, *, timeout_ms: float, limit: int) -> Reading:
     """Read the answer to an enveloped request.
 
     Args:
         answer: The answer; None when it was larger than any may be.
         nonce: That of the request.
-        timeout_ms: The limit that was sent, in milliseconds.
+        timeout_ms: A silent answer that took so many milliseconds is one of a program that was ended at its limit.
         limit: UTF-8 bytes to keep of each stream.
 
     Raises:
@@ -226,6 +227,11 @@ def read(answer: Answer | None, nonce: str, *, timeout_ms: int, limit: int) -> R
     if report.begun:
         success.texts.update({name: without_frames(text, nonce) for name, text in success.texts.items()})
     return Reading(report, judge_success(success, timeout_ms=timeout_ms, max_output_bytes=limit))
+
+
+def _telling_ms(timeout_ms: int, profile: EndpointProfile) -> float:
+    """From which duration on a silent answer means a timeout: not where the start-up alone can take as long."""
+    return math.inf if profile.starts_slowly else timeout_ms
 
 
 def _new_nonce() -> str:

@@ -72,7 +72,7 @@ class Success:
     declared: tuple[Outcome, UserError | None] | None
 
 
-def judge(answer: Answer, *, timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
+def judge(answer: Answer, *, timeout_ms: float, max_output_bytes: int) -> ExecutionResult:
     """Give the verdict on an answer to `/run_code`.
 
     Args:
@@ -164,7 +164,7 @@ def parse_success(answer: Answer) -> Success:
     )
 
 
-def judge_success(success: Success, *, timeout_ms: int, max_output_bytes: int) -> ExecutionResult:
+def judge_success(success: Success, *, timeout_ms: float, max_output_bytes: int) -> ExecutionResult:
     """Give the verdict on a 200 answer; see `judge`."""
     cuts = {name: cut_text(text, max_output_bytes) for name, text in success.texts.items()}
     output = ExecutionOutput(**{name: text for name, (text, _) in cuts.items()})
@@ -193,7 +193,7 @@ def _declared(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     return outcome, UserError(**words)
 
 
-def _inferred(output: ExecutionOutput, success: Success, timeout_ms: int) -> tuple[Outcome, UserError | None]:
+def _inferred(output: ExecutionOutput, success: Success, timeout_ms: float) -> tuple[Outcome, UserError | None]:
     """The verdict that a careful person gives to an answer of the reference servers."""
     metadata, exit_code, duration_ms = success.metadata, success.exit_code, success.duration_ms
     silent = not (output.stdout or output.stderr or output.ret_val)
