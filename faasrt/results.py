@@ -143,7 +143,7 @@ class ExecutionResult:
         """
         if self.ok:
             return self
-        reason = f": {self.error.name}: {self.error.message}" if self.error else ""
+        reason = f": {self.error.name}: {self.error.message[:1_000]}" if self.error else ""
         raise ExecutionError(f"the code ended as {self.outcome}{reason}", self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class Runtime:
         request = self._request(code, language, timeout_ms, None, None, "normal")
         check_kwargs(kwargs, request.language)
         name = check_function(function, request.language)
-        call = Batch(run=request, function=name, cases=[encode_case(args, kwargs)], single=True)
+        call = Batch(run=request, function=name, cases=[encode_case(args, kwargs, request.language)], single=True)
         limit = request.sandbox.max_output_bytes
         return await self._execute(call, lambda reading, stamp: stamp(reading.only(limit)))
 
@@ -176,15 +176,16 @@ class Runtime:
         """Call a program's function once for each case, many of them in one execution.
 
         Each case has its own verdict, output, value and duration; what the program prints while it is defined stands at
-        the beginning of every case's output. The program is defined once in an execution: what one case leaves behind
-        in it (globals, caches) the next one sees, unless `isolate` is true. A case that ends the execution (at its time
-        limit, by an exit or a crash) gets that verdict, and those behind it go on in a further execution: N cases with
-        k of that kind take k + 1. More are taken where arguments (1 MiB), results (128 KiB) or the sandbox's time limit
-        ask for it.
+        the beginning of every case's output, cut to 8 KiB. The program is defined once in an execution: what one case
+        leaves behind in it (globals, caches) the next one sees, unless `isolate` is true. A case that ends the
+        execution (at its time limit, by an exit or a crash) gets that verdict, and those behind it go on in a further
+        execution: N cases with k of that kind take k + 1. More are taken where arguments (1 MiB), results (64 KiB) or
+        the sandbox's time limit ask for it.
 
         Where a server ends programs at their limit itself, as the embedded FaaS does, it ends executions, not cases: a
-        case is then ended between 0.9 and 1.5 times its limit (and at most 250 ms late when that is more), what it
-        printed is lost, and one that took longer than its limit is a TIMEOUT all the same.
+        case that does not end by itself is then ended later than at its limit (at 2.5 times its limit at the latest),
+        or a tenth earlier where the server's own limit leaves no more; what it printed is lost. One that took longer
+        than its limit is a TIMEOUT all the same.
 
         Args:
             code: The program; not empty.
@@ -222,7 +223,7 @@ class Runtime:
         check_flag("idempotent", idempotent)
         check_flag("isolate", isolate, optional=False)
         plan = Plan(
-            encode_cases(cases),
+            encode_cases(cases, request.language),
             limit=request.sandbox.max_output_bytes,
             isolate=isolate,
             rerun=self._settings.retry.idempotent if idempotent is None else idempotent,
@@ -234,6 +235,7 @@ class Runtime:
                 cases=[plan.cases[index] for index in indices],
                 first=indices.start,
                 isolate=isolate,
+                definition_ms=plan.definition_ms,
             )
             await self._execute(batch, functools.partial(plan.take, indices))
         return plan.all_results()

@@ -115,3 +115,72 @@ JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("overflows", "function f() { f(); } f();", Outcome.USER_ERROR),
     ("is no JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
 ]
+
+# What an independent review broke. code: outcome, stdout, what stands in stderr
+REVIEWED_PYTHON: dict[str, tuple[Outcome, str, str]] = {
+    "import logging\nprint('hi')": (Outcome.OK, "hi\n", ""),
+    "import asyncio\nasync def f(): print('in', end='')\nasyncio.run(f())": (Outcome.OK, "in", ""),
+    "print('hi')\nraise SyntaxError(5)": (Outcome.USER_ERROR, "hi\n", "SyntaxError"),
+    "print('hi')\nclass E(Exception):\n    def __getattr__(self, n): raise KeyError(n)\nraise E('x')": (
+        Outcome.USER_ERROR,
+        "hi\n",
+        "E: x",
+    ),
+    "class E(Exception):\n    @property\n    def lineno(self): raise OSError\nraise E": (Outcome.USER_ERROR, "", "E"),
+    "class M(type):\n    __name__ = 5\nclass E(Exception, metaclass=M): pass\nraise E": (Outcome.USER_ERROR, "", ""),
+    "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')\nprint('hi')": (
+        Outcome.OK,
+        "hi\n",
+        "",
+    ),
+    "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.detach())\nprint('hi')": (Outcome.OK, "hi\n", ""),
+    "greeting = 'bye'\nclass A:\n    def __del__(self): print(greeting)\na = A()": (Outcome.OK, "bye\n", ""),
+    "\ufeffprint('after a mark')": (Outcome.OK, "after a mark\n", ""),
+    "import inspect\nclass A:\n    x = 1\nprint(inspect.getsource(A), __file__)": (
+        Outcome.OK,
+        "class A:\n    x = 1\n main.py\n",
+        "",
+    ),
+}
+# What only a Python with processes and threads can do, or only the envelope tells.
+REVIEWED_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
+    "from concurrent.futures import ThreadPoolExecutor\nex = ThreadPoolExecutor(2)\nprint(ex.submit(lambda: 5).result())": (
+        Outcome.OK,
+        "5\n",
+        "",
+    ),
+    "import os\npid = os.fork()\nif pid == 0:\n    os._exit(0)\nos.waitpid(pid, 0)\nprint('ok')": (
+        Outcome.OK,
+        "ok\n",
+        "",
+    ),
+    "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n    print('parent')": (Outcome.OK, "parent\n", ""),
+    "import os\nprint('x')\nos._exit(True)": (Outcome.CRASHED, "x\n", ""),
+    "import os\nprint('x', flush=True)\nos.close(1)": (Outcome.OK, "x\n", ""),
+    "import warnings\nwarnings.warn('x')": (Outcome.OK, "", "  warnings.warn('x')"),
+}
+REVIEWED_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
+    "console.log(new Error('shown').stack);": (Outcome.OK, "Error: shown\n    at main.js:1:13\n", ""),
+    "console.error(new Error('shown'));": (Outcome.OK, "", "at main.js:1:15"),
+    "process.on('unhandledRejection', (e) => console.log('caught', e.message)); Promise.reject(new Error('a'));": (
+        Outcome.OK,
+        "caught a\n",
+        "",
+    ),
+    "process.on('uncaughtException', (e) => console.log('caught', e.message)); setTimeout(() => { throw new Error('a'); });": (
+        Outcome.OK,
+        "caught a\n",
+        "",
+    ),
+    "process.on('exit', (code) => console.log('exit', code));": (Outcome.OK, "exit 0\n", ""),
+    "addEventListener('unload', () => console.log('bye')); Deno.exit(0);": (Outcome.OK, "bye\n", ""),
+    "Deno.stdout.writeSync(new Uint8Array([0xe2, 0x82]));": (Outcome.OK, "\ufffd", ""),
+    "globalThis.addEventListener = () => {}; console.log('x');": (Outcome.OK, "x\n", ""),
+    "Object.prototype.error = 5; Object.prototype.fields = { outcome: 'OK' }; console.log('x');": (
+        Outcome.OK,
+        "x\n",
+        "",
+    ),
+    "Array.prototype[Symbol.iterator] = null; console.log('x');": (Outcome.OK, "x\n", ""),
+    "console.log('x'); close();": (Outcome.OK, "x\n", ""),
+}

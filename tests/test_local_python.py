@@ -27,7 +27,7 @@ async def run(local: RuntimeManager, code: str, timeout_ms: float = 10_000, **li
         ("# don't swallow\nprint(\"it's\")\nprint('''x\n\ty''')", "it's\nx\n\ty\n"),
         ("print('你好 🌍 é')", "你好 🌍 é\n"),
         ("print({'a': 1})", "{'a': 1}\n"),
-        ("print(__name__, '__file__' in globals())", "__main__ False\n"),
+        ("print(__name__, '__file__' in globals())", "__main__ True\n"),
         ("import sys; print(sys.argv, sys.stdin.read() == '')", "['main.py'] True\n"),
         ("import os; print(dict(os.environ).keys() - {'HOME', 'TMPDIR', 'PYTHONTZPATH'})", "set()\n"),
         ("import inspect\ndef f(): return 1\nprint(inspect.getsource(f), end='')", "def f(): return 1\n"),
@@ -157,7 +157,7 @@ async def test_a_huge_message_is_shortened(local: RuntimeManager) -> None:
     assert result.error is not None
     assert result.error.message.startswith("aaa")
     assert result.error.message.endswith("aab")
-    assert len(result.error.message) < 20_000
+    assert len(result.error.message) <= 1_048_576
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, Job, Verdict
 from faasrt.local.pool import BusyError, Pool
 from faasrt.local.requests import BadRequestError, decode_body, read_code, read_job, read_language
+from faasrt.protocol.frames import is_frame
 from faasrt.protocol.messages import NOT_STARTED_HEADER
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
@@ -201,7 +202,11 @@ def _within(fields: dict[str, Any], job: Job) -> web.Response:
     response = _answer(200, fields)
     while len(response.body) > 4 * job.max_output_bytes + _ENVELOPE_BYTES and limit > 1:  # type: ignore[arg-type]
         limit //= 2
+        if fields["error_info"]:
+            fields["error_info"]["message"] = cut_text(fields["error_info"]["message"], limit)[0]
         for name, text in fields["output"].items():
+            if is_frame(text, job.max_output_bytes):
+                continue  # it is no larger than it may be, and of no use in pieces
             fields["output"][name], was_cut = cut_text(text, limit)
             if was_cut and name not in fields["truncated"]:
                 fields["truncated"].append(name)

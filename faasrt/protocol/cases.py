@@ -8,6 +8,7 @@ where arguments, results or times are too much for one.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +20,18 @@ from faasrt.protocol.executions import Reading
 from faasrt.results import ExecutionResult, Outcome, UserError
 
 MAX_REQUEST_BYTES = 1_048_576
+_LARGEST_JS_INT = 2**53
 Stamp = Callable[[ExecutionResult], ExecutionResult]
 
 
-def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], what: str = "the call") -> str:
+def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, what: str = "the call") -> str:
     """Give a case's arguments as JSON in ASCII.
 
     Raises:
         InvalidRequestError: A value is not JSON, or would come out as another one.
     """
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
-        problem = _problem(value, ())
+        problem = _problem(value, None if language is Language.PYTHON else _LARGEST_JS_INT, ())
         if problem:
             raise InvalidRequestError(f"{name} of {what} {problem}: arguments travel as JSON")
     try:
@@ -47,7 +49,8 @@ def check_function(name: object, language: Language) -> str:
     plain = name.replace("$", "_") if isinstance(name, str) and language is not Language.PYTHON else name
     if not isinstance(name, str) or not isinstance(plain, str) or not plain.isidentifier():
         raise InvalidRequestError(f"function must be the name of a function, got {name!r}")
-    return name
+    # Python's own names are normalized so when it reads them.
+    return unicodedata.normalize("NFKC", name) if language is Language.PYTHON else name
 
 
 def check_kwargs(kwargs: Mapping[str, Any], language: Language) -> None:
@@ -62,7 +65,7 @@ def check_kwargs(kwargs: Mapping[str, Any], language: Language) -> None:
         )
 
 
-def encode_cases(cases: object) -> list[str]:
+def encode_cases(cases: object, language: Language) -> list[str]:
     """Give the arguments of each case as JSON.
 
     Raises:
@@ -74,14 +77,17 @@ def encode_cases(cases: object) -> list[str]:
     for index, case in enumerate(cases):
         if not isinstance(case, (tuple, list)):
             raise InvalidRequestError(f"case {index} must be a tuple of arguments, got {type(case).__name__}")
-        encoded.append(encode_case(case, {}, f"case {index}"))
+        encoded.append(encode_case(case, {}, language, f"case {index}"))
     return encoded
 
 
-def _problem(value: Any, above: tuple[int, ...]) -> str:
+def _problem(value: Any, largest_int: int | None, above: tuple[int, ...]) -> str:
     """What keeps a value from travelling as JSON, or ""."""
-    if value is None or isinstance(value, (bool, str, int)):
+    if value is None or isinstance(value, (bool, str)):
         return ""
+    if isinstance(value, int):
+        too_large = largest_int is not None and abs(value) > largest_int
+        return "is or holds an integer above 2**53, which JavaScript would round" if too_large else ""
     if isinstance(value, float):
         return "" if -float("inf") < value < float("inf") else f"is or holds {value!r}"
     if not isinstance(value, (list, tuple, dict)):
@@ -94,7 +100,7 @@ def _problem(value: Any, above: tuple[int, ...]) -> str:
         if wrong:
             return f"holds a dict with the key {wrong[0]!r}, which is no str"
         value = value.values()
-    return next((problem for member in value if (problem := _problem(member, inside))), "")
+    return next((problem for member in value if (problem := _problem(member, largest_int, inside))), "")
 
 
 @attrs.define
@@ -107,6 +113,7 @@ class Plan:
         isolate: Whether each case gets the definitions anew.
         rerun: Whether cases may run again when it cannot be told which of them ended the execution.
         results: What is known, by index.
+        definition_ms: How long the definitions took in the last execution, in milliseconds.
     """
 
     cases: Sequence[str]
@@ -114,6 +121,7 @@ class Plan:
     isolate: bool
     rerun: bool
     results: list[ExecutionResult | None] = attrs.field(init=False)
+    definition_ms: float | None = attrs.field(default=None, init=False)
     _left: list[range] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -150,6 +158,8 @@ class Plan:
             self.results = [stamp(ended) if known is None else known for known in self.results]
             self._left = []
             return stamp(ended)
+        if definition is not None:
+            self.definition_ms = definition.duration_ms
         index, last = batch.start, None
         while index < batch.stop and (record := records.get(index)) is not None:
             result = reading.result_of(record, definition, limit=self.limit)

@@ -20,10 +20,12 @@ The job:
     capture            whether stdout and stderr are recorded, or left to the server
     case_ms            the guard ends a case after so long; null where the server does
     limit_ms           a case that took longer counts as TIMEOUT, however it ended; null for a program
-    begin_within_ms    no further case begins later than this,
-    batch_bytes        nor when the records have grown to this
+    begin_within_ms    no further case begins later after the definitions than this,
+    batch_bytes        nor when the records have grown to this,
+    progress_bytes     nor when so much has been said of the progress
+    definition_bytes   what the definitions printed is cut to this, as every case's result holds it
     record_bytes       what a record may take; streams are cut to half and half again until it does
-    progress           whether each record goes to stderr at once
+    progress           whether each record is told at once: on stderr, or to a faithful server's `return_val`
     worker             (JavaScript) whether the cases run in a worker, which can be ended
     faithful           whether the frame goes to the server's own `return_val`
 
@@ -96,7 +98,7 @@ class Job:
     begin_within_ms: float = 0.0
 
 
-_BATCH_BYTES = 131_072
+_BATCH_BYTES, _PROGRESS_BYTES, _DEFINITION_BYTES = 65_536, 4 * 2**20, 8_192
 
 
 def wrap(job: Job, profile: EndpointProfile, nonce: str) -> str:
@@ -108,7 +110,9 @@ def wrap(job: Job, profile: EndpointProfile, nonce: str) -> str:
         nonce: Tells the frames of this call from what the user prints; letters and digits.
     """
     limit = job.max_output_bytes
-    batch_bytes = 0 if job.single else _BATCH_BYTES
+    definition_bytes = min(limit, _DEFINITION_BYTES)
+    # In a frame there is room for the definitions, a batch of records that has just not been full, and one record more.
+    taken = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
     fields: dict[str, Any] = {
         "nonce": nonce,
         "code": job.code,
@@ -123,8 +127,10 @@ def wrap(job: Job, profile: EndpointProfile, nonce: str) -> str:
         "case_ms": None if profile.enforces_timeouts else job.limit_ms,
         "limit_ms": None if job.function is None else job.limit_ms,
         "begin_within_ms": job.begin_within_ms,
-        "batch_bytes": batch_bytes,
-        "record_bytes": (frame_bytes(limit) - batch_bytes * 3 // 2) * 3 // 4 - 1_000,
+        "batch_bytes": _BATCH_BYTES,
+        "definition_bytes": definition_bytes,
+        "progress_bytes": _PROGRESS_BYTES,
+        "record_bytes": frame_bytes(limit) * 3 // 4 - taken - 1_000,
         "progress": not job.single,
         "worker": not job.single and not profile.faithful,
         "faithful": profile.faithful,

@@ -56,6 +56,7 @@ class Reading:
 
     report: Report
     plain: ExecutionResult
+    declared: bool = False
 
     def result_of(self, record: Record, definition: Record | None = None, *, limit: int) -> ExecutionResult:
         """Make the result of a record.
@@ -101,8 +102,10 @@ class Reading:
         if not strict and not self.report.begun:
             return plain
         told = plain.outcome in (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
+        if told or (self.declared and plain.outcome is not Outcome.OK):
+            return plain
         # The guest program reports all exceptions and exits: what it does not report was no end of that kind.
-        return plain if told else attrs.evolve(plain, outcome=Outcome.CRASHED, error=None)
+        return attrs.evolve(plain, outcome=Outcome.CRASHED, error=None)
 
 
 @attrs.frozen
@@ -158,6 +161,7 @@ class Batch:
         first: The index of the first of them.
         single: It is one call, not the beginning of several.
         isolate: Each case gets the definitions anew.
+        definition_ms: How long the definitions took in an execution before, in milliseconds; None when not known.
     """
 
     run: RunRequest
@@ -166,6 +170,7 @@ class Batch:
     first: int = 0
     single: bool = False
     isolate: bool = False
+    definition_ms: float | None = None
     needs_profile: bool = attrs.field(default=True, init=False)
 
     def request(self, profile: EndpointProfile) -> Request[Reading]:
@@ -196,14 +201,18 @@ class Batch:
         if not profile.enforces_timeouts:
             # The guest program ends each case at its own limit.
             window = max(1, round(self.run.sandbox.timeout_limit_s * 1000))
-            return each + window, float(window)
+            return 2 * each + window, float(window)
         # Here only the execution is ended, so its limit is not far from that of a case; but a case that begins late
-        # must have its time.
+        # must have its time, and so must the definitions.
         most = max(profile.timeout_limit_ms or each, each)
+        if self.isolate:
+            definitions = 0
+        else:
+            definitions = each if self.definition_ms is None else min(each, round(1.5 * self.definition_ms) + 50)
         window = max(each // 2, _LEAST_BATCH_MS)
         if each + window > most:
             window = max(most - each, most // 10)
-        return min(each + window, most), float(window)
+        return min(definitions + each + window, most), float(window)
 
 
 def read(answer: Answer | None, nonce: str, *, timeout_ms: float, limit: int) -> Reading:
@@ -226,7 +235,8 @@ def read(answer: Answer | None, nonce: str, *, timeout_ms: float, limit: int) ->
     report = read_frames(success.texts.values(), nonce, limit)
     if report.begun:
         success.texts.update({name: without_frames(text, nonce) for name, text in success.texts.items()})
-    return Reading(report, judge_success(success, timeout_ms=timeout_ms, max_output_bytes=limit))
+    plain = judge_success(success, timeout_ms=timeout_ms, max_output_bytes=limit)
+    return Reading(report, plain, success.declared is not None)
 
 
 def _telling_ms(timeout_ms: int, profile: EndpointProfile) -> float:

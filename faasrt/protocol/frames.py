@@ -4,15 +4,17 @@ A frame is `faasrt1:` and base64 of JSON in UTF-8, on one line:
 
     {"nonce": str, "final": bool, "records": [record ...]}
 
-The nonce is that of the call: a frame without it is the user's own print. A final frame holds every record; the others
-hold one record each, are written to the process's stderr as the cases end, and count when no final one follows: some
-servers show that stream when a process ends hard, or is ended. A record is
+The nonce is that of the call: a frame without it is the user's own print. A final frame holds every record. The others
+tell of the progress as cases end, and count when no final one follows: on the process's stderr, a record each, as some
+servers show that stream when a process has ended hard; or, to a faithful server, as return values that hold all so far.
+A record is
 
     {"index": int, "outcome": str, "exit_code": int | null, "ms": number, "error": {"name", "message", "traceback"},
      "stdout": stream, "stderr": stream, "ret_val": stream}
 
 of which `error` may be missing, and `stdout` and `stderr` are when the server was trusted with them. The index is the
-case's, 0 for a program, and -1 for the definitions that all cases share. A stream is a text; `{"base64": str}` of its
+case's, 0 for a program, and -1 for the definitions that all cases share. A stream (`message` is one too) is a text; or
+`{"base64": str}` of its
 UTF-8 where escapes would grow it; or `{"head": ..., "tail": ..., "lost": int}` where it was cut inside.
 
 The digit in the prefix is the version: it changes when a reader of today would misread a frame of tomorrow.
@@ -34,8 +36,7 @@ from faasrt.results import Outcome, UserError
 _PREFIX = "faasrt1:"
 _FRAME = re.compile(_PREFIX + r"([A-Za-z0-9+/]+={0,2})")
 _FRAME_LINE = re.compile(rf"\n?{_FRAME.pattern}\n?")
-_ERROR_FIELDS = ("name", "message", "traceback")
-_ERROR_BYTES = 16_384
+_ERROR_BYTES = 32_768
 _LARGEST_NUMBER = 1e15
 _OUTCOMES = frozenset(Outcome)
 
@@ -107,10 +108,15 @@ def without_frames(text: str, nonce: str) -> str:
     return _FRAME_LINE.sub(drop, text)
 
 
+def is_frame(text: str, limit: int) -> bool:
+    """Tell whether a text looks like a frame that carries streams within a limit."""
+    return text.startswith(_PREFIX) and len(text) <= frame_bytes(limit) and text.isascii()
+
+
 def cut_ret_val(data: bytes, limit: int) -> tuple[str, bool]:
     """Cut a return value as `cut` does; but a frame may be as large as what it carries."""
-    if data.startswith(_PREFIX.encode()) and len(data) <= frame_bytes(limit) and data.isascii():
-        return data.decode(), False
+    if data.startswith(_PREFIX.encode()) and is_frame(text := data.decode("utf-8", "replace"), limit):
+        return text, False
     return cut(data, limit)
 
 
@@ -147,7 +153,7 @@ def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
         outcome=Outcome(outcome),
         texts=texts,
         truncated=frozenset(truncated),
-        error=_read_error(fields.get("error")),
+        error=_read_error(fields.get("error"), limit),
         exit_code=exit_code,
         duration_ms=float(ms),
     )
@@ -175,8 +181,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _read_error(fields: Any) -> UserError | None:
+def _read_error(fields: Any, limit: int) -> UserError | None:
     if not isinstance(fields, dict):
         return None
-    name, message, traceback = (cut_text(_text(fields.get(key)), _ERROR_BYTES)[0] for key in _ERROR_FIELDS)
-    return UserError(name or "Error", message, traceback)
+    name, traceback = (cut_text(_text(fields.get(key)), _ERROR_BYTES)[0] for key in ("name", "traceback"))
+    return UserError(name or "Error", _read_stream(fields.get("message"), limit)[0], traceback)

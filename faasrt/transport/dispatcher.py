@@ -137,12 +137,15 @@ class Dispatcher:
             profile = await self._profiles.get(endpoint, ask_s)
         request = execution.request(profile)
         within_s = request.timeout_ms / 1000 + timeouts.grace_s + (timeouts.startup_s if profile.starts_slowly else 0)
+        left_s = within_s - (self.clock() - started)
+        if left_s <= 0:
+            raise DeadlineExceededError(f"the FaaS did not say within {within_s:g} s what it is", sent="no")
         try:
             answer = await self._attempt(
                 endpoint,
                 "/run_code",
                 request.body,
-                within_s=within_s - (self.clock() - started),
+                within_s=left_s,
                 max_body_bytes=4 * execution.run.sandbox.max_output_bytes + 262_144,
             )
         except BodyTooLargeError:

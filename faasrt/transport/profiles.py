@@ -32,24 +32,24 @@ class Profiles:
         known = self._known.get(endpoint)
         if known is not None:
             return known
-        asked_before = self._asked[endpoint]
-        async with self._locks[endpoint]:
-            known = self._known.get(endpoint)
-            if known is not None:
-                return known
-            unknown = EndpointProfile()
-            if self._asked[endpoint] != asked_before:
-                return unknown  # one who was in front has asked in vain, and a queue of askers would wait for ever
-            try:
-                async with asyncio.timeout(within_s):
-                    answered = await self._ask(endpoint)
-            except TimeoutError:
-                # A server whose health hangs may run code all the same: it is not to cost every call this wait.
-                answered = unknown
-            self._asked[endpoint] += 1
-            if answered is not None:
-                self._known[endpoint] = answered
-            return answered or unknown
+        asked_before, asking = self._asked[endpoint], False
+        try:
+            async with asyncio.timeout(within_s), self._locks[endpoint]:
+                known = self._known.get(endpoint)
+                if known is not None or self._asked[endpoint] != asked_before:
+                    # One in front asked; if in vain, then a queue of those who ask again would wait for ever.
+                    return known or EndpointProfile()
+                asking = True
+                answered = await self._ask(endpoint)
+        except TimeoutError:
+            if not asking:
+                return EndpointProfile()
+            # A server whose health hangs may run code all the same: it is not to cost every call this wait.
+            answered = EndpointProfile()
+        self._asked[endpoint] += 1
+        if answered is not None:
+            self._known[endpoint] = answered
+        return answered or EndpointProfile()
 
     def forget(self, endpoint: str) -> None:
         """Forget an endpoint that has failed: another server may stand there when it is back."""

@@ -17,7 +17,7 @@ from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
 _FLOOD_FACTOR = 2
-_ERROR_BYTES = 16_384
+_ERROR_BYTES = 32_768
 # A return value is JSON inside JSON: a control character of it takes six bytes and a backslash more.
 _FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
 # V8 prints pages about itself when its heap is full; they are no output of the program.
@@ -31,7 +31,7 @@ _OUT_OF_MEMORY = re.compile(
 # The fields that are kept of each kind of report. A program can find the mark, and may then say what it likes: what it
 # says must neither be believed beyond its own verdict nor cost memory.
 _REPORTS = {
-    "started": (),
+    "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
     "exit": (),
@@ -114,7 +114,13 @@ class DenoRun:
         """Send the program."""
         self._child.receive(self._receive)
         job = self._job
-        fields = {"code": job.code, "language": job.language.value, "check": job.check, "nonce": self._nonce}
+        fields = {
+            "code": job.code,
+            "language": job.language.value,
+            "check": job.check,
+            "nonce": self._nonce,
+            "most": job.max_output_bytes,
+        }
         self._child.write(json.dumps(fields).encode(), eof=True)
 
     def on_deadline(self) -> None:
@@ -136,9 +142,11 @@ class DenoRun:
         if out_of_memory:
             for words in _V8_LAST_WORDS:
                 stderr = stderr.partition(words)[0]
-        if _NEVER_SETTLED in stderr:
-            # Deno's own words, in which the program has the name under which it was imported.
-            stderr = _BLOB_URL.sub(b"main.ts" if self._job.language is Language.TYPESCRIPT else b"main.js", stderr)
+        # In stacks that the program or Deno prints, the program has the name under which it was imported.
+        location = _text(self._stdout.reports.get("started", {}), "location").encode("utf-8", "surrogatepass")
+        if _BLOB_URL.fullmatch(location):
+            shown = b"main.ts" if self._job.language is Language.TYPESCRIPT else b"main.js"
+            stdout, stderr = stdout.replace(location, shown), stderr.replace(location, shown)
         ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
         fields |= {name: text for name, (text, _) in streams.items()}
@@ -171,7 +179,7 @@ class DenoRun:
         if self._flooded:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in reports:
-            return _error_fields(reports["error"])
+            return _error_fields(reports["error"], self._job.max_output_bytes)
         if (returncode or 0) > 0 and "exit" in reports:
             error = UserError("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
@@ -183,10 +191,9 @@ class DenoRun:
         return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}
 
 
-def _error_fields(report: dict[str, Any]) -> dict[str, Any]:
-    name, message, traceback = (
-        cut_text(_text(report, key), _ERROR_BYTES)[0] for key in ("name", "message", "traceback")
-    )
+def _error_fields(report: dict[str, Any], limit: int) -> dict[str, Any]:
+    name, traceback = (cut_text(_text(report, key), _ERROR_BYTES)[0] for key in ("name", "traceback"))
+    message = cut_text(_text(report, "message"), limit)[0]
     in_compiler = report.get("phase") == "compile"
     return {
         "outcome": Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR,

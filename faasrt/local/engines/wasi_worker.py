@@ -36,8 +36,8 @@ _BOOT = "exec(compile(__import__('_host').call(b'guest'), 'faasrt_guest.py', 'ex
 _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
 _FLOOD_FACTOR = 2
-_ERROR_BYTES = 16_384
-_REPORT_BYTES = 2**20
+_ERROR_BYTES = 32_768
+_REPORT_FACTOR, _REPORT_BYTES = 8, 2**20
 
 
 def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
@@ -62,7 +62,8 @@ class Door:
 
     def __init__(self, job: dict[str, Any], cancel: threading.Event) -> None:
         task = "check" if job["check"] else "run"
-        flood_bytes = _FLOOD_FACTOR * job["max_output_bytes"]
+        self._limit = job["max_output_bytes"]
+        flood_bytes = _FLOOD_FACTOR * self._limit
         self._task: bytes = f"{task}\n{flood_bytes}\n".encode() + job["code"].encode("utf-8", "surrogatepass")
         self._cancel = cancel
         self.ret_val = b""
@@ -78,7 +79,7 @@ class Door:
         if request.startswith(b"ret_val"):
             self.ret_val = request.removeprefix(b"ret_val")
         elif request.startswith(b"error{"):
-            self.error = _error_fields(request.removeprefix(b"error"))
+            self.error = _error_fields(request.removeprefix(b"error"), self._limit)
         elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
             self.exit_code = int(request[4:])
         elif request == b"done":
@@ -91,9 +92,9 @@ class Door:
         return b""
 
 
-def _error_fields(data: bytes) -> dict[str, Any] | None:
+def _error_fields(data: bytes, limit: int) -> dict[str, Any] | None:
     """Read the report of an exception; None when the program forged one that is no report."""
-    if len(data) > _REPORT_BYTES:
+    if len(data) > _REPORT_FACTOR * limit + _REPORT_BYTES:
         return None
     try:
         told = json.loads(data)
@@ -104,7 +105,8 @@ def _error_fields(data: bytes) -> dict[str, Any] | None:
     fields: dict[str, Any] = {"phase": "compile" if told.get("phase") == "compile" else "run"}
     for name in ("name", "message", "traceback"):
         text = told.get(name)
-        fields[name] = cut_text(text if isinstance(text, str) else "", _ERROR_BYTES)[0]
+        most = limit if name == "message" else _ERROR_BYTES
+        fields[name] = cut_text(text if isinstance(text, str) else "", most)[0]
     fields["name"] = fields["name"] or "Exception"
     for name in ("line", "column"):
         position = told.get(name)

@@ -1,9 +1,9 @@
 // Runs the user's program in a Deno process of its own, and tells the host how it ended.
 //
-// The line "\0ready" says that it waits. The job comes as JSON on stdin: {code, language, check, nonce}. What the program prints goes to stdout and
+// The line "\0ready" says that it waits. The job comes as JSON on stdin: {code, language, check, nonce, most}. What the program prints goes to stdout and
 // stderr as it is; a report is a span of stdout, from the frame's mark, which holds the job's nonce, to a newline:
 //
-//     \0faasrt:NONCE:{"kind": "started"}              the program begins now; before that, a failure is the host's
+//     \0faasrt:NONCE:{"kind": "started", "location"}  the program begins now; before that, a failure is the host's
 //     \0faasrt:NONCE:{"kind": "ret_val", "text"}      what return_val was given; the last one counts
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
@@ -36,7 +36,7 @@ const mark = `\0faasrt:${job.nonce}:`;
 delete job.nonce;
 const shown = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
-const { locate, describe, syntaxError } = errorReader(shown);
+const { locate, describe, syntaxError } = errorReader(shown, job.most);
 let ended = false;
 
 // A report is put together by hand, from strings and numbers: JSON.stringify asks objects for a toJSON, which is the
@@ -90,13 +90,13 @@ for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delet
 // A GPU is reached without any permission, and knows no limit.
 delete Object.getPrototypeOf(navigator).gpu;
 
-onUncaught((reason) => fail(reason, false));
+onUncaught((reason) => fail(reason, false), job.code);
 
 const location = URL.createObjectURL(new Blob([job.code], { type: mime }));
 locate(location);
 delete job.code;
 
-tell("started");
+tell("started", "location", location);
 
 if (job.check) {
   // Both modules are parsed before the first one runs, and that one ends it before the user's has begun.

@@ -76,9 +76,9 @@ def return_val(value):
     _host.call(b"ret_val" + as_text(value).encode("utf-8", "surrogatepass"))
 
 
-def tell_error(error, phase):
+def tell_error(error, phase, most):
     """Give the exception to the host, and its traceback to the caller."""
-    fields = error_fields(error, phase)
+    fields = error_fields(error, phase, most)
     texts = {name: _json.encode_basestring_ascii(fields[name]) for name in ("phase", "name", "message", "traceback")}
     numbers = {name: "null" if fields[name] is None else str(fields[name]) for name in ("line", "column")}
     report = ",".join([f'"{name}":{value}' for name, value in (texts | numbers).items()])
@@ -86,7 +86,7 @@ def tell_error(error, phase):
     return fields["traceback"]
 
 
-def run(program, namespace, stderr):
+def run(program, namespace, stderr, most):
     reserve = memory_reserve()
     try:
         if program.co_flags & COROUTINE:
@@ -101,27 +101,28 @@ def run(program, namespace, stderr):
             _host.call(b"exit%d" % code)
     except BaseException as error:
         del reserve
-        write(stderr, tell_error(error, "run"))
+        write(stderr, tell_error(error, "run", most))
 
 
 def main():
     task, flood_bytes, source = _host.call(b"job").split(b"\n", 2)
+    most = int(flood_bytes) // 2
     # Kept by name: the program may put anything in the place of sys.stdout.
     stdout = sys.stdout = sys.__stdout__ = text_stream(1, "<stdout>", int(flood_bytes))
     stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", int(flood_bytes))
     sys.argv[:] = [FILE]
-    code = source.decode("utf-8", "surrogatepass")
+    code = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
     namespace = sys.modules["__main__"].__dict__
-    namespace["__loader__"] = Source(code)
+    namespace.update(__loader__=Source(code), __file__=FILE)
     try:
         program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT)
     except BaseException as error:
-        write(stderr, tell_error(error, "compile"))
+        write(stderr, tell_error(error, "compile", most))
         return
     if task == b"run":
         sys.meta_path.insert(0, LoopPatch())
         namespace["return_val"] = return_val
-        run(program, namespace, stderr)
+        run(program, namespace, stderr, most)
         if namespace.get("return_val") is not return_val:
             _host.call(b"own_return_val")
         for stream in (stdout, stderr):

@@ -3,26 +3,30 @@
 // What is needed here is taken before the program begins, which may put anything in the place of what it finds.
 
 // An error that nobody catches is ours to tell, unless a listener of the program says otherwise: ours stays the last one.
-export function onUncaught(tell) {
+export function onUncaught(tell, code) {
+  // Node's own events count as listeners too; asking for `process` loads much, and only a program that names it has them.
+  const node = /\bprocess\b/.test(code) ? globalThis.process : null;
+  const events = { unhandledrejection: "unhandledRejection", error: "uncaughtException" };
   const here = globalThis;
   const { addEventListener: listen, removeEventListener: unlisten } = here;
   const apply = Reflect.apply;
   const stop = Event.prototype.preventDefault;
   const listener = (event) => {
-    if (event.defaultPrevented) return;
+    if (event.defaultPrevented || (node !== null && node.listenerCount(events[event.type]) > 0)) return;
     apply(stop, event, []);
     tell(event.type === "error" ? event.error : event.reason);
   };
   for (const type of ["unhandledrejection", "error"]) listen(type, listener);
-  here.addEventListener = (type, ...rest) => {
-    apply(listen, here, [type, ...rest]);
+  here.addEventListener = (type, added, options) => {
+    apply(listen, here, [type, added, options]);
     if (type !== "unhandledrejection" && type !== "error") return;
     apply(unlisten, here, [type, listener]);
     apply(listen, here, [type, listener]);
   };
 }
 
-export function errorReader(shown) {
+export function errorReader(shown, most) {
+  const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
   const inspect = Deno.inspect;
   const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
   const apply = Reflect.apply;
@@ -57,10 +61,11 @@ export function errorReader(shown) {
     return shorten(apply(join, kept, ["\n"]));
   }
 
-  // Head and tail of a text that would count as a flood by itself.
-  function shorten(text) {
-    if (text.length <= 40_000) return text;
-    return `${apply(slice, text, [0, 20_000])}\n...\n${apply(slice, text, [-20_000])}`;
+  // Head and tail of a text of more UTF-8 bytes than that.
+  function shorten(text, bytes = most) {
+    if (3 * text.length <= bytes || encode(text).length <= bytes) return text;
+    const half = bytes >> 3;
+    return `${apply(slice, text, [0, half])}\n...\n${apply(slice, text, [-half])}`;
   }
 
   function field(value, name) {
@@ -111,5 +116,5 @@ export function errorReader(shown) {
     return { name: "SyntaxError", message: apply(split, found[2], ["\n"])[0], traceback, line, column };
   }
 
-  return { locate, shorten, describe, syntaxError };
+  return { locate, named, shorten, describe, syntaxError };
 }

@@ -35,7 +35,8 @@ const listen = here.addEventListener.bind(here);
 const limit = job.max_output_bytes;
 const shown = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
-const { locate, shorten, describe, syntaxError } = errorReader(shown);
+const { locate, named, shorten, describe, syntaxError } = errorReader(shown, limit);
+const usesNode = /\bprocess\b/.test(job.code);
 const own = `faasrt_${job.nonce}`;
 
 function base64(bytes) {
@@ -54,6 +55,7 @@ let streams = {};
 let index = 0;
 let began = 0;
 let sent = false;
+let told = 0;
 
 function begin(number) {
   index = number;
@@ -92,22 +94,31 @@ function render(stream, most) {
 function end(fields, retVal) {
   const { outcome, exitCode, error } = fields;
   streams.ret_val.text = retVal;
-  let fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
-  if (error !== null) {
-    const { name, message, traceback } = error;
-    fixed += `,"error":{"name":${stringify(name)},"message":${stringify(message)},"traceback":${stringify(traceback)}}`;
-  }
-  let most = limit;
+  const fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
+  let most = index < 0 ? job.definition_bytes : limit;
   let record = "";
   do {
     record = `{${fixed},"ret_val":${render(streams.ret_val, most)}`;
+    if (error !== null) {
+      const message = render({ text: error.message, lost: 0 }, most);
+      const traceback = stringify(shorten(error.traceback, 20_000));
+      record += `,"error":{"name":${stringify(shorten(error.name, 200))},"message":${message},"traceback":${traceback}}`;
+    }
     if (job.capture) record += `,"stdout":${render(streams.stdout, most)},"stderr":${render(streams.stderr, most)}`;
     record += "}";
     most >>= 1;
     // Escapes can grow a text beyond what a frame may hold.
   } while (most > 50 && encode(record).length > job.record_bytes);
   records[records.length] = record;
-  if (job.progress) writeAll(writeStderr, `\n${frame(record, false)}\n`);
+  tellProgress();
+}
+
+// Where the worker keeps the program apart, nothing can come between the record and its end.
+function tellProgress() {
+  if (!job.progress || tellReturnVal === null) return;
+  const text = frame(apply(join, records, [","]), false);
+  told += text.length;
+  tellReturnVal(text);
 }
 
 function frame(listed, final) {
@@ -136,7 +147,7 @@ function done(code) {
 
 const half = { begin, print, end, done };
 const tell = inWorker ? (kind, ...values) => post([job.nonce, kind, values]) : (kind, ...values) => apply(half[kind], null, values);
-const ended = []; // what ended the case under way, or the program; nothing that comes later counts
+const decoders = []; // of what is written as bytes
 let running = false;
 let printed = 0;
 let total = 0;
@@ -144,7 +155,6 @@ let retVal = "";
 let reject = null;
 
 function start(number) {
-  ended.length = 0;
   printed = 0;
   retVal = "";
   running = true;
@@ -153,8 +163,9 @@ function start(number) {
 
 function finish(fields) {
   if (!running) return;
+  for (let fd = 1; fd <= 2; fd += 1) if (decoders[fd] !== undefined) write(fd, decoders[fd]());
   running = false;
-  total += printed + retVal.length + 400;
+  total += printed + retVal.length + 200;
   const traceback = fields.error === null ? "" : fields.error.traceback;
   if (traceback !== "") {
     if (job.capture) tell("print", 2, `${traceback}\n`);
@@ -164,8 +175,8 @@ function finish(fields) {
 }
 
 function write(fd, text) {
-  if (!running) return;
-  tell("print", fd, text);
+  if (!running || text === "") return;
+  tell("print", fd, named(text));
   printed += text.length > limit ? text.length : encode(text).length;
   if (printed > 2 * limit) {
     finish(ending("OUTPUT_LIMIT"));
@@ -202,8 +213,14 @@ function exitFields(code, words) {
 function exit(code) {
   const number = code === undefined ? deno.exitCode : isInteger(+code) ? +code & 0xff : 1;
   const before = job.function === null ? "" : ` before ${job.function} returned`;
-  finish(exitFields(number, `the program exited with code ${number}${before}`));
-  leave(number);
+  const onExit = () => {
+    finish(exitFields(number, `the program exited with code ${number}${before}`));
+    leave(number);
+  };
+  if (inWorker) onExit();
+  // The program's own listeners come first, as Deno calls them on its way out.
+  listen("unload", onExit);
+  exitProcess(number);
 }
 
 function replace(object, name, value) {
@@ -239,6 +256,7 @@ function capture() {
   for (const [fd, file] of [[1, Deno.stdout], [2, Deno.stderr]]) {
     const decoder = new Decoder("utf-8", { ignoreBOM: true });
     const decode = decoder.decode.bind(decoder);
+    decoders[fd] = decode;
     const writeSync = (bytes) => {
       write(fd, decode(bytes, { stream: true }));
       return bytes.length;
@@ -257,11 +275,12 @@ function prepare() {
     if (!inWorker && running) streams.ret_val.text = retVal;
   };
   replace(Deno, "exit", exit);
+  replace(here, "close", () => exit(0));
   onUncaught((reason) => {
     if (reject !== null) return reject(reason);
     finish(failure(reason, false));
     leave(1);
-  });
+  }, job.code);
 }
 
 function urlOf(code) {
@@ -277,8 +296,9 @@ function runProgram() {
     else finish(wordsFor("Error", "top-level await never settled"));
     handOver();
   };
-  // Last of all: the program's own listeners have something to say.
-  listen("beforeunload", () => listen("unload", onUnload), { once: true });
+  // Last of all: the program's own listeners have something to say, and Node's come after the others.
+  const listenLast = () => (usesNode ? here.process.on("exit", onUnload) : listen("unload", onUnload));
+  listen("beforeunload", listenLast, { once: true });
   start(0);
   // Where the server ends programs with nothing but silence, this one comes first, if the program lets it.
   const onLimit = () => {
@@ -324,13 +344,22 @@ async function settle(promise, resolve, rejected) {
 }
 
 async function defineProgram() {
+  let broken = null;
   try {
     // Direct eval sees what the module has declared, exported or not.
-    const module = await import(urlOf(`${job.code}\nexport const ${own} = (name) => eval(name);`));
+    const module = await import(urlOf(`${job.code}\nexport const ${own} = (${own}_name) => eval(${own}_name);`));
     return { module, fields: null };
   } catch (reason) {
-    return { module: null, fields: failure(reason, true) };
+    broken = failure(reason, true);
   }
+  if (broken.outcome !== "SYNTAX_ERROR") return { module: null, fields: broken };
+  // What is wrong, and where, is said of the program as the user wrote it.
+  try {
+    await import(urlOf(job.code));
+  } catch (reason) {
+    broken = failure(reason, true);
+  }
+  return { module: null, fields: broken };
 }
 
 function lookUp(module, name) {
@@ -375,6 +404,7 @@ async function call(module, args) {
 
 async function runCase(module, args) {
   if (module === null) {
+    if (job.isolate && job.capture) capture();
     const defined = await defineProgram();
     if (defined.fields !== null) return defined.fields;
     module = defined.module;
@@ -383,7 +413,6 @@ async function runCase(module, args) {
 }
 
 async function runCases() {
-  const started = now();
   const { first, cases, limit_ms } = job;
   let module = null;
   if (!job.single && !job.isolate) {
@@ -397,8 +426,11 @@ async function runCases() {
     if (fields.outcome !== "OK") return leave(0);
     module = defined.module;
   }
+  const started = now();
+  total = 0;
   for (let number = 0; number < cases.length; number += 1) {
-    if (number > 0 && (now() - started > job.begin_within_ms || total > job.batch_bytes)) break;
+    const full = total > job.batch_bytes || told > job.progress_bytes;
+    if (number > 0 && (full || now() - started > job.begin_within_ms)) break;
     start(first + number);
     const since = now();
     let fields = await within(() => runCase(module, cases[number][0]));
@@ -443,7 +475,7 @@ function superviseWorker() {
 if (job.worker && !inWorker) {
   superviseWorker();
 } else {
-  if (job.progress) writeAll(writeStderr, `\n${frame("", false)}\n`);
+  if (!inWorker) tellProgress();
   const go = () => {
     prepare();
     if (job.function === null) runProgram();

@@ -60,8 +60,10 @@ def put_compound(value, kind, path, above, parts):
         put_fields(value, kind.__dataclass_fields__, path, above, parts)
     elif hasattr(kind, "__attrs_attrs__"):
         put_fields(value, [attribute.name for attribute in kind.__attrs_attrs__], path, above, parts)
-    elif kind.__module__ in ("datetime", "_datetime") or hasattr(kind, "isoformat"):
-        put(value.total_seconds() if hasattr(kind, "total_seconds") else value.isoformat(), path, above, parts)
+    elif hasattr(kind, "isoformat"):
+        put(value.isoformat(), path, above, parts)
+    elif hasattr(kind, "total_seconds"):
+        put(value.total_seconds(), path, above, parts)
     elif callable(getattr(kind, "tolist", None)):
         put(value.tolist(), path, above, parts)  # NumPy's scalars and arrays, pandas' columns, array.array
     elif kind.__name__ in ("Decimal", "UUID", "PosixPath", "PurePosixPath"):

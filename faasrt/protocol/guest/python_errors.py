@@ -23,40 +23,54 @@ def memory_reserve():
     # What to hold while the program runs, and to let go of when it ends, so that a MemoryError can still be reported.
     #
     # Its traceback is made while memory is short: that takes small blocks, of which some lie free between those held.
-    blocks = [bytes(size) for size in range(8, 480, 16) for _ in range(16)]
+    blocks = [bytes(size) for size in range(8, 490, 8) for _ in range(16)]
     del blocks[::2]
     return bytearray(262_144), blocks
 
 
-def error_fields(error, phase):
-    # Name, message and traceback of the exception; the latter from the user's first frame on, as Python prints it.
-    line, column = getattr(error, "lineno", None), getattr(error, "offset", None)
+def error_fields(error, phase, most):
+    # Name, message and traceback of the exception; the latter from the user's first frame on, as Python prints it. Each
+    # has at most so many bytes.
     return {
         "phase": phase,
-        "name": type(error).__name__,
-        "message": shorten(message_of(error)),
-        "traceback": traceback_of(error, phase),
-        "line": line if isinstance(line, int) else None,
-        "column": column if isinstance(column, int) else None,
+        "name": attribute(type(error), "__name__", str) or "Exception",
+        "message": shorten(message_of(error), most),
+        "traceback": shorten(traceback_of(error, phase), most),
+        "line": attribute(error, "lineno", int),
+        "column": attribute(error, "offset", int),
     }
 
 
-def traceback_of(error, phase):
+def attribute(value, name, kind):
+    # An exception is the program's own, and so is what happens when it is asked for something.
     try:
-        if isinstance(error, MemoryError) and phase == "run":
-            return by_hand(error)
-        import linecache
-        import traceback
-
-        # Python files the text of -c, which is ours, under the name that the user's own exec has.
-        getattr(linecache, "_interactive_cache", {}).clear()
-        tb = error.__traceback__
-        while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
-            tb = tb.tb_next
-        return shorten("".join(traceback.format_exception(type(error), error, tb)))
+        found = getattr(value, name, None)
     except BaseException:
-        # An exception that cannot even be printed is still the user's, and still has a name.
-        return ""
+        return None
+    return kind(found) if isinstance(found, kind) and not isinstance(found, bool) else None
+
+
+def traceback_of(error, phase):
+    # An exception that cannot even be printed is still the user's, and still has a name.
+    short_of_memory = isinstance(error, MemoryError) and phase == "run"
+    for make in (by_hand,) if short_of_memory else (by_library, by_hand):
+        try:
+            return make(error)
+        except BaseException:
+            pass
+    return ""
+
+
+def by_library(error):
+    import linecache
+    import traceback
+
+    # Python files the text of -c, which is ours, under the name that the user's own exec has.
+    getattr(linecache, "_interactive_cache", {}).clear()
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(error), error, tb))
 
 
 def by_hand(error):
@@ -77,19 +91,21 @@ def by_hand(error):
             pass  # it still runs
         tb = tb.tb_next
     message = message_of(error)
-    return "".join(parts) + type(error).__name__ + (f": {message}" if message else "") + "\n"
+    return "".join(parts) + (attribute(type(error), "__name__", str) or "") + (f": {message}" if message else "") + "\n"
 
 
 def message_of(error):
     try:
-        return error.msg if isinstance(error, SyntaxError) and error.msg else str(error)
+        return error.msg if isinstance(error, SyntaxError) and isinstance(error.msg, str) else str(error)
     except BaseException as failure:
         return f"<str() of the exception raised {type(failure).__name__}>"
 
 
-def shorten(text):
-    # Leave head and tail of a text that would take the memory its own report needs.
-    return text if len(text) <= 40_000 else f"{text[:20_000]}\n...\n{text[-20_000:]}"
+def shorten(text, most):
+    # Leave head and tail of a text of more UTF-8 bytes than that.
+    if 4 * len(text) <= most or len(text.encode("utf-8", "surrogatepass")) <= most:
+        return text
+    return f"{text[: most // 8]}\n...\n{text[-most // 8 :]}"
 
 
 def exit_code_of(error, stderr):

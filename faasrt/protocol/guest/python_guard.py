@@ -46,11 +46,18 @@ class Guard:
 
         if not hasattr(signal, "setitimer") or IN_PYODIDE:
             return None
+        set_handler, set_timer = signal.signal, signal.setitimer
         try:
-            signal.signal(signal.SIGALRM, self.tick)
+            set_handler(signal.SIGALRM, self.tick)
         except ValueError:
             return None  # not the main thread
-        return lambda s: signal.setitimer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
+
+        def watch(s):
+            if s is not None:
+                set_handler(signal.SIGALRM, self.tick)  # the case before may have put its own there
+            set_timer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
+
+        return watch
 
     def sleep(self, seconds):
         # Pyodide's own sleep is deaf to the buffer, or takes an exception out of it for a failure of its event loop.
@@ -79,12 +86,18 @@ class Guard:
                 f" get 0() {{ const t = Date.now(); if (t < end) return 0; end = t + {INTERVAL_S * 1000};"
                 f" return {int(signal.SIGINT)}; }} }}; }})()"
             )
-            signal.signal(signal.SIGINT, self.tick)
-            pyodide_js.setInterruptBuffer(buffer)
+            set_handler, set_buffer = signal.signal, pyodide_js.setInterruptBuffer
         except Exception:
             return None
-        time.sleep = self.sleep
-        return lambda s: buffer.arm(1e15 if s is None else s * 1000)
+
+        def watch(s):
+            buffer.arm(1e15 if s is None else s * 1000)
+            if s is not None:
+                set_handler(signal.SIGINT, self.tick)
+                set_buffer(buffer)
+                time.sleep = self.sleep
+
+        return watch
 
     def by_events(self):
         monitoring = getattr(sys, "monitoring", None)

@@ -23,6 +23,12 @@ async def wait_for(awaitable):
     return await awaitable
 
 
+def write_all(fd, text):
+    data = text.encode()
+    while data:
+        data = data[os_write(fd, data) :]
+
+
 class Guest:
     # One job: runs it, and keeps a record of each case, or of the program as the only one.
 
@@ -33,10 +39,12 @@ class Guest:
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
-        limit = job["max_output_bytes"]
+        self.pid, self.told = os.getpid(), 0
         self.out = self.err = None
-        if job["capture"]:
-            self.out, self.err = Recorder(1, limit, self.flood), Recorder(2, limit, self.flood)
+        try:
+            self.spare_stdout = os.dup(1)  # the program may close what sys.stdout writes to
+        except (OSError, AttributeError):
+            self.spare_stdout = None
 
     # What the program may break, before and after.
 
@@ -50,9 +58,8 @@ class Guest:
         }
         sys.argv = [FILE]
         self.stderr = sys.stderr
+        self.open_streams()
         if self.job["capture"]:
-            sys.stdout = sys.__stdout__ = self.out.text
-            sys.stderr = sys.__stderr__ = self.stderr = self.err.text
             self.patch("write", self.write_fd)
             self.patch("_exit", self.exit_hard)
         if not IN_PYODIDE and "asyncio" in sys.modules:
@@ -60,6 +67,21 @@ class Guest:
             events = sys.modules["asyncio"].events
             self.kept["loop"] = events._set_running_loop, events._get_running_loop()
             events._set_running_loop(None)
+
+    def open_streams(self):
+        if self.job["capture"]:
+            limit = self.job["max_output_bytes"]
+            self.out, self.err = Recorder(1, limit, self.flood), Recorder(2, limit, self.flood)
+            sys.stdout = sys.__stdout__ = self.out.text
+            sys.stderr = sys.__stderr__ = self.stderr = self.err.text
+
+    def flush_streams(self):
+        # Those of the program's own making come first: they write to ours.
+        for stream in (sys.stdout, sys.stderr, self.out and self.out.buffer, self.err and self.err.buffer):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # closed, or none at all
 
     def patch(self, name, value):
         for module in ("os", "posix"):
@@ -106,18 +128,23 @@ class Guest:
     def ended_fields(self):
         return {"outcome": "OUTPUT_LIMIT" if self.flooded else "TIMEOUT"}
 
-    def exit_hard(self, code=0):
-        self.end_process({"outcome": "CRASHED", "exit_code": code if isinstance(code, int) else None})
+    def exit_hard(self, status):
+        if os.getpid() != self.pid:
+            os_exit(status)  # a child of the program's
+        self.end_process({"outcome": "CRASHED", "exit_code": int(status) & 0xFF if isinstance(status, int) else None})
 
     def end_process(self, fields):
         # End the process here and now, under the program; the frame goes wherever the server may still look.
         self.guard.disarm()
         self.restore()
+        self.job["progress"] = False  # all of it follows
         if fields is not None:
             self.record(fields)
-        self.to_stderr(self.frame(self.records))
+        if self.tell_return_val is None:
+            self.to_stderr(self.frame(self.records))
         try:
             self.hand_over()
+            self.flush_streams()
         finally:
             if IN_PYODIDE:
                 import js
@@ -128,8 +155,7 @@ class Guest:
     # How it is run.
 
     def work(self):
-        if self.job["progress"]:
-            self.to_stderr(self.frame([], final=False))
+        self.tell_progress("")
         self.install()
         try:
             if self.job["function"] is None or self.job["single"]:
@@ -140,6 +166,8 @@ class Guest:
         finally:
             self.guard.disarm()
             self.restore()
+        if os.getpid() != self.pid:
+            os_exit(0)  # a child of the program's, which has come to the program's end as well
         if self.left_threads():
             self.end_process(None)  # the interpreter would wait for it
         self.hand_over()
@@ -155,22 +183,27 @@ class Guest:
             try:
                 self.guard.arm(self.job["case_ms"])
                 fields = action(*arguments)
-                if self.job["capture"]:
-                    self.out.flush_text()
-                    self.err.flush_text()
+                self.flush_streams()
             finally:
                 self.running = False
                 self.guard.disarm()
         except Ended:
             self.running = False
             self.guard.disarm()
+        except BaseException:
+            fields = {"outcome": "CRASHED"}  # the program has broken us
         return self.ended_fields() if self.hits or self.flooded else fields
 
     def attempt(self, action, *arguments):
         # How a piece of the user's code ends; what it gives is under "value".
         reserve = memory_reserve()
         try:
-            return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
+            try:
+                return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
+            finally:
+                # Before any function of ours is called, which would be traced.
+                sys.settrace(None)
+                sys.setprofile(None)
         except Ended:
             raise
         except SystemExit as error:
@@ -179,7 +212,7 @@ class Guest:
         except BaseException as error:
             del reserve
             self.mend()
-            return self.error(error_fields(error, "run"))
+            return self.error(error_fields(error, "run", self.job["max_output_bytes"]))
 
     def exit(self, code, words):
         error = {"name": "SystemExit", "message": words.replace("exited", f"exited with code {code}", 1)}
@@ -194,20 +227,20 @@ class Guest:
         # Run the program in a module of its own; give how that ended, and the module's names.
         module = type(sys)("__main__")
         names = module.__dict__
-        names.update(__builtins__=builtins, __loader__=Source(self.job["code"]), return_val=self.return_val)
+        code = self.job["code"].removeprefix("\ufeff")
+        names.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE, return_val=self.return_val)
         sys.modules["__main__"] = module
         if not self.job["faithful"]:
             # For warnings, which look for the file; a server that starts fast has not got the time for this import.
             import linecache
 
-            lines = [line + "\n" for line in self.job["code"].split("\n")]
-            linecache.cache[FILE] = (len(self.job["code"]), None, lines, FILE)
+            linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
-            program = compile(self.job["code"], FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+            program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
         except Ended:
             raise
         except BaseException as error:
-            return self.error(error_fields(error, "compile")), names
+            return self.error(error_fields(error, "compile", self.job["max_output_bytes"])), names
         return self.attempt(self.execute, program, names), names
 
     def execute(self, program, names):
@@ -224,16 +257,27 @@ class Guest:
         self.mend()
         if self.job["function"] is not None:
             return self.call(fields, names, self.job["cases"][0])
+        # As the interpreter does at its end: what threads, exit handlers and finalizers print is not to be lost.
+        self.end_pools()
         while left := self.left_threads():
             left[0].join()
         if atexit._ncallbacks() > self.exit_functions:
             atexit._run_exitfuncs()
-        # As the interpreter does at its end, so that what is printed by a finalizer is not lost.
-        for name in sorted(names, key=lambda name: not name.startswith("_")):
-            if name != "__builtins__":
-                names[name] = None
+        names = None
+        sys.modules["__main__"] = self.kept["main"]
         gc.collect()
         return fields
+
+    def end_pools(self):
+        # The threads of a pool wait for work until the interpreter tells them that there will be none.
+        pools = sys.modules.get("concurrent.futures.thread")
+        if pools is not None:
+            pools._shutdown = True
+            for thread, queue in [*pools._threads_queues.items()]:
+                if thread not in self.threads:
+                    queue.put(None)
+                    thread.join()
+            pools._shutdown = False
 
     def all_threads(self):
         threading = sys.modules.get("threading")
@@ -246,32 +290,34 @@ class Guest:
         return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
     def run_cases(self):
-        job, started = self.job, now()
-        fields, names = {"outcome": "OK"}, None
+        job, names = self.job, None
         if not job["isolate"]:
             self.begin(-1)
-            fields, names = self.guarded(self.define), None
+            fields = self.guarded(self.define)
             if isinstance(fields, tuple):
                 fields, names = fields
-            self.record(fields if names is None else self.defined(fields))
+            self.record(fields if names is None else self.defined(fields), job["definition_bytes"])
             if fields["outcome"] != "OK" or "exited" in fields:
                 return
+        started, size = now(), 0
         for index, case in enumerate(job["cases"], job["first"]):
             late = (now() - started) * 1000 > job["begin_within_ms"]
-            if index > job["first"] and (late or sum(map(len, self.records)) > job["batch_bytes"]):
+            if index > job["first"] and (late or size > job["batch_bytes"] or self.told > job["progress_bytes"]):
                 return
             self.begin(index)
             fields = self.guarded(self.run_case, names, case)
             if job["limit_ms"] is not None and (now() - self.began) * 1000 > job["limit_ms"]:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
-            self.record(fields)
-            if "exited" in fields or self.hits or self.flooded:
+            size += len(self.record(fields))
+            if "exited" in fields or self.hits or self.flooded or fields["outcome"] == "CRASHED":
                 return
 
     def run_case(self, names, case):
         fields = {"outcome": "OK"}
         if names is None:
+            self.mend()
+            self.open_streams()
             fields, names = self.define()
         return self.call(fields, names, case)
 
@@ -314,9 +360,9 @@ class Guest:
 
     # What is handed over.
 
-    def record(self, fields):
+    def record(self, fields, limit=None):
         # Keep how a case ended, as JSON that fits into a frame; and say so at once, in case the next one ends all.
-        ms = (now() - self.began) * 1000
+        ms, limit = (now() - self.began) * 1000, limit or self.job["max_output_bytes"]
         error = fields.get("error")
         parts = [
             f'"index":{self.index}',
@@ -324,23 +370,34 @@ class Guest:
             f'"exit_code":{"null" if fields.get("exit_code") is None else fields["exit_code"]}',
             f'"ms":{ms:.3f}',
         ]
-        if error is not None:
-            texts = [f'"{name}":{quote(error.get(name, ""))}' for name in ("name", "message", "traceback")]
-            parts.append('"error":{' + ",".join(texts) + "}")
-        streams = {"ret_val": (self.ret_val.encode("utf-8", "surrogatepass"), b"", 0)}
+        streams = {"ret_val": as_stream(self.ret_val)}
         if self.job["capture"]:
             streams |= {"stdout": self.out.take(), "stderr": self.err.take()}
-        limit = self.job["max_output_bytes"]
         while True:
             texts = [f'"{name}":{render(*stream, limit)}' for name, stream in streams.items()]
+            if error is not None:
+                name, message = quote(error["name"][:200]), render(*as_stream(error["message"]), limit)
+                traceback = quote(shorten(error.get("traceback", ""), 20_000))
+                texts.append(f'"error":{{"name":{name},"message":{message},"traceback":{traceback}}}')
             record = "{" + ",".join(parts + texts) + "}"
             # Escapes can grow a text beyond what a frame may hold.
             if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
                 break
             limit //= 2
         self.records.append(record)
-        if self.job["progress"]:
-            self.to_stderr(self.frame([record], final=False))
+        self.tell_progress(record)
+        return record
+
+    def tell_progress(self, record):
+        if not self.job["progress"]:
+            return
+        if self.tell_return_val is None:
+            self.to_stderr(self.frame([record] if record else [], final=False))
+        else:
+            # The last one counts there, so it holds all.
+            frame = self.frame(self.records, final=False)
+            self.told += len(frame)
+            self.tell_return_val(frame)
 
     def frame(self, records, final=True):
         head = f'"nonce":{quote(self.job["nonce"])},"final":{"true" if final else "false"}'
@@ -350,25 +407,29 @@ class Guest:
     def hand_over(self):
         frame = self.frame(self.records)
         if self.tell_return_val is not None:
-            self.tell_return_val(frame)
-        else:
-            self.real_stdout.write(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
+            return self.tell_return_val(frame)
+        text = f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n"
+        try:
+            self.real_stdout.write(text)
             self.real_stdout.flush()
+        except (OSError, ValueError):
+            write_all(self.spare_stdout, text)
 
     def to_stderr(self, line):
         # Write to the process's own stderr, which servers show when the process ends without an answer.
-        data = f"\n{line}\n".encode()
+        text = f"\n{line}\n"
         try:
             if IN_PYODIDE:
                 import js
                 from pyodide.ffi import to_js
 
-                js.Deno.stderr.writeSync(to_js(data))
-                return
+                return js.Deno.stderr.writeSync(to_js(text.encode()))
         except Exception:
             pass  # another host than Deno
-        while data:
-            data = data[os_write(2, data) :]
+        try:
+            write_all(2, text)
+        except OSError:
+            pass  # the program closed it
 
 
 def main(payload, return_val=None):

@@ -47,6 +47,10 @@ def to_base64(text):
     return b2a_base64(text.encode("utf-8", "surrogatepass"), newline=False).decode()
 
 
+def as_stream(text):
+    return text.encode("utf-8", "surrogatepass"), b"", 0
+
+
 def render(head, tail, lost, limit):
     # A stream as JSON: the whole text, or head and tail with the number of the bytes that are lost between them.
     if len(head) + len(tail) + lost <= limit:
