@@ -182,5 +182,7 @@ REVIEWED_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
         "",
     ),
     "Array.prototype[Symbol.iterator] = null; console.log('x');": (Outcome.OK, "x\n", ""),
+    "throw new Error('outer', { cause: new TypeError('inner') });": (Outcome.USER_ERROR, "", "TypeError: inner"),
+    "throw new AggregateError([new RangeError('one')], 'all');": (Outcome.USER_ERROR, "", "RangeError: one"),
     "console.log('x'); close();": (Outcome.OK, "x\n", ""),
 }

@@ -33,6 +33,7 @@ export function errorReader(shown, most) {
   const { replaceAll, split, includes, slice, startsWith } = String.prototype;
   const { join } = Array.prototype;
   const execRegExp = RegExp.prototype.exec;
+  const hasOwn = Object.prototype.hasOwnProperty;
   const internal = /^    at (?:.* \()?ext:/;
   let location = "";
   let place = /^$/;
@@ -98,8 +99,17 @@ export function errorReader(shown, most) {
     }
     const name = field(reason, "name") || "Error";
     const message = shorten(named(field(reason, "message")));
-    const stack = field(reason, "stack");
-    return { name, message, traceback: stack ? tidy(stack) : `${name}: ${message}` };
+    return { name, message, traceback: stackOf(reason) || `${name}: ${message}` };
+  }
+
+  // What caused an error, or is gathered in it, stands below its stack.
+  function stackOf(reason) {
+    try {
+      const whole = apply(hasOwn, reason, ["cause"]) || apply(hasOwn, reason, ["errors"]);
+      return tidy(whole ? inspect(reason) : field(reason, "stack"));
+    } catch {
+      return "";
+    }
   }
 
   // An import is rejected with the place of the program at the end of the message when the program does not parse: as a
