@@ -85,7 +85,8 @@ class LimiterSettings:
     """How many calls may be in flight at once.
 
     Attributes:
-        max_concurrency: The most calls in flight per manager, from 1 to 100,000.
+        max_concurrency: The most calls in flight per manager, from 1 to 100,000. Each endpoint has a limit of its own
+            below that, which starts at the size that its health report tells (else 16), and follows how it does.
         max_queue: The most callers that may wait for a permit; one more gets `QueueFullError`.
         queue_timeout_s: The most seconds that a caller waits for a permit.
     """
@@ -97,19 +98,19 @@ class LimiterSettings:
 
 @attrs.frozen(kw_only=True)
 class RetrySettings:
-    """When a failed call is tried again. No retries are made yet: other numbers than the defaults are refused.
+    """When a failed call is tried again: at once elsewhere, later, or not at all.
 
     Attributes:
         idempotent: Whether programs may run more than once unless a call says otherwise.
-        max_attempts: Attempts of one call, the first included.
-        base_delay_s: Seconds of the first wait at most; it doubles with each attempt.
+        max_attempts: Attempts of one call, the first included; 1 makes no retries.
+        base_delay_s: Seconds of the first wait at most; it doubles with each attempt, and is taken at random from 0 on.
         max_delay_s: The longest wait, in seconds.
         throttled_base_delay_s: As `base_delay_s`, after a 429 or 503.
         throttled_max_delay_s: As `max_delay_s`, after a 429 or 503.
         max_retry_after_s: A server that asks for a longer wait than this is not waited for.
         budget: The size of the bucket that retries are paid from.
         retry_cost: What a retry takes out of it.
-        success_credit: What a success puts into it.
+        success_credit: What a success puts into it. All callers of a factory share the bucket.
     """
 
     idempotent: bool = attrs.field(default=False, validator=_flag)
@@ -126,7 +127,7 @@ class RetrySettings:
 
 @attrs.frozen(kw_only=True)
 class BreakerSettings:
-    """When an endpoint is left out for a while. None is yet: other numbers than the defaults are refused.
+    """When one of several endpoints is left out for a while.
 
     Attributes:
         consecutive_failures: So many failures in a row eject an endpoint.

@@ -125,9 +125,11 @@ class OverloadedError(ServiceError):
 
     Attributes:
         retry_after_s: Seconds after which the server asks to be tried again, or None when it does not say.
+        not_started: Whether the server says that it did not start the code.
     """
 
     retry_after_s: float | None = None
+    not_started: bool = False
 
 
 class _AnsweredError(ServiceError):

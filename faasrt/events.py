@@ -1,6 +1,7 @@
 """What happens during a call, as frozen records: the single source that every telemetry sink is fed from.
 
-The life of a call is `CallStarted`, then for each attempt `AttemptStarted` and `AttemptFinished`, then `CallFinished`.
+The life of a call is `CallStarted`, then for each attempt `AttemptStarted` and `AttemptFinished`, with `RetryScheduled`
+between two of them, then `CallFinished`. `EndpointChanged` belongs to no call.
 Records hold ids, sizes, hashes and times. They never hold code, input or output of a user.
 """
 
@@ -71,6 +72,44 @@ class AttemptFinished:
 
 
 @attrs.frozen(kw_only=True)
+class RetryScheduled:
+    """An attempt failed, and another will be made.
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        attempt: The number of the attempt that failed, from 1.
+        endpoint: The base URL that it went to.
+        error: The class name of its error.
+        wait_s: Seconds until the next one, at the earliest.
+    """
+
+    call_id: str
+    language: str
+    attempt: int
+    endpoint: str
+    error: str
+    wait_s: float
+
+
+@attrs.frozen(kw_only=True)
+class EndpointChanged:
+    """An endpoint was ejected, or is back.
+
+    Attributes:
+        endpoint: Its base URL.
+        family: The languages for which it is: "python" or "javascript".
+        state: "ejected" or "closed" (which is well).
+        ejected_s: Seconds until a call tries it again; 0 when it is back.
+    """
+
+    endpoint: str
+    family: str
+    state: str
+    ejected_s: float
+
+
+@attrs.frozen(kw_only=True)
 class CallFinished:
     """A call ended with a result or an error; a cancelled one has the error "CancelledError".
 
@@ -97,7 +136,7 @@ class CallFinished:
     output_bytes: int
 
 
-Event: TypeAlias = CallStarted | AttemptStarted | AttemptFinished | CallFinished
+Event: TypeAlias = CallStarted | AttemptStarted | AttemptFinished | RetryScheduled | EndpointChanged | CallFinished
 Sink: TypeAlias = Callable[[Event], None]
 
 

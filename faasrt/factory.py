@@ -34,7 +34,7 @@ class RuntimeFactory:
             raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
         self._counters = CountersSink()
         self._emit = Emitter((self._counters, LogSink(logger)))
-        self._dispatcher = Dispatcher(self.settings)
+        self._dispatcher = Dispatcher(self.settings, self._emit)
 
     def create_runtime(self, language: str | Language) -> Runtime:
         """Make a runtime; the caller closes it.
@@ -70,6 +70,7 @@ class RuntimeFactory:
 
     def get_metrics(self) -> Metrics:
         """Give the figures of every runtime that was made here, those that are closed included."""
+        dispatcher = self._dispatcher
         return self._counters.snapshot(
-            tuple(Language), in_flight=self._dispatcher.in_flight, queued=self._dispatcher.queued
+            tuple(Language), in_flight=dispatcher.in_flight, queued=dispatcher.queued, states=dispatcher.states()
         )

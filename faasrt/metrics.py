@@ -57,6 +57,29 @@ class CallMetrics:
 
 
 @attrs.frozen(kw_only=True)
+class EndpointState:
+    """What is known of an endpoint now.
+
+    Attributes:
+        endpoint: Its base URL.
+        family: The languages for which it is: "python" or "javascript" (TypeScript too).
+        state: "closed" (it is well), "ejected" (it is left out), or "canary" (one call tries whether it is back).
+        ejected_s: Seconds until that is tried; 0 unless it is ejected.
+        limit: Calls that it gets at once at most.
+        in_flight: Calls that wait for its answer.
+        zombies: Calls that were given up here and may still run there; they count against the limit.
+    """
+
+    endpoint: str
+    family: str
+    state: str = "closed"
+    ejected_s: float = 0.0
+    limit: float = 0.0
+    in_flight: int = 0
+    zombies: int = 0
+
+
+@attrs.frozen(kw_only=True)
 class Metrics:
     """A snapshot.
 
@@ -65,12 +88,14 @@ class Metrics:
         endpoints: The figures by base URL; a call counts where its last attempt went.
         in_flight: Calls that hold a permit, of everything that shares the factory.
         queued: Calls that wait for a permit, of everything that shares the factory.
+        states: What is known of each endpoint that was used, of everything that shares the factory.
     """
 
     total: CallMetrics = CallMetrics()
     endpoints: Mapping[str, CallMetrics] = attrs.field(factory=dict)
     in_flight: int = 0
     queued: int = 0
+    states: tuple[EndpointState, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Give every figure as a value that `json.dumps` takes."""

@@ -60,7 +60,7 @@ class Timings:
     """Where the time of a call went, in seconds, on this side of the wire.
 
     Attributes:
-        queued: From the call until a permit was held.
+        queued: Waiting for permits, in all.
         total: From the call until its result.
         attempts: One figure for each attempt, from sending until its answer was read.
     """

@@ -81,8 +81,8 @@ class Runtime:
             ext: Strings for the server's use; coze-loop sends trace ids there.
             sandbox: Limits for this call; those of the settings when None. A server only ever lowers its own.
             priority: A word for the server's scheduler; the known servers ignore it.
-            idempotent: Whether the program may run more than once when its first answer is lost. Nothing is sent
-                twice yet, whatever is said here.
+            idempotent: Whether the program may run more than once, when an answer is lost or a server fails. The
+                settings' word when None. Whatever is said here, it is sent again when it cannot have run.
 
         Returns:
             The verdict; a program that fails is a result, not an exception.
@@ -101,7 +101,7 @@ class Runtime:
         request = self._request(code, language, timeout_ms, sandbox, ext, priority)
         check_flag("idempotent", idempotent)
         program = Program(request, self._settings.envelope)
-        return await self._execute(program, lambda result, stamp: stamp(result))
+        return await self._execute(program, idempotent, lambda result, stamp: stamp(result))
 
     async def call_function(
         self,
@@ -141,11 +141,7 @@ class Runtime:
 
         Raises:
             InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
-            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
-            RuntimeClosedError: The runtime was closed, before the call or during it.
-            ConfigurationError: The runtime belongs to another event loop.
-            QueueFullError: Too many callers wait already.
-            ServiceError: The infrastructure failed; its class says how.
+            FaasrtError: What else `run_code` raises.
 
         Cancellation: as for `run_code`.
 
@@ -159,7 +155,7 @@ class Runtime:
         name = check_function(function, request.language)
         call = Batch(run=request, function=name, cases=[encode_case(args, kwargs, request.language)], single=True)
         limit = request.sandbox.max_output_bytes
-        return await self._execute(call, lambda reading, stamp: stamp(reading.only(limit)))
+        return await self._execute(call, None, lambda reading, stamp: stamp(reading.only(limit)))
 
     async def run_cases(
         self,
@@ -205,11 +201,7 @@ class Runtime:
 
         Raises:
             InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
-            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
-            RuntimeClosedError: The runtime was closed, before the call or during it.
-            ConfigurationError: The runtime belongs to another event loop.
-            QueueFullError: Too many callers wait already.
-            ServiceError: The infrastructure failed in one of the executions; what the others gave is lost.
+            FaasrtError: What else `run_code` raises, in one of the executions; what the others gave is lost.
 
         Cancellation: as for `run_code`.
 
@@ -237,7 +229,7 @@ class Runtime:
                 isolate=isolate,
                 definition_ms=plan.definition_ms,
             )
-            await self._execute(batch, functools.partial(plan.take, indices))
+            await self._execute(batch, idempotent, functools.partial(plan.take, indices))
         return plan.all_results()
 
     async def validate_code(
@@ -305,8 +297,12 @@ class Runtime:
 
     def get_metrics(self) -> Metrics:
         """Give the figures of this runtime's languages, counted since the factory was made."""
+        own = self._settings.endpoints.get(self.language, ())
         return self._counters.snapshot(
-            self.get_supported_languages(), in_flight=self._dispatcher.in_flight, queued=self._dispatcher.queued
+            self.get_supported_languages(),
+            in_flight=self._dispatcher.in_flight,
+            queued=self._dispatcher.queued,
+            states=tuple(state for state in self._dispatcher.states() if state.endpoint in own),
         )
 
     @property
@@ -348,7 +344,7 @@ class Runtime:
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
     async def _execute(
-        self, execution: Execution[T], conclude: Callable[[T, Stamp], ExecutionResult]
+        self, execution: Execution[T], idempotent: bool | None, conclude: Callable[[T, Stamp], ExecutionResult]
     ) -> ExecutionResult:
         """Have something run, make of what was said of it what the call gives, and tell the sinks."""
         request = execution.run
@@ -356,7 +352,12 @@ class Runtime:
         trace.call_started(request.code, request.timeout_ms)
         try:
             with self._calls.one_call():
-                said = await self._dispatcher.run(self._settings.endpoints[request.language], execution, trace=trace)
+                said = await self._dispatcher.run(
+                    self._settings.endpoints[request.language],
+                    execution,
+                    idempotent=self._settings.retry.idempotent if idempotent is None else idempotent,
+                    trace=trace,
+                )
             result = conclude(said, trace.stamp())
         except BaseException as error:
             trace.call_finished(None, error)

@@ -188,8 +188,8 @@ async def test_one_runtime_for_a_thousand_callers(serve: Serve) -> None:
     assert len(peers) <= 8
 
 
-async def test_replicas_take_turns(serve: Serve) -> None:
-    """Several URLs of a language share the calls."""
+async def test_replicas_share_the_calls(serve: Serve) -> None:
+    """Several URLs of a language get about as many each."""
     counts = [0, 0]
 
     def counting(index: int) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -201,8 +201,8 @@ async def test_replicas_take_turns(serve: Serve) -> None:
 
     urls = [await serve(counting(0)), await serve(counting(1))]
     async with RuntimeManager(settings=Settings(endpoints={"py": urls})) as manager:
-        endpoints = [(await manager.run_code("1", "py")).endpoint for _ in range(10)]
-    assert counts == [5, 5]
+        endpoints = [(await manager.run_code("1", "py")).endpoint for _ in range(200)]
+    assert min(counts) > 50
     assert set(endpoints) == set(urls)
 
 
@@ -213,7 +213,7 @@ async def test_a_failure_tells_where_and_how_far(serve: Serve) -> None:
         return web.json_response({"error": "full"}, status=503, headers={"Retry-After": "3"})
 
     url = await serve(handler)
-    async with manager_for(url) as manager:
+    async with manager_for(url, retry=faasrt.RetrySettings(max_retry_after_s=2)) as manager:
         with pytest.raises(faasrt.OverloadedError, match="full") as info:
             await manager.run_code("1", "py")
     error = info.value

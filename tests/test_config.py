@@ -18,7 +18,6 @@ from faasrt import (
     LimiterSettings,
     Outcome,
     RetrySettings,
-    RuntimeFactory,
     SandboxConfig,
     Settings,
     TaskResult,
@@ -70,21 +69,6 @@ def test_a_token_must_fit_into_a_header(token: Any) -> None:
     """It is refused when it is set, and never shown."""
     with pytest.raises(ConfigurationError, match="token"):
         Settings(token=token)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(retry=RetrySettings(max_attempts=5)),
-        Settings(breaker=BreakerSettings(min_calls=1)),
-    ],
-)
-def test_what_does_not_exist_yet_is_refused(settings: Settings) -> None:
-    """A setting that would be ignored is an error, not a silence."""
-    with pytest.raises(ConfigurationError, match="yet"):
-        RuntimeFactory(settings)
-    assert Settings().retry.idempotent is False
-    RuntimeFactory(Settings(retry=RetrySettings(idempotent=True)))
 
 
 def test_tasks_are_checked() -> None:

@@ -125,9 +125,9 @@ class Program:
         """Whether what is sent depends on the endpoint."""
         return self.mode != "never"
 
-    def request(self, profile: EndpointProfile) -> Request[ExecutionResult]:
-        """Make the request for an endpoint."""
-        run, limit = self.run, self.run.sandbox.max_output_bytes
+    def request(self, profile: EndpointProfile, timeout_ms: int) -> Request[ExecutionResult]:
+        """Make the request for an endpoint, with the time that is left."""
+        run, limit = attrs.evolve(self.run, timeout_ms=timeout_ms), self.run.sandbox.max_output_bytes
 
         def judge_plain(answer: Answer | None) -> ExecutionResult:
             return _flooded() if answer is None else judge(answer, timeout_ms=run.timeout_ms, max_output_bytes=limit)
@@ -173,10 +173,12 @@ class Batch:
     definition_ms: float | None = None
     needs_profile: bool = attrs.field(default=True, init=False)
 
-    def request(self, profile: EndpointProfile) -> Request[Reading]:
-        """Make the request for an endpoint."""
-        run, limit, nonce = self.run, self.run.sandbox.max_output_bytes, _new_nonce()
-        timeout_ms, begin_within_ms = (run.timeout_ms, 0.0) if self.single else self._times(profile)
+    def request(self, profile: EndpointProfile, timeout_ms: int) -> Request[Reading]:
+        """Make the request for an endpoint, with the time that is left for one case."""
+        run, nonce = attrs.evolve(self.run, timeout_ms=timeout_ms), _new_nonce()
+        limit, begin_within_ms = run.sandbox.max_output_bytes, 0.0
+        if not self.single:
+            timeout_ms, begin_within_ms = self._times(profile, timeout_ms)
         job = Job(
             code=run.code,
             language=run.language,
@@ -195,9 +197,8 @@ class Batch:
             read=lambda answer: read(answer, nonce, timeout_ms=_telling_ms(timeout_ms, profile), limit=limit),
         )
 
-    def _times(self, profile: EndpointProfile) -> tuple[int, float]:
+    def _times(self, profile: EndpointProfile, each: int) -> tuple[int, float]:
         """How long the execution may take in all, and until when a further case may begin, in milliseconds."""
-        each = self.run.timeout_ms
         if not profile.enforces_timeouts:
             # The guest program ends each case at its own limit.
             window = max(1, round(self.run.sandbox.timeout_limit_s * 1000))

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from faasrt.languages import Language
+
 
 @attrs.frozen(kw_only=True)
 class EndpointProfile:
@@ -21,6 +23,7 @@ class EndpointProfile:
         starts_slowly: It starts an interpreter of a second or two for each request.
         timeout_limit_ms: The longest time limit that it grants, in milliseconds; None when it does not say.
         max_output_bytes: The bytes that it keeps of each stream; None when it does not say.
+        capacities: For each language the programs that it runs at once, as far as it says.
     """
 
     faithful: bool = False
@@ -29,6 +32,7 @@ class EndpointProfile:
     starts_slowly: bool = False
     timeout_limit_ms: int | None = None
     max_output_bytes: int | None = None
+    capacities: Mapping[str, int] = attrs.field(factory=dict)
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
@@ -48,7 +52,21 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         starts_slowly=on_pyodide,
         timeout_limit_ms=None if seconds is None else math.ceil(seconds * 1000),
         max_output_bytes=None if output is None else math.ceil(output),
+        capacities=_capacities(health),
     )
+
+
+def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
+    capacities = {}
+    # python-faas tells the size of its pool, and runs one language.
+    pool = _positive(_mapping(_mapping(health.get("pool_status")).get("config")).get("maxSize"))
+    if pool is not None:
+        capacities[Language.PYTHON.value] = math.ceil(pool)
+    for name, language in _mapping(health.get("languages")).items():
+        capacity = _positive(_mapping(language).get("capacity"))
+        if capacity is not None:
+            capacities[name] = math.ceil(capacity)
+    return capacities
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -44,11 +44,13 @@ class Answer:
         status: The HTTP status.
         body: The whole body.
         retry_after_s: What `Retry-After` asks for, in seconds, or None.
+        not_started: Whether the server says that it did not start the code.
     """
 
     status: int
     body: bytes
     retry_after_s: float | None = None
+    not_started: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -117,7 +119,7 @@ def raise_for_status(answer: Answer) -> None:
             sent="yes",
             status=status,
         )
-        overloaded.retry_after_s = answer.retry_after_s
+        overloaded.retry_after_s, overloaded.not_started = answer.retry_after_s, answer.not_started
         raise overloaded
     failure: RejectedError | ServerError
     if 400 <= status < 500:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container
 
 from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, Event
-from faasrt.metrics import LATENCY_BOUNDS_S, CallMetrics, Latency, Metrics, add_up
+from faasrt.metrics import LATENCY_BOUNDS_S, CallMetrics, EndpointState, Latency, Metrics, add_up
 
 
 class _Figures:
@@ -56,13 +56,16 @@ class CountersSink:
             figures.buckets[bisect_left(LATENCY_BOUNDS_S, event.total_s)] += 1
             figures.sum_s += event.total_s
 
-    def snapshot(self, languages: Container[str], *, in_flight: int, queued: int) -> Metrics:
+    def snapshot(
+        self, languages: Container[str], *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
+    ) -> Metrics:
         """Give the figures of some languages.
 
         Args:
             languages: Their wire names.
             in_flight: Calls that hold a permit now.
             queued: Calls that wait for one now.
+            states: What is known of the endpoints now.
         """
         by_endpoint: dict[str, list[CallMetrics]] = {}
         for (language, endpoint), figures in self._figures.items():
@@ -71,4 +74,4 @@ class CountersSink:
         together = {endpoint: add_up(parts) for endpoint, parts in by_endpoint.items()}
         total = add_up(together.values())
         together.pop("", None)  # the calls that never came to an endpoint
-        return Metrics(total=total, endpoints=together, in_flight=in_flight, queued=queued)
+        return Metrics(total=total, endpoints=together, in_flight=in_flight, queued=queued, states=states)

@@ -8,12 +8,22 @@ from typing import Any
 import attrs
 import structlog
 
-from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, CallStarted, Event
+from faasrt.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    EndpointChanged,
+    Event,
+    RetryScheduled,
+)
 
 _NAMES: dict[type[Event], str] = {
     CallStarted: "call_started",
     AttemptStarted: "attempt_started",
     AttemptFinished: "attempt_finished",
+    RetryScheduled: "retry_scheduled",
+    EndpointChanged: "endpoint_changed",
     CallFinished: "call_finished",
 }
 
@@ -57,6 +67,8 @@ class LogSink:
 
 
 def _level(event: Event) -> int:
+    if isinstance(event, (RetryScheduled, EndpointChanged)):
+        return logging.WARNING
     if not isinstance(event, (AttemptFinished, CallFinished)):
         return logging.DEBUG
     if event.error not in (None, "CancelledError"):

@@ -1,4 +1,4 @@
-"""One call from permit to answer: the deadline, the attempt, and what an error knows about both.
+"""One call from permit to answer: where it goes, how often it is tried, and what an error knows about that.
 
 The dispatcher owns the sessions and the permits of a factory's runtimes. They are closed when the last runtime that
 retained the dispatcher releases it.
@@ -8,38 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import random as random_module
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-import attrs
-
-from faasrt.config import BreakerSettings, RetrySettings, Settings
+from faasrt.config import Settings
 from faasrt.errors import (
     ConfigurationError,
-    ConnectError,
-    ConnectionLostError,
     DeadlineExceededError,
     OverloadedError,
     ProtocolError,
+    QueueFullError,
     RejectedError,
     ServiceError,
 )
+from faasrt.events import EndpointChanged
+from faasrt.languages import Language
+from faasrt.metrics import EndpointState
 from faasrt.protocol.executions import Request
-from faasrt.protocol.messages import RunRequest, decode_object
-from faasrt.protocol.profile import EndpointProfile, read_profile
+from faasrt.protocol.messages import RunRequest
+from faasrt.protocol.profile import EndpointProfile
 from faasrt.protocol.validation import decode_validation
-from faasrt.protocol.verdict import Answer, raise_for_status
-from faasrt.results import EndpointHealth, HealthStatus, ValidationResult
-from faasrt.transport.limiter import Limiter
+from faasrt.protocol.verdict import raise_for_status
+from faasrt.results import HealthStatus, ValidationResult
+from faasrt.transport.balancer import Choice, Endpoint
+from faasrt.transport.exchange import Exchange
+from faasrt.transport.gate import Fleet, Gate
 from faasrt.transport.profiles import Profiles
-from faasrt.transport.session import BodyTooLargeError, EndpointSession
-from faasrt.transport.trace import CallTrace
+from faasrt.transport.retry import RetryBudget, wait_before_retry
+from faasrt.transport.session import BodyTooLargeError
+from faasrt.transport.trace import CallTrace, Emitter
 
-_HEALTH_BODY_BYTES = 262_144
 _VALIDATION_BODY_BYTES = 4 * 2**20
-_NO_ANSWER = (ConnectError, ConnectionLostError, DeadlineExceededError)
 T = TypeVar("T")
 
 
@@ -57,7 +58,7 @@ class Execution(Protocol[T]):
     @property
     def needs_profile(self) -> bool: ...
 
-    def request(self, profile: EndpointProfile) -> Request[T]: ...
+    def request(self, profile: EndpointProfile, timeout_ms: int) -> Request[T]: ...
 
 
 class Dispatcher:
@@ -65,20 +66,26 @@ class Dispatcher:
 
     Args:
         settings: Endpoints, clocks and bounds.
+        emit: Takes the events that belong to no call.
         clock: A monotonic clock in seconds.
-
-    Raises:
-        ConfigurationError: The settings ask for what does not exist yet.
+        random: Gives a number in [0, 1), for jitter and for choices.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        _refuse_what_is_not_there_yet(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        emit: Emitter,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
         self._settings = settings
+        self._emit = emit
         self.clock = clock
-        self._limiter = Limiter(settings.limiter)
-        self._profiles = Profiles(self._ask)
-        self._sessions: dict[str, EndpointSession] = {}
-        self._turns: dict[tuple[str, ...], itertools.cycle[str]] = {}
+        self._random = random
+        self._exchange = Exchange(settings, clock)
+        self._profiles = Profiles(self._exchange.ask)
+        self._gate = Gate(settings.limiter, settings.breaker, clock=clock, random=random)
+        self._budget = RetryBudget(settings.retry)
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -90,15 +97,21 @@ class Dispatcher:
         """Count one runtime less; the last one closes the sessions."""
         self._users -= 1
         if self._users == 0:
-            sessions, self._sessions, self._loop = self._sessions, {}, None
+            self._loop = None
             self._profiles.clear()
-            for session in sessions.values():
-                # A loop that was closed before us has taken its connections with it; aiohttp stumbles over that.
-                with contextlib.suppress(RuntimeError):
-                    await session.aclose()
+            self._gate.close()
+            await self._exchange.aclose()
 
-    async def run(self, endpoints: Sequence[str], execution: Execution[T], *, trace: CallTrace) -> T:
-        """Send an execution to one of the endpoints, once, and give what its answer says.
+    async def run(self, endpoints: Sequence[str], execution: Execution[T], *, idempotent: bool, trace: CallTrace) -> T:
+        """Send an execution to one of the endpoints, again if it may be, and give what the answer says.
+
+        The call as a whole ends by its deadline: `queue_timeout_s` for its waits, and the time of one attempt.
+
+        Args:
+            endpoints: Base URLs of replicas.
+            execution: What to run.
+            idempotent: Whether it may run more than once.
+            trace: The call.
 
         Raises:
             QueueFullError: Too many callers wait already.
@@ -107,151 +120,168 @@ class Dispatcher:
         Cancellation: gives the permit back and drops the connection.
         """
         self._check_loop()
+        fleet = self._gate.fleet(_family(execution.run.language), endpoints)
+        timeouts, limiter = self._settings.timeouts, self._settings.limiter
+        deadline = self.clock() + limiter.queue_timeout_s + execution.run.timeout_ms / 1000 + timeouts.grace_s
+        failed: ServiceError | None = None
+        avoid: Collection[str] = ()
         with _informed(trace):
-            await self._limiter.acquire()
+            while True:
+                try:
+                    choice = await self._permit(fleet, trace, avoid, deadline)
+                except (QueueFullError, DeadlineExceededError):
+                    if failed is None:
+                        raise
+                    raise failed from None  # what the retry was for says more than that it could not be made
+                try:
+                    result = await self._run_once(choice, execution, trace, deadline)
+                    self._budget.deposit()
+                    return result
+                except ServiceError as error:
+                    wait_s = wait_before_retry(
+                        error,
+                        attempt=trace.attempts,
+                        idempotent=idempotent,
+                        left_s=deadline - self.clock(),
+                        settings=self._settings.retry,
+                        budget=self._budget,
+                        random=self._random,
+                    )
+                    if wait_s is None:
+                        raise
+                    failed, avoid = error, {choice.endpoint.url}
+                trace.retry_scheduled(failed, wait_s)
+                await asyncio.sleep(wait_s)
+
+    async def validate(self, endpoints: Sequence[str], body: bytes, *, trace: CallTrace) -> ValidationResult:
+        """Send a program to be parsed, once, and give the judgement.
+
+        Raises:
+            QueueFullError: Too many callers wait already.
+            ServiceError: The infrastructure failed.
+        """
+        self._check_loop()
+        fleet = self._gate.fleet(_family(trace.language), endpoints)
+        within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
+        with _informed(trace):
+            choice = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
+            trace.attempts, trace.endpoint = 1, choice.endpoint.url
+            with self._learning_from(choice, within_s):
+                try:
+                    answer = await self._exchange.attempt(
+                        choice.endpoint.url,
+                        "/validate_code",
+                        body,
+                        within_s=within_s,
+                        max_body_bytes=_VALIDATION_BODY_BYTES,
+                    )
+                    raise_for_status(answer)
+                    return decode_validation(answer.body)
+                except BodyTooLargeError:
+                    raise ProtocolError("the answer is larger than any validation", sent="yes") from None
+
+    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
+        """Probe several endpoints at once; every failure is an unhealthy answer, none is raised."""
+        self._check_loop()
+        return await self._exchange.probe_all(endpoints)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that hold a permit."""
+        return self._gate.in_flight
+
+    @property
+    def queued(self) -> int:
+        """Callers that wait for a permit."""
+        return self._gate.queued
+
+    def states(self) -> tuple[EndpointState, ...]:
+        """Give what is known of each endpoint that was used."""
+        now = self.clock()
+        return tuple(
+            EndpointState(
+                endpoint=endpoint.url,
+                family=family,
+                state=endpoint.breaker.state,
+                ejected_s=_ejected_s(endpoint, now),
+                limit=endpoint.limit.limit,
+                in_flight=endpoint.limit.in_flight,
+                zombies=endpoint.limit.zombies(now),
+            )
+            for family, endpoint in self._gate.endpoints()
+        )
+
+    async def _permit(self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float) -> Choice:
+        trace.permit_awaited()
+        within_s = min(self._settings.limiter.queue_timeout_s, deadline - self.clock())
+        choice = await self._gate.acquire(fleet, avoid=avoid, within_s=within_s)
+        trace.permit_taken()
+        return choice
+
+    async def _run_once(self, choice: Choice, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
+        url = choice.endpoint.url
+        with self._learning_from(choice, execution.run.timeout_ms / 1000):
+            trace.attempt_started(url)
             try:
-                trace.permit_taken()
-                return await self._run_once(self._next(tuple(endpoints)), execution, trace)
-            finally:
-                self._limiter.release()
+                result = await self._run_at(choice.endpoint, execution, deadline)
+            except BaseException as error:
+                trace.attempt_finished(error)
+                if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
+                    self._profiles.forget(url)
+                raise
+            trace.attempt_finished(None)
+            return result
 
-    async def _run_once(self, endpoint: str, execution: Execution[T], trace: CallTrace) -> T:
-        trace.attempt_started(endpoint)
-        try:
-            result = await self._run_at(endpoint, execution)
-        except BaseException as error:
-            trace.attempt_finished(error)
-            if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
-                self._profiles.forget(endpoint)
-            raise
-        trace.attempt_finished(None)
-        return result
-
-    async def _run_at(self, endpoint: str, execution: Execution[T]) -> T:
-        timeouts = self._settings.timeouts
+    async def _run_at(self, endpoint: Endpoint, execution: Execution[T], deadline: float) -> T:
+        timeouts, run = self._settings.timeouts, execution.run
         started = self.clock()
         profile = EndpointProfile()
         if execution.needs_profile:
             # Asking is a part of the attempt, and must leave it the time that it needs.
-            ask_s = min(timeouts.health_s, (execution.run.timeout_ms / 1000 + timeouts.grace_s) / 2)
-            profile = await self._profiles.get(endpoint, ask_s)
-        request = execution.request(profile)
-        within_s = request.timeout_ms / 1000 + timeouts.grace_s + (timeouts.startup_s if profile.starts_slowly else 0)
-        left_s = within_s - (self.clock() - started)
+            attempt_s = min(run.timeout_ms / 1000 + timeouts.grace_s, deadline - started)
+            profile = await self._profiles.get(endpoint.url, min(timeouts.health_s, attempt_s / 2))
+            endpoint.limit.learn(profile.capacities.get(_family(run.language)))
+        startup_s = timeouts.startup_s if profile.starts_slowly else 0.0
+        left_s = deadline + startup_s - self.clock()
         if left_s <= 0:
-            raise DeadlineExceededError(f"the FaaS did not say within {within_s:g} s what it is", sent="no")
+            raise DeadlineExceededError("the FaaS did not say in time what it is", sent="no")
+        # A server must not work on what nobody waits for any more.
+        timeout_ms = max(1, min(run.timeout_ms, round(left_s * 1000)))
+        request = execution.request(profile, timeout_ms)
+        left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
+        within_s = request.timeout_ms / 1000 + timeouts.grace_s + startup_s - (self.clock() - started)
         try:
-            answer = await self._attempt(
-                endpoint,
+            answer = await self._exchange.attempt(
+                endpoint.url,
                 "/run_code",
                 request.body,
-                within_s=left_s,
-                max_body_bytes=4 * execution.run.sandbox.max_output_bytes + 262_144,
+                within_s=min(within_s, left_s),
+                max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
             )
         except BodyTooLargeError:
             return request.read(None)
         return request.read(answer)
 
-    async def _ask(self, endpoint: str) -> EndpointProfile | None:
-        """Ask an endpoint what it is; None when it does not answer for itself."""
+    @contextlib.contextmanager
+    def _learning_from(self, choice: Choice, timeout_s: float) -> Iterator[None]:
+        """Hold the permit around an attempt, and note in the endpoint what became of it."""
+        endpoint, started = choice.endpoint, self.clock()
+        before = endpoint.breaker.state
         try:
-            answer = await self._session(endpoint).exchange("/health", None, max_body_bytes=_HEALTH_BODY_BYTES)
-            profile = read_profile(decode_object(answer.body))
-        except (ConnectError, ConnectionLostError):
-            return None
-        except (ProtocolError, BodyTooLargeError):
-            return EndpointProfile()
-        return None if answer.status >= 500 and not profile.faithful else profile
-
-    async def validate(self, endpoints: Sequence[str], body: bytes, *, trace: CallTrace) -> ValidationResult:
-        """Send a program to be parsed, and give the judgement.
-
-        Raises:
-            ServiceError: The infrastructure failed.
-        """
-        self._check_loop()
-        sandbox, timeouts = self._settings.sandbox, self._settings.timeouts
-        with _informed(trace):
-            await self._limiter.acquire()
-            try:
-                trace.attempts, trace.endpoint = 1, self._next(tuple(endpoints))
-                answer = await self._attempt(
-                    trace.endpoint,
-                    "/validate_code",
-                    body,
-                    within_s=sandbox.timeout_limit_s + timeouts.grace_s,
-                    max_body_bytes=_VALIDATION_BODY_BYTES,
-                )
-                raise_for_status(answer)
-                return decode_validation(answer.body)
-            except BodyTooLargeError:
-                raise ProtocolError("the answer is larger than any validation", sent="yes") from None
-            finally:
-                self._limiter.release()
-
-    async def probe(self, endpoint: str) -> EndpointHealth:
-        """Ask an endpoint for its health; every failure is an unhealthy answer, none is raised."""
-        self._check_loop()
-        started = self.clock()
-        try:
-            answer = await self._attempt(
-                endpoint,
-                "/health",
-                None,
-                within_s=self._settings.timeouts.health_s,
-                max_body_bytes=_HEALTH_BODY_BYTES,
-            )
-            raise_for_status(answer)
-            details = decode_object(answer.body)
-            status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
-            error = "" if status == "healthy" else f"the server calls itself {status!r}"
-        except (ServiceError, BodyTooLargeError) as failure:
-            status, version, details = "unreachable" if isinstance(failure, _NO_ANSWER) else "failed", "", {}
-            error = str(failure) or "the answer is larger than any health report"
-        return EndpointHealth(
-            endpoint=endpoint,
-            healthy=not error,
-            status=status,
-            latency_s=self.clock() - started,
-            version=version,
-            error=error,
-            details=details,
-        )
-
-    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
-        """Probe several endpoints at once, each under its own deadline."""
-        async with asyncio.TaskGroup() as group:
-            probes = [group.create_task(self.probe(endpoint)) for endpoint in endpoints]
-        return HealthStatus(tuple(probe.result() for probe in probes))
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that hold a permit."""
-        return self._limiter.in_flight
-
-    @property
-    def queued(self) -> int:
-        """Callers that wait for a permit."""
-        return self._limiter.queued
-
-    async def _attempt(
-        self, endpoint: str, path: str, body: bytes | None, *, within_s: float, max_body_bytes: int
-    ) -> Answer:
-        try:
-            async with asyncio.timeout(within_s):
-                return await self._session(endpoint).exchange(path, body, max_body_bytes=max_body_bytes)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
-            ) from None
-
-    def _session(self, endpoint: str) -> EndpointSession:
-        session = self._sessions.get(endpoint)
-        if session is None:
-            session = self._sessions[endpoint] = EndpointSession(
-                endpoint, connect_s=self._settings.timeouts.connect_s, token=self._settings.token
-            )
-        return session
+            yield
+        except ServiceError as error:
+            _note_failure(choice, error, now=self.clock(), started=started, timeout_s=timeout_s)
+            raise
+        else:
+            endpoint.limit.grow()
+            endpoint.breaker.succeed(self.clock(), started)
+        finally:
+            after = endpoint.breaker.state
+            if after != before and after != "canary":
+                family = next(name for name, known in self._gate.endpoints() if known is endpoint)
+                ejected_s = _ejected_s(endpoint, self.clock())
+                self._emit(EndpointChanged(endpoint=endpoint.url, family=family, state=after, ejected_s=ejected_s))
+            self._gate.release(choice)
 
     def _check_loop(self) -> None:
         """Sessions and permits belong to the loop in which they are first used."""
@@ -263,19 +293,28 @@ class Dispatcher:
                 "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
             )
 
-    def _next(self, endpoints: tuple[str, ...]) -> str:
-        """Take the replicas of a language in turn."""
-        if endpoints not in self._turns:
-            self._turns[endpoints] = itertools.cycle(endpoints)
-        return next(self._turns[endpoints])
+
+def _note_failure(choice: Choice, error: ServiceError, *, now: float, started: float, timeout_s: float) -> None:
+    limit, breaker = choice.endpoint.limit, choice.endpoint.breaker
+    throttled = isinstance(error, OverloadedError) and error.status == 429
+    if isinstance(error, (OverloadedError, DeadlineExceededError)):
+        limit.shrink(now, started)
+    if isinstance(error, DeadlineExceededError) and error.sent != "no":
+        # It may have begun as late as just now.
+        limit.haunt(now + timeout_s)
+    if isinstance(error, RejectedError) or throttled:
+        breaker.succeed(now, started)  # it answered for itself, and will again
+    else:
+        breaker.fail(now, canary=choice.canary)
 
 
-def _refuse_what_is_not_there_yet(settings: Settings) -> None:
-    """Refuse settings that would be ignored."""
-    if attrs.evolve(settings.retry, idempotent=False) != RetrySettings():
-        raise ConfigurationError("no retries are made yet: leave retry at its defaults")
-    if settings.breaker != BreakerSettings():
-        raise ConfigurationError("no endpoint is ejected yet: leave breaker at its defaults")
+def _family(language: str) -> str:
+    """JavaScript and TypeScript share a FaaS, and the processes of it."""
+    return Language.PYTHON.value if language == Language.PYTHON else Language.JAVASCRIPT.value
+
+
+def _ejected_s(endpoint: Endpoint, now: float) -> float:
+    return max(0.0, endpoint.breaker.until - now) if endpoint.breaker.state == "ejected" else 0.0
 
 
 @contextlib.contextmanager

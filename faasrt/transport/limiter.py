@@ -1,61 +1,90 @@
-"""Permits: how many calls may be in flight, and how many may wait for that."""
+"""How many calls one endpoint gets at once: a limit that grows while all goes well, and shrinks when it does not."""
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 
-from faasrt.config import LimiterSettings
-from faasrt.errors import DeadlineExceededError, QueueFullError
+_START = 16
+_SHRINK = 0.9
 
 
-class Limiter:
-    """A semaphore with a bounded, fair queue.
+class AdaptiveLimit:
+    """Additive increase, multiplicative decrease.
+
+    It grows by one for each full window of successes during which at least half of it was used, and shrinks to 0.9 of
+    itself when the endpoint is overloaded or does not answer in time: once for all calls that were under way then.
 
     Args:
-        settings: The bounds.
+        cap: The most it may become.
+
+    Attributes:
+        in_flight: Calls that wait for their answer.
     """
 
-    def __init__(self, settings: LimiterSettings) -> None:
-        self._settings = settings
-        self._semaphore = asyncio.Semaphore(settings.max_concurrency)
+    def __init__(self, cap: int) -> None:
+        self._most = cap
+        self._cap = cap
+        self._limit = float(min(_START, cap))
+        self._learned: int | None = None
+        self._successes = 0
+        self._shrunk_at = float("-inf")
+        self._zombies: list[float] = []
         self.in_flight = 0
-        self.queued = 0
 
-    async def acquire(self) -> None:
-        """Take a permit; first come, first served.
+    @property
+    def limit(self) -> float:
+        """Calls that may be in flight, from 1."""
+        return self._limit
 
-        Raises:
-            QueueFullError: `max_queue` callers wait already.
-            DeadlineExceededError: No permit came free within `queue_timeout_s`; nothing was sent.
+    def learn(self, capacity: int | None) -> None:
+        """Note the size that the endpoint gives itself: the limit starts there, and does not pass it."""
+        if capacity is None or capacity == self._learned:
+            return
+        self._learned = capacity
+        self._cap = max(1, min(self._most, capacity))
+        self._limit = float(self._cap)
 
-        Cancellation: leaves the queue, and takes no permit.
-        """
-        if self._semaphore.locked():
-            await self._wait()
-        else:
-            await self._semaphore.acquire()
+    def zombies(self, now: float) -> int:
+        """Calls that were given up here and may still run there."""
+        while self._zombies and self._zombies[0] <= now:
+            heapq.heappop(self._zombies)
+        return len(self._zombies)
+
+    def next_room(self) -> float | None:
+        """When the next zombie is gone; None without any."""
+        return self._zombies[0] if self._zombies else None
+
+    def has_room(self, now: float) -> bool:
+        """Whether another call may be sent."""
+        return self.in_flight + self.zombies(now) + 1 <= self._limit
+
+    def load(self, now: float) -> float:
+        """How full the endpoint is; 1 is full."""
+        return (self.in_flight + self.zombies(now)) / self._limit
+
+    def take(self) -> None:
+        """Note a call that is sent."""
         self.in_flight += 1
 
-    def release(self) -> None:
-        """Give a permit back."""
+    def give(self) -> None:
+        """Note that it has ended."""
         self.in_flight -= 1
-        self._semaphore.release()
 
-    async def _wait(self) -> None:
-        settings = self._settings
-        if self.queued >= settings.max_queue:
-            raise QueueFullError(
-                f"{self.queued} callers already wait for one of {settings.max_concurrency} permits: "
-                "slow down, or raise max_queue or max_concurrency"
-            )
-        self.queued += 1
-        try:
-            async with asyncio.timeout(settings.queue_timeout_s):
-                await self._semaphore.acquire()
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"no permit came free within {settings.queue_timeout_s:g} s: raise max_concurrency or queue_timeout_s",
-                sent="no",
-            ) from None
-        finally:
-            self.queued -= 1
+    def grow(self) -> None:
+        """Note a success; before `give`."""
+        if 2 * self.in_flight < self._limit:
+            return
+        self._successes += 1
+        if self._successes >= self._limit:
+            self._successes = 0
+            self._limit = min(float(self._cap), self._limit + 1)
+
+    def shrink(self, now: float, started: float) -> None:
+        """Note that the endpoint was overloaded, or did not answer, in a call that started then."""
+        if started > self._shrunk_at:
+            self._shrunk_at, self._successes = now, 0
+            self._limit = max(1.0, self._limit * _SHRINK)
+
+    def haunt(self, until: float) -> None:
+        """Note a call that was given up and may still run on the server until then."""
+        heapq.heappush(self._zombies, until)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -11,6 +16,7 @@ from yarl import URL
 
 from faasrt._version import __version__
 from faasrt.errors import ConnectError, ConnectionLostError, ProtocolError
+from faasrt.protocol.messages import NOT_STARTED_HEADER
 from faasrt.protocol.verdict import Answer
 
 # Idle connections are dropped before servers drop them (aiohttp's and Node's servers keep them from 5 s upwards):
@@ -40,6 +46,17 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
+class _Phase:
+    """How far a request came, as aiohttp reports it."""
+
+    sending = False
+
+
+async def _note_sending(session: object, context: Any, parameters: object) -> None:
+    # Called before the first byte is written: from here on the server may have seen the request.
+    context.trace_request_ctx.sending = True
+
+
 class EndpointSession:
     """The connections to one base URL.
 
@@ -56,6 +73,8 @@ class EndpointSession:
         self._headers = {"Accept-Encoding": "identity", "User-Agent": f"faasrt/{__version__}"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
+        self._tracing = aiohttp.TraceConfig()
+        self._tracing.on_request_headers_sent.append(_note_sending)
         self._session: aiohttp.ClientSession | None = None
 
     async def exchange(self, path: str, body: bytes | None, *, max_body_bytes: int) -> Answer:
@@ -84,11 +103,17 @@ class EndpointSession:
         self, session: aiohttp.ClientSession, method: str, path: str, body: bytes | None, max_body_bytes: int
     ) -> Answer:
         headers = None if body is None else {"Content-Type": "application/json"}
+        phase = _Phase()
         # aiohttp writes bytes at one go, and warns when that is much; a file it sends in pieces.
         data = body if body is None or len(body) <= _WHOLE_BYTES else io.BytesIO(body)
         try:
             async with session.request(
-                method, self._urls[path], data=data, headers=headers, allow_redirects=False
+                method,
+                self._urls[path],
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                trace_request_ctx=phase,
             ) as response:
                 encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
                 if encoding not in ("", "identity"):
@@ -105,7 +130,8 @@ class EndpointSession:
                 return Answer(
                     status=response.status,
                     body=body,
-                    retry_after_s=_seconds(response.headers.get("Retry-After")),
+                    retry_after_s=read_retry_after(response.headers.get("Retry-After")),
+                    not_started=response.headers.get(NOT_STARTED_HEADER) == "1",
                 )
         except aiohttp.ClientConnectorError as error:
             raise ConnectError(f"cannot connect: {_words(error)}; is the FaaS running there?", sent="no") from None
@@ -114,6 +140,8 @@ class EndpointSession:
         except aiohttp.ClientResponseError as error:
             raise ProtocolError(f"the answer is not HTTP: {_words(error)}", sent="yes") from None
         except (aiohttp.ClientError, OSError) as error:
+            if not phase.sending:
+                raise ConnectError(f"cannot connect: {_words(error)}", sent="no") from None
             raise ConnectionLostError(
                 f"the connection broke: {_words(error)}; the code may have run", sent="maybe"
             ) from None
@@ -132,6 +160,7 @@ class EndpointSession:
             timeout=self._timeout,
             auto_decompress=False,
             trust_env=False,
+            trace_configs=[self._tracing],
         )
 
 
@@ -148,11 +177,21 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes
     return b"".join(pieces), True
 
 
-def _seconds(text: str | None) -> float | None:
-    """Read `Retry-After` given in seconds."""
+def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
+    """Read `Retry-After`, given in seconds or as an HTTP date; None when it is neither, or no time to wait for.
+
+    Args:
+        text: The header.
+        now: A clock of seconds since the epoch, for dates.
+    """
+    if text is None:
+        return None
     with contextlib.suppress(ValueError):
-        if text is not None and 0 <= (value := float(text)) < float("inf"):
-            return value
+        seconds = float(text)
+        return seconds if 0 <= seconds < math.inf else None
+    with contextlib.suppress(ValueError, OverflowError):
+        moment = parsedate_to_datetime(text)
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now())
     return None
 
 

@@ -9,7 +9,16 @@ from collections.abc import Callable
 
 import attrs
 
-from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, CallStarted, Event, Sink, hash_code
+from faasrt.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Event,
+    RetryScheduled,
+    Sink,
+    hash_code,
+)
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings
 
@@ -49,9 +58,10 @@ class CallTrace:
     def __init__(self, emit: Callable[[Event], None], clock: Callable[[], float], language: Language) -> None:
         self._emit = emit
         self._clock = clock
+        self.language = language
         self._language = language.value
         self._call_id = f"c{next(_call_numbers)}"
-        self._attempt_started = 0.0
+        self._attempt_started = self._awaited = 0.0
         self.started = clock()
         self.queued_s = 0.0
         self.attempts_s: list[float] = []
@@ -76,9 +86,13 @@ class CallTrace:
             )
         )
 
+    def permit_awaited(self) -> None:
+        """A wait for a permit begins."""
+        self._awaited = self._clock()
+
     def permit_taken(self) -> None:
         """The wait is over."""
-        self.queued_s = self.elapsed_s
+        self.queued_s += self._clock() - self._awaited
 
     def attempt_started(self, endpoint: str) -> None:
         """A request is about to be sent."""
@@ -101,6 +115,19 @@ class CallTrace:
                 endpoint=self.endpoint,
                 duration_s=duration_s,
                 error=type(error).__name__ if error else None,
+            )
+        )
+
+    def retry_scheduled(self, error: BaseException, wait_s: float) -> None:
+        """The last attempt failed, and another will be made."""
+        self._emit(
+            RetryScheduled(
+                call_id=self._call_id,
+                language=self._language,
+                attempt=self.attempts,
+                endpoint=self.endpoint,
+                error=type(error).__name__,
+                wait_s=wait_s,
             )
         )
 

@@ -1,0 +1,91 @@
+"""Whether an endpoint is well: it is left out after failures, and let in again by one call that succeeds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from faasrt.config import BreakerSettings
+
+BreakerState = Literal["closed", "ejected", "canary"]
+
+
+class Breaker:
+    """The health of one endpoint, as its calls show it.
+
+    It is ejected after so many failures in a row, or when too few calls of the last seconds succeeded; longer each
+    time, with jitter. When that time is over, a single call, the canary, is let through: it re-admits the endpoint, or
+    has it ejected again. The user's own failures are successes here.
+
+    Args:
+        settings: When, and for how long.
+        random: Gives a number in [0, 1).
+    """
+
+    def __init__(self, settings: BreakerSettings, random: Callable[[], float]) -> None:
+        self._settings = settings
+        self._random = random
+        self.state: BreakerState = "closed"
+        self.until = 0.0
+        self._in_a_row = 0
+        self._ejections = 0
+        self._closed_at = self._ejected_at = 0.0
+        # Of each second in the window: the second, the successes, and the failures.
+        self._window: deque[list[int]] = deque()
+
+    def due(self, now: float) -> bool:
+        """Whether a canary may be sent."""
+        return self.state == "ejected" and now >= self.until
+
+    def send_canary(self) -> None:
+        """Note that a call is the canary; no other one is let through until it has ended."""
+        self.state = "canary"
+
+    def succeed(self, now: float, started: float) -> None:
+        """Note a call that the endpoint answered, and that began then."""
+        if self.state != "closed":
+            if started < self._ejected_at:
+                return  # that was before it went wrong
+            self.state, self._closed_at = "closed", now
+            self._window.clear()
+        self._in_a_row = 0
+        self._count(now, 1)
+
+    def fail(self, now: float, *, canary: bool = False) -> None:
+        """Note a call that failed by the endpoint's fault, or that of the way to it."""
+        if self.state != "closed":
+            # What else comes in was sent before, or because every endpoint is as bad.
+            if canary:
+                self._eject(now)
+            return
+        self._in_a_row += 1
+        self._count(now, 2)
+        good, bad = (sum(second[place] for second in self._window) for place in (1, 2))
+        too_few = good + bad >= self._settings.min_calls and good < self._settings.min_success_rate * (good + bad)
+        if too_few or self._in_a_row >= self._settings.consecutive_failures:
+            if now - self._closed_at > self._settings.window_s:
+                self._ejections = 0
+            self._eject(now)
+
+    def forgo_canary(self, now: float) -> None:
+        """Note that the canary was cancelled: another call may be one at once."""
+        if self.state == "canary":
+            self.state, self.until = "ejected", now
+
+    def _eject(self, now: float) -> None:
+        settings = self._settings
+        # The exponent is bounded, or it would not fit a float some day.
+        longest = settings.base_ejection_s * 2.0 ** min(self._ejections, 60)
+        self.until = now + min(settings.max_ejection_s, longest * (0.8 + 0.4 * self._random()))
+        self._ejections += 1
+        self._in_a_row = 0
+        self.state, self._ejected_at = "ejected", now
+
+    def _count(self, now: float, place: int) -> None:
+        second = int(now)
+        while self._window and self._window[0][0] <= second - self._settings.window_s:
+            self._window.popleft()
+        if not self._window or self._window[-1][0] != second:
+            self._window.append([second, 0, 0])
+        self._window[-1][place] += 1

@@ -1,0 +1,195 @@
+"""Permits: who may send a call now, and to which endpoint; the others wait in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+
+import attrs
+
+from faasrt.config import BreakerSettings, LimiterSettings
+from faasrt.errors import DeadlineExceededError, QueueFullError
+from faasrt.transport.balancer import Choice, Endpoint, choose
+from faasrt.transport.breaker import Breaker
+from faasrt.transport.limiter import AdaptiveLimit
+
+
+@attrs.frozen(eq=False)
+class _Waiter:
+    ticket: int
+    granted: asyncio.Future[Choice]
+    avoid: Collection[str]
+
+
+@attrs.define(eq=False)
+class Fleet:
+    """The replicas of one family of languages, and the callers that wait for one of them."""
+
+    endpoints: Sequence[Endpoint]
+    waiters: deque[_Waiter] = attrs.field(factory=deque)
+
+
+class Gate:
+    """A bound on all calls in flight, and one on each endpoint's.
+
+    A caller gets both at once or neither, so that nobody holds what another could use.
+
+    Args:
+        limiter: The bounds.
+        breaker: When an endpoint is left out.
+        clock: A monotonic clock in seconds, the event loop's or one that keeps its pace.
+        random: Gives a number in [0, 1).
+
+    Attributes:
+        in_flight: Calls that hold a permit.
+        queued: Callers that wait for one.
+    """
+
+    def __init__(
+        self,
+        limiter: LimiterSettings,
+        breaker: BreakerSettings,
+        *,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._settings = limiter
+        self._breaker_settings = breaker
+        self._clock = clock
+        self._random = random
+        self._fleets: dict[tuple[str, tuple[str, ...]], Fleet] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self._tickets = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self.in_flight = 0
+        self.queued = 0
+
+    def fleet(self, family: str, urls: Sequence[str]) -> Fleet:
+        """Give the replicas of a family of languages; an endpoint is the same one in every fleet."""
+        key = family, tuple(urls)
+        fleet = self._fleets.get(key)
+        if fleet is None:
+            fleet = self._fleets[key] = Fleet([self._endpoint(family, url) for url in key[1]])
+        return fleet
+
+    def endpoints(self) -> list[tuple[str, Endpoint]]:
+        """Give every endpoint with its family."""
+        return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
+
+    async def acquire(self, fleet: Fleet, *, avoid: Collection[str], within_s: float) -> Choice:
+        """Take a permit for one of the endpoints; first come, first served.
+
+        Args:
+            fleet: The endpoints.
+            avoid: Base URLs that are taken only if no other has room.
+            within_s: The most seconds to wait.
+
+        Raises:
+            QueueFullError: `max_queue` callers wait already.
+            DeadlineExceededError: No permit came free in time; nothing was sent.
+
+        Cancellation: leaves the queue, and holds no permit.
+        """
+        if not fleet.waiters and self.in_flight < self._settings.max_concurrency:
+            choice = choose(fleet.endpoints, self._clock(), avoid=avoid, random=self._random)
+            if choice is not None:
+                self._take(choice)
+                return choice
+        settings = self._settings
+        if self.queued >= settings.max_queue:
+            raise QueueFullError(
+                f"{self.queued} callers already wait for a permit: slow down, or raise max_queue or max_concurrency "
+                f"({settings.max_concurrency})"
+            )
+        waiter = _Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid)
+        fleet.waiters.append(waiter)
+        self.queued += 1
+        self._pump()
+        try:
+            async with asyncio.timeout(within_s):
+                return await waiter.granted
+        except BaseException as error:
+            self._leave(fleet, waiter)
+            if not isinstance(error, TimeoutError):
+                raise
+            raise DeadlineExceededError(
+                f"no permit came free within {within_s:g} s: add replicas, or raise max_concurrency or queue_timeout_s",
+                sent="no",
+            ) from None
+
+    def release(self, choice: Choice) -> None:
+        """Give a permit back, after what became of the call was noted in the endpoint."""
+        self.in_flight -= 1
+        choice.endpoint.limit.give()
+        if choice.canary:
+            choice.endpoint.breaker.forgo_canary(self._clock())
+        self._pump()
+
+    def close(self) -> None:
+        """Stop waiting for time to make room."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _leave(self, fleet: Fleet, waiter: _Waiter) -> None:
+        if waiter.granted.done() and not waiter.granted.cancelled():
+            # Granted in the very moment in which its caller went away: the next one gets it.
+            self.release(waiter.granted.result())
+        elif waiter in fleet.waiters:
+            fleet.waiters.remove(waiter)
+            self.queued -= 1
+
+    def _take(self, choice: Choice) -> None:
+        self.in_flight += 1
+        choice.endpoint.limit.take()
+        if choice.canary:
+            choice.endpoint.breaker.send_canary()
+
+    def _pump(self) -> None:
+        """Grant what can be granted."""
+        now = self._clock()
+        blocked: list[Fleet] = []
+        waiting = [fleet for fleet in self._fleets.values() if fleet.waiters]
+        while waiting and self.in_flight < self._settings.max_concurrency:
+            # Between the fleets too, who came first goes first, unless no endpoint of theirs has room.
+            fleet = min(waiting, key=lambda fleet: fleet.waiters[0].ticket)
+            waiter = fleet.waiters[0]
+            if not waiter.granted.done():  # or its caller has just been cancelled
+                choice = choose(fleet.endpoints, now, avoid=waiter.avoid, random=self._random)
+                if choice is None:
+                    blocked.append(fleet)
+                    waiting.remove(fleet)
+                    continue
+                self._take(choice)
+                waiter.granted.set_result(choice)
+            fleet.waiters.popleft()
+            self.queued -= 1
+            if not fleet.waiters:
+                waiting.remove(fleet)
+        self._wake_later(blocked, now)
+
+    def _wake_later(self, blocked: list[Fleet], now: float) -> None:
+        """Come back when time alone makes room: a zombie is gone, or an ejection is over."""
+        self.close()
+        times = [
+            moment
+            for fleet in blocked
+            for endpoint in fleet.endpoints
+            for moment in (
+                endpoint.limit.next_room(),
+                endpoint.breaker.until if endpoint.breaker.state == "ejected" else None,
+            )
+            if moment is not None and moment > now
+        ]
+        if times:
+            self._timer = asyncio.get_running_loop().call_later(min(times) - now, self._pump)
+
+    def _endpoint(self, family: str, url: str) -> Endpoint:
+        endpoint = self._endpoints.get((family, url))
+        if endpoint is None:
+            breaker = Breaker(self._breaker_settings, self._random)
+            endpoint = Endpoint(url, breaker, AdaptiveLimit(self._settings.max_concurrency))
+            self._endpoints[family, url] = endpoint
+        return endpoint

@@ -1,0 +1,125 @@
+"""Whether a failed attempt is followed by another, and when: decided from what happened, and from nothing else.
+
+    what happened                                                      by default    idempotent
+    never sent: DNS, refused, TLS, connect timeout                     again         again
+    refused before running: 429; 503 with Retry-After or our header    again         again
+    500, 502, another 5xx, a bare 503                                  raise         again
+    504, read timeout, disconnect, truncated or bad answer             raise         again, if there is time
+    another 4xx, a 200 with `error`, the call's deadline               raise         raise
+
+Whatever is done again has time left to it, an attempt left to it, and its price in the budget. The user's own failures
+are results, and never come here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from faasrt.config import RetrySettings
+from faasrt.errors import (
+    ConnectError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    OverloadedError,
+    ProtocolError,
+    ServerError,
+    ServiceError,
+)
+
+
+class Happened(enum.Enum):
+    """What became of an attempt that gave no result."""
+
+    NEVER_SENT = enum.auto()
+    """The server was not reached; the code cannot have run."""
+    REFUSED = enum.auto()
+    """The server says that it did not start the code."""
+    FAILED = enum.auto()
+    """The server failed; whether the code ran is unknown."""
+    LOST = enum.auto()
+    """No answer came that can be read; whether the code ran is unknown."""
+    FINAL = enum.auto()
+    """Repeating it cannot help, or there is no time."""
+
+
+def classify(error: ServiceError) -> Happened:
+    """Tell what happened from the error of an attempt."""
+    if isinstance(error, ConnectError):
+        return Happened.NEVER_SENT
+    if isinstance(error, OverloadedError):
+        promised = error.status == 429 or error.retry_after_s is not None or error.not_started
+        return Happened.REFUSED if promised else Happened.FAILED
+    if isinstance(error, ServerError):
+        if error.status == 504:
+            return Happened.LOST
+        return Happened.FINAL if error.status == 200 else Happened.FAILED
+    lost = isinstance(error, (ConnectionLostError, DeadlineExceededError, ProtocolError))
+    return Happened.LOST if lost and error.sent != "no" else Happened.FINAL
+
+
+class RetryBudget:
+    """A bucket that retries are paid from and successes fill, so that a dead fleet is not hammered.
+
+    Args:
+        settings: Its size, the price and the credit.
+    """
+
+    def __init__(self, settings: RetrySettings) -> None:
+        self._settings = settings
+        self.level = settings.budget
+
+    def deposit(self) -> None:
+        """Note a success."""
+        self.level = min(self._settings.budget, self.level + self._settings.success_credit)
+
+    def spend(self) -> bool:
+        """Pay for a retry; False when the bucket does not hold its price."""
+        if self.level < self._settings.retry_cost:
+            return False
+        self.level -= self._settings.retry_cost
+        return True
+
+
+def wait_before_retry(
+    error: ServiceError,
+    *,
+    attempt: int,
+    idempotent: bool,
+    left_s: float,
+    settings: RetrySettings,
+    budget: RetryBudget,
+    random: Callable[[], float],
+) -> float | None:
+    """Decide on another attempt.
+
+    Args:
+        error: How the last one failed.
+        attempt: Its number, from 1.
+        idempotent: Whether the code may run more than once.
+        left_s: Seconds until the call's deadline.
+        settings: Attempts and waits.
+        budget: Is paid when the answer is another attempt.
+        random: Gives a number in [0, 1).
+
+    Returns:
+        The seconds to wait before it; None to raise the error.
+    """
+    happened = classify(error)
+    if happened is Happened.FINAL or attempt >= settings.max_attempts:
+        return None
+    if happened in (Happened.FAILED, Happened.LOST) and not idempotent:
+        return None
+    throttled = isinstance(error, OverloadedError)
+    base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
+    most_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
+    # Full jitter: callers that failed together come back apart.
+    wait_s = random() * min(most_s, base_s * 2.0 ** (attempt - 1))
+    asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
+    if asked_s is not None:
+        if asked_s > settings.max_retry_after_s:
+            return None
+        wait_s = asked_s + random() * settings.base_delay_s
+    if wait_s >= left_s or not budget.spend():
+        return None
+    return wait_s

@@ -1,0 +1,191 @@
+"""Whether an attempt is followed by another: the table, the budget, and what a server may ask for."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from faasrt import (
+    ConnectError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    OverloadedError,
+    ProtocolError,
+    RejectedError,
+    RetrySettings,
+    ServerError,
+    ServiceError,
+)
+from faasrt.transport.retry import Happened, RetryBudget, classify, wait_before_retry
+from faasrt.transport.session import read_retry_after
+
+
+def overloaded(status: int, retry_after_s: float | None = None, *, not_started: bool = False) -> OverloadedError:
+    error = OverloadedError("x", sent="yes", status=status)
+    error.retry_after_s, error.not_started = retry_after_s, not_started
+    return error
+
+
+# What happened; whether it is tried again by default, and when the call is idempotent.
+TABLE: list[tuple[ServiceError, Happened, bool, bool]] = [
+    (ConnectError("refused", sent="no"), Happened.NEVER_SENT, True, True),
+    (overloaded(429), Happened.REFUSED, True, True),
+    (overloaded(429, 1.0), Happened.REFUSED, True, True),
+    (overloaded(503, 1.0), Happened.REFUSED, True, True),
+    (overloaded(503, not_started=True), Happened.REFUSED, True, True),
+    (overloaded(503), Happened.FAILED, False, True),
+    (ServerError("x", sent="yes", status=500), Happened.FAILED, False, True),
+    (ServerError("x", sent="yes", status=502), Happened.FAILED, False, True),
+    (ServerError("x", sent="yes", status=504), Happened.LOST, False, True),
+    (ConnectionLostError("x", sent="maybe"), Happened.LOST, False, True),
+    (DeadlineExceededError("x", sent="maybe"), Happened.LOST, False, True),
+    (ProtocolError("x", sent="yes"), Happened.LOST, False, True),
+    (DeadlineExceededError("x", sent="no"), Happened.FINAL, False, False),
+    (ServerError("x", sent="yes", status=200), Happened.FINAL, False, False),
+    *[(RejectedError("x", sent="yes", status=s), Happened.FINAL, False, False) for s in (400, 401, 403, 404, 413, 415)],
+]
+
+
+def decide(error: ServiceError, **changes: Any) -> float | None:
+    options: dict[str, Any] = {
+        "attempt": 1,
+        "idempotent": False,
+        "left_s": 60.0,
+        "settings": RetrySettings(),
+        "budget": RetryBudget(RetrySettings()),
+        "random": lambda: 0.5,
+    }
+    return wait_before_retry(error, **(options | changes))
+
+
+@pytest.mark.parametrize(("error", "happened", "by_default", "idempotent"), TABLE)
+def test_the_table(error: ServiceError, happened: Happened, by_default: bool, idempotent: bool) -> None:
+    """Each row of the design's table."""
+    assert classify(error) is happened
+    assert (decide(error) is not None) is by_default
+    assert (decide(error, idempotent=True) is not None) is idempotent
+
+
+@pytest.mark.parametrize(("error", "happened", "by_default", "idempotent"), TABLE)
+def test_nothing_is_tried_without_time_attempts_or_means(
+    error: ServiceError, happened: Happened, by_default: bool, idempotent: bool
+) -> None:
+    """The deadline, the number of attempts and the budget each say no on their own."""
+    empty = RetryBudget(RetrySettings())
+    empty.level = 4.9
+    assert decide(error, idempotent=True, left_s=0.0) is None
+    assert decide(error, idempotent=True, attempt=3) is None
+    assert decide(error, idempotent=True, budget=empty) is None
+    assert empty.level == 4.9
+
+
+def test_waits_double_within_bounds() -> None:
+    """50 ms to 2 s, and 1 to 20 s after a throttle, taken at random from 0 on."""
+    many = RetrySettings(max_attempts=20)
+    waits = [
+        decide(ConnectError("x", sent="no"), attempt=n, settings=many, random=lambda: 0.999_999) for n in range(1, 9)
+    ]
+    assert [round(wait or 0, 2) for wait in waits] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    waits = [decide(overloaded(429), attempt=n, settings=many, random=lambda: 0.999_999) for n in range(1, 8)]
+    assert [round(wait or 0, 2) for wait in waits] == [1, 2, 4, 8, 16, 20, 20]
+    assert decide(ConnectError("x", sent="no"), random=lambda: 0.0) == 0.0
+
+
+def test_retry_after_is_honoured_within_bounds() -> None:
+    """It is waited for, with a little jitter; not beyond 30 s, and not beyond the deadline."""
+    assert decide(overloaded(429, 3.0), random=lambda: 0.0) == 3.0
+    assert 3.0 < (decide(overloaded(429, 3.0), random=lambda: 0.9) or 0) < 3.05
+    assert decide(overloaded(429, 0.0), random=lambda: 0.0) == 0.0
+    assert decide(overloaded(429, 30.0)) is not None
+    assert decide(overloaded(429, 30.1)) is None
+    assert decide(overloaded(429, 5.0), left_s=5.0) is None
+    assert decide(overloaded(503, 1e12)) is None
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("2", 2.0),
+        (" 2.5 ", 2.5),
+        ("1e3", 1000.0),
+        (formatdate(NOW + 7, usegmt=True), 7.0),
+        (formatdate(NOW - 7, usegmt=True), 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 253402300799.0 - NOW),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e999", None),
+        ("", None),
+        ("soon", None),
+        ("Fri, 99 Foo 2020 00:00:00 GMT", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_reading_retry_after(text: str | None, expected: float | None) -> None:
+    """Seconds or an HTTP date; junk is as good as nothing."""
+    assert read_retry_after(text, lambda: NOW) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=40) | st.from_regex(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d \w{3}", fullmatch=True))
+def test_any_header_is_read(text: str) -> None:
+    """Whatever a server sends gives a number from 0 on, or None."""
+    seconds = read_retry_after(text, time.time)
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+class Budgets(RuleBasedStateMachine):
+    """The bucket is never below empty nor above full, and pays for what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = RetrySettings()
+        self.budget = RetryBudget(self.settings)
+        self.successes = self.retries = 0
+
+    @rule()
+    def succeed(self) -> None:
+        self.budget.deposit()
+        self.successes += 1
+
+    @rule()
+    def retry(self) -> None:
+        before = self.budget.level
+        paid = self.budget.spend()
+        assert paid is (before >= self.settings.retry_cost)
+        self.retries += paid
+
+    @invariant()
+    def within(self) -> None:
+        assert 0 <= self.budget.level <= self.settings.budget
+        assert self.retries * self.settings.retry_cost <= self.settings.budget + self.successes
+
+
+TestBudgets = Budgets.TestCase
+
+
+def test_a_dead_fleet_is_not_hammered() -> None:
+    """A thousand calls that all fail make ten retries between them, until something succeeds."""
+    budget = RetryBudget(RetrySettings())
+    error = ConnectError("x", sent="no")
+    retries = 0
+    for _ in range(1_000):
+        for attempt in itertools.count(1):
+            if decide(error, attempt=attempt, budget=budget) is None:
+                break
+            retries += 1
+    assert retries == 10
+    for _ in range(5):
+        budget.deposit()
+    assert decide(error, budget=budget) is not None
