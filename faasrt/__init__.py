@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from faasrt.factory import RuntimeFactory
     from faasrt.languages import Language
     from faasrt.manager import RuntimeManager
-    from faasrt.metrics import CallMetrics, Latency, Metrics
+    from faasrt.metrics import CallMetrics, EndpointState, Latency, Metrics
     from faasrt.results import (
         Diagnostic,
         EndpointHealth,
@@ -69,6 +69,7 @@ __all__ = [
     "DeadlineExceededError",
     "Diagnostic",
     "EndpointHealth",
+    "EndpointState",
     "ExecutionError",
     "ExecutionOutput",
     "ExecutionResult",
@@ -118,7 +119,7 @@ _HOMES = {
     "factory": ("RuntimeFactory",),
     "languages": ("Language",),
     "manager": ("RuntimeManager",),
-    "metrics": ("CallMetrics", "Latency", "Metrics"),
+    "metrics": ("CallMetrics", "EndpointState", "Latency", "Metrics"),
     "results": (
         "Diagnostic",
         "EndpointHealth",

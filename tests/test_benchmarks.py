@@ -13,6 +13,7 @@ import pytest
     ("command", "words"),
     [
         ("benchmarks.cases --start-up 0 --cases 10 --calls 2", "run_cases"),
+        ("benchmarks.adaptive --calls 50", "adaptive"),
         ("benchmarks.guard --size 2000 --repeats 1", "bare loop"),
     ],
 )

@@ -19,6 +19,7 @@ FLOORS = [
     ("faasrt.transport", 5),
     ("faasrt.telemetry", 5),
     ("faasrt.local", 5),
+    ("faasrt.testing", 5),
     ("faasrt.protocol", 4),
     ("faasrt.events", 4),
     ("faasrt.validation", 4),

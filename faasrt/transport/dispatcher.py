@@ -124,11 +124,11 @@ class Dispatcher:
         timeouts, limiter = self._settings.timeouts, self._settings.limiter
         deadline = self.clock() + limiter.queue_timeout_s + execution.run.timeout_ms / 1000 + timeouts.grace_s
         failed: ServiceError | None = None
-        avoid: Collection[str] = ()
+        tried: set[str] = set()
         with _informed(trace):
             while True:
                 try:
-                    choice = await self._permit(fleet, trace, avoid, deadline)
+                    choice = await self._permit(fleet, trace, tried, deadline)
                 except (QueueFullError, DeadlineExceededError):
                     if failed is None:
                         raise
@@ -149,7 +149,8 @@ class Dispatcher:
                     )
                     if wait_s is None:
                         raise
-                    failed, avoid = error, {choice.endpoint.url}
+                    failed = error
+                    tried.add(choice.endpoint.url)
                 trace.retry_scheduled(failed, wait_s)
                 await asyncio.sleep(wait_s)
 

@@ -1,0 +1,134 @@
+"""Reply: what a fake FaaS answers to one program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs.validators import and_, ge, instance_of, le, optional
+
+from faasrt.results import Outcome, UserError
+
+_EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
+_BYTES = optional(and_(instance_of(int), ge(0)))
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """The answer to one `POST /run_code`, and what happens to it on the way. By default, a program that ended well.
+
+    Attributes:
+        outcome: How the program ended; an `Outcome`, or its name.
+        stdout: What it wrote.
+        stderr: What it wrote to stderr.
+        ret_val: The text that it gave to `return_val`.
+        exit_code: Its exit code; with None 0 for OK, 1 for USER_ERROR and SYNTAX_ERROR, and null for the others.
+        error: The exception that ended it.
+        status: The HTTP status, from 200 to 599. Another than 200 sends `{"error", "details"}` instead of a run.
+        details: The `details` of such a failure.
+        headers: HTTP headers to send; they replace those that would be sent anyway, `Content-Length` too.
+        retry_after: The header `Retry-After`, in seconds or as any text; not sent when None.
+        not_started: Send `x-faasrt-not-started: 1`: the program was refused before it ran.
+        delay_s: Seconds, from 0 to 1e9, before the answer; a client that goes away ends them.
+        hang: Never answer; the connection is kept until the client goes away.
+        body: The body to send instead of JSON made of the above.
+        reset_after: Reset the connection (RST) when so many bytes of the response, its head included, have been sent:
+            0 as soon as the request was read, and a number above its length when all of it was.
+        reset_on_request_byte: Reset the connection when so many bytes of the request, its head included, have come in:
+            0 at the first one. A request that is no longer than that is read whole, and then the connection is reset.
+
+    Raises:
+        ValueError: A value is out of range, or the outcome unknown.
+        TypeError: A value has the wrong type.
+    """
+
+    outcome: Outcome = attrs.field(default=Outcome.OK, converter=Outcome)
+    stdout: str = ""
+    stderr: str = ""
+    ret_val: str = ""
+    exit_code: int | None = None
+    error: UserError | None = None
+    status: int = attrs.field(default=200, validator=[instance_of(int), ge(200), le(599)])
+    details: str = ""
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=dict, hash=False)
+    retry_after: str | float | None = None
+    not_started: bool = False
+    delay_s: float = attrs.field(default=0.0, validator=[ge(0), le(1e9)])
+    hang: bool = False
+    body: bytes | None = None
+    reset_after: int | None = attrs.field(default=None, validator=_BYTES)
+    reset_on_request_byte: int | None = attrs.field(default=None, validator=_BYTES)
+
+    @classmethod
+    def ok(cls, stdout: str = "", value: Any = None) -> Reply:
+        """A program that ended well.
+
+        Args:
+            stdout: What it wrote.
+            value: What it gave to `return_val`, as JSON; None when it did not call it.
+        """
+        return cls(stdout=stdout, ret_val="" if value is None else json.dumps(value))
+
+    @classmethod
+    def overloaded(cls, retry_after: str | float | None = None) -> Reply:
+        """429: refused before it ran."""
+        return cls(status=429, details="all workers are busy", retry_after=retry_after)
+
+    @classmethod
+    def unavailable(cls, retry_after: str | float | None = None, *, not_started: bool = False) -> Reply:
+        """503: refused before it ran if `retry_after` or `not_started` say so, and else after who knows what."""
+        return cls(status=503, details="shutting down", retry_after=retry_after, not_started=not_started)
+
+    @classmethod
+    def crash(cls, status: int = 500) -> Reply:
+        """The server failed while it ran the program."""
+        return cls(status=status, details="the worker died")
+
+    @property
+    def executes(self) -> bool:
+        """Whether the program counts as run.
+
+        It does not when it is refused before: with `not_started`, a 503 with `Retry-After`, a redirect, or a 4xx other
+        than 408 (a timeout).
+        """
+        if self.not_started or (self.status == 503 and self.retry_after is not None):
+            return False
+        return self.status < 300 or self.status == 408 or self.status >= 500
+
+    def render_body(self, language: Any, duration_ms: int) -> bytes:
+        """Write the body.
+
+        Args:
+            language: What the request named.
+            duration_ms: Milliseconds since the request was read.
+        """
+        if self.body is not None:
+            return self.body
+        if self.status != 200:
+            return json.dumps({"error": f"scripted failure {self.status}", "details": self.details}).encode()
+        fields: dict[str, Any] = {
+            "output": {"stdout": self.stdout, "stderr": self.stderr, "ret_val": self.ret_val},
+            "metadata": {
+                "language": language,
+                "runtime": "fake",
+                "duration": duration_ms,
+                "status": "success" if self.outcome is Outcome.OK else "error",
+                "exit_code": _EXIT_CODES.get(self.outcome) if self.exit_code is None else self.exit_code,
+                "timed_out": self.outcome is Outcome.TIMEOUT,
+            },
+            "outcome": self.outcome,
+            "error_info": attrs.asdict(self.error) if self.error else None,
+            "truncated": [],
+        }
+        return json.dumps(fields).encode()
+
+    def render_headers(self) -> dict[str, str]:
+        """Give the headers that this reply adds to every answer's."""
+        headers: dict[str, str] = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.not_started:
+            headers["x-faasrt-not-started"] = "1"
+        return headers | dict(self.headers)
