@@ -301,6 +301,64 @@ def test_who_is_chosen() -> None:
     assert choose(endpoints, 107, avoid=(), random=source) is None
 
 
+class Fleets(RuleBasedStateMachine):
+    """A fleet of three in any state: who has room is used, one canary at most, and all-bad still serves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.random = random.Random(11).random
+        self.endpoints = fleet_of(3)
+        self.held: list[Choice] = []
+
+    @rule(avoid=st.sets(st.integers(0, 2)))
+    def call(self, avoid: set[int]) -> None:
+        choice = choose(self.endpoints, self.now, avoid={f"http://e{n}" for n in avoid}, random=self.random)
+        closed = [endpoint for endpoint in self.endpoints if endpoint.breaker.state == "closed"]
+        usable = [endpoint for endpoint in closed or self.endpoints if endpoint.limit.has_room(self.now)]
+        due = [e for e in self.endpoints if e.breaker.due(self.now) and e.limit.has_room(self.now)]
+        if choice is None:
+            assert not usable
+            assert not due
+            return
+        assert choice.endpoint.limit.has_room(self.now)
+        assert choice.canary is (choice.endpoint in due)
+        assert choice.canary or choice.endpoint in usable
+        others = [e for e in usable if int(e.url[-1]) not in avoid]
+        assert choice.canary or not others or choice.endpoint in others
+        choice.endpoint.limit.take()
+        if choice.canary:
+            choice.endpoint.breaker.send_canary()
+        self.held.append(choice)
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 1_000), well=st.booleans())
+    def end(self, index: int, well: bool) -> None:
+        choice = self.held.pop(index % len(self.held))
+        breaker, limit = choice.endpoint.breaker, choice.endpoint.limit
+        if well:
+            limit.grow()
+            breaker.succeed(self.now, self.now)
+        else:
+            limit.shrink(self.now, self.now)
+            breaker.fail(self.now, canary=choice.canary)
+        limit.give()
+
+    @rule(seconds=st.floats(0, 20))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def one_canary_each(self) -> None:
+        for endpoint in self.endpoints:
+            canaries = [choice for choice in self.held if choice.canary and choice.endpoint is endpoint]
+            assert endpoint.breaker.state != "canary" or len(canaries) >= 1
+            assert endpoint.limit.in_flight == sum(choice.endpoint is endpoint for choice in self.held)
+
+
+TestFleets = Fleets.TestCase
+
+
 def make_gate(clock: Clock, **limits: Any) -> Gate:
     return Gate(LimiterSettings(**limits), BreakerSettings(), clock=clock, random=random.Random(5).random)
 
