@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from faasrt import BreakerSettings, DeadlineExceededError, LimiterSettings, QueueFullError
 from faasrt.transport.balancer import Choice, Endpoint, choose
 from faasrt.transport.breaker import Breaker
-from faasrt.transport.gate import Gate
+from faasrt.transport.gate import Gate, Permit
 from faasrt.transport.limiter import AdaptiveLimit
 
 
@@ -36,12 +36,12 @@ def test_five_failures_in_a_row_eject() -> None:
     """A success in between starts the count anew."""
     one = breaker()
     for _ in range(4):
-        one.fail(100)
+        one.fail(100, 100)
     one.succeed(100, 100)
     for _ in range(4):
-        one.fail(100)
+        one.fail(100, 100)
     assert one.state == "closed"
-    one.fail(100)
+    one.fail(100, 100)
     assert (one.state, one.until, one.due(104.9), one.due(105)) == ("ejected", 105.0, False, True)
 
 
@@ -49,13 +49,13 @@ def test_too_few_successes_eject() -> None:
     """Fewer than 80 % of at least 20 calls in the last 30 seconds."""
     one = breaker()
     for second in range(19):
-        (one.fail if second % 4 == 0 else lambda now: one.succeed(now, now))(100 + second)
+        (one.fail if second % 4 == 0 else one.succeed)(100 + second, 100 + second)
     assert one.state == "closed"
-    one.fail(119)
+    one.fail(119, 119)
     assert one.state == "ejected"
     old = breaker()
     for second in range(0, 4_000, 100):
-        (old.fail if second % 200 == 0 else lambda now: old.succeed(now, now))(100 + second)
+        (old.fail if second % 200 == 0 else old.succeed)(100 + second, 100 + second)
     assert old.state == "closed"
 
 
@@ -64,38 +64,65 @@ def test_ejections_double_and_are_forgiven() -> None:
     one = breaker()
     now, lengths = 100.0, []
     for _ in range(5):
-        one.fail(now)
+        one.fail(now, now)
     for _ in range(9):
         lengths.append(one.until - now)
         now = one.until
         assert one.due(now)
-        one.send_canary()
+        canary = one.send_canary()
         assert not one.due(now)
-        one.fail(now, canary=True)
+        one.fail(now, now, canary=canary)
     assert lengths == [5, 10, 20, 40, 80, 160, 300, 300, 300]
     one.send_canary()
     one.succeed(now + 300, now + 299)
     assert one.state == "closed"
     for _ in range(5):
-        one.fail(now + 1_000)
+        one.fail(now + 1_000, now + 1_000)
     assert one.until - (now + 1_000) == 5
 
 
 def test_a_cancelled_canary_makes_room_for_another() -> None:
     """Neither well nor ill: the next call may be the canary at once."""
     one = breaker(consecutive_failures=1)
-    one.fail(100)
-    one.send_canary()
-    one.forgo_canary(106)
+    one.fail(100, 100)
+    one.forgo_canary(106, one.send_canary())
     assert one.due(106)
+
+
+def test_a_stale_canary_does_nothing() -> None:
+    """Only the one that is out now says whether the endpoint is well."""
+    one = breaker(consecutive_failures=1)
+    one.fail(100, 100)
+    stale = one.send_canary()
+    one.succeed(106, 105)
+    one.fail(107, 107)
+    until = one.until
+    one.fail(108, 106, canary=stale)
+    assert one.until == until
+    one.send_canary()
+    one.forgo_canary(120, stale)
+    assert one.state == "canary"
+
+
+def test_failures_from_before_a_recovery_say_nothing_of_it() -> None:
+    """Calls that began before the endpoint was re-admitted do not eject it again."""
+    changes: list[str] = []
+    one = Breaker(BreakerSettings(), lambda: 0.5, lambda: changes.append(one.state))
+    for _ in range(5):
+        one.fail(100, 99)
+    one.succeed(110, 106)
+    for _ in range(20):
+        one.fail(111, 99)
+    assert one.state == "closed"
+    assert changes == ["ejected", "closed"]
 
 
 def test_what_was_sent_before_an_ejection_says_nothing_of_it() -> None:
     """A late success does not re-admit, a late failure does not prolong."""
     one = breaker(consecutive_failures=1)
-    one.fail(100)
+    one.fail(100, 100)
     one.succeed(101, 99)
-    one.fail(102)
+    one.fail(102, 102)
     assert (one.state, one.until) == ("ejected", 105.0)
     one.succeed(103, 101)
     assert one.state == "closed"
@@ -108,7 +135,7 @@ class Breakers(RuleBasedStateMachine):
         super().__init__()
         self.now = 100.0
         self.breaker = Breaker(BreakerSettings(), random.Random(1).random)
-        self.canary = False
+        self.canary = 0
 
     @rule(seconds=st.floats(0, 400))
     def pass_time(self, seconds: float) -> None:
@@ -121,14 +148,14 @@ class Breakers(RuleBasedStateMachine):
     @rule(times=st.integers(1, 6))
     def fail(self, times: int) -> None:
         for _ in range(times):
-            self.breaker.fail(self.now)
+            self.breaker.fail(self.now, self.now)
 
     @precondition(lambda self: self.breaker.due(self.now))
     @rule()
     def send_canary(self) -> None:
         assert self.breaker.state == "ejected"
         assert self.now >= self.breaker.until
-        self.breaker.send_canary()
+        self.canary = self.breaker.send_canary()
         assert not self.breaker.due(self.now + 1e9)
 
     @precondition(lambda self: self.breaker.state == "canary")
@@ -138,10 +165,10 @@ class Breakers(RuleBasedStateMachine):
             self.breaker.succeed(self.now, self.now)
             assert self.breaker.state == "closed"
         elif how == "fail":
-            self.breaker.fail(self.now, canary=True)
+            self.breaker.fail(self.now, self.now, canary=self.canary)
             assert self.breaker.state == "ejected"
         else:
-            self.breaker.forgo_canary(self.now)
+            self.breaker.forgo_canary(self.now, self.canary)
             assert self.breaker.due(self.now)
 
     @invariant()
@@ -157,6 +184,8 @@ TestBreakers = Breakers.TestCase
 def test_a_limit_grows_by_one_for_a_full_window() -> None:
     """While at least half of it is used; up to its cap."""
     limit = AdaptiveLimit(cap=18)
+    assert limit.limit == 1
+    limit.learn(None)
     assert limit.limit == 16
     for _ in range(8):
         limit.take()
@@ -179,6 +208,7 @@ def test_a_limit_grows_by_one_for_a_full_window() -> None:
 def test_a_limit_shrinks_once_for_what_was_under_way() -> None:
     """Ten refusals of one burst are one sign; a call that began later is another. Never below one."""
     limit = AdaptiveLimit(cap=256)
+    limit.learn(None)
     for _ in range(10):
         limit.shrink(now=100, started=99)
     assert limit.limit == pytest.approx(14.4)
@@ -251,10 +281,13 @@ TestLimits = Limits.TestCase
 
 
 def fleet_of(count: int, **changes: Any) -> list[Endpoint]:
-    return [
+    endpoints = [
         Endpoint(f"http://e{number}", Breaker(BreakerSettings(**changes), lambda: 0.5), AdaptiveLimit(16))
         for number in range(count)
     ]
+    for endpoint in endpoints:
+        endpoint.limit.learn(None)
+    return endpoints
 
 
 def test_equal_replicas_get_equal_shares() -> None:
@@ -285,14 +318,14 @@ def test_who_is_chosen() -> None:
     avoided = {choose(endpoints[1:], 0, avoid={"http://e1"}, random=source).endpoint.url for _ in range(20)}  # type: ignore[union-attr]
     assert avoided == {"http://e2"}
     assert choose(endpoints[1:2], 0, avoid={"http://e1"}, random=source) == Choice(endpoints[1])
-    endpoints[1].breaker.fail(100)
+    endpoints[1].breaker.fail(100, 100)
     assert {choose(endpoints[1:], 101, avoid=(), random=source).endpoint.url for _ in range(20)} == {"http://e2"}  # type: ignore[union-attr]
     canary = choose(endpoints[1:], 106, avoid=(), random=source)
     assert canary == Choice(endpoints[1], canary=True)
-    endpoints[1].breaker.send_canary()
+    out = endpoints[1].breaker.send_canary()
     assert choose(endpoints[1:], 106, avoid=(), random=source) == Choice(endpoints[2])
     for endpoint in endpoints:
-        endpoint.breaker.fail(106, canary=True)
+        endpoint.breaker.fail(106, 106, canary=out)
     panic = {choose(endpoints[1:], 107, avoid=(), random=source).endpoint.url for _ in range(20)}  # type: ignore[union-attr]
     assert panic == {"http://e1", "http://e2"}
     for endpoint in endpoints:
@@ -309,7 +342,7 @@ class Fleets(RuleBasedStateMachine):
         self.now = 100.0
         self.random = random.Random(11).random
         self.endpoints = fleet_of(3)
-        self.held: list[Choice] = []
+        self.held: list[Permit] = []
 
     @rule(avoid=st.sets(st.integers(0, 2)))
     def call(self, avoid: set[int]) -> None:
@@ -327,9 +360,8 @@ class Fleets(RuleBasedStateMachine):
         others = [e for e in usable if int(e.url[-1]) not in avoid]
         assert choice.canary or not others or choice.endpoint in others
         choice.endpoint.limit.take()
-        if choice.canary:
-            choice.endpoint.breaker.send_canary()
-        self.held.append(choice)
+        canary = choice.endpoint.breaker.send_canary() if choice.canary else None
+        self.held.append(Permit(choice.endpoint, canary))
 
     @precondition(lambda self: self.held)
     @rule(index=st.integers(0, 1_000), well=st.booleans())
@@ -341,7 +373,7 @@ class Fleets(RuleBasedStateMachine):
             breaker.succeed(self.now, self.now)
         else:
             limit.shrink(self.now, self.now)
-            breaker.fail(self.now, canary=choice.canary)
+            breaker.fail(self.now, self.now, canary=choice.canary)
         limit.give()
 
     @rule(seconds=st.floats(0, 20))
@@ -351,7 +383,7 @@ class Fleets(RuleBasedStateMachine):
     @invariant()
     def one_canary_each(self) -> None:
         for endpoint in self.endpoints:
-            canaries = [choice for choice in self.held if choice.canary and choice.endpoint is endpoint]
+            canaries = [choice for choice in self.held if choice.canary is not None and choice.endpoint is endpoint]
             assert endpoint.breaker.state != "canary" or len(canaries) >= 1
             assert endpoint.limit.in_flight == sum(choice.endpoint is endpoint for choice in self.held)
 
@@ -360,7 +392,11 @@ TestFleets = Fleets.TestCase
 
 
 def make_gate(clock: Clock, **limits: Any) -> Gate:
-    return Gate(LimiterSettings(**limits), BreakerSettings(), clock=clock, random=random.Random(5).random)
+    gate = Gate(LimiterSettings(**limits), BreakerSettings(), clock=clock, random=random.Random(5).random)
+    for family in ("python", "javascript"):
+        for endpoint in gate.fleet(family, ["http://a", "http://b"]).endpoints:
+            endpoint.limit.learn(None)
+    return gate
 
 
 async def test_waiters_are_served_in_order() -> None:
@@ -402,6 +438,36 @@ async def test_one_full_endpoint_does_not_hold_up_the_others() -> None:
     gate.close()
 
 
+async def test_a_limit_that_is_raised_wakes_those_who_wait() -> None:
+    """The first call finds out what the endpoint bears; the others need not wait until it has ended."""
+    gate = Gate(LimiterSettings(), BreakerSettings(), clock=Clock(), random=random.Random(5).random)
+    fleet = gate.fleet("python", ["http://new"])
+    held = await gate.acquire(fleet, avoid=(), within_s=60)
+    waiting = [asyncio.create_task(gate.acquire(fleet, avoid=(), within_s=60)) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert gate.queued == 5
+    fleet.endpoints[0].limit.learn(4)
+    gate.pump()
+    await asyncio.sleep(0)
+    assert (gate.in_flight, gate.queued) == (4, 2)
+    for permit in (held, *[task.result() for task in waiting[:3]]):
+        gate.release(permit)
+    for permit in await asyncio.gather(*waiting[3:]):
+        gate.release(permit)
+    assert (gate.in_flight, gate.queued) == (0, 0)
+
+
+def test_one_that_refuses_is_left_alone() -> None:
+    """It is empty, and would draw every call; while it asks to be left alone, the others are taken."""
+    endpoints, source = fleet_of(2), random.Random(3).random
+    endpoints[0].limit.cool(110)
+    for _ in range(10):
+        endpoints[1].limit.take()
+    assert {choose(endpoints, 109, avoid=(), random=source).endpoint.url for _ in range(20)} == {"http://e1"}  # type: ignore[union-attr]
+    assert choose(endpoints, 110, avoid=(), random=source) == Choice(endpoints[0])
+    assert choose(endpoints[:1], 109, avoid=(), random=source) == Choice(endpoints[0])
+
+
 async def test_the_queue_is_bounded_in_length_and_time() -> None:
     """One too many is told so at once; who waits too long is told that nothing was sent."""
     gate = make_gate(Clock(), max_concurrency=1, max_queue=1)
@@ -431,13 +497,14 @@ async def test_time_alone_makes_room() -> None:
     gate.release(choice)
     two = gate.fleet("python", ["http://b", "http://c"])
     two.endpoints[1].limit.learn(1)
+    two.endpoints[0].limit.learn(None)
     held = await gate.acquire(gate.fleet("python", ["http://c"]), avoid=(), within_s=60)
     ill = two.endpoints[0].breaker
     for _ in range(5):
-        ill.fail(loop.time())
+        ill.fail(loop.time(), loop.time())
     ill.until = loop.time() + 0.02
     canary = await gate.acquire(two, avoid=(), within_s=60)
-    assert (canary.endpoint.url, canary.canary) == ("http://b", True)
+    assert (canary.endpoint.url, canary.canary) == ("http://b", 1)
     gate.release(canary)
     gate.release(held)
     assert ill.state == "ejected"

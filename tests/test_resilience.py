@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from faasrt import (
     Settings,
     TimeoutSettings,
 )
-from faasrt.events import EndpointChanged, RetryScheduled
+from faasrt.events import CallFinished, EndpointChanged, RetryScheduled
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
@@ -349,3 +350,121 @@ async def test_a_limit_settles_where_the_server_does() -> None:
         await asyncio.gather(*(one() for _ in range(900)))
         assert refused < 45
         assert fake.peak >= 14
+
+
+async def test_the_first_calls_do_not_overrun_a_small_server() -> None:
+    """Before anything else is sent, one call finds out the size; and a large one is used at once."""
+    for capacity, calls in ((2, 16), (64, 64)):
+        async with fleet(1, limiter=LimiterSettings(queue_timeout_s=30)) as (manager, (fake,)):
+            fake.health, fake.capacity = {"pool_status": {"config": {"maxSize": capacity}}}, capacity
+            fake.default = Reply(delay_s=0.05)
+            results = await asyncio.gather(*(manager.run_code("1", "python") for _ in range(calls)))
+            assert {result.attempts for result in results} == {1}
+            assert fake.peak == capacity
+
+
+async def test_a_replica_that_refuses_draws_no_calls() -> None:
+    """One answers 429 whatever comes, and is therefore empty: the calls go to the other."""
+    async with fleet(2, retry=RetrySettings()) as (manager, (well, refusing)):
+        refusing.default, well.default = Reply.overloaded("20"), Reply(delay_s=0.002)
+        for _ in range(20):
+            results = await asyncio.gather(*(manager.run_code("1", "python") for _ in range(8)))
+            assert all(result.endpoint == well.url for result in results)
+        assert len(refusing.requests) < 16
+
+
+async def test_an_earlier_attempt_may_have_run() -> None:
+    """The error of the last attempt does not say that nothing was sent when an earlier one was."""
+    async with fleet(1, retry=RetrySettings(max_attempts=2, base_delay_s=0.001)) as (manager, (fake,)):
+        await manager.run_code("1", "python")
+
+        def last_answer(body: dict[str, Any]) -> Reply:
+            asyncio.get_running_loop().call_soon(fake.down)
+            return Reply(reset_after=0, delay_s=0.01)
+
+        fake.handler = last_answer
+        with pytest.raises(ServiceError) as caught:
+            await manager.run_code("1", "python", idempotent=True)
+        assert (caught.value.attempts, caught.value.sent) == (2, "maybe")
+
+
+async def test_a_shortened_limit_is_no_verdict() -> None:
+    """Code that had less time than it was promised was not ended for its own sake."""
+    settings = {"timeouts": TimeoutSettings(grace_s=0.1), "limiter": LimiterSettings(queue_timeout_s=0.3)}
+    async with fleet(1, **settings) as (manager, (fake,)):
+        fake.script(Reply(delay_s=0.9, reset_after=0), Reply(outcome="TIMEOUT"), Reply(outcome="TIMEOUT"))
+        with pytest.raises(DeadlineExceededError) as caught:
+            await manager.run_code("1", "python", timeout_ms=1_000, idempotent=True)
+        assert caught.value.attempts == 3
+        (state,) = manager.get_metrics().states
+        assert (state.state, state.zombies) == ("closed", 0)
+        fake.script(Reply(outcome="TIMEOUT"))
+        assert (await manager.run_code("1", "python", timeout_ms=1_000)).outcome == "TIMEOUT"
+
+
+async def test_one_ejection_is_one_event() -> None:
+    """However many calls were under way when it happened."""
+    seen: list[Any] = []
+    async with fleet(2) as (manager, (well, sick)):
+        await asyncio.gather(*(manager.run_code("1", "python") for _ in range(20)))
+        manager._factory._emit._sinks += (seen.append,)
+        sick.default = Reply(status=500, delay_s=0.05)
+        well.default = Reply(delay_s=0.05)
+        await asyncio.gather(*(outcome_of(manager.run_code("1", "python", idempotent=True)) for _ in range(30)))
+        changes = [(event.endpoint, event.state) for event in seen if isinstance(event, EndpointChanged)]
+        assert changes == [(sick.url, "ejected")]
+
+
+async def test_a_connection_that_cannot_be_made_in_time_sent_nothing() -> None:
+    """Also when the attempt's own time is shorter than that for connecting: it is tried elsewhere."""
+    # A listener that accepts nobody: its backlog is full, and further connections hang.
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    fillers = []
+    for _ in range(4):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(full.getsockname())
+        fillers.append(filler)
+    try:
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        async with manager_for(url, envelope="never", timeouts=TimeoutSettings(grace_s=0.1), retry=QUICK) as manager:
+            with pytest.raises(ConnectError) as caught:
+                await manager.run_code("1", "python", timeout_ms=100)
+            assert caught.value.sent == "no"
+            assert manager.get_metrics().states[0].zombies == 0
+    finally:
+        for one in (*fillers, full):
+            one.close()
+
+
+async def test_a_restart_frees_what_was_given_up() -> None:
+    """When the server is gone, nothing runs there any more."""
+    async with fleet(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
+        await manager.run_code("1", "python")
+        fake.script(Reply(hang=True))
+        with pytest.raises(DeadlineExceededError):
+            await manager.run_code("1", "python", timeout_ms=300)
+        fake.down()
+        with pytest.raises(ConnectError):
+            await manager.run_code("1", "python")
+        assert manager.get_metrics().states[0].zombies == 0
+
+
+async def test_a_wait_in_vain_is_told() -> None:
+    """A call that found no permit says how long it waited."""
+    seen: list[Any] = []
+    limiter = LimiterSettings(max_concurrency=1, queue_timeout_s=0.05)
+    async with fleet(1, limiter=limiter) as (manager, (fake,)):
+        await manager.run_code("1", "python")
+        manager._factory._emit._sinks += (seen.append,)
+        fake.default = Reply(delay_s=0.5)
+        held = asyncio.create_task(manager.run_code("1", "python"))
+        while not fake.in_flight:
+            await asyncio.sleep(0.001)
+        with pytest.raises(DeadlineExceededError):
+            await manager.run_code("1", "python")
+        await held
+    (ended,) = [event for event in seen if isinstance(event, CallFinished) and event.error]
+    assert ended.queued_s >= 0.05

@@ -22,7 +22,7 @@ from faasrt import (
     ServerError,
     ServiceError,
 )
-from faasrt.transport.retry import Happened, RetryBudget, classify, wait_before_retry
+from faasrt.transport.retry import Exposure, Happened, RetryBudget, classify, wait_before_retry
 from faasrt.transport.session import read_retry_after
 
 
@@ -56,7 +56,9 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
     options: dict[str, Any] = {
         "attempt": 1,
         "idempotent": False,
+        "elsewhere": False,
         "left_s": 60.0,
+        "least_s": 0.1,
         "settings": RetrySettings(),
         "budget": RetryBudget(RetrySettings()),
         "random": lambda: 0.5,
@@ -106,6 +108,39 @@ def test_retry_after_is_honoured_within_bounds() -> None:
     assert decide(overloaded(429, 30.1)) is None
     assert decide(overloaded(429, 5.0), left_s=5.0) is None
     assert decide(overloaded(503, 1e12)) is None
+
+
+def test_another_endpoint_need_not_be_waited_for() -> None:
+    """Who was refused goes elsewhere at once, whatever the one asked for; and pays nothing when nothing was sent."""
+    assert decide(overloaded(429, 20.0), elsewhere=True) == 0.025
+    assert decide(overloaded(503, 1e9), elsewhere=True) == 0.025
+    empty = RetryBudget(RetrySettings())
+    empty.level = 0.0
+    assert decide(ConnectError("x", sent="no"), elsewhere=True, budget=empty) is not None
+    assert decide(overloaded(429), elsewhere=True, budget=empty) is None
+
+
+def test_an_attempt_needs_a_prospect() -> None:
+    """Milliseconds before the deadline there is no use in another one."""
+    assert decide(overloaded(429, 3.0), left_s=3.05, random=lambda: 0.0) is None
+    assert decide(overloaded(429, 3.0), left_s=3.15, random=lambda: 0.0) == 3.0
+
+
+def test_an_error_tells_of_all_attempts() -> None:
+    """When one attempt may have run the code, no later one says that it did not."""
+    exposure = Exposure()
+    first, last = overloaded(429), ConnectError("x", sent="no")
+    exposure.add(first)
+    exposure.add(last)
+    assert last.sent == "no"
+    lost, refused, gone = (
+        ConnectionLostError("x", sent="maybe"),
+        overloaded(503, not_started=True),
+        ConnectError("x", sent="no"),
+    )
+    for error in (lost, refused, gone):
+        exposure.add(error)
+    assert (gone.sent, refused.not_started) == ("maybe", False)
 
 
 NOW = 1_800_000_000.0

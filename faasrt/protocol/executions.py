@@ -38,11 +38,13 @@ class Request(Generic[T]):
         body: The JSON that is sent.
         timeout_ms: How long the code may run, in milliseconds.
         read: Makes the result of the answer; of None when the answer was larger than any may be.
+        timed_out: Tells whether a result says that code was ended at its limit.
     """
 
     body: bytes
     timeout_ms: int
     read: Callable[[Answer | None], T]
+    timed_out: Callable[[T], bool]
 
 
 @attrs.frozen
@@ -133,7 +135,7 @@ class Program:
             return _flooded() if answer is None else judge(answer, timeout_ms=run.timeout_ms, max_output_bytes=limit)
 
         if self.mode == "never" or (self.mode == "auto" and profile.faithful):
-            return Request(body=run.encode(), timeout_ms=run.timeout_ms, read=judge_plain)
+            return Request(body=run.encode(), timeout_ms=run.timeout_ms, read=judge_plain, timed_out=_timed_out)
         nonce = _new_nonce()
         strict = self.mode == "always" or profile.reference
 
@@ -147,7 +149,7 @@ class Program:
 
         job = Job(code=run.code, language=run.language, limit_ms=run.timeout_ms, max_output_bytes=_kept(run, profile))
         body = _enveloped(run, wrap(job, profile, nonce), run.timeout_ms, profile)
-        return Request(body=body, timeout_ms=run.timeout_ms, read=unwrap)
+        return Request(body=body, timeout_ms=run.timeout_ms, read=unwrap, timed_out=_timed_out)
 
 
 @attrs.frozen(kw_only=True)
@@ -195,6 +197,10 @@ class Batch:
             body=_enveloped(run, wrap(job, profile, nonce), timeout_ms, profile),
             timeout_ms=timeout_ms,
             read=lambda answer: read(answer, nonce, timeout_ms=_telling_ms(timeout_ms, profile), limit=limit),
+            timed_out=lambda reading: (
+                any(record.outcome is Outcome.TIMEOUT for record in reading.report.records.values())
+                or (not reading.report.final and _timed_out(reading.plain))
+            ),
         )
 
     def _times(self, profile: EndpointProfile, each: int) -> tuple[int, float]:
@@ -243,6 +249,10 @@ def read(answer: Answer | None, nonce: str, *, timeout_ms: float, limit: int) ->
 def _telling_ms(timeout_ms: int, profile: EndpointProfile) -> float:
     """From which duration on a silent answer means a timeout: not where the start-up alone can take as long."""
     return math.inf if profile.starts_slowly else timeout_ms
+
+
+def _timed_out(result: ExecutionResult) -> bool:
+    return result.outcome is Outcome.TIMEOUT
 
 
 def _new_nonce() -> str:

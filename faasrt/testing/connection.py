@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from typing import cast
 
 _PAUSE_BYTES = 2**18
 _LINGER_S = 1.0
@@ -45,10 +46,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio calls this."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's is one in all but name.
+        self._transport = cast(asyncio.Transport, transport)
         # Then `write` returns when the kernel has everything, and closing at once loses nothing.
-        transport.set_write_buffer_limits(0)
+        self._transport.set_write_buffer_limits(0)
         self._made(self)
 
     def data_received(self, data: bytes) -> None:

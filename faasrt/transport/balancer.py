@@ -37,6 +37,17 @@ class Choice:
     canary: bool = False
 
 
+def is_elsewhere(endpoints: Sequence[Endpoint], now: float, tried: Collection[str]) -> bool:
+    """Tell whether there is an endpoint that is well, has room, and has not been tried."""
+    return any(
+        endpoint.url not in tried
+        and endpoint.breaker.state == "closed"
+        and endpoint.limit.has_room(now)
+        and not endpoint.limit.is_cooling(now)
+        for endpoint in endpoints
+    )
+
+
 def choose(
     endpoints: Sequence[Endpoint], now: float, *, avoid: Collection[str], random: Callable[[], float]
 ) -> Choice | None:
@@ -61,7 +72,9 @@ def choose(
             if endpoint.breaker.due(now) and endpoint.limit.has_room(now):
                 return Choice(endpoint, canary=True)
     roomy = [endpoint for endpoint in closed or endpoints if endpoint.limit.has_room(now)]
-    if avoid and len(roomy) > 1:
+    if len(roomy) > 1:
+        # One that refuses is empty, and would draw every call.
+        roomy = [endpoint for endpoint in roomy if not endpoint.limit.is_cooling(now)] or roomy
         roomy = [endpoint for endpoint in roomy if endpoint.url not in avoid] or roomy
     if len(roomy) < 2:
         return Choice(roomy[0]) if roomy else None

@@ -21,16 +21,21 @@ class Breaker:
     Args:
         settings: When, and for how long.
         random: Gives a number in [0, 1).
+        on_change: Called when the endpoint was ejected, or is back.
     """
 
-    def __init__(self, settings: BreakerSettings, random: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: BreakerSettings, random: Callable[[], float], on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
         self._random = random
+        self._on_change = on_change
         self.state: BreakerState = "closed"
         self.until = 0.0
         self._in_a_row = 0
         self._ejections = 0
-        self._closed_at = self._ejected_at = 0.0
+        self._closed_at = self._ejected_at = float("-inf")
+        self._canaries = 0
         # Of each second in the window: the second, the successes, and the failures.
         self._window: deque[list[int]] = deque()
 
@@ -38,9 +43,11 @@ class Breaker:
         """Whether a canary may be sent."""
         return self.state == "ejected" and now >= self.until
 
-    def send_canary(self) -> None:
-        """Note that a call is the canary; no other one is let through until it has ended."""
+    def send_canary(self) -> int:
+        """Note that a call is the canary, and give its number; no other one is let through until it has ended."""
         self.state = "canary"
+        self._canaries += 1
+        return self._canaries
 
     def succeed(self, now: float, started: float) -> None:
         """Note a call that the endpoint answered, and that began then."""
@@ -49,16 +56,19 @@ class Breaker:
                 return  # that was before it went wrong
             self.state, self._closed_at = "closed", now
             self._window.clear()
+            self._on_change()
         self._in_a_row = 0
         self._count(now, 1)
 
-    def fail(self, now: float, *, canary: bool = False) -> None:
-        """Note a call that failed by the endpoint's fault, or that of the way to it."""
+    def fail(self, now: float, started: float, *, canary: int | None = None) -> None:
+        """Note a call that failed by the endpoint's fault, or that of the way to it, and that began then."""
         if self.state != "closed":
             # What else comes in was sent before, or because every endpoint is as bad.
-            if canary:
+            if self._is_out(canary):
                 self._eject(now)
             return
+        if started < self._closed_at:
+            return  # that was before it was well again
         self._in_a_row += 1
         self._count(now, 2)
         good, bad = (sum(second[place] for second in self._window) for place in (1, 2))
@@ -68,10 +78,14 @@ class Breaker:
                 self._ejections = 0
             self._eject(now)
 
-    def forgo_canary(self, now: float) -> None:
-        """Note that the canary was cancelled: another call may be one at once."""
-        if self.state == "canary":
+    def forgo_canary(self, now: float, canary: int) -> None:
+        """Note that a canary ended without showing anything: another call may be one at once."""
+        if self._is_out(canary):
             self.state, self.until = "ejected", now
+
+    def _is_out(self, canary: int | None) -> bool:
+        """Whether it is this canary that the endpoint is tried by."""
+        return self.state == "canary" and canary == self._canaries
 
     def _eject(self, now: float) -> None:
         settings = self._settings
@@ -81,6 +95,7 @@ class Breaker:
         self._ejections += 1
         self._in_a_row = 0
         self.state, self._ejected_at = "ejected", now
+        self._on_change()
 
     def _count(self, now: float, place: int) -> None:
         second = int(now)

@@ -10,12 +10,16 @@ import asyncio
 import contextlib
 import random as random_module
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
+
+import attrs
 
 from faasrt.config import Settings
 from faasrt.errors import (
     ConfigurationError,
+    ConnectError,
     DeadlineExceededError,
     OverloadedError,
     ProtocolError,
@@ -32,11 +36,11 @@ from faasrt.protocol.profile import EndpointProfile
 from faasrt.protocol.validation import decode_validation
 from faasrt.protocol.verdict import raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
-from faasrt.transport.balancer import Choice, Endpoint
+from faasrt.transport.balancer import Endpoint, is_elsewhere
 from faasrt.transport.exchange import Exchange
-from faasrt.transport.gate import Fleet, Gate
+from faasrt.transport.gate import Fleet, Gate, Permit
 from faasrt.transport.profiles import Profiles
-from faasrt.transport.retry import RetryBudget, wait_before_retry
+from faasrt.transport.retry import Exposure, RetryBudget, wait_before_retry
 from faasrt.transport.session import BodyTooLargeError
 from faasrt.transport.trace import CallTrace, Emitter
 
@@ -59,6 +63,16 @@ class Execution(Protocol[T]):
     def needs_profile(self) -> bool: ...
 
     def request(self, profile: EndpointProfile, timeout_ms: int) -> Request[T]: ...
+
+
+@attrs.define
+class _Attempt:
+    """One attempt: its permit, when it began, the seconds that the code has, and whether those are fewer than asked."""
+
+    permit: Permit
+    started: float
+    timeout_s: float
+    shortened: bool = False
 
 
 class Dispatcher:
@@ -84,8 +98,9 @@ class Dispatcher:
         self._random = random
         self._exchange = Exchange(settings, clock)
         self._profiles = Profiles(self._exchange.ask)
-        self._gate = Gate(settings.limiter, settings.breaker, clock=clock, random=random)
-        self._budget = RetryBudget(settings.retry)
+        self._gate = Gate(settings.limiter, settings.breaker, clock=clock, random=random, on_change=self._tell_change)
+        # One for each family: what goes well with one language is no reason to hammer the servers of another.
+        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -120,37 +135,46 @@ class Dispatcher:
         Cancellation: gives the permit back and drops the connection.
         """
         self._check_loop()
-        fleet = self._gate.fleet(_family(execution.run.language), endpoints)
+        family, run = _family(execution.run.language), execution.run
+        fleet = self._gate.fleet(family, endpoints)
+        if not execution.needs_profile:
+            for endpoint in fleet.endpoints:
+                endpoint.limit.learn(None)  # nobody asks it for its size
         timeouts, limiter = self._settings.timeouts, self._settings.limiter
-        deadline = self.clock() + limiter.queue_timeout_s + execution.run.timeout_ms / 1000 + timeouts.grace_s
+        timeout_s = run.timeout_ms / 1000
+        deadline = self.clock() + limiter.queue_timeout_s + timeout_s + timeouts.grace_s
         failed: ServiceError | None = None
+        exposure = Exposure()
         tried: set[str] = set()
         with _informed(trace):
             while True:
                 try:
-                    choice = await self._permit(fleet, trace, tried, deadline)
+                    permit = await self._permit(fleet, trace, tried, deadline)
                 except (QueueFullError, DeadlineExceededError):
                     if failed is None:
                         raise
                     raise failed from None  # what the retry was for says more than that it could not be made
                 try:
-                    result = await self._run_once(choice, execution, trace, deadline)
-                    self._budget.deposit()
+                    result = await self._run_once(permit, execution, trace, deadline)
+                    self._budgets[family].deposit()
                     return result
                 except ServiceError as error:
+                    exposure.add(error)
+                    tried.add(permit.endpoint.url)
                     wait_s = wait_before_retry(
                         error,
                         attempt=trace.attempts,
                         idempotent=idempotent,
+                        elsewhere=is_elsewhere(fleet.endpoints, self.clock(), tried),
                         left_s=deadline - self.clock(),
+                        least_s=min(timeout_s, max(0.1, timeout_s / 10)),
                         settings=self._settings.retry,
-                        budget=self._budget,
+                        budget=self._budgets[family],
                         random=self._random,
                     )
                     if wait_s is None:
                         raise
                     failed = error
-                    tried.add(choice.endpoint.url)
                 trace.retry_scheduled(failed, wait_s)
                 await asyncio.sleep(wait_s)
 
@@ -163,14 +187,16 @@ class Dispatcher:
         """
         self._check_loop()
         fleet = self._gate.fleet(_family(trace.language), endpoints)
+        for endpoint in fleet.endpoints:
+            endpoint.limit.learn(None)  # what does not run need not wait to know what the endpoint is
         within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
         with _informed(trace):
-            choice = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
-            trace.attempts, trace.endpoint = 1, choice.endpoint.url
-            with self._learning_from(choice, within_s):
+            permit = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
+            trace.attempts, trace.endpoint = 1, permit.endpoint.url
+            with self._learning_from(_Attempt(permit, self.clock(), within_s)):
                 try:
                     answer = await self._exchange.attempt(
-                        choice.endpoint.url,
+                        permit.endpoint.url,
                         "/validate_code",
                         body,
                         within_s=within_s,
@@ -212,19 +238,21 @@ class Dispatcher:
             for family, endpoint in self._gate.endpoints()
         )
 
-    async def _permit(self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float) -> Choice:
+    async def _permit(self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float) -> Permit:
         trace.permit_awaited()
         within_s = min(self._settings.limiter.queue_timeout_s, deadline - self.clock())
-        choice = await self._gate.acquire(fleet, avoid=avoid, within_s=within_s)
-        trace.permit_taken()
-        return choice
+        try:
+            return await self._gate.acquire(fleet, avoid=avoid, within_s=within_s)
+        finally:
+            trace.permit_settled()
 
-    async def _run_once(self, choice: Choice, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
-        url = choice.endpoint.url
-        with self._learning_from(choice, execution.run.timeout_ms / 1000):
+    async def _run_once(self, permit: Permit, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
+        url = permit.endpoint.url
+        attempt = _Attempt(permit, self.clock(), execution.run.timeout_ms / 1000)
+        with self._learning_from(attempt):
             trace.attempt_started(url)
             try:
-                result = await self._run_at(choice.endpoint, execution, deadline)
+                result = await self._run_at(attempt, execution, deadline)
             except BaseException as error:
                 trace.attempt_finished(error)
                 if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
@@ -233,24 +261,27 @@ class Dispatcher:
             trace.attempt_finished(None)
             return result
 
-    async def _run_at(self, endpoint: Endpoint, execution: Execution[T], deadline: float) -> T:
+    async def _run_at(self, attempt: _Attempt, execution: Execution[T], deadline: float) -> T:
         timeouts, run = self._settings.timeouts, execution.run
-        started = self.clock()
+        endpoint, started = attempt.permit.endpoint, attempt.started
         profile = EndpointProfile()
         if execution.needs_profile:
             # Asking is a part of the attempt, and must leave it the time that it needs.
             attempt_s = min(run.timeout_ms / 1000 + timeouts.grace_s, deadline - started)
             profile = await self._profiles.get(endpoint.url, min(timeouts.health_s, attempt_s / 2))
             endpoint.limit.learn(profile.capacities.get(_family(run.language)))
+            self._gate.pump()
         startup_s = timeouts.startup_s if profile.starts_slowly else 0.0
         left_s = deadline + startup_s - self.clock()
-        if left_s <= 0:
-            raise DeadlineExceededError("the FaaS did not say in time what it is", sent="no")
         # A server must not work on what nobody waits for any more.
-        timeout_ms = max(1, min(run.timeout_ms, round(left_s * 1000)))
+        timeout_ms = min(run.timeout_ms, int(left_s * 1000))
+        attempt.shortened = timeout_ms < run.timeout_ms
+        if timeout_ms < 1:
+            raise DeadlineExceededError("no time was left to send the program", sent="no")
         request = execution.request(profile, timeout_ms)
+        attempt.timeout_s = request.timeout_ms / 1000
         left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
-        within_s = request.timeout_ms / 1000 + timeouts.grace_s + startup_s - (self.clock() - started)
+        within_s = attempt.timeout_s + timeouts.grace_s + startup_s - (self.clock() - started)
         try:
             answer = await self._exchange.attempt(
                 endpoint.url,
@@ -261,28 +292,55 @@ class Dispatcher:
             )
         except BodyTooLargeError:
             return request.read(None)
-        return request.read(answer)
+        result = request.read(answer)
+        if attempt.shortened and request.timed_out(result):
+            # It had less time than it was promised, which is no fault of the code's.
+            words = f"the code was ended after the {timeout_ms} ms that were left of the call's time"
+            raise DeadlineExceededError(words, sent="yes")
+        return result
 
     @contextlib.contextmanager
-    def _learning_from(self, choice: Choice, timeout_s: float) -> Iterator[None]:
+    def _learning_from(self, attempt: _Attempt) -> Iterator[None]:
         """Hold the permit around an attempt, and note in the endpoint what became of it."""
-        endpoint, started = choice.endpoint, self.clock()
-        before = endpoint.breaker.state
+        endpoint = attempt.permit.endpoint
         try:
             yield
         except ServiceError as error:
-            _note_failure(choice, error, now=self.clock(), started=started, timeout_s=timeout_s)
+            self._note_failure(attempt, error)
             raise
         else:
             endpoint.limit.grow()
-            endpoint.breaker.succeed(self.clock(), started)
+            endpoint.breaker.succeed(self.clock(), attempt.started)
         finally:
-            after = endpoint.breaker.state
-            if after != before and after != "canary":
-                family = next(name for name, known in self._gate.endpoints() if known is endpoint)
-                ejected_s = _ejected_s(endpoint, self.clock())
-                self._emit(EndpointChanged(endpoint=endpoint.url, family=family, state=after, ejected_s=ejected_s))
-            self._gate.release(choice)
+            self._gate.release(attempt.permit)
+
+    def _note_failure(self, attempt: _Attempt, error: ServiceError) -> None:
+        now, started = self.clock(), attempt.started
+        limit, breaker = attempt.permit.endpoint.limit, attempt.permit.endpoint.breaker
+        if isinstance(error, DeadlineExceededError):
+            if error.sent == "maybe":
+                # It may have begun as late as just now.
+                limit.haunt(now + attempt.timeout_s)
+            if attempt.shortened:
+                return  # the time was used up elsewhere
+        if isinstance(error, (OverloadedError, DeadlineExceededError)):
+            limit.shrink(now, started)
+        if isinstance(error, OverloadedError):
+            retry = self._settings.retry
+            asked_s = retry.throttled_base_delay_s if error.retry_after_s is None else error.retry_after_s
+            limit.cool(now + min(asked_s, retry.max_retry_after_s))
+        if isinstance(error, ConnectError):
+            limit.exorcise()
+        if isinstance(error, RejectedError) or (isinstance(error, OverloadedError) and error.status == 429):
+            breaker.succeed(now, started)  # it answered for itself, and will again
+        else:
+            breaker.fail(now, started, canary=attempt.permit.canary)
+
+    def _tell_change(self, family: str, endpoint: Endpoint) -> None:
+        ejected_s = _ejected_s(endpoint, self.clock())
+        self._emit(
+            EndpointChanged(endpoint=endpoint.url, family=family, state=endpoint.breaker.state, ejected_s=ejected_s)
+        )
 
     def _check_loop(self) -> None:
         """Sessions and permits belong to the loop in which they are first used."""
@@ -293,20 +351,6 @@ class Dispatcher:
             raise ConfigurationError(
                 "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
             )
-
-
-def _note_failure(choice: Choice, error: ServiceError, *, now: float, started: float, timeout_s: float) -> None:
-    limit, breaker = choice.endpoint.limit, choice.endpoint.breaker
-    throttled = isinstance(error, OverloadedError) and error.status == 429
-    if isinstance(error, (OverloadedError, DeadlineExceededError)):
-        limit.shrink(now, started)
-    if isinstance(error, DeadlineExceededError) and error.sent != "no":
-        # It may have begun as late as just now.
-        limit.haunt(now + timeout_s)
-    if isinstance(error, RejectedError) or throttled:
-        breaker.succeed(now, started)  # it answered for itself, and will again
-    else:
-        breaker.fail(now, canary=choice.canary)
 
 
 def _family(language: str) -> str:

@@ -18,7 +18,7 @@ from faasrt.protocol.messages import decode_object
 from faasrt.protocol.profile import EndpointProfile, read_profile
 from faasrt.protocol.verdict import Answer, raise_for_status
 from faasrt.results import EndpointHealth, HealthStatus
-from faasrt.transport.session import BodyTooLargeError, EndpointSession
+from faasrt.transport.session import BodyTooLargeError, EndpointSession, Phase
 
 _HEALTH_BODY_BYTES = 262_144
 _NO_ANSWER = (ConnectError, ConnectionLostError, DeadlineExceededError)
@@ -44,15 +44,21 @@ class Exchange:
 
         Raises:
             DeadlineExceededError: That took longer than `within_s`.
+            ConnectError: It did, before anything was sent; or the server was never reached.
             ServiceError: See `EndpointSession.exchange`.
             BodyTooLargeError: The answer is larger than `max_body_bytes`.
 
         Cancellation: drops the connection.
         """
+        phase = Phase()
         try:
             async with asyncio.timeout(within_s):
-                return await self._session(endpoint).exchange(path, body, max_body_bytes=max_body_bytes)
+                session = self._session(endpoint)
+                return await session.exchange(path, body, max_body_bytes=max_body_bytes, phase=phase)
         except TimeoutError:
+            if body is not None and not phase.sending:
+                words = f"cannot connect within {within_s:g} s; is the FaaS running there?"
+                raise ConnectError(words, sent="no") from None
             raise DeadlineExceededError(
                 f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None

@@ -16,10 +16,23 @@ from faasrt.transport.breaker import Breaker
 from faasrt.transport.limiter import AdaptiveLimit
 
 
+@attrs.frozen
+class Permit:
+    """A call in flight.
+
+    Attributes:
+        endpoint: Where it goes.
+        canary: Its number, when it is the one that tries an ejected endpoint.
+    """
+
+    endpoint: Endpoint
+    canary: int | None = None
+
+
 @attrs.frozen(eq=False)
 class _Waiter:
     ticket: int
-    granted: asyncio.Future[Choice]
+    granted: asyncio.Future[Permit]
     avoid: Collection[str]
 
 
@@ -41,6 +54,7 @@ class Gate:
         breaker: When an endpoint is left out.
         clock: A monotonic clock in seconds, the event loop's or one that keeps its pace.
         random: Gives a number in [0, 1).
+        on_change: Called with the family and the endpoint when one was ejected, or is back.
 
     Attributes:
         in_flight: Calls that hold a permit.
@@ -54,8 +68,10 @@ class Gate:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
+        on_change: Callable[[str, Endpoint], None] = lambda family, endpoint: None,
     ) -> None:
         self._settings = limiter
+        self._on_change = on_change
         self._breaker_settings = breaker
         self._clock = clock
         self._random = random
@@ -78,7 +94,7 @@ class Gate:
         """Give every endpoint with its family."""
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
-    async def acquire(self, fleet: Fleet, *, avoid: Collection[str], within_s: float) -> Choice:
+    async def acquire(self, fleet: Fleet, *, avoid: Collection[str], within_s: float) -> Permit:
         """Take a permit for one of the endpoints; first come, first served.
 
         Args:
@@ -95,8 +111,7 @@ class Gate:
         if not fleet.waiters and self.in_flight < self._settings.max_concurrency:
             choice = choose(fleet.endpoints, self._clock(), avoid=avoid, random=self._random)
             if choice is not None:
-                self._take(choice)
-                return choice
+                return self._take(choice)
         settings = self._settings
         if self.queued >= settings.max_queue:
             raise QueueFullError(
@@ -106,7 +121,7 @@ class Gate:
         waiter = _Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid)
         fleet.waiters.append(waiter)
         self.queued += 1
-        self._pump()
+        self.pump()
         try:
             async with asyncio.timeout(within_s):
                 return await waiter.granted
@@ -115,17 +130,18 @@ class Gate:
             if not isinstance(error, TimeoutError):
                 raise
             raise DeadlineExceededError(
-                f"no permit came free within {within_s:g} s: add replicas, or raise max_concurrency or queue_timeout_s",
+                f"no permit came free within {within_s:g} s: the endpoints are full (see get_metrics().states); add "
+                "replicas, or raise max_concurrency or queue_timeout_s",
                 sent="no",
             ) from None
 
-    def release(self, choice: Choice) -> None:
+    def release(self, permit: Permit) -> None:
         """Give a permit back, after what became of the call was noted in the endpoint."""
         self.in_flight -= 1
-        choice.endpoint.limit.give()
-        if choice.canary:
-            choice.endpoint.breaker.forgo_canary(self._clock())
-        self._pump()
+        permit.endpoint.limit.give()
+        if permit.canary is not None:
+            permit.endpoint.breaker.forgo_canary(self._clock(), permit.canary)
+        self.pump()
 
     def close(self) -> None:
         """Stop waiting for time to make room."""
@@ -141,14 +157,13 @@ class Gate:
             fleet.waiters.remove(waiter)
             self.queued -= 1
 
-    def _take(self, choice: Choice) -> None:
+    def _take(self, choice: Choice) -> Permit:
         self.in_flight += 1
         choice.endpoint.limit.take()
-        if choice.canary:
-            choice.endpoint.breaker.send_canary()
+        return Permit(choice.endpoint, choice.endpoint.breaker.send_canary() if choice.canary else None)
 
-    def _pump(self) -> None:
-        """Grant what can be granted."""
+    def pump(self) -> None:
+        """Grant what can be granted; to be called when a limit has been raised."""
         now = self._clock()
         blocked: list[Fleet] = []
         waiting = [fleet for fleet in self._fleets.values() if fleet.waiters]
@@ -162,8 +177,7 @@ class Gate:
                     blocked.append(fleet)
                     waiting.remove(fleet)
                     continue
-                self._take(choice)
-                waiter.granted.set_result(choice)
+                waiter.granted.set_result(self._take(choice))
             fleet.waiters.popleft()
             self.queued -= 1
             if not fleet.waiters:
@@ -184,12 +198,16 @@ class Gate:
             if moment is not None and moment > now
         ]
         if times:
-            self._timer = asyncio.get_running_loop().call_later(min(times) - now, self._pump)
+            self._timer = asyncio.get_running_loop().call_later(min(times) - now, self.pump)
 
     def _endpoint(self, family: str, url: str) -> Endpoint:
         endpoint = self._endpoints.get((family, url))
         if endpoint is None:
-            breaker = Breaker(self._breaker_settings, self._random)
+
+            def tell() -> None:
+                self._on_change(family, self._endpoints[family, url])
+
+            breaker = Breaker(self._breaker_settings, self._random, tell)
             endpoint = Endpoint(url, breaker, AdaptiveLimit(self._settings.max_concurrency))
             self._endpoints[family, url] = endpoint
         return endpoint

@@ -11,7 +11,8 @@ _SHRINK = 0.9
 class AdaptiveLimit:
     """Additive increase, multiplicative decrease.
 
-    It grows by one for each full window of successes during which at least half of it was used, and shrinks to 0.9 of
+    Until it is known what the endpoint is, the limit is one: the first call finds that out for the others. Then it
+    grows by one for each full window of successes during which at least half of it was used, and shrinks to 0.9 of
     itself when the endpoint is overloaded or does not answer in time: once for all calls that were under way then.
 
     Args:
@@ -24,8 +25,10 @@ class AdaptiveLimit:
     def __init__(self, cap: int) -> None:
         self._most = cap
         self._cap = cap
-        self._limit = float(min(_START, cap))
+        self._limit = 1.0
         self._learned: int | None = None
+        self._opened = False
+        self._cool_until = float("-inf")
         self._successes = 0
         self._shrunk_at = float("-inf")
         self._zombies: list[float] = []
@@ -38,6 +41,8 @@ class AdaptiveLimit:
 
     def learn(self, capacity: int | None) -> None:
         """Note the size that the endpoint gives itself: the limit starts there, and does not pass it."""
+        if not self._opened:
+            self._opened, self._limit = True, float(min(_START, self._most))
         if capacity is None or capacity == self._learned:
             return
         self._learned = capacity
@@ -84,6 +89,18 @@ class AdaptiveLimit:
         if started > self._shrunk_at:
             self._shrunk_at, self._successes = now, 0
             self._limit = max(1.0, self._limit * _SHRINK)
+
+    def cool(self, until: float) -> None:
+        """Note that the endpoint asks to be left alone until then: others are preferred, if there are any."""
+        self._cool_until = max(self._cool_until, until)
+
+    def is_cooling(self, now: float) -> bool:
+        """Whether it has asked to be left alone."""
+        return now < self._cool_until
+
+    def exorcise(self) -> None:
+        """Note that the server is gone, and with it what may have run there."""
+        self._zombies.clear()
 
     def haunt(self, until: float) -> None:
         """Note a call that was given up and may still run on the server until then."""

@@ -23,6 +23,7 @@ from faasrt.errors import (
     DeadlineExceededError,
     OverloadedError,
     ProtocolError,
+    Sent,
     ServerError,
     ServiceError,
 )
@@ -86,7 +87,9 @@ def wait_before_retry(
     *,
     attempt: int,
     idempotent: bool,
+    elsewhere: bool,
     left_s: float,
+    least_s: float,
     settings: RetrySettings,
     budget: RetryBudget,
     random: Callable[[], float],
@@ -97,7 +100,9 @@ def wait_before_retry(
         error: How the last one failed.
         attempt: Its number, from 1.
         idempotent: Whether the code may run more than once.
+        elsewhere: Whether another endpoint is well, has room, and has not been tried: then nobody need be waited for.
         left_s: Seconds until the call's deadline.
+        least_s: Seconds below which another attempt has no prospects.
         settings: Attempts and waits.
         budget: Is paid when the answer is another attempt.
         random: Gives a number in [0, 1).
@@ -110,16 +115,38 @@ def wait_before_retry(
         return None
     if happened in (Happened.FAILED, Happened.LOST) and not idempotent:
         return None
-    throttled = isinstance(error, OverloadedError)
+    throttled = isinstance(error, OverloadedError) and not elsewhere
     base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
     most_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
     # Full jitter: callers that failed together come back apart.
     wait_s = random() * min(most_s, base_s * 2.0 ** (attempt - 1))
     asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
-    if asked_s is not None:
+    if asked_s is not None and not elsewhere:
         if asked_s > settings.max_retry_after_s:
             return None
         wait_s = asked_s + random() * settings.base_delay_s
-    if wait_s >= left_s or not budget.spend():
+    if wait_s + least_s > left_s:
         return None
-    return wait_s
+    # What was never sent, and finds another endpoint well, burdens nobody twice.
+    free = happened is Happened.NEVER_SENT and elsewhere
+    return wait_s if free or budget.spend() else None
+
+
+class Exposure:
+    """Whether the code of a call can have run in one of its attempts."""
+
+    def __init__(self) -> None:
+        self._sent: Sent = "no"
+
+    def add(self, error: ServiceError) -> None:
+        """Take in how an attempt failed, and have the error tell of all attempts so far."""
+        happened, sent = classify(error), error.sent
+        if self._sent != "no":
+            error.sent = max(self._sent, error.sent, key=_SENT.index)
+            if isinstance(error, OverloadedError):
+                error.not_started = False
+        if happened not in (Happened.NEVER_SENT, Happened.REFUSED):
+            self._sent = max(self._sent, sent, key=_SENT.index)
+
+
+_SENT: tuple[Sent, ...] = ("no", "maybe", "yes")

@@ -46,7 +46,7 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-class _Phase:
+class Phase:
     """How far a request came, as aiohttp reports it."""
 
     sending = False
@@ -77,10 +77,13 @@ class EndpointSession:
         self._tracing.on_request_headers_sent.append(_note_sending)
         self._session: aiohttp.ClientSession | None = None
 
-    async def exchange(self, path: str, body: bytes | None, *, max_body_bytes: int) -> Answer:
+    async def exchange(
+        self, path: str, body: bytes | None, *, max_body_bytes: int, phase: Phase | None = None
+    ) -> Answer:
         """Send one request and read its answer, once; GET when `body` is None.
 
-        The caller bounds the time: this method waits as long as the server drips.
+        The caller bounds the time: this method waits as long as the server drips. How far it came by then stands in
+        `phase`.
 
         Raises:
             ConnectError: The server was never reached.
@@ -94,16 +97,21 @@ class EndpointSession:
         if body is None:
             # A program is not to go out on a connection that a server may be closing after its health report.
             async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
-                return await self._exchange(session, "GET", path, None, max_body_bytes)
+                return await self._exchange(session, "GET", path, None, max_body_bytes, Phase())
         if self._session is None:
             self._session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
-        return await self._exchange(self._session, "POST", path, body, max_body_bytes)
+        return await self._exchange(self._session, "POST", path, body, max_body_bytes, phase or Phase())
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, method: str, path: str, body: bytes | None, max_body_bytes: int
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        body: bytes | None,
+        max_body_bytes: int,
+        phase: Phase,
     ) -> Answer:
         headers = None if body is None else {"Content-Type": "application/json"}
-        phase = _Phase()
         # aiohttp writes bytes at one go, and warns when that is much; a file it sends in pieces.
         data = body if body is None or len(body) <= _WHOLE_BYTES else io.BytesIO(body)
         try:

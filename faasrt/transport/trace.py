@@ -90,8 +90,8 @@ class CallTrace:
         """A wait for a permit begins."""
         self._awaited = self._clock()
 
-    def permit_taken(self) -> None:
-        """The wait is over."""
+    def permit_settled(self) -> None:
+        """The wait is over, with a permit or without."""
         self.queued_s += self._clock() - self._awaited
 
     def attempt_started(self, endpoint: str) -> None:
