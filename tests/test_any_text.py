@@ -68,6 +68,9 @@ def test_any_text_comes_back(language: str, text: str) -> None:
             return list(await asyncio.gather(*(manager.run_code(code, language) for code in programs)))
 
     printed, raised = asyncio.run(run())
+    if language == "javascript":
+        # There two surrogates that stand together are one character.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     end = "" if language == "python" else "\n"
     assert (printed.stdout, printed.stderr, printed.ret_val) == (text + end, text + end, text)
     assert raised.error is not None

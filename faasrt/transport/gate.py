@@ -113,7 +113,9 @@ class Gate:
             if choice is not None:
                 return self._take(choice)
         settings = self._settings
-        if self.queued >= settings.max_queue:
+        # Those who only wait until it is known what an endpoint is are in flight in all but name.
+        to_come = sum(endpoint.limit.to_come for endpoint in fleet.endpoints)
+        if self.queued >= settings.max_queue + min(to_come, settings.max_concurrency - self.in_flight):
             raise QueueFullError(
                 f"{self.queued} callers already wait for a permit: slow down, or raise max_queue or max_concurrency "
                 f"({settings.max_concurrency})"

@@ -39,6 +39,11 @@ class AdaptiveLimit:
         """Calls that may be in flight, from 1."""
         return self._limit
 
+    @property
+    def to_come(self) -> int:
+        """By how much the limit will at least grow once it is known what the endpoint is, as far as anybody can say."""
+        return 0 if self._opened else min(_START, self._most) - 1
+
     def learn(self, capacity: int | None) -> None:
         """Note the size that the endpoint gives itself: the limit starts there, and does not pass it."""
         if not self._opened:
