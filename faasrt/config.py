@@ -110,7 +110,8 @@ class RetrySettings:
         max_retry_after_s: A server that asks for a longer wait than this is not waited for.
         budget: The size of the bucket that retries are paid from.
         retry_cost: What a retry takes out of it.
-        success_credit: What a success puts into it. All callers of a factory share the bucket.
+        success_credit: What a success puts into it. Each family of languages has a bucket, shared by all callers of a
+            factory.
     """
 
     idempotent: bool = attrs.field(default=False, validator=_flag)
