@@ -19,6 +19,11 @@ class Language(enum.StrEnum):
     JAVASCRIPT = "javascript"
     TYPESCRIPT = "typescript"
 
+    @property
+    def family(self) -> Language:
+        """The language whose FaaS runs it: TypeScript goes where JavaScript does."""
+        return Language.JAVASCRIPT if self is Language.TYPESCRIPT else self
+
     @classmethod
     def parse(cls, name: str | Language) -> Language:
         """Find a language by name.

@@ -156,6 +156,7 @@ REVIEWED_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
     ),
     "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n    print('parent')": (Outcome.OK, "parent\n", ""),
     "import os\nprint('x')\nos._exit(True)": (Outcome.CRASHED, "x\n", ""),
+    "import sys\nclass W:\n    def flush(self): raise RuntimeError\nprint('x')\nsys.stdout = W()": (Outcome.OK, "x\n", ""),
     "import os\nprint('x', flush=True)\nos.close(1)": (Outcome.OK, "x\n", ""),
     "import warnings\nwarnings.warn('x')": (Outcome.OK, "", "  warnings.warn('x')"),
 }

@@ -266,10 +266,9 @@ def _kept(run: RunRequest, profile: EndpointProfile) -> int:
 
 
 def _enveloped(run: RunRequest, code: str, timeout_ms: int, profile: EndpointProfile) -> bytes:
-    python = run.language is Language.PYTHON
-    margin = _MARGIN_MS if profile.reference and not python else 0
     # The guest program is JavaScript; it has the user's TypeScript translated by itself.
-    language = Language.PYTHON if python else Language.JAVASCRIPT
+    language = run.language.family
+    margin = _MARGIN_MS if profile.reference and language is Language.JAVASCRIPT else 0
     return attrs.evolve(run, code=code, language=language, timeout_ms=timeout_ms + margin).encode()
 
 

@@ -43,7 +43,7 @@ def return_val_function(language: Language) -> str:
 
 def brings_its_own(code: str, language: Language) -> bool:
     """Tell whether a program defines a `return_val` of its own."""
-    return _OWN[Language.PYTHON if language is Language.PYTHON else Language.JAVASCRIPT].search(code) is not None
+    return _OWN[language.family].search(code) is not None
 
 
 def take_out(stdout: str, language: Language) -> tuple[str, str]:

@@ -28,7 +28,6 @@ from faasrt.errors import (
     ServiceError,
 )
 from faasrt.events import EndpointChanged
-from faasrt.languages import Language
 from faasrt.metrics import EndpointState
 from faasrt.protocol.executions import Request
 from faasrt.protocol.messages import RunRequest
@@ -135,11 +134,10 @@ class Dispatcher:
         Cancellation: gives the permit back and drops the connection.
         """
         self._check_loop()
-        family, run = _family(execution.run.language), execution.run
+        family, run = execution.run.language.family.value, execution.run
         fleet = self._gate.fleet(family, endpoints)
         if not execution.needs_profile:
-            for endpoint in fleet.endpoints:
-                endpoint.limit.learn(None)  # nobody asks it for its size
+            fleet.open()
         timeouts, limiter = self._settings.timeouts, self._settings.limiter
         timeout_s = run.timeout_ms / 1000
         deadline = self.clock() + limiter.queue_timeout_s + timeout_s + timeouts.grace_s
@@ -186,9 +184,8 @@ class Dispatcher:
             ServiceError: The infrastructure failed.
         """
         self._check_loop()
-        fleet = self._gate.fleet(_family(trace.language), endpoints)
-        for endpoint in fleet.endpoints:
-            endpoint.limit.learn(None)  # what does not run need not wait to know what the endpoint is
+        fleet = self._gate.fleet(trace.language.family.value, endpoints)
+        fleet.open()
         within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
         with _informed(trace):
             permit = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
@@ -269,7 +266,7 @@ class Dispatcher:
             # Asking is a part of the attempt, and must leave it the time that it needs.
             attempt_s = min(run.timeout_ms / 1000 + timeouts.grace_s, deadline - started)
             profile = await self._profiles.get(endpoint.url, min(timeouts.health_s, attempt_s / 2))
-            endpoint.limit.learn(profile.capacities.get(_family(run.language)))
+            endpoint.limit.learn(profile.capacities.get(run.language.family))
             self._gate.pump()
         startup_s = timeouts.startup_s if profile.starts_slowly else 0.0
         left_s = deadline + startup_s - self.clock()
@@ -351,11 +348,6 @@ class Dispatcher:
             raise ConfigurationError(
                 "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
             )
-
-
-def _family(language: str) -> str:
-    """JavaScript and TypeScript share a FaaS, and the processes of it."""
-    return Language.PYTHON.value if language == Language.PYTHON else Language.JAVASCRIPT.value
 
 
 def _ejected_s(endpoint: Endpoint, now: float) -> float:

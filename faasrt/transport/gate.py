@@ -43,6 +43,11 @@ class Fleet:
     endpoints: Sequence[Endpoint]
     waiters: deque[_Waiter] = attrs.field(factory=deque)
 
+    def open(self) -> None:
+        """Note that nobody will ask the endpoints for their size: no call need wait for that."""
+        for endpoint in self.endpoints:
+            endpoint.limit.learn(None)
+
 
 class Gate:
     """A bound on all calls in flight, and one on each endpoint's.

@@ -80,8 +80,8 @@ class Guest:
         for stream in (sys.stdout, sys.stderr, self.out and self.out.buffer, self.err and self.err.buffer):
             try:
                 stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass  # closed, or none at all
+            except Exception:
+                pass  # closed, or none at all, or of the program's making
 
     def patch(self, name, value):
         for module in ("os", "posix"):
