@@ -9,7 +9,7 @@ The table (the first row that fits wins):
                                                       nothing says why
     200, stderr ends in js-faas's own stack           USER_ERROR or SYNTAX_ERROR
     200 otherwise                                     OK
-    408, or 500 whose words speak of a timeout        TIMEOUT
+    408, or 500 whose words speak of a timeout        TIMEOUT; not a 408 which says that nothing was started
     429, 503                                          OverloadedError
     other 4xx                                         RejectedError
     other 5xx                                         ServerError
@@ -91,7 +91,8 @@ def judge(answer: Answer, *, timeout_ms: float, max_output_bytes: int) -> Execut
     if answer.status == 200:
         return judge_success(parse_success(answer), timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
     error, details = _server_words(answer)
-    if answer.status == 408 or (answer.status == 500 and _speaks_of_timeout(f"{error} {details}")):
+    ran_out = answer.status == 408 and not answer.not_started
+    if ran_out or (answer.status == 500 and _speaks_of_timeout(f"{error} {details}")):
         stderr, was_cut = cut_text(details, max_output_bytes)
         truncated = frozenset({"stderr"} if was_cut else ())
         return ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(stderr=stderr), truncated=truncated)
