@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import re
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 # An address of IPv6 stands in brackets. A port may follow, and any one will do: rebinding forges names, not ports.
 _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
@@ -36,6 +36,8 @@ class Guard:
         Raises:
             web.HTTPException: It is refused.
         """
+        if request.version not in (HttpVersion10, HttpVersion11):
+            raise web.HTTPVersionNotSupported(text="this server speaks HTTP/1.1", headers={"Connection": "close"})
         if self._hosts is not None and _host_name(request.headers.get("Host", "")) not in self._hosts:
             raise web.HTTPForbidden(text="the Host header does not name this server")
         if "Origin" in request.headers:
