@@ -127,7 +127,7 @@ def body_of(extra: str) -> bytes:
         body_of('"timeout": 0x10'),
         body_of('"ext": ' + "[" * 30_000),
         body_of('"ext": ' + "[" * 30_000 + "]" * 30_000),
-        body_of('"ext": ' + '{"a":' * 9_000 + "1" + "}" * 9_000),
+        body_of('"ext": ' + '{"a":' * 12_000 + "1" + "}" * 12_000),
     ],
     ids=numbered,
 )

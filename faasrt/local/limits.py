@@ -12,8 +12,6 @@ from faasrt.local.pool import BusyError
 
 MAX_CONNECTIONS = 1_000
 """Open connections, at most; fewer where the process may not open twice as many files."""
-BACKLOG = 256
-"""Connections that the system may hold before they are accepted."""
 MAX_BODY_BYTES = 8 * 2**20
 """Bytes of one request's body."""
 MAX_HELD_BYTES = 64 * 2**20
@@ -29,9 +27,22 @@ LINGER_S = 10.0
 
 
 def max_connections() -> int:
-    """Give the most connections that this process should hold; half of its descriptors are left for programs."""
+    """Give the most connections that this process should hold: half of its descriptors at most."""
+    return min(MAX_CONNECTIONS, _open_files() // 2)
+
+
+def backlog() -> int:
+    """Give how many connections the system may hold until they are accepted, which may be all at once.
+
+    With fewer, some clients of a burst wait a second until their system tries again. A quarter of the descriptors at
+    most, so that another quarter is left for programs.
+    """
+    return min(MAX_CONNECTIONS, _open_files() // 4)
+
+
+def _open_files() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, files // 2))
+    return 4 * MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(4, files)
 
 
 @attrs.define

@@ -18,13 +18,13 @@ from aiohttp import web
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError
 from faasrt.languages import Language
+from faasrt.local import limits
 from faasrt.local.app import Service
 from faasrt.local.connections import Listener
 from faasrt.local.engines.base import Engine, EngineError
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.guard import Guard
-from faasrt.local.limits import BACKLOG
 from faasrt.local.pool import QUEUE_TIMEOUT_S, Pool
 
 _ENGINES: tuple[tuple[type[Engine], str], ...] = ((WasiPythonEngine, "wasi_python"), (DenoEngine, "deno"))
@@ -190,7 +190,7 @@ class LocalFaaS:
         runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self._drain_s)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._host, self._port, backlog=BACKLOG)
+            site = web.TCPSite(runner, self._host, self._port, backlog=limits.backlog())
             try:
                 await site.start()
             except (OSError, UnicodeError) as error:
