@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import os
 import resource
 import shutil
 import subprocess
 import time
-from collections import deque
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -21,14 +19,18 @@ import attrs
 from faasrt.languages import Language
 from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict
 from faasrt.local.engines.deno_run import DenoRun
-from faasrt.local.engines.process import Child
+from faasrt.local.engines.process import Child, Spawner
 
 # V8 needs more than its heap for a program: compiled code, the TypeScript compiler, buffers in flight.
 _HEADROOM_MB = 64
 _CPU_GRACE_S = 5
 _START_S = 20.0
 _READY = b"\0ready\n"
-_WARM = 4
+# The least number of processes that wait, also when nothing has come for long.
+_WARM = 2
+_TRIES = 4
+_SHRINK_S = 30.0
+_WATCH_S = 0.25
 _RETRY_SPAWN_S = (0.1, 5.0)
 _PERMISSIONS = (
     "--no-prompt",
@@ -39,14 +41,6 @@ _PERMISSIONS = (
     "--cached-only",
     "--no-code-cache",
 )
-
-
-@attrs.define
-class _Sandbox:
-    """A process that waits for its program, and the folder that Deno keeps its files in."""
-
-    child: Child
-    folder: Path
 
 
 class DenoEngine(Engine):
@@ -69,41 +63,52 @@ class DenoEngine(Engine):
         self._folder = folder
         self._memory_limit_mb = memory_limit_mb
         self._command = [*_die_with_parent(), _find_binary(), "run"]
-        self._runner = str(files("faasrt.local.guest").joinpath("deno_main.js"))
-        self._numbers = itertools.count(1)
-        self._idle: deque[_Sandbox] = deque()
-        self._used: asyncio.Queue[_Sandbox] = asyncio.Queue()
+        # A copy, because programs can read the file's name in stacks: it must not tell where anything is installed.
+        self._runner = folder / "runner.js"
+        self._runner.write_bytes(_runner())
+        self._deno_dir = _prepare_deno_dir(folder)
+        self._wrote = False
+        self._spawner = Spawner()
+        self._warm: asyncio.Queue[Child] = asyncio.Queue()
+        self._starting = 0
+        self._used: asyncio.Queue[Child] = asyncio.Queue()
         self._wanted = asyncio.Event()
-        self._base_data_bytes = 0
+        self._peak = 0
+        self._base_data_bytes = self._base_rss_bytes = 0
 
     async def serve(self) -> None:
-        """Keep a few processes warm, and clear away the used ones."""
+        """Keep as many processes warm as programs came at once lately, and clear away the used ones."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._refill())
+                for _ in range(len(os.sched_getaffinity(0))):
+                    group.create_task(self._refill())
+                group.create_task(self._shrink())
                 group.create_task(self._clear_away())
         finally:
-            leftover = [*self._idle]
-            self._idle.clear()
-            while not self._used.empty():
-                leftover.append(self._used.get_nowait())
+            self._spawner.close()
+            leftover = []
+            for queue in (self._warm, self._used):
+                while not queue.empty():
+                    leftover.append(queue.get_nowait())
             # All at once and before the first await, which a second cancellation may end.
-            for sandbox in leftover:
-                sandbox.child.kill()
-            for sandbox in leftover:
-                await sandbox.child.ended.wait()
+            for child in leftover:
+                child.kill()
+            for child in leftover:
+                await child.ended.wait()
 
     @property
     def idle(self) -> int:
         """Processes that wait for a program."""
-        return len(self._idle)
+        return self._warm.qsize()
 
     async def execute(self, job: Job) -> Verdict:
         """Run or check one program in a process of its own."""
         self.active += 1
+        self._peak = max(self._peak, self.active)
+        self._wanted.set()
         try:
             # A process that waited may be gone, and not all of those that wait can be told so at once.
-            for _ in range(_WARM):
+            for _ in range(_TRIES):
                 with contextlib.suppress(NotStartedError):
                     return await self._execute_once(job)
             return await self._execute_once(job)
@@ -111,12 +116,13 @@ class DenoEngine(Engine):
             self.active -= 1
 
     async def _execute_once(self, job: Job) -> Verdict:
-        sandbox = await self._take(job)
+        child = await self._take(job)
         try:
-            return await self._converse(sandbox.child, job)
+            return await self._converse(child, job)
         finally:
-            sandbox.child.kill()
-            self._used.put_nowait(sandbox)
+            self._wrote = self._wrote or job.language is Language.TYPESCRIPT
+            child.kill()
+            self._used.put_nowait(child)
 
     async def _converse(self, child: Child, job: Job) -> Verdict:
         run = DenoRun(job, child)
@@ -125,7 +131,7 @@ class DenoEngine(Engine):
         timer = asyncio.get_running_loop().call_later(job.timeout_ms / 1000, run.on_deadline)
         try:
             run.begin()
-            await child.ended.wait()
+            await self._watch(run, child)
         finally:
             timer.cancel()
         return attrs.evolve(
@@ -133,6 +139,19 @@ class DenoEngine(Engine):
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
             instance_id=f"deno-{child.pid}",
         )
+
+    async def _watch(self, run: DenoRun, child: Child) -> None:
+        """Wait for a program's end, which comes when its process holds memory that no limit of the system counts."""
+        limit_bytes = self._base_rss_bytes + (run.job.memory_limit_mb + _HEADROOM_MB) * 2**20
+        while not run.ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_S):
+                    await run.ended.wait()
+                    return
+            _, rss_bytes = await asyncio.to_thread(_memory_bytes, child.pid)
+            if rss_bytes > limit_bytes:
+                run.on_memory_limit()
+                await run.ended.wait()
 
     def _limit(self, child: Child, job: Job) -> None:
         """Bound what the limit of the heap does not: buffers, WebAssembly memory, workers, and the CPU."""
@@ -143,57 +162,74 @@ class DenoEngine(Engine):
             resource.prlimit(child.pid, resource.RLIMIT_DATA, (data_bytes, data_bytes))
             resource.prlimit(child.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
 
-    async def _take(self, job: Job) -> _Sandbox:
+    async def _take(self, job: Job) -> Child:
         if job.memory_limit_mb != self._memory_limit_mb or job.network_enabled:
             return await self._start(job.memory_limit_mb, network_enabled=job.network_enabled)
-        while self._idle:
-            sandbox = self._idle.popleft()
-            self._wanted.set()
-            if sandbox.child.returncode is None:
-                return sandbox
-            self._used.put_nowait(sandbox)
-        return await self._start(job.memory_limit_mb)
+        try:
+            async with asyncio.timeout(_START_S):
+                while True:
+                    child = await self._warm.get()
+                    self._wanted.set()
+                    if child.returncode is None:
+                        return child
+                    self._used.put_nowait(child)
+        except TimeoutError:
+            raise NotStartedError(self.problem or f"no Deno process became ready within {_START_S:g} s") from None
 
-    async def _start(self, memory_limit_mb: int, *, network_enabled: bool = False) -> _Sandbox:
-        folder = self._folder / f"deno-{next(self._numbers)}"
+    async def _start(self, memory_limit_mb: int, *, network_enabled: bool = False) -> Child:
         flags = [*_PERMISSIONS, "--quiet", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         if network_enabled:
             flags.append("--allow-net")
         # Nothing of the server's environment may reach a program, or change how Deno treats it.
-        env = {"DENO_DIR": str(folder), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
-        child = await Child.start([*self._command, *flags, self._runner], env=env, folder=self._folder)
+        env = {"DENO_DIR": str(self._deno_dir), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
+        command = [*self._command, *flags, str(self._runner)]
+        child = await self._spawner.start(command, env=env, folder=self._folder)
         try:
             await _until_ready(child)
             if not self._base_data_bytes:
-                self._base_data_bytes = await asyncio.to_thread(_data_bytes, child.pid)
+                self._base_data_bytes, self._base_rss_bytes = await asyncio.to_thread(_memory_bytes, child.pid)
         except BaseException:
-            self._used.put_nowait(_Sandbox(child, folder))
+            child.kill()
+            self._used.put_nowait(child)
             raise
-        return _Sandbox(child, folder)
+        return child
 
     async def _refill(self) -> None:
+        """Start processes ahead of demand; several of these do, one at a time each."""
         delay_s, longest_s = _RETRY_SPAWN_S
         while True:
-            self._wanted.clear()
-            while len(self._idle) < min(_WARM, self.capacity):
-                try:
-                    sandbox = await self._start(self._memory_limit_mb)
-                except EngineError as error:
-                    if not self._idle:
-                        self.mark_failed(str(error))
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(delay_s * 2, longest_s)
-                    continue
-                self._idle.append(sandbox)
-                delay_s = _RETRY_SPAWN_S[0]
-                self.mark_ready()
-            await self._wanted.wait()
+            while self.idle + self._starting >= min(self.capacity, max(_WARM, self._peak)):
+                self._wanted.clear()
+                await self._wanted.wait()
+            self._starting += 1
+            try:
+                child = await self._start(self._memory_limit_mb)
+            except EngineError as error:
+                if not self.idle:
+                    self.mark_failed(str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, longest_s)
+                continue
+            finally:
+                self._starting -= 1
+            self._warm.put_nowait(child)
+            delay_s = _RETRY_SPAWN_S[0]
+            self.mark_ready()
+
+    async def _shrink(self) -> None:
+        """Forget the demand of the past, and end the processes that were kept for it."""
+        while True:
+            await asyncio.sleep(_SHRINK_S)
+            self._peak = max(self.active, self._peak // 2)
+            while self.idle > max(_WARM, self._peak):
+                self._used.put_nowait(self._warm.get_nowait())
 
     async def _clear_away(self) -> None:
         while True:
-            sandbox = await self._used.get()
-            await sandbox.child.end()
-            await asyncio.to_thread(shutil.rmtree, sandbox.folder, ignore_errors=True)
+            await (await self._used.get()).end()
+            if self._wrote:
+                self._wrote = False
+                await asyncio.to_thread(_clear, self._deno_dir)
 
 
 async def _until_ready(child: Child) -> None:
@@ -243,9 +279,32 @@ def _die_with_parent() -> list[str]:
     return command if tried.returncode == 0 else []
 
 
-def _data_bytes(pid: int) -> int:
-    """How much a fresh process has reserved: RLIMIT_DATA counts from there."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _prepare_deno_dir(folder: Path) -> Path:
+    """Make the folder in which Deno keeps its files, which no program can reach."""
+    deno_dir = folder / "deno"
+    # Folders in the place of two databases, which would grow with each program; Deno then does without.
+    for name in ("dep_analysis_cache_v2", "node_analysis_cache_v2"):
+        (deno_dir / name).mkdir(parents=True)
+    return deno_dir
+
+
+def _clear(deno_dir: Path) -> None:
+    """Remove the programs that Deno's TypeScript compiler has kept."""
+    for file in deno_dir.glob("gen/blob/*"):
+        file.unlink(missing_ok=True)
+
+
+def _runner() -> bytes:
+    errors = files("faasrt.protocol.guest").joinpath("js_errors.js")
+    return errors.read_bytes() + files("faasrt.local.guest").joinpath("deno_main.js").read_bytes()
+
+
+def _memory_bytes(pid: int) -> tuple[int, int]:
+    """How much a process has reserved, as RLIMIT_DATA counts it, and how much it holds; 0 when it is gone."""
+    found = {"VmData": 0, "VmRSS": 0}
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in found:
+                found[name] = int(value.split()[0]) * 1024
+    return found["VmData"], found["VmRSS"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -10,7 +11,7 @@ from typing import Any
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
-from faasrt.local.engines.process import STDOUT, Child
+from faasrt.local.engines.process import STDERR, STDOUT, Child
 from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.return_val import brings_its_own, take_out
 from faasrt.protocol.streams import cut, cut_text
@@ -37,6 +38,8 @@ _REPORTS = {
     "exit": (),
     "done": (),
 }
+# After these the process only waits to be killed.
+_LAST_REPORTS = frozenset({"error", "done"})
 
 
 class FrameReader:
@@ -53,12 +56,12 @@ class FrameReader:
         self._pending = bytearray()
         self.rest = bytearray()
         self.reports: dict[str, dict[str, Any]] = {}
-        self.flooded = False
+        self.flooded = self.complete = False
 
     def feed(self, data: bytes) -> None:
         """Take in the next bytes."""
         self._pending += data
-        while (begin := self._pending.find(self._mark)) >= 0:
+        while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
             self._keep(begin)
             end = self._pending.find(b"\n")
             if end < 0:
@@ -66,6 +69,8 @@ class FrameReader:
                 return
             self._report(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
+        if self.complete:
+            self._pending.clear()
         # The end of what came may be the beginning of a mark.
         split = self._pending.rfind(self._mark[:1], max(0, len(self._pending) - len(self._mark) + 1))
         self._keep(len(self._pending) if split < 0 else split)
@@ -90,30 +95,36 @@ class FrameReader:
         kind = report.get("kind") if isinstance(report, dict) else None
         if isinstance(kind, str) and kind in _REPORTS:
             self.reports[kind] = {name: report[name] for name in _REPORTS[kind] if name in report}
+            self.complete = kind in _LAST_REPORTS
 
 
 class DenoRun:
     """A job in a process.
 
     Args:
-        job: The program and its limits.
+        job: See below.
         child: A process that waits for it.
+
+    Attributes:
+        job: The program and its limits.
+        ended: Set when the program has ended; its process may take longer.
     """
 
     def __init__(self, job: Job, child: Child) -> None:
-        self._job, self._child = job, child
+        self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
         self._flood_bytes = _FLOOD_FACTOR * job.max_output_bytes
         self._stdout = FrameReader(
             f"\0faasrt:{self._nonce}:".encode(), self._flood_bytes, _FRAME_FACTOR * job.max_output_bytes + _FRAME_BYTES
         )
         self._stderr = bytearray()
-        self._flooded = self._timed_out = False
+        self._flooded = self._timed_out = self._out_of_memory = False
+        self.ended = asyncio.Event()
 
     def begin(self) -> None:
         """Send the program."""
-        self._child.receive(self._receive)
-        job = self._job
+        self._child.receive(self._receive, self.ended.set)
+        job = self.job
         fields = {
             "code": job.code,
             "language": job.language.value,
@@ -128,6 +139,11 @@ class DenoRun:
         self._timed_out = True
         self._child.kill()
 
+    def on_memory_limit(self) -> None:
+        """End the program, whose process holds too much memory."""
+        self._out_of_memory = True
+        self._child.kill()
+
     def verdict(self) -> Verdict:
         """Judge the program after its end.
 
@@ -135,9 +151,9 @@ class DenoRun:
             EngineError: The process ended before the program began.
         """
         self._stdout.finish()
-        stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self._job.max_output_bytes
+        stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self.job.max_output_bytes
         by_signal = (self._child.returncode or 0) < 0 and not self._child.killed
-        out_of_memory = by_signal and _OUT_OF_MEMORY.search(stderr) is not None
+        out_of_memory = self._out_of_memory or (by_signal and _OUT_OF_MEMORY.search(stderr) is not None)
         fields = self._judge(stderr, out_of_memory)
         if out_of_memory:
             for words in _V8_LAST_WORDS:
@@ -145,17 +161,17 @@ class DenoRun:
         # In stacks that the program or Deno prints, the program has the name under which it was imported.
         location = _text(self._stdout.reports.get("started", {}), "location").encode("utf-8", "surrogatepass")
         if _BLOB_URL.fullmatch(location):
-            shown = b"main.ts" if self._job.language is Language.TYPESCRIPT else b"main.js"
+            shown = b"main.ts" if self.job.language is Language.TYPESCRIPT else b"main.js"
             stdout, stderr = stdout.replace(location, shown), stderr.replace(location, shown)
         ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
         fields |= {name: text for name, (text, _) in streams.items()}
-        if not ret_val and brings_its_own(self._job.code, Language.JAVASCRIPT):
+        if not ret_val and brings_its_own(self.job.code, Language.JAVASCRIPT):
             fields["stdout"], fields["ret_val"] = take_out(fields["stdout"], Language.JAVASCRIPT)
         return Verdict(truncated=tuple(name for name, (_, was_cut) in streams.items() if was_cut), **fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if self._flooded:
+        if self._flooded or self.ended.is_set():
             return
         if fd == STDOUT:
             self._stdout.feed(data)
@@ -164,6 +180,10 @@ class DenoRun:
         if self._stdout.flooded or len(self._stderr) > self._flood_bytes:
             self._flooded = True
             self._child.kill()
+        elif fd == STDOUT and self._stdout.complete:
+            self._child.drain(STDERR)
+            self._child.kill()
+            self.ended.set()
 
     def _judge(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
         reports, returncode = self._stdout.reports, self._child.returncode
@@ -179,11 +199,11 @@ class DenoRun:
         if self._flooded:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in reports:
-            return _error_fields(reports["error"], self._job.max_output_bytes)
+            return _error_fields(reports["error"], self.job.max_output_bytes)
         if (returncode or 0) > 0 and "exit" in reports:
             error = UserError("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
-        if returncode == 0 and ("done" in reports or "exit" in reports):
+        if "done" in reports or (returncode == 0 and "exit" in reports):
             return {"outcome": Outcome.OK, "exit_code": 0}
         if returncode == 1 and _NEVER_SETTLED in stderr:
             error = UserError("Error", "a promise of a top-level await never settled")

@@ -1,4 +1,8 @@
-"""A child process in a session of its own, so that it can be ended with everything it may have started."""
+"""A child process in a session of its own, so that it can be ended with everything it may have started.
+
+asyncio's own subprocesses are not used: before Python 3.12 each costs a thread, and one whose loop ends while it is
+being started waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -6,102 +10,152 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import IO
 
 from faasrt.local.engines.base import EngineError
 
 STDOUT, STDERR = 1, 2
+_READ_BYTES = 65_536
+# As much as a pipe holds, however often it was filled.
+_DRAIN_READS = 16
 
 
-class Child(asyncio.SubprocessProtocol):
-    """A process whose output goes, as it comes, to a function. Made by `start`.
+class Spawner:
+    """Starts processes, from a thread of its own: a start blocks for a millisecond or more.
 
-    Attributes:
-        killed: Whether `kill` was called.
-        ended: Set when the process is gone and its output has been received to the end.
+    The thread lives until `close`, because the system counts it as the parent of what it starts: a process that is to
+    die with its parent dies with that thread.
     """
 
     def __init__(self) -> None:
-        self._receive: Callable[[int, bytes], None] = self._hold
-        self._held: list[tuple[int, bytes]] = []
-        self.killed = False
-        self.ended = asyncio.Event()
-        self._transport: asyncio.SubprocessTransport | None = None
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
 
-    @classmethod
-    async def start(cls, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Self:
+    async def start(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Child:
         """Start a process that sees no more of the environment than `env`, in a folder that tells it nothing.
 
         Ctrl-C in a terminal does not reach it: its owner ends it in good order.
 
         Raises:
             EngineError: The system refuses.
+
+        Cancellation: a process that starts all the same is killed.
         """
-        loop = asyncio.get_running_loop()
+        future = self._threads.submit(_spawn, argv, env, folder)
         try:
-            _, child = await loop.subprocess_exec(cls, *argv, env=env, cwd=folder, start_new_session=True)
+            return Child(*await asyncio.wrap_future(future))
         except OSError as error:
             raise EngineError(f"cannot start {argv[0]}: {error.strerror or error}") from None
-        return child
+        except BaseException:
+            future.add_done_callback(_discard)
+            raise
 
-    def receive(self, function: Callable[[int, bytes], None]) -> None:
+    def close(self) -> None:
+        """Let the thread end once it has started what was asked for. This does not wait."""
+        self._threads.shutdown(wait=False)
+
+
+def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(  # noqa: S603
+        argv, env=env, cwd=folder, start_new_session=True, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    try:
+        return process, os.pidfd_open(process.pid)
+    except OSError:
+        _end(process)
+        raise
+
+
+def _discard(future: Future[tuple[subprocess.Popen[bytes], int]]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        return
+    process, pidfd = future.result()
+    os.close(pidfd)
+    _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with process:
+        process.kill()
+
+
+class Child:
+    """A process whose output goes, as it comes, to a function. Made by `Spawner.start`.
+
+    Args:
+        process: Just started, with three pipes.
+        pidfd: Its descriptor, which tells when it ends.
+
+    Attributes:
+        pid: The process id.
+        killed: Whether `kill` was called.
+        ended: Set when the process is gone and its output has been received to the end.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
+        self.pid = process.pid
+        self.killed = False
+        self.ended = asyncio.Event()
+        self._process, self._pidfd = process, pidfd
+        self._loop = asyncio.get_running_loop()
+        self._receive: Callable[[int, bytes], None] = self._hold
+        self._at_end: Callable[[], None] | None = None
+        self._held: list[tuple[int, bytes]] = []
+        self._stdin: IO[bytes] | None = process.stdin
+        self._unsent = bytearray()
+        self._close_when_sent = False
+        self._outputs = {STDOUT: process.stdout, STDERR: process.stderr}
+        os.set_blocking(process.stdin.fileno(), False)
+        for fd, pipe in self._outputs.items():
+            os.set_blocking(pipe.fileno(), False)
+            self._loop.add_reader(pipe.fileno(), self._read, fd)
+        self._loop.add_reader(pidfd, self._on_exit)
+
+    def receive(self, function: Callable[[int, bytes], None], at_end: Callable[[], None] | None = None) -> None:
         """Send the output, from what has come already, to a function.
 
         Args:
             function: Called with the descriptor (1 or 2) and the bytes; with none at the end of that stream.
+            at_end: Called once, when `ended` is set.
         """
-        self._receive = function
+        self._receive, self._at_end = function, at_end
         held, self._held = self._held, []
         for fd, data in held:
             function(fd, data)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport (asyncio calls this)."""
-        self._transport = cast(asyncio.SubprocessTransport, transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Hand output on (asyncio calls this)."""
-        self._receive(fd, data)
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        """Hand the end of an output on (asyncio calls this)."""
-        if fd in (STDOUT, STDERR):
-            self._receive(fd, b"")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end (asyncio calls this)."""
-        self._handle().close()
-        self.ended.set()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._handle().get_pid()
+        if self.ended.is_set() and at_end is not None:
+            at_end()
 
     @property
     def returncode(self) -> int | None:
         """The exit code, -N for signal N; None while it runs."""
-        return self._handle().get_returncode()
+        return self._process.returncode
 
     def write(self, data: bytes, *, eof: bool = False) -> None:
         """Send bytes to its stdin, and with `eof` close that after them; a process that is gone gets nothing."""
-        pipe: Any = self._handle().get_pipe_transport(0)
-        if pipe is not None and not pipe.is_closing():
-            pipe.write(data)
-            if eof:
-                pipe.write_eof()
+        self._unsent += data
+        self._close_when_sent = eof
+        self._send()
+
+    def drain(self, fd: int) -> None:
+        """Receive at once what it has written to an output by now."""
+        for _ in range(_DRAIN_READS):
+            if not self._read(fd):
+                return
 
     def kill(self) -> None:
         """End it and its group at once; harmless when it has ended."""
+        if self.killed:
+            return
         self.killed = True
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        pipe = self._handle().get_pipe_transport(0)
-        if pipe is not None:
-            pipe.close()
+        self._close_stdin()
 
     async def end(self) -> None:
         """Kill it and wait until it is gone."""
@@ -111,6 +165,60 @@ class Child(asyncio.SubprocessProtocol):
     def _hold(self, fd: int, data: bytes) -> None:
         self._held.append((fd, data))
 
-    def _handle(self) -> asyncio.SubprocessTransport:
-        assert self._transport is not None
-        return self._transport
+    def _read(self, fd: int) -> bool:
+        """Receive some output; give whether there may be more now."""
+        pipe = self._outputs.get(fd)
+        if pipe is None:
+            return False
+        try:
+            data = os.read(pipe.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._loop.remove_reader(pipe.fileno())
+            pipe.close()
+            del self._outputs[fd]
+            self._receive(fd, b"")
+            self._note_end()
+            return False
+        self._receive(fd, data)
+        return True
+
+    def _send(self) -> None:
+        if self._stdin is None:
+            return
+        fd = self._stdin.fileno()
+        try:
+            sent = os.write(fd, self._unsent) if self._unsent else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._close_stdin()  # it has closed its stdin, or has ended
+            return
+        del self._unsent[:sent]
+        if self._unsent:
+            self._loop.add_writer(fd, self._send)
+        else:
+            self._loop.remove_writer(fd)
+            if self._close_when_sent:
+                self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        self._unsent.clear()
+        if self._stdin is not None:
+            self._loop.remove_writer(self._stdin.fileno())
+            self._stdin.close()
+            self._stdin = None
+
+    def _on_exit(self) -> None:
+        self._process.poll()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._close_stdin()
+        self._note_end()
+
+    def _note_end(self) -> None:
+        if self.returncode is not None and not self._outputs:
+            self.ended.set()
+            if self._at_end is not None:
+                self._at_end()

@@ -20,7 +20,7 @@ import attrs
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, sweep
 from faasrt.local.engines.base import Engine, EngineError, Job, Verdict
-from faasrt.local.engines.process import STDOUT, Child
+from faasrt.local.engines.process import STDOUT, Child, Spawner
 from faasrt.local.engines.wasi_worker import LENGTH
 from faasrt.results import Outcome, UserError
 
@@ -46,13 +46,13 @@ class Worker:
         child.receive(self._receive)
 
     @classmethod
-    async def start(cls, argv: list[str], temporary: Path) -> tuple[Worker, str]:
+    async def start(cls, spawner: Spawner, argv: list[str], temporary: Path) -> tuple[Worker, str]:
         """Start a worker, and give it with the version of its Python once it can run programs.
 
         Raises:
             EngineError: It cannot start; the message says why.
         """
-        worker = cls(await Child.start(argv, env=_environment(temporary), folder=temporary))
+        worker = cls(await spawner.start(argv, env=_environment(temporary), folder=temporary))
         try:
             async with asyncio.timeout(_START_S):
                 hello = await worker._next_frame(_HELLO)
@@ -166,19 +166,23 @@ class WasiPythonEngine(Engine):
         self._cache_dir = module_dir()
         # The workers are isolated from the environment and the working folder, but can import what we can.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
+        self._spawner = Spawner()
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._alive = 0
 
     async def serve(self) -> None:
         """Compile the sandbox if this machine has not done so yet, and keep the workers alive."""
-        if not await asyncio.to_thread(is_compiled, self._cache_dir):
-            self.activity = "compiling the Python sandbox, once for this machine"
-            await self._compile()
-            self.activity = "starting"
-        first = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            for number in range(self.capacity):
-                group.create_task(self._keep_worker(first, leads=number == 0))
+        try:
+            if not await asyncio.to_thread(is_compiled, self._cache_dir):
+                self.activity = "compiling the Python sandbox, once for this machine"
+                await self._compile()
+                self.activity = "starting"
+            first = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                for number in range(self.capacity):
+                    group.create_task(self._keep_worker(first, leads=number == 0))
+        finally:
+            self._spawner.close()
 
     @property
     def idle(self) -> int:
@@ -215,7 +219,7 @@ class WasiPythonEngine(Engine):
             await first.wait()
         while True:
             try:
-                worker, python = await Worker.start(self._command("serve"), self._folder)
+                worker, python = await Worker.start(self._spawner, self._command("serve"), self._folder)
             except EngineError as error:
                 if not self._alive:
                     self.mark_failed(str(error))
@@ -238,7 +242,7 @@ class WasiPythonEngine(Engine):
         return [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
 
     async def _compile(self) -> None:
-        child = await Child.start(self._command("compile"), env=_environment(self._folder), folder=self._folder)
+        child = await self._spawner.start(self._command("compile"), env=_environment(self._folder), folder=self._folder)
         said = bytearray()
         child.receive(lambda fd, data: said.extend(data))
         try:

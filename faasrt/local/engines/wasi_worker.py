@@ -8,7 +8,6 @@ server can leave it behind.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import queue
@@ -32,8 +31,13 @@ LENGTH = struct.Struct("!I")
 FILE = "main.py"
 
 # `__main__` stays as clean as it is for a script: the guest program runs in a namespace of its own.
-_BOOT = "exec(compile(__import__('_host').call(b'guest'), 'faasrt_guest.py', 'exec'), {'__name__': 'faasrt_guest'})"
-_VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+# It is compiled once for each worker, by the guest's own compiler.
+_BOOT = "exec(__import__('marshal').loads(__import__('_host').call(b'guest')), {'__name__': 'faasrt_guest'})"
+_FIRST = """
+import _host, marshal, sys
+_host.call(marshal.dumps(compile(_host.call(b"guest"), "faasrt_guest.py", "exec")))
+print(".".join(map(str, sys.version_info[:3])))
+"""
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
 _FLOOD_FACTOR = 2
 _ERROR_BYTES = 32_768
@@ -60,7 +64,8 @@ def read_frame(stream: IO[bytes]) -> dict[str, Any] | None:
 class Door:
     """The host's side of one program: answers the guest program, and remembers what it reports."""
 
-    def __init__(self, job: dict[str, Any], cancel: threading.Event) -> None:
+    def __init__(self, job: dict[str, Any], cancel: threading.Event, guest: bytes) -> None:
+        self._guest = guest
         task = "check" if job["check"] else "run"
         self._limit = job["max_output_bytes"]
         flood_bytes = _FLOOD_FACTOR * self._limit
@@ -73,7 +78,7 @@ class Door:
 
     def __call__(self, request: bytes) -> bytes:
         if request == b"guest":
-            return _guest_program()
+            return self._guest
         if request == b"job":
             return self._task
         if request.startswith(b"ret_val"):
@@ -114,9 +119,9 @@ def _error_fields(data: bytes, limit: int) -> dict[str, Any] | None:
     return fields
 
 
-def execute(job: dict[str, Any], cancel: threading.Event, cache_dir: str) -> dict[str, Any]:
-    """Run or check one program, and give the fields of its verdict."""
-    door = Door(job, cancel)
+def execute(job: dict[str, Any], cancel: threading.Event, guest: bytes, cache_dir: str) -> dict[str, Any]:
+    """Run or check one program with the compiled guest program, and give the fields of its verdict."""
+    door = Door(job, cancel, guest)
     limit = job["max_output_bytes"]
     started = time.perf_counter()
     done = _run_wasi(
@@ -168,10 +173,24 @@ def _verdict(door: Door, done: Any, flooded: bool) -> tuple[Outcome, dict[str, A
     return (Outcome.OK if door.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
 
 
-@functools.cache
-def _guest_program() -> bytes:
-    errors = files("faasrt.protocol.guest").joinpath("python_errors.py")
-    return errors.read_bytes() + files("faasrt.local.guest").joinpath("python_main.py").read_bytes()
+def prepare(cache_dir: str) -> tuple[bytes, str]:
+    """Give the compiled guest program and the version of the Python that runs it.
+
+    The first run loads the module and is slower than all that follow.
+    """
+    errors, program = files("faasrt.protocol.guest"), files("faasrt.local.guest")
+    source = errors.joinpath("python_errors.py").read_bytes() + program.joinpath("python_main.py").read_bytes()
+    compiled = b""
+
+    def host(request: bytes) -> bytes:
+        nonlocal compiled
+        compiled = request
+        return source
+
+    done = _run_wasi(["-c", _FIRST], host=host, cache_dir=cache_dir)
+    if done.exit_code != 0:
+        raise RuntimeError(f"the sandbox cannot compile its own program: {(done.trapped or done.stderr)[-500:]!r}")
+    return compiled, done.stdout.decode().strip()
 
 
 def _run_wasi(argv: list[str], **arguments: Any) -> Any:
@@ -209,8 +228,7 @@ def serve(cache_dir: str) -> None:
         os._exit(0)
 
     try:
-        # The first run loads the module and is slower than all that follow: it is ours.
-        version = _run_wasi(["-c", _VERSION], cache_dir=cache_dir).stdout.decode().strip()
+        guest, version = prepare(cache_dir)
     except Exception as error:
         write_frame(answers, {"job": 0, "failed": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from None
@@ -218,7 +236,7 @@ def serve(cache_dir: str) -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         job = jobs.get()
-        answer = execute(job, cancels[job["job"]], cache_dir)
+        answer = execute(job, cancels[job["job"]], guest, cache_dir)
         del cancels[job["job"]]
         write_frame(answers, {"job": job["job"], **answer})
 

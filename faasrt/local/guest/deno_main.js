@@ -9,14 +9,19 @@
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
 //     \0faasrt:NONCE:{"kind": "done"}                 it ran to its end; a process without this ended hard
 //
+// After "error" or "done" this only waits: the host kills it, which is faster than an end in good order, and nothing of
+// the program runs any more.
+//
 // The program is hostile. Everything that is needed after it has begun is taken into constants before that, and the
 // nonce is seen by nobody but this closure. (A program that guesses its way to a frame reaches its own verdict only.)
-
-import { errorReader, onUncaught } from "../../protocol/guest/js_errors.js";
+//
+// faasrt/protocol/guest/js_errors.js stands in front of this.
 
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const exit = Deno.exit;
+const listen = addEventListener.bind(globalThis);
+const unlisten = removeEventListener.bind(globalThis);
 const { stringify, parse } = JSON;
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
@@ -30,8 +35,20 @@ function writeAll(write, text) {
   while (apply(lengthOf, bytes, []) > 0) bytes = apply(subarray, bytes, [write(bytes)]);
 }
 
+// Read without streams, which take 5 ms to load.
+function readAll() {
+  const decoder = new TextDecoder();
+  const piece = new Uint8Array(65536);
+  let text = "";
+  for (let size; (size = Deno.stdin.readSync(piece)); ) text += decoder.decode(piece.subarray(0, size), { stream: true });
+  return text;
+}
+
+const never = new Int32Array(new SharedArrayBuffer(4));
+const wait = Atomics.wait;
+
 writeAll(writeStdout, "\0ready\n");
-const job = parse(await new Response(Deno.stdin.readable).text());
+const job = parse(readAll());
 const mark = `\0faasrt:${job.nonce}:`;
 delete job.nonce;
 const shown = job.language === "typescript" ? "main.ts" : "main.js";
@@ -50,25 +67,25 @@ function tell(kind, ...fields) {
   writeAll(writeStdout, `${mark}${report}}\n`);
 }
 
+function end(kind, ...fields) {
+  tell(kind, ...fields);
+  for (;;) wait(never, 0, 0);
+}
+
 function fail(reason, imported) {
   if (ended) return;
   ended = true;
   const syntax = imported ? syntaxError(reason) : null;
   if (syntax !== null) {
     const { message, traceback, line, column } = syntax;
-    tell("error", "phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column);
     writeAll(writeStderr, `${traceback}\n`);
-    exit(1);
+    end("error", "phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column);
   }
-  if (job.check) {
-    // It parses; that one of its imports cannot be had here is no matter of syntax.
-    tell("done");
-    exit(0);
-  }
+  // It parses; that one of its imports cannot be had here is no matter of syntax.
+  if (job.check) end("done");
   const { name, message, traceback } = describe(reason);
-  tell("error", "phase", "run", "name", name, "message", message, "traceback", traceback);
   writeAll(writeStderr, `${traceback}\n`);
-  exit(1);
+  end("error", "phase", "run", "name", name, "message", message, "traceback", traceback);
 }
 
 globalThis.return_val = (value) => {
@@ -90,7 +107,36 @@ for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delet
 // A GPU is reached without any permission, and knows no limit.
 delete Object.getPrototypeOf(navigator).gpu;
 
-onUncaught((reason) => fail(reason, false), job.code);
+// Asking for `process` loads much, and only a program that names it has listeners there.
+const { process } = /\bprocess\b/.test(job.code) ? globalThis : { process: null };
+const node = process && { on: process.on, removeListener: process.removeListener };
+let settled = false;
+
+function onEnd() {
+  if (ended) return;
+  ended = true;
+  if (!settled) {
+    const message = "top-level await never settled";
+    writeAll(writeStderr, `Error: ${message}\n`);
+    end("error", "phase", "run", "name", "Error", "message", message, "traceback", `Error: ${message}`);
+  }
+  if (!Deno.exitCode) end("done");
+  tell("exit");
+}
+
+// The program's own listeners come first, also those that it adds at the last moment, and Node's come after the others.
+function listenLast() {
+  if (node === null) {
+    unlisten("unload", onEnd);
+    listen("unload", onEnd);
+  } else {
+    apply(node.removeListener, process, ["exit", onEnd]);
+    apply(node.on, process, ["exit", onEnd]);
+  }
+}
+
+onUncaught((reason) => fail(reason, false), job.code, node === null ? { unload: onEnd } : {});
+listen("beforeunload", listenLast);
 
 const location = URL.createObjectURL(new Blob([job.code], { type: mime }));
 locate(location);
@@ -109,22 +155,9 @@ if (job.check) {
   } catch (reason) {
     if (reason !== 0) fail(reason, true);
   }
-  tell("done");
-  exit(0);
+  end("done");
 }
 
-let settled = false;
-addEventListener("unload", () => {
-  if (ended) return;
-  ended = true;
-  if (settled) {
-    tell(Deno.exitCode ? "exit" : "done");
-  } else {
-    const message = "top-level await never settled";
-    tell("error", "phase", "run", "name", "Error", "message", message, "traceback", `Error: ${message}`);
-    writeAll(writeStderr, `Error: ${message}\n`);
-  }
-});
 import(location).then(
   () => {
     settled = true;

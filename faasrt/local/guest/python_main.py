@@ -10,6 +10,9 @@ The host and this program talk through the door of the runtime, `_host.call(byte
     b"own_return_val"            the program defines a return_val of its own
     b"flood"                     it wrote more than the flood limit; the host ends the run
 
+The interpreter's own end takes longer than a short program, so what of it can be seen is done by hand, and the process
+left; only a program with finalizers or coroutines of its own gets all of it.
+
 The program is hostile and can call the door too. All that it reaches is its own verdict.
 
 faasrt/protocol/guest/python_errors.py stands in front of this. json is not imported here: its start-up would cost a
@@ -17,8 +20,13 @@ quarter of a short run.
 """
 
 import _json
+import atexit
+import builtins
+import gc
 import io
+import linecache
 import sys
+from posix import _exit as leave
 
 import _host
 
@@ -104,6 +112,14 @@ def run(program, namespace, stderr, most):
         write(stderr, tell_error(error, "run", most))
 
 
+def flush(*streams):
+    for stream in streams:
+        try:
+            stream.flush()
+        except BaseException:
+            pass  # the program closed it, or it is none
+
+
 def main():
     task, flood_bytes, source = _host.call(b"job").split(b"\n", 2)
     most = int(flood_bytes) // 2
@@ -112,25 +128,35 @@ def main():
     stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", int(flood_bytes))
     sys.argv[:] = [FILE]
     code = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
-    namespace = sys.modules["__main__"].__dict__
-    namespace.update(__loader__=Source(code), __file__=FILE)
+    program_module = sys.modules["__main__"] = type(sys)("__main__")
+    namespace = program_module.__dict__
+    namespace.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE)
+    # For warnings, which look for the file.
+    linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
     try:
         program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT)
     except BaseException as error:
         write(stderr, tell_error(error, "compile", most))
-        return
+        flush(stderr)
+        leave(0)
     if task == b"run":
         sys.meta_path.insert(0, LoopPatch())
         namespace["return_val"] = return_val
         run(program, namespace, stderr, most)
         if namespace.get("return_val") is not return_val:
             _host.call(b"own_return_val")
-        for stream in (stdout, stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass  # the program closed its own stream
+        flush(stdout, stderr)
     _host.call(b"done")
+    if "__del__" in code or "async" in code:
+        return
+    del program, namespace, program_module
+    try:
+        atexit._run_exitfuncs()
+        del sys.modules["__main__"]
+        gc.collect()
+        flush(sys.stdout, sys.stderr, stdout, stderr)
+    finally:
+        leave(0)
 
 
 main()

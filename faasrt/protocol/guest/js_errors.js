@@ -2,8 +2,9 @@
 //
 // What is needed here is taken before the program begins, which may put anything in the place of what it finds.
 
-// An error that nobody catches is ours to tell, unless a listener of the program says otherwise: ours stays the last one.
-export function onUncaught(tell, code) {
+// An error that nobody catches is ours to tell, unless a listener of the program says otherwise: ours stays the last one,
+// and so do those in `last`, by their type.
+export function onUncaught(tell, code, last = {}) {
   // Node's own events count as listeners too; asking for `process` loads much, and only a program that names it has them.
   const node = /\bprocess\b/.test(code) ? globalThis.process : null;
   const events = { unhandledrejection: "unhandledRejection", error: "uncaughtException" };
@@ -16,12 +17,14 @@ export function onUncaught(tell, code) {
     apply(stop, event, []);
     tell(event.type === "error" ? event.error : event.reason);
   };
-  for (const type of ["unhandledrejection", "error"]) listen(type, listener);
+  const ours = { __proto__: null, unhandledrejection: listener, error: listener, ...last };
+  for (const type in ours) listen(type, ours[type]);
   here.addEventListener = (type, added, options) => {
     apply(listen, here, [type, added, options]);
-    if (type !== "unhandledrejection" && type !== "error") return;
-    apply(unlisten, here, [type, listener]);
-    apply(listen, here, [type, listener]);
+    const own = typeof type === "string" ? ours[type] : undefined;
+    if (own === undefined) return;
+    apply(unlisten, here, [type, own]);
+    apply(listen, here, [type, own]);
   };
 }
 
