@@ -43,8 +43,7 @@ _LANGUAGE_OF_SUFFIX = {
 
 def run(arguments: list[str]) -> int:
     """Run the command line and give the exit code."""
-    # SIGTERM, as `timeout` sends it, ends a command as Ctrl-C does: in good order, with nothing left behind.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = commands.main(arguments, prog_name="faasrt", standalone_mode=False)
         return code if isinstance(code, int) else OK
@@ -67,6 +66,13 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         note(f"cannot write the output: {error.strerror or error}")
         return INFRASTRUCTURE
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """End a command as Ctrl-C does: in good order, with nothing left behind."""
+    # Once: `timeout` sends SIGTERM twice, to us and to our group, and asyncio gives up good order at a second SIGINT.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _parse_languages(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[Language, ...]:
