@@ -60,7 +60,7 @@ let ended = false;
 
 // A report is put together by hand, from strings and numbers: JSON.stringify asks objects for a toJSON, which is the
 // program's to define.
-function tell(kind, ...fields) {
+function tell(kind, fields = []) {
   let report = `{"kind":"${kind}"`;
   for (let index = 0; index < fields.length; index += 2) {
     const value = fields[index + 1];
@@ -69,8 +69,8 @@ function tell(kind, ...fields) {
   writeAll(writeStdout, `${mark}${report}}\n`);
 }
 
-function end(kind, ...fields) {
-  tell(kind, ...fields);
+function end(kind, fields) {
+  tell(kind, fields);
   for (;;) wait(never, 0, 0);
 }
 
@@ -81,17 +81,17 @@ function fail(reason, imported) {
   if (syntax !== null) {
     const { message, traceback, line, column } = syntax;
     writeAll(writeStderr, `${traceback}\n`);
-    end("error", "phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column);
+    end("error", ["phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column]);
   }
   // It parses; that one of its imports cannot be had here is no matter of syntax.
   if (job.check) end("done");
   const { name, message, traceback } = describe(reason);
   writeAll(writeStderr, `${traceback}\n`);
-  end("error", "phase", "run", "name", name, "message", message, "traceback", traceback);
+  end("error", ["phase", "run", "name", name, "message", message, "traceback", traceback]);
 }
 
 globalThis.return_val = (value) => {
-  tell("ret_val", "text", value === null || value === undefined ? "" : StringOf(value));
+  tell("ret_val", ["text", value === null || value === undefined ? "" : StringOf(value)]);
 };
 
 Deno.exit = (code) => {
@@ -134,7 +134,7 @@ function onEnd() {
   if (!settled) {
     const message = "top-level await never settled";
     writeAll(writeStderr, `Error: ${message}\n`);
-    end("error", "phase", "run", "name", "Error", "message", message, "traceback", `Error: ${message}`);
+    end("error", ["phase", "run", "name", "Error", "message", message, "traceback", `Error: ${message}`]);
   }
   if (!Deno.exitCode) end("done");
   tell("exit");
@@ -158,7 +158,7 @@ const location = URL.createObjectURL(new Blob([job.code], { type: mime }));
 locate(location);
 delete job.code;
 
-tell("started", "location", location);
+tell("started", ["location", location]);
 
 if (job.check) {
   // Both modules are parsed before the first one runs, and that one ends it before the user's has begun.

@@ -230,7 +230,7 @@ class Guest:
         code = self.job["code"].removeprefix("\ufeff")
         names.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE, return_val=self.return_val)
         sys.modules["__main__"] = module
-        if not self.job["faithful"]:
+        if not self.job["faithful"] or "linecache" in sys.modules:
             # For warnings, which look for the file; a server that starts fast has not got the time for this import.
             import linecache
 
