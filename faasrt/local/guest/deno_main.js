@@ -101,6 +101,7 @@ Deno.exit = (code) => {
   }
   exit(code);
 };
+globalThis.close = () => Deno.exit(0);
 
 // Storage outlives a process, and a worker's heap does not fit under the limit on memory: a program that asks for one
 // is told that there is none.
@@ -119,40 +120,36 @@ delete Object.getPrototypeOf(navigator).gpu;
 
 // Asking for `process` loads much, and only a program that names it has listeners there.
 const { process } = /\bprocess\b/.test(job.code) ? globalThis : { process: null };
-const node = process && { on: process.on, removeListener: process.removeListener, abort: process.abort };
-if (node !== null) {
+if (process !== null) {
+  const { abort, emit } = process;
   process.abort = () => {
     tell("abort");
-    node.abort();
+    abort();
+  };
+  process.emit = (...values) => {
+    const heard = apply(emit, process, values);
+    if (values[0] === "exit") onEnd();
+    return heard;
   };
 }
 let settled = false;
 
 function onEnd() {
-  if (ended) return;
+  // A top-level await that never settles is told of by Deno itself.
+  if (ended || !settled) return;
   ended = true;
-  if (!settled) {
-    const message = "top-level await never settled";
-    writeAll(writeStderr, `Error: ${message}\n`);
-    end("error", ["phase", "run", "name", "Error", "message", message, "traceback", `Error: ${message}`]);
-  }
   if (!Deno.exitCode) end("done");
   tell("exit");
 }
 
 // The program's own listeners come first, also those that it adds at the last moment, and Node's come after the others.
-function listenLast() {
-  if (node === null) {
+onUncaught((reason) => fail(reason, false), job.code, process === null ? { unload: onEnd } : {});
+if (process === null) {
+  listen("beforeunload", () => {
     unlisten("unload", onEnd);
     listen("unload", onEnd);
-  } else {
-    apply(node.removeListener, process, ["exit", onEnd]);
-    apply(node.on, process, ["exit", onEnd]);
-  }
+  });
 }
-
-onUncaught((reason) => fail(reason, false), job.code, node === null ? { unload: onEnd } : {});
-listen("beforeunload", listenLast);
 
 const location = URL.createObjectURL(new Blob([job.code], { type: mime }));
 locate(location);
