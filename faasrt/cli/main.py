@@ -40,6 +40,13 @@ _LANGUAGE_OF_SUFFIX = {
     ".ts": Language.TYPESCRIPT,
 }
 
+_FIELD_OF_OPTION = {
+    "timeout_s": "timeout_limit_s",
+    "memory_mb": "memory_limit_mb",
+    "output_bytes": "max_output_bytes",
+    "network": "network_enabled",
+}
+
 
 def run(arguments: list[str]) -> int:
     """Run the command line and give the exit code."""
@@ -194,13 +201,27 @@ def health_command(as_json: bool, url: str | None) -> int:
     "--language", "-l", "languages", multiple=True, callback=_parse_languages, help="May be repeated; all by default."
 )
 @click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
+@click.option("--timeout-s", type=float, help="Seconds that a program may run at most; 30 by default.")
+@click.option("--memory-mb", type=int, help="MiB that a program may take at most; 128 by default.")
+@click.option("--output-bytes", type=int, help="Bytes kept of each stream at most; 1048576 by default.")
+@click.option("--network", is_flag=True, help="Let JavaScript and TypeScript ask for the network.")
 @click.option("--token", envvar="FAASRT_TOKEN", help="What callers must show as a bearer token. [env: FAASRT_TOKEN]")
-def serve_command(host: str, port: int, languages: tuple[Language, ...], workers: int | None, token: str | None) -> int:
+def serve_command(
+    host: str,
+    port: int,
+    languages: tuple[Language, ...],
+    workers: int | None,
+    token: str | None,
+    **limits: float | None,
+) -> int:
     """Serve the built-in FaaS until Ctrl-C or SIGTERM; programs in flight may end first."""
     from faasrt.local import LocalFaaS
 
+    asked = {_FIELD_OF_OPTION[name]: limit for name, limit in limits.items() if limit is not None}
+    sandbox = SandboxConfig(**asked)  # type: ignore[arg-type]
+
     async def work() -> int:
-        faas = LocalFaaS(languages or None, workers=workers, host=host, port=port, token=token)
+        faas = LocalFaaS(languages or None, workers=workers, sandbox=sandbox, host=host, port=port, token=token)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
