@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from faasrt.batch import CodeTask, TaskResult
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import ConfigurationError, RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
+from faasrt.mapping import StopOn, check_count, check_stop_on, map_tasks
 from faasrt.metrics import Metrics
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.runtime import Runtime
@@ -142,6 +144,56 @@ class RuntimeManager:
         runtime = await self.get_runtime(language)
         return await runtime.run_code(
             code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
+        )
+
+    def map(
+        self,
+        tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        stop_on: StopOn = None,
+        coalesce: int = 1,
+    ) -> AsyncGenerator[TaskResult]:
+        """Run many tasks, and give the results as they come.
+
+        The tasks are read lazily: those in flight, results that nobody has taken yet, and a window of as many again
+        (64 at most). Tasks wait for room at the endpoints without limit; the deadline of each counts from there. What
+        goes wrong with a task is in its result. Leaving the loop, or a cancellation, stops the source (a generator is
+        closed), cancels what is in flight and frees everything.
+
+        Args:
+            tasks: Any iterable or asynchronous iterable. One that blocks does so to the event loop as well.
+            concurrency: Executions in flight at most, from 1 to 100,000; `LimiterSettings.max_concurrency` when None.
+                The endpoints' own limits hold as well.
+            ordered: Whether the results come in the order of the tasks; a slow one then holds up at most the window.
+            stop_on: Ends the map with the first result that it fits, which is still given: an `Outcome`, a class of
+                errors, several of these, or a function of the `TaskResult`.
+            coalesce: How many tasks in a row that differ in `args` alone may share an execution, from 1 on, as
+                `Runtime.run_cases` has it: what one leaves behind in the program, the next one sees.
+
+        Yields:
+            A `TaskResult` for each task.
+
+        Raises:
+            ConfigurationError: An argument is wrong.
+            InvalidRequestError: `tasks` is no iterable, or gives something else than `CodeTask`s.
+            RuntimeClosedError: The manager was closed.
+            Exception: What the source raised, after the results of all tasks before that.
+
+        Example:
+            >>> tasks = (CodeTask(f"print({n})", "python", id=str(n)) for n in range(1_000))
+            >>> async for item in manager.map(tasks, concurrency=64):
+            ...     print(item.task.id, item.result.outcome if item.result else item.error)
+        """
+        most = self._factory.settings.limiter.max_concurrency
+        return map_tasks(
+            self.get_runtime,
+            tasks,
+            concurrency=check_count("concurrency", concurrency, default=most),
+            ordered=ordered,
+            stop=check_stop_on(stop_on),
+            coalesce=check_count("coalesce", coalesce, default=1),
         )
 
     async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:

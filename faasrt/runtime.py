@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from faasrt.batch import CodeTask
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.languages import Language
@@ -33,11 +35,6 @@ class Runtime:
 
     Attributes:
         language: The language that is meant when a call names none.
-
-    Example:
-        >>> async with RuntimeManager.from_env() as manager:
-        ...     runtime = await manager.get_runtime("python")
-        ...     result = await runtime.run_code("print(6 * 7)")
     """
 
     def __init__(
@@ -58,6 +55,7 @@ class Runtime:
         self._checker = PythonChecker()
         self._closing = asyncio.Lock()
         self._released = False
+        self._patient = False
         dispatcher.retain()
 
     async def run_code(
@@ -146,16 +144,12 @@ class Runtime:
         Cancellation: as for `run_code`.
 
         Example:
-            >>> result = await runtime.call_function("def add(a, b): return a + b", "add", 1, b=2)
-            >>> result.value
+            >>> (await runtime.call_function("def add(a, b): return a + b", "add", 1, b=2)).value
             3
         """
-        request = self._request(code, language, timeout_ms, None, None, "normal")
-        check_kwargs(kwargs, request.language)
-        name = check_function(function, request.language)
-        call = Batch(run=request, function=name, cases=[encode_case(args, kwargs, request.language)], single=True)
-        limit = request.sandbox.max_output_bytes
-        return await self._execute(call, None, lambda reading, stamp: stamp(reading.only(limit)))
+        spoken = self.language if language is None else language
+        called = CodeTask(code, spoken, timeout_ms=timeout_ms, function=function, args=args, kwargs=kwargs)
+        return await self.run_task(called)
 
     async def run_cases(
         self,
@@ -192,9 +186,9 @@ class Runtime:
             isolate: Whether every case gets a fresh namespace, in which the program is defined anew; imported modules
                 stay.
             sandbox: Limits for this call; those of the settings when None.
-            idempotent: Whether cases may run more than once. They do only when an execution ends without telling in
-                which case (js-faas, out of memory): then it is halved until the case is found. Otherwise all cases of
-                that execution get its verdict, with an error that says so. The settings' word when None.
+            idempotent: Whether cases may run more than once; the settings' word when None. They do only when an
+                execution ends without telling in which case (js-faas, out of memory): then it is halved until the case
+                is found. Otherwise all cases of that execution get its verdict, with an error that says so.
 
         Returns:
             A result for each case, in order.
@@ -273,8 +267,7 @@ class Runtime:
     def get_return_val_function(self) -> str:
         """Give the definition of `return_val` in this runtime's language, as source text.
 
-        Put it before a program that must run on servers which do not define the function themselves (js-faas). The
-        embedded FaaS and python-faas define it.
+        For programs on servers which do not define the function themselves, as js-faas does not.
         """
         return return_val_function(self.language)
 
@@ -343,6 +336,24 @@ class Runtime:
         endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
+    async def run_task(self, task: CodeTask) -> ExecutionResult:
+        """Run a task: short for `run_code`, or for `call_function` where the task names a function."""
+        if task.function is None:
+            return await self.run_code(task.code, task.language, task.timeout_ms, task.ext)
+        request = self._request(task.code, task.language, task.timeout_ms, None, task.ext, "normal")
+        check_kwargs(task.kwargs, request.language)
+        name = check_function(task.function, request.language)
+        case = encode_case(task.args, task.kwargs, request.language)
+        call = Batch(run=request, function=name, cases=[case], single=True)
+        limit = request.sandbox.max_output_bytes
+        return await self._execute(call, None, lambda reading, stamp: stamp(reading.only(limit)))
+
+    def patiently(self) -> Self:
+        """Give this runtime for calls whose number is bounded, and which wait for a permit without limit."""
+        other = copy.copy(self)
+        other._patient = True
+        return other
+
     async def _execute(
         self, execution: Execution[T], idempotent: bool | None, conclude: Callable[[T, Stamp], ExecutionResult]
     ) -> ExecutionResult:
@@ -357,6 +368,7 @@ class Runtime:
                     execution,
                     idempotent=self._settings.retry.idempotent if idempotent is None else idempotent,
                     trace=trace,
+                    patient=self._patient,
                 )
             result = conclude(said, trace.stamp())
         except BaseException as error:
@@ -376,7 +388,7 @@ class Runtime:
     ) -> RunRequest:
         self._calls.refuse_when_closing()
         spoken = self._language(language)
-        limits = self._sandbox(sandbox)
+        limits = self._settings.sandbox if sandbox is None else sandbox
         return RunRequest.checked(spoken, code, timeout_ms, limits, ext, priority)
 
     def _language(self, language: str | Language | None) -> Language:
@@ -386,10 +398,3 @@ class Runtime:
                 f"this runtime serves {self.language}, not {spoken}: get a runtime for {spoken} from the manager"
             )
         return spoken
-
-    def _sandbox(self, sandbox: SandboxConfig | None) -> SandboxConfig:
-        if sandbox is None:
-            return self._settings.sandbox
-        if not isinstance(sandbox, SandboxConfig):
-            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
-        return sandbox

@@ -34,13 +34,15 @@ class RunRequest:
 
     @classmethod
     def checked(
-        cls, language: Language, code: object, timeout_ms: object, sandbox: SandboxConfig, ext: object, priority: object
+        cls, language: Language, code: object, timeout_ms: object, sandbox: object, ext: object, priority: object
     ) -> RunRequest:
         """Make a request of what a caller gave; see the functions below.
 
         Raises:
             InvalidRequestError: An argument is wrong.
         """
+        if not isinstance(sandbox, SandboxConfig):
+            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
         return cls(
             language=language,
             code=check_code(code),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random as random_module
 import time
 from collections import defaultdict
@@ -116,7 +117,15 @@ class Dispatcher:
             self._gate.close()
             await self._exchange.aclose()
 
-    async def run(self, endpoints: Sequence[str], execution: Execution[T], *, idempotent: bool, trace: CallTrace) -> T:
+    async def run(
+        self,
+        endpoints: Sequence[str],
+        execution: Execution[T],
+        *,
+        idempotent: bool,
+        trace: CallTrace,
+        patient: bool = False,
+    ) -> T:
         """Send an execution to one of the endpoints, again if it may be, and give what the answer says.
 
         The call as a whole ends by its deadline: `queue_timeout_s` for its waits, and the time of one attempt.
@@ -126,6 +135,8 @@ class Dispatcher:
             execution: What to run.
             idempotent: Whether it may run more than once.
             trace: The call.
+            patient: Whether to wait for the first permit without limit, in a queue of any length; the call's deadline
+                counts from there.
 
         Raises:
             QueueFullError: Too many callers wait already.
@@ -140,7 +151,8 @@ class Dispatcher:
             fleet.open()
         timeouts, limiter = self._settings.timeouts, self._settings.limiter
         timeout_s = run.timeout_ms / 1000
-        deadline = self.clock() + limiter.queue_timeout_s + timeout_s + timeouts.grace_s
+        call_s = limiter.queue_timeout_s + timeout_s + timeouts.grace_s
+        deadline = math.inf if patient else self.clock() + call_s
         failed: ServiceError | None = None
         exposure = Exposure()
         tried: set[str] = set()
@@ -148,6 +160,7 @@ class Dispatcher:
             while True:
                 try:
                     permit = await self._permit(fleet, trace, tried, deadline)
+                    deadline = min(deadline, self.clock() + call_s)
                 except (QueueFullError, DeadlineExceededError):
                     if failed is None:
                         raise
@@ -237,7 +250,9 @@ class Dispatcher:
 
     async def _permit(self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float) -> Permit:
         trace.permit_awaited()
-        within_s = min(self._settings.limiter.queue_timeout_s, deadline - self.clock())
+        within_s = None
+        if deadline < math.inf:
+            within_s = min(self._settings.limiter.queue_timeout_s, deadline - self.clock())
         try:
             return await self._gate.acquire(fleet, avoid=avoid, within_s=within_s)
         finally:

@@ -99,13 +99,13 @@ class Gate:
         """Give every endpoint with its family."""
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
-    async def acquire(self, fleet: Fleet, *, avoid: Collection[str], within_s: float) -> Permit:
+    async def acquire(self, fleet: Fleet, *, avoid: Collection[str], within_s: float | None) -> Permit:
         """Take a permit for one of the endpoints; first come, first served.
 
         Args:
             fleet: The endpoints.
             avoid: Base URLs that are taken only if no other has room.
-            within_s: The most seconds to wait.
+            within_s: The most seconds to wait; None waits without limit, in a queue of any length.
 
         Raises:
             QueueFullError: `max_queue` callers wait already.
@@ -120,7 +120,9 @@ class Gate:
         settings = self._settings
         # Those who only wait until it is known what an endpoint is are in flight in all but name.
         to_come = sum(endpoint.limit.to_come for endpoint in fleet.endpoints)
-        if self.queued >= settings.max_queue + min(to_come, settings.max_concurrency - self.in_flight):
+        if within_s is not None and self.queued >= settings.max_queue + min(
+            to_come, settings.max_concurrency - self.in_flight
+        ):
             raise QueueFullError(
                 f"{self.queued} callers already wait for a permit: slow down, or raise max_queue or max_concurrency "
                 f"({settings.max_concurrency})"

@@ -1,0 +1,289 @@
+"""The engine of `RuntimeManager.map`: many tasks, read lazily, through some calls in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
+from typing import Any, TypeAlias
+
+import attrs
+
+from faasrt.batch import CodeTask, TaskResult
+from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
+from faasrt.languages import Language
+from faasrt.results import Outcome
+from faasrt.runtime import Runtime
+
+MAX_WINDOW = 64
+"""How many tasks are read beyond those in flight, at most; never more than are in flight."""
+
+Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bool]
+StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
+GetRuntime: TypeAlias = Callable[[Language], Awaitable[Runtime]]
+
+
+def check_count(name: str, value: object, *, default: int) -> int:
+    """Give a number of at least 1, or the default for None.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
+        raise ConfigurationError(f"{name} must be a whole number from 1 to 100000, got {value!r}")
+    return value
+
+
+def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
+    """Make a test of a condition: an outcome, a class of errors, several of these, or a function.
+
+    Raises:
+        ConfigurationError: It is none of them.
+    """
+    if stop_on is None:
+        return lambda item: False
+    if callable(stop_on) and not isinstance(stop_on, type):
+        return stop_on
+    conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
+    if isinstance(conditions, str) or not isinstance(conditions, Collection):
+        raise ConfigurationError(
+            f"stop_on must be an Outcome, an error's class, several, or a function, got {stop_on!r}"
+        )
+    outcomes = {condition for condition in conditions if isinstance(condition, Outcome)}
+    errors = tuple(
+        condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
+    )
+    if len(outcomes) + len(errors) != len(conditions):
+        raise ConfigurationError(f"stop_on may hold only Outcomes and classes of errors, got {stop_on!r}")
+    return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
+
+
+class _Source:
+    """Reads tasks one by one, from whatever gives them.
+
+    Attributes:
+        error: What it raised; there is nothing more to read then.
+    """
+
+    def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
+        self._iterator: Any
+        if isinstance(tasks, AsyncIterable):
+            self._iterator = aiter(tasks)
+        elif isinstance(tasks, Iterable):
+            self._iterator = iter(tasks)
+        else:
+            raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
+        self._is_async = isinstance(self._iterator, AsyncIterator)
+        self._next: asyncio.Task[CodeTask] | None = None
+        self._back: deque[tuple[int, CodeTask]] = deque()
+        self._count = 0
+        self._ended = False
+        self.error: Exception | None = None
+
+    async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
+        """Give the next task with its index; None at the end, or when none is there and `wait` is false."""
+        if self._back:
+            return self._back.popleft()
+        if self._ended:
+            return None
+        try:
+            task = await self._read(wait=wait)
+        except Exception as error:
+            self._ended, self.error = True, error
+            return None
+        if task is None:
+            return None
+        self._count += 1
+        return self._count - 1, task
+
+    def put_back(self, index: int, task: CodeTask) -> None:
+        """Have a task read once more."""
+        self._back.append((index, task))
+
+    async def aclose(self) -> None:
+        """Stop it: a generator is closed."""
+        self._ended = True
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        if inspect.isasyncgen(self._iterator):
+            await self._iterator.aclose()
+        elif inspect.isgenerator(self._iterator):
+            self._iterator.close()
+
+    async def _read(self, *, wait: bool) -> CodeTask | None:
+        if self._is_async:
+            if self._next is None:
+                self._next = asyncio.ensure_future(_anext(self._iterator))
+                await asyncio.sleep(0)
+            if not wait and not self._next.done():
+                return None
+            await asyncio.wait({self._next})
+            finished, self._next = self._next, None
+            found: Any = finished.result()
+        else:
+            found = next(self._iterator, _END)
+        if found is _END:
+            self._ended = True
+            return None
+        if not isinstance(found, CodeTask):
+            raise InvalidRequestError(f"item {self._count} of the tasks is a {type(found).__name__}, not a CodeTask")
+        return found
+
+
+_END = object()
+
+
+async def _anext(iterator: AsyncIterator[Any]) -> Any:
+    return await anext(iterator, _END)
+
+
+def map_tasks(
+    get_runtime: GetRuntime,
+    tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
+    *,
+    concurrency: int,
+    ordered: bool,
+    stop: Callable[[TaskResult], bool],
+    coalesce: int,
+) -> AsyncGenerator[TaskResult]:
+    """Run tasks, and give the results; `RuntimeManager.map` tells the rest.
+
+    Args:
+        get_runtime: Gives the runtime of a language.
+        tasks: The tasks.
+        concurrency: Executions in flight, at most.
+        ordered: Whether results come in the order of the tasks.
+        stop: Says which result is the last.
+        coalesce: How many tasks in a row may become one execution.
+    """
+    return _Map(get_runtime, _Source(tasks), concurrency, ordered, stop, coalesce).run()
+
+
+@attrs.define
+class _Map:
+    _get_runtime: GetRuntime
+    _source: _Source
+    _concurrency: int
+    _ordered: bool
+    _stop: Callable[[TaskResult], bool]
+    _coalesce: int
+    _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    # Each task takes one when it is read, and gives it back when its result has been delivered.
+    _slots: asyncio.Semaphore = attrs.field(init=False)
+    # None says that a worker has ended.
+    _results: asyncio.Queue[TaskResult | BaseException | None] = attrs.field(factory=asyncio.Queue, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        window = min(self._concurrency, MAX_WINDOW)
+        self._slots = asyncio.Semaphore((self._concurrency + window) * self._coalesce)
+
+    async def run(self) -> AsyncGenerator[TaskResult]:
+        """Give the results. However this ends, the source is stopped, and nothing stays in flight."""
+        workers = {asyncio.create_task(self._work()) for _ in range(self._concurrency)}
+        try:
+            async for item in self._deliver(len(workers)):
+                self._slots.release()
+                yield item
+                if self._stop(item):
+                    return
+            if self._source.error is not None:
+                raise self._source.error
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.wait(workers)
+            await self._source.aclose()
+
+    async def _deliver(self, working: int) -> AsyncIterator[TaskResult]:
+        held: dict[int, TaskResult] = {}
+        index = 0
+        while working:
+            item = await self._results.get()
+            if item is None:
+                working -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            elif not self._ordered:
+                yield item
+            else:
+                held[item.index] = item
+                while index in held:
+                    yield held.pop(index)
+                    index += 1
+
+    async def _work(self) -> None:
+        try:
+            while batch := await self._read():
+                for item in await self._execute(batch):
+                    self._results.put_nowait(item)
+        except Exception as error:
+            self._results.put_nowait(error)
+        else:
+            self._results.put_nowait(None)
+
+    async def _read(self) -> list[tuple[int, CodeTask]]:
+        """Take the next task, and those behind it that can share its execution."""
+        await self._slots.acquire()
+        async with self._reading:
+            first = await self._source.read()
+            if first is None:
+                self._slots.release()
+                return []
+            batch = [first]
+            if _can_share(first[1]):
+                while len(batch) < self._coalesce and not self._slots.locked():
+                    found = await self._source.read(wait=False)
+                    if found is None:
+                        break
+                    if not _can_share(found[1]) or _key(found[1]) != _key(first[1]):
+                        self._source.put_back(*found)
+                        break
+                    await self._slots.acquire()
+                    batch.append(found)
+        return batch
+
+    async def _execute(self, batch: list[tuple[int, CodeTask]]) -> list[TaskResult]:
+        if len(batch) == 1:
+            return [await self._execute_one(*batch[0])]
+        task = batch[0][1]
+        assert task.function is not None
+        try:
+            runtime = (await self._get_runtime(task.language)).patiently()
+            cases = [task.args for _, task in batch]
+            results = await runtime.run_cases(
+                task.code, task.function, cases, language=task.language, timeout_ms=task.timeout_ms
+            )
+        except _FATAL:
+            raise
+        except InvalidRequestError:
+            # One of them is wrong, and the others are not to suffer for it.
+            return [await self._execute_one(index, task) for index, task in batch]
+        except FaasrtError as error:
+            return [TaskResult(index, task, error=error) for index, task in batch]
+        return [TaskResult(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
+
+    async def _execute_one(self, index: int, task: CodeTask) -> TaskResult:
+        try:
+            runtime = await self._get_runtime(task.language)
+            result = await runtime.patiently().run_task(task)
+        except _FATAL:
+            raise
+        except FaasrtError as error:
+            return TaskResult(index, task, error=error)
+        return TaskResult(index, task, result)
+
+
+# After these every task would fail alike.
+_FATAL = (RuntimeClosedError, ConfigurationError)
+
+
+def _can_share(task: CodeTask) -> bool:
+    return task.function is not None and not task.kwargs and not task.ext
+
+
+def _key(task: CodeTask) -> tuple[Any, ...]:
+    return task.code, task.language, task.function, task.timeout_ms
