@@ -6,11 +6,9 @@ Exit codes: 0 all well, 1 the user's code failed, 2 wrong usage or input, 3 infr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,10 @@ import attrs
 import click
 
 from faasrt import __version__
+from faasrt.cli.connect import make_settings, open_manager, parse_language, parse_languages, url_option
 from faasrt.cli.output import note, write, write_json
 from faasrt.cli.progress import compiling
-from faasrt.config import SandboxConfig, Settings, names_endpoints
+from faasrt.config import SandboxConfig
 from faasrt.errors import (
     ConfigurationError,
     FaasrtError,
@@ -29,7 +28,6 @@ from faasrt.errors import (
     UnsupportedLanguageError,
 )
 from faasrt.languages import Language
-from faasrt.manager import RuntimeManager
 from faasrt.results import ExecutionResult, HealthStatus
 
 OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -82,25 +80,13 @@ def _interrupt(number: int, frame: Any) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def _parse_languages(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[Language, ...]:
-    try:
-        return tuple(Language.parse(name) for name in names)
-    except UnsupportedLanguageError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _parse_language(ctx: click.Context, param: click.Parameter, name: str | None) -> Language | None:
-    return None if name is None else _parse_languages(ctx, param, (name,))[0]
-
-
 _language = click.option(
     "--language",
     "-l",
-    callback=_parse_language,
+    callback=parse_language,
     help="python, javascript or typescript; guessed from the file's suffix (.py .js .mjs .ts).",
 )
 _code = click.option("-c", "code", help="The program itself, in place of a file.")
-_url = click.option("--url", help="The base URL of a FaaS, in place of the environment's.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
@@ -120,7 +106,7 @@ def commands() -> None:
 @_language
 @click.option("--timeout-ms", type=float, help="Milliseconds that the program may run; 30000 by default.")
 @_json
-@_url
+@url_option
 def run_command(
     file: str | None,
     code: str | None,
@@ -131,10 +117,10 @@ def run_command(
 ) -> int:
     """Run FILE, or stdin when FILE is -. The program's output is passed on; the exit code is 1 when it fails."""
     program, spoken, _ = _read_program(file, code, language)
-    settings = _settings(url, timeout_ms)
+    settings = make_settings(url, timeout_ms)
 
     async def work() -> ExecutionResult:
-        async with _manager(settings, (spoken,)) as manager:
+        async with open_manager(settings, (spoken,)) as manager:
             return await manager.run_code(program, spoken, timeout_ms)
 
     result = asyncio.run(work())
@@ -150,16 +136,16 @@ def run_command(
 @_code
 @_language
 @_json
-@_url
+@url_option
 def validate_command(
     file: str | None, code: str | None, language: Language | None, as_json: bool, url: str | None
 ) -> int:
     """Check the syntax of FILE, or of stdin when FILE is -, without running it; the exit code is 1 when it is wrong."""
     program, spoken, name = _read_program(file, code, language)
-    settings = _settings(url)
+    settings = make_settings(url)
 
     async def work() -> Any:
-        async with _manager(settings, (spoken,)) as manager:
+        async with open_manager(settings, (spoken,)) as manager:
             return await manager.validate_code(program, spoken)
 
     result = asyncio.run(work())
@@ -175,13 +161,13 @@ def validate_command(
 
 @commands.command("health")
 @_json
-@_url
+@url_option
 def health_command(as_json: bool, url: str | None) -> int:
     """Ask every endpoint for its health; the exit code is 3 unless all are healthy."""
-    settings = _settings(url)
+    settings = make_settings(url)
 
     async def work() -> HealthStatus:
-        async with _manager(settings, tuple(Language)) as manager:
+        async with open_manager(settings, tuple(Language)) as manager:
             return await manager.get_health_status()
 
     status = asyncio.run(work())
@@ -198,7 +184,7 @@ def health_command(as_json: bool, url: str | None) -> int:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
 @click.option(
-    "--language", "-l", "languages", multiple=True, callback=_parse_languages, help="May be repeated; all by default."
+    "--language", "-l", "languages", multiple=True, callback=parse_languages, help="May be repeated; all by default."
 )
 @click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
 @click.option("--timeout-s", type=float, help="Seconds that a program may run at most; 30 by default.")
@@ -269,33 +255,6 @@ async def _announce(faas: Any, tell: Any) -> bool:
         return True
 
     return any(await asyncio.gather(*(one(language) for language in faas.languages)))
-
-
-@contextlib.asynccontextmanager
-async def _manager(settings: Settings, languages: tuple[Language, ...]) -> AsyncIterator[RuntimeManager]:
-    """Give a manager for the configured endpoints, or one with the built-in FaaS, ready to run `languages`."""
-    if settings.endpoints:
-        async with RuntimeManager(settings=settings) as manager:
-            yield manager
-        return
-    local = RuntimeManager.local(languages, workers=1, settings=settings)
-    note("no FaaS is configured, so the one built in runs this")
-    async with local as manager:
-        with compiling(languages):
-            for language in languages:
-                await manager.get_runtime(language)
-        yield manager
-
-
-def _settings(url: str | None, timeout_ms: float | None = None) -> Settings:
-    changes: dict[str, Any] = {}
-    if timeout_ms is not None and timeout_ms > SandboxConfig().timeout_limit_s * 1000:
-        changes["sandbox"] = SandboxConfig(timeout_limit_s=timeout_ms / 1000)
-    if url is not None:
-        changes["endpoints"] = dict.fromkeys(Language, (url,))
-    elif not names_endpoints(os.environ):
-        changes["endpoints"] = {}
-    return Settings.from_env(**changes)
 
 
 def _read_program(file: str | None, code: str | None, language: Language | None) -> tuple[str, Language, str]:
