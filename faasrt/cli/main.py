@@ -16,6 +16,7 @@ import attrs
 import click
 
 from faasrt import __version__
+from faasrt.cli.batch import batch_command
 from faasrt.cli.connect import make_settings, open_manager, parse_language, parse_languages, url_option
 from faasrt.cli.output import note, write, write_json
 from faasrt.cli.progress import compiling
@@ -293,3 +294,6 @@ def _show(result: ExecutionResult) -> None:
         error = result.error
         reason = f": {error.name}: {error.message}".rstrip(": ") if error else ""
         note(f"{result.outcome}{reason}")
+
+
+commands.add_command(batch_command)

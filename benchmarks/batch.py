@@ -1,0 +1,134 @@
+"""A batch that is killed again and again: every task ends with the verdict of an undisturbed run.
+
+    python -m benchmarks.batch [--tasks 3000] [--kills 5]
+
+`faasrt batch` runs mixed tasks (good ones, errors, loops, bombs, floods, syntax errors; three languages) at a
+`faasrt serve` of its own; it is killed by SIGKILL at random moments and resumed each time. Then the same tasks run
+undisturbed, and the verdicts are compared. The server's own count of executions says what was run twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
+TASKS: list[dict[str, Any]] = [
+    {"language": "python", "code": "print({n})"},
+    {"language": "python", "code": "print({n} // 0)"},
+    {"language": "python", "code": "while True: pass", "timeout_ms": 150},
+    {"language": "python", "code": "def f(a):\n    return a * 2", "function": "f", "args": ["{n}"]},
+    {"language": "python", "code": "x = [0] * 10**9"},
+    {"language": "python", "code": "while True: print('x' * 100_000)"},
+    {"language": "python", "code": "print({n}"},
+    {"language": "python", "code": "import os; os._exit(3)"},
+    {"language": "javascript", "code": "console.log({n})"},
+    {"language": "javascript", "code": "throw new Error('{n}')"},
+    {"language": "javascript", "code": "while (true) {}", "timeout_ms": 150},
+    {"language": "javascript", "code": "for (;;) console.log('x'.repeat(100_000))"},
+    {"language": "javascript", "code": "let = {n};;("},
+    {"language": "typescript", "code": "const n: number = {n}; console.log(n)"},
+]
+GOOD = [0, 3, 8, 13]
+
+
+def make_tasks(count: int) -> list[dict[str, Any]]:
+    """Four of five are good ones, as in real batches."""
+    chosen = random.Random(7)
+    tasks = []
+    for number in range(count):
+        kind = chosen.choice(GOOD) if chosen.random() < 0.8 else chosen.randrange(len(TASKS))
+        text = json.dumps(TASKS[kind]).replace("{n}", str(number))
+        tasks.append({"id": f"task-{number}", **json.loads(text)})
+    return tasks
+
+
+def read(path: Path) -> dict[str, tuple[Any, ...]]:
+    """The verdicts of a results file; an id that stands there twice is a failure of ours."""
+    verdicts: dict[str, tuple[Any, ...]] = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        assert record["id"] not in verdicts, f"{record['id']} stands there twice"
+        error = record["error"] or {}
+        stdout = record["stdout"] if record["outcome"] in ("OK", "USER_ERROR") else ""
+        verdicts[record["id"]] = (record["outcome"], stdout, record["value"], error.get("name"))
+    return verdicts
+
+
+def executions(url: str) -> int:
+    """How many programs the server has begun and ended."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        engines = json.load(answer)["engines"].values()
+    return sum(sum(counts.values()) for engine in engines for counts in engine["executions"].values())
+
+
+def run_batch(tasks: Path, results: Path, url: str, *, kill_after_s: float | None, resume: bool) -> int:
+    """Run the command, and kill it after a while."""
+    command = [*FAASRT, "batch", str(tasks), "-o", str(results), "--url", url, "--concurrency", "8", "--quiet"]
+    process = subprocess.Popen([*command, *(["--resume"] if resume else [])])
+    try:
+        return process.wait(kill_after_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        return process.wait()
+
+
+def measure(count: int, kills: int) -> None:
+    """Print what came of it; raise when it is not as it must be."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tasks, results, calm = folder / "tasks.jsonl", folder / "results.jsonl", folder / "calm.jsonl"
+        tasks.write_text("".join(json.dumps(task) + "\n" for task in make_tasks(count)))
+        server = subprocess.Popen([*FAASRT, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().decode().split()[-1]
+            started = time.perf_counter()
+            assert run_batch(tasks, calm, url, kill_after_s=None, resume=False) == 0
+            calm_s = time.perf_counter() - started
+            before = executions(url)
+            killed = 0
+            while killed < kills:
+                after_s = random.uniform(0.5, 0.5 + calm_s / (kills + 1))
+                if run_batch(tasks, results, url, kill_after_s=after_s, resume=killed > 0) == 0:
+                    break
+                killed += 1
+            done = len(results.read_bytes().splitlines()) if results.exists() else 0
+            assert run_batch(tasks, results, url, kill_after_s=None, resume=killed > 0 or done > 0) == 0
+            again = executions(url) - before - count
+        finally:
+            server.terminate()
+            server.wait()
+        assert len(read(calm)) == count
+        differing = {key for key, verdict in read(calm).items() if read(results).get(key) != verdict}
+        assert not differing, {key: (read(calm)[key], read(results).get(key)) for key in list(differing)[:5]}
+        # What a kill cut off runs again: 8 are in flight at most, and as many wait to be written.
+        assert again <= 16 * killed, again
+        print(
+            f"{count} tasks, {count / calm_s:.0f}/s undisturbed; killed {killed} times: each id once, the same "
+            f"verdicts, {again} executions more"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", type=int, default=3_000)
+    parser.add_argument("--kills", type=int, default=5)
+    options = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
+        del os.environ[name]
+    measure(options.tasks, options.kills)
+
+
+if __name__ == "__main__":
+    main()

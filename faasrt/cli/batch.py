@@ -1,0 +1,256 @@
+"""`faasrt batch`: run the tasks of a file, and keep every result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import attrs
+import click
+
+from faasrt.batch import CodeTask, TaskResult
+from faasrt.cli.batch_input import Defaults, Line, Lines, survey
+from faasrt.cli.batch_output import Results, invalid_record, kind_of, record_of
+from faasrt.cli.batch_progress import Progress
+from faasrt.cli.connect import make_settings, open_manager, parse_language, url_option
+from faasrt.cli.output import note
+from faasrt.config import Settings
+from faasrt.languages import Language
+
+OK, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 2, 3, 130
+_RETRY_S = (0.5, 30.0)
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What the command line says."""
+
+    tasks: str
+    output: str
+    defaults: Defaults
+    concurrency: int | None
+    resume: bool
+    retry_infra: int
+    limit: int | None
+    quiet: bool
+
+
+@attrs.define
+class _Running:
+    """A task that has no result yet: its line, and how often it has failed for want of infrastructure."""
+
+    line: int
+    failures: int = 0
+
+
+class Batch:
+    """One run of the command.
+
+    Args:
+        options: What the command line says.
+        results: Where the results go.
+        progress: Counts them.
+    """
+
+    def __init__(self, options: Options, results: Results, progress: Progress) -> None:
+        self._options, self._results, self._progress = options, results, progress
+        self._lines = Lines(options.tasks, options.defaults, options.limit)
+        self._running: dict[str, _Running] = {}
+        self._again: deque[CodeTask] = deque()
+        self._changed = asyncio.Event()
+        self.stopping = False
+
+    async def run(self, settings: Settings, languages: tuple[Language, ...]) -> None:
+        """Run the tasks.
+
+        Raises:
+            OSError: The results cannot be written.
+            FaasrtError: Nothing can be run.
+        """
+        async with open_manager(settings, languages, workers=None) as manager, asyncio.TaskGroup() as group:
+            writing = group.create_task(self._results.write_all())
+            showing = group.create_task(self._progress.show())
+            try:
+                async with contextlib.aclosing(
+                    manager.map(self._tasks(), concurrency=self._options.concurrency)
+                ) as items:
+                    async for item in items:
+                        await self._take(item)
+            finally:
+                # However it ended: what has come is kept.
+                self._results.finish()
+                await writing
+                showing.cancel()
+
+    def stop(self) -> None:
+        """Start nothing more; what is in flight may end."""
+        self.stopping = True
+        self._lines.stop()
+        self._changed.set()
+
+    async def _tasks(self) -> AsyncGenerator[CodeTask]:
+        seen: set[str] = set()
+        async with contextlib.aclosing(aiter(self._lines)) as lines:
+            async for line in lines:
+                if line.id is not None and line.id in seen:
+                    raise click.UsageError(f"the id {line.id!r} of line {line.number} stood in a line before")
+                if line.id is not None and self._options.tasks == "-":
+                    seen.add(line.id)  # a file was looked through before
+                task = await self._begin(line)
+                while self._again and not self.stopping:
+                    yield self._again.popleft()
+                if self.stopping:
+                    break
+                if task is not None:
+                    yield task
+        # Those that fail now may have to run once more.
+        while self._running and not self.stopping:
+            if self._again:
+                yield self._again.popleft()
+                continue
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _begin(self, line: Line) -> CodeTask | None:
+        if line.task is None:
+            await self._results.put(invalid_record(line.id, line.number, line.problem))
+            return None
+        assert line.id is not None
+        if line.id in self._results.done:
+            self._progress.skipped += 1
+            return None
+        self._running[line.id] = _Running(line.number)
+        self._progress.in_flight += 1
+        return line.task
+
+    async def _take(self, item: TaskResult) -> None:
+        assert item.task.id is not None
+        running = self._running[item.task.id]
+        record = record_of(item, running.line)
+        if kind_of(record) == "infra_error" and running.failures < self._options.retry_infra and not self.stopping:
+            first_s, longest_s = _RETRY_S
+            wait_s = min(longest_s, first_s * 2**running.failures)
+            running.failures += 1
+            self._progress.retries += 1
+            asyncio.get_running_loop().call_later(wait_s, self._try_again, item.task)
+            return
+        del self._running[item.task.id]
+        self._progress.in_flight -= 1
+        self._changed.set()
+        await self._results.put(record)
+
+    def _try_again(self, task: CodeTask) -> None:
+        self._again.append(task)
+        self._changed.set()
+
+
+@click.command("batch")
+@click.argument("tasks")
+@click.option("--output", "-o", required=True, help="The file for the results; - for stdout.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Tasks in flight at most.")
+@click.option("--resume", is_flag=True, help="Go on with the results that are there.")
+@click.option("--language", "-l", callback=parse_language, help="For tasks that name none.")
+@click.option("--timeout-ms", type=click.FloatRange(0, min_open=True), help="Milliseconds, for tasks that name none.")
+@click.option("--function", help="The function to call, for tasks that name none.")
+@click.option(
+    "--retry-infra",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Run a task up to N more times when the infrastructure fails; it may have run before.",
+)
+@click.option("--limit", type=click.IntRange(0), help="Take only so many tasks.")
+@click.option("--quiet", is_flag=True, help="Show no progress and no summary.")
+@click.option("--summary-json", metavar="FILE", help="Write the figures of the end to a file.")
+@url_option
+def batch_command(
+    tasks: str,
+    output: str,
+    concurrency: int | None,
+    resume: bool,
+    language: Language | None,
+    timeout_ms: float | None,
+    function: str | None,
+    retry_infra: int,
+    limit: int | None,
+    quiet: bool,
+    summary_json: str | None,
+    url: str | None,
+) -> int:
+    """Run the TASKS of a file of JSON Lines (.gz and .zst too; - for stdin), and keep one result a line.
+
+    A task has `code` and `language`, and may have `id`, `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit
+    code is 0 when every task has a verdict, 2 when a line holds no task, 3 when the infrastructure failed one.
+    """
+    options = Options(
+        tasks=tasks,
+        output=output,
+        defaults=Defaults(language, timeout_ms, function),
+        concurrency=concurrency,
+        resume=resume,
+        retry_infra=retry_infra,
+        limit=limit,
+        quiet=quiet,
+    )
+    progress, stopped = asyncio.run(_work(options, make_settings(url, timeout_ms)))
+    if not quiet:
+        progress.show_summary()
+    if summary_json is not None:
+        Path(summary_json).write_text(json.dumps(progress.summary(), indent=2) + "\n")
+    failed = progress.kinds["infra_error"]
+    if (stopped or failed) and output != "-":
+        again = [argument for argument in sys.argv[1:] if argument != "--resume"]
+        note(f"to go on with what has no verdict: {shlex.join(['faasrt', *again, '--resume'])}")
+    if stopped:
+        return INTERRUPTED
+    if failed:
+        return INFRASTRUCTURE
+    return USAGE if progress.kinds["invalid_task"] else OK
+
+
+async def _work(options: Options, settings: Settings) -> tuple[Progress, bool]:
+    """Run everything; give the figures, and whether it was stopped."""
+    languages: tuple[Language, ...] = tuple(Language)
+    total = None
+    if options.tasks != "-":
+        found = await asyncio.to_thread(survey, options.tasks, options.defaults, options.limit)
+        if found.duplicates:
+            raise click.UsageError(f"ids stand there more than once: {', '.join(found.duplicates)}")
+        total, languages = found.total, found.languages or (Language.JAVASCRIPT,)
+    progress = Progress(total, quiet=options.quiet)
+    results = await asyncio.to_thread(Results, options.output, resume=options.resume, on_kept=progress.count)
+    batch = Batch(options, results, progress)
+    running = asyncio.create_task(batch.run(settings, languages))
+
+    def on_signal() -> None:
+        if batch.stopping:
+            running.cancel()
+        else:
+            note("what is in flight ends first; once more to stop at once")
+            batch.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    try:
+        await running
+    except asyncio.CancelledError:
+        if not batch.stopping:
+            raise
+    except BaseExceptionGroup as group:
+        raise _first_of(group) from None
+    return progress, batch.stopping
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

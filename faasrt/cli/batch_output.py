@@ -1,0 +1,203 @@
+"""The results of `faasrt batch`: JSON Lines, on the disk before they count, and none twice."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faasrt.batch import TaskResult
+from faasrt.errors import InvalidRequestError, ReturnValueError, ServiceError, UnsupportedLanguageError
+from faasrt.results import ExecutionResult, Outcome
+
+_OUTCOMES = frozenset(Outcome)
+_MAX_WAITING = 1_000
+
+
+def record_of(item: TaskResult, line: int) -> dict[str, Any]:
+    """Give the fields of a result: a verdict, an infrastructure failure, or what is wrong with the task."""
+    fields: dict[str, Any] = {"id": item.task.id, "line": line, "language": item.task.language.value}
+    if item.result is not None:
+        fields |= _verdict(item.result)
+    elif isinstance(item.error, (InvalidRequestError, UnsupportedLanguageError)):
+        fields["invalid_task"] = f"line {line}: {item.error}"
+    else:
+        told = item.error if isinstance(item.error, ServiceError) else None
+        fields["infra_error"] = {
+            "type": type(item.error).__name__,
+            "message": str(item.error),
+            "sent": told.sent if told else "no",
+            "attempts": told.attempts if told else 0,
+        }
+        fields["total_ms"] = round(told.elapsed_s * 1000, 3) if told else 0
+    return fields
+
+
+def invalid_record(name: str | None, line: int, problem: str) -> dict[str, Any]:
+    """Give the fields of a line that holds no task."""
+    return {"id": name, "line": line, "invalid_task": problem}
+
+
+def kind_of(record: dict[str, Any]) -> str:
+    """Name what a record says: an outcome, "infra_error" or "invalid_task"."""
+    return next((kind for kind in ("infra_error", "invalid_task") if kind in record), record.get("outcome", ""))
+
+
+def _verdict(result: ExecutionResult) -> dict[str, Any]:
+    try:
+        value = result.value
+    except ReturnValueError:
+        value = None
+    error = result.error
+    return {
+        "outcome": result.outcome.value,
+        "value": value,
+        "ret_val": result.ret_val,
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+        "error": {"name": error.name, "message": error.message, "traceback": error.traceback} if error else None,
+        "exit_code": result.exit_code,
+        "truncated": sorted(result.truncated),
+        "duration_ms": result.duration_ms,
+        "total_ms": round(result.timings.total * 1000, 3),
+        "attempts": result.attempts,
+        "endpoint": result.endpoint,
+    }
+
+
+class Results:
+    """Where results go: a file, or stdout for "-".
+
+    Args:
+        target: The path, or "-".
+        resume: Whether to go on with what is there; else the file must be missing or empty.
+        on_kept: Called with a record when it is on the disk.
+
+    Attributes:
+        done: The ids that have a verdict already.
+
+    Raises:
+        click.UsageError: It holds results already, another run writes it, or it cannot be written.
+    """
+
+    def __init__(self, target: str, *, resume: bool, on_kept: Callable[[dict[str, Any]], None]) -> None:
+        self.done: set[str] = set()
+        self._on_kept = on_kept
+        self._waiting: list[dict[str, Any]] = []
+        self._more, self._fewer = asyncio.Event(), asyncio.Event()
+        self._closing = False
+        self._file: io.FileIO
+        if target == "-":
+            if resume:
+                raise click.UsageError("--resume needs a file: give one with -o")
+            self._file = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
+            return
+        self._path = Path(target)
+        try:
+            self._file = self._locked()
+            if self._path.stat().st_size:
+                if not resume:
+                    raise click.UsageError(f"{target} holds results already: --resume goes on with them")
+                self._take_over()
+        except OSError as error:
+            raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
+
+    async def put(self, record: dict[str, Any]) -> None:
+        """Hand a record over to be written; waits while many are waiting."""
+        self._waiting.append({**record, "finished_at": round(time.time(), 3)})
+        self._more.set()
+        while len(self._waiting) > _MAX_WAITING:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    async def write_all(self) -> None:
+        """Write what is handed over until `finish` is called.
+
+        Raises:
+            OSError: It cannot be written, for want of room, say. What was written before stays.
+        """
+        try:
+            while self._waiting or not self._closing:
+                if not self._waiting:
+                    self._more.clear()
+                    await self._more.wait()
+                    continue
+                records, self._waiting = self._waiting, []
+                self._fewer.set()
+                await asyncio.to_thread(self._write, records)
+                for record in records:
+                    self._on_kept(record)
+        finally:
+            await asyncio.to_thread(self._file.close)
+
+    def finish(self) -> None:
+        """Say that nothing more comes."""
+        self._closing = True
+        self._more.set()
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        rest = memoryview(b"".join(_encode(record) for record in records))
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        if self._file.seekable():
+            os.fdatasync(self._file.fileno())
+
+    def _locked(self) -> io.FileIO:
+        file = self._path.open("ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise click.UsageError(f"another run writes {self._path}") from None
+        return file
+
+    def _take_over(self) -> None:
+        """Keep the verdicts of an earlier run, one for each id; what else is there belongs to tasks that run again."""
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}-", delete=False) as kept:
+            try:
+                with self._path.open("rb") as earlier:
+                    for line in earlier:
+                        name = _graded_id(line)
+                        if name is not None and name not in self.done:
+                            self.done.add(name)
+                            kept.write(line)
+                kept.flush()
+                os.fsync(kept.fileno())
+                Path(kept.name).chmod(self._path.stat().st_mode & 0o777)
+                Path(kept.name).rename(self._path)
+            except BaseException:
+                Path(kept.name).unlink(missing_ok=True)
+                raise
+        old, self._file = self._file, self._locked()
+        old.close()
+
+
+def _graded_id(line: bytes) -> str | None:
+    """Give the id of a whole line with a verdict."""
+    if not line.endswith(b"\n"):
+        return None  # torn
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("outcome") not in _OUTCOMES:
+        return None
+    name = record.get("id")
+    return name if isinstance(name, str) else None
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a program may print lone surrogates, which only an escape can carry
+        return json.dumps(record).encode() + b"\n"

