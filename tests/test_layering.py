@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "faasrt"
 # The first prefix that fits tells the floor.
 FLOORS = [
     ("faasrt.cli", 9),
+    ("faasrt.ray", 9),
     ("faasrt.manager", 8),
     ("faasrt.factory", 7),
     ("faasrt.mapping", 7),

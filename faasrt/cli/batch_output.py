@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from faasrt.batch import TaskResult
-from faasrt.errors import InvalidRequestError, ReturnValueError, ServiceError, UnsupportedLanguageError
-from faasrt.results import ExecutionResult, Outcome
+from faasrt.errors import InvalidRequestError, ServiceError, UnsupportedLanguageError
+from faasrt.results import Outcome
 
 _OUTCOMES = frozenset(Outcome)
 _MAX_WAITING = 1_000
@@ -28,18 +28,21 @@ def record_of(item: TaskResult, line: int) -> dict[str, Any]:
     """Give the fields of a result: a verdict, an infrastructure failure, or what is wrong with the task."""
     fields: dict[str, Any] = {"id": item.task.id, "line": line, "language": item.task.language.value}
     if item.result is not None:
-        fields |= _verdict(item.result)
+        told = item.result.to_dict()
+        total_s = told.pop("timings")["total"]
+        del told["metadata"]
+        fields |= {**told, "total_ms": round(total_s * 1000, 3)}
     elif isinstance(item.error, (InvalidRequestError, UnsupportedLanguageError)):
         fields["invalid_task"] = f"line {line}: {item.error}"
     else:
-        told = item.error if isinstance(item.error, ServiceError) else None
+        known = item.error if isinstance(item.error, ServiceError) else None
         fields["infra_error"] = {
             "type": type(item.error).__name__,
             "message": str(item.error),
-            "sent": told.sent if told else "no",
-            "attempts": told.attempts if told else 0,
+            "sent": known.sent if known else "no",
+            "attempts": known.attempts if known else 0,
         }
-        fields["total_ms"] = round(told.elapsed_s * 1000, 3) if told else 0
+        fields["total_ms"] = round(known.elapsed_s * 1000, 3) if known else 0
     return fields
 
 
@@ -51,28 +54,6 @@ def invalid_record(name: str | None, line: int, problem: str) -> dict[str, Any]:
 def kind_of(record: dict[str, Any]) -> str:
     """Name what a record says: an outcome, "infra_error" or "invalid_task"."""
     return next((kind for kind in ("infra_error", "invalid_task") if kind in record), record.get("outcome", ""))
-
-
-def _verdict(result: ExecutionResult) -> dict[str, Any]:
-    try:
-        value = result.value
-    except ReturnValueError:
-        value = None
-    error = result.error
-    return {
-        "outcome": result.outcome.value,
-        "value": value,
-        "ret_val": result.ret_val,
-        "stdout": result.stdout,
-        "stderr": result.stderr,
-        "error": {"name": error.name, "message": error.message, "traceback": error.traceback} if error else None,
-        "exit_code": result.exit_code,
-        "truncated": sorted(result.truncated),
-        "duration_ms": result.duration_ms,
-        "total_ms": round(result.timings.total * 1000, 3),
-        "attempts": result.attempts,
-        "endpoint": result.endpoint,
-    }
 
 
 class Results:
