@@ -20,6 +20,7 @@ from faasrt.cli.batch import batch_command
 from faasrt.cli.connect import make_settings, open_manager, parse_language, parse_languages, url_option
 from faasrt.cli.output import note, write, write_json
 from faasrt.cli.progress import compiling
+from faasrt.cli.report import report_command
 from faasrt.config import SandboxConfig
 from faasrt.errors import (
     ConfigurationError,
@@ -99,6 +100,9 @@ def commands() -> None:
     Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. With none of them set,
     the FaaS that is built in is used.
     """
+
+
+commands.add_command(report_command)
 
 
 @commands.command("run")

@@ -1,0 +1,205 @@
+"""The figures of a report: counts, distributions, throughput, and which tasks are worth showing."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import attrs
+
+from faasrt.cli.report.results import KINDS, Rows, Task, read, read_tasks
+
+MAX_SLOWEST = 100
+MAX_FAILING = 250
+_MAX_TIME_BINS = 60
+# Seconds that a time bin may take; whole days after these.
+_TIME_STEPS = (
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800),
+    *(3_600, 7_200, 10_800, 21_600, 43_200, 86_400),
+)
+
+
+@attrs.frozen(kw_only=True)
+class Distribution:
+    """How a time is distributed, in milliseconds.
+
+    Attributes:
+        edges: The bins' edges, one more than there are bins. The first bin holds what is below it, too.
+        counts: How many are in each bin.
+        logarithmic: Whether the edges are even steps of the logarithm.
+    """
+
+    count: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    maximum: float
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    logarithmic: bool
+
+
+@attrs.frozen(kw_only=True)
+class Throughput:
+    """Results by the time at which they came.
+
+    Attributes:
+        start_s: When the first result came, in seconds since 1970.
+        end_s: When the last one came.
+        bin_s: The width of a bin, in seconds.
+        ok: How many came in each bin that are OK.
+        failed: How many came in each bin that are not.
+    """
+
+    start_s: float
+    end_s: float
+    bin_s: float
+    ok: tuple[int, ...]
+    failed: tuple[int, ...]
+
+    @property
+    def per_s(self) -> float:
+        """The mean rate; NaN when all came at once."""
+        span = self.end_s - self.start_s
+        return (sum(self.ok) + sum(self.failed)) / span if span > 0 else math.nan
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """All that the page shows; `counts` is in the order of `KINDS`, without those that never occur."""
+
+    name: str
+    rows: Rows
+    counts: dict[str, int]
+    latency: Distribution | None
+    duration: Distribution | None
+    throughput: Throughput | None
+    slowest: tuple[Task, ...]
+    failing: tuple[Task, ...]
+
+    @property
+    def total(self) -> int:
+        """How many tasks have a result."""
+        return len(self.rows)
+
+    @property
+    def failed(self) -> int:
+        """How many tasks are not OK, for whatever reason."""
+        return self.total - self.counts.get("OK", 0)
+
+
+def report_on(path: Path) -> Report:
+    """Read a file of results and work out its figures.
+
+    Raises:
+        ResultsError: The file cannot be read, or holds no results.
+    """
+    rows = read(path)
+    slowest, failing = _slowest(rows), _failing(rows)
+    offsets = sorted({rows.offsets[row] for row in (*slowest, *failing)})
+    tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
+    counts = [0] * len(KINDS)
+    for number in rows.kinds:
+        counts[number] += 1
+    return Report(
+        name=path.name,
+        rows=rows,
+        counts={kind: count for kind, count in zip(KINDS, counts, strict=True) if count},
+        latency=distribution(rows.total_ms),
+        duration=distribution(rows.duration_ms),
+        throughput=_throughput(rows),
+        slowest=tuple(tasks[rows.offsets[row]] for row in slowest),
+        failing=tuple(tasks[rows.offsets[row]] for row in failing),
+    )
+
+
+def _slowest(rows: Rows) -> list[int]:
+    known = (row for row, total in enumerate(rows.total_ms) if not math.isnan(total))
+    return heapq.nlargest(MAX_SLOWEST, known, key=rows.total_ms.__getitem__)
+
+
+def _failing(rows: Rows) -> list[int]:
+    """Give the first failing tasks of the file, a fair share of each kind: a rare one is not crowded out."""
+    found: list[list[int]] = [[] for _ in KINDS]
+    for row, number in enumerate(rows.kinds):
+        if number and len(found[number]) < MAX_FAILING:
+            found[number].append(row)
+    chosen: list[int] = []
+    rest = sorted((some for some in found if some), key=len)
+    for position, some in enumerate(rest):
+        chosen += some[: (MAX_FAILING - len(chosen)) // (len(rest) - position)]
+    return sorted(chosen, key=rows.offsets.__getitem__)
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """Give a quantile of sorted values, between neighbours by distance, as `statistics.quantiles` does "inclusive"."""
+    place = (len(ordered) - 1) * share
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def distribution(values: Iterable[float]) -> Distribution | None:
+    """Work out how values in milliseconds are distributed; NaN counts as missing. None when there are none."""
+    ordered = sorted(value for value in values if not math.isnan(value))
+    if not ordered:
+        return None
+    edges, logarithmic = _edges(ordered[0], ordered[-1], bins=max(8, min(40, math.ceil(2 * len(ordered) ** (1 / 3)))))
+    places = [0, *(bisect_left(ordered, edge) for edge in edges[1:-1]), len(ordered)]
+    return Distribution(
+        count=len(ordered),
+        mean=math.fsum(ordered) / len(ordered),
+        p50=quantile(ordered, 0.50),
+        p95=quantile(ordered, 0.95),
+        p99=quantile(ordered, 0.99),
+        maximum=ordered[-1],
+        edges=edges,
+        counts=tuple(high - low for low, high in pairwise(places)),
+        logarithmic=logarithmic,
+    )
+
+
+def _edges(low: float, high: float, bins: int) -> tuple[tuple[float, ...], bool]:
+    """Give at most about so many bins: even ones, or, when the values range widely, even ones of the logarithm."""
+    floor = max(low, high / 1e6, 0.01)
+    if high > 20 * floor:
+        decades = math.log10(high / floor)
+        fine = next((step for step in (20, 10, 5, 2) if decades * step <= 1.5 * bins), 1)
+        first, last = math.floor(math.log10(floor) * fine + 1e-9), math.ceil(math.log10(high) * fine - 1e-9)
+        return tuple(10 ** (place / fine) for place in range(first, last + 1)), True
+    span = max(high - low, high / 10, 0.1)
+    middle = (low + high) / 2
+    low, high = max(0.0, min(low, middle - span / 2)), max(high, middle + span / 2)
+    step = nice(span / bins)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return tuple(place * step for place in range(first, last + 1)), False
+
+
+def nice(least: float) -> float:
+    """Give the smallest of ..., 1, 2, 5, 10, 20, 50, ... that is not smaller than `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= least * (1 - 1e-9)), 10 * power)
+
+
+def time_step(least: float) -> float:
+    """Give the smallest step of a clock that is not smaller than `least` seconds."""
+    return next((step for step in _TIME_STEPS if step >= least), 86_400 * nice(max(1.0, least / 86_400)))
+
+
+def _throughput(rows: Rows) -> Throughput | None:
+    known = [time for time in rows.finished_s if not math.isnan(time)]
+    if not known:
+        return None
+    start, end = min(known), max(known)
+    step = time_step((end - start) / _MAX_TIME_BINS)
+    ok = [0] * (math.floor((end - start) / step) + 1)
+    failed = list(ok)
+    for number, time in zip(rows.kinds, rows.finished_s, strict=True):
+        if not math.isnan(time):
+            (failed if number else ok)[math.floor((time - start) / step)] += 1
+    return Throughput(start_s=start, end_s=end, bin_s=step, ok=tuple(ok), failed=tuple(failed))
