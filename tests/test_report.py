@@ -174,7 +174,7 @@ def test_few_are_shown_and_the_page_says_how_many_are_not(tmp_path: Path) -> Non
     assert abs(kinds.count("TIMEOUT") - kinds.count("USER_ERROR")) <= 1
     assert [task.total_ms for task in report.slowest] == list(range(999, 999 - MAX_SLOWEST, -1))
     text = " ".join(Reader(render(report)).texts["p"])
-    assert f"{MAX_FAILING} of 1,401: the first of the file, a share for each outcome; 1,151 are left out." in text
+    assert f"{MAX_FAILING} of 1,401: the first of the file, a share for each outcome; 1,201 are left out." in text
     assert "100 of 1,400: the slowest; 1,300 are left out." in text
 
 
@@ -225,6 +225,16 @@ def test_the_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> N
     assert not any(name.startswith("on") for name in names)
     assert "http:" not in page.replace("http://127.0.0.1:8000", "").replace("http://10.0.0.7:8000", "")
     assert not re.search(r"url\(|@import|https:|innerHTML|fetch\(", page)
+
+
+@pytest.mark.parametrize("sign", ["&", "\ud800", "\U0001f600"])
+def test_the_page_stays_small_whatever_is_in_it(tmp_path: Path, sign: str) -> None:
+    """As many failures as are shown, each field full of what takes most room: still under 2 MiB."""
+    text = sign * 9_000
+    fields: dict[str, Any] = dict.fromkeys(("stdout", "endpoint", "language", "exit_code", "attempts"), text)
+    fields |= {"error": {"name": text, "message": text, "traceback": text}, "stderr": text[1:], "truncated": [text]}
+    lines = [result(number, "USER_ERROR", **fields | {"id": f"{number} {text}"}) for number in range(MAX_FAILING)]
+    assert len(render(report_of(tmp_path / "r.jsonl", lines)).encode()) < 2 * 2**20
 
 
 def test_ids_and_labels_meet(tmp_path: Path) -> None:

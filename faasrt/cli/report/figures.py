@@ -14,7 +14,7 @@ import attrs
 from faasrt.cli.report.results import KINDS, Rows, Task, read, read_tasks
 
 MAX_SLOWEST = 100
-MAX_FAILING = 250
+MAX_FAILING = 200
 _MAX_TIME_BINS = 60
 # Seconds that a time bin may take; whole days after these.
 _TIME_STEPS = (
