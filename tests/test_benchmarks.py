@@ -15,6 +15,9 @@ import pytest
         ("benchmarks.cases --start-up 0 --cases 10 --calls 2", "run_cases"),
         ("benchmarks.adaptive --calls 50", "adaptive"),
         ("benchmarks.guard --size 2000 --repeats 1", "bare loop"),
+        ("benchmarks.local --runs 20 --idle 0.1", "of the bare engine"),
+        ("benchmarks.map --tasks 5000", "ahead at most"),
+        ("benchmarks.batch --tasks 200 --kills 2", "each id once"),
     ],
 )
 def test_benchmarks_run(command: str, words: str) -> None:

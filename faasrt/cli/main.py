@@ -102,9 +102,6 @@ def commands() -> None:
     """
 
 
-commands.add_command(report_command)
-
-
 @commands.command("run")
 @click.argument("file", required=False)
 @_code
@@ -301,3 +298,4 @@ def _show(result: ExecutionResult) -> None:
 
 
 commands.add_command(batch_command)
+commands.add_command(report_command)
