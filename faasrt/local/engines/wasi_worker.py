@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from faasrt.languages import Language
-from faasrt.local.cache import exclusive, is_compiled, sweep
+from faasrt.local.cache import exclusive, is_compiled, make_room, sweep
 from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR, HELLO, LENGTH
 from faasrt.protocol.frames import cut_ret_val, frame_bytes
 from faasrt.protocol.return_val import take_out
@@ -209,6 +209,7 @@ def compile_module(folder: Path) -> None:
     """Compile the sandbox into the cache; when another process does so at this moment, wait for it instead."""
     with exclusive(folder, wait=True):
         if not is_compiled(folder):
+            make_room(folder)
             # The runtime says what keeps it from writing its cache with a warning, and would compile for nothing.
             warnings.simplefilter("error")
             _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
