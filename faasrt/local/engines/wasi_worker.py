@@ -3,15 +3,18 @@
 The engine (`wasi_python.py`) starts it and speaks with it in frames over stdin and stdout: four bytes of length, then
 JSON. `{"job": n, ...}` runs or checks a program: `{"job": n, "began": true}` says that it begins, and the answer comes
 under its number, too. `{"cancel": n}` ends it. The number HELLO is the worker's own, with which it says that it is
-ready. It leaves when its stdin ends, so that no server can leave it behind.
+ready. It leaves when its stdin ends, and where it cannot see that, while it compiles or is stopped, the system ends it
+with the server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -42,6 +45,7 @@ print(".".join(map(str, sys.version_info[:3])))
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
 _REPORT_FACTOR, _REPORT_BYTES = 8, 2**20
 _WATCH_S = 0.05
+_PR_SET_PDEATHSIG = 1
 
 
 def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
@@ -285,6 +289,8 @@ def serve(cache_dir: str) -> None:
 def main() -> None:
     """Compile or serve, as the first argument says; the second is the cache folder."""
     command, cache_dir = sys.argv[1:3]
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if command == "serve":
         serve(cache_dir)
         return
