@@ -94,6 +94,9 @@ class Worker:
                 self.child.kill()  # cancelled once more: nobody may get a worker that still owes an answer
                 raise
             raise
+        if "failed" in answer:
+            self.child.kill()
+            raise EngineError(f"the Python sandbox failed: {answer['failed']}")
         return self._verdict(answer)
 
     @property

@@ -280,8 +280,12 @@ def serve(cache_dir: str) -> None:
         job = jobs.get()
         number = job["job"]
         write_frame(answers, {"job": number, "began": True})
-        with watch.over(cancels[number]):
-            answer = execute(job, cancels[number], guest, cache_dir)
+        try:
+            with watch.over(cancels[number]):
+                answer = execute(job, cancels[number], guest, cache_dir)
+        except Exception as error:  # the runtime's, which writes temporary files: it shall begin anew
+            write_frame(answers, {"job": number, "failed": f"{type(error).__name__}: {error}"})
+            raise SystemExit(1) from None
         del cancels[number]
         write_frame(answers, {"job": number, **answer})
 
