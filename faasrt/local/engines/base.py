@@ -6,7 +6,8 @@ import abc
 import asyncio
 import contextlib
 import logging
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 import attrs
 
@@ -16,6 +17,7 @@ from faasrt.results import Outcome, UserError
 _TRIES = 4
 _FORGET_S = 30.0
 _logger = logging.getLogger("faasrt.local")
+_T = TypeVar("_T")
 
 
 class EngineError(Exception):
@@ -197,3 +199,11 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _shrink(self) -> None:
         """End idle processes beyond the target."""
+
+
+def take_out(queue: asyncio.Queue[_T], is_gone: Callable[[_T], bool]) -> None:
+    """Leave in a queue, in its order, only what is not gone."""
+    for _ in range(queue.qsize()):
+        item = queue.get_nowait()
+        if not is_gone(item):
+            queue.put_nowait(item)

@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict
+from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, take_out
 from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.process import Child, Spawner
 
@@ -194,8 +194,14 @@ class DenoEngine(Engine):
             finally:
                 self._starting -= 1
             self._warm.put_nowait(child)
+            child.receive(lambda fd, data: None, self._replace_gone)
             delay_s = _RETRY_SPAWN_S[0]
             self.mark_ready()
+
+    def _replace_gone(self) -> None:
+        """Start others for processes that were ended, by whomever, while they waited."""
+        take_out(self._warm, lambda child: child.returncode is not None)
+        self._wanted.set()
 
     def _shrink(self) -> None:
         while self.idle > self._target:
