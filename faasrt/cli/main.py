@@ -219,7 +219,7 @@ def serve_command(
             stopping = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait({announcing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if announcing.done() and not announcing.result():
+                if announcing.done() and not any(announcing.result()):
                     return INFRASTRUCTURE
                 await stopping
             finally:
@@ -233,19 +233,22 @@ def serve_command(
 
 @commands.command("warmup")
 def warmup_command() -> int:
-    """Prepare the built-in FaaS on this machine: compile the Python sandbox and start every engine once."""
+    """Prepare the built-in FaaS on this machine: compile the Python sandbox and start every engine once.
+
+    The exit code is 3 unless all languages can run.
+    """
     from faasrt.local import LocalFaaS
 
     async def work() -> bool:
         async with LocalFaaS(workers=1) as faas:
             with compiling(faas.languages):
-                return await _announce(faas, lambda words: write(f"faasrt: {words}\n"))
+                return all(await _announce(faas, lambda words: write(f"faasrt: {words}\n")))
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-async def _announce(faas: Any, tell: Any) -> bool:
-    """Tell of each language when it is ready, or why it cannot be; give whether any is ready."""
+async def _announce(faas: Any, tell: Any) -> list[bool]:
+    """Tell of each language when it is ready, or why it cannot be; give which are ready."""
 
     async def one(language: Language) -> bool:
         try:
@@ -256,7 +259,7 @@ async def _announce(faas: Any, tell: Any) -> bool:
         tell(f"{language} is ready")
         return True
 
-    return any(await asyncio.gather(*(one(language) for language in faas.languages)))
+    return await asyncio.gather(*(one(language) for language in faas.languages))
 
 
 def _read_program(file: str | None, code: str | None, language: Language | None) -> tuple[str, Language, str]:
