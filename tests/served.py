@@ -1,0 +1,125 @@
+"""`faasrt serve` as a process with a temporary folder of its own, watched from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+FAASRT = str(Path(sys.executable).parent / "faasrt")
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
+PATIENCE_S = 30
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for a state; that it never comes is the failure."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def strays(folder: Path) -> list[psutil.Process]:
+    """Every process on the machine that has to do with a folder: it works there, names it, or was told of it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            traces = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            if any(str(folder) in trace for trace in traces):
+                found.append(process)
+    return found
+
+
+class Server:
+    """A running `faasrt serve`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, output: Path) -> None:
+        self.process, self.folder, self._output = process, folder, output
+        self.url = ""
+
+    @property
+    def output(self) -> str:
+        """All that it has written to stdout and stderr."""
+        return self._output.read_text()
+
+    def children(self, word: str = "") -> list[psutil.Process]:
+        """Its processes whose command line holds a word; a zombie has none."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if word in " ".join(child.cmdline()) and child.cmdline():
+                    found.append(child)
+        return found
+
+    async def get(self, path: str) -> Any:
+        async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
+            return await response.json()
+
+    async def run(self, language: str, code: str, **fields: Any) -> tuple[int, Any]:
+        """Run a program, and give the status and the body of the answer."""
+        body = {"language": language, "code": code, **fields}
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/run_code", json=body) as response:
+            return response.status, await response.json()
+
+    async def until_pool(self, language: str, **wanted: int | str) -> None:
+        """Wait until `/health` shows this of a language."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                shown = (await self.get("/health"))["languages"][language]
+                if all(shown[name] == value for name, value in wanted.items()):
+                    return
+                await asyncio.sleep(0.01)
+
+    async def ended(self) -> int:
+        """Wait until it, and every process that had to do with it, is gone, and its folder is empty."""
+        await until(lambda: self.process.poll() is not None)
+        await until(lambda: not strays(self.folder))
+        await until(lambda: not list(self.folder.iterdir()))
+        return self.process.returncode
+
+
+@contextlib.asynccontextmanager
+async def served(
+    tmp_path: Path,
+    *arguments: str,
+    wait_for: Sequence[str] = ("javascript is ready",),
+    file_bytes: int | None = None,
+    **env: str,
+) -> AsyncIterator[Server]:
+    """Start a server, and wait for words of its output; end it hard if the test has not.
+
+    `file_bytes` is the size beyond which it can write no file, which stands for a full disk.
+    """
+    folder, output = tmp_path / "tmp", tmp_path / "output"
+    folder.mkdir(exist_ok=True)
+
+    def fill_the_disk() -> None:
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    with output.open("wb") as sink:
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [FAASRT, "serve", "--port", "0", *arguments],
+            env={**CLEAN, "TMPDIR": str(folder), **env},
+            stdout=sink,
+            stderr=sink,
+            preexec_fn=fill_the_disk,
+        )
+    server = Server(process, folder, output)
+    try:
+        await until(lambda: all(words in server.output for words in wait_for) or process.poll() is not None)
+        server.url = "".join(re.findall(r"http://\S+", server.output)[:1])
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        await asyncio.to_thread(process.wait)

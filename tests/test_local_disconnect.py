@@ -1,0 +1,124 @@
+"""Callers of the embedded FaaS that go away: in the queue, while their program runs, while they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import pytest_asyncio
+from rawhttp import Connection, connected, request
+from served import Server, served, until
+
+from faasrt import SandboxConfig
+from faasrt.local import LocalFaaS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
+PROCESS = {"python": "wasi_worker", "javascript": "runner.js", "typescript": "runner.js"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    words = ("python is ready", "javascript is ready")
+    async with served(tmp_path_factory.mktemp("disconnect"), "--workers", "1", wait_for=words) as server:
+        yield server
+
+
+def program(language: str, code: str, **fields: Any) -> bytes:
+    return request(json.dumps({"language": language, "code": code, **fields}).encode())
+
+
+async def begin(server: Server, connection: Connection, language: str, code: str) -> None:
+    """Send a program, and wait until it runs."""
+    await connection.send(program(language, code))
+    await server.until_pool(language, active=1)
+
+
+def busy(server: Server, word: str) -> psutil.Process | None:
+    """The process that has worked for longer than any needs for its start."""
+    return next((child for child in server.children(word) if child.cpu_times().user > 1), None)
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+async def test_while_its_program_runs(server: Server, language: str) -> None:
+    """The process that ran it is gone, at once and for good."""
+    async with connected(server.url) as connection:
+        await begin(server, connection, language, LOOP[language])
+        await until(lambda: busy(server, PROCESS[language]))
+        sandbox = busy(server, PROCESS[language])
+        assert sandbox is not None
+    await until(lambda: not sandbox.is_running())
+    await server.until_pool(language, active=0, queued=0)
+
+
+@pytest.mark.parametrize("code", [LOOP["python"], "import time\ntime.sleep(60)"])
+async def test_while_its_python_program_runs(server: Server, code: str) -> None:
+    """Its instance ends, and the worker is free for the next program, which it would not be with this one in it."""
+    _, before = await server.run("python", "print(1)")
+    async with connected(server.url) as connection:
+        await begin(server, connection, "python", code)
+    await server.until_pool("python", active=0, idle=1)
+    _, after = await server.run("python", "print(2)")
+    assert after["output"]["stdout"] == "2\n"
+    assert after["metadata"]["instance_id"] == before["metadata"]["instance_id"]
+
+
+@pytest.mark.parametrize("language", ["python", "javascript"])
+async def test_in_the_queue(server: Server, language: str) -> None:
+    """It gives up its place, its program never runs, and those before and behind it end right."""
+
+    async def executions() -> Any:
+        engines = (await server.get("/metrics"))["engines"]
+        return engines["wasi-python" if language == "python" else "deno"]["executions"].get(language, {})
+
+    before = await executions()
+    capacity = (await server.get("/health"))["languages"][language]["capacity"]
+    slow = {"python": "import time\ntime.sleep(0.7)\nprint(1)", "javascript": "setTimeout(() => console.log(1), 700)"}
+    calls = [asyncio.create_task(server.run(language, slow[language])) for _ in range(capacity)]
+    await server.until_pool(language, active=capacity)
+    async with connected(server.url) as connection:
+        await connection.send(program(language, "throw" if language == "python" else "throw 1"))
+        await server.until_pool(language, queued=1)
+        calls.append(asyncio.create_task(server.run(language, slow[language])))
+        await server.until_pool(language, queued=2)
+    await server.until_pool(language, queued=1)
+    assert [(status, body["output"]["stdout"]) for status, body in await asyncio.gather(*calls)] == [
+        (200, "1\n")
+    ] * len(calls)
+    await server.until_pool(language, active=0, queued=0)
+    assert await executions() == {**before, "OK": before.get("OK", 0) + len(calls)}
+
+
+async def test_while_it_is_answered(server: Server) -> None:
+    """What its answer held of the server's memory is free again: 90 answers of 1 MB would be more than there is."""
+    code = "console.log('x'.repeat(1_000_000))"
+    for _ in range(90):
+        async with connected(server.url) as connection:
+            connection.writer.transport.get_extra_info("socket").setsockopt(1, 8, 4096)  # SOL_SOCKET, SO_RCVBUF
+            await connection.send(program("javascript", code))
+            assert (await connection.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    status, body = await server.run("javascript", code)
+    assert (status, len(body["output"]["stdout"])) == (200, 1_000_001)
+    await server.until_pool("javascript", active=0, queued=0)
+
+
+async def test_a_program_that_outlasts_the_drain_is_ended() -> None:
+    """Closing waits as long as it was told to; then the call ends, and so does the program."""
+    faas = LocalFaaS(["js"], workers=1, drain_s=0.1, sandbox=SandboxConfig(timeout_limit_s=60))
+    await faas.start()
+    await faas.wait_ready("js")
+    async with connected(faas.url) as connection, aiohttp.ClientSession() as session:
+        await connection.send(program("javascript", LOOP["javascript"]))
+        async with asyncio.timeout(30):
+            while True:
+                async with session.get(f"{faas.url}/health") as response:
+                    if (await response.json())["languages"]["javascript"]["active"]:
+                        break
+        await asyncio.wait_for(faas.aclose(), 30)
+        assert await connection.closed() == b""

