@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from served import strays, until
 
 from faasrt import RuntimeManager
 from faasrt.local.engines import base
+from faasrt.local.engines.deno_run import DenoRun
 
 WORD = {"python": "wasi_worker", "javascript": "runner.js"}
 LEAST = {"python": 1, "javascript": 2}
@@ -68,3 +70,15 @@ async def test_they_come_back_after_crashes(manager: RuntimeManager, tmp_path: P
         await until(lambda: not any(victim.is_running() for victim in victims))  # noqa: B023
     await until_full(manager, tmp_path, language)
     assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
+
+
+async def test_a_run_holds_nothing_when_it_is_over(manager: RuntimeManager) -> None:
+    """Its output, of megabytes, is freed at once, and not when the garbage collector comes by."""
+    gc.collect()
+    gc.disable()
+    try:
+        for code, outcome in (("console.log(1)", "OK"), ("for (;;) console.log('x'.repeat(1e5))", "OUTPUT_LIMIT")):
+            assert (await manager.run_code(code, "javascript")).outcome.value == outcome
+        await until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, DenoRun)])
+    finally:
+        gc.enable()

@@ -103,6 +103,7 @@ class DenoEngine(Engine):
         finally:
             self._wrote = self._wrote or job.language is Language.TYPESCRIPT
             child.kill()
+            child.receive(_ignore)  # else child and run hold each other, and the output, until the collector comes by
             self._used.put_nowait(child)
 
     async def _converse(self, child: Child, job: Job) -> Verdict:
@@ -194,7 +195,7 @@ class DenoEngine(Engine):
             finally:
                 self._starting -= 1
             self._warm.put_nowait(child)
-            child.receive(lambda fd, data: None, self._replace_gone)
+            child.receive(_ignore, self._replace_gone)
             delay_s = _RETRY_SPAWN_S[0]
             self.mark_ready()
 
@@ -213,6 +214,10 @@ class DenoEngine(Engine):
             if self._wrote:
                 self._wrote = False
                 await asyncio.to_thread(_clear, self._deno_dir)
+
+
+def _ignore(fd: int, data: bytes) -> None:
+    pass
 
 
 async def _until_ready(child: Child) -> None:
