@@ -18,6 +18,7 @@ import pytest
         ("benchmarks.local --runs 20 --idle 0.1", "of the bare engine"),
         ("benchmarks.map --tasks 5000", "ahead at most"),
         ("benchmarks.batch --tasks 200 --kills 2", "each id once"),
+        ("benchmarks.soak --runs 60 --idle 0", "0 wrong verdicts; grown: nothing"),
     ],
 )
 def test_benchmarks_run(command: str, words: str) -> None:

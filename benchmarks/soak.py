@@ -1,0 +1,241 @@
+"""A server under everything at once, for long: every verdict is checked, and nothing of it may grow.
+
+    python -m benchmarks.soak [--runs 5000] [--idle 5]
+
+The server is `faasrt serve` in a process of its own, watched from outside. It is measured at rest, after a fifth of the
+runs and at the end. The exit code is 1 when a verdict was wrong, or anything has grown beyond its slack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from faasrt import RetrySettings, RuntimeManager, Settings
+
+IN_FLIGHT = 8
+FIRST = 0.2
+# How much more there may be at the end than after the first fifth.
+SLACK = {"server MB": 24, "worker MB": 48, "descriptors": 12, "threads": 8, "processes": 8, "zombies": 2, "files": 16}
+LOOPS = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
+FLOODS = {"python": "while True: print('x' * 10**5)", "javascript": "for (;;) console.log('x'.repeat(1e5))"}
+BOMBS = {
+    "python": "x = []\nwhile True: x.append(bytearray(10**6))",
+    "javascript": "const x = []; for (;;) x.push(new Array(1e5).fill(x.length))",
+}
+# Language, program, outcome, stdout; {} is the run's number.
+PROGRAMS = [
+    ("python", "print({})", "OK", "{}\n"),
+    ("python", "import json\nreturn_val(json.dumps([{}]))\nprint({})", "OK", "{}\n"),
+    ("python", "import asyncio\nasync def f(): print({})\nasyncio.run(f())", "OK", "{}\n"),
+    ("javascript", "console.log({})", "OK", "{}\n"),
+    ("javascript", "setTimeout(() => console.log({}), 5)", "OK", "{}\n"),
+    ("typescript", "const x: number = {}; console.log(x)", "OK", "{}\n"),
+    ("python", "print({})\n1 / 0", "USER_ERROR", "{}\n"),
+    ("javascript", "console.log({}); throw new Error('x')", "USER_ERROR", "{}\n"),
+    ("typescript", "console.log({}); null!.x", "USER_ERROR", "{}\n"),
+    ("python", "def f(:", "SYNTAX_ERROR", ""),
+    ("javascript", "let a = ;", "SYNTAX_ERROR", ""),
+    ("typescript", "let a: = {};", "SYNTAX_ERROR", ""),
+    ("python", "import os\nos._exit({} % 5)", "CRASHED", ""),
+    ("javascript", "process.abort()", "CRASHED", ""),
+]
+FUNCTIONS = {
+    "python": "def double(n):\n    return 2 * n",
+    "javascript": "function double(n) { return 2 * n; }",
+    "typescript": "function double(n: number): number { return 2 * n; }",
+}
+
+
+class Soak:
+    """The runs, each of a kind that is drawn at random, the same ones every time."""
+
+    def __init__(self, manager: RuntimeManager) -> None:
+        self._manager = manager
+        self._random = random.Random(1)
+        self._kinds: tuple[Callable[[int], Awaitable[None]], ...] = (
+            self._program, self._program, self._program, self._program, self._timeout, self._bomb, self._flood,
+            self._cancelled, self._validation, self._function, self._cases,
+        )  # fmt: skip
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    async def run(self, numbers: range) -> None:
+        """Do runs, several at once."""
+        queue = iter(numbers)
+
+        async def work() -> None:
+            for number in queue:
+                kind = self._random.choice(self._kinds)
+                try:
+                    await kind(number)
+                except Exception as error:
+                    self.wrong.append(f"{number} {kind.__name__}: {type(error).__name__}: {error}")
+                self.done[kind.__name__.strip("_")] += 1
+
+        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+
+    async def _program(self, number: int) -> None:
+        language, code, outcome, stdout = self._random.choice(PROGRAMS)
+        result = await self._manager.run_code(code.replace("{}", str(number)), language)
+        expect((result.outcome.value, result.stdout), (outcome, stdout.replace("{}", str(number))))
+
+    async def _timeout(self, number: int) -> None:
+        language = self._random.choice(list(LOOPS))
+        result = await self._manager.run_code(LOOPS[language], language, 150)
+        expect(result.outcome.value, "TIMEOUT")
+
+    async def _bomb(self, number: int) -> None:
+        language = self._random.choice(list(BOMBS))
+        result = await self._manager.run_code(BOMBS[language], language)
+        # A Python program is told, by an exception that it can catch.
+        expect(result.outcome.value, "USER_ERROR" if language == "python" else "MEMORY_LIMIT")
+
+    async def _flood(self, number: int) -> None:
+        language = self._random.choice(list(FLOODS))
+        result = await self._manager.run_code(FLOODS[language], language)
+        expect((result.outcome.value, result.truncated), ("OUTPUT_LIMIT", {"stdout"}))
+
+    async def _cancelled(self, number: int) -> None:
+        language = self._random.choice(list(LOOPS))
+        call = asyncio.ensure_future(self._manager.run_code(LOOPS[language], language))
+        await asyncio.wait({call}, timeout=self._random.random() / 5)
+        call.cancel()
+        await asyncio.wait({call})
+        expect(call.cancelled(), True)
+
+    async def _validation(self, number: int) -> None:
+        valid = self._random.random() < 0.5
+        language = self._random.choice(list(FUNCTIONS))
+        code = FUNCTIONS[language] if valid else f"{FUNCTIONS[language]} ]"
+        result = await self._manager.validate_code(code, language, where="remote")
+        expect((result.valid, bool(result.diagnostics)), (valid, not valid))
+
+    async def _function(self, number: int) -> None:
+        language = self._random.choice(list(FUNCTIONS))
+        runtime = await self._manager.get_runtime(language)
+        result = await runtime.call_function(FUNCTIONS[language], "double", number)
+        expect((result.outcome.value, result.value), ("OK", 2 * number))
+
+    async def _cases(self, number: int) -> None:
+        language = self._random.choice(list(FUNCTIONS))
+        runtime = await self._manager.get_runtime(language)
+        results = await runtime.run_cases(FUNCTIONS[language], "double", [(number + n,) for n in range(10)])
+        expect([result.value for result in results], [2 * (number + n) for n in range(10)])
+
+
+def expect(got: Any, wanted: Any) -> None:
+    if got != wanted:
+        raise AssertionError(f"{got!r:.300} where {wanted!r:.300} was due")
+
+
+class Watched:
+    """A server's process, seen from outside."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
+        self.process, self.url, self._folder = process, url, folder
+
+    def figures(self) -> dict[str, int]:
+        """What it takes now; three pipes and a descriptor for each of its processes are not counted twice."""
+        server = psutil.Process(self.process.pid)
+        children = server.children(recursive=True)
+        alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        workers = [child for child in alive if "wasi_worker" in " ".join(child.cmdline())]
+        return {
+            "server MB": server.memory_info().rss // 2**20,
+            "worker MB": max((worker.memory_info().rss // 2**20 for worker in workers), default=0),
+            "descriptors": server.num_fds() - 4 * len(alive),
+            "threads": server.num_threads(),
+            "processes": len(alive),
+            "zombies": len(children) - len(alive),
+            "files": sum(1 for _ in self._folder.rglob("*")),
+        }
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it and its processes have taken."""
+        everyone = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        return sum(sum(process.cpu_times()[:2]) for process in everyone)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Watched]:
+    """Run `faasrt serve`, and see at the end that it leaves in good order, with nothing left behind."""
+    with tempfile.TemporaryDirectory() as name:
+        program = [sys.executable, "-c", "from faasrt.cli import main; main()", "serve", "--port", "0"]
+        env = {**os.environ, "TMPDIR": name}
+        process = subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
+        try:
+            assert process.stdout is not None
+            line = (await asyncio.to_thread(process.stdout.readline)).decode()
+            yield Watched(process, re.findall(r"http://\S+", line)[0], Path(name))
+        finally:
+            process.terminate()
+            exit_code = await asyncio.to_thread(process.wait)
+        assert (exit_code, os.listdir(name)) == (0, []), "the server has not left in good order"  # noqa: PTH208
+
+
+async def until(manager: RuntimeManager, shown: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until every language is as it should be."""
+    while True:
+        status = await manager.get_health_status()
+        languages = status.endpoints[0].details.get("languages", {})
+        if languages and all(shown(entry) for entry in languages.values()):
+            return
+        await asyncio.sleep(0.1)
+
+
+async def measure(runs: int, idle_s: float) -> bool:
+    """Print everything; give whether all is well."""
+    async with serving() as server:
+        settings = Settings(
+            endpoints=dict.fromkeys(FUNCTIONS, server.url),
+            # Long programs hold up others, and who waits too long is told that nothing was started.
+            retry=RetrySettings(max_attempts=50, budget=1e6, throttled_base_delay_s=0.2),
+        )
+        async with RuntimeManager(settings=settings) as manager:
+            await until(manager, lambda entry: entry["status"] == "ready")
+            soak = Soak(manager)
+            figures = []
+            started = time.perf_counter()
+            for first, last in itertools.pairwise((0, max(1, int(runs * FIRST)), runs)):
+                await soak.run(range(first, last))
+                await until(manager, lambda entry: not entry["active"] and not entry["queued"])
+                figures.append(server.figures())
+                print(f"after {last} runs: " + ", ".join(f"{name} {value}" for name, value in figures[-1].items()))
+            print(f"{runs / (time.perf_counter() - started):.1f} runs/s at {IN_FLIGHT} in flight: {dict(soak.done)}")
+        if idle_s:
+            await asyncio.sleep(1)
+            before = server.cpu_s()
+            await asyncio.sleep(idle_s)
+            print(f"idle {100 * (server.cpu_s() - before) / idle_s:.1f} % of a core")
+    grown = [name for name, slack in SLACK.items() if figures[1][name] - figures[0][name] > slack]
+    print(f"{len(soak.wrong)} wrong verdicts; grown: {', '.join(grown) or 'nothing'}")
+    print(*soak.wrong[:10], sep="\n", file=sys.stderr)
+    return not soak.wrong and not grown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=5_000)
+    parser.add_argument("--idle", type=float, default=5.0, help="seconds")
+    options = parser.parse_args()
+    sys.exit(not asyncio.run(measure(options.runs, options.idle)))
+
+
+if __name__ == "__main__":
+    main()
