@@ -151,25 +151,32 @@ class Watched:
         self.process, self.url, self._folder = process, url, folder
 
     def figures(self) -> dict[str, int]:
-        """What it takes now; three pipes and a descriptor for each of its processes are not counted twice."""
+        """What it takes now, without what each of its processes takes: four descriptors, or a worker's own folder."""
         server = psutil.Process(self.process.pid)
-        children = server.children(recursive=True)
-        alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-        workers = [child for child in alive if "wasi_worker" in " ".join(child.cmdline())]
+        states, workers_mb = Counter[str](), [0]
+        for child in server.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                states[child.status()] += 1
+                if "wasi_worker" in " ".join(child.cmdline()):
+                    workers_mb.append(child.memory_info().rss // 2**20)
+        zombies = states.pop(psutil.STATUS_ZOMBIE, 0)
         return {
             "server MB": server.memory_info().rss // 2**20,
-            "worker MB": max((worker.memory_info().rss // 2**20 for worker in workers), default=0),
-            "descriptors": server.num_fds() - 4 * len(alive),
+            "worker MB": max(workers_mb),
+            "descriptors": server.num_fds() - 4 * states.total(),
             "threads": server.num_threads(),
-            "processes": len(alive),
-            "zombies": len(children) - len(alive),
-            "files": sum(1 for _ in self._folder.rglob("*")),
+            "processes": states.total(),
+            "zombies": zombies,
+            "files": sum("wasi-python-zip" not in str(path) for path in self._folder.rglob("*")),
         }
 
     def cpu_s(self) -> float:
         """Seconds of CPU that it and its processes have taken."""
-        everyone = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return sum(sum(process.cpu_times()[:2]) for process in everyone)
+        server, seconds = psutil.Process(self.process.pid), 0.0
+        for process in (server, *server.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seconds += sum(process.cpu_times()[:2])
+        return seconds
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,25 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def with_word(processes: Iterable[psutil.Process], word: str) -> list[psutil.Process]:
+    """Those whose command line holds a word; a zombie has none."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if command and word in command:
+                found.append(process)
+    return found
 
 
 def strays(folder: Path) -> list[psutil.Process]:
@@ -52,13 +71,8 @@ class Server:
         return self._output.read_text()
 
     def children(self, word: str = "") -> list[psutil.Process]:
-        """Its processes whose command line holds a word; a zombie has none."""
-        found = []
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.Error):
-                if word in " ".join(child.cmdline()) and child.cmdline():
-                    found.append(child)
-        return found
+        """Its processes whose command line holds a word."""
+        return with_word(psutil.Process(self.process.pid).children(), word)
 
     async def get(self, path: str) -> Any:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
@@ -107,7 +121,7 @@ async def served(
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     with output.open("wb") as sink:
-        process = subprocess.Popen(  # noqa: ASYNC220
+        process = subprocess.Popen(
             [FAASRT, "serve", "--port", "0", *arguments],
             env={**CLEAN, "TMPDIR": str(folder), **env},
             stdout=sink,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from rawhttp import Connection, connected, request
-from served import Server, served, until
+from served import Server, is_gone, served, until
 
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
@@ -42,7 +43,11 @@ async def begin(server: Server, connection: Connection, language: str, code: str
 
 def busy(server: Server, word: str) -> psutil.Process | None:
     """The process that has worked for longer than any needs for its start."""
-    return next((child for child in server.children(word) if child.cpu_times().user > 1), None)
+    for child in server.children(word):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.cpu_times().user > 1:
+                return child
+    return None
 
 
 @pytest.mark.parametrize("language", ["javascript", "typescript"])
@@ -53,7 +58,7 @@ async def test_while_its_program_runs(server: Server, language: str) -> None:
         await until(lambda: busy(server, PROCESS[language]))
         sandbox = busy(server, PROCESS[language])
         assert sandbox is not None
-    await until(lambda: not sandbox.is_running())
+    await until(lambda: is_gone(sandbox))
     await server.until_pool(language, active=0, queued=0)
 
 

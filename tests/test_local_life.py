@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from served import Server, served, strays, until
+from served import Server, is_gone, served, strays, until
 
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
@@ -133,10 +134,10 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
         status, body = await call
         assert (status, body["outcome"]) == (200, "TIMEOUT")
         victim = next(victim for victim in victims if body["metadata"]["instance_id"].endswith(f"-{victim.pid}"))
-        await until(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
+        await until(lambda: is_gone(victim))
         await until(lambda: {child.pid for child in server.children(WORD[language])} - {v.pid for v in victims})
         for victim in victims:
-            if victim.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 victim.resume()
         status, body = await server.run(language, SLOW[language].format(0))
         assert (status, body["outcome"]) == (200, "OK")

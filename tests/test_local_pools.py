@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
-from served import strays, until
+from served import is_gone, strays, until, with_word
 
 from faasrt import RuntimeManager
 from faasrt.local.engines import base
@@ -33,7 +33,7 @@ async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 def processes(folder: Path, language: str) -> list[psutil.Process]:
-    return [process for process in strays(folder) if WORD[language] in " ".join(process.cmdline())]
+    return with_word(strays(folder), WORD[language])
 
 
 async def until_full(manager: RuntimeManager, folder: Path, language: str) -> None:
@@ -67,7 +67,7 @@ async def test_they_come_back_after_crashes(manager: RuntimeManager, tmp_path: P
         victims = processes(tmp_path, language)
         for victim in victims:
             victim.kill()
-        await until(lambda: not any(victim.is_running() for victim in victims))  # noqa: B023
+        await until(lambda: all(is_gone(victim) for victim in victims))  # noqa: B023
     await until_full(manager, tmp_path, language)
     assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
 
