@@ -126,6 +126,8 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
         if busy:
             call = asyncio.create_task(server.run(language, code, timeout=700))
             await server.until_pool(language, active=1)
+        # Nothing may be starting: a process that is stopped then is given up only after 20 s.
+        await server.until_pool(language, idle=2 if language == "javascript" else not busy)
         victims = server.children(WORD[language])
         for victim in victims:
             victim.suspend()

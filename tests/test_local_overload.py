@@ -57,7 +57,7 @@ async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path) -
         served(tmp_path, "--workers", "1", wait_for=("python is ready", "javascript is ready")) as server,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
-        for _ in range(4):
+        for _ in range(3):
             waves = {}
             for language, capacity in {"python": 1, "javascript": 4}.items():
                 bodies = [
