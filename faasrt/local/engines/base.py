@@ -201,7 +201,7 @@ class Engine(abc.ABC):
         """End idle processes beyond the target."""
 
 
-def take_out(queue: asyncio.Queue[_T], is_gone: Callable[[_T], bool]) -> None:
+def drop_gone(queue: asyncio.Queue[_T], is_gone: Callable[[_T], bool]) -> None:
     """Leave in a queue, in its order, only what is not gone."""
     for _ in range(queue.qsize()):
         item = queue.get_nowait()

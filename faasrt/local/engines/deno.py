@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, take_out
+from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, drop_gone
 from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.process import Child, Spawner
 
@@ -201,7 +201,7 @@ class DenoEngine(Engine):
 
     def _replace_gone(self) -> None:
         """Start others for processes that were ended, by whomever, while they waited."""
-        take_out(self._warm, lambda child: child.returncode is not None)
+        drop_gone(self._warm, lambda child: child.returncode is not None)
         self._wanted.set()
 
     def _shrink(self) -> None:

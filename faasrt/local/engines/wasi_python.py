@@ -19,7 +19,7 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, sweep
-from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, take_out
+from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, drop_gone
 from faasrt.local.engines.bounds import HELLO, LENGTH
 from faasrt.local.engines.process import STDOUT, Child, Spawner
 from faasrt.results import Outcome, UserError
@@ -253,7 +253,7 @@ class WasiPythonEngine(Engine):
                 await worker.child.ended.wait()
             finally:
                 self._alive -= 1
-                take_out(self._idle, lambda worker: worker.gone)
+                drop_gone(self._idle, lambda worker: worker.gone)
                 await worker.child.end()
 
     def _command(self, command: str) -> list[str]:
