@@ -37,6 +37,7 @@ _REPORTS = {
     "error": ("phase", "name", "message", "traceback", "line", "column"),
     "exit": (),
     "abort": (),
+    "node": (),
     "done": (),
 }
 # After these the process only waits to be killed.
@@ -207,8 +208,8 @@ class DenoRun:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in reports:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
-        if returncode == -signal.SIGKILL and not self._child.killed:
-            # No program can send that: the system did, for want of memory as a rule.
+        if returncode == -signal.SIGKILL and not self._child.killed and "node" not in reports:
+            # No program can send that without Node's help: the system did, for want of memory as a rule.
             raise EngineError("a Deno process was killed from outside")
         if self._flooded:
             return {"outcome": Outcome.OUTPUT_LIMIT}

@@ -9,6 +9,7 @@
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
 //     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; else that signal means want of memory
+//     \0faasrt:NONCE:{"kind": "node"}                 it has Node's `process`, with which it can kill itself
 //     \0faasrt:NONCE:{"kind": "done"}                 it ran to its end; a process without this ended hard
 //
 // After "error" or "done" this only waits: the host kills it, which is faster than an end in good order, and nothing of
@@ -68,6 +69,19 @@ function tell(kind, fields = []) {
   }
   writeAll(writeStdout, `${mark}${report}}\n`);
 }
+
+// However a program comes by Node's `process`, this is asked for before.
+const internal = Deno[Deno.internal];
+const nodeArgs = { ...internal.__nodeBootstrapArgs };
+const { argv0 } = nodeArgs;
+Object.defineProperty(nodeArgs, "argv0", {
+  get() {
+    tell("node");
+    return argv0;
+  },
+});
+const nodeArgsForGood = { value: Object.freeze(nodeArgs), writable: false, configurable: false };
+Object.defineProperty(internal, "__nodeBootstrapArgs", nodeArgsForGood);
 
 function end(kind, fields) {
   tell(kind, fields);
