@@ -64,7 +64,6 @@ class DenoEngine(Engine):
         self._runner = folder / "runner.js"
         self._runner.write_bytes(_runner())
         self._deno_dir = _prepare_deno_dir(folder)
-        self._wrote = False
         self._spawner = Spawner()
         self._warm: asyncio.Queue[Child] = asyncio.Queue()
         self._starting = 0
@@ -101,7 +100,6 @@ class DenoEngine(Engine):
         try:
             return await self._converse(child, job)
         finally:
-            self._wrote = self._wrote or job.language is Language.TYPESCRIPT
             child.kill()
             child.receive(_ignore)  # else child and run hold each other, and the output, until the collector comes by
             self._used.put_nowait(child)
@@ -211,9 +209,7 @@ class DenoEngine(Engine):
     async def _clear_away(self) -> None:
         while True:
             await (await self._used.get()).end()
-            if self._wrote:
-                self._wrote = False
-                await asyncio.to_thread(_clear, self._deno_dir)
+            await asyncio.to_thread(_clear, self._deno_dir)
 
 
 def _ignore(fd: int, data: bytes) -> None:
@@ -282,12 +278,14 @@ def _prepare_deno_dir(folder: Path) -> Path:
     # Folders in the place of two databases, which would grow with each program; Deno then does without.
     for name in ("dep_analysis_cache_v2", "node_analysis_cache_v2"):
         (deno_dir / name).mkdir(parents=True)
+    # A file in the place of a folder: what a worker of Node's puts into `caches` would be there for the next program.
+    (deno_dir / "location_data").touch()
     return deno_dir
 
 
 def _clear(deno_dir: Path) -> None:
-    """Remove the programs that Deno's TypeScript compiler has kept."""
-    for file in deno_dir.glob("gen/blob/*"):
+    """Remove what Deno's TypeScript compiler has kept: programs, and modules that any program made of text."""
+    for file in deno_dir.glob("gen/*/*"):
         file.unlink(missing_ok=True)
 
 
