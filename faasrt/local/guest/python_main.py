@@ -20,12 +20,12 @@ quarter of a short run.
 """
 
 import _json
-import atexit
 import builtins
-import gc
 import io
 import linecache
 import sys
+from atexit import _run_exitfuncs as run_exit_functions
+from gc import collect
 from posix import _exit as leave
 
 import _host
@@ -149,11 +149,12 @@ def main():
     _host.call(b"done")
     if "__del__" in code or "async" in code:
         return
-    del program, namespace, program_module
     try:
-        atexit._run_exitfuncs()
+        run_exit_functions()
+        collect(0)  # as the interpreter does: the order in which a file and its buffer go depends on it
+        del program, namespace, program_module
         del sys.modules["__main__"]
-        gc.collect()
+        collect()
         flush(sys.stdout, sys.stderr, stdout, stderr)
     finally:
         leave(0)
