@@ -20,6 +20,8 @@ from faasrt.results import Outcome, UserError
 
 # A return value is JSON inside JSON: a control character of it takes six bytes and a backslash more.
 _FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
+# Reading them is work for the server, so that a program may not make reports for ever.
+_REPORTS_FACTOR, _REPORTS_BYTES = 2, 32 * 2**20
 # V8 prints pages about itself when its heap is full; they are no output of the program.
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
@@ -29,6 +31,9 @@ _LAST_WORDS = re.compile(rb"^# Fatal |panicked at|has panicked", re.MULTILINE)
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
+# What the runner writes. Anything else that JSON can say may take seconds and hundreds of MB to read.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_REPORT = re.compile(rb'\{"kind":"[a-z_]+"(?:,"[a-z]+":(?:%b|[0-9]{1,9}|null)){0,6}\}' % _STRING)
 # The fields that are kept of each kind of report. A program can find the mark, and may then say what it likes: what it
 # says must neither be believed beyond its own verdict nor cost memory.
 _REPORTS = {
@@ -50,11 +55,12 @@ class FrameReader:
     Args:
         mark: Begins a report.
         rest_bytes: More of the rest than this is a flood.
-        frame_bytes: A longer report is a flood.
+        frame_bytes: A longer report is a flood, and so are a great many.
     """
 
     def __init__(self, mark: bytes, rest_bytes: int, frame_bytes: int) -> None:
         self._mark, self._rest_bytes, self._frame_bytes = mark, rest_bytes, frame_bytes
+        self._reports_bytes = _REPORTS_FACTOR * frame_bytes + _REPORTS_BYTES
         self._pending = bytearray()
         self.rest = bytearray()
         self.reports: dict[str, dict[str, Any]] = {}
@@ -66,10 +72,11 @@ class FrameReader:
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
             self._keep(begin)
             end = self._pending.find(b"\n")
-            if end < 0:
-                self.overlong = len(self._pending) > self._frame_bytes
-                self.flooded = self.flooded or self.overlong
+            self.overlong = end < 0 and len(self._pending) > self._frame_bytes or end > self._reports_bytes
+            self.flooded = self.flooded or self.overlong
+            if end < 0 or self.overlong:
                 return
+            self._reports_bytes -= end
             self._report(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
         if self.complete:
@@ -91,12 +98,14 @@ class FrameReader:
             self.flooded = True
 
     def _report(self, data: bytes) -> None:
+        if _REPORT.fullmatch(data) is None:
+            return
         try:
             report = json.loads(data)
-        except (ValueError, RecursionError):
+        except ValueError:
             return
-        kind = report.get("kind") if isinstance(report, dict) else None
-        if isinstance(kind, str) and kind in _REPORTS:
+        kind = report["kind"]
+        if kind in _REPORTS:
             self.reports[kind] = {name: report[name] for name in _REPORTS[kind] if name in report}
             self.complete = kind in _LAST_REPORTS
 
