@@ -1,0 +1,199 @@
+"""What the tests of threats share: secrets that must stay, sinks that must see nothing, a server among traps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import psutil
+from helpers import manager_for
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+
+SECRET = "canary-4be1c0ffee"
+MB = 2**20
+_SERVER = """
+import asyncio, sys
+from faasrt import SandboxConfig
+from faasrt.local import LocalFaaS
+async def main():
+    limits = SandboxConfig(memory_limit_mb=1024, network_enabled=True)
+    async with LocalFaaS(sys.argv[1:], workers=2, sandbox=limits) as faas:
+        await faas.wait_ready(sys.argv[1])
+        print(faas.url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@attrs.define
+class Sink(asyncio.DatagramProtocol):
+    """Listens on a TCP and a UDP port, and remembers whatever comes. Answers nothing."""
+
+    seen: list[str] = attrs.field(factory=list)
+    tcp_port: int = 0
+    udp_port: int = 0
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.seen.append(f"udp {data!r}")
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.seen.append("tcp")
+        writer.close()
+
+    async def all_seen(self) -> list[str]:
+        """What has come; to know that nothing is still on its way, something is sent after it."""
+        before = len(self.seen)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.tcp_port)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        with socket.socket(type=socket.SOCK_DGRAM) as ours:
+            ours.sendto(b"ours", ("127.0.0.1", self.udp_port))
+        while "udp b'ours'" not in self.seen[before:]:
+            await asyncio.sleep(0.001)
+        self.seen.remove("tcp")
+        self.seen.remove("udp b'ours'")
+        return self.seen
+
+
+@contextlib.asynccontextmanager
+async def sink() -> AsyncIterator[Sink]:
+    one = Sink()
+    server = await asyncio.start_server(one.connected, "127.0.0.1", 0)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: one, ("127.0.0.1", 0))
+    one.tcp_port = server.sockets[0].getsockname()[1]
+    one.udp_port = transport.get_extra_info("sockname")[1]
+    try:
+        yield one
+    finally:
+        transport.close()
+        server.close()
+        await server.wait_closed()
+
+
+@attrs.frozen
+class Place:
+    """A server in a process whose environment is full of traps, and what must not come out of it."""
+
+    manager: RuntimeManager
+    server: psutil.Process
+    sink: Sink
+    canaries: list[Path]
+
+    async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
+        """Run a program, and see to it that nothing got out, and no secret came with the answer."""
+        code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
+        sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
+        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox)
+        assert SECRET not in repr(result)
+        return result
+
+
+@contextlib.asynccontextmanager
+async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
+    """Start a server with secrets and traps in its environment, and canaries in files near it."""
+    (folder / "tmp").mkdir()
+    (folder / "path").mkdir()
+    canaries = [folder / "canary.json", folder / "link.json"]
+    canaries[0].write_text(f'"{SECRET}"')
+    canaries[1].symlink_to(canaries[0])
+    (folder / "path" / "sitecustomize.py").write_text(f"open({str(folder / 'imported')!r}, 'a').write('x')")
+    async with sink() as one:
+        argv = [sys.executable, "-c", _SERVER, *languages]
+        pipe = subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*argv, env=_traps(folder, one), stdin=pipe, stdout=pipe)
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().strip()
+            (own,) = (folder / "tmp").glob("faasrt-*")
+            canaries.append(own / "canary.json")
+            canaries[2].write_text(f'"{SECRET}"')
+            async with manager_for(url) as manager:
+                yield Place(manager, psutil.Process(process.pid), one, canaries)
+            process.stdin.close()
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        # Only the server itself obeys the environment of its Python.
+        assert (folder / "imported").read_text() == "x"
+
+
+def _traps(folder: Path, one: Sink) -> dict[str, str]:
+    proxy = f"http://127.0.0.1:{one.tcp_port}"
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), proxy)
+    deno = {
+        "DENO_PERMISSIONS": "allow-all",
+        "DENO_PERMISSION_BROKER_PATH": str(folder / "broker"),
+        "DENO_AUTH_TOKENS": f"{SECRET}@127.0.0.1",
+        "DENO_V8_FLAGS": "--expose-gc",
+        "DENO_CERT": str(folder / "canary.json"),
+        "DENO_DIR": str(folder / "deno-dir"),
+        "NODE_OPTIONS": f"--require {folder / 'canary.json'}",
+        "NPM_CONFIG_REGISTRY": proxy,
+        "JSR_URL": proxy,
+    }
+    python = {
+        "PYTHONPATH": str(folder / "path"),
+        "PYTHONSTARTUP": str(folder / "path" / "sitecustomize.py"),
+        "PYTHONINSPECT": "1",
+        "PYTHONOPTIMIZE": "2",
+    }
+    others = {"AWS_SECRET_ACCESS_KEY": SECRET, "GLIBC_TUNABLES": "glibc.malloc.check=0", "TMPDIR": str(folder / "tmp")}
+    return {**os.environ, **proxies, **deno, **python, **others}
+
+
+async def run_beside(local: RuntimeManager, code: str, language: str, **limits: object) -> tuple[ExecutionResult, int]:
+    """Run a program that wants memory with a neighbour that must be well; also give the most that all used more."""
+    sandbox = SandboxConfig(**{"memory_limit_mb": 64, **limits})  # type: ignore[arg-type]
+    before = most = tree_rss()
+    attack = asyncio.create_task(local.run_code(code, language, 6_000, sandbox=sandbox))
+    neighbour = asyncio.create_task(local.run_code(NEIGHBOURS[language], language, 10_000))
+    while not attack.done():
+        await asyncio.wait({attack}, timeout=0.02)
+        most = max(most, tree_rss())
+    well = await neighbour
+    assert (well.outcome, well.stdout) == (Outcome.OK, "well\n")
+    return await attack, most - before
+
+
+NEIGHBOURS = {
+    "python": "x = sum(range(100_000)); print('well')",
+    "js": "const x = new Array(100_000).fill(1); console.log('well')",
+}
+
+
+def tree_rss() -> int:
+    """What this process and all that it has started hold of the memory, in bytes."""
+    total = psutil.Process().memory_info().rss
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += child.memory_info().rss
+    return total
+
+
+async def until_gone(result: ExecutionResult) -> None:
+    """Wait until the process that ran a program has ended."""
+    pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
+    while psutil.pid_exists(pid):
+        await asyncio.sleep(0.01)
+
+
+def environments(server: psutil.Process, name: str) -> set[str]:
+    """The variables in the environments of a server's processes."""
+    found: set[str] = set()
+    for child in server.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in child.name():
+                found |= child.environ().keys()
+    return found
