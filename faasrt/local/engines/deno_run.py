@@ -72,7 +72,7 @@ class FrameReader:
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
             self._keep(begin)
             end = self._pending.find(b"\n")
-            self.overlong = end < 0 and len(self._pending) > self._frame_bytes or end > self._reports_bytes
+            self.overlong = (end < 0 and len(self._pending) > self._frame_bytes) or end > self._reports_bytes
             self.flooded = self.flooded or self.overlong
             if end < 0 or self.overlong:
                 return
