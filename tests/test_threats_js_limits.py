@@ -227,6 +227,11 @@ CRASHES = [
         " 3, 0, 0, 11]; new WebAssembly.Instance(new WebAssembly.Module(new Uint8Array(bytes))).exports.f()",
         Outcome.USER_ERROR,
     ),
+    (
+        "Deno.stdout.close(); const name = 'proc' + 'ess'; try { globalThis[name].pid } catch {}"
+        " const { kill } = await import(`node:${name}`); kill(Deno.pid, 'SIGKILL'); for (;;) ;",
+        Outcome.CRASHED,
+    ),
     ("process.exit(7)", Outcome.USER_ERROR),
     ("process.reallyExit(7)", Outcome.USER_ERROR),
     ("process.exit(0)", Outcome.OK),
@@ -240,6 +245,12 @@ async def test_a_crash_is_that_of_the_program(local: RuntimeManager, code: str, 
     assert outcome is None or result.outcome is outcome, result
     assert result.stdout == "before\n"
     await until_gone(result)
+
+
+async def test_a_program_may_be_too_much_for_the_parser(local: RuntimeManager) -> None:
+    """It overflows the stack of Deno's parser, which is no want of memory."""
+    result = await local.run_code("[" * 1_000_000, "js")
+    assert (result.outcome, result.stdout) == (Outcome.CRASHED, ""), result
 
 
 async def test_a_hundred_crashes_are_no_trouble(local: RuntimeManager) -> None:

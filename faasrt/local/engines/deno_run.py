@@ -26,7 +26,7 @@ _REPORTS_FACTOR, _REPORTS_BYTES = 2, 32 * 2**20
 _V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
-_LAST_WORDS = re.compile(rb"^# Fatal |panicked at|has panicked", re.MULTILINE)
+_LAST_WORDS = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has panicked", re.MULTILINE)
 # What V8 and Deno say when memory ends them, always by a signal.
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
