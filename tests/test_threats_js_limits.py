@@ -77,6 +77,9 @@ TIME = [
     "new (await import('node:sqlite')).DatabaseSync(':memory:').exec("
     "'with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c')",
     "process.kill(process.pid, 'SIGSTOP'); for (;;) ;",
+    # What cannot be told any more cannot be had either: else this would look like a failure of the server.
+    "Deno.stdout.close(); const name = 'proc' + 'ess'; try { globalThis[name].pid } catch {}"
+    " const { kill } = await import(`node:${name}`); kill(Deno.pid, 'SIGKILL'); for (;;) ;",
 ]
 
 
@@ -226,11 +229,6 @@ CRASHES = [
         "const bytes = [0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 7, 5, 1, 1, 102, 0, 0, 10, 5, 1,"
         " 3, 0, 0, 11]; new WebAssembly.Instance(new WebAssembly.Module(new Uint8Array(bytes))).exports.f()",
         Outcome.USER_ERROR,
-    ),
-    (
-        "Deno.stdout.close(); const name = 'proc' + 'ess'; try { globalThis[name].pid } catch {}"
-        " const { kill } = await import(`node:${name}`); kill(Deno.pid, 'SIGKILL'); for (;;) ;",
-        Outcome.CRASHED,
     ),
     ("process.exit(7)", Outcome.USER_ERROR),
     ("process.reallyExit(7)", Outcome.USER_ERROR),

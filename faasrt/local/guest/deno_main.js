@@ -70,18 +70,25 @@ function tell(kind, fields = []) {
   writeAll(writeStdout, `${mark}${report}}\n`);
 }
 
-// However a program comes by Node's `process`, this is asked for before.
+// However a program comes by Node's `process`, this is asked for before. One that has closed its stdout cannot be told of,
+// and gets none.
 const internal = Deno[Deno.internal];
-const nodeArgs = { ...internal.__nodeBootstrapArgs };
-const { argv0 } = nodeArgs;
-Object.defineProperty(nodeArgs, "argv0", {
-  get() {
-    tell("node");
-    return argv0;
-  },
-});
-const nodeArgsForGood = { value: Object.freeze(nodeArgs), writable: false, configurable: false };
-Object.defineProperty(internal, "__nodeBootstrapArgs", nodeArgsForGood);
+if (internal.__nodeBootstrapArgs !== undefined) {
+  const args = { ...internal.__nodeBootstrapArgs };
+  const { argv0 } = args;
+  Object.defineProperty(args, "argv0", {
+    get() {
+      try {
+        tell("node");
+      } catch {
+        for (;;) wait(never, 0, 0);
+      }
+      return argv0;
+    },
+  });
+  const value = Object.freeze(args);
+  Object.defineProperty(internal, "__nodeBootstrapArgs", { value, writable: false, configurable: false });
+}
 
 function end(kind, fields) {
   tell(kind, fields);
