@@ -82,10 +82,10 @@ async def per_second(manager: RuntimeManager, language: str, runs: int) -> float
     return runs / (time.perf_counter() - started)
 
 
-def cpu_s() -> float:
-    """Seconds of CPU that this process and its children took."""
+def cpu_s() -> dict[int, float]:
+    """Seconds of CPU that this process and each of its children have taken."""
     everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(sum(process.cpu_times()[:2]) for process in everyone)
+    return {process.pid: sum(process.cpu_times()[:2]) for process in everyone}
 
 
 async def measure(runs: int, idle_s: float) -> None:
@@ -110,7 +110,9 @@ async def measure(runs: int, idle_s: float) -> None:
         await asyncio.sleep(1)
         before = cpu_s()
         await asyncio.sleep(idle_s)
-        print(f"idle {100 * (cpu_s() - before) / idle_s:.1f} % of a core")
+        after = cpu_s()
+        taken_s = sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
+        print(f"idle {100 * taken_s / idle_s:.1f} % of a core")
 
 
 def main() -> None:
