@@ -29,6 +29,13 @@ async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[t
     return call
 
 
+async def until_settled(server: Server, language: str, *, busy: bool) -> None:
+    """Wait until one worker's pool is full, and nothing starts, which would be given up only after 20 s if stopped."""
+    await server.until_pool(
+        language, status="ready", active=int(busy), idle=2 if language == "javascript" else not busy
+    )
+
+
 @pytest.mark.parametrize(
     "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGINT] * 2], ids=str
 )
@@ -103,18 +110,17 @@ async def test_sigkill_of_a_busy_process(tmp_path: Path, language: str) -> None:
     """Its program, which may have had effects, is not run again: the answer is a clear 500; the pool is full again."""
     async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
         call = await begin(server, language, 60)
+        await until_settled(server, language, busy=True)
         for victim in server.children(WORD[language]):
             victim.kill()
         status, body = await call
         assert (status, body["error"]) == (500, "the engine failed")
         assert "process" in body["details"]
+        await until_settled(server, language, busy=False)
         status, body = await server.run(language, SLOW[language].format(0))
         assert (status, body["outcome"]) == (200, "OK")
-        await server.until_pool(language, active=0, queued=0)
-        await until(lambda: server.children(WORD[language]))
-        assert (await server.get("/metrics"))["engines"]["wasi-python" if language == "python" else "deno"][
-            "failed"
-        ] == 1
+        engines = (await server.get("/metrics"))["engines"]
+        assert engines["wasi-python" if language == "python" else "deno"]["failed"] == 1
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
@@ -124,10 +130,9 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
     async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
         code = SLOW[language].format(60 if busy else 0)
         if busy:
-            call = asyncio.create_task(server.run(language, code, timeout=700))
+            call = asyncio.create_task(server.run(language, code, timeout=2000))
             await server.until_pool(language, active=1)
-        # Nothing may be starting: a process that is stopped then is given up only after 20 s.
-        await server.until_pool(language, idle=2 if language == "javascript" else not busy)
+        await until_settled(server, language, busy=busy)
         victims = server.children(WORD[language])
         for victim in victims:
             victim.suspend()
@@ -137,10 +142,10 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
         assert (status, body["outcome"]) == (200, "TIMEOUT")
         victim = next(victim for victim in victims if body["metadata"]["instance_id"].endswith(f"-{victim.pid}"))
         await until(lambda: is_gone(victim))
-        await until(lambda: {child.pid for child in server.children(WORD[language])} - {v.pid for v in victims})
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.resume()
+        await until_settled(server, language, busy=False)
         status, body = await server.run(language, SLOW[language].format(0))
         assert (status, body["outcome"]) == (200, "OK")
 
