@@ -50,14 +50,11 @@ function readAll() {
 const never = new Int32Array(new SharedArrayBuffer(4));
 const wait = Atomics.wait;
 
-writeAll(writeStdout, "\0ready\n");
-const job = parse(readAll());
-const mark = `\0faasrt:${job.nonce}:`;
-delete job.nonce;
-const shown = job.language === "typescript" ? "main.ts" : "main.js";
-const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
-const { locate, describe, syntaxError } = errorReader(shown, job.most);
+let job = null;
+let errors = null;
+let mark = "";
 let ended = false;
+let settled = false;
 
 // A report is put together by hand, from strings and numbers: JSON.stringify asks objects for a toJSON, which is the
 // program's to define.
@@ -98,7 +95,7 @@ function end(kind, fields) {
 function fail(reason, imported) {
   if (ended) return;
   ended = true;
-  const syntax = imported ? syntaxError(reason) : null;
+  const syntax = imported ? errors.syntaxError(reason) : null;
   if (syntax !== null) {
     const { message, traceback, line, column } = syntax;
     writeAll(writeStderr, `${traceback}\n`);
@@ -106,7 +103,7 @@ function fail(reason, imported) {
   }
   // It parses; that one of its imports cannot be had here is no matter of syntax.
   if (job.check) end("done");
-  const { name, message, traceback } = describe(reason);
+  const { name, message, traceback } = errors.describe(reason);
   writeAll(writeStderr, `${traceback}\n`);
   end("error", ["phase", "run", "name", name, "message", message, "traceback", traceback]);
 }
@@ -128,6 +125,20 @@ globalThis.close = () => Deno.exit(0);
 // is told that there is none.
 for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delete globalThis[name];
 
+// A GPU is reached without any permission, and knows no limit.
+delete Object.getPrototypeOf(navigator).gpu;
+
+// What is used for the first time takes long: here it does while nobody waits.
+await import(URL.createObjectURL(new Blob(["export {};"], { type: "text/javascript" })));
+Deno.inspect([0]);
+
+writeAll(writeStdout, "\0ready\n");
+job = parse(readAll());
+mark = `\0faasrt:${job.nonce}:`;
+delete job.nonce;
+const typed = job.language === "typescript";
+errors = errorReader(typed ? "main.ts" : "main.js", job.most);
+
 // Its refusal would name the resolver of this machine.
 if (!job.network) {
   const { NotCapable } = Deno.errors;
@@ -135,9 +146,6 @@ if (!job.network) {
     throw new NotCapable("Requires net access, run again with the --allow-net flag");
   };
 }
-
-// A GPU is reached without any permission, and knows no limit.
-delete Object.getPrototypeOf(navigator).gpu;
 
 // Asking for `process` loads much, and only a program that names it has listeners there.
 const { process } = /\bprocess\b/.test(job.code) ? globalThis : { process: null };
@@ -153,7 +161,6 @@ if (process !== null) {
     return heard;
   };
 }
-let settled = false;
 
 function onEnd() {
   // A top-level await that never settles is told of by Deno itself.
@@ -172,8 +179,8 @@ if (process === null) {
   });
 }
 
-const location = URL.createObjectURL(new Blob([job.code], { type: mime }));
-locate(location);
+const location = URL.createObjectURL(new Blob([job.code], { type: typed ? "application/typescript" : "text/javascript" }));
+errors.locate(location);
 delete job.code;
 
 tell("started", ["location", location]);
