@@ -70,13 +70,13 @@ class _Source:
 
     def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
         self._iterator: Any
+        self._is_async = isinstance(tasks, AsyncIterable)
         if isinstance(tasks, AsyncIterable):
             self._iterator = aiter(tasks)
         elif isinstance(tasks, Iterable):
             self._iterator = iter(tasks)
         else:
             raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
-        self._is_async = isinstance(self._iterator, AsyncIterator)
         self._next: asyncio.Task[CodeTask] | None = None
         self._back: deque[tuple[int, CodeTask]] = deque()
         self._count = 0
@@ -195,7 +195,7 @@ class _Map:
         finally:
             for worker in workers:
                 worker.cancel()
-            await asyncio.wait(workers)
+            await asyncio.gather(*workers, return_exceptions=True)
             await self._source.aclose()
 
     async def _deliver(self, working: int) -> AsyncIterator[TaskResult]:
@@ -220,10 +220,11 @@ class _Map:
             while batch := await self._read():
                 for item in await self._execute(batch):
                     self._results.put_nowait(item)
-        except Exception as error:
+        except BaseException as error:
+            # Also a cancellation that came out of the source: nobody else would tell of it.
             self._results.put_nowait(error)
-        else:
-            self._results.put_nowait(None)
+            raise
+        self._results.put_nowait(None)
 
     async def _read(self) -> list[tuple[int, CodeTask]]:
         """Take the next task, and those behind it that can share its execution."""

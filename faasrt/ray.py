@@ -53,7 +53,7 @@ def run_tasks(
 ) -> Dataset:
     """Run a row's program for each row, and add what came of it: see `COLUMNS`.
 
-    Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (the last two as JSON
+    Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (as they are, or as JSON
     text); other columns stay as they are. A row that is wrong, or that the infrastructure failed, says so in its own
     columns. Ray runs a batch again when its actor dies: then tasks may run twice.
 
@@ -104,7 +104,7 @@ class TaskRunner:
             try:
                 tasks.append(_task_of(row))
                 places.append(place)
-            except (ValueError, InvalidRequestError, UnsupportedLanguageError) as error:
+            except (ValueError, RecursionError, InvalidRequestError, UnsupportedLanguageError) as error:
                 columns[place] = {"invalid_task": str(error)}
         async for item in self._manager.map(tasks, concurrency=self._concurrency):
             columns[places[item.index]] = _columns_of(item)
@@ -117,11 +117,15 @@ class TaskRunner:
 def _task_of(row: dict[str, Any]) -> CodeTask:
     if not isinstance(row.get("code"), str) or not isinstance(row.get("language"), str):
         raise InvalidRequestError("a row needs 'code' and 'language', both text")
-    args, kwargs = (strict_json.loads(row[name]) if row.get(name) else None for name in ("args", "kwargs"))
+    args, kwargs = (_decoded(row.get(name)) for name in ("args", "kwargs"))
     if not isinstance(args, list | None) or not isinstance(kwargs, dict | None):
-        raise InvalidRequestError("'args' must be the JSON text of a list, and 'kwargs' that of an object")
+        raise InvalidRequestError("'args' must be a list, and 'kwargs' an object, or the JSON text of one")
     fields = {"timeout_ms": row.get("timeout_ms"), "function": row.get("function")}
     return CodeTask(row["code"], row["language"], args=args or (), kwargs=kwargs or {}, **fields)
+
+
+def _decoded(value: Any) -> Any:
+    return strict_json.loads(value) if isinstance(value, str) and value else value or None
 
 
 def _columns_of(item: TaskResult) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -215,6 +216,37 @@ async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None
     summary = json.loads((tmp_path / "sum").read_text())
     assert (summary["skipped"], summary["done"], summary["outcomes"], summary["invalid_tasks"]) == (2, 5, {"OK": 4}, 1)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+async def test_no_file_of_somebody_else_is_overwritten(url: str, tmp_path: Path) -> None:
+    """The tasks themselves, and what is no results file, stay as they are; a link stays a link."""
+    tasks = write(tmp_path / "tasks.jsonl", program(0))
+    for content in (b"precious\n", b'{"id": "0"}\n', b'{"id": "0", "outcome": ["OK"]}\n'):
+        (tmp_path / "other").write_bytes(content)
+        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "other"), "--url", url, "--resume")
+        assert (code, (tmp_path / "other").read_bytes()) == (2, content)
+        assert "line 1 of the file is no result" in stderr
+    code, _, stderr = await batch(tasks, "-o", tasks, "--url", url, "--resume")
+    assert code == 2
+    assert "same file" in stderr
+    assert Path(tasks).read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").write_bytes(b'{"id": "9", "infra_error": {}}\n')
+    assert (await batch(tasks, "-o", str(tmp_path / "link"), "--url", url, "--resume"))[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    assert [record["id"] for record in read(tmp_path / "real")] == ["0"]
+
+
+async def test_pipes_and_devices(url: str, tmp_path: Path) -> None:
+    """A pipe is read once; results may go to a device; nobody needs to look."""
+    write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
+    command = f"cat tasks.jsonl | {shlex.join(FAASRT)} batch /dev/stdin -o out --url {url} 2>&-"
+    done = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(["bash", "-c", command], cwd=tmp_path, env=CLEAN, capture_output=True, timeout=60)
+    )
+    assert done.returncode == 0
+    assert len(read(tmp_path / "out")) == 5
+    assert (await batch(str(tmp_path / "tasks.jsonl"), "-o", "/dev/null", "--url", url))[0] == 0
 
 
 async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> None:

@@ -258,6 +258,37 @@ async def test_waiting_for_room_is_no_failure() -> None:
         assert faas.peak <= 2
 
 
+async def test_those_who_wait_for_a_map_are_in_nobodys_way() -> None:
+    """Its waiters do not fill the queue for others, and its own retries find room."""
+    limiter = LimiterSettings(max_concurrency=2, max_queue=2)
+    async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
+        faas.default = Reply(delay_s=0.02)
+        faas.script(*[Reply.unavailable(not_started=True)] * 3)
+
+        async def consume() -> list[TaskResult]:
+            return [item async for item in manager.map(tasks(60), concurrency=40)]
+
+        mapping = asyncio.create_task(consume())
+        while manager.get_metrics().queued < 10:
+            await asyncio.sleep(0.001)
+        assert (await manager.run_code("1", "python")).ok
+        assert all(item.result for item in await mapping)
+
+
+async def test_a_source_that_ends_in_a_cancellation() -> None:
+    """It is no way to hang."""
+
+    async def source() -> AsyncIterator[CodeTask]:
+        yield CodeTask("1", "python")
+        sleeping = asyncio.create_task(asyncio.sleep(100))
+        sleeping.cancel()
+        await sleeping
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager, asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            assert [item async for item in manager.map(source(), concurrency=2)]
+
+
 async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeManager) -> None:
     """As many as may; each still has its own verdict, and one that cannot be sent spoils no other."""
     code = "import time\nSTARTED = time.perf_counter_ns()\ndef f(n):\n    return [1 // n, STARTED]"

@@ -57,9 +57,11 @@ class Batch:
         options: What the command line says.
         results: Where the results go.
         progress: Counts them.
+        surveyed: Whether the tasks were looked through before.
     """
 
-    def __init__(self, options: Options, results: Results, progress: Progress) -> None:
+    def __init__(self, options: Options, results: Results, progress: Progress, *, surveyed: bool) -> None:
+        self._surveyed = surveyed
         self._options, self._results, self._progress = options, results, progress
         self._lines = Lines(options.tasks, options.defaults, options.limit)
         self._running: dict[str, _Running] = {}
@@ -101,7 +103,7 @@ class Batch:
             async for line in lines:
                 if line.id is not None and line.id in seen:
                     raise click.UsageError(f"the id {line.id!r} of line {line.number} stood in a line before")
-                if line.id is not None and self._options.tasks == "-":
+                if line.id is not None and not self._surveyed:
                     seen.add(line.id)  # a file was looked through before
                 task = await self._begin(line)
                 while self._again and not self.stopping:
@@ -220,14 +222,16 @@ async def _work(options: Options, settings: Settings) -> tuple[Progress, bool]:
     """Run everything; give the figures, and whether it was stopped."""
     languages: tuple[Language, ...] = tuple(Language)
     total = None
-    if options.tasks != "-":
+    if options.output != "-" and _is_same(options.tasks, options.output):
+        raise click.UsageError("the tasks and the results are the same file")
+    if _is_file(options.tasks):
         found = await asyncio.to_thread(survey, options.tasks, options.defaults, options.limit)
         if found.duplicates:
             raise click.UsageError(f"ids stand there more than once: {', '.join(found.duplicates)}")
         total, languages = found.total, found.languages or (Language.JAVASCRIPT,)
     progress = Progress(total, quiet=options.quiet)
     results = await asyncio.to_thread(Results, options.output, resume=options.resume, on_kept=progress.count)
-    batch = Batch(options, results, progress)
+    batch = Batch(options, results, progress, surveyed=total is not None)
     running = asyncio.create_task(batch.run(settings, languages))
 
     def on_signal() -> None:
@@ -247,6 +251,17 @@ async def _work(options: Options, settings: Settings) -> tuple[Progress, bool]:
     except BaseExceptionGroup as group:
         raise _first_of(group) from None
     return progress, batch.stopping
+
+
+def _is_same(tasks: str, output: str) -> bool:
+    with contextlib.suppress(OSError):
+        return tasks != "-" and Path(tasks).samefile(output)
+    return False
+
+
+def _is_file(tasks: str) -> bool:
+    """Whether it can be read more than once; a pipe cannot. What is not there is told by who opens it."""
+    return tasks != "-" and (Path(tasks).is_file() or not Path(tasks).exists())
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -81,9 +82,11 @@ class Results:
         if target == "-":
             if resume:
                 raise click.UsageError("--resume needs a file: give one with -o")
+            if sys.stdout is None:
+                raise click.UsageError("cannot write <stdout>: it is closed")
             self._file = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
             return
-        self._path = Path(target)
+        self._path = Path(target).resolve()
         try:
             self._file = self._locked()
             if self._path.stat().st_size:
@@ -130,7 +133,7 @@ class Results:
         rest = memoryview(b"".join(_encode(record) for record in records))
         while rest:
             rest = rest[self._file.write(rest) :]
-        if self._file.seekable():
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             os.fdatasync(self._file.fileno())
 
     def _locked(self) -> io.FileIO:
@@ -147,8 +150,8 @@ class Results:
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}-", delete=False) as kept:
             try:
                 with self._path.open("rb") as earlier:
-                    for line in earlier:
-                        name = _graded_id(line)
+                    for number, line in enumerate(earlier, 1):
+                        name = _graded_id(line, number)
                         if name is not None and name not in self.done:
                             self.done.add(name)
                             kept.write(line)
@@ -163,18 +166,25 @@ class Results:
         old.close()
 
 
-def _graded_id(line: bytes) -> str | None:
-    """Give the id of a whole line with a verdict."""
+def _graded_id(line: bytes, number: int) -> str | None:
+    """Give the id of a line with a verdict; None for a failure, and for a line that was torn.
+
+    Raises:
+        click.UsageError: It is no line of ours, which must not be lost.
+    """
     if not line.endswith(b"\n"):
-        return None  # torn
+        return None
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or record.get("outcome") not in _OUTCOMES:
-        return None
-    name = record.get("id")
-    return name if isinstance(name, str) else None
+        record = None
+    if isinstance(record, dict):
+        if "infra_error" in record or "invalid_task" in record:
+            return None
+        name, outcome = record.get("id"), record.get("outcome")
+        if isinstance(name, str) and isinstance(outcome, str) and outcome in _OUTCOMES:
+            return name
+    raise click.UsageError(f"line {number} of the file is no result: is it the right one?")
 
 
 def _encode(record: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -47,8 +48,12 @@ class Progress:
 
     async def show(self) -> None:
         """Show how far it is until cancelled."""
-        if self._quiet:
+        if self._quiet or sys.stderr is None:
             return
+        with contextlib.suppress(OSError, ValueError):  # nobody looks any more, and that is no reason to end
+            await self._show()
+
+    async def _show(self) -> None:
         if not sys.stderr.isatty():
             while True:
                 await asyncio.sleep(_LINE_S)

@@ -159,7 +159,7 @@ class Dispatcher:
         with _informed(trace):
             while True:
                 try:
-                    permit = await self._permit(fleet, trace, tried, deadline)
+                    permit = await self._permit(fleet, trace, tried, deadline, patient=patient)
                     deadline = min(deadline, self.clock() + call_s)
                 except (QueueFullError, DeadlineExceededError):
                     if failed is None:
@@ -248,13 +248,15 @@ class Dispatcher:
             for family, endpoint in self._gate.endpoints()
         )
 
-    async def _permit(self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float) -> Permit:
+    async def _permit(
+        self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float, *, patient: bool = False
+    ) -> Permit:
         trace.permit_awaited()
         within_s = None
         if deadline < math.inf:
             within_s = min(self._settings.limiter.queue_timeout_s, deadline - self.clock())
         try:
-            return await self._gate.acquire(fleet, avoid=avoid, within_s=within_s)
+            return await self._gate.acquire(fleet, avoid=avoid, within_s=within_s, patient=patient)
         finally:
             trace.permit_settled()
 

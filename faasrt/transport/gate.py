@@ -34,6 +34,7 @@ class _Waiter:
     ticket: int
     granted: asyncio.Future[Permit]
     avoid: Collection[str]
+    patient: bool
 
 
 @attrs.define(eq=False)
@@ -85,7 +86,7 @@ class Gate:
         self._tickets = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self.in_flight = 0
-        self.queued = 0
+        self.queued = self._impatient = 0
 
     def fleet(self, family: str, urls: Sequence[str]) -> Fleet:
         """Give the replicas of a family of languages; an endpoint is the same one in every fleet."""
@@ -99,13 +100,16 @@ class Gate:
         """Give every endpoint with its family."""
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
-    async def acquire(self, fleet: Fleet, *, avoid: Collection[str], within_s: float | None) -> Permit:
+    async def acquire(
+        self, fleet: Fleet, *, avoid: Collection[str], within_s: float | None, patient: bool = False
+    ) -> Permit:
         """Take a permit for one of the endpoints; first come, first served.
 
         Args:
             fleet: The endpoints.
             avoid: Base URLs that are taken only if no other has room.
-            within_s: The most seconds to wait; None waits without limit, in a queue of any length.
+            within_s: The most seconds to wait; None waits without limit.
+            patient: Whether the queue may have any length, because the caller bounds it; others do not count it.
 
         Raises:
             QueueFullError: `max_queue` callers wait already.
@@ -120,16 +124,15 @@ class Gate:
         settings = self._settings
         # Those who only wait until it is known what an endpoint is are in flight in all but name.
         to_come = sum(endpoint.limit.to_come for endpoint in fleet.endpoints)
-        if within_s is not None and self.queued >= settings.max_queue + min(
-            to_come, settings.max_concurrency - self.in_flight
-        ):
+        most = settings.max_queue + min(to_come, settings.max_concurrency - self.in_flight)
+        if not patient and self._impatient >= most:
             raise QueueFullError(
-                f"{self.queued} callers already wait for a permit: slow down, or raise max_queue or max_concurrency "
-                f"({settings.max_concurrency})"
+                f"{self._impatient} callers already wait for a permit: slow down, or raise max_queue or "
+                f"max_concurrency ({settings.max_concurrency})"
             )
-        waiter = _Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid)
+        waiter = _Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, patient)
         fleet.waiters.append(waiter)
-        self.queued += 1
+        self._count(waiter, 1)
         self.pump()
         try:
             async with asyncio.timeout(within_s):
@@ -158,13 +161,17 @@ class Gate:
             self._timer.cancel()
             self._timer = None
 
+    def _count(self, waiter: _Waiter, change: int) -> None:
+        self.queued += change
+        self._impatient += 0 if waiter.patient else change
+
     def _leave(self, fleet: Fleet, waiter: _Waiter) -> None:
         if waiter.granted.done() and not waiter.granted.cancelled():
             # Granted in the very moment in which its caller went away: the next one gets it.
             self.release(waiter.granted.result())
         elif waiter in fleet.waiters:
             fleet.waiters.remove(waiter)
-            self.queued -= 1
+            self._count(waiter, -1)
 
     def _take(self, choice: Choice) -> Permit:
         self.in_flight += 1
@@ -188,7 +195,7 @@ class Gate:
                     continue
                 waiter.granted.set_result(self._take(choice))
             fleet.waiters.popleft()
-            self.queued -= 1
+            self._count(waiter, -1)
             if not fleet.waiters:
                 waiting.remove(fleet)
         self._wake_later(blocked, now)
