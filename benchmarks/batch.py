@@ -109,9 +109,10 @@ def measure(count: int, kills: int) -> None:
         finally:
             server.terminate()
             server.wait()
-        assert len(read(calm)) == count
-        differing = {key for key, verdict in read(calm).items() if read(results).get(key) != verdict}
-        assert not differing, {key: (read(calm)[key], read(results).get(key)) for key in list(differing)[:5]}
+        wanted, found = read(calm), read(results)
+        assert len(wanted) == count
+        differing = [key for key, verdict in wanted.items() if found.get(key) != verdict]
+        assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
         # What a kill cut off runs again: 8 are in flight at most, and as many wait to be written.
         assert again <= 16 * killed, again
         print(
