@@ -258,8 +258,9 @@ class _Map:
             results = await runtime.run_cases(
                 task.code, task.function, cases, language=task.language, timeout_ms=task.timeout_ms
             )
-        except _FATAL:
-            raise
+        except _FATAL as error:
+            await self._check_open(task, error)
+            return [TaskResult(index, task, error=error) for index, task in batch]
         except InvalidRequestError:
             # One of them is wrong, and the others are not to suffer for it.
             return [await self._execute_one(index, task) for index, task in batch]
@@ -271,14 +272,21 @@ class _Map:
         try:
             runtime = await self._get_runtime(task.language)
             result = await runtime.patiently().run_task(task)
-        except _FATAL:
-            raise
+        except _FATAL as error:
+            await self._check_open(task, error)
+            return TaskResult(index, task, error=error)
         except FaasrtError as error:
             return TaskResult(index, task, error=error)
         return TaskResult(index, task, result)
 
+    async def _check_open(self, task: CodeTask, error: FaasrtError) -> None:
+        """Raise what would befall every other task as well; a runtime alone may have been closed by `clear_cache`."""
+        if not isinstance(error, RuntimeClosedError):
+            raise error
+        await self._get_runtime(task.language)
 
-# After these every task would fail alike.
+
+# After these every task would fail alike, as a rule.
 _FATAL = (RuntimeClosedError, ConfigurationError)
 
 

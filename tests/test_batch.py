@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import fcntl
 import gzip
@@ -75,7 +76,7 @@ async def test_a_result_holds_all_that_a_score_needs(url: str, tmp_path: Path) -
     )
     code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
     assert code == 0, stderr
-    found = {record["id"]: record for record in read(tmp_path / "out")}
+    found = {record["id"].partition("-")[0]: record for record in read(tmp_path / "out")}
     assert set(found) == {"a", "b", "3", "f", "s"}
     assert set(found["a"]) == {
         *(
@@ -298,6 +299,68 @@ async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
             assert len(read(out)) == (5 if signals == 1 else 0)
             while faas.in_flight:
                 await anyio.sleep(0.02)
+
+
+async def test_resume_knows_lines_without_a_name_by_their_text(url: str, tmp_path: Path) -> None:
+    """A file that has changed does not make it take one task for another; a number as a name stays one."""
+    first, second = {"code": "print('a')", "language": "py"}, {"code": "print('b')", "language": "py"}
+    out = tmp_path / "out"
+    tasks = write(tmp_path / "tasks.jsonl", first, second, {**program(7), "id": 7})
+    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 0
+    write(tmp_path / "tasks.jsonl", {"code": "print('new')", "language": "py"}, second, {**program(7), "id": 7})
+    assert (await batch(tasks, "-o", str(out), "--url", url, "--resume"))[0] == 0
+    assert sorted(record["stdout"] for record in read(out)) == ["7\n", "a\n", "b\n", "new\n"]
+    assert [record["id"] for record in read(out) if record["line"] == 3] == [7]
+
+
+async def test_a_producer_that_waits_for_results(tmp_path: Path) -> None:
+    """A task is run again although the next line has not come; Ctrl-C ends the wait for it."""
+    async with FakeFaas() as faas:
+        faas.script(Reply.crash())
+        command = [*FAASRT, "batch", "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
+        process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(program(1)).encode() + b"\n")
+        process.stdin.flush()
+        async with asyncio.timeout(30):
+            while not (tmp_path / "out").exists() or not read(tmp_path / "out"):
+                await anyio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = await anyio.to_thread.run_sync(process.communicate)
+        assert (process.returncode, faas.executions) == (130, 2), stderr
+        assert [record["outcome"] for record in read(tmp_path / "out")] == ["OK"]
+
+
+async def test_an_outage_is_bounded_and_told(tmp_path: Path) -> None:
+    """While tasks wait for another try the file is not read to its end; when stopped, their failures are kept."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(2_000)))
+    async with FakeFaas() as faas:
+        faas.default = Reply.crash()
+        out = tmp_path / "out"
+        command = [
+            *FAASRT,
+            "batch",
+            tasks,
+            "-o",
+            str(out),
+            "--url",
+            faas.url,
+            "--retry-infra",
+            "50",
+            "--concurrency",
+            "4",
+        ]
+        process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.PIPE)
+        async with asyncio.timeout(30):
+            while faas.executions < 60:
+                await anyio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = await anyio.to_thread.run_sync(process.communicate)
+        assert process.returncode == 130, stderr
+        told = read(out)
+        assert 8 <= len(told) <= 16
+        assert all("infra_error" in record for record in told)
+        assert {body["code"] for body in faas.requests} == {f"print({record['id']})" for record in told}
 
 
 async def test_failures_of_the_infrastructure(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
 
 from faasrt.batch import CodeTask, TaskResult
-from faasrt.cli.batch_input import Defaults, Line, Lines, survey
+from faasrt.cli.batch_input import Defaults, Line, Lines, in_daemon_thread, survey
 from faasrt.cli.batch_output import Results, invalid_record, kind_of, record_of
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import make_settings, open_manager, parse_language, url_option
@@ -44,10 +45,12 @@ class Options:
 
 @attrs.define
 class _Running:
-    """A task that has no result yet: its line, and how often it has failed for want of infrastructure."""
+    """A task that has no result yet: its name and line, and its last failure for want of infrastructure."""
 
+    name: str | int
     line: int
     failures: int = 0
+    failed: dict[str, Any] | None = None
 
 
 class Batch:
@@ -65,6 +68,8 @@ class Batch:
         self._options, self._results, self._progress = options, results, progress
         self._lines = Lines(options.tasks, options.defaults, options.limit)
         self._running: dict[str, _Running] = {}
+        self._most = 0
+        self.started = False
         self._again: deque[CodeTask] = deque()
         self._changed = asyncio.Event()
         self.stopping = False
@@ -77,6 +82,8 @@ class Batch:
             FaasrtError: Nothing can be run.
         """
         async with open_manager(settings, languages, workers=None) as manager, asyncio.TaskGroup() as group:
+            self.started = True
+            self._most = 4 * (self._options.concurrency or settings.limiter.max_concurrency)
             writing = group.create_task(self._results.write_all())
             showing = group.create_task(self._progress.show())
             try:
@@ -86,7 +93,10 @@ class Batch:
                     async for item in items:
                         await self._take(item)
             finally:
-                # However it ended: what has come is kept.
+                # However it ended: what has come is kept, also of those that wait for another try.
+                for running in self._running.values():
+                    if running.failed is not None:
+                        await self._results.put(running.failed)
                 self._results.finish()
                 await writing
                 showing.cancel()
@@ -99,47 +109,73 @@ class Batch:
 
     async def _tasks(self) -> AsyncGenerator[CodeTask]:
         seen: set[str] = set()
-        async with contextlib.aclosing(aiter(self._lines)) as lines:
-            async for line in lines:
-                if line.id is not None and line.id in seen:
+        lines = aiter(self._lines)
+        reading: asyncio.Future[Line | None] | None = None
+        try:
+            while not self.stopping:
+                if self._again:
+                    yield self._again.popleft()
+                    continue
+                if len(self._running) >= self._most:
+                    await self._wait_for(None)  # those that wait for another try are kept in memory
+                    continue
+                reading = reading or asyncio.ensure_future(_anext(lines))
+                await self._wait_for(reading)
+                if not reading.done():
+                    continue
+                line, reading = reading.result(), None
+                if line is None:
+                    break
+                if line.id is not None and (line.id in seen or line.id in self._running):
                     raise click.UsageError(f"the id {line.id!r} of line {line.number} stood in a line before")
                 if line.id is not None and not self._surveyed:
                     seen.add(line.id)  # a file was looked through before
                 task = await self._begin(line)
-                while self._again and not self.stopping:
-                    yield self._again.popleft()
-                if self.stopping:
-                    break
                 if task is not None:
                     yield task
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            await lines.aclose()
         # Those that fail now may have to run once more.
         while self._running and not self.stopping:
             if self._again:
                 yield self._again.popleft()
                 continue
-            self._changed.clear()
-            await self._changed.wait()
+            await self._wait_for(None)
+
+    async def _wait_for(self, reading: asyncio.Future[Line | None] | None) -> None:
+        """Wait for a line, or for something else to do."""
+        await asyncio.sleep(0)
+        if reading is not None and reading.done():
+            return
+        self._changed.clear()
+        changed = asyncio.ensure_future(self._changed.wait())
+        waited: list[asyncio.Future[Any]] = [changed] if reading is None else [changed, reading]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
 
     async def _begin(self, line: Line) -> CodeTask | None:
         if line.task is None:
-            await self._results.put(invalid_record(line.id, line.number, line.problem))
+            await self._results.put(invalid_record(line.own_id, line.number, line.problem))
             return None
-        assert line.id is not None
+        assert line.id is not None and line.own_id is not None  # noqa: PT018
         if line.id in self._results.done:
             self._progress.skipped += 1
             return None
-        self._running[line.id] = _Running(line.number)
+        self._running[line.id] = _Running(line.own_id, line.number)
         self._progress.in_flight += 1
         return line.task
 
     async def _take(self, item: TaskResult) -> None:
         assert item.task.id is not None
         running = self._running[item.task.id]
-        record = record_of(item, running.line)
+        record = record_of(item, running.name, running.line)
         if kind_of(record) == "infra_error" and running.failures < self._options.retry_infra and not self.stopping:
             first_s, longest_s = _RETRY_S
             wait_s = min(longest_s, first_s * 2**running.failures)
-            running.failures += 1
+            running.failures, running.failed = running.failures + 1, record
             self._progress.retries += 1
             asyncio.get_running_loop().call_later(wait_s, self._try_again, item.task)
             return
@@ -202,6 +238,8 @@ def batch_command(
         limit=limit,
         quiet=quiet,
     )
+    if summary_json is not None:
+        Path(summary_json).open("a").close()  # that it can be written is better known now
     progress, stopped = asyncio.run(_work(options, make_settings(url, timeout_ms)))
     if not quiet:
         progress.show_summary()
@@ -220,37 +258,50 @@ def batch_command(
 
 async def _work(options: Options, settings: Settings) -> tuple[Progress, bool]:
     """Run everything; give the figures, and whether it was stopped."""
-    languages: tuple[Language, ...] = tuple(Language)
-    total = None
-    if options.output != "-" and _is_same(options.tasks, options.output):
-        raise click.UsageError("the tasks and the results are the same file")
-    if _is_file(options.tasks):
-        found = await asyncio.to_thread(survey, options.tasks, options.defaults, options.limit)
-        if found.duplicates:
-            raise click.UsageError(f"ids stand there more than once: {', '.join(found.duplicates)}")
-        total, languages = found.total, found.languages or (Language.JAVASCRIPT,)
-    progress = Progress(total, quiet=options.quiet)
-    results = await asyncio.to_thread(Results, options.output, resume=options.resume, on_kept=progress.count)
-    batch = Batch(options, results, progress, surveyed=total is not None)
-    running = asyncio.create_task(batch.run(settings, languages))
+    batch: Batch | None = None
+    progress = Progress(None, quiet=options.quiet)
+    stopped = False
+
+    async def work() -> None:
+        nonlocal batch
+        languages: tuple[Language, ...] = tuple(Language)
+        if options.output != "-" and _is_same(options.tasks, options.output):
+            raise click.UsageError("the tasks and the results are the same file")
+        if _is_file(options.tasks):
+            found = await in_daemon_thread(lambda: survey(options.tasks, options.defaults, options.limit))
+            if found.duplicates:
+                raise click.UsageError(f"ids stand there more than once: {', '.join(found.duplicates)}")
+            progress.total, languages = found.total, found.languages or (Language.JAVASCRIPT,)
+        results = await asyncio.to_thread(Results, options.output, resume=options.resume, on_kept=progress.count)
+        batch = Batch(options, results, progress, surveyed=progress.total is not None)
+        await batch.run(settings, languages)
+
+    running = asyncio.create_task(work())
 
     def on_signal() -> None:
-        if batch.stopping:
+        nonlocal stopped
+        if stopped or batch is None or not batch.started:
             running.cancel()
         else:
-            note("what is in flight ends first; once more to stop at once")
+            with contextlib.suppress(OSError):
+                note("what is in flight ends first; once more to stop at once")
             batch.stop()
+        stopped = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     try:
         await running
     except asyncio.CancelledError:
-        if not batch.stopping:
+        if not stopped:
             raise
     except BaseExceptionGroup as group:
         raise _first_of(group) from None
-    return progress, batch.stopping
+    return progress, stopped
+
+
+async def _anext(lines: AsyncGenerator[Line]) -> Line | None:
+    return await anext(lines, None)
 
 
 def _is_same(tasks: str, output: str) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import itertools
 import json
 import os
 import sys
 import threading
 import zlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import attrs
 import click
@@ -29,6 +30,7 @@ MAX_LINE_BYTES = 16 * 2**20
 _CHUNK_BYTES = 65_536
 _PIECE = 256
 _SHOWN_DUPLICATES = 10
+T = TypeVar("T")
 _FIELDS = frozenset({"id", "code", "language", "timeout_ms", "function", "args", "kwargs", "ext"})
 
 
@@ -47,7 +49,8 @@ class Line:
 
     Attributes:
         number: Its number, from 1.
-        id: The task's own name, or its number; None where the line has no readable name.
+        id: The task's name: its own, or one made of its number and its text; None where it has no readable one.
+        own_id: The name as it stands there, a string or a number; else `id`.
         task: The task, or None.
         problem: What is wrong, or "".
     """
@@ -56,6 +59,7 @@ class Line:
     id: str | None
     task: CodeTask | None = None
     problem: str = ""
+    own_id: str | int | None = None
 
 
 @attrs.frozen
@@ -123,30 +127,34 @@ class Lines:
             self._reading.set_result(None)
 
     async def _read(self) -> list[tuple[int, bytes | None]] | None:
-        """Read in a thread that keeps nobody from leaving: reading a terminal may block for ever."""
-        loop = asyncio.get_running_loop()
-        reading: asyncio.Future[list[tuple[int, bytes | None]] | None] = loop.create_future()
-        self._reading = reading
+        self._reading = in_daemon_thread(lambda: next(self._pieces, None))
+        return await self._reading
 
-        def settle(piece: list[tuple[int, bytes | None]] | None, error: Exception | None) -> None:
-            if reading.done():
-                return
-            if error is None:
-                reading.set_result(piece)
-            else:
-                reading.set_exception(error)
 
-        def work() -> None:
-            piece, error = None, None
-            try:
-                piece = next(self._pieces, None)
-            except Exception as failure:
-                error = failure
-            with contextlib.suppress(RuntimeError):  # the loop has gone
-                loop.call_soon_threadsafe(settle, piece, error)
+def in_daemon_thread(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Do what may block for ever, as reading a terminal does, in a thread that keeps nobody from leaving."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[T] = loop.create_future()
 
-        threading.Thread(target=work, daemon=True).start()
-        return await reading
+    def settle(result: T | None, error: Exception | None) -> None:
+        if ended.done():
+            return
+        if error is None:
+            ended.set_result(cast("T", result))
+        else:
+            ended.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except Exception as failure:
+            error = failure
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return ended
 
 
 def _pieces(source: str, limit: int | None) -> Iterator[list[tuple[int, bytes | None]]]:
@@ -201,12 +209,14 @@ def _parse(number: int, data: bytes | None, defaults: Defaults) -> Line:
     if data is None:
         return Line(number, None, problem=f"line {number}: it is longer than {MAX_LINE_BYTES} bytes")
     name: str | None = None
+    own: str | int | None = None
     try:
         fields = strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        name = _read_id(fields, number)
-        return Line(number, name, _read_task(fields, name, defaults))
+        own = _read_id(fields, number, data)
+        name = str(own)
+        return Line(number, name, _read_task(fields, name, defaults), own_id=own)
     except UnicodeDecodeError as error:
         problem = f"it is not UTF-8 (byte {error.start})"
     except json.JSONDecodeError as error:
@@ -215,16 +225,17 @@ def _parse(number: int, data: bytes | None, defaults: Defaults) -> Line:
         problem = "it is nested too deeply"
     except (ValueError, UnsupportedLanguageError) as error:
         problem = str(error)
-    return Line(number, name, problem=f"line {number}: {problem}")
+    return Line(number, name, problem=f"line {number}: {problem}", own_id=own)
 
 
-def _read_id(fields: dict[str, Any], number: int) -> str:
+def _read_id(fields: dict[str, Any], number: int, data: bytes) -> str | int:
     name = fields.get("id")
     if name is None:
-        return str(number)
+        # With its text in it, so that --resume takes no other task for it when the file has changed.
+        return f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise ValueError("'id' must be a string or a whole number")
-    return str(name)
+    return name
 
 
 def _read_task(fields: dict[str, Any], name: str, defaults: Defaults) -> CodeTask:

@@ -25,9 +25,9 @@ _OUTCOMES = frozenset(Outcome)
 _MAX_WAITING = 1_000
 
 
-def record_of(item: TaskResult, line: int) -> dict[str, Any]:
+def record_of(item: TaskResult, name: str | int, line: int) -> dict[str, Any]:
     """Give the fields of a result: a verdict, an infrastructure failure, or what is wrong with the task."""
-    fields: dict[str, Any] = {"id": item.task.id, "line": line, "language": item.task.language.value}
+    fields: dict[str, Any] = {"id": name, "line": line, "language": item.task.language.value}
     if item.result is not None:
         told = item.result.to_dict()
         total_s = told.pop("timings")["total"]
@@ -47,7 +47,7 @@ def record_of(item: TaskResult, line: int) -> dict[str, Any]:
     return fields
 
 
-def invalid_record(name: str | None, line: int, problem: str) -> dict[str, Any]:
+def invalid_record(name: str | int | None, line: int, problem: str) -> dict[str, Any]:
     """Give the fields of a line that holds no task."""
     return {"id": name, "line": line, "invalid_task": problem}
 
@@ -137,13 +137,25 @@ class Results:
             os.fdatasync(self._file.fileno())
 
     def _locked(self) -> io.FileIO:
-        file = self._path.open("ab", buffering=0)
+        while True:
+            file = self._path.open("ab", buffering=0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise click.UsageError(f"another run writes {self._path}") from None
+            if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                self._sync_folder()
+                return file
+            file.close()  # the run that had it has put another one in its place
+
+    def _sync_folder(self) -> None:
+        """Have the file's name on the disk, too."""
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise click.UsageError(f"another run writes {self._path}") from None
-        return file
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _take_over(self) -> None:
         """Keep the verdicts of an earlier run, one for each id; what else is there belongs to tasks that run again."""
@@ -159,6 +171,7 @@ class Results:
                 os.fsync(kept.fileno())
                 Path(kept.name).chmod(self._path.stat().st_mode & 0o777)
                 Path(kept.name).rename(self._path)
+                self._sync_folder()
             except BaseException:
                 Path(kept.name).unlink(missing_ok=True)
                 raise
@@ -182,8 +195,8 @@ def _graded_id(line: bytes, number: int) -> str | None:
         if "infra_error" in record or "invalid_task" in record:
             return None
         name, outcome = record.get("id"), record.get("outcome")
-        if isinstance(name, str) and isinstance(outcome, str) and outcome in _OUTCOMES:
-            return name
+        if isinstance(name, (str, int)) and isinstance(outcome, str) and outcome in _OUTCOMES:
+            return str(name)
     raise click.UsageError(f"line {number} of the file is no result: is it the right one?")
 
 
