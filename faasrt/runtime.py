@@ -147,9 +147,9 @@ class Runtime:
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", 1, b=2)).value
             3
         """
-        spoken = self.language if language is None else language
-        called = CodeTask(code, spoken, timeout_ms=timeout_ms, function=function, args=args, kwargs=kwargs)
-        return await self.run_task(called)
+        named = self.language if language is None else language
+        called = CodeTask(code, named, timeout_ms=timeout_ms, function=function, args=args, kwargs=kwargs)
+        return await self._call(called)
 
     async def run_cases(
         self,
@@ -265,10 +265,7 @@ class Runtime:
             return await self._dispatcher.validate(self._settings.endpoints[spoken], body, trace=trace)
 
     def get_return_val_function(self) -> str:
-        """Give the definition of `return_val` in this runtime's language, as source text.
-
-        For programs on servers which do not define the function themselves, as js-faas does not.
-        """
+        """Give the source text that defines `return_val`, for programs on servers which do not, as js-faas."""
         return return_val_function(self.language)
 
     def get_supported_languages(self) -> tuple[Language, ...]:
@@ -340,6 +337,9 @@ class Runtime:
         """Run a task: short for `run_code`, or for `call_function` where the task names a function."""
         if task.function is None:
             return await self.run_code(task.code, task.language, task.timeout_ms, task.ext)
+        return await self._call(task)
+
+    async def _call(self, task: CodeTask) -> ExecutionResult:
         request = self._request(task.code, task.language, task.timeout_ms, None, task.ext, "normal")
         check_kwargs(task.kwargs, request.language)
         name = check_function(task.function, request.language)
