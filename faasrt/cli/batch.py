@@ -147,10 +147,10 @@ class Batch:
 
     async def _wait_for(self, reading: asyncio.Future[Line | None] | None) -> None:
         """Wait for a line, or for something else to do."""
+        self._changed.clear()  # before anything else can happen: what was looked at is what it was a moment ago
         await asyncio.sleep(0)
         if reading is not None and reading.done():
             return
-        self._changed.clear()
         changed = asyncio.ensure_future(self._changed.wait())
         waited: list[asyncio.Future[Any]] = [changed] if reading is None else [changed, reading]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
