@@ -299,6 +299,7 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=secondary,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     os.close(secondary)
     shown = b""
