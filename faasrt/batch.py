@@ -7,9 +7,12 @@ from typing import Any
 
 import attrs
 
-from faasrt.errors import FaasrtError
+from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult
+
+TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
+"""With these a task itself is wrong; any other error is about the infrastructure."""
 
 
 def _parse_language(name: str | Language) -> Language:

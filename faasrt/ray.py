@@ -17,9 +17,9 @@ import pyarrow
 from ray.data import Dataset
 
 from faasrt import strict_json
-from faasrt.batch import CodeTask, TaskResult
+from faasrt.batch import TASK_ERRORS, CodeTask, TaskResult
 from faasrt.config import Settings
-from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
+from faasrt.errors import InvalidRequestError
 from faasrt.manager import RuntimeManager
 
 _TEXT, _WHOLE = pyarrow.string(), pyarrow.int64()
@@ -104,7 +104,7 @@ class TaskRunner:
             try:
                 tasks.append(_task_of(row))
                 places.append(place)
-            except (ValueError, RecursionError, InvalidRequestError, UnsupportedLanguageError) as error:
+            except (ValueError, RecursionError, *TASK_ERRORS) as error:
                 columns[place] = {"invalid_task": str(error)}
         async for item in self._manager.map(tasks, concurrency=self._concurrency):
             columns[places[item.index]] = _columns_of(item)
@@ -129,7 +129,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _columns_of(item: TaskResult) -> dict[str, Any]:
-    if isinstance(item.error, (InvalidRequestError, UnsupportedLanguageError)):
+    if isinstance(item.error, TASK_ERRORS):
         return {"invalid_task": str(item.error)}
     if item.result is None:
         return {"infra_error": f"{type(item.error).__name__}: {item.error}"}

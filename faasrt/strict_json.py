@@ -24,6 +24,14 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
     )
 
 
+def dump_bytes(value: Any) -> bytes:
+    """Encode in UTF-8, where lone surrogates (which programs may print) become escapes."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 

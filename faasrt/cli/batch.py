@@ -21,11 +21,10 @@ from faasrt.cli.batch_input import Defaults, Line, Lines, in_daemon_thread, surv
 from faasrt.cli.batch_output import Results, invalid_record, kind_of, record_of
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import make_settings, open_manager, parse_language, url_option
-from faasrt.cli.output import note
+from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, note
 from faasrt.config import Settings
 from faasrt.languages import Language
 
-OK, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 2, 3, 130
 _RETRY_S = (0.5, 30.0)
 
 
@@ -60,11 +59,9 @@ class Batch:
         options: What the command line says.
         results: Where the results go.
         progress: Counts them.
-        surveyed: Whether the tasks were looked through before.
     """
 
-    def __init__(self, options: Options, results: Results, progress: Progress, *, surveyed: bool) -> None:
-        self._surveyed = surveyed
+    def __init__(self, options: Options, results: Results, progress: Progress) -> None:
         self._options, self._results, self._progress = options, results, progress
         self._lines = Lines(options.tasks, options.defaults, options.limit)
         self._running: dict[str, _Running] = {}
@@ -128,7 +125,7 @@ class Batch:
                     break
                 if line.id is not None and (line.id in seen or line.id in self._running):
                     raise click.UsageError(f"the id {line.id!r} of line {line.number} stood in a line before")
-                if line.id is not None and not self._surveyed:
+                if line.id is not None and self._progress.total is None:
                     seen.add(line.id)  # a file was looked through before
                 task = await self._begin(line)
                 if task is not None:
@@ -273,7 +270,7 @@ async def _work(options: Options, settings: Settings) -> tuple[Progress, bool]:
                 raise click.UsageError(f"ids stand there more than once: {', '.join(found.duplicates)}")
             progress.total, languages = found.total, found.languages or (Language.JAVASCRIPT,)
         results = await asyncio.to_thread(Results, options.output, resume=options.resume, on_kept=progress.count)
-        batch = Batch(options, results, progress, surveyed=progress.total is not None)
+        batch = Batch(options, results, progress)
         await batch.run(settings, languages)
 
     running = asyncio.create_task(work())

@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 
-from faasrt.batch import TaskResult
-from faasrt.errors import InvalidRequestError, ServiceError, UnsupportedLanguageError
+from faasrt import strict_json
+from faasrt.batch import TASK_ERRORS, TaskResult
+from faasrt.errors import ServiceError
 from faasrt.results import Outcome
 
 _OUTCOMES = frozenset(Outcome)
@@ -33,7 +34,7 @@ def record_of(item: TaskResult, name: str | int, line: int) -> dict[str, Any]:
         total_s = told.pop("timings")["total"]
         del told["metadata"]
         fields |= {**told, "total_ms": round(total_s * 1000, 3)}
-    elif isinstance(item.error, (InvalidRequestError, UnsupportedLanguageError)):
+    elif isinstance(item.error, TASK_ERRORS):
         fields["invalid_task"] = f"line {line}: {item.error}"
     else:
         known = item.error if isinstance(item.error, ServiceError) else None
@@ -130,7 +131,7 @@ class Results:
         self._more.set()
 
     def _write(self, records: list[dict[str, Any]]) -> None:
-        rest = memoryview(b"".join(_encode(record) for record in records))
+        rest = memoryview(b"".join(strict_json.dump_bytes(record) + b"\n" for record in records))
         while rest:
             rest = rest[self._file.write(rest) :]
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
@@ -198,10 +199,3 @@ def _graded_id(line: bytes, number: int) -> str | None:
         if isinstance(name, (str, int)) and isinstance(outcome, str) and outcome in _OUTCOMES:
             return str(name)
     raise click.UsageError(f"line {number} of the file is no result: is it the right one?")
-
-
-def _encode(record: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a program may print lone surrogates, which only an escape can carry
-        return json.dumps(record).encode() + b"\n"

@@ -18,7 +18,16 @@ import click
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
 from faasrt.cli.connect import make_settings, open_manager, parse_language, parse_languages, url_option
-from faasrt.cli.output import note, write, write_json
+from faasrt.cli.output import (
+    CODE_FAILED,
+    INFRASTRUCTURE,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    note,
+    write,
+    write_json,
+)
 from faasrt.cli.progress import compiling
 from faasrt.cli.report import report_command
 from faasrt.config import SandboxConfig
@@ -32,7 +41,6 @@ from faasrt.errors import (
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, HealthStatus
 
-OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
 _LANGUAGE_OF_SUFFIX = {
     ".py": Language.PYTHON,
     ".js": Language.JAVASCRIPT,

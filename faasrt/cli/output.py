@@ -6,6 +6,9 @@ import json
 import sys
 from typing import Any, TextIO
 
+OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
+"""The exit codes."""
+
 
 def write(text: str, stream: TextIO | None = None) -> None:
     """Write a program's output as it is; lone surrogates, which UTF-8 has no bytes for, as escapes."""

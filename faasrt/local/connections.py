@@ -15,8 +15,9 @@ from typing import cast
 
 from aiohttp import web
 
+from faasrt import strict_json
 from faasrt.local import limits
-from faasrt.local.answers import OVERLOADED_HEADERS, encode, failure
+from faasrt.local.answers import OVERLOADED_HEADERS, failure
 
 _logger = logging.getLogger("faasrt.local")
 
@@ -116,7 +117,7 @@ def log_failure(error: BaseException) -> None:
 
 
 def _refusal() -> bytes:
-    body = encode({"error": "overloaded", "details": "too many connections are open"})
+    body = strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),

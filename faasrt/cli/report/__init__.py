@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from faasrt.cli.output import note, write
+from faasrt.cli.output import OK, USAGE, note, write
 from faasrt.cli.report.figures import report_on
 from faasrt.cli.report.page import render
 from faasrt.cli.report.results import ResultsError
@@ -32,13 +32,13 @@ def report_command(results: str, output: str | None) -> int:
         page = render(report_on(source))
     except ResultsError as error:
         note(str(error))
-        return 2
+        return USAGE
     if output == "-":
         write(page)
-        return 0
+        return OK
     replace(target, page.encode())
     note(f"wrote {target}")
-    return 0
+    return OK
 
 
 def replace(target: Path, data: bytes) -> None:

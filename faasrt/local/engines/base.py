@@ -6,7 +6,7 @@ import abc
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ClassVar, TypeVar
 
 import attrs
@@ -96,6 +96,7 @@ class Engine(abc.ABC):
     min_memory_mb: ClassVar[int]
     can_enable_network: ClassVar[bool] = False
     min_warm: ClassVar[int]
+    _retry_start_s: ClassVar[tuple[float, float]]  # the first pause after a start that failed, and the longest
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -105,7 +106,7 @@ class Engine(abc.ABC):
         self.activity = "starting"
         self.active = 0
         # The most programs at once lately, and what to do about it.
-        self._peak = 0
+        self._peak = self._starting = 0
         self._wanted = asyncio.Event()
         self._settled = asyncio.Event()
 
@@ -188,6 +189,29 @@ class Engine(abc.ABC):
     def _target(self) -> int:
         """How many processes should be warm: as many as programs came at once lately."""
         return min(self.capacity, max(self.min_warm, self._peak))
+
+    @property
+    @abc.abstractmethod
+    def _kept(self) -> int:
+        """How many processes count towards the target."""
+
+    async def _start_wanted(self, start: Callable[[], Awaitable[_T]]) -> _T:
+        """Wait until one more process is wanted, and start it, however many tries that takes."""
+        delay_s, longest_s = self._retry_start_s
+        while True:
+            while self._kept + self._starting >= self._target:
+                self._wanted.clear()
+                await self._wanted.wait()
+            self._starting += 1
+            try:
+                return await start()
+            except EngineError as error:
+                if not self._kept:
+                    self.mark_failed(str(error))
+                await asyncio.sleep(delay_s)
+            finally:
+                self._starting -= 1
+            delay_s = min(2 * delay_s, longest_s)
 
     async def _forget_demand(self) -> None:
         """Halve, time and again, what is remembered of past demand, and let go of the processes that were for it."""

@@ -27,7 +27,6 @@ _CPU_GRACE_S = 5
 _START_S = 20.0
 _READY = b"\0ready\n"
 _WATCH_S = 0.25
-_RETRY_SPAWN_S = (0.1, 5.0)
 _PERMISSIONS = (
     "--no-prompt",
     "--no-config",
@@ -53,6 +52,7 @@ class DenoEngine(Engine):
     min_memory_mb = 16
     can_enable_network = True
     min_warm = 2
+    _retry_start_s = (0.1, 5.0)
 
     def __init__(self, *, capacity: int, folder: Path, memory_limit_mb: int) -> None:
         super().__init__(capacity)
@@ -66,7 +66,6 @@ class DenoEngine(Engine):
         self._deno_dir = _prepare_deno_dir(folder)
         self._spawner = Spawner()
         self._warm: asyncio.Queue[Child] = asyncio.Queue()
-        self._starting = 0
         self._used: asyncio.Queue[Child] = asyncio.Queue()
         self._base_data_bytes = self._base_rss_bytes = 0
 
@@ -94,6 +93,10 @@ class DenoEngine(Engine):
     def idle(self) -> int:
         """Processes that wait for a program."""
         return self._warm.qsize()
+
+    @property
+    def _kept(self) -> int:
+        return self.idle
 
     async def _execute_once(self, job: Job) -> Verdict:
         child = await self._take(job)
@@ -176,25 +179,10 @@ class DenoEngine(Engine):
 
     async def _refill(self) -> None:
         """Start processes ahead of demand; several of these do, one at a time each."""
-        delay_s, longest_s = _RETRY_SPAWN_S
         while True:
-            while self.idle + self._starting >= self._target:
-                self._wanted.clear()
-                await self._wanted.wait()
-            self._starting += 1
-            try:
-                child = await self._start(self._memory_limit_mb)
-            except EngineError as error:
-                if not self.idle:
-                    self.mark_failed(str(error))
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, longest_s)
-                continue
-            finally:
-                self._starting -= 1
+            child = await self._start_wanted(lambda: self._start(self._memory_limit_mb))
             self._warm.put_nowait(child)
             child.receive(_ignore, self._replace_gone)
-            delay_s = _RETRY_SPAWN_S[0]
             self.mark_ready()
 
     def _replace_gone(self) -> None:

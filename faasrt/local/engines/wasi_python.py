@@ -29,7 +29,6 @@ _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_
 _STUCK_S = 2.0
 _CANCEL_S = 1.0
 _START_S = 60.0
-_RETRY_START_S = (0.5, 30.0)
 
 
 class Worker:
@@ -167,6 +166,7 @@ class WasiPythonEngine(Engine):
     languages = (Language.PYTHON,)
     min_memory_mb = 48
     min_warm = 1
+    _retry_start_s = (0.5, 30.0)
 
     def __init__(self, *, workers: int, folder: Path) -> None:
         super().__init__(workers)
@@ -178,7 +178,7 @@ class WasiPythonEngine(Engine):
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._spawner = Spawner()
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._alive = self._starting = 0
+        self._alive = 0
         self._peak = workers  # all at first
 
     async def serve(self) -> None:
@@ -200,6 +200,10 @@ class WasiPythonEngine(Engine):
     def idle(self) -> int:
         """Workers that wait for a program."""
         return self._idle.qsize()
+
+    @property
+    def _kept(self) -> int:
+        return self._alive
 
     async def _execute_once(self, job: Job) -> Verdict:
         worker = await self._take()
@@ -225,25 +229,12 @@ class WasiPythonEngine(Engine):
 
     async def _keep_worker(self, first: asyncio.Event, *, leads: bool) -> None:
         """Keep one worker alive, where it is wanted. The first one starts alone: its page cache serves the others."""
-        delay_s, longest_s = _RETRY_START_S
         if not leads:
             await first.wait()
         while True:
-            while self._alive + self._starting >= self._target:
-                self._wanted.clear()
-                await self._wanted.wait()
-            self._starting += 1
-            try:
-                worker, python = await Worker.start(self._spawner, self._command("serve"), self._folder)
-            except EngineError as error:
-                if not self._alive:
-                    self.mark_failed(str(error))
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, longest_s)
-                continue
-            finally:
-                self._starting -= 1
-            delay_s = _RETRY_START_S[0]
+            worker, python = await self._start_wanted(
+                lambda: Worker.start(self._spawner, self._command("serve"), self._folder)
+            )
             try:
                 self._alive += 1
                 self.runtime = f"CPython {python} ({self._package})"
