@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from faasrt.batch import CodeTask
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
-from faasrt.protocol.cases import Plan, Stamp, check_function, check_kwargs, encode_case, encode_cases
+from faasrt.protocol.cases import Plan, check_function, check_kwargs, encode_case, encode_cases
 from faasrt.protocol.executions import Batch, Program
 from faasrt.protocol.messages import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.telemetry.counters import CountersSink
+from faasrt.transport.caller import Caller
 from faasrt.transport.calls import CallsInFlight
-from faasrt.transport.dispatcher import Dispatcher, Execution
+from faasrt.transport.dispatcher import Dispatcher
 from faasrt.transport.trace import CallTrace, Emitter
 from faasrt.validation import PythonChecker, Where, check_where
-
-T = TypeVar("T")
 
 
 class Runtime:
@@ -52,10 +51,10 @@ class Runtime:
         self._counters = counters
         self._emit = emit
         self._calls = CallsInFlight()
+        self._caller = Caller(settings, dispatcher, self._calls, emit)
         self._checker = PythonChecker()
         self._closing = asyncio.Lock()
         self._released = False
-        self._patient = False
         dispatcher.retain()
 
     async def run_code(
@@ -99,7 +98,7 @@ class Runtime:
         request = self._request(code, language, timeout_ms, sandbox, ext, priority)
         check_flag("idempotent", idempotent)
         program = Program(request, self._settings.envelope)
-        return await self._execute(program, idempotent, lambda result, stamp: stamp(result))
+        return await self._caller.run(program, idempotent, lambda result, stamp: stamp(result))
 
     async def call_function(
         self,
@@ -223,7 +222,7 @@ class Runtime:
                 isolate=isolate,
                 definition_ms=plan.definition_ms,
             )
-            await self._execute(batch, idempotent, functools.partial(plan.take, indices))
+            await self._caller.run(batch, idempotent, functools.partial(plan.take, indices))
         return plan.all_results()
 
     async def validate_code(
@@ -346,36 +345,13 @@ class Runtime:
         case = encode_case(task.args, task.kwargs, request.language)
         call = Batch(run=request, function=name, cases=[case], single=True)
         limit = request.sandbox.max_output_bytes
-        return await self._execute(call, None, lambda reading, stamp: stamp(reading.only(limit)))
+        return await self._caller.run(call, None, lambda reading, stamp: stamp(reading.only(limit)))
 
     def patiently(self) -> Self:
         """Give this runtime for calls whose number is bounded, and which wait for a permit without limit."""
         other = copy.copy(self)
-        other._patient = True
+        other._caller = self._caller.patiently()
         return other
-
-    async def _execute(
-        self, execution: Execution[T], idempotent: bool | None, conclude: Callable[[T, Stamp], ExecutionResult]
-    ) -> ExecutionResult:
-        """Have something run, make of what was said of it what the call gives, and tell the sinks."""
-        request = execution.run
-        trace = CallTrace(self._emit, self._dispatcher.clock, request.language)
-        trace.call_started(request.code, request.timeout_ms)
-        try:
-            with self._calls.one_call():
-                said = await self._dispatcher.run(
-                    self._settings.endpoints[request.language],
-                    execution,
-                    idempotent=self._settings.retry.idempotent if idempotent is None else idempotent,
-                    trace=trace,
-                    patient=self._patient,
-                )
-            result = conclude(said, trace.stamp())
-        except BaseException as error:
-            trace.call_finished(None, error)
-            raise
-        trace.call_finished(result, None)
-        return result
 
     def _request(
         self,
