@@ -19,6 +19,8 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
         ValueError: It is not JSON, or holds a number that no float can hold or an integer of too many digits.
         RecursionError: It is nested too deeply.
     """
+    if object_pairs_hook is None:
+        return _DECODER.decode(text)
     return json.loads(
         text, parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=object_pairs_hook
     )
@@ -41,3 +43,6 @@ def _finite_float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:30]} is too large")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float)

@@ -129,7 +129,8 @@ class Program:
 
     def request(self, profile: EndpointProfile, timeout_ms: int) -> Request[ExecutionResult]:
         """Make the request for an endpoint, with the time that is left."""
-        run, limit = attrs.evolve(self.run, timeout_ms=timeout_ms), self.run.sandbox.max_output_bytes
+        run = self.run if timeout_ms == self.run.timeout_ms else attrs.evolve(self.run, timeout_ms=timeout_ms)
+        limit = run.sandbox.max_output_bytes
 
         def judge_plain(answer: Answer | None) -> ExecutionResult:
             return _flooded() if answer is None else judge(answer, timeout_ms=run.timeout_ms, max_output_bytes=limit)

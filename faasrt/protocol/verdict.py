@@ -153,7 +153,7 @@ def parse_success(answer: Answer) -> Success:
     metadata = _of_type(body, "metadata", dict, {})
     fields = _of_type(body, "output", dict, None)
     texts = {name: _of_type(fields, name, str, "", where="output.") for name in _STREAMS}
-    named = _of_type(body, "truncated", list, [])
+    named = _of_type(body, "truncated", list, ())
     if not all(name in _STREAMS for name in named):
         raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
     duration_ms = _of_type(metadata, "duration", (int, float), None, where="metadata.", nullable=True)
@@ -169,15 +169,19 @@ def parse_success(answer: Answer) -> Success:
 
 def judge_success(success: Success, *, timeout_ms: float, max_output_bytes: int) -> ExecutionResult:
     """Give the verdict on a 200 answer; see `judge`."""
-    cuts = {name: cut_text(text, max_output_bytes) for name, text in success.texts.items()}
-    output = ExecutionOutput(**{name: text for name, (text, _) in cuts.items()})
+    texts, truncated = {}, success.truncated
+    for name, text in success.texts.items():
+        texts[name], was_cut = cut_text(text, max_output_bytes)
+        if was_cut:
+            truncated |= {name}
+    output = ExecutionOutput(**texts)
     outcome, user_error = success.declared or _inferred(output, success, timeout_ms)
     return ExecutionResult(
         outcome=outcome,
         output=output,
         error=user_error,
         exit_code=success.exit_code,
-        truncated=success.truncated | {name for name, (_, was_cut) in cuts.items() if was_cut},
+        truncated=truncated,
         duration_ms=success.duration_ms,
         metadata=success.metadata,
     )
@@ -271,6 +275,8 @@ def _of_type(
 ) -> Any:
     """Read a field of a given type; `default` when it is missing, unless that is what the protocol needs."""
     value = fields.get(name, _MISSING)
+    if kind is str and type(value) is str:
+        return value  # nearly always
     if value is _MISSING or (nullable and value is None):
         if kind is dict and default is None and not nullable:
             raise ProtocolError(f"the answer has no {where}{name}", sent="yes", status=200)

@@ -66,6 +66,8 @@ def choose(
     Returns:
         The choice; None when nobody has room who may be asked.
     """
+    if len(endpoints) == 1 and endpoints[0].breaker.state == "closed":
+        return Choice(endpoints[0]) if endpoints[0].limit.has_room(now) else None
     closed = [endpoint for endpoint in endpoints if endpoint.breaker.state == "closed"]
     if len(closed) < len(endpoints):
         for endpoint in endpoints:

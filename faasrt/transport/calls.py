@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 from faasrt.errors import RuntimeClosedError
@@ -28,30 +28,14 @@ class CallsInFlight:
         if self.closing:
             raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
 
-    @contextlib.contextmanager
-    def one_call(self) -> Iterator[None]:
-        """Hold this around a call.
+    def one_call(self) -> _OneCall:
+        """Hold what this gives around a call.
 
         Raises:
-            RuntimeClosedError: Closing has begun, or closing ended the call.
+            RuntimeClosedError: Closing has begun, or, at the end, closing ended the call.
         """
         self.refuse_when_closing()
-        task = asyncio.current_task()
-        assert task is not None
-        cancelling = task.cancelling()
-        self._tasks.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            # As in asyncio.timeout: only a cancellation that is ours, and ours alone, becomes an error.
-            if task in self._ended_by_us and task.uncancel() <= cancelling:
-                raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
-            raise
-        finally:
-            self._tasks.discard(task)
-            self._ended_by_us.discard(task)
-            if not self._tasks:
-                self._empty.set()
+        return _OneCall(self)
 
     async def close(self, within_s: float | None) -> None:
         """Refuse further calls, and wait for those in flight.
@@ -76,3 +60,28 @@ class CallsInFlight:
         while self._tasks:
             self._empty.clear()
             await self._empty.wait()
+
+
+class _OneCall:
+    """A call that is in flight inside `with`; a class, because a generator would take three times as long."""
+
+    __slots__ = ("_calls", "_cancelling", "_task")
+
+    def __init__(self, calls: CallsInFlight) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls, self._task, self._cancelling = calls, task, task.cancelling()
+
+    def __enter__(self) -> None:
+        self._calls._tasks.add(self._task)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        calls, task = self._calls, self._task
+        ended_by_us = task in calls._ended_by_us
+        calls._tasks.discard(task)
+        calls._ended_by_us.discard(task)
+        if not calls._tasks:
+            calls._empty.set()
+        # As in asyncio.timeout: only a cancellation that is ours, and ours alone, becomes an error.
+        if ended_by_us and kind is asyncio.CancelledError and task.uncancel() <= self._cancelling:
+            raise RuntimeClosedError("this runtime was closed while the call was in flight") from None

@@ -7,20 +7,16 @@ retained the dispatcher releases it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random as random_module
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
-
-import attrs
 
 from faasrt.config import Settings
 from faasrt.errors import (
     ConfigurationError,
-    ConnectError,
     DeadlineExceededError,
     OverloadedError,
     ProtocolError,
@@ -36,6 +32,7 @@ from faasrt.protocol.profile import EndpointProfile
 from faasrt.protocol.validation import decode_validation
 from faasrt.protocol.verdict import raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
+from faasrt.transport.attempt import Attempt
 from faasrt.transport.balancer import Endpoint, is_elsewhere
 from faasrt.transport.exchange import Exchange
 from faasrt.transport.gate import Fleet, Gate, Permit
@@ -63,16 +60,6 @@ class Execution(Protocol[T]):
     def needs_profile(self) -> bool: ...
 
     def request(self, profile: EndpointProfile, timeout_ms: int) -> Request[T]: ...
-
-
-@attrs.define
-class _Attempt:
-    """One attempt: its permit, when it began, the seconds that the code has, and whether those are fewer than asked."""
-
-    permit: Permit
-    started: float
-    timeout_s: float
-    shortened: bool = False
 
 
 class Dispatcher:
@@ -155,8 +142,8 @@ class Dispatcher:
         deadline = math.inf if patient else self.clock() + call_s
         failed: ServiceError | None = None
         exposure = Exposure()
-        tried: set[str] = set()
-        with _informed(trace):
+        tried: tuple[str, ...] = ()
+        try:
             while True:
                 try:
                     permit = await self._permit(fleet, trace, tried, deadline, patient=patient)
@@ -171,7 +158,7 @@ class Dispatcher:
                     return result
                 except ServiceError as error:
                     exposure.add(error)
-                    tried.add(permit.endpoint.url)
+                    tried += (permit.endpoint.url,)
                     wait_s = wait_before_retry(
                         error,
                         attempt=trace.attempts,
@@ -188,6 +175,9 @@ class Dispatcher:
                     failed = error
                 trace.retry_scheduled(failed, wait_s)
                 await asyncio.sleep(wait_s)
+        except ServiceError as error:
+            trace.inform(error)
+            raise
 
     async def validate(self, endpoints: Sequence[str], body: bytes, *, trace: CallTrace) -> ValidationResult:
         """Send a program to be parsed, once, and give the judgement.
@@ -200,22 +190,24 @@ class Dispatcher:
         fleet = self._gate.fleet(trace.language.family.value, endpoints)
         fleet.open()
         within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
-        with _informed(trace):
+        try:
             permit = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
             trace.attempts, trace.endpoint = 1, permit.endpoint.url
-            with self._learning_from(_Attempt(permit, self.clock(), within_s)):
-                try:
-                    answer = await self._exchange.attempt(
-                        permit.endpoint.url,
-                        "/validate_code",
-                        body,
-                        within_s=within_s,
-                        max_body_bytes=_VALIDATION_BODY_BYTES,
-                    )
-                    raise_for_status(answer)
-                    return decode_validation(answer.body)
-                except BodyTooLargeError:
-                    raise ProtocolError("the answer is larger than any validation", sent="yes") from None
+            with self._attempt(permit, within_s):
+                answer = await self._exchange.post(
+                    permit.endpoint.url,
+                    "/validate_code",
+                    body,
+                    within_s=within_s,
+                    max_body_bytes=_VALIDATION_BODY_BYTES,
+                )
+                raise_for_status(answer)
+                return decode_validation(answer.body)
+        except BodyTooLargeError:
+            raise ProtocolError("the answer is larger than any validation", sent="yes") from None
+        except ServiceError as error:
+            trace.inform(error)
+            raise
 
     async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
         """Probe several endpoints at once; every failure is an unhealthy answer, none is raised."""
@@ -262,8 +254,7 @@ class Dispatcher:
 
     async def _run_once(self, permit: Permit, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
         url = permit.endpoint.url
-        attempt = _Attempt(permit, self.clock(), execution.run.timeout_ms / 1000)
-        with self._learning_from(attempt):
+        with self._attempt(permit, execution.run.timeout_ms / 1000) as attempt:
             trace.attempt_started(url)
             try:
                 result = await self._run_at(attempt, execution, deadline)
@@ -275,7 +266,7 @@ class Dispatcher:
             trace.attempt_finished(None)
             return result
 
-    async def _run_at(self, attempt: _Attempt, execution: Execution[T], deadline: float) -> T:
+    async def _run_at(self, attempt: Attempt, execution: Execution[T], deadline: float) -> T:
         timeouts, run = self._settings.timeouts, execution.run
         endpoint, started = attempt.permit.endpoint, attempt.started
         profile = EndpointProfile()
@@ -297,7 +288,7 @@ class Dispatcher:
         left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
         within_s = attempt.timeout_s + timeouts.grace_s + startup_s - (self.clock() - started)
         try:
-            answer = await self._exchange.attempt(
+            answer = await self._exchange.post(
                 endpoint.url,
                 "/run_code",
                 request.body,
@@ -313,42 +304,8 @@ class Dispatcher:
             raise DeadlineExceededError(words, sent="yes")
         return result
 
-    @contextlib.contextmanager
-    def _learning_from(self, attempt: _Attempt) -> Iterator[None]:
-        """Hold the permit around an attempt, and note in the endpoint what became of it."""
-        endpoint = attempt.permit.endpoint
-        try:
-            yield
-        except ServiceError as error:
-            self._note_failure(attempt, error)
-            raise
-        else:
-            endpoint.limit.grow()
-            endpoint.breaker.succeed(self.clock(), attempt.started)
-        finally:
-            self._gate.release(attempt.permit)
-
-    def _note_failure(self, attempt: _Attempt, error: ServiceError) -> None:
-        now, started = self.clock(), attempt.started
-        limit, breaker = attempt.permit.endpoint.limit, attempt.permit.endpoint.breaker
-        if isinstance(error, DeadlineExceededError):
-            if error.sent == "maybe":
-                # It may have begun as late as just now.
-                limit.haunt(now + attempt.timeout_s)
-            if attempt.shortened:
-                return  # the time was used up elsewhere
-        if isinstance(error, (OverloadedError, DeadlineExceededError)):
-            limit.shrink(now, started)
-        if isinstance(error, OverloadedError):
-            retry = self._settings.retry
-            asked_s = retry.throttled_base_delay_s if error.retry_after_s is None else error.retry_after_s
-            limit.cool(now + min(asked_s, retry.max_retry_after_s))
-        if isinstance(error, ConnectError):
-            limit.exorcise()
-        if isinstance(error, RejectedError) or (isinstance(error, OverloadedError) and error.status == 429):
-            breaker.succeed(now, started)  # it answered for itself, and will again
-        else:
-            breaker.fail(now, started, canary=attempt.permit.canary)
+    def _attempt(self, permit: Permit, timeout_s: float) -> Attempt:
+        return Attempt(permit, timeout_s, gate=self._gate, clock=self.clock, settings=self._settings.retry)
 
     def _tell_change(self, family: str, endpoint: Endpoint) -> None:
         ejected_s = _ejected_s(endpoint, self.clock())
@@ -369,13 +326,3 @@ class Dispatcher:
 
 def _ejected_s(endpoint: Endpoint, now: float) -> float:
     return max(0.0, endpoint.breaker.until - now) if endpoint.breaker.state == "ejected" else 0.0
-
-
-@contextlib.contextmanager
-def _informed(trace: CallTrace) -> Iterator[None]:
-    """Tell a `ServiceError` that passes through which endpoint, attempt and time it belongs to."""
-    try:
-        yield
-    except ServiceError as error:
-        error.endpoint, error.attempts, error.elapsed_s = trace.endpoint, trace.attempts, trace.elapsed_s
-        raise

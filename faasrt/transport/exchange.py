@@ -18,10 +18,10 @@ from faasrt.protocol.messages import decode_object
 from faasrt.protocol.profile import EndpointProfile, read_profile
 from faasrt.protocol.verdict import Answer, raise_for_status
 from faasrt.results import EndpointHealth, HealthStatus
-from faasrt.transport.session import BodyTooLargeError, EndpointSession, Phase
+from faasrt.transport.session import Body, BodyTooLargeError, EndpointSession
 
 _HEALTH_BODY_BYTES = 262_144
-_NO_ANSWER = (ConnectError, ConnectionLostError, DeadlineExceededError)
+_NO_ANSWER = (ConnectError, ConnectionLostError)
 
 
 class Exchange:
@@ -37,26 +37,23 @@ class Exchange:
         self._clock = clock
         self._sessions: dict[str, EndpointSession] = {}
 
-    async def attempt(
-        self, endpoint: str, path: str, body: bytes | None, *, within_s: float, max_body_bytes: int
-    ) -> Answer:
+    async def post(self, endpoint: str, path: str, data: bytes, *, within_s: float, max_body_bytes: int) -> Answer:
         """Send one request and read its answer.
 
         Raises:
             DeadlineExceededError: That took longer than `within_s`.
             ConnectError: It did, before anything was sent; or the server was never reached.
-            ServiceError: See `EndpointSession.exchange`.
+            ServiceError: See `EndpointSession.post`.
             BodyTooLargeError: The answer is larger than `max_body_bytes`.
 
         Cancellation: drops the connection.
         """
-        phase = Phase()
+        body = Body(data)
         try:
             async with asyncio.timeout(within_s):
-                session = self._session(endpoint)
-                return await session.exchange(path, body, max_body_bytes=max_body_bytes, phase=phase)
+                return await self._session(endpoint).post(path, body, max_body_bytes=max_body_bytes)
         except TimeoutError:
-            if body is not None and not phase.sending:
+            if not body.sending:
                 words = f"cannot connect within {within_s:g} s; is the FaaS running there?"
                 raise ConnectError(words, sent="no") from None
             raise DeadlineExceededError(
@@ -66,7 +63,7 @@ class Exchange:
     async def ask(self, endpoint: str) -> EndpointProfile | None:
         """Ask an endpoint what it is; None when it does not answer for itself."""
         try:
-            answer = await self._session(endpoint).exchange("/health", None, max_body_bytes=_HEALTH_BODY_BYTES)
+            answer = await self._session(endpoint).get("/health", max_body_bytes=_HEALTH_BODY_BYTES)
             profile = read_profile(decode_object(answer.body))
         except (ConnectError, ConnectionLostError):
             return None
@@ -76,19 +73,16 @@ class Exchange:
 
     async def probe(self, endpoint: str) -> EndpointHealth:
         """Ask an endpoint for its health; every failure is an unhealthy answer, none is raised."""
-        started = self._clock()
+        started, health_s = self._clock(), self._settings.timeouts.health_s
         try:
-            answer = await self.attempt(
-                endpoint,
-                "/health",
-                None,
-                within_s=self._settings.timeouts.health_s,
-                max_body_bytes=_HEALTH_BODY_BYTES,
-            )
+            async with asyncio.timeout(health_s):
+                answer = await self._session(endpoint).get("/health", max_body_bytes=_HEALTH_BODY_BYTES)
             raise_for_status(answer)
             details = decode_object(answer.body)
             status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
             error = "" if status == "healthy" else f"the server calls itself {status!r}"
+        except TimeoutError:
+            status, version, details, error = "unreachable", "", {}, f"no answer within {health_s:g} s: the FaaS hangs"
         except (ServiceError, BodyTooLargeError) as failure:
             status, version, details = "unreachable" if isinstance(failure, _NO_ANSWER) else "failed", "", {}
             error = str(failure) or "the answer is larger than any health report"

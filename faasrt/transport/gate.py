@@ -153,7 +153,8 @@ class Gate:
         permit.endpoint.limit.give()
         if permit.canary is not None:
             permit.endpoint.breaker.forgo_canary(self._clock(), permit.canary)
-        self.pump()
+        if self.queued:
+            self.pump()
 
     def close(self) -> None:
         """Stop waiting for time to make room."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import io
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from faasrt._version import __version__
@@ -23,7 +25,7 @@ from faasrt.protocol.verdict import Answer
 # a connection that the server closes under a POST leaves it unknown whether the code ran.
 _KEEP_ALIVE_S = 4.0
 _PIECE_BYTES = 65_536
-_WHOLE_BYTES = 2**20
+_WHOLE_BYTES = 262_144
 _FAILURE_BODY_BYTES = 65_536
 
 
@@ -46,15 +48,38 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-class Phase:
-    """How far a request came, as aiohttp reports it."""
+class Body(aiohttp.Payload):
+    """The JSON of a request, which knows how far it came.
 
-    sending = False
+    Attributes:
+        sending: Whether the first of it may have been written: the server cannot have run anything before.
+    """
 
+    _value: bytes
 
-async def _note_sending(session: object, context: Any, parameters: object) -> None:
-    # Called before the first byte is written: from here on the server may have seen the request.
-    context.trace_request_ctx.sending = True
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, content_type="application/json")
+        self._size = len(data)
+        self.sending = False
+
+    @property
+    def autoclose(self) -> bool:
+        """Bytes need no closing."""
+        return True
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self.sending = True
+        data = self._value
+        if len(data) <= _WHOLE_BYTES:
+            await writer.write(data)
+            return
+        # What is large must not go out at one go, or nothing else would happen meanwhile.
+        for start in range(0, len(data), _WHOLE_BYTES):
+            await writer.write(data[start : start + _WHOLE_BYTES])
+            await asyncio.sleep(0)
 
 
 class EndpointSession:
@@ -73,17 +98,21 @@ class EndpointSession:
         self._headers = {"Accept-Encoding": "identity", "User-Agent": f"faasrt/{__version__}"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._tracing = aiohttp.TraceConfig()
-        self._tracing.on_request_headers_sent.append(_note_sending)
         self._session: aiohttp.ClientSession | None = None
 
-    async def exchange(
-        self, path: str, body: bytes | None, *, max_body_bytes: int, phase: Phase | None = None
-    ) -> Answer:
-        """Send one request and read its answer, once; GET when `body` is None.
+    async def get(self, path: str, *, max_body_bytes: int) -> Answer:
+        """Ask for something, on a connection of its own; see `post`.
 
-        The caller bounds the time: this method waits as long as the server drips. How far it came by then stands in
-        `phase`.
+        A program is not to go out on a connection that a server may be closing after its health report.
+        """
+        async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
+            return await self._exchange(session.get(self._urls[path], allow_redirects=False), None, max_body_bytes)
+
+    async def post(self, path: str, body: Body, *, max_body_bytes: int) -> Answer:
+        """Send a request and read its answer, once.
+
+        The caller bounds the time: this method waits as long as the server drips. How far the request came by then
+        `body` tells.
 
         Raises:
             ConnectError: The server was never reached.
@@ -94,52 +123,39 @@ class EndpointSession:
 
         Cancellation: drops the connection, since the answer is still on its way.
         """
-        if body is None:
-            # A program is not to go out on a connection that a server may be closing after its health report.
-            async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
-                return await self._exchange(session, "GET", path, None, max_body_bytes, Phase())
-        if self._session is None:
-            self._session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
-        return await self._exchange(self._session, "POST", path, body, max_body_bytes, phase or Phase())
+        session = self._session
+        if session is None:
+            session = self._session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
+        request = session.post(self._urls[path], data=body, allow_redirects=False)
+        return await self._exchange(request, body, max_body_bytes)
 
     async def _exchange(
         self,
-        session: aiohttp.ClientSession,
-        method: str,
-        path: str,
-        body: bytes | None,
+        request: AbstractAsyncContextManager[aiohttp.ClientResponse],
+        sent: Body | None,
         max_body_bytes: int,
-        phase: Phase,
     ) -> Answer:
-        headers = None if body is None else {"Content-Type": "application/json"}
-        # aiohttp writes bytes at one go, and warns when that is much; a file it sends in pieces.
-        data = body if body is None or len(body) <= _WHOLE_BYTES else io.BytesIO(body)
         try:
-            async with session.request(
-                method,
-                self._urls[path],
-                data=data,
-                headers=headers,
-                allow_redirects=False,
-                trace_request_ctx=phase,
-            ) as response:
-                encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-                if encoding not in ("", "identity"):
+            async with request as response:
+                status, headers = response.status, response.headers
+                encoding = headers.get("Content-Encoding")
+                if encoding is not None and encoding.strip().lower() not in ("", "identity"):
                     response.close()
                     raise ProtocolError(
                         f"the answer is compressed ({encoding[:40]}) although that was declined",
                         sent="yes",
-                        status=response.status,
+                        status=status,
                     )
-                failed = response.status != 200
-                body, whole = await _read(response, _FAILURE_BODY_BYTES if failed else max_body_bytes)
-                if not whole and not failed:
-                    raise BodyTooLargeError
+                body, whole = await _read(response, max_body_bytes if status == 200 else _FAILURE_BODY_BYTES)
+                if status == 200:
+                    if not whole:
+                        raise BodyTooLargeError
+                    return Answer(status=200, body=body)
                 return Answer(
-                    status=response.status,
+                    status=status,
                     body=body,
-                    retry_after_s=read_retry_after(response.headers.get("Retry-After")),
-                    not_started=response.headers.get(NOT_STARTED_HEADER) == "1",
+                    retry_after_s=read_retry_after(headers.get("Retry-After")),
+                    not_started=headers.get(NOT_STARTED_HEADER) == "1",
                 )
         except aiohttp.ClientConnectorError as error:
             raise ConnectError(f"cannot connect: {_words(error)}; is the FaaS running there?", sent="no") from None
@@ -148,7 +164,7 @@ class EndpointSession:
         except aiohttp.ClientResponseError as error:
             raise ProtocolError(f"the answer is not HTTP: {_words(error)}", sent="yes") from None
         except (aiohttp.ClientError, OSError) as error:
-            if not phase.sending:
+            if sent is None or not sent.sending:
                 raise ConnectError(f"cannot connect: {_words(error)}", sent="no") from None
             raise ConnectionLostError(
                 f"the connection broke: {_words(error)}; the code may have run", sent="maybe"
@@ -168,15 +184,18 @@ class EndpointSession:
             timeout=self._timeout,
             auto_decompress=False,
             trust_env=False,
-            trace_configs=[self._tracing],
         )
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
     """Read a body up to a size, and tell whether that was all; if not, the connection is dropped."""
+    content = response.content
+    if content.is_eof():  # it came in one piece with the head, as short answers do
+        body = content.read_nowait()
+        return body[:max_bytes], len(body) <= max_bytes
     pieces: list[bytes] = []
     size = 0
-    async for piece in response.content.iter_chunked(_PIECE_BYTES):
+    async for piece in content.iter_chunked(_PIECE_BYTES):
         size += len(piece)
         pieces.append(piece)
         if size > max_bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import attrs
 
+from faasrt.errors import ServiceError
 from faasrt.events import (
     AttemptFinished,
     AttemptStarted,
@@ -72,6 +73,10 @@ class CallTrace:
     def elapsed_s(self) -> float:
         """Seconds since the call began."""
         return self._clock() - self.started
+
+    def inform(self, error: ServiceError) -> None:
+        """Tell an error which endpoint, attempt and time it belongs to."""
+        error.endpoint, error.attempts, error.elapsed_s = self.endpoint, self.attempts, self.elapsed_s
 
     def call_started(self, code: str, timeout_ms: float) -> None:
         """The call was checked and accepted."""
