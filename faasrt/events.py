@@ -8,10 +8,13 @@ Records hold ids, sizes, hashes and times. They never hold code, input or output
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import TypeAlias
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
+
+from faasrt.errors import ConfigurationError
 
 
 @attrs.frozen(kw_only=True)
@@ -138,6 +141,46 @@ class CallFinished:
 
 Event: TypeAlias = CallStarted | AttemptStarted | AttemptFinished | RetryScheduled | EndpointChanged | CallFinished
 Sink: TypeAlias = Callable[[Event], None]
+
+
+@runtime_checkable
+class HeaderSink(Protocol):
+    """A sink that adds headers to the requests of a call, such as the trace that the server is to continue."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take an event."""
+
+    def request_headers(self, call_id: str, /) -> Mapping[str, str]:
+        """Give the headers for the next request of a call.
+
+        Names and values are printable ASCII, a value of 4,096 characters at most. What the client sets itself cannot
+        be set here. A header that is refused is left out, and told of once in the log.
+
+        Args:
+            call_id: As in the call's events. The check of a program by the server is a call without events.
+        """
+        ...
+
+
+def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
+    """Check the sinks that somebody was given.
+
+    Raises:
+        ConfigurationError: They are no iterable of sinks.
+    """
+    if not isinstance(telemetry, Iterable) or isinstance(telemetry, str | bytes | Mapping):
+        raise ConfigurationError(
+            f"telemetry must be an iterable of sinks, such as [sink], got {type(telemetry).__name__}"
+        )
+    sinks = tuple(telemetry)
+    for sink in sinks:
+        if isinstance(sink, type):
+            raise ConfigurationError(f"a telemetry sink must be an object, not a class: give {sink.__name__}()")
+        if not callable(sink):
+            raise ConfigurationError(f"a telemetry sink must be callable with an event, got {type(sink).__name__}")
+        if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(type(sink).__call__):
+            raise ConfigurationError(f"a telemetry sink must not be async, as calls do not wait for it: {sink!r}")
+    return sinks
 
 
 def hash_code(code: bytes) -> str:

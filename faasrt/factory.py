@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
+from faasrt.events import Sink, check_sinks
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
 from faasrt.results import HealthStatus
@@ -23,17 +25,19 @@ class RuntimeFactory:
         settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
         logger: A structlog logger; by default events go to the standard library's logger "faasrt", which is quiet
             until the application configures it.
+        telemetry: Sinks, each of which is called with every event of `faasrt.events`. One that fails is told of once
+            in the log, and fails no call.
 
     Raises:
-        ConfigurationError: `settings` is something else.
+        ConfigurationError: `settings` or `telemetry` is something else.
     """
 
-    def __init__(self, settings: Settings | None = None, logger: Any = None) -> None:
+    def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
         self.settings = Settings() if settings is None else settings
         if not isinstance(self.settings, Settings):
             raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
         self._counters = CountersSink()
-        self._emit = Emitter((self._counters, LogSink(logger)))
+        self._emit = Emitter((self._counters, LogSink(logger), *check_sinks(telemetry)))
         self._dispatcher = Dispatcher(self.settings, self._emit)
 
     def create_runtime(self, language: str | Language) -> Runtime:

@@ -13,6 +13,7 @@ import attrs
 from faasrt.batch import CodeTask, TaskResult
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import ConfigurationError, RuntimeClosedError
+from faasrt.events import Sink, check_sinks
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.mapping import StopOn, check_count, check_stop_on, map_tasks
@@ -32,9 +33,10 @@ class RuntimeManager:
         factory: Makes the runtimes; one for `settings` when None.
         settings: Endpoints and limits; not together with `factory`.
         logger: A structlog logger; not together with `factory`.
+        telemetry: Sinks for the events of calls, see `RuntimeFactory`; not together with `factory`.
 
     Raises:
-        ConfigurationError: `factory` and `settings` or `logger` were both given.
+        ConfigurationError: `factory` was given together with one of the others, or an argument is something else.
 
     Example:
         >>> async with RuntimeManager.from_env() as manager:
@@ -42,12 +44,19 @@ class RuntimeManager:
     """
 
     def __init__(
-        self, factory: RuntimeFactory | None = None, *, settings: Settings | None = None, logger: Any = None
+        self,
+        factory: RuntimeFactory | None = None,
+        *,
+        settings: Settings | None = None,
+        logger: Any = None,
+        telemetry: Iterable[Sink] = (),
     ) -> None:
-        if factory is not None and (settings is not None or logger is not None):
-            raise ConfigurationError("give a factory, or settings and a logger for a new one; not both")
-        self._factory = RuntimeFactory(settings, logger) if factory is None else factory
-        self._logger = logger
+        self._logger, self._sinks = logger, check_sinks(telemetry)
+        if factory is None:
+            factory = self._make_factory(settings)
+        elif settings is not None or logger is not None or self._sinks:
+            raise ConfigurationError("give a factory, or settings, a logger and telemetry for a new one; not both")
+        self._factory = factory
         self._faas: LocalFaaS | None = None
         self._faas_started = False
         self._runtimes: dict[Language, Runtime] = {}
@@ -56,18 +65,26 @@ class RuntimeManager:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, *, logger: Any = None, **changes: Any) -> Self:
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        logger: Any = None,
+        telemetry: Iterable[Sink] = (),
+        **changes: Any,
+    ) -> Self:
         """Make a manager for the endpoints that the environment names; see `Settings.from_env`.
 
         Args:
             environ: The variables; `os.environ` when None.
             logger: A structlog logger.
+            telemetry: Sinks for the events of calls.
             **changes: Fields of `Settings` that take precedence over the environment.
 
         Raises:
             ConfigurationError: No endpoint is configured, or a setting is wrong.
         """
-        return cls(settings=Settings.from_env(environ, **changes), logger=logger)
+        return cls(settings=Settings.from_env(environ, **changes), logger=logger, telemetry=telemetry)
 
     @classmethod
     def local(
@@ -78,6 +95,7 @@ class RuntimeManager:
         sandbox: SandboxConfig | None = None,
         settings: Settings | None = None,
         logger: Any = None,
+        telemetry: Iterable[Sink] = (),
     ) -> Self:
         """Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
 
@@ -90,6 +108,7 @@ class RuntimeManager:
             sandbox: The limits of every program; those of `settings` when None.
             settings: Everything else; its `endpoints` must be empty.
             logger: A structlog logger.
+            telemetry: Sinks for the events of calls.
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.
@@ -104,7 +123,9 @@ class RuntimeManager:
         queue_timeout_s = base.limiter.queue_timeout_s
         faas = LocalFaaS(languages, workers=workers, sandbox=limits, queue_timeout_s=queue_timeout_s)
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
-        manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger)
+        manager = cls(
+            settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=telemetry
+        )
         manager._faas = faas
         return manager
 
@@ -306,7 +327,10 @@ class RuntimeManager:
                 self._faas_started = True
                 endpoints = dict.fromkeys(self._faas.languages, self._faas.url)
                 settings = attrs.evolve(self._factory.settings, endpoints=endpoints)
-                self._factory = RuntimeFactory(settings, self._logger)
+                self._factory = self._make_factory(settings)
+
+    def _make_factory(self, settings: Settings | None) -> RuntimeFactory:
+        return RuntimeFactory(settings, self._logger, telemetry=self._sinks)
 
     def _check_open(self) -> None:
         if self._closed:

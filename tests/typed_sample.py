@@ -6,7 +6,7 @@ import asyncio
 from typing import assert_type
 
 import faasrt
-from faasrt import local
+from faasrt import events, local
 
 
 async def use(manager: faasrt.RuntimeManager) -> None:
@@ -57,12 +57,13 @@ async def use(manager: faasrt.RuntimeManager) -> None:
 async def main() -> None:
     async with faasrt.RuntimeManager.local(["python", faasrt.Language.JAVASCRIPT], workers=1) as manager:
         await use(manager)
+    seen: list[events.Event] = []
     settings = faasrt.Settings(
         endpoints={"python": "http://127.0.0.1:8000", faasrt.Language.JAVASCRIPT: ("http://127.0.0.1:8001",)},
         limiter=faasrt.LimiterSettings(max_concurrency=8),
         timeouts=faasrt.TimeoutSettings(grace_s=1),
     )
-    factory = faasrt.RuntimeFactory(settings)
+    factory = faasrt.RuntimeFactory(settings, telemetry=[print, seen.append])
     assert_type(factory.create_runtime("py"), faasrt.Runtime)
     faas = local.LocalFaaS(workers=1, sandbox=faasrt.SandboxConfig())
     assert_type(faas.languages, tuple[faasrt.Language, ...])

@@ -11,7 +11,7 @@ import math
 import random as random_module
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from faasrt.config import Settings
@@ -194,17 +194,19 @@ class Dispatcher:
             permit = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
             trace.attempts, trace.endpoint = 1, permit.endpoint.url
             with self._attempt(permit, within_s):
-                answer = await self._exchange.post(
-                    permit.endpoint.url,
-                    "/validate_code",
-                    body,
-                    within_s=within_s,
-                    max_body_bytes=_VALIDATION_BODY_BYTES,
-                )
+                try:
+                    answer = await self._exchange.post(
+                        permit.endpoint.url,
+                        "/validate_code",
+                        body,
+                        within_s=within_s,
+                        max_body_bytes=_VALIDATION_BODY_BYTES,
+                        headers=trace.headers(),
+                    )
+                except BodyTooLargeError:
+                    raise ProtocolError("the answer is larger than any validation", sent="yes") from None
                 raise_for_status(answer)
                 return decode_validation(answer.body)
-        except BodyTooLargeError:
-            raise ProtocolError("the answer is larger than any validation", sent="yes") from None
         except ServiceError as error:
             trace.inform(error)
             raise
@@ -257,7 +259,7 @@ class Dispatcher:
         with self._attempt(permit, execution.run.timeout_ms / 1000) as attempt:
             trace.attempt_started(url)
             try:
-                result = await self._run_at(attempt, execution, deadline)
+                result = await self._run_at(attempt, execution, deadline, trace.headers())
             except BaseException as error:
                 trace.attempt_finished(error)
                 if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
@@ -266,7 +268,9 @@ class Dispatcher:
             trace.attempt_finished(None)
             return result
 
-    async def _run_at(self, attempt: Attempt, execution: Execution[T], deadline: float) -> T:
+    async def _run_at(
+        self, attempt: Attempt, execution: Execution[T], deadline: float, headers: Mapping[str, str] | None
+    ) -> T:
         timeouts, run = self._settings.timeouts, execution.run
         endpoint, started = attempt.permit.endpoint, attempt.started
         profile = EndpointProfile()
@@ -294,6 +298,7 @@ class Dispatcher:
                 request.body,
                 within_s=min(within_s, left_s),
                 max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
+                headers=headers,
             )
         except BodyTooLargeError:
             return request.read(None)

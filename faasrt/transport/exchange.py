@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from faasrt.config import Settings
 from faasrt.errors import (
@@ -37,8 +37,17 @@ class Exchange:
         self._clock = clock
         self._sessions: dict[str, EndpointSession] = {}
 
-    async def post(self, endpoint: str, path: str, data: bytes, *, within_s: float, max_body_bytes: int) -> Answer:
-        """Send one request and read its answer.
+    async def post(
+        self,
+        endpoint: str,
+        path: str,
+        data: bytes,
+        *,
+        within_s: float,
+        max_body_bytes: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request, with some more headers, and read its answer.
 
         Raises:
             DeadlineExceededError: That took longer than `within_s`.
@@ -51,7 +60,8 @@ class Exchange:
         body = Body(data)
         try:
             async with asyncio.timeout(within_s):
-                return await self._session(endpoint).post(path, body, max_body_bytes=max_body_bytes)
+                session = self._session(endpoint)
+                return await session.post(path, body, max_body_bytes=max_body_bytes, headers=headers)
         except TimeoutError:
             if not body.sending:
                 words = f"cannot connect within {within_s:g} s; is the FaaS running there?"

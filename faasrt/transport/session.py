@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -108,8 +108,10 @@ class EndpointSession:
         async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
             return await self._exchange(session.get(self._urls[path], allow_redirects=False), None, max_body_bytes)
 
-    async def post(self, path: str, body: Body, *, max_body_bytes: int) -> Answer:
-        """Send a request and read its answer, once.
+    async def post(
+        self, path: str, body: Body, *, max_body_bytes: int, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send a request, with some more headers, and read its answer, once.
 
         The caller bounds the time: this method waits as long as the server drips. How far the request came by then
         `body` tells.
@@ -126,7 +128,7 @@ class EndpointSession:
         session = self._session
         if session is None:
             session = self._session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
-        request = session.post(self._urls[path], data=body, allow_redirects=False)
+        request = session.post(self._urls[path], data=body, headers=headers, allow_redirects=False)
         return await self._exchange(request, body, max_body_bytes)
 
     async def _exchange(

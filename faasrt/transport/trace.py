@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import re
 from collections.abc import Callable
 
 import attrs
@@ -16,6 +17,7 @@ from faasrt.events import (
     CallFinished,
     CallStarted,
     Event,
+    HeaderSink,
     RetryScheduled,
     Sink,
     hash_code,
@@ -24,6 +26,25 @@ from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings
 
 _call_numbers = itertools.count(1)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
+# What frames a message, says who calls, or how the answer is to come: a sink must not make a call fail.
+_OWN_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "origin",
+        "sec-fetch-site",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 
 
 class Emitter:
@@ -35,6 +56,7 @@ class Emitter:
 
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
+        self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
         self._told: set[int] = set()
 
     def __call__(self, event: Event) -> None:
@@ -42,9 +64,35 @@ class Emitter:
             try:
                 sink(event)
             except Exception:
-                if id(sink) not in self._told:
-                    self._told.add(id(sink))
-                    logging.getLogger("faasrt").exception("a telemetry sink failed: %r", sink)
+                self._tell(sink)
+
+    def request_headers(self, call_id: str) -> dict[str, str] | None:
+        """Give what the sinks add to a request; None when no sink ever does."""
+        if not self._header_sinks:
+            return None
+        headers: dict[str, str] = {}
+        for sink in self._header_sinks:
+            try:
+                for name, value in sink.request_headers(call_id).items():
+                    headers[_checked_name(name, value)] = value
+            except Exception:
+                self._tell(sink)
+        return headers
+
+    def _tell(self, sink: Sink) -> None:
+        if id(sink) not in self._told:
+            self._told.add(id(sink))
+            logging.getLogger("faasrt").exception("a telemetry sink failed: %r", sink)
+
+
+def _checked_name(name: str, value: str) -> str:
+    """Give the name of a header that can do no harm, in lower case, so that two sinks do not send it twice."""
+    lower = name.lower()
+    if not _HEADER_NAME.fullmatch(lower) or lower in _OWN_HEADERS:
+        raise ValueError(f"a sink cannot set the header {name[:100]!r}")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"the header {name[:100]!r} must be printable ASCII, of 4,096 characters at most")
+    return lower
 
 
 class CallTrace:
@@ -56,7 +104,7 @@ class CallTrace:
         language: The language of the program.
     """
 
-    def __init__(self, emit: Callable[[Event], None], clock: Callable[[], float], language: Language) -> None:
+    def __init__(self, emit: Emitter, clock: Callable[[], float], language: Language) -> None:
         self._emit = emit
         self._clock = clock
         self.language = language
@@ -90,6 +138,10 @@ class CallTrace:
                 timeout_ms=timeout_ms,
             )
         )
+
+    def headers(self) -> dict[str, str] | None:
+        """Give the headers that the sinks add to the next request."""
+        return self._emit.request_headers(self._call_id)
 
     def permit_awaited(self) -> None:
         """A wait for a permit begins."""
