@@ -8,13 +8,10 @@ Records hold ids, sizes, hashes and times. They never hold code, input or output
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
-
-from faasrt.errors import ConfigurationError
 
 
 @attrs.frozen(kw_only=True)
@@ -160,27 +157,6 @@ class HeaderSink(Protocol):
             call_id: As in the call's events. The check of a program by the server is a call without events.
         """
         ...
-
-
-def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
-    """Check the sinks that somebody was given.
-
-    Raises:
-        ConfigurationError: They are no iterable of sinks.
-    """
-    if not isinstance(telemetry, Iterable) or isinstance(telemetry, str | bytes | Mapping):
-        raise ConfigurationError(
-            f"telemetry must be an iterable of sinks, such as [sink], got {type(telemetry).__name__}"
-        )
-    sinks = tuple(telemetry)
-    for sink in sinks:
-        if isinstance(sink, type):
-            raise ConfigurationError(f"a telemetry sink must be an object, not a class: give {sink.__name__}()")
-        if not callable(sink):
-            raise ConfigurationError(f"a telemetry sink must be callable with an event, got {type(sink).__name__}")
-        if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(type(sink).__call__):
-            raise ConfigurationError(f"a telemetry sink must not be async, as calls do not wait for it: {sink!r}")
-    return sinks
 
 
 def hash_code(code: bytes) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from faasrt.config import Settings
+from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.events import Sink, check_sinks
+from faasrt.events import Sink
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
 from faasrt.results import HealthStatus
@@ -15,7 +16,6 @@ from faasrt.runtime import Runtime
 from faasrt.telemetry.counters import CountersSink
 from faasrt.telemetry.logs import LogSink
 from faasrt.transport.dispatcher import Dispatcher
-from faasrt.transport.trace import Emitter
 
 
 class RuntimeFactory:

@@ -12,8 +12,9 @@ import attrs
 
 from faasrt.batch import CodeTask, TaskResult
 from faasrt.config import SandboxConfig, Settings
+from faasrt.emitter import check_sinks
 from faasrt.errors import ConfigurationError, RuntimeClosedError
-from faasrt.events import Sink, check_sinks
+from faasrt.events import Sink
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.mapping import StopOn, check_count, check_stop_on, map_tasks

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from faasrt.batch import CodeTask
 from faasrt.config import SandboxConfig, Settings
+from faasrt.emitter import Emitter
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.metrics import Metrics
@@ -23,7 +24,7 @@ from faasrt.telemetry.counters import CountersSink
 from faasrt.transport.caller import Caller
 from faasrt.transport.calls import CallsInFlight
 from faasrt.transport.dispatcher import Dispatcher
-from faasrt.transport.trace import CallTrace, Emitter
+from faasrt.transport.trace import CallTrace
 from faasrt.validation import PythonChecker, Where, check_where
 
 

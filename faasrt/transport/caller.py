@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from faasrt.config import Settings
+from faasrt.emitter import Emitter
 from faasrt.protocol.cases import Stamp
 from faasrt.results import ExecutionResult
 from faasrt.transport.calls import CallsInFlight
 from faasrt.transport.dispatcher import Dispatcher, Execution
-from faasrt.transport.trace import CallTrace, Emitter
+from faasrt.transport.trace import CallTrace
 
 T = TypeVar("T")
 

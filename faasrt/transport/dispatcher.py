@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from faasrt.config import Settings
+from faasrt.emitter import Emitter
 from faasrt.errors import (
     ConfigurationError,
     DeadlineExceededError,
@@ -39,7 +40,7 @@ from faasrt.transport.gate import Fleet, Gate, Permit
 from faasrt.transport.profiles import Profiles
 from faasrt.transport.retry import Exposure, RetryBudget, wait_before_retry
 from faasrt.transport.session import BodyTooLargeError
-from faasrt.transport.trace import CallTrace, Emitter
+from faasrt.transport.trace import CallTrace
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 T = TypeVar("T")

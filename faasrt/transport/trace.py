@@ -4,95 +4,24 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
-import re
 from collections.abc import Callable
 
 import attrs
 
+from faasrt.emitter import Emitter
 from faasrt.errors import ServiceError
 from faasrt.events import (
     AttemptFinished,
     AttemptStarted,
     CallFinished,
     CallStarted,
-    Event,
-    HeaderSink,
     RetryScheduled,
-    Sink,
     hash_code,
 )
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings
 
 _call_numbers = itertools.count(1)
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
-_HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
-# What frames a message, says who calls, or how the answer is to come: a sink must not make a call fail.
-_OWN_HEADERS = frozenset(
-    {
-        "accept-encoding",
-        "authorization",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "origin",
-        "sec-fetch-site",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-
-
-class Emitter:
-    """Hands events to sinks. A sink that fails is told of once in the log, and never fails a call.
-
-    Args:
-        sinks: Called with each event, in this order.
-    """
-
-    def __init__(self, sinks: tuple[Sink, ...]) -> None:
-        self._sinks = sinks
-        self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
-        self._told: set[int] = set()
-
-    def __call__(self, event: Event) -> None:
-        for sink in self._sinks:
-            try:
-                sink(event)
-            except Exception:
-                self._tell(sink)
-
-    def request_headers(self, call_id: str) -> dict[str, str] | None:
-        """Give what the sinks add to a request; None when no sink ever does."""
-        if not self._header_sinks:
-            return None
-        headers: dict[str, str] = {}
-        for sink in self._header_sinks:
-            try:
-                for name, value in sink.request_headers(call_id).items():
-                    headers[_checked_name(name, value)] = value
-            except Exception:
-                self._tell(sink)
-        return headers
-
-    def _tell(self, sink: Sink) -> None:
-        if id(sink) not in self._told:
-            self._told.add(id(sink))
-            logging.getLogger("faasrt").exception("a telemetry sink failed: %r", sink)
-
-
-def _checked_name(name: str, value: str) -> str:
-    """Give the name of a header that can do no harm, in lower case, so that two sinks do not send it twice."""
-    lower = name.lower()
-    if not _HEADER_NAME.fullmatch(lower) or lower in _OWN_HEADERS:
-        raise ValueError(f"a sink cannot set the header {name[:100]!r}")
-    if not _HEADER_VALUE.fullmatch(value):
-        raise ValueError(f"the header {name[:100]!r} must be printable ASCII, of 4,096 characters at most")
-    return lower
 
 
 class CallTrace:
