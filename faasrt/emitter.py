@@ -62,6 +62,7 @@ class Emitter:
 
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
+        self._hearings = [getattr(sink, "hears", None) for sink in sinks]
         self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
         self._told: set[int] = set()
 
@@ -71,6 +72,10 @@ class Emitter:
                 sink(event)
             except Exception:
                 self._tell(sink)
+
+    def is_heard(self, kind: type[Event]) -> bool:
+        """Tell whether any sink cares for a kind of event: a sink may have a method `hears` that says so."""
+        return any(hears is None or hears(kind) for hears in self._hearings)
 
     def request_headers(self, call_id: str) -> dict[str, str] | None:
         """Give what the sinks add to a request; None when no sink ever does."""

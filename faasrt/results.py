@@ -169,6 +169,16 @@ class ExecutionResult:
         }
 
 
+def complete(result: ExecutionResult, *, timings: Timings, attempts: int, endpoint: str) -> ExecutionResult:
+    """Tell a result, which was just made and which nobody has seen yet, what is known of its call.
+
+    A copy, as `attrs.evolve` makes it, would take longer than all else that is done for a call here.
+    """
+    for name, value in (("timings", timings), ("attempts", attempts), ("endpoint", endpoint)):
+        object.__setattr__(result, name, value)
+    return result
+
+
 @attrs.frozen
 class Diagnostic:
     """One complaint about a program's syntax.

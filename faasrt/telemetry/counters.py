@@ -9,6 +9,8 @@ from collections.abc import Container
 from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, Event
 from faasrt.metrics import LATENCY_BOUNDS_S, CallMetrics, EndpointState, Latency, Metrics, add_up
 
+_COUNTED = frozenset({AttemptStarted, AttemptFinished, CallFinished})
+
 
 class _Figures:
     """The running counts of one language at one endpoint."""
@@ -55,6 +57,10 @@ class CountersSink:
                 figures.errors[event.error or "unknown"] += 1
             figures.buckets[bisect_left(LATENCY_BOUNDS_S, event.total_s)] += 1
             figures.sum_s += event.total_s
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Tell whether an event counts."""
+        return kind in _COUNTED
 
     def snapshot(
         self, languages: Container[str], *, in_flight: int, queued: int, states: tuple[EndpointState, ...]

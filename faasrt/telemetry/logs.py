@@ -27,6 +27,16 @@ _NAMES: dict[type[Event], str] = {
     CallFinished: "call_finished",
 }
 
+# Of those that tell of no failure.
+_LEVELS: dict[type[Event], int] = {
+    CallStarted: logging.DEBUG,
+    AttemptStarted: logging.DEBUG,
+    AttemptFinished: logging.DEBUG,
+    RetryScheduled: logging.WARNING,
+    EndpointChanged: logging.WARNING,
+    CallFinished: logging.INFO,
+}
+
 logging.getLogger("faasrt").addHandler(logging.NullHandler())
 
 
@@ -56,21 +66,25 @@ class LogSink:
     """
 
     def __init__(self, logger: Any = None) -> None:
-        self._default = logger is None
+        # Nearly always nobody listens, and then a line is not even put together.
+        self._is_enabled = logging.getLogger("faasrt").isEnabledFor if logger is None else _always
         self._logger = default_logger() if logger is None else logger
 
     def __call__(self, event: Event) -> None:
         level = _level(event)
-        # Nearly always nobody listens, and then a line is not even put together.
-        if not self._default or logging.getLogger("faasrt").isEnabledFor(level):
+        if self._is_enabled(level):
             self._logger.log(level, _NAMES[type(event)], **attrs.asdict(event, recurse=False))
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Tell whether an event can become a line."""
+        return self._is_enabled(_LEVELS[kind])
+
+
+def _always(level: int) -> bool:
+    return True
 
 
 def _level(event: Event) -> int:
-    if isinstance(event, (RetryScheduled, EndpointChanged)):
-        return logging.WARNING
-    if not isinstance(event, (AttemptFinished, CallFinished)):
-        return logging.DEBUG
-    if event.error not in (None, "CancelledError"):
-        return logging.WARNING
-    return logging.INFO if isinstance(event, CallFinished) else logging.DEBUG
+    level = _LEVELS[type(event)]
+    failed = level < logging.WARNING and getattr(event, "error", None) not in (None, "CancelledError")
+    return logging.WARNING if failed else level
