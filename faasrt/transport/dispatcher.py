@@ -43,6 +43,7 @@ from faasrt.transport.session import BodyTooLargeError
 from faasrt.transport.trace import CallTrace
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
+_UNKNOWN = EndpointProfile()
 T = TypeVar("T")
 
 
@@ -274,11 +275,14 @@ class Dispatcher:
     ) -> T:
         timeouts, run = self._settings.timeouts, execution.run
         endpoint, started = attempt.permit.endpoint, attempt.started
-        profile = EndpointProfile()
+        profile = _UNKNOWN
         if execution.needs_profile:
-            # Asking is a part of the attempt, and must leave it the time that it needs.
-            attempt_s = min(run.timeout_ms / 1000 + timeouts.grace_s, deadline - started)
-            profile = await self._profiles.get(endpoint.url, min(timeouts.health_s, attempt_s / 2))
+            known = self._profiles.known(endpoint.url)
+            if known is None:
+                # Asking is a part of the attempt, and must leave it the time that it needs.
+                attempt_s = min(run.timeout_ms / 1000 + timeouts.grace_s, deadline - started)
+                known = await self._profiles.get(endpoint.url, min(timeouts.health_s, attempt_s / 2))
+            profile = known
             endpoint.limit.learn(profile.capacities.get(run.language.family))
             self._gate.pump()
         startup_s = timeouts.startup_s if profile.starts_slowly else 0.0

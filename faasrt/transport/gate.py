@@ -153,8 +153,7 @@ class Gate:
         permit.endpoint.limit.give()
         if permit.canary is not None:
             permit.endpoint.breaker.forgo_canary(self._clock(), permit.canary)
-        if self.queued:
-            self.pump()
+        self.pump()
 
     def close(self) -> None:
         """Stop waiting for time to make room."""
@@ -181,6 +180,8 @@ class Gate:
 
     def pump(self) -> None:
         """Grant what can be granted; to be called when a limit has been raised."""
+        if not self.queued:
+            return
         now = self._clock()
         blocked: list[Fleet] = []
         waiting = [fleet for fleet in self._fleets.values() if fleet.waiters]

@@ -24,6 +24,10 @@ class Profiles:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._asked: dict[str, int] = defaultdict(int)
 
+    def known(self, endpoint: str) -> EndpointProfile | None:
+        """Give the profile of an endpoint that has been asked; None of another."""
+        return self._known.get(endpoint)
+
     async def get(self, endpoint: str, within_s: float) -> EndpointProfile:
         """Give the profile of an endpoint; that of an unknown server when it cannot be had in time.
 
