@@ -62,7 +62,7 @@ class Emitter:
 
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
-        self._hearings = [getattr(sink, "hears", None) for sink in sinks]
+        self._hears = [(sink, getattr(sink, "hears", None)) for sink in sinks]
         self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
         self._told: set[int] = set()
 
@@ -73,9 +73,15 @@ class Emitter:
             except Exception:
                 self._tell(sink)
 
-    def is_heard(self, kind: type[Event]) -> bool:
-        """Tell whether any sink cares for a kind of event: a sink may have a method `hears` that says so."""
-        return any(hears is None or hears(kind) for hears in self._hearings)
+    def hears(self, kind: type[Event]) -> bool:
+        """Tell whether any sink cares for a kind of event, as long as it tells of no failure: see `faasrt.events`."""
+        for sink, hears in self._hears:
+            try:
+                if hears is None or hears(kind):
+                    return True
+            except Exception:
+                self._tell(sink)
+        return False
 
     def request_headers(self, call_id: str) -> dict[str, str] | None:
         """Give what the sinks add to a request; None when no sink ever does."""

@@ -2,6 +2,9 @@
 
 The life of a call is `CallStarted`, then for each attempt `AttemptStarted` and `AttemptFinished`, with `RetryScheduled`
 between two of them, then `CallFinished`. `EndpointChanged` belongs to no call.
+A sink is called with each of them. It may have a method `hears`, which tells whether it cares for a kind of event that
+tells of no failure: what nobody hears is not even made.
+
 Records hold ids, sizes, hashes and times. They never hold code, input or output of a user.
 """
 

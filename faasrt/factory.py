@@ -13,8 +13,8 @@ from faasrt.languages import Language
 from faasrt.metrics import Metrics
 from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime
-from faasrt.telemetry.counters import CountersSink
 from faasrt.telemetry.logs import LogSink
+from faasrt.transport.counters import Counters
 from faasrt.transport.dispatcher import Dispatcher
 
 
@@ -36,8 +36,8 @@ class RuntimeFactory:
         self.settings = Settings() if settings is None else settings
         if not isinstance(self.settings, Settings):
             raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
-        self._counters = CountersSink()
-        self._emit = Emitter((self._counters, LogSink(logger), *check_sinks(telemetry)))
+        self._counters = Counters()
+        self._emit = Emitter((LogSink(logger), *check_sinks(telemetry)))
         self._dispatcher = Dispatcher(self.settings, self._emit)
 
     def create_runtime(self, language: str | Language) -> Runtime:

@@ -20,9 +20,9 @@ from faasrt.protocol.executions import Batch, Program
 from faasrt.protocol.messages import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.telemetry.counters import CountersSink
 from faasrt.transport.caller import Caller
 from faasrt.transport.calls import CallsInFlight
+from faasrt.transport.counters import Counters
 from faasrt.transport.dispatcher import Dispatcher
 from faasrt.transport.trace import CallTrace
 from faasrt.validation import PythonChecker, Where, check_where
@@ -43,7 +43,7 @@ class Runtime:
         *,
         settings: Settings,
         dispatcher: Dispatcher,
-        counters: CountersSink,
+        counters: Counters,
         emit: Emitter,
     ) -> None:
         self.language = language
@@ -52,7 +52,7 @@ class Runtime:
         self._counters = counters
         self._emit = emit
         self._calls = CallsInFlight()
-        self._caller = Caller(settings, dispatcher, self._calls, emit)
+        self._caller = Caller(settings, dispatcher, self._calls, emit, counters)
         self._checker = PythonChecker()
         self._closing = asyncio.Lock()
         self._released = False
@@ -261,7 +261,7 @@ class Runtime:
             if locally:
                 return await self._checker.check(code)
             body = encode_json({"language": spoken.value, "code": code})
-            trace = CallTrace(self._emit, self._dispatcher.clock, spoken)
+            trace = CallTrace(self._emit, self._counters, self._dispatcher.clock, spoken)
             return await self._dispatcher.validate(self._settings.endpoints[spoken], body, trace=trace)
 
     def get_return_val_function(self) -> str:

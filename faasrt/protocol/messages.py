@@ -89,9 +89,10 @@ def check_code(code: object) -> str:
     """
     if not isinstance(code, str):
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
-    if not code.strip():
+    if not code or code.isspace():
         raise InvalidRequestError("code must not be empty")
-    _refuse_surrogates(code)
+    if not code.isascii():
+        _refuse_surrogates(code)
     return code
 
 

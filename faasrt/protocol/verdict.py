@@ -31,6 +31,8 @@ from faasrt.protocol.streams import cut_text
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 
 _LARGEST_NUMBER = 1e15
+_NONE: frozenset[str] = frozenset()
+_OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 _STREAMS = ("stdout", "stderr", "ret_val")
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
@@ -152,17 +154,27 @@ def parse_success(answer: Answer) -> Success:
         raise failure
     metadata = _of_type(body, "metadata", dict, {})
     fields = _of_type(body, "output", dict, None)
-    texts = {name: _of_type(fields, name, str, "", where="output.") for name in _STREAMS}
-    named = _of_type(body, "truncated", list, ())
-    if not all(name in _STREAMS for name in named):
-        raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
-    duration_ms = _of_type(metadata, "duration", (int, float), None, where="metadata.", nullable=True)
+    texts = {}
+    for name in _STREAMS:
+        text = fields.get(name, "")
+        texts[name] = text if type(text) is str else _of_type(fields, name, str, "", where="output.")
+    truncated: frozenset[str] = _NONE
+    if "truncated" in body:
+        named = _of_type(body, "truncated", list, None)
+        if not all(name in _STREAMS for name in named):
+            raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
+        truncated = frozenset(named)
+    exit_code = duration_ms = None
+    if "exit_code" in metadata:
+        exit_code = _of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True)
+    if metadata.get("duration") is not None:
+        duration_ms = float(_of_type(metadata, "duration", (int, float), None, where="metadata."))
     return Success(
         texts=texts,
-        truncated=frozenset(named),
+        truncated=truncated,
         metadata=metadata,
-        exit_code=_of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True),
-        duration_ms=None if duration_ms is None else float(duration_ms),
+        exit_code=exit_code,
+        duration_ms=duration_ms,
         declared=_declared(body) if "outcome" in body else None,
     )
 
@@ -189,13 +201,13 @@ def judge_success(success: Success, *, timeout_ms: float, max_output_bytes: int)
 
 def _declared(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     """The verdict of a server that says it by itself."""
-    try:
-        outcome = Outcome(body["outcome"])
-    except ValueError:
-        raise ProtocolError("'outcome' in the answer is unknown", sent="yes", status=200) from None
-    info = _of_type(body, "error_info", dict, None, nullable=True)
-    if info is None:
+    declared = body["outcome"]
+    outcome = _OUTCOMES.get(declared) if isinstance(declared, str) else None
+    if outcome is None:
+        raise ProtocolError("'outcome' in the answer is unknown", sent="yes", status=200)
+    if body.get("error_info") is None:
         return outcome, None
+    info = _of_type(body, "error_info", dict, None)
     words = {name: _of_type(info, name, str, "", where="error_info.") for name in ("name", "message", "traceback")}
     return outcome, UserError(**words)
 
@@ -275,8 +287,6 @@ def _of_type(
 ) -> Any:
     """Read a field of a given type; `default` when it is missing, unless that is what the protocol needs."""
     value = fields.get(name, _MISSING)
-    if kind is str and type(value) is str:
-        return value  # nearly always
     if value is _MISSING or (nullable and value is None):
         if kind is dict and default is None and not nullable:
             raise ProtocolError(f"the answer has no {where}{name}", sent="yes", status=200)

@@ -11,6 +11,7 @@ from faasrt.emitter import Emitter
 from faasrt.protocol.cases import Stamp
 from faasrt.results import ExecutionResult
 from faasrt.transport.calls import CallsInFlight
+from faasrt.transport.counters import Counters
 from faasrt.transport.dispatcher import Dispatcher, Execution
 from faasrt.transport.trace import CallTrace
 
@@ -25,13 +26,17 @@ class Caller:
         dispatcher: Runs them.
         calls: Refuses them once closing has begun.
         emit: Takes the events.
+        counters: Counts for `get_metrics()`.
     """
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher, calls: CallsInFlight, emit: Emitter) -> None:
+    def __init__(
+        self, settings: Settings, dispatcher: Dispatcher, calls: CallsInFlight, emit: Emitter, counters: Counters
+    ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._calls = calls
         self._emit = emit
+        self._counters = counters
         self._patient = False
 
     def patiently(self) -> Self:
@@ -54,7 +59,7 @@ class Caller:
             FaasrtError: See `Runtime.run_code`.
         """
         request = execution.run
-        trace = CallTrace(self._emit, self._dispatcher.clock, request.language)
+        trace = CallTrace(self._emit, self._counters, self._dispatcher.clock, request.language)
         trace.call_started(request.code, request.timeout_ms)
         try:
             with self._calls.one_call():

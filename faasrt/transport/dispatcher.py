@@ -141,7 +141,7 @@ class Dispatcher:
         timeouts, limiter = self._settings.timeouts, self._settings.limiter
         timeout_s = run.timeout_ms / 1000
         call_s = limiter.queue_timeout_s + timeout_s + timeouts.grace_s
-        deadline = math.inf if patient else self.clock() + call_s
+        deadline = math.inf if patient else trace.started + call_s
         failed: ServiceError | None = None
         exposure = Exposure()
         tried: tuple[str, ...] = ()
@@ -149,7 +149,8 @@ class Dispatcher:
             while True:
                 try:
                     permit = await self._permit(fleet, trace, tried, deadline, patient=patient)
-                    deadline = min(deadline, self.clock() + call_s)
+                    if patient:
+                        deadline = min(deadline, self.clock() + call_s)
                 except (QueueFullError, DeadlineExceededError):
                     if failed is None:
                         raise
@@ -247,14 +248,17 @@ class Dispatcher:
     async def _permit(
         self, fleet: Fleet, trace: CallTrace, avoid: Collection[str], deadline: float, *, patient: bool = False
     ) -> Permit:
-        trace.permit_awaited()
+        permit = self._gate.take(fleet, avoid)
+        if permit is not None:
+            return permit
+        awaited = self.clock()
         within_s = None
         if deadline < math.inf:
-            within_s = min(self._settings.limiter.queue_timeout_s, deadline - self.clock())
+            within_s = min(self._settings.limiter.queue_timeout_s, deadline - awaited)
         try:
             return await self._gate.acquire(fleet, avoid=avoid, within_s=within_s, patient=patient)
         finally:
-            trace.permit_settled()
+            trace.queued_s += self.clock() - awaited
 
     async def _run_once(self, permit: Permit, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
         url = permit.endpoint.url

@@ -100,10 +100,22 @@ class Gate:
         """Give every endpoint with its family."""
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
+    def take(self, fleet: Fleet, avoid: Collection[str]) -> Permit | None:
+        """Take a permit for one of the endpoints, if nobody has to wait for it.
+
+        Args:
+            fleet: The endpoints.
+            avoid: Base URLs that are taken only if no other has room.
+        """
+        if fleet.waiters or self.in_flight >= self._settings.max_concurrency:
+            return None
+        choice = choose(fleet.endpoints, self._clock(), avoid=avoid, random=self._random)
+        return None if choice is None else self._grant(choice)
+
     async def acquire(
         self, fleet: Fleet, *, avoid: Collection[str], within_s: float | None, patient: bool = False
     ) -> Permit:
-        """Take a permit for one of the endpoints; first come, first served.
+        """Take a permit for one of the endpoints, and wait for it if need be; first come, first served.
 
         Args:
             fleet: The endpoints.
@@ -117,10 +129,9 @@ class Gate:
 
         Cancellation: leaves the queue, and holds no permit.
         """
-        if not fleet.waiters and self.in_flight < self._settings.max_concurrency:
-            choice = choose(fleet.endpoints, self._clock(), avoid=avoid, random=self._random)
-            if choice is not None:
-                return self._take(choice)
+        permit = self.take(fleet, avoid)
+        if permit is not None:
+            return permit
         settings = self._settings
         # Those who only wait until it is known what an endpoint is are in flight in all but name.
         to_come = sum(endpoint.limit.to_come for endpoint in fleet.endpoints)
@@ -173,7 +184,7 @@ class Gate:
             fleet.waiters.remove(waiter)
             self._count(waiter, -1)
 
-    def _take(self, choice: Choice) -> Permit:
+    def _grant(self, choice: Choice) -> Permit:
         self.in_flight += 1
         choice.endpoint.limit.take()
         return Permit(choice.endpoint, choice.endpoint.breaker.send_canary() if choice.canary else None)
@@ -195,7 +206,7 @@ class Gate:
                     blocked.append(fleet)
                     waiting.remove(fleet)
                     continue
-                waiter.granted.set_result(self._take(choice))
+                waiter.granted.set_result(self._grant(choice))
             fleet.waiters.popleft()
             self._count(waiter, -1)
             if not fleet.waiters:

@@ -18,6 +18,7 @@ from faasrt.events import (
 )
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings, complete
+from faasrt.transport.counters import Counters
 
 _call_numbers = itertools.count(1)
 
@@ -27,15 +28,17 @@ class CallTrace:
 
     Args:
         emit: Takes the events.
+        counters: Counts for `get_metrics()`, which is done here rather than by a sink: there are no records to be made
+            when nobody hears them.
         clock: A monotonic clock in seconds.
         language: The language of the program.
     """
 
     __slots__ = (
         "_attempt_started",
-        "_awaited",
         "_call_id",
         "_clock",
+        "_counters",
         "_emit",
         "_language",
         "attempts",
@@ -46,13 +49,14 @@ class CallTrace:
         "started",
     )
 
-    def __init__(self, emit: Emitter, clock: Callable[[], float], language: Language) -> None:
+    def __init__(self, emit: Emitter, counters: Counters, clock: Callable[[], float], language: Language) -> None:
         self._emit = emit
+        self._counters = counters
         self._clock = clock
         self.language = language
         self._language = str(language)
         self._call_id = f"c{next(_call_numbers)}"
-        self._attempt_started = self._awaited = 0.0
+        self._attempt_started = 0.0
         self.started = clock()
         self.queued_s = 0.0
         self.attempts_s: list[float] = []
@@ -70,7 +74,7 @@ class CallTrace:
 
     def call_started(self, code: str, timeout_ms: float) -> None:
         """The call was checked and accepted."""
-        if not self._emit.is_heard(CallStarted):
+        if not self._emit.hears(CallStarted):
             return  # a hash takes longer than all the rest of an event
         data = code.encode("utf-8", "surrogatepass")
         self._emit(
@@ -87,37 +91,33 @@ class CallTrace:
         """Give the headers that the sinks add to the next request."""
         return self._emit.request_headers(self._call_id)
 
-    def permit_awaited(self) -> None:
-        """A wait for a permit begins."""
-        self._awaited = self._clock()
-
-    def permit_settled(self) -> None:
-        """The wait is over, with a permit or without."""
-        self.queued_s += self._clock() - self._awaited
-
     def attempt_started(self, endpoint: str) -> None:
         """A request is about to be sent."""
         self.attempts += 1
         self.endpoint = endpoint
         self._attempt_started = self._clock()
-        self._emit(
-            AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
-        )
+        self._counters.at(self._language, endpoint).attempt_started(retry=self.attempts > 1)
+        if self._emit.hears(AttemptStarted):
+            self._emit(
+                AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
+            )
 
     def attempt_finished(self, error: BaseException | None) -> None:
         """Its answer was read and judged, or will not come."""
         duration_s = self._clock() - self._attempt_started
         self.attempts_s.append(duration_s)
-        self._emit(
-            AttemptFinished(
-                call_id=self._call_id,
-                language=self._language,
-                attempt=self.attempts,
-                endpoint=self.endpoint,
-                duration_s=duration_s,
-                error=type(error).__name__ if error else None,
+        self._counters.at(self._language, self.endpoint).attempt_finished()
+        if error is not None or self._emit.hears(AttemptFinished):
+            self._emit(
+                AttemptFinished(
+                    call_id=self._call_id,
+                    language=self._language,
+                    attempt=self.attempts,
+                    endpoint=self.endpoint,
+                    duration_s=duration_s,
+                    error=_name_of(error),
+                )
             )
-        )
 
     def retry_scheduled(self, error: BaseException, wait_s: float) -> None:
         """The last attempt failed, and another will be made."""
@@ -139,21 +139,25 @@ class CallTrace:
 
     def call_finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         """The call ended."""
-        texts = (result.stdout, result.stderr, result.ret_val) if result else ()
-        self._emit(
-            CallFinished(
-                call_id=self._call_id,
-                language=self._language,
-                endpoint=self.endpoint,
-                outcome=result.outcome.value if result else None,
-                error=type(error).__name__ if error else None,
-                attempts=self.attempts,
-                queued_s=self.queued_s,
-                total_s=self.elapsed_s,
-                output_bytes=sum(map(_utf8_bytes, texts)),
+        total_s = self._clock() - self.started
+        outcome, failure = result.outcome.value if result else None, _name_of(error)
+        self._counters.at(self._language, self.endpoint).call_finished(outcome, failure, total_s)
+        if error is not None or self._emit.hears(CallFinished):
+            texts = (result.stdout, result.stderr, result.ret_val) if result else ()
+            self._emit(
+                CallFinished(
+                    call_id=self._call_id,
+                    language=self._language,
+                    endpoint=self.endpoint,
+                    outcome=outcome,
+                    error=failure,
+                    attempts=self.attempts,
+                    queued_s=self.queued_s,
+                    total_s=total_s,
+                    output_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+                )
             )
-        )
 
 
-def _utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+def _name_of(error: BaseException | None) -> str | None:
+    return None if error is None else type(error).__name__

@@ -1,4 +1,4 @@
-"""Counts events for `get_metrics()`: a few additions for each, however many calls there are."""
+"""What `get_metrics()` gives, counted as calls go on: a few additions for each, however many there are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Container
 
-from faasrt.events import AttemptFinished, AttemptStarted, CallFinished, Event
 from faasrt.metrics import LATENCY_BOUNDS_S, CallMetrics, EndpointState, Latency, Metrics, add_up
 
-_COUNTED = frozenset({AttemptStarted, AttemptFinished, CallFinished})
 
-
-class _Figures:
+class Figures:
     """The running counts of one language at one endpoint."""
 
     __slots__ = ("attempts", "buckets", "errors", "in_flight", "outcomes", "retries", "sum_s")
@@ -23,6 +20,25 @@ class _Figures:
         self.in_flight = self.attempts = self.retries = 0
         self.buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self.sum_s = 0.0
+
+    def attempt_started(self, *, retry: bool) -> None:
+        """A request is about to be sent."""
+        self.in_flight += 1
+        self.attempts += 1
+        self.retries += retry
+
+    def attempt_finished(self) -> None:
+        """Its answer was read and judged, or will not come."""
+        self.in_flight -= 1
+
+    def call_finished(self, outcome: str | None, error: str | None, total_s: float) -> None:
+        """A call ended here, with an outcome or an error."""
+        if outcome is not None:
+            self.outcomes[outcome] += 1
+        else:
+            self.errors[error or "unknown"] += 1
+        self.buckets[bisect_left(LATENCY_BOUNDS_S, total_s)] += 1
+        self.sum_s += total_s
 
     def snapshot(self) -> CallMetrics:
         return CallMetrics(
@@ -35,32 +51,15 @@ class _Figures:
         )
 
 
-class CountersSink:
+class Counters:
     """Counts by language and endpoint."""
 
     def __init__(self) -> None:
-        self._figures: defaultdict[tuple[str, str], _Figures] = defaultdict(_Figures)
+        self._figures: defaultdict[tuple[str, str], Figures] = defaultdict(Figures)
 
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, AttemptStarted):
-            figures = self._figures[event.language, event.endpoint]
-            figures.in_flight += 1
-            figures.attempts += 1
-            figures.retries += event.attempt > 1
-        elif isinstance(event, AttemptFinished):
-            self._figures[event.language, event.endpoint].in_flight -= 1
-        elif isinstance(event, CallFinished):
-            figures = self._figures[event.language, event.endpoint]
-            if event.outcome is not None:
-                figures.outcomes[event.outcome] += 1
-            else:
-                figures.errors[event.error or "unknown"] += 1
-            figures.buckets[bisect_left(LATENCY_BOUNDS_S, event.total_s)] += 1
-            figures.sum_s += event.total_s
-
-    def hears(self, kind: type[Event]) -> bool:
-        """Tell whether an event counts."""
-        return kind in _COUNTED
+    def at(self, language: str, endpoint: str) -> Figures:
+        """Give the figures of one language at one endpoint; "" is no endpoint."""
+        return self._figures[language, endpoint]
 
     def snapshot(
         self, languages: Container[str], *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
