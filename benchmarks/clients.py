@@ -1,0 +1,146 @@
+"""The clients that are compared: each sends the same program, with the same fields, and reads its stdout.
+
+    hand               the loop that a careful user writes by hand with aiohttp
+    tuned              bare aiohttp with all that can be made ahead made ahead; nobody writes this, it is the limit
+    httpx              the hand-written loop with httpx
+    faasrt             `Runtime.run_code`, nobody listening to its events
+    faasrt+telemetry   the same with Prometheus, and structlog lines at info level into /dev/null
+
+All have a deadline for each call, and none limits the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from benchmarks.load import Call
+from benchmarks.stub import STDOUT
+from faasrt import LimiterSettings, RuntimeManager, Settings, TimeoutSettings
+
+CODE = '''\
+def grade(turn):
+    """Say how well the answer fits."""
+    wanted = set(turn["reference"].lower().split())
+    found = set(turn["answer"].lower().split())
+    return {"score": len(wanted & found) / max(1, len(wanted)), "missing": sorted(wanted - found)}
+
+print(grade({"reference": "forty two", "answer": "It is forty two"}))
+'''
+LIMIT_MS = 30_000
+DEADLINE_S = LIMIT_MS / 1000 + 2
+Client = Callable[[str, int], AbstractAsyncContextManager[Call]]
+
+
+def request_body() -> dict[str, Any]:
+    """The fields that faasrt sends."""
+    sandbox = {"memory_limit_mb": 128, "timeout_ms": LIMIT_MS, "max_output_bytes": 1_048_576, "network_enabled": False}
+    return {
+        "language": "python",
+        "code": CODE,
+        "timeout": LIMIT_MS,
+        "priority": "normal",
+        "ext": {},
+        "sandbox": sandbox,
+    }
+
+
+def check(stdout: str) -> None:
+    if stdout != STDOUT:
+        raise AssertionError(f"{stdout!r} where {STDOUT!r} was due")
+
+
+@asynccontextmanager
+async def hand(url: str, in_flight: int) -> AsyncIterator[Call]:
+    semaphore, timeout = asyncio.Semaphore(in_flight), aiohttp.ClientTimeout(total=DEADLINE_S)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def call() -> None:
+            async with semaphore, session.post(f"{url}/run_code", json=request_body()) as response:
+                response.raise_for_status()
+                result = await response.json()
+                check(result["output"]["stdout"])
+
+        yield call
+
+
+@asynccontextmanager
+async def tuned(url: str, in_flight: int) -> AsyncIterator[Call]:
+    body, target = json.dumps(request_body()).encode(), URL(f"{url}/run_code")
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=DEADLINE_S),
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+    ) as session:
+
+        async def call() -> None:
+            async with session.post(target, data=body, allow_redirects=False) as response:
+                check(json.loads(await response.read())["output"]["stdout"])
+
+        yield call
+
+
+@asynccontextmanager
+async def with_httpx(url: str, in_flight: int) -> AsyncIterator[Call]:
+    import httpx
+
+    semaphore = asyncio.Semaphore(in_flight)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(timeout=DEADLINE_S, limits=limits) as client:
+
+        async def call() -> None:
+            async with semaphore:
+                response = await client.post(f"{url}/run_code", json=request_body())
+                response.raise_for_status()
+                check(response.json()["output"]["stdout"])
+
+        yield call
+
+
+@asynccontextmanager
+async def faasrt(url: str, in_flight: int, **options: Any) -> AsyncIterator[Call]:
+    settings = Settings(
+        endpoints={"python": url},
+        limiter=LimiterSettings(max_concurrency=max(256, in_flight)),
+        timeouts=TimeoutSettings(connect_s=DEADLINE_S),
+    )
+    async with RuntimeManager(settings=settings, **options) as manager:
+        runtime = await manager.get_runtime("python")
+
+        async def call() -> None:
+            check((await runtime.run_code(CODE)).stdout)
+
+        yield call
+
+
+@asynccontextmanager
+async def faasrt_with_telemetry(url: str, in_flight: int) -> AsyncIterator[Call]:
+    from faasrt.telemetry.prometheus import PrometheusSink
+    from prometheus_client import CollectorRegistry
+
+    logger = logging.getLogger("faasrt")
+    logger.setLevel(logging.INFO)
+    handler = logging.FileHandler(os.devnull)
+    logger.addHandler(handler)
+    try:
+        async with faasrt(url, in_flight, telemetry=[PrometheusSink(registry=CollectorRegistry())]) as call:
+            yield call
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+CLIENTS: dict[str, Client] = {"hand": hand, "tuned": tuned, "httpx": with_httpx, "faasrt": faasrt}
+if find_spec("faasrt.telemetry.prometheus"):
+    CLIENTS["faasrt+telemetry"] = faasrt_with_telemetry

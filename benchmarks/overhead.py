@@ -1,0 +1,79 @@
+"""What faasrt costs beside a loop over aiohttp: `Runtime.run_code` against a server that answers at once.
+
+    python -m benchmarks.overhead [--in-flight 1 16 64 256] [--loops asyncio uvloop] [--seconds 0.5] [--rounds 9]
+
+The contenders are those of `benchmarks.clients`. `of hand` and `of tuned` compare calls a second, `CPU of hand` the
+CPU time of a call, which other work on the machine disturbs less; there, less is better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+from benchmarks import load
+from benchmarks.clients import CLIENTS
+from benchmarks.harness import answer, contenders, parser, play, ratio, spread
+from benchmarks.report import Report
+from benchmarks.stub import serving
+
+CAPACITY = 1_024
+GOAL_AT = 64
+# Contender, base, least ratio of calls a second.
+GOALS = [("faasrt", "hand", 1.0), ("faasrt", "tuned", 0.85), ("faasrt+telemetry", "hand", 0.9)]
+
+
+def measure(contender: str, url: str, loop: str, in_flight: int, seconds: float) -> dict[str, float]:
+    """Measure in a fresh event loop, after the connections have been made."""
+
+    async def run() -> dict[str, float]:
+        async with CLIENTS[contender](url, in_flight) as call:
+            await load.drive(call, in_flight, range(2 * in_flight))
+            return await load.measure(call, in_flight, load.turns_within(seconds))
+
+    factory: Any = asyncio.new_event_loop
+    if loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(run())
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=9)
+    options.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64, 256])
+    options.add_argument("--loops", nargs="+", choices=["asyncio", "uvloop"], default=["asyncio", "uvloop"])
+    options.add_argument("--seconds", type=float, default=0.5, help="for a contender in a round")
+    options.add_argument("--contenders", nargs="+", choices=CLIENTS, default=list(CLIENTS))
+    given = options.parse_args()
+    if given.contender:
+        answer(functools.partial(measure, given.contender))
+        return
+    report = Report("overhead", vars(given))
+    with serving(CAPACITY) as url, contenders("benchmarks.overhead", given.contenders) as started:
+        for loop in given.loops:
+            for in_flight in given.in_flight:
+                rounds = play(started, given, url=url, loop=loop, in_flight=in_flight, seconds=given.seconds)
+                for name in started:
+                    figures: dict[str, Any] = {
+                        figure: spread(rounds, name, figure) for figure in ("calls/s", "CPU us", "p50 ms", "p99 ms")
+                    }
+                    bases = [base for base in ("hand", "tuned") if base in started]
+                    for base in bases:
+                        figures[f"of {base}"] = ratio(rounds, name, base, "calls/s")
+                    for base in bases:
+                        figures[f"CPU of {base}"] = ratio(rounds, name, base, "CPU us")
+                    report.row(f"{loop}, {in_flight} in flight", client=name, **figures)
+                if in_flight == GOAL_AT:
+                    for name, base, least in GOALS:
+                        if name in started and base in started:
+                            reached = ratio(rounds, name, base, "calls/s").median
+                            words = f"{loop}, {GOAL_AT} in flight: {name} at least {least} of {base}"
+                            report.goal(words, reached, reached >= least)
+    report.print(given.json)
+
+
+if __name__ == "__main__":
+    main()

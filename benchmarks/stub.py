@@ -1,0 +1,142 @@
+"""A server that answers every program at once with the same verdict: what is measured against it is the client.
+
+    python -m benchmarks.stub [--capacity 1024]
+
+It says in `/health` that it is faithful, and its capacity if it was given one. It can hold answers back:
+
+    GET /hold/N     from now on until N programs wait for their answers, which are then sent together; 0 ends that
+    GET /waiting    how many wait
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+try:
+    from uvloop import new_event_loop
+except ImportError:
+    from asyncio import new_event_loop
+
+STDOUT = "42\n"
+VERDICT = {
+    "output": {"stdout": STDOUT, "stderr": "", "ret_val": ""},
+    "metadata": {"language": "python", "status": "success", "exit_code": 0, "timed_out": False, "duration": 1},
+    "outcome": "OK",
+}
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+def encode(body: object) -> bytes:
+    """Give a whole HTTP answer."""
+    data = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+
+
+class StubConnection(asyncio.Protocol):
+    """One connection. Requests may come in any pieces, with bodies of any size, which nobody keeps or reads."""
+
+    verdict = encode(VERDICT)
+    health: ClassVar[bytes]
+    waiting: ClassVar[list[StubConnection]] = []
+    hold = 0
+
+    def __init__(self) -> None:
+        self._received = self._path = b""
+        self._missing = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._missing:
+            taken = min(self._missing, len(data))
+            self._missing -= taken
+            if self._missing:
+                return
+            data = data[taken:]
+            self._answer()
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            head, self._received = self._received[:end], self._received[end + 4 :]
+            self._path = head.split(b" ", 2)[1]
+            length = _LENGTH.search(head)
+            missing = int(length[1]) if length else 0
+            taken = min(missing, len(self._received))
+            self._received = self._received[taken:]
+            self._missing = missing - taken
+            if self._missing:
+                return
+            self._answer()
+
+    def _answer(self) -> None:
+        cls = StubConnection
+        if self._path == b"/run_code":
+            if not cls.hold:
+                self.transport.write(self.verdict)
+                return
+            cls.waiting.append(self)
+        elif self._path.startswith(b"/hold/"):
+            cls.hold = int(self._path[6:])
+            self.transport.write(encode({}))
+        else:
+            waiting = self._path == b"/waiting"
+            self.transport.write(encode({"waiting": len(cls.waiting)}) if waiting else cls.health)
+        if len(cls.waiting) >= cls.hold:
+            ready, cls.waiting = cls.waiting, []
+            for connection in ready:
+                connection.transport.write(self.verdict)
+
+
+async def serve(capacity: int | None) -> None:
+    """Serve until the process is ended."""
+    languages = {} if capacity is None else {"python": {"capacity": capacity}}
+    capabilities = {"faithful": True, "enforces_timeouts": True}
+    StubConnection.health = encode({"status": "healthy", "capabilities": capabilities, "languages": languages})
+    server = await asyncio.get_running_loop().create_server(StubConnection, "127.0.0.1", 0, backlog=4_096)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+@contextlib.contextmanager
+def serving(capacity: int | None = None) -> Iterator[str]:
+    """Run the server in a process of its own, and give its URL.
+
+    Args:
+        capacity: How many programs at once it claims to run; None where it is to say nothing of that.
+    """
+    options = [] if capacity is None else ["--capacity", str(capacity)]
+    command = [sys.executable, "-m", "benchmarks.stub", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many connections as the machine allows."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--capacity", type=int)
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve(parser.parse_args().capacity))
+
+
+if __name__ == "__main__":
+    main()
