@@ -16,7 +16,7 @@ from benchmarks import load
 from benchmarks.clients import CLIENTS
 from benchmarks.harness import answer, contenders, parser, play, ratio, spread
 from benchmarks.report import Report
-from benchmarks.stub import serving
+from benchmarks.stub import stub
 
 CAPACITY = 1_024
 GOAL_AT = 64
@@ -52,7 +52,7 @@ def main() -> None:
         answer(functools.partial(measure, given.contender))
         return
     report = Report("overhead", vars(given))
-    with serving(CAPACITY) as url, contenders("benchmarks.overhead", given.contenders) as started:
+    with stub(CAPACITY) as url, contenders("benchmarks.overhead", given.contenders) as started:
         for loop in given.loops:
             for in_flight in given.in_flight:
                 rounds = play(started, given, url=url, loop=loop, in_flight=in_flight, seconds=given.seconds)

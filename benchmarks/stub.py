@@ -16,10 +16,11 @@ import contextlib
 import json
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
+
+from benchmarks.server import serving
 
 try:
     from uvloop import new_event_loop
@@ -107,21 +108,15 @@ async def serve(capacity: int | None) -> None:
 
 
 @contextlib.contextmanager
-def serving(capacity: int | None = None) -> Iterator[str]:
+def stub(capacity: int | None = None) -> Iterator[str]:
     """Run the server in a process of its own, and give its URL.
 
     Args:
         capacity: How many programs at once it claims to run; None where it is to say nothing of that.
     """
     options = [] if capacity is None else ["--capacity", str(capacity)]
-    command = [sys.executable, "-m", "benchmarks.stub", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.communicate()
+    with serving([sys.executable, "-m", "benchmarks.stub", *options]) as server:
+        yield server.url
 
 
 def raise_file_limit() -> None:

@@ -13,6 +13,7 @@ import pytest
     ("command", "words"),
     [
         ("benchmarks.overhead --in-flight 1 4 --loops uvloop --seconds 0.02 --rounds 2", "CPU of hand"),
+        ("benchmarks.envelope --runs 1 --rounds 2", "Each MB of output adds"),
         ("benchmarks.cases --start-up 0 --cases 10 --calls 2", "run_cases"),
         ("benchmarks.adaptive --calls 50", "adaptive"),
         ("benchmarks.guard --size 2000 --repeats 1", "bare loop"),

@@ -1,0 +1,126 @@
+"""What the envelope costs beside the same program sent plain: bytes, CPU of the client, and time of the run.
+
+    python -m benchmarks.envelope [--runs 20] [--rounds 5]
+
+Both ways run the same programs on the embedded FaaS, which needs no envelope and takes it when told
+(`Settings.envelope="always"`). The client's part (making the request, reading the answer) is measured apart from the
+run, which is the time from sending to the end of the answer. Every enveloped request carries a whole guest program: the
+one for Python takes about 40 KB as base64, that for JavaScript 24 KB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Literal
+
+import aiohttp
+
+from benchmarks.harness import Figures, answer, contenders, parser, play, spread
+from benchmarks.report import Report, Spread
+from benchmarks.server import faas
+from faasrt import Language, Outcome, SandboxConfig
+from faasrt.protocol.executions import Program
+from faasrt.protocol.messages import RunRequest
+from faasrt.protocol.profile import read_profile
+from faasrt.protocol.verdict import Answer
+
+MODES: dict[str, Literal["never", "always"]] = {"plain": "never", "envelope": "always"}
+MB = 1_000_000
+LINE = "The quick brown fox jumps over the lazy dog, again.\\n"
+COMMENT = {"python": "#", "javascript": "//"}
+SMALL = {"python": "print(6 * 7)", "javascript": "console.log(6 * 7)"}
+FIGURES = ("request KB", "answer KB", "encode us", "decode us", "run ms")
+
+
+def programs(language: str) -> dict[str, str]:
+    """A small program, the same with a MB of comments, and with a MB of output."""
+    small, comment = SMALL[language], f"{COMMENT[language]} {LINE}".replace("\\n", "\n")
+    repeated = f'"{LINE}" * {MB // 52}' if language == "python" else f'"{LINE}".repeat({MB // 52})'
+    return {
+        "small": small,
+        "code": comment * (MB // len(comment)) + small,
+        "output": f"print({repeated})" if language == "python" else f"console.log({repeated})",
+    }
+
+
+def cpu_us(action: Callable[[], object], runs: int) -> float:
+    """The CPU time of an action: the median of several, since the garbage collector comes between some."""
+    times = []
+    for _ in range(runs):
+        started = time.process_time_ns()
+        action()
+        times.append(time.process_time_ns() - started)
+    return statistics.median(times) / 1000
+
+
+def measure(way: str, url: str, language: str, runs: int) -> Figures:
+    """The figures of each program."""
+    figures: Figures = {}
+    with urllib.request.urlopen(f"{url}/health") as health:
+        profile = read_profile(json.load(health))
+
+    async def one_program(session: aiohttp.ClientSession, name: str, code: str) -> None:
+        checked = RunRequest.checked(Language.parse(language), code, None, SandboxConfig(), None, "normal")
+        program = Program(checked, MODES[way])
+        times = []
+        for _ in range(runs):
+            request = program.request(profile, checked.timeout_ms)
+            headers = {"Content-Type": "application/json"}
+            started = time.perf_counter()
+            async with session.post(f"{url}/run_code", data=request.body, headers=headers) as response:
+                found = Answer(status=response.status, body=await response.read())
+            times.append(time.perf_counter() - started)
+            result = request.read(found)
+            assert result.outcome is Outcome.OK, result
+            assert not result.truncated, result.truncated
+        values = (
+            len(request.body) / 1000,
+            len(found.body) / 1000,
+            cpu_us(lambda: program.request(profile, checked.timeout_ms), runs),
+            cpu_us(lambda: request.read(found), runs),
+            1000 * statistics.median(times),
+        )
+        figures.update({f"{name} {figure}": value for figure, value in zip(FIGURES, values, strict=True)})
+
+    async def all_programs() -> None:
+        async with aiohttp.ClientSession() as session:
+            for name, code in programs(language).items():
+                await one_program(session, name, code)
+
+    asyncio.run(all_programs())
+    return figures
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--runs", type=int, default=20, help="of each program in a round")
+    options.add_argument("--languages", nargs="+", choices=SMALL, default=list(SMALL))
+    given = options.parse_args()
+    if given.contender:
+        answer(functools.partial(measure, given.contender))
+        return
+    report = Report("envelope", vars(given))
+    with faas() as server, contenders("benchmarks.envelope", MODES) as started:
+        for language in given.languages:
+            rounds = play(started, given, url=server.url, language=language, runs=given.runs)
+            for way in MODES:
+                figures = {figure: spread(rounds, way, f"small {figure}") for figure in FIGURES}
+                report.row("A small program", language=language, way=way, **figures)
+            for name, found in rounds.items():
+                for kind in ("code", "output"):
+                    more: dict[str, Any] = {
+                        figure: Spread.of(each[f"{kind} {figure}"] - each[f"small {figure}"] for each in found)
+                        for figure in FIGURES
+                    }
+                    report.row(f"Each MB of {kind} adds", language=language, way=name, **more)
+    report.print(given.json)
+
+
+if __name__ == "__main__":
+    main()
