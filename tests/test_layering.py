@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "faasrt"
 FLOORS = [
     ("faasrt.cli", 9),
     ("faasrt.ray", 9),
+    ("faasrt.testing.pytest_plugin", 9),
     ("faasrt.manager", 8),
     ("faasrt.factory", 7),
     ("faasrt.mapping", 7),

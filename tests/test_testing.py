@@ -20,8 +20,6 @@ from helpers import manager_for
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, UserError
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 
-pytest_plugins = ["faasrt.testing.pytest_plugin"]
-
 RawServer = Callable[..., Awaitable[str]]
 PROGRAM = json.dumps({"language": "python", "code": "1"}).encode()
 REQUEST = b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: %d\r\n\r\n%s" % (len(PROGRAM), PROGRAM)
@@ -855,22 +853,6 @@ def test_toxics_are_checked(wrong: dict[str, Any]) -> None:
 
 
 # The package
-
-
-@pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_plugin_works_in_both_modes(tmp_path: Any, mode: str) -> None:
-    """A user's test gets an open fake FaaS."""
-    (tmp_path / "test_it.py").write_text(
-        "import pytest\n"
-        "pytest_plugins = ['faasrt.testing.pytest_plugin']\n"
-        "@pytest.mark.asyncio\n"
-        "async def test(faasrt_fake):\n"
-        "    assert faasrt_fake.url.startswith('http://127.0.0.1:')\n"
-    )
-    options = ["-q", "-p", "no:cacheprovider", "-W", "error", "-o", f"asyncio_mode={mode}"]
-    options += ["-o", "asyncio_default_fixture_loop_scope=function"]
-    done = subprocess.run([sys.executable, "-m", "pytest", *options, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_are_loaded_lazily() -> None:

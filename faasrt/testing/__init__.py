@@ -1,12 +1,46 @@
 r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that spoils a connection.
 
-Example:
-    >>> async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
-    ...     fake.script(Reply.overloaded(retry_after=1), Reply.ok("hi\n", value={"score": 1}))
-    ...     proxy.downstream = Toxics(latency_s=0.2)
-    ...     manager = RuntimeManager(settings=Settings(endpoints={"python": proxy.url}))
+`FakeFaas` runs nothing: over a real socket, it answers what a test tells it to, and counts what it was asked.
 
-`pytest_plugins = ["faasrt.testing.pytest_plugin"]` gives the fixture `faasrt_fake` (it needs pytest-asyncio).
+Example:
+    >>> from faasrt import OverloadedError, RuntimeManager, Settings
+    >>> from faasrt.testing import FakeFaas, Reply
+    >>> async with FakeFaas() as fake:
+    ...     fake.script(Reply.overloaded(retry_after=0), Reply.ok("hi\n", value={"score": 1}))
+    ...     async with RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
+    ...         result = await manager.run_code("print('hi')", "python")
+    >>> result.stdout, result.value, result.attempts
+    ('hi\n', {'score': 1}, 2)
+    >>> fake.executions, fake.requests[0]["code"]
+    (1, "print('hi')")
+
+What a program is can decide on the answer, and a full server refuses it:
+
+    >>> async with FakeFaas() as fake:
+    ...     fake.handler = lambda request: Reply(outcome="TIMEOUT" if "while" in request["code"] else "OK")
+    ...     fake.capacity = 1
+    ...     async with RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
+    ...         result = await manager.run_code("while True: pass", "python")
+    >>> result.outcome
+    <Outcome.TIMEOUT: 'TIMEOUT'>
+
+`FaultProxy` stands between client and server, a fake one or a real one. Its `Toxics` are set for each direction, at any
+time: latency, bandwidth, slices, half-closed connections, resets, a pulled cable.
+
+    >>> from faasrt import ConnectionLostError
+    >>> from faasrt.testing import FaultProxy, Toxics
+    >>> async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+    ...     async with RuntimeManager(settings=Settings(endpoints={"python": proxy.url})) as manager:
+    ...         before = await manager.run_code("print('hi')", "python")
+    ...         proxy.downstream = Toxics(reset_after_bytes=20)  # in the middle of the answer
+    ...         try:
+    ...             await manager.run_code("print('hi')", "python")
+    ...         except ConnectionLostError as error:
+    ...             print(error.sent, fake.executions)
+    maybe 2
+
+pytest knows the fixtures `faasrt_fake`, an open `FakeFaas`, and `faasrt_local`, the URL of an embedded FaaS, as soon as
+faasrt is installed: see `faasrt.testing.pytest_plugin`.
 """
 
 from __future__ import annotations
@@ -21,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeFaas", "FaultProxy", "Reply", "Toxics"]
 
-# Loaded when first used: pytest has to be able to rewrite the assertions of the plugin before anything imports it.
+# Loaded when first used: the plugin makes this package a part of every start of pytest.
 _MODULE_OF = {"FakeFaas": "fake_faas", "FaultProxy": "fault_proxy", "Reply": "replies", "Toxics": "fault_proxy"}
 
 

@@ -1,16 +1,108 @@
-"""The fixture `faasrt_fake`: `pytest_plugins = ["faasrt.testing.pytest_plugin"]`. Needs pytest-asyncio, in any mode."""
+r"""The pytest plugin: fixtures that give tests a FaaS to talk to. Installing faasrt makes them known to pytest.
+
+`faasrt_fake` is a `FakeFaas` of the test's own, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
+`faasrt_local` is the base URL of an embedded FaaS that the whole session shares; it needs the extra `local`.
+
+A test file::
+
+    import pytest
+
+    from faasrt import OverloadedError, RetrySettings, RuntimeManager, Settings
+    from faasrt.testing import Reply
+
+
+    @pytest.mark.asyncio
+    async def test_a_full_server_is_told_apart(faasrt_fake):
+        faasrt_fake.script(Reply.overloaded(retry_after=1))
+        settings = Settings(endpoints={"python": faasrt_fake.url}, retry=RetrySettings(max_attempts=1))
+        async with RuntimeManager(settings=settings) as manager:
+            with pytest.raises(OverloadedError) as caught:
+                await manager.run_code("print('hi')", "python")
+        assert caught.value.retry_after_s == 1
+        assert faasrt_fake.executions == 0
+
+
+    @pytest.mark.asyncio
+    async def test_a_real_program(faasrt_local):
+        async with RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": faasrt_local}) as manager:
+            result = await manager.run_code("print(6 * 7)", "python")
+        assert result.stdout == "42\n"
+
+
+    def test_an_application_finds_it_in_its_environment(faasrt_local, monkeypatch):
+        monkeypatch.setenv("COZE_LOOP_FAAS_URL", faasrt_local)
+        assert Settings.from_env().endpoints
+
+`-p no:faasrt.testing.pytest_plugin` does without the plugin; `-p faasrt.testing.pytest_plugin` loads it where
+`PYTEST_DISABLE_PLUGIN_AUTOLOAD` is set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import importlib.util
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
-import pytest_asyncio
+import pytest
 
-from faasrt.testing.fake_faas import FakeFaas
+# The rest is imported where it is used: this module is part of every start of pytest.
+if TYPE_CHECKING:
+    from faasrt.testing.fake_faas import FakeFaas
 
 
-@pytest_asyncio.fixture
-async def faasrt_fake() -> AsyncIterator[FakeFaas]:
-    """A `FakeFaas` of the test's own, open while it runs."""
-    async with FakeFaas() as fake:
+@pytest.fixture
+def faasrt_fake(request: pytest.FixtureRequest) -> FakeFaas:
+    """A `FakeFaas` of the test's own, open while it runs.
+
+    It lives in the event loop of the test's fixtures, which is the test's own unless pytest-asyncio is told otherwise:
+    where tests have another `loop_scope`, set `asyncio_default_fixture_loop_scope` to the same.
+    """
+    for_anyio = "anyio_backend" in request.fixturenames
+    if not for_anyio and not request.config.pluginmanager.has_plugin("asyncio"):
+        pytest.fail("faasrt_fake needs pytest-asyncio, or a test that is marked with anyio", pytrace=False)
+    fake: FakeFaas = request.getfixturevalue("_faasrt_fake_of_anyio" if for_anyio else "_faasrt_fake_of_asyncio")
+    return fake
+
+
+def _make_fake() -> FakeFaas:
+    from faasrt.testing.fake_faas import FakeFaas
+
+    return FakeFaas()
+
+
+@pytest.fixture
+async def _faasrt_fake_of_anyio() -> AsyncIterator[FakeFaas]:
+    async with _make_fake() as fake:
         yield fake
+
+
+if importlib.util.find_spec("pytest_asyncio") is not None:
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture
+    async def _faasrt_fake_of_asyncio() -> AsyncIterator[FakeFaas]:
+        async with _make_fake() as fake:
+            yield fake
+
+
+@pytest.fixture(scope="session")
+def faasrt_local() -> Iterator[str]:
+    """The base URL of an embedded FaaS that is ready for every language, started once for the session.
+
+    It lives in a thread with an event loop of its own, so that it serves tests with any `loop_scope`, those of anyio,
+    and those without a loop; and it ends with the process, however that ends. The first start on a machine compiles the
+    sandbox of Python (about 45 s), which `faasrt warmup` does ahead. That the extra `local` is missing is an error.
+    """
+    from anyio.from_thread import start_blocking_portal
+
+    from faasrt.errors import ConfigurationError
+    from faasrt.local import LocalFaaS
+
+    try:
+        faas = LocalFaaS()
+    except ConfigurationError as error:
+        pytest.fail(f"faasrt_local cannot start: {error}", pytrace=False)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(faas):
+        for language in faas.languages:
+            portal.call(faas.wait_ready, language)
+        yield faas.url

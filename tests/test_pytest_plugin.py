@@ -1,0 +1,135 @@
+"""The fixtures of the pytest plugin, each time in a session of pytest as users have it."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from faasrt.local.cache import module_dir
+from faasrt.testing import pytest_plugin
+
+pytest_plugins = ["pytester"]
+
+# pytester gives each session a home folder of its own, where the sandbox of Python would have to be compiled anew.
+CACHE = str(module_dir().parent)
+OPTIONS = ("-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+LOCAL = """
+import asyncio, pytest
+from faasrt import RuntimeManager
+
+async def check(url):
+    async with RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": url}) as manager:
+        for language in ("python", "typescript"):
+            assert (await manager.validate_code("x = 1", language, where="remote")).valid
+    return url
+
+@pytest.mark.asyncio
+async def test_function(faasrt_local):
+    await check(faasrt_local)
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_module(faasrt_local):
+    await check(faasrt_local)
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_session(faasrt_local):
+    await check(faasrt_local)
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_anyio(faasrt_local):
+    await check(faasrt_local)
+
+def test_without(faasrt_local):
+    asyncio.run(check(faasrt_local))
+"""
+FAKE = """
+import pytest
+from faasrt import RuntimeManager, Settings
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.mark.MARK
+async def test(faasrt_fake):
+    async with RuntimeManager(settings=Settings(endpoints={"python": faasrt_fake.url})) as manager:
+        assert (await manager.run_code("1", "python")).ok
+    assert faasrt_fake.executions == 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAASRT_CACHE_DIR", CACHE)
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_the_example_of_the_plugin(pytester: pytest.Pytester, mode: str) -> None:
+    """What stands in the documentation is a test file that passes, in both modes of pytest-asyncio."""
+    documentation = inspect.cleandoc(pytest_plugin.__doc__ or "")
+    example = documentation.partition("A test file::\n\n")[2].partition("\n\n`-p ")[0]
+    pytester.makepyfile(textwrap.dedent(example))
+    pytester.runpytest_subprocess(*OPTIONS, "-o", f"asyncio_mode={mode}").assert_outcomes(passed=3)
+
+
+def test_a_local_faas_serves_every_event_loop(pytester: pytest.Pytester) -> None:
+    """One FaaS serves tests with loops of any scope, those of anyio, and those without a loop."""
+    pytester.makepyfile(LOCAL)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=5)
+
+
+def test_a_local_faas_that_cannot_be_is_an_error(pytester: pytest.Pytester) -> None:
+    """Without the extra `local` the test neither passes nor is skipped, and what to install is said."""
+    pytester.makeconftest("import sys; sys.modules['deno'] = None")
+    pytester.makepyfile(LOCAL)
+    done = pytester.runpytest_subprocess(*OPTIONS, "-k", "without")
+    done.assert_outcomes(errors=1, deselected=4)
+    done.stdout.fnmatch_lines(["*faasrt_local cannot start: * deno * pip install 'faasrt?local?'"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "options"),
+    [
+        ("asyncio", ()),
+        ("asyncio(loop_scope='session')", ("-o", "asyncio_default_fixture_loop_scope=session")),
+        ("anyio", ()),
+    ],
+)
+def test_a_fake_faas_lives_in_the_loop_of_its_test(
+    pytester: pytest.Pytester, mark: str, options: tuple[str, ...]
+) -> None:
+    """Whoever runs the test, pytest-asyncio or anyio, runs the fake FaaS too."""
+    pytester.makepyfile(FAKE.replace("MARK", mark))
+    pytester.runpytest_subprocess(*OPTIONS, *options).assert_outcomes(passed=1)
+
+
+def test_a_fake_faas_does_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
+    """Tests of anyio need nothing else; any other test is an error that says what to install."""
+    pytester.makepyfile(FAKE.replace("MARK", "anyio") + "\ndef test_of_nobody(faasrt_fake): pass\n")
+    done = pytester.runpytest_subprocess("-p", "no:asyncio")
+    done.assert_outcomes(passed=1, errors=1)
+    done.stdout.fnmatch_lines(["faasrt_fake needs pytest-asyncio, or a test that is marked with anyio"])
+
+
+def test_the_plugin_may_be_named_too(pytester: pytest.Pytester) -> None:
+    """To name the plugin that pytest has found by itself is harmless."""
+    pytester.makeconftest("pytest_plugins = ['faasrt.testing.pytest_plugin']")
+    done = pytester.runpytest_subprocess(*OPTIONS, "--fixtures")
+    assert done.ret == 0
+    assert done.stdout.str().count("\nfaasrt_local [session scope]") == 1
+
+
+def test_the_plugin_costs_little() -> None:
+    """Every start of pytest loads the plugin, and neither a server nor a client with it."""
+    heavy = {"aiohttp", "anyio", "attrs", "structlog", "faasrt.config", "faasrt.testing.server"}
+    code = (
+        "import sys, pytest_asyncio; known = set(sys.modules); import faasrt.testing.pytest_plugin;"
+        f"print({heavy} & (set(sys.modules) - known))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
