@@ -43,6 +43,12 @@ class CodeTask:
 
     Raises:
         UnsupportedLanguageError: The language is unknown.
+
+    Example:
+        >>> task = CodeTask("def f(n): return n + 1", "py", id="a", function="f", args=[1])
+        >>> async for item in manager.map([task]):
+        ...     print(item.task.id, item.result.value)
+        a 2
     """
 
     code: str
@@ -64,6 +70,12 @@ class TaskResult:
         task: The task.
         result: The verdict on the program.
         error: Why there is none: the infrastructure failed, or the task was wrong.
+
+    Example:
+        >>> async for item in manager.map([CodeTask("1 / 0", "py"), CodeTask("", "py")], ordered=True):
+        ...     print(item.index, item.result.outcome if item.result else type(item.error).__name__)
+        0 USER_ERROR
+        1 InvalidRequestError
     """
 
     index: int

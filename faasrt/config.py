@@ -1,6 +1,17 @@
 """The settings of a runtime: frozen, validated, varied by `attrs.evolve`.
 
-The environment is read in one place, `Settings.from_env`.
+`RuntimeManager(settings=...)`, `RuntimeManager.local(settings=...)` and `RuntimeFactory(...)` take a `Settings`; its
+fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` hold the rest. `Settings.from_env(...)`, which
+`RuntimeManager.from_env(...)` calls, reads the environment:
+
+    COZE_LOOP_PYTHON_FAAS_URL              the FaaS of a language: one URL, or several replicas separated by commas;
+                                           JavaScript and TypeScript have COZE_LOOP_JS_FAAS_URL
+    COZE_LOOP_PYTHON_FAAS_DOMAIN, _PORT    the same, as coze-loop's deployments set it; likewise JS
+    COZE_LOOP_FAAS_URL                     one FaaS for every language
+    FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
+
+The first that is set wins for a language; an explicit argument wins over all of them. The embedded FaaS keeps its
+compiled Python sandbox in FAASRT_CACHE_DIR, or in ~/.cache/faasrt.
 """
 
 from __future__ import annotations
@@ -45,13 +56,22 @@ class SandboxConfig:
     """The limits that one execution lives under.
 
     Attributes:
-        memory_limit_mb: Memory in MiB, from 1 to 65,536.
-        timeout_limit_s: Wall-clock seconds, above 0 and at most a day; the default and the ceiling of `timeout_ms`.
-        max_output_bytes: UTF-8 bytes kept of each stream, from 1 to 1 GiB.
-        network_enabled: Whether the code may reach the network. Servers that cannot grant it refuse the call.
+        memory_limit_mb: Memory in MiB, from 1 to 65,536. Default: 128. The embedded FaaS needs 48 for Python, and 16
+            for JavaScript and TypeScript.
+        timeout_limit_s: Wall-clock seconds, above 0 and at most a day. Default: 30. It is the default and the ceiling
+            of `timeout_ms`.
+        max_output_bytes: UTF-8 bytes kept of each stream, from 1 to 1 GiB. Default: 1048576. Head and tail of a longer
+            one stay, and `result.truncated` names it.
+        network_enabled: Whether the code may reach the network. Default: False. Servers that cannot grant it refuse
+            the call.
 
     Raises:
         ConfigurationError: A value is out of range, not finite, or a bool where a number belongs.
+
+    Example:
+        >>> sandbox = SandboxConfig(timeout_limit_s=0.2)
+        >>> (await manager.run_code("while True: pass", "python", sandbox=sandbox)).outcome
+        <Outcome.TIMEOUT: 'TIMEOUT'>
     """
 
     memory_limit_mb: int = attrs.field(default=128, validator=_number(above=0, most=65_536, integer=True))
@@ -65,12 +85,16 @@ class TimeoutSettings:
     """The clocks around a call, beside the sandbox's own limit.
 
     Attributes:
-        connect_s: Seconds for DNS, TCP and TLS together.
-        grace_s: Seconds that an attempt gets beyond `timeout_ms`, for the way there and back.
+        connect_s: Seconds for DNS, TCP and TLS together. Default: 5.
+        grace_s: Seconds that an attempt gets beyond `timeout_ms`, for the way there and back. Default: 2.
         startup_s: Seconds that it gets beyond that on a server which says that it starts an interpreter for each
-            request, as python-faas does: 1.5 to 2 s, and more with several at once.
-        health_s: Seconds for a health probe as a whole.
-        close_s: Seconds that `aclose` waits for calls in flight before it cancels them.
+            request, as python-faas does: 1.5 to 2 s, and more with several at once. Default: 10.
+        health_s: Seconds for a health probe as a whole. Default: 5.
+        close_s: Seconds that `aclose` waits for calls in flight before it cancels them. Default: 5.
+
+    Example:
+        >>> async with RuntimeManager.from_env(timeouts=TimeoutSettings(connect_s=1, grace_s=10)) as manager:
+        ...     result = await manager.run_code("print(1)", "python")
     """
 
     connect_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
@@ -85,10 +109,18 @@ class LimiterSettings:
     """How many calls may be in flight at once.
 
     Attributes:
-        max_concurrency: The most calls in flight per manager, from 1 to 100,000. Each endpoint has a limit of its own
-            below that, which starts at the size that its health report tells (else 16), and follows how it does.
-        max_queue: The most callers that may wait for a permit; one more gets `QueueFullError`.
-        queue_timeout_s: The most seconds that a caller waits for a permit.
+        max_concurrency: The most calls in flight per manager, from 1 to 100,000. Default: 256. Each endpoint has a
+            limit of its own below that, which starts at the size that its health report tells (else 16), and follows
+            how it does.
+        max_queue: The most callers that may wait for a permit; one more gets `QueueFullError`. Default: 1000.
+        queue_timeout_s: The most seconds that a caller waits for a permit. Default: 30.
+
+    Example:
+        >>> limiter = LimiterSettings(max_concurrency=8, queue_timeout_s=60)
+        >>> async with RuntimeManager.from_env(limiter=limiter) as manager:
+        ...     results = await asyncio.gather(*(manager.run_code(f"print({n})", "python") for n in range(20)))
+        >>> all(result.ok for result in results)
+        True
     """
 
     max_concurrency: int = attrs.field(default=256, validator=_number(above=0, most=100_000, integer=True))
@@ -101,17 +133,27 @@ class RetrySettings:
     """When a failed call is tried again: at once elsewhere, later, or not at all.
 
     Attributes:
-        idempotent: Whether programs may run more than once unless a call says otherwise.
-        max_attempts: Attempts of one call, the first included; 1 makes no retries.
+        idempotent: Whether programs may run more than once unless a call says otherwise. Default: False.
+        max_attempts: Attempts of one call, the first included; 1 makes no retries. Default: 3.
         base_delay_s: Seconds of the first wait at most; it doubles with each attempt, and is taken at random from 0 on.
-        max_delay_s: The longest wait, in seconds.
-        throttled_base_delay_s: As `base_delay_s`, after a 429 or 503.
-        throttled_max_delay_s: As `max_delay_s`, after a 429 or 503.
-        max_retry_after_s: A server that asks for a longer wait than this is not waited for.
-        budget: The size of the bucket that retries are paid from.
-        retry_cost: What a retry takes out of it.
-        success_credit: What a success puts into it. Each family of languages has a bucket, shared by all callers of a
-            factory.
+            Default: 0.05.
+        max_delay_s: The longest wait, in seconds. Default: 2.
+        throttled_base_delay_s: As `base_delay_s`, after a 429 or 503. Default: 1.
+        throttled_max_delay_s: As `max_delay_s`, after a 429 or 503. Default: 20.
+        max_retry_after_s: A server that asks for a longer wait than this is not waited for. Default: 30.
+        budget: The size of the bucket that retries are paid from. Default: 50. Each family of languages has a bucket,
+            shared by all callers of a factory.
+        retry_cost: What a retry takes out of it. Default: 5.
+        success_credit: What a success puts into it. Default: 1.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake:
+        ...     fake.script(Reply.crash())
+        ...     settings = Settings(endpoints={"python": fake.url}, retry=RetrySettings(idempotent=True))
+        ...     async with RuntimeManager(settings=settings) as manager:
+        ...         print((await manager.run_code("print(1)", "python")).attempts)
+        2
     """
 
     idempotent: bool = attrs.field(default=False, validator=_flag)
@@ -131,12 +173,18 @@ class BreakerSettings:
     """When one of several endpoints is left out for a while.
 
     Attributes:
-        consecutive_failures: So many failures in a row eject an endpoint.
-        min_success_rate: So does a smaller share of successes than this, above 0 and at most 1.
-        window_s: The seconds over which the share is taken.
-        min_calls: The share counts from so many calls on.
-        base_ejection_s: Seconds of the first ejection; it doubles with each that follows.
-        max_ejection_s: The longest ejection, in seconds.
+        consecutive_failures: So many failures in a row eject an endpoint. Default: 5.
+        min_success_rate: So does a smaller share of successes than this, above 0 and at most 1. Default: 0.8.
+        window_s: The seconds over which the share is taken. Default: 30.
+        min_calls: The share counts from so many calls on. Default: 20.
+        base_ejection_s: Seconds of the first ejection; it doubles with each that follows. Default: 5.
+        max_ejection_s: The longest ejection, in seconds. Default: 300.
+
+    Example:
+        >>> settings = Settings(
+        ...     endpoints={"python": ["http://faas-1:8000", "http://faas-2:8000"]},
+        ...     breaker=BreakerSettings(consecutive_failures=3, base_ejection_s=10),
+        ... )
     """
 
     consecutive_failures: int = attrs.field(default=5, validator=_number(above=0, most=1_000_000, integer=True))
@@ -223,7 +271,7 @@ class Settings:
         envelope: Whether programs travel in an envelope that brings exact results back from servers that mangle them.
             "auto" asks each endpoint once what it is, by `GET /health`, and sends the envelope unless the endpoint
             calls itself faithful, as the embedded FaaS does. "always" sends it everywhere, "never" nowhere;
-            `call_function` and `run_cases` cannot do without it.
+            `call_function` and `run_cases` cannot do without it. Default: auto.
         timeouts: The clocks around a call.
         limiter: How many calls may be in flight.
         retry: When a failed call is tried again.
@@ -233,6 +281,14 @@ class Settings:
     Raises:
         ConfigurationError: A URL, number or mode is wrong.
         UnsupportedLanguageError: A key of `endpoints` is no language.
+
+    Example:
+        >>> settings = Settings(endpoints={"py": "http://faas:8000/", "js": ["http://a:8000", "http://b:8000"]})
+        >>> settings.endpoints[Language.PYTHON], settings.endpoints[Language.JAVASCRIPT]
+        (('http://faas:8000',), ('http://a:8000', 'http://b:8000'))
+        >>> import attrs
+        >>> attrs.evolve(settings, sandbox=SandboxConfig(timeout_limit_s=5)).sandbox.timeout_limit_s
+        5
     """
 
     sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=_instance_of(SandboxConfig))
@@ -263,6 +319,11 @@ class Settings:
             ConfigurationError: No variable is set, or one is malformed.
 
         Source: the variable names are those of coze-loop's evaluation runtime and its deployments.
+
+        Example:
+            >>> settings = Settings.from_env({"COZE_LOOP_FAAS_URL": "http://a:8000, http://b:8000"}, envelope="never")
+            >>> settings.endpoints[Language.TYPESCRIPT], settings.envelope
+            (('http://a:8000', 'http://b:8000'), 'never')
         """
         variables = os.environ if environ is None else environ
         if "endpoints" not in changes:

@@ -1,25 +1,26 @@
 """The errors of faasrt.
 
-User-code trouble is data (`ExecutionResult.outcome`); infrastructure trouble is one of these::
+Trouble with the user's code is data (`ExecutionResult.outcome`); trouble with the infrastructure is one of these::
 
     FaasrtError
-    ├── ConfigurationError(ValueError)
-    ├── UnsupportedLanguageError(ValueError)
-    ├── InvalidRequestError(ValueError)
-    ├── RuntimeClosedError
-    ├── ReturnValueError
-    ├── ExecutionError                    only from ExecutionResult.raise_for_outcome()
-    ├── QueueFullError
+    ├── ConfigurationError(ValueError)         a setting is wrong; nothing was sent
+    ├── UnsupportedLanguageError(ValueError)   no such language here; nothing was sent
+    ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
+    ├── RuntimeClosedError                     the manager or runtime was closed
+    ├── ReturnValueError                       `result.value` was read, but `ret_val` is not JSON
+    ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
+    ├── QueueFullError                         too many callers wait here already; nothing was sent
     └── ServiceError
-        ├── ConnectError                  never reached the server
-        ├── ConnectionLostError           sent, and the answer did not arrive
-        ├── DeadlineExceededError         the call's own deadline passed
-        ├── OverloadedError               429 / 503
-        ├── RejectedError                 another 4xx
-        ├── ServerError                   5xx, or a 200 that carries an error
-        └── ProtocolError                 an answer that is not the protocol
+        ├── ConnectError                       the server was never reached; the code did not run
+        ├── ConnectionLostError                the request was sent, and the answer did not arrive
+        ├── DeadlineExceededError              the call's own deadline passed
+        ├── OverloadedError                    the server refused for want of capacity (429, 503)
+        ├── RejectedError                      another 4xx: `error` and `details` say why
+        ├── ServerError                        another 5xx, or a 200 that carries an error
+        └── ProtocolError                      an answer that is not the protocol
 
-Errors hold strings and numbers only, and survive `pickle` and `copy`.
+A `ServiceError` knows `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"), which tells
+whether the code can have run. Errors hold strings and numbers only, and survive `pickle` and `copy`.
 """
 
 from __future__ import annotations
@@ -33,31 +34,85 @@ Sent = Literal["no", "maybe", "yes"]
 
 
 class FaasrtError(Exception):
-    """The base of every error that faasrt raises on purpose."""
+    """The base of every error that faasrt raises on purpose.
+
+    Example:
+        >>> try:
+        ...     await manager.run_code("print(1)", "cobol")
+        ... except FaasrtError as error:
+        ...     print(f"{type(error).__name__}: {error}")
+        UnsupportedLanguageError: unknown language 'cobol': use 'python' (py), 'javascript' (js) or 'typescript' (ts)
+    """
 
 
 class ConfigurationError(FaasrtError, ValueError):
-    """Settings, the environment or the installation do not allow what was asked; the message says what to change."""
+    """Settings, the environment or the installation do not allow what was asked; the message says what to change.
+
+    Example:
+        >>> SandboxConfig(timeout_limit_s=0)
+        Traceback (most recent call last):
+        faasrt.errors.ConfigurationError: timeout_limit_s must be above 0 and at most 86400, got 0
+    """
 
 
 class UnsupportedLanguageError(FaasrtError, ValueError):
-    """The language is unknown, or no endpoint is configured for it."""
+    """The language is unknown, or no endpoint is configured for it.
+
+    Example:
+        >>> async with RuntimeManager(settings=Settings(endpoints={"python": "http://faas:8000"})) as manager:
+        ...     try:
+        ...         await manager.run_code("console.log(1)", "js")
+        ...     except UnsupportedLanguageError as error:
+        ...         print(error)
+        javascript is not supported here: no endpoint is configured for it (configured: python)
+    """
 
 
 class InvalidRequestError(FaasrtError, ValueError):
-    """An argument of a call is wrong; nothing was sent."""
+    """An argument of a call is wrong; nothing was sent.
+
+    Example:
+        >>> await manager.run_code("print(1)", "python", timeout_ms=0)
+        Traceback (most recent call last):
+        faasrt.errors.InvalidRequestError: timeout_ms must be finite and above 0, got 0
+    """
 
 
 class RuntimeClosedError(FaasrtError):
-    """The runtime or manager was closed before this call."""
+    """The runtime or manager was closed before this call.
+
+    Example:
+        >>> await manager.aclose()
+        >>> await manager.run_code("print(1)", "python")
+        Traceback (most recent call last):
+        faasrt.errors.RuntimeClosedError: this manager is closed: make a new one
+    """
 
 
 class ReturnValueError(FaasrtError):
-    """`ExecutionResult.value` was read, but what `return_val` was given is not JSON."""
+    """`ExecutionResult.value` was read, but what `return_val` was given is not JSON.
+
+    Example:
+        >>> result = await manager.run_code("return_val('no JSON')", "python")
+        >>> try:
+        ...     result.value
+        ... except ReturnValueError:
+        ...     print("as text:", result.ret_val)
+        as text: no JSON
+    """
 
 
 class QueueFullError(FaasrtError):
-    """Too many callers already wait for a permit here; nothing was sent."""
+    """Too many callers already wait for a permit here; nothing was sent.
+
+    Example:
+        >>> limiter = LimiterSettings(max_concurrency=1, max_queue=1)
+        >>> async with RuntimeManager.from_env(limiter=limiter) as manager:
+        ...     calls = [manager.run_code("print(1)", "python") for _ in range(3)]
+        ...     results = await asyncio.gather(*calls, return_exceptions=True)
+        >>> [type(result).__name__ for result in results]
+        ['ExecutionResult', 'ExecutionResult', 'QueueFullError']
+    """
 
 
 class ExecutionError(FaasrtError):
@@ -65,6 +120,16 @@ class ExecutionError(FaasrtError):
 
     Attributes:
         result: The `ExecutionResult` whose outcome is not OK.
+
+    Example:
+        >>> result = await manager.run_code("1 / 0", "python")
+        >>> try:
+        ...     result.raise_for_outcome()
+        ... except ExecutionError as error:
+        ...     print(error)
+        ...     print(error.result.outcome, error.result.exit_code)
+        the code ended as USER_ERROR: ZeroDivisionError: division by zero
+        USER_ERROR 1
     """
 
     def __init__(self, message: str, result: ExecutionResult | None = None) -> None:
@@ -81,6 +146,16 @@ class ServiceError(FaasrtError):
         elapsed_s: Seconds from the start of the call to the failure.
         sent: Whether the request reached the server: "no", "maybe" or "yes". "no" means that the code did not run.
         status: The HTTP status of the answer, or None when there was none.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply.crash())
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except ServiceError as error:
+        ...         print(type(error).__name__, error.endpoint == fake.url, error.status, error.attempts, error.sent)
+        ServerError True 500 1 yes
     """
 
     def __init__(
@@ -109,15 +184,50 @@ class ServiceError(FaasrtError):
 
 
 class ConnectError(ServiceError):
-    """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run."""
+    """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.down()
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except ConnectError as error:
+        ...         print(error.sent, error.attempts)
+        no 3
+    """
 
 
 class ConnectionLostError(ServiceError):
-    """The request was sent and the answer did not arrive. The code may have run."""
+    """The request was sent and the answer did not arrive. The code may have run.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply(reset_after=0))
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except ConnectionLostError as error:
+        ...         print(error.sent, error.attempts)
+        maybe 1
+    """
 
 
 class DeadlineExceededError(ServiceError):
-    """The call's own deadline passed. Unless `sent` is "no", the code may still be running on the server."""
+    """The call's own deadline passed. Unless `sent` is "no", the code may still be running on the server.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> timeouts = TimeoutSettings(grace_s=0.1)
+        >>> async with FakeFaas() as fake:
+        ...     fake.script(Reply(hang=True))
+        ...     async with RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}, timeouts=timeouts) as manager:
+        ...         try:
+        ...             await manager.run_code("print(1)", "python", timeout_ms=50)
+        ...         except DeadlineExceededError as error:
+        ...             print(error.sent, error.attempts)
+        maybe 1
+    """
 
 
 class OverloadedError(ServiceError):
@@ -126,6 +236,16 @@ class OverloadedError(ServiceError):
     Attributes:
         retry_after_s: Seconds after which the server asks to be tried again, or None when it does not say.
         not_started: Whether the server says that it did not start the code.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply.overloaded(retry_after=60))
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except OverloadedError as error:
+        ...         print(error.status, error.retry_after_s)
+        429 60.0
     """
 
     retry_after_s: float | None = None
@@ -145,12 +265,45 @@ class _AnsweredError(ServiceError):
 
 
 class RejectedError(_AnsweredError):
-    """The server refused the request as wrong (a 4xx but 408 and 429); repeating it unchanged cannot help."""
+    """The server refused the request as wrong (a 4xx but 408 and 429); repeating it unchanged cannot help.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply(status=400, details="code is too long"))
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except RejectedError as error:
+        ...         print(error.status, error.details)
+        400 code is too long
+    """
 
 
 class ServerError(_AnsweredError):
-    """The server failed (a 5xx but 503, or a 200 that carries a top-level `error`)."""
+    """The server failed (a 5xx but 503, or a 200 that carries a top-level `error`).
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply.crash())
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except ServerError as error:
+        ...         print(error.status, error.details)
+        500 the worker died
+    """
 
 
 class ProtocolError(ServiceError):
-    """The answer is not the protocol of a FaaS: a redirect, a body that is no valid JSON object, or wrong types."""
+    """The answer is not the protocol of a FaaS: a redirect, a body that is no valid JSON object, or wrong types.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply(body=b"<html>a proxy's page</html>"))
+        ...     try:
+        ...         await manager.run_code("print(1)", "python")
+        ...     except ProtocolError as error:
+        ...         print(error)
+        the answer is not JSON (Expecting value: line 1 column 1 (char 0)) [http://...:..., 1 attempt, ... s, sent: yes]
+    """

@@ -19,7 +19,7 @@ from faasrt.transport.dispatcher import Dispatcher
 
 
 class RuntimeFactory:
-    """Makes runtimes. It keeps nothing but the transport and the counters that its runtimes share.
+    r"""Makes runtimes. It keeps nothing but the transport and the counters that its runtimes share.
 
     Args:
         settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
@@ -30,6 +30,13 @@ class RuntimeFactory:
 
     Raises:
         ConfigurationError: `settings` or `telemetry` is something else.
+
+    Example:
+        >>> factory = RuntimeFactory(Settings.from_env())
+        >>> async with factory.create_runtime("python") as python, factory.create_runtime("js") as js:
+        ...     results = await asyncio.gather(python.run_code("print(1)"), js.run_code("console.log(2)"))
+        >>> [result.stdout for result in results]
+        ['1\n', '2\n']
     """
 
     def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
@@ -48,6 +55,11 @@ class RuntimeFactory:
 
         Raises:
             UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
+
+        Example:
+            >>> async with RuntimeFactory(Settings.from_env()).create_runtime("python") as runtime:
+            ...     print((await runtime.run_code("print(6 * 7)")).stdout.strip())
+            42
         """
         spoken = Language.parse(language)
         if not self.settings.endpoints.get(spoken):
@@ -60,11 +72,21 @@ class RuntimeFactory:
         )
 
     def get_supported_languages(self) -> tuple[Language, ...]:
-        """Give the languages that have an endpoint."""
+        """Give the languages that have an endpoint.
+
+        Example:
+            >>> RuntimeFactory(Settings(endpoints={"py": "http://faas:8000"})).get_supported_languages()
+            (<Language.PYTHON: 'python'>,)
+        """
         return tuple(self.settings.endpoints)
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint of every language at once; a failure is an unhealthy entry, never an exception."""
+        """Probe every endpoint of every language at once; a failure is an unhealthy entry, never an exception.
+
+        Example:
+            >>> (await RuntimeFactory(Settings.from_env()).get_health_status()).healthy
+            True
+        """
         urls = (url for several in self.settings.endpoints.values() for url in several)
         self._dispatcher.retain()
         try:
@@ -73,7 +95,12 @@ class RuntimeFactory:
             await self._dispatcher.release()
 
     def get_metrics(self) -> Metrics:
-        """Give the figures of every runtime that was made here, those that are closed included."""
+        """Give the figures of every runtime that was made here, those that are closed included.
+
+        Example:
+            >>> RuntimeFactory(Settings.from_env()).get_metrics().total.calls
+            0
+        """
         dispatcher = self._dispatcher
         return self._counters.snapshot(
             tuple(Language), in_flight=dispatcher.in_flight, queued=dispatcher.queued, states=dispatcher.states()

@@ -21,12 +21,22 @@ class Language(enum.StrEnum):
 
     @property
     def family(self) -> Language:
-        """The language whose FaaS runs it: TypeScript goes where JavaScript does."""
+        """The language whose FaaS runs it: TypeScript goes where JavaScript does.
+
+        Example:
+            >>> Language.TYPESCRIPT.family
+            <Language.JAVASCRIPT: 'javascript'>
+        """
         return Language.JAVASCRIPT if self is Language.TYPESCRIPT else self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name by which `parse` finds it, in lower case."""
+        """Every name by which `parse` finds it, in lower case.
+
+        Example:
+            >>> Language.PYTHON.names
+            ('py', 'python')
+        """
         return tuple(name for name, language in _ALIASES.items() if language is self)
 
     @classmethod
@@ -41,6 +51,10 @@ class Language(enum.StrEnum):
 
         Raises:
             UnsupportedLanguageError: The name is none of these, or not a string.
+
+        Example:
+            >>> Language.parse("Py") is Language.PYTHON
+            True
         """
         if isinstance(name, cls):
             return name

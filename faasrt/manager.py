@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 class RuntimeManager:
-    """Keeps one runtime for each language. Make one for the life of the application, and share it.
+    r"""Keeps one runtime for each language. Make one for the life of the application, and share it.
+
+    It belongs to the event loop in which it is used first: make a new one in each `asyncio.run`. uvloop works.
 
     Args:
         factory: Makes the runtimes; one for `settings` when None.
@@ -42,6 +44,8 @@ class RuntimeManager:
     Example:
         >>> async with RuntimeManager.from_env() as manager:
         ...     result = await manager.run_code("print(6 * 7)", "python")
+        >>> result.stdout
+        '42\n'
     """
 
     def __init__(
@@ -84,6 +88,10 @@ class RuntimeManager:
 
         Raises:
             ConfigurationError: No endpoint is configured, or a setting is wrong.
+
+        Example:
+            >>> RuntimeManager.from_env({"COZE_LOOP_PYTHON_FAAS_URL": "http://faas:8000"}, token="secret")
+            <RuntimeManager of python>
         """
         return cls(settings=Settings.from_env(environ, **changes), logger=logger, telemetry=telemetry)
 
@@ -98,7 +106,7 @@ class RuntimeManager:
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
     ) -> Self:
-        """Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
+        r"""Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
 
         The FaaS starts with `async with`, or at the first call, and ends with `aclose`. The first Python program on a
         machine waits for the sandbox to be compiled (about 45 s, once); `faasrt warmup` does that ahead.
@@ -113,6 +121,11 @@ class RuntimeManager:
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.
+
+        Example:
+            >>> async with RuntimeManager.local(["ts"], sandbox=SandboxConfig(timeout_limit_s=5)) as manager:
+            ...     (await manager.run_code("const n: number = 42; console.log(n)", "ts")).stdout
+            '42\n'
         """
         from faasrt.local.server import LocalFaaS
 
@@ -143,6 +156,11 @@ class RuntimeManager:
             ServerError: The embedded FaaS cannot run the language.
 
         Cancellation: a runtime that was being made is not kept.
+
+        Example:
+            >>> python = await manager.get_runtime("python")
+            >>> (await python.call_function("def double(n): return 2 * n", "double", 21)).value
+            42
         """
         spoken = Language.parse(language)
         if self._faas is not None:
@@ -162,7 +180,12 @@ class RuntimeManager:
         priority: str = "normal",
         idempotent: bool | None = None,
     ) -> ExecutionResult:
-        """Run a program: short for `get_runtime(language)` and `Runtime.run_code`, which tells the rest."""
+        r"""Run a program: short for `get_runtime(language)` and `Runtime.run_code`, which tells the rest.
+
+        Example:
+            >>> (await manager.run_code("console.log({ a: 1 })", "js")).stdout
+            '{ a: 1 }\n'
+        """
         runtime = await self.get_runtime(language)
         return await runtime.run_code(
             code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
@@ -204,9 +227,12 @@ class RuntimeManager:
             Exception: What the source raised, after the results of all tasks before that.
 
         Example:
-            >>> tasks = (CodeTask(f"print({n})", "python", id=str(n)) for n in range(1_000))
-            >>> async for item in manager.map(tasks, concurrency=64):
-            ...     print(item.task.id, item.result.outcome if item.result else item.error)
+            >>> tasks = (CodeTask(code, "python", id=code) for code in ("print(1)", "1 / 0", "return_val('[2]')"))
+            >>> async for item in manager.map(tasks, concurrency=64, ordered=True):
+            ...     print(item.task.id, "->", item.result.outcome if item.result else item.error)
+            print(1) -> OK
+            1 / 0 -> USER_ERROR
+            return_val('[2]') -> OK
         """
         most = self._factory.settings.limiter.max_concurrency
         return map_tasks(
@@ -222,6 +248,10 @@ class RuntimeManager:
         """Check a program's syntax: short for `get_runtime(language)` and `Runtime.validate_code`.
 
         A local check does not wait until the embedded FaaS can run the language.
+
+        Example:
+            >>> (await manager.validate_code("print('(')", "python")).valid
+            True
         """
         spoken = Language.parse(language)
         if check_where(where, spoken) and spoken in self.get_supported_languages():
@@ -232,7 +262,12 @@ class RuntimeManager:
         return await runtime.validate_code(code, where=where)
 
     def get_supported_languages(self) -> tuple[Language, ...]:
-        """Give the languages that can be run here."""
+        """Give the languages that can be run here.
+
+        Example:
+            >>> [str(language) for language in manager.get_supported_languages()]
+            ['python', 'javascript', 'typescript']
+        """
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
     async def get_health_status(self) -> HealthStatus:
@@ -240,13 +275,23 @@ class RuntimeManager:
 
         Raises:
             RuntimeClosedError: The manager was closed.
+
+        Example:
+            >>> (await manager.get_health_status()).healthy
+            True
         """
         self._check_open()
         await self._start_faas()
         return await self._factory.get_health_status()
 
     def get_metrics(self) -> Metrics:
-        """Give the figures of every language, counted since the manager was made."""
+        """Give the figures of every language, counted since the manager was made.
+
+        Example:
+            >>> results = [await manager.run_code(code, "js") for code in ("console.log(1)", "throw 1")]
+            >>> dict(manager.get_metrics().total.outcomes)
+            {'OK': 1, 'USER_ERROR': 1}
+        """
         return self._factory.get_metrics()
 
     async def clear_cache(self) -> None:
@@ -258,6 +303,11 @@ class RuntimeManager:
             RuntimeClosedError: The manager was closed.
 
         Cancellation: ends the calls in flight.
+
+        Example:
+            >>> await manager.clear_cache()
+            >>> await manager.get_runtime("python") is runtime, runtime.closed
+            (False, True)
         """
         self._check_open()
         runtimes, self._runtimes = self._runtimes, {}

@@ -19,6 +19,12 @@ class Latency:
         counts: For each bound of `LATENCY_BOUNDS_S` the calls that took at most so long, and more than the bound
             before; the last figure counts the slower ones.
         sum_s: The seconds of all calls together.
+
+    Example:
+        >>> result = await manager.run_code("print(1)", "python")
+        >>> latency = manager.get_metrics().total.latency
+        >>> latency.count, latency.sum_s < 60
+        (1, True)
     """
 
     counts: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS_S) + 1)
@@ -41,6 +47,12 @@ class CallMetrics:
         attempts: Requests made.
         retries: Requests made after the first of a call.
         latency: How long the calls took.
+
+    Example:
+        >>> results = [await manager.run_code(code, "python") for code in ("print(1)", "1 / 0")]
+        >>> total = manager.get_metrics().total
+        >>> total.calls, total.outcomes["OK"], total.outcomes["USER_ERROR"], total.retries
+        (2, 1, 1, 0)
     """
 
     outcomes: Mapping[str, int] = attrs.field(factory=dict)
@@ -68,6 +80,11 @@ class EndpointState:
         limit: Calls that it gets at once at most.
         in_flight: Calls that wait for its answer.
         zombies: Calls that were given up here and may still run there; they count against the limit.
+
+    Example:
+        >>> result = await manager.run_code("print(1)", "python")
+        >>> [(state.family, state.state, state.in_flight) for state in manager.get_metrics().states]
+        [('python', 'closed', 0)]
     """
 
     endpoint: str
@@ -89,6 +106,12 @@ class Metrics:
         in_flight: Calls that hold a permit, of everything that shares the factory.
         queued: Calls that wait for a permit, of everything that shares the factory.
         states: What is known of each endpoint that was used, of everything that shares the factory.
+
+    Example:
+        >>> result = await manager.run_code("print(1)", "python")
+        >>> metrics = manager.get_metrics()
+        >>> metrics.in_flight, metrics.queued, dict(metrics.endpoints[result.endpoint].outcomes)
+        (0, 0, {'OK': 1})
     """
 
     total: CallMetrics = CallMetrics()

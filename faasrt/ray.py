@@ -1,9 +1,7 @@
 """Batches that outgrow one machine: the tasks as rows of a Ray Dataset. Needs the extra `ray`.
 
-Example:
-    >>> import ray, faasrt.ray
-    >>> tasks = ray.data.read_json("tasks.jsonl", lines=True)
-    >>> faasrt.ray.run_tasks(tasks, settings=Settings.from_env(), actors=4).write_parquet("results")
+`ray.data.read_json("tasks.jsonl", lines=True)` reads the file of tasks that `faasrt batch` takes, and
+`run_tasks(...).write_parquet("results")` keeps what came of them.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ def run_tasks(
     concurrency: int = 64,
     batch_size: int = 256,
 ) -> Dataset:
-    """Run a row's program for each row, and add what came of it: see `COLUMNS`.
+    r"""Run a row's program for each row, and add what came of it: see `COLUMNS`.
 
     Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (as they are, or as JSON
     text); other columns stay as they are. A row that is wrong, or that the infrastructure failed, says so in its own
@@ -66,6 +64,13 @@ def run_tasks(
 
     Raises:
         ConfigurationError: In the actors, when the settings are wrong; Ray passes it on.
+
+    Example:
+        >>> import ray, faasrt.ray
+        >>> tasks = ray.data.from_items([{"code": "print(6 * 7)", "language": "python"}])
+        >>> results = faasrt.ray.run_tasks(tasks, settings=Settings.from_env(), actors=1)
+        >>> [(row["outcome"], row["stdout"]) for row in results.take_all()]
+        [('OK', '42\n')]
     """
     return tasks.map_batches(
         TaskRunner,

@@ -1,4 +1,18 @@
-"""What a call gives back: one typed verdict, and everything that is known about it."""
+"""What a call gives back: one typed verdict, and everything that is known about it.
+
+An `Outcome` is always about the user's code; what the infrastructure does wrong is an error of `faasrt.errors`.
+
+    OK             the code ran to its end, with exit code 0
+    USER_ERROR     it raised, rejected, or exited with another code: see `result.error` and `result.exit_code`
+    SYNTAX_ERROR   it does not parse; nothing ran
+    TIMEOUT        it was ended at its time limit
+    MEMORY_LIMIT   it was ended at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
+    OUTPUT_LIMIT   it was ended for writing more than twice its output limit
+    CRASHED        it ended without a word: a hard exit, a trap, a signal
+
+A program calls `return_val(text)` to hand a value to its caller: `result.ret_val` is that text, `result.value` the JSON
+in it, decoded. The last call counts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +27,13 @@ from faasrt.errors import ExecutionError, ReturnValueError
 
 
 class Outcome(enum.StrEnum):
-    """How the user's code ended. Every outcome is about the code, never about the infrastructure."""
+    """How the user's code ended. Every outcome is about the code, never about the infrastructure.
+
+    Example:
+        >>> result = await manager.run_code("while True: pass", "python", timeout_ms=200)
+        >>> result.outcome is Outcome.TIMEOUT
+        True
+    """
 
     OK = "OK"
     """It ran to its end, with exit code 0."""
@@ -33,12 +53,19 @@ class Outcome(enum.StrEnum):
 
 @attrs.frozen
 class UserError:
-    """The exception that ended the user's code.
+    r"""The exception that ended the user's code.
 
     Attributes:
         name: The type's name, such as "ValueError" or "TypeError".
         message: What the exception says; may be empty.
         traceback: The traceback or stack as the language prints it, with the user's own line numbers; may be empty.
+
+    Example:
+        >>> result = await manager.run_code("x = 1\nx.nope", "python")
+        >>> result.error.name, result.error.message
+        ('AttributeError', "'int' object has no attribute 'nope'")
+        >>> result.error.traceback.splitlines()[1]
+        '  File "main.py", line 2, in <module>'
     """
 
     name: str
@@ -48,7 +75,13 @@ class UserError:
 
 @attrs.frozen
 class ExecutionOutput:
-    """What the user's code wrote, and the text that it gave to `return_val` (last call wins; "" when never called)."""
+    r"""What the user's code wrote, and the text that it gave to `return_val` (last call wins; "" when never called).
+
+    Example:
+        >>> code = "import sys; print('out'); print('err', file=sys.stderr); return_val(1)"
+        >>> (await manager.run_code(code, "python")).output
+        ExecutionOutput(stdout='out\n', stderr='err\n', ret_val='1')
+    """
 
     stdout: str = ""
     stderr: str = ""
@@ -63,6 +96,11 @@ class Timings:
         queued: Waiting for permits, in all.
         total: From the call until its result.
         attempts: One figure for each attempt, from sending until its answer was read.
+
+    Example:
+        >>> timings = (await manager.run_code("print(1)", "python")).timings
+        >>> 0 <= timings.queued + sum(timings.attempts) <= timings.total
+        True
     """
 
     queued: float = 0.0
@@ -72,7 +110,7 @@ class Timings:
 
 @attrs.frozen(kw_only=True)
 class ExecutionResult:
-    """The verdict on one execution, with everything that is known about it.
+    r"""The verdict on one execution, with everything that is known about it.
 
     Attributes:
         outcome: How the code ended.
@@ -85,6 +123,11 @@ class ExecutionResult:
         attempts: How many attempts were made, from 1.
         endpoint: The base URL that answered.
         metadata: The server's metadata, untouched.
+
+    Example:
+        >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
+        >>> result.ok, result.stdout, result.value, result.exit_code, result.attempts
+        (True, 'hi\n', [1, 2], 0, 1)
     """
 
     outcome: Outcome
@@ -125,6 +168,10 @@ class ExecutionResult:
         Raises:
             ReturnValueError: `return_val` was never called, or was given no valid JSON (NaN and Infinity are none),
                 or the text was cut at the output limit.
+
+        Example:
+            >>> (await manager.run_code('return_val(JSON.stringify({ score: 0.5 }))', "js")).value
+            {'score': 0.5}
         """
         if not self.ret_val:
             raise ReturnValueError("the code returned no value: it did not call return_val, or passed it nothing")
@@ -136,10 +183,14 @@ class ExecutionResult:
             raise ReturnValueError(f"the return value is not JSON ({error}): read it as text from ret_val") from None
 
     def raise_for_outcome(self) -> ExecutionResult:
-        """Return the result itself when it is OK.
+        r"""Return the result itself when it is OK.
 
         Raises:
             ExecutionError: The outcome is another; the error carries this result.
+
+        Example:
+            >>> (await manager.run_code("print(1)", "python")).raise_for_outcome().stdout
+            '1\n'
         """
         if self.ok:
             return self
@@ -147,7 +198,13 @@ class ExecutionResult:
         raise ExecutionError(f"the code ended as {self.outcome}{reason}", self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field as a value that `json.dumps` takes; `value` is None where `ret_val` is not JSON."""
+        r"""Give every field as a value that `json.dumps` takes; `value` is None where `ret_val` is not JSON.
+
+        Example:
+            >>> told = (await manager.run_code("print(1)", "python")).to_dict()
+            >>> told["outcome"], told["stdout"], told["truncated"]
+            ('OK', '1\n', [])
+        """
         try:
             value = self.value
         except ReturnValueError:
@@ -187,6 +244,10 @@ class Diagnostic:
         message: What is wrong.
         line: The line, from 1; None when the checker does not say.
         column: The column in characters, from 1; None when the checker does not say.
+
+    Example:
+        >>> (await manager.validate_code("x = (1,", "python")).diagnostics
+        (Diagnostic(message="'(' was never closed", line=1, column=5),)
     """
 
     message: str
@@ -202,6 +263,12 @@ class ValidationResult:
         valid: Whether the program parses.
         diagnostics: What is wrong with it; empty when valid.
         checked_by: Who judged, such as "CPython 3.15.0".
+
+    Example:
+        >>> checked = await manager.validate_code("let a = ;", "js")
+        >>> if not checked:
+        ...     print(checked.diagnostics[0].message, "says", checked.checked_by)
+        Expression expected says Deno ...
     """
 
     valid: bool
@@ -230,6 +297,11 @@ class EndpointHealth:
         version: The version that the server names, or "".
         error: Why it is not healthy, or "".
         details: The server's whole answer.
+
+    Example:
+        >>> health = (await manager.get_health_status()).endpoints[0]
+        >>> health.healthy, health.status, health.error
+        (True, 'healthy', '')
     """
 
     endpoint: str
@@ -247,6 +319,11 @@ class HealthStatus:
 
     Attributes:
         endpoints: One entry for each base URL, in the order of the settings.
+
+    Example:
+        >>> status = await manager.get_health_status()
+        >>> [entry.endpoint for entry in status.endpoints if not entry.healthy]
+        []
     """
 
     endpoints: tuple[EndpointHealth, ...] = ()

@@ -35,6 +35,12 @@ class Runtime:
 
     Attributes:
         language: The language that is meant when a call names none.
+
+    Example:
+        >>> python = await manager.get_runtime("python")
+        >>> results = await asyncio.gather(*(python.run_code(f"print({n} ** 2)") for n in range(5)))
+        >>> [result.stdout.strip() for result in results]
+        ['0', '1', '4', '9', '16']
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class Runtime:
         priority: str = "normal",
         idempotent: bool | None = None,
     ) -> ExecutionResult:
-        """Run a program, at most once, and give the verdict.
+        r"""Run a program, at most once, and give the verdict.
 
         Args:
             code: The program; not empty.
@@ -95,6 +101,10 @@ class Runtime:
 
         Cancellation: gives the permit and the connection back; the embedded FaaS ends the program, others may run it
             to its end.
+
+        Example:
+            >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
+            '42\n'
         """
         request = self._request(code, language, timeout_ms, sandbox, ext, priority)
         check_flag("idempotent", idempotent)
@@ -249,6 +259,10 @@ class Runtime:
             ServiceError: The infrastructure failed in another way; this never reads as "invalid".
 
         Cancellation: gives the permit and the connection back, or ends the process.
+
+        Example:
+            >>> (await runtime.validate_code("def f(:")).diagnostics
+            (Diagnostic(message='invalid syntax', line=1, column=7),)
         """
         self._calls.refuse_when_closing()
         spoken = self._language(language)
@@ -265,7 +279,12 @@ class Runtime:
             return await self._dispatcher.validate(self._settings.endpoints[spoken], body, trace=trace)
 
     def get_return_val_function(self) -> str:
-        """Give the source text that defines `return_val`, for programs on servers which do not, as js-faas."""
+        """Give the source text that defines `return_val`, for programs on servers which do not, as js-faas.
+
+        Example:
+            >>> runtime.get_return_val_function().splitlines()[0]
+            'def return_val(value):'
+        """
         return return_val_function(self.language)
 
     def get_supported_languages(self) -> tuple[Language, ...]:

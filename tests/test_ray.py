@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import docstrings
 import pytest
 import ray
 import ray.data
@@ -87,6 +89,15 @@ def test_infrastructure_failures_are_columns() -> None:
         faas.handler = None
         again = run(failed, settings, actors=1)
         assert [(row["id"], row["outcome"], row["infra_error"]) for row in again] == [("3", "OK", None)]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in the docstring of `run_tasks` gives what it says."""
+    with serving(LocalFaaS(["python"])) as faas:
+        monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
+        name = "faasrt.ray.run_tasks"
+        asyncio.run(docstrings.run(name, dict(docstrings.docstrings())[name]))
 
 
 def test_settings_travel() -> None:

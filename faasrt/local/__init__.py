@@ -1,8 +1,13 @@
 """The embedded FaaS: needs the extra `local` (`pip install 'faasrt[local]'`).
 
 Example:
-    >>> async with LocalFaaS() as faas:
-    ...     manager = RuntimeManager(settings=Settings(endpoints={"python": faas.url}))
+    >>> from faasrt.local import LocalFaaS
+    >>> sandbox = SandboxConfig(timeout_limit_s=10, memory_limit_mb=256)
+    >>> async with LocalFaaS(languages=["javascript"], sandbox=sandbox) as faas:
+    ...     await faas.wait_ready("javascript")
+    ...     async with RuntimeManager(settings=Settings(endpoints={"javascript": faas.url})) as manager:
+    ...         print((await manager.run_code("console.log({ a: 1 })", "js")).stdout.strip())
+    { a: 1 }
 """
 
 from __future__ import annotations

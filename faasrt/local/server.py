@@ -51,8 +51,10 @@ class LocalFaaS:
         ConfigurationError: An argument is wrong, or the packages of a language are not installed.
 
     Example:
-        >>> async with LocalFaaS(languages=["python"]) as faas:
+        >>> from faasrt.local import LocalFaaS
+        >>> async with LocalFaaS(languages=["js", "ts"], token="secret") as faas:
         ...     print(faas.url)
+        http://127.0.0.1:...
     """
 
     def __init__(

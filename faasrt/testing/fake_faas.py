@@ -24,7 +24,7 @@ _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_
 
 
 class FakeFaas(LoopbackServer):
-    """A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
+    r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
 
     What answers a program is, in this order: 429 when `capacity` is used up; `handler`; the next of the replies given
     to `script`; `default`. All of it can be changed at any time.
@@ -43,6 +43,14 @@ class FakeFaas(LoopbackServer):
         in_flight: The requests that were read and are not answered yet, without those refused for `capacity`.
         peak: The most that were in flight at once.
         probes: The requests to `/health`.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, Reply
+        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        ...     fake.script(Reply.overloaded(retry_after=0), Reply.ok("hi\n"))
+        ...     result = await manager.run_code("print('hi')", "python")
+        ...     print(result.stdout.strip(), result.attempts, fake.executions, fake.requests[0]["code"])
+        hi 2 1 print('hi')
     """
 
     def __init__(self) -> None:

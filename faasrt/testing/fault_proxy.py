@@ -43,6 +43,13 @@ class Toxics:
     Raises:
         ValueError: A value is out of range.
         TypeError: A value has the wrong type.
+
+    Example:
+        >>> from faasrt.testing import Toxics
+        >>> slow_and_short = Toxics(latency_s=0.2, limit_bytes=100)
+        >>> Toxics(latency_s=-1)
+        Traceback (most recent call last):
+        ValueError: 'latency_s' must be >= 0: -1
     """
 
     latency_s: float = attrs.field(default=0.0, validator=_SECONDS)
@@ -139,6 +146,20 @@ class FaultProxy(LoopbackServer):
 
     Raises:
         ConfigurationError: It is no such URL.
+
+    Example:
+        >>> from faasrt.testing import FakeFaas, FaultProxy, Toxics
+        >>> async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+        ...     async with RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": proxy.url}) as manager:
+        ...         proxy.downstream = Toxics(reset_after_bytes=0)
+        ...         try:
+        ...             await manager.run_code("print(1)", "python")
+        ...         except ConnectionLostError as error:
+        ...             print(error.sent, fake.executions)
+        ...         proxy.downstream = Toxics()
+        ...         print((await manager.run_code("print(1)", "python")).outcome)
+        maybe 1
+        OK
     """
 
     def __init__(self, target_url: str) -> None:

@@ -42,6 +42,11 @@ class Reply:
     Raises:
         ValueError: A value is out of range, or the outcome unknown.
         TypeError: A value has the wrong type.
+
+    Example:
+        >>> from faasrt.testing import Reply
+        >>> Reply(stdout="hi", delay_s=0.5).executes, Reply(status=503, not_started=True).executes
+        (True, False)
     """
 
     outcome: Outcome = attrs.field(default=Outcome.OK, converter=Outcome)

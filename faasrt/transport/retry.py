@@ -1,14 +1,7 @@
 """Whether a failed attempt is followed by another, and when: decided from what happened, and from nothing else.
 
-    what happened                                                      by default    idempotent
-    never sent: DNS, refused, TLS, connect timeout                     again         again
-    refused before running: 429; 503 with Retry-After or our header    again         again
-    500, 502, another 5xx, a bare 503                                  raise         again
-    504, read timeout, disconnect, truncated or bad answer             raise         again, if there is time
-    another 4xx, a 200 with `error`, the call's deadline               raise         raise
-
-Whatever is done again has time left to it, an attempt left to it, and its price in the budget. The user's own failures
-are results, and never come here.
+The table is in the docstring of `faasrt.transport`. Whatever is done again has time left to it, an attempt left to it,
+and its price in the budget. The user's own failures are results, and never come here.
 """
 
 from __future__ import annotations
