@@ -54,7 +54,9 @@ def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
 
 
 class Emitter:
-    """Hands events to sinks. A sink that fails is told of once in the log, and never fails a call.
+    """Hands events to sinks, and is one itself, so that several emitters can share what they know of failures.
+
+    A sink that fails is told of once in the log, and never fails a call.
 
     Args:
         sinks: Called with each event, in this order.
@@ -83,10 +85,8 @@ class Emitter:
                 self._tell(sink)
         return False
 
-    def request_headers(self, call_id: str) -> dict[str, str] | None:
-        """Give what the sinks add to a request; None when no sink ever does."""
-        if not self._header_sinks:
-            return None
+    def request_headers(self, call_id: str) -> dict[str, str]:
+        """Give what the sinks add to a request."""
         headers: dict[str, str] = {}
         for sink in self._header_sinks:
             try:

@@ -1,7 +1,9 @@
 """What happens during a call, as frozen records: the single source that every telemetry sink is fed from.
 
 The life of a call is `CallStarted`, then for each attempt `AttemptStarted` and `AttemptFinished`, with `RetryScheduled`
-between two of them, then `CallFinished`. `EndpointChanged` belongs to no call.
+between two of them, then `CallFinished`. `EndpointChanged` and `LimitChanged` belong to no call. `ExecutionStarted` and
+`ExecutionFinished` come from the embedded FaaS, which lives in the same process, and tell of its side of a request.
+
 A sink is called with each of them. It may have a method `hears`, which tells whether it cares for a kind of event that
 tells of no failure: what nobody hears is not even made.
 
@@ -63,6 +65,7 @@ class AttemptFinished:
         attempt: The number of the attempt, from 1.
         endpoint: The base URL it went to.
         duration_s: Seconds from sending to the end of the answer.
+        status: The HTTP status of the answer; None when there was none.
         error: The class name of the error, or None.
     """
 
@@ -71,6 +74,7 @@ class AttemptFinished:
     attempt: int
     endpoint: str
     duration_s: float
+    status: int | None
     error: str | None
 
 
@@ -113,6 +117,21 @@ class EndpointChanged:
 
 
 @attrs.frozen(kw_only=True)
+class LimitChanged:
+    """An endpoint gets more calls at once than before, or fewer.
+
+    Attributes:
+        endpoint: Its base URL.
+        family: The languages for which it is: "python" or "javascript".
+        limit: Calls that it gets at once at most; of a fraction the whole part counts.
+    """
+
+    endpoint: str
+    family: str
+    limit: float
+
+
+@attrs.frozen(kw_only=True)
 class CallFinished:
     """A call ended with a result or an error; a cancelled one has the error "CancelledError".
 
@@ -139,7 +158,61 @@ class CallFinished:
     output_bytes: int
 
 
-Event: TypeAlias = CallStarted | AttemptStarted | AttemptFinished | RetryScheduled | EndpointChanged | CallFinished
+@attrs.frozen(kw_only=True)
+class ExecutionStarted:
+    """The embedded FaaS was sent a program, which is right so far and waits for its turn.
+
+    Attributes:
+        execution_id: Names the execution in its later event; the `task_id` in the metadata of its result.
+        language: The wire name of the language.
+        path: "/run_code", or "/validate_code" when the program is only to be parsed.
+        code_bytes: The size of the program in UTF-8 bytes. Programs may come in an envelope.
+        code_hash: The first 16 hex digits of the program's SHA-256.
+        timeout_ms: The limit of the execution in milliseconds.
+        traceparent: The W3C trace context that the request came with; None when it has none, or a wrong one.
+    """
+
+    execution_id: str
+    language: str
+    path: str
+    code_bytes: int
+    code_hash: str
+    timeout_ms: float
+    traceparent: str | None
+
+
+@attrs.frozen(kw_only=True)
+class ExecutionFinished:
+    """It has run, was refused, or was given up because its client went away: then the error is "CancelledError".
+
+    Attributes:
+        execution_id: The id of its `ExecutionStarted`.
+        language: The wire name of the language.
+        outcome: The outcome, or None when there is no verdict.
+        error: The class name of the error, or None.
+        status: The HTTP status of the answer; None when nobody waits for one.
+        total_s: Seconds in all.
+    """
+
+    execution_id: str
+    language: str
+    outcome: str | None
+    error: str | None
+    status: int | None
+    total_s: float
+
+
+Event: TypeAlias = (
+    CallStarted
+    | AttemptStarted
+    | AttemptFinished
+    | RetryScheduled
+    | EndpointChanged
+    | LimitChanged
+    | CallFinished
+    | ExecutionStarted
+    | ExecutionFinished
+)
 Sink: TypeAlias = Callable[[Event], None]
 
 

@@ -12,7 +12,7 @@ import attrs
 
 from faasrt.batch import CodeTask, TaskResult
 from faasrt.config import SandboxConfig, Settings
-from faasrt.emitter import check_sinks
+from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, RuntimeClosedError
 from faasrt.events import Sink
 from faasrt.factory import RuntimeFactory
@@ -21,6 +21,7 @@ from faasrt.mapping import StopOn, check_count, check_stop_on, map_tasks
 from faasrt.metrics import Metrics
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.runtime import Runtime
+from faasrt.telemetry.logs import LogSink
 from faasrt.validation import Where, check_where
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class RuntimeManager:
             sandbox: The limits of every program; those of `settings` when None.
             settings: Everything else; its `endpoints` must be empty.
             logger: A structlog logger.
-            telemetry: Sinks for the events of calls.
+            telemetry: Sinks for the events of calls, and of the FaaS.
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.
@@ -135,11 +136,16 @@ class RuntimeManager:
         limits = base.sandbox if sandbox is None else sandbox
         # A program may wait in the queue of the FaaS before its own time begins to run, as long as it may wait here.
         queue_timeout_s = base.limiter.queue_timeout_s
-        faas = LocalFaaS(languages, workers=workers, sandbox=limits, queue_timeout_s=queue_timeout_s)
-        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
-        manager = cls(
-            settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=telemetry
+        sinks = (Emitter(check_sinks(telemetry)),)  # one for both sides: a sink that fails is told of once
+        faas = LocalFaaS(
+            languages,
+            workers=workers,
+            sandbox=limits,
+            queue_timeout_s=queue_timeout_s,
+            telemetry=(LogSink(logger), *sinks),
         )
+        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
+        manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
         manager._faas = faas
         return manager
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from doubles import doubles
 
 from faasrt import RuntimeManager, Settings
+from faasrt.events import Sink
 
 
-def manager_for(url: str, **settings: object) -> RuntimeManager:
+def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:
     """A manager whose languages all go to one URL."""
     endpoints = {"python": url, "javascript": url, "typescript": url}
-    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings))  # type: ignore[arg-type]
+    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), telemetry=telemetry)  # type: ignore[arg-type]
 
 
 async def until_active(manager: RuntimeManager, language: str, count: int) -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from helpers import manager_for
+from multidict import CIMultiDict
 
-from faasrt import ConfigurationError, RuntimeFactory, RuntimeManager, Settings
-from faasrt.events import CallFinished, Event
+from faasrt import ConfigurationError, RetrySettings, RuntimeFactory, RuntimeManager, Settings
+from faasrt.events import (
+    AttemptFinished,
+    CallFinished,
+    CallStarted,
+    Event,
+    ExecutionFinished,
+    ExecutionStarted,
+    LimitChanged,
+)
+from faasrt.local import LocalFaaS
+from faasrt.testing import FakeFaas, Reply
 
 Serve = Callable[..., Awaitable[str]]
+QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
 
 
 class Sender:
@@ -155,3 +170,166 @@ async def test_headers_that_cannot_be_sent_fail_no_call(
     assert not any({"X", "Injected", "Expect"} & set(headers) for headers in faas.seen)
     assert {headers["Authorization"] for headers in faas.seen} == {"Bearer t"}
     assert caplog.text.count("a telemetry sink failed") == 1
+
+
+async def test_the_status_of_an_answer_is_an_events() -> None:
+    """That of a result too; an answer that did not come has none."""
+    seen: list[Any] = []
+    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
+        fake.script(
+            Reply.overloaded("0"),
+            Reply(status=408),  # this server's word for a program that ran out of time
+            Reply(status=400),
+            Reply(reset_after=0),
+            Reply(body=b"[]"),
+            Reply(headers={"Content-Encoding": "gzip"}),
+            Reply(body=b" " * 5_000_000),
+            Reply(),
+        )
+        for _ in range(7):
+            await asyncio.gather(manager.run_code("1", "py"), return_exceptions=True)
+    finished = [(event.status, event.error) for event in seen if isinstance(event, AttemptFinished)]
+    assert finished == [
+        (429, "OverloadedError"),
+        (408, None),
+        (400, "RejectedError"),
+        (None, "ConnectionLostError"),
+        (200, "ProtocolError"),
+        (200, "ProtocolError"),
+        (200, None),
+        (200, None),
+    ]
+
+
+async def test_limits_are_events() -> None:
+    """Each change is told, the first knowledge too, and the last is what the metrics show."""
+    seen: list[Any] = []
+    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
+        fake.script(Reply(), Reply.overloaded("0"))
+        for _ in range(3):
+            await manager.run_code("1", "py")
+        (state,) = manager.get_metrics().states
+    changes = [event for event in seen if isinstance(event, LimitChanged)]
+    assert [(event.endpoint, event.family, event.limit) for event in changes] == [
+        (fake.url, "python", 16),
+        (fake.url, "python", pytest.approx(14.4)),
+    ]
+    assert changes[-1].limit == state.limit
+
+
+async def test_the_embedded_faas_tells_of_its_executions() -> None:
+    """What was run, what was only parsed, what was given up, and under which trace; with the id of the metadata."""
+    seen: list[Any] = []
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sender = Sender({"traceparent": trace}, {"traceparent": trace.upper()}, {})
+    async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append, sender]) as manager:
+        result = await manager.run_code("console.log(1)", "js", timeout_ms=5_000)
+        assert (await manager.validate_code("1", "js")).valid
+        call = asyncio.create_task(manager.run_code("while (true);", "js"))
+        while sum(isinstance(event, ExecutionStarted) for event in seen) < 3:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        while sum(isinstance(event, ExecutionFinished) for event in seen) < 3:
+            await asyncio.sleep(0.001)
+    started = [event for event in seen if isinstance(event, ExecutionStarted)]
+    finished = [event for event in seen if isinstance(event, ExecutionFinished)]
+    assert [(event.path, event.traceparent) for event in started] == [
+        ("/run_code", trace),
+        ("/validate_code", None),
+        ("/run_code", None),
+    ]
+    assert (started[0].code_bytes, started[0].timeout_ms) == (14, 5_000)
+    assert started[0].code_hash == next(event for event in seen if isinstance(event, CallStarted)).code_hash
+    assert [event.execution_id for event in started] == [event.execution_id for event in finished]
+    assert started[0].execution_id == result.metadata["task_id"]
+    assert [(event.outcome, event.status, event.error) for event in finished] == [
+        ("OK", 200, None),
+        ("OK", 200, None),
+        (None, None, "CancelledError"),
+    ]
+
+
+async def test_what_the_embedded_faas_refuses_is_told_as_well() -> None:
+    """With the status of the refusal, and no outcome."""
+    seen: list[Any] = []
+    faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[seen.append])
+    async with faas, manager_for(faas.url, retry=RetrySettings(max_attempts=1)) as manager:
+        await faas.wait_ready("js")
+        endless = [asyncio.create_task(manager.run_code("while (true);", "js")) for _ in range(4)]
+        while sum(isinstance(event, ExecutionStarted) for event in seen) < 4:
+            await asyncio.sleep(0.001)
+        async with aiohttp.ClientSession() as session:
+            body = {"language": "javascript", "code": "1"}
+            async with session.post(f"{faas.url}/run_code", json=body) as response:
+                assert response.status == 429
+        (refused,) = (event for event in seen if isinstance(event, ExecutionFinished))
+        for task in endless:
+            task.cancel()
+    assert (refused.outcome, refused.error, refused.status) == (None, "BusyError", 429)
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "00",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x",
+        "print('secret')",
+    ],
+)
+async def test_a_wrong_traceparent_is_ignored(traceparent: str) -> None:
+    """The program is refused or run as without it, and nothing of the header is told."""
+    (told,) = await executions_of([("traceparent", traceparent)])
+    assert told.traceparent is None
+
+
+async def test_two_traceparents_are_none() -> None:
+    """Nobody can say which one is meant."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    (told,) = await executions_of([("traceparent", trace), ("traceparent", trace)])
+    assert told.traceparent is None
+
+
+async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted]:
+    """What an embedded FaaS tells of a request with these headers; its engine need not be ready for that."""
+    seen: list[Any] = []
+    async with LocalFaaS(["js"], workers=1, telemetry=[seen.append]) as faas, aiohttp.ClientSession() as session:
+        body = {"language": "javascript", "code": "1"}
+        async with session.post(f"{faas.url}/run_code", json=body, headers=CIMultiDict(headers)) as response:
+            assert response.status in (200, 503)
+    return [event for event in seen if isinstance(event, ExecutionStarted)]
+
+
+class Picky:
+    """A sink that says which events it hears; "fail" raises."""
+
+    def __init__(self, said: Any) -> None:
+        self.said = said
+        self.seen: list[type[Event]] = []
+
+    def __call__(self, event: Event) -> None:
+        self.seen.append(type(event))
+
+    def hears(self, kind: type[Event]) -> bool:
+        if self.said == "fail":
+            raise ZeroDivisionError
+        return kind in self.said
+
+
+@pytest.mark.parametrize(("said", "started"), [((), 0), ((CallStarted,), 1), ("fail", 0)])
+async def test_what_is_dear_is_made_only_for_who_hears_it(
+    said: Any, started: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink says so with `hears`, which cannot fail a call either."""
+    sink = Picky(said)
+    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
+        assert (await manager.run_code("1", "py")).ok
+    assert sink.seen.count(CallStarted) == started
+    assert CallFinished in sink.seen
+    assert caplog.text.count("a telemetry sink failed") == (said == "fail")

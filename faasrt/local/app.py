@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,11 +10,13 @@ from aiohttp import web
 
 from faasrt._version import __version__
 from faasrt.config import SandboxConfig
+from faasrt.emitter import Emitter
 from faasrt.languages import Language
 from faasrt.local import metrics
 from faasrt.local.answers import OVERLOADED_HEADERS, answer, failure
 from faasrt.local.connections import log_failure
 from faasrt.local.engines.base import EngineError, Job, Verdict
+from faasrt.local.executions import execute
 from faasrt.local.guard import Guard
 from faasrt.local.limits import Budget, Share
 from faasrt.local.openapi import document
@@ -29,7 +30,6 @@ from faasrt.results import Diagnostic, Outcome, ValidationResult
 _ENVELOPE_BYTES = 250_000
 # What a refusal may need beside its words.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
-_task_numbers = itertools.count(1)
 _Handler = Callable[[web.BaseRequest, Share], Awaitable[web.Response]]
 
 
@@ -40,12 +40,14 @@ class Service:
         pools: The pool of each language; JavaScript and TypeScript share one.
         sandbox: The server's own limits.
         guard: Says who may call.
+        emit: Takes the events of executions.
     """
 
-    def __init__(self, pools: Mapping[Language, Pool], *, sandbox: SandboxConfig, guard: Guard) -> None:
+    def __init__(self, pools: Mapping[Language, Pool], *, sandbox: SandboxConfig, guard: Guard, emit: Emitter) -> None:
         self._pools = pools
         self._sandbox = sandbox
         self._guard = guard
+        self._emit = emit
         self._budget = Budget()
         self._document = document(pools, sandbox)
         # Compared with the target as it was sent: what would have to be decoded or normalized first is no path here.
@@ -109,8 +111,8 @@ class Service:
         job = read_job(fields, language, pool.engine, self._sandbox)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
-        verdict = await pool.execute(job)
-        return _within(_run_fields(job, verdict, pool), job)
+        task_id, verdict = await execute(pool, job, request=request, emit=self._emit)
+        return _within(_run_fields(job, task_id, verdict, pool), job)
 
     async def _validate_code(self, request: web.BaseRequest, share: Share) -> web.Response:
         fields = decode_body(await read_body(request, share))
@@ -119,7 +121,7 @@ class Service:
         job = attrs.evolve(read_job(fields, language, pool.engine, self._sandbox), check=True)
         if not job.code.strip():
             return answer(200, attrs.asdict(ValidationResult.empty_code()))
-        verdict = await pool.execute(job)
+        _, verdict = await execute(pool, job, request=request, emit=self._emit)
         if verdict.outcome is Outcome.OK:
             result = ValidationResult(True, (), pool.engine.runtime)
         elif verdict.outcome is Outcome.SYNTAX_ERROR:
@@ -174,7 +176,7 @@ class Service:
         return answer(200, self._document)
 
 
-def _run_fields(job: Job, verdict: Verdict, pool: Pool) -> dict[str, Any]:
+def _run_fields(job: Job, task_id: str, verdict: Verdict, pool: Pool) -> dict[str, Any]:
     engine = pool.engine
     return {
         "output": {"stdout": verdict.stdout, "stderr": verdict.stderr, "ret_val": verdict.ret_val},
@@ -185,7 +187,7 @@ def _run_fields(job: Job, verdict: Verdict, pool: Pool) -> dict[str, Any]:
             "status": "success" if verdict.outcome is Outcome.OK else "error",
             "exit_code": verdict.exit_code,
             "timed_out": verdict.outcome is Outcome.TIMEOUT,
-            "task_id": f"task-{next(_task_numbers)}",
+            "task_id": task_id,
             "instance_id": verdict.instance_id,
             "pool_stats": {
                 "totalInstances": engine.active + engine.idle,

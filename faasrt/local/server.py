@@ -14,7 +14,9 @@ from typing import Any, Self
 from aiohttp import web
 
 from faasrt.config import SandboxConfig
+from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError
+from faasrt.events import Sink
 from faasrt.languages import Language
 from faasrt.local import limits
 from faasrt.local.app import Service
@@ -46,6 +48,7 @@ class LocalFaaS:
         drain_s: Seconds, above 0, that programs in flight get to end when the server is closed.
         queue_timeout_s: Seconds, above 0, that a program waits for its turn at most before it is refused. The default
             is shorter than the grace of clients, so that they hear of it.
+        telemetry: Sinks for the events of executions, see `faasrt.events`.
 
     Raises:
         ConfigurationError: An argument is wrong, or the packages of a language are not installed.
@@ -68,6 +71,7 @@ class LocalFaaS:
         token: str | None = None,
         drain_s: float = 5.0,
         queue_timeout_s: float = QUEUE_TIMEOUT_S,
+        telemetry: Iterable[Sink] = (),
     ) -> None:
         if isinstance(languages, str):
             languages = [languages]
@@ -78,6 +82,7 @@ class LocalFaaS:
         self._drain_s = _check_seconds("drain_s", drain_s)
         self._host, self._port, self._token = host, port, token
         self._queue_timeout_s = _check_seconds("queue_timeout_s", queue_timeout_s)
+        self._emit = Emitter(check_sinks(telemetry))
         self._url: str | None = None
         self._engines: dict[Language, Engine] = {}
         self._life: asyncio.Task[None] | None = None
@@ -191,7 +196,8 @@ class LocalFaaS:
 
     async def _listen(self, pools: dict[Language, Pool], listening: asyncio.Future[str]) -> None:
         hosts = None if self._token else frozenset({"localhost", "127.0.0.1", "::1", self._host.lower()})
-        service = Service(pools, sandbox=self.sandbox, guard=Guard(hosts=hosts, token=self._token))
+        guard = Guard(hosts=hosts, token=self._token)
+        service = Service(pools, sandbox=self.sandbox, guard=guard, emit=self._emit)
         runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self._drain_s)
         await runner.setup()
         try:

@@ -15,6 +15,9 @@ from faasrt.events import (
     CallStarted,
     EndpointChanged,
     Event,
+    ExecutionFinished,
+    ExecutionStarted,
+    LimitChanged,
     RetryScheduled,
 )
 
@@ -24,7 +27,10 @@ _NAMES: dict[type[Event], str] = {
     AttemptFinished: "attempt_finished",
     RetryScheduled: "retry_scheduled",
     EndpointChanged: "endpoint_changed",
+    LimitChanged: "limit_changed",
     CallFinished: "call_finished",
+    ExecutionStarted: "execution_started",
+    ExecutionFinished: "execution_finished",
 }
 
 # Of those that tell of no failure.
@@ -34,7 +40,10 @@ _LEVELS: dict[type[Event], int] = {
     AttemptFinished: logging.DEBUG,
     RetryScheduled: logging.WARNING,
     EndpointChanged: logging.WARNING,
+    LimitChanged: logging.DEBUG,
     CallFinished: logging.INFO,
+    ExecutionStarted: logging.DEBUG,
+    ExecutionFinished: logging.DEBUG,
 }
 
 logging.getLogger("faasrt").addHandler(logging.NullHandler())

@@ -30,9 +30,10 @@ class Attempt:
     Attributes:
         started: When it began.
         shortened: Whether the code has fewer seconds than were asked for.
+        status: The HTTP status of the answer; None before there is one.
     """
 
-    __slots__ = ("_clock", "_gate", "_settings", "permit", "shortened", "started", "timeout_s")
+    __slots__ = ("_clock", "_gate", "_settings", "permit", "shortened", "started", "status", "timeout_s")
 
     def __init__(
         self, permit: Permit, timeout_s: float, *, gate: Gate, clock: Callable[[], float], settings: RetrySettings
@@ -40,6 +41,7 @@ class Attempt:
         self.permit = permit
         self.timeout_s = timeout_s
         self.shortened = False
+        self.status: int | None = None
         self.started = clock()
         self._gate = gate
         self._clock = clock

@@ -39,6 +39,10 @@ class Breaker:
         # Of each second in the window: the second, the successes, and the failures.
         self._window: deque[list[int]] = deque()
 
+    def ejected_s(self, now: float) -> float:
+        """Seconds until a canary may be sent; 0 unless it is ejected."""
+        return max(0.0, self.until - now) if self.state == "ejected" else 0.0
+
     def due(self, now: float) -> bool:
         """Whether a canary may be sent."""
         return self.state == "ejected" and now >= self.until

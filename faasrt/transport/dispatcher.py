@@ -25,7 +25,6 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
-from faasrt.events import EndpointChanged
 from faasrt.metrics import EndpointState
 from faasrt.protocol.executions import Request
 from faasrt.protocol.messages import RunRequest
@@ -34,7 +33,7 @@ from faasrt.protocol.validation import decode_validation
 from faasrt.protocol.verdict import raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
 from faasrt.transport.attempt import Attempt
-from faasrt.transport.balancer import Endpoint, is_elsewhere
+from faasrt.transport.balancer import is_elsewhere
 from faasrt.transport.exchange import Exchange
 from faasrt.transport.gate import Fleet, Gate, Permit
 from faasrt.transport.profiles import Profiles
@@ -82,12 +81,11 @@ class Dispatcher:
         random: Callable[[], float] = random_module.random,
     ) -> None:
         self._settings = settings
-        self._emit = emit
         self.clock = clock
         self._random = random
         self._exchange = Exchange(settings, clock)
         self._profiles = Profiles(self._exchange.ask)
-        self._gate = Gate(settings.limiter, settings.breaker, clock=clock, random=random, on_change=self._tell_change)
+        self._gate = Gate(settings.limiter, settings.breaker, clock=clock, random=random, emit=emit)
         # One for each family: what goes well with one language is no reason to hammer the servers of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
         self._users = 0
@@ -237,7 +235,7 @@ class Dispatcher:
                 endpoint=endpoint.url,
                 family=family,
                 state=endpoint.breaker.state,
-                ejected_s=_ejected_s(endpoint, now),
+                ejected_s=endpoint.breaker.ejected_s(now),
                 limit=endpoint.limit.limit,
                 in_flight=endpoint.limit.in_flight,
                 zombies=endpoint.limit.zombies(now),
@@ -267,11 +265,11 @@ class Dispatcher:
             try:
                 result = await self._run_at(attempt, execution, deadline, trace.headers())
             except BaseException as error:
-                trace.attempt_finished(error)
+                trace.attempt_finished(error, attempt.status)
                 if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
                     self._profiles.forget(url)
                 raise
-            trace.attempt_finished(None)
+            trace.attempt_finished(None, attempt.status)
             return result
 
     async def _run_at(
@@ -310,7 +308,9 @@ class Dispatcher:
                 headers=headers,
             )
         except BodyTooLargeError:
+            attempt.status = 200  # of another one only the beginning is read
             return request.read(None)
+        attempt.status = answer.status
         result = request.read(answer)
         if attempt.shortened and request.timed_out(result):
             # It had less time than it was promised, which is no fault of the code's.
@@ -321,12 +321,6 @@ class Dispatcher:
     def _attempt(self, permit: Permit, timeout_s: float) -> Attempt:
         return Attempt(permit, timeout_s, gate=self._gate, clock=self.clock, settings=self._settings.retry)
 
-    def _tell_change(self, family: str, endpoint: Endpoint) -> None:
-        ejected_s = _ejected_s(endpoint, self.clock())
-        self._emit(
-            EndpointChanged(endpoint=endpoint.url, family=family, state=endpoint.breaker.state, ejected_s=ejected_s)
-        )
-
     def _check_loop(self) -> None:
         """Sessions and permits belong to the loop in which they are first used."""
         loop = asyncio.get_running_loop()
@@ -336,7 +330,3 @@ class Dispatcher:
             raise ConfigurationError(
                 "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
             )
-
-
-def _ejected_s(endpoint: Endpoint, now: float) -> float:
-    return max(0.0, endpoint.breaker.until - now) if endpoint.breaker.state == "ejected" else 0.0

@@ -11,6 +11,7 @@ import attrs
 
 from faasrt.config import BreakerSettings, LimiterSettings
 from faasrt.errors import DeadlineExceededError, QueueFullError
+from faasrt.events import EndpointChanged, LimitChanged, Sink
 from faasrt.transport.balancer import Choice, Endpoint, choose
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.limiter import AdaptiveLimit
@@ -60,7 +61,7 @@ class Gate:
         breaker: When an endpoint is left out.
         clock: A monotonic clock in seconds, the event loop's or one that keeps its pace.
         random: Gives a number in [0, 1).
-        on_change: Called with the family and the endpoint when one was ejected, or is back.
+        emit: Told when an endpoint was ejected, or is back, and when its limit has changed.
 
     Attributes:
         in_flight: Calls that hold a permit.
@@ -74,10 +75,10 @@ class Gate:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
-        on_change: Callable[[str, Endpoint], None] = lambda family, endpoint: None,
+        emit: Sink = lambda event: None,
     ) -> None:
         self._settings = limiter
-        self._on_change = on_change
+        self._emit = emit
         self._breaker_settings = breaker
         self._clock = clock
         self._random = random
@@ -233,10 +234,14 @@ class Gate:
         endpoint = self._endpoints.get((family, url))
         if endpoint is None:
 
-            def tell() -> None:
-                self._on_change(family, self._endpoints[family, url])
+            def tell_state() -> None:
+                ejected_s = breaker.ejected_s(self._clock())
+                self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, ejected_s=ejected_s))
 
-            breaker = Breaker(self._breaker_settings, self._random, tell)
-            endpoint = Endpoint(url, breaker, AdaptiveLimit(self._settings.max_concurrency))
-            self._endpoints[family, url] = endpoint
+            def tell_limit() -> None:
+                self._emit(LimitChanged(endpoint=url, family=family, limit=limit.limit))
+
+            breaker = Breaker(self._breaker_settings, self._random, tell_state)
+            limit = AdaptiveLimit(self._settings.max_concurrency, tell_limit)
+            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit)
         return endpoint

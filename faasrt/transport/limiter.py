@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 _START = 16
 _SHRINK = 0.9
@@ -17,14 +18,16 @@ class AdaptiveLimit:
 
     Args:
         cap: The most it may become.
+        on_change: Called when it has changed, and when it is first known.
 
     Attributes:
         in_flight: Calls that wait for their answer.
     """
 
-    def __init__(self, cap: int) -> None:
+    def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
         self._most = cap
         self._cap = cap
+        self._on_change = on_change
         self._limit = 1.0
         self._learned: int | None = None
         self._opened = False
@@ -46,13 +49,14 @@ class AdaptiveLimit:
 
     def learn(self, capacity: int | None) -> None:
         """Note the size that the endpoint gives itself: the limit starts there, and does not pass it."""
-        if not self._opened:
-            self._opened, self._limit = True, float(min(_START, self._most))
-        if capacity is None or capacity == self._learned:
+        if self._opened and capacity in (None, self._learned):
             return
-        self._learned = capacity
-        self._cap = max(1, min(self._most, capacity))
-        self._limit = float(self._cap)
+        self._opened, self._limit = True, float(min(_START, self._most))
+        if capacity is not None:
+            self._learned = capacity
+            self._cap = max(1, min(self._most, capacity))
+            self._limit = float(self._cap)
+        self._on_change()
 
     def zombies(self, now: float) -> int:
         """Calls that were given up here and may still run there."""
@@ -87,13 +91,18 @@ class AdaptiveLimit:
         self._successes += 1
         if self._successes >= self._limit:
             self._successes = 0
-            self._limit = min(float(self._cap), self._limit + 1)
+            self._set(min(float(self._cap), self._limit + 1))
 
     def shrink(self, now: float, started: float) -> None:
         """Note that the endpoint was overloaded, or did not answer, in a call that started then."""
         if started > self._shrunk_at:
             self._shrunk_at, self._successes = now, 0
-            self._limit = max(1.0, self._limit * _SHRINK)
+            self._set(max(1.0, self._limit * _SHRINK))
+
+    def _set(self, limit: float) -> None:
+        if limit != self._limit:
+            self._limit = limit
+            self._on_change()
 
     def cool(self, until: float) -> None:
         """Note that the endpoint asks to be left alone until then: others are preferred, if there are any."""

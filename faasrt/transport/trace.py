@@ -87,7 +87,7 @@ class CallTrace:
             )
         )
 
-    def headers(self) -> dict[str, str] | None:
+    def headers(self) -> dict[str, str]:
         """Give the headers that the sinks add to the next request."""
         return self._emit.request_headers(self._call_id)
 
@@ -102,7 +102,7 @@ class CallTrace:
                 AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
             )
 
-    def attempt_finished(self, error: BaseException | None) -> None:
+    def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
         """Its answer was read and judged, or will not come."""
         duration_s = self._clock() - self._attempt_started
         self.attempts_s.append(duration_s)
@@ -115,6 +115,7 @@ class CallTrace:
                     attempt=self.attempts,
                     endpoint=self.endpoint,
                     duration_s=duration_s,
+                    status=getattr(error, "status", None) if status is None else status,
                     error=_name_of(error),
                 )
             )

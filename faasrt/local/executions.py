@@ -1,0 +1,75 @@
+"""One execution of the embedded FaaS, with the events that tell of it, and of the trace that it belongs to."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+
+from aiohttp import web
+
+from faasrt.emitter import Emitter
+from faasrt.events import ExecutionFinished, ExecutionStarted, hash_code
+from faasrt.local.engines.base import Job, Verdict
+from faasrt.local.pool import BusyError, Pool
+
+_task_numbers = itertools.count(1)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+async def execute(pool: Pool, job: Job, *, request: web.BaseRequest, emit: Emitter) -> tuple[str, Verdict]:
+    """Run one program, tell of it, and give its task id and the verdict.
+
+    Args:
+        pool: Where it runs.
+        job: The program.
+        request: What it came with.
+        emit: Takes the events.
+
+    Raises:
+        BusyError: It was not started.
+        EngineError: The engine failed.
+
+    Cancellation: ends the program.
+    """
+    started, task_id = time.monotonic(), f"task-{next(_task_numbers)}"
+    if emit.hears(ExecutionStarted):
+        code = job.code.encode("utf-8", "surrogatepass")
+        emit(
+            ExecutionStarted(
+                execution_id=task_id,
+                language=job.language.value,
+                path=request.path,
+                code_bytes=len(code),
+                code_hash=hash_code(code),
+                timeout_ms=job.timeout_ms,
+                traceparent=_read_traceparent(request),
+            )
+        )
+    outcome = failure = status = None
+    try:
+        verdict = await pool.execute(job)
+        outcome, status = verdict.outcome.value, 200
+        return task_id, verdict
+    except BaseException as error:
+        failure = type(error).__name__
+        if isinstance(error, Exception):
+            status = error.status if isinstance(error, BusyError) else 500
+        raise
+    finally:
+        emit(
+            ExecutionFinished(
+                execution_id=task_id,
+                language=job.language.value,
+                outcome=outcome,
+                error=failure,
+                status=status,
+                total_s=time.monotonic() - started,
+            )
+        )
+
+
+def _read_traceparent(request: web.BaseRequest) -> str | None:
+    """Read the trace that the caller wants to be continued; what W3C does not allow is as good as nothing."""
+    given = request.headers.getall("traceparent", ())
+    return given[0] if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
