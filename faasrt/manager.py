@@ -22,6 +22,7 @@ from faasrt.metrics import Metrics
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.runtime import Runtime
 from faasrt.telemetry.logs import LogSink
+from faasrt.transport.home import HomeLoop
 from faasrt.validation import Where, check_where
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class RuntimeManager:
         self._runtimes: dict[Language, Runtime] = {}
         self._lock = asyncio.Lock()
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home = HomeLoop("manager")
 
     @classmethod
     def from_env(
@@ -392,10 +393,4 @@ class RuntimeManager:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeClosedError("this manager is closed: make a new one")
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise ConfigurationError(
-                "this manager belongs to another event loop: close it there, and make a new one in each asyncio.run"
-            )
+        self._home.check()

@@ -17,7 +17,6 @@ from typing import Protocol, TypeVar
 from faasrt.config import Settings
 from faasrt.emitter import Emitter
 from faasrt.errors import (
-    ConfigurationError,
     DeadlineExceededError,
     OverloadedError,
     ProtocolError,
@@ -36,6 +35,7 @@ from faasrt.transport.attempt import Attempt
 from faasrt.transport.balancer import is_elsewhere
 from faasrt.transport.exchange import Exchange
 from faasrt.transport.gate import Fleet, Gate, Permit
+from faasrt.transport.home import HomeLoop
 from faasrt.transport.profiles import Profiles
 from faasrt.transport.retry import Exposure, RetryBudget, wait_before_retry
 from faasrt.transport.session import BodyTooLargeError
@@ -89,7 +89,7 @@ class Dispatcher:
         # One for each family: what goes well with one language is no reason to hammer the servers of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
         self._users = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home = HomeLoop("runtime")
 
     def retain(self) -> None:
         """Count one more runtime that uses this dispatcher."""
@@ -99,7 +99,7 @@ class Dispatcher:
         """Count one runtime less; the last one closes the sessions."""
         self._users -= 1
         if self._users == 0:
-            self._loop = None
+            self._home.leave()
             self._profiles.clear()
             self._gate.close()
             await self._exchange.aclose()
@@ -131,7 +131,7 @@ class Dispatcher:
 
         Cancellation: gives the permit back and drops the connection.
         """
-        self._check_loop()
+        self._home.check()
         family, run = execution.run.language.family.value, execution.run
         fleet = self._gate.fleet(family, endpoints)
         if not execution.needs_profile:
@@ -187,7 +187,7 @@ class Dispatcher:
             QueueFullError: Too many callers wait already.
             ServiceError: The infrastructure failed.
         """
-        self._check_loop()
+        self._home.check()
         fleet = self._gate.fleet(trace.language.family.value, endpoints)
         fleet.open()
         within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
@@ -214,7 +214,7 @@ class Dispatcher:
 
     async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
         """Probe several endpoints at once; every failure is an unhealthy answer, none is raised."""
-        self._check_loop()
+        self._home.check()
         return await self._exchange.probe_all(endpoints)
 
     @property
@@ -320,13 +320,3 @@ class Dispatcher:
 
     def _attempt(self, permit: Permit, timeout_s: float) -> Attempt:
         return Attempt(permit, timeout_s, gate=self._gate, clock=self.clock, settings=self._settings.retry)
-
-    def _check_loop(self) -> None:
-        """Sessions and permits belong to the loop in which they are first used."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise ConfigurationError(
-                "this runtime belongs to another event loop: close it there, and make a new one in each asyncio.run"
-            )
