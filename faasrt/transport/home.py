@@ -31,7 +31,8 @@ class HomeLoop:
             self._loop = loop
         elif self._loop is not loop:
             raise ConfigurationError(
-                f"this {self._owner} belongs to another event loop: close it there, and make a new one in each asyncio.run"
+                f"this {self._owner} belongs to another event loop: close it there, and make a new one in each "
+                "asyncio.run"
             )
 
     def leave(self) -> None:
