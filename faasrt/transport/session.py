@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
 from yarl import URL
 
 from faasrt._version import __version__
@@ -46,6 +47,19 @@ class _Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return None
+
+
+class _Request(aiohttp.ClientRequest):
+    """Takes the headers of its session as they are: aiohttp has made a copy for it just before.
+
+    A shortcut, and nothing else: an aiohttp that asks for headers in another way makes its own of them.
+    """
+
+    def update_headers(self, headers: Any) -> None:
+        if type(headers) is CIMultiDict and "Host" in headers:
+            self.headers = headers
+        else:
+            super().update_headers(headers)
 
 
 class Body(aiohttp.Payload):
@@ -95,7 +109,12 @@ class EndpointSession:
         self.base_url = base_url
         self._urls = {path: URL(base_url + path) for path in ("/run_code", "/validate_code", "/health")}
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
-        self._headers = {"Accept-Encoding": "identity", "User-Agent": f"faasrt/{__version__}"}
+        self._headers = {
+            "Host": URL(base_url).host_port_subcomponent or "",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"faasrt/{__version__}",
+        }
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._session: aiohttp.ClientSession | None = None
@@ -183,6 +202,7 @@ class EndpointSession:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
+            request_class=_Request,
             timeout=self._timeout,
             auto_decompress=False,
             trust_env=False,
