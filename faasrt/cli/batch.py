@@ -220,10 +220,11 @@ def batch_command(
     summary_json: str | None,
     url: str | None,
 ) -> int:
-    """Run the TASKS of a file of JSON Lines (.gz and .zst too; - for stdin), and keep one result a line.
+    """Run the TASKS of a file, and keep one result a line.
 
-    A task has `code` and `language`, and may have `id`, `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit
-    code is 0 when every task has a verdict, 2 when a line holds no task, 3 when the infrastructure failed one.
+    They are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have `id`,
+    `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit code is 0 when every task has a verdict, 2 when a
+    line holds no task, 3 when the infrastructure failed one.
     """
     options = Options(
         tasks=tasks,

@@ -1,7 +1,4 @@
-"""The commands.
-
-Exit codes: 0 all well, 1 the user's code failed, 2 wrong usage or input, 3 infrastructure, 130 Ctrl-C.
-"""
+"""The commands; what they are for, and the exit codes, is told by the package's docstring."""
 
 from __future__ import annotations
 
@@ -107,6 +104,8 @@ def commands() -> None:
 
     Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. With none of them set,
     the FaaS that is built in is used.
+
+    Exit codes: 0 all well, 1 the code failed, 2 wrong usage or input, 3 infrastructure, 130 interrupted.
     """
 
 
@@ -125,7 +124,10 @@ def run_command(
     as_json: bool,
     url: str | None,
 ) -> int:
-    """Run FILE, or stdin when FILE is -. The program's output is passed on; the exit code is 1 when it fails."""
+    """Run a program: FILE, or stdin when FILE is -.
+
+    The program's output is passed on; the exit code is 1 when it fails.
+    """
     program, spoken, _ = _read_program(file, code, language)
     settings = make_settings(url, timeout_ms)
 
@@ -150,7 +152,10 @@ def run_command(
 def validate_command(
     file: str | None, code: str | None, language: Language | None, as_json: bool, url: str | None
 ) -> int:
-    """Check the syntax of FILE, or of stdin when FILE is -, without running it; the exit code is 1 when it is wrong."""
+    """Check a program's syntax: FILE, or stdin when FILE is -.
+
+    It is not run; the exit code is 1 when it is wrong.
+    """
     program, spoken, name = _read_program(file, code, language)
     settings = make_settings(url)
 
@@ -173,7 +178,10 @@ def validate_command(
 @_json
 @url_option
 def health_command(as_json: bool, url: str | None) -> int:
-    """Ask every endpoint for its health; the exit code is 3 unless all are healthy."""
+    """Ask every endpoint for its health.
+
+    The exit code is 3 unless all are healthy.
+    """
     settings = make_settings(url)
 
     async def work() -> HealthStatus:
@@ -210,7 +218,10 @@ def serve_command(
     token: str | None,
     **limits: float | None,
 ) -> int:
-    """Serve the built-in FaaS until Ctrl-C or SIGTERM; programs in flight may end first."""
+    """Serve the built-in FaaS.
+
+    Ctrl-C or SIGTERM ends it; programs in flight may end first.
+    """
     from faasrt.local import LocalFaaS
 
     asked = {_FIELD_OF_OPTION[name]: limit for name, limit in limits.items() if limit is not None}
@@ -241,9 +252,9 @@ def serve_command(
 
 @commands.command("warmup")
 def warmup_command() -> int:
-    """Prepare the built-in FaaS on this machine: compile the Python sandbox and start every engine once.
+    """Prepare the built-in FaaS on this machine.
 
-    The exit code is 3 unless all languages can run.
+    The Python sandbox is compiled, and every engine is started once. The exit code is 3 unless all languages can run.
     """
     from faasrt.local import LocalFaaS
 

@@ -1,8 +1,8 @@
 """How a request gets to a server and an answer back: deadlines, retries, replicas, limits.
 
-**Deadlines.** Every call ends in time: it may wait `queue_timeout_s` for its turn and between attempts, and an attempt
-has the program's own limit and `grace_s`. The server is told the time that is left. A cancelled call gives its permit
-and its connection back.
+**Deadlines.** Every call ends by its deadline: `queue_timeout_s` for its waits, and the time of one attempt, which is
+the program's own limit and `grace_s`. All its attempts share that, and the server is told the time that is left. A
+cancelled call gives its permit and its connection back.
 
 **Retries.** Code runs at most once, unless a call says `idempotent=True` (or `RetrySettings.idempotent` does for all):
 

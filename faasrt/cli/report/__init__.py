@@ -22,7 +22,10 @@ _PACKED = {".gz", ".zst"}
 @click.argument("results")
 @click.option("--output", "-o", help="The page to write, or - for stdout; by default beside RESULTS, with .html.")
 def report_command(results: str, output: str | None) -> int:
-    """Make one HTML page, with everything in it, from the RESULTS of `faasrt batch`."""
+    """Make one HTML page of a batch's RESULTS.
+
+    It has all that it needs in it.
+    """
     source = Path(results)
     unpacked = source.parent / source.stem if source.suffix.lower() in _PACKED else source
     target = unpacked.parent / f"{unpacked.stem}.html" if output is None else Path(output)
