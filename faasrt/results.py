@@ -7,7 +7,7 @@ An `Outcome` is always about the user's code; what the infrastructure does wrong
     SYNTAX_ERROR   it does not parse; nothing ran
     TIMEOUT        it was ended at its time limit
     MEMORY_LIMIT   it was ended at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
-    OUTPUT_LIMIT   it was ended for writing more than twice its output limit
+    OUTPUT_LIMIT   it was ended for writing far more than its output limit (more than twice that, on the embedded FaaS)
     CRASHED        it ended without a word: a hard exit, a trap, a signal
 
 A program calls `return_val(text)` to hand a value to its caller: `result.ret_val` is that text, `result.value` the JSON
