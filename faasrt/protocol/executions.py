@@ -30,7 +30,7 @@ _LEAST_BATCH_MS = 250
 _STREAMS = ("stdout", "stderr", "ret_val")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Request(Generic[T]):
     """One request.
 

@@ -38,7 +38,7 @@ _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Answer:
     """What a server answered, unread.
 
@@ -55,7 +55,7 @@ class Answer:
     not_started: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Success:
     """A 200 answer, checked.
 

@@ -36,7 +36,7 @@ class Attempt:
     __slots__ = ("_clock", "_gate", "_settings", "permit", "shortened", "started", "status", "timeout_s")
 
     def __init__(
-        self, permit: Permit, timeout_s: float, *, gate: Gate, clock: Callable[[], float], settings: RetrySettings
+        self, permit: Permit, timeout_s: float, gate: Gate, clock: Callable[[], float], settings: RetrySettings
     ) -> None:
         self.permit = permit
         self.timeout_s = timeout_s

@@ -319,4 +319,4 @@ class Dispatcher:
         return result
 
     def _attempt(self, permit: Permit, timeout_s: float) -> Attempt:
-        return Attempt(permit, timeout_s, gate=self._gate, clock=self.clock, settings=self._settings.retry)
+        return Attempt(permit, timeout_s, self._gate, self.clock, self._settings.retry)

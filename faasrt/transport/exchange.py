@@ -18,6 +18,7 @@ from faasrt.protocol.messages import decode_object
 from faasrt.protocol.profile import EndpointProfile, read_profile
 from faasrt.protocol.verdict import Answer, raise_for_status
 from faasrt.results import EndpointHealth, HealthStatus
+from faasrt.transport.deadlines import Deadlines
 from faasrt.transport.session import Body, BodyTooLargeError, EndpointSession
 
 _HEALTH_BODY_BYTES = 262_144
@@ -36,6 +37,7 @@ class Exchange:
         self._settings = settings
         self._clock = clock
         self._sessions: dict[str, EndpointSession] = {}
+        self._deadlines = Deadlines()
 
     async def post(
         self,
@@ -59,7 +61,7 @@ class Exchange:
         """
         body = Body(data)
         try:
-            async with asyncio.timeout(within_s):
+            with self._deadlines.within(within_s):
                 session = self._session(endpoint)
                 return await session.post(path, body, max_body_bytes=max_body_bytes, headers=headers)
         except TimeoutError:

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -152,32 +151,37 @@ class EndpointSession:
 
     async def _exchange(
         self,
-        request: AbstractAsyncContextManager[aiohttp.ClientResponse],
+        request: Awaitable[aiohttp.ClientResponse],
         sent: Body | None,
         max_body_bytes: int,
     ) -> Answer:
         try:
-            async with request as response:
+            response = await request
+            try:
                 status, headers = response.status, response.headers
                 encoding = headers.get("Content-Encoding")
                 if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-                    response.close()
                     raise ProtocolError(
                         f"the answer is compressed ({encoding[:40]}) although that was declined",
                         sent="yes",
                         status=status,
                     )
-                body, whole = await _read(response, max_body_bytes if status == 200 else _FAILURE_BODY_BYTES)
-                if status == 200:
-                    if not whole:
+                body, whole = await _read(response.content, max_body_bytes if status == 200 else _FAILURE_BODY_BYTES)
+                if not whole:
+                    response.close()  # read to its end it would have given its connection back by itself
+                    if status == 200:
                         raise BodyTooLargeError
-                    return Answer(status=200, body=body)
-                return Answer(
-                    status=status,
-                    body=body,
-                    retry_after_s=read_retry_after(headers.get("Retry-After")),
-                    not_started=headers.get(NOT_STARTED_HEADER) == "1",
-                )
+            except BaseException:
+                response.close()
+                raise
+            if status == 200:
+                return Answer(status=200, body=body)
+            return Answer(
+                status=status,
+                body=body,
+                retry_after_s=read_retry_after(headers.get("Retry-After")),
+                not_started=headers.get(NOT_STARTED_HEADER) == "1",
+            )
         except aiohttp.ClientConnectorError as error:
             raise ConnectError(f"cannot connect: {_words(error)}; is the FaaS running there?", sent="no") from None
         except aiohttp.ConnectionTimeoutError:
@@ -209,9 +213,8 @@ class EndpointSession:
         )
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
-    """Read a body up to a size, and tell whether that was all; if not, the connection is dropped."""
-    content = response.content
+async def _read(content: aiohttp.StreamReader, max_bytes: int) -> tuple[bytes, bool]:
+    """Read a body up to a size, and tell whether that was all."""
     if content.is_eof():  # it came in one piece with the head, as short answers do
         body = content.read_nowait()
         return body[:max_bytes], len(body) <= max_bytes
@@ -221,7 +224,6 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes
         size += len(piece)
         pieces.append(piece)
         if size > max_bytes:
-            response.close()
             return b"".join(pieces)[:max_bytes], False
     return b"".join(pieces), True
 
