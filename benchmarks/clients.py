@@ -126,8 +126,9 @@ async def faasrt(url: str, in_flight: int, **options: Any) -> AsyncIterator[Call
 
 @asynccontextmanager
 async def faasrt_with_telemetry(url: str, in_flight: int) -> AsyncIterator[Call]:
-    from faasrt.telemetry.prometheus import PrometheusSink
     from prometheus_client import CollectorRegistry
+
+    from faasrt.telemetry.prometheus import PrometheusSink
 
     logger = logging.getLogger("faasrt")
     logger.setLevel(logging.INFO)
