@@ -11,7 +11,10 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
+from helpers import manager_for
 from served import Server, is_gone, served, strays, until
+
+from faasrt.local import LocalFaaS
 
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
@@ -169,3 +172,13 @@ async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> 
         assert strays(server.folder)
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
+
+
+async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended() -> None:
+    """They are killed anyway; but whoever has closed it finds none of them, in whatever state, any more."""
+    for _ in range(10):
+        async with LocalFaaS(["js"], workers=2) as faas, manager_for(faas.url) as manager:
+            await faas.wait_ready("js")
+            results = await asyncio.gather(*(manager.run_code("1", "js") for _ in range(8)))
+        pids = [int(result.metadata["instance_id"].removeprefix("deno-")) for result in results]
+        assert not any(psutil.pid_exists(pid) for pid in pids)

@@ -196,7 +196,12 @@ class DenoEngine(Engine):
 
     async def _clear_away(self) -> None:
         while True:
-            await (await self._used.get()).end()
+            child = await self._used.get()
+            try:
+                await child.end()
+            except asyncio.CancelledError:
+                self._used.put_nowait(child)  # `serve` waits for it
+                raise
             await asyncio.to_thread(_clear, self._deno_dir)
 
 
