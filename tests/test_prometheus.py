@@ -278,7 +278,7 @@ def test_the_extra_is_named_where_it_is_missing() -> None:
     code = "import sys; sys.modules['prometheus_client'] = None; import faasrt.manager, faasrt.telemetry.prometheus"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: faasrt.telemetry.prometheus needs prometheus_client: pip install 'faasrt[prometheus]'"
+        "ModuleNotFoundError: faasrt.telemetry.prometheus needs prometheus-client: pip install 'faasrt[prometheus]'"
     )
 
 

@@ -37,7 +37,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"faasrt.telemetry.prometheus needs {error.name}: pip install 'faasrt[prometheus]'", name=error.name
+        "faasrt.telemetry.prometheus needs prometheus-client: pip install 'faasrt[prometheus]'", name=error.name
     ) from None
 
 _HEARD = frozenset({AttemptStarted, AttemptFinished, CallFinished, EndpointChanged, LimitChanged})
