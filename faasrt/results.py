@@ -231,8 +231,10 @@ def complete(result: ExecutionResult, *, timings: Timings, attempts: int, endpoi
 
     A copy, as `attrs.evolve` makes it, would take longer than all else that is done for a call here.
     """
-    for name, value in (("timings", timings), ("attempts", attempts), ("endpoint", endpoint)):
-        object.__setattr__(result, name, value)
+    tell = object.__setattr__
+    tell(result, "timings", timings)
+    tell(result, "attempts", attempts)
+    tell(result, "endpoint", endpoint)
     return result
 
 

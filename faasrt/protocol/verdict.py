@@ -156,8 +156,9 @@ def parse_success(answer: Answer) -> Success:
     fields = _of_type(body, "output", dict, None)
     texts = {}
     for name in _STREAMS:
-        text = fields.get(name, "")
-        texts[name] = text if type(text) is str else _of_type(fields, name, str, "", where="output.")
+        text = texts[name] = fields.get(name, "")
+        if type(text) is not str:
+            raise _wrong_type(text, f"output.{name}")
     truncated: frozenset[str] = _NONE
     if "truncated" in body:
         named = _of_type(body, "truncated", list, None)
@@ -181,11 +182,12 @@ def parse_success(answer: Answer) -> Success:
 
 def judge_success(success: Success, *, timeout_ms: float, max_output_bytes: int) -> ExecutionResult:
     """Give the verdict on a 200 answer; see `judge`."""
-    texts, truncated = {}, success.truncated
-    for name, text in success.texts.items():
-        texts[name], was_cut = cut_text(text, max_output_bytes)
-        if was_cut:
-            truncated |= {name}
+    texts, truncated = success.texts, success.truncated
+    for name, text in texts.items():
+        if 4 * len(text) > max_output_bytes:  # or it is short enough in any case
+            texts[name], was_cut = cut_text(text, max_output_bytes)
+            if was_cut:
+                truncated |= {name}
     output = ExecutionOutput(**texts)
     outcome, user_error = success.declared or _inferred(output, success, timeout_ms)
     return ExecutionResult(
@@ -292,9 +294,11 @@ def _of_type(
             raise ProtocolError(f"the answer has no {where}{name}", sent="yes", status=200)
         return default
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ProtocolError(
-            f"{where}{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200
-        )
+        raise _wrong_type(value, where + name)
     if isinstance(value, (int, float)) and abs(value) > _LARGEST_NUMBER:
         raise ProtocolError(f"{where}{name} in the answer is out of range", sent="yes", status=200)
     return value
+
+
+def _wrong_type(value: Any, name: str) -> ProtocolError:
+    return ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)

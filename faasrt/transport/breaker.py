@@ -103,8 +103,9 @@ class Breaker:
 
     def _count(self, now: float, place: int) -> None:
         second = int(now)
+        if self._window and self._window[-1][0] == second:
+            self._window[-1][place] += 1
+            return
         while self._window and self._window[0][0] <= second - self._settings.window_s:
             self._window.popleft()
-        if not self._window or self._window[-1][0] != second:
-            self._window.append([second, 0, 0])
-        self._window[-1][place] += 1
+        self._window.append([second, place == 1, place == 2])

@@ -77,11 +77,13 @@ class _OneCall:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         calls, task = self._calls, self._task
-        ended_by_us = task in calls._ended_by_us
         calls._tasks.discard(task)
-        calls._ended_by_us.discard(task)
+        if not calls.closing:
+            return
         if not calls._tasks:
             calls._empty.set()
-        # As in asyncio.timeout: only a cancellation that is ours, and ours alone, becomes an error.
-        if ended_by_us and kind is asyncio.CancelledError and task.uncancel() <= self._cancelling:
-            raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
+        if task in calls._ended_by_us:
+            calls._ended_by_us.discard(task)
+            # As in asyncio.timeout: only a cancellation that is ours, and ours alone, becomes an error.
+            if kind is asyncio.CancelledError and task.uncancel() <= self._cancelling:
+                raise RuntimeClosedError("this runtime was closed while the call was in flight") from None

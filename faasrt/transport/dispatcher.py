@@ -287,23 +287,25 @@ class Dispatcher:
             profile = known
             endpoint.limit.learn(profile.capacities.get(run.language.family))
             self._gate.pump()
-        startup_s = timeouts.startup_s if profile.starts_slowly else 0.0
-        left_s = deadline + startup_s - self.clock()
+        if profile.starts_slowly:
+            deadline += timeouts.startup_s
+            started += timeouts.startup_s
         # A server must not work on what nobody waits for any more.
-        timeout_ms = min(run.timeout_ms, int(left_s * 1000))
-        attempt.shortened = timeout_ms < run.timeout_ms
-        if timeout_ms < 1:
-            raise DeadlineExceededError("no time was left to send the program", sent="no")
+        now, timeout_ms = self.clock(), run.timeout_ms
+        if (deadline - now) * 1000 < timeout_ms:
+            timeout_ms, attempt.shortened = int((deadline - now) * 1000), True
+            if timeout_ms < 1:
+                raise DeadlineExceededError("no time was left to send the program", sent="no")
         request = execution.request(profile, timeout_ms)
         attempt.timeout_s = request.timeout_ms / 1000
-        left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
-        within_s = attempt.timeout_s + timeouts.grace_s + startup_s - (self.clock() - started)
+        deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
+        ends = min(started + attempt.timeout_s + timeouts.grace_s, deadline)
         try:
             answer = await self._exchange.post(
                 endpoint.url,
                 "/run_code",
                 request.body,
-                within_s=min(within_s, left_s),
+                within_s=ends - now,
                 max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
                 headers=headers,
             )

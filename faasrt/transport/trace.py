@@ -18,7 +18,7 @@ from faasrt.events import (
 )
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings, complete
-from faasrt.transport.counters import Counters
+from faasrt.transport.counters import Counters, Figures
 
 _call_numbers = itertools.count(1)
 
@@ -40,6 +40,7 @@ class CallTrace:
         "_clock",
         "_counters",
         "_emit",
+        "_figures",
         "_language",
         "attempts",
         "attempts_s",
@@ -52,6 +53,7 @@ class CallTrace:
     def __init__(self, emit: Emitter, counters: Counters, clock: Callable[[], float], language: Language) -> None:
         self._emit = emit
         self._counters = counters
+        self._figures: Figures | None = None
         self._clock = clock
         self.language = language
         self._language = str(language)
@@ -96,7 +98,8 @@ class CallTrace:
         self.attempts += 1
         self.endpoint = endpoint
         self._attempt_started = self._clock()
-        self._counters.at(self._language, endpoint).attempt_started(retry=self.attempts > 1)
+        figures = self._figures = self._counters.at(self._language, endpoint)
+        figures.attempt_started(retry=self.attempts > 1)
         if self._emit.hears(AttemptStarted):
             self._emit(
                 AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
@@ -106,7 +109,8 @@ class CallTrace:
         """Its answer was read and judged, or will not come."""
         duration_s = self._clock() - self._attempt_started
         self.attempts_s.append(duration_s)
-        self._counters.at(self._language, self.endpoint).attempt_finished()
+        if self._figures is not None:
+            self._figures.attempt_finished()
         if error is not None or self._emit.hears(AttemptFinished):
             self._emit(
                 AttemptFinished(
@@ -141,8 +145,9 @@ class CallTrace:
     def call_finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         """The call ended."""
         total_s = self._clock() - self.started
-        outcome, failure = result.outcome.value if result else None, _name_of(error)
-        self._counters.at(self._language, self.endpoint).call_finished(outcome, failure, total_s)
+        outcome, failure = str(result.outcome) if result else None, _name_of(error)
+        figures = self._counters.at(self._language, "") if self._figures is None else self._figures
+        figures.call_finished(outcome, failure, total_s)
         if error is not None or self._emit.hears(CallFinished):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()
             self._emit(
