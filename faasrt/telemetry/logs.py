@@ -33,6 +33,8 @@ _NAMES: dict[type[Event], str] = {
     ExecutionFinished: "execution_finished",
 }
 
+_FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in _NAMES}
+
 # Of those that tell of no failure.
 _LEVELS: dict[type[Event], int] = {
     CallStarted: logging.DEBUG,
@@ -82,7 +84,8 @@ class LogSink:
     def __call__(self, event: Event) -> None:
         level = _level(event)
         if self._is_enabled(level):
-            self._logger.log(level, _NAMES[type(event)], **attrs.asdict(event, recurse=False))
+            kind = type(event)
+            self._logger.log(level, _NAMES[kind], **{name: getattr(event, name) for name in _FIELDS[kind]})
 
     def hears(self, kind: type[Event]) -> bool:
         """Tell whether an event can become a line."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
-from multidict import CIMultiDict
 from yarl import URL
 
 from faasrt._version import __version__
@@ -55,10 +54,10 @@ class _Request(aiohttp.ClientRequest):
     """
 
     def update_headers(self, headers: Any) -> None:
-        if type(headers) is CIMultiDict and "Host" in headers:
-            self.headers = headers
-        else:
-            super().update_headers(headers)
+        self.headers = headers
+
+    def update_auto_headers(self, skip_auto_headers: Any) -> None:
+        """All are there."""
 
 
 class Body(aiohttp.Payload):
