@@ -1,27 +1,29 @@
 """Where the adaptive limit settles, against fixed limits, on a server that does not tell its size.
 
-    python -m benchmarks.adaptive [--calls 2000]
+    python -m benchmarks.adaptive [--calls 2000] [--rounds 3]
 
 The server gives its best at 8 in flight: beyond that each call takes longer, in proportion, and one beyond 16 is
-refused with 429. The fixed limits are those of a loop over aiohttp with a semaphore, as one writes it by hand.
+refused with 429. The fixed limits are those of a loop over aiohttp with a semaphore, as one writes it by hand. Each
+contender has such a server to itself.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 
+from benchmarks.harness import Figures, answer, contenders, parser, play, spreads
+from benchmarks.report import Report, Spread
 from faasrt import FaasrtError, LimiterSettings, RetrySettings, RuntimeManager, Settings
 from faasrt.testing import FakeFaas, Reply
 
 KNEE, MOST, CALL_S = 8, 16, 0.02
-FIXED = (1, 2, 4, 8, 12, 16, 24, 32, 64)
+FIXED = ("1", "2", "4", "8", "12", "16", "24", "32", "64")
 
 
 @asynccontextmanager
@@ -32,14 +34,13 @@ async def server() -> AsyncIterator[FakeFaas]:
         yield fake
 
 
-async def measure(call: Callable[[], Awaitable[bool]], calls: int) -> tuple[float, int]:
-    """Answered calls a second, and refusals."""
+async def rate(call: Callable[[], Awaitable[bool]], calls: int) -> Figures:
     started = time.perf_counter()
     answered = sum(await asyncio.gather(*(call() for _ in range(calls))))
-    return answered / (time.perf_counter() - started), calls - answered
+    return {"answered/s": answered / (time.perf_counter() - started), "refused": calls - answered}
 
 
-async def fixed(limit: int, calls: int) -> tuple[float, int, float]:
+async def fixed(limit: int, calls: int) -> Figures:
     async with server() as fake, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         semaphore, body = asyncio.Semaphore(limit), {"language": "python", "code": "1"}
 
@@ -48,10 +49,10 @@ async def fixed(limit: int, calls: int) -> tuple[float, int, float]:
                 await response.read()
                 return response.status == 200
 
-        return *await measure(call, calls), float(limit)
+        return {**await rate(call, calls), "limit at the end": limit}
 
 
-async def adaptive(calls: int) -> tuple[float, int, float]:
+async def adaptive(calls: int) -> Figures:
     async with server() as fake:
         settings = Settings(
             endpoints={"python": fake.url},
@@ -67,20 +68,30 @@ async def adaptive(calls: int) -> tuple[float, int, float]:
                     return False
 
             await call()
-            throughput, refused = await measure(call, calls)
-            return throughput, refused, manager.get_metrics().states[0].limit
+            return {**await rate(call, calls), "limit at the end": manager.get_metrics().states[0].limit}
+
+
+def measure(contender: str, calls: int) -> Figures:
+    """Answered calls a second, and refusals."""
+    return asyncio.run(adaptive(calls) if contender == "adaptive" else fixed(int(contender), calls))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--calls", type=int, default=2_000)
-    options = parser.parse_args()
-    rows: list[tuple[Any, ...]] = [(limit, *asyncio.run(fixed(limit, options.calls))) for limit in FIXED]
-    best = max(row[1] for row in rows)
-    rows.append(("adaptive", *asyncio.run(adaptive(options.calls))))
-    print(f"{'limit':>9} {'calls/s':>8} {'of best':>8} {'refused':>8} {'limit at the end':>17}")
-    for name, throughput, refused, limit in rows:
-        print(f"{name:>9} {throughput:8.0f} {throughput / best:8.2f} {refused:8} {limit:17.1f}")
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--calls", type=int, default=2_000)
+    options.add_argument("--fixed", nargs="+", default=FIXED, help="the fixed limits")
+    given = options.parse_args()
+    if given.contender:
+        answer(functools.partial(measure, given.contender))
+        return
+    report = Report("adaptive", vars(given))
+    with contenders("benchmarks.adaptive", [*given.fixed, "adaptive"]) as started:
+        rounds = play(started, given, calls=given.calls)
+    best = [max(rounds[name][number]["answered/s"] for name in given.fixed) for number in range(given.rounds)]
+    for name, found in rounds.items():
+        of_best = Spread.of(mine["answered/s"] / most for mine, most in zip(found, best, strict=True))
+        report.row(f"{given.calls} calls", limit=name, **spreads(rounds, name), **{"of the best fixed": of_best})
+    report.print(given.json)
 
 
 if __name__ == "__main__":

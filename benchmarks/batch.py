@@ -9,20 +9,21 @@ undisturbed, and the verdicts are compared. The server's own count of executions
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
+from benchmarks.harness import parser
+from benchmarks.report import Report
+from benchmarks.server import FAASRT, faas
+
 TASKS: list[dict[str, Any]] = [
     {"language": "python", "code": "print({n})"},
     {"language": "python", "code": "print({n} // 0)"},
@@ -83,52 +84,44 @@ def run_batch(tasks: Path, results: Path, url: str, *, kill_after_s: float | Non
         return process.wait()
 
 
-def measure(count: int, kills: int) -> None:
-    """Print what came of it; raise when it is not as it must be."""
-    with tempfile.TemporaryDirectory() as name:
+def measure(count: int, kills: int) -> dict[str, float]:
+    """Give what came of it; raise when it is not as it must be."""
+    with tempfile.TemporaryDirectory() as name, faas() as server:
         folder = Path(name)
         tasks, results, calm = folder / "tasks.jsonl", folder / "results.jsonl", folder / "calm.jsonl"
         tasks.write_text("".join(json.dumps(task) + "\n" for task in make_tasks(count)))
-        server = subprocess.Popen([*FAASRT, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        try:
-            assert server.stdout is not None
-            url = server.stdout.readline().decode().split()[-1]
-            started = time.perf_counter()
-            assert run_batch(tasks, calm, url, kill_after_s=None, resume=False) == 0
-            calm_s = time.perf_counter() - started
-            before = executions(url)
-            killed = 0
-            while killed < kills:
-                after_s = random.uniform(0.5, 0.5 + calm_s / (kills + 1))
-                if run_batch(tasks, results, url, kill_after_s=after_s, resume=killed > 0) == 0:
-                    break
-                killed += 1
-            done = len(results.read_bytes().splitlines()) if results.exists() else 0
-            assert run_batch(tasks, results, url, kill_after_s=None, resume=killed > 0 or done > 0) == 0
-            again = executions(url) - before - count
-        finally:
-            server.terminate()
-            server.wait()
+        started = time.perf_counter()
+        assert run_batch(tasks, calm, server.url, kill_after_s=None, resume=False) == 0
+        calm_s = time.perf_counter() - started
+        before = executions(server.url)
+        killed = 0
+        while killed < kills:
+            after_s = random.uniform(0.5, 0.5 + calm_s / (kills + 1))
+            if run_batch(tasks, results, server.url, kill_after_s=after_s, resume=killed > 0) == 0:
+                break
+            killed += 1
+        done = len(results.read_bytes().splitlines()) if results.exists() else 0
+        assert run_batch(tasks, results, server.url, kill_after_s=None, resume=killed > 0 or done > 0) == 0
+        again = executions(server.url) - before - count
         wanted, found = read(calm), read(results)
-        assert len(wanted) == count
-        differing = [key for key, verdict in wanted.items() if found.get(key) != verdict]
-        assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
-        # What a kill cut off runs again: 8 are in flight at most, and as many wait to be written.
-        assert again <= 16 * killed, again
-        print(
-            f"{count} tasks, {count / calm_s:.0f}/s undisturbed; killed {killed} times: each id once, the same "
-            f"verdicts, {again} executions more"
-        )
+    assert len(wanted) == count
+    differing = [key for key, verdict in wanted.items() if found.get(key) != verdict]
+    assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
+    # What a kill cut off runs again: 8 are in flight at most, and as many wait to be written.
+    assert again <= 16 * killed, again
+    return {"tasks": count, "tasks/s undisturbed": count / calm_s, "kills": killed, "executions more": again}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tasks", type=int, default=3_000)
-    parser.add_argument("--kills", type=int, default=5)
-    options = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--tasks", type=int, default=3_000)
+    options.add_argument("--kills", type=int, default=5)
+    given = options.parse_args()
     for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
         del os.environ[name]
-    measure(options.tasks, options.kills)
+    report = Report("batch", vars(given))
+    report.row("Killed and resumed: each id once, the same verdicts", **measure(given.tasks, given.kills))
+    report.print(given.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What `run_cases` saves where a start-up is dear: cases a second in one execution, against a call for each.
 
-    python -m benchmarks.cases [--start-up 1.5] [--cases 200] [--calls 16]
+    python -m benchmarks.cases [--start-up 1.5] [--cases 200] [--calls 16] [--rounds 3]
 
 The server is the tests' double of python-faas, with its eight slots and a simulated start-up. The calls are a sample:
 200 of them would take as long for each as 16 do.
@@ -8,46 +8,72 @@ The server is the tests' double of python-faas, with its eight slots and a simul
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import functools
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.harness import Figures, answer, contenders, parser, play, ratio, spreads
+from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings, TimeoutSettings
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from doubles import PythonFaas
+from faasrt.runtime import Runtime
 
 CODE = "def grade(turn):\n    return {'score': len(turn)}"
 
 
-async def measure(start_up_s: float, cases: int, calls: int) -> tuple[float, float]:
-    """Cases a second, by calls and by `run_cases`."""
-    async with PythonFaas(start_up_s=start_up_s) as double:
-        settings = Settings(endpoints={"python": double.url}, timeouts=TimeoutSettings(startup_s=600))
-        async with RuntimeManager(settings=settings) as manager:
-            runtime = await manager.get_runtime("python")
-            await runtime.run_code("1")
-            started = time.perf_counter()
-            await asyncio.gather(*(runtime.call_function(CODE, "grade", "x" * number) for number in range(calls)))
-            by_calls = calls / (time.perf_counter() - started)
-            started = time.perf_counter()
-            results = await runtime.run_cases(CODE, "grade", [("x" * number,) for number in range(cases)])
-            by_cases = cases / (time.perf_counter() - started)
-            assert [result.value["score"] for result in results] == list(range(cases))
-    return by_calls, by_cases
+async def by_calls(runtime: Runtime, count: int) -> list[object]:
+    calls = (runtime.call_function(CODE, "grade", "x" * number) for number in range(count))
+    return [result.value for result in await asyncio.gather(*calls)]
+
+
+async def by_cases(runtime: Runtime, count: int) -> list[object]:
+    results = await runtime.run_cases(CODE, "grade", [("x" * number,) for number in range(count)])
+    return [result.value for result in results]
+
+
+CONTENDERS = {"call_function": by_calls, "run_cases": by_cases}
+
+
+def measure(contender: str, start_up_s: float, counts: dict[str, int]) -> Figures:
+    """Cases a second."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from doubles import PythonFaas
+
+    count = counts[contender]
+
+    async def run() -> float:
+        async with PythonFaas(start_up_s=start_up_s) as double:
+            settings = Settings(endpoints={"python": double.url}, timeouts=TimeoutSettings(startup_s=600))
+            async with RuntimeManager(settings=settings) as manager:
+                runtime = await manager.get_runtime("python")
+                await runtime.run_code("1")
+                started = time.perf_counter()
+                values = await CONTENDERS[contender](runtime, count)
+                elapsed_s = time.perf_counter() - started
+        assert values == [{"score": number} for number in range(count)]
+        return count / elapsed_s
+
+    return {"cases/s": asyncio.run(run())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--start-up", type=float, default=1.5, help="seconds")
-    parser.add_argument("--cases", type=int, default=200)
-    parser.add_argument("--calls", type=int, default=16)
-    options = parser.parse_args()
-    by_calls, by_cases = asyncio.run(measure(options.start_up, options.cases, options.calls))
-    print(f"call_function {by_calls:.1f} cases/s, run_cases {by_cases:.1f} cases/s, ratio {by_cases / by_calls:.1f}")
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--start-up", type=float, default=1.5, help="seconds")
+    options.add_argument("--cases", type=int, default=200)
+    options.add_argument("--calls", type=int, default=16)
+    given = options.parse_args()
+    if given.contender:
+        answer(functools.partial(measure, given.contender))
+        return
+    report = Report("cases", vars(given))
+    counts = {"call_function": given.calls, "run_cases": given.cases}
+    with contenders("benchmarks.cases", CONTENDERS) as started:
+        rounds = play(started, given, start_up_s=given.start_up, counts=counts)
+    for name in CONTENDERS:
+        times = {"of call_function": ratio(rounds, name, "call_function", "cases/s")}
+        report.row(f"A start-up of {given.start_up:g} s", by=name, **spreads(rounds, name), **times)
+    report.print(given.json)
 
 
 if __name__ == "__main__":

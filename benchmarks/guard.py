@@ -1,13 +1,12 @@
 """What the loop guard costs a bare loop and a loop of calls: times with it as ratios to times without it.
 
-    python -m benchmarks.guard [--pyodide]
+    python -m benchmarks.guard [--pyodide] [--rounds 7]
 
-`--pyodide` fetches Pyodide from npm.
+Both are measured in turn in each interpreter, which is a process of its own. `--pyodide` fetches Pyodide from npm.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import subprocess
@@ -19,6 +18,8 @@ from typing import Any
 
 import deno
 
+from benchmarks.harness import parser
+from benchmarks.report import Report, Spread
 from faasrt import RuntimeManager
 
 GUARD = files("faasrt.protocol.guest").joinpath("python_guard.py").read_text()
@@ -44,13 +45,13 @@ def measure(watch):
     ratios = {{}}
     for action in (bare, calls):
         pairs = []
-        for _ in range({repeats}):
+        for _ in range({rounds}):
             guard.disarm()
             started = time.perf_counter(); action({size}); without = time.perf_counter() - started
             guard.arm(600_000)
             started = time.perf_counter(); action({size}); pairs.append((time.perf_counter() - started) / without)
         guard.disarm()
-        ratios[action.__name__] = sorted(pairs)[len(pairs) // 2]
+        ratios[action.__name__] = pairs
     return ratios
 
 import json
@@ -87,19 +88,21 @@ def in_pyodide(program: str) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", type=int, default=1_000_000, help="steps of a loop")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements; the median counts")
-    parser.add_argument("--pyodide", action="store_true")
-    options = parser.parse_args()
-    program = PROGRAM.format(guard=GUARD, size=options.size, repeats=options.repeats)
+    options = parser(__doc__, rounds=7)
+    options.add_argument("--size", type=int, default=1_000_000, help="steps of a loop")
+    options.add_argument("--pyodide", action="store_true")
+    given = options.parse_args()
+    program = PROGRAM.format(guard=GUARD, size=given.size, rounds=given.rounds)
     found = {"CPython": in_cpython(program), "WASI": asyncio.run(in_wasi(program))}
-    if options.pyodide:
+    if given.pyodide:
         found["Pyodide"] = in_pyodide(program)
+    report = Report("guard", vars(given))
     for interpreter, watches in found.items():
-        for watch, ratios in watches.items():
-            if ratios is not None:
-                print(f"{interpreter:8} {watch:20} bare loop {ratios['bare']:.2f}x  calls {ratios['calls']:.2f}x")
+        for watch, pairs in watches.items():
+            if pairs is not None:
+                times = {"bare loop": Spread.of(pairs["bare"]), "calls": Spread.of(pairs["calls"])}
+                report.row("Times the time without it", interpreter=interpreter, guard=watch, **times)
+    report.print(given.json)
 
 
 if __name__ == "__main__":

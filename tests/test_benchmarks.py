@@ -2,32 +2,79 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+# The command, and for each table the beginning of its title, the rows and a figure that each of them holds.
+RUNS = [
+    (
+        "overhead --in-flight 1 64 --loops uvloop --seconds 0.02 --rounds 2",
+        [("uvloop, 1 in flight", 4, "CPU us"), ("uvloop, 64 in flight", 4, "of hand")],
+    ),
+    (
+        "envelope --runs 1 --rounds 1",
+        [("A small program", 4, "encode us"), ("Each MB of code", 4, "run ms"), ("Each MB of output", 4, "decode us")],
+    ),
+    ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
+    ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),
+    ("guard --size 2000 --rounds 1", [("Times", 2, "bare loop")]),
+    (
+        "local --runs 4 --idle 0.1 --rounds 1",
+        [("python", 3, "programs/s"), ("javascript", 2, "p50 ms"), ("typescript", 2, "p95 ms"), ("At", 2, "faasrt")],
+    ),
+    ("map --tasks 1000 3000", [("64 in flight", 2, "source ahead")]),
+    ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
+    ("soak --runs 40 --idle 0.1", [("The server", 2, "server MB"), ("8 in flight", 1, "runs/s")]),
+]
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("benchmarks.overhead --in-flight 1 4 --loops uvloop --seconds 0.02 --rounds 2", "CPU of hand"),
-        ("benchmarks.envelope --runs 1 --rounds 2", "Each MB of output adds"),
-        ("benchmarks.cases --start-up 0 --cases 10 --calls 2", "run_cases"),
-        ("benchmarks.adaptive --calls 50", "adaptive"),
-        ("benchmarks.guard --size 2000 --repeats 1", "bare loop"),
-        ("benchmarks.local --runs 20 --idle 0.1", "of the bare engine"),
-        ("benchmarks.map --tasks 5000", "ahead at most"),
-        ("benchmarks.batch --tasks 200 --kills 2", "each id once"),
-        ("benchmarks.soak --runs 60 --idle 0", "0 wrong verdicts; grown: nothing"),
-    ],
-)
-def test_benchmarks_run(command: str, words: str) -> None:
-    """Each is a module that runs alone and prints its ratios."""
-    root = Path(__file__).parents[1]
+
+def run(command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *command.split()], cwd=root, capture_output=True, text=True, timeout=110
+        [sys.executable, "-m", *f"benchmarks.{command}".split()],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
-    assert words in done.stdout
+    return done.stdout
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for entry in value:
+            yield from numbers(entry)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+@pytest.mark.parametrize(("command", "tables"), RUNS, ids=lambda value: value.split()[0] if str(value) == value else "")
+def test_benchmarks_run(command: str, tables: list[tuple[str, int, str]]) -> None:
+    """Each is a module that runs alone, and tells its figures and the machine as one JSON document."""
+    told = json.loads(run(f"{command} --json"))
+    assert told["benchmark"] == command.split()[0]
+    assert told["machine"]["cpus"] >= 1
+    assert told["machine"]["packages"]["faasrt"]
+    for (wanted, rows, figure), (title, found) in zip(tables, told["tables"].items(), strict=True):
+        assert title.startswith(wanted)
+        assert len(found) == rows
+        assert all(list(numbers(row[figure])) for row in found)
+        assert all(math.isfinite(number) for number in numbers(found))
+
+
+def test_tables_hold_the_same_figures() -> None:
+    """Without --json people get a table."""
+    title, columns, row = run("map --tasks 1000").splitlines()[-3:]
+    assert title == "64 in flight"
+    assert columns.split()[:2] == ["tasks", "tasks/s"]
+    assert row.split()[0] == "1000"
