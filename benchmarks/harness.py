@@ -14,7 +14,9 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
+
+import attrs
 
 from benchmarks.report import Spread
 
@@ -42,6 +44,13 @@ def answer(measure: Callable[..., Mapping[str, Any]]) -> None:
     """Be a contender: measure for each line of stdin."""
     for line in sys.stdin:
         print(json.dumps(measure(**json.loads(line))), flush=True)
+
+
+class Measuring(Protocol):
+    """What measures when it is asked."""
+
+    def ask(self, **request: Any) -> Any:
+        """Measure, with these arguments, and give the figures."""
 
 
 class Contender:
@@ -74,6 +83,19 @@ class Contender:
         self._process.communicate()
 
 
+@attrs.frozen
+class FreshContender:
+    """A contender that measures in a new process each time, as memory is only to be had so."""
+
+    module: str
+    name: str
+
+    def ask(self, **request: Any) -> Any:
+        """Have a new process measure, with these arguments, and give the figures."""
+        with contenders(self.module, [self.name]) as started:
+            return started[self.name].ask(**request)
+
+
 @contextlib.contextmanager
 def contenders(module: str, names: Iterable[str], *options: str) -> Iterator[dict[str, Contender]]:
     """Start contenders, and end them."""
@@ -85,7 +107,7 @@ def contenders(module: str, names: Iterable[str], *options: str) -> Iterator[dic
         yield started
 
 
-def play(started: Mapping[str, Contender], options: argparse.Namespace, **request: Any) -> Rounds:
+def play(started: Mapping[str, Measuring], options: argparse.Namespace, **request: Any) -> Rounds:
     """Ask every contender the same in every round, and give the figures of each."""
     chosen = random.Random(options.seed)
     figures: Rounds = {name: [] for name in started}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import statistics
 import time
@@ -38,12 +39,38 @@ def turns_within(seconds: float) -> Iterator[None]:
 
 
 async def measure(call: Call, in_flight: int, turns: Iterable[object]) -> dict[str, float]:
-    """Drive a load, and give its rate, the CPU that this process took for a call, and the latency."""
+    """Drive a load, and give its rate, the CPU that this process took for a call, and the latency.
+
+    Of the CPU, `GC us` went to Python's garbage collector, which looks at all that is in flight again and again.
+    """
     gc.collect()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    times = await drive(call, in_flight, turns)
-    elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    return {"calls/s": len(times) / elapsed_s, "CPU us": 1e6 * cpu_s / len(times), **latency(times)}
+    with collecting() as spent:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        times = await drive(call, in_flight, turns)
+        elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    calls = len(times)
+    return {"calls/s": calls / elapsed_s, "CPU us": 1e6 * cpu_s / calls, "GC us": 1e6 * sum(spent) / calls,
+            **latency(times)}  # fmt: skip
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[list[float]]:
+    """Note the CPU seconds of each run of the garbage collector."""
+    spent: list[float] = []
+    began = 0.0
+
+    def note(phase: str, info: object) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.process_time()
+        else:
+            spent.append(time.process_time() - began)
+
+    gc.callbacks.append(note)
+    try:
+        yield spent
+    finally:
+        gc.callbacks.remove(note)
 
 
 def latency(times: list[float]) -> dict[str, float]:

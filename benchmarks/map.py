@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from benchmarks.harness import Figures, answer, contenders, parser
+from benchmarks.harness import Figures, FreshContender, answer, parser
 from benchmarks.report import Report
 from benchmarks.stub import stub
 from faasrt import CodeTask, RuntimeManager, Settings
@@ -69,8 +69,8 @@ def main() -> None:
     report = Report("map", vars(given))
     with stub(capacity=given.concurrency) as url:
         for tasks in given.tasks:
-            with contenders("benchmarks.map", ["map"]) as started:
-                figures = started["map"].ask(url=url, tasks=tasks, concurrency=given.concurrency)
+            mapping = FreshContender("benchmarks.map", "map")
+            figures = mapping.ask(url=url, tasks=tasks, concurrency=given.concurrency)
             report.row(f"{given.concurrency} in flight", tasks=tasks, **figures)
     report.print(given.json)
 

@@ -85,12 +85,12 @@ class StubConnection(asyncio.Protocol):
                 self.transport.write(self.verdict)
                 return
             cls.waiting.append(self)
-        elif self._path.startswith(b"/hold/"):
-            cls.hold = int(self._path[6:])
-            self.transport.write(encode({}))
+        elif self._path == b"/health":
+            self.transport.write(cls.health)
         else:
-            waiting = self._path == b"/waiting"
-            self.transport.write(encode({"waiting": len(cls.waiting)}) if waiting else cls.health)
+            if self._path.startswith(b"/hold/"):
+                cls.hold = int(self._path[6:])
+            self.transport.write(encode({"waiting": len(cls.waiting)}))
         if len(cls.waiting) >= cls.hold:
             ready, cls.waiting = cls.waiting, []
             for connection in ready:
@@ -117,6 +117,17 @@ def stub(capacity: int | None = None) -> Iterator[str]:
     options = [] if capacity is None else ["--capacity", str(capacity)]
     with serving([sys.executable, "-m", "benchmarks.stub", *options]) as server:
         yield server.url
+
+
+async def control(url: str, *what: object) -> int:
+    """Ask the server one of its own things, on a connection of its own, and give how many programs wait."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /{'/'.join(map(str, what))} HTTP/1.1\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = await reader.readexactly(int(_LENGTH.search(head)[1]))  # type: ignore[index]
+    writer.close()
+    return int(json.loads(body)["waiting"])
 
 
 def raise_file_limit() -> None:

