@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 
-from doubles import doubles
-
 from faasrt import RuntimeManager, Settings
 from faasrt.events import Sink
 
@@ -30,6 +28,8 @@ async def until_active(manager: RuntimeManager, language: str, count: int) -> No
 @contextlib.asynccontextmanager
 async def manager_at(place: str, local: RuntimeManager) -> AsyncIterator[RuntimeManager]:
     if place == "doubles":
+        from doubles import doubles  # it needs Deno, which the tests of the client do without
+
         async with doubles() as (manager, _, _):
             yield manager
     elif place == "embedded":

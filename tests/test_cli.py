@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,8 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
         env={**CLEAN, "FAASRT_TOKEN": "s3cret"},
         stdout=subprocess.PIPE,
     )
-    while (
-        json.loads(faasrt("health", "--json", "--url", url, FAASRT_TOKEN="s3cret")[1])["endpoints"][0]["details"][
-            "languages"
-        ]["javascript"]["active"]
-        != 1
-    ):
+    asked = urllib.request.Request(f"{url}/health", headers={"Authorization": "Bearer s3cret"})
+    while json.load(urllib.request.urlopen(asked))["languages"]["javascript"]["active"] != 1:
         assert call.poll() is None, "the program ended before the server was seen to run it"
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
