@@ -21,7 +21,7 @@ Source: the rows for 200 and 500 follow what python-faas and js-faas were seen t
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -31,10 +31,10 @@ from faasrt.protocol.streams import cut_text
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 
 _LARGEST_NUMBER = 1e15
-_NONE: frozenset[str] = frozenset()
 _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 _STREAMS = ("stdout", "stderr", "ret_val")
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
+T = TypeVar("T")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
 
 
@@ -152,27 +152,27 @@ def parse_success(answer: Answer) -> Success:
         failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
         failure.error, failure.details = error, details
         raise failure
-    metadata = _of_type(body, "metadata", dict, {})
-    fields = _of_type(body, "output", dict, None)
+    metadata = _checked(body.get("metadata", {}), dict, "metadata")
+    if "output" not in body:
+        raise ProtocolError("the answer has no output", sent="yes", status=200)
+    fields = _checked(body["output"], dict, "output")
     texts = {}
     for name in _STREAMS:
-        text = texts[name] = fields.get(name, "")
-        if type(text) is not str:
-            raise _wrong_type(text, f"output.{name}")
-    truncated: frozenset[str] = _NONE
-    if "truncated" in body:
-        named = _of_type(body, "truncated", list, None)
-        if not all(name in _STREAMS for name in named):
-            raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
-        truncated = frozenset(named)
-    exit_code = duration_ms = None
-    if "exit_code" in metadata:
-        exit_code = _of_type(metadata, "exit_code", int, None, where="metadata.", nullable=True)
-    if metadata.get("duration") is not None:
-        duration_ms = float(_of_type(metadata, "duration", (int, float), None, where="metadata."))
+        texts[name] = _checked(fields.get(name, ""), str, name)
+    named = _checked(body.get("truncated", []), list, "truncated")
+    if named and not all(name in _STREAMS for name in named):
+        raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
+    exit_code, duration_ms = metadata.get("exit_code"), metadata.get("duration")
+    if exit_code is not None:
+        _check_range(_checked(exit_code, int, "exit_code"), "exit_code")
+    if duration_ms is not None:
+        if type(duration_ms) is not int:
+            _checked(duration_ms, float, "duration")
+        _check_range(duration_ms, "duration")
+        duration_ms = float(duration_ms)
     return Success(
         texts=texts,
-        truncated=truncated,
+        truncated=frozenset(named),
         metadata=metadata,
         exit_code=exit_code,
         duration_ms=duration_ms,
@@ -207,11 +207,11 @@ def _declared(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     outcome = _OUTCOMES.get(declared) if isinstance(declared, str) else None
     if outcome is None:
         raise ProtocolError("'outcome' in the answer is unknown", sent="yes", status=200)
-    if body.get("error_info") is None:
+    info = body.get("error_info")
+    if info is None:
         return outcome, None
-    info = _of_type(body, "error_info", dict, None)
-    words = {name: _of_type(info, name, str, "", where="error_info.") for name in ("name", "message", "traceback")}
-    return outcome, UserError(**words)
+    _checked(info, dict, "error_info")
+    return outcome, UserError(*(_checked(info.get(name, ""), str, name) for name in ("name", "message", "traceback")))
 
 
 def _inferred(output: ExecutionOutput, success: Success, timeout_ms: float) -> tuple[Outcome, UserError | None]:
@@ -281,24 +281,13 @@ def _text(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else repr(value)[:500]
 
 
-_MISSING: Any = object()
-
-
-def _of_type(
-    fields: dict[str, Any], name: str, kind: Any, default: Any, *, where: str = "", nullable: bool = False
-) -> Any:
-    """Read a field of a given type; `default` when it is missing, unless that is what the protocol needs."""
-    value = fields.get(name, _MISSING)
-    if value is _MISSING or (nullable and value is None):
-        if kind is dict and default is None and not nullable:
-            raise ProtocolError(f"the answer has no {where}{name}", sent="yes", status=200)
-        return default
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise _wrong_type(value, where + name)
-    if isinstance(value, (int, float)) and abs(value) > _LARGEST_NUMBER:
-        raise ProtocolError(f"{where}{name} in the answer is out of range", sent="yes", status=200)
+def _checked(value: Any, kind: type[T], name: str) -> T:
+    """Give a value back, which JSON made of just this type: no subclass is to be expected, and a bool is no int."""
+    if type(value) is not kind:
+        raise ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
     return value
 
 
-def _wrong_type(value: Any, name: str) -> ProtocolError:
-    return ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
+def _check_range(value: float, name: str) -> None:
+    if not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+        raise ProtocolError(f"{name} in the answer is out of range", sent="yes", status=200)
