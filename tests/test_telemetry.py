@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
+import attrs
 import pytest
+import structlog
 from aiohttp import web
 from helpers import manager_for
 from multidict import CIMultiDict
 
-from faasrt import ConfigurationError, RetrySettings, RuntimeFactory, RuntimeManager, Settings
+from faasrt import BreakerSettings, ConfigurationError, RetrySettings, RuntimeFactory, RuntimeManager, Settings
 from faasrt.events import (
     AttemptFinished,
+    AttemptStarted,
     CallFinished,
     CallStarted,
+    EndpointChanged,
     Event,
     ExecutionFinished,
     ExecutionStarted,
     LimitChanged,
+    RetryScheduled,
 )
 from faasrt.local import LocalFaaS
+from faasrt.telemetry.logs import LogSink
 from faasrt.testing import FakeFaas, Reply
 
 Serve = Callable[..., Awaitable[str]]
@@ -330,3 +337,152 @@ async def test_what_nobody_hears_is_not_made(said: Any, made: Any, caplog: pytes
         assert (await manager.run_code("1", "py")).ok
     assert set(sink.seen) - {LimitChanged} == set(made)
     assert caplog.text.count("a telemetry sink failed") == (said == "fail")
+
+
+EVENTS: list[Event] = [
+    CallStarted(call_id="c1", language="python", code_bytes=1, code_hash="0" * 16, timeout_ms=1.0),
+    AttemptStarted(call_id="c1", language="python", attempt=1, endpoint="http://x"),
+    AttemptFinished(
+        call_id="c1", language="python", attempt=1, endpoint="http://x", duration_s=1.0, status=500, error="ServerError"
+    ),
+    RetryScheduled(call_id="c1", language="python", attempt=1, endpoint="http://x", error="ServerError", wait_s=0.5),
+    EndpointChanged(endpoint="http://x", family="python", state="ejected", ejected_s=5.0),
+    LimitChanged(endpoint="http://x", family="python", limit=14.4),
+    CallFinished(
+        call_id="c1",
+        language="python",
+        endpoint="http://x",
+        outcome="OK",
+        error=None,
+        attempts=2,
+        queued_s=0.0,
+        total_s=2.0,
+        output_bytes=3,
+    ),
+    ExecutionStarted(
+        execution_id="task-1",
+        language="python",
+        path="/run_code",
+        code_bytes=1,
+        code_hash="0" * 16,
+        timeout_ms=1.0,
+        traceparent=None,
+    ),
+    ExecutionFinished(execution_id="task-1", language="python", outcome="OK", error=None, status=200, total_s=1.0),
+]
+KINDS = set(get_args(Event))
+LEVELS = {
+    "call_started": "debug",
+    "attempt_started": "debug",
+    "attempt_finished": "debug",
+    "retry_scheduled": "warning",
+    "endpoint_changed": "warning",
+    "limit_changed": "debug",
+    "call_finished": "info",
+    "execution_started": "debug",
+    "execution_finished": "debug",
+}
+
+
+def failed(event: Event) -> Event:
+    return attrs.evolve(event, error="ServerError") if hasattr(event, "error") else event  # type: ignore[misc]
+
+
+def test_every_event_becomes_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """With its name, every field that it has, and its level; a failure is a warning, a cancellation is none."""
+    caplog.set_level("DEBUG", "faasrt")
+    sink = LogSink()
+    assert {type(event) for event in EVENTS} == KINDS
+    for event in EVENTS:
+        for told in (event, failed(event)):
+            caplog.clear()
+            sink(told)
+            (record,) = caplog.records
+            fields = attrs.asdict(told)
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(told).__name__).lower()
+            level = "warning" if fields.get("error") else LEVELS[name]
+            words = [f"event={name!r}", *(f"{field}={value!r}" for field, value in fields.items()), f"level={level!r}"]
+            assert record.getMessage() == " ".join(words)
+            assert (record.name, record.levelname) == ("faasrt", level.upper())
+        if hasattr(event, "error") and not isinstance(event, RetryScheduled):
+            caplog.clear()
+            sink(attrs.evolve(event, error="CancelledError"))  # type: ignore[misc]
+            assert caplog.records[0].levelname == LEVELS[name].upper()
+
+
+def test_a_line_goes_to_the_applications_own_logger() -> None:
+    """As structlog has it: the name, and the fields as they are, whatever else was bound."""
+    lines: list[dict[str, Any]] = []
+
+    def keep(logger: Any, method: str, fields: Any) -> Any:
+        lines.append({"method": method, **fields})
+        raise structlog.DropEvent
+
+    sink = LogSink(structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.stdlib.BoundLogger, app="a"))
+    for event in EVENTS:
+        sink(event)
+    assert [line.pop("app") for line in lines] == ["a"] * len(EVENTS)
+    assert [line.pop("method") for line in lines] == [
+        "warning" if getattr(event, "error", None) else LEVELS[line["event"]]
+        for event, line in zip(EVENTS, lines, strict=True)
+    ]
+    assert [line.pop("event") for line in lines] == list(LEVELS)
+    assert lines == [attrs.asdict(event) for event in EVENTS]
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
+def test_what_is_heard_becomes_a_line(level: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that it hears an event exactly when one that tells of no failure becomes a line."""
+    caplog.set_level(level, "faasrt")
+    sink = LogSink()
+    for event in EVENTS:
+        caplog.clear()
+        fine = attrs.evolve(event, error=None) if isinstance(event, AttemptFinished) else event
+        sink(fine)
+        assert sink.hears(type(event)) == bool(caplog.records)
+
+
+class Failing:
+    """A sink that cannot take one kind of event, nor tell headers."""
+
+    def __init__(self, kind: type | None) -> None:
+        self.kind = kind
+        self.failures = 0
+        self.seen: set[type[Event]] = set()
+
+    def __call__(self, event: Event) -> None:
+        self.seen.add(type(event))
+        if self.kind is not None and isinstance(event, self.kind):
+            self.failures += 1
+            raise ZeroDivisionError(f"cannot take {event}")
+
+
+@pytest.mark.parametrize("kind", [*sorted(KINDS, key=repr), object])
+async def test_a_sink_that_fails_fails_no_call(kind: type, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever event it cannot take: calls end as they would, other sinks get everything, and it is told of once."""
+    bad, good = Failing(kind), Failing(None)
+    breaker = BreakerSettings(consecutive_failures=2, base_ejection_s=0.001, max_ejection_s=0.001)
+    telemetry = [bad, good]
+    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=telemetry) as manager:
+        fake.script(Reply.overloaded("0"), Reply.crash(), Reply.crash(), Reply.ok("x"))
+        calls = [manager.run_code("1", "py", idempotent=True), manager.run_code("1", "py")]
+        ends = [type((await asyncio.gather(call, return_exceptions=True))[0]).__name__ for call in calls]
+        assert ends == ["ServerError", "ExecutionResult"]
+        fake.default = Reply(hang=True)
+        call = asyncio.create_task(manager.run_code("1", "py"))
+        while not fake.in_flight:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        metrics = manager.get_metrics()
+        assert (metrics.total.calls, metrics.in_flight, metrics.total.in_flight) == (3, 0, 0)
+        assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
+    caplog.clear()
+    bad.failures = 0
+    async with RuntimeManager.local(["js"], workers=1, telemetry=telemetry) as manager:
+        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
+        assert (await manager.validate_code("1", "js")).valid
+    # The client and the FaaS share what they know of it.
+    assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
+    assert good.seen == bad.seen == KINDS
