@@ -234,6 +234,25 @@ def test_a_limit_learns_the_size() -> None:
     assert limit.limit == 10
 
 
+def test_a_limit_tells_when_it_changes() -> None:
+    """When it is first known, and then only when it is another: not at its cap, and not at its floor."""
+    told: list[float] = []
+    limit = AdaptiveLimit(2, lambda: told.append(limit.limit))
+    limit.learn(None)
+    limit.learn(None)
+    limit.take()
+    limit.take()
+    for _ in range(10):
+        limit.grow()
+    for second in range(100):
+        limit.shrink(second, second - 0.5)
+    assert told == pytest.approx([2, 1.8, 1.62, 1.458, 1.3122, 1.18098, 1.062882, 1])
+    limit.learn(1)
+    limit.learn(1)
+    assert told[-1] == 1
+    assert len(told) == 9
+
+
 class Limits(RuleBasedStateMachine):
     """Never more permits than the limit, never less than none, never outside the bounds."""
 

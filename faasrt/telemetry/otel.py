@@ -114,7 +114,7 @@ class OpenTelemetrySink:
     def _tell_attempt(self, call: _Call, event: AttemptStarted | AttemptFinished | RetryScheduled) -> None:
         fields = self._address(event.endpoint) | _fields(event, "attempt")
         if isinstance(event, AttemptStarted):
-            call.endpoint, call.status = event.endpoint, None
+            call.endpoint = event.endpoint
             call.span.set_attributes(self._address(event.endpoint))
             call.span.add_event("faasrt.attempt_started", fields)
         elif isinstance(event, AttemptFinished):
