@@ -8,6 +8,15 @@ A sink is called with each of them. It may have a method `hears`, which tells wh
 tells of no failure: what nobody hears is not even made.
 
 Records hold ids, sizes, hashes and times. They never hold code, input or output of a user.
+
+Example:
+    >>> told = []
+    >>> async with faasrt.RuntimeManager.from_env(telemetry=[told.append]) as manager:
+    ...     result = await manager.run_code("print(6 * 7)", "python")
+    >>> [type(event).__name__ for event in told]
+    ['CallStarted', 'AttemptStarted', 'LimitChanged', 'AttemptFinished', 'CallFinished']
+    >>> told[-1].outcome, told[-1].output_bytes
+    ('OK', 3)
 """
 
 from __future__ import annotations

@@ -12,6 +12,10 @@ Sinks are given to the manager, factory or embedded FaaS, `telemetry=[Prometheus
 callable will do, and is called with every event unless it has a method `hears` that tells which it cares for. A sink
 that fails is told of once in the log, and never fails a call.
 
+Sinks, log and `get_metrics()` give the same figures at any moment. `faasrt health` asks the servers, which have other
+clients too. Endpoints have the same names there; the embedded FaaS names its `capacity`, which is the most that an
+endpoint's limit becomes, and the programs that are `active` or `queued`, which are in flight here or at another client.
+
 Example:
     >>> from faasrt.events import CallFinished
     >>> def tell(event):

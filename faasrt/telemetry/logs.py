@@ -1,4 +1,20 @@
-"""Events as structlog lines, quiet until the application configures the standard library's logger "faasrt"."""
+"""Events as structlog lines, quiet until the application configures the standard library's logger "faasrt".
+
+`logging.basicConfig(level="INFO")` is enough to see a line for each call, and what went wrong before it ended; at
+DEBUG there is one for every event. A line has the name of the event, as `call_finished`, and all its fields. With
+`logger=...` the lines go to a structlog logger of the application's instead, at every level.
+
+Example:
+    >>> import structlog
+    >>> def show(logger, method, fields):
+    ...     if fields["event"] == "call_finished":
+    ...         print(method, fields["event"], fields["language"], fields["outcome"])
+    ...     raise structlog.DropEvent
+    >>> logger = structlog.wrap_logger(None, processors=[show])
+    >>> async with faasrt.RuntimeManager.from_env(logger=logger) as manager:
+    ...     result = await manager.run_code("print(6 * 7)", "python")
+    info call_finished python OK
+"""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ Example:
     ...     with tracer.start_as_current_span("grade"):
     ...         result = await manager.run_code("print(6 * 7)", "python")  # its span is a child of "grade"
 
-A call is one CLIENT span, whose parent is the span that is current where it is called. It has the attributes of HTTP
-clients in OpenTelemetry's semantic conventions, those of the last attempt (`http.request.method`, `url.full`,
-`http.request.resend_count`, `http.response.status_code`, `server.address`, `server.port`, `error.type`), and fields of
-its events as `faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and so on. Attempts, retries, and ejections of the
-endpoint that the call is at are events of the span: `faasrt.attempt_started` and the like.
+A call is one CLIENT span (`run_cases` makes one for each execution), whose parent is the span that is current where
+it is called. It has the attributes of HTTP clients in OpenTelemetry's semantic conventions, those of the last attempt
+(`http.request.method`, `url.full`, `http.request.resend_count`, `http.response.status_code`, `server.address`,
+`server.port`, `error.type`), and fields of its events as `faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and so
+on. Attempts, retries, and ejections of the endpoint that the call is at are events of the span:
+`faasrt.attempt_started` and the like.
 
 The status of a span is an error when the call raised one, a cancellation included. A program that failed is no such
 error: the service did what it was asked to, and `faasrt.outcome` says how the program ended.

@@ -21,8 +21,10 @@ The metrics, with their labels:
   and 1 while it is left out. They are there as soon as it has been used.
 
 Labels are languages, base URLs, outcomes and names of classes: as many as the configuration has, however many calls
-there are. The figures are those of `get_metrics()`, of all managers that share the sink. What the embedded FaaS runs is
-not counted again; it has a `/metrics` of its own.
+there are. The figures are those of `get_metrics()`, of all managers that share the sink; the limit and ejection of an
+endpoint that several of them use are what the last one has said. Where prometheus_client shares metrics by files
+(`PROMETHEUS_MULTIPROC_DIR`), processes add up. What the embedded FaaS runs is not counted again; it has a `/metrics` of
+its own.
 """
 
 from __future__ import annotations
