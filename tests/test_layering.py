@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "faasrt"
 # The first prefix that fits tells the floor.
 FLOORS = [
+    ("faasrt.examples", 10),
     ("faasrt.cli", 9),
     ("faasrt.ray", 9),
     ("faasrt.testing.pytest_plugin", 9),
