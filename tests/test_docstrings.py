@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,7 +25,6 @@ from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.mapping import MAX_WINDOW
 from faasrt.protocol.cases import MAX_REQUEST_BYTES
-from faasrt.ray import run_tasks
 from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.validation import MAX_CODE_BYTES
 
@@ -81,11 +81,21 @@ async def test_every_public_name_has_an_example() -> None:
     `aclose` needs none: everybody writes `async with`.
     """
     public = [getattr(faasrt, name) for name in faasrt.__all__ if name != "__version__"]
-    public += [LocalFaaS, run_tasks, *(getattr(faasrt.testing, name) for name in faasrt.testing.__all__)]
     shared = {name for name, _ in public_methods(RuntimeManager)} - {"run_code", "validate_code"}
     for kind, others in ((RuntimeManager, set()), (faasrt.RuntimeFactory, set()), (faasrt.Runtime, shared | INTERNAL)):
         public += [method for name, method in public_methods(kind) if name not in others | {"aclose"}]
     assert {named(value) for value in public} - EXAMPLES == set()
+
+
+async def test_every_public_name_outside_the_package_itself_has_an_example() -> None:
+    """In its own docstring, or in that of its module; the README lists these names."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    listed = re.findall(r"`(faasrt\.[\w.]+\.\w+)`", readme.partition("\nAnd ")[2].partition("`python")[0])
+    assert {"faasrt.ray.run_tasks", "faasrt.testing.FakeFaas"} <= set(listed)
+    listed += [f"faasrt.testing.{name}" for name in faasrt.testing.__all__]
+    for name in listed:
+        value = pydoc.locate(name)
+        assert {named(value), getattr(value, "__module__", "")} & EXAMPLES, name
 
 
 def public_methods(kind: type) -> list[tuple[str, Any]]:
