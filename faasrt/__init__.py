@@ -27,6 +27,7 @@ Read on with `help(...)` or `python -m pydoc ...`:
     faasrt.cli              the command `faasrt`
     faasrt.telemetry        logs, metrics, traces
     faasrt.testing          servers that fail on demand, for your own tests
+    faasrt.examples         whole programs: web backends, a batch, a benchmark, a notebook
 
 From coze-loop's Go runtime to faasrt:
 
