@@ -17,15 +17,17 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import aiohttp
+import httpx
+from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from benchmarks.load import Call
 from benchmarks.stub import STDOUT
 from faasrt import LimiterSettings, RuntimeManager, Settings, TimeoutSettings
+from faasrt.telemetry.prometheus import PrometheusSink
 
 CODE = '''\
 def grade(turn):
@@ -93,8 +95,6 @@ async def tuned(url: str, in_flight: int) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def with_httpx(url: str, in_flight: int) -> AsyncIterator[Call]:
-    import httpx
-
     semaphore = asyncio.Semaphore(in_flight)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=DEADLINE_S, limits=limits) as client:
@@ -126,9 +126,6 @@ async def faasrt(url: str, in_flight: int, **options: Any) -> AsyncIterator[Call
 
 @asynccontextmanager
 async def faasrt_with_telemetry(url: str, in_flight: int) -> AsyncIterator[Call]:
-    from prometheus_client import CollectorRegistry
-
-    from faasrt.telemetry.prometheus import PrometheusSink
 
     logger = logging.getLogger("faasrt")
     logger.setLevel(logging.INFO)
@@ -142,6 +139,10 @@ async def faasrt_with_telemetry(url: str, in_flight: int) -> AsyncIterator[Call]
         handler.close()
 
 
-CLIENTS: dict[str, Client] = {"hand": hand, "tuned": tuned, "httpx": with_httpx, "faasrt": faasrt}
-if find_spec("faasrt.telemetry.prometheus"):
-    CLIENTS["faasrt+telemetry"] = faasrt_with_telemetry
+CLIENTS: dict[str, Client] = {
+    "hand": hand,
+    "tuned": tuned,
+    "httpx": with_httpx,
+    "faasrt": faasrt,
+    "faasrt+telemetry": faasrt_with_telemetry,
+}

@@ -14,6 +14,7 @@ import asyncio
 import functools
 import gc
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -60,7 +61,7 @@ async def run(contender: str, url: str, in_flight: int, calls: int) -> Figures:
     }
 
 
-def measure(contender: str, **options: int) -> Figures:
+def measure(contender: str, **options: Any) -> Figures:
     """The figures of a call, at a number in flight."""
     raise_file_limit()
     return asyncio.run(run(contender, **options))
@@ -101,7 +102,7 @@ def main() -> None:
     if given.contender:
         answer(functools.partial(measure, given.contender))
         return
-    report = Report("growth", {**vars(given), "plot": str(given.plot)})
+    report = Report("growth", vars(given))
     asked = {name: FreshContender("benchmarks.growth", name) for name in WORDS}
     found: dict[str, list[Figures]] = {name: [] for name in WORDS}
     with stub(CAPACITY) as url:

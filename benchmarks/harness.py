@@ -49,7 +49,7 @@ def answer(measure: Callable[..., Mapping[str, Any]]) -> None:
 class Measuring(Protocol):
     """What measures when it is asked."""
 
-    def ask(self, **request: Any) -> Any:
+    def ask(self, *args: Any, **request: Any) -> Any:
         """Measure, with these arguments, and give the figures."""
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.overhead [--in-flight 1 16 64 256] [--loops asyncio uvloop] [--seconds 0.5] [--rounds 9]
 
-The contenders are those of `benchmarks.clients`. `of hand` and `of tuned` compare calls a second, `CPU of hand` the
-CPU time of a call, which other work on the machine disturbs less; there, less is better.
+The contenders are those of `benchmarks.clients`. `of hand` and `of tuned` compare calls a second; `CPU of hand` and
+`CPU of tuned` the CPU time of a call, where less is better, and which is what to look at on a machine that has other
+work to do. The goals are told by both.
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ def main() -> None:
                         figures[f"CPU of {base}"] = ratio(rounds, name, base, "CPU us")
                     report.row(f"{loop}, {in_flight} in flight", client=name, **figures)
                 if in_flight == GOAL_AT:
-                    for name, base, least in GOALS:
-                        if name in started and base in started:
-                            reached = ratio(rounds, name, base, "calls/s").median
-                            words = f"{loop}, {GOAL_AT} in flight: {name} at least {least} of {base}"
-                            report.goal(words, reached, reached >= least)
+                    for name, beside, least in GOALS:
+                        if name in started and beside in started:
+                            by_rate = ratio(rounds, name, beside, "calls/s")
+                            by_cpu = ratio(rounds, beside, name, "CPU us")
+                            words = f"{loop}, {GOAL_AT} in flight: {name} at least {least} of {beside} by"
+                            report.goal(f"{words} calls/s", by_rate, by_rate.median >= least)
+                            report.goal(f"{words} CPU time", by_cpu, by_cpu.median >= least)
     report.print(given.json)
 
 

@@ -88,19 +88,14 @@ class Report:
         self._options = {key: value for key, value in options.items() if key not in ("json", "contender")}
         self._tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._goals: list[dict[str, Any]] = []
-        self._notes: list[str] = []
 
     def row(self, table: str, **figures: Any) -> None:
         """Add a row to a table; the names of the figures, with their units, are the columns."""
         self._tables[table].append(figures)
 
-    def goal(self, words: str, figure: float, reached: bool) -> None:
+    def goal(self, words: str, figure: float | Spread, reached: bool) -> None:
         """Say whether a goal was reached."""
         self._goals.append({"goal": words, "figure": figure, "reached": reached})
-
-    def note(self, words: str) -> None:
-        """Say what the figures alone do not."""
-        self._notes.append(words)
 
     def print(self, as_json: bool) -> None:
         """Print everything to stdout."""
@@ -111,9 +106,8 @@ class Report:
                 "options": self._options,
                 "tables": self._tables,
                 "goals": self._goals,
-                "notes": self._notes,
             }
-            print(json.dumps(document, default=attrs.asdict))
+            print(json.dumps(document, default=_plain))
             return
         facts = machine()
         print(f"{self._name}: {facts['cpus']} CPUs ({facts['cpu']}), Python {facts['python']}, {facts['date']}")
@@ -122,12 +116,14 @@ class Report:
         for title, rows in self._tables.items():
             print(f"\n{title}")
             _print_table(rows)
-        if self._goals or self._notes:
+        if self._goals:
             print()
         for goal in self._goals:
             print(f"{'reached' if goal['reached'] else 'MISSED '}  {goal['goal']}: {short(goal['figure'])}")
-        for note in self._notes:
-            print(note)
+
+
+def _plain(value: object) -> object:
+    return attrs.asdict(value) if isinstance(value, Spread) else str(value)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

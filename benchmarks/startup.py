@@ -1,6 +1,6 @@
 """How long faasrt takes to be there: imports and commands, each in a fresh process, beside a bare Python.
 
-    python -m benchmarks.startup [--rounds 9]
+    python -m benchmarks.startup [--starts warm cold] [--rounds 9]
 
 Cold is without compiled bytecode (an empty PYTHONPYCACHEPREFIX), as right after an installation; warm is any later
 start. The files themselves are in the system's cache either way. `faasrt run` is measured with a server that answers at
@@ -19,12 +19,13 @@ from collections.abc import Sequence
 
 import attrs
 
-from benchmarks.harness import Figures, parser, play, spreads
+from benchmarks.harness import Figures, Rounds, parser, play, spreads
 from benchmarks.report import Report, Spread
 from benchmarks.server import FAASRT
 from benchmarks.stub import stub
 
 IMPORT_GOAL_MS = 150
+BARE = "python -c pass"
 PROGRAM = ["run", "-l", "python", "-c", "print(6 * 7)"]
 IMPORTS = {
     "import faasrt": "import faasrt",
@@ -65,27 +66,34 @@ def heavy(statement: str) -> list[str]:
     return subprocess.check_output([sys.executable, "-c", program], text=True).split()
 
 
+def beyond_bare(rounds: Rounds, name: str, figure: str) -> Spread:
+    """A figure of a command, without that of a Python which does nothing."""
+    pairs = zip(rounds[name], rounds[BARE], strict=True)
+    return Spread.of(mine[figure] - theirs[figure] for mine, theirs in pairs)
+
+
 def main() -> None:
     options = parser(__doc__, rounds=9)
+    options.add_argument("--starts", nargs="+", choices=["warm", "cold"], default=["warm", "cold"])
     given = options.parse_args()
     report = Report("startup", vars(given))
     with stub() as url:
         commands = {
-            "python -c pass": Command([sys.executable, "-c", "pass"]),
+            BARE: Command([sys.executable, "-c", "pass"]),
             **{name: Command([sys.executable, "-c", statement]) for name, statement in IMPORTS.items()},
             "faasrt --help": Command([*FAASRT, "--help"]),
             "faasrt run -c, a server": Command([*FAASRT, *PROGRAM], {"COZE_LOOP_FAAS_URL": url}),
             "faasrt run -c, embedded FaaS": Command([*FAASRT, *PROGRAM]),
         }
-        for title, cold in (("Warm", False), ("Cold", True)):
-            rounds = play(commands, given, cold=cold)
-            for name, found in rounds.items():
-                more = Spread.of(
-                    mine["ms"] - bare["ms"] for mine, bare in zip(found, rounds["python -c pass"], strict=True)
-                )
-                report.row(title, command=name, **spreads(rounds, name), **{"ms more than bare": more})
-                if not cold and name in list(IMPORTS)[:2]:
-                    report.goal(f"{name}: at most {IMPORT_GOAL_MS} ms", more.median, more.median <= IMPORT_GOAL_MS)
+        for start in given.starts:
+            rounds = play(commands, given, cold=start == "cold")
+            for name in commands:
+                more = {f"{figure} more than bare": beyond_bare(rounds, name, figure) for figure in ("ms", "CPU ms")}
+                report.row(f"{start.capitalize()} starts", command=name, **spreads(rounds, name), **more)
+                if start == "warm" and name in list(IMPORTS)[:2]:
+                    for figure, spread in more.items():
+                        words = f"{name}: at most {IMPORT_GOAL_MS} {figure}"
+                        report.goal(words, spread, spread.median <= IMPORT_GOAL_MS)
     for name, statement in IMPORTS.items():
         report.row("Heavy modules imported", command=name, modules=", ".join(heavy(statement)) or "none")
     report.print(given.json)
