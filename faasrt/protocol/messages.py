@@ -56,9 +56,11 @@ class RunRequest:
     def encode(self) -> bytes:
         """Give the JSON body in UTF-8."""
         sandbox, quote = self.sandbox, json.encoder.encode_basestring
-        # Put together by hand, at a quarter of what json.dumps takes: nearly all of it is the same in every call.
+        # Put together by hand, at a quarter of what json.dumps takes: nearly all of it is the same in every call. And
+        # what is plain ASCII, as guest programs are, is quoted four times as fast by the function for that.
+        code = json.encoder.encode_basestring_ascii(self.code) if self.code.isascii() else quote(self.code)
         text = (
-            f'{{"language":{quote(self.language)},"code":{quote(self.code)},"timeout":{self.timeout_ms},'
+            f'{{"language":{quote(self.language)},"code":{code},"timeout":{self.timeout_ms},'
             f'"priority":{quote(self.priority)},"ext":{_dumps(dict(self.ext)) if self.ext else "{}"},'
             f'"sandbox":{{"memory_limit_mb":{sandbox.memory_limit_mb},"timeout_ms":{self.timeout_ms},'
             f'"max_output_bytes":{sandbox.max_output_bytes},'
