@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_args
@@ -486,3 +488,50 @@ async def test_a_sink_that_fails_fails_no_call(kind: type, caplog: pytest.LogCap
     # The client and the FaaS share what they know of it.
     assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
     assert good.seen == bad.seen == KINDS
+
+
+@pytest.mark.parametrize("kind", ["filtering", "stdlib", "lazy"])
+async def test_the_level_of_the_applications_logger_holds(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Below it no line is made, no record, and no hash of a program; and it may be configured after the manager."""
+    output = io.StringIO()
+    if kind == "stdlib":
+        caplog.set_level("INFO", "app")
+        logger = structlog.wrap_logger(
+            logging.getLogger("app"),
+            processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+    elif kind == "filtering":
+        wrapper = structlog.make_filtering_bound_logger("info")
+        logger = structlog.wrap_logger(structlog.WriteLogger(output), wrapper_class=wrapper).bind(app="a")
+    else:
+        logger = structlog.get_logger()
+    sink = LogSink(logger)
+    try:
+        if kind == "lazy":
+            structlog.configure(
+                wrapper_class=structlog.make_filtering_bound_logger("info"),
+                logger_factory=structlog.WriteLoggerFactory(output),
+            )
+        assert [event for event in KINDS if sink.hears(event)] == [
+            event for event in KINDS if event in (RetryScheduled, EndpointChanged, CallFinished)
+        ]
+        for event in EVENTS:
+            sink(event)
+    finally:
+        structlog.reset_defaults()
+    lines = caplog.text if kind == "stdlib" else output.getvalue()
+    told = [name for name in LEVELS if name in lines]
+    assert told == ["attempt_finished", "retry_scheduled", "endpoint_changed", "call_finished"]
+
+
+def test_a_logger_that_knows_no_levels_gets_everything() -> None:
+    """Such as one for the standard library's loggers around another one."""
+    output = io.StringIO()
+    wrapper = structlog.stdlib.BoundLogger
+    sink = LogSink(structlog.wrap_logger(structlog.WriteLogger(output), wrapper_class=wrapper))
+    fine = [event for event in EVENTS if not getattr(event, "error", None)]
+    for event in fine:
+        assert sink.hears(type(event))
+        sink(event)
+    assert output.getvalue().count("\n") == len(fine)

@@ -2,7 +2,7 @@
 
 `logging.basicConfig(level="INFO")` is enough to see a line for each call, and what went wrong before it ended; at
 DEBUG there is one for every event. A line has the name of the event, as `call_finished`, and all its fields. With
-`logger=...` the lines go to a structlog logger of the application's instead, at every level.
+`logger=...` the lines go to a structlog logger of the application's instead, and to whatever level that has.
 
 Example:
     >>> import structlog
@@ -18,8 +18,9 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import attrs
@@ -96,13 +97,13 @@ class LogSink:
     """
 
     def __init__(self, logger: Any = None) -> None:
-        # Nearly always nobody listens, and then a line is not even put together.
-        self._is_enabled = logging.getLogger("faasrt").isEnabledFor if logger is None else _always
         self._logger = logger
+        # Nearly always nobody listens, and then a line is not even put together.
+        self._is_enabled = logging.getLogger("faasrt").isEnabledFor if logger is None else None
 
     def __call__(self, event: Event) -> None:
         level = _level(event)
-        if self._is_enabled(level):
+        if (self._is_enabled or self._settle())(level):
             if self._logger is None:
                 self._logger = default_logger()
             kind = type(event)
@@ -110,7 +111,18 @@ class LogSink:
 
     def hears(self, kind: type[Event]) -> bool:
         """Tell whether an event can become a line."""
-        return self._is_enabled(_LEVELS[kind])
+        return (self._is_enabled or self._settle())(_LEVELS[kind])
+
+    def _settle(self) -> Callable[[int], bool]:
+        """Bind the application's logger when it is first used, as structlog may have been configured only now."""
+        if hasattr(self._logger, "bind"):
+            self._logger = self._logger.bind()
+        self._is_enabled = _always
+        if hasattr(type(self._logger), "is_enabled_for"):  # others would log the question
+            with contextlib.suppress(AttributeError):  # one of the standard library's is asked, where it wraps one
+                self._logger.is_enabled_for(logging.INFO)
+                self._is_enabled = self._logger.is_enabled_for
+        return self._is_enabled
 
 
 def _always(level: int) -> bool:
