@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from doubles import PyodideFaas
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, Settings, TimeoutSettings
+from faasrt import ExecutionResult, LimiterSettings, Outcome, RuntimeManager, Settings, TimeoutSettings
 
 SLEEPY = "import time\nprint('on')\ntime.sleep(100)"
 CATCHING = "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: print('caught')"
@@ -69,7 +69,11 @@ async def test_programs_in_pyodide(tmp_path_factory: pytest.TempPathFactory) -> 
     deno_dir: Path = tmp_path_factory.mktemp("deno")
     async with PyodideFaas(deno_dir, slots=2) as pyodide:
         # Two cores start an interpreter in two seconds each; busy ones take longer.
-        settings = Settings(endpoints={"python": pyodide.url}, timeouts=TimeoutSettings(startup_s=250))
+        settings = Settings(
+            endpoints={"python": pyodide.url},
+            timeouts=TimeoutSettings(startup_s=250),
+            limiter=LimiterSettings(queue_timeout_s=250),
+        )
         async with RuntimeManager(settings=settings) as manager:
             assert (await manager.run_code("print('fetched')", "python")).stdout == "fetched\n"
             runtime = await manager.get_runtime("python")
