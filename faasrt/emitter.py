@@ -11,23 +11,33 @@ from typing import Any
 from faasrt.errors import ConfigurationError
 from faasrt.events import Event, HeaderSink, Sink
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,100}")
 _HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
+_MOST_HEADERS = 32
 # What frames a message, says who calls, or how the answer is to come: a sink must not make a call fail.
 _OWN_HEADERS = frozenset(
     {
+        "accept",
         "accept-encoding",
         "authorization",
         "connection",
         "content-encoding",
         "content-length",
         "content-type",
+        "cookie",
         "expect",
         "host",
+        "keep-alive",
         "origin",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
         "sec-fetch-site",
+        "te",
+        "trailer",
         "transfer-encoding",
         "upgrade",
+        "user-agent",
     }
 )
 
@@ -91,6 +101,8 @@ class Emitter:
         for sink in self._header_sinks:
             try:
                 for name, value in sink.request_headers(call_id).items():
+                    if len(headers) == _MOST_HEADERS:
+                        raise ValueError(f"sinks may add {_MOST_HEADERS} headers to a request, no more")
                     headers[_checked_name(name, value)] = value
             except Exception:
                 self._tell(sink)

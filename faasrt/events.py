@@ -179,6 +179,7 @@ class ExecutionStarted:
         code_hash: The first 16 hex digits of the program's SHA-256.
         timeout_ms: The limit of the execution in milliseconds.
         traceparent: The W3C trace context that the request came with; None when it has none, or a wrong one.
+        tracestate: What came along for it, 512 characters at most; None without a `traceparent`.
     """
 
     execution_id: str
@@ -188,6 +189,7 @@ class ExecutionStarted:
     code_hash: str
     timeout_ms: float
     traceparent: str | None
+    tracestate: str | None
 
 
 @attrs.frozen(kw_only=True)
@@ -235,8 +237,9 @@ class HeaderSink(Protocol):
     def request_headers(self, call_id: str, /) -> Mapping[str, str]:
         """Give the headers for the next request of a call.
 
-        Names and values are printable ASCII, a value of 4,096 characters at most. What the client sets itself cannot
-        be set here. A header that is refused is left out, and told of once in the log.
+        Names and values are printable ASCII, a name of 100 characters at most, a value of 4,096; all sinks together
+        may add 32. What the client sets itself, or leaves to HTTP, cannot be set here. A header that is refused is left
+        out with those behind it, and told of once in the log.
 
         Args:
             call_id: As in the call's events. The check of a program by the server is a call without events.

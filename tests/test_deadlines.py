@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 
 from faasrt.transport.deadlines import Deadlines
 
@@ -84,6 +85,24 @@ async def test_of_two_in_one_task_each_ends_its_own_block() -> None:
         await asyncio.sleep(0)
     with pytest.raises(TimeoutError), deadlines.within(0.01), deadlines.within(60):
         await forever()
+
+
+def test_deadlines_of_less_than_a_millisecond_on_uvloop() -> None:
+    """There a timer that is nearly due is of another kind, and does not know its time."""
+
+    async def limited(deadlines: Deadlines) -> None:
+        with pytest.raises(TimeoutError), deadlines.within(0.000_3):
+            await forever()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        deadlines = Deadlines()
+        for _ in range(50):
+            await asyncio.gather(*(limited(deadlines) for _ in range(3)))
+        assert deadlines._timer is None
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 async def test_nothing_is_left_when_all_have_ended() -> None:

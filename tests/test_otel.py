@@ -281,12 +281,13 @@ async def test_each_attempt_carries_the_trace(serve: Serve, spans: Spans) -> Non
 
 
 async def test_the_embedded_faas_continues_the_trace(spans: Spans) -> None:
-    """Caller, client and server are one trace, each the child of the one before."""
+    """Caller, client and server are one trace, each the child of the one before, with what came along for vendors."""
+    upstream = TraceContextTextMapPropagator().extract({"traceparent": TRACE, "tracestate": "vendor=1"})
     with spans.tracer.start_as_current_span("start"):
         manager = RuntimeManager.local(["js"], workers=1, telemetry=[spans.sink])
         await manager.get_runtime("js")
     async with manager:
-        with spans.tracer.start_as_current_span("caller") as caller:
+        with spans.tracer.start_as_current_span("caller", upstream) as caller:
             result = await manager.run_code("console.log(1)", "js", timeout_ms=5_000)
             await manager.run_code("throw 1", "js")
             await manager.validate_code("1", "js")
@@ -309,6 +310,7 @@ async def test_the_embedded_faas_continues_the_trace(spans: Spans) -> None:
     ]
     assert [span.parent.is_remote for span in servers if span.parent] == [True] * 4
     assert servers[0].get_span_context().trace_id == caller.get_span_context().trace_id
+    assert servers[0].get_span_context().trace_state == {"vendor": "1"}
     attributes = dict(servers[0].attributes or {})
     assert attributes.pop("faasrt.code_hash") == (clients[0].attributes or {})["faasrt.code_hash"]
     assert attributes == {

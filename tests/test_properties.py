@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from faasrt import ExecutionResult, FaasrtError, ValidationResult
+from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
+from faasrt.protocol.messages import RunRequest
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.protocol.validation import decode_validation
 from faasrt.protocol.verdict import Answer, judge
@@ -109,3 +111,34 @@ def test_cutting_bytes(data: bytes, limit: int) -> None:
     kept, was_cut = cut(data, limit)
     assert len(kept.encode()) <= limit
     assert was_cut or kept == data.decode("utf-8", "replace")
+
+
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+class Memory(int, enum.Enum):
+    """A number whose text is another."""
+
+    SMALL = 128
+
+
+@given(UNICODE.filter(str.strip), UNICODE.filter(bool), st.dictionaries(UNICODE, UNICODE), st.booleans())
+def test_requests_are_the_json_that_they_are_meant_to_be(
+    code: str, priority: str, ext: dict[str, str], network: bool
+) -> None:
+    """Put together by hand or not, they say what was asked for."""
+    sandbox = SandboxConfig(memory_limit_mb=Memory.SMALL, network_enabled=network)
+    request = RunRequest.checked(Language.TYPESCRIPT, code, 1_500, sandbox, ext, priority)
+    assert json.loads(request.encode()) == {
+        "language": "typescript",
+        "code": code,
+        "timeout": 1_500,
+        "priority": priority,
+        "ext": ext,
+        "sandbox": {
+            "memory_limit_mb": 128,
+            "timeout_ms": 1_500,
+            "max_output_bytes": 1_048_576,
+            "network_enabled": network,
+        },
+    }

@@ -230,7 +230,8 @@ async def test_the_embedded_faas_tells_of_its_executions() -> None:
     """What was run, what was only parsed, what was given up, and under which trace; with the id of the metadata."""
     seen: list[Any] = []
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    sender = Sender({"traceparent": trace}, {"traceparent": trace.upper()}, {})
+    state = {"tracestate": "vendor=1"}
+    sender = Sender({"traceparent": trace, **state}, {"traceparent": trace.upper(), **state}, state)
     async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append, sender]) as manager:
         result = await manager.run_code("console.log(1)", "js", timeout_ms=5_000)
         assert (await manager.validate_code("1", "js")).valid
@@ -242,10 +243,10 @@ async def test_the_embedded_faas_tells_of_its_executions() -> None:
             await asyncio.sleep(0.001)
     started = [event for event in seen if isinstance(event, ExecutionStarted)]
     finished = [event for event in seen if isinstance(event, ExecutionFinished)]
-    assert [(event.path, event.traceparent) for event in started] == [
-        ("/run_code", trace),
-        ("/validate_code", None),
-        ("/run_code", None),
+    assert [(event.path, event.traceparent, event.tracestate) for event in started] == [
+        ("/run_code", trace, "vendor=1"),
+        ("/validate_code", None, None),
+        ("/run_code", None, None),
     ]
     assert (started[0].code_bytes, started[0].timeout_ms) == (14, 5_000)
     assert started[0].code_hash == next(event for event in seen if isinstance(event, CallStarted)).code_hash
@@ -305,6 +306,17 @@ async def test_two_traceparents_are_none() -> None:
     assert told.traceparent is None
 
 
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [(["a=1", "b=2"], "a=1,b=2"), (["a=" + "x" * 511], None), (["a=\u00e9"], None), ([""], None), ([], None)],
+)
+async def test_what_comes_along_with_a_traceparent(states: list[str], told: str | None) -> None:
+    """It may be spread over several headers, and is left out when it is too long, or no ASCII."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    (started,) = await executions_of([("traceparent", trace), *(("tracestate", state) for state in states)])
+    assert (started.traceparent, started.tracestate) == (trace, told)
+
+
 async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted]:
     """What an embedded FaaS tells of a request with these headers; its engine need not be ready for that."""
     seen: list[Any] = []
@@ -313,6 +325,37 @@ async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted
         async with session.post(f"{faas.url}/run_code", json=body, headers=CIMultiDict(headers)) as response:
             assert response.status in (200, 503)
     return [event for event in seen if isinstance(event, ExecutionStarted)]
+
+
+@pytest.mark.parametrize("kind", [CallStarted, AttemptStarted, AttemptFinished, LimitChanged, EndpointChanged])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt])
+async def test_what_is_stronger_than_an_exception_costs_no_permit(
+    kind: type[Event], error: type[BaseException]
+) -> None:
+    """It ends the call, as it would anywhere, and what the call held is given back and counted."""
+
+    def sink(event: Event) -> None:
+        if isinstance(event, kind):
+            raise error
+
+    options = {"breaker": BreakerSettings(consecutive_failures=1), "retry": RetrySettings(max_attempts=1)}
+    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink], **options) as manager:
+        fake.script(Reply.crash())
+        with pytest.raises(error):
+            await manager.run_code("1", "py")
+        metrics = manager.get_metrics()
+    assert (metrics.in_flight, metrics.total.in_flight) == (0, 0)
+    assert [state.in_flight for state in metrics.states] == [0] * len(metrics.states)
+    assert metrics.total.errors == {error.__name__: 1}
+
+
+async def test_sinks_cannot_send_more_headers_than_a_server_takes(serve: Serve) -> None:
+    """The first 32 go out, and the call goes well."""
+    faas = Recorder()
+    sender = Sender({f"x-{number}": "1" for number in range(200)})
+    async with manager_for(await serve(faas.handle), telemetry=[sender]) as manager:
+        assert (await manager.run_code("1", "py")).ok
+    assert len([name for name in faas.seen[0] if name.lower().startswith("x-")]) == 32
 
 
 class Picky:
@@ -369,6 +412,7 @@ EVENTS: list[Event] = [
         code_hash="0" * 16,
         timeout_ms=1.0,
         traceparent=None,
+        tracestate=None,
     ),
     ExecutionFinished(execution_id="task-1", language="python", outcome="OK", error=None, status=200, total_s=1.0),
 ]

@@ -14,6 +14,7 @@ from faasrt.local.engines.base import Job, Verdict
 from faasrt.local.pool import BusyError, Pool
 
 _task_numbers = itertools.count(1)
+_TRACESTATE = re.compile(r"[ -~\t]{1,512}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -35,6 +36,7 @@ async def execute(pool: Pool, job: Job, *, request: web.BaseRequest, emit: Emitt
     started, task_id = time.monotonic(), f"task-{next(_task_numbers)}"
     if emit.hears(ExecutionStarted):
         code = job.code.encode("utf-8", "surrogatepass")
+        traceparent = _read_traceparent(request)
         emit(
             ExecutionStarted(
                 execution_id=task_id,
@@ -43,7 +45,8 @@ async def execute(pool: Pool, job: Job, *, request: web.BaseRequest, emit: Emitt
                 code_bytes=len(code),
                 code_hash=hash_code(code),
                 timeout_ms=job.timeout_ms,
-                traceparent=_read_traceparent(request),
+                traceparent=traceparent,
+                tracestate=None if traceparent is None else _read_tracestate(request),
             )
         )
     outcome = failure = status = None
@@ -73,3 +76,9 @@ def _read_traceparent(request: web.BaseRequest) -> str | None:
     """Read the trace that the caller wants to be continued; what W3C does not allow is as good as nothing."""
     given = request.headers.getall("traceparent", ())
     return given[0] if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
+
+
+def _read_tracestate(request: web.BaseRequest) -> str | None:
+    """Read what vendors have added to it, which may be spread over several headers; see what W3C asks to be kept."""
+    given = ",".join(request.headers.getall("tracestate", ()))
+    return given if _TRACESTATE.fullmatch(given) else None

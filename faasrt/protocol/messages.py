@@ -62,8 +62,8 @@ class RunRequest:
         text = (
             f'{{"language":{quote(self.language)},"code":{code},"timeout":{self.timeout_ms},'
             f'"priority":{quote(self.priority)},"ext":{_dumps(dict(self.ext)) if self.ext else "{}"},'
-            f'"sandbox":{{"memory_limit_mb":{sandbox.memory_limit_mb},"timeout_ms":{self.timeout_ms},'
-            f'"max_output_bytes":{sandbox.max_output_bytes},'
+            f'"sandbox":{{"memory_limit_mb":{int(sandbox.memory_limit_mb)},"timeout_ms":{self.timeout_ms},'
+            f'"max_output_bytes":{int(sandbox.max_output_bytes)},'
             f'"network_enabled":{"true" if sandbox.network_enabled else "false"}}}}}'
         )
         return _refuse_surrogates(text)

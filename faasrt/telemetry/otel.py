@@ -139,7 +139,8 @@ class OpenTelemetrySink:
         # Not the span that happened to be current when the FaaS was started.
         parent = Context()
         if event.traceparent is not None:
-            parent = self._propagator.extract({"traceparent": event.traceparent}, parent)
+            came = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
+            parent = self._propagator.extract(came, parent)
         fields = _fields(event, "execution_id", "language", "code_bytes", "code_hash", "timeout_ms")
         fields |= {
             "http.request.method": "POST",

@@ -52,12 +52,14 @@ class Attempt:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         endpoint = self.permit.endpoint
-        if error is None:
-            endpoint.limit.grow()
-            endpoint.breaker.succeed(self._clock(), self.started)
-        elif isinstance(error, ServiceError):
-            self._note_failure(error)
-        self._gate.release(self.permit)
+        try:
+            if error is None:
+                endpoint.limit.grow()
+                endpoint.breaker.succeed(self._clock(), self.started)
+            elif isinstance(error, ServiceError):
+                self._note_failure(error)
+        finally:
+            self._gate.release(self.permit)
 
     def _note_failure(self, error: ServiceError) -> None:
         now, started = self._clock(), self.started

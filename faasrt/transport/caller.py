@@ -60,8 +60,8 @@ class Caller:
         """
         request = execution.run
         trace = CallTrace(self._emit, self._counters, self._dispatcher.clock, request.language)
-        trace.call_started(request.code, request.timeout_ms)
         try:
+            trace.call_started(request.code, request.timeout_ms)
             with self._calls.one_call():
                 said = await self._dispatcher.run(
                     self._settings.endpoints[request.language],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 from types import TracebackType
 
 _SWEPT_FROM = 100
@@ -21,17 +22,18 @@ class Deadlines:
         self._heap: list[tuple[float, int, _Deadline]] = []
         self._numbers = itertools.count()
         self._open = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._wakes_at = math.inf
 
     def within(self, seconds: float) -> _Deadline:
         """Limit a block of the running task to some seconds; it ends with a `TimeoutError` when they have passed."""
         return _Deadline(self, seconds)
 
     def _enter(self, deadline: _Deadline, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is None or when < self._wakes_at:
+            self._wake_at(when, loop)
         heapq.heappush(self._heap, (when, next(self._numbers), deadline))
         self._open += 1
-        if self._timer is None or when < self._timer.when():
-            self._wake_at(when, loop)
 
     def _exit(self) -> None:
         self._open -= 1
@@ -47,7 +49,8 @@ class Deadlines:
     def _wake_at(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._wake, loop)
+        # uvloop's handles do not know their time.
+        self._timer, self._wakes_at = loop.call_at(when, self._wake, loop), when
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None

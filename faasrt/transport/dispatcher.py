@@ -261,8 +261,8 @@ class Dispatcher:
     async def _run_once(self, permit: Permit, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
         url = permit.endpoint.url
         with self._attempt(permit, execution.run.timeout_ms / 1000) as attempt:
-            trace.attempt_started(url)
             try:
+                trace.attempt_started(url)
                 result = await self._run_at(attempt, execution, deadline, trace.headers())
             except BaseException as error:
                 trace.attempt_finished(error, attempt.status)

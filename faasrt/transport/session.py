@@ -188,11 +188,10 @@ class EndpointSession:
         except aiohttp.ClientResponseError as error:
             raise ProtocolError(f"the answer is not HTTP: {_words(error)}", sent="yes") from None
         except (aiohttp.ClientError, OSError) as error:
-            if sent is None or not sent.sending:
+            if sent is not None and not sent.sending:
                 raise ConnectError(f"cannot connect: {_words(error)}", sent="no") from None
-            raise ConnectionLostError(
-                f"the connection broke: {_words(error)}; the code may have run", sent="maybe"
-            ) from None
+            consequence = "" if sent is None else "; the code may have run"
+            raise ConnectionLostError(f"the connection broke: {_words(error)}{consequence}", sent="maybe") from None
 
     async def aclose(self) -> None:
         """Close the connections; closing twice is harmless, and a later request opens new ones."""
