@@ -110,7 +110,7 @@ class Reading:
         return attrs.evolve(plain, outcome=Outcome.CRASHED, error=None)
 
 
-@attrs.frozen
+@attrs.define
 class Program:
     """A whole program.
 

@@ -22,7 +22,7 @@ NOT_STARTED_HEADER = "x-faasrt-not-started"
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class RunRequest:
     """One execution, as a caller asks for it."""
 

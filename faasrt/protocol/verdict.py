@@ -188,7 +188,7 @@ def judge_success(success: Success, *, timeout_ms: float, max_output_bytes: int)
             texts[name], was_cut = cut_text(text, max_output_bytes)
             if was_cut:
                 truncated |= {name}
-    output = ExecutionOutput(**texts)
+    output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
     outcome, user_error = success.declared or _inferred(output, success, timeout_ms)
     return ExecutionResult(
         outcome=outcome,

@@ -25,7 +25,7 @@ class Endpoint:
     limit: AdaptiveLimit
 
 
-@attrs.frozen
+@attrs.define
 class Choice:
     """An endpoint that a call may go to.
 

@@ -17,7 +17,7 @@ from faasrt.transport.breaker import Breaker
 from faasrt.transport.limiter import AdaptiveLimit
 
 
-@attrs.frozen
+@attrs.define
 class Permit:
     """A call in flight.
 
