@@ -111,10 +111,10 @@ SETTINGS = [
 @pytest.mark.parametrize("kind", SETTINGS)
 async def test_defaults_are_as_they_are_said_to_be(kind: type) -> None:
     """Each setting that is a number, a flag or a word says what it is by default, and that is so."""
-    attributes = str(kind.__doc__).partition("Attributes:")[2].partition("Raises:")[0].partition("Example:")[0]
+    attributes = str(inspect.getdoc(kind)).partition("Attributes:")[2].partition("Raises:")[0].partition("Example:")[0]
     said = {
         name: re.search(r"\bDefault: (.+?)\.(?!\d)", text)
-        for name, text in re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", attributes, re.DOTALL | re.MULTILINE)
+        for name, text in re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", attributes, re.DOTALL | re.MULTILINE)
     }
     defaults = {field.name: field.default for field in attrs.fields(kind)}
     assert list(said) == list(defaults)
