@@ -56,9 +56,6 @@ class _Request(aiohttp.ClientRequest):
     def update_headers(self, headers: Any) -> None:
         self.headers = headers
 
-    def update_auto_headers(self, skip_auto_headers: Any) -> None:
-        """All are there."""
-
 
 class Body(aiohttp.Payload):
     """The JSON of a request, which knows how far it came.
