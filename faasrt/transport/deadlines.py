@@ -14,7 +14,7 @@ _SWEPT_FROM = 100
 class Deadlines:
     """Ends what takes too long inside `with deadlines.within(seconds)`.
 
-    A timer of the event loop's for each call would cost a quarter of all that is done for one here. As nearly all calls
+    A timer of the event loop's for each call would cost a fifth of all that is done for one here. As nearly all calls
     end in time, their deadlines are only looked at when the earliest of them is reached.
     """
 
