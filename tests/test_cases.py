@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from faasrt import ExecutionResult, Outcome
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, Plan
 from faasrt.protocol.executions import Reading
-from faasrt.protocol.frames import Record, Report, cut_ret_val, frame_bytes, read_frames, without_frames
+from faasrt.protocol.frames import Record, Report, cut_ret_val, frame_bytes, take_frames
 
 KILLED = ExecutionResult(outcome=Outcome.CRASHED)
 
@@ -43,7 +43,11 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
             records[index] = record(Outcome.OK if kinds[index] == "fine" else Outcome.USER_ERROR, str(index))
             if kinds[index] == "exits":
                 break
-        plan.take(batch, Reading(Report(records=records, begun=True, final=final), KILLED), lambda result: result)
+        plan.take(
+            batch,
+            Reading(Report(records=records, begun=True, final=final, progress=True), KILLED),
+            lambda result: result,
+        )
     assert begun == list(range(len(kinds)))
     expected = {"fine": Outcome.OK, "raises": Outcome.USER_ERROR, "exits": Outcome.USER_ERROR, "dies": Outcome.CRASHED}
     results = plan.all_results()
@@ -113,19 +117,32 @@ FIELDS = st.fixed_dictionaries(
     },
 )
 FRAMES = st.fixed_dictionaries(
-    {}, optional={"nonce": st.just("n") | JSON, "final": JSON, "records": st.lists(FIELDS, max_size=3) | JSON}
+    {},
+    optional={
+        "nonce": st.just("n") | JSON,
+        "final": JSON,
+        "progress": JSON,
+        "records": st.lists(FIELDS, max_size=3) | JSON,
+    },
 )
 
 
 def frame(content: Any) -> str:
-    return "faasrt1:" + base64.b64encode(json.dumps(content).encode()).decode()
+    if isinstance(content, dict) and "nonce" in content:
+        content = {"nonce": content["nonce"], **content}  # a frame begins with it
+    return "faasrt1:" + base64.b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
+
+
+def take(texts: list[str], nonce: str, limit: int) -> tuple[Report, list[str]]:
+    report, rest = take_frames({str(number): text for number, text in enumerate(texts)}, nonce, limit)
+    return report, list(rest.values())
 
 
 @settings(max_examples=500, deadline=None)
 @given(contents=st.lists(FRAMES | JSON, max_size=3), between=st.text(max_size=20), limit=st.integers(1, 200))
 def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int) -> None:
     """A program that knows the nonce can say anything: it becomes records within the limits, or nothing."""
-    report = read_frames([between.join(map(frame, contents)), between], "n", limit)
+    report, _ = take([between.join(map(frame, contents)), between], "n", limit)
     for index, kept in report.records.items():
         assert isinstance(index, int)
         assert isinstance(kept.outcome, Outcome)
@@ -139,14 +156,16 @@ def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int
 def test_what_is_no_frame_is_passed_over(data: bytes, prefix: str) -> None:
     """Neither bytes that only look like a frame nor frames of another call count."""
     text = prefix + base64.b64encode(data).decode()
-    assert not read_frames([text, frame({"nonce": "other", "final": True, "records": []})], "n", 100).begun
-    assert without_frames(text, "n") == text
+    texts = [text, frame({"nonce": "other", "final": True, "records": []})]
+    assert take(texts, "n", 100) == (Report(), texts)
 
 
 def test_frames_are_taken_out_of_a_text() -> None:
     """With the line ends around them, and no others."""
     own, other = frame({"nonce": "n", "records": []}), frame({"nonce": "m"})
-    assert without_frames(f"a\n\n{own}\n{other}\n\n{own}\nb", "n") == f"a\n{other}\nb"
+    report, rest = take([f"a\n\n{own}\n{other}\n\n{own}\nb", own + own, f"{own}\n\n{own}"], "n", 100)
+    assert report.begun
+    assert rest == [f"a\n{other}\nb", "", ""]
 
 
 def test_a_frame_may_be_larger_than_a_return_value() -> None:
@@ -156,3 +175,4 @@ def test_a_frame_may_be_larger_than_a_return_value() -> None:
     assert cut_ret_val(b"x" + whole, 1_000)[1]
     assert cut_ret_val(b"faasrt1:" + b"A" * frame_bytes(1_000), 1_000)[1]
     assert cut_ret_val(b"faasrt1:\xff" + b"A" * 2_000, 1_000)[1]
+    assert cut_ret_val(b"faasrt1:" + b"\x01" * 2_000, 1_000)[1]

@@ -18,6 +18,9 @@ from doubles import JsFaas, PythonFaas
 WIRE = Path(__file__).parent / "wire"
 Double = PythonFaas | JsFaas
 DOUBLES: dict[str, Callable[..., Double]] = {"python": PythonFaas, "js": JsFaas}
+# What js-faas prints once the script has run, and returns as stdout when the process then dies.
+REPORT = '{{"stdout":"{}\\n","stderr":"","ret_val":""}}\n'
+LATE = "error: Uncaught (in promise) Error: late"
 FOREVER = {"python": "while True: pass", "js": "while (true) {}"}
 
 
@@ -248,17 +251,20 @@ async def test_python_failures(
         ("console.log('[1]'); console.log('null'); console.log('{')", ("[1]\nnull\n{\n", "", "")),
         ("console.log('{}'); console.log('x'); console.log(' {\"a\": 0.50} ')", ("{}\nx", "", ' {"a": 0.50} ')),
         ('setTimeout(() => console.log(\'{"stdout": "late"}\'), 10)', ("", "", "")),
-        ("console.log('early'); Promise.reject(new Error('late'))", ("early\n", "", "")),
+        ("console.log('early'); Promise.reject(new Error('late'))", (REPORT.format("early"), LATE, "")),
         ("undeclared = 1", ("", "ReferenceError: undeclared is not defined", "")),
         ("throw null", ("", "null\n", "")),
         ("throw {a: 1}", ("", "[object Object]\n", "")),
-        ("console.log(1); setInterval(() => {}, 10)", ("", "", "")),
+        ("console.log(1); setInterval(() => {}, 10)", (REPORT.format("1"), "", "")),
+        ("console.log(1); setTimeout(() => Deno.exit(3))", (REPORT.format("1"), "", "")),
+        ("console.log(1); setTimeout(() => Deno.kill(Deno.pid, 'SIGKILL'))", (REPORT.format("1"), "", "")),
+        ("console.log(1); Deno.kill(Deno.pid, 'SIGKILL')", ("", "", "")),
     ],
 )
 async def test_js_programs(js: JsFaas, http: aiohttp.ClientSession, code: str, expected: tuple[str, ...]) -> None:
     """What is captured, what is lost, and what is taken for the value."""
     stdout, stderr, ret_val = await output(http, js, code, timeout=1_000)
-    assert (stdout, stderr.partition("\n    at")[0], ret_val) == expected
+    assert (stdout, re.split("\n    at|\n  \\(new Function", stderr)[0], ret_val) == expected
 
 
 async def test_js_believes_the_last_object_on_the_real_stdout(js: JsFaas, http: aiohttp.ClientSession) -> None:
@@ -285,6 +291,27 @@ async def test_js_failures(js: JsFaas, http: aiohttp.ClientSession) -> None:
     js.interpreter = "/nonexistent"
     status, answer = await post(http, js, '{"language": "TypeScript", "code": "1"}')
     assert (status, answer["error"]) == (500, "Internal server error")
+
+
+async def test_helm_runs_another_js_faas(http: aiohttp.ClientSession) -> None:
+    """Its health names the runtime and Deno's version, its runs are completed, and its failures have an output."""
+    async with JsFaas(version="helm") as helm:
+        async with http.get(f"{helm.url}/health") as response:
+            health = await response.json()
+        assert (health["runtime"], health["version"], health["language"]) == ("deno", "2.9.8", "javascript")
+        answer = await run(http, helm, "console.log(1)")
+        assert answer["metadata"].pop("duration") > 0
+        assert answer["metadata"] == {"language": "javascript", "status": "completed"}
+        helm.interpreter = "/nonexistent"
+        status, answer = await post(http, helm, '{"language": "js", "code": "1"}')
+        assert (status, answer["error"], sorted(answer)) == (500, "Execution failed", ["details", "error", "output"])
+
+
+@pytest.mark.parametrize("double", [PythonFaas, JsFaas])
+async def test_a_gateway_may_offer_no_health(double: type[Double], http: aiohttp.ClientSession) -> None:
+    """Then the path is not found."""
+    async with double(has_health=False) as server, http.get(f"{server.url}/health") as response:
+        assert response.status == 404
 
 
 @pytest.mark.parametrize("language", DOUBLES)

@@ -16,9 +16,9 @@ from programs import JS_TRICKS, PROGRAMS, PYTHON_TRICKS
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.languages import Language
 from faasrt.protocol.envelope import Job, wrap
-from faasrt.protocol.frames import read_frames
+from faasrt.protocol.frames import take_frames
 from faasrt.protocol.profile import EndpointProfile
-from faasrt.protocol.return_val import take_out
+from faasrt.protocol.return_val import take_return_val
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded", "embedded, enveloped"]
@@ -38,7 +38,7 @@ def check(result: ExecutionResult, ending: Ending, code: str, language: str, *, 
     """Hold a result against what the interpreter itself gives."""
     stdout, ret_val = ending.stdout, ending.ret_val
     if re.search("(def|function) return_val", code):
-        stdout, ret_val = take_out(stdout, Language.parse(language))
+        stdout, ret_val, _ = take_return_val(stdout, Language.parse(language))
     assert (result.stdout, result.ret_val, result.exit_code) == (stdout, ret_val, ending.exit_code)
     assert result.ok is (ending.exit_code == 0)
     if "Exception in thread" in ending.stderr and same_python:
@@ -193,5 +193,5 @@ async def test_the_guard_counts_events_where_nothing_else_is_there(local: Runtim
     ):
         job = Job(code=f"print('on')\n{loop}", language=Language.PYTHON, limit_ms=200, max_output_bytes=1_000)
         result = await local.run_code(wrap(job, EndpointProfile(), "abc"), "python", timeout_ms=10_000)
-        record = read_frames([result.stdout], "abc", 1_000).records[0]
+        record = take_frames({"stdout": result.stdout}, "abc", 1_000)[0].records[0]
         assert (record.outcome, record.texts["stdout"]) == (Outcome.TIMEOUT, "on\n")

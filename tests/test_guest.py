@@ -14,10 +14,14 @@ from doubles.python_faas import mangled
 from faasrt import Outcome
 from faasrt.languages import Language
 from faasrt.protocol.envelope import Job, wrap
-from faasrt.protocol.frames import Report, read_frames
+from faasrt.protocol.frames import Report, take_frames
 from faasrt.protocol.profile import EndpointProfile
 
 NONCE = "abc123"
+
+
+def read(*streams: str, limit: int = 1_000) -> Report:
+    return take_frames({str(number): text for number, text in enumerate(streams)}, NONCE, limit)[0]
 
 
 def run(code: str, language: str, folder: Path, **job: Any) -> tuple[Report, subprocess.CompletedProcess[str]]:
@@ -28,7 +32,7 @@ def run(code: str, language: str, folder: Path, **job: Any) -> tuple[Report, sub
     file.write_text(text)
     command = [sys.executable, "-I"] if language == "python" else [deno.find_deno_bin(), "run", "-A", "--quiet"]
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60)
-    return read_frames([done.stdout, done.stderr], NONCE, fields["max_output_bytes"]), done
+    return read(done.stdout, done.stderr, limit=fields["max_output_bytes"]), done
 
 
 @pytest.mark.parametrize(
@@ -41,10 +45,12 @@ def test_a_frame_and_nothing_else_comes_out(code: str, language: str, tmp_path: 
     assert report.final
     assert report.records[0].texts == {"stdout": "said\n", "stderr": "", "ret_val": "5"}
     assert "said" not in done.stdout
-    assert done.stderr == ""
+    start = take_frames({"stderr": done.stderr}, NONCE, 1_000)
+    assert start == (Report(begun=True), {"stderr": ""})
     lines = done.stdout.split("\n")
     if language == "python":
-        assert (lines[0], lines[2:]) == ("__COZE_RETURN_VAL_START__", ["__COZE_RETURN_VAL_END__", ""])
+        assert read(lines[0]) == Report(begun=True)
+        assert (lines[1], lines[3:]) == ("__COZE_RETURN_VAL_START__", ["__COZE_RETURN_VAL_END__", ""])
     else:
         assert lines[1].startswith('{"stdout":"","stderr":"","ret_val":"faasrt1:')
 
@@ -67,7 +73,7 @@ def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
     assert report.records[0].outcome is Outcome.TIMEOUT
     assert done.returncode == 1
     for stream in (done.stdout, done.stderr):
-        assert read_frames([stream], NONCE, 1_000).final
+        assert read(stream).final
 
 
 def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
@@ -85,7 +91,7 @@ def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-I", str(file)], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "same", done.stderr
-    assert read_frames([done.stdout], NONCE, 1_000).records[0].outcome is Outcome.OK
+    assert read(done.stdout).records[0].outcome is Outcome.OK
 
 
 def test_what_is_sent_holds_no_comments_and_survives_the_servers_rewriting() -> None:

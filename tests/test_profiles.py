@@ -160,16 +160,28 @@ REFERENCE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("health", "outcome"), [(REFERENCE, Outcome.CRASHED), ({"status": "healthy"}, Outcome.OK)], ids=["known", "unknown"]
-)
-async def test_an_answer_without_a_frame(serve: Serve, health: Any, outcome: Outcome) -> None:
-    """On a server that brings frames back, none means killed; elsewhere the answer is all there is to judge by."""
-    server = Server(health)
+async def test_an_unknown_server_answers_without_a_frame(serve: Serve) -> None:
+    """The answer is all there is to judge a program by; a function call without a frame has no value."""
+    server = Server({"status": "healthy"})
     async with await server.manager(serve) as manager:
-        assert (await manager.run_code("1", "python")).outcome is outcome
+        assert (await manager.run_code("1", "python")).outcome is Outcome.OK
         called = await (await manager.get_runtime("python")).call_function("def f(): pass", "f")
         assert called.outcome is Outcome.CRASHED
+
+
+async def test_a_reference_server_answers_without_a_frame(serve: Serve) -> None:
+    """It returns the announcement of every guest program that it starts, so it did not start this one."""
+    server = Server(REFERENCE)
+    async with await server.manager(serve) as manager:
+        runtime = await manager.get_runtime("python")
+        for call in (
+            manager.run_code("1", "python"),
+            runtime.call_function("def f(): pass", "f"),
+            runtime.run_cases("def f(): pass", "f", [(), ()]),
+        ):
+            with pytest.raises(ServerError, match="did not start its interpreter") as caught:
+                await call
+            assert (caught.value.status, caught.value.sent) == (200, "yes")
 
 
 JSON = st.recursive(

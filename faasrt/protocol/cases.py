@@ -150,9 +150,9 @@ class Plan:
         Returns:
             The result that stands for the execution as a whole: that of the case that ended it, or of the last one.
         """
-        records, final, begun = reading.report.records, reading.report.final, reading.report.begun
+        records, final, attributable = reading.report.records, reading.report.final, reading.report.attributable
         definition = records.get(-1)
-        if not self.isolate and begun and (definition is None or definition.outcome is not Outcome.OK):
+        if not self.isolate and attributable and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions end alike for every case.
             ended = reading.killed() if definition is None else reading.result_of(definition, limit=self.limit)
             self.results = [stamp(ended) if known is None else known for known in self.results]
@@ -169,7 +169,7 @@ class Plan:
             self._put_back(range(index, batch.stop))
             return last or stamp(reading.killed())
         killed = stamp(reading.killed())
-        if begun or len(batch) == 1:
+        if attributable or len(batch) == 1:
             self.results[index] = killed
             self._put_back(range(index + 1, batch.stop))
         elif self.rerun:

@@ -13,18 +13,19 @@ from typing import Generic, TypeVar
 import attrs
 
 from faasrt.config import EnvelopeMode
+from faasrt.errors import ServerError
 from faasrt.languages import Language
 from faasrt.protocol.envelope import Job, wrap
-from faasrt.protocol.frames import Record, Report, read_frames, without_frames
+from faasrt.protocol.frames import Record, Report, take_frames
 from faasrt.protocol.messages import RunRequest
-from faasrt.protocol.profile import EndpointProfile
-from faasrt.protocol.return_val import brings_its_own, take_out
+from faasrt.protocol.profile import EndpointProfile, is_reference_answer
+from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import cut_text
 from faasrt.protocol.verdict import Answer, judge, judge_success, parse_success
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome
 
 T = TypeVar("T")
-# js-faas gets so much beyond the limit: the guest program has a clock of its own, and can still tell what was printed.
+# Added to the limit that js-faas is sent: the guest program stops at the limit itself, and still returns the output.
 _MARGIN_MS = 500
 _LEAST_BATCH_MS = 250
 _STREAMS = ("stdout", "stderr", "ret_val")
@@ -49,16 +50,19 @@ class Request(Generic[T]):
 
 @attrs.frozen
 class Reading:
-    """What an answer to an enveloped request says.
+    """An answer to an enveloped request.
 
     Attributes:
-        report: What the guest program said.
-        plain: What the server said.
+        report: The content of the guest program's frames.
+        plain: The verdict on the answer without the frames.
+        declared: Whether the server named an outcome.
+        time_used_up: Whether the execution took as long as its time limit.
     """
 
     report: Report
     plain: ExecutionResult
     declared: bool = False
+    time_used_up: bool = False
 
     def result_of(self, record: Record, definition: Record | None = None, *, limit: int) -> ExecutionResult:
         """Make the result of a record.
@@ -103,11 +107,12 @@ class Reading:
         plain = self.plain
         if not strict and not self.report.begun:
             return plain
-        told = plain.outcome in (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
-        if told or (self.declared and plain.outcome is not Outcome.OK):
+        limited = plain.outcome in (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
+        if limited or (self.declared and plain.outcome is not Outcome.OK):
             return plain
-        # The guest program reports all exceptions and exits: what it does not report was no end of that kind.
-        return attrs.evolve(plain, outcome=Outcome.CRASHED, error=None)
+        # The guest program reports every exception and exit, so the execution ended in another way.
+        outcome = Outcome.TIMEOUT if self.time_used_up else Outcome.CRASHED
+        return attrs.evolve(plain, outcome=outcome, error=None)
 
 
 @attrs.define
@@ -141,12 +146,13 @@ class Program:
         strict = self.mode == "always" or profile.reference
 
         def unwrap(answer: Answer | None) -> ExecutionResult:
-            reading = read(answer, nonce, timeout_ms=_telling_ms(run.timeout_ms, profile), limit=limit)
+            reading = read(answer, nonce, timeout_ms=run.timeout_ms, limit=limit, profile=profile)
             result = reading.only(limit, strict=strict)
-            if result.ret_val or not brings_its_own(run.code, run.language):
+            if result.ret_val or not defines_return_val(run.code, run.language):
                 return result
-            stdout, ret_val = take_out(result.stdout, run.language)
-            return attrs.evolve(result, output=attrs.evolve(result.output, stdout=stdout, ret_val=ret_val))
+            stdout, ret_val, truncated = take_return_val(result.stdout, run.language, result.truncated)
+            output = attrs.evolve(result.output, stdout=stdout, ret_val=ret_val)
+            return attrs.evolve(result, output=output, truncated=truncated)
 
         job = Job(code=run.code, language=run.language, limit_ms=run.timeout_ms, max_output_bytes=_kept(run, profile))
         body = _enveloped(run, wrap(job, profile, nonce), run.timeout_ms, profile)
@@ -197,10 +203,10 @@ class Batch:
         return Request(
             body=_enveloped(run, wrap(job, profile, nonce), timeout_ms, profile),
             timeout_ms=timeout_ms,
-            read=lambda answer: read(answer, nonce, timeout_ms=_telling_ms(timeout_ms, profile), limit=limit),
+            read=lambda answer: read(answer, nonce, timeout_ms=timeout_ms, limit=limit, profile=profile),
             timed_out=lambda reading: (
                 any(record.outcome is Outcome.TIMEOUT for record in reading.report.records.values())
-                or (not reading.report.final and _timed_out(reading.plain))
+                or (not reading.report.final and _timed_out(reading.killed()))
             ),
         )
 
@@ -223,33 +229,44 @@ class Batch:
         return min(definitions + each + window, most), float(window)
 
 
-def read(answer: Answer | None, nonce: str, *, timeout_ms: float, limit: int) -> Reading:
+def read(answer: Answer | None, nonce: str, *, timeout_ms: float, limit: int, profile: EndpointProfile) -> Reading:
     """Read the answer to an enveloped request.
 
     Args:
         answer: The answer; None when it was larger than any may be.
-        nonce: That of the request.
-        timeout_ms: A silent answer that took so many milliseconds is one of a program that was ended at its limit.
+        nonce: The nonce of the request.
+        timeout_ms: The time limit of the execution, in milliseconds.
         limit: UTF-8 bytes to keep of each stream.
+        profile: The endpoint.
 
     Raises:
-        ServiceError: The server failed, refused, or does not speak the protocol.
+        ServiceError: The server failed, refused, did not start its interpreter, or does not speak the protocol.
     """
     if answer is None:
         return Reading(Report(), _flooded())
+    if profile.starts_slowly:
+        timeout_ms = math.inf  # the start of the interpreter alone can take as long
     if answer.status != 200:
         return Reading(Report(), judge(answer, timeout_ms=timeout_ms, max_output_bytes=limit))
     success = parse_success(answer)
-    report = read_frames(success.texts.values(), nonce, limit)
-    if report.begun:
-        success.texts.update({name: without_frames(text, nonce) for name, text in success.texts.items()})
+    report, success.texts = take_frames(success.texts, nonce, limit)
     plain = judge_success(success, timeout_ms=timeout_ms, max_output_bytes=limit)
-    return Reading(report, plain, success.declared is not None)
+    reading = Reading(report, plain, success.declared is not None, success.used_up(timeout_ms))
+    if not (report.begun or success.killed or reading.declared or plain.outcome is Outcome.TIMEOUT):
+        _check_started(plain, profile)
+    return reading
 
 
-def _telling_ms(timeout_ms: int, profile: EndpointProfile) -> float:
-    """From which duration on a silent answer means a timeout: not where the start-up alone can take as long."""
-    return math.inf if profile.starts_slowly else timeout_ms
+def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:
+    """Raise ServerError for a server that returns what the guest program announces, and returned nothing of it."""
+    if profile.reference or is_reference_answer(plain.metadata):
+        said = plain.stderr.strip()[:500] or "it gave no reason"
+        code = "" if plain.exit_code is None else f" (exit code {plain.exit_code})"
+        error = ServerError(
+            f"the FaaS did not start its interpreter{code}: {said}; see its logs", sent="yes", status=200
+        )
+        error.details = said
+        raise error
 
 
 def _timed_out(result: ExecutionResult) -> bool:
@@ -269,7 +286,7 @@ def _kept(run: RunRequest, profile: EndpointProfile) -> int:
 def _enveloped(run: RunRequest, code: str, timeout_ms: int, profile: EndpointProfile) -> bytes:
     # The guest program is JavaScript; it has the user's TypeScript translated by itself.
     language = run.language.family
-    margin = _MARGIN_MS if profile.reference and language is Language.JAVASCRIPT else 0
+    margin = 0 if profile.faithful or language is Language.PYTHON else _MARGIN_MS
     return attrs.evolve(run, code=code, language=language, timeout_ms=timeout_ms + margin).encode()
 
 

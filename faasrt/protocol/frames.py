@@ -2,12 +2,13 @@
 
 A frame is `faasrt1:` and base64 of JSON in UTF-8, on one line:
 
-    {"nonce": str, "final": bool, "records": [record ...]}
+    {"nonce": str, "final": bool, "progress": bool, "records": [record ...]}
 
-The nonce is that of the call: a frame without it is the user's own print. A final frame holds every record. The others
-tell of the progress as cases end, and count when no final one follows: on the process's stderr, a record each, as some
-servers show that stream when a process has ended hard; or, to a faithful server, as return values that hold all so far.
-A record is
+A frame begins with the nonce of its call; any other text is the user's own print. A final frame holds every record. A
+frame without records announces that the guest program started: without it, and without any other frame, a server did
+not start its interpreter. With `progress` each record is also sent as soon as its case ends, and counts when no final
+frame follows: on the process's stderr, one record per frame, as servers return that stream when a process dies; or, on
+a faithful server, as return values that hold all records so far. A record is
 
     {"index": int, "outcome": str, "exit_code": int | null, "ms": number, "error": {"name", "message", "traceback"},
      "stdout": stream, "stderr": stream, "ret_val": stream}
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -34,8 +35,7 @@ from faasrt.protocol.streams import cut, cut_text, join_cut
 from faasrt.results import Outcome, UserError
 
 _PREFIX = "faasrt1:"
-_FRAME = re.compile(_PREFIX + r"([A-Za-z0-9+/]+={0,2})")
-_FRAME_LINE = re.compile(rf"\n?{_FRAME.pattern}\n?")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _ERROR_BYTES = 32_768
 _LARGEST_NUMBER = 1e15
 _OUTCOMES = frozenset(Outcome)
@@ -61,68 +61,108 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """All that the frames of an answer say.
+    """The content of all frames of an answer.
 
     Attributes:
         records: By index.
-        begun: Whether the guest program said anything at all.
+        begun: Whether the guest program announced its start.
         final: Whether it came to its end.
+        progress: Whether each record was sent as soon as its case ended.
     """
 
     records: Mapping[int, Record] = attrs.field(factory=dict)
     begun: bool = False
     final: bool = False
+    progress: bool = False
+
+    @property
+    def attributable(self) -> bool:
+        """Whether the first case without a record is the one that ended the execution."""
+        return self.final or self.progress
 
 
 def frame_bytes(max_output_bytes: int) -> int:
-    """Give the size of the largest frame: three streams within their limit, in base64, and room for the rest."""
+    """Return the size of the largest frame: three streams within their limit, in base64, and room for the rest."""
     return 4 * max_output_bytes + 204_800
 
 
-def read_frames(texts: Iterable[str], nonce: str, max_output_bytes: int) -> Report:
-    """Find the frames of a call in what its server gave back. What is no frame of the call is passed over."""
+def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> tuple[Report, dict[str, str]]:
+    """Separate the frames of a call from the other output of its server.
+
+    Each text is searched once for the bytes that every frame of the call begins with, so the work is linear whatever
+    a program prints.
+
+    Args:
+        texts: The streams of an answer, by name.
+        nonce: The nonce of the call.
+        max_output_bytes: UTF-8 bytes to keep of each stream in a frame.
+
+    Returns:
+        The content of the frames, and the texts without them and the line ends around them.
+    """
     records: dict[int, Record] = {}
-    begun = final = False
-    for text in texts:
-        for match in _FRAME.finditer(text):
-            frame = _decode(match[1])
-            if frame is None or frame.get("nonce") != nonce:
-                continue
+    begun = final = progress = False
+    rest = {}
+    for name, text in texts.items():
+        rest[name], frames = _split(text, nonce)
+        for frame in frames:
             begun, final = True, final or frame.get("final") is True
+            progress = progress or frame.get("progress") is True
             listed = frame.get("records")
             for fields in listed if isinstance(listed, list) else ():
                 read = _read_record(fields, max_output_bytes)
                 if read is not None:
                     records[read[0]] = read[1]
-    return Report(records=records, begun=begun, final=final)
+    return Report(records=records, begun=begun, final=final, progress=progress), rest
 
 
-def without_frames(text: str, nonce: str) -> str:
-    """Give a text without the lines that are frames of the call."""
+def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
+    beginning = _beginning(nonce)
+    frames: list[dict[str, Any]] = []
+    pieces: list[str] = []
+    kept = at = 0
+    while (at := text.find(beginning, at)) >= 0:
+        end = at + len(beginning)
+        match = _BASE64.match(text, end)
+        end = match.end() if match else end
+        frame = _decode(text[at + len(_PREFIX) : end])
+        if frame is not None and frame.get("nonce") == nonce:
+            frames.append(frame)
+            # The guest program writes a line end before each frame and one after it.
+            pieces.append(text[kept : at - 1 if at > kept and text[at - 1] == "\n" else at])
+            kept = end = end + 1 if text.startswith("\n", end) else end
+        at = end
+    return ("".join([*pieces, text[kept:]]) if frames else text), frames
 
-    def drop(match: re.Match[str]) -> str:
-        frame = _decode(match[1])
-        return "" if frame is not None and frame.get("nonce") == nonce else match[0]
 
-    # The guest program puts each on a line of its own, by a line end before it and one behind it.
-    return _FRAME_LINE.sub(drop, text)
+def _beginning(nonce: str) -> str:
+    """Return the text that each frame of a call begins with."""
+    head = f'{{"nonce":"{nonce}",'.encode()
+    # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
+    return _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
 
 
 def is_frame(text: str, limit: int) -> bool:
-    """Tell whether a text looks like a frame that carries streams within a limit."""
-    return text.startswith(_PREFIX) and len(text) <= frame_bytes(limit) and text.isascii()
+    """Return whether a text has the form of a frame that carries streams within a limit."""
+    return (
+        len(text) <= frame_bytes(limit)
+        and text.startswith(_PREFIX)
+        and _BASE64.fullmatch(text, len(_PREFIX)) is not None
+    )
 
 
 def cut_ret_val(data: bytes, limit: int) -> tuple[str, bool]:
-    """Cut a return value as `cut` does; but a frame may be as large as what it carries."""
-    if data.startswith(_PREFIX.encode()) and is_frame(text := data.decode("utf-8", "replace"), limit):
-        return text, False
+    """Cut a return value as `cut` does, unless it is a frame: that may be as large as the streams it carries."""
+    if data.startswith(_PREFIX.encode()) and len(data) <= frame_bytes(limit):
+        text = data.decode("latin-1")
+        if is_frame(text, limit):
+            return text, False
     return cut(data, limit)
 
 
 def _decode(text: str) -> dict[str, Any] | None:
     try:
-        value = strict_json.loads(base64.b64decode(text).decode("utf-8", "surrogatepass"))
+        value = strict_json.loads(base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -38,22 +38,32 @@ class EndpointProfile:
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
     """Read a profile off a health report; what is missing or of another type counts as not said.
 
-    Source: python-faas and js-faas name themselves in `version`; `capabilities` and `limits` are ours.
+    Source: python-faas and docker-compose's js-faas name themselves in `version`, the Helm chart's js-faas by its
+    runtime and language; `capabilities` and `limits` are ours.
     """
     capabilities, limits = (_mapping(health.get(name)) for name in ("capabilities", "limits"))
     version = health.get("version")
     words = version if isinstance(version, str) else ""
     on_pyodide = words.startswith("pyodide-faas")
+    runs_js = health.get("runtime") == "deno" and health.get("language") == "javascript"
     seconds, output = (_positive(limits.get(name)) for name in ("timeout_limit_s", "max_output_bytes"))
     return EndpointProfile(
         faithful=capabilities.get("faithful") is True,
         enforces_timeouts=capabilities.get("enforces_timeouts") is True,
-        reference=on_pyodide or words.startswith("js-faas"),
+        reference=on_pyodide or words.startswith("js-faas") or runs_js,
         starts_slowly=on_pyodide,
         timeout_limit_ms=None if seconds is None else math.ceil(seconds * 1000),
         max_output_bytes=None if output is None else math.ceil(output),
         capacities=_capacities(health),
     )
+
+
+def is_reference_answer(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the metadata of an answer are those of a reference server, for gateways without `/health`."""
+    runtime = metadata.get("runtime")
+    if isinstance(runtime, str):
+        return runtime.startswith("pyodide")
+    return metadata.get("language") == "javascript" and metadata.get("status") in ("success", "completed")
 
 
 def _capacities(health: Mapping[str, Any]) -> dict[str, int]:

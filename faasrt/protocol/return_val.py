@@ -1,17 +1,19 @@
-"""The function `return_val` as source text, and how the value is found of programs that bring such a function along.
+"""The function `return_val` as source text, and the value of programs that define such a function themselves.
 
-coze-loop's backend puts one before every program. Then the value is a part of stdout, and taken out of it here, as the
-reference servers do.
+coze-loop's backend puts a definition before every program. The value is then a part of stdout, and is taken out of it
+here, as the reference servers do.
 
-Source: python-faas takes what stands between the first two marks, js-faas the last line that is a JSON object.
+Source: python-faas takes the text between the first two markers, js-faas the last line that is a JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 
 from faasrt.languages import Language
+from faasrt.protocol.streams import find_marker
 
 _PYTHON = """\
 def return_val(value):
@@ -27,41 +29,102 @@ function return_val(value) {
 }
 """
 
-_OWN = {
+_DEFINITION = {
     Language.PYTHON: re.compile(r"^(?:def return_val\b|return_val\s*=)", re.MULTILINE),
+    # White space without line ends: what can match a line end would be tried again at each of them.
     Language.JAVASCRIPT: re.compile(
-        r"^\s*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE
+        r"^[^\S\n]*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE
     ),
 }
-_MARKED = re.compile("__COZE_RETURN_VAL_START__\n(.*?)\n?__COZE_RETURN_VAL_END__\n?", re.DOTALL)
+_START, _END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__"
+# A failed attempt at a line costs far more than reading it; a program may print a great many that fail.
+_MOST_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
-    """Give the definition of `return_val` in a language."""
+    """Return the definition of `return_val` in a language."""
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
-def brings_its_own(code: str, language: Language) -> bool:
-    """Tell whether a program defines a `return_val` of its own."""
-    return _OWN[language.family].search(code) is not None
+def defines_return_val(code: str, language: Language) -> bool:
+    """Return whether a program defines a `return_val` of its own."""
+    return "return_val" in code and _DEFINITION[language.family].search(code) is not None
 
 
-def take_out(stdout: str, language: Language) -> tuple[str, str]:
-    """Take the value that a program's own `return_val` printed out of stdout; "" when there is none.
+def take_return_val(
+    stdout: str, language: Language, truncated: Collection[str] = ()
+) -> tuple[str, str, frozenset[str]]:
+    """Take the value that a program's own `return_val` printed out of stdout.
+
+    The work is linear in the length of stdout.
+
+    Args:
+        stdout: What the program printed.
+        language: The language of the program.
+        truncated: The names of the streams that were cut. A cut stdout holds the marker of `cut`.
 
     Returns:
-        What is left of stdout, and the value.
+        The rest of stdout; the value, "" when there is none; and the names of the streams that were cut, where
+        "ret_val" takes the place of "stdout" when the value was cut.
     """
-    if language is Language.PYTHON:
-        found = _MARKED.search(stdout)
-        return (_MARKED.sub("", stdout), found[1]) if found else (stdout, "")
-    lines = stdout.split("\n")
-    for index in range(len(lines) - 1, -1, -1):
-        if lines[index].startswith("{"):
-            try:
-                value = json.loads(lines[index])
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                return "\n".join(lines[:index] + lines[index + 1 :]), lines[index]
-    return stdout, ""
+    marker = find_marker(stdout) if "stdout" in truncated else None
+    take = _between_markers if language is Language.PYTHON else _last_object
+    rest, value, lost = take(stdout, marker)
+    return rest, value, frozenset(lost | (set(truncated) - {"stdout"})) if lost else frozenset(truncated)
+
+
+def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
+    value: str | None = None
+    lost: set[str] = set()
+    pieces: list[str] = []
+    at = 0
+    while (start := stdout.find(_START, at)) >= 0:
+        begin = start + len(_START)
+        end = stdout.find(_END, begin)
+        if end < 0:
+            break
+        if value is None:
+            value = stdout[begin:end].removesuffix("\n")
+            if marker is not None and begin <= marker.start < end:
+                lost = {"ret_val"}
+        pieces.append(stdout[at:start])
+        at = end + len(_END)
+        at += stdout.startswith("\n", at)
+    if value is None and marker is not None:
+        # One end of the value was lost with what lay between.
+        end = stdout.find(_END, marker.stop)
+        if start >= 0:
+            value, pieces, at = stdout[start + len(_START) : marker.stop], [stdout[:start]], marker.stop
+        elif end >= 0:
+            value, pieces, at = stdout[marker.start : end].removesuffix("\n"), [stdout[: marker.start]], end + len(_END)
+            at += stdout.startswith("\n", at)
+        if value is not None:
+            lost = {"stdout", "ret_val"}
+    return "".join([*pieces, stdout[at:]]) if value is not None else stdout, value or "", lost
+
+
+def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
+    start = len(stdout) + 1
+    for _ in range(_MOST_LINES):
+        start = stdout.rfind("\n{", 0, start - 1) + 1
+        if start == 0 and not stdout.startswith("{"):
+            break
+        end = stdout.find("\n", start)
+        # A line whose middle was cut out goes on behind the marker.
+        was_cut = marker is not None and end == marker.start
+        if was_cut and marker is not None:
+            end = stdout.find("\n", marker.stop)
+        line = stdout[start:] if end < 0 else stdout[start:end]
+        if line.endswith("}") and (was_cut or _is_object(line)):
+            rest = stdout[: max(0, start - 1)] if end < 0 else stdout[:start] + stdout[end + 1 :]
+            return rest, line, {"ret_val"} if was_cut else set()
+        if start == 0:
+            break
+    return stdout, "", set()
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

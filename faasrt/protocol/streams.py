@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 _MARKER = "\n... {} bytes cut ...\n"
+_ANY_MARKER = re.compile(r"\n\.\.\. [0-9]{1,16} bytes cut \.\.\.\n")
 
 
 def cut(data: bytes, limit: int) -> tuple[str, bool]:
@@ -43,6 +46,12 @@ def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
     head, tail = head[: room - room // 2], tail[max(0, len(tail) - room // 2) :]
     marker = _MARKER.format(size - len(head) - len(tail))
     return head.decode("utf-8", "ignore") + marker + tail.decode("utf-8", "ignore")
+
+
+def find_marker(text: str) -> slice | None:
+    """Return where the marker stands in a text that was cut: the one closest to the middle, if there are several."""
+    found = [slice(*match.span()) for match in _ANY_MARKER.finditer(text)]
+    return min(found, key=lambda place: abs(place.start + place.stop - len(text)), default=None)
 
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:

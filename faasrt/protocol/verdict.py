@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from faasrt import strict_json
 from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError
 from faasrt.protocol.messages import decode_object
 from faasrt.protocol.streams import cut_text
@@ -33,6 +34,7 @@ from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 _LARGEST_NUMBER = 1e15
 _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 _STREAMS = ("stdout", "stderr", "ret_val")
+_REPORT_START = '{"stdout":"'
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 T = TypeVar("T")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
@@ -65,6 +67,7 @@ class Success:
         metadata: The server's metadata, untouched.
         exit_code: The exit code, where it was told.
         duration_ms: The server's figure, where it was told.
+        killed: Whether js-faas says, by the report in its stdout, that the process did not end by itself.
         declared: The verdict of a server that gives one, which our own does.
     """
 
@@ -73,7 +76,12 @@ class Success:
     metadata: dict[str, Any]
     exit_code: int | None
     duration_ms: float | None
+    killed: bool
     declared: tuple[Outcome, UserError | None] | None
+
+    def used_up(self, timeout_ms: float) -> bool:
+        """Return whether the execution took as long as its time limit."""
+        return self.duration_ms is not None and self.duration_ms >= timeout_ms
 
 
 def judge(answer: Answer, *, timeout_ms: float, max_output_bytes: int) -> ExecutionResult:
@@ -170,14 +178,39 @@ def parse_success(answer: Answer) -> Success:
             _checked(duration_ms, float, "duration")
         _check_range(duration_ms, "duration")
         duration_ms = float(duration_ms)
+    declared = _declared(body) if "outcome" in body else None
+    of_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
     return Success(
         texts=texts,
         truncated=frozenset(named),
         metadata=metadata,
         exit_code=exit_code,
         duration_ms=duration_ms,
-        declared=_declared(body) if "outcome" in body else None,
+        killed=of_js_faas and _take_report(texts),
+        declared=declared,
     )
+
+
+def _take_report(texts: dict[str, str]) -> bool:
+    """Replace the report of js-faas in stdout by the streams in it; return whether there is one.
+
+    js-faas prints the report on the process's own stdout once the script has run, before anything that the script
+    scheduled. When the process then exits with another code than 0, or is killed, the server returns its whole stdout
+    as it is. A process that ended well never shows such a line: the server takes the last one for its answer.
+    """
+    line, _, rest = texts["stdout"].partition("\n")
+    if texts["ret_val"] or not line.startswith(_REPORT_START):
+        return False
+    try:
+        report = strict_json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(report, dict) or list(report) != list(_STREAMS):
+        return False
+    if not all(isinstance(text, str) for text in report.values()):
+        return False
+    texts.update(stdout=report["stdout"] + rest, stderr=report["stderr"] + texts["stderr"], ret_val=report["ret_val"])
+    return True
 
 
 def judge_success(success: Success, *, timeout_ms: float, max_output_bytes: int) -> ExecutionResult:
@@ -216,10 +249,12 @@ def _declared(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
 
 def _inferred(output: ExecutionOutput, success: Success, timeout_ms: float) -> tuple[Outcome, UserError | None]:
     """The verdict that a careful person gives to an answer of the reference servers."""
-    metadata, exit_code, duration_ms = success.metadata, success.exit_code, success.duration_ms
+    metadata, exit_code = success.metadata, success.exit_code
     silent = not (output.stdout or output.stderr or output.ret_val)
-    if metadata.get("timed_out") is True or (silent and duration_ms is not None and duration_ms >= timeout_ms):
+    if metadata.get("timed_out") is True or ((silent or success.killed) and success.used_up(timeout_ms)):
         return Outcome.TIMEOUT, None
+    if success.killed:
+        return Outcome.CRASHED, None
     if exit_code:
         error = _python_error(output.stderr)
         if error is not None:

@@ -42,10 +42,12 @@ class Faas(abc.ABC):
         start_up_s: how long the start-up of each execution takes, before the interpreter is started.
         interpreter: the command that runs the programs; one that does not exist makes executions fail.
         folder: where the programs' files are while the double is open.
+        has_health: whether there is a `GET /health`.
     """
 
-    def __init__(self, interpreter: str, *, slots: int = 8, start_up_s: float = 0.0) -> None:
+    def __init__(self, interpreter: str, *, slots: int = 8, start_up_s: float = 0.0, has_health: bool = True) -> None:
         self.interpreter = interpreter
+        self.has_health = has_health
         self.slot_count = slots
         self.slots = asyncio.Semaphore(slots)
         self.start_up_s = start_up_s
@@ -63,7 +65,8 @@ class Faas(abc.ABC):
             self.folder = Path(stack.enter_context(folder))
             app = web.Application(client_max_size=2**30)
             app.router.add_post("/run_code", self._run_code)
-            app.router.add_get("/health", self._get(self.health))
+            if self.has_health:
+                app.router.add_get("/health", self._get(self.health))
             app.router.add_get("/metrics", self._get(self.metrics))
             app.router.add_route("*", "/{path:.*}", self._not_found)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -106,8 +109,8 @@ class Faas(abc.ABC):
 
     async def interpret(
         self, arguments: list[str], folder: Path, *, timeout_s: float | None, env: dict[str, str]
-    ) -> bool:
-        """Run the interpreter, with `stdout` and `stderr` in files of the folder; tell whether it ended by itself.
+    ) -> int | None:
+        """Run the interpreter, with `stdout` and `stderr` in files of the folder; return its exit code if it ended.
 
         Files, not pipes: a process that outlives its parent would keep a pipe open.
         """
@@ -128,13 +131,13 @@ class Faas(abc.ABC):
             async with asyncio.timeout(timeout_s):
                 await process.wait()
         except TimeoutError:
-            return False
+            return None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             self.running -= 1
-        return True
+        return process.returncode
 
     async def _run_code(self, request: web.Request) -> web.Response:
         try:

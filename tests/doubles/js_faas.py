@@ -16,10 +16,18 @@ DEFAULT_TIMEOUT_MS = 30_000
 
 
 class JsFaas(Faas):
-    """A new Deno for each program; every outcome is a success."""
+    """A new Deno for each program; every outcome is a success.
 
-    def __init__(self, *, slots: int = 8, start_up_s: float = 0.0) -> None:
-        super().__init__(deno.find_deno_bin(), slots=slots, start_up_s=start_up_s)
+    Args:
+        version: "docker-compose", which was recorded, or "helm", whose `/health` and metadata differ.
+        has_health: whether there is a `GET /health`; gateways in front of the server may offer none.
+    """
+
+    def __init__(
+        self, *, slots: int = 8, start_up_s: float = 0.0, version: str = "docker-compose", has_health: bool = True
+    ) -> None:
+        super().__init__(deno.find_deno_bin(), slots=slots, start_up_s=start_up_s, has_health=has_health)
+        self.version = version
 
     def check(self, body: bytes) -> tuple[Any, Any]:
         try:
@@ -36,20 +44,42 @@ class JsFaas(Faas):
     async def run(self, code: Any, timeout: Any, folder: Path) -> tuple[Json, Json]:
         (folder / "temp.js").write_text(WRAPPER.replace("__SCRIPT__", json.dumps(code), 1))
         timeout_ms = timeout if isinstance(timeout, int | float) and timeout else DEFAULT_TIMEOUT_MS
-        ended = await self.interpret(
+        exit_code = await self.interpret(
             ["run", "-A", "--no-prompt", "--quiet", "--no-config", "temp.js"],
             folder,
             timeout_s=timeout_ms / 1_000,
             env={**os.environ, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1", "DENO_DIR": str(self.folder / "deno")},
         )
-        report = last_object((folder / "stdout").read_bytes().decode(errors="replace")) if ended else {}
-        output = {stream: report.get(stream) or "" for stream in ("stdout", "stderr", "ret_val")}
-        return output, {"language": "javascript", "status": "success"}
+        stdout, stderr = ((folder / name).read_bytes().decode(errors="replace") for name in ("stdout", "stderr"))
+        report = last_object(stdout) if exit_code == 0 else None
+        if report is None:
+            output = {"stdout": stdout, "stderr": stderr, "ret_val": ""}
+        else:
+            output = {stream: report.get(stream) or "" for stream in ("stdout", "stderr", "ret_val")}
+            output["stderr"] = output["stderr"] or stderr
+        return output, {"language": "javascript", "status": "success" if self._is_compose else "completed"}
+
+    @property
+    def _is_compose(self) -> bool:
+        return self.version == "docker-compose"
 
     def failure(self, message: str) -> Refusal:
-        return Refusal(500, {"error": "Internal server error", "details": message})
+        if self._is_compose:
+            return Refusal(500, {"error": "Internal server error", "details": message})
+        output = {"stdout": "", "stderr": message, "ret_val": ""}
+        return Refusal(500, {"error": "Execution failed", "details": message, "output": output})
 
     def health(self) -> Json:
+        if not self._is_compose:
+            return {
+                "status": "healthy",
+                "timestamp": timestamp(),
+                "uptime": self.uptime_s,
+                "runtime": "deno",
+                "version": "2.9.8",
+                "execution_count": self.executions,
+                "language": "javascript",
+            }
         return {
             "status": "healthy",
             "timestamp": timestamp(),
@@ -62,7 +92,7 @@ class JsFaas(Faas):
         return {"language": "javascript", "execution_count": self.executions, "timestamp": timestamp()}
 
 
-def last_object(text: str) -> Json:
+def last_object(text: str) -> Json | None:
     """The last line that is a JSON object: the wrapper's report, or what the program printed after it."""
     for line in reversed(text.split("\n")):
         try:
@@ -71,4 +101,4 @@ def last_object(text: str) -> Json:
             continue
         if isinstance(value, dict):
             return value
-    return {}
+    return None

@@ -20,6 +20,7 @@ from asyncio import events
 from pathlib import Path
 
 NAME = "<exec>"
+RECURSION_LIMIT = 400  # as Pyodide's
 
 # What Deno printed of the SystemExit that ended it: around the program's own frames, those of the libraries.
 DEATH = """\
@@ -53,6 +54,7 @@ def main() -> None:
     sys.argv = [""]
     sys.stdout.reconfigure(line_buffering=True)  # in order with what is written to the descriptor itself
     asyncio.run = nested_run
+    sys.setrecursionlimit(RECURSION_LIMIT)
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         end = asyncio.new_event_loop().run_until_complete(cell(source, vars(module)))

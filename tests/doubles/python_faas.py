@@ -34,10 +34,18 @@ NO_TEXT = "Pyodide执行错误: returnValue.substring is not a function"
 
 
 class PythonFaas(Faas):
-    """A new interpreter for each program, no timeout, and much damage to what goes in and comes out."""
+    """A new interpreter for each program, no timeout, and much damage to what goes in and comes out.
 
-    def __init__(self, *, slots: int = 8, start_up_s: float = 0.0) -> None:
-        super().__init__(sys.executable, slots=slots, start_up_s=start_up_s)
+    Args:
+        driver: the script that runs a program; with one that does not exist, the server cannot start its interpreter.
+        has_health: whether there is a `GET /health`; gateways in front of the server may offer none.
+    """
+
+    def __init__(
+        self, *, slots: int = 8, start_up_s: float = 0.0, driver: Path = DRIVER, has_health: bool = True
+    ) -> None:
+        super().__init__(sys.executable, slots=slots, start_up_s=start_up_s, has_health=has_health)
+        self.driver = driver
 
     def check(self, body: bytes) -> tuple[Any, Any]:
         try:
@@ -69,7 +77,7 @@ class PythonFaas(Faas):
 
     def arguments(self) -> list[str]:
         """What the interpreter is called with, to run the program in its folder."""
-        return ["-I", "-X", "utf8", str(DRIVER)]
+        return ["-I", "-X", "utf8", str(self.driver)]
 
     def environment(self, folder: Path) -> dict[str, str]:
         return {"PATH": os.defpath, "HOME": str(folder)}

@@ -14,7 +14,7 @@ from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
 from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR
 from faasrt.local.engines.process import STDERR, STDOUT, Child
 from faasrt.protocol.frames import cut_ret_val
-from faasrt.protocol.return_val import brings_its_own, take_out
+from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
@@ -187,12 +187,14 @@ class DenoRun:
         ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
         fields |= {name: text for name, (text, _) in streams.items()}
-        if not ret_val and brings_its_own(self.job.code, Language.JAVASCRIPT):
-            fields["stdout"], fields["ret_val"] = take_out(fields["stdout"], Language.JAVASCRIPT)
-        truncated = [name for name, (_, was_cut) in streams.items() if was_cut]
+        truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
         if self._stdout.overlong:
-            truncated.append("ret_val")
-        return Verdict(truncated=tuple(truncated), **fields)
+            truncated |= {"ret_val"}
+        if not ret_val and defines_return_val(self.job.code, Language.JAVASCRIPT):
+            fields["stdout"], fields["ret_val"], truncated = take_return_val(
+                fields["stdout"], Language.JAVASCRIPT, truncated
+            )
+        return Verdict(truncated=tuple(sorted(truncated)), **fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
         if self._flooded or self.ended.is_set():

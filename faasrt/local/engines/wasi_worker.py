@@ -28,7 +28,7 @@ from faasrt.languages import Language
 from faasrt.local.cache import exclusive, is_compiled, make_room, sweep
 from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR, HELLO, LENGTH
 from faasrt.protocol.frames import cut_ret_val, frame_bytes
-from faasrt.protocol.return_val import take_out
+from faasrt.protocol.return_val import take_return_val
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome
 
@@ -151,12 +151,13 @@ def execute(job: dict[str, Any], cancel: threading.Event, guest: bytes, cache_di
         "ret_val": cut_ret_val(door.ret_val, limit),
     }
     texts = {name: text for name, (text, _) in streams.items()}
+    truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
     if door.own_return_val and not texts["ret_val"]:
-        texts["stdout"], texts["ret_val"] = take_out(texts["stdout"], Language.PYTHON)
+        texts["stdout"], texts["ret_val"], truncated = take_return_val(texts["stdout"], Language.PYTHON, truncated)
     return {
         "outcome": outcome.value,
         **texts,
-        "truncated": [name for name, (_, was_cut) in streams.items() if was_cut],
+        "truncated": sorted(truncated),
         "error": error,
         "exit_code": exit_code,
         "duration_ms": duration_ms,

@@ -122,7 +122,14 @@ function tellProgress() {
 }
 
 function frame(listed, final) {
-  return `faasrt1:${base64(encode(`{"nonce":"${job.nonce}","final":${final},"records":[${listed}]}`))}`;
+  const progress = job.progress && tellReturnVal !== null;
+  return `faasrt1:${base64(encode(`{"nonce":"${job.nonce}","final":${final},"progress":${progress},"records":[${listed}]}`))}`;
+}
+
+// Servers return stderr also when the process is killed.
+function announce() {
+  if (tellReturnVal !== null) tellProgress();
+  else writeAll(writeStderr, `\n${frame("", false)}\n`);
 }
 
 function writeAll(write, text) {
@@ -472,10 +479,10 @@ function superviseWorker() {
   };
 }
 
+if (!inWorker) announce();
 if (job.worker && !inWorker) {
   superviseWorker();
 } else {
-  if (!inWorker) tellProgress();
   const go = () => {
     prepare();
     if (job.function === null) runProgram();

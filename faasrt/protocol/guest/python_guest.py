@@ -11,6 +11,7 @@ import os
 
 os_write, os_exit = os.write, os._exit
 MARK_BEGIN, MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
+DEFAULT_RECURSION_LIMIT = 1000  # CPython's; python-faas runs programs at 400
 
 
 def run_async(coroutine):
@@ -21,6 +22,17 @@ def run_async(coroutine):
 
 async def wait_for(awaitable):
     return await awaitable
+
+
+def set_recursion_limit(limit):
+    try:
+        sys.setrecursionlimit(limit)
+    except RecursionError:
+        pass  # the program is ended at a depth above the limit; its process goes with it
+
+
+def boolean(value):
+    return "true" if value else "false"
 
 
 def write_all(fd, text):
@@ -56,6 +68,8 @@ class Guest:
             "recursion": sys.getrecursionlimit(),
             "loop": None,
         }
+        self.recursion_limit = max(self.kept["recursion"], DEFAULT_RECURSION_LIMIT)
+        sys.setrecursionlimit(self.recursion_limit)
         sys.argv = [FILE]
         self.stderr = sys.stderr
         self.open_streams()
@@ -94,10 +108,11 @@ class Guest:
         for name in [name for name in names if name not in self.kept["builtins"]]:
             del names[name]
         names.update(self.kept["builtins"])
-        sys.setrecursionlimit(self.kept["recursion"])
+        set_recursion_limit(self.recursion_limit)
 
     def restore(self):
         self.mend()
+        set_recursion_limit(self.kept["recursion"])
         for name, stream in self.kept["streams"]:
             setattr(sys, name, stream)
         sys.modules["__main__"] = self.kept["main"]
@@ -155,7 +170,7 @@ class Guest:
     # How it is run.
 
     def work(self):
-        self.tell_progress("")
+        self.announce()
         self.install()
         try:
             if self.job["function"] is None or self.job["single"]:
@@ -388,11 +403,20 @@ class Guest:
         self.tell_progress(record)
         return record
 
+    def announce(self):
+        # A server returns stderr when the process dies, and stdout when the program raises: one of them survives.
+        if self.tell_return_val is not None:
+            return self.tell_progress("")
+        frame = self.frame([], final=False)
+        self.to_stderr(frame)
+        self.real_stdout.write(f"{frame}\n")
+        self.real_stdout.flush()
+
     def tell_progress(self, record):
         if not self.job["progress"]:
             return
         if self.tell_return_val is None:
-            self.to_stderr(self.frame([record] if record else [], final=False))
+            self.to_stderr(self.frame([record], final=False))
         else:
             # The last one counts there, so it holds all.
             frame = self.frame(self.records, final=False)
@@ -400,8 +424,10 @@ class Guest:
             self.tell_return_val(frame)
 
     def frame(self, records, final=True):
-        head = f'"nonce":{quote(self.job["nonce"])},"final":{"true" if final else "false"}'
-        text = f'{{{head},"records":[' + ",".join(records) + "]}"
+        flags = f'"final":{boolean(final)},"progress":{boolean(self.job["progress"])}'
+        text = f'{{"nonce":{quote(self.job["nonce"])},{flags},"records":[' + ",".join(records) + "]}"
+        # The padding of base64 marks the end of a frame where a server joins lines.
+        text += " " * ((1 - len(text)) % 3)
         return "faasrt1:" + to_base64(text)
 
     def hand_over(self):
