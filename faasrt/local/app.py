@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -202,22 +203,50 @@ def _run_fields(job: Job, task_id: str, verdict: Verdict, pool: Pool) -> dict[st
 
 
 def _within(fields: dict[str, Any], job: Job) -> web.Response:
-    """Answer a run, with a body that a client reads to its end.
+    """Return the response to a run, with a body that clients read to its end.
 
-    What JSON escapes grows up to six times, and clients stop reading at four times the limit on output: then the
-    streams are cut further, and named, rather than lost as a whole.
+    JSON escapes can make a stream six times as long, and clients stop reading at four times the output limit. Streams
+    that do not fit are cut further, and named in `truncated`, rather than lost as a whole.
     """
-    limit = job.max_output_bytes
     response = answer(200, fields)
-    while len(response.body) > 4 * job.max_output_bytes + _ENVELOPE_BYTES and limit > 1:  # type: ignore[arg-type]
-        limit //= 2
-        if fields["error_info"]:
-            fields["error_info"]["message"] = cut_text(fields["error_info"]["message"], limit)[0]
-        for name, text in fields["output"].items():
-            if is_frame(text, job.max_output_bytes):
-                continue  # it is no larger than it may be, and of no use in pieces
-            fields["output"][name], was_cut = cut_text(text, limit)
-            if was_cut and name not in fields["truncated"]:
-                fields["truncated"].append(name)
-        response = answer(200, fields)
-    return response
+    most = 4 * job.max_output_bytes + _ENVELOPE_BYTES
+    if response.content_length is None or response.content_length <= most:
+        return response
+    output, error = fields["output"], fields["error_info"]
+    # A frame is no larger than it may be, and useless when cut.
+    texts = {name: text for name, text in output.items() if not is_frame(text, job.max_output_bytes)}
+    if error:
+        texts["message"] = error["message"]
+    body = response.body
+    escaped = isinstance(body, bytes) and body.isascii()  # as all of it is where one text holds a lone surrogate
+    sizes = {name: _json_size(text, escaped=escaped) for name, text in texts.items()}
+    room = most - (response.content_length - sum(sizes.values()))
+    truncated = set(fields["truncated"])
+    for index, name in enumerate(sorted(sizes, key=sizes.__getitem__)):
+        share = max(0, room // (len(sizes) - index))
+        if sizes[name] > share:
+            text, sizes[name] = _fit(texts[name], sizes[name], share, escaped=escaped)
+            if name == "message":
+                error["message"] = text
+            else:
+                output[name] = text
+                truncated.add(name)
+        room -= sizes[name]
+    return answer(200, {**fields, "truncated": sorted(truncated)})
+
+
+def _fit(text: str, size: int, share: int, *, escaped: bool) -> tuple[str, int]:
+    """Cut a text whose JSON has a size so that its JSON has at most a share of it; return both."""
+    length = len(text.encode("utf-8", "surrogatepass"))
+    # As its average byte grows; then as a byte grows at most, where head and tail grow more than the rest.
+    for limit in (share * length // size, share // 6):
+        kept = cut_text(text, max(1, limit))[0]
+        size = _json_size(kept, escaped=escaped)
+        if size <= share:
+            break
+    return kept, size
+
+
+def _json_size(text: str, *, escaped: bool) -> int:
+    """Return the bytes of a text as JSON in UTF-8."""
+    return len(json.dumps(text)) if escaped else len(json.dumps(text, ensure_ascii=False).encode())

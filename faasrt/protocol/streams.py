@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _MARKER = "\n... {} bytes cut ...\n"
+_MARKER_START = _MARKER.partition("{")[0]
 _ANY_MARKER = re.compile(r"\n\.\.\. [0-9]{1,16} bytes cut \.\.\.\n")
 
 
@@ -50,7 +51,12 @@ def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
 
 def find_marker(text: str) -> slice | None:
     """Return where the marker stands in a text that was cut: the one closest to the middle, if there are several."""
-    found = [slice(*match.span()) for match in _ANY_MARKER.finditer(text)]
+    middle = len(text) // 2
+    at, before = middle, None
+    while before is None and (at := text.rfind(_MARKER_START, 0, at)) >= 0:
+        before = _ANY_MARKER.match(text, at)
+    after = _ANY_MARKER.search(text, middle)
+    found = [slice(*match.span()) for match in (before, after) if match]
     return min(found, key=lambda place: abs(place.start + place.stop - len(text)), default=None)
 
 

@@ -33,18 +33,18 @@ export function errorReader(shown, most) {
   const inspect = Deno.inspect;
   const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
   const apply = Reflect.apply;
-  const { replaceAll, split, includes, slice, startsWith } = String.prototype;
+  const { replaceAll, split, includes, slice, startsWith, lastIndexOf, trimEnd } = String.prototype;
   const { join } = Array.prototype;
   const execRegExp = RegExp.prototype.exec;
   const hasOwn = Object.prototype.hasOwnProperty;
   const internal = /^    at (?:.* \()?ext:/;
+  const position = /^(\d+):(\d+)$/;
+  const prefix = "SyntaxError: ";
   let location = "";
-  let place = /^$/;
 
   // The program's own URL, under which it is imported; it is shown as a file.
   function locate(url) {
     location = url;
-    place = new RegExp(`^(SyntaxError: )?(.*?)\\s+at ${url}:(\\d+):(\\d+)$`, "s");
   }
 
   function named(text) {
@@ -120,13 +120,17 @@ export function errorReader(shown, most) {
   function syntaxError(reason) {
     if (!isError(reason)) return null;
     const message = field(reason, "message");
-    const found = apply(execRegExp, place, [message]);
-    if (found === null || (field(reason, "name") !== "SyntaxError" && found[1] === undefined)) return null;
+    const at = apply(lastIndexOf, message, [`at ${location}:`]);
+    if (at < 0) return null;
+    const found = apply(execRegExp, position, [apply(slice, message, [at + location.length + 4])]);
+    const compiler = apply(startsWith, message, [prefix]);
+    if (found === null || (field(reason, "name") !== "SyntaxError" && !compiler)) return null;
+    const text = apply(trimEnd, apply(slice, message, [compiler ? prefix.length : 0, at]), []);
     // The compiler draws the line below its message.
-    const line = +found[3];
-    const column = +found[4];
-    const traceback = `SyntaxError: ${found[2]}\n    at ${shown}:${line}:${column}`;
-    return { name: "SyntaxError", message: apply(split, found[2], ["\n"])[0], traceback, line, column };
+    const line = +found[1];
+    const column = +found[2];
+    const traceback = `SyntaxError: ${text}\n    at ${shown}:${line}:${column}`;
+    return { name: "SyntaxError", message: apply(split, text, ["\n"])[0], traceback, line, column };
   }
 
   return { locate, named, shorten, describe, syntaxError };

@@ -384,7 +384,7 @@ function missing(module, name) {
   if (value !== undefined) return wordsFor("TypeError", `${name} is no function, but of type ${typeof value}`);
   const found = [];
   const names = ["default"];
-  const declaration = /(?:function\s*\*?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
+  const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
   for (let declared; (declared = apply(execRegExp, declaration, [job.code])) !== null; ) names[names.length] = declared[1];
   for (let index = 0; index < names.length && found.length < 50; index += 1) {
     const fresh = !apply(includes, found, [names[index]]);
