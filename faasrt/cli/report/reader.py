@@ -1,4 +1,7 @@
-"""A file of results, read twice: first a few numbers of each result are kept, then the texts of a few."""
+"""Reads a file of results in two passes: a few numbers of every result, then the texts of the few to show.
+
+Memory stays small because no text is kept in the first pass.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ import stat
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 
-from faasrt.cli.report.markup import excerpt, one_line
+from faasrt.cli.report.text import excerpt, one_line
+from faasrt.cli.report.units import milliseconds
 from faasrt.results import Outcome
 
 OK, INFRASTRUCTURE, INVALID_TASK, OTHER = "OK", "INFRASTRUCTURE", "INVALID_TASK", "OTHER"
@@ -27,28 +31,28 @@ _MARKS = {"outcome", "infra_error", "invalid_task"}
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_MS = 1e12
 MAX_EPOCH_S = 253_402_300_799  # the last second of the year 9999
-# A file whose first lines are none of ours is another file: it need not be read to its end.
+# After this number of foreign lines, and no result, the rest of the file is not read.
 _FOREIGN_LINES = 100
 _TEXT_BYTES = {"traceback": 3_000, "stderr": 800, "stdout": 800}
 
 
 class ResultsError(Exception):
-    """The file gives no results; the message says why, in one line."""
+    """The file has no results to show. The message is one line."""
 
 
 @attrs.define
 class Rows:
-    """The newest result of every task, one row each, in columns.
+    """The latest result of every task, one row each, in columns. A missing number is NaN.
 
     Attributes:
         kinds: Positions in `KINDS`.
-        total_ms: What the caller waited; NaN when missing, here and below.
-        duration_ms: The server's figure.
-        finished_s: When, in seconds since 1970.
-        offsets: Where its line begins in the file, once unpacked.
-        superseded: How many results gave way to a later one of the same task.
-        unreadable: How many lines are no results.
-        first_unreadable: The number of the first of them, from 1.
+        total_ms: The latency that the caller saw.
+        duration_ms: The duration that the server reported.
+        finished_s: The time of the result, in seconds since 1970.
+        offsets: The offset of the result's line in the unpacked file.
+        superseded: The number of results that a later one of the same task replaced.
+        unreadable: The number of lines that are not results.
+        first_unreadable: The number of the first such line, from 1.
         torn: Whether the file ends within a line, or within its compressed data.
     """
 
@@ -68,13 +72,13 @@ class Rows:
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """A result to show, its texts clean and cut.
+    """A result to show; its texts are clean and cut.
 
     Attributes:
         id: The task's id; "line 44" when it has none.
         kind: One of `KINDS`.
-        reason: What went wrong, on one line; may be empty.
-        facts: Names and values of what else is known.
+        reason: The cause of the failure, on one line; may be empty.
+        facts: Other known values, by name.
         texts: The streams that are not empty, by name.
     """
 
@@ -128,7 +132,7 @@ def read(path: Path) -> Rows:
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
-    """Read the results whose lines begin at these offsets, which must ascend.
+    """Read the results whose lines begin at `offsets`, which must ascend.
 
     Raises:
         ResultsError: The file cannot be read.
@@ -143,7 +147,7 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
 
 
 class _Unpacked(io.RawIOBase):
-    """A gzip file that ends where it is damaged, rather than to lose what stands before."""
+    """A gzip file that ends where its data is damaged, so that everything before can be read."""
 
     def __init__(self, packed: BinaryIO) -> None:
         self._file = gzip.GzipFile(fileobj=packed)
@@ -173,7 +177,7 @@ class _Unpacked(io.RawIOBase):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file, unpacked, and turn what may go wrong into words."""
+    """Open the file, unpacked. Raise `ResultsError` for any failure of the file system."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -194,7 +198,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Give number, offset and bytes of each line; one that is too long for a result is given as `?`."""
+    """Yield number, offset and bytes of each line; `?` in place of a line that is too long for a result."""
     number = offset = 0
     while line := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -216,7 +220,7 @@ def _fields(line: bytes) -> dict[str, Any] | None:
 
 
 def _key(fields: dict[str, Any]) -> int | None:
-    """Give what is the same for all results of one task: the hash of its id, or of its line when it has no id."""
+    """Return a key shared by all results of one task: the hash of its id or, without an id, of its line."""
     if (name := fields.get("id")) is not None:
         return hash(str(name))
     return None if (line := fields.get("line")) is None else hash((str(line), "line"))
@@ -251,13 +255,14 @@ def _task(fields: dict[str, Any]) -> Task:
     traceback = _text(about.get("traceback")).strip("\n")
     texts = {
         "traceback": traceback,
-        # Python's traceback is in stderr too: once is enough.
+        # Python's stderr repeats the traceback.
         "stderr": _text(fields.get("stderr")).replace(f"{traceback}\n", "" if traceback else "\n").strip("\n"),
         "stdout": _text(fields.get("stdout")).strip("\n"),
     }
     if not traceback and len(reason) > 200:
         texts = {"message": reason, **texts}
     cut = fields.get("truncated")
+    total_ms, duration_ms = _number(fields, "total_ms", MAX_MS), _number(fields, "duration_ms", MAX_MS)
     facts = {
         "line": fields.get("line"),
         "language": fields.get("language"),
@@ -266,13 +271,15 @@ def _task(fields: dict[str, Any]) -> Task:
         "sent": about.get("sent"),
         "endpoint": fields.get("endpoint"),
         "cut at the output limit": ", ".join(map(_text, cut)) if isinstance(cut, list) else cut,
+        "latency": None if isnan(total_ms) else milliseconds(total_ms),
+        "duration": None if isnan(duration_ms) else milliseconds(duration_ms),
     }
     task_id = fields.get("id")
     return Task(
         id=one_line(f"line {_text(fields.get('line')) or '?'}" if task_id is None else _text(task_id), 120),
         kind=kind,
-        total_ms=_number(fields, "total_ms", MAX_MS),
-        duration_ms=_number(fields, "duration_ms", MAX_MS),
+        total_ms=total_ms,
+        duration_ms=duration_ms,
         reason=one_line(reason, 200),
         facts={name: one_line(_text(value), 100) for name, value in facts.items() if _text(value)},
         texts={

@@ -1,22 +1,24 @@
-"""The figures of a report: counts, distributions, throughput, and which tasks are worth showing."""
+"""The numbers of a report: counts, distributions, throughput, and the tasks to show."""
 
 from __future__ import annotations
 
 import heapq
 import math
+import statistics
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import attrs
 
-from faasrt.cli.report.results import KINDS, Rows, Task, read, read_tasks
+from faasrt.cli.report.reader import KINDS, Rows, Task, read, read_tasks
 
 MAX_SLOWEST = 100
 MAX_FAILING = 200
 _MAX_TIME_BINS = 60
-# Seconds that a time bin may take; whole days after these.
+# Widths of a time bin, in seconds. Longer ones are whole days.
 _TIME_STEPS = (
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800),
     *(3_600, 7_200, 10_800, 21_600, 43_200, 86_400),
@@ -25,11 +27,11 @@ _TIME_STEPS = (
 
 @attrs.frozen(kw_only=True)
 class Distribution:
-    """How a time is distributed, in milliseconds.
+    """The distribution of a time, in milliseconds.
 
     Attributes:
-        edges: The bins' edges, one more than there are bins. The first bin holds what is below it, too.
-        counts: How many are in each bin.
+        edges: The bins' edges, one more than there are bins. The first bin also holds the values below it.
+        counts: The number of values in each bin.
         logarithmic: Whether the edges are even steps of the logarithm.
     """
 
@@ -46,14 +48,14 @@ class Distribution:
 
 @attrs.frozen(kw_only=True)
 class Throughput:
-    """Results by the time at which they came.
+    """The number of results by the time at which they finished.
 
     Attributes:
-        start_s: When the first result came, in seconds since 1970.
-        end_s: When the last one came.
+        start_s: The time of the first result, in seconds since 1970.
+        end_s: The time of the last one.
         bin_s: The width of a bin, in seconds.
-        ok: How many came in each bin that are OK.
-        failed: How many came in each bin that are not.
+        ok: The number of results in each bin that are OK.
+        failed: The number of results in each bin that are not.
     """
 
     start_s: float
@@ -63,15 +65,20 @@ class Throughput:
     failed: tuple[int, ...]
 
     @property
+    def count(self) -> int:
+        """The number of results that have a time."""
+        return sum(self.ok) + sum(self.failed)
+
+    @property
     def per_s(self) -> float:
-        """The mean rate; NaN when all came at once."""
+        """The mean rate; NaN when all results have the same time."""
         span = self.end_s - self.start_s
-        return (sum(self.ok) + sum(self.failed)) / span if span > 0 else math.nan
+        return self.count / span if span > 0 else math.nan
 
 
 @attrs.frozen(kw_only=True)
-class Report:
-    """All that the page shows; `counts` is in the order of `KINDS`, without those that never occur."""
+class Summary:
+    """Everything that the page shows. `counts` is in the order of `KINDS`, without zeros."""
 
     name: str
     rows: Rows
@@ -84,17 +91,17 @@ class Report:
 
     @property
     def total(self) -> int:
-        """How many tasks have a result."""
+        """The number of tasks with a result."""
         return len(self.rows)
 
     @property
     def failed(self) -> int:
-        """How many tasks are not OK, for whatever reason."""
+        """The number of tasks that are not OK, for any reason."""
         return self.total - self.counts.get("OK", 0)
 
 
-def report_on(path: Path) -> Report:
-    """Read a file of results and work out its figures.
+def summarize(path: Path) -> Summary:
+    """Read a file of results and return its summary.
 
     Raises:
         ResultsError: The file cannot be read, or holds no results.
@@ -103,13 +110,10 @@ def report_on(path: Path) -> Report:
     slowest, failing = _slowest(rows), _failing(rows)
     offsets = sorted({rows.offsets[row] for row in (*slowest, *failing)})
     tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
-    counts = [0] * len(KINDS)
-    for number in rows.kinds:
-        counts[number] += 1
-    return Report(
+    return Summary(
         name=path.name,
         rows=rows,
-        counts={kind: count for kind, count in zip(KINDS, counts, strict=True) if count},
+        counts={KINDS[number]: count for number, count in sorted(Counter(rows.kinds).items())},
         latency=distribution(rows.total_ms),
         duration=distribution(rows.duration_ms),
         throughput=_throughput(rows),
@@ -124,7 +128,7 @@ def _slowest(rows: Rows) -> list[int]:
 
 
 def _failing(rows: Rows) -> list[int]:
-    """Give the first failing tasks of the file, a fair share of each kind: a rare one is not crowded out."""
+    """Return the first failing rows of the file, with a fair share for each kind, however rare."""
     found: list[list[int]] = [[] for _ in KINDS]
     for row, number in enumerate(rows.kinds):
         if number and len(found[number]) < MAX_FAILING:
@@ -136,27 +140,21 @@ def _failing(rows: Rows) -> list[int]:
     return sorted(chosen, key=rows.offsets.__getitem__)
 
 
-def quantile(ordered: list[float], share: float) -> float:
-    """Give a quantile of sorted values, between neighbours by distance, as `statistics.quantiles` does "inclusive"."""
-    place = (len(ordered) - 1) * share
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def distribution(values: Iterable[float]) -> Distribution | None:
-    """Work out how values in milliseconds are distributed; NaN counts as missing. None when there are none."""
+    """Return the distribution of values in milliseconds, NaN left out; None when there are none."""
     ordered = sorted(value for value in values if not math.isnan(value))
     if not ordered:
         return None
     edges, logarithmic = _edges(ordered[0], ordered[-1], bins=max(8, min(40, math.ceil(2 * len(ordered) ** (1 / 3)))))
     places = [0, *(bisect_left(ordered, edge) for edge in edges[1:-1]), len(ordered)]
+    # Before Python 3.13 `quantiles` needs two values.
+    percentiles = statistics.quantiles(ordered if len(ordered) > 1 else ordered * 2, n=100, method="inclusive")
     return Distribution(
         count=len(ordered),
-        mean=math.fsum(ordered) / len(ordered),
-        p50=quantile(ordered, 0.50),
-        p95=quantile(ordered, 0.95),
-        p99=quantile(ordered, 0.99),
+        mean=statistics.fmean(ordered),
+        p50=percentiles[49],
+        p95=percentiles[94],
+        p99=percentiles[98],
         maximum=ordered[-1],
         edges=edges,
         counts=tuple(high - low for low, high in pairwise(places)),
@@ -165,7 +163,7 @@ def distribution(values: Iterable[float]) -> Distribution | None:
 
 
 def _edges(low: float, high: float, bins: int) -> tuple[tuple[float, ...], bool]:
-    """Give at most about so many bins: even ones, or, when the values range widely, even ones of the logarithm."""
+    """Return edges for about `bins` bins, and whether they are logarithmic, as they are for a wide range."""
     floor = max(low, high / 1e6, 0.01)
     if high > 20 * floor:
         decades = math.log10(high / floor)
@@ -181,13 +179,13 @@ def _edges(low: float, high: float, bins: int) -> tuple[tuple[float, ...], bool]
 
 
 def nice(least: float) -> float:
-    """Give the smallest of ..., 1, 2, 5, 10, 20, 50, ... that is not smaller than `least`."""
+    """Return the smallest of ..., 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next((factor * power for factor in (1, 2, 5) if factor * power >= least * (1 - 1e-9)), 10 * power)
 
 
 def time_step(least: float) -> float:
-    """Give the smallest step of a clock that is not smaller than `least` seconds."""
+    """Return the smallest round span of time that is at least `least` seconds."""
     return next((step for step in _TIME_STEPS if step >= least), 86_400 * nice(max(1.0, least / 86_400)))
 
 
