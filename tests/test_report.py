@@ -24,7 +24,7 @@ from report_files import NASTY, START, TRACEBACK, hostile, infrastructure, inval
 
 from faasrt.cli.report import summary, units
 from faasrt.cli.report.page import make_environment, render
-from faasrt.cli.report.reader import ResultsError
+from faasrt.cli.report.reader import KINDS, ResultsError
 from faasrt.cli.report.summary import MAX_FAILING, MAX_SLOWEST, Summary, distribution, summarize
 from faasrt.cli.report.text import clean, excerpt, one_line
 
@@ -208,6 +208,18 @@ def test_nothing_of_the_results_becomes_markup(tmp_path: Path) -> None:
         assert any(whole in one or (len(text) > 1_000 and one.startswith(whole[:100])) for one in shown), text[:30]
     assert not re.search(r"[^\n -~\u00a0-\ud7ff\ue000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]", page)
     assert len(page.encode()) < 500_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
+    """A result of any kind, without times, texts and facts, makes a whole page that explains its kind."""
+    fields = {"INFRASTRUCTURE": {"infra_error": {}}, "INVALID_TASK": {"invalid_task": ""}}.get(kind, {"outcome": kind})
+    report = report_of(tmp_path / "r.jsonl", [fields])
+    assert (report.counts, report.latency, report.duration, report.throughput) == ({kind: 1}, None, None, None)
+    reader = Reader(render(report))
+    assert len([text for text in reader.texts["td"] if len(text) > 10]) == 1
+    assert [text for text in reader.texts["h2"] if text != "Failing tasks"] == ["Outcomes", "Latency", "Duration"]
+    assert len(reader.texts.get("details", [])) == (kind != "OK")
 
 
 def test_templates_escape_every_value() -> None:
