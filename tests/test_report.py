@@ -210,6 +210,13 @@ def test_nothing_of_the_results_becomes_markup(tmp_path: Path) -> None:
     assert len(page.encode()) < 500_000
 
 
+def test_a_file_name_with_invisible_characters(tmp_path: Path) -> None:
+    """They are shown as escapes, and a name that is not UTF-8 does not keep the page from being encoded."""
+    path = tmp_path / os.fsdecode(b"a\x1b\xff\xe2\x80\xaelmth.jsonl")
+    page = render(report_of(path, [result(1)]))
+    assert Reader(page.encode().decode()).texts["h1"] == ["a\\x1b\\udcff\\u202elmth.jsonl"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
     """A result of any kind, without times, texts and facts, makes a whole page that explains its kind."""
