@@ -36,6 +36,7 @@ RUNS = [
         [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
     ),
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
+    ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
     ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
     ("soak --runs 40 --idle 0.1", [("The server", 2, "server MB"), ("8 in flight", 1, "runs/s")]),
 ]

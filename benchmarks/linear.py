@@ -1,0 +1,95 @@
+"""How the work on hostile text grows with its size: CPU seconds of a text, and of one four times as long.
+
+    python -m benchmarks.linear [--kb 512] [--rounds 5]
+
+Each row is a text that a program can print, send or return, repeated to the size that is given, and the step that reads
+it. Linear work takes four times as long for four times the text; quadratic work sixteen times. Beside it stands the
+time that decoding the same text from JSON takes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+from benchmarks.harness import parser
+from benchmarks.report import Report
+from faasrt.languages import Language
+from faasrt.protocol.executions import read
+from faasrt.protocol.messages import decode_object
+from faasrt.protocol.profile import EndpointProfile
+from faasrt.protocol.return_val import defines_return_val, take_return_val
+from faasrt.protocol.verdict import Answer
+
+NONCE = "0123456789abcdef"
+FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
+
+
+def _read(text: str) -> None:
+    body = json.dumps({"output": {"stdout": text}, "metadata": {"duration": 5}}).encode()
+    read(Answer(status=200, body=body), NONCE, timeout_ms=1_000, limit=2**20, profile=EndpointProfile())
+
+
+def _defines(text: str) -> None:
+    defines_return_val(text + "x return_val", Language.JAVASCRIPT)
+
+
+def _take_python(text: str) -> None:
+    take_return_val(text, Language.PYTHON)
+
+
+def _take_javascript(text: str) -> None:
+    take_return_val(text, Language.JAVASCRIPT)
+
+
+STEPS: list[tuple[str, str, Callable[[str], None]]] = [
+    ("blank lines before a program", "\n", _defines),
+    ("`function` and spaces in a program", "function ", _defines),
+    ("markers without an end", "__COZE_RETURN_VAL_START__\n", _take_python),
+    ("empty markers", "__COZE_RETURN_VAL_START__\n__COZE_RETURN_VAL_END__\n", _take_python),
+    ("lines of an opening brace", "{\n", _take_javascript),
+    ("lines that are almost JSON", '{"}\n', _take_javascript),
+    ("frames of the call in stdout", FRAME + "\n", _read),
+    ("beginnings of frames in stdout", FRAME[:40], _read),
+    ("lines of a stack in stdout", "    at temp.js\n", _read),
+    ("text in stdout", "some text\n", _read),
+]
+
+
+def _cpu_ms(step: Callable[[str], object], text: str, rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        started = time.thread_time()
+        step(text)
+        times.append(time.thread_time() - started)
+    return 1000 * statistics.median(times)
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--kb", type=int, default=512, help="the size of the shorter text")
+    given = options.parse_args()
+    report = Report("linear", vars(given))
+    for name, piece, step in STEPS:
+        small, large = (piece * (size * given.kb * 1024 // len(piece)) for size in (1, 4))
+        one, four = (_cpu_ms(step, text, given.rounds) for text in (small, large))
+        body = json.dumps({"stdout": large}).encode()
+        decoding = _cpu_ms(lambda data: decode_object(data), body, given.rounds)  # type: ignore[arg-type]
+        report.row(
+            f"{given.kb} KB, and four times as much",
+            text=name,
+            **{
+                "CPU ms": one,
+                "CPU ms of 4": four,
+                "growth": four / one if one else 0.0,
+                "of decoding": four / decoding,
+            },
+        )
+    report.print(given.json)
+
+
+if __name__ == "__main__":
+    main()
