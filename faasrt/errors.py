@@ -16,7 +16,8 @@ Trouble with the user's code is data (`ExecutionResult.outcome`); trouble with t
         ├── DeadlineExceededError              the call's own deadline passed
         ├── OverloadedError                    the server refused for want of capacity (429, 503)
         ├── RejectedError                      another 4xx: `error` and `details` say why
-        ├── ServerError                        another 5xx, or a 200 that carries an error
+        ├── ServerError                        another 5xx, a 200 that carries an error, or an interpreter that
+        │                                      did not start
         └── ProtocolError                      an answer that is not the protocol
 
 A `ServiceError` knows `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"), which tells

@@ -18,6 +18,7 @@ embedded FaaS does, programs travel in an envelope: a small guest program that r
                                             a stack of Deno's
     1 + 1 as the last line                  an error of the server's            OK
     return_val("0.50")                      stdout "0.50", no return value      the return value "0.50"
+    recursion to depth 900                  a RecursionError (limit 400)        runs (limit 1,000)
     while True: pass                        no answer, and one of eight         TIMEOUT, and what was printed
                                             slots is lost for ever              before
 
@@ -32,6 +33,12 @@ embedded FaaS does, programs travel in an envelope: a small guest program that r
     Deno.exit(3)                            an empty success                    the output, exit code 3
     setInterval(...) until the limit        an empty success                    TIMEOUT, and what was printed
                                                                                 before
+    while (true) {} in a callback           a success that prints the           TIMEOUT
+                                            server's own report
+    Deno.kill(Deno.pid, "SIGKILL")          the same                            CRASHED
+
+The guest program announces its start. A reference server that returns no announcement did not start its interpreter:
+`ServerError`.
 
 `return_val` is defined on every server; with `envelope="never"`, js-faas needs `Runtime.get_return_val_function()` in
 front of the program.
@@ -42,8 +49,8 @@ What the envelope cannot do:
   (`benchmarks/guard.py`). It cannot reach into one long call of C code (a sum over an endless iterator, a huge power),
   and hostile code can take the guard away. On a server that enforces no timeouts only a restart of it helps then.
 * A program can find out that it is in an envelope, and forge its own result; no other program's.
-* On the reference servers a program that exhausts memory or ends its process hard is CRASHED, and on js-faas what it
-  printed before is lost; so is what its workers print, or `node:fs` writes to a descriptor.
+* On the reference servers a program that exhausts memory or ends its process hard is CRASHED. On js-faas its output is
+  lost then, as is the output of a loop that never returns, of workers, and of `node:fs` on a descriptor.
 * A top-level `await` that never settles is a TIMEOUT there, and a USER_ERROR on the embedded FaaS. `import.meta.main`
   is false everywhere.
 

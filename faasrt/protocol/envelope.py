@@ -8,7 +8,10 @@ all of it back as one frame (see `frames`) through the channel that the server h
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
     js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process is done
     faithful servers   their own `return_val`
-    a hard end         a line of the process's stderr, which python-faas shows when its process ends without an answer
+    a hard end         a line of the process's stderr, which the servers return when a process ends without an answer
+
+Its first act is to announce that it started: an empty frame on stderr, and on stdout too in Python, as python-faas
+returns stdout when the program raises and stderr when the process dies. On a faithful server nothing needs announcing.
 
 The job:
 

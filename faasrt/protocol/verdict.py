@@ -5,6 +5,7 @@ The table (the first row that fits wins):
     200 with a top-level `error`                      ServerError
     200 with an `outcome` (our own FaaS)              that outcome
     200, timed_out, or no output at the time limit    TIMEOUT
+    200, stdout begins with js-faas's own report      the process was killed: TIMEOUT at the time limit, else CRASHED
     200, exit code not 0                              USER_ERROR; SYNTAX_ERROR when stderr says so; CRASHED when
                                                       nothing says why
     200, stderr ends in js-faas's own stack           USER_ERROR or SYNTAX_ERROR
@@ -14,6 +15,9 @@ The table (the first row that fits wins):
     other 4xx                                         RejectedError
     other 5xx                                         ServerError
     anything else                                     ProtocolError
+
+`faasrt.protocol.executions` reads answers to enveloped requests, where a frame says more, and a reference server that
+returns no announcement of the guest program did not start its interpreter (ServerError).
 
 Source: the rows for 200 and 500 follow what python-faas and js-faas were seen to answer.
 """
