@@ -126,7 +126,7 @@ def test_the_plugin_may_be_named_too(pytester: pytest.Pytester) -> None:
 
 def test_the_plugin_costs_little() -> None:
     """Every start of pytest loads the plugin, and neither a server nor a client with it."""
-    heavy = {"aiohttp", "anyio", "attrs", "structlog", "faasrt.config", "faasrt.testing.server"}
+    heavy = {"aiohttp", "anyio", "attrs", "structlog", "faasrt.config", "faasrt.testing.loopback"}
     code = (
         "import sys, pytest_asyncio; known = set(sys.modules); import faasrt.testing.pytest_plugin;"
         f"print({heavy} & (set(sys.modules) - known))"

@@ -296,10 +296,10 @@ async def test_takes_large_bodies() -> None:
     ("request_", "status"),
     [
         (b"nonsense\r\n\r\n", 400),
-        (b"POST /run_code HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST /run_code HTTP/1.1\r\nContent-Length: 2\r\n\r\n{]", 400),
-        (b"POST /run_code HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]", 400),
-        (b"POST /run_code HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: 2\r\n\r\n{]", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: 2\r\n\r\n[]", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
         (b"GET /" + b"x" * 70_000, 431),
     ],
 )
@@ -318,7 +318,7 @@ async def test_other_paths_are_not_found() -> None:
     """404, on a connection that goes on, and with the script untouched."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.script(Reply())
-        for other in (REQUEST.replace(b"/run_code", b"/validate_code"), b"GET /metrics HTTP/1.1\r\n\r\n"):
+        for other in (REQUEST.replace(b"/run_code", b"/validate_code"), b"GET /metrics HTTP/1.1\r\nHost: fake\r\n\r\n"):
             await client.send(other)
             assert (await client.answer())[0] == 404
         assert (fake.requests, fake.scripted, fake.accepted) == ([], 1, 1)

@@ -1,18 +1,21 @@
-"""FakeFaas: a FaaS over a real socket that runs nothing, and answers what a test tells it to."""
+"""FakeFaas: a FaaS over a real socket that runs nothing, and sends the answers that a test has scripted."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import math
+import re
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from faasrt.testing.connection import Connection
+import anyio
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, write_eof
 from faasrt.testing.replies import Reply
-from faasrt.testing.requests import BadRequestError, Request, read_request, render_response
-from faasrt.testing.server import LoopbackServer
 
 _HEALTH: dict[str, Any] = {
     "status": "healthy",
@@ -21,22 +24,25 @@ _HEALTH: dict[str, Any] = {
     "limits": {},
 }
 _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_started=True)
+_NOT_FOUND = Reply(status=404, body=b'{"error": "Not Found"}')
+_MAX_LINE_BYTES = 65_536
+_KEEP_ALIVE_S = 86_400.0
 
 
 class FakeFaas(LoopbackServer):
     r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
 
-    What answers a program is, in this order: 429 when `capacity` is used up; `handler`; the next of the replies given
-    to `script`; `default`. All of it can be changed at any time.
+    A program is answered by the first of these that applies: 429 when `capacity` is used up; `handler`; the next of the
+    replies given to `script`; `default`. All of them can be changed at any time.
 
     Attributes:
-        default: The reply when nothing else is scripted; a program that ended well, at first.
-        handler: Given the decoded body of a request, gives its reply; when it raises, that is answered with 500. Its
+        default: The reply when nothing else is scripted; at first, a program that ended well.
+        handler: Takes the decoded body of a request and returns its reply; an exception is answered with 500. Its
             reply's `reset_on_request_byte` acts when the request has been read.
         capacity: The most programs in flight, None for no bound. One more is answered with 429, `Retry-After: 1` and
             `x-faasrt-not-started: 1`, and uses up no scripted reply.
-        health: What `GET /health` says beyond the usual; it is merged in, `capabilities` and `limits` key by key. By
-            default the FaaS calls itself faithful: it is sent programs as they are, and no envelopes.
+        health: Fields for the answer of `GET /health`, merged into the usual ones; `capabilities` and `limits` key by
+            key. By default the FaaS calls itself faithful: programs are sent as they are, without envelopes.
         health_status: The HTTP status of `/health`.
         executions: The programs that count as run: their request was read whole, and `Reply.executes`.
         requests: The decoded bodies of `/run_code`, in the order in which they were read, refused ones included.
@@ -54,7 +60,7 @@ class FakeFaas(LoopbackServer):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(lambda: _Connection(self))
         self.default = Reply()
         self.handler: Callable[[dict[str, Any]], Reply] | None = None
         self.capacity: int | None = None
@@ -68,73 +74,55 @@ class FakeFaas(LoopbackServer):
         self._script: deque[Reply] = deque()
 
     def script(self, *replies: Reply) -> None:
-        """Add replies for the next requests, one for each, in the order in which the requests begin to come in."""
+        """Add replies for the next requests, one for each, in the order in which the requests are read.
+
+        A reply with `reset_on_request_byte` goes to the next request that begins.
+        """
         self._script.extend(replies)
 
     @property
     def scripted(self) -> int:
-        """How many scripted replies are left."""
+        """The number of scripted replies that are left."""
         return len(self._script)
 
-    async def _serve(self, connection: Connection) -> None:
-        keep_alive = True
-        while keep_alive and await connection.wait_for(1):
-            try:
-                keep_alive = await self._exchange(connection)
-            except BadRequestError as error:
-                keep_alive = False
-                body = json.dumps({"error": "bad request", "details": str(error)}).encode()
-                await connection.write(render_response(error.status, body, {}, keep_alive=False))
-        await connection.finish()
+    def _next_reply(self) -> Reply:
+        return self._script.popleft() if self._script else self.default
 
-    async def _exchange(self, connection: Connection) -> bool:
-        """Read one request and answer it; tell whether the connection can serve another."""
-        request, program, reply = await self._receive(connection)
-        headers: Mapping[str, str] = {}
-        if program is not None and reply is not _FULL:
-            return await self._run(connection, request, program, reply)
-        if reply is _FULL:
-            status, body, headers = reply.status, reply.render_body("", 0), reply.render_headers()
-        elif (request.method, request.path) == ("GET", "/health"):
+    def _next_request_reset(self) -> Reply | None:
+        """Return the reply to a request that begins if it resets the connection within the request."""
+        coming = self._script[0] if self._script else self.default
+        return self._next_reply() if self.handler is None and coming.reset_on_request_byte is not None else None
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if "Transfer-Encoding" in request.headers:
+            return _refuse(request, 411, "a body needs a Content-Length")
+        body = await request.content.read()
+        request_reset = cast(_Connection, request.protocol).end_request()
+        if (request.method, request.path) == ("GET", "/health"):
             self.probes += 1
             self._notify()
-            status, body = self.health_status, json.dumps(self._health()).encode()
-        else:
-            status, body = 404, b'{"error": "Not Found"}'
-        await connection.write(render_response(status, body, headers, keep_alive=request.keep_alive))
-        return request.keep_alive
-
-    async def _receive(self, connection: Connection) -> tuple[Request, dict[str, Any] | None, Reply]:
-        """Read one request; with a program, give its body and choose its reply."""
-        # The next reply is taken at the first byte, as it may say at which one to reset, and it is given back when it
-        # turns out not to be needed. A health probe ("GET") takes none.
-        scripting = self.handler is None and connection.received.startswith(b"P")
-        unused = self._script.popleft() if scripting and self._script else None
-        reply = unused or self.default
-        stop = reply.reset_on_request_byte if scripting else None
-        if stop is not None:
-            unused = None
+            return _Response(request, Reply(status=self.health_status, body=json.dumps(self._health()).encode()))
+        if (request.method, request.path) != ("POST", "/run_code"):
+            return _Response(request, _NOT_FOUND)
         try:
-            request = await read_request(connection, stop=stop)
-            if (request.method, request.path) != ("POST", "/run_code"):
-                return request, None, reply
-            program = _decode(request.body)
-            self.requests.append(program)
-            if self.capacity is not None and self.in_flight >= self.capacity:
-                return request, program, _FULL
-            unused = None
-        finally:
-            if unused is not None:
-                self._script.appendleft(unused)
-        if self.handler is not None:
-            try:
-                reply = self.handler(program)
-            except Exception as error:
-                reply = Reply(status=500, details=f"the handler of the fake FaaS failed: {error!r}")
-        return request, program, reply
+            program = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            return _refuse(request, 400, f"the body is not JSON: {error}")
+        if not isinstance(program, dict):
+            return _refuse(request, 400, "the body must be a JSON object")
+        self.requests.append(program)
+        if self.capacity is not None and self.in_flight >= self.capacity:
+            return _Response(request, _FULL)
+        if self.handler is None:
+            return await self._run(request, program, request_reset or self._next_reply())
+        try:
+            reply = self.handler(program)
+        except Exception as error:
+            reply = Reply(status=500, details=f"the handler of the fake FaaS failed: {error!r}")
+        return await self._run(request, program, reply)
 
-    async def _run(self, connection: Connection, request: Request, program: dict[str, Any], reply: Reply) -> bool:
-        """Do as if a program was run; tell whether the connection can serve another."""
+    async def _run(self, request: web.BaseRequest, program: dict[str, Any], reply: Reply) -> web.StreamResponse:
+        """Answer as if the program was run. aiohttp cancels this when the client goes away."""
         started = asyncio.get_running_loop().time()
         self.executions += reply.executes
         self.in_flight += 1
@@ -142,19 +130,15 @@ class FakeFaas(LoopbackServer):
         self._notify()
         try:
             if reply.reset_on_request_byte is not None:
-                connection.reset()
-                return False
-            if not await _pause(connection, reply):
-                return False
+                reply = Reply(reset_after=0)
+            if reply.hang:
+                await anyio.sleep_forever()
+            if reply.delay_s:
+                await asyncio.sleep(reply.delay_s)
             duration_ms = round((asyncio.get_running_loop().time() - started) * 1_000)
-            body = reply.render_body(program.get("language"), duration_ms)
-            response = render_response(reply.status, body, reply.render_headers(), keep_alive=request.keep_alive)
-            await connection.write(response[: reply.reset_after])
-            if reply.reset_after is not None:
-                await connection.wait_sent()
-                connection.reset()
-                return False
-            return request.keep_alive
+            response = _Response(request, reply, program.get("language"), duration_ms)
+            await response.send()
+            return response
         finally:
             self.in_flight -= 1
             self._notify()
@@ -167,24 +151,99 @@ class FakeFaas(LoopbackServer):
         return health
 
 
-def _decode(body: bytes) -> dict[str, Any]:
-    try:
-        program = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(400, f"the body is not JSON: {error}") from None
-    if not isinstance(program, dict):
-        raise BadRequestError(400, "the body must be a JSON object")
-    return program
+class _Connection(web.RequestHandler):
+    """aiohttp's side of a connection. A request whose reply may reset it midway is held back until it is whole."""
+
+    def __init__(self, fake: FakeFaas) -> None:
+        loop, server = asyncio.get_running_loop(), web.Server(fake._handle, handler_cancellation=True)
+        options: dict[str, Any] = {"access_log": None, "keepalive_timeout": _KEEP_ALIVE_S}
+        super().__init__(server, loop=loop, max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_LINE_BYTES, **options)
+        self._fake = fake
+        self._is_idle = True
+        self._chosen: Reply | None = None
+        self._held: bytearray | None = None
+
+    async def start(self) -> None:
+        """Serve the connection to its end; aiohttp runs this in a task."""
+        self._fake._admit(cast(asyncio.Transport, self.transport))
+        await super().start()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on bytes, except those of a request that its reply may reset; asyncio calls this."""
+        if self._is_idle and data:
+            self._is_idle = False
+            # A health probe ("GET") uses up no reply.
+            self._chosen = self._fake._next_request_reset() if data.startswith(b"P") else None
+            self._held = bytearray() if self._chosen else None
+        if self._chosen is not None and self._held is not None:
+            self._held += data
+            stop = cast(int, self._chosen.reset_on_request_byte)
+            if _request_size(self._held) > min(stop, len(self._held)):
+                if len(self._held) >= stop:
+                    reset(cast(asyncio.Transport, self.transport))
+                return
+            data, self._held = bytes(self._held), None
+        super().data_received(data)
+
+    def end_request(self) -> Reply | None:
+        """Note that a request was read whole; return its reply if `data_received` has chosen one."""
+        self._is_idle = True
+        return self._chosen
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Return the answer to bytes that are not HTTP, or to a defect of this package."""
+        if status != 400:
+            return super().handle_error(request, status, exc, message)
+        return _refuse(request, 431 if isinstance(exc, LineTooLong) else 400, message or "")
 
 
-async def _pause(connection: Connection, reply: Reply) -> bool:
-    """Wait for as long as the reply says; tell whether the client is still there then."""
-    if reply.hang:
-        await connection.ended.wait()
-        return False
-    if reply.delay_s:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(reply.delay_s):
-                await connection.ended.wait()
-                return False
-    return True
+class _Response(web.StreamResponse):
+    """A response that consists of the bytes of a reply, to which aiohttp adds none."""
+
+    def __init__(self, request: web.BaseRequest, reply: Reply, language: Any = "", duration_ms: int = 0) -> None:
+        super().__init__()
+        self._connection = cast(_Connection, request.protocol)
+        self._is_kept = request.keep_alive and reply.headers.get("Connection") != "close"
+        self._resets = reply.reset_after is not None
+        self._unsent = reply.render(language, duration_ms, keep_alive=self._is_kept)[: reply.reset_after]
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection can serve another request."""
+        return self._is_kept
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Do nothing: the head is part of the bytes."""
+
+    async def send(self) -> None:
+        """Send the bytes, and the reset that comes after them; the second call does nothing."""
+        transport, data, self._unsent = self._connection.transport, self._unsent, b""
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+            await wait_sent(transport, by_kernel=self._resets)
+            if self._resets:
+                reset(transport)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the response, and end the connection unless it is kept."""
+        await self.send()
+        if not self._is_kept and self._connection.transport is not None:
+            # A kernel that closes over unread bytes sends RST in place of FIN, so the client gets a second to close
+            # first. Then aiohttp cancels this.
+            self._connection.close()
+            write_eof(self._connection.transport)
+            await asyncio.sleep(LINGER_S)
+
+
+def _refuse(request: web.BaseRequest, status: int, details: str) -> web.StreamResponse:
+    body = json.dumps({"error": "bad request", "details": details}).encode()
+    return _Response(request, Reply(status=status, body=body, headers={"Connection": "close"}))
+
+
+def _request_size(received: bytearray) -> float:
+    """Return the size of a request in bytes; infinite while its head is not there as a whole."""
+    end = received.find(b"\r\n\r\n", 0, _MAX_LINE_BYTES)
+    length = re.search(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", received[: end + 2], re.IGNORECASE)
+    return end + 4 + int(length[1] if length else 0) if end >= 0 else math.inf

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -12,8 +12,7 @@ import attrs
 from attrs.validators import and_, ge, gt, instance_of, le, optional
 
 from faasrt.errors import ConfigurationError
-from faasrt.testing.connection import Connection
-from faasrt.testing.server import LoopbackServer
+from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, write_eof
 
 _SECONDS: Any = and_(ge(0), le(1e9))
 _BYTES = optional(and_(instance_of(int), ge(0)))
@@ -63,75 +62,74 @@ class Toxics:
     timeout: bool = False
 
     def piece_bytes(self, passed: int) -> int:
-        """Tell how many bytes may go on at once when so many have."""
-        sizes = [_BURST_BYTES]
-        if self.slice_bytes is not None:
-            sizes.append(self.slice_bytes)
-        if self.bandwidth_bytes_per_s is not None:
-            sizes.append(max(1, int(self.bandwidth_bytes_per_s * _PORTION_S)))
-        sizes += [max(0, end - passed) for end in (self.limit_bytes, self.reset_after_bytes) if end is not None]
-        return min(sizes)
+        """Return the number of bytes that may go on at once after `passed` bytes."""
+        rate, ends = self.bandwidth_bytes_per_s, (self.limit_bytes, self.reset_after_bytes)
+        return min(
+            _BURST_BYTES if self.slice_bytes is None else self.slice_bytes,
+            _BURST_BYTES if rate is None else max(1, int(rate * _PORTION_S)),
+            *[max(0, end - passed) for end in ends if end is not None],
+        )
 
     def pause_s(self, size: int) -> float:
-        """Tell how many seconds a piece of so many bytes takes."""
-        sending_s = size / self.bandwidth_bytes_per_s if self.bandwidth_bytes_per_s is not None else 0.0
-        return sending_s + self.slice_pause_s
+        """Return the seconds to wait after a piece of `size` bytes."""
+        return self.slice_pause_s + (size / self.bandwidth_bytes_per_s if self.bandwidth_bytes_per_s else 0.0)
 
     def resets(self, passed: int) -> bool:
-        """Tell whether the connection is reset when so many bytes went on."""
+        """Return whether the connection is reset after `passed` bytes."""
         return self.reset_after_bytes is not None and passed >= self.reset_after_bytes
 
     def ends(self, passed: int) -> bool:
-        """Tell whether FIN is sent when so many bytes went on."""
+        """Return whether FIN is sent after `passed` bytes."""
         return passed >= self.limit_bytes if self.limit_bytes is not None else self.half_close and passed > 0
 
 
-class _Direction:
-    """The settings of one direction, which its pumps look at again for each piece."""
+class _Side(asyncio.Protocol):
+    """One of the two connections of a tunnel.
 
-    def __init__(self) -> None:
-        self.toxics = Toxics()
-        self.version = 0
-        self.forwarded_bytes = 0
-        self._changed = asyncio.Event()
+    A stream of asyncio would lose the bytes that came before a reset, and cannot be waited on without reading.
+    """
 
-    def set(self, toxics: Toxics) -> None:
-        self.toxics = toxics
-        self.version += 1
-        self._changed.set()
-        self._changed.clear()
+    transport: asyncio.Transport
 
-    async def pause(self, seconds: float) -> None:
-        """Wait; new settings end it."""
-        if seconds > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._changed.wait()
+    def __init__(self, serve: Callable[[_Side], Coroutine[None, None, None]] | None = None) -> None:
+        self.was_reset = False
+        self._serve = serve
+        self._received = bytearray()
+        self._has_ended = False
+        self._arrived = asyncio.Event()
 
-    async def wait_open(self) -> None:
-        """Wait until something can get through."""
-        await self.pause(self.toxics.latency_s)
-        while self.toxics.timeout:
-            await self._changed.wait()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if self._serve is not None:
+            self._task = asyncio.get_running_loop().create_task(self._serve(self))
 
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        self._arrived.set()
+        if len(self._received) >= _BURST_BYTES:
+            self.transport.pause_reading()
 
-@attrs.define(eq=False)
-class _Tunnel:
-    """The two connections of one client, and the scope of the pumps between them."""
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        self._arrived.set()
+        return True  # the other direction stays open
 
-    client: Connection
-    server: Connection
-    scope: anyio.CancelScope
-    finishes: bool = False
+    def connection_lost(self, error: Exception | None) -> None:
+        self.was_reset = error is not None
+        self.eof_received()
 
-    def reset(self) -> None:
-        self.client.reset()
-        self.server.reset()
-        self.scope.cancel()
+    async def wait_arrived(self) -> bool:
+        """Wait for bytes; return False when the connection has ended."""
+        await self._arrived.wait()
+        return bool(self._received)
 
-    def finish(self) -> None:
-        self.finishes = True
-        self.scope.cancel()
+    def take(self) -> bytes:
+        """Return the bytes that have arrived."""
+        burst, self._received = bytes(self._received), bytearray()
+        if not self._has_ended:
+            self._arrived.clear()
+            self.transport.resume_reading()
+        return burst
 
 
 class FaultProxy(LoopbackServer):
@@ -142,7 +140,13 @@ class FaultProxy(LoopbackServer):
     by one side is passed on to the other.
 
     Args:
-        target_url: The server's URL, with http or https; its bytes are not looked at.
+        target_url: The server's URL, with http or https; the bytes are not parsed.
+
+    Attributes:
+        upstream: The toxics of the bytes from clients to the server.
+        downstream: The toxics of the bytes from the server to clients.
+        bytes_upstream: The number of bytes that went on to the server, over all connections.
+        bytes_downstream: The number of bytes that went on to clients, over all connections.
 
     Raises:
         ConfigurationError: It is no such URL.
@@ -163,7 +167,7 @@ class FaultProxy(LoopbackServer):
     """
 
     def __init__(self, target_url: str) -> None:
-        super().__init__()
+        super().__init__(lambda: _Side(self._serve))
         try:
             parts = urlsplit(target_url)
             port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -173,7 +177,15 @@ class FaultProxy(LoopbackServer):
             raise ConfigurationError(f"target_url must name a host, got {target_url!r}")
         self._target = (parts.hostname, port)
         self._scheme, self._path = parts.scheme, parts.path.rstrip("/")
-        self._upstream, self._downstream = _Direction(), _Direction()
+        self.upstream = self.downstream = Toxics()
+        self.bytes_upstream = self.bytes_downstream = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, Toxics):
+            self._notify()
+            if value.reset:
+                self.reset_all()
 
     @property
     def url(self) -> str:
@@ -184,97 +196,77 @@ class FaultProxy(LoopbackServer):
         """
         return super().url.replace("http", self._scheme, 1) + self._path
 
-    @property
-    def upstream(self) -> Toxics:
-        """What happens to the bytes from clients to the server."""
-        return self._upstream.toxics
-
-    @upstream.setter
-    def upstream(self, toxics: Toxics) -> None:
-        self._set(self._upstream, toxics)
-
-    @property
-    def downstream(self) -> Toxics:
-        """What happens to the bytes from the server to clients."""
-        return self._downstream.toxics
-
-    @downstream.setter
-    def downstream(self, toxics: Toxics) -> None:
-        self._set(self._downstream, toxics)
-
-    @property
-    def bytes_upstream(self) -> int:
-        """How many bytes went on to the server, over all connections."""
-        return self._upstream.forwarded_bytes
-
-    @property
-    def bytes_downstream(self) -> int:
-        """How many bytes went on to clients, over all connections."""
-        return self._downstream.forwarded_bytes
-
     def reset_all(self) -> None:
         """Reset (RST) both sides of every open connection; new ones are not affected."""
-        self._drop(reset=True)
+        self._drop(by_reset=True)
 
-    def _set(self, direction: _Direction, toxics: Toxics) -> None:
-        direction.set(toxics)
-        if toxics.reset:
-            self.reset_all()
-
-    async def _serve(self, connection: Connection) -> None:
-        if self.upstream.reset or self.downstream.reset:
-            connection.reset()
-            return
+    async def _serve(self, client: _Side) -> None:
+        transports = self._admit(client.transport)
         try:
-            _, server = await asyncio.get_running_loop().create_connection(Connection, *self._target)
-        except OSError:
-            connection.reset()
-            return
-        try:
-            async with anyio.create_task_group() as group:
-                tunnel = _Tunnel(connection, server, group.cancel_scope)
-                group.start_soon(self._pump, self._upstream, connection, server, tunnel)
-                group.start_soon(self._pump, self._downstream, server, connection, tunnel)
-            if tunnel.finishes:
-                server.write_eof()
-                await connection.finish()
-                await server.finish()
+            if self.upstream.reset or self.downstream.reset:
+                raise ConnectionResetError
+            _, server = await asyncio.get_running_loop().create_connection(_Side, *self._target)
+            transports.append(server.transport)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump("upstream", client, server))
+                group.create_task(self._pump("downstream", server, client))
+        except* EOFError:
+            # A kernel that closes over unread bytes sends RST in place of FIN, so both sides get a second to close.
+            with anyio.move_on_after(LINGER_S):
+                for side in (server, client):
+                    write_eof(side.transport)
+                for side in (server, client):
+                    while await side.wait_arrived():
+                        side.take()
+        except* OSError:
+            for transport in transports:
+                reset(transport)
         finally:
-            if connection.was_reset:
-                server.reset()
-            await server.aclose()
+            for transport in transports:
+                transport.abort()
 
-    async def _pump(self, direction: _Direction, source: Connection, target: Connection, tunnel: _Tunnel) -> None:
-        """Carry one direction of a tunnel to its end, or end the tunnel."""
-        passed, version, ended = 0, direction.version, False
-        while await source.wait_for(1):
-            await direction.pause(direction.toxics.latency_s)
-            burst = source.take(_BURST_BYTES)
-            while burst and not (ended or direction.toxics.timeout):
-                toxics = direction.toxics
-                if version != direction.version:
-                    passed, version = 0, direction.version
+    async def _pump(self, way: str, source: _Side, target: _Side) -> None:
+        """Carry the bytes of one direction to their end.
+
+        Raises:
+            EOFError: Both sides are to be closed.
+            OSError: Both sides are to be reset.
+        """
+        passed, counted, ended = 0, getattr(self, way), False
+        while await source.wait_arrived():
+            await self._pause(way, getattr(self, way).latency_s)
+            burst = source.take()
+            while burst and not (ended or getattr(self, way).timeout):
+                toxics: Toxics = getattr(self, way)
+                if counted is not toxics:
+                    passed, counted = 0, toxics
                 piece = burst[: toxics.piece_bytes(passed)]
                 burst = burst[len(piece) :]
-                try:
-                    await target.write(piece)
-                except ConnectionError:
-                    return tunnel.reset()
+                target.transport.write(piece)
+                await wait_sent(target.transport, by_kernel=toxics.resets(passed + len(piece)))
+                if target.transport.is_closing():
+                    raise ConnectionResetError
                 passed += len(piece)
-                direction.forwarded_bytes += len(piece)
+                setattr(self, f"bytes_{way}", getattr(self, f"bytes_{way}") + len(piece))
                 self._notify()
                 if toxics.resets(passed):
-                    await target.wait_sent()
-                    return tunnel.reset()
+                    raise ConnectionResetError
                 ended = toxics.ends(passed)
-                if not ended:
-                    await direction.pause(toxics.pause_s(len(piece)))
-                elif toxics.half_close:
-                    target.write_eof()
+                if ended and not toxics.half_close:
+                    raise EOFError
+                if ended:
+                    write_eof(target.transport)
                 else:
-                    return tunnel.finish()
-        await direction.wait_open()
+                    await self._pause(way, toxics.pause_s(len(piece)))
+        await self._pause(way, getattr(self, way).latency_s)
+        await self.wait_until(lambda: not getattr(self, way).timeout)
         if source.was_reset:
-            tunnel.reset()
-        else:
-            target.write_eof()
+            raise ConnectionResetError
+        write_eof(target.transport)
+
+    async def _pause(self, way: str, seconds: float) -> None:
+        """Wait, until new toxics are set at most."""
+        toxics = getattr(self, way)
+        if seconds > 0:
+            with anyio.move_on_after(seconds):
+                await self.wait_until(lambda: getattr(self, way) is not toxics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,10 @@ from faasrt.results import Outcome, UserError
 
 _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
 _BYTES = optional(and_(instance_of(int), ge(0)))
+
+
+def _copied(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return dict(headers)
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +62,7 @@ class Reply:
     error: UserError | None = None
     status: int = attrs.field(default=200, validator=[instance_of(int), ge(200), le(599)])
     details: str = ""
-    headers: Mapping[str, str] = attrs.field(factory=dict, converter=dict, hash=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_copied, hash=False)
     retry_after: str | float | None = None
     not_started: bool = False
     delay_s: float = attrs.field(default=0.0, validator=[ge(0), le(1e9)])
@@ -102,13 +107,31 @@ class Reply:
             return False
         return self.status < 300 or self.status == 408 or self.status >= 500
 
-    def render_body(self, language: Any, duration_ms: int) -> bytes:
-        """Write the body.
+    def render(self, language: Any = "", duration_ms: int = 0, *, keep_alive: bool = True) -> bytes:
+        """Return the bytes of the response, its head included.
 
         Args:
-            language: What the request named.
+            language: The language in the request.
             duration_ms: Milliseconds since the request was read.
+            keep_alive: Whether the connection can be used again.
         """
+        body = self._render_body(language, duration_ms)
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "keep-alive" if keep_alive else "close",
+        }
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.not_started:
+            headers["x-faasrt-not-started"] = "1"
+        # A header of the reply takes the place of the usual one, whatever its case.
+        fields = {name.lower(): (name, value) for name, value in [*headers.items(), *self.headers.items()]}
+        status = f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"
+        lines = [status, *(f"{name}: {value}" for name, value in fields.values())]
+        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+    def _render_body(self, language: Any, duration_ms: int) -> bytes:
         if self.body is not None:
             return self.body
         if self.status != 200:
@@ -128,12 +151,3 @@ class Reply:
             "truncated": [],
         }
         return json.dumps(fields).encode()
-
-    def render_headers(self) -> dict[str, str]:
-        """Give the headers that this reply adds to every answer's."""
-        headers: dict[str, str] = {}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
-        if self.not_started:
-            headers["x-faasrt-not-started"] = "1"
-        return headers | dict(self.headers)
