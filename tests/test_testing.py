@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+import uvloop
 from helpers import manager_for
 
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, UserError
@@ -524,6 +526,34 @@ async def test_nothing_is_left(made: FakeFaas | FaultProxy) -> None:
     async with asyncio.timeout(10):
         while process.num_fds() != descriptors or asyncio.all_tasks() != tasks:
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_closing_ends_every_task(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closed with a program in flight, both leave no task, also on uvloop; and a bad request writes no log."""
+
+    async def main() -> None:
+        async with (
+            FakeFaas() as fake,
+            FaultProxy(fake.url) as proxy,
+            connected(proxy.url) as client,
+            connected(fake.url) as other,
+        ):
+            fake.default = Reply(hang=True)
+            await client.send(REQUEST)
+            await other.send(b"nonsense\r\n\r\n")
+            assert (await other.answer())[0] == 400
+            await fake.wait_until(lambda: fake.in_flight == 1)
+            await proxy.aclose()
+            await fake.aclose()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert (fake.in_flight, fake.connections, proxy.connections) == (0, 0, 0)
+
+    with caplog.at_level(logging.INFO), asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert caplog.records == []
 
 
 async def test_closed_while_down(made: FakeFaas | FaultProxy) -> None:

@@ -1,6 +1,6 @@
-r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that spoils a connection.
+r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that damages a connection.
 
-`FakeFaas` runs nothing: over a real socket, it answers what a test tells it to, and counts what it was asked.
+`FakeFaas` runs nothing: over a real socket, it sends the answers that a test has scripted, and records the requests.
 
 Example:
     >>> from faasrt import OverloadedError, RuntimeManager, Settings
@@ -14,7 +14,7 @@ Example:
     >>> fake.executions, fake.requests[0]["code"]
     (1, "print('hi')")
 
-What a program is can decide on the answer, and a full server refuses it:
+The answer can depend on the program, and a full server refuses it:
 
     >>> async with FakeFaas() as fake:
     ...     fake.handler = lambda request: Reply(outcome="TIMEOUT" if "while" in request["code"] else "OK")
@@ -24,8 +24,8 @@ What a program is can decide on the answer, and a full server refuses it:
     >>> result.outcome
     <Outcome.TIMEOUT: 'TIMEOUT'>
 
-`FaultProxy` stands between client and server, a fake one or a real one. Its `Toxics` are set for each direction, at any
-time: latency, bandwidth, slices, half-closed connections, resets, a pulled cable.
+`FaultProxy` stands between a client and a server, fake or real. Its `Toxics` are set for each direction, at any time:
+latency, bandwidth, slices, half-closed connections, resets, a pulled cable.
 
     >>> from faasrt import ConnectionLostError
     >>> from faasrt.testing import FaultProxy, Toxics
@@ -39,8 +39,8 @@ time: latency, bandwidth, slices, half-closed connections, resets, a pulled cabl
     ...             print(error.sent, fake.executions)
     maybe 2
 
-pytest knows the fixtures `faasrt_fake`, an open `FakeFaas`, and `faasrt_local`, the URL of an embedded FaaS, as soon as
-faasrt is installed: see `faasrt.testing.pytest_plugin`.
+Installing faasrt adds two fixtures to pytest: `faasrt_fake`, an open `FakeFaas`, and `faasrt_local`, the URL of an
+embedded FaaS. See `faasrt.testing.pytest_plugin`.
 """
 
 from __future__ import annotations

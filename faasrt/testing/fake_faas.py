@@ -186,7 +186,7 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def end_request(self) -> Reply | None:
-        """Note that a request was read whole; return its reply if `data_received` has chosen one."""
+        """Return the reply that `data_received` chose for the request that was read whole; None if there is none."""
         self._is_idle = True
         return self._chosen
 

@@ -1,4 +1,4 @@
-"""FaultProxy: a TCP proxy that spoils what goes through it, in either direction and at any time."""
+"""FaultProxy: a TCP proxy that damages a connection, in either direction and at any time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, 
 _SECONDS: Any = and_(ge(0), le(1e9))
 _BYTES = optional(and_(instance_of(int), ge(0)))
 _BURST_BYTES = 2**18
-# Bandwidth is given out in portions of so long a time.
+# A limited bandwidth is used in portions of this time.
 _PORTION_S = 0.02
 
 
 @attrs.frozen(kw_only=True)
 class Toxics:
-    """What happens to the bytes of one direction. By default nothing does.
+    """The faults of one direction of a connection. By default there are none.
 
-    Numbers of bytes are counted for each connection, from its beginning or from when these toxics were set on it.
+    Bytes are counted for each connection, from its beginning or from the moment when these toxics were set.
 
     Attributes:
         latency_s: Seconds, from 0 to 1e9, for which each burst of bytes is held before it goes on; so is the end.
         bandwidth_bytes_per_s: The most bytes in a second, above 0 and at most 1e15; None for no bound.
-        slice_bytes: Forward at most so many bytes at a time, at least 1; None for as many as come.
+        slice_bytes: The most bytes to forward at a time, at least 1; None for no bound.
         slice_pause_s: Seconds, from 0 to 1e9, after each slice, or burst.
-        limit_bytes: Close both sides (FIN) when so many bytes went on; 0 in place of the first one.
+        limit_bytes: Close both sides (FIN) after this number of bytes; 0 in place of the first one.
         half_close: Send FIN in this direction only, after `limit_bytes`, or with None after the first bytes; later ones
-            are swallowed, and the other direction goes on.
+            are discarded, and the other direction goes on.
         reset: Reset (RST) both sides of all connections now, and of each new one at once.
-        reset_after_bytes: Reset both sides when so many bytes went on; 0 in place of the first one.
-        timeout: Swallow everything, the end included, and keep the connection open: a cable that was pulled.
+        reset_after_bytes: Reset both sides after this number of bytes; 0 in place of the first one.
+        timeout: Discard everything, the end included, and keep the connection open, like a pulled cable.
 
     Raises:
         ValueError: A value is out of range.
@@ -265,7 +265,7 @@ class FaultProxy(LoopbackServer):
         write_eof(target.transport)
 
     async def _pause(self, way: str, seconds: float) -> None:
-        """Wait, until new toxics are set at most."""
+        """Wait; new toxics end it."""
         toxics = getattr(self, way)
         if seconds > 0:
             with anyio.move_on_after(seconds):

@@ -1,4 +1,4 @@
-r"""The pytest plugin: fixtures that give tests a FaaS to talk to. Installing faasrt makes them known to pytest.
+r"""The pytest plugin: fixtures with a FaaS for tests. Installing faasrt adds them to pytest.
 
 `faasrt_fake` is a `FakeFaas` of the test's own, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
 `faasrt_local` is the base URL of an embedded FaaS that the whole session shares; it needs the extra `local`.
@@ -12,7 +12,7 @@ A test file::
 
 
     @pytest.mark.asyncio
-    async def test_a_full_server_is_told_apart(faasrt_fake):
+    async def test_a_full_server(faasrt_fake):
         faasrt_fake.script(Reply.overloaded(retry_after=1))
         settings = Settings(endpoints={"python": faasrt_fake.url}, retry=RetrySettings(max_attempts=1))
         async with RuntimeManager(settings=settings) as manager:
@@ -33,7 +33,7 @@ A test file::
         monkeypatch.setenv("COZE_LOOP_FAAS_URL", faasrt_local)
         assert Settings.from_env().endpoints
 
-`-p no:faasrt.testing.pytest_plugin` does without the plugin; `-p faasrt.testing.pytest_plugin` loads it where
+`-p no:faasrt.testing.pytest_plugin` disables the plugin; `-p faasrt.testing.pytest_plugin` loads it where
 `PYTEST_DISABLE_PLUGIN_AUTOLOAD` is set.
 """
 
@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# The rest is imported where it is used: this module is part of every start of pytest.
+# Other modules are imported where they are used, because every start of pytest loads this one.
 if TYPE_CHECKING:
     from faasrt.testing.fake_faas import FakeFaas
 
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 def faasrt_fake(request: pytest.FixtureRequest) -> FakeFaas:
     """A `FakeFaas` of the test's own, open while it runs.
 
-    It lives in the event loop of the test's fixtures, which is the test's own unless pytest-asyncio is told otherwise:
-    where tests have another `loop_scope`, set `asyncio_default_fixture_loop_scope` to the same.
+    It runs in the event loop of the test's fixtures. Where tests have a `loop_scope` other than "function", set
+    `asyncio_default_fixture_loop_scope` to the same.
     """
     for_anyio = "anyio_backend" in request.fixturenames
     if not for_anyio and not request.config.pluginmanager.has_plugin("asyncio"):
@@ -89,9 +89,9 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
 def faasrt_local() -> Iterator[str]:
     """The base URL of an embedded FaaS that is ready for every language, started once for the session.
 
-    It lives in a thread with an event loop of its own, so that it serves tests with any `loop_scope`, those of anyio,
-    and those without a loop; and it ends with the process, however that ends. The first start on a machine compiles the
-    sandbox of Python (about 45 s), which `faasrt warmup` does ahead. That the extra `local` is missing is an error.
+    It runs in a thread with an event loop of its own, so it serves tests with any `loop_scope`, those of anyio, and
+    those without a loop. It ends with the process, even if that is killed. The first start on a machine compiles the
+    sandbox of Python (about 45 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
     """
     from anyio.from_thread import start_blocking_portal
 

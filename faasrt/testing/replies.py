@@ -1,4 +1,4 @@
-"""Reply: what a fake FaaS answers to one program."""
+"""Reply: the answer of a fake FaaS to one program."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ def _copied(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """The answer to one `POST /run_code`, and what happens to it on the way. By default, a program that ended well.
+    """The answer to one `POST /run_code`, and its faults on the way. By default, a program that ended well.
 
     Attributes:
         outcome: How the program ended; an `Outcome`, or its name.
-        stdout: What it wrote.
-        stderr: What it wrote to stderr.
-        ret_val: The text that it gave to `return_val`.
+        stdout: Its output.
+        stderr: Its output on stderr.
+        ret_val: The text that it passed to `return_val`.
         exit_code: Its exit code; with None 0 for OK, 1 for USER_ERROR and SYNTAX_ERROR, and null for the others.
         error: The exception that ended it.
-        status: The HTTP status, from 200 to 599. Another than 200 sends `{"error", "details"}` instead of a run.
+        status: The HTTP status, from 200 to 599. Any other than 200 sends `{"error", "details"}` instead of a result.
         details: The `details` of such a failure.
-        headers: HTTP headers to send; they replace those that would be sent anyway, `Content-Length` too.
+        headers: HTTP headers to send; they replace the usual ones, `Content-Length` included. `Connection: close` ends
+            the connection after the response.
         retry_after: The header `Retry-After`, in seconds or as any text; not sent when None.
         not_started: Send `x-faasrt-not-started: 1`: the program was refused before it ran.
         delay_s: Seconds, from 0 to 1e9, before the answer; a client that goes away ends them.
         hang: Never answer; the connection is kept until the client goes away.
-        body: The body to send instead of JSON made of the above.
-        reset_after: Reset the connection (RST) when so many bytes of the response, its head included, have been sent:
-            0 as soon as the request was read, and a number above its length when all of it was.
-        reset_on_request_byte: Reset the connection when so many bytes of the request, its head included, have come in:
-            0 at the first one. A request that is no longer than that is read whole, and then the connection is reset.
+        body: The body to send, in place of the JSON of the fields above.
+        reset_after: Reset the connection (RST) after this number of bytes of the response, its head included: 0 resets
+            it as soon as the request was read, a number above the length of the response after all of it.
+        reset_on_request_byte: Reset the connection when this number of bytes of the request, its head included, has
+            come in: 0 at the first one. A request that is not longer is read whole before the reset.
 
     Raises:
         ValueError: A value is out of range, or the outcome unknown.
@@ -76,32 +77,32 @@ class Reply:
         """A program that ended well.
 
         Args:
-            stdout: What it wrote.
-            value: What it gave to `return_val`, as JSON; None when it did not call it.
+            stdout: Its output.
+            value: The value that it passed to `return_val`, sent as JSON; None if it did not call it.
         """
         return cls(stdout=stdout, ret_val="" if value is None else json.dumps(value))
 
     @classmethod
     def overloaded(cls, retry_after: str | float | None = None) -> Reply:
-        """429: refused before it ran."""
+        """A 429: the program was refused before it ran."""
         return cls(status=429, details="all workers are busy", retry_after=retry_after)
 
     @classmethod
     def unavailable(cls, retry_after: str | float | None = None, *, not_started: bool = False) -> Reply:
-        """503: refused before it ran if `retry_after` or `not_started` say so, and else after who knows what."""
+        """A 503: refused before it ran with `retry_after` or `not_started`; without them, it may have run."""
         return cls(status=503, details="shutting down", retry_after=retry_after, not_started=not_started)
 
     @classmethod
     def crash(cls, status: int = 500) -> Reply:
-        """The server failed while it ran the program."""
+        """A failure of the server while it ran the program."""
         return cls(status=status, details="the worker died")
 
     @property
     def executes(self) -> bool:
         """Whether the program counts as run.
 
-        It does not when it is refused before: with `not_started`, a 503 with `Retry-After`, a redirect, or a 4xx other
-        than 408 (a timeout).
+        A refused program does not: `not_started`, a 503 with `Retry-After`, a redirect, or a 4xx other than 408 (a
+        timeout).
         """
         if self.not_started or (self.status == 503 and self.retry_after is not None):
             return False
