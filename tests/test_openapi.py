@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rawhttp import exchange, request
 
 from faasrt import Outcome, SandboxConfig
 from faasrt.local import LocalFaaS
+from faasrt.protocol.messages import NOT_STARTED_HEADER
 
 # All checks, on boundary values and on random ones, of good and bad data; the same ones at each run.
 SCHEMATHESIS = (
@@ -44,6 +46,12 @@ async def test_the_document_names_what_the_code_names() -> None:
     schemas = answer.json()["components"]["schemas"]
     assert answer.headers["content-type"].startswith("application/json")
     assert schemas["RunResult"]["properties"]["outcome"]["enum"] == [str(outcome) for outcome in Outcome]
+    executions = schemas["Metrics"]["properties"]["engines"]["additionalProperties"]["properties"]["executions"]
+    assert list(executions["properties"]) == ["typescript"]
+    assert list(executions["properties"]["typescript"]["properties"]) == [str(outcome) for outcome in Outcome]
+    assert schemas["Health"]["properties"]["languages"]["required"] == ["typescript"]
+    assert NOT_STARTED_HEADER in answer.json()["components"]["responses"]["Overloaded"]["headers"]
+    assert not re.search("{[A-Z_]+}|LANGUAGE", json.dumps(answer.json()))  # every placeholder has its value
     assert schemas["RunRequest"]["properties"]["language"]["enum"] == ["ts", "typescript"]
     assert "3000" in schemas["RunRequest"]["properties"]["timeout"]["description"]
     assert schemas["Sandbox"]["properties"]["network_enabled"] == {"type": "boolean"}
