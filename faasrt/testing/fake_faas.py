@@ -187,8 +187,8 @@ class _Connection(web.RequestHandler):
 
     def end_request(self) -> Reply | None:
         """Return the reply that `data_received` chose for the request that was read whole; None if there is none."""
-        self._is_idle = True
-        return self._chosen
+        chosen, self._chosen, self._is_idle = self._chosen, None, True
+        return chosen
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
