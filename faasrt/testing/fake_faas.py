@@ -33,7 +33,8 @@ class FakeFaas(LoopbackServer):
     r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
 
     A program is answered by the first of these that applies: 429 when `capacity` is used up; `handler`; the next of the
-    replies given to `script`; `default`. All of them can be changed at any time.
+    replies given to `script`; `default`. All of them can be changed at any time. A client that closes its sending half
+    counts as gone, and gets no answer.
 
     Attributes:
         default: The reply when nothing else is scripted; at first, a program that ended well.
