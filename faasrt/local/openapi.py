@@ -16,6 +16,9 @@ from faasrt.languages import Language
 from faasrt.local import limits
 from faasrt.local.pool import Pool
 
+# Read on import, because the event loop must not wait for a file.
+_TEMPLATE = resources.files("faasrt.local").joinpath("openapi.json").read_text("utf-8")
+
 
 def document(pools: Mapping[Language, Pool], sandbox: SandboxConfig) -> dict[str, Any]:
     """Return the document of one server.
@@ -25,7 +28,7 @@ def document(pools: Mapping[Language, Pool], sandbox: SandboxConfig) -> dict[str
         sandbox: The limits of the server; a request can only lower them.
     """
     least_mb = {language: pool.engine.min_memory_mb for language, pool in pools.items()}
-    template = resources.files("faasrt.local").joinpath("openapi.json").read_text("utf-8")
+    text = _TEMPLATE
     for name, value in {
         "VERSION": __version__,
         "MAX_BODY_BYTES": limits.MAX_BODY_BYTES,
@@ -33,8 +36,8 @@ def document(pools: Mapping[Language, Pool], sandbox: SandboxConfig) -> dict[str
         "MAX_TIMEOUT_MS": f"{sandbox.timeout_limit_s * 1000:g}",
         "MIN_MEMORY": ", ".join(f"{mb} for {language}" for language, mb in least_mb.items()),
     }.items():
-        template = template.replace(f"{{{name}}}", str(value))
-    filled: dict[str, Any] = json.loads(template)
+        text = text.replace(f"{{{name}}}", str(value))
+    filled: dict[str, Any] = json.loads(text)
     fields = {name: schema["properties"] for name, schema in filled["components"]["schemas"].items()}
     for request in ("RunRequest", "ValidateRequest"):
         fields[request]["language"]["enum"] = sorted(name for language in pools for name in language.names)
