@@ -12,8 +12,17 @@ from aiohttp import web
 from helpers import manager_for
 from hypothesis import given, settings, strategies as st
 
-from faasrt import DeadlineExceededError, Outcome, RejectedError, RuntimeManager, ServerError, TimeoutSettings
+from faasrt import (
+    DeadlineExceededError,
+    LimiterSettings,
+    Outcome,
+    RejectedError,
+    RuntimeManager,
+    ServerError,
+    TimeoutSettings,
+)
 from faasrt.protocol.profile import EndpointProfile, read_profile
+from faasrt.transport.profiles import UNKNOWN_S, Profiles
 
 Serve = Callable[..., Awaitable[str]]
 FAITHFUL = {"status": "healthy", "capabilities": {"faithful": True, "enforces_timeouts": True}}
@@ -26,6 +35,8 @@ class Server:
         self.health, self.health_status = health, health_status
         self.probes = self.plain = self.enveloped = 0
         self.status = 200
+        self.delay_s = 0.0
+        self.timeouts_ms: list[int] = []
         self.probed, self.release = asyncio.Event(), asyncio.Event()
         self.release.set()
 
@@ -38,6 +49,8 @@ class Server:
                 return web.Response(text=self.health, status=self.health_status)
             return web.json_response(self.health, status=self.health_status)
         fields = await request.json()
+        self.timeouts_ms.append(fields["timeout"])
+        await asyncio.sleep(self.delay_s)
         if "faasrt" in fields["code"]:
             self.enveloped += 1
         else:
@@ -118,22 +131,99 @@ async def test_a_health_report_that_hangs(serve: Serve) -> None:
     assert (server.probes, server.enveloped) == (1, 2)
 
 
+async def test_a_health_report_that_hangs_costs_the_program_none_of_its_time(serve: Serve) -> None:
+    """The attempt's clock starts after the probe: timeout and grace are there in full."""
+    server = Server()
+    server.release.clear()
+    server.delay_s = 1.1
+    timeouts = TimeoutSettings(grace_s=1.5, health_s=0.8)  # half the attempt, as it was, would leave 0.8 s
+    async with await server.manager(serve, timeouts=timeouts) as manager:
+        result = await manager.run_code("1", "python", timeout_ms=100)
+        server.release.set()
+    assert (result.ok, result.attempts) == (True, 1)
+    assert server.timeouts_ms == [100]
+
+
+async def test_callers_behind_a_health_report_that_hangs(serve: Serve) -> None:
+    """All of them share the one probe, and it does not count as waiting in the queue."""
+    server = Server()
+    server.release.clear()
+    options = {"timeouts": TimeoutSettings(health_s=0.5), "limiter": LimiterSettings(queue_timeout_s=0.1)}
+    async with await server.manager(serve, **options) as manager:
+        languages = ("python", "js", "python", "ts", "python")
+        results = await asyncio.gather(*(manager.run_code("1", language) for language in languages))
+        server.release.set()
+    assert all(result.ok for result in results)
+    assert server.probes == 1
+
+
 async def test_everything_hangs(serve: Serve) -> None:
-    """The probe is a part of the attempt: together they end by its deadline."""
+    """The call ends by its deadline after the probe, and failing makes no later call wait for the probe again."""
+    probes = 0
 
     async def handle(request: web.Request) -> web.Response:
+        nonlocal probes
+        probes += request.path == "/health"
         await asyncio.Event().wait()
         raise AssertionError
 
-    loop = asyncio.get_running_loop()
     url = await serve(handle, "/{path:.*}")
-    async with manager_for(url, timeouts=TimeoutSettings(grace_s=0.3)) as manager:
-        started = loop.time()
-        with pytest.raises(DeadlineExceededError) as caught:
-            await manager.run_code("1", "python", timeout_ms=100)
-        # The deadline itself is 0.4 s; a probe of 5 s on top of it would be seen.
-        assert loop.time() - started < 3
-    assert caught.value.attempts == 1
+    async with manager_for(url, timeouts=TimeoutSettings(grace_s=0.1, health_s=0.2)) as manager:
+        for _ in range(3):
+            with pytest.raises(DeadlineExceededError) as caught:
+                await manager.run_code("1", "python", timeout_ms=100)
+            assert (caught.value.attempts, caught.value.sent) == (1, "maybe")
+    assert probes == 1
+
+
+class Asked:
+    """Endpoints that answer as the test says, and a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now, self.count, self.takes_s = 100.0, 0, 0.0
+        self.answer: EndpointProfile | None = None
+        self.hangs = False
+        self.profiles = Profiles(self.ask, lambda: self.now)
+
+    async def ask(self, endpoint: str) -> EndpointProfile | None:
+        self.count += 1
+        self.now += self.takes_s
+        if self.hangs:
+            await asyncio.Event().wait()
+        return self.answer
+
+    async def get(self) -> EndpointProfile:
+        return await self.profiles.get("http://faas", 0.01 if self.hangs else 10)
+
+
+async def test_a_probe_in_vain_is_remembered_for_a_while() -> None:
+    """Failing calls do not bring the probe back; time does."""
+    asked = Asked()
+    asked.hangs = True
+    for _ in range(3):
+        assert await asked.get() == EndpointProfile()
+        asked.profiles.forget("http://faas")
+    assert asked.count == 1
+    asked.now += UNKNOWN_S
+    assert asked.profiles.known("http://faas") is None
+    asked.hangs, asked.answer = False, EndpointProfile(faithful=True)
+    assert await asked.get() == asked.answer
+    assert asked.count == 2
+    asked.now += 1_000_000
+    assert await asked.get() == asked.answer  # what it said holds until it fails
+    asked.profiles.forget("http://faas")
+    await asked.get()
+    assert asked.count == 3
+
+
+@pytest.mark.parametrize(("takes_s", "count"), [(0.01, 2), (3.0, 1)], ids=["promptly", "slowly"])
+async def test_an_endpoint_that_cannot_be_reached(takes_s: float, count: int) -> None:
+    """A refused connection is no reason to wait: it may be back in a moment. One that takes long to fail is."""
+    asked = Asked()
+    asked.takes_s = takes_s
+    for _ in range(2):
+        assert await asked.get() == EndpointProfile()
+    assert asked.count == count
 
 
 async def test_cancelled_while_it_asks(serve: Serve) -> None:

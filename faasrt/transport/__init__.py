@@ -1,8 +1,9 @@
 """How a request gets to a server and an answer back: deadlines, retries, replicas, limits.
 
 **Deadlines.** Every call ends by its deadline: `queue_timeout_s` for its waits, and the time of one attempt, which is
-the program's own limit and `grace_s`. All its attempts share that, and the server is told the time that is left. A
-cancelled call gives its permit and its connection back.
+the program's own limit and `grace_s`. All its attempts share that, and the server is told the time that is left.
+Waiting for an endpoint's `/health` (`health_s` at most) costs the program none of its time; an endpoint that does not
+answer it is asked again after 30 s. A cancelled call gives its permit and its connection back.
 
 **Retries.** Code runs at most once, unless a call says `idempotent=True` (or `RetrySettings.idempotent` does for all):
 

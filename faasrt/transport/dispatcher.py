@@ -11,7 +11,7 @@ import math
 import random as random_module
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from faasrt.config import Settings
@@ -32,7 +32,7 @@ from faasrt.protocol.validation import decode_validation
 from faasrt.protocol.verdict import raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
 from faasrt.transport.attempt import Attempt
-from faasrt.transport.balancer import is_elsewhere
+from faasrt.transport.balancer import Endpoint, is_elsewhere
 from faasrt.transport.exchange import Exchange
 from faasrt.transport.gate import Fleet, Gate, Permit
 from faasrt.transport.home import HomeLoop
@@ -84,7 +84,7 @@ class Dispatcher:
         self.clock = clock
         self._random = random
         self._exchange = Exchange(settings, clock)
-        self._profiles = Profiles(self._exchange.ask)
+        self._profiles = Profiles(self._exchange.ask, clock)
         self._gate = Gate(settings.limiter, settings.breaker, clock=clock, random=random, emit=emit)
         # One for each family: what goes well with one language is no reason to hammer the servers of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
@@ -115,7 +115,8 @@ class Dispatcher:
     ) -> T:
         """Send an execution to one of the endpoints, again if it may be, and give what the answer says.
 
-        The call as a whole ends by its deadline: `queue_timeout_s` for its waits, and the time of one attempt.
+        The call as a whole ends by its deadline: `queue_timeout_s` for its waits, and the time of one attempt. Waiting
+        for an endpoint's health report extends the deadline, by `health_s` for each report at most.
 
         Args:
             endpoints: Base URLs of replicas.
@@ -165,7 +166,7 @@ class Dispatcher:
                         attempt=trace.attempts,
                         idempotent=idempotent,
                         elsewhere=is_elsewhere(fleet.endpoints, self.clock(), tried),
-                        left_s=deadline - self.clock(),
+                        left_s=deadline + trace.probed_s - self.clock(),
                         least_s=min(timeout_s, max(0.1, timeout_s / 10)),
                         settings=self._settings.retry,
                         budget=self._budgets[family],
@@ -250,20 +251,35 @@ class Dispatcher:
         if permit is not None:
             return permit
         awaited = self.clock()
-        within_s = None
+        within_s, queue_timeout_s = None, self._settings.limiter.queue_timeout_s
         if deadline < math.inf:
-            within_s = min(self._settings.limiter.queue_timeout_s, deadline - awaited)
+            within_s = min(queue_timeout_s, deadline + trace.probed_s - awaited)
+            if not fleet.is_open:
+                within_s += self._settings.timeouts.health_s  # the first caller may be waiting for a health report
         try:
             return await self._gate.acquire(fleet, avoid=avoid, within_s=within_s, patient=patient)
         finally:
-            trace.queued_s += self.clock() - awaited
+            waited_s = self.clock() - awaited
+            trace.queued_s += waited_s
+            if not patient:
+                trace.probed_s += max(0.0, waited_s - queue_timeout_s)
+
+    async def _profile(self, endpoint: Endpoint, trace: CallTrace) -> EndpointProfile:
+        known = self._profiles.known(endpoint.url)
+        if known is None:
+            asked = self.clock()
+            try:
+                known = await self._profiles.get(endpoint.url, self._settings.timeouts.health_s)
+            finally:
+                trace.probed_s += self.clock() - asked
+        return known
 
     async def _run_once(self, permit: Permit, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
         url = permit.endpoint.url
         with self._attempt(permit, execution.run.timeout_ms / 1000) as attempt:
             try:
                 trace.attempt_started(url)
-                result = await self._run_at(attempt, execution, deadline, trace.headers())
+                result = await self._run_at(attempt, execution, deadline, trace)
             except BaseException as error:
                 trace.attempt_finished(error, attempt.status)
                 if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
@@ -272,21 +288,15 @@ class Dispatcher:
             trace.attempt_finished(None, attempt.status)
             return result
 
-    async def _run_at(
-        self, attempt: Attempt, execution: Execution[T], deadline: float, headers: Mapping[str, str] | None
-    ) -> T:
+    async def _run_at(self, attempt: Attempt, execution: Execution[T], deadline: float, trace: CallTrace) -> T:
         timeouts, run = self._settings.timeouts, execution.run
-        endpoint, started = attempt.permit.endpoint, attempt.started
-        profile = _UNKNOWN
+        endpoint, profile = attempt.permit.endpoint, _UNKNOWN
         if execution.needs_profile:
-            known = self._profiles.known(endpoint.url)
-            if known is None:
-                # Asking is a part of the attempt, and must leave it the time that it needs.
-                attempt_s = min(run.timeout_ms / 1000 + timeouts.grace_s, deadline - started)
-                known = await self._profiles.get(endpoint.url, min(timeouts.health_s, attempt_s / 2))
-            profile = known
+            profile = await self._profile(endpoint, trace)
             endpoint.limit.learn(profile.capacities.get(run.language.family))
             self._gate.pump()
+        # The program has its whole time from here on: a probe must not cost any of it.
+        started, deadline = self.clock(), deadline + trace.probed_s
         if profile.starts_slowly:
             deadline += timeouts.startup_s
             started += timeouts.startup_s
@@ -307,7 +317,7 @@ class Dispatcher:
                 request.body,
                 within_s=ends - now,
                 max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
-                headers=headers,
+                headers=trace.headers(),
             )
         except BodyTooLargeError:
             attempt.status = 200  # of another one only the beginning is read

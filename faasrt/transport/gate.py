@@ -45,6 +45,11 @@ class Fleet:
     endpoints: Sequence[Endpoint]
     waiters: deque[_Waiter] = attrs.field(factory=deque)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether each endpoint has been asked what it is, or need not be asked."""
+        return all(endpoint.limit.opened for endpoint in self.endpoints)
+
     def open(self) -> None:
         """Note that nobody will ask the endpoints for their size: no call need wait for that."""
         for endpoint in self.endpoints:

@@ -22,6 +22,7 @@ class AdaptiveLimit:
 
     Attributes:
         in_flight: Calls that wait for their answer.
+        opened: Whether it is known what the endpoint is, or need not be.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
@@ -30,7 +31,7 @@ class AdaptiveLimit:
         self._on_change = on_change
         self._limit = 1.0
         self._learned: int | None = None
-        self._opened = False
+        self.opened = False
         self._cool_until = float("-inf")
         self._successes = 0
         self._shrunk_at = float("-inf")
@@ -45,13 +46,13 @@ class AdaptiveLimit:
     @property
     def to_come(self) -> int:
         """By how much the limit will at least grow once it is known what the endpoint is, as far as anybody can say."""
-        return 0 if self._opened else min(_START, self._most) - 1
+        return 0 if self.opened else min(_START, self._most) - 1
 
     def learn(self, capacity: int | None) -> None:
         """Note the size that the endpoint gives itself: the limit starts there, and does not pass it."""
-        if self._opened and capacity in (None, self._learned):
+        if self.opened and capacity in (None, self._learned):
             return
-        self._opened, self._limit = True, float(min(_START, self._most))
+        self.opened, self._limit = True, float(min(_START, self._most))
         if capacity is not None:
             self._learned = capacity
             self._cap = max(1, min(self._most, capacity))

@@ -46,6 +46,7 @@ class CallTrace:
         "attempts_s",
         "endpoint",
         "language",
+        "probed_s",
         "queued_s",
         "started",
     )
@@ -61,6 +62,7 @@ class CallTrace:
         self._attempt_started = 0.0
         self.started = clock()
         self.queued_s = 0.0
+        self.probed_s = 0.0  # of waiting for health reports, by which the call's deadline is extended
         self.attempts_s: list[float] = []
         self.attempts = 0
         self.endpoint = ""
