@@ -279,7 +279,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["faithful", "enforces_timeouts", "timeout_limit_s", "max_output_bytes"])
+NAMES = st.sampled_from(
+    ["faithful", "enforces_timeouts", "cancels_on_disconnect", "timeout_limit_s", "max_output_bytes"]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -294,4 +296,12 @@ def test_any_report_gives_a_profile(health: dict[str, Any]) -> None:
     assert isinstance(profile, EndpointProfile)
     for number in (profile.timeout_limit_ms, profile.max_output_bytes):
         assert number is None or (isinstance(number, int) and number > 0)
-    json.dumps([profile.faithful, profile.enforces_timeouts, profile.reference, profile.starts_slowly])
+    json.dumps(
+        [
+            profile.faithful,
+            profile.enforces_timeouts,
+            profile.cancels_on_disconnect,
+            profile.reference,
+            profile.starts_slowly,
+        ]
+    )

@@ -52,7 +52,7 @@ async def outcome_of(call: Any) -> Any:
 
 async def test_at_most_once_at_every_byte_of_a_request() -> None:
     """Wherever the connection breaks while the request is on its way, the code ran once at most."""
-    async with fleet(1, envelope="never") as (manager, (fake,)):
+    async with fleet(1) as (manager, (fake,)):
         await manager.run_code("print(1)", "python")
         size = 600
         for offset in range(size):
@@ -66,7 +66,7 @@ async def test_at_most_once_at_every_byte_of_a_request() -> None:
 
 async def test_at_most_once_at_every_byte_of_an_answer() -> None:
     """Wherever the connection breaks while the answer is on its way, the code is not sent again."""
-    async with fleet(1, envelope="never") as (manager, (fake,)):
+    async with fleet(1) as (manager, (fake,)):
         errors = results = 0
         for offset in range(480):
             reply = Reply(stdout="x", reset_after=offset)
@@ -232,6 +232,7 @@ async def test_the_server_is_told_the_time_that_is_left() -> None:
 async def test_a_call_that_was_given_up_keeps_its_slot() -> None:
     """The code may still run there: the slot is charged until the server's own limit has passed."""
     async with fleet(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
+        fake.health = {"capabilities": {"cancels_on_disconnect": False}}
         await manager.run_code("1", "python")
         fake.script(Reply(hang=True))
         with pytest.raises(DeadlineExceededError):
@@ -442,6 +443,7 @@ async def test_a_connection_that_cannot_be_made_in_time_sent_nothing() -> None:
 async def test_a_restart_frees_what_was_given_up() -> None:
     """When the server is gone, nothing runs there any more."""
     async with fleet(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
+        fake.health = {"capabilities": {"cancels_on_disconnect": False}}
         await manager.run_code("1", "python")
         fake.script(Reply(hang=True))
         with pytest.raises(DeadlineExceededError):

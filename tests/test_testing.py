@@ -333,7 +333,12 @@ async def test_health() -> None:
             assert await response.json() == {
                 "status": "healthy",
                 "version": "fake",
-                "capabilities": {"faithful": True, "enforces_timeouts": True, "validates": False},
+                "capabilities": {
+                    "faithful": True,
+                    "enforces_timeouts": True,
+                    "cancels_on_disconnect": True,
+                    "validates": False,
+                },
                 "limits": {},
             }
         fake.health = {"capabilities": {"faithful": False}, "pool_status": {"config": {"maxSize": 8}}, "limits": None}
@@ -341,7 +346,12 @@ async def test_health() -> None:
         async with session.get(fake.url + "/health?x=1") as response:
             told = await response.json()
             assert (response.status, told["status"], told["limits"]) == (503, "unhealthy", None)
-            assert told["capabilities"] == {"faithful": False, "enforces_timeouts": True, "validates": False}
+            assert told["capabilities"] == {
+                "faithful": False,
+                "enforces_timeouts": True,
+                "cancels_on_disconnect": True,
+                "validates": False,
+            }
             assert told["pool_status"] == {"config": {"maxSize": 8}}
         assert (fake.probes, fake.scripted, fake.requests) == (2, 1, [])
 

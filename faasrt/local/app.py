@@ -28,6 +28,7 @@ from faasrt.protocol.messages import NOT_STARTED_HEADER
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 
+_CAPABILITIES = ("faithful", "enforces_timeouts", "cancels_on_disconnect", "validates")
 _ENVELOPE_BYTES = 250_000
 # What a refusal may need beside its words.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
@@ -158,7 +159,7 @@ class Service:
         body = {
             "status": status,
             "version": f"faasrt {__version__}",
-            "capabilities": {"faithful": True, "enforces_timeouts": True, "validates": True},
+            "capabilities": dict.fromkeys(_CAPABILITIES, True),
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,
         }

@@ -18,6 +18,7 @@ class EndpointProfile:
     Attributes:
         faithful: It brings programs and results through unharmed by itself: plain requests will do.
         enforces_timeouts: It ends a program at its time limit.
+        cancels_on_disconnect: It ends a program whose caller drops the connection.
         reference: It is one of the reference servers, on which an envelope is known to work: an answer without a frame
             means that the program was killed.
         starts_slowly: It starts an interpreter of a second or two for each request.
@@ -28,6 +29,7 @@ class EndpointProfile:
 
     faithful: bool = False
     enforces_timeouts: bool = False
+    cancels_on_disconnect: bool = False
     reference: bool = False
     starts_slowly: bool = False
     timeout_limit_ms: int | None = None
@@ -50,6 +52,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
     return EndpointProfile(
         faithful=capabilities.get("faithful") is True,
         enforces_timeouts=capabilities.get("enforces_timeouts") is True,
+        cancels_on_disconnect=capabilities.get("cancels_on_disconnect") is True,
         reference=on_pyodide or words.startswith("js-faas") or runs_js,
         starts_slowly=on_pyodide,
         timeout_limit_ms=None if seconds is None else math.ceil(seconds * 1000),

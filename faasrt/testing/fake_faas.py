@@ -20,7 +20,12 @@ from faasrt.testing.replies import Reply
 _HEALTH: dict[str, Any] = {
     "status": "healthy",
     "version": "fake",
-    "capabilities": {"faithful": True, "enforces_timeouts": True, "validates": False},
+    "capabilities": {
+        "faithful": True,
+        "enforces_timeouts": True,
+        "cancels_on_disconnect": True,
+        "validates": False,
+    },
     "limits": {},
 }
 _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_started=True)

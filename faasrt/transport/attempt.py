@@ -11,10 +11,15 @@ from faasrt.errors import (
     ConnectError,
     DeadlineExceededError,
     OverloadedError,
+    ProtocolError,
     RejectedError,
     ServiceError,
 )
 from faasrt.transport.gate import Gate, Permit
+from faasrt.transport.session import Body
+
+# A server may end a program this many seconds after its limit.
+_MARGIN_S = 1.0
 
 
 class Attempt:
@@ -22,7 +27,6 @@ class Attempt:
 
     Args:
         permit: Given back at the end.
-        timeout_s: Seconds that the code has.
         gate: Where the permit comes from.
         clock: A monotonic clock in seconds.
         settings: How long an endpoint that refuses is left alone.
@@ -31,15 +35,29 @@ class Attempt:
         started: When it began.
         shortened: Whether the code has fewer seconds than were asked for.
         status: The HTTP status of the answer; None before there is one.
+        body: The request, once there is one that has code run.
+        runs_s: Seconds that the server may spend on it.
+        cancels_on_disconnect: Whether the server ends the code when the connection is dropped.
     """
 
-    __slots__ = ("_clock", "_gate", "_settings", "permit", "shortened", "started", "status", "timeout_s")
+    __slots__ = (
+        "_clock",
+        "_gate",
+        "_settings",
+        "body",
+        "cancels_on_disconnect",
+        "permit",
+        "runs_s",
+        "shortened",
+        "started",
+        "status",
+    )
 
-    def __init__(
-        self, permit: Permit, timeout_s: float, gate: Gate, clock: Callable[[], float], settings: RetrySettings
-    ) -> None:
+    def __init__(self, permit: Permit, gate: Gate, clock: Callable[[], float], settings: RetrySettings) -> None:
         self.permit = permit
-        self.timeout_s = timeout_s
+        self.body: Body | None = None
+        self.runs_s = 0.0
+        self.cancels_on_disconnect = False
         self.shortened = False
         self.status: int | None = None
         self.started = clock()
@@ -56,20 +74,27 @@ class Attempt:
             if error is None:
                 endpoint.limit.grow()
                 endpoint.breaker.succeed(self._clock(), self.started)
-            elif isinstance(error, ServiceError):
-                self._note_failure(error)
+            else:
+                if self._may_still_run(error):
+                    # It may have begun as late as just now.
+                    endpoint.limit.haunt(self._clock() + self.runs_s + _MARGIN_S)
+                if isinstance(error, ServiceError):
+                    self._note_failure(error)
         finally:
             self._gate.release(self.permit)
+
+    def _may_still_run(self, error: BaseException) -> bool:
+        """Whether the server may still run the code of a call that was cancelled, lost or given up."""
+        if self.body is None or not self.body.sending or self.cancels_on_disconnect:
+            return False
+        # A gateway that answers 504 has given up as well. Whatever else answers has ended with the code.
+        return self.status == 504 or (self.status is None and not isinstance(error, ProtocolError))
 
     def _note_failure(self, error: ServiceError) -> None:
         now, started = self._clock(), self.started
         limit, breaker = self.permit.endpoint.limit, self.permit.endpoint.breaker
-        if isinstance(error, DeadlineExceededError):
-            if error.sent == "maybe":
-                # It may have begun as late as just now.
-                limit.haunt(now + self.timeout_s)
-            if self.shortened:
-                return  # the time was used up elsewhere
+        if isinstance(error, DeadlineExceededError) and self.shortened:
+            return  # the time was used up elsewhere
         if isinstance(error, (OverloadedError, DeadlineExceededError)):
             limit.shrink(now, started)
         if isinstance(error, OverloadedError):

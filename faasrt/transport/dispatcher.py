@@ -38,7 +38,7 @@ from faasrt.transport.gate import Fleet, Gate, Permit
 from faasrt.transport.home import HomeLoop
 from faasrt.transport.profiles import Profiles
 from faasrt.transport.retry import Exposure, RetryBudget, wait_before_retry
-from faasrt.transport.session import BodyTooLargeError
+from faasrt.transport.session import Body, BodyTooLargeError
 from faasrt.transport.trace import CallTrace
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
@@ -195,12 +195,12 @@ class Dispatcher:
         try:
             permit = await self._permit(fleet, trace, (), self.clock() + self._settings.limiter.queue_timeout_s)
             trace.attempts, trace.endpoint = 1, permit.endpoint.url
-            with self._attempt(permit, within_s):
+            with self._attempt(permit):
                 try:
                     answer = await self._exchange.post(
                         permit.endpoint.url,
                         "/validate_code",
-                        body,
+                        Body(body),
                         within_s=within_s,
                         max_body_bytes=_VALIDATION_BODY_BYTES,
                         headers=trace.headers(),
@@ -276,7 +276,7 @@ class Dispatcher:
 
     async def _run_once(self, permit: Permit, execution: Execution[T], trace: CallTrace, deadline: float) -> T:
         url = permit.endpoint.url
-        with self._attempt(permit, execution.run.timeout_ms / 1000) as attempt:
+        with self._attempt(permit) as attempt:
             try:
                 trace.attempt_started(url)
                 result = await self._run_at(attempt, execution, deadline, trace)
@@ -307,14 +307,16 @@ class Dispatcher:
             if timeout_ms < 1:
                 raise DeadlineExceededError("no time was left to send the program", sent="no")
         request = execution.request(profile, timeout_ms)
-        attempt.timeout_s = request.timeout_ms / 1000
+        attempt.body, timeout_s = Body(request.body), request.timeout_ms / 1000
+        attempt.runs_s = timeout_s + (timeouts.startup_s if profile.starts_slowly else 0.0)
+        attempt.cancels_on_disconnect = profile.cancels_on_disconnect
         deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
-        ends = min(started + attempt.timeout_s + timeouts.grace_s, deadline)
+        ends = min(started + timeout_s + timeouts.grace_s, deadline)
         try:
             answer = await self._exchange.post(
                 endpoint.url,
                 "/run_code",
-                request.body,
+                attempt.body,
                 within_s=ends - now,
                 max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
                 headers=trace.headers(),
@@ -330,5 +332,5 @@ class Dispatcher:
             raise DeadlineExceededError(words, sent="yes")
         return result
 
-    def _attempt(self, permit: Permit, timeout_s: float) -> Attempt:
-        return Attempt(permit, timeout_s, self._gate, self.clock, self._settings.retry)
+    def _attempt(self, permit: Permit) -> Attempt:
+        return Attempt(permit, self._gate, self.clock, self._settings.retry)

@@ -43,13 +43,13 @@ class Exchange:
         self,
         endpoint: str,
         path: str,
-        data: bytes,
+        body: Body,
         *,
         within_s: float,
         max_body_bytes: int,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send one request, with some more headers, and read its answer.
+        """Send one request, with some more headers, and read its answer; `body` tells how far it came.
 
         Raises:
             DeadlineExceededError: That took longer than `within_s`.
@@ -59,7 +59,6 @@ class Exchange:
 
         Cancellation: drops the connection.
         """
-        body = Body(data)
         try:
             with self._deadlines.within(within_s):
                 session = self._session(endpoint)

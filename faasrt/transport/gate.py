@@ -158,9 +158,11 @@ class Gate:
             self._leave(fleet, waiter)
             if not isinstance(error, TimeoutError):
                 raise
+            abandoned = sum(endpoint.limit.zombies(self._clock()) for endpoint in fleet.endpoints)
+            still_run = f" ({abandoned} calls that were given up may still run there)" if abandoned else ""
             raise DeadlineExceededError(
-                f"no permit came free within {within_s:g} s: the endpoints are full (see get_metrics().states); add "
-                "replicas, or raise max_concurrency or queue_timeout_s",
+                f"no permit came free within {within_s:g} s: the endpoints are full{still_run}, see "
+                "get_metrics().states; add replicas, or raise max_concurrency or queue_timeout_s",
                 sent="no",
             ) from None
 
