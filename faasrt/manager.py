@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -65,6 +66,7 @@ class RuntimeManager:
             raise ConfigurationError("give a factory, or settings, a logger and telemetry for a new one; not both")
         self._factory = factory
         self._faas: LocalFaaS | None = None
+        self._make_faas: Callable[..., LocalFaaS] | None = None
         self._faas_started = False
         self._runtimes: dict[Language, Runtime] = {}
         self._lock = asyncio.Lock()
@@ -110,7 +112,8 @@ class RuntimeManager:
     ) -> Self:
         r"""Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
 
-        The FaaS starts with `async with`, or at the first call, and ends with `aclose`. The first Python program on a
+        The FaaS starts with `async with`, or at the first call, and ends with `aclose`. If that fails or is cancelled,
+        the next call starts it anew. The first Python program on a
         machine waits for the sandbox to be compiled (about 45 s, once); `faasrt warmup` does that ahead.
 
         Args:
@@ -138,8 +141,8 @@ class RuntimeManager:
         # A program may wait in the queue of the FaaS before its own time begins to run, as long as it may wait here.
         queue_timeout_s = base.limiter.queue_timeout_s
         sinks = (Emitter(check_sinks(telemetry)),)  # one for both sides: a sink that fails is told of once
-        faas = LocalFaaS(
-            languages,
+        make_faas = functools.partial(
+            LocalFaaS,
             workers=workers,
             sandbox=limits,
             queue_timeout_s=queue_timeout_s,
@@ -147,7 +150,7 @@ class RuntimeManager:
         )
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
         manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
-        manager._faas = faas
+        manager._make_faas, manager._faas = make_faas, make_faas(languages)
         return manager
 
     async def get_runtime(self, language: str | Language) -> Runtime:
@@ -381,11 +384,17 @@ class RuntimeManager:
         async with self._lock:
             self._check_open()
             if not self._faas_started:
-                await self._faas.start()
-                self._faas_started = True
+                try:
+                    await self._faas.start()
+                except BaseException:
+                    # It can be started once, and has stopped again: the next caller starts another one.
+                    assert self._make_faas is not None
+                    self._faas = self._make_faas(self._faas.languages)
+                    raise
                 endpoints = dict.fromkeys(self._faas.languages, self._faas.url)
                 settings = attrs.evolve(self._factory.settings, endpoints=endpoints)
                 self._factory = self._make_factory(settings)
+                self._faas_started = True
 
     def _make_factory(self, settings: Settings | None) -> RuntimeFactory:
         return RuntimeFactory(settings, self._logger, telemetry=self._sinks)

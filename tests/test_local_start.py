@@ -1,0 +1,96 @@
+"""The start of `RuntimeManager.local`, cancelled or failed: the next caller starts the embedded FaaS anew."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faasrt import ConfigurationError, RuntimeManager
+
+
+class CancelledAt:
+    """Awaits a coroutine, and cancels its task in some of its waits, which are counted from 1."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits: set[int]) -> None:
+        self._coroutine = coroutine
+        self._waits = waits
+        self.count = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner = self._coroutine.__await__()
+        error: BaseException | None = None
+        while True:
+            try:
+                awaited = next(inner) if error is None else inner.throw(error)
+            except StopIteration as end:
+                return end.value
+            self.count += 1
+            if self.count in self._waits:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            try:
+                error = None
+                yield awaited
+            except BaseException as raised:
+                error = raised
+
+
+async def run(awaitable: CancelledAt) -> None:
+    await awaitable
+
+
+def lives() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == "faasrt-local"]
+
+
+@pytest.mark.parametrize("waits", [{1}, {2}, {3}, {1, 2}, {1, 2, 3}], ids=str)
+@pytest.mark.parametrize("way", ["get_runtime", "run_code", "get_health_status", "__aenter__"])
+async def test_cancelled_at_any_await(way: str, waits: set[int]) -> None:
+    """The next caller can use it, and closing leaves nothing of either start."""
+    arguments = {"get_runtime": ["js"], "run_code": ["1", "js"]}.get(way, [])
+    manager = RuntimeManager.local(["js"], workers=1)
+    try:
+        first = CancelledAt(getattr(manager, way)(*arguments), waits)
+        ended = await asyncio.gather(run(first), return_exceptions=True)
+        assert isinstance(ended[0], asyncio.CancelledError) or first.count < min(waits)
+        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
+    finally:
+        await manager.aclose()
+    async with asyncio.timeout(30):
+        while lives():  # a start whose end was cancelled, too, goes on ending by itself
+            await asyncio.wait(lives())
+
+
+async def test_the_next_in_line_starts_it() -> None:
+    """Callers that wait for the first one, which is cancelled, are served."""
+    async with asyncio.timeout(60):
+        manager = RuntimeManager.local(["js"], workers=1)
+        calls = [asyncio.create_task(manager.run_code(f"console.log({n})", "js")) for n in range(3)]
+        while not lives():
+            await asyncio.sleep(0)
+        calls[0].cancel()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert [result.stdout for result in found[1:] if not isinstance(result, BaseException)] == ["1\n", "2\n"]
+        await manager.aclose()
+        assert not lives()
+
+
+async def test_a_start_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The error says why; when that is mended, the same manager works."""
+    manager = RuntimeManager.local(iter(["js"]), workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="temporary"):
+                await manager.run_code("1", "js")
+    async with manager:
+        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
+        assert [str(language) for language in manager.get_supported_languages()] == ["javascript"]
+    assert not lives()
