@@ -224,16 +224,18 @@ class Runtime:
             isolate=isolate,
             rerun=self._settings.retry.idempotent if idempotent is None else idempotent,
         )
-        while (indices := plan.next_batch()) is not None:
-            batch = Batch(
-                run=request,
-                function=name,
-                cases=[plan.cases[index] for index in indices],
-                first=indices.start,
-                isolate=isolate,
-                definition_ms=plan.definition_ms,
-            )
-            await self._caller.run(batch, idempotent, functools.partial(plan.take, indices))
+        # All executions are one call: closing waits for the last of them.
+        with self._calls.one_call():
+            while (indices := plan.next_batch()) is not None:
+                batch = Batch(
+                    run=request,
+                    function=name,
+                    cases=[plan.cases[index] for index in indices],
+                    first=indices.start,
+                    isolate=isolate,
+                    definition_ms=plan.definition_ms,
+                )
+                await self._caller.run(batch, idempotent, functools.partial(plan.take, indices))
         return plan.all_results()
 
     async def validate_code(

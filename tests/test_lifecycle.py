@@ -31,6 +31,9 @@ from faasrt import (
 Serve = Callable[..., Awaitable[str]]
 FINE = b'{"output": {"stdout": "hi", "stderr": "", "ret_val": ""}}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(FINE), FINE)
+# It runs nothing, so nothing is left of a call that is given up.
+PROFILE = b'{"status": "healthy", "capabilities": {"cancels_on_disconnect": true}}'
+HEALTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(PROFILE), PROFILE)
 
 
 class Stage:
@@ -47,6 +50,9 @@ class Stage:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"GET /health"):
+                    writer.write(HEALTH)
+                    continue
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
                 await reader.readexactly(int(length.split(b":")[1]))
                 self.calls += 1
@@ -60,6 +66,7 @@ class Stage:
                     await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
                     for task in (waiting, gone):
                         task.cancel()
+                    await asyncio.wait({waiting, gone})
                     if not self.go.is_set():
                         return
                     writer.write(ANSWER[stop:])
@@ -248,6 +255,51 @@ async def test_clear_cache_never_closes_under_a_call(raw_server: Serve) -> None:
         await manager.clear_cache()
         assert (await manager.run_code("1", "py")).ok
         assert manager.get_metrics().total.outcomes == {"OK": 3}
+
+
+# Each too large to share a request with another one: so many executions.
+CASES = [("x" * 600_000,)] * 3
+
+
+def several_executions(manager: RuntimeManager, way: str) -> asyncio.Task[list[Any]]:
+    async def run_cases() -> list[Any]:
+        return await (await manager.get_runtime("py")).run_cases("def f(x): pass", "f", CASES)
+
+    async def run_map() -> list[Any]:
+        tasks = [faasrt.CodeTask("def f(x): pass", "py", function="f", args=case) for case in CASES]
+        return [item.result or item.error async for item in manager.map(tasks, concurrency=1, coalesce=3)]
+
+    return asyncio.create_task(run_cases() if way == "run_cases" else run_map())
+
+
+@pytest.mark.parametrize("closing", ["clear_cache", "aclose"])
+@pytest.mark.parametrize("way", ["run_cases", "map"])
+async def test_several_executions_are_one_call_in_flight(raw_server: Serve, way: str, closing: str) -> None:
+    """Closing waits for all executions of a `run_cases`, and of tasks that share executions."""
+    stage = Stage(10)
+    async with manager_for(await raw_server(stage.handle)) as manager:
+        runtime = await manager.get_runtime("py")
+        call = several_executions(manager, way)
+        await stage.arrived.wait()
+        closed = asyncio.create_task(getattr(manager, closing)())
+        await settled(lambda: runtime.closed)
+        stage.go.set()
+        assert [type(result) for result in await call] == [faasrt.ExecutionResult] * 3
+        await closed
+    assert stage.calls == 3
+
+
+async def test_closing_ends_several_executions_that_take_too_long(raw_server: Serve) -> None:
+    """After `close_s`, with the error that every other call gets, and none of the executions that were to come."""
+    stage = Stage(10)
+    manager = manager_for(await raw_server(stage.handle), timeouts=TimeoutSettings(close_s=0.05))
+    call = several_executions(manager, "run_cases")
+    await stage.arrived.wait()
+    await manager.aclose()
+    with pytest.raises(RuntimeClosedError):
+        await call
+    assert (stage.calls, manager.get_metrics().total.errors) == (1, {"RuntimeClosedError": 1})
+    assert call.cancelling() == 0
 
 
 async def test_a_failed_creation_is_not_kept(raw_server: Serve) -> None:

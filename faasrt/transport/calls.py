@@ -29,13 +29,19 @@ class CallsInFlight:
             raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
 
     def one_call(self) -> _OneCall:
-        """Hold what this gives around a call.
+        """Hold what this gives around a call, or around several that are one to their caller.
+
+        A call inside another one of the same task is a part of it, and goes on when closing begins.
 
         Raises:
             RuntimeClosedError: Closing has begun, or, at the end, closing ended the call.
         """
-        self.refuse_when_closing()
-        return _OneCall(self)
+        task = asyncio.current_task()
+        assert task is not None
+        is_part = task in self._tasks
+        if not is_part:
+            self.refuse_when_closing()
+        return _OneCall(self, task, is_part=is_part)
 
     async def close(self, within_s: float | None) -> None:
         """Refuse further calls, and wait for those in flight.
@@ -65,19 +71,18 @@ class CallsInFlight:
 class _OneCall:
     """A call that is in flight inside `with`; a class, because a generator would take three times as long."""
 
-    __slots__ = ("_calls", "_cancelling", "_task")
+    __slots__ = ("_calls", "_cancelling", "_is_part", "_task")
 
-    def __init__(self, calls: CallsInFlight) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._calls, self._task, self._cancelling = calls, task, task.cancelling()
+    def __init__(self, calls: CallsInFlight, task: asyncio.Task[Any], *, is_part: bool) -> None:
+        self._calls, self._task, self._is_part, self._cancelling = calls, task, is_part, task.cancelling()
 
     def __enter__(self) -> None:
         self._calls._tasks.add(self._task)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         calls, task = self._calls, self._task
-        calls._tasks.discard(task)
+        if not self._is_part:
+            calls._tasks.discard(task)
         if not calls.closing:
             return
         if not calls._tasks:
