@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from faasrt.batch import CodeTask, TaskResult
+from faasrt.batch import CodeTask
 from faasrt.config import SandboxConfig, Settings
 from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, RuntimeClosedError
 from faasrt.events import Sink
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
-from faasrt.mapping import StopOn, check_count, check_stop_on, map_tasks
+from faasrt.mapping import Maps, ResultStream, StopOn, check_count, check_stop_on
 from faasrt.metrics import Metrics
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.runtime import Runtime
@@ -70,6 +70,7 @@ class RuntimeManager:
         self._faas_started = False
         self._runtimes: dict[Language, Runtime] = {}
         self._lock = asyncio.Lock()
+        self._maps = Maps()
         self._closed = False
         self._home = HomeLoop("manager")
 
@@ -209,13 +210,17 @@ class RuntimeManager:
         ordered: bool = False,
         stop_on: StopOn = None,
         coalesce: int = 1,
-    ) -> AsyncGenerator[TaskResult]:
+    ) -> ResultStream:
         """Run many tasks, and give the results as they come.
 
         The tasks are read lazily: those in flight, results that nobody has taken yet, and a window of as many again
         (64 at most). Tasks wait for room at the endpoints without limit; the deadline of each counts from there. What
-        goes wrong with a task is in its result. Leaving the loop, or a cancellation, stops the source (a generator is
-        closed), cancels what is in flight and frees everything.
+        goes wrong with a task is in its result. A cancellation, or closing the results, stops the source (a generator
+        is closed), cancels what is in flight and frees everything. Closing the manager does so as well.
+
+        A `break` closes the results when nothing refers to them any more. Where something does, use `async with`, which
+        closes them at its end (as `contextlib.aclosing` does): until they are closed, the tasks of the window are still
+        read and run, and then nothing more.
 
         Args:
             tasks: Any iterable or asynchronous iterable. One that blocks does so to the event loop as well.
@@ -227,8 +232,8 @@ class RuntimeManager:
             coalesce: How many tasks in a row that differ in `args` alone may share an execution, from 1 on, as
                 `Runtime.run_cases` has it: what one leaves behind in the program, the next one sees.
 
-        Yields:
-            A `TaskResult` for each task.
+        Returns:
+            An asynchronous generator with a `TaskResult` for each task, which is a context manager as well.
 
         Raises:
             ConfigurationError: An argument is wrong.
@@ -243,9 +248,12 @@ class RuntimeManager:
             print(1) -> OK
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
+            >>> async with manager.map([CodeTask("print(1)", "py"), CodeTask("print(2)", "py")]) as results:
+            ...     async for item in results:
+            ...         break
         """
         most = self._factory.settings.limiter.max_concurrency
-        return map_tasks(
+        return self._maps.start(
             self.get_runtime,
             tasks,
             concurrency=check_count("concurrency", concurrency, default=most),
@@ -340,8 +348,11 @@ class RuntimeManager:
                     for runtime in runtimes.values():
                         group.create_task(runtime.aclose())
             finally:
-                if self._faas is not None:
-                    await self._faas.aclose()
+                try:
+                    await self._maps.aclose()
+                finally:
+                    if self._faas is not None:
+                        await self._faas.aclose()
 
     async def __aenter__(self) -> Self:
         self._check_open()

@@ -24,8 +24,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
-from typing import Any, TypeAlias
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+)
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 import attrs
 
@@ -128,6 +138,8 @@ class _Source:
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait({self._next})
+            if not self._next.cancelled():
+                self._next.exception()  # nobody is left to be told of it
         if inspect.isasyncgen(self._iterator):
             await self._iterator.aclose()
         elif inspect.isgenerator(self._iterator):
@@ -160,41 +172,103 @@ async def _anext(iterator: AsyncIterator[Any]) -> Any:
     return await anext(iterator, _END)
 
 
-def map_tasks(
-    get_runtime: GetRuntime,
-    tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
-    *,
-    concurrency: int,
-    ordered: bool,
-    stop: Callable[[TaskResult], bool],
-    coalesce: int,
-) -> AsyncGenerator[TaskResult]:
-    """Run tasks, and give the results; `RuntimeManager.map` tells the rest.
+class ResultStream(AsyncGenerator[TaskResult]):
+    """The results of `RuntimeManager.map`: an asynchronous generator, which `async with` closes at its end.
 
     Args:
-        get_runtime: Gives the runtime of a language.
-        tasks: The tasks.
-        concurrency: Executions in flight, at most.
-        ordered: Whether results come in the order of the tasks.
-        stop: Says which result is the last.
-        coalesce: How many tasks in a row may become one execution.
+        generator: Gives the results. Dropping the stream drops it, and the event loop closes it then.
     """
-    return _Map(get_runtime, _Source(tasks), concurrency, ordered, stop, coalesce).run()
+
+    def __init__(self, generator: AsyncGenerator[TaskResult]) -> None:
+        self._generator = generator
+
+    def __anext__(self) -> Coroutine[Any, Any, TaskResult]:
+        return self._generator.__anext__()
+
+    async def asend(self, value: None) -> TaskResult:
+        """Return the next result, as `anext` does."""
+        return await self._generator.asend(value)
+
+    async def athrow(self, *error: Any) -> TaskResult:
+        """Raise an error where the results are given: it ends them."""
+        return await self._generator.athrow(*error)
+
+    async def aclose(self) -> None:
+        """Stop the source, cancel the executions in flight, and wait for both. Closing twice is harmless.
+
+        Cancellation: is raised once that is done.
+        """
+        await self._generator.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
 
-@attrs.define
+class Maps:
+    """The maps of one manager that have begun and not ended, so that closing the manager ends them."""
+
+    def __init__(self) -> None:
+        self._running: set[_Map] = set()
+
+    def start(
+        self,
+        get_runtime: GetRuntime,
+        tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
+        *,
+        concurrency: int,
+        ordered: bool,
+        stop: Callable[[TaskResult], bool],
+        coalesce: int,
+    ) -> ResultStream:
+        """Run tasks, and give the results; `RuntimeManager.map` tells the rest.
+
+        Args:
+            get_runtime: Gives the runtime of a language.
+            tasks: The tasks.
+            concurrency: Executions in flight, at most.
+            ordered: Whether results come in the order of the tasks.
+            stop: Says which result is the last.
+            coalesce: How many tasks in a row may become one execution.
+        """
+        one = _Map(get_runtime, _Source(tasks), concurrency, ordered, stop, coalesce, self._running)
+        return ResultStream(one.run())
+
+    async def aclose(self) -> None:
+        """Stop all of them; who still reads their results gets `RuntimeClosedError`.
+
+        Cancellation: they go on stopping.
+        """
+        stopping = [one.stop() for one in self._running]
+        for one in self._running:
+            one.fail(RuntimeClosedError("this manager was closed while its results were read"))
+        if stopping:
+            await asyncio.wait(stopping)
+
+
+@attrs.define(eq=False)
 class _Map:
     _get_runtime: GetRuntime
     _source: _Source
     _concurrency: int
     _ordered: bool
-    _stop: Callable[[TaskResult], bool]
+    _stop_after: Callable[[TaskResult], bool]
     _coalesce: int
+    _running: set[_Map]
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
-    # Each task takes one when it is read, and gives it back when its result has been delivered.
+    # Each task takes one when it is read, and gives it back when its result has been delivered: so a consumer that goes
+    # away without closing the results stops all work when they are used up.
     _slots: asyncio.Semaphore = attrs.field(init=False)
     # None says that a worker has ended.
     _results: asyncio.Queue[TaskResult | BaseException | None] = attrs.field(factory=asyncio.Queue, init=False)
+    _workers: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    # Workers whose end was not delivered yet.
+    _working: int = attrs.field(default=0, init=False)
+    _stopping: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         window = min(self._concurrency, MAX_WINDOW)
@@ -202,28 +276,55 @@ class _Map:
 
     async def run(self) -> AsyncGenerator[TaskResult]:
         """Give the results. However this ends, the source is stopped, and nothing stays in flight."""
-        workers = {asyncio.create_task(self._work()) for _ in range(self._concurrency)}
+        self._running.add(self)
         try:
-            async for item in self._deliver(len(workers)):
+            self._start_worker()
+            async for item in self._deliver():
                 self._slots.release()
                 yield item
-                if self._stop(item):
+                if self._stop_after(item):
                     return
             if self._source.error is not None:
                 raise self._source.error
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await self._source.aclose()
+            await _wait_through(self.stop())
 
-    async def _deliver(self, working: int) -> AsyncIterator[TaskResult]:
+    def stop(self) -> asyncio.Task[None]:
+        """Begin to stop the workers and the source; the task ends when they have ended.
+
+        A task of its own, because no cancellation of its caller may leave the source open.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        return self._stopping
+
+    def fail(self, error: BaseException) -> None:
+        """Have the consumer get an error after the results that are there."""
+        self._results.put_nowait(error)
+
+    async def _stop(self) -> None:
+        try:
+            while self._workers:
+                for worker in self._workers:
+                    worker.cancel()
+                await asyncio.wait(self._workers)
+            await self._source.aclose()
+        finally:
+            self._running.discard(self)
+
+    def _start_worker(self) -> None:
+        self._working += 1
+        worker = asyncio.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _deliver(self) -> AsyncIterator[TaskResult]:
         held: dict[int, TaskResult] = {}
         index = 0
-        while working:
+        while self._working:
             item = await self._results.get()
             if item is None:
-                working -= 1
+                self._working -= 1
             elif isinstance(item, BaseException):
                 raise item
             elif not self._ordered:
@@ -236,13 +337,18 @@ class _Map:
 
     async def _work(self) -> None:
         try:
+            is_newest = True
             while batch := await self._read():
+                # As many workers as there are tasks to run at once: a small input needs few.
+                if is_newest and len(self._workers) < self._concurrency:
+                    self._start_worker()
+                is_newest = False
                 for item in await self._execute(batch):
                     self._results.put_nowait(item)
         except BaseException as error:
             # Also a cancellation that came out of the source: nobody else would tell of it.
             self._results.put_nowait(error)
-            raise
+            return
         self._results.put_nowait(None)
 
     async def _read(self) -> list[tuple[int, CodeTask]]:
@@ -303,6 +409,21 @@ class _Map:
         if not isinstance(error, RuntimeClosedError):
             raise error
         await self._get_runtime(task.language)
+
+
+async def _wait_through(task: asyncio.Task[None]) -> None:
+    """Wait for a clean-up to end, however often the caller is cancelled meanwhile; that is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    task.result()
 
 
 # After these every task would fail alike, as a rule.

@@ -248,6 +248,137 @@ async def test_a_closed_manager_ends_it() -> None:
         assert faas.executions < 20
 
 
+class Endless:
+    """A source without an end: it counts what is read, and says when it was closed."""
+
+    def __init__(self, *, hangs_at: int | None = None) -> None:
+        self.read = 0
+        self.hangs_at = hangs_at
+        self.hanging, self.closing, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+
+    async def tasks(self) -> AsyncIterator[CodeTask]:
+        try:
+            while self.read != self.hangs_at:
+                self.read += 1
+                yield CodeTask(f"print({self.read})", "python")
+            self.hanging.set()
+            await asyncio.Event().wait()
+        finally:
+            self.closing.set()
+            await self.may_close.wait()
+            self.closed.set()
+
+
+@pytest.mark.parametrize("way", ["aclose", "manager", "with"])
+async def test_a_break_with_the_results_still_referenced(way: str) -> None:
+    """No more than the window is read and run; closing the results or the manager ends the rest."""
+    source = Endless()
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(source.tasks(), concurrency=3)
+        async for _ in results:
+            break
+        # One was taken; three may be in flight, and a window of three more be read.
+        await faas.wait_until(lambda: faas.executions == 7)
+        async with asyncio.timeout(10):
+            while faas.in_flight or manager.get_metrics().in_flight:
+                await asyncio.sleep(0)
+        assert source.read == 7
+        if way == "aclose":
+            await results.aclose()
+        elif way == "manager":
+            await manager.aclose()
+        else:
+            async with results:
+                assert (await anext(results)).result
+        assert source.closed.is_set()
+        assert not running("_Map.")
+        assert faas.executions <= 8
+        await results.aclose()
+
+
+async def test_closing_the_manager_wakes_who_waits_for_a_result() -> None:
+    """Also when the source has nothing to give."""
+    source = Endless(hangs_at=2)
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(source.tasks(), concurrency=2)
+        assert [(await anext(results)).index, (await anext(results)).index] == [0, 1]
+        waiting = asyncio.ensure_future(anext(results))
+        await source.hanging.wait()
+        async with asyncio.timeout(10):
+            await manager.aclose()
+            with pytest.raises(RuntimeClosedError):
+                await waiting
+        assert source.closed.is_set()
+        assert not running("_Map.")
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_two_cancellations_close_the_source(steps: int) -> None:
+    """Wherever the second one comes in, the source's own cleaning up is done, and then the caller is cancelled."""
+    source = Endless(hangs_at=3)
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.default = Reply(hang=True)
+
+        async def consume() -> None:
+            async with manager.map(source.tasks(), concurrency=5) as results:
+                async for _ in results:
+                    pass
+
+        consumer = asyncio.create_task(consume())
+        await source.hanging.wait()
+        source.may_close.clear()
+        consumer.cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        consumer.cancel()
+        await source.closing.wait()
+        consumer.cancel()
+        source.may_close.set()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+        assert source.closed.is_set()
+        assert not running("_Map.")
+        assert manager.get_metrics().in_flight == 0
+
+
+async def test_few_tasks_need_few_workers() -> None:
+    """Workers are started as tasks arrive, whatever the concurrency allows."""
+    most = 0
+
+    def source(count: int) -> Iterator[CodeTask]:
+        nonlocal most
+        for task in tasks(count):
+            most = max(most, len(running("_Map._work")))
+            yield task
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        assert len([item async for item in manager.map(source(3), concurrency=100_000)]) == 3
+        assert 1 <= most <= 4
+        most = 0
+        assert len([item async for item in manager.map(source(100), concurrency=5)]) == 100
+        assert most == 5
+
+
+async def test_the_end_of_the_loop_ends_a_map() -> None:
+    """An `asyncio.run` that ends while results are waited for closes the source, and leaves no task."""
+    kept: list[Any] = []
+
+    async def main() -> None:
+        source = Endless(hangs_at=0)
+        results = manager_for("http://127.0.0.1:1").map(source.tasks(), concurrency=3)
+        kept.extend([source, results, asyncio.ensure_future(anext(results))])
+        await source.hanging.wait()
+
+    await asyncio.to_thread(asyncio.run, main())
+    source, _, waiting = kept
+    assert source.closed.is_set()
+    assert waiting.cancelled()
+
+
 async def test_waiting_for_room_is_no_failure() -> None:
     """More tasks than may wait, and longer than a caller may: each has its turn."""
     limiter = LimiterSettings(max_concurrency=2, max_queue=1, queue_timeout_s=0.1)
