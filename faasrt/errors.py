@@ -283,6 +283,8 @@ class RejectedError(_AnsweredError):
 class ServerError(_AnsweredError):
     """The server failed (a 5xx but 503, or a 200 that carries a top-level `error`).
 
+    Also raised, without an endpoint, when the local process that checks the syntax of Python fails.
+
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
         >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:

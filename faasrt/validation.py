@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import json
 import platform
+import signal
 import struct
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Literal
 
-from faasrt.errors import ConfigurationError, DeadlineExceededError, InvalidRequestError
+from faasrt.errors import DeadlineExceededError, InvalidRequestError, ServerError
 from faasrt.languages import Language
 from faasrt.results import Diagnostic, ValidationResult
 
@@ -26,7 +27,23 @@ _PROGRAM = Path(__file__).with_name("validation_main.py")
 # Larger programs get a process of their own: small ones, which are nearly all, need not wait behind them.
 _SMALL_BYTES = 65_536
 _TIMEOUT_S = 30.0
+_START_S = 30.0
+_REASON_CHARS = 300
+# A fault of the parser ends its process by one of these signals, or on Windows with a code from this one on. Any other
+# end comes from outside the program, for example SIGKILL when the system runs out of memory.
+_FAULTS = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")}
+_WINDOWS_FAULT = 0xC0000000
+_REMEDY = "see that memory, processes and file descriptors suffice, or check with where='remote'"
 Where = Literal["local", "remote", "auto"]
+
+
+class _ProcessDiedError(Exception):
+    """The process ended before it answered."""
+
+    def __init__(self, returncode: int) -> None:
+        super().__init__(returncode)
+        self.is_fault = -returncode in _FAULTS or returncode >= _WINDOWS_FAULT
+        self.end = f"was ended by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
 
 class PythonChecker:
@@ -46,22 +63,28 @@ class PythonChecker:
         Raises:
             InvalidRequestError: The program is larger.
             DeadlineExceededError: The parser took more than 30 seconds.
-            ConfigurationError: No process can be started.
+            ServerError: The process that parses cannot start, is killed from outside, or lacks memory. `sent` is "no".
 
         Cancellation: the process is ended.
         """
         source = code.encode("utf-8", "surrogatepass")
         if len(source) > MAX_CODE_BYTES:
             raise InvalidRequestError(f"code must have at most {MAX_CODE_BYTES:,} bytes to be checked here")
-        found = await self._ask(source)
+        try:
+            try:
+                found = await self._ask(source)
+            except _ProcessDiedError:
+                # It may have been ended from outside, for example while it was idle. A program is to blame only when
+                # the parser crashes in a fresh process, too.
+                found = await self._ask(source)
+        except _ProcessDiedError as error:
+            if not error.is_fault:
+                raise _failure(f"the process that checks Python {error.end}") from None
+            found = ["it crashes Python's parser", None, None]
         if found is None:
-            # The process may have ended for another reason, while it rested or by the system's hand: only a program
-            # that brings a second one down is to blame for it.
-            found = await self._ask(source)
-        if found == []:
-            return ValidationResult(True, (), self._checked_by)
-        diagnostic = Diagnostic("it crashes Python's parser") if found is None else Diagnostic(*found)
-        return ValidationResult(False, (diagnostic,), self._checked_by)
+            raise _failure("the process that checks Python has too little memory")
+        diagnostics = (Diagnostic(*found),) if found else ()
+        return ValidationResult(not diagnostics, diagnostics, self._checked_by)
 
     async def aclose(self) -> None:
         """End the process. Closing twice is harmless, and a later check starts another."""
@@ -84,37 +107,67 @@ class PythonChecker:
             except BaseException:
                 await _end(process)
                 raise
-            if found is None:
-                await _end(process)
-            else:
-                self._process = process
+            self._process = process
             return found
 
 
 async def _start() -> Process:
+    """Start a process and wait until it says that it can parse.
+
+    Raises:
+        ServerError: It cannot start.
+    """
+    if not sys.executable:
+        raise _failure("the process that checks Python cannot start: sys.executable names no interpreter")
     try:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-W", "ignore", str(_PROGRAM), stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", "-W", "ignore", str(_PROGRAM), stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
-    except OSError as error:
-        raise ConfigurationError(f"cannot start {sys.executable} to check Python: {error}") from None
+    except (OSError, RuntimeError) as error:  # asyncio may need a thread, or may not support processes at all
+        raise _failure(f"the process that checks Python cannot start: {error}") from None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(_START_S):
+            if await process.stdout.read(1):
+                return process
+            reason = (await process.stderr.read()).decode("utf-8", "replace").strip()
+            await process.wait()
+    except TimeoutError:
+        await _end(process)
+        raise _failure(f"the process that checks Python did not start within {_START_S:g} s") from None
+    except BaseException:
+        await _end(process)
+        raise
+    died = _ProcessDiedError(process.returncode or 0)
+    last_line = reason.rpartition("\n")[2][:_REASON_CHARS] or "it gave no reason"
+    raise _failure(f"the process that checks Python cannot start: it {died.end}: {last_line}")
+
+
+def _failure(message: str) -> ServerError:
+    return ServerError(f"{message}; {_REMEDY}", sent="no")
 
 
 async def _exchange(process: Process, source: bytes) -> list[Any] | None:
-    """Send a program and read the judgement; None when the process ends instead."""
+    """Send a program and return the answer, see `validation_main`.
+
+    Raises:
+        _ProcessDiedError: The process ends instead.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            process.stdin.write(_LENGTH.pack(len(source)) + source)
-            await process.stdin.drain()
-            head = await process.stdout.readexactly(_LENGTH.size)
-            found: list[Any] = json.loads(await process.stdout.readexactly(_LENGTH.unpack(head)[0]))
-            return found
+            try:
+                process.stdin.write(_LENGTH.pack(len(source)) + source)
+                await process.stdin.drain()
+                head = await process.stdout.readexactly(_LENGTH.size)
+                found: list[Any] | None = json.loads(await process.stdout.readexactly(_LENGTH.unpack(head)[0]))
+                return found
+            except (ConnectionError, asyncio.IncompleteReadError):
+                raise _ProcessDiedError(await process.wait()) from None
     except TimeoutError:
         raise DeadlineExceededError(f"Python's parser took more than {_TIMEOUT_S:g} s", sent="no") from None
-    except (ConnectionError, asyncio.IncompleteReadError):
-        return None
 
 
 async def _end(process: Process) -> None:
