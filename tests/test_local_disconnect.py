@@ -18,7 +18,7 @@ from served import Server, is_gone, served, until
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
 LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
 PROCESS = {"python": "wasi_worker", "javascript": "runner.js", "typescript": "runner.js"}

@@ -16,6 +16,8 @@ from served import Server, is_gone, served, strays, until
 
 from faasrt.local import LocalFaaS
 
+pytestmark = pytest.mark.usefixtures("python_sandbox")
+
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
     "python": "import time\nt = time.time() + {}\nwhile time.time() < t: pass\nprint('done')",
@@ -156,6 +158,9 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
 async def test_it_ends_what_is_stopped(tmp_path: Path) -> None:
     """SIGTERM ends a server whose processes do not react to anything."""
     async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+        # A process that were stopped before its `exec` would hold the thread that starts it.
+        for language in SLOW:
+            await server.until_pool(language, idle=2)
         for child in server.children():
             child.suspend()
         server.process.send_signal(signal.SIGTERM)
@@ -181,4 +186,4 @@ async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended(
             await faas.wait_ready("js")
             results = await asyncio.gather(*(manager.run_code("1", "js") for _ in range(8)))
         pids = [int(result.metadata["instance_id"].removeprefix("deno-")) for result in results]
-        assert not any(psutil.pid_exists(pid) for pid in pids)
+        assert not {child.pid for child in psutil.Process().children()} & set(pids)

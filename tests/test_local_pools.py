@@ -11,11 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
-from served import is_gone, strays, until, with_word
+from served import at_work_in, is_gone, until, with_word
 
 from faasrt import RuntimeManager
 from faasrt.local.engines import base
 from faasrt.local.engines.deno_run import DenoRun
+
+pytestmark = pytest.mark.usefixtures("python_sandbox")
 
 WORD = {"python": "wasi_worker", "javascript": "runner.js"}
 LEAST = {"python": 1, "javascript": 2}
@@ -33,7 +35,7 @@ async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 def processes(folder: Path, language: str) -> list[psutil.Process]:
-    return with_word(strays(folder), WORD[language])
+    return with_word(at_work_in(folder, psutil.Process().children()), WORD[language])
 
 
 async def until_full(manager: RuntimeManager, folder: Path, language: str) -> None:

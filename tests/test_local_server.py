@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from helpers import until_active
+from served import at_work_in
 
 import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
@@ -203,14 +205,16 @@ async def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
         LocalFaaS(**arguments)
 
 
-async def test_a_taken_port_is_a_clear_error(faas: LocalFaaS) -> None:
+async def test_a_taken_port_is_a_clear_error(faas: LocalFaaS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is left of the attempt."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     second = LocalFaaS(["js"], port=int(faas.url.rpartition(":")[2]))
     with pytest.raises(ConfigurationError, match="cannot listen"):
         await second.start()
     await second.aclose()
-    # Every process of a server lives in its folder, which is gone by now.
-    assert not [child for child in psutil.Process().children() if child.cwd().endswith("(deleted)")]
+    # Every process of a server works in its folder.
+    assert not at_work_in(tmp_path, psutil.Process().children())
+    assert not list(tmp_path.iterdir())
 
 
 async def test_life_of_a_server() -> None:
@@ -312,6 +316,7 @@ print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.
 """
 
 
+@pytest.mark.usefixtures("python_sandbox")
 async def test_nothing_is_left_after_a_busy_life(tmp_path: Path) -> None:
     """200 mixed programs at 16 in flight are all right; then no process, descriptor, task or file is left."""
     process = await asyncio.create_subprocess_exec(
@@ -367,6 +372,7 @@ async def test_a_local_manager_refuses_endpoints() -> None:
         RuntimeManager.local(settings=Settings(endpoints={"py": "http://127.0.0.1:1"}))
 
 
+@pytest.mark.usefixtures("python_sandbox")
 async def test_nothing_blocks_the_event_loop() -> None:
     """The client, the server and both engines do no blocking call on the loop's thread."""
     from blockbuster import blockbuster_ctx

@@ -24,6 +24,7 @@ SCHEMATHESIS = (
 
 # A server for each engine: what is the least memory differs, and the document of both can only name the lesser one.
 @pytest.mark.parametrize("languages", [["javascript", "typescript"], ["python"]], ids=["deno", "wasi"])
+@pytest.mark.usefixtures("python_sandbox")
 async def test_the_server_does_what_the_document_says(languages: list[str], tmp_path: Path) -> None:
     """Schemathesis finds no status, header, type or shape that is not documented, no 5xx, and no wrong acceptance."""
     async with LocalFaaS(languages, workers=1, sandbox=SandboxConfig(timeout_limit_s=0.5)) as faas:

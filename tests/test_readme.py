@@ -21,7 +21,7 @@ from faasrt.local import LocalFaaS
 README = (Path(__file__).parents[1] / "README.md").read_text()
 FENCES = [(match[1], match[2]) for match in re.finditer(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

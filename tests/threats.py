@@ -185,7 +185,7 @@ def tree_rss() -> int:
 async def until_gone(result: ExecutionResult) -> None:
     """Wait until the process that ran a program has ended."""
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
-    while psutil.pid_exists(pid):
+    while pid in {child.pid for child in psutil.Process().children()}:
         await asyncio.sleep(0.01)
 
 
