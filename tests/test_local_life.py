@@ -158,7 +158,7 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
 async def test_it_ends_what_is_stopped(tmp_path: Path) -> None:
     """SIGTERM ends a server whose processes do not react to anything."""
     async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
-        # A process that were stopped before its `exec` would hold the thread that starts it.
+        # A process that is stopped before its `exec` holds the thread that starts it.
         for language in SLOW:
             await server.until_pool(language, idle=2)
         for child in server.children():

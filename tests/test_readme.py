@@ -8,15 +8,14 @@ import pydoc
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import anyio.to_thread
 import pytest
-import pytest_asyncio
+from served import CLEAN, until
 
 import faasrt
-from faasrt.local import LocalFaaS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 FENCES = [(match[1], match[2]) for match in re.finditer(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)]
@@ -24,57 +23,63 @@ FENCES = [(match[1], match[2]) for match in re.finditer(r"^```(\w+)\n(.*?)^```",
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def environment() -> AsyncIterator[dict[str, str]]:
-    """An environment with a FaaS in it, and the commands of this interpreter's scripts."""
-    async with LocalFaaS(workers=1) as faas:
-        await faas.wait_ready("python")
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        yield {**os.environ, "PATH": path, "COZE_LOOP_FAAS_URL": faas.url}
+# As after the quick start: no endpoint is configured.
+ENVIRONMENT = {**CLEAN, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-async def run(argv: list[str], env: dict[str, str], cwd: Path) -> str:
+async def run(argv: list[str], cwd: Path) -> str:
     done = await anyio.to_thread.run_sync(
-        lambda: subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=100)
+        lambda: subprocess.run(argv, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=100)
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-# What is put below a snippet that makes an application, to send it a request.
-DRIVERS = {
-    "FastAPI(": """
-import asyncio, aiohttp, uvicorn
-async def drive():
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/grade"
-    async with aiohttp.ClientSession() as session, session.post(url, json={"code": "print(6 * 7)"}) as response:
-        print((await response.json())["stdout"].strip())
-    server.should_exit = True
-    await serving
-asyncio.run(drive())
-""",
-}
-
 PYTHON = [
-    (code, FENCES[index + 1][1] if FENCES[index + 1][0] == "text" else None)
+    (code, FENCES[index + 1][1] if FENCES[index + 1][0] == "text" else "")
     for index, (kind, code) in enumerate(FENCES[:-1])
     if kind == "python"
 ]
+[APPLICATION] = [code for code, _ in PYTHON if "FastAPI(" in code]
 
 
 @pytest.mark.parametrize(("code", "expected"), PYTHON)
-async def test_python_snippets(code: str, expected: str | None, environment: dict[str, str], tmp_path: Path) -> None:
-    """A Python snippet is a whole program whose output is given, or an application that answers a request."""
-    for application, driver in DRIVERS.items():
-        if application in code:
-            code, expected = code + driver, "42\n"
+async def test_python_snippets(code: str, expected: str, tmp_path: Path) -> None:
+    """A Python snippet is a whole program, whose output is given; one that makes an application prints nothing."""
     script = tmp_path / "snippet.py"
     script.write_text(code)
-    assert await run([sys.executable, "-W", "error", str(script)], environment, tmp_path) == expected
+    assert await run([sys.executable, "-W", "error", str(script)], tmp_path) == expected
+
+
+async def test_the_application_answers(tmp_path: Path) -> None:
+    """It is served by the command below it, on a port of the test's own, with the packages that are named there."""
+    text = README.partition(APPLICATION)[2].partition("\n\n")[2].partition("\n\n")[0]
+    assert text == "It needs `pip install fastapi uvicorn`. Save it as `app.py` and serve it with `uvicorn app:app`."
+    assert set(re.findall(r"^(?:import|from) (\w+)", APPLICATION, re.MULTILINE)) == {"contextlib", "faasrt", "fastapi"}
+    (tmp_path / "app.py").write_text(APPLICATION)
+    output = tmp_path / "output"
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "uvicorn", "app:app", "--port", "0"],
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            stdout=sink,
+            stderr=sink,
+        )
+    try:
+        await until(lambda: "running on http://" in output.read_text() or process.poll() is not None)
+        url = re.findall(r"running on (\S+)", output.read_text())[0]
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/grade", json={"code": "print(6 * 7)"}) as response,
+        ):
+            assert (response.status, (await response.json())["stdout"]) == (200, "42\n")
+        process.terminate()
+        await until(lambda: process.poll() is not None)
+        assert "Traceback" not in output.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 CONSOLE = [
@@ -86,9 +91,9 @@ CONSOLE = [
 
 
 @pytest.mark.parametrize(("command", "expected"), CONSOLE)
-async def test_console_snippets(command: str, expected: str, environment: dict[str, str], tmp_path: Path) -> None:
+async def test_console_snippets(command: str, expected: str, tmp_path: Path) -> None:
     """A command prints what is said, on stdout."""
-    assert await run(["bash", "-c", command + "; true"], environment, tmp_path) == expected
+    assert await run(["bash", "-c", command + "; true"], tmp_path) == expected
 
 
 async def test_public_names_are_those_of_the_package() -> None:
@@ -129,7 +134,7 @@ async def test_the_pages_are_found() -> None:
 @pytest.mark.parametrize("name", PAGES)
 async def test_pydoc_shows_what_is_referred_to(name: str, tmp_path: Path) -> None:
     """The page is there, whole, and tells more than a line."""
-    page = await run([sys.executable, "-W", "error", "-m", "pydoc", name], dict(os.environ), tmp_path)
+    page = await run([sys.executable, "-W", "error", "-m", "pydoc", name], tmp_path)
     summary, _, story = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
     assert len(story) > 150
     shown, told = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, story))
@@ -158,4 +163,4 @@ for name in {names}:
     pydoc.render_doc(name)
 print("done")
 """
-    assert await run([sys.executable, "-W", "error", "-c", code], dict(os.environ), Path()) == "done\n"
+    assert await run([sys.executable, "-W", "error", "-c", code], Path()) == "done\n"
