@@ -63,21 +63,11 @@ def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil
     return found
 
 
-class Server:
-    """A running `faasrt serve`."""
+class Caller:
+    """A client of an embedded FaaS that sees the plain answers."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, output: Path) -> None:
-        self.process, self.folder, self._output = process, folder, output
-        self.url = ""
-
-    @property
-    def output(self) -> str:
-        """All that it has written to stdout and stderr."""
-        return self._output.read_text()
-
-    def children(self, word: str = "") -> list[psutil.Process]:
-        """Its processes whose command line holds a word."""
-        return with_word(psutil.Process(self.process.pid).children(), word)
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     async def get(self, path: str) -> Any:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
@@ -97,6 +87,23 @@ class Server:
                 if all(shown[name] == value for name, value in wanted.items()):
                     return
                 await asyncio.sleep(0.01)
+
+
+class Server(Caller):
+    """A running `faasrt serve`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, output: Path) -> None:
+        super().__init__("")
+        self.process, self.folder, self._output = process, folder, output
+
+    @property
+    def output(self) -> str:
+        """All that it has written to stdout and stderr."""
+        return self._output.read_text()
+
+    def children(self, word: str = "") -> list[psutil.Process]:
+        """Its processes whose command line holds a word."""
+        return with_word(psutil.Process(self.process.pid).children(), word)
 
     async def ended(self) -> int:
         """Wait until it, and every process that had to do with it, is gone, and its folder is empty."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import fcntl
 import gzip
 import json
@@ -23,6 +24,8 @@ import anyio.to_thread
 import pytest
 import pytest_asyncio
 import zstandard
+from aiohttp import web
+from served import until
 
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
@@ -280,25 +283,51 @@ async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
 async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
     """The first one ends in good order and says how to go on; the second one at once."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(50)))
-    async with FakeFaas() as faas:
-        faas.default = Reply.ok("x")
-        faas.handler = lambda body: Reply(delay_s=1.0, stdout="x")
-        for signals in (1, 2):
-            out = tmp_path / f"out-{signals}"
-            command = [*FAASRT, "batch", tasks, "-o", str(out), "--url", faas.url, "--concurrency", "5"]
-            process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.PIPE)
-            while faas.in_flight < 5:
-                await anyio.sleep(0.02)
-            for _ in range(signals):
+    for signals in (1, 2):
+        out, stderr = tmp_path / f"out-{signals}", tmp_path / f"stderr-{signals}"
+        async with holding_faas() as (url, arrived, go_on):
+            command = [*FAASRT, "batch", tasks, "-o", str(out), "--url", url, "--concurrency", "5"]
+            with stderr.open("wb") as sink:
+                process = subprocess.Popen(command, env=CLEAN, stderr=sink)
+            await until(lambda: len(arrived) == 5)
+            process.send_signal(signal.SIGINT)
+            await until(lambda: "what is in flight ends first" in stderr.read_text())  # noqa: B023
+            if signals == 1:
+                go_on.set()
+            else:
                 process.send_signal(signal.SIGINT)
-                await anyio.sleep(0.2)
-            _, stderr = await anyio.to_thread.run_sync(process.communicate)
-            assert process.returncode == 130, stderr
-            assert b"Traceback" not in stderr
-            assert b"--resume" in stderr
-            assert len(read(out)) == (5 if signals == 1 else 0)
-            while faas.in_flight:
-                await anyio.sleep(0.02)
+            await until(lambda: process.poll() is not None)  # noqa: B023
+            go_on.set()
+        told = stderr.read_text()
+        assert process.returncode == 130, told
+        assert "Traceback" not in told
+        assert "--resume" in told
+        assert len(read(out)) == (5 if signals == 1 else 0)
+
+
+@contextlib.asynccontextmanager
+async def holding_faas() -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
+    """Give the URL of a FaaS, the programs that arrived, and an event before which it answers none of them."""
+    arrived: list[int] = []
+    go_on = asyncio.Event()
+
+    async def health(request: web.Request) -> web.Response:
+        return web.json_response({"capabilities": {"faithful": True, "enforces_timeouts": True}})
+
+    async def run_code(request: web.Request) -> web.Response:
+        arrived.append(len(arrived))
+        await go_on.wait()
+        return web.json_response({"output": {"stdout": "x", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.post("/run_code", run_code)])
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", arrived, go_on
+    finally:
+        await runner.cleanup()
 
 
 async def test_resume_knows_lines_without_a_name_by_their_text(url: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from rawhttp import Connection, connected, request
-from served import Server, is_gone, served, until
+from served import Caller, Server, is_gone, served, until
 
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
@@ -21,6 +21,7 @@ from faasrt.local import LocalFaaS
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
 LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
+PRINT = {"python": "print(1)", "javascript": "console.log(1)"}
 PROCESS = {"python": "wasi_worker", "javascript": "runner.js", "typescript": "runner.js"}
 
 
@@ -75,29 +76,28 @@ async def test_while_its_python_program_runs(server: Server, code: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_in_the_queue(server: Server, language: str) -> None:
-    """It gives up its place, its program never runs, and those before and behind it end right."""
-
-    async def executions() -> Any:
-        engines = (await server.get("/metrics"))["engines"]
-        return engines["wasi-python" if language == "python" else "deno"]["executions"].get(language, {})
-
-    before = await executions()
-    capacity = (await server.get("/health"))["languages"][language]["capacity"]
-    slow = {"python": "import time\ntime.sleep(0.7)\nprint(1)", "javascript": "setTimeout(() => console.log(1), 700)"}
-    calls = [asyncio.create_task(server.run(language, slow[language])) for _ in range(capacity)]
-    await server.until_pool(language, active=capacity)
-    async with connected(server.url) as connection:
-        await connection.send(program(language, "throw" if language == "python" else "throw 1"))
-        await server.until_pool(language, queued=1)
-        calls.append(asyncio.create_task(server.run(language, slow[language])))
-        await server.until_pool(language, queued=2)
-    await server.until_pool(language, queued=1)
-    assert [(status, body["output"]["stdout"]) for status, body in await asyncio.gather(*calls)] == [
-        (200, "1\n")
-    ] * len(calls)
-    await server.until_pool(language, active=0, queued=0)
-    assert await executions() == {**before, "OK": before.get("OK", 0) + len(calls)}
+async def test_in_the_queue(language: str) -> None:
+    """It gives up its place and its program never runs. Those before and behind it are not affected."""
+    async with LocalFaaS([language], workers=1, queue_timeout_s=60) as faas, contextlib.AsyncExitStack() as stack:
+        await faas.wait_ready(language)
+        server = Caller(faas.url)
+        capacity = (await server.get("/health"))["languages"][language]["capacity"]
+        for _ in range(capacity):
+            before = await stack.enter_async_context(connected(faas.url))
+            await before.send(program(language, LOOP[language]))
+        await server.until_pool(language, active=capacity)
+        async with connected(faas.url) as connection:
+            await connection.send(program(language, "1 / 0" if language == "python" else "throw 1"))
+            await server.until_pool(language, queued=1)
+            behind = asyncio.create_task(server.run(language, PRINT[language]))
+            await server.until_pool(language, queued=2)
+        await server.until_pool(language, queued=1, active=capacity)
+        await stack.aclose()  # ends the programs that were before them
+        status, body = await behind
+        assert (status, body["output"]["stdout"]) == (200, "1\n")
+        await server.until_pool(language, active=0, queued=0)
+        (engine,) = (await server.get("/metrics"))["engines"].values()
+        assert engine["executions"] == {language: {"OK": 1}}
 
 
 async def test_while_it_is_answered(server: Server) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 
 import psutil
 import pytest
 from helpers import until_active
+from served import at_work_in
 
 import faasrt
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
@@ -196,17 +199,26 @@ async def test_the_words_of_a_full_heap_are_not_enough(local: RuntimeManager) ->
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR)
 
 
-async def test_a_process_killed_from_outside_is_no_verdict(local: RuntimeManager) -> None:
+async def test_a_process_killed_from_outside_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system ended it, not the program: an error of the infrastructure."""
-    call = asyncio.create_task(run(local, "await new Promise((r) => setTimeout(r, 20_000))", timeout_ms=30_000))
-    await until_active(local, "javascript", 1)
-    await asyncio.sleep(0.3)
-    idle_or_busy = [child for child in psutil.Process().children() if child.name() == "deno"]
-    for child in idle_or_busy:
-        child.kill()
-    with pytest.raises(faasrt.ServerError, match="killed from outside"):
-        await call
-    assert (await run(local, "console.log(1)")).stdout == "1\n"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits, running = SandboxConfig(network_enabled=True), asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.set()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    code = f"await Deno.connect({{ port: {port} }}); await new Promise((r) => setTimeout(r, 20_000))"
+    async with server, RuntimeManager.local(["js"], workers=1, sandbox=limits) as manager:
+        call = asyncio.create_task(manager.run_code(code, "js", sandbox=limits))
+        await running.wait()
+        for child in at_work_in(tmp_path, psutil.Process().children()):
+            child.kill()
+        with pytest.raises(faasrt.ServerError, match="killed from outside"):
+            await call
+        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
 
 
 async def test_a_long_message_is_shortened(local: RuntimeManager) -> None:
