@@ -157,8 +157,8 @@ async def run_beside(local: RuntimeManager, code: str, language: str, **limits: 
     """Run a program that wants memory with a neighbour that must be well; also give the most that all used more."""
     sandbox = SandboxConfig(**{"memory_limit_mb": 64, **limits})  # type: ignore[arg-type]
     before = most = tree_rss()
-    attack = asyncio.create_task(local.run_code(code, language, 6_000, sandbox=sandbox))
-    neighbour = asyncio.create_task(local.run_code(NEIGHBOURS[language], language, 10_000))
+    attack = asyncio.create_task(local.run_code(code, language, 30_000, sandbox=sandbox))
+    neighbour = asyncio.create_task(local.run_code(NEIGHBOURS[language], language, 30_000))
     while not attack.done():
         await asyncio.wait({attack}, timeout=0.02)
         most = max(most, tree_rss())
