@@ -258,7 +258,7 @@ def test_odd_surroundings(command: str, exit_code: int, tmp_path: Path) -> None:
     assert "Traceback" not in stderr
     # Every process of the embedded FaaS works in a folder in there.
     wait_for(lambda: not strays(tmp_path))
-    assert not list(tmp_path.iterdir())
+    wait_for(lambda: not list(tmp_path.iterdir()))
 
 
 def test_nothing_outlives_a_killed_command(tmp_path: Path) -> None:

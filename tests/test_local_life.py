@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from asyncio.subprocess import DEVNULL
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from helpers import manager_for
 from served import Server, is_gone, served, strays, until
 
 from faasrt.local import LocalFaaS
+from faasrt.local.folder import temporary_folder
 
 pytestmark = pytest.mark.usefixtures("python_sandbox")
 
@@ -187,3 +189,13 @@ async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended(
             results = await asyncio.gather(*(manager.run_code("1", "js") for _ in range(8)))
         pids = [int(result.metadata["instance_id"].removeprefix("deno-")) for result in results]
         assert not {child.pid for child in psutil.Process().children()} & set(pids)
+
+
+async def test_the_folder_goes_away_although_a_process_still_writes_into_it() -> None:
+    """As one may that was about to start when the server closed."""
+    writer = 'n=0; while [ $n -lt 30000 ] && : > "$1/$n"; do n=$((n + 1)); done'
+    async with temporary_folder() as folder:
+        process = await asyncio.create_subprocess_exec("sh", "-c", writer, "sh", str(folder), stderr=DEVNULL)
+        await until((folder / "1000").exists)
+    await process.wait()
+    assert not folder.exists()

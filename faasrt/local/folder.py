@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from faasrt.local.engines.process import Spawner
 
 # Its stdin ends when this process does. Others may still write into the folder at that moment.
 _REMOVE_LATER = 'read -r _; for _ in 1 2 3; do rm -rf -- "$1"; [ -e "$1" ] || exit 0; sleep 1; done'
+
+_REMOVE_TRIES, _REMOVE_PAUSE_S = 60, 0.05
 
 
 @contextlib.asynccontextmanager
@@ -33,7 +36,16 @@ async def temporary_folder() -> AsyncIterator[Path]:
             watcher = await spawner.start(command, env={"PATH": os.defpath}, folder=Path("/"))
         yield folder
     finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await asyncio.to_thread(_remove, folder)
         if watcher is not None:
             await watcher.end()
         spawner.close()
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, into which a process that was about to start may still write for a moment."""
+    for _ in range(_REMOVE_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_REMOVE_PAUSE_S)
