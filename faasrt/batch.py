@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import attrs
 
-from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError
+from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult
 
@@ -20,10 +20,16 @@ def _parse_language(name: str | Language) -> Language:
 
 
 def _make_args(args: Iterable[Any]) -> tuple[Any, ...]:
+    # Their items would become the arguments, in the case of a set in any order.
+    is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
+    if is_one_value or not isinstance(args, Iterable):
+        raise InvalidRequestError(f"args must be a sequence of arguments, such as [1, 2], got {shown(args)}")
     return tuple(args)
 
 
 def _make_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise InvalidRequestError(f"kwargs must map names to arguments, got {shown(kwargs)}")
     return dict(kwargs)
 
 
@@ -43,6 +49,7 @@ class CodeTask:
 
     Raises:
         UnsupportedLanguageError: The language is unknown.
+        InvalidRequestError: `args` is no sequence of arguments, or `kwargs` no mapping of names to arguments.
 
     Example:
         >>> task = CodeTask("def f(n): return n + 1", "py", id="a", function="f", args=[1])

@@ -17,13 +17,13 @@ compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HO
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import attrs
 
-from faasrt.errors import ConfigurationError
+from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
 
 EnvelopeMode = Literal["auto", "always", "never"]
@@ -39,16 +39,18 @@ def _number(*, above: float, most: float, integer: bool = False) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         wanted = int if integer else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
-            raise ConfigurationError(f"{attribute.name} must be {kind}, got {value!r}")
+            raise ConfigurationError(f"{attribute.name} must be {kind}, got {shown(value)}")
         if not above < value <= most:
-            raise ConfigurationError(f"{attribute.name} must be above {above:g} and at most {most:g}, got {value!r}")
+            raise ConfigurationError(
+                f"{attribute.name} must be above {above:g} and at most {most:g}, got {shown(value)}"
+            )
 
     return check
 
 
 def _flag(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{attribute.name} must be True or False, got {value!r}")
+        raise ConfigurationError(f"{attribute.name} must be True or False, got {shown(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +145,7 @@ class RetrySettings:
         max_retry_after_s: A server that asks for a longer wait than this is not waited for. Default: 30.
         budget: The size of the bucket that retries are paid from. Default: 50. Each family of languages has a bucket,
             shared by all callers of a factory.
-        retry_cost: What a retry takes out of it. Default: 5.
+        retry_cost: What a retry takes out of it, at most `budget`. Default: 5.
         success_credit: What a success puts into it. Default: 1.
 
     Example:
@@ -166,6 +168,13 @@ class RetrySettings:
     budget: float = attrs.field(default=50.0, validator=_number(above=0, most=1e9))
     retry_cost: float = attrs.field(default=5.0, validator=_number(above=0, most=1e9))
     success_credit: float = attrs.field(default=1.0, validator=_number(above=0, most=1e9))
+
+    def __attrs_post_init__(self) -> None:
+        if self.retry_cost > self.budget:
+            raise ConfigurationError(
+                f"retry_cost ({self.retry_cost:g}) must not be above budget ({self.budget:g}), or no retry is ever "
+                "made; max_attempts=1 turns retries off"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -202,20 +211,20 @@ def parse_base_url(text: object) -> str:
         ConfigurationError: It is no http(s) URL with a host, or it has user info, a query or a fragment.
     """
     if not isinstance(text, str):
-        raise ConfigurationError(f"a FaaS URL must be a string, got {text!r}")
+        raise ConfigurationError(f"a FaaS URL must be a string, got {shown(text)}")
     url = text.strip()
     try:
         parts = urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
         (parts.hostname or "").encode("idna")
     except ValueError:
-        raise ConfigurationError(f"not a URL: {_without_userinfo(url)!r}") from None
+        raise ConfigurationError(f"not a URL: {shown(_without_userinfo(url))}") from None
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"a FaaS URL must not carry user info (use a token): {_without_userinfo(url)!r}")
+        raise ConfigurationError(f"a FaaS URL must not carry user info (use a token): {shown(_without_userinfo(url))}")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
-        raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {url!r}")
+        raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {shown(url)}")
     if parts.query or parts.fragment:
-        raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {url!r}")
+        raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {shown(url)}")
     return url.rstrip("/")
 
 
@@ -224,9 +233,15 @@ def _without_userinfo(url: str) -> str:
     return f"{scheme.partition('//')[0]}//...@{rest}" if scheme else url
 
 
-def _endpoints(given: Mapping[Any, Any]) -> dict[Language, tuple[str, ...]]:
+def _endpoints(given: object) -> dict[Language, tuple[str, ...]]:
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f'endpoints must map languages to URLs, such as {{"python": "http://faas:8000"}}, got {shown(given)}'
+        )
     endpoints: dict[Language, tuple[str, ...]] = {}
     for name, urls in given.items():
+        if isinstance(urls, (bytes, bytearray, Mapping)) or not isinstance(urls, Iterable):
+            raise ConfigurationError(f"endpoints[{shown(name)}] must be a URL or several, got {shown(urls)}")
         several = [urls] if isinstance(urls, str) else list(urls)
         if several:
             # A replica that is named twice is one replica: dict keeps the order and drops the repeats.
@@ -237,7 +252,7 @@ def _endpoints(given: Mapping[Any, Any]) -> dict[Language, tuple[str, ...]]:
 def _one_of(*allowed: str) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
-            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}; got {value!r}")
+            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}; got {shown(value)}")
 
     return check
 
@@ -326,6 +341,8 @@ class Settings:
             (('http://a:8000', 'http://b:8000'), 'never')
         """
         variables = os.environ if environ is None else environ
+        if not isinstance(variables, Mapping):
+            raise ConfigurationError(f"environ must map names to strings, got {shown(variables)}")
         if "endpoints" not in changes:
             endpoints = {}
             for language, faas in _FAAS_OF_LANGUAGE.items():
@@ -347,15 +364,22 @@ class Settings:
 def names_endpoints(variables: Mapping[str, str]) -> bool:
     """Tell whether any variable that `Settings.from_env` reads endpoints from is set."""
     names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
-    return any(variables.get(name, "").strip() for name in [*names, "COZE_LOOP_FAAS_URL"])
+    return any(_variable(variables, name) for name in [*names, "COZE_LOOP_FAAS_URL"])
+
+
+def _variable(variables: Mapping[str, str], name: str) -> str:
+    text = variables.get(name, "")
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{name} must be a string, got {shown(text)}")
+    return text.strip()
 
 
 def _urls_from_env(variables: Mapping[str, str], faas: str) -> tuple[str, ...]:
     name = f"COZE_LOOP_{faas}_FAAS_URL"
-    text = variables.get(name, "").strip()
+    text = _variable(variables, name)
     if not text:
-        domain = variables.get(f"COZE_LOOP_{faas}_FAAS_DOMAIN", "").strip()
-        port = variables.get(f"COZE_LOOP_{faas}_FAAS_PORT", "").strip()
+        domain = _variable(variables, f"COZE_LOOP_{faas}_FAAS_DOMAIN")
+        port = _variable(variables, f"COZE_LOOP_{faas}_FAAS_PORT")
         if domain and port:
             name = f"COZE_LOOP_{faas}_FAAS_DOMAIN and _PORT"
             text = f"http://{domain}:{port}"
@@ -363,7 +387,7 @@ def _urls_from_env(variables: Mapping[str, str], faas: str) -> tuple[str, ...]:
             raise ConfigurationError(f"COZE_LOOP_{faas}_FAAS_DOMAIN and COZE_LOOP_{faas}_FAAS_PORT go together")
         else:
             name = "COZE_LOOP_FAAS_URL"
-            text = variables.get(name, "").strip()
+            text = _variable(variables, name)
     try:
         return tuple(parse_base_url(part) for part in text.split(",") if part.strip())
     except ConfigurationError as error:

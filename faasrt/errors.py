@@ -32,6 +32,16 @@ if TYPE_CHECKING:
     from faasrt.results import ExecutionResult
 
 Sent = Literal["no", "maybe", "yes"]
+_SHOWN_CHARACTERS = 200
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of an argument for a message: cut when it is long, and its type when it has none."""
+    try:
+        text = repr(value)
+    except Exception:  # an int of more than 4,300 digits has none, and a caller's class may fail in any way
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 class FaasrtError(Exception):

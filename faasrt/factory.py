@@ -18,18 +18,31 @@ from faasrt.transport.counters import Counters
 from faasrt.transport.dispatcher import Dispatcher
 
 
+def check_settings(settings: object) -> Settings:
+    """Give the settings back, `Settings()` for None.
+
+    Raises:
+        ConfigurationError: They are something else.
+    """
+    if settings is None:
+        return Settings()
+    if not isinstance(settings, Settings):
+        raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
+    return settings
+
+
 class RuntimeFactory:
     r"""Makes runtimes. It keeps nothing but the transport and the counters that its runtimes share.
 
     Args:
         settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
-        logger: A structlog logger; by default events go to the standard library's logger "faasrt", which is quiet
-            until the application configures it.
+        logger: A structlog logger, or one of the standard library's; by default events go to its logger "faasrt", which
+            is quiet until the application configures it.
         telemetry: Sinks, each of which is called with every event of `faasrt.events`. One that fails is told of once
             in the log, and fails no call.
 
     Raises:
-        ConfigurationError: `settings` or `telemetry` is something else.
+        ConfigurationError: `settings`, `logger` or `telemetry` is something else.
 
     Example:
         >>> factory = RuntimeFactory(Settings.from_env())
@@ -40,9 +53,7 @@ class RuntimeFactory:
     """
 
     def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
-        self.settings = Settings() if settings is None else settings
-        if not isinstance(self.settings, Settings):
-            raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
+        self.settings = check_settings(settings)
         self._counters = Counters()
         self._emit = Emitter((LogSink(logger), *check_sinks(telemetry)))
         self._dispatcher = Dispatcher(self.settings, self._emit)

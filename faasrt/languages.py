@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from faasrt.errors import UnsupportedLanguageError
+from faasrt.errors import UnsupportedLanguageError, shown
 
 
 class Language(enum.StrEnum):
@@ -61,7 +61,7 @@ class Language(enum.StrEnum):
         language = _ALIASES.get(name.strip().lower()) if isinstance(name, str) else None
         if language is None:
             raise UnsupportedLanguageError(
-                f"unknown language {name!r}: use 'python' (py), 'javascript' (js) or 'typescript' (ts)"
+                f"unknown language {shown(name)}: use 'python' (py), 'javascript' (js) or 'typescript' (ts)"
             )
         return language
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import attrs
 
 from faasrt.batch import CodeTask
 from faasrt.config import SandboxConfig, Settings
+from faasrt.embedded import EmbeddedFaas
 from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, RuntimeClosedError
 from faasrt.events import Sink
-from faasrt.factory import RuntimeFactory
+from faasrt.factory import RuntimeFactory, check_settings
 from faasrt.languages import Language
-from faasrt.mapping import Maps, ResultStream, StopOn, check_count, check_stop_on
+from faasrt.map_options import StopOn
+from faasrt.mapping import Maps
 from faasrt.metrics import Metrics
+from faasrt.result_stream import ResultStream
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.runtime import Runtime
 from faasrt.telemetry.logs import LogSink
 from faasrt.transport.home import HomeLoop
 from faasrt.validation import Where, check_where
-
-if TYPE_CHECKING:
-    from faasrt.local.server import LocalFaaS
 
 
 class RuntimeManager:
@@ -38,7 +38,7 @@ class RuntimeManager:
     Args:
         factory: Makes the runtimes; one for `settings` when None.
         settings: Endpoints and limits; not together with `factory`.
-        logger: A structlog logger; not together with `factory`.
+        logger: A structlog logger, or one of the standard library's; not together with `factory`.
         telemetry: Sinks for the events of calls, see `RuntimeFactory`; not together with `factory`.
 
     Raises:
@@ -62,12 +62,12 @@ class RuntimeManager:
         self._logger, self._sinks = logger, check_sinks(telemetry)
         if factory is None:
             factory = self._make_factory(settings)
+        elif not isinstance(factory, RuntimeFactory):
+            raise ConfigurationError(f"factory must be a RuntimeFactory, got {type(factory).__name__}")
         elif settings is not None or logger is not None or self._sinks:
             raise ConfigurationError("give a factory, or settings, a logger and telemetry for a new one; not both")
         self._factory = factory
-        self._faas: LocalFaaS | None = None
-        self._make_faas: Callable[..., LocalFaaS] | None = None
-        self._faas_started = False
+        self._faas: EmbeddedFaas | None = None
         self._runtimes: dict[Language, Runtime] = {}
         self._lock = asyncio.Lock()
         self._maps = Maps()
@@ -87,7 +87,7 @@ class RuntimeManager:
 
         Args:
             environ: The variables; `os.environ` when None.
-            logger: A structlog logger.
+            logger: A structlog logger, or one of the standard library's.
             telemetry: Sinks for the events of calls.
             **changes: Fields of `Settings` that take precedence over the environment.
 
@@ -113,16 +113,16 @@ class RuntimeManager:
     ) -> Self:
         r"""Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
 
-        The FaaS starts with `async with`, or at the first call, and ends with `aclose`. If that fails or is cancelled,
-        the next call starts it anew. The first Python program on a
-        machine waits for the sandbox to be compiled (about 45 s, once); `faasrt warmup` does that ahead.
+        The FaaS starts with `async with`, or at the first call, and ends with `aclose`. A start that fails or is
+        cancelled is made anew by the next call. The first Python program on a machine waits for the sandbox to be
+        compiled (about 45 s, once); `faasrt warmup` does that ahead.
 
         Args:
             languages: What to serve; all three languages when None.
             workers: Python programs at once; JavaScript gets four times as many. The number of CPUs when None.
             sandbox: The limits of every program; those of `settings` when None.
             settings: Everything else; its `endpoints` must be empty.
-            logger: A structlog logger.
+            logger: A structlog logger, or one of the standard library's.
             telemetry: Sinks for the events of calls, and of the FaaS.
 
         Raises:
@@ -135,23 +135,20 @@ class RuntimeManager:
         """
         from faasrt.local.server import LocalFaaS
 
-        base = Settings() if settings is None else settings
+        base = check_settings(settings)
         if base.endpoints:
             raise ConfigurationError("the embedded FaaS is its own endpoint: leave settings.endpoints empty")
         limits = base.sandbox if sandbox is None else sandbox
         # A program may wait in the queue of the FaaS before its own time begins to run, as long as it may wait here.
         queue_timeout_s = base.limiter.queue_timeout_s
         sinks = (Emitter(check_sinks(telemetry)),)  # one for both sides: a sink that fails is told of once
+        telemetry = (LogSink(logger), *sinks)
         make_faas = functools.partial(
-            LocalFaaS,
-            workers=workers,
-            sandbox=limits,
-            queue_timeout_s=queue_timeout_s,
-            telemetry=(LogSink(logger), *sinks),
+            LocalFaaS, workers=workers, sandbox=limits, queue_timeout_s=queue_timeout_s, telemetry=telemetry
         )
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
         manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
-        manager._make_faas, manager._faas = make_faas, make_faas(languages)
+        manager._faas = EmbeddedFaas(make_faas, languages)
         return manager
 
     async def get_runtime(self, language: str | Language) -> Runtime:
@@ -215,12 +212,9 @@ class RuntimeManager:
 
         The tasks are read lazily: those in flight, results that nobody has taken yet, and a window of as many again
         (64 at most). Tasks wait for room at the endpoints without limit; the deadline of each counts from there. What
-        goes wrong with a task is in its result. A cancellation, or closing the results, stops the source (a generator
-        is closed), cancels what is in flight and frees everything. Closing the manager does so as well.
-
-        A `break` closes the results when nothing refers to them any more. Where something does, use `async with`, which
-        closes them at its end (as `contextlib.aclosing` does): until they are closed, the tasks of the window are still
-        read and run, and then nothing more.
+        goes wrong with a task is in its result. A cancellation, or closing the results or the manager, stops the source
+        (a generator is closed), cancels what is in flight and frees everything. A `break` does so once nothing refers
+        to the results; until then the window is read and run, and no more. `async with` closes them at its end.
 
         Args:
             tasks: Any iterable or asynchronous iterable. One that blocks does so to the event loop as well.
@@ -248,18 +242,15 @@ class RuntimeManager:
             print(1) -> OK
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
-            >>> async with manager.map([CodeTask("print(1)", "py"), CodeTask("print(2)", "py")]) as results:
-            ...     async for item in results:
-            ...         break
         """
-        most = self._factory.settings.limiter.max_concurrency
         return self._maps.start(
             self.get_runtime,
             tasks,
-            concurrency=check_count("concurrency", concurrency, default=most),
+            concurrency=concurrency,
             ordered=ordered,
-            stop=check_stop_on(stop_on),
-            coalesce=check_count("coalesce", coalesce, default=1),
+            stop_on=stop_on,
+            coalesce=coalesce,
+            most=self._factory.settings.limiter.max_concurrency,
         )
 
     async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
@@ -366,7 +357,7 @@ class RuntimeManager:
 
     def __del__(self) -> None:
         # Made without __init__, or refused by it, there is nothing to close.
-        in_use = not getattr(self, "_closed", True) and (self._runtimes or self._faas_started)
+        in_use = not getattr(self, "_closed", True) and (self._runtimes or (self._faas and self._faas.started))
         if in_use:
             warnings.warn(
                 f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
@@ -390,22 +381,15 @@ class RuntimeManager:
 
     async def _start_faas(self) -> None:
         self._check_open()
-        if self._faas is None or self._faas_started:
+        if self._faas is None or self._faas.started:
             return
         async with self._lock:
             self._check_open()
-            if not self._faas_started:
-                try:
-                    await self._faas.start()
-                except BaseException:
-                    # It can be started once, and has stopped again: the next caller starts another one.
-                    assert self._make_faas is not None
-                    self._faas = self._make_faas(self._faas.languages)
-                    raise
-                endpoints = dict.fromkeys(self._faas.languages, self._faas.url)
-                settings = attrs.evolve(self._factory.settings, endpoints=endpoints)
+            if not self._faas.started:
+                url = await self._faas.start()
+                settings = attrs.evolve(self._factory.settings, endpoints=dict.fromkeys(self._faas.languages, url))
                 self._factory = self._make_factory(settings)
-                self._faas_started = True
+                self._faas.started = True
 
     def _make_factory(self, settings: Settings | None) -> RuntimeFactory:
         return RuntimeFactory(settings, self._logger, telemetry=self._sinks)

@@ -30,64 +30,23 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
-    Coroutine,
     Iterable,
 )
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 
 from faasrt.batch import CodeTask, TaskResult
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
 from faasrt.languages import Language
-from faasrt.results import Outcome
+from faasrt.map_options import StopOn, check_count, check_ordered, check_stop_on
+from faasrt.result_stream import ResultStream
 from faasrt.runtime import Runtime
 
 MAX_WINDOW = 64
 """How many tasks are read beyond those in flight, at most; never more than are in flight."""
 
-Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bool]
-StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
 GetRuntime: TypeAlias = Callable[[Language], Awaitable[Runtime]]
-
-
-def check_count(name: str, value: object, *, default: int) -> int:
-    """Give a number of at least 1, or the default for None.
-
-    Raises:
-        ConfigurationError: It is none.
-    """
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
-        raise ConfigurationError(f"{name} must be a whole number from 1 to 100000, got {value!r}")
-    return value
-
-
-def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
-    """Make a test of a condition: an outcome, a class of errors, several of these, or a function.
-
-    Raises:
-        ConfigurationError: It is none of them.
-    """
-    if stop_on is None:
-        return lambda item: False
-    if callable(stop_on) and not isinstance(stop_on, type):
-        return stop_on
-    conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
-    if isinstance(conditions, str) or not isinstance(conditions, Collection):
-        raise ConfigurationError(
-            f"stop_on must be an Outcome, an error's class, several, or a function, got {stop_on!r}"
-        )
-    outcomes = {condition for condition in conditions if isinstance(condition, Outcome)}
-    errors = tuple(
-        condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
-    )
-    if len(outcomes) + len(errors) != len(conditions):
-        raise ConfigurationError(f"stop_on may hold only Outcomes and classes of errors, got {stop_on!r}")
-    return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
 
 
 class _Source:
@@ -172,43 +131,6 @@ async def _anext(iterator: AsyncIterator[Any]) -> Any:
     return await anext(iterator, _END)
 
 
-class ResultStream(AsyncGenerator[TaskResult]):
-    """The results of `RuntimeManager.map`: an asynchronous generator, which `async with` closes at its end.
-
-    Args:
-        generator: Gives the results. Dropping the stream drops it, and the event loop closes it then.
-    """
-
-    def __init__(self, generator: AsyncGenerator[TaskResult]) -> None:
-        self._generator = generator
-
-    def __anext__(self) -> Coroutine[Any, Any, TaskResult]:
-        return self._generator.__anext__()
-
-    async def asend(self, value: None) -> TaskResult:
-        """Return the next result, as `anext` does."""
-        return await self._generator.asend(value)
-
-    async def athrow(self, *error: Any) -> TaskResult:
-        """Raise an error where the results are given: it ends them."""
-        return await self._generator.athrow(*error)
-
-    async def aclose(self) -> None:
-        """Stop the source, cancel the executions in flight, and wait for both. Closing twice is harmless.
-
-        Cancellation: is raised once that is done.
-        """
-        await self._generator.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
 class Maps:
     """The maps of one manager that have begun and not ended, so that closing the manager ends them."""
 
@@ -220,22 +142,32 @@ class Maps:
         get_runtime: GetRuntime,
         tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
         *,
-        concurrency: int,
+        concurrency: int | None,
         ordered: bool,
-        stop: Callable[[TaskResult], bool],
+        stop_on: StopOn,
         coalesce: int,
+        most: int,
     ) -> ResultStream:
         """Run tasks, and give the results; `RuntimeManager.map` tells the rest.
 
         Args:
             get_runtime: Gives the runtime of a language.
             tasks: The tasks.
-            concurrency: Executions in flight, at most.
+            concurrency: Executions in flight, at most; `most` when None.
             ordered: Whether results come in the order of the tasks.
-            stop: Says which result is the last.
+            stop_on: Says which result is the last.
             coalesce: How many tasks in a row may become one execution.
+            most: The calls in flight that the manager allows.
         """
-        one = _Map(get_runtime, _Source(tasks), concurrency, ordered, stop, coalesce, self._running)
+        one = _Map(
+            get_runtime,
+            _Source(tasks),
+            check_count("concurrency", concurrency, default=most),
+            check_ordered(ordered),
+            check_stop_on(stop_on),
+            check_count("coalesce", coalesce, default=1),
+            self._running,
+        )
         return ResultStream(one.run())
 
     async def aclose(self) -> None:

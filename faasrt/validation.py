@@ -17,7 +17,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Literal
 
-from faasrt.errors import DeadlineExceededError, InvalidRequestError, ServerError
+from faasrt.errors import DeadlineExceededError, InvalidRequestError, ServerError, shown
 from faasrt.languages import Language
 from faasrt.results import Diagnostic, ValidationResult
 
@@ -185,7 +185,7 @@ def check_where(where: Where, language: Language) -> bool:
         InvalidRequestError: `where` is none of its values, or asks for what cannot be.
     """
     if where not in ("local", "remote", "auto"):
-        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {where!r}")
+        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {shown(where)}")
     if where == "local" and language is not Language.PYTHON:
         raise InvalidRequestError(f"only Python can be checked locally: check {language} with where='remote'")
     return language is Language.PYTHON and where != "remote"

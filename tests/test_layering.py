@@ -18,6 +18,9 @@ FLOORS = [
     ("faasrt.manager", 8),
     ("faasrt.factory", 7),
     ("faasrt.mapping", 7),
+    ("faasrt.map_options", 5),
+    ("faasrt.result_stream", 5),
+    ("faasrt.embedded", 7),
     ("faasrt.runtime", 6),
     ("faasrt.transport", 5),
     ("faasrt.telemetry", 5),
@@ -39,7 +42,7 @@ FLOORS = [
     ("faasrt", 10),
 ]
 # Loaded when they are first used, so that the floors above can do without them.
-LAZY = {("faasrt.manager", "faasrt.local.server")}
+LAZY = {("faasrt.manager", "faasrt.local.server"), ("faasrt.embedded", "faasrt.local.server")}
 
 
 def modules() -> dict[str, Path]:

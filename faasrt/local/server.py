@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,7 @@ from aiohttp import web
 
 from faasrt.config import SandboxConfig
 from faasrt.emitter import Emitter, check_sinks
-from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError
+from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
 from faasrt.events import Sink
 from faasrt.languages import Language
 from faasrt.local import limits
@@ -75,6 +75,10 @@ class LocalFaaS:
     ) -> None:
         if isinstance(languages, str):
             languages = [languages]
+        elif languages is not None and (
+            isinstance(languages, (bytes, bytearray, Mapping)) or not isinstance(languages, Iterable)
+        ):
+            raise ConfigurationError(f"languages must name languages, such as ['python'], got {shown(languages)}")
         chosen = tuple(Language) if languages is None else tuple(Language.parse(name) for name in languages)
         self.languages = tuple(dict.fromkeys(chosen))
         self.sandbox = SandboxConfig() if sandbox is None else sandbox
@@ -91,10 +95,16 @@ class LocalFaaS:
             raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(self.sandbox).__name__}")
         if not self.languages:
             raise ConfigurationError("languages must name at least one language")
+        if not isinstance(host, str):
+            raise ConfigurationError(f"host must be a string, got {shown(host)}")
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+            raise ConfigurationError(f"port must be a whole number from 0 to 65535, got {shown(port)}")
+        if token is not None and not isinstance(token, str):
+            raise ConfigurationError(f"token must be a string, got a {type(token).__name__}")
         if token is not None and not (token.isascii() and token.isprintable() and token and token == token.strip()):
             raise ConfigurationError("token must be printable ASCII, not empty, and without blanks around it")
         if not _is_loopback(host) and token is None:
-            raise ConfigurationError(f"listening on {host} lets others in: give a token, or listen on 127.0.0.1")
+            raise ConfigurationError(f"listening on {shown(host)} lets others in: give a token, or listen on 127.0.0.1")
         for engine, package in _ENGINES:
             if not set(engine.languages) & set(self.languages):
                 continue
@@ -241,13 +251,13 @@ def _check_workers(workers: int | None) -> int:
     if workers is None:
         return min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= _MAX_WORKERS:
-        raise ConfigurationError(f"workers must be a whole number from 1 to {_MAX_WORKERS}, got {workers!r}")
+        raise ConfigurationError(f"workers must be a whole number from 1 to {_MAX_WORKERS}, got {shown(workers)}")
     return workers
 
 
 def _check_seconds(name: str, seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {seconds!r}")
+        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {shown(seconds)}")
     return seconds
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.errors import InvalidRequestError
+from faasrt.errors import InvalidRequestError, shown
 from faasrt.languages import Language
 from faasrt.protocol.executions import Reading
 from faasrt.results import ExecutionResult, Outcome, UserError
@@ -48,7 +48,7 @@ def check_function(name: object, language: Language) -> str:
     """
     plain = name.replace("$", "_") if isinstance(name, str) and language is not Language.PYTHON else name
     if not isinstance(name, str) or not isinstance(plain, str) or not plain.isidentifier():
-        raise InvalidRequestError(f"function must be the name of a function, got {name!r}")
+        raise InvalidRequestError(f"function must be the name of a function, got {shown(name)}")
     # Python's own names are normalized so when it reads them.
     return unicodedata.normalize("NFKC", name) if language is Language.PYTHON else name
 
@@ -89,7 +89,7 @@ def _problem(value: Any, largest_int: int | None, above: tuple[int, ...]) -> str
         too_large = largest_int is not None and abs(value) > largest_int
         return "is or holds an integer above 2**53, which JavaScript would round" if too_large else ""
     if isinstance(value, float):
-        return "" if -float("inf") < value < float("inf") else f"is or holds {value!r}"
+        return "" if -float("inf") < value < float("inf") else f"is or holds {shown(value)}"
     if not isinstance(value, (list, tuple, dict)):
         return f"is or holds a {type(value).__name__}"
     if id(value) in above or len(above) > 200:
@@ -98,7 +98,7 @@ def _problem(value: Any, largest_int: int | None, above: tuple[int, ...]) -> str
     if isinstance(value, dict):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
-            return f"holds a dict with the key {wrong[0]!r}, which is no str"
+            return f"holds a dict with the key {shown(wrong[0])}, which is no str"
         value = value.values()
     return next((problem for member in value if (problem := _problem(member, largest_int, inside))), "")
 

@@ -15,7 +15,7 @@ import attrs
 
 from faasrt import strict_json
 from faasrt.config import SandboxConfig
-from faasrt.errors import InvalidRequestError, ProtocolError
+from faasrt.errors import InvalidRequestError, ProtocolError, shown
 from faasrt.languages import Language
 
 NOT_STARTED_HEADER = "x-faasrt-not-started"
@@ -108,9 +108,9 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
     if timeout_ms is None:
         return ceiling
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
-        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {timeout_ms!r}")
+        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {shown(timeout_ms)}")
     if not 0 < timeout_ms < math.inf:
-        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {timeout_ms!r}")
+        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {shown(timeout_ms)}")
     return ceiling if timeout_ms >= ceiling else math.ceil(timeout_ms)
 
 
@@ -126,7 +126,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
         raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
     for key, value in ext.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidRequestError(f"ext must map str to str, got {key!r}: {type(value).__name__}")
+            raise InvalidRequestError(f"ext must map str to str, got {shown(key)}: {type(value).__name__}")
         _refuse_surrogates(key + value)
     return ext
 
@@ -138,7 +138,9 @@ def check_flag(name: str, value: object, *, optional: bool = True) -> None:
         InvalidRequestError: It is neither.
     """
     if not isinstance(value, bool) and not (optional and value is None):
-        raise InvalidRequestError(f"{name} must be True{', False or None' if optional else ' or False'}, got {value!r}")
+        raise InvalidRequestError(
+            f"{name} must be True{', False or None' if optional else ' or False'}, got {shown(value)}"
+        )
 
 
 def check_priority(priority: object) -> str:
@@ -148,7 +150,7 @@ def check_priority(priority: object) -> str:
         InvalidRequestError: It is no string, or empty.
     """
     if not isinstance(priority, str) or not priority:
-        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {priority!r}")
+        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")
     return priority
 
 

@@ -2,7 +2,8 @@
 
 `logging.basicConfig(level="INFO")` is enough to see a line for each call, and what went wrong before it ended; at
 DEBUG there is one for every event. A line has the name of the event, as `call_finished`, and all its fields. With
-`logger=...` the lines go to a structlog logger of the application's instead, and to whatever level that has.
+`logger=...` the lines go to a logger of the application's instead, structlog's or the standard library's, and to
+whatever level that has.
 
 Example:
     >>> import structlog
@@ -21,10 +22,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import attrs
 
+from faasrt.errors import ConfigurationError, shown
 from faasrt.events import (
     AttemptFinished,
     AttemptStarted,
@@ -65,18 +68,25 @@ _LEVELS: dict[type[Event], int] = {
     ExecutionFinished: logging.DEBUG,
 }
 
+_StdlibLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
+
 logging.getLogger("faasrt").addHandler(logging.NullHandler())
 
 
 def default_logger() -> Any:
-    """Make a structlog logger that goes through `logging.getLogger("faasrt")`.
+    """Make a structlog logger that goes through `logging.getLogger("faasrt")`; see `_wrap`."""
+    return _wrap(logging.getLogger("faasrt"))
+
+
+def _wrap(logger: _StdlibLogger) -> Any:
+    """Make a structlog logger that goes through one of the standard library's.
 
     structlog's own default prints every line to stdout, which a library must not do.
     """
     import structlog  # a sixth of what importing the client takes, and nearly always for nothing
 
     return structlog.wrap_logger(
-        logging.getLogger("faasrt"),
+        logger,
         processors=[_render],
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -93,19 +103,29 @@ class LogSink:
     """Write each event: what begins at debug, what ends at info, what failed at warning.
 
     Args:
-        logger: A structlog logger; `default_logger()` when None.
+        logger: A structlog logger, or one of the standard library's; `default_logger()` when None.
+
+    Raises:
+        ConfigurationError: It is no logger.
     """
 
     def __init__(self, logger: Any = None) -> None:
-        self._logger = logger
+        stdlib = logging.getLogger("faasrt") if logger is None else logger
+        is_stdlib = isinstance(stdlib, (logging.Logger, logging.LoggerAdapter))
+        if not is_stdlib and not _is_logger(logger):
+            raise ConfigurationError(f"logger must be a structlog or standard logger, got {shown(logger)}")
+        # One of the standard library's knows nothing of fields: they are written into the line.
+        self._stdlib: _StdlibLogger | None = stdlib if is_stdlib else None
+        self._logger: Any = None if is_stdlib else logger
         # Nearly always nobody listens, and then a line is not even put together.
-        self._is_enabled = logging.getLogger("faasrt").isEnabledFor if logger is None else None
+        self._is_enabled = stdlib.isEnabledFor if is_stdlib else None
 
     def __call__(self, event: Event) -> None:
         level = _level(event)
         if (self._is_enabled or self._settle())(level):
             if self._logger is None:
-                self._logger = default_logger()
+                assert self._stdlib is not None
+                self._logger = _wrap(self._stdlib)
             kind = type(event)
             self._logger.log(level, _NAMES[kind], **{name: getattr(event, name) for name in _FIELDS[kind]})
 
@@ -123,6 +143,13 @@ class LogSink:
                 self._logger.is_enabled_for(logging.INFO)
                 self._is_enabled = self._logger.is_enabled_for
         return self._is_enabled
+
+
+def _is_logger(logger: object) -> bool:
+    if isinstance(logger, (type, ModuleType)):
+        return False
+    # A lazy logger is not asked for `log`: it would be bound before structlog is configured.
+    return callable(getattr(type(logger), "bind", None)) or callable(getattr(logger, "log", None))
 
 
 def _always(level: int) -> bool:
