@@ -99,8 +99,8 @@ class Runtime:
             QueueFullError: Too many callers wait already.
             ServiceError: The infrastructure failed; its class says how.
 
-        Cancellation: gives the permit and the connection back; the embedded FaaS ends the program, others may run it
-            to its end.
+        Cancellation: gives the permit and the connection back. The embedded FaaS ends the program; another server may
+            run it to its time limit, and until then it counts as one of the calls at its endpoint.
 
         Example:
             >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
@@ -338,8 +338,10 @@ class Runtime:
             async with self._closing:
                 if not self._released:
                     self._released = True
-                    await self._checker.aclose()
-                    await self._dispatcher.release()
+                    try:
+                        await self._checker.aclose()
+                    finally:
+                        await self._dispatcher.release()
 
     async def __aenter__(self) -> Self:
         self._calls.refuse_when_closing()

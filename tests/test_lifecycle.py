@@ -220,6 +220,25 @@ async def test_cancelled_closing_still_closes(raw_server: Serve) -> None:
     await settled(lambda: stage.open == 0)
 
 
+async def test_closing_that_is_cancelled_late_closes_the_sessions(raw_server: Serve) -> None:
+    """Also while the process that checks Python is waited for."""
+    stage, before = Stage(), len(open_sessions())
+    runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(stage.handle)})).create_runtime("py")
+    assert (await runtime.run_code("1")).ok
+    assert await runtime.validate_code("1")
+    assert len(open_sessions()) == before + 1
+    process = runtime._checker._process
+    assert process is not None
+    closing = asyncio.create_task(runtime.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert len(open_sessions()) == before
+    await process.wait()
+
+
 async def test_a_users_cancellation_stays_a_cancellation(raw_server: Serve) -> None:
     """A task that its owner cancels while the manager closes is cancelled, not failed."""
     stage = Stage(10)

@@ -28,8 +28,10 @@ call tries it. If all are bad, all are used. The user's own failures never count
 
 **Limits.** A manager has `LimiterSettings.max_concurrency` calls in flight at most. Each replica has a limit of its own
 below that, for each family of languages: it starts at the size that its `/health` tells (else 16), grows while all goes
-well, and shrinks when the server refuses or does not answer. Who waits is served in order. A call that was given up
-while its code may still run there counts until the code's time is over.
+well, and shrinks when the server refuses or does not answer. Who waits is served in order. A call that ended here
+while its code may still run there (its deadline passed, its connection broke, it was cancelled after it was sent)
+counts until the code's time is over, unless the server's `/health` says that it `cancels_on_disconnect`, as the
+embedded FaaS does.
 
 `get_metrics().states` shows all of it, an `EndpointState` for each replica.
 
