@@ -88,6 +88,7 @@ class DenoEngine(Engine):
                 child.kill()
             for child in leftover:
                 await child.ended.wait()
+            await self._spawner.wait_closed()
 
     @property
     def idle(self) -> int:

@@ -22,6 +22,7 @@ STDOUT, STDERR = 1, 2
 _READ_BYTES = 65_536
 # As much as a pipe holds, however often it was filled.
 _DRAIN_READS = 16
+_CLOSE_S = 5.0
 
 
 class Spawner:
@@ -33,6 +34,7 @@ class Spawner:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
+        self._idle: Future[int] | None = None
 
     async def start(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Child:
         """Start a process that sees no more of the environment than `env`, in a folder that tells it nothing.
@@ -55,7 +57,18 @@ class Spawner:
 
     def close(self) -> None:
         """Let the thread end once it has started what was asked for. This does not wait."""
+        if self._idle is None:
+            self._idle = self._threads.submit(int)  # runs after every start, and after the kill of each cancelled one
         self._threads.shutdown(wait=False)
+
+    async def wait_closed(self) -> None:
+        """Wait, after `close`, until each process whose start was cancelled has ended.
+
+        Such a process may still write into its folder, or even make it anew. The wait is bounded, because a process
+        that is stopped at the wrong moment holds the thread.
+        """
+        assert self._idle is not None
+        await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_S)
 
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:

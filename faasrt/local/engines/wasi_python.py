@@ -195,6 +195,7 @@ class WasiPythonEngine(Engine):
                     group.create_task(self._keep_worker(first, leads=number == 0))
         finally:
             self._spawner.close()
+            await self._spawner.wait_closed()
 
     @property
     def idle(self) -> int:
