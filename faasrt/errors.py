@@ -26,6 +26,7 @@ whether the code can have run. Errors hold strings and numbers only, and survive
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 
 Sent = Literal["no", "maybe", "yes"]
 _SHOWN_CHARACTERS = 200
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 100, 100
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of an argument for a message: cut when it is long, and its type when it has none."""
+    """Return the `repr` of an argument for an error message, cut when it is long; its type when it has none."""
     try:
-        text = repr(value)
+        text = _REPR.repr(value)
     except Exception:  # an int of more than 4,300 digits has none, and a caller's class may fail in any way
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -194,6 +194,49 @@ async def test_wrong_types_and_values_are_refused(faas: LocalFaaS, field: str) -
             assert_refused(await exchange(faas.url, request(encoded(**fields))), 400, field)
 
 
+LONG = "x" * 8_000_000
+LARGE_FIELDS = {
+    "language": {"language": LONG},
+    "timeout": {"timeout": LONG},
+    "code": {"code": [LONG]},
+    "priority": {"priority": [LONG]},
+    "ext": {"ext": LONG},
+    "sandbox": {"sandbox": {LONG: 1}},
+    "memory_limit_mb": {"sandbox": {"memory_limit_mb": LONG}},
+    "network_enabled": {"sandbox": {"network_enabled": LONG}},
+}
+
+
+@pytest.mark.parametrize("field", LARGE_FIELDS)
+async def test_a_refusal_is_short(faas: LocalFaaS, field: str) -> None:
+    """It names the field, and repeats no more than the beginning of what it held."""
+    answer = await exchange(faas.url, request(encoded(**LARGE_FIELDS[field])))
+    assert_refused(answer, 400, field)
+    assert len(answer.body) < 500
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(target="/" + "x" * 5_000),
+        request(method="X" * 5_000),
+        request(headers={"Host": "x" * 5_000}),
+        request(headers={"Content-Type": "x/" + "y" * 5_000}),
+        request(headers={"Content-Encoding": "x" * 5_000}),
+        request(headers={"Origin": "x" * 5_000}),
+        request(headers={"Content-Length": "x" * 5_000}),
+        request(headers={"Transfer-Encoding": "x" * 5_000}),
+        request(headers={"y" * 5_000 + "\0": "x"}),
+    ],
+    ids=["target", "method", "host", "type", "encoding", "origin", "length", "transfer", "name"],
+)
+async def test_a_refusal_repeats_no_head(faas: LocalFaaS, data: bytes) -> None:
+    """Nor does one of a target, a method or a header."""
+    answer = await exchange(faas.url, data)
+    assert 400 <= answer.status < 500
+    assert len(answer.body) < 500
+
+
 @pytest.mark.parametrize(
     "fields",
     [

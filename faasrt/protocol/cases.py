@@ -61,7 +61,7 @@ def check_kwargs(kwargs: Mapping[str, Any], language: Language) -> None:
     """
     if kwargs and language is not Language.PYTHON:
         raise InvalidRequestError(
-            f"{language} has no keyword arguments ({', '.join(kwargs)}): pass an object as the last argument"
+            f"{language} has no keyword arguments ({', '.join(kwargs)[:100]}): pass an object as the last argument"
         )
 
 

@@ -1,0 +1,76 @@
+"""Errors about arguments show a short form of what they were given, however large it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from faasrt import FaasrtError, Language, RetrySettings, SandboxConfig, Settings
+from faasrt.errors import shown
+from faasrt.local import LocalFaaS
+from faasrt.map_options import check_count, check_stop_on
+from faasrt.protocol.cases import check_function, check_kwargs, encode_case
+from faasrt.protocol.messages import check_ext, check_flag, check_priority, check_timeout_ms
+from faasrt.validation import check_where
+
+LONG = "x" * 8_000_000
+REFUSED: dict[str, Callable[[Any], object]] = {
+    "language": Language.parse,
+    "number": lambda value: SandboxConfig(memory_limit_mb=value),
+    "flag": lambda value: SandboxConfig(network_enabled=value),
+    "url": lambda value: Settings(endpoints={"python": f"http://{value}@x"}),
+    "endpoint": lambda value: Settings(endpoints={"python": value if isinstance(value, str) else [value]}),
+    "choice": lambda value: Settings(envelope=value),
+    "retry": lambda value: RetrySettings(max_attempts=value),
+    "function": lambda value: (
+        check_function(value, Language.JAVASCRIPT)
+        if isinstance(value, list)
+        else check_function(f"{value} ", Language.PYTHON)
+    ),
+    "key": lambda value: encode_case(({(str(value),): 1},), {}, Language.PYTHON, "case 0"),
+    "kwargs": lambda value: check_kwargs({str(value): 1}, Language.JAVASCRIPT),
+    "timeout": lambda value: check_timeout_ms(value, SandboxConfig()),
+    "ext": lambda value: check_ext({str(value): 1}),
+    "option": lambda value: check_flag("idempotent", value),
+    "priority": lambda value: check_priority([value]),
+    "count": lambda value: check_count("concurrency", value, default=1),
+    "stop_on": lambda value: check_stop_on([value]),
+    "where": lambda value: check_where(value, Language.PYTHON),
+    "workers": lambda value: LocalFaaS(workers=value),
+    "drain_s": lambda value: LocalFaaS(drain_s=value),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("value", [LONG, [LONG] * 20], ids=["text", "list"])
+def test_an_error_is_short(name: str, value: object) -> None:
+    """The message fits on a few lines."""
+    with pytest.raises(FaasrtError) as caught:
+        REFUSED[name](value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("ruby", "'ruby'"),
+        (None, "None"),
+        (float("nan"), "nan"),
+        (-5, "-5"),
+        (["a", {"b": 1}], "['a', {'b': 1}]"),
+        (b"x", "b'x'"),
+        (10**5_000, "a value of type int"),
+        ([10**5_000], "a value of type list"),
+    ],
+    ids=["text", "none", "nan", "int", "list", "bytes", "large int", "large list"],
+)
+def test_a_short_value_is_shown_whole(value: object, text: str) -> None:
+    """It looks as `repr` shows it."""
+    assert shown(value) == text
+
+
+def test_the_ends_of_a_long_value_are_shown() -> None:
+    """Its head and tail tell it from others."""
+    assert shown("a" + LONG + "b") == f"'a{'x' * 46}...{'x' * 47}b'"
