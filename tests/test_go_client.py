@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from rawhttp import Connection, connected
+from rawhttp import Connection, connected, exchange, request
 
-from faasrt import RuntimeManager
+from faasrt import RuntimeManager, SandboxConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -204,3 +204,64 @@ async def test_the_reader_is_as_strict_as_go() -> None:
     ):
         with pytest.raises(AssertionError):
             unmarshal(json.dumps({**good, **bad}).encode())
+
+
+NOTICES = [
+    ("python", "while True: pass", {"timeout": 500}, "faasrt: ended after 500 ms (timeout)\n"),
+    ("js", "for (;;);", {"timeout": 500}, "faasrt: ended after 500 ms (timeout)\n"),
+    ("python", "import sys; sys.exit(3)", {}, "faasrt: exited with code 3 (error)\n"),
+    ("ts", "Deno.exit(3 as number)", {}, "faasrt: exited with code 3 (error)\n"),
+    ("python", "import os; os._exit(4)", {}, "faasrt: crashed (exit code 4)\n"),
+    ("python", "import os; os.abort()", {}, "faasrt: crashed (unreachable)\n"),
+    ("js", "process.kill(process.pid, 'SIGKILL'); for (;;);", {}, "faasrt: crashed\n"),
+    (
+        "js",
+        "const a = []; for (;;) a.push(new Array(1000).fill(a.length))",
+        {"sandbox": {"memory_limit_mb": 16}},
+        "faasrt: ended at 16 MiB of memory (memory limit)\n",
+    ),
+    (
+        "python",
+        "while True: print('x' * 99)",
+        {"sandbox": {"max_output_bytes": 20}},
+        "faasrt: ended at the limit of 20 bytes of output (output limit)\n",
+    ),
+    ("python", "import os, sys; os.close(2); raise KeyError(1)", {}, "faasrt: ended by an error (KeyError)\n"),
+]
+
+
+@pytest.mark.parametrize(("language", "code", "fields", "notice"), NOTICES)
+async def test_no_failure_looks_like_a_success(
+    local: RuntimeManager, language: str, code: str, fields: dict[str, Any], notice: str
+) -> None:
+    """The backend takes an empty stderr for success: where a program wrote nothing, the server says how it ended."""
+    url = await url_of(local)
+    body = json.dumps({"language": language, "code": code, **fields}).encode()
+    raw = await exchange(url, request(body, target="/run_code"))
+    assert unmarshal(raw.body)["output"]["stderr"] == notice
+    assert (raw.status, raw.json()["output"]["stderr"], raw.json()["notice"]) == (200, notice, notice)
+    asked = fields.get("sandbox", {})
+    result = await local.run_code(code, language, fields.get("timeout", 20_000), sandbox=SandboxConfig(**asked))
+    assert not result.ok
+    assert (result.outcome, result.stderr) == (raw.json()["outcome"], "")
+    assert "stderr" not in result.truncated
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "stderr"),
+    [
+        ("python", "print(1)", ""),
+        ("js", "console.log(1)", ""),
+        ("python", "import sys; print('why', file=sys.stderr); sys.exit(3)", "why\n"),
+        ("js", "console.error('why'); for (;;);", "why\n"),
+        ("python", "import sys; sys.stderr.write('faasrt: exited with code 3 (error)\\n'); sys.exit(3)", NOTICES[2][3]),
+        ("python", "import sys; sys.stderr.write('\\n'); sys.exit(3)", "\n"),
+    ],
+)
+async def test_the_programs_own_words_stay(local: RuntimeManager, language: str, code: str, stderr: str) -> None:
+    """A program that wrote to stderr, or that succeeded, gets no notice; and the client takes nothing of its words."""
+    body = json.dumps({"language": language, "code": code, "timeout": 500}).encode()
+    answer = (await exchange(await url_of(local), request(body))).json()
+    assert "notice" not in answer
+    assert answer["output"]["stderr"] == stderr
+    assert (await local.run_code(code, language, 500)).stderr == stderr

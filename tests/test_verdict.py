@@ -174,6 +174,8 @@ def test_verdicts(body: Any, status: int, outcome: Outcome) -> None:
         ({"output": output(), "outcome": "OK", "error_info": 3}, 200, ProtocolError),
         ({"output": output(), "outcome": "OK", "truncated": ["stdin"]}, 200, ProtocolError),
         ({"output": output(), "outcome": "OK", "truncated": [[]]}, 200, ProtocolError),
+        ({"output": output(), "outcome": "TIMEOUT", "notice": None}, 200, ProtocolError),
+        ({"output": output(), "outcome": "TIMEOUT", "notice": ["x"]}, 200, ProtocolError),
         (b'{"output": {"stdout": NaN}}', 200, ProtocolError),
         (b'{"output": {}, "metadata": {"duration": 1e999}}', 200, ProtocolError),
         (b'{"output": {}, "metadata": {"duration": ' + b"9" * 10_000 + b"}}", 200, ProtocolError),
@@ -214,6 +216,23 @@ def test_streams_are_cut_and_flagged() -> None:
 def test_the_last_duplicate_key_counts() -> None:
     """Duplicate keys are legal JSON; Python's rule applies."""
     assert judged(b'{"output": {"stdout": "a", "stdout": "b"}}').stdout == "b"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "notice", "kept"),
+    [
+        ("faasrt: crashed\n", "faasrt: crashed\n", ""),
+        ("faasrt: crashed\n", "faasrt: crashed", "faasrt: crashed\n"),
+        ("mine", "faasrt: crashed\n", "mine"),
+        ("", "", ""),
+    ],
+)
+def test_the_servers_notice_is_not_the_programs(stderr: str, notice: str, kept: str) -> None:
+    """What our own server wrote to an empty stderr is taken out again; anything else stays, however short the limit."""
+    body = {"output": {"stdout": "", "stderr": stderr, "ret_val": ""}, "outcome": "CRASHED", "notice": notice}
+    answer = Answer(status=200, body=json.dumps(body).encode())
+    result = judge(answer, timeout_ms=1_000, max_output_bytes=20)
+    assert (result.stderr, result.truncated) == (kept, frozenset())
 
 
 def test_lone_surrogates_are_kept() -> None:

@@ -9,6 +9,10 @@ r"""The embedded FaaS: needs Linux and the extra `local` (`pip install 'faasrt[l
     GET  /metrics          JSON, or the Prometheus text format when the `Accept` header asks for it
     GET  /openapi.json     describes it all, field by field
 
+A program that ends at a limit, with an exit code or in a crash, and prints nothing to stderr, gets one line there that
+says so, such as "faasrt: ended after 500 ms (timeout)": the backend of coze-loop takes an empty stderr for success. The
+answer then carries the same text as `notice`, by which faasrt's own client takes it out of the result again.
+
 Each program gets a fresh WebAssembly instance or a fresh Deno process, out of a pool that follows demand and shrinks
 when idle. A short program takes about 14 ms in Python and 5 ms in JavaScript and TypeScript, as clients see it, two
 fifths of what a bare `deno run` takes (`benchmarks/local.py`). What it cannot start now it refuses before running,

@@ -20,6 +20,7 @@ from faasrt.local.engines.base import EngineError, Job, Verdict
 from faasrt.local.executions import execute
 from faasrt.local.guard import Guard
 from faasrt.local.limits import Budget, Share
+from faasrt.local.notices import notice_of
 from faasrt.local.openapi import document
 from faasrt.local.pool import BusyError, Pool
 from faasrt.local.requests import BadRequestError, decode_body, read_body, read_job, read_language
@@ -180,8 +181,9 @@ class Service:
 
 def _run_fields(job: Job, task_id: str, verdict: Verdict, pool: Pool) -> dict[str, Any]:
     engine = pool.engine
+    notice = "" if verdict.stderr else notice_of(job, verdict)
     return {
-        "output": {"stdout": verdict.stdout, "stderr": verdict.stderr, "ret_val": verdict.ret_val},
+        "output": {"stdout": verdict.stdout, "stderr": verdict.stderr or notice, "ret_val": verdict.ret_val},
         "metadata": {
             "language": job.language,
             "runtime": engine.runtime,
@@ -200,6 +202,7 @@ def _run_fields(job: Job, task_id: str, verdict: Verdict, pool: Pool) -> dict[st
         "outcome": verdict.outcome,
         "error_info": attrs.asdict(verdict.error) if verdict.error else None,
         "truncated": list(verdict.truncated),
+        **({"notice": notice} if notice else {}),
     }
 
 
@@ -214,8 +217,10 @@ def _within(fields: dict[str, Any], job: Job) -> web.Response:
     if response.content_length is None or response.content_length <= most:
         return response
     output, error = fields["output"], fields["error_info"]
-    # A frame is no larger than it may be, and useless when cut.
-    texts = {name: text for name, text in output.items() if not is_frame(text, job.max_output_bytes)}
+    # A frame is no larger than it may be, and useless when cut; and `notice` repeats the server's own line.
+    whole = {name for name, text in output.items() if is_frame(text, job.max_output_bytes)}
+    whole |= {"stderr"} if "notice" in fields else set()
+    texts = {name: text for name, text in output.items() if name not in whole}
     if error:
         texts["message"] = error["message"]
     body = response.body

@@ -171,6 +171,9 @@ def parse_success(answer: Answer) -> Success:
     texts = {}
     for name in _STREAMS:
         texts[name] = _checked(fields.get(name, ""), str, name)
+    # Our own FaaS says on an empty stderr how a program ended: that is not the program's.
+    if "notice" in body and _checked(body["notice"], str, "notice") == texts["stderr"]:
+        texts["stderr"] = ""
     named = _checked(body.get("truncated", []), list, "truncated")
     if named and not all(name in _STREAMS for name in named):
         raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
