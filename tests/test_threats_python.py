@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import psutil
@@ -13,6 +14,7 @@ from threats import MB, Place, environments, place_of_traps, run_beside
 
 import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
+from faasrt.local.engines import wasi_worker
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
@@ -240,9 +242,12 @@ async def test_output_is_bounded(local: RuntimeManager, code: str, stream: str) 
 FORGERIES = [
     ("_host.call(b'done'); os._exit(0)", Outcome.OK),
     ("_host.call(b'exit7'); os._exit(0)", Outcome.USER_ERROR),
-    ('_host.call(b\'error{"name": "MyError", "message": [], "line": 1e99}\')', Outcome.USER_ERROR),
+    ('_host.call(b\'error{"name":"MyError","line":999999999}\')', Outcome.USER_ERROR),
+    ('_host.call(b\'error{"name": "MyError", "message": [], "line": 1e99}\')', Outcome.OK),
+    ("_host.call(b'error{\"name\":\"MyError\",}'); _host.call(b'error{\"a\":1}x'); _host.call(b'error{')", Outcome.OK),
     ("_host.call(b'error{' + b'[' * 10**6); _host.call(b'error{\"name\": ' + b'9' * 10**5 + b'}')", Outcome.OK),
-    ("_host.call(b'error{\"a\": [' + b'[],' * 10**6 + b'1]}')", Outcome.USER_ERROR),
+    ("_host.call(b'error{\"a\": [' + b'[],' * 10**6 + b'1]}')", Outcome.OK),
+    ("_host.call(b'error{\"a\":[' + b'{},' * 3_000_000 + b'1]}')", Outcome.OK),
     ("_host.call(b'ret_val\\xff\\xfe\\x00')", Outcome.OK),
     ("_host.call(b'flood')\nwhile True: pass", Outcome.OUTPUT_LIMIT),
     ("_host.call(b'own_return_val'); print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),
@@ -308,3 +313,54 @@ async def test_what_files_hold_is_written_at_the_end(local: RuntimeManager) -> N
     replaced = "import atexit, gc; gc.collect = atexit._run_exitfuncs = lambda *a: print('mine')"
     result = await local.run_code(replaced, "python", sandbox=SandboxConfig())
     assert (result.outcome, result.stdout) == (Outcome.OK, "")
+
+
+async def test_a_forged_report_takes_no_memory() -> None:
+    """A report that is not as the guest program writes it is refused before it is parsed."""
+    limit = 1_048_576
+    report = b'error{"a":[' + b"{}," * 3_000_000 + b"1]}"
+    own = (
+        b'error{"phase":"run","name":"E","message":"\\"' + b"x" * limit + b'","traceback":"","line":null,"column":null}'
+    )
+    tracemalloc.start()
+    try:
+        assert wasi_worker._error_fields(report, limit) is None
+        assert tracemalloc.get_traced_memory()[1] < MB
+        fields = wasi_worker._error_fields(own, limit)
+    finally:
+        tracemalloc.stop()
+    assert fields is not None
+    assert (fields["name"], fields["line"], fields["message"][:3]) == ("E", None, '"xx')
+
+
+WILD = "a = np.lib.stride_tricks.as_strided(np.zeros(1), shape=(2,), strides=(2**30,)); a[1] = 1"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"import numpy as np\n{WILD}",
+        f"import numpy as np\ntry:\n    bytearray(10**9)\nexcept MemoryError: pass\n{WILD}",
+    ],
+    ids=["at once", "after a refusal"],
+)
+async def test_a_wild_pointer_is_a_crash(local: RuntimeManager, code: str) -> None:
+    """An access beyond the end of the memory is the program's crash while there is memory left."""
+    result = await local.run_code(f"print('before')\n{code}", "python")
+    assert (result.outcome, result.stdout) == (Outcome.CRASHED, "before\n"), result
+    assert result.error is not None
+    assert result.error.message == "memory out of bounds"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = []\ntry:\n    while True: x.append(iter([1]))\nexcept MemoryError: pass",
+        "import threading\nx = []\ntry:\n    while True: x.append(threading.Lock())\nexcept MemoryError: pass",
+        "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
+    ],
+)
+async def test_an_interpreter_without_memory_is_at_its_limit(local: RuntimeManager, code: str) -> None:
+    """CPython fails in other ways, too, where memory is refused: such an end is that of the memory."""
+    result = await local.run_code(code, "python", 20_000, sandbox=SandboxConfig(memory_limit_mb=48))
+    assert result.outcome is Outcome.MEMORY_LIMIT, result

