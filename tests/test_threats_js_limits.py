@@ -220,6 +220,14 @@ CRASHES = [
         " try { f(...a) } catch {}",
         Outcome.CRASHED,  # Deno panics
     ),
+    ("globalThis['proc' + 'ess'].abort()", Outcome.CRASHED),
+    ("(await import('no' + 'de:proc' + 'ess')).kill(Deno.pid, 'SIGKILL'); for (;;) ;", Outcome.CRASHED),
+    ("import { pid } from 'node:process'; process._kill(pid, 9); for (;;) ;", Outcome.CRASHED),
+    (
+        "process.pid; const { op_node_process_kill: kill } = Deno[Deno.internal].core.ops;"
+        " try { kill?.(Deno.pid, 9) } catch {} process.kill(Deno.pid, 'SIGKILL'); for (;;) ;",
+        Outcome.CRASHED,
+    ),
     ("Deno.stdout.close(); Deno.stderr.close()", Outcome.CRASHED),
     ("const { closeSync } = await import('node:fs'); closeSync(1); closeSync(2); throw 1", Outcome.CRASHED),
     ("await Deno.connect({ transport: 'vsock', cid: 1, port: 1 })", Outcome.CRASHED),
@@ -264,3 +272,44 @@ async def test_a_hundred_crashes_are_no_trouble(local: RuntimeManager) -> None:
     # Processes for four programs at once, each with four descriptors, may be kept.
     while psutil.Process().num_fds() > before[0] + 40 or len(psutil.Process().children()) > before[1] + 8:
         await asyncio.sleep(0.05)
+
+
+NO_STDOUT = [
+    ("import { createServer } from 'node:net'; createServer().listen({ fd: 1 })", "ENOTSOCK"),
+    ("import { createServer } from 'node:http'; createServer().listen({ fd: 1 })", "ENOTSOCK"),
+    ("import { createServer } from 'node:net'; createServer().on('error', () => {}).listen({ fd: 1 })", ""),
+    ("import { Socket } from 'node:net'; new Socket({ fd: 1 }).destroy()", ""),
+    ("import { Socket } from 'node:net'; new Socket({ fd: 1 }).write('x')", "EBADF"),
+    ("import { Socket } from 'node:net'; new Socket({ fd: 1 }).destroy(); setInterval(() => {}, 1)", ""),
+    ("import { closeSync } from 'node:fs'; closeSync(1)", ""),
+    ("await Deno.stdout.writable.close()", ""),
+]
+
+
+@pytest.mark.parametrize(("code", "words"), NO_STDOUT)
+async def test_a_program_without_stdout_is_ended(local: RuntimeManager, code: str, words: str) -> None:
+    """Its end cannot be told any more: it has crashed, and does not wait for its time limit."""
+    result = await local.run_code(code, "js", 30_000)
+    assert (result.outcome, result.metadata["timed_out"]) == (Outcome.CRASHED, False), result
+    assert words in result.stderr
+    await until_gone(result)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "stdout"),
+    [
+        ("import { createServer } from 'node:net'; createServer().listen({ fd: 0 })", Outcome.USER_ERROR, ""),
+        ("import { createServer } from 'node:net'; createServer().listen({ fd: 2 })", Outcome.USER_ERROR, ""),
+        ("import { createServer } from 'node:net'; createServer().listen({ fd: 3 })", Outcome.USER_ERROR, ""),
+        ("import { Socket } from 'node:net'; new Socket({ fd: 0 }); console.log('x')", Outcome.OK, "x\n"),
+        ("Deno.stdin.close(); Deno.stderr.close(); console.log('x')", Outcome.OK, "x\n"),
+        ("import { closeSync } from 'node:fs'; closeSync(0); closeSync(2); console.log('x')", Outcome.OK, "x\n"),
+        ("process.stdout.end('x')", Outcome.OK, "x"),
+    ],
+)
+async def test_other_descriptors_are_the_programs(
+    local: RuntimeManager, code: str, outcome: Outcome, stdout: str
+) -> None:
+    """What a program does to its other descriptors, or to Node's streams, changes nothing of its verdict."""
+    result = await local.run_code(code, "js", 30_000)
+    assert (result.outcome, result.stdout) == (outcome, stdout), result

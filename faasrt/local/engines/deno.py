@@ -125,7 +125,12 @@ class DenoEngine(Engine):
         )
 
     async def _watch(self, run: DenoRun, child: Child) -> None:
-        """Wait for a program's end, which comes when its process holds memory that no limit of the system counts."""
+        """Wait for a program's end.
+
+        It comes when its process holds memory that no limit of the system counts, and when its stdout is gone: Deno
+        takes a write to a closed descriptor for a success, so the runner would tell of the end in vain and wait on.
+        """
+        lost_stdout = False
         limit_bytes = self._base_rss_bytes + (run.job.memory_limit_mb + _HEADROOM_MB) * 2**20
         while not run.ended.is_set():
             with contextlib.suppress(TimeoutError):
@@ -135,6 +140,11 @@ class DenoEngine(Engine):
             _, rss_bytes = await asyncio.to_thread(_memory_bytes, child.pid)
             if rss_bytes > limit_bytes:
                 run.on_memory_limit()
+                await run.ended.wait()
+            # A process that ends by itself has no descriptors either, but only for a moment.
+            lost_before, lost_stdout = lost_stdout, not child.has_stdout()
+            if lost_before and lost_stdout:
+                run.on_lost_stdout()
                 await run.ended.wait()
 
     def _limit(self, child: Child, job: Job) -> None:

@@ -43,8 +43,15 @@ _REPORTS = {
     "exit": (),
     "abort": (),
     "node": (),
+    "watched": (),
+    "kill": (),
     "done": (),
 }
+# The signals with which the system ends a process for what it does itself. Others come from outside, or through Node.
+_FAULTS = frozenset({
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
+    signal.SIGXCPU, signal.SIGXFSZ,
+})  # fmt: skip
 # After these the process only waits to be killed.
 _LAST_REPORTS = frozenset({"error", "done"})
 
@@ -157,6 +164,10 @@ class DenoRun:
         self._out_of_memory = True
         self._child.kill()
 
+    def on_lost_stdout(self) -> None:
+        """End the program, which has closed the descriptor on which its end would be told."""
+        self._child.kill()
+
     def verdict(self) -> Verdict:
         """Judge the program after its end.
 
@@ -165,7 +176,7 @@ class DenoRun:
         """
         self._stdout.finish()
         stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self.job.max_output_bytes
-        by_signal = (self._child.returncode or 0) < 0 and not self._child.killed
+        by_signal = self._signal is not None
         # V8's own failures come with words, but an allocation that fails beneath it aborts without any.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
@@ -196,6 +207,17 @@ class DenoRun:
             )
         return Verdict(truncated=tuple(sorted(truncated)), **fields)
 
+    @property
+    def _signal(self) -> int | None:
+        """The signal that ended the process, other than the server's own."""
+        number = -(self._child.returncode or 0)
+        return None if number <= 0 or (number == signal.SIGKILL and self._child.killed) else number
+
+    @property
+    def _may_have_killed_itself(self) -> bool:
+        reports = self._stdout.reports
+        return "kill" in reports or ("node" in reports and "watched" not in reports)
+
     def _receive(self, fd: int, data: bytes) -> None:
         if self._flooded or self.ended.is_set():
             return
@@ -219,9 +241,9 @@ class DenoRun:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in reports:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
-        if returncode == -signal.SIGKILL and not self._child.killed and "node" not in reports:
-            # No program can send that without Node's help: the system did, for want of memory as a rule.
-            raise EngineError("a Deno process was killed from outside")
+        if self._signal is not None and self._signal not in _FAULTS and not self._may_have_killed_itself:
+            # For want of memory as a rule.
+            raise EngineError(f"a Deno process was killed from outside (signal {self._signal})")
         if self._flooded:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in reports:

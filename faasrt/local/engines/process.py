@@ -122,6 +122,7 @@ class Child:
         self._stdin: IO[bytes] | None = process.stdin
         self._unsent = bytearray()
         self._close_when_sent = False
+        self._stdout_inode = os.fstat(process.stdout.fileno()).st_ino  # which both ends of a pipe share
         self._outputs = {STDOUT: process.stdout, STDERR: process.stderr}
         os.set_blocking(process.stdin.fileno(), False)
         for fd, pipe in self._outputs.items():
@@ -147,6 +148,18 @@ class Child:
     def returncode(self) -> int | None:
         """The exit code, -N for signal N; None while it runs."""
         return self._process.returncode
+
+    def has_stdout(self) -> bool:
+        """Return whether its stdout is still the pipe that it was started with; True where that cannot be seen.
+
+        This blocks: not for an event loop's thread.
+        """
+        try:
+            return os.stat(f"/proc/{self.pid}/fd/{STDOUT}").st_ino == self._stdout_inode  # noqa: PTH116
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
     def write(self, data: bytes, *, eof: bool = False) -> None:
         """Send bytes to its stdin, and with `eof` close that after them; a process that is gone gets nothing."""

@@ -10,6 +10,8 @@
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
 //     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; else that signal means want of memory
 //     \0faasrt:NONCE:{"kind": "node"}                 it has Node's `process`, with which it can kill itself
+//     \0faasrt:NONCE:{"kind": "watched"}              from now on, "kill" is told before it does
+//     \0faasrt:NONCE:{"kind": "kill"}                 it sends a signal; a process that one ends without this was killed from outside
 //     \0faasrt:NONCE:{"kind": "done"}                 it ran to its end; a process without this ended hard
 //
 // After "error" or "done" this only waits: the host kills it, which is faster than an end in good order, and nothing of
@@ -32,6 +34,8 @@ const StringOf = String;
 const { subarray } = Uint8Array.prototype;
 const lengthOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), "length").get;
 const apply = Reflect.apply;
+const { defineProperty, freeze, getOwnPropertyDescriptor } = Object;
+const later = queueMicrotask;
 
 function writeAll(write, text) {
   let bytes = encode(text);
@@ -67,24 +71,62 @@ function tell(kind, fields = []) {
   writeAll(writeStdout, `${mark}${report}}\n`);
 }
 
-// However a program comes by Node's `process`, this is asked for before. One that has closed its stdout cannot be told of,
-// and gets none.
+// A program that has closed its stdout cannot be told of, and goes no further.
+function tellOrStop(kind) {
+  try {
+    tell(kind);
+  } catch {
+    for (;;) wait(never, 0, 0);
+  }
+}
+
+// Node's `process` can end this process with a signal, which must not look like the system's doing. Loading it takes
+// long, so it is changed once the program has loaded it: at once where that goes by the global, else in a microtask.
+const processGlobal = getOwnPropertyDescriptor(globalThis, "process");
+const nodeProcess = processGlobal.get;
 const internal = Deno[Deno.internal];
+const { ops } = internal.core;
+let watched = false;
+
+function watchProcess() {
+  const process = apply(nodeProcess, globalThis, []);
+  if (watched) return process;
+  watched = true;
+  const { _kill, abort } = process;
+  const kill = (pid, signal) => {
+    if (signal !== 0) tellOrStop("kill");
+    return _kill(pid, signal);
+  };
+  defineProperty(process, "_kill", { value: kill, writable: false, configurable: false });
+  process.abort = () => {
+    tell("abort");
+    abort();
+  };
+  delete ops.op_node_process_kill;
+  delete ops.op_process_abort;
+  try {
+    tell("watched");
+  } catch {
+    // Its stdout is closed already: then it may have killed itself, whoever did.
+  }
+  return process;
+}
+
+defineProperty(globalThis, "process", { ...processGlobal, get: watchProcess });
+
+// However a program comes by Node's `process`, this is asked for before.
 if (internal.__nodeBootstrapArgs !== undefined) {
   const args = { ...internal.__nodeBootstrapArgs };
   const { argv0 } = args;
-  Object.defineProperty(args, "argv0", {
+  defineProperty(args, "argv0", {
     get() {
-      try {
-        tell("node");
-      } catch {
-        for (;;) wait(never, 0, 0);
-      }
+      tellOrStop("node");
+      later(watchProcess);
       return argv0;
     },
   });
-  const value = Object.freeze(args);
-  Object.defineProperty(internal, "__nodeBootstrapArgs", { value, writable: false, configurable: false });
+  const value = freeze(args);
+  defineProperty(internal, "__nodeBootstrapArgs", { value, writable: false, configurable: false });
 }
 
 function end(kind, fields) {
@@ -148,13 +190,9 @@ if (!job.network) {
 }
 
 // Asking for `process` loads much, and only a program that names it has listeners there.
-const { process } = /\bprocess\b/.test(job.code) ? globalThis : { process: null };
+const process = /\bprocess\b/.test(job.code) ? watchProcess() : null;
 if (process !== null) {
-  const { abort, emit } = process;
-  process.abort = () => {
-    tell("abort");
-    abort();
-  };
+  const { emit } = process;
   process.emit = (...values) => {
     const heard = apply(emit, process, values);
     if (values[0] === "exit") onEnd();
