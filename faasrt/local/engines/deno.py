@@ -213,7 +213,6 @@ class DenoEngine(Engine):
             except asyncio.CancelledError:
                 self._used.put_nowait(child)  # `serve` waits for it
                 raise
-            await asyncio.to_thread(_clear, self._deno_dir)
 
 
 def _ignore(fd: int, data: bytes) -> None:
@@ -282,15 +281,12 @@ def _prepare_deno_dir(folder: Path) -> Path:
     # Folders in the place of two databases, which would grow with each program; Deno then does without.
     for name in ("dep_analysis_cache_v2", "node_analysis_cache_v2"):
         (deno_dir / name).mkdir(parents=True)
-    # A file in the place of a folder: what a worker of Node's puts into `caches` would be there for the next program.
-    (deno_dir / "location_data").touch()
+    # Files in the place of folders. What a worker of Node's puts into `caches` would be there for the next program, and
+    # what Deno's TypeScript compiler keeps of a program and its modules would take the disk, which has no limit. So all
+    # of that stays in the memory of the process, which has one.
+    for name in ("location_data", "gen"):
+        (deno_dir / name).touch()
     return deno_dir
-
-
-def _clear(deno_dir: Path) -> None:
-    """Remove what Deno's TypeScript compiler has kept: programs, and modules that any program made of text."""
-    for file in deno_dir.glob("gen/*/*"):
-        file.unlink(missing_ok=True)
 
 
 def _runner() -> bytes:
