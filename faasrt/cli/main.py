@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -224,6 +225,10 @@ def serve_command(
     """
     from faasrt.local import LocalFaaS
 
+    # As a library, faasrt is silent; here nothing else would say why an engine fails.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("faasrt: %(message)s"))
+    logging.getLogger("faasrt.local").addHandler(handler)
     asked = {_FIELD_OF_OPTION[name]: limit for name, limit in limits.items() if limit is not None}
     sandbox = SandboxConfig(**asked)  # type: ignore[arg-type]
 

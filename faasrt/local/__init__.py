@@ -16,7 +16,8 @@ answer then carries the same text as `notice`, by which faasrt's own client take
 Each program gets a fresh WebAssembly instance or a fresh Deno process, out of a pool that follows demand and shrinks
 when idle. A short program takes about 14 ms in Python and 5 ms in JavaScript and TypeScript, as clients see it, two
 fifths of what a bare `deno run` takes (`benchmarks/local.py`). What it cannot start now it refuses before running,
-with 429 or 503, `Retry-After` and `x-faasrt-not-started: 1`. A caller that goes away frees its sandbox; SIGTERM lets
+with 429 or 503, `Retry-After` and `x-faasrt-not-started: 1`. An engine that fails for want of descriptors, memory or
+disk recovers by itself, and `faasrt serve` logs why it failed. A caller that goes away frees its sandbox; SIGTERM lets
 programs in flight end first; nothing is left behind, not even after SIGKILL.
 
 The first Python program on a machine waits for the sandbox to be compiled (about 45 s on two cores, 2.4 GB of memory,
@@ -52,8 +53,8 @@ time, memory and output are bounded; the tests attack all of that (`tests/test_t
   the number of CPUs and the name of the server's temporary folder.
 
 Memory is a bound, not an exact limit: a JavaScript process may hold about 110 MiB more than its limit. A JavaScript
-program that loads Node's `process` and is ended by the system for want of memory reads as CRASHED. TypeScript programs
-are written to the temporary folder while they run.
+program that closes its stdout, on which its end is told, is CRASHED. So is one that ends itself with a signal; but a
+process that is killed from outside is a failure of the server.
 
 **For programs of real attackers** add a second layer: a virtual machine or container without secrets, not as root,
 with a read-only root, an own /tmp, no capabilities, and limits on memory and processes. With bubblewrap, say, after

@@ -16,7 +16,7 @@ from faasrt.languages import Language
 from faasrt.local import metrics
 from faasrt.local.answers import OVERLOADED_HEADERS, answer, failure
 from faasrt.local.connections import log_failure
-from faasrt.local.engines.base import EngineError, Job, Verdict
+from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
 from faasrt.local.executions import execute
 from faasrt.local.guard import Guard
 from faasrt.local.limits import Budget, Share
@@ -85,6 +85,8 @@ class Service:
             return failure(
                 error.status, "overloaded" if error.status == 429 else "not ready", str(error), OVERLOADED_HEADERS
             )
+        except NotStartedError as error:
+            return failure(503, "the engine failed", str(error), OVERLOADED_HEADERS)
         except EngineError as error:
             return failure(500, "the engine failed", str(error))
         except web.HTTPException as error:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from faasrt.emitter import Emitter
 from faasrt.events import ExecutionFinished, ExecutionStarted, hash_code
-from faasrt.local.engines.base import Job, Verdict
+from faasrt.local.engines.base import Job, NotStartedError, Verdict
 from faasrt.local.pool import BusyError, Pool
 
 _task_numbers = itertools.count(1)
@@ -29,6 +29,7 @@ async def execute(pool: Pool, job: Job, *, request: web.BaseRequest, emit: Emitt
 
     Raises:
         BusyError: It was not started.
+        NotStartedError: The engine failed before it began.
         EngineError: The engine failed.
 
     Cancellation: ends the program.
@@ -57,7 +58,8 @@ async def execute(pool: Pool, job: Job, *, request: web.BaseRequest, emit: Emitt
     except BaseException as error:
         failure = type(error).__name__
         if isinstance(error, Exception):
-            status = error.status if isinstance(error, BusyError) else 500
+            not_started = isinstance(error, NotStartedError)
+            status = error.status if isinstance(error, BusyError) else 503 if not_started else 500
         raise
     finally:
         if failure is not None or emit.hears(ExecutionFinished):

@@ -48,6 +48,7 @@ class Pool:
 
         Raises:
             BusyError: It was not started: the engine is not ready, or too much waits already.
+            NotStartedError: The engine failed before the program began.
             EngineError: The engine failed; the program may have begun.
 
         Cancellation: ends the program, and lets the next one in.

@@ -6,6 +6,7 @@ import abc
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, TypeVar
 
@@ -15,7 +16,10 @@ from faasrt.languages import Language
 from faasrt.results import Outcome, UserError
 
 _TRIES = 4
+_TRY_AGAIN_S = 5.0
 _FORGET_S = 30.0
+_LOOK_S = 0.2
+_RESTART_S, _LONGEST_RESTART_S = 5.0, 300.0
 _logger = logging.getLogger("faasrt.local")
 _T = TypeVar("_T")
 
@@ -109,10 +113,11 @@ class Engine(abc.ABC):
         self._peak = self._starting = 0
         self._wanted = asyncio.Event()
         self._settled = asyncio.Event()
+        self._logged = ""
 
     def mark_ready(self) -> None:
         """Note that programs can run."""
-        self.ready, self.problem = True, ""
+        self.ready, self.problem, self._logged = True, "", ""
         self._settled.set()
 
     def mark_failed(self, problem: str) -> None:
@@ -130,31 +135,47 @@ class Engine(abc.ABC):
         if not self.ready:
             raise EngineError(self.problem)
 
+    def log(self, problem: str) -> None:
+        """Log a failure, unless it is the one that was logged last and the engine has not recovered since."""
+        if problem != self._logged:
+            self._logged = problem
+            _logger.warning("the engine %s: %s", self.name, problem)
+
     async def live(self) -> None:
-        """Serve until cancelled. A failure of this engine is noted, and does not reach the others."""
+        """Serve until cancelled. A failure of this engine is noted and logged, and does not reach the others.
+
+        The engine starts again after a pause: the machine may have been short of descriptors, memory or disk.
+        """
+        delay_s = _RESTART_S
         try:
-            await self.serve()
-        except EngineError as error:
-            self.mark_failed(str(error))
-        except Exception as error:
-            _logger.exception("the engine %s failed", self.name)
-            self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
+            while True:
+                try:
+                    await self.serve()
+                except EngineError as error:
+                    self.log(str(error))
+                    self.mark_failed(str(error))
+                except Exception as error:
+                    _logger.exception("the engine %s failed", self.name)
+                    self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _LONGEST_RESTART_S)
         except asyncio.CancelledError:
             self.mark_failed("the engine is closed")
             raise
 
     @abc.abstractmethod
     async def serve(self) -> None:
-        """Keep the engine able to run programs until cancelled; leave nothing behind.
+        """Keep the engine able to run programs until cancelled; leave nothing behind. May be called again after it.
 
         Raises:
-            EngineError: It will never be able to.
+            EngineError: It cannot, for now.
         """
 
     async def execute(self, job: Job) -> Verdict:
         """Run or check one program. The caller sees to it that no more than `capacity` run at once.
 
         Raises:
+            NotStartedError: The engine failed, and the program did not begin.
             EngineError: The engine failed.
 
         Cancellation: ends the program and gives its process back or kills it.
@@ -162,12 +183,18 @@ class Engine(abc.ABC):
         self.active += 1
         self._peak = max(self._peak, self.active)
         self._wanted.set()
+        give_up_at = time.monotonic() + _TRY_AGAIN_S
         try:
             # A process that waited may be gone, and not all of those that wait can be told so at once.
             for _ in range(_TRIES - 1):
                 with contextlib.suppress(NotStartedError):
                     return await self._execute_once(job)
+                if time.monotonic() > give_up_at:
+                    break
             return await self._execute_once(job)
+        except EngineError as error:
+            self.log(str(error))
+            raise
         finally:
             self.active -= 1
 
@@ -179,6 +206,20 @@ class Engine(abc.ABC):
             NotStartedError: The process ended before the program began.
             EngineError: The engine failed.
         """
+
+    async def _next_warm(self, queue: asyncio.Queue[_T], within_s: float) -> _T:
+        """Wait for a warm process.
+
+        Raises:
+            NotStartedError: There is none in time, or the engine has failed meanwhile.
+        """
+        give_up_at = time.monotonic() + within_s
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    return await queue.get()
+            if not self.ready or time.monotonic() > give_up_at:
+                raise NotStartedError(self.problem or f"no sandbox became ready within {within_s:g} s")
 
     @property
     @abc.abstractmethod
@@ -206,6 +247,7 @@ class Engine(abc.ABC):
             try:
                 return await start()
             except EngineError as error:
+                self.log(str(error))
                 if not self._kept:
                     self.mark_failed(str(error))
                 await asyncio.sleep(delay_s)

@@ -10,9 +10,11 @@ import resource
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 
@@ -26,6 +28,7 @@ _HEADROOM_MB = 64
 _CPU_GRACE_S = 5
 _START_S = 20.0
 _READY = b"\0ready\n"
+_T = TypeVar("_T")
 _WATCH_S = 0.25
 _PERMISSIONS = (
     "--no-prompt",
@@ -64,13 +67,14 @@ class DenoEngine(Engine):
         self._runner = folder / "runner.js"
         self._runner.write_bytes(_runner())
         self._deno_dir = _prepare_deno_dir(folder)
-        self._spawner = Spawner()
+        self._spawner: Spawner
         self._warm: asyncio.Queue[Child] = asyncio.Queue()
         self._used: asyncio.Queue[Child] = asyncio.Queue()
         self._base_data_bytes = self._base_rss_bytes = 0
 
     async def serve(self) -> None:
         """Keep as many processes warm as programs came at once lately, and clear away the used ones."""
+        self._spawner = Spawner()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(len(os.sched_getaffinity(0))):
@@ -137,13 +141,13 @@ class DenoEngine(Engine):
                 async with asyncio.timeout(_WATCH_S):
                     await run.ended.wait()
                     return
-            _, rss_bytes = await asyncio.to_thread(_memory_bytes, child.pid)
+            _, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
             if rss_bytes > limit_bytes:
                 run.on_memory_limit()
                 await run.ended.wait()
             # A process that ends by itself has no descriptors either, but only for a moment.
-            lost_before, lost_stdout = lost_stdout, not child.has_stdout()
-            if lost_before and lost_stdout:
+            lost_before, lost_stdout = lost_stdout, await _in_thread(child.has_stdout) is False
+            if lost_before and lost_stdout and not run.ended.is_set():
                 run.on_lost_stdout()
                 await run.ended.wait()
 
@@ -158,17 +162,16 @@ class DenoEngine(Engine):
 
     async def _take(self, job: Job) -> Child:
         if job.memory_limit_mb != self._memory_limit_mb or job.network_enabled:
-            return await self._start(job.memory_limit_mb, network_enabled=job.network_enabled)
-        try:
-            async with asyncio.timeout(_START_S):
-                while True:
-                    child = await self._warm.get()
-                    self._wanted.set()
-                    if child.returncode is None:
-                        return child
-                    self._used.put_nowait(child)
-        except TimeoutError:
-            raise NotStartedError(self.problem or f"no Deno process became ready within {_START_S:g} s") from None
+            try:
+                return await self._start(job.memory_limit_mb, network_enabled=job.network_enabled)
+            except EngineError as error:
+                raise NotStartedError(str(error)) from None
+        while True:
+            child = await self._next_warm(self._warm, _START_S)
+            self._wanted.set()
+            if child.returncode is None:
+                return child
+            self._used.put_nowait(child)
 
     async def _start(self, memory_limit_mb: int, *, network_enabled: bool = False) -> Child:
         flags = [*_PERMISSIONS, "--quiet", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
@@ -181,7 +184,10 @@ class DenoEngine(Engine):
         try:
             await _until_ready(child)
             if not self._base_data_bytes:
-                self._base_data_bytes, self._base_rss_bytes = await asyncio.to_thread(_memory_bytes, child.pid)
+                data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
+                if not data_bytes:
+                    raise EngineError("cannot see how much memory a Deno process has: /proc cannot be read")
+                self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
         except BaseException:
             child.kill()
             self._used.put_nowait(child)
@@ -213,6 +219,14 @@ class DenoEngine(Engine):
             except asyncio.CancelledError:
                 self._used.put_nowait(child)  # `serve` waits for it
                 raise
+
+
+async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
+    """Call a function in a thread; None where the system refuses one."""
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except RuntimeError:
+        return None
 
 
 def _ignore(fd: int, data: bytes) -> None:

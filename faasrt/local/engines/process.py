@@ -28,6 +28,9 @@ _CLOSE_S = 5.0
 class Spawner:
     """Starts processes, from a thread of its own: a start blocks for a millisecond or more.
 
+    Raises:
+        RuntimeError: The system refuses the thread.
+
     The thread lives until `close`, because the system counts it as the parent of what it starts: a process that is to
     die with its parent dies with that thread.
     """
@@ -35,6 +38,8 @@ class Spawner:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
         self._idle: Future[int] | None = None
+        # The thread starts with the first task. If that cannot be, it must be no task that starts a process.
+        self._threads.submit(int)
 
     async def start(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Child:
         """Start a process that sees no more of the environment than `env`, in a folder that tells it nothing.
@@ -42,15 +47,16 @@ class Spawner:
         Ctrl-C in a terminal does not reach it: its owner ends it in good order.
 
         Raises:
-            EngineError: The system refuses.
+            EngineError: The system refuses: it is short of descriptors, memory or processes, for instance.
 
         Cancellation: a process that starts all the same is killed.
         """
         future = self._threads.submit(_spawn, argv, env, folder)
         try:
             return Child(*await asyncio.wrap_future(future))
-        except OSError as error:
-            raise EngineError(f"cannot start {argv[0]}: {error.strerror or error}") from None
+        except (OSError, MemoryError) as error:
+            future.add_done_callback(_discard)
+            raise EngineError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
         except BaseException:
             future.add_done_callback(_discard)
             raise
@@ -125,10 +131,15 @@ class Child:
         self._stdout_inode = os.fstat(process.stdout.fileno()).st_ino  # which both ends of a pipe share
         self._outputs = {STDOUT: process.stdout, STDERR: process.stderr}
         os.set_blocking(process.stdin.fileno(), False)
-        for fd, pipe in self._outputs.items():
-            os.set_blocking(pipe.fileno(), False)
-            self._loop.add_reader(pipe.fileno(), self._read, fd)
-        self._loop.add_reader(pidfd, self._on_exit)
+        try:
+            for fd, pipe in self._outputs.items():
+                os.set_blocking(pipe.fileno(), False)
+                self._loop.add_reader(pipe.fileno(), self._read, fd)
+            self._loop.add_reader(pidfd, self._on_exit)
+        except OSError:
+            for pipe in self._outputs.values():
+                self._loop.remove_reader(pipe.fileno())
+            raise
 
     def receive(self, function: Callable[[int, bytes], None], at_end: Callable[[], None] | None = None) -> None:
         """Send the output, from what has come already, to a function.

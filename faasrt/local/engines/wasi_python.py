@@ -95,7 +95,8 @@ class Worker:
             raise
         if "failed" in answer:
             self.child.kill()
-            raise EngineError(f"the Python sandbox failed: {answer['failed']}")
+            failure = EngineError if self._began == number else NotStartedError
+            raise failure(f"the Python sandbox failed: {answer['failed']}")
         return self._verdict(answer)
 
     @property
@@ -176,13 +177,14 @@ class WasiPythonEngine(Engine):
         self._cache_dir = module_dir()
         # The workers are isolated from the environment and the working folder, but can import what we can.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
-        self._spawner = Spawner()
+        self._spawner: Spawner
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._alive = 0
         self._peak = workers  # all at first
 
     async def serve(self) -> None:
         """Compile the sandbox if this machine has not done so yet, and keep the workers alive."""
+        self._spawner = Spawner()
         try:
             if not await asyncio.to_thread(is_compiled, self._cache_dir):
                 self.activity = "compiling the Python sandbox, once for this machine"
@@ -219,14 +221,10 @@ class WasiPythonEngine(Engine):
             self._idle.get_nowait().child.kill()
 
     async def _take(self) -> Worker:
-        try:
-            async with asyncio.timeout(_START_S):
-                while True:
-                    worker = await self._idle.get()
-                    if not worker.gone:
-                        return worker
-        except TimeoutError:
-            raise EngineError(self.problem or "no Python worker became free") from None
+        while True:
+            worker = await self._next_warm(self._idle, _START_S)
+            if not worker.gone:
+                return worker
 
     async def _keep_worker(self, first: asyncio.Event, *, leads: bool) -> None:
         """Keep one worker alive, where it is wanted. The first one starts alone: its page cache serves the others."""
