@@ -54,7 +54,8 @@ time, memory and output are bounded; the tests attack all of that (`tests/test_t
 
 Memory is a bound, not an exact limit: a JavaScript process may hold about 110 MiB more than its limit. A JavaScript
 program that closes its stdout, on which its end is told, is CRASHED. So is one that ends itself with a signal; but a
-process that is killed from outside is a failure of the server.
+process that is killed from outside is a failure of the server. TypeScript modules are written to the temporary folder
+while their program runs, and count against its limit on memory.
 
 **For programs of real attackers** add a second layer: a virtual machine or container without secrets, not as root,
 with a read-only root, an own /tmp, no capabilities, and limits on memory and processes. With bubblewrap, say, after

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -66,10 +67,10 @@ class DenoEngine(Engine):
         # Here, because programs can read the file's name in stacks: it must not tell where anything is installed.
         self._runner = folder / "runner.js"
         self._runner.write_bytes(_runner())
-        self._deno_dir = _prepare_deno_dir(folder)
         self._spawner: Spawner
         self._warm: asyncio.Queue[Child] = asyncio.Queue()
         self._used: asyncio.Queue[Child] = asyncio.Queue()
+        self._deno_dirs: dict[Child, Path] = {}
         self._base_data_bytes = self._base_rss_bytes = 0
 
     async def serve(self) -> None:
@@ -92,6 +93,7 @@ class DenoEngine(Engine):
                 child.kill()
             for child in leftover:
                 await child.ended.wait()
+                await self._remove_deno_dir(child)
             await self._spawner.wait_closed()
 
     @property
@@ -131,8 +133,8 @@ class DenoEngine(Engine):
     async def _watch(self, run: DenoRun, child: Child) -> None:
         """Wait for a program's end.
 
-        It comes when its process holds memory that no limit of the system counts, and when its stdout is gone: Deno
-        takes a write to a closed descriptor for a success, so the runner would tell of the end in vain and wait on.
+        It comes when its process holds memory or disk that no limit of the system counts, and when its stdout is gone:
+        Deno takes a write to a closed descriptor for a success, so the runner would tell of the end in vain and wait.
         """
         lost_stdout = False
         limit_bytes = self._base_rss_bytes + (run.job.memory_limit_mb + _HEADROOM_MB) * 2**20
@@ -142,7 +144,9 @@ class DenoEngine(Engine):
                     await run.ended.wait()
                     return
             _, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
-            if rss_bytes > limit_bytes:
+            disk_bytes = await _in_thread(_disk_bytes, self._deno_dirs[child]) or 0
+            # What a program holds on the disk counts as memory, which it may be, too.
+            if rss_bytes > limit_bytes or disk_bytes > run.job.memory_limit_mb * 2**20:
                 run.on_memory_limit()
                 await run.ended.wait()
             # A process that ends by itself has no descriptors either, but only for a moment.
@@ -177,10 +181,19 @@ class DenoEngine(Engine):
         flags = [*_PERMISSIONS, "--quiet", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         if network_enabled:
             flags.append("--allow-net")
+        try:
+            deno_dir = await asyncio.to_thread(_make_deno_dir, self._folder)
+        except (OSError, RuntimeError) as error:
+            raise EngineError(f"cannot make a folder for Deno: {getattr(error, 'strerror', None) or error}") from None
         # Nothing of the server's environment may reach a program, or change how Deno treats it.
-        env = {"DENO_DIR": str(self._deno_dir), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
+        env = {"DENO_DIR": str(deno_dir), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
         command = [*self._command, *flags, str(self._runner)]
-        child = await self._spawner.start(command, env=env, folder=self._folder)
+        try:
+            child = await self._spawner.start(command, env=env, folder=self._folder)
+        except EngineError:
+            await _in_thread(_remove, deno_dir)
+            raise
+        self._deno_dirs[child] = deno_dir
         try:
             await _until_ready(child)
             if not self._base_data_bytes:
@@ -219,6 +232,12 @@ class DenoEngine(Engine):
             except asyncio.CancelledError:
                 self._used.put_nowait(child)  # `serve` waits for it
                 raise
+            await self._remove_deno_dir(child)
+
+    async def _remove_deno_dir(self, child: Child) -> None:
+        deno_dir = self._deno_dirs.pop(child, None)
+        if deno_dir is not None:
+            await _in_thread(_remove, deno_dir)
 
 
 async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
@@ -289,18 +308,30 @@ def _runs(command: list[str]) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603
 
 
-def _prepare_deno_dir(folder: Path) -> Path:
-    """Make the folder in which Deno keeps its files, which no program can reach."""
-    deno_dir = folder / "deno-dir"
-    # Folders in the place of two databases, which would grow with each program; Deno then does without.
+def _make_deno_dir(folder: Path) -> Path:
+    """Make the folder in which one process of Deno keeps its files, which no program can reach.
+
+    Raises:
+        OSError: There is no place for it.
+    """
+    deno_dir = Path(tempfile.mkdtemp(prefix="deno-", dir=folder))
+    # Folders in the place of two databases, which cost time; Deno then does without.
     for name in ("dep_analysis_cache_v2", "node_analysis_cache_v2"):
-        (deno_dir / name).mkdir(parents=True)
-    # Files in the place of folders. What a worker of Node's puts into `caches` would be there for the next program, and
-    # what Deno's TypeScript compiler keeps of a program and its modules would take the disk, which has no limit. So all
-    # of that stays in the memory of the process, which has one.
-    for name in ("location_data", "gen"):
-        (deno_dir / name).touch()
+        (deno_dir / name).mkdir()
+    # A file in the place of a folder: what a worker of Node's puts into `caches` is not wanted.
+    (deno_dir / "location_data").touch()
     return deno_dir
+
+
+def _remove(deno_dir: Path) -> None:
+    shutil.rmtree(deno_dir, ignore_errors=True)
+
+
+def _disk_bytes(deno_dir: Path) -> int:
+    """How much of the disk a program holds: its TypeScript modules, as Deno's compiler has left them."""
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in deno_dir.glob("gen/*/*"))
+    return 0
 
 
 def _runner() -> bytes:

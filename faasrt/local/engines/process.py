@@ -80,7 +80,15 @@ class Spawner:
 def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     pipe = subprocess.PIPE
     process = subprocess.Popen(  # noqa: S603
-        argv, env=env, cwd=folder, start_new_session=True, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe
+        argv,
+        env=env,
+        cwd=folder,
+        start_new_session=True,
+        restore_signals=False,
+        bufsize=0,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
     )
     try:
         return process, os.pidfd_open(process.pid)
