@@ -23,7 +23,7 @@ CODE = "def grade(turn):\n    return {'score': len(turn)}"
 
 
 async def by_calls(runtime: Runtime, count: int) -> list[object]:
-    calls = (runtime.call_function(CODE, "grade", "x" * number) for number in range(count))
+    calls = (runtime.call_function(CODE, "grade", ["x" * number]) for number in range(count))
     return [result.value for result in await asyncio.gather(*calls)]
 
 

@@ -25,10 +25,10 @@ from benchmarks.harness import Figures, answer, contenders, parser, play, spread
 from benchmarks.report import Report, Spread
 from benchmarks.server import faas
 from faasrt import Language, Outcome, SandboxConfig
-from faasrt.protocol.executions import Program
-from faasrt.protocol.messages import RunRequest
-from faasrt.protocol.profile import read_profile
-from faasrt.protocol.verdict import Answer
+from faasrt.protocol.health import read_profile
+from faasrt.protocol.program import Program
+from faasrt.protocol.request import RunRequest
+from faasrt.protocol.response import Answer
 
 MODES: dict[str, Literal["never", "always"]] = {"plain": "never", "envelope": "always"}
 MB = 1_000_000

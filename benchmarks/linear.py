@@ -18,11 +18,10 @@ from collections.abc import Callable
 from benchmarks.harness import parser
 from benchmarks.report import Report
 from faasrt.languages import Language
-from faasrt.protocol.executions import read
-from faasrt.protocol.messages import decode_object
-from faasrt.protocol.profile import EndpointProfile
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.program import read
+from faasrt.protocol.response import Answer, decode_object
 from faasrt.protocol.return_val import defines_return_val, take_return_val
-from faasrt.protocol.verdict import Answer
 
 NONCE = "0123456789abcdef"
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()

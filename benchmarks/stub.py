@@ -2,7 +2,7 @@
 
     python -m benchmarks.stub [--capacity 1024]
 
-It says in `/health` that it is faithful, and its capacity if it was given one. It can hold answers back:
+It says in `/health` that it is lossless, and its capacity if it was given one. It can hold answers back:
 
     GET /hold/N     from now on until N programs wait for their answers, which are then sent together; 0 ends that
     GET /waiting    how many wait
@@ -100,7 +100,7 @@ class StubConnection(asyncio.Protocol):
 async def serve(capacity: int | None) -> None:
     """Serve until the process is ended."""
     languages = {} if capacity is None else {"python": {"capacity": capacity}}
-    capabilities = {"faithful": True, "enforces_timeouts": True}
+    capabilities = {"lossless": True, "enforces_timeouts": True}
     StubConnection.health = encode({"status": "healthy", "capabilities": capabilities, "languages": languages})
     server = await asyncio.get_running_loop().create_server(StubConnection, "127.0.0.1", 0, backlog=4_096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)

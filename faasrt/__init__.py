@@ -1,7 +1,7 @@
 r"""Run untrusted Python, JavaScript and TypeScript on HTTP FaaS code-execution services, from asyncio.
 
-It speaks the protocol of coze-loop's evaluation runtime, and brings a FaaS of its own along. What the user's code does
-wrong is data (`result.outcome`); what the infrastructure does wrong is an exception.
+faasrt speaks the protocol of coze-loop's evaluation runtime, and includes an embedded FaaS. Failures of the user's code
+are data (`result.outcome`). Failures of the infrastructure are exceptions.
 
 Example:
     >>> async with faasrt.RuntimeManager.local() as manager:
@@ -9,51 +9,51 @@ Example:
     >>> result.outcome, result.stdout, result.value
     (<Outcome.OK: 'OK'>, 'hi\n', {'score': 1})
 
-The examples of this package are for the prompt of `python -m asyncio`, after `import faasrt` and
-`from faasrt import *`, with COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` makes one). Where they use a
-`manager` or `runtime` that they do not make, it is an open `RuntimeManager.from_env()`, and its runtime of Python.
+The examples of this package run in `python -m asyncio`, after `import faasrt` and `from faasrt import *`, with
+COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the examples, `manager` is an open
+`RuntimeManager.from_env()`, and `runtime` is its Python runtime.
 
-Read on with `help(...)` or `python -m pydoc ...`:
+Further documentation, for `help(...)` or `python -m pydoc ...`:
 
-    faasrt.RuntimeManager   one for the life of an application: runtimes, batches (`map`), health, metrics
-    faasrt.Runtime          run programs, call functions, many cases at once, validate
-    faasrt.results          the verdicts: what each `Outcome` means
-    faasrt.errors           what else can go wrong: the tree of errors
-    faasrt.config           every setting, its default, and the environment variables
+    faasrt.RuntimeManager   the client, one for each application: runtimes, batches (`map`), health, metrics
+    faasrt.Runtime          running programs, calling functions, running many cases at once, validation
+    faasrt.results          the verdicts, and the meaning of each `Outcome`
+    faasrt.errors           the tree of errors
+    faasrt.config           the settings with their defaults, and the environment variables
     faasrt.transport        deadlines, retries, replicas, limits
-    faasrt.protocol         exact results from servers that mangle them: the envelope
-    faasrt.mapping          batches: `map`, its window and its end; faasrt.ray for several machines
-    faasrt.local            the embedded FaaS: what it serves, refuses and defends
+    faasrt.protocol         the envelope: exact results from servers that damage them
+    faasrt.ray              batches on several machines
+    faasrt.local            the embedded FaaS: its protocol, limits and sandboxes
     faasrt.cli              the command `faasrt`
     faasrt.telemetry        logs, metrics, traces
     faasrt.testing          servers that fail on demand, for your own tests
-    faasrt.examples         whole programs: web backends, a batch, a benchmark, a notebook
+    faasrt.examples         complete programs: web backends, a batch, a benchmark, a notebook
 
 From coze-loop's Go runtime to faasrt:
 
     IRuntime                           Runtime
     RunCode(ctx, code, language,       await runtime.run_code(code, language, timeout_ms, ext)
         timeoutMS, ext)
-    ValidateCode(ctx, code,            await runtime.validate_code(code, language): by the language's own parser,
-        language) bool                 with line and column, where the Go one counts brackets
+    ValidateCode(ctx, code,            await runtime.validate_code(code, language): uses the language's parser, and
+        language) bool                 returns lines and columns; the Go method counts brackets
     GetReturnValFunction()             runtime.get_return_val_function()
-    GetMetrics()                       get_metrics() of runtime and manager: outcomes, errors, latency, in flight,
-                                       where the Go one tells whether a URL is set
+    GetMetrics()                       get_metrics() of runtime and manager: outcomes, errors, latency, in flight;
+                                       the Go method returns whether a URL is set
     GetLanguageType()                  runtime.language
     GetSupportedLanguages()            get_supported_languages() of runtime, factory and manager
-    GetHealthStatus(), a constant      await get_health_status(), which asks the servers
+    GetHealthStatus(), a constant      await get_health_status(), which probes the servers
     IRuntimeFactory.CreateRuntime      RuntimeFactory.create_runtime(language)
     IRuntimeManager.GetRuntime         await RuntimeManager.get_runtime(language)
-    IRuntimeManager.ClearCache,        await RuntimeManager.clear_cache(), which closes it when its calls have ended
-        which leaks what it drops
+    IRuntimeManager.ClearCache,        await RuntimeManager.clear_cache(), which closes the runtimes when their
+        which leaks its runtimes       calls have ended
     SandboxConfig{MemoryLimit,         SandboxConfig(memory_limit_mb, timeout_limit_s, max_output_bytes,
         TimeoutLimit, MaxOutputSize,   network_enabled): sent, and enforced by the embedded FaaS
         NetworkEnabled}, never sent
     ExecutionResult.Output.Stdout,     result.stdout, result.stderr, result.ret_val
         .Stderr, .RetVal
-    four attempts on every failure,    three attempts, where the code cannot have run
+    four attempts on every failure,    three attempts, and only if the code cannot have run
         so code can run four times
-    a context's cancellation           the task's cancellation
+    cancellation of a context          cancellation of a task
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 
 if TYPE_CHECKING:
-    from faasrt.batch import CodeTask, TaskResult
     from faasrt.config import (
         BreakerSettings,
         LimiterSettings,
@@ -94,7 +93,6 @@ if TYPE_CHECKING:
     from faasrt.factory import RuntimeFactory
     from faasrt.languages import Language
     from faasrt.manager import RuntimeManager
-    from faasrt.metrics import CallMetrics, EndpointState, Latency, Metrics
     from faasrt.results import (
         Diagnostic,
         EndpointHealth,
@@ -107,6 +105,8 @@ if TYPE_CHECKING:
         ValidationResult,
     )
     from faasrt.runtime import Runtime
+    from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
+    from faasrt.telemetry.metrics import CallMetrics, EndpointState, Latency, Metrics
 
 __all__ = [
     "BreakerSettings",
@@ -144,7 +144,9 @@ __all__ = [
     "ServerError",
     "ServiceError",
     "Settings",
+    "TaskFailure",
     "TaskResult",
+    "TaskSuccess",
     "TimeoutSettings",
     "Timings",
     "UnsupportedLanguageError",
@@ -153,44 +155,19 @@ __all__ = [
     "__version__",
 ]
 
-# Names are loaded when they are first used: the worker processes of the embedded FaaS and `faasrt --help` need few of
-# them, and aiohttp alone costs more than all the rest.
-_HOMES = {
-    "batch": ("CodeTask", "TaskResult"),
-    "config": (
-        "BreakerSettings",
-        "LimiterSettings",
-        "RetrySettings",
-        "SandboxConfig",
-        "Settings",
-        "TimeoutSettings",
-    ),
-    "factory": ("RuntimeFactory",),
-    "languages": ("Language",),
-    "manager": ("RuntimeManager",),
-    "metrics": ("CallMetrics", "EndpointState", "Latency", "Metrics"),
-    "results": (
-        "Diagnostic",
-        "EndpointHealth",
-        "ExecutionOutput",
-        "ExecutionResult",
-        "HealthStatus",
-        "Outcome",
-        "Timings",
-        "UserError",
-        "ValidationResult",
-    ),
-    "runtime": ("Runtime",),
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+# Names are loaded at their first use: the worker processes of the embedded FaaS and `faasrt --help` need only a few of
+# them. The modules that import aiohttp come last, because that takes longer than all of the rest.
+_MODULES = ("errors", "languages", "results", "config", "tasks", "telemetry.metrics", "runtime", "factory", "manager")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"faasrt.{_MODULE_OF.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(importlib.import_module(f"faasrt.{module}"))
+            if name in found:
+                globals()[name] = found[name]
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -17,40 +17,24 @@ compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HO
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-from urllib.parse import urlsplit
+import ssl as ssl_module
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, Unpack
 
 import attrs
 
+from faasrt import _checks as checks
+from faasrt._checks import instance_of, number, parse_base_url
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
+
+if TYPE_CHECKING:
+    import aiohttp
 
 EnvelopeMode = Literal["auto", "always", "never"]
 
 _MAX_TIMEOUT_S = 86_400.0
 _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Language.TYPESCRIPT: "JS"}
-
-
-def _number(*, above: float, most: float, integer: bool = False) -> Any:
-    """Make an attrs validator for a finite number in (above, most]; bools are no numbers."""
-    kind = "a whole number" if integer else "a number"
-
-    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        wanted = int if integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise ConfigurationError(f"{attribute.name} must be {kind}, got {shown(value)}")
-        if not above < value <= most:
-            raise ConfigurationError(
-                f"{attribute.name} must be above {above:g} and at most {most:g}, got {shown(value)}"
-            )
-
-    return check
-
-
-def _flag(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{attribute.name} must be True or False, got {shown(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -76,15 +60,15 @@ class SandboxConfig:
         <Outcome.TIMEOUT: 'TIMEOUT'>
     """
 
-    memory_limit_mb: int = attrs.field(default=128, validator=_number(above=0, most=65_536, integer=True))
-    timeout_limit_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    max_output_bytes: int = attrs.field(default=1_048_576, validator=_number(above=0, most=2**30, integer=True))
-    network_enabled: bool = attrs.field(default=False, validator=_flag)
+    memory_limit_mb: int = attrs.field(default=128, validator=number(above=0, most=65_536, integer=True))
+    timeout_limit_s: float = attrs.field(default=30.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    max_output_bytes: int = attrs.field(default=1_048_576, validator=number(above=0, most=2**30, integer=True))
+    network_enabled: bool = attrs.field(default=False, validator=checks.flag)
 
 
 @attrs.frozen(kw_only=True)
 class TimeoutSettings:
-    """The clocks around a call, beside the sandbox's own limit.
+    """The timeouts of a call, beside the sandbox's own limit.
 
     Attributes:
         connect_s: Seconds for DNS, TCP and TLS together. Default: 5.
@@ -99,11 +83,11 @@ class TimeoutSettings:
         ...     result = await manager.run_code("print(1)", "python")
     """
 
-    connect_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    grace_s: float = attrs.field(default=2.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    startup_s: float = attrs.field(default=10.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    health_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    close_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    connect_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    grace_s: float = attrs.field(default=2.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    startup_s: float = attrs.field(default=10.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    health_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    close_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
 
 
 @attrs.frozen(kw_only=True)
@@ -114,8 +98,9 @@ class LimiterSettings:
         max_concurrency: The most calls in flight per manager, from 1 to 100,000. Default: 256. Each endpoint has a
             limit of its own below that, which starts at the size that its health report tells (else 16), and follows
             how it does.
-        max_queue: The most callers that may wait for a permit; one more gets `QueueFullError`. Default: 1000.
-        queue_timeout_s: The most seconds that a caller waits for a permit. Default: 30.
+        max_queue: The most callers that may wait for a permit; the next one gets `QueueFullError`. Default: None, any
+            number may wait.
+        queue_timeout_s: The most seconds that a caller waits for a permit. Default: None, for as long as it takes.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=8, queue_timeout_s=60)
@@ -125,9 +110,13 @@ class LimiterSettings:
         True
     """
 
-    max_concurrency: int = attrs.field(default=256, validator=_number(above=0, most=100_000, integer=True))
-    max_queue: int = attrs.field(default=1_000, validator=_number(above=0, most=10_000_000, integer=True))
-    queue_timeout_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    max_concurrency: int = attrs.field(default=256, validator=number(above=0, most=100_000, integer=True))
+    max_queue: int | None = attrs.field(
+        default=None, validator=number(above=0, most=10_000_000, integer=True, optional=True)
+    )
+    queue_timeout_s: float | None = attrs.field(
+        default=None, validator=number(above=0, most=_MAX_TIMEOUT_S, optional=True)
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -158,16 +147,16 @@ class RetrySettings:
         2
     """
 
-    idempotent: bool = attrs.field(default=False, validator=_flag)
-    max_attempts: int = attrs.field(default=3, validator=_number(above=0, most=100, integer=True))
-    base_delay_s: float = attrs.field(default=0.05, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    max_delay_s: float = attrs.field(default=2.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    throttled_base_delay_s: float = attrs.field(default=1.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    throttled_max_delay_s: float = attrs.field(default=20.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    max_retry_after_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    budget: float = attrs.field(default=50.0, validator=_number(above=0, most=1e9))
-    retry_cost: float = attrs.field(default=5.0, validator=_number(above=0, most=1e9))
-    success_credit: float = attrs.field(default=1.0, validator=_number(above=0, most=1e9))
+    idempotent: bool = attrs.field(default=False, validator=checks.flag)
+    max_attempts: int = attrs.field(default=3, validator=number(above=0, most=100, integer=True))
+    base_delay_s: float = attrs.field(default=0.05, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    max_delay_s: float = attrs.field(default=2.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    throttled_base_delay_s: float = attrs.field(default=1.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    throttled_max_delay_s: float = attrs.field(default=20.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    max_retry_after_s: float = attrs.field(default=30.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    budget: float = attrs.field(default=50.0, validator=number(above=0, most=1e9))
+    retry_cost: float = attrs.field(default=5.0, validator=number(above=0, most=1e9))
+    success_credit: float = attrs.field(default=1.0, validator=number(above=0, most=1e9))
 
     def __attrs_post_init__(self) -> None:
         if self.retry_cost > self.budget:
@@ -179,100 +168,49 @@ class RetrySettings:
 
 @attrs.frozen(kw_only=True)
 class BreakerSettings:
-    """When one of several endpoints is left out for a while.
+    """When the circuit breaker of an endpoint opens, so that the endpoint gets no calls for a while.
 
     Attributes:
-        consecutive_failures: So many failures in a row eject an endpoint. Default: 5.
-        min_success_rate: So does a smaller share of successes than this, above 0 and at most 1. Default: 0.8.
+        consecutive_failures: The number of consecutive failures that opens it. Default: 5.
+        min_success_rate: A smaller share of successes opens it too; above 0 and at most 1. Default: 0.8.
         window_s: The seconds over which the share is taken. Default: 30.
-        min_calls: The share counts from so many calls on. Default: 20.
-        base_ejection_s: Seconds of the first ejection; it doubles with each that follows. Default: 5.
-        max_ejection_s: The longest ejection, in seconds. Default: 300.
+        min_calls: The least number of calls for which the share counts. Default: 20.
+        base_open_s: Seconds for which it opens first; they double each time. Default: 5.
+        max_open_s: The most seconds for which it opens. Default: 300.
 
     Example:
         >>> settings = Settings(
         ...     endpoints={"python": ["http://faas-1:8000", "http://faas-2:8000"]},
-        ...     breaker=BreakerSettings(consecutive_failures=3, base_ejection_s=10),
+        ...     breaker=BreakerSettings(consecutive_failures=3, base_open_s=10),
         ... )
     """
 
-    consecutive_failures: int = attrs.field(default=5, validator=_number(above=0, most=1_000_000, integer=True))
-    min_success_rate: float = attrs.field(default=0.8, validator=_number(above=0, most=1))
-    window_s: float = attrs.field(default=30.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    min_calls: int = attrs.field(default=20, validator=_number(above=0, most=1_000_000, integer=True))
-    base_ejection_s: float = attrs.field(default=5.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
-    max_ejection_s: float = attrs.field(default=300.0, validator=_number(above=0, most=_MAX_TIMEOUT_S))
+    consecutive_failures: int = attrs.field(default=5, validator=number(above=0, most=1_000_000, integer=True))
+    min_success_rate: float = attrs.field(default=0.8, validator=number(above=0, most=1))
+    window_s: float = attrs.field(default=30.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    min_calls: int = attrs.field(default=20, validator=number(above=0, most=1_000_000, integer=True))
+    base_open_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    max_open_s: float = attrs.field(default=300.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
 
 
-def parse_base_url(text: object) -> str:
-    """Check the base URL of a FaaS and give it without a trailing slash.
-
-    Raises:
-        ConfigurationError: It is no http(s) URL with a host, or it has user info, a query or a fragment.
-    """
-    if not isinstance(text, str):
-        raise ConfigurationError(f"a FaaS URL must be a string, got {shown(text)}")
-    url = text.strip()
-    try:
-        parts = urlsplit(url)
-        port_ok = parts.port is None or parts.port > 0
-        (parts.hostname or "").encode("idna")
-    except ValueError:
-        raise ConfigurationError(f"not a URL: {shown(_without_userinfo(url))}") from None
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"a FaaS URL must not carry user info (use a token): {shown(_without_userinfo(url))}")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
-        raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {shown(url)}")
-    if parts.query or parts.fragment:
-        raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {shown(url)}")
-    return url.rstrip("/")
+Endpoints: TypeAlias = Mapping[str, str | Sequence[str]] | Mapping[Language, str | Sequence[str]]
 
 
-def _without_userinfo(url: str) -> str:
-    scheme, _, rest = url.rpartition("@")
-    return f"{scheme.partition('//')[0]}//...@{rest}" if scheme else url
+class SettingsOptions(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments."""
 
-
-def _endpoints(given: object) -> dict[Language, tuple[str, ...]]:
-    if not isinstance(given, Mapping):
-        raise ConfigurationError(
-            f'endpoints must map languages to URLs, such as {{"python": "http://faas:8000"}}, got {shown(given)}'
-        )
-    endpoints: dict[Language, tuple[str, ...]] = {}
-    for name, urls in given.items():
-        if isinstance(urls, (bytes, bytearray, Mapping)) or not isinstance(urls, Iterable):
-            raise ConfigurationError(f"endpoints[{shown(name)}] must be a URL or several, got {shown(urls)}")
-        several = [urls] if isinstance(urls, str) else list(urls)
-        if several:
-            # A replica that is named twice is one replica: dict keeps the order and drops the repeats.
-            endpoints[Language.parse(name)] = tuple(dict.fromkeys(parse_base_url(url) for url in several))
-    return endpoints
-
-
-def _one_of(*allowed: str) -> Any:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value not in allowed:
-            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}; got {shown(value)}")
-
-    return check
-
-
-def _instance_of(kind: type) -> Any:
-    """Make an attrs validator for one of the small settings classes."""
-
-    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, kind):
-            raise ConfigurationError(f"{attribute.name} must be a {kind.__name__}, got {type(value).__name__}")
-
-    return check
-
-
-def _token(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    # What cannot stand in a header would fail at the first request, and perhaps be shown there.
-    if value is not None and (
-        not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value
-    ):
-        raise ConfigurationError("token must be a non-empty str of printable ASCII")
+    sandbox: SandboxConfig
+    endpoints: Endpoints
+    envelope: EnvelopeMode
+    timeouts: TimeoutSettings
+    limiter: LimiterSettings
+    retry: RetrySettings
+    breaker: BreakerSettings
+    token: str | None
+    headers: Mapping[str, str]
+    ssl: ssl_module.SSLContext | bool | None
+    proxy: str | None
+    session: aiohttp.ClientSession | None
 
 
 @attrs.frozen(kw_only=True)
@@ -285,13 +223,18 @@ class Settings:
             Keys may be names ("py"), values a URL or several.
         envelope: Whether programs travel in an envelope that brings exact results back from servers that mangle them.
             "auto" asks each endpoint once what it is, by `GET /health`, and sends the envelope unless the endpoint
-            calls itself faithful, as the embedded FaaS does. "always" sends it everywhere, "never" nowhere;
+            calls itself lossless, as the embedded FaaS does. "always" sends it everywhere, "never" nowhere;
             `call_function` and `run_cases` cannot do without it. Default: auto.
-        timeouts: The clocks around a call.
+        timeouts: The timeouts of a call.
         limiter: How many calls may be in flight.
         retry: When a failed call is tried again.
         breaker: When an endpoint is left out.
-        token: Sent as `Authorization: Bearer ...` to every endpoint when given; `faasrt serve --token` wants one.
+        token: Sent as `Authorization: Bearer ...` to every endpoint; `faasrt serve --token` requires one.
+        headers: Headers of every request, for example for a gateway.
+        ssl: An `ssl.SSLContext`, or False to accept any certificate; the default verification when None or True.
+        proxy: The URL of an HTTP proxy for every request.
+        session: An `aiohttp.ClientSession` of the caller, which is used for every request and never closed. By default
+            each base URL has a session of its own.
 
     Raises:
         ConfigurationError: A URL, number or mode is wrong.
@@ -306,17 +249,42 @@ class Settings:
         5
     """
 
-    sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=_instance_of(SandboxConfig))
-    endpoints: Mapping[Language, tuple[str, ...]] = attrs.field(factory=dict, converter=_endpoints, hash=False)
-    envelope: EnvelopeMode = attrs.field(default="auto", validator=_one_of("auto", "always", "never"))
-    timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=_instance_of(TimeoutSettings))
-    limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=_instance_of(LimiterSettings))
-    retry: RetrySettings = attrs.field(default=RetrySettings(), validator=_instance_of(RetrySettings))
-    breaker: BreakerSettings = attrs.field(default=BreakerSettings(), validator=_instance_of(BreakerSettings))
-    token: str | None = attrs.field(default=None, repr=False, validator=_token)
+    sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=instance_of(SandboxConfig))
+    endpoints: Mapping[Language, tuple[str, ...]] = attrs.field(factory=dict, converter=checks.endpoints, hash=False)
+    envelope: EnvelopeMode = attrs.field(default="auto", validator=checks.one_of("auto", "always", "never"))
+    timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=instance_of(TimeoutSettings))
+    limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=instance_of(LimiterSettings))
+    retry: RetrySettings = attrs.field(default=RetrySettings(), validator=instance_of(RetrySettings))
+    breaker: BreakerSettings = attrs.field(default=BreakerSettings(), validator=instance_of(BreakerSettings))
+    token: str | None = attrs.field(default=None, repr=False, validator=checks.token)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=checks.headers, hash=False, repr=False)
+    ssl: ssl_module.SSLContext | bool | None = attrs.field(default=None, validator=checks.ssl)
+    proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=False)
+    session: aiohttp.ClientSession | None = attrs.field(default=None, validator=checks.session)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
+    def for_url(cls, url: str | Sequence[str] | Endpoints, **options: Unpack[SettingsOptions]) -> Self:
+        """Make settings for one FaaS that serves every language, or for one of each language.
+
+        Args:
+            url: A base URL, several replicas, or a mapping of languages to these.
+            **options: Fields of `Settings`.
+
+        Raises:
+            ConfigurationError: A URL or an option is wrong.
+            TypeError: There is no such option.
+
+        Example:
+            >>> Settings.for_url("http://faas:8000", token="secret").endpoints[Language.TYPESCRIPT]
+            ('http://faas:8000',)
+        """
+        if "endpoints" in options:
+            raise ConfigurationError("give a URL or endpoints, not both")
+        options["endpoints"] = url if isinstance(url, Mapping) else dict.fromkeys(Language, url)
+        return cls(**options)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **options: Unpack[SettingsOptions]) -> Self:
         """Read the endpoints from the environment.
 
         For each language the first of these that is set wins: `COZE_LOOP_PYTHON_FAAS_URL` / `COZE_LOOP_JS_FAAS_URL`
@@ -325,13 +293,11 @@ class Settings:
 
         Args:
             environ: The variables; `os.environ` when None.
-            **changes: Fields of `Settings` that take precedence over the environment.
-
-        Returns:
-            The settings.
+            **options: Fields of `Settings`, which take precedence over the environment.
 
         Raises:
             ConfigurationError: No variable is set, or one is malformed.
+            TypeError: There is no such option.
 
         Source: the variable names are those of coze-loop's evaluation runtime and its deployments.
 
@@ -340,29 +306,29 @@ class Settings:
             >>> settings.endpoints[Language.TYPESCRIPT], settings.envelope
             (('http://a:8000', 'http://b:8000'), 'never')
         """
+        if unknown := options.keys() - SettingsOptions.__annotations__.keys():
+            raise TypeError(
+                f"there is no setting {min(unknown)!r}; there are {', '.join(SettingsOptions.__annotations__)}"
+            )
         variables = os.environ if environ is None else environ
         if not isinstance(variables, Mapping):
             raise ConfigurationError(f"environ must map names to strings, got {shown(variables)}")
-        if "endpoints" not in changes:
-            endpoints = {}
-            for language, faas in _FAAS_OF_LANGUAGE.items():
-                urls = _urls_from_env(variables, faas)
-                if urls:
-                    endpoints[language] = urls
-            if not endpoints:
+        if "endpoints" not in options:
+            endpoints = {language: _urls_from_env(variables, faas) for language, faas in _FAAS_OF_LANGUAGE.items()}
+            if not any(endpoints.values()):
                 raise ConfigurationError(
-                    "no FaaS is configured: set COZE_LOOP_PYTHON_FAAS_URL and COZE_LOOP_JS_FAAS_URL (or their "
+                    "no endpoint is configured: set COZE_LOOP_PYTHON_FAAS_URL and COZE_LOOP_JS_FAAS_URL (or their "
                     "_DOMAIN and _PORT forms), or COZE_LOOP_FAAS_URL for every language; or use the embedded FaaS "
-                    "with RuntimeManager.local()"
+                    "with RuntimeManager.local() or from_env(local_fallback=True)"
                 )
-            changes["endpoints"] = endpoints
-        if "token" not in changes and variables.get("FAASRT_TOKEN"):
-            changes["token"] = variables["FAASRT_TOKEN"]
-        return cls(**changes)
+            options["endpoints"] = endpoints
+        if "token" not in options and variables.get("FAASRT_TOKEN"):
+            options["token"] = variables["FAASRT_TOKEN"]
+        return cls(**options)
 
 
 def names_endpoints(variables: Mapping[str, str]) -> bool:
-    """Tell whether any variable that `Settings.from_env` reads endpoints from is set."""
+    """Return whether a variable is set that `Settings.from_env` reads endpoints from."""
     names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
     return any(_variable(variables, name) for name in [*names, "COZE_LOOP_FAAS_URL"])
 

@@ -1,27 +1,26 @@
 """The errors of faasrt.
 
-Trouble with the user's code is data (`ExecutionResult.outcome`); trouble with the infrastructure is one of these::
+Failures of the user's code are data (`ExecutionResult.outcome`). Failures of the infrastructure raise these errors::
 
     FaasrtError
     ├── ConfigurationError(ValueError)         a setting is wrong; nothing was sent
-    ├── UnsupportedLanguageError(ValueError)   no such language here; nothing was sent
+    ├── UnsupportedLanguageError(ValueError)   the language has no endpoint; nothing was sent
     ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
     ├── RuntimeClosedError                     the manager or runtime was closed
     ├── ReturnValueError                       `result.value` was read, but `ret_val` is not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
-    ├── QueueFullError                         too many callers wait here already; nothing was sent
+    ├── QueueFullError                         too many callers wait already; nothing was sent
     └── ServiceError
         ├── ConnectError                       the server was never reached; the code did not run
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
         ├── DeadlineExceededError              the call's own deadline passed
-        ├── OverloadedError                    the server refused for want of capacity (429, 503)
-        ├── RejectedError                      another 4xx: `error` and `details` say why
-        ├── ServerError                        another 5xx, a 200 that carries an error, or an interpreter that
-        │                                      did not start
-        └── ProtocolError                      an answer that is not the protocol
+        ├── OverloadedError                    the server has no free capacity (429, 503)
+        ├── RejectedError                      another 4xx; see `error` and `details`
+        ├── ServerError                        another 5xx, a 200 with an error, or an interpreter that did not start
+        └── ProtocolError                      the answer does not follow the protocol
 
-A `ServiceError` knows `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"), which tells
-whether the code can have run. Errors hold strings and numbers only, and survive `pickle` and `copy`.
+A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): the code cannot
+have run when it is "no". Errors hold only strings and numbers, and survive `pickle` and `copy`.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 100, 100
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of an argument for an error message, cut when it is long; its type when it has none."""
+    """Return the `repr` of an argument for an error message, cut when it is long; or its type when `repr` fails."""
     try:
         text = _REPR.repr(value)
-    except Exception:  # an int of more than 4,300 digits has none, and a caller's class may fail in any way
+    except Exception:  # repr fails for an int of more than 4,300 digits, and may fail for any class of the caller
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 class FaasrtError(Exception):
-    """The base of every error that faasrt raises on purpose.
+    """The base class of the errors of faasrt.
 
     Example:
         >>> try:
@@ -60,7 +59,7 @@ class FaasrtError(Exception):
 
 
 class ConfigurationError(FaasrtError, ValueError):
-    """Settings, the environment or the installation do not allow what was asked; the message says what to change.
+    """The settings, the environment or the installation are wrong; the message says how to fix them.
 
     Example:
         >>> SandboxConfig(timeout_limit_s=0)
@@ -93,7 +92,7 @@ class InvalidRequestError(FaasrtError, ValueError):
 
 
 class RuntimeClosedError(FaasrtError):
-    """The runtime or manager was closed before this call.
+    """The runtime or manager was closed, before the call or during it.
 
     Example:
         >>> await manager.aclose()
@@ -104,7 +103,7 @@ class RuntimeClosedError(FaasrtError):
 
 
 class ReturnValueError(FaasrtError):
-    """`ExecutionResult.value` was read, but what `return_val` was given is not JSON.
+    """`ExecutionResult.value` was read, but the argument of `return_val` is not JSON.
 
     Example:
         >>> result = await manager.run_code("return_val('no JSON')", "python")
@@ -117,7 +116,7 @@ class ReturnValueError(FaasrtError):
 
 
 class QueueFullError(FaasrtError):
-    """Too many callers already wait for a permit here; nothing was sent.
+    """Too many callers already wait for a permit; nothing was sent.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=1, max_queue=1)
@@ -130,7 +129,7 @@ class QueueFullError(FaasrtError):
 
 
 class ExecutionError(FaasrtError):
-    """The user's code did not end well; raised only by `ExecutionResult.raise_for_outcome()`.
+    """The user's code failed; raised only by `ExecutionResult.raise_for_outcome()`.
 
     Attributes:
         result: The `ExecutionResult` whose outcome is not OK.
@@ -152,11 +151,11 @@ class ExecutionError(FaasrtError):
 
 
 class ServiceError(FaasrtError):
-    """A FaaS, or the way to it, failed. The user's code is not to blame.
+    """A FaaS, or the connection to it, failed. This is never a failure of the user's code.
 
     Attributes:
         endpoint: The base URL that was tried last.
-        attempts: How many attempts were made, from 1; 0 when none was started.
+        attempts: The number of attempts; 0 when none was started.
         elapsed_s: Seconds from the start of the call to the failure.
         sent: Whether the request reached the server: "no", "maybe" or "yes". "no" means that the code did not run.
         status: The HTTP status of the answer, or None when there was none.
@@ -188,6 +187,8 @@ class ServiceError(FaasrtError):
         self.elapsed_s = elapsed_s
         self.sent = sent
         self.status = status
+        # False when a hostile program can cause the error: it must not take the endpoint from other callers.
+        self.blames_endpoint = True
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -210,6 +211,9 @@ class ConnectError(ServiceError):
         ...         print(error.sent, error.attempts)
         no 3
     """
+
+    # Whether the server's machine refused the connection: nothing runs there any more.
+    refused = False
 
 
 class ConnectionLostError(ServiceError):
@@ -245,11 +249,11 @@ class DeadlineExceededError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The server refused for want of capacity (429 or 503).
+    """The server has no free capacity (429 or 503).
 
     Attributes:
-        retry_after_s: Seconds after which the server asks to be tried again, or None when it does not say.
-        not_started: Whether the server says that it did not start the code.
+        retry_after_s: The seconds in `Retry-After`, or None.
+        not_started: Whether the answer states that the code was not started.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -267,11 +271,11 @@ class OverloadedError(ServiceError):
 
 
 class _AnsweredError(ServiceError):
-    """What `RejectedError` and `ServerError` share: the words of the server.
+    """An error with a message of the server.
 
     Attributes:
-        error: The server's `error` text, or "" when it gave none.
-        details: The server's `details` text, or the beginning of a body that is not JSON.
+        error: The `error` text in the answer, or "".
+        details: The `details` text in the answer, or the beginning of a body that is not JSON.
     """
 
     error: str = ""
@@ -279,7 +283,7 @@ class _AnsweredError(ServiceError):
 
 
 class RejectedError(_AnsweredError):
-    """The server refused the request as wrong (a 4xx but 408 and 429); repeating it unchanged cannot help.
+    """The server refused the request as invalid (a 4xx other than 408 and 429). A retry would fail too.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -294,7 +298,7 @@ class RejectedError(_AnsweredError):
 
 
 class ServerError(_AnsweredError):
-    """The server failed (a 5xx but 503, or a 200 that carries a top-level `error`).
+    """The server failed (a 5xx other than 503, or a 200 with a top-level `error`).
 
     Also raised, without an endpoint, when the local process that checks the syntax of Python fails.
 
@@ -311,7 +315,7 @@ class ServerError(_AnsweredError):
 
 
 class ProtocolError(ServiceError):
-    """The answer is not the protocol of a FaaS: a redirect, a body that is no valid JSON object, or wrong types.
+    """The answer does not follow the protocol: a redirect, a body that is not a JSON object, or wrong types.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -321,5 +325,5 @@ class ProtocolError(ServiceError):
         ...         await manager.run_code("print(1)", "python")
         ...     except ProtocolError as error:
         ...         print(error)
-        the answer is not JSON (Expecting value: line 1 column 1 (char 0)) [http://...:..., 1 attempt, ... s, sent: yes]
+        the answer is not JSON: Expecting value: line 1 column 1 (char 0) [http://...:..., 1 attempt, ... s, sent: yes]
     """

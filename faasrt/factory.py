@@ -1,4 +1,4 @@
-"""RuntimeFactory: makes runtimes that share one set of sessions and permits."""
+"""RuntimeFactory: makes runtimes that share their sessions and permits."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from faasrt.config import Settings
-from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.events import Sink
 from faasrt.languages import Language
-from faasrt.metrics import Metrics
 from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime
+from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
+from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
-from faasrt.transport.counters import Counters
-from faasrt.transport.dispatcher import Dispatcher
+from faasrt.telemetry.metrics import Counters, Metrics
+from faasrt.transport.call import Transport
 
 
 def check_settings(settings: object) -> Settings:
-    """Give the settings back, `Settings()` for None.
+    """Return the settings; `Settings()` for None.
 
     Raises:
-        ConfigurationError: They are something else.
+        ConfigurationError: They are not a `Settings`.
     """
     if settings is None:
         return Settings()
@@ -32,17 +31,17 @@ def check_settings(settings: object) -> Settings:
 
 
 class RuntimeFactory:
-    r"""Makes runtimes. It keeps nothing but the transport and the counters that its runtimes share.
+    r"""Makes runtimes, which share a transport and counters.
 
     Args:
         settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
-        logger: A structlog logger, or one of the standard library's; by default events go to its logger "faasrt", which
-            is quiet until the application configures it.
-        telemetry: Sinks, each of which is called with every event of `faasrt.events`. One that fails is told of once
-            in the log, and fails no call.
+        logger: A structlog logger, or one of the standard library's. By default the logger "faasrt" of structlog if the
+            application has configured structlog, else of the standard library, silent until logging is configured.
+        telemetry: Sinks, each of which is called with every event of `faasrt.telemetry.events`. A sink that fails is
+            logged once, and never fails a call.
 
     Raises:
-        ConfigurationError: `settings`, `logger` or `telemetry` is something else.
+        ConfigurationError: `settings`, `logger` or `telemetry` has the wrong type.
 
     Example:
         >>> factory = RuntimeFactory(Settings.from_env())
@@ -55,11 +54,11 @@ class RuntimeFactory:
     def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
         self.settings = check_settings(settings)
         self._counters = Counters()
-        self._emit = Emitter((LogSink(logger), *check_sinks(telemetry)))
-        self._dispatcher = Dispatcher(self.settings, self._emit)
+        self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
+        self._transport = Transport(self.settings, self._emit)
 
     def create_runtime(self, language: str | Language) -> Runtime:
-        """Make a runtime; the caller closes it.
+        """Return a new runtime; the caller closes it.
 
         Args:
             language: A name or a `Language`.
@@ -72,18 +71,18 @@ class RuntimeFactory:
             ...     print((await runtime.run_code("print(6 * 7)")).stdout.strip())
             42
         """
-        spoken = Language.parse(language)
-        if not self.settings.endpoints.get(spoken):
+        parsed = Language.parse(language)
+        if not self.settings.endpoints.get(parsed):
             known = ", ".join(self.get_supported_languages()) or "none"
             raise UnsupportedLanguageError(
-                f"{spoken} is not supported here: no endpoint is configured for it (configured: {known})"
+                f"{parsed} is not supported here: no endpoint is configured for it (configured: {known})"
             )
         return Runtime(
-            spoken, settings=self.settings, dispatcher=self._dispatcher, counters=self._counters, emit=self._emit
+            parsed, settings=self.settings, transport=self._transport, counters=self._counters, emit=self._emit
         )
 
     def get_supported_languages(self) -> tuple[Language, ...]:
-        """Give the languages that have an endpoint.
+        """Return the languages that have an endpoint.
 
         Example:
             >>> RuntimeFactory(Settings(endpoints={"py": "http://faas:8000"})).get_supported_languages()
@@ -92,27 +91,27 @@ class RuntimeFactory:
         return tuple(self.settings.endpoints)
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint of every language at once; a failure is an unhealthy entry, never an exception.
+        """Probe every endpoint of every language at once; a failure is an unhealthy entry, and never raised.
 
         Example:
             >>> (await RuntimeFactory(Settings.from_env()).get_health_status()).healthy
             True
         """
         urls = (url for several in self.settings.endpoints.values() for url in several)
-        self._dispatcher.retain()
+        self._transport.retain()
         try:
-            return await self._dispatcher.probe_all(tuple(dict.fromkeys(urls)))
+            return await self._transport.probe_all(tuple(dict.fromkeys(urls)))
         finally:
-            await self._dispatcher.release()
+            await self._transport.release()
 
     def get_metrics(self) -> Metrics:
-        """Give the figures of every runtime that was made here, those that are closed included.
+        """Return the metrics of all runtimes of this factory, closed ones included.
 
         Example:
             >>> RuntimeFactory(Settings.from_env()).get_metrics().total.calls
             0
         """
-        dispatcher = self._dispatcher
+        transport = self._transport
         return self._counters.snapshot(
-            tuple(Language), in_flight=dispatcher.in_flight, queued=dispatcher.queued, states=dispatcher.states()
+            tuple(Language), in_flight=transport.in_flight, queued=transport.queued, states=transport.states()
         )

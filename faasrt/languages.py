@@ -1,4 +1,4 @@
-"""The languages that a FaaS runs, and the names that people give them."""
+"""The supported languages and their names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Language(enum.StrEnum):
 
     @property
     def family(self) -> Language:
-        """The language whose FaaS runs it: TypeScript goes where JavaScript does.
+        """The language of the FaaS that runs it: JavaScript for TypeScript.
 
         Example:
             >>> Language.TYPESCRIPT.family
@@ -31,7 +31,7 @@ class Language(enum.StrEnum):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name by which `parse` finds it, in lower case.
+        """Every name that `parse` accepts, in lower case.
 
         Example:
             >>> Language.PYTHON.names
@@ -41,16 +41,13 @@ class Language(enum.StrEnum):
 
     @classmethod
     def parse(cls, name: str | Language) -> Language:
-        """Find a language by name.
+        """Return the language with a name.
 
         Args:
             name: "py", "python", "js", "javascript", "ts" or "typescript", in any case; or a `Language`.
 
-        Returns:
-            The language.
-
         Raises:
-            UnsupportedLanguageError: The name is none of these, or not a string.
+            UnsupportedLanguageError: The name is unknown, or not a str.
 
         Example:
             >>> Language.parse("Py") is Language.PYTHON

@@ -1,36 +1,39 @@
-"""RuntimeManager: one runtime for each language, made once, shared by everybody, closed together."""
+"""RuntimeManager: one runtime for each language, made once, shared, and closed together."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import warnings
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import attrs
 
-from faasrt.batch import CodeTask
-from faasrt.config import SandboxConfig, Settings
-from faasrt.embedded import EmbeddedFaas
-from faasrt.emitter import Emitter, check_sinks
+from faasrt._embedded import EmbeddedFaas
+from faasrt._map import Maps
+from faasrt._map_options import ResultStream, StopOn
+from faasrt._runtime_calls import RuntimeCalls
+from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, RuntimeClosedError
-from faasrt.events import Sink
 from faasrt.factory import RuntimeFactory, check_settings
 from faasrt.languages import Language
-from faasrt.map_options import StopOn
-from faasrt.mapping import Maps
-from faasrt.metrics import Metrics
-from faasrt.result_stream import ResultStream
-from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
+from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime
+from faasrt.tasks import CodeTask
+from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
+from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
-from faasrt.transport.home import HomeLoop
-from faasrt.validation import Where, check_where
+from faasrt.telemetry.metrics import Metrics
+from faasrt.transport.lifecycle import LoopAffinity
+
+# A program may wait this long in the queue of the embedded FaaS, unless the settings say otherwise.
+_QUEUE_S = 30.0
 
 
-class RuntimeManager:
+class RuntimeManager(RuntimeCalls):
     r"""Keeps one runtime for each language. Make one for the life of the application, and share it.
 
     It belongs to the event loop in which it is used first: make a new one in each `asyncio.run`. uvloop works.
@@ -38,11 +41,11 @@ class RuntimeManager:
     Args:
         factory: Makes the runtimes; one for `settings` when None.
         settings: Endpoints and limits; not together with `factory`.
-        logger: A structlog logger, or one of the standard library's; not together with `factory`.
+        logger: A structlog or standard library logger; not together with `factory`.
         telemetry: Sinks for the events of calls, see `RuntimeFactory`; not together with `factory`.
 
     Raises:
-        ConfigurationError: `factory` was given together with one of the others, or an argument is something else.
+        ConfigurationError: `factory` was given together with another argument, or an argument is wrong.
 
     Example:
         >>> async with RuntimeManager.from_env() as manager:
@@ -61,7 +64,7 @@ class RuntimeManager:
     ) -> None:
         self._logger, self._sinks = logger, check_sinks(telemetry)
         if factory is None:
-            factory = self._make_factory(settings)
+            factory = RuntimeFactory(settings, logger, telemetry=self._sinks)
         elif not isinstance(factory, RuntimeFactory):
             raise ConfigurationError(f"factory must be a RuntimeFactory, got {type(factory).__name__}")
         elif settings is not None or logger is not None or self._sinks:
@@ -72,33 +75,58 @@ class RuntimeManager:
         self._lock = asyncio.Lock()
         self._maps = Maps()
         self._closed = False
-        self._home = HomeLoop("manager")
+        self._loop = LoopAffinity("manager")
 
     @classmethod
     def from_env(
         cls,
         environ: Mapping[str, str] | None = None,
         *,
+        local_fallback: bool = False,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
-        **changes: Any,
+        **options: Unpack[SettingsOptions],
     ) -> Self:
-        """Make a manager for the endpoints that the environment names; see `Settings.from_env`.
+        """Make a manager for the endpoints in the environment; see `Settings.from_env`.
 
         Args:
             environ: The variables; `os.environ` when None.
-            logger: A structlog logger, or one of the standard library's.
+            local_fallback: Whether to use the embedded FaaS when no endpoint is configured; see `local`.
+            logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls.
-            **changes: Fields of `Settings` that take precedence over the environment.
+            **options: Fields of `Settings`, which take precedence over the environment.
 
         Raises:
             ConfigurationError: No endpoint is configured, or a setting is wrong.
+            TypeError: There is no such option.
 
         Example:
             >>> RuntimeManager.from_env({"COZE_LOOP_PYTHON_FAAS_URL": "http://faas:8000"}, token="secret")
             <RuntimeManager of python>
         """
-        return cls(settings=Settings.from_env(environ, **changes), logger=logger, telemetry=telemetry)
+        if not isinstance(local_fallback, bool):
+            raise ConfigurationError("local_fallback must be True or False")
+        variables = os.environ if environ is None else environ
+        if local_fallback and "endpoints" not in options and not names_endpoints(variables):
+            return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry)
+        return cls(settings=Settings.from_env(environ, **options), logger=logger, telemetry=telemetry)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str | Sequence[str] | Endpoints,
+        *,
+        logger: Any = None,
+        telemetry: Iterable[Sink] = (),
+        **options: Unpack[SettingsOptions],
+    ) -> Self:
+        """Make a manager for one FaaS that serves every language, or for one of each; see `Settings.for_url`.
+
+        Example:
+            >>> RuntimeManager.from_url("http://faas:8000", envelope="never")
+            <RuntimeManager of python, javascript, typescript>
+        """
+        return cls(settings=Settings.for_url(url, **options), logger=logger, telemetry=telemetry)
 
     @classmethod
     def local(
@@ -111,18 +139,18 @@ class RuntimeManager:
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
     ) -> Self:
-        r"""Make a manager with a FaaS of its own inside this process; it needs the extra `local`.
+        r"""Make a manager with an embedded FaaS inside this process; it needs the extra `local`.
 
-        The FaaS starts with `async with`, or at the first call, and ends with `aclose`. A start that fails or is
-        cancelled is made anew by the next call. The first Python program on a machine waits for the sandbox to be
+        The FaaS starts with `async with`, or at the first call, and stops with `aclose`. If the start fails or is
+        cancelled, the next call starts it again. The first Python program on a machine waits until the sandbox is
         compiled (about 45 s, once); `faasrt warmup` does that ahead.
 
         Args:
-            languages: What to serve; all three languages when None.
+            languages: The languages to serve; all three when None.
             workers: Python programs at once; JavaScript gets four times as many. The number of CPUs when None.
             sandbox: The limits of every program; those of `settings` when None.
             settings: Everything else; its `endpoints` must be empty.
-            logger: A structlog logger, or one of the standard library's.
+            logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
 
         Raises:
@@ -139,20 +167,23 @@ class RuntimeManager:
         if base.endpoints:
             raise ConfigurationError("the embedded FaaS is its own endpoint: leave settings.endpoints empty")
         limits = base.sandbox if sandbox is None else sandbox
-        # A program may wait in the queue of the FaaS before its own time begins to run, as long as it may wait here.
-        queue_timeout_s = base.limiter.queue_timeout_s
-        sinks = (Emitter(check_sinks(telemetry)),)  # one for both sides: a sink that fails is told of once
-        telemetry = (LogSink(logger), *sinks)
+        queue_s = base.limiter.queue_timeout_s or _QUEUE_S
+        sinks = (EventDispatcher(check_sinks(telemetry)),)  # one for both sides, so that a failing sink is logged once
         make_faas = functools.partial(
-            LocalFaaS, workers=workers, sandbox=limits, queue_timeout_s=queue_timeout_s, telemetry=telemetry
+            LocalFaaS,
+            workers=workers,
+            sandbox=limits,
+            queue_timeout_s=queue_s,
+            telemetry=(LogSink(logger), *sinks),
         )
-        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_timeout_s)
+        # A program may wait in the queue of the FaaS before its own time begins.
+        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_s)
         manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
         manager._faas = EmbeddedFaas(make_faas, languages)
         return manager
 
     async def get_runtime(self, language: str | Language) -> Runtime:
-        """Give the runtime of a language, the same one to everybody; do not close it.
+        """Return the runtime of a language, which all callers share; do not close it.
 
         Args:
             language: A name or a `Language`.
@@ -167,37 +198,15 @@ class RuntimeManager:
 
         Example:
             >>> python = await manager.get_runtime("python")
-            >>> (await python.call_function("def double(n): return 2 * n", "double", 21)).value
-            42
+            >>> python is await manager.get_runtime("py")
+            True
         """
-        spoken = Language.parse(language)
+        parsed = Language.parse(language)
         if self._faas is not None:
             await self._start_faas()
             # Outside the lock: JavaScript must not wait until Python has been compiled.
-            await self._faas.wait_ready(spoken)
-        return await self._cached_runtime(spoken)
-
-    async def run_code(
-        self,
-        code: str,
-        language: str | Language,
-        timeout_ms: float | None = None,
-        ext: Mapping[str, str] | None = None,
-        *,
-        sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
-        idempotent: bool | None = None,
-    ) -> ExecutionResult:
-        r"""Run a program: short for `get_runtime(language)` and `Runtime.run_code`, which tells the rest.
-
-        Example:
-            >>> (await manager.run_code("console.log({ a: 1 })", "js")).stdout
-            '{ a: 1 }\n'
-        """
-        runtime = await self.get_runtime(language)
-        return await runtime.run_code(
-            code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
-        )
+            await self._faas.wait_ready(parsed)
+        return await self._cached_runtime(parsed)
 
     def map(
         self,
@@ -208,37 +217,39 @@ class RuntimeManager:
         stop_on: StopOn = None,
         coalesce: int = 1,
     ) -> ResultStream:
-        """Run many tasks, and give the results as they come.
+        """Run many tasks, and yield the results as they come.
 
-        The tasks are read lazily: those in flight, results that nobody has taken yet, and a window of as many again
-        (64 at most). Tasks wait for room at the endpoints without limit; the deadline of each counts from there. What
-        goes wrong with a task is in its result. A cancellation, or closing the results or the manager, stops the source
-        (a generator is closed), cancels what is in flight and frees everything. A `break` does so once nothing refers
-        to the results; until then the window is read and run, and no more. `async with` closes them at its end.
+        Tasks are read lazily: those in flight, results that were not taken yet, and a window of the same size (64 at
+        most). An error of a task is in its result. A cancellation, or closing the results, stops the source (a
+        generator is closed), cancels the executions in flight and frees everything. So does closing the manager.
+
+        A `break` closes the results when nothing refers to them any more. Otherwise use `async with`, which closes
+        them at its end: until they are closed, the tasks of the window are still read and run, and then no more.
 
         Args:
-            tasks: Any iterable or asynchronous iterable. One that blocks does so to the event loop as well.
-            concurrency: Executions in flight at most, from 1 to 100,000; `LimiterSettings.max_concurrency` when None.
-                The endpoints' own limits hold as well.
-            ordered: Whether the results come in the order of the tasks; a slow one then holds up at most the window.
-            stop_on: Ends the map with the first result that it fits, which is still given: an `Outcome`, a class of
-                errors, several of these, or a function of the `TaskResult`.
-            coalesce: How many tasks in a row that differ in `args` alone may share an execution, from 1 on, as
-                `Runtime.run_cases` has it: what one leaves behind in the program, the next one sees.
+            tasks: Any iterable or asynchronous iterable. One that blocks also blocks the event loop.
+            concurrency: The most executions in flight, from 1 to 100,000; `LimiterSettings.max_concurrency` when None.
+                The limits of the endpoints apply as well.
+            ordered: Whether the results come in the order of the tasks. A slow one then holds up at most the window.
+            stop_on: Ends the map after the first result that matches: an `Outcome`, a class of errors, several of
+                these, or a function of the `TaskResult`.
+            coalesce: How many consecutive tasks that differ in `args` alone may share an execution, from 1; see
+                `Runtime.run_cases`: a task sees the globals that earlier ones changed.
 
         Returns:
-            An asynchronous generator with a `TaskResult` for each task, which is a context manager as well.
+            An asynchronous generator with a `TaskResult` for each task, which is also an asynchronous context manager.
 
         Raises:
             ConfigurationError: An argument is wrong.
-            InvalidRequestError: `tasks` is no iterable, or gives something else than `CodeTask`s.
+            InvalidRequestError: `tasks` is not iterable, or yields something else than `CodeTask`s.
             RuntimeClosedError: The manager was closed.
-            Exception: What the source raised, after the results of all tasks before that.
+            Exception: An error of the source, after the results of all tasks before it.
 
         Example:
             >>> tasks = (CodeTask(code, "python", id=code) for code in ("print(1)", "1 / 0", "return_val('[2]')"))
-            >>> async for item in manager.map(tasks, concurrency=64, ordered=True):
-            ...     print(item.task.id, "->", item.result.outcome if item.result else item.error)
+            >>> async with manager.map(tasks, concurrency=64, ordered=True) as results:
+            ...     async for item in results:
+            ...         print(item.task.id, "->", item.result.outcome if item.result else item.error)
             print(1) -> OK
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
@@ -250,28 +261,11 @@ class RuntimeManager:
             ordered=ordered,
             stop_on=stop_on,
             coalesce=coalesce,
-            most=self._factory.settings.limiter.max_concurrency,
+            max_concurrency=self._factory.settings.limiter.max_concurrency,
         )
 
-    async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
-        """Check a program's syntax: short for `get_runtime(language)` and `Runtime.validate_code`.
-
-        A local check does not wait until the embedded FaaS can run the language.
-
-        Example:
-            >>> (await manager.validate_code("print('(')", "python")).valid
-            True
-        """
-        spoken = Language.parse(language)
-        if check_where(where, spoken) and spoken in self.get_supported_languages():
-            await self._start_faas()
-            runtime = await self._cached_runtime(spoken)
-        else:
-            runtime = await self.get_runtime(spoken)
-        return await runtime.validate_code(code, where=where)
-
     def get_supported_languages(self) -> tuple[Language, ...]:
-        """Give the languages that can be run here.
+        """Return the languages that have an endpoint.
 
         Example:
             >>> [str(language) for language in manager.get_supported_languages()]
@@ -280,7 +274,7 @@ class RuntimeManager:
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint at once; a failure is an unhealthy entry, never an exception.
+        """Probe every endpoint at once; a failure is an unhealthy entry, and never raised.
 
         Raises:
             RuntimeClosedError: The manager was closed.
@@ -294,7 +288,7 @@ class RuntimeManager:
         return await self._factory.get_health_status()
 
     def get_metrics(self) -> Metrics:
-        """Give the figures of every language, counted since the manager was made.
+        """Return the metrics of every language, counted since the manager was made.
 
         Example:
             >>> results = [await manager.run_code(code, "js") for code in ("console.log(1)", "throw 1")]
@@ -304,9 +298,9 @@ class RuntimeManager:
         return self._factory.get_metrics()
 
     async def clear_cache(self) -> None:
-        """Drop every runtime, so that the next `get_runtime` makes a new one, and close what was dropped.
+        """Drop every runtime, so that the next `get_runtime` makes a new one, and close the dropped ones.
 
-        Calls in flight are waited for, however long they take; new ones on a dropped runtime are refused.
+        Waits for calls in flight, however long they take. New calls on a dropped runtime are refused.
 
         Raises:
             RuntimeClosedError: The manager was closed.
@@ -327,9 +321,10 @@ class RuntimeManager:
     async def aclose(self) -> None:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
 
-        Calls in flight get `TimeoutSettings.close_s` to end; then they are ended with `RuntimeClosedError`.
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight get
+        `TimeoutSettings.close_s` to end, and fail with `RuntimeClosedError` then.
 
-        Cancellation: ends them at once.
+        Cancellation: ends the calls in flight at once.
         """
         self._closed = True
         async with self._lock:
@@ -356,9 +351,10 @@ class RuntimeManager:
         await self.aclose()
 
     def __del__(self) -> None:
-        # Made without __init__, or refused by it, there is nothing to close.
-        in_use = not getattr(self, "_closed", True) and (self._runtimes or (self._faas and self._faas.started))
-        if in_use:
+        # An instance that __init__ refused has no attributes.
+        if getattr(self, "_closed", True):
+            return
+        if self._runtimes or (self._faas is not None and self._faas.started):
             warnings.warn(
                 f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
             )
@@ -379,6 +375,12 @@ class RuntimeManager:
                 runtime = self._runtimes[language] = self._factory.create_runtime(language)
             return runtime
 
+    async def _runtime_for_check(self, language: Language, *, local: bool) -> Runtime:
+        if not local or language not in self.get_supported_languages():
+            return await self.get_runtime(language)
+        await self._start_faas()
+        return await self._cached_runtime(language)
+
     async def _start_faas(self) -> None:
         self._check_open()
         if self._faas is None or self._faas.started:
@@ -388,13 +390,10 @@ class RuntimeManager:
             if not self._faas.started:
                 url = await self._faas.start()
                 settings = attrs.evolve(self._factory.settings, endpoints=dict.fromkeys(self._faas.languages, url))
-                self._factory = self._make_factory(settings)
+                self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
                 self._faas.started = True
-
-    def _make_factory(self, settings: Settings | None) -> RuntimeFactory:
-        return RuntimeFactory(settings, self._logger, telemetry=self._sinks)
 
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeClosedError("this manager is closed: make a new one")
-        self._home.check()
+        self._loop.check()

@@ -1,7 +1,7 @@
-"""Batches that outgrow one machine: the tasks as rows of a Ray Dataset. Needs the extra `ray`.
+"""Batches on a Ray cluster, with the tasks as rows of a Ray Dataset. Needs the extra `ray`.
 
-`ray.data.read_json("tasks.jsonl", lines=True)` reads the file of tasks that `faasrt batch` takes, and
-`run_tasks(...).write_parquet("results")` keeps what came of them.
+`ray.data.read_json("tasks.jsonl", lines=True)` reads the tasks of `faasrt batch`, and
+`run_tasks(...).write_parquet("results")` stores the results.
 """
 
 from __future__ import annotations
@@ -15,30 +15,21 @@ import pyarrow
 from ray.data import Dataset
 
 from faasrt import strict_json
-from faasrt.batch import TASK_ERRORS, CodeTask, TaskResult
 from faasrt.config import Settings
-from faasrt.errors import InvalidRequestError
 from faasrt.manager import RuntimeManager
+from faasrt.tasks import TASK_ERRORS, CodeTask, TaskResult
 
-_TEXT, _WHOLE = pyarrow.string(), pyarrow.int64()
+_TEXT = pyarrow.string()
 COLUMNS = {
-    "outcome": _TEXT,
-    "value": _TEXT,
-    "ret_val": _TEXT,
-    "stdout": _TEXT,
-    "stderr": _TEXT,
-    "error_name": _TEXT,
-    "error_message": _TEXT,
-    "error_traceback": _TEXT,
-    "exit_code": _WHOLE,
+    **dict.fromkeys(["outcome", "value", "ret_val", "stdout", "stderr"], _TEXT),
+    **dict.fromkeys(["error_name", "error_message", "error_traceback"], _TEXT),
+    "exit_code": pyarrow.int64(),
     "truncated": pyarrow.list_(_TEXT),
     "duration_ms": pyarrow.float64(),
-    "attempts": _WHOLE,
-    "endpoint": _TEXT,
-    "infra_error": _TEXT,
-    "invalid_task": _TEXT,
+    "attempts": pyarrow.int64(),
+    **dict.fromkeys(["endpoint", "infra_error", "invalid_task"], _TEXT),
 }
-"""What is added to each row, and its type: a verdict (`value` as JSON text), or why there is none."""
+"""The columns that are added to each row, with their types: a verdict (`value` as JSON text), or an error."""
 
 
 def run_tasks(
@@ -49,21 +40,24 @@ def run_tasks(
     concurrency: int = 64,
     batch_size: int = 256,
 ) -> Dataset:
-    r"""Run a row's program for each row, and add what came of it: see `COLUMNS`.
+    r"""Run the program of each row, and add the columns of `COLUMNS`.
 
-    Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (as they are, or as JSON
-    text); other columns stay as they are. A row that is wrong, or that the infrastructure failed, says so in its own
-    columns. Ray runs a batch again when its actor dies: then tasks may run twice.
+    Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (as values, or as JSON
+    text). Other columns are kept. Invalid tasks and infrastructure errors have columns of their own. Ray repeats a
+    batch when its actor dies, so tasks may run twice.
 
     Args:
-        tasks: The dataset; it is read lazily, and so is what is returned.
-        settings: For the manager of each actor; with no endpoints each actor has an embedded FaaS of its own.
-        actors: How many, or the least and the most of them.
-        concurrency: Tasks in flight in each actor, at most.
-        batch_size: Rows that an actor takes at once.
+        tasks: The dataset; it is read lazily.
+        settings: For the manager of each actor. Without endpoints each actor has its own embedded FaaS.
+        actors: The number of actors, or the least and the most.
+        concurrency: The most tasks in flight per actor.
+        batch_size: The number of rows per batch of an actor.
+
+    Returns:
+        A lazy dataset.
 
     Raises:
-        ConfigurationError: In the actors, when the settings are wrong; Ray passes it on.
+        ConfigurationError: The settings are wrong; raised in the actors, and passed on by Ray.
 
     Example:
         >>> import ray, faasrt.ray
@@ -82,11 +76,11 @@ def run_tasks(
 
 
 class TaskRunner:
-    """The actor of `run_tasks`: owns a manager, which is made with the first batch.
+    """The actor of `run_tasks`. Its manager is made with the first batch.
 
     Args:
-        settings: For the manager; the embedded FaaS when it names no endpoints.
-        concurrency: Tasks in flight, at most, of all batches together.
+        settings: For the manager. Without endpoints it uses the embedded FaaS.
+        concurrency: The most tasks in flight, in all batches together.
     """
 
     def __init__(self, settings: Settings | None = None, concurrency: int = 64) -> None:
@@ -99,8 +93,7 @@ class TaskRunner:
     async def __call__(self, batch: pyarrow.Table) -> AsyncGenerator[pyarrow.Table]:
         """Run a batch of rows."""
         if self._manager is None:
-            local = not self._settings.endpoints
-            make = RuntimeManager.local if local else RuntimeManager
+            make = RuntimeManager if self._settings.endpoints else RuntimeManager.local
             self._manager = make(settings=self._settings)
         rows = batch.to_pylist()
         columns: list[dict[str, Any]] = [{} for _ in rows]
@@ -109,7 +102,7 @@ class TaskRunner:
             try:
                 tasks.append(_task_of(row))
                 places.append(place)
-            except (ValueError, RecursionError, *TASK_ERRORS) as error:
+            except (ValueError, RecursionError) as error:
                 columns[place] = {"invalid_task": str(error)}
         async for item in self._manager.map(tasks, concurrency=self._concurrency):
             columns[places[item.index]] = _columns_of(item)
@@ -120,30 +113,25 @@ class TaskRunner:
 
 
 def _task_of(row: dict[str, Any]) -> CodeTask:
-    if not isinstance(row.get("code"), str) or not isinstance(row.get("language"), str):
-        raise InvalidRequestError("a row needs 'code' and 'language', both text")
-    args, kwargs = (_decoded(row.get(name)) for name in ("args", "kwargs"))
-    if not isinstance(args, list | None) or not isinstance(kwargs, dict | None):
-        raise InvalidRequestError("'args' must be a list, and 'kwargs' an object, or the JSON text of one")
-    fields = {"timeout_ms": row.get("timeout_ms"), "function": row.get("function")}
-    return CodeTask(row["code"], row["language"], args=args or (), kwargs=kwargs or {}, **fields)
+    args, kwargs = _decoded(row.get("args")) or (), _decoded(row.get("kwargs")) or {}
+    options = {name: row.get(name) for name in ("timeout_ms", "function")}
+    return CodeTask(row.get("code"), row.get("language"), args=args, kwargs=kwargs, **options)  # type: ignore[arg-type]
 
 
 def _decoded(value: Any) -> Any:
-    return strict_json.loads(value) if isinstance(value, str) and value else value or None
+    return strict_json.loads(value) if isinstance(value, str) and value else value
 
 
 def _columns_of(item: TaskResult) -> dict[str, Any]:
     if isinstance(item.error, TASK_ERRORS):
         return {"invalid_task": str(item.error)}
-    if item.result is None:
+    if item.error is not None:
         return {"infra_error": f"{type(item.error).__name__}: {item.error}"}
-    told = item.result.to_dict()
-    error = told["error"] or {}
-    told["value"] = None if told["value"] is None else json.dumps(told["value"])
-    told |= {f"error_{name}": text for name, text in error.items()}
+    fields = item.result.to_dict()
+    fields |= {f"error_{name}": text for name, text in (fields["error"] or {}).items()}
+    fields["value"] = None if fields["value"] is None else json.dumps(fields["value"])
     # A program may print lone surrogates, which Arrow's text cannot hold.
-    return {name: _printable(told[name]) for name in COLUMNS if name in told}
+    return {name: _printable(fields[name]) for name in COLUMNS if name in fields}
 
 
 def _printable(value: Any) -> Any:

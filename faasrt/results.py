@@ -1,6 +1,6 @@
-"""What a call gives back: one typed verdict, and everything that is known about it.
+"""The results of calls: typed verdicts, validation results and health.
 
-An `Outcome` is always about the user's code; what the infrastructure does wrong is an error of `faasrt.errors`.
+An `Outcome` is always about the user's code. Failures of the infrastructure are the errors of `faasrt.errors`.
 
     OK             the code ran to its end, with exit code 0
     USER_ERROR     it raised, rejected, or exited with another code: see `result.error` and `result.exit_code`
@@ -8,10 +8,10 @@ An `Outcome` is always about the user's code; what the infrastructure does wrong
     TIMEOUT        it was ended at its time limit
     MEMORY_LIMIT   it was ended at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
     OUTPUT_LIMIT   it was ended for writing far more than its output limit (more than twice that, on the embedded FaaS)
-    CRASHED        it ended without a word: a hard exit, a trap, a signal
+    CRASHED        its process ended without an error message: a hard exit, a trap, a signal
 
-A program calls `return_val(text)` to hand a value to its caller: `result.ret_val` is that text, `result.value` the JSON
-in it, decoded. The last call counts.
+A program returns a value by calling `return_val(text)`. `result.ret_val` is the text of the last call, `result.value`
+is the JSON in it, decoded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ import attrs
 
 from faasrt import strict_json
 from faasrt.errors import ExecutionError, ReturnValueError
+
+_REPR_CHARACTERS = 80
+
+
+def short_repr(value: object) -> str:
+    """Return the `repr` of a value, cut to 80 characters."""
+    if isinstance(value, (str, bytes)) and len(value) > _REPR_CHARACTERS:
+        return f"{value[: _REPR_CHARACTERS - 20]!r}... ({len(value)} in all)"
+    text = repr(value)
+    return text if len(text) <= _REPR_CHARACTERS else f"{text[: _REPR_CHARACTERS - 3]}..."
 
 
 class Outcome(enum.StrEnum):
@@ -48,16 +58,19 @@ class Outcome(enum.StrEnum):
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     """It was ended for writing far more than its output limit."""
     CRASHED = "CRASHED"
-    """The interpreter ended without saying why: a hard exit, a trap, a signal."""
+    """Its process ended without an error message: a hard exit, a trap, a signal."""
 
 
 @attrs.frozen
 class UserError:
-    r"""The exception that ended the user's code.
+    r"""The exception that ended the user's code, or the limit at which it was ended.
+
+    For a limit, the name is "Timeout", "MemoryLimit" or "OutputLimit", and the message gives the value of the limit,
+    and whether the client or the server set it.
 
     Attributes:
         name: The type's name, such as "ValueError" or "TypeError".
-        message: What the exception says; may be empty.
+        message: The message of the exception; may be empty.
         traceback: The traceback or stack as the language prints it, with the user's own line numbers; may be empty.
 
     Example:
@@ -66,16 +79,18 @@ class UserError:
         ('AttributeError', "'int' object has no attribute 'nope'")
         >>> result.error.traceback.splitlines()[1]
         '  File "main.py", line 2, in <module>'
+        >>> (await manager.run_code("while True: pass", "python", timeout_ms=200)).error.message
+        'timeout after 200 ms (limit of the client)'
     """
 
     name: str
-    message: str = ""
-    traceback: str = ""
+    message: str = attrs.field(default="", repr=short_repr)
+    traceback: str = attrs.field(default="", repr=short_repr)
 
 
 @attrs.frozen
 class ExecutionOutput:
-    r"""What the user's code wrote, and the text that it gave to `return_val` (last call wins; "" when never called).
+    r"""The output of the user's code, and the text of its last call of `return_val` ("" when never called).
 
     Example:
         >>> code = "import sys; print('out'); print('err', file=sys.stderr); return_val(1)"
@@ -83,19 +98,19 @@ class ExecutionOutput:
         ExecutionOutput(stdout='out\n', stderr='err\n', ret_val='1')
     """
 
-    stdout: str = ""
-    stderr: str = ""
-    ret_val: str = ""
+    stdout: str = attrs.field(default="", repr=short_repr)
+    stderr: str = attrs.field(default="", repr=short_repr)
+    ret_val: str = attrs.field(default="", repr=short_repr)
 
 
 @attrs.frozen
 class Timings:
-    """Where the time of a call went, in seconds, on this side of the wire.
+    """The durations of a call in seconds, as measured by the client.
 
     Attributes:
-        queued: Waiting for permits, in all.
-        total: From the call until its result.
-        attempts: One figure for each attempt, from sending until its answer was read.
+        queued: The total time of waiting for permits.
+        total: The time from the call until its result.
+        attempts: The time of each attempt, from sending the request until its answer was read.
 
     Example:
         >>> timings = (await manager.run_code("print(1)", "python")).timings
@@ -110,19 +125,19 @@ class Timings:
 
 @attrs.frozen(kw_only=True)
 class ExecutionResult:
-    r"""The verdict on one execution, with everything that is known about it.
+    r"""The verdict on one execution, with its output and the details of its call.
 
     Attributes:
         outcome: How the code ended.
         output: The text of the three streams, each cut to `max_output_bytes`.
-        error: The exception that ended the code, or None.
-        exit_code: The exit code that the server told, or None.
+        error: The exception that ended the code, or the limit at which it was ended; None otherwise.
+        exit_code: The exit code according to the server, or None.
         truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut.
-        duration_ms: The server's figure for the execution, in milliseconds; None when it told none.
-        timings: Seconds by phase, measured here.
-        attempts: How many attempts were made, from 1.
+        duration_ms: Milliseconds that the execution took according to the server, or None.
+        timings: Seconds by phase, as measured by the client.
+        attempts: The number of attempts, from 1.
         endpoint: The base URL that answered.
-        metadata: The server's metadata, untouched.
+        metadata: The server's metadata, unchanged.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -139,7 +154,7 @@ class ExecutionResult:
     timings: Timings = Timings()
     attempts: int = 1
     endpoint: str = ""
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -148,33 +163,33 @@ class ExecutionResult:
 
     @property
     def stdout(self) -> str:
-        """Short for `output.stdout`."""
+        """The same as `output.stdout`."""
         return self.output.stdout
 
     @property
     def stderr(self) -> str:
-        """Short for `output.stderr`."""
+        """The same as `output.stderr`."""
         return self.output.stderr
 
     @property
     def ret_val(self) -> str:
-        """Short for `output.ret_val`: exactly what `return_val` was given, as text."""
+        """The same as `output.ret_val`: the argument of `return_val` as text."""
         return self.output.ret_val
 
     @property
     def value(self) -> Any:
-        """The JSON that `return_val` was given, decoded anew at each reading.
+        """The JSON in `ret_val`, decoded at each access.
 
         Raises:
-            ReturnValueError: `return_val` was never called, or was given no valid JSON (NaN and Infinity are none),
-                or the text was cut at the output limit.
+            ReturnValueError: `return_val` was never called, its argument is not valid JSON (which excludes NaN and
+                Infinity), or the text was cut at the output limit.
 
         Example:
             >>> (await manager.run_code('return_val(JSON.stringify({ score: 0.5 }))', "js")).value
             {'score': 0.5}
         """
         if not self.ret_val:
-            raise ReturnValueError("the code returned no value: it did not call return_val, or passed it nothing")
+            raise ReturnValueError("the code returned no value: return_val was not called, or its argument was empty")
         if "ret_val" in self.truncated:
             raise ReturnValueError("the return value was cut at the output limit: raise max_output_bytes")
         try:
@@ -183,10 +198,10 @@ class ExecutionResult:
             raise ReturnValueError(f"the return value is not JSON ({error}): read it as text from ret_val") from None
 
     def raise_for_outcome(self) -> ExecutionResult:
-        r"""Return the result itself when it is OK.
+        r"""Return the result itself if its outcome is OK.
 
         Raises:
-            ExecutionError: The outcome is another; the error carries this result.
+            ExecutionError: The outcome is not OK; `error.result` is this result.
 
         Example:
             >>> (await manager.run_code("print(1)", "python")).raise_for_outcome().stdout
@@ -198,11 +213,11 @@ class ExecutionResult:
         raise ExecutionError(f"the code ended as {self.outcome}{reason}", self)
 
     def to_dict(self) -> dict[str, Any]:
-        r"""Give every field as a value that `json.dumps` takes; `value` is None where `ret_val` is not JSON.
+        r"""Return every field as a value that `json.dumps` accepts; `value` is None where `ret_val` is not JSON.
 
         Example:
-            >>> told = (await manager.run_code("print(1)", "python")).to_dict()
-            >>> told["outcome"], told["stdout"], told["truncated"]
+            >>> fields = (await manager.run_code("print(1)", "python")).to_dict()
+            >>> fields["outcome"], fields["stdout"], fields["truncated"]
             ('OK', '1\n', [])
         """
         try:
@@ -225,27 +240,24 @@ class ExecutionResult:
             "metadata": dict(self.metadata),
         }
 
+    def to_json(self) -> str:
+        r"""Return `to_dict()` as JSON on one line; lone surrogates become escapes.
 
-def complete(result: ExecutionResult, *, timings: Timings, attempts: int, endpoint: str) -> ExecutionResult:
-    """Tell a result, which was just made and which nobody has seen yet, what is known of its call.
-
-    A copy, as `attrs.evolve` makes it, would take five times as long.
-    """
-    tell = object.__setattr__
-    tell(result, "timings", timings)
-    tell(result, "attempts", attempts)
-    tell(result, "endpoint", endpoint)
-    return result
+        Example:
+            >>> (await manager.run_code("print(1)", "python")).to_json()[:40]
+            '{"outcome": "OK", "stdout": "1\\n", "stde'
+        """
+        return strict_json.dump_bytes(self.to_dict()).decode()
 
 
 @attrs.frozen
 class Diagnostic:
-    """One complaint about a program's syntax.
+    """A syntax error in a program.
 
     Attributes:
-        message: What is wrong.
-        line: The line, from 1; None when the checker does not say.
-        column: The column in characters, from 1; None when the checker does not say.
+        message: The error message.
+        line: The line, from 1; None when unknown.
+        column: The column in characters, from 1; None when unknown.
 
     Example:
         >>> (await manager.validate_code("x = (1,", "python")).diagnostics
@@ -263,8 +275,8 @@ class ValidationResult:
 
     Attributes:
         valid: Whether the program parses.
-        diagnostics: What is wrong with it; empty when valid.
-        checked_by: Who judged, such as "CPython 3.15.0".
+        diagnostics: The syntax errors; empty when valid.
+        checked_by: The name of the parser, such as "CPython 3.15.0".
 
     Example:
         >>> checked = await manager.validate_code("let a = ;", "js")
@@ -282,23 +294,23 @@ class ValidationResult:
 
     @classmethod
     def empty_code(cls) -> ValidationResult:
-        """The judgement on a program of nothing but white space, which no FaaS needs to be asked for."""
+        """Return the result for a program that is only white space, for which no parser is needed."""
         return cls(False, (Diagnostic("the code is empty", 1, 1),), "faasrt")
 
 
 @attrs.frozen(kw_only=True)
 class EndpointHealth:
-    """The answer of one endpoint to a health probe.
+    """The result of a health probe of one endpoint.
 
     Attributes:
         endpoint: The base URL.
-        healthy: Whether it answered 200 and called itself healthy.
-        status: The server's own word, such as "healthy" or "degraded"; "failed" when it answered nonsense or a refusal,
-            "unreachable" when it did not answer.
-        latency_s: Seconds until its answer, or until the probe gave up.
-        version: The version that the server names, or "".
-        error: Why it is not healthy, or "".
-        details: The server's whole answer.
+        healthy: Whether the server answered 200 with the status "healthy".
+        status: The status in the answer, such as "healthy" or "degraded"; "failed" when the answer is an error or
+            malformed, "unreachable" when there is no answer.
+        latency_s: Seconds until the answer, or until the probe failed.
+        version: The version in the answer, or "".
+        error: The reason why the endpoint is not healthy, or "".
+        details: The whole answer.
 
     Example:
         >>> health = (await manager.get_health_status()).endpoints[0]
@@ -317,7 +329,7 @@ class EndpointHealth:
 
 @attrs.frozen
 class HealthStatus:
-    """The health of every endpoint behind a runtime or manager. Truthy when each one is healthy.
+    """The health of every endpoint behind a runtime or manager. Truthy when all are healthy.
 
     Attributes:
         endpoints: One entry for each base URL, in the order of the settings.
@@ -332,7 +344,7 @@ class HealthStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is an endpoint, and every endpoint is healthy."""
+        """Whether there is an endpoint, and all endpoints are healthy."""
         return bool(self.endpoints) and all(endpoint.healthy for endpoint in self.endpoints)
 
     def __bool__(self) -> bool:

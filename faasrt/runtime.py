@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from faasrt.batch import CodeTask
 from faasrt.config import SandboxConfig, Settings
-from faasrt.emitter import Emitter
-from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
+from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language
-from faasrt.metrics import Metrics
-from faasrt.protocol.cases import Plan, check_function, check_kwargs, encode_case, encode_cases
-from faasrt.protocol.executions import Batch, Program
-from faasrt.protocol.messages import RunRequest, check_flag, encode_json
+from faasrt.protocol.cases import CaseScheduler, check_function, check_keywords, encode_case, encode_cases
+from faasrt.protocol.program import CaseBatch, Execution, Program
+from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.transport.caller import Caller
-from faasrt.transport.calls import CallsInFlight
-from faasrt.transport.counters import Counters
-from faasrt.transport.dispatcher import Dispatcher
-from faasrt.transport.trace import CallTrace
-from faasrt.validation import PythonChecker, Where, check_where
+from faasrt.syntax import PythonChecker, Where, check_where
+from faasrt.tasks import check_args, check_kwargs
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.metrics import Counters, Metrics
+from faasrt.transport.call import Transport
+from faasrt.transport.context import CallContext
+from faasrt.transport.lifecycle import CallsInFlight
+
+T = TypeVar("T")
 
 
 class Runtime:
     """Runs code in one language, and in those that the same FaaS serves. Made by `RuntimeFactory` or `RuntimeManager`.
 
-    Safe to share between any number of tasks of one event loop.
+    Any number of tasks of one event loop may share it.
 
     Attributes:
-        language: The language that is meant when a call names none.
+        language: The language of calls that name none.
 
     Example:
         >>> python = await manager.get_runtime("python")
@@ -48,21 +46,20 @@ class Runtime:
         language: Language,
         *,
         settings: Settings,
-        dispatcher: Dispatcher,
+        transport: Transport,
         counters: Counters,
-        emit: Emitter,
+        emit: EventDispatcher,
     ) -> None:
         self.language = language
         self._settings = settings
-        self._dispatcher = dispatcher
+        self._transport = transport
         self._counters = counters
         self._emit = emit
         self._calls = CallsInFlight()
-        self._caller = Caller(settings, dispatcher, self._calls, emit, counters)
         self._checker = PythonChecker()
         self._closing = asyncio.Lock()
         self._released = False
-        dispatcher.retain()
+        transport.retain()
 
     async def run_code(
         self,
@@ -75,18 +72,18 @@ class Runtime:
         priority: str = "normal",
         idempotent: bool | None = None,
     ) -> ExecutionResult:
-        r"""Run a program, at most once, and give the verdict.
+        r"""Run a program, at most once, and return the verdict.
 
         Args:
             code: The program; not empty.
             language: A language of the same FaaS; this runtime's own when None.
-            timeout_ms: Milliseconds that the program may run, above 0; clamped to the sandbox's limit, which is also
-                the default.
-            ext: Strings for the server's use; coze-loop sends trace ids there.
+            timeout_ms: Milliseconds that the program may run, above 0 and at most the sandbox's limit, which is the
+                default.
+            ext: Strings for the server; coze-loop sends trace ids there.
             sandbox: Limits for this call; those of the settings when None. A server only ever lowers its own.
-            priority: A word for the server's scheduler; the known servers ignore it.
-            idempotent: Whether the program may run more than once, when an answer is lost or a server fails. The
-                settings' word when None. Whatever is said here, it is sent again when it cannot have run.
+            priority: A priority for the server's scheduler; the known servers ignore it.
+            idempotent: Whether the program may run more than once, when an answer is lost or a server fails; the
+                setting when None. A request that cannot have run is always retried.
 
         Returns:
             The verdict; a program that fails is a result, not an exception.
@@ -97,69 +94,78 @@ class Runtime:
             RuntimeClosedError: The runtime was closed, before the call or during it.
             ConfigurationError: The runtime belongs to another event loop.
             QueueFullError: Too many callers wait already.
-            ServiceError: The infrastructure failed; its class says how.
+            ServiceError: The infrastructure failed; the class says how.
 
-        Cancellation: gives the permit and the connection back. The embedded FaaS ends the program; another server may
-            run it to its time limit, and until then it counts as one of the calls at its endpoint.
+        Cancellation: returns the permit and drops the connection. The embedded FaaS stops the program; another server
+            may run it to its end.
 
         Example:
             >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
             '42\n'
         """
         request = self._request(code, language, timeout_ms, sandbox, ext, priority)
-        check_flag("idempotent", idempotent)
         program = Program(request, self._settings.envelope)
-        return await self._caller.run(program, idempotent, lambda result, stamp: stamp(result))
+        verdict, context = await self._run(program, self._may_rerun(idempotent))
+        return context.finish(context.result(verdict))
 
     async def call_function(
         self,
         code: str,
         function: str,
-        /,
-        *args: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
         language: str | Language | None = None,
         timeout_ms: float | None = None,
-        **kwargs: Any,
+        ext: Mapping[str, str] | None = None,
+        sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
+        idempotent: bool | None = None,
     ) -> ExecutionResult:
-        """Define a program's functions, call one of them, at most once, and give what it returns.
+        """Define a program's functions, call one of them, at most once, and return its value.
 
         Arguments and return value travel as JSON. An awaitable that the function returns is awaited. In JavaScript and
         TypeScript the function may be a declaration, a constant, or an export ("default" too).
 
-        What a Python function returns is encoded so: tuples, sets (sorted where that can be), NumPy arrays and pandas
-        columns as lists; dataclasses, attrs classes, other mappings and objects with a `__dict__` as objects of their
-        fields; a DataFrame as a list of rows; enums as their value; dates and times in ISO 8601, time deltas as
+        The return value of a Python function is encoded like this: tuples, sets (sorted if possible), NumPy arrays and
+        pandas columns as lists; dataclasses, attrs classes, other mappings and objects with a `__dict__` as objects of
+        their fields; a DataFrame as a list of rows; enums as their value; dates and times in ISO 8601, time deltas as
         seconds; NumPy scalars as numbers; Decimal, UUID and paths as text; keys that are numbers, booleans or None as
-        text, as `json` has it. In JavaScript: `undefined` as null and left out of objects, Map as an object, Set and
-        typed arrays as lists, `toJSON` honoured, other objects by their own fields. Anything else (NaN, bytes,
-        functions, BigInt, what contains itself) is a USER_ERROR that names the place in the value.
+        text, like `json` does. In JavaScript: `undefined` as null, and left out of objects; Map as an object, Set and
+        typed arrays as lists; `toJSON` is honoured; other objects by their own fields. Any other value (NaN, bytes,
+        functions, BigInt, a value that contains itself) is a USER_ERROR that names its place.
 
         Args:
             code: The program; not empty.
             function: The name of the function.
-            *args: Its arguments: None, bools, numbers, strings, lists, tuples (as lists) and dicts with string keys.
-            language: A language of the same FaaS; this runtime's own when None.
-            timeout_ms: Milliseconds for definitions and call together, above 0; clamped to the sandbox's limit, which
-                is also the default.
-            **kwargs: Its keyword arguments; Python only.
+            args: Its positional arguments: None, bools, numbers, strings, lists, tuples (as lists), dicts with string
+                keys.
+            kwargs: Its keyword arguments; Python only.
+            language, ext, sandbox, priority, idempotent: See `run_code`.
+            timeout_ms: Milliseconds for definitions and call together; see `run_code`.
 
         Returns:
-            The verdict; `value` is what the function returned. A function that is missing, raises or exits is a
-            USER_ERROR. What the program gives to `return_val` does not count.
+            The verdict; `value` is the return value of the function. A function that is missing, raises or exits is a
+            USER_ERROR. The program's calls of `return_val` are ignored.
 
         Raises:
             InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
-            FaasrtError: What else `run_code` raises.
+            FaasrtError: See `run_code`.
 
         Cancellation: as for `run_code`.
 
         Example:
-            >>> (await runtime.call_function("def add(a, b): return a + b", "add", 1, b=2)).value
+            >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
-        named = self.language if language is None else language
-        called = CodeTask(code, named, timeout_ms=timeout_ms, function=function, args=args, kwargs=kwargs)
-        return await self._call(called)
+        request = self._request(code, language, timeout_ms, sandbox, ext, priority)
+        keywords = check_kwargs({} if kwargs is None else kwargs)
+        check_keywords(keywords, request.language)
+        name = check_function(function, request.language)
+        case = encode_case(check_args(args), keywords, request.language)
+        call = CaseBatch(run=request, function=name, cases=[case], single=True)
+        response, context = await self._run(call, self._may_rerun(idempotent))
+        return context.finish(context.result(response.single_verdict(request.sandbox.max_output_bytes)))
 
     async def run_cases(
         self,
@@ -170,42 +176,42 @@ class Runtime:
         language: str | Language | None = None,
         timeout_ms: float | None = None,
         isolate: bool = False,
+        ext: Mapping[str, str] | None = None,
         sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
         idempotent: bool | None = None,
     ) -> list[ExecutionResult]:
         """Call a program's function once for each case, many of them in one execution.
 
-        Each case has its own verdict, output, value and duration; what the program prints while it is defined stands at
-        the beginning of every case's output, cut to 8 KiB. The program is defined once in an execution: what one case
-        leaves behind in it (globals, caches) the next one sees, unless `isolate` is true. A case that ends the
-        execution (at its time limit, by an exit or a crash) gets that verdict, and those behind it go on in a further
-        execution: N cases with k of that kind take k + 1. More are taken where arguments (1 MiB), results (64 KiB) or
-        the sandbox's time limit ask for it.
+        Each case has its own verdict, output, value and duration. The output of the definitions comes first in the
+        output of every case, cut to 8 KiB. The program is defined once in an execution: a case sees the globals and
+        caches that earlier cases changed, unless `isolate` is true. A case that ends the execution (at its time limit,
+        by an exit or a crash) gets that verdict, and the cases after it run in a further execution: N cases with k of
+        that kind take k + 1. Large arguments (1 MiB), large results (64 KiB) and the sandbox's time limit may take
+        more.
 
-        Where a server ends programs at their limit itself, as the embedded FaaS does, it ends executions, not cases: a
-        case that does not end by itself is then ended later than at its limit (at 2.5 times its limit at the latest),
-        or a tenth earlier where the server's own limit leaves no more; what it printed is lost. One that took longer
-        than its limit is a TIMEOUT all the same.
+        A server that enforces time limits itself, such as the embedded FaaS, enforces those of executions, not of
+        cases. A case that hits its time limit may be stopped late, at up to 2.5 times the limit, or a tenth early where
+        the server's own limit leaves no more; its output is lost. A case that took longer than its limit is always a
+        TIMEOUT.
 
         Args:
             code: The program; not empty.
             function: The name of the function.
-            cases: A tuple or list of arguments for each case; see `call_function` for what they may hold.
-            language: A language of the same FaaS; this runtime's own when None.
-            timeout_ms: Milliseconds for each case, above 0; clamped to the sandbox's limit, which is also the default.
-            isolate: Whether every case gets a fresh namespace, in which the program is defined anew; imported modules
-                stay.
-            sandbox: Limits for this call; those of the settings when None.
-            idempotent: Whether cases may run more than once; the settings' word when None. They do only when an
-                execution ends without telling in which case (js-faas, out of memory): then it is halved until the case
-                is found. Otherwise all cases of that execution get its verdict, with an error that says so.
+            cases: A tuple or list of arguments for each case; see `call_function`.
+            language, ext, sandbox, priority: See `run_code`.
+            timeout_ms: Milliseconds for each case; see `run_code`.
+            isolate: Whether every case runs the definitions again, in a fresh namespace. Imported modules stay.
+            idempotent: Whether cases may run more than once; the setting when None. They do when an execution ends and
+                it is unknown in which case (js-faas, out of memory): it is halved until the case is found. Otherwise
+                all cases of that execution get its verdict, with an error that says so.
 
         Returns:
             A result for each case, in order.
 
         Raises:
             InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
-            FaasrtError: What else `run_code` raises, in one of the executions; what the others gave is lost.
+            FaasrtError: See `run_code`. The results of earlier executions are lost.
 
         Cancellation: as for `run_code`.
 
@@ -214,74 +220,72 @@ class Runtime:
             >>> [result.value for result in results]
             [2, 4]
         """
-        request = self._request(code, language, timeout_ms, sandbox, None, "normal")
+        request = self._request(code, language, timeout_ms, sandbox, ext, priority)
         name = check_function(function, request.language)
-        check_flag("idempotent", idempotent)
         check_flag("isolate", isolate, optional=False)
-        plan = Plan(
-            encode_cases(cases, request.language),
-            limit=request.sandbox.max_output_bytes,
-            isolate=isolate,
-            rerun=self._settings.retry.idempotent if idempotent is None else idempotent,
-        )
+        rerun = self._may_rerun(idempotent)
+        encoded = encode_cases(cases, request.language)
+        scheduler = CaseScheduler(encoded, limit=request.sandbox.max_output_bytes, isolate=isolate, rerun=rerun)
         # All executions are one call: closing waits for the last of them.
-        with self._calls.one_call():
-            while (indices := plan.next_batch()) is not None:
-                batch = Batch(
+        with self._calls.track():
+            while (indices := scheduler.next_batch()) is not None:
+                batch = CaseBatch(
                     run=request,
                     function=name,
-                    cases=[plan.cases[index] for index in indices],
+                    cases=[scheduler.cases[index] for index in indices],
                     first=indices.start,
                     isolate=isolate,
-                    definition_ms=plan.definition_ms,
+                    definition_ms=scheduler.definition_ms,
                 )
-                await self._caller.run(batch, idempotent, functools.partial(plan.take, indices))
-        return plan.all_results()
+                response, context = await self._run(batch, rerun)
+                context.finish(scheduler.record_results(indices, response, context.result))
+        return scheduler.all_results()
 
     async def validate_code(
         self, code: str, language: str | Language | None = None, *, where: Where = "auto"
     ) -> ValidationResult:
-        """Tell whether a program parses; it is not run.
+        """Check the syntax of a program, without running it.
 
         Args:
             code: The program. An empty one is not valid.
             language: A language of the same FaaS; this runtime's own when None.
-            where: "local" checks here, which only Python can: by `ast`, in a process of its own. "remote" asks the
-                FaaS. "auto" is "local" for Python and "remote" for the others.
+            where: "local" checks Python here, by `ast` in a process of its own. "remote" asks the FaaS. "auto" is
+                "local" for Python and "remote" for the others.
 
         Returns:
-            The judgement, with lines and columns, and who made it. The local check is about syntax alone: a `return`
-            outside a function parses.
+            The result, with lines and columns, and the name of the checker. The local check is about syntax alone: a
+            `return` outside a function parses.
 
         Raises:
-            InvalidRequestError: An argument is wrong, or the program is too large to be checked here (2 MiB).
+            InvalidRequestError: An argument is wrong, or the program is too large for the local check (2 MiB).
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
             RejectedError: The FaaS cannot validate, as the reference servers cannot.
-            ServiceError: The infrastructure failed in another way; this never reads as "invalid".
+            ServiceError: The infrastructure failed in another way.
 
-        Cancellation: gives the permit and the connection back, or ends the process.
+        Cancellation: returns the permit and drops the connection, or ends the process.
 
         Example:
             >>> (await runtime.validate_code("def f(:")).diagnostics
             (Diagnostic(message='invalid syntax', line=1, column=7),)
         """
-        self._calls.refuse_when_closing()
-        spoken = self._language(language)
-        locally = check_where(where, spoken)
+        self._calls.check_open()
+        parsed = self._language(language)
+        locally = check_where(where, parsed)
         if not isinstance(code, str):
             raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
         if not code.strip():
             return ValidationResult.empty_code()
-        with self._calls.one_call():
+        with self._calls.track():
             if locally:
                 return await self._checker.check(code)
-            body = encode_json({"language": spoken.value, "code": code})
-            trace = CallTrace(self._emit, self._counters, self._dispatcher.clock, spoken)
-            return await self._dispatcher.validate(self._settings.endpoints[spoken], body, trace=trace)
+            body = encode_json({"language": parsed.value, "code": code})
+            context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
+            endpoints = self._settings.endpoints[parsed]
+            return await self._transport.validate(context, endpoints, body, owner=self._calls)
 
     def get_return_val_function(self) -> str:
-        """Give the source text that defines `return_val`, for programs on servers which do not, as js-faas.
+        """Return the source of `return_val`, for programs on servers that do not define it, such as js-faas.
 
         Example:
             >>> runtime.get_return_val_function().splitlines()[0]
@@ -290,30 +294,29 @@ class Runtime:
         return return_val_function(self.language)
 
     def get_supported_languages(self) -> tuple[Language, ...]:
-        """Give the languages that this runtime's endpoints serve."""
+        """Return the languages that this runtime's endpoints serve."""
         own = self._settings.endpoints.get(self.language)
         return tuple(language for language, urls in self._settings.endpoints.items() if urls == own)
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint of this runtime at once; a failure is an unhealthy entry, never an exception.
+        """Probe every endpoint of this runtime at once, each within `TimeoutSettings.health_s`.
 
-        Each probe has a deadline of its own, `TimeoutSettings.health_s`.
+        A failure is an unhealthy entry, and never raised.
 
         Raises:
             RuntimeClosedError: The runtime was closed.
         """
-        self._calls.refuse_when_closing()
-        with self._calls.one_call():
-            return await self._dispatcher.probe_all(self._settings.endpoints.get(self.language, ()))
+        with self._calls.track():
+            return await self._transport.probe_all(self._settings.endpoints.get(self.language, ()))
 
     def get_metrics(self) -> Metrics:
-        """Give the figures of this runtime's languages, counted since the factory was made."""
+        """Return the metrics of this runtime's languages, counted since the factory was made."""
         own = self._settings.endpoints.get(self.language, ())
         return self._counters.snapshot(
             self.get_supported_languages(),
-            in_flight=self._dispatcher.in_flight,
-            queued=self._dispatcher.queued,
-            states=tuple(state for state in self._dispatcher.states() if state.endpoint in own),
+            in_flight=self._transport.in_flight,
+            queued=self._transport.queued,
+            states=tuple(state for state in self._transport.states() if state.endpoint in own),
         )
 
     @property
@@ -322,16 +325,19 @@ class Runtime:
         return self._calls.closing
 
     async def aclose(self) -> None:
-        """Close the runtime; the sessions go with the last runtime that shares them. Closing twice is harmless.
+        """Close the runtime. The last runtime of a factory closes the sessions. Closing twice is harmless.
 
-        Calls in flight get `TimeoutSettings.close_s` to end; then they are ended with `RuntimeClosedError`.
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight get
+        `TimeoutSettings.close_s` to end, and fail with `RuntimeClosedError` then.
 
-        Cancellation: ends them at once.
+        Cancellation: ends the calls in flight at once.
         """
+        error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
+        self._transport.fail_waiting(self._calls, error)
         await self.close_within(self._settings.timeouts.close_s)
 
     async def close_within(self, seconds: float | None) -> None:
-        """Close as `aclose` does, after another time; None waits for calls in flight for as long as they take."""
+        """Close, and wait as long for calls in flight and for those that wait; None waits until they end."""
         try:
             await self._calls.close(seconds)
         finally:
@@ -341,10 +347,10 @@ class Runtime:
                     try:
                         await self._checker.aclose()
                     finally:
-                        await self._dispatcher.release()
+                        await self._transport.release()
 
     async def __aenter__(self) -> Self:
-        self._calls.refuse_when_closing()
+        self._calls.check_open()
         return self
 
     async def __aexit__(
@@ -356,26 +362,21 @@ class Runtime:
         endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
-    async def run_task(self, task: CodeTask) -> ExecutionResult:
-        """Run a task: short for `run_code`, or for `call_function` where the task names a function."""
-        if task.function is None:
-            return await self.run_code(task.code, task.language, task.timeout_ms, task.ext)
-        return await self._call(task)
+    async def _run(self, execution: Execution[T], idempotent: bool) -> tuple[T, CallContext]:
+        request = execution.run
+        context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
+        try:
+            context.call_started(request.code, request.timeout_ms)
+            with self._calls.track():
+                value = await self._transport.run(context, execution, idempotent=idempotent, owner=self._calls)
+        except BaseException as error:
+            context.fail(error)
+            raise
+        return value, context
 
-    async def _call(self, task: CodeTask) -> ExecutionResult:
-        request = self._request(task.code, task.language, task.timeout_ms, None, task.ext, "normal")
-        check_kwargs(task.kwargs, request.language)
-        name = check_function(task.function, request.language)
-        case = encode_case(task.args, task.kwargs, request.language)
-        call = Batch(run=request, function=name, cases=[case], single=True)
-        limit = request.sandbox.max_output_bytes
-        return await self._caller.run(call, None, lambda reading, stamp: stamp(reading.only(limit)))
-
-    def patiently(self) -> Self:
-        """Give this runtime for calls whose number is bounded, and which wait for a permit without limit."""
-        other = copy.copy(self)
-        other._caller = self._caller.patiently()
-        return other
+    def _may_rerun(self, idempotent: bool | None) -> bool:
+        check_flag("idempotent", idempotent)
+        return self._settings.retry.idempotent if idempotent is None else idempotent
 
     def _request(
         self,
@@ -386,15 +387,14 @@ class Runtime:
         ext: object,
         priority: object,
     ) -> RunRequest:
-        self._calls.refuse_when_closing()
-        spoken = self._language(language)
+        self._calls.check_open()
         limits = self._settings.sandbox if sandbox is None else sandbox
-        return RunRequest.checked(spoken, code, timeout_ms, limits, ext, priority)
+        return RunRequest.checked(self._language(language), code, timeout_ms, limits, ext, priority)
 
     def _language(self, language: str | Language | None) -> Language:
-        spoken = self.language if language is None else Language.parse(language)
-        if spoken is not self.language and spoken not in self.get_supported_languages():
+        parsed = self.language if language is None else Language.parse(language)
+        if parsed is not self.language and parsed not in self.get_supported_languages():
             raise UnsupportedLanguageError(
-                f"this runtime serves {self.language}, not {spoken}: get a runtime for {spoken} from the manager"
+                f"this runtime serves {self.language}, not {parsed}: get a runtime for {parsed} from the manager"
             )
-        return spoken
+        return parsed

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it: Python's own decoder also takes NaN and Infinity, and makes an infinity of 1e999."""
+"""Strict JSON according to RFC 8259. Python's own decoder accepts NaN and Infinity, and decodes 1e999 as infinity."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any, NoReturn
 
 
 def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Decode a text.
+    """Decode a JSON text.
 
     Args:
         text: The text.
-        object_pairs_hook: Makes an object of its names and values; a dict when None, where the last of a name counts.
+        object_pairs_hook: Makes an object of its pairs of name and value. When None, a dict with the last value of a
+            name.
 
     Raises:
-        ValueError: It is not JSON, or holds a number that no float can hold or an integer of too many digits.
-        RecursionError: It is nested too deeply.
+        ValueError: The text is not JSON, or holds a number too large for a float or an integer with too many digits.
+        RecursionError: The text is nested too deeply.
     """
     if object_pairs_hook is None:
         return _DECODER.decode(text)
@@ -27,7 +28,7 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
 
 
 def dump_bytes(value: Any) -> bytes:
-    """Encode in UTF-8, where lone surrogates (which programs may print) become escapes."""
+    """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, become escapes."""
     try:
         return json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -35,7 +36,7 @@ def dump_bytes(value: Any) -> bytes:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _finite_float(text: str) -> float:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 
 from faasrt import RuntimeManager, Settings
-from faasrt.events import Sink
+from faasrt.telemetry.events import Sink
 
 
 def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:

@@ -80,7 +80,7 @@ async def cancelled(call: asyncio.Task[Any]) -> None:
 
 
 def zombies(manager: RuntimeManager) -> int:
-    return sum(state.zombies for state in manager.get_metrics().states)
+    return sum(state.abandoned for state in manager.get_metrics().states)
 
 
 async def test_callers_that_cancel_in_a_loop(serve: Serve) -> None:

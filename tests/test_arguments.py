@@ -66,6 +66,12 @@ RIGHT: dict[str, set[str]] = {
     "min_success_rate": set(),
     "token": {"None", "str", "long"},
     "budget": set(),  # 1.5 is less than what a retry costs
+    "max_queue": {"None"},
+    "queue_timeout_s": {"None", "float"},
+    "headers": {"dict"},
+    "ssl": {"None", "true", "false"},
+    "proxy": {"None"},
+    "session": {"None"},
 }
 
 
@@ -96,7 +102,7 @@ def short(error: BaseException) -> bool:
 async def test_every_setting(kind: Any, field: attrs.Attribute[Any], name: str) -> None:
     """A wrong value is a ConfigurationError that names the setting, or what is wrong with its language."""
     if name in right_for(field):
-        assert getattr(kind(**{field.name: WRONG[name]}), field.name) is WRONG[name]
+        assert getattr(kind(**{field.name: WRONG[name]}), field.name) == WRONG[name]
         return
     with pytest.raises(REFUSALS) as caught:
         kind(**{field.name: WRONG[name]})
@@ -241,7 +247,22 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
         {
             "code": ANY_TEXT,
             "language": {"None"},
-            "timeout_ms": {"None", "float", "huge"},
+            "timeout_ms": {"None", "float"},
+            "ext": {"None", "dict"},
+            "sandbox": {"None"},
+            "priority": ANY_TEXT,
+            "idempotent": {"None", "true", "false"},
+        },
+    ),
+    "call_function": (
+        {"code": FUNCTION, "function": "f"},
+        {
+            "code": ANY_TEXT,
+            "function": ANY_TEXT,
+            "args": {"list"},
+            "kwargs": {"None", "dict"},
+            "language": {"None"},
+            "timeout_ms": {"None", "float"},
             "ext": {"None", "dict"},
             "sandbox": {"None"},
             "priority": ANY_TEXT,
@@ -255,7 +276,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
             "function": ANY_TEXT,
             "cases": set(),
             "language": {"None"},
-            "timeout_ms": {"None", "float", "huge"},
+            "timeout_ms": {"None", "float"},
             "isolate": {"true", "false"},
             "sandbox": {"None"},
             "idempotent": {"None", "true", "false"},
@@ -288,22 +309,7 @@ async def test_every_argument_of_a_call(
         await getattr(runtime, method)(**given, misspelt=1)
 
 
-OPTIONAL_MS = {"None", "float", "huge"}
-
-
-@pytest.mark.parametrize(
-    ("argument", "name"),
-    wrong({"code": ANY_TEXT, "function": ANY_TEXT, "language": {"None"}, "timeout_ms": OPTIONAL_MS}),
-)
-async def test_every_argument_of_call_function(fake: tuple[FakeFaas, RuntimeManager], argument: str, name: str) -> None:
-    """Its positional ones, and its options."""
-    faas, manager = fake
-    runtime, requests = await manager.get_runtime("py"), len(faas.requests)
-    given = {"code": FUNCTION, "function": "f", argument: WRONG[name]}
-    with pytest.raises(REFUSALS) as caught:
-        await runtime.call_function(given.pop("code"), given.pop("function"), 1, **given)
-    assert short(caught.value)
-    assert len(faas.requests) == requests
+OPTIONAL_MS = {"None", "float"}
 
 
 @pytest.mark.parametrize(
@@ -390,7 +396,7 @@ async def test_arguments_of_a_task() -> None:
     ],
 )
 async def test_a_logger_of_the_standard_library(level: int, events: list[str], kind: str) -> None:
-    """It gets a line for each event of its level, with all fields."""
+    """It gets a line for each event of its level, with the fields; a failed call is one warning."""
     records: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
@@ -405,7 +411,7 @@ async def test_a_logger_of_the_standard_library(level: int, events: list[str], k
         async with RuntimeManager(settings=settings, logger=given) as manager:
             assert (await manager.run_code("print(1)", "py")).outcome is Outcome.OK
         lines = [record.getMessage() for record in records]
-        assert [line.split()[0] for line in lines] == [f"event={event!r}" for event in events]
+        assert [line.split()[0] for line in lines] == events
         if lines:
             assert records[-1].levelno == logging.INFO
             assert "outcome='OK'" in lines[-1]
@@ -414,7 +420,7 @@ async def test_a_logger_of_the_standard_library(level: int, events: list[str], k
         faas.down()
         async with RuntimeManager(settings=settings, logger=given) as manager:
             await asyncio.gather(manager.run_code("print(1)", "py"), return_exceptions=True)
-        assert {record.levelno for record in records} >= {logging.WARNING}
+        assert [record.levelno for record in records if record.levelno > logging.INFO] == [logging.WARNING]
         assert "error='ConnectError'" in records[-1].getMessage()
 
 

@@ -1,4 +1,4 @@
-"""`faasrt batch`: every result kept, none twice, and bad input told line by line. By the real command."""
+"""The real command `faasrt batch`: it keeps every result once, and reports invalid lines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import fcntl
 import gzip
 import json
 import os
+import pty
+import re
 import resource
 import shlex
 import signal
@@ -110,8 +112,8 @@ async def test_a_result_holds_all_that_a_score_needs(url: str, tmp_path: Path) -
     assert "5 tasks in" in stderr
 
 
-async def test_bad_lines_are_told_and_stop_nothing(url: str, tmp_path: Path) -> None:
-    """Each becomes a result that names its line; the good ones run."""
+async def test_invalid_lines_are_results(url: str, tmp_path: Path) -> None:
+    """Each is a result that names its line. Valid lines run."""
     tasks = write(
         tmp_path / "tasks.jsonl",
         program(0),
@@ -137,20 +139,32 @@ async def test_bad_lines_are_told_and_stop_nothing(url: str, tmp_path: Path) -> 
     assert code == 2, stderr
     found = read(tmp_path / "out")
     assert {record["id"] for record in found if "outcome" in record} == {"0", "1"}
-    told = {record["line"]: record["invalid_task"] for record in found if "invalid_task" in record}
-    assert sorted(told) == [2, 3, 4, *range(6, 18)]
+    problems = {record["line"]: record["invalid_task"] for record in found if "invalid_task" in record}
+    assert sorted(problems) == [2, 3, 4, *range(6, 18)]
     for line, words in {
         2: "not JSON", 3: "not UTF-8", 4: "no JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
         9: "'timeout_ms'", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "'ext'",
         16: "longer", 17: "nested",
     }.items():  # fmt: skip
-        assert f"line {line}" in told[line]
-        assert words in told[line], told[line]
+        assert f"line {line}" in problems[line]
+        assert words in problems[line], problems[line]
     assert "invalid_task" in stderr
 
 
-async def test_ids_that_stand_there_twice_are_an_error(url: str, tmp_path: Path) -> None:
-    """They are named before anything runs; from stdin, when they come."""
+async def test_a_timeout_above_the_limit(url: str, tmp_path: Path) -> None:
+    """The task is invalid, with the limit in the message; a larger `--timeout-ms` raises the limit."""
+    slow = {**program(1), "timeout_ms": 30_001}
+    tasks, out = write(tmp_path / "tasks.jsonl", program(0), slow), tmp_path / "out"
+    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2
+    by_id = {record["id"]: record for record in read(out)}
+    assert by_id["0"]["outcome"] == "OK"
+    assert "'timeout_ms' must be at most the limit of 30000 ms" in by_id["1"]["invalid_task"]
+    assert (await batch(tasks, "-o", str(out), "--url", url, "--resume", "--timeout-ms", "30001"))[0] == 0
+    assert {record["id"]: record["stdout"] for record in read(out)} == {"0": "0\n", "1": "1\n"}
+
+
+async def test_duplicate_ids_are_an_error(url: str, tmp_path: Path) -> None:
+    """They are reported before anything runs; those from stdin when they are read."""
     tasks = write(
         tmp_path / "tasks.jsonl", program(0), {**program(1), "id": "0"}, {**program(2), "id": "2"}, program(2)
     )
@@ -166,7 +180,7 @@ async def test_ids_that_stand_there_twice_are_an_error(url: str, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["gz", "zst", "stdin"])
 async def test_compressed_files_and_pipes(kind: str, url: str, tmp_path: Path) -> None:
-    """They are read as they are; results go to stdout when asked to."""
+    """They are read directly; results can go to stdout."""
     plain = Path(write(tmp_path / "plain", *(program(number) for number in range(20)))).read_bytes()
     source, stdin = str(tmp_path / f"tasks.jsonl.{kind}"), None
     if kind == "gz":
@@ -203,15 +217,15 @@ async def test_unreadable_files_are_a_clear_error(
 
 
 async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None:
-    """Verdicts stay byte for byte; failures, invalid tasks and a torn line are run again, and each id comes once."""
+    """Verdicts stay byte for byte. Failures, invalid tasks and a torn line run again, and each id occurs once."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(6)), b"no json")
     kept = b'{"id": "0", "outcome": "OK", "stdout": "kept as it is"}\n{"id": "1", "outcome": "CRASHED"}\n'
     other = b'{"id": "2", "infra_error": {"type": "ConnectError"}}\n{"id": null, "line": 7, "invalid_task": "line 7"}\n'
     out = tmp_path / "out"
     out.write_bytes(kept + other + b'{"id": "0", "outcome": "OK"}\n' + b'{"id": "3", "outcome": "OK", "std')
     assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2  # not without --resume
-    told = ["--summary-json", str(tmp_path / "sum")]
-    code, _, stderr = await batch(tasks, "-o", str(out), "--url", url, "--resume", *told)
+    summary_json = ["--summary-json", str(tmp_path / "sum")]
+    code, _, stderr = await batch(tasks, "-o", str(out), "--url", url, "--resume", *summary_json)
     assert code == 2, stderr
     assert out.read_bytes().startswith(kept)
     found = read(out)
@@ -222,8 +236,8 @@ async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-async def test_no_file_of_somebody_else_is_overwritten(url: str, tmp_path: Path) -> None:
-    """The tasks themselves, and what is no results file, stay as they are; a link stays a link."""
+async def test_foreign_files_are_not_overwritten(url: str, tmp_path: Path) -> None:
+    """The file of tasks and files without results are kept; a link stays a link."""
     tasks = write(tmp_path / "tasks.jsonl", program(0))
     for content in (b"precious\n", b'{"id": "0"}\n', b'{"id": "0", "outcome": ["OK"]}\n'):
         (tmp_path / "other").write_bytes(content)
@@ -242,7 +256,7 @@ async def test_no_file_of_somebody_else_is_overwritten(url: str, tmp_path: Path)
 
 
 async def test_pipes_and_devices(url: str, tmp_path: Path) -> None:
-    """A pipe is read once; results may go to a device; nobody needs to look."""
+    """A pipe is read once, results may go to a device, and stderr may be closed."""
     write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
     command = f"cat tasks.jsonl | {shlex.join(FAASRT)} batch /dev/stdin -o out --url {url} 2>&-"
     done = await anyio.to_thread.run_sync(
@@ -254,7 +268,7 @@ async def test_pipes_and_devices(url: str, tmp_path: Path) -> None:
 
 
 async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> None:
-    """The second one says so."""
+    """The second one is refused."""
     tasks = write(tmp_path / "tasks.jsonl", program(0))
     with (tmp_path / "out").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -264,7 +278,7 @@ async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> 
 
 
 async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
-    """The run ends with words; what was written stays, and --resume goes on."""
+    """The run ends with a message. Written results stay, and --resume continues."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(40)))
 
     def little_room() -> None:
@@ -281,7 +295,7 @@ async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
 
 
 async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
-    """The first one ends in good order and says how to go on; the second one at once."""
+    """The first one lets tasks in flight finish and shows how to resume. The second one stops at once."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(50)))
     for signals in (1, 2):
         out, stderr = tmp_path / f"out-{signals}", tmp_path / f"stderr-{signals}"
@@ -298,21 +312,40 @@ async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
             await until(lambda: process.poll() is not None)  # noqa: B023
             go_on.set()
-        told = stderr.read_text()
-        assert process.returncode == 130, told
-        assert "Traceback" not in told
-        assert "--resume" in told
+        text = stderr.read_text()
+        assert process.returncode == 130, text
+        assert "Traceback" not in text
+        assert "--resume" in text
         assert len(read(out)) == (5 if signals == 1 else 0)
+
+
+async def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    """The line of progress is replaced in place, and erased before the summary."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
+    primary, secondary = pty.openpty()
+    async with holding_faas() as (url, _, go_on):
+        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url]
+        process = subprocess.Popen(command, env=CLEAN, stderr=secondary)
+        os.close(secondary)
+        shown = b""
+        while b"\r\x1b[Kfaasrt: 0/5 done, 0.0/s, 5 in flight" not in shown:
+            shown += await anyio.to_thread.run_sync(os.read, primary, 65_536)
+        go_on.set()
+        while b"5 tasks in" not in shown:
+            shown += await anyio.to_thread.run_sync(os.read, primary, 65_536)
+        assert await anyio.to_thread.run_sync(process.wait) == 0
+    os.close(primary)
+    assert re.search(rb"\r\x1b\[KOK +5\r\n", shown)
 
 
 @contextlib.asynccontextmanager
 async def holding_faas() -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
-    """Give the URL of a FaaS, the programs that arrived, and an event before which it answers none of them."""
+    """Yield the URL of a FaaS, the programs that arrived, and the event that lets it answer."""
     arrived: list[int] = []
     go_on = asyncio.Event()
 
     async def health(request: web.Request) -> web.Response:
-        return web.json_response({"capabilities": {"faithful": True, "enforces_timeouts": True}})
+        return web.json_response({"capabilities": {"lossless": True, "enforces_timeouts": True}})
 
     async def run_code(request: web.Request) -> web.Response:
         arrived.append(len(arrived))
@@ -330,8 +363,8 @@ async def holding_faas() -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
         await runner.cleanup()
 
 
-async def test_resume_knows_lines_without_a_name_by_their_text(url: str, tmp_path: Path) -> None:
-    """A file that has changed does not make it take one task for another; a number as a name stays one."""
+async def test_resume_identifies_lines_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:
+    """A changed line is another task. A number stays a number as an id."""
     first, second = {"code": "print('a')", "language": "py"}, {"code": "print('b')", "language": "py"}
     out = tmp_path / "out"
     tasks = write(tmp_path / "tasks.jsonl", first, second, {**program(7), "id": 7})
@@ -343,7 +376,7 @@ async def test_resume_knows_lines_without_a_name_by_their_text(url: str, tmp_pat
 
 
 async def test_a_producer_that_waits_for_results(tmp_path: Path) -> None:
-    """A task is run again although the next line has not come; Ctrl-C ends the wait for it."""
+    """A task is retried although the next line has not arrived; Ctrl-C ends the wait for it."""
     async with FakeFaas() as faas:
         faas.script(Reply.crash())
         command = [*FAASRT, "batch", "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
@@ -360,8 +393,8 @@ async def test_a_producer_that_waits_for_results(tmp_path: Path) -> None:
         assert [record["outcome"] for record in read(tmp_path / "out")] == ["OK"]
 
 
-async def test_an_outage_is_bounded_and_told(tmp_path: Path) -> None:
-    """While tasks wait for another try the file is not read to its end; when stopped, their failures are kept."""
+async def test_an_outage_is_bounded(tmp_path: Path) -> None:
+    """While tasks wait for a retry the file is not read to its end. When stopped, their failures are kept."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(2_000)))
     async with FakeFaas() as faas:
         faas.default = Reply.crash()
@@ -386,16 +419,16 @@ async def test_an_outage_is_bounded_and_told(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, stderr = await anyio.to_thread.run_sync(process.communicate)
         assert process.returncode == 130, stderr
-        told = read(out)
-        assert 8 <= len(told) <= 16
-        assert all("infra_error" in record for record in told)
+        records = read(out)
+        assert 8 <= len(records) <= 16
+        assert all("infra_error" in record for record in records)
         # Where a failure meets a question for the server's health, the program goes in an envelope, to be safe.
         plain = {body["code"] for body in faas.requests if body["code"].startswith("print(")}
-        assert plain <= {f"print({record['id']})" for record in told}
+        assert plain <= {f"print({record['id']})" for record in records}
 
 
 async def test_failures_of_the_infrastructure(tmp_path: Path) -> None:
-    """They are results of their own, retried when asked to, else by --resume; while some are left, the code is 3."""
+    """They are results, retried with --retry-infra or --resume. While some are left, the exit code is 3."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(10)))
     out = tmp_path / "out"
     async with FakeFaas() as faas:
@@ -458,7 +491,7 @@ def human_eval(body: str | None) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("body", "outcome"), [(None, "OK"), ("    return None\n", "USER_ERROR")])
 async def test_human_eval(body: str | None, outcome: str, url: str, tmp_path: Path) -> None:
-    """Every canonical solution passes its tests, and none does with a planted bug."""
+    """Every canonical solution passes its tests, and every wrong one fails."""
     tasks = write(tmp_path / "tasks.jsonl", *human_eval(body))
     started = time.perf_counter()
     code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)

@@ -8,12 +8,17 @@ from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from faasrt import ExecutionResult, Outcome
-from faasrt.protocol.cases import MAX_REQUEST_BYTES, Plan
-from faasrt.protocol.executions import Reading
-from faasrt.protocol.frames import Record, Report, cut_ret_val, frame_bytes, take_frames
+from faasrt import ExecutionResult, Outcome, Timings
+from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
+from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes, take_frames
+from faasrt.protocol.program import GuestResponse
+from faasrt.protocol.response import Verdict
 
-KILLED = ExecutionResult(outcome=Outcome.CRASHED)
+KILLED = Verdict(outcome=Outcome.CRASHED)
+
+
+def to_result(verdict: Verdict) -> ExecutionResult:
+    return verdict.to_result(timings=Timings(), attempts=1, endpoint="")
 
 
 def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
@@ -28,7 +33,7 @@ def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
 )
 def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None:
     """N cases with k that end their execution take k + 1 executions when there is room; none begins twice."""
-    plan = Plan(["[[], {}]"] * len(kinds), limit=1_000, isolate=isolate, rerun=False)
+    plan = CaseScheduler(["[[], {}]"] * len(kinds), limit=1_000, isolate=isolate, rerun=False)
     begun: list[int] = []
     executions = 0
     while (batch := plan.next_batch()) is not None:
@@ -43,10 +48,10 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
             records[index] = record(Outcome.OK if kinds[index] == "fine" else Outcome.USER_ERROR, str(index))
             if kinds[index] == "exits":
                 break
-        plan.take(
+        plan.record_results(
             batch,
-            Reading(Report(records=records, begun=True, final=final, progress=True), KILLED),
-            lambda result: result,
+            GuestResponse(GuestReport(records=records, started=True, final=final, progress=True), KILLED),
+            to_result,
         )
     assert begun == list(range(len(kinds)))
     expected = {"fine": Outcome.OK, "raises": Outcome.USER_ERROR, "exits": Outcome.USER_ERROR, "dies": Outcome.CRASHED}
@@ -63,16 +68,18 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
 @given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
 def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], count: int) -> None:
     """Where an execution says nothing, halving finds each killer, and every other case has its value."""
-    plan = Plan(["[[], {}]"] * count, limit=1_000, isolate=False, rerun=True)
+    plan = CaseScheduler(["[[], {}]"] * count, limit=1_000, isolate=False, rerun=True)
     executions = 0
     while (batch := plan.next_batch()) is not None:
         executions += 1
         assert executions <= 40 * count
         if silent & set(batch):
-            report = Report()
+            report = GuestReport()
         else:
-            report = Report(records={-1: record()} | {index: record() for index in batch}, begun=True, final=True)
-        plan.take(batch, Reading(report, KILLED), lambda result: result)
+            report = GuestReport(
+                records={-1: record()} | {index: record() for index in batch}, started=True, final=True
+            )
+        plan.record_results(batch, GuestResponse(report, KILLED), to_result)
     assert [result.outcome for result in plan.all_results()] == [
         Outcome.CRASHED if index in silent else Outcome.OK for index in range(count)
     ]
@@ -82,13 +89,15 @@ def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], cou
 @given(sizes=st.lists(st.integers(1, 2 * MAX_REQUEST_BYTES), min_size=1, max_size=8))
 def test_batches_stay_small(sizes: list[int]) -> None:
     """A batch holds at most a mebibyte of arguments, or a single case."""
-    plan = Plan(["x" * size for size in sizes], limit=1_000, isolate=False, rerun=False)
+    plan = CaseScheduler(["x" * size for size in sizes], limit=1_000, isolate=False, rerun=False)
     seen: list[int] = []
     while (batch := plan.next_batch()) is not None:
         seen += batch
         assert len(batch) == 1 or sum(sizes[index] for index in batch) <= MAX_REQUEST_BYTES
         records = {-1: record()} | {index: record() for index in batch}
-        plan.take(batch, Reading(Report(records=records, begun=True, final=True), KILLED), lambda result: result)
+        plan.record_results(
+            batch, GuestResponse(GuestReport(records=records, started=True, final=True), KILLED), to_result
+        )
     assert seen == list(range(len(sizes)))
 
 
@@ -133,7 +142,7 @@ def frame(content: Any) -> str:
     return "faasrt1:" + base64.b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
 
 
-def take(texts: list[str], nonce: str, limit: int) -> tuple[Report, list[str]]:
+def take(texts: list[str], nonce: str, limit: int) -> tuple[GuestReport, list[str]]:
     report, rest = take_frames({str(number): text for number, text in enumerate(texts)}, nonce, limit)
     return report, list(rest.values())
 
@@ -147,8 +156,17 @@ def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int
         assert isinstance(index, int)
         assert isinstance(kept.outcome, Outcome)
         assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in kept.texts.values())
-        result = Reading(report, KILLED).result_of(kept, limit=limit)
-        json.dumps(result.to_dict())
+        verdict = GuestResponse(report, KILLED).verdict_of(kept, limit=limit)
+        json.dumps(to_result(verdict).to_dict())
+
+
+def test_a_forged_frame_of_structure_is_not_decoded() -> None:
+    """Text that is all brackets takes many times longer to decode than the strings that a frame consists of."""
+    record = {"index": 0, "outcome": "OK", "ms": 1, "exit_code": 0}
+    strings = frame({"nonce": "n", "final": True, "records": [record | {"stdout": '"\\[]' * 200_000}]})
+    brackets = frame({"nonce": "n", "final": True, "records": [record | {"x": [[]] * 200_000}]})
+    assert take([strings], "n", 2**20)[0].records[0].texts["stdout"] == '"\\[]' * 200_000
+    assert take([brackets], "n", 2**20) == (GuestReport(), [brackets])
 
 
 @settings(max_examples=200, deadline=None)
@@ -157,14 +175,14 @@ def test_what_is_no_frame_is_passed_over(data: bytes, prefix: str) -> None:
     """Neither bytes that only look like a frame nor frames of another call count."""
     text = prefix + base64.b64encode(data).decode()
     texts = [text, frame({"nonce": "other", "final": True, "records": []})]
-    assert take(texts, "n", 100) == (Report(), texts)
+    assert take(texts, "n", 100) == (GuestReport(), texts)
 
 
 def test_frames_are_taken_out_of_a_text() -> None:
     """With the line ends around them, and no others."""
     own, other = frame({"nonce": "n", "records": []}), frame({"nonce": "m"})
     report, rest = take([f"a\n\n{own}\n{other}\n\n{own}\nb", own + own, f"{own}\n\n{own}"], "n", 100)
-    assert report.begun
+    assert report.started
     assert rest == [f"a\n{other}\nb", "", ""]
 
 

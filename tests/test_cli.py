@@ -31,7 +31,7 @@ def faasrt(*arguments: str, stdin: bytes | None = None, **env: str) -> tuple[int
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-NOTICE = "faasrt: no FaaS is configured, so the one built in runs this\n"
+NOTICE = "faasrt: no endpoint configured; using the embedded FaaS\n"
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ NOTICE = "faasrt: no FaaS is configured, so the one built in runs this\n"
      ("d.ts", "const x: number = 42; console.log(x)"), ("E.PY", "\ufeffprint(42)")],
 )  # fmt: skip
 def test_run_guesses_the_language(tmp_path: Path, name: str, code: str) -> None:
-    """A file runs in the language of its suffix, in the embedded FaaS, and one line on stderr says so."""
+    """A file runs in the language of its suffix, in the embedded FaaS, with a message on stderr."""
     (tmp_path / name).write_text(code)
     assert faasrt("run", str(tmp_path / name)) == (0, "42\n", NOTICE)
 
 
 def test_run_from_stdin_and_from_the_command_line() -> None:
-    """- reads stdin, -c takes the program itself; both want the language said."""
+    """- reads stdin, -c takes the program itself; both need the language."""
     assert faasrt("run", "-l", "py", "-", stdin=b"print('\xc3\xa9')")[:2] == (0, "é\n")
     assert faasrt("run", "-l", "js", "-c", "console.log('é')")[:2] == (0, "é\n")
 
@@ -62,7 +62,7 @@ def test_streams_and_exit_code_of_a_failure() -> None:
         "faasrt: USER_ERROR: ZeroDivisionError: division by zero\n"
     )
     exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "while (true) {}", "--timeout-ms", "200")
-    assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT\n")
+    assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT: Timeout: timeout after 200 ms (limit of the client)\n")
 
 
 def test_json_holds_every_field() -> None:
@@ -95,6 +95,8 @@ def test_json_holds_every_field() -> None:
         (["run", "-l", "py", "-c", "1", "--timeout-ms", "0"], "timeout_ms"),
         (["run", "-l", "py", "-c", "1", "--timeout-ms", "nan"], "timeout_ms"),
         (["run", "-l", "py", "-c", "1", "--timeout-ms", "x"], "--timeout-ms"),
+        (["run", "-l", "py", "-c", "1", "--timeout-ms", "86400001"], "--timeout-ms must be at most 86400000"),
+        (["batch", "-", "-o", "-", "--timeout-ms", "86400001"], "--timeout-ms must be at most 86400000"),
         (["run", "-l", "py", "-c", "1", "--url", "ftp://x"], "http://host:port"),
         (["serve", "--host", "0.0.0.0"], "token"),
         (["serve", "--workers", "0"], "workers"),
@@ -110,6 +112,11 @@ def test_wrong_usage_is_2(arguments: list[str], words: str) -> None:
     assert "Traceback" not in stderr
 
 
+def test_a_timeout_above_the_default_limit() -> None:
+    """`--timeout-ms` raises the limit of the sandbox."""
+    assert faasrt("run", "-l", "js", "-c", "console.log(1)", "--timeout-ms", "30001") == (0, "1\n", NOTICE)
+
+
 def test_bytes_that_are_no_text_are_2(tmp_path: Path) -> None:
     """A program must be UTF-8."""
     (tmp_path / "x.py").write_bytes(b"print('\xff')")
@@ -119,7 +126,7 @@ def test_bytes_that_are_no_text_are_2(tmp_path: Path) -> None:
 
 
 def test_a_dead_server_is_3(unused_tcp_port: int) -> None:
-    """Infrastructure is told apart from code, by exit code and by words."""
+    """An infrastructure failure has an exit code and a message of its own."""
     url = f"http://127.0.0.1:{unused_tcp_port}"
     for arguments in (["run", "-l", "js", "-c", "1"], ["validate", "-l", "js", "-c", "1"]):
         exit_code, stdout, stderr = faasrt(*arguments, "--url", url)
@@ -132,14 +139,14 @@ def test_a_dead_server_is_3(unused_tcp_port: int) -> None:
 
 
 def test_a_language_without_a_server_is_2() -> None:
-    """A configured fleet that lacks a language does not fall back silently."""
+    """Endpoints without the language do not fall back to the embedded FaaS."""
     exit_code, _, stderr = faasrt("run", "-l", "py", "-c", "1", COZE_LOOP_JS_FAAS_URL="http://127.0.0.1:1")
     assert exit_code == 2
     assert "python is not supported here" in stderr
 
 
 def test_validate() -> None:
-    """Valid is 0; wrong is 1, with place and words on stderr; JSON on demand."""
+    """Valid is 0; invalid is 1, with position and message on stderr, or JSON."""
     assert faasrt("validate", "-l", "py", "-c", "print('(')")[0] == 0
     exit_code, stdout, stderr = faasrt("validate", "-l", "py", "-c", "def f(:")
     assert (exit_code, stdout) == (1, "")
@@ -211,7 +218,7 @@ def test_missing_extras_are_named(missing: str) -> None:
 
 
 def test_warmup_and_health() -> None:
-    """Both prepare every engine of the embedded FaaS and say so."""
+    """Both prepare every engine of the embedded FaaS and report it."""
     exit_code, stdout, _ = faasrt("warmup")
     assert exit_code == 0
     assert sorted(stdout.splitlines()) == [
@@ -262,7 +269,7 @@ def test_odd_surroundings(command: str, exit_code: int, tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_killed_command(tmp_path: Path) -> None:
-    """`kill -9` gives nobody time to clean up: the system ends the sandboxes, and the folder goes away."""
+    """After `kill -9` the system ends the sandboxes and the folder is removed."""
     argv = [FAASRT, "run", "-l", "js", "-c", "await new Promise((r) => setTimeout(r, 50_000))", "--timeout-ms", "60000"]
     process = subprocess.Popen(argv, env={**CLEAN, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
     wait_for(lambda: with_word(strays(tmp_path), "runner.js"))
@@ -278,7 +285,7 @@ def wait_for(condition: Any) -> None:
 
 
 def read_terminal(primary: int) -> bytes:
-    """What was written to a terminal; nothing when its other side has been closed."""
+    """Return the bytes written to a terminal; none when its other side is closed."""
     try:
         return os.read(primary, 65_536)
     except OSError:
@@ -304,7 +311,7 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     os.killpg(process.pid, signal.SIGINT)
-    # Somebody reads on: a terminal that is full would stop it.
+    # Keep reading: a full terminal would block the process.
     reading = threading.Thread(target=lambda: all(iter(lambda: read_terminal(primary), b"")))
     reading.start()
     assert process.wait(60) == 130

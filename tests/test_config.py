@@ -20,7 +20,9 @@ from faasrt import (
     RetrySettings,
     SandboxConfig,
     Settings,
+    TaskFailure,
     TaskResult,
+    TaskSuccess,
     TimeoutSettings,
     UnsupportedLanguageError,
 )
@@ -78,10 +80,20 @@ def test_tasks_are_checked() -> None:
     with pytest.raises(UnsupportedLanguageError):
         CodeTask("1", "ruby")
     result = ExecutionResult(outcome=Outcome.OK)
-    assert TaskResult(0, task, result).error is None
-    for wrong in ({}, {"result": result, "error": FaasrtError("x")}):
-        with pytest.raises(ValueError, match="either"):
-            TaskResult(0, task, **wrong)  # type: ignore[arg-type]
+    assert TaskSuccess(0, task, result).error is None
+    failure = TaskFailure(0, task, FaasrtError("x"))
+    assert failure.result is None
+    assert isinstance(failure, TaskResult)
+    assert failure.to_dict() == {
+        "index": 0,
+        "id": "a",
+        "result": None,
+        "error": {"name": "FaasrtError", "message": "x"},
+    }
+    assert TaskSuccess(1, task, result).to_dict()["result"] == result.to_dict()
+    for kind in (TaskSuccess, TaskFailure):
+        with pytest.raises(TypeError):
+            kind(0, task)
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,16 @@ import pytest_asyncio
 import faasrt
 import faasrt.testing
 from faasrt import RuntimeManager
+from faasrt._map import MAX_WINDOW
 from faasrt.cli.main import commands
 from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE
-from faasrt.local import LocalFaaS, limits
-from faasrt.local.engines.bounds import FLOOD_FACTOR
+from faasrt.local import LocalFaaS, http_limits
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
-from faasrt.mapping import MAX_WINDOW
 from faasrt.protocol.cases import MAX_REQUEST_BYTES
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.syntax import MAX_CODE_BYTES
 from faasrt.transport.limiter import AdaptiveLimit
-from faasrt.validation import MAX_CODE_BYTES
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
@@ -35,7 +35,7 @@ EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(nam
 # It blocks the thread, and needs a cluster: `test_ray.py` runs it.
 ELSEWHERE = {"faasrt.ray.run_tasks"}
 # Public among the modules of the package only.
-INTERNAL = {"close_within", "patiently", "run_task"}
+INTERNAL = {"close_within"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -80,7 +80,7 @@ async def test_every_public_name_has_an_example() -> None:
 
     `aclose` needs none: everybody writes `async with`.
     """
-    public = [getattr(faasrt, name) for name in faasrt.__all__ if name != "__version__"]
+    public = [getattr(faasrt, name) for name in faasrt.__all__ if name not in ("TaskResult", "__version__")]
     shared = {name for name, _ in public_methods(RuntimeManager)} - {"run_code", "validate_code"}
     for kind, others in ((RuntimeManager, set()), (faasrt.RuntimeFactory, set()), (faasrt.Runtime, shared | INTERNAL)):
         public += [method for name, method in public_methods(kind) if name not in others | {"aclose"}]
@@ -95,7 +95,8 @@ async def test_every_public_name_outside_the_package_itself_has_an_example() -> 
     listed += [f"faasrt.testing.{name}" for name in faasrt.testing.__all__]
     for name in listed:
         value = pydoc.locate(name)
-        assert {named(value), getattr(value, "__module__", "")} & EXAMPLES, name
+        names = {value.__name__} if inspect.ismodule(value) else {named(value), getattr(value, "__module__", "")}
+        assert names & EXAMPLES, name
 
 
 def public_methods(kind: type) -> list[tuple[str, Any]]:
@@ -134,18 +135,18 @@ def figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.transport", f"fails {words[breaker.consecutive_failures]} times in a row"
     yield "faasrt.transport", f"more than a fifth of at least {breaker.min_calls} calls in {breaker.window_s:g} s"
     assert breaker.min_success_rate == 0.8
-    yield "faasrt.transport", f"for {breaker.base_ejection_s:g} s, doubling up to {breaker.max_ejection_s:g} s"
+    yield "faasrt.transport", f"for {breaker.base_open_s:g} s, doubling up to {breaker.max_open_s:g} s"
     unknown = AdaptiveLimit(1_000)
-    unknown.learn(None)
+    unknown.set_capacity(None)
     yield "faasrt.transport", f"the size that its `/health` tells (else {unknown.limit:g})"
-    yield "faasrt.local", f"bodies over {limits.MAX_BODY_BYTES // 2**20} MiB"
-    yield "faasrt.local", f"of more than {limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
-    yield "faasrt.local", f"at most {limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
-    yield "faasrt.local", f"{limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
-    yield "faasrt.local", f"the taking of its answer have {limits.REQUEST_TIMEOUT_S:g} s each"
+    yield "faasrt.local", f"bodies over {http_limits.MAX_BODY_BYTES // 2**20} MiB"
+    yield "faasrt.local", f"of more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
+    yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
+    yield "faasrt.local", f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
+    yield "faasrt.local", f"the taking of its answer have {http_limits.REQUEST_TIMEOUT_S:g} s each"
     least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for JavaScript"
     yield "faasrt.config.SandboxConfig", least
-    yield "faasrt.results", f"(more than {({2: 'twice'})[FLOOD_FACTOR]} that, on the embedded FaaS)"
+    yield "faasrt.results", f"(more than {({2: 'twice'})[OUTPUT_FACTOR]} that, on the embedded FaaS)"
     yield "faasrt.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"
     yield "faasrt.runtime.Runtime.run_cases", f"arguments ({MAX_REQUEST_BYTES // 2**20} MiB)"
     yield "faasrt.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"

@@ -1,4 +1,4 @@
-"""The examples: each runs as its docstring says, and does what it shows."""
+"""The examples run as their docstrings state."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from helpers import until_active
 from served import CLEAN, is_gone, until
 
 from faasrt import LimiterSettings, RuntimeManager
-from faasrt.examples import aiohttp_backend, batch, benchmark, fastapi_backend
+from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastapi_backend
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, Reply
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
 
-FOLDER = Path(batch.__file__).parent
+FOLDER = Path(batch_evaluation.__file__).parent
 BACKENDS = ["aiohttp_backend", "fastapi_backend"]
 EXACT = (
     "def grade(answer, expected):\n    print('seen')\n    return {'score': float(answer == expected), 'reason': 'r'}"
@@ -47,7 +47,7 @@ async def url_of(local: RuntimeManager) -> str:
 
 
 def making(url: str, **settings: Any) -> MakeManager:
-    """What gives a backend a manager whose languages all go to one URL."""
+    """Return a function that makes a manager with one URL for all languages."""
     environ = {"COZE_LOOP_FAAS_URL": url}
     return lambda **options: RuntimeManager.from_env(environ, **options, **settings)
 
@@ -77,15 +77,15 @@ async def serving(backend: str, make_manager: MakeManager) -> AsyncIterator[aioh
 
 
 async def grade(client: aiohttp.ClientSession, **body: Any) -> tuple[int, dict[str, Any]]:
-    """Send a request that is right but for what is given."""
+    """Send a request that is valid except for the given fields."""
     body = {"grader": EXACT, "answer": "42", "expected": "42", **body}
     async with client.post("/grade", json=body) as response:
         return response.status, await response.json()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_what_a_grader_does_is_an_answer(backend: str, local: RuntimeManager) -> None:
-    """Grades, failures of graders, and what is no grade, each with status 200 and told apart."""
+async def test_failures_of_graders_are_answers(backend: str, local: RuntimeManager) -> None:
+    """Grades, failures of graders and invalid grades are different answers, each with status 200."""
     async with serving(backend, making(await url_of(local))) as client:
         right = {"outcome": "OK", "grade": {"score": 1.0, "reason": "r"}, "problem": "", "stdout": "seen\n"}
         assert await grade(client) == (200, right)
@@ -101,7 +101,8 @@ async def test_what_a_grader_does_is_an_answer(backend: str, local: RuntimeManag
 
         failed = {"outcome": "USER_ERROR", "grade": None, "problem": "ValueError: no", "stdout": ""}
         assert await grade(client, grader="def grade(a, b): raise ValueError('no')") == (200, failed)
-        endless = {"outcome": "TIMEOUT", "grade": None, "problem": "", "stdout": ""}
+        problem = "Timeout: timeout after 300 ms (limit of the client)"
+        endless = {"outcome": "TIMEOUT", "grade": None, "problem": problem, "stdout": ""}
         assert await grade(client, grader="def grade(a, b):\n    while True: pass", timeout_ms=300) == (200, endless)
         status, body = await grade(
             client, grader="def grade(a, b):\n    print('\\ud800')\n    raise ValueError('\\ud801')"
@@ -111,7 +112,7 @@ async def test_what_a_grader_does_is_an_answer(backend: str, local: RuntimeManag
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_wrong_requests_are_422(backend: str) -> None:
-    """What cannot be graded is refused, with words, and nothing is sent."""
+    """Invalid requests are refused with a message, and nothing is sent."""
     async with FakeFaas() as fake, serving(backend, making(fake.url)) as client:
         for wrong in (
             {"grader": " "},
@@ -155,7 +156,7 @@ async def test_failures_of_the_servers_are_502_and_503(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_full_queue_is_503(backend: str) -> None:
-    """Who comes when too many wait already is told to come again."""
+    """A request beyond the limit of the queue gets a Retry-After."""
     managers: list[RuntimeManager] = []
 
     def make(**options: Any) -> RuntimeManager:
@@ -211,7 +212,7 @@ async def test_health_and_metrics(backend: str) -> None:
 
 
 async def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run Python on arguments, and wait for its end."""
+    """Run Python with arguments and wait for its end."""
     command = [sys.executable, "-W", "error", *arguments]
     return await anyio.to_thread.run_sync(
         lambda: subprocess.run(command, env={**CLEAN, **environ}, capture_output=True, text=True, timeout=100)
@@ -249,7 +250,7 @@ async def test_a_backend_ends_cleanly(backend: str, number: signal.Signals, tmp_
     ("example", "missing"),
     [("fastapi_backend", "fastapi"), ("fastapi_backend", "uvicorn"), ("aiohttp_backend", "prometheus_client")],
 )
-async def test_what_is_missing_is_named(example: str, missing: str) -> None:
+async def test_missing_packages_are_named(example: str, missing: str) -> None:
     """Without a package that is no dependency of faasrt, the last line says what to install."""
     done = await run("-c", f"import sys; sys.modules[{missing!r}] = None; import faasrt.examples.{example}")
     assert done.returncode == 1
@@ -257,12 +258,12 @@ async def test_what_is_missing_is_named(example: str, missing: str) -> None:
     assert last.startswith(f"ModuleNotFoundError: this example needs {missing}: pip install 'faasrt[local,prometheus]'")
 
 
-def expected_verdict(item: batch.Item) -> batch.Verdict:
-    """What a grader says when it is run right here."""
+def expected_verdict(item: batch_evaluation.Item) -> batch_evaluation.Verdict:
+    """Return the verdict of a grader that runs in this process."""
     if item.grader == "endless" and item.answer == item.expected:
         return "grader failed"
     namespace: dict[str, Any] = {}
-    exec(batch.GRADERS[item.grader], namespace)
+    exec(batch_evaluation.GRADERS[item.grader], namespace)
     try:
         return "right" if namespace["grade"](item.answer, item.expected) else "wrong"
     except Exception:
@@ -272,30 +273,30 @@ def expected_verdict(item: batch.Item) -> batch.Verdict:
 async def test_a_batch_adds_up(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each answer gets the verdict that its grader gives elsewhere, in order."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
-    items = batch.sample(120)
-    graded = await batch.grade_all(items)
+    items = batch_evaluation.sample(120)
+    graded = await batch_evaluation.grade_all(items)
     assert [one.item for one in graded] == items
     assert [one.verdict for one in graded] == [expected_verdict(item) for item in items]
-    assert {one.reason for one in graded} == {"", "ValueError", "ZeroDivisionError", "TIMEOUT"}
+    assert {one.reason for one in graded} == {"", "ValueError", "ZeroDivisionError", "Timeout"}
 
 
 async def test_a_batch_as_a_command() -> None:
-    """It brings its own FaaS, and its account has a line for each grader and for each reason."""
-    done = await run("-m", "faasrt.examples.batch", "--answers", "40")
+    """It uses the embedded FaaS, and its summary has a line for each grader and for each reason."""
+    done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "40")
     assert done.returncode == 0, done.stderr
     lines = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()]
     assert lines[0] == ["grader", "right", "wrong", "grader failed", "not graded"]
-    assert [line[0] for line in lines[1:5]] == list(batch.GRADERS)
+    assert [line[0] for line in lines[1:5]] == list(batch_evaluation.GRADERS)
     assert sum(int(count) for line in lines[1:5] for count in line[1:]) == 40
     assert all(line[-1] == "0" for line in lines[1:5])
     assert ["grader failed: ValueError (6)"] in lines[5:]
 
 
 async def test_a_batch_in_an_outage() -> None:
-    """What the infrastructure fails counts as not graded, never as wrong, and the exit code says so."""
+    """Infrastructure failures count as not graded, never as wrong, and the exit code is 3."""
     async with FakeFaas() as fake:
         fake.default = Reply.crash()
-        done = await run("-m", "faasrt.examples.batch", "--answers", "30", COZE_LOOP_FAAS_URL=fake.url)
+        done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "30", COZE_LOOP_FAAS_URL=fake.url)
     assert done.returncode == 3
     assert "not graded: ServerError (30)" in done.stdout
     assert "wrong:" not in done.stdout
@@ -324,7 +325,7 @@ async def test_a_benchmark_splits_the_time(local: RuntimeManager, monkeypatch: p
 
 
 async def test_a_benchmark_as_a_command() -> None:
-    """It brings its own FaaS; of runs that fail it counts the errors, and its exit code says so."""
+    """It uses the embedded FaaS. It counts the errors of failed runs, and its exit code is 3 then."""
     done = await run("-m", "faasrt.examples.benchmark", "--runs", "20", "--concurrency", "4")
     assert done.returncode == 0, done.stderr
     assert re.match(r"20 runs in .*: OK 20\n", done.stdout)
@@ -342,7 +343,7 @@ NOTEBOOK = [
 
 
 async def execute(source: str, namespace: dict[str, Any]) -> str:
-    """Run a cell as Jupyter does, in the event loop, and give what it prints and shows."""
+    """Run a cell in the event loop, as Jupyter does, and return its output."""
 
     async def evaluate(tree: Any, mode: str) -> Any:
         done = eval(compile(tree, "cell", mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)

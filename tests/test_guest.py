@@ -13,21 +13,21 @@ from doubles.python_faas import mangled
 
 from faasrt import Outcome
 from faasrt.languages import Language
-from faasrt.protocol.envelope import Job, wrap
-from faasrt.protocol.frames import Report, take_frames
-from faasrt.protocol.profile import EndpointProfile
+from faasrt.protocol.envelope import GuestJob, wrap
+from faasrt.protocol.frames import GuestReport, take_frames
+from faasrt.protocol.health import EndpointProfile
 
 NONCE = "abc123"
 
 
-def read(*streams: str, limit: int = 1_000) -> Report:
+def read(*streams: str, limit: int = 1_000) -> GuestReport:
     return take_frames({str(number): text for number, text in enumerate(streams)}, NONCE, limit)[0]
 
 
-def run(code: str, language: str, folder: Path, **job: Any) -> tuple[Report, subprocess.CompletedProcess[str]]:
+def run(code: str, language: str, folder: Path, **job: Any) -> tuple[GuestReport, subprocess.CompletedProcess[str]]:
     """Run a wrapped program as a file of its own."""
     fields = {"limit_ms": 5_000, "max_output_bytes": 10_000} | job
-    text = wrap(Job(code=code, language=Language.parse(language), **fields), EndpointProfile(), NONCE)
+    text = wrap(GuestJob(code=code, language=Language.parse(language), **fields), EndpointProfile(), NONCE)
     file = folder / ("program.py" if language == "python" else "program.js")
     file.write_text(text)
     command = [sys.executable, "-I"] if language == "python" else [deno.find_deno_bin(), "run", "-A", "--quiet"]
@@ -46,10 +46,10 @@ def test_a_frame_and_nothing_else_comes_out(code: str, language: str, tmp_path: 
     assert report.records[0].texts == {"stdout": "said\n", "stderr": "", "ret_val": "5"}
     assert "said" not in done.stdout
     start = take_frames({"stderr": done.stderr}, NONCE, 1_000)
-    assert start == (Report(begun=True), {"stderr": ""})
+    assert start == (GuestReport(started=True), {"stderr": ""})
     lines = done.stdout.split("\n")
     if language == "python":
-        assert read(lines[0]) == Report(begun=True)
+        assert read(lines[0]) == GuestReport(started=True)
         assert (lines[1], lines[3:]) == ("__COZE_RETURN_VAL_START__", ["__COZE_RETURN_VAL_END__", ""])
     else:
         assert lines[1].startswith('{"stdout":"","stderr":"","ret_val":"faasrt1:')
@@ -61,7 +61,7 @@ def test_progress_goes_to_stderr(tmp_path: Path) -> None:
     cases = [f"[[{number}], {{}}]" for number in range(4)]
     report, done = run(code, "python", tmp_path, function="f", cases=cases, single=False, begin_within_ms=1_000.0)
     assert done.returncode == -9
-    assert report.begun
+    assert report.started
     assert not report.final
     assert {index: record.texts["ret_val"] for index, record in report.records.items()} == {-1: "", 0: "0", 1: "1"}
 
@@ -79,7 +79,7 @@ def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
 def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
     """What the guest program and the user's changed is as it was: a server may have something to do afterwards."""
     code = "import builtins, sys\nbuiltins.print = sys.stdout = None\nsys.setrecursionlimit(99)\ndel builtins.len"
-    job = Job(code=code, language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000)
+    job = GuestJob(code=code, language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000)
     text = wrap(job, EndpointProfile(), NONCE)
     file = tmp_path / "host.py"
     file.write_text(
@@ -96,11 +96,15 @@ def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
 
 def test_what_is_sent_holds_no_comments_and_survives_the_servers_rewriting() -> None:
     """python-faas escapes newlines between quotes: no pair of quotes in the wrapped program spans a line."""
-    job = Job(code="# don't\nprint('''a\nb''')\n", language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000)
+    job = GuestJob(
+        code="# don't\nprint('''a\nb''')\n", language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000
+    )
     text = wrap(job, EndpointProfile(), NONCE)
     assert mangled(text) == text
     assert text.rstrip().splitlines()[-1].startswith("_faasrt = ")
     script = wrap(
-        Job(code="1", language=Language.JAVASCRIPT, limit_ms=1_000, max_output_bytes=1_000), EndpointProfile(), NONCE
+        GuestJob(code="1", language=Language.JAVASCRIPT, limit_ms=1_000, max_output_bytes=1_000),
+        EndpointProfile(),
+        NONCE,
     )
     assert not [line for line in script.splitlines() if line.lstrip().startswith("//")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers import manager_for
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, ServerError
 from faasrt.results import ExecutionOutput
+from faasrt.testing import FakeFaas, Reply
 
 # How js-faas is deployed: two versions, and a gateway that passes nothing but `/run_code` on.
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
@@ -125,7 +127,7 @@ async def test_python_faas_cannot_start_its_interpreter(broken: str, has_health:
         assert python.executions == 3
     for failure in failures:
         assert (failure.status, failure.sent, failure.attempts) == (200, "yes", 1)
-        expected = "it gave no reason" if broken == "silent" else "No such file or directory"
+        expected = "no reason given" if broken == "silent" else "No such file or directory"
         assert expected in failure.details
 
 
@@ -148,8 +150,34 @@ async def test_python_programs_that_die_are_the_users(has_health: bool) -> None:
             assert (await manager.run_code(code, "python")).outcome is Outcome.CRASHED
         code = "import os\ndef f(n):\n    if n == 1: os.kill(os.getpid(), 9)\n    return n"
         assert outcomes(await runtime.run_cases(code, "f", [(0,), (1,), (2,)])) == ["OK", "CRASHED", "OK"]
-        assert (await runtime.call_function(code, "f", 1)).outcome is Outcome.CRASHED
-        assert (await runtime.call_function(code, "f", 2)).value == 2
+        assert (await runtime.call_function(code, "f", [1])).outcome is Outcome.CRASHED
+        assert (await runtime.call_function(code, "f", [2])).value == 2
+
+
+@pytest.mark.parametrize("has_health", [True, False])
+async def test_a_slow_start_is_no_timeout(has_health: bool, tmp_path: Path) -> None:
+    """The start of the interpreter can take longer than the program's limit, and counts in the server's duration."""
+    async with PythonFaas(has_health=has_health, start_up_s=0.5) as python, manager_for(python.url) as manager:
+        code = "import os\nos.close(2)\nos.kill(os.getpid(), 9)"
+        assert (await manager.run_code(code, "python", timeout_ms=300)).outcome is Outcome.CRASHED
+        python.interpreter = "false"
+        with pytest.raises(ServerError, match="did not start its interpreter"):
+            await manager.run_code("1", "python", timeout_ms=300)
+
+
+@pytest.mark.parametrize(("language", "state"), [("javascript", "closed"), ("python", "open")])
+async def test_whose_failure_a_missing_start_is(language: str, state: str) -> None:
+    """A JavaScript program can write the answer of its server itself, so it must not fail the calls of others."""
+    metadata = {"language": language, "status": "success", "exit_code": 1, "duration": 5}
+    if language == "python":
+        metadata["runtime"] = "pyodide-deno"
+    body = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": metadata}
+    async with FakeFaas() as faas, manager_for(faas.url, envelope="always") as manager:
+        faas.default = Reply(body=json.dumps(body).encode())
+        for _ in range(6):
+            with pytest.raises(ServerError, match="did not start its interpreter"):
+                await manager.run_code("1", language)
+        assert manager.get_metrics().states[0].state == state
 
 
 async def test_recursion_on_python_faas() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,44 +12,42 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "faasrt"
 # The first prefix that fits tells the floor.
 FLOORS = [
-    ("faasrt.examples", 10),
-    ("faasrt.cli", 9),
-    ("faasrt.ray", 9),
-    ("faasrt.testing.pytest_plugin", 9),
-    ("faasrt.manager", 8),
-    ("faasrt.factory", 7),
-    ("faasrt.mapping", 7),
-    ("faasrt.map_options", 5),
-    ("faasrt.result_stream", 5),
-    ("faasrt.embedded", 7),
-    ("faasrt.runtime", 6),
-    ("faasrt.transport", 5),
+    ("faasrt.examples", 12),
+    ("faasrt.cli", 11),
+    ("faasrt.ray", 11),
+    ("faasrt.testing.pytest_plugin", 11),
+    ("faasrt.manager", 10),
+    ("faasrt.factory", 9),
+    ("faasrt._runtime_calls", 9),
+    ("faasrt._embedded", 9),
+    ("faasrt._map_options", 6),
+    ("faasrt._map", 9),
+    ("faasrt.runtime", 8),
+    ("faasrt.testing", 7),
+    ("faasrt.transport", 7),
+    ("faasrt.local", 7),
+    ("faasrt.protocol", 6),
     ("faasrt.telemetry", 5),
-    ("faasrt.local", 5),
-    ("faasrt.testing", 5),
-    ("faasrt.protocol", 4),
-    ("faasrt.emitter", 4),
-    ("faasrt.batch", 4),
-    ("faasrt.validation", 4),
-    ("faasrt.validation_main", 4),
-    ("faasrt.config", 3),
-    ("faasrt.results", 3),
-    ("faasrt.events", 3),
-    ("faasrt.metrics", 3),
+    ("faasrt.syntax", 5),
+    ("faasrt._syntax_worker", 5),
+    ("faasrt.tasks", 5),
+    ("faasrt.config", 4),
+    ("faasrt.results", 4),
+    ("faasrt._checks", 3),
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
     ("faasrt.strict_json", 1),
     ("faasrt._version", 1),
-    ("faasrt", 10),
+    ("faasrt", 12),
 ]
 # Loaded when they are first used, so that the floors above can do without them.
-LAZY = {("faasrt.manager", "faasrt.local.server"), ("faasrt.embedded", "faasrt.local.server")}
+LAZY = {("faasrt.manager", "faasrt.local.server"), ("faasrt._embedded", "faasrt.local.server")}
 
 
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.parent.name == "guest" and path.name != "__init__.py":
+        if path.parent.name in ("guest", "runners") and path.name != "__init__.py":
             continue  # these run inside the sandboxes
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -97,3 +96,23 @@ def test_files_stay_small() -> None:
     """A file of more than 400 lines must be split."""
     long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_modules_have_different_names() -> None:
+    """No two modules share a base name. Packages do not count, nor do leading underscores."""
+    found = defaultdict(list)
+    for module, path in modules().items():
+        if path.name != "__init__.py":
+            found[path.stem.strip("_")].append(module)
+    assert [same for same in found.values() if len(same) > 1] == []
+
+
+def test_classes_have_different_names() -> None:
+    """No two classes share a name. Each example is a separate program, which only must not repeat its own names."""
+    found = defaultdict(list)
+    for module, path in modules().items():
+        program = module if module.startswith("faasrt.examples.") else "faasrt"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[program, node.name.strip("_")].append(f"{module}.{node.name}")
+    assert [same for same in found.values() if len(same) > 1] == []

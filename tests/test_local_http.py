@@ -27,7 +27,7 @@ from rawhttp import Answer, Connection, connected, exchange, request
 
 import faasrt
 from faasrt import RetrySettings, SandboxConfig
-from faasrt.local import LocalFaaS, limits
+from faasrt.local import LocalFaaS, http_limits
 from faasrt.local.engines.deno import DenoEngine
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -514,8 +514,8 @@ async def test_a_body_is_asked_for_only_where_it_is_wanted(faas: LocalFaaS) -> N
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks that a test need not wait for; connections take them up when they are made."""
-    monkeypatch.setattr(limits, "REQUEST_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(limits, "LINGER_S", 0.1)
+    monkeypatch.setattr(http_limits, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(http_limits, "LINGER_S", 0.1)
 
 
 @pytest.mark.usefixtures("short")
@@ -610,7 +610,7 @@ async def test_a_client_that_goes_away_frees_its_sandbox(faas: LocalFaaS) -> Non
 
 async def test_what_requests_hold_together_is_bounded(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body beyond it is refused as overload, before it runs; what was held comes free with the answer."""
-    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 100_000)
+    monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", 100_000)
     large = request(encoded(code=CODE + " " * 60_000))
     async with connected(faas.url) as first:
         await first.send(large[:-10])
@@ -648,7 +648,7 @@ class TestConnections:
 
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(limits, "MAX_CONNECTIONS", 8)
+        monkeypatch.setattr(http_limits, "MAX_CONNECTIONS", 8)
 
     async def test_one_too_many_is_refused(self, fresh: LocalFaaS) -> None:
         """Those that are open go on being served; the refusal says that nothing was started. Then there is room."""

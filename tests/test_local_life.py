@@ -97,7 +97,7 @@ async def test_sigkill_of_the_server_while_it_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", SLOW)
 async def test_sigkill_of_an_idle_process(tmp_path: Path, language: str) -> None:
-    """No program hears of it, and the pool is full again."""
+    """No program is_enabled_for of it, and the pool is full again."""
     async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
         await server.until_pool(language, idle=2)
         victims = server.children(WORD[language])

@@ -9,8 +9,9 @@ import pytest
 from helpers import until_active
 
 from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.engines.base import Job
+from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.protocol.execution_limits import ExecutionLimits
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -292,12 +293,12 @@ async def test_a_cancelled_call_ends_its_program(local: RuntimeManager) -> None:
 async def test_nobody_gets_the_answer_to_another(tmp_path: Path) -> None:
     """A caller that is cancelled twice, while its program is being ended, leaves no answer to the next one."""
     engine = WasiPythonEngine(workers=1, folder=tmp_path)
-    living = asyncio.create_task(engine.live())
+    living = asyncio.create_task(engine.run())
     await engine.wait_ready()
 
-    def job(code: str) -> Job:
-        limits = {"timeout_ms": 5_000, "memory_limit_mb": 128, "max_output_bytes": 1_000}
-        return Job(language=Language.PYTHON, code=code, **limits)  # type: ignore[arg-type]
+    def job(code: str) -> EngineJob:
+        limits = ExecutionLimits(timeout_ms=5_000, memory_limit_mb=128, max_output_bytes=1_000)
+        return EngineJob(language=Language.PYTHON, code=code, limits=limits)
 
     for turns in range(4):
         call = asyncio.create_task(engine.execute(job("print('secret')\nwhile True: pass")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -15,12 +16,13 @@ import psutil
 import pytest
 import pytest_asyncio
 from helpers import until_active
+from prometheus_client.parser import text_string_to_metric_families
 from served import at_work_in
 
 import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt.local import LocalFaaS
-from faasrt.local.pool import BusyError, Pool
+from faasrt.local.admission import AdmissionQueue, BusyError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -159,7 +161,7 @@ async def test_health_and_metrics(faas: LocalFaaS) -> None:
         status = await manager.get_health_status()
     details = status.endpoints[0].details
     assert status
-    assert details["capabilities"]["faithful"] is True
+    assert details["capabilities"]["lossless"] is True
     assert details["languages"]["typescript"]["status"] == "ready"
     assert details["languages"]["javascript"]["capacity"] == 4
     _, text = await get(f"{faas.url}/metrics")
@@ -167,6 +169,26 @@ async def test_health_and_metrics(faas: LocalFaaS) -> None:
     _, text = await get(f"{faas.url}/metrics", Accept="text/plain;version=0.0.4")
     assert 'faasrt_local_executions_total{language="javascript",outcome="OK"}' in text
     assert 'faasrt_local_capacity{engine="deno"} 4' in text
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    (engine,) = json.loads((await get(f"{faas.url}/metrics"))[1])["engines"].values()
+    for language, outcomes in engine.pop("executions").items():
+        for outcome, count in outcomes.items():
+            assert samples.pop(("faasrt_local_executions_total", language, outcome)) == count
+    names = {name: f"{name}_total" if name in ("refused", "failed") else name for name in engine}
+    assert ("faasrt_local_idle", "deno") in samples
+    samples["faasrt_local_idle", "deno"] = engine["idle"]  # a process may have been started meanwhile
+    assert samples == {(f"faasrt_local_{names[name]}", "deno"): value for name, value in engine.items()}
+
+
+async def test_the_server_starts_without_prometheus_client() -> None:
+    """The import takes time, and only a scraper needs it."""
+    program = "import sys, faasrt.local.server; sys.exit('prometheus_client' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await process.wait() == 0
 
 
 async def test_the_network_can_be_granted() -> None:
@@ -256,20 +278,20 @@ async def test_too_much_is_refused_before_it_runs() -> None:
         async def execute(self, job: Any) -> Any:
             await asyncio.Event().wait()
 
-    pool = Pool(Engine(), max_queue=1, queue_timeout_s=0.05)  # type: ignore[arg-type]
-    running = asyncio.create_task(pool.execute(None))  # type: ignore[arg-type]
-    waiting = asyncio.create_task(pool.execute(None))  # type: ignore[arg-type]
-    while pool.queued < 1:
+    queue = AdmissionQueue(Engine(), max_queue=1, queue_timeout_s=0.05)  # type: ignore[arg-type]
+    running = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
+    while queue.queued < 1:
         await asyncio.sleep(0)
     with pytest.raises(BusyError, match="wait already") as full:
-        await pool.execute(None)  # type: ignore[arg-type]
+        await queue.execute(None)  # type: ignore[arg-type]
     assert full.value.status == 429
     with pytest.raises(BusyError, match="came free"):
         await waiting
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (pool.queued, pool.refused) == (0, 2)
+    assert (queue.queued, queue.refused) == (0, 2)
 
 
 async def test_a_language_that_is_not_ready_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,16 @@ async def test_a_start_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
         assert [str(language) for language in manager.get_supported_languages()] == ["javascript"]
     assert not lives()
+
+
+async def test_a_missing_deno_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package may be installed without its binary."""
+    import deno
+
+    def missing() -> str:
+        raise FileNotFoundError("/nowhere/deno")
+
+    monkeypatch.setattr(deno, "find_deno_bin", missing)
+    with pytest.raises(ConfigurationError, match=r"binary of Deno is missing .*nowhere.*reinstall"):
+        async with RuntimeManager.local(["js"]):
+            raise AssertionError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -198,12 +199,31 @@ async def test_what_the_source_raises_comes_last() -> None:
             await anext(results)
 
 
+async def test_a_source_that_raises_before_it_waits() -> None:
+    """An iterator of which `__anext__` is no coroutine function ends the map with its error, as any other does."""
+
+    class Broken:
+        def __aiter__(self) -> Broken:
+            return self
+
+        def __anext__(self) -> Any:
+            raise OSError("disk")
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        with pytest.raises(OSError, match="disk"):
+            assert [item async for item in manager.map(Broken())]
+
+
 async def test_an_unused_map_leaves_nothing() -> None:
-    """Nothing is read before the first result is asked for."""
+    """Nothing is read before the first result is asked for, and closing the map closes its source."""
     source = tasks(3)
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
-        await manager.map(source).aclose()
-        assert next(source).id == "0"
+        results = manager.map(source)
+        assert inspect.getgeneratorstate(source) == inspect.GEN_CREATED
+        await results.aclose()
+        await results.aclose()
+        assert inspect.getgeneratorstate(source) == inspect.GEN_CLOSED
+        assert [item async for item in results] == []
         assert faas.executions == 0
         assert [item async for item in manager.map([])] == []
 
@@ -380,8 +400,8 @@ async def test_the_end_of_the_loop_ends_a_map() -> None:
 
 
 async def test_waiting_for_room_is_no_failure() -> None:
-    """More tasks than may wait, and longer than a caller may: each has its turn."""
-    limiter = LimiterSettings(max_concurrency=2, max_queue=1, queue_timeout_s=0.1)
+    """However many tasks wait, and for however long: each has its turn."""
+    limiter = LimiterSettings(max_concurrency=2)
     async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
         faas.default = Reply(delay_s=0.05)
         found = [item async for item in manager.map(tasks(40), concurrency=20)]
@@ -389,9 +409,9 @@ async def test_waiting_for_room_is_no_failure() -> None:
         assert faas.peak <= 2
 
 
-async def test_those_who_wait_for_a_map_are_in_nobodys_way() -> None:
-    """Its waiters do not fill the queue for others, and its own retries find room."""
-    limiter = LimiterSettings(max_concurrency=2, max_queue=2)
+async def test_a_map_waits_in_the_same_queue_as_other_calls() -> None:
+    """A call beside it has its turn, and so do its own retries."""
+    limiter = LimiterSettings(max_concurrency=2)
     async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
         faas.default = Reply(delay_s=0.02)
         faas.script(*[Reply.unavailable(not_started=True)] * 3)

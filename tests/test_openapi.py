@@ -13,7 +13,7 @@ from rawhttp import exchange, request
 
 from faasrt import Outcome, SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.protocol.messages import NOT_STARTED_HEADER
+from faasrt.protocol.request import NOT_STARTED_HEADER
 
 # All checks, on boundary values and on random ones, of good and bad data; the same ones at each run.
 SCHEMATHESIS = (

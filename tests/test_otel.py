@@ -1,4 +1,4 @@
-"""The OpenTelemetry sink: one span a call, and one trace from the caller through the client into the embedded FaaS."""
+"""The OpenTelemetry sink: one span per call, and one trace from the caller through the client into the FaaS."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from faasrt import BreakerSettings, LimiterSettings, Outcome, RetrySettings, RuntimeManager
 from faasrt._version import __version__
-from faasrt.events import AttemptStarted, CallFinished, CallStarted, hash_code
 from faasrt.local import LocalFaaS
+from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, hash_code
 from faasrt.telemetry.otel import OpenTelemetrySink
 from faasrt.testing import FakeFaas, Reply
 
@@ -32,7 +32,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Spans:
-    """A tracer provider that keeps what has ended, and the sink that feeds it."""
+    """A tracer provider that keeps the spans that ended, and a sink that uses it."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -57,8 +57,8 @@ async def fake() -> AsyncIterator[FakeFaas]:
 
 
 def events_of(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
-    """The span's events, without where they happened and how long that took."""
-    left_out = {"server.address", "server.port", "url.full", "faasrt.duration_s", "faasrt.wait_s", "faasrt.ejected_s"}
+    """Return the events of a span, without addresses and durations."""
+    left_out = {"server.address", "server.port", "url.full", "faasrt.duration_s", "faasrt.wait_s", "faasrt.open_s"}
     return [
         (event.name, {name: value for name, value in (event.attributes or {}).items() if name not in left_out})
         for event in span.events
@@ -77,7 +77,7 @@ async def error_of(call: Awaitable[Any]) -> str:
 
 
 async def test_a_call_is_a_span(spans: Spans, fake: FakeFaas) -> None:
-    """A client's span below the caller's own, with the attributes of HTTP and of the call."""
+    """A CLIENT span below the caller's span, with the attributes of HTTP and of the call."""
     fake.script(Reply.ok("é\n"))
     async with manager_for(fake.url, telemetry=[spans.sink]) as manager:
         with spans.tracer.start_as_current_span("caller") as caller:
@@ -112,7 +112,7 @@ async def test_a_call_is_a_span(spans: Spans, fake: FakeFaas) -> None:
 
 
 async def test_calls_at_once_have_the_parents_of_their_tasks(spans: Spans, fake: FakeFaas) -> None:
-    """Whoever called is the parent, however many do so at the same time."""
+    """The parent is the span of the caller, also with many calls in flight."""
 
     async def one(number: int) -> tuple[int, int]:
         with spans.tracer.start_as_current_span(str(number)) as caller:
@@ -127,10 +127,10 @@ async def test_calls_at_once_have_the_parents_of_their_tasks(spans: Spans, fake:
     assert sorted(parents) == sorted(callers)
 
 
-async def test_retries_and_ejections_are_told_in_the_span(spans: Spans, fake: FakeFaas) -> None:
-    """In their order, with the errors; the span itself tells of the last attempt and counts those before."""
+async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: FakeFaas) -> None:
+    """In their order, with the errors. The span has the status of the last attempt and the number of retries."""
     fake.script(Reply.overloaded("0"), Reply.crash(), Reply())
-    breaker = BreakerSettings(consecutive_failures=1, base_ejection_s=0.001, max_ejection_s=0.001)
+    breaker = BreakerSettings(consecutive_failures=1, base_open_s=0.001, max_open_s=0.001)
     async with manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=[spans.sink]) as manager:
         assert (await manager.run_code("1", "python", idempotent=True)).attempts == 3
     (span,) = spans.ended()
@@ -146,7 +146,7 @@ async def test_retries_and_ejections_are_told_in_the_span(spans: Spans, fake: Fa
             "faasrt.attempt_finished",
             {"faasrt.attempt": 2, "http.response.status_code": 500, "error.type": "ServerError"},
         ),
-        ("faasrt.endpoint_changed", {"faasrt.state": "ejected"}),
+        ("faasrt.endpoint_changed", {"faasrt.state": "open"}),
         ("faasrt.retry_scheduled", {"faasrt.attempt": 2, "error.type": "ServerError"}),
         ("faasrt.attempt_started", {"faasrt.attempt": 3}),
         ("faasrt.attempt_finished", {"faasrt.attempt": 3, "http.response.status_code": 200}),
@@ -158,8 +158,8 @@ async def test_retries_and_ejections_are_told_in_the_span(spans: Spans, fake: Fa
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_only_calls_at_the_endpoint_hear_of_its_ejection(spans: Spans, fake: FakeFaas) -> None:
-    """Those of another one, or of another family of languages, do not."""
+async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, fake: FakeFaas) -> None:
+    """Not in those of another endpoint, or of another family of languages."""
     breaker = BreakerSettings(consecutive_failures=1)
     replies = {"fail": Reply.crash(), "hang": Reply(hang=True)}
     async with FakeFaas() as other:
@@ -179,18 +179,18 @@ async def test_only_calls_at_the_endpoint_hear_of_its_ejection(spans: Spans, fak
             for call in calls:
                 call.cancel()
             await asyncio.wait(calls)
-    heard = {
+    changed = {
         (attributes["url.full"], attributes["faasrt.language"])
         for span in spans.ended()
         if "faasrt.endpoint_changed" in [event.name for event in span.events]
         for attributes in [span.attributes or {}]
     }
-    assert heard == {(f"{fake.url}/run_code", "python")}
+    assert changed == {(f"{fake.url}/run_code", "python")}
 
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.OK}))
 async def test_a_program_that_fails_is_no_error_of_its_span(spans: Spans, fake: FakeFaas, outcome: Outcome) -> None:
-    """The service did what it was asked to; how the program ended is an attribute."""
+    """The outcome of the program is an attribute."""
     fake.script(Reply(outcome=outcome, stderr="boom"))
     async with manager_for(fake.url, telemetry=[spans.sink]) as manager:
         await manager.run_code("1", "python")
@@ -202,7 +202,7 @@ async def test_a_program_that_fails_is_no_error_of_its_span(spans: Spans, fake: 
 async def test_failures_of_the_infrastructure_are_errors_of_the_span(
     spans: Spans, fake: FakeFaas, unused_tcp_port: int
 ) -> None:
-    """With the class of the error, the status if there was one, and no words of the server's."""
+    """With the class of the error, the status if there was one, and no text of the server."""
     dead = f"http://127.0.0.1:{unused_tcp_port}"
     limiter = LimiterSettings(max_concurrency=1, max_queue=1)
     async with manager_for(fake.url, retry=QUICK, telemetry=[spans.sink]) as manager:
@@ -238,7 +238,7 @@ async def test_failures_of_the_infrastructure_are_errors_of_the_span(
 
 
 async def test_nothing_is_kept_of_calls_that_are_over(spans: Spans, fake: FakeFaas) -> None:
-    """After a thousand calls that ended in every way, each has its span, ended, and the sink holds none."""
+    """After a thousand calls that ended in every way each has an ended span, and the sink holds none."""
     codes = ["ok", "user", "crash", "busy", "lost", "hang"]
     replies = [Reply(), Reply(outcome="USER_ERROR"), Reply.crash(), Reply.overloaded("0"), Reply(reset_after=0)]
     fake.handler = lambda body: dict(zip(codes, [*replies, Reply(hang=True)], strict=True))[body["code"]]
@@ -257,7 +257,7 @@ async def test_nothing_is_kept_of_calls_that_are_over(spans: Spans, fake: FakeFa
 
 
 async def test_each_attempt_carries_the_trace(serve: Serve, spans: Spans) -> None:
-    """The span of the call, with what vendors added to its state; the check of a program carries the caller's."""
+    """That of the call's span, with its tracestate; a validation carries that of the caller's span."""
     seen: list[Mapping[str, str]] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -281,7 +281,7 @@ async def test_each_attempt_carries_the_trace(serve: Serve, spans: Spans) -> Non
 
 
 async def test_the_embedded_faas_continues_the_trace(spans: Spans) -> None:
-    """Caller, client and server are one trace, each the child of the one before, with what came along for vendors."""
+    """Caller, client and server are one trace, each the child of the one before, with its tracestate."""
     upstream = TraceContextTextMapPropagator().extract({"traceparent": TRACE, "tracestate": "vendor=1"})
     with spans.tracer.start_as_current_span("start"):
         manager = RuntimeManager.local(["js"], workers=1, telemetry=[spans.sink])
@@ -305,7 +305,7 @@ async def test_the_embedded_faas_continues_the_trace(spans: Spans) -> None:
         clients[0].get_span_context().span_id,
         clients[1].get_span_context().span_id,
         caller.get_span_context().span_id,
-        None,  # whoever started the FaaS is not its caller
+        None,  # the span in which the FaaS was started is not the caller
         clients[2].get_span_context().span_id,
     ]
     assert [span.parent.is_remote for span in servers if span.parent] == [True] * 4
@@ -325,11 +325,11 @@ async def test_the_embedded_faas_continues_the_trace(spans: Spans) -> None:
         "faasrt.timeout_ms": 5_000,
         "faasrt.outcome": "OK",
     }
-    told = [
+    found = [
         (span.name, span.status.status_code, (span.attributes or {}).get("faasrt.outcome"), error_type(span))
         for span in servers[1:]
     ]
-    assert told == [
+    assert found == [
         ("POST /run_code", StatusCode.UNSET, "USER_ERROR", None),
         ("POST /validate_code", StatusCode.UNSET, "OK", None),
         ("POST /validate_code", StatusCode.UNSET, "OK", None),
@@ -342,7 +342,7 @@ def error_type(span: ReadableSpan) -> Any:
 
 
 async def test_a_refusal_by_the_embedded_faas_is_no_error_of_its_own(spans: Spans) -> None:
-    """Too many programs are its callers' affair (429); that it is not ready yet is its own (503)."""
+    """A 429 is not an error of the server's span; a 503 is."""
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[spans.sink])
     async with faas, manager_for(faas.url) as manager, aiohttp.ClientSession() as session:
 
@@ -373,7 +373,7 @@ async def test_a_refusal_by_the_embedded_faas_is_no_error_of_its_own(spans: Span
     ],
 )
 def test_where_a_call_went(spans: Spans, endpoint: str, address: str, port: int) -> None:
-    """Host and port are told even where the URL leaves the port out."""
+    """Host and port are attributes even where the URL leaves the port out."""
     spans.sink(CallStarted(call_id="c", language="python", code_bytes=1, code_hash="0" * 16, timeout_ms=1.0))
     spans.sink(AttemptStarted(call_id="c", language="python", attempt=1, endpoint=endpoint))
     spans.sink(
@@ -396,7 +396,7 @@ def test_where_a_call_went(spans: Spans, endpoint: str, address: str, port: int)
 
 
 def test_it_does_without_an_sdk() -> None:
-    """With the API alone calls are made, and a trace that came in from elsewhere is passed on all the same."""
+    """With the API alone calls work, and the trace of an upstream service is passed on."""
     code = f"""if True:
         import asyncio, sys
         sys.modules["opentelemetry.sdk"] = None
@@ -430,7 +430,7 @@ def test_it_does_without_an_sdk() -> None:
 
 
 def test_the_extra_is_named_where_it_is_missing() -> None:
-    """Importing the sink says what to install; faasrt itself does without."""
+    """Importing the sink without it raises an error that names the extra; faasrt itself does not need it."""
     code = "import sys; sys.modules['opentelemetry'] = None; import faasrt.manager, faasrt.telemetry.otel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (

@@ -21,17 +21,17 @@ from faasrt import (
     ServerError,
     TimeoutSettings,
 )
-from faasrt.protocol.profile import EndpointProfile, read_profile
-from faasrt.transport.profiles import UNKNOWN_S, Profiles
+from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.transport.endpoint import UNKNOWN_S, Profiles
 
 Serve = Callable[..., Awaitable[str]]
-FAITHFUL = {"status": "healthy", "capabilities": {"faithful": True, "enforces_timeouts": True}}
+LOSSLESS = {"status": "healthy", "capabilities": {"lossless": True, "enforces_timeouts": True}}
 
 
 class Server:
     """Counts health probes and plain and enveloped programs, and answers as it is told."""
 
-    def __init__(self, health: Any = FAITHFUL, health_status: int = 200) -> None:
+    def __init__(self, health: Any = LOSSLESS, health_status: int = 200) -> None:
         self.health, self.health_status = health, health_status
         self.probes = self.plain = self.enveloped = 0
         self.status = 200
@@ -72,20 +72,20 @@ async def test_a_thousand_callers_ask_once(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("health", "status", "enveloped"),
     [
-        (FAITHFUL, 200, False),
-        (FAITHFUL, 503, False),  # it starts: it still is what it says
+        (LOSSLESS, 200, False),
+        (LOSSLESS, 503, False),  # it starts: it still is what it says
         ({"status": "healthy"}, 200, True),
-        ({"capabilities": {"faithful": "yes"}}, 200, True),
+        ({"capabilities": {"lossless": "yes"}}, 200, True),
         ({"capabilities": [1]}, 200, True),
         ("<html>", 200, True),
         ("", 404, True),
-        ('{"capabilities": {"faithful": true}, "x": NaN}', 200, True),
+        ('{"capabilities": {"lossless": true}, "x": NaN}', 200, True),
         ("[" * 100_000, 200, True),
         ("x" * 1_000_000, 200, True),
     ],
 )
 async def test_what_a_health_report_means(serve: Serve, health: Any, status: int, enveloped: bool) -> None:
-    """Only a server that calls itself faithful gets plain requests; no report is an error of the call."""
+    """Only a server that calls itself lossless gets plain requests; no report is an error of the call."""
     server = Server(health, status)
     async with await server.manager(serve) as manager:
         for _ in range(2):
@@ -206,7 +206,7 @@ async def test_a_probe_in_vain_is_remembered_for_a_while() -> None:
     assert asked.count == 1
     asked.now += UNKNOWN_S
     assert asked.profiles.known("http://faas") is None
-    asked.hangs, asked.answer = False, EndpointProfile(faithful=True)
+    asked.hangs, asked.answer = False, EndpointProfile(lossless=True)
     assert await asked.get() == asked.answer
     assert asked.count == 2
     asked.now += 1_000_000
@@ -240,7 +240,7 @@ async def test_cancelled_while_it_asks(serve: Serve) -> None:
             await first
         server.release.set()
         assert (await second).ok
-        assert (await manager.get_runtime("python"))._dispatcher.in_flight == 0
+        assert (await manager.get_runtime("python"))._transport.in_flight == 0
     assert (server.probes, server.plain) == (2, 1)
 
 
@@ -280,7 +280,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.sampled_from(
-    ["faithful", "enforces_timeouts", "cancels_on_disconnect", "timeout_limit_s", "max_output_bytes"]
+    ["lossless", "enforces_timeouts", "cancels_on_disconnect", "timeout_limit_s", "max_output_bytes"]
 )
 
 
@@ -298,10 +298,10 @@ def test_any_report_gives_a_profile(health: dict[str, Any]) -> None:
         assert number is None or (isinstance(number, int) and number > 0)
     json.dumps(
         [
-            profile.faithful,
+            profile.lossless,
             profile.enforces_timeouts,
             profile.cancels_on_disconnect,
             profile.reference,
-            profile.starts_slowly,
+            profile.cold_start,
         ]
     )

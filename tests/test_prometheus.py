@@ -1,4 +1,4 @@
-"""The Prometheus sink: what it counts, under which names, and that it agrees with `get_metrics()` and the log."""
+"""The Prometheus sink: its metrics, and that they agree with `get_metrics()` and the log."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from faasrt import (
     RuntimeManager,
     Settings,
 )
-from faasrt.events import CallFinished, ExecutionFinished, ExecutionStarted
-from faasrt.metrics import LATENCY_BOUNDS_S
+from faasrt.telemetry.events import CallFinished, ExecutionFinished, ExecutionStarted
+from faasrt.telemetry.metrics import LATENCY_BOUNDS_S
 from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaas, Reply
 
@@ -38,7 +38,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scrape(registry: CollectorRegistry) -> Samples:
-    """Every figure that a scraper is sent, by name and labels; the moments of creation left out."""
+    """Return every sample by name and labels, without the times of creation."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -48,7 +48,7 @@ def scrape(registry: CollectorRegistry) -> Samples:
 
 
 def total(samples: Samples, name: str, *by: str) -> dict[Any, float]:
-    """The sums of a metric by some of its labels, those that are 0 left out."""
+    """Return the sums of a metric by some of its labels, without those that are 0."""
     sums: Counter[Any] = Counter()
     for (found, labels), value in samples.items():
         if found == name:
@@ -57,16 +57,18 @@ def total(samples: Samples, name: str, *by: str) -> dict[Any, float]:
 
 
 def read_lines(messages: Iterable[str]) -> list[dict[str, Any]]:
-    """The lines of the log, as the fields that they hold."""
+    """Return the fields of log lines, including those that are left out because they are empty."""
+    empty = {"endpoint": "", "outcome": None, "error": None}
     return [
-        {name: ast.literal_eval(value) for name, value in re.findall(r"(\w+)=('[^']*'|\S+)", message)}
+        {"event": message.split()[0]}
+        | empty
+        | {name: ast.literal_eval(value) for name, value in re.findall(r"(\w+)=('[^']*'|\S+)", message)}
         for message in messages
-        if message.startswith("event=")
     ]
 
 
 def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, Any]]) -> None:
-    """The three say the same of everything that they all tell, at this moment."""
+    """Assert that the three agree at this moment."""
     finished = [line for line in lines if line["event"] == "call_finished"]
     started = [line for line in lines if line["event"] == "attempt_started"]
     ended = [line for line in lines if line["event"] == "attempt_finished"]
@@ -74,11 +76,11 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
     # Calls, by how they ended and where.
     ends = Counter((line["endpoint"], line["outcome"] or "", line["error"] or "") for line in finished)
     assert total(samples, "faasrt_calls_total", "endpoint", "outcome", "error") == ends
-    told = Counter[tuple[str, str, str]]()
-    for endpoint, figures in metrics.endpoints.items():
-        told.update({(endpoint, outcome, ""): count for outcome, count in figures.outcomes.items()})
-        told.update({(endpoint, "", error): count for error, count in figures.errors.items()})
-    assert told == {key: count for key, count in ends.items() if key[0]}
+    counted = Counter[tuple[str, str, str]]()
+    for endpoint, counters in metrics.endpoints.items():
+        counted.update({(endpoint, outcome, ""): count for outcome, count in counters.outcomes.items()})
+        counted.update({(endpoint, "", error): count for error, count in counters.errors.items()})
+    assert counted == {key: count for key, count in ends.items() if key[0]}
     assert metrics.total.outcomes == Counter(line["outcome"] for line in finished if line["outcome"])
     assert metrics.total.errors == Counter(line["error"] for line in finished if line["error"])
 
@@ -89,9 +91,9 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
     assert total(samples, "faasrt_retries_total", "language", "endpoint") == retries
     assert (metrics.total.attempts, metrics.total.retries) == (attempts.total(), retries.total())
 
-    # What is in flight.
+    # Attempts in flight.
     in_flight = attempts - Counter((line["language"], line["endpoint"]) for line in ended)
-    assert total(samples, "faasrt_in_flight", "language", "endpoint") == in_flight
+    assert total(samples, "faasrt_attempts_in_flight", "language", "endpoint") == in_flight
     assert metrics.total.in_flight == in_flight.total()
     by_family = Counter[tuple[str, str]]()
     for (language, endpoint), count in in_flight.items():
@@ -99,29 +101,29 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
     assert {(state.family, state.endpoint): state.in_flight for state in metrics.states if state.in_flight} == by_family
 
     # Times: the same buckets, and the same sum.
-    buckets = total(samples, "faasrt_call_seconds_bucket", "le")
+    buckets = total(samples, "faasrt_call_duration_seconds_bucket", "le")
     upper = [buckets.get((str(bound),), 0) for bound in LATENCY_BOUNDS_S] + [buckets.get(("+Inf",), 0)]
     assert [high - low for low, high in zip([0, *upper], upper, strict=False)] == list(metrics.total.latency.counts)
     for name, seconds in {
-        "faasrt_call_seconds": [line["total_s"] for line in finished],
-        "faasrt_attempt_seconds": [line["duration_s"] for line in ended],
-        "faasrt_queue_seconds": [line["queued_s"] for line in finished],
+        "faasrt_call_duration_seconds": [line["total_s"] for line in finished],
+        "faasrt_attempt_duration_seconds": [line["duration_s"] for line in ended],
+        "faasrt_queue_duration_seconds": [line["queued_s"] for line in finished],
     }.items():
         assert sum(total(samples, f"{name}_count").values()) == len(seconds)
         assert sum(total(samples, f"{name}_sum").values()) == pytest.approx(sum(seconds))
     assert metrics.total.latency.sum_s == pytest.approx(sum(line["total_s"] for line in finished))
 
-    # The endpoints. The log tells changes: the last one holds.
+    # The endpoints. The log has the changes: the last one holds.
     states = {(state.family, state.endpoint): state for state in metrics.states}
     limits = {(line["family"], line["endpoint"]): line["limit"] for line in lines if line["event"] == "limit_changed"}
     changes = {
         (line["family"], line["endpoint"]): line["state"] for line in lines if line["event"] == "endpoint_changed"
     }
-    assert total(samples, "faasrt_endpoint_limit", "family", "endpoint") == limits
+    assert total(samples, "faasrt_endpoint_concurrency_limit", "family", "endpoint") == limits
     assert {key: states[key].limit for key in limits} == limits
-    ejected = {key: 1 for key, state in changes.items() if state == "ejected"}
-    assert total(samples, "faasrt_endpoint_ejected", "family", "endpoint") == ejected
-    assert {key for key, state in states.items() if state.state != "closed"} == set(ejected)
+    open_breakers = {key: 1 for key, state in changes.items() if state == "open"}
+    assert total(samples, "faasrt_endpoint_breaker_open", "family", "endpoint") == open_breakers
+    assert {key for key, state in states.items() if state.state != "closed"} == set(open_breakers)
 
 
 async def settled(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) -> None:
@@ -134,7 +136,7 @@ async def settled(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) -> No
 
 
 async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """After a mixed load and in the middle of it, whoever is asked gives the same figures, exactly."""
+    """After a mixed load and in the middle of it they hold the same values, exactly."""
     caplog.set_level("DEBUG", "faasrt")
     registry = CollectorRegistry()
     replies = {
@@ -152,7 +154,7 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
         settings = Settings(
             endpoints={"py": [one.url, other.url], "ts": one.url, "js": f"http://127.0.0.1:{unused_tcp_port}"},
             retry=QUICK,
-            breaker=BreakerSettings(consecutive_failures=20, base_ejection_s=1_000, max_ejection_s=1_000),
+            breaker=BreakerSettings(consecutive_failures=20, base_open_s=1_000, max_open_s=1_000),
             limiter=LimiterSettings(max_concurrency=4, max_queue=2),
         )
         async with RuntimeManager(settings=settings, telemetry=[PrometheusSink(registry)]) as manager:
@@ -197,26 +199,26 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
         "ServerError",
     }
     assert errors["CancelledError"] == len(calls)
-    assert total(scrape(registry), "faasrt_in_flight") == {}
+    assert total(scrape(registry), "faasrt_attempts_in_flight") == {}
 
 
-async def test_an_ejected_endpoint_shows(caplog: pytest.LogCaptureFixture) -> None:
-    """While it is left out, and no longer; in the metrics, in the gauge and in the log."""
+async def test_an_open_breaker_shows(caplog: pytest.LogCaptureFixture) -> None:
+    """While it is open; in the metrics, in the gauge and in the log."""
     caplog.set_level("DEBUG", "faasrt")
     registry = CollectorRegistry()
-    breaker = BreakerSettings(consecutive_failures=2, base_ejection_s=0.001, max_ejection_s=0.001)
+    breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
     sink = PrometheusSink(registry)
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=[sink]) as manager:
-        for reply, ejected in ((Reply(), {}), (Reply.crash(), {}), (Reply.crash(), {(): 1}), (Reply(), {})):
+        for reply, is_open in ((Reply(), {}), (Reply.crash(), {}), (Reply.crash(), {(): 1}), (Reply(), {})):
             fake.script(reply)
             await asyncio.gather(manager.run_code("1", "py"), return_exceptions=True)
-            assert total(scrape(registry), "faasrt_endpoint_ejected") == ejected
+            assert total(scrape(registry), "faasrt_endpoint_breaker_open") == is_open
             lines = read_lines(record.getMessage() for record in caplog.records if record.name == "faasrt")
             check_agreement(manager.get_metrics(), scrape(registry), lines)
 
 
 async def test_labels_do_not_grow_with_the_calls() -> None:
-    """A thousand different programs leave as many series as one, and each is of the configuration's making."""
+    """A thousand different programs have the series of one program, and labels only from the configuration."""
     registry = CollectorRegistry()
     async with FakeFaas() as fake, manager_for(fake.url, telemetry=[PrometheusSink(registry)]) as manager:
         await manager.run_code("0", "py")
@@ -230,7 +232,7 @@ async def test_labels_do_not_grow_with_the_calls() -> None:
 
 
 async def test_managers_share_a_sink() -> None:
-    """What they do is added up."""
+    """Its metrics are the sums over them."""
     registry = CollectorRegistry()
     sink = PrometheusSink(registry)
     async with FakeFaas() as fake:
@@ -241,7 +243,7 @@ async def test_managers_share_a_sink() -> None:
 
 
 def test_two_sinks_need_two_registries_or_names() -> None:
-    """A registry takes a metric once: that is said, and the registry is left as it was."""
+    """A registry takes a metric once. The error says so, and the registry stays as it was."""
     registry = CollectorRegistry()
     PrometheusSink(registry)
     before = generate_latest(registry)
@@ -253,12 +255,12 @@ def test_two_sinks_need_two_registries_or_names() -> None:
 
 
 def test_a_refused_sink_leaves_no_metric_behind() -> None:
-    """Even when it is the last of its metrics that somebody else has."""
+    """Even when only the last of its metrics exists already."""
     from prometheus_client import Gauge
 
     registry = CollectorRegistry()
-    other = Gauge("faasrt_endpoint_ejected", "Somebody else's.", registry=registry)
-    with pytest.raises(ConfigurationError, match="faasrt_endpoint_ejected"):
+    other = Gauge("faasrt_endpoint_breaker_open", "Another gauge.", registry=registry)
+    with pytest.raises(ConfigurationError, match="faasrt_endpoint_breaker_open"):
         PrometheusSink(registry)
     registry.unregister(other)
     PrometheusSink(registry)
@@ -266,7 +268,7 @@ def test_a_refused_sink_leaves_no_metric_behind() -> None:
 
 @pytest.mark.parametrize("namespace", ["", "a b", "1a", "é", None, "a-b"])
 def test_wrong_arguments_are_refused(namespace: Any) -> None:
-    """At once, and in words."""
+    """The error names the argument."""
     with pytest.raises(ConfigurationError, match="namespace"):
         PrometheusSink(CollectorRegistry(), namespace=namespace)
     with pytest.raises(ConfigurationError, match="registry"):
@@ -274,7 +276,7 @@ def test_wrong_arguments_are_refused(namespace: Any) -> None:
 
 
 def test_the_extra_is_named_where_it_is_missing() -> None:
-    """Importing the sink says what to install; faasrt itself does without."""
+    """Importing the sink without it raises an error that names the extra; faasrt itself does not need it."""
     code = "import sys; sys.modules['prometheus_client'] = None; import faasrt.manager, faasrt.telemetry.prometheus"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (
@@ -292,7 +294,7 @@ async def health(url: str) -> tuple[int, dict[str, Any]]:
 
 
 async def test_the_command_health_agrees() -> None:
-    """It asks the server, and the sinks are told by the client: capacity and programs that run are the same figures."""
+    """The server reports the capacity and the running programs that the sinks of the client count."""
     registry = CollectorRegistry()
     seen: list[Any] = []
     async with RuntimeManager.local(["js"], workers=1, telemetry=[PrometheusSink(registry), seen.append]) as manager:
@@ -314,15 +316,15 @@ async def test_the_command_health_agrees() -> None:
     at = endpoint["endpoint"]
     assert language["active"] + language["queued"] == running[ExecutionStarted] - running[ExecutionFinished] == 3
     assert metrics.total.in_flight == 3
-    assert total(samples, "faasrt_in_flight", "endpoint") == {(at,): language["active"]}
-    assert total(samples, "faasrt_endpoint_limit", "endpoint") == {(at,): language["capacity"]}
+    assert total(samples, "faasrt_attempts_in_flight", "endpoint") == {(at,): language["active"]}
+    assert total(samples, "faasrt_endpoint_concurrency_limit", "endpoint") == {(at,): language["capacity"]}
     assert [state.limit for state in metrics.states] == [language["capacity"]]
-    assert total(samples, "faasrt_endpoint_ejected") == {}
+    assert total(samples, "faasrt_endpoint_breaker_open") == {}
     assert total(samples, "faasrt_calls_total", "outcome") == {("OK",): 2, ("USER_ERROR",): 1}
 
 
-async def test_the_command_health_agrees_on_what_is_ill(unused_tcp_port: int) -> None:
-    """An endpoint that calls do not reach is ejected here, and unhealthy there, under one name."""
+async def test_the_command_health_agrees_on_failures(unused_tcp_port: int) -> None:
+    """An unreachable endpoint has an open breaker here, and is unhealthy there, under one name."""
     registry = CollectorRegistry()
     seen: list[Any] = []
     sink = PrometheusSink(registry)
@@ -333,6 +335,6 @@ async def test_the_command_health_agrees_on_what_is_ill(unused_tcp_port: int) ->
     code, told = await health(url)
     assert (code, told["healthy"]) == (3, False)
     assert [entry["endpoint"] for entry in told["endpoints"]] == [url]
-    assert [(state.endpoint, state.state) for state in states] == [(url, "ejected")]
-    assert total(scrape(registry), "faasrt_endpoint_ejected", "endpoint") == {(url,): 1}
+    assert [(state.endpoint, state.state) for state in states] == [(url, "open")]
+    assert total(scrape(registry), "faasrt_endpoint_breaker_open", "endpoint") == {(url,): 1}
     assert {event.error for event in seen if isinstance(event, CallFinished)} == {"ConnectError"}

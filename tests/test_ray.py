@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def cluster(python_sandbox: None) -> Iterator[None]:
-    """A cluster of its own, whatever others run on the machine."""
+    """Start a cluster for this module, beside any other cluster of the machine."""
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
@@ -51,7 +51,7 @@ def run(rows: list[dict[str, Any]], settings: Settings, **options: Any) -> list[
 
 @pytest.mark.usefixtures("cluster")
 def test_rows_get_their_verdicts() -> None:
-    """Each row its own, in columns; what is wrong with one is nothing to the others."""
+    """Each row gets its own verdict; an invalid row does not affect the others."""
     with serving(LocalFaaS()) as faas:
         rows: list[dict[str, Any]] = [
             {"name": n, "language": "py", "code": f"print({n})", "function": None, "args": None} for n in range(60)
@@ -94,7 +94,7 @@ def test_infrastructure_failures_are_columns() -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example in the docstring of `run_tasks` gives what it says."""
+    """The example in the docstring of `run_tasks` works as shown."""
     with serving(LocalFaaS(["python"])) as faas:
         monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
         name = "faasrt.ray.run_tasks"
@@ -102,6 +102,6 @@ def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_travel() -> None:
-    """What an actor is made of can be pickled, and is the same afterwards."""
+    """The settings of an actor survive pickle."""
     settings = Settings(endpoints={"python": "http://127.0.0.1:1"}, envelope="always")
     assert pickle.loads(pickle.dumps(settings)) == settings

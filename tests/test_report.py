@@ -1,4 +1,4 @@
-"""`faasrt report`: the figures, and a page that nothing in the results can break."""
+"""`faasrt report`: the numbers, and a page that no result can break."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def report_of(path: Path, lines: list[dict[str, Any]]) -> Summary:
 
 
 class Reader(HTMLParser):
-    """What a page says, and what it is made of."""
+    """The texts, tags and attributes of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
 
 
 def test_compressed_files(tmp_path: Path) -> None:
-    """Gzip is told by the bytes, not by the name; several members, and a torn one, are read as far as they go."""
+    """Gzip is recognized by its bytes. Several members are read, and a damaged one as far as possible."""
     path = tmp_path / "r.jsonl.gz"
     parts = [gzip.compress((json.dumps(result(number, "CRASHED")) + "\n").encode()) for number in range(3)]
     path.write_bytes(parts[0] + parts[1])
@@ -180,7 +180,7 @@ def test_few_are_shown_and_the_page_says_how_many_are_not(tmp_path: Path) -> Non
     assert "100 of 1,400: the slowest; 1,300 are left out." in text
 
 
-def test_tracebacks_are_whole_and_told_once(tmp_path: Path) -> None:
+def test_tracebacks_are_whole_and_shown_once(tmp_path: Path) -> None:
     """A traceback is shown as it is, and not a second time as stderr."""
     error = {"name": "ZeroDivisionError", "message": "division by zero", "traceback": TRACEBACK}
     report = report_of(tmp_path / "r.jsonl", [result(1, "USER_ERROR", error=error, stderr=f"before\n{TRACEBACK}after")])
@@ -284,7 +284,7 @@ def test_ids_and_labels_meet(tmp_path: Path) -> None:
 
 
 def test_excerpts() -> None:
-    """What is cut keeps its head and its end, says how much is gone, and its HTML keeps to the limit."""
+    """A cut text keeps its head and tail, states the number of characters left out, and its HTML is limited."""
     assert excerpt("short\r\n\x1b[0m", 100) == "short\n\\x1b[0m"
     cut = excerpt("head" + "é" * 50_000 + "tail", 1_000)
     assert cut.startswith("headé")
@@ -322,7 +322,7 @@ def test_any_span_of_time(tmp_path: Path, span: float) -> None:
 
 
 def test_many_results_take_little_memory(tmp_path: Path) -> None:
-    """200,000 results of 1.2 KB: what is kept of each is a few numbers, and the page stays small."""
+    """Of 200,000 results of 1.2 KB only a few numbers are kept, and the page stays small."""
     path = tmp_path / "r.jsonl"
     tail = json.dumps(result(0, "USER_ERROR", stdout="x" * 900)).removeprefix('{"id": "case-000000", ')
     with path.open("w") as file:

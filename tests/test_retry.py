@@ -22,8 +22,8 @@ from faasrt import (
     ServerError,
     ServiceError,
 )
-from faasrt.transport.retry import Exposure, Happened, RetryBudget, classify, wait_before_retry
-from faasrt.transport.session import read_retry_after
+from faasrt.transport.http import read_retry_after
+from faasrt.transport.retry import FailureKind, RetryBudget, SendState, classify, wait_before_retry
 
 
 def overloaded(status: int, retry_after_s: float | None = None, *, not_started: bool = False) -> OverloadedError:
@@ -33,22 +33,25 @@ def overloaded(status: int, retry_after_s: float | None = None, *, not_started: 
 
 
 # What happened; whether it is tried again by default, and when the call is idempotent.
-TABLE: list[tuple[ServiceError, Happened, bool, bool]] = [
-    (ConnectError("refused", sent="no"), Happened.NEVER_SENT, True, True),
-    (overloaded(429), Happened.REFUSED, True, True),
-    (overloaded(429, 1.0), Happened.REFUSED, True, True),
-    (overloaded(503, 1.0), Happened.REFUSED, True, True),
-    (overloaded(503, not_started=True), Happened.REFUSED, True, True),
-    (overloaded(503), Happened.FAILED, False, True),
-    (ServerError("x", sent="yes", status=500), Happened.FAILED, False, True),
-    (ServerError("x", sent="yes", status=502), Happened.FAILED, False, True),
-    (ServerError("x", sent="yes", status=504), Happened.LOST, False, True),
-    (ConnectionLostError("x", sent="maybe"), Happened.LOST, False, True),
-    (DeadlineExceededError("x", sent="maybe"), Happened.LOST, False, True),
-    (ProtocolError("x", sent="yes"), Happened.LOST, False, True),
-    (DeadlineExceededError("x", sent="no"), Happened.FINAL, False, False),
-    (ServerError("x", sent="yes", status=200), Happened.FINAL, False, False),
-    *[(RejectedError("x", sent="yes", status=s), Happened.FINAL, False, False) for s in (400, 401, 403, 404, 413, 415)],
+TABLE: list[tuple[ServiceError, FailureKind, bool, bool]] = [
+    (ConnectError("refused", sent="no"), FailureKind.NEVER_SENT, True, True),
+    (overloaded(429), FailureKind.REFUSED, True, True),
+    (overloaded(429, 1.0), FailureKind.REFUSED, True, True),
+    (overloaded(503, 1.0), FailureKind.REFUSED, True, True),
+    (overloaded(503, not_started=True), FailureKind.REFUSED, True, True),
+    (overloaded(503), FailureKind.FAILED, False, True),
+    (ServerError("x", sent="yes", status=500), FailureKind.FAILED, False, True),
+    (ServerError("x", sent="yes", status=502), FailureKind.FAILED, False, True),
+    (ServerError("x", sent="yes", status=504), FailureKind.LOST, False, True),
+    (ConnectionLostError("x", sent="maybe"), FailureKind.LOST, False, True),
+    (DeadlineExceededError("x", sent="maybe"), FailureKind.LOST, False, True),
+    (ProtocolError("x", sent="yes"), FailureKind.LOST, False, True),
+    (DeadlineExceededError("x", sent="no"), FailureKind.FINAL, False, False),
+    (ServerError("x", sent="yes", status=200), FailureKind.FINAL, False, False),
+    *[
+        (RejectedError("x", sent="yes", status=s), FailureKind.FINAL, False, False)
+        for s in (400, 401, 403, 404, 413, 415)
+    ],
 ]
 
 
@@ -56,7 +59,7 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
     options: dict[str, Any] = {
         "attempt": 1,
         "idempotent": False,
-        "elsewhere": False,
+        "has_alternative": False,
         "left_s": 60.0,
         "least_s": 0.1,
         "settings": RetrySettings(),
@@ -67,7 +70,7 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
 
 
 @pytest.mark.parametrize(("error", "happened", "by_default", "idempotent"), TABLE)
-def test_the_table(error: ServiceError, happened: Happened, by_default: bool, idempotent: bool) -> None:
+def test_the_table(error: ServiceError, happened: FailureKind, by_default: bool, idempotent: bool) -> None:
     """Each row of the design's table."""
     assert classify(error) is happened
     assert (decide(error) is not None) is by_default
@@ -76,7 +79,7 @@ def test_the_table(error: ServiceError, happened: Happened, by_default: bool, id
 
 @pytest.mark.parametrize(("error", "happened", "by_default", "idempotent"), TABLE)
 def test_nothing_is_tried_without_time_attempts_or_means(
-    error: ServiceError, happened: Happened, by_default: bool, idempotent: bool
+    error: ServiceError, happened: FailureKind, by_default: bool, idempotent: bool
 ) -> None:
     """The deadline, the number of attempts and the budget each say no on their own."""
     empty = RetryBudget(RetrySettings())
@@ -111,13 +114,13 @@ def test_retry_after_is_honoured_within_bounds() -> None:
 
 
 def test_another_endpoint_need_not_be_waited_for() -> None:
-    """Who was refused goes elsewhere at once, whatever the one asked for; and pays nothing when nothing was sent."""
-    assert decide(overloaded(429, 20.0), elsewhere=True) == 0.025
-    assert decide(overloaded(503, 1e9), elsewhere=True) == 0.025
+    """A refused call goes to another endpoint at once, and pays nothing when nothing was sent."""
+    assert decide(overloaded(429, 20.0), has_alternative=True) == 0.025
+    assert decide(overloaded(503, 1e9), has_alternative=True) == 0.025
     empty = RetryBudget(RetrySettings())
     empty.level = 0.0
-    assert decide(ConnectError("x", sent="no"), elsewhere=True, budget=empty) is not None
-    assert decide(overloaded(429), elsewhere=True, budget=empty) is None
+    assert decide(ConnectError("x", sent="no"), has_alternative=True, budget=empty) is not None
+    assert decide(overloaded(429), has_alternative=True, budget=empty) is None
 
 
 def test_an_attempt_needs_a_prospect() -> None:
@@ -128,7 +131,7 @@ def test_an_attempt_needs_a_prospect() -> None:
 
 def test_an_error_tells_of_all_attempts() -> None:
     """When one attempt may have run the code, no later one says that it did not."""
-    exposure = Exposure()
+    exposure = SendState()
     first, last = overloaded(429), ConnectError("x", sent="no")
     exposure.add(first)
     exposure.add(last)

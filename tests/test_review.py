@@ -163,7 +163,7 @@ async def test_syntax_errors_of_functions_are_the_users(local: RuntimeManager) -
                 assert result.error is not None
                 assert "faasrt" not in result.stderr + result.error.message
                 assert (await place.run_code(code, "js")).error == result.error
-            assert (await runtime.call_function("function name(i) { return i + 1 }", "name", 1)).value == 2
+            assert (await runtime.call_function("function name(i) { return i + 1 }", "name", [1])).value == 2
 
 
 async def test_slow_definitions(local: RuntimeManager) -> None:
@@ -190,8 +190,8 @@ async def test_odd_values_and_arguments() -> None:
         assert zone.error is not None
         assert "value is of type timezone" in zone.error.message
         assert (await python.call_function("def \ufb01(): return 1", "\ufb01")).value == 1
-        assert (await python.call_function("def f(n): return n", "f", 2**60)).value == 2**60
+        assert (await python.call_function("def f(n): return n", "f", [2**60])).value == 2**60
         js = await manager.get_runtime("js")
         with pytest.raises(ValueError, match="2\\*\\*53"):
-            await js.call_function("const f = (n) => n;", "f", [2**53 + 1])
-        assert json.loads((await js.call_function("const f = (n) => n;", "f", 2**53)).ret_val) == 2**53
+            await js.call_function("const f = (n) => n;", "f", [[2**53 + 1]])
+        assert json.loads((await js.call_function("const f = (n) => n;", "f", [2**53])).ret_val) == 2**53

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from faasrt import FaasrtError, Language, RetrySettings, SandboxConfig, Settings
+from faasrt._map_options import check_count, check_stop_on
 from faasrt.errors import shown
 from faasrt.local import LocalFaaS
-from faasrt.map_options import check_count, check_stop_on
-from faasrt.protocol.cases import check_function, check_kwargs, encode_case
-from faasrt.protocol.messages import check_ext, check_flag, check_priority, check_timeout_ms
-from faasrt.validation import check_where
+from faasrt.protocol.cases import check_function, check_keywords, encode_case
+from faasrt.protocol.request import check_ext, check_flag, check_priority, check_timeout_ms
+from faasrt.syntax import check_where
 
 LONG = "x" * 8_000_000
 REFUSED: dict[str, Callable[[Any], object]] = {
@@ -30,7 +30,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
         else check_function(f"{value} ", Language.PYTHON)
     ),
     "key": lambda value: encode_case(({(str(value),): 1},), {}, Language.PYTHON, "case 0"),
-    "kwargs": lambda value: check_kwargs({str(value): 1}, Language.JAVASCRIPT),
+    "kwargs": lambda value: check_keywords({str(value): 1}, Language.JAVASCRIPT),
     "timeout": lambda value: check_timeout_ms(value, SandboxConfig()),
     "ext": lambda value: check_ext({str(value): 1}),
     "option": lambda value: check_flag("idempotent", value),

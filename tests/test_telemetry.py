@@ -1,24 +1,20 @@
-"""Sinks: who gets the events, what they may send along, and that none of them fails a call."""
+"""Sinks: their events, their headers, and that a failing sink never fails a call."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_args
 
 import aiohttp
-import attrs
 import pytest
-import structlog
 from aiohttp import web
 from helpers import manager_for
 from multidict import CIMultiDict
 
 from faasrt import BreakerSettings, ConfigurationError, RetrySettings, RuntimeFactory, RuntimeManager, Settings
-from faasrt.events import (
+from faasrt.local import LocalFaaS
+from faasrt.telemetry.events import (
     AttemptFinished,
     AttemptStarted,
     CallFinished,
@@ -28,10 +24,7 @@ from faasrt.events import (
     ExecutionFinished,
     ExecutionStarted,
     LimitChanged,
-    RetryScheduled,
 )
-from faasrt.local import LocalFaaS
-from faasrt.telemetry.logs import LogSink
 from faasrt.testing import FakeFaas, Reply
 
 Serve = Callable[..., Awaitable[str]]
@@ -39,7 +32,7 @@ QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_dela
 
 
 class Sender:
-    """A sink that sends headers along; an exception among them is raised."""
+    """A sink that adds headers to requests; an exception among them is raised."""
 
     def __init__(self, *headers: Any) -> None:
         self.headers = list(headers)
@@ -84,22 +77,22 @@ class AsyncSink:
     "telemetry", [None, "sink", 1, {}, print, [None], ["sink"], [Sender], [an_async_sink], [AsyncSink()]]
 )
 @pytest.mark.parametrize("make", [RuntimeFactory, RuntimeManager, RuntimeManager.from_env, RuntimeManager.local])
-def test_what_is_no_sink_is_refused(make: Callable[..., Any], telemetry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a sink without a list around it, nor a class, nor a coroutine function; and it is said at once."""
+def test_wrong_sinks_are_refused(make: Callable[..., Any], telemetry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink without a list around it, a class, and a coroutine function, when the manager is made."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", "http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="telemetry"):
         make(telemetry=telemetry)
 
 
 def test_a_factory_has_sinks_of_its_own() -> None:
-    """A manager takes a factory or sinks, as with the logger."""
+    """A manager takes a factory or sinks, not both."""
     with pytest.raises(ConfigurationError, match="telemetry"):
         RuntimeManager(RuntimeFactory(), telemetry=[print])
     RuntimeManager(RuntimeFactory(), telemetry=[])
 
 
 async def test_every_way_to_make_runtimes_takes_sinks(serve: Serve) -> None:
-    """Factory, manager and environment; any iterable will do, and all the sinks get every event."""
+    """Factory, manager and environment take any iterable, and all sinks get every event."""
     url = await serve(Recorder().handle)
     first: list[Event] = []
     second: list[Event] = []
@@ -117,15 +110,15 @@ async def test_every_way_to_make_runtimes_takes_sinks(serve: Serve) -> None:
 
 
 async def test_sinks_stay_when_the_embedded_faas_has_started() -> None:
-    """Its address is known only then, and with it a new factory is made."""
+    """A new factory is made then, because only then is the address known."""
     seen: list[Event] = []
     async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append]) as manager:
         await manager.run_code("1", "js")
     assert [event.outcome for event in seen if isinstance(event, CallFinished)] == ["OK"]
 
 
-async def test_a_sink_sends_headers_along(serve: Serve) -> None:
-    """With each attempt anew, and with the check of a program; what the client sets itself stays as it is."""
+async def test_a_sink_adds_headers(serve: Serve) -> None:
+    """To each attempt anew, and to a validation. Headers of the client stay as they are."""
     faas = Recorder(refusals=1)
     url = await serve(faas.handle, "/{path}")
     sender = Sender({"X-Number": "1"}, {"x-number": "2"}, {"x-number": "3"})
@@ -168,7 +161,7 @@ async def test_a_sink_sends_headers_along(serve: Serve) -> None:
 async def test_headers_that_cannot_be_sent_fail_no_call(
     serve: Serve, headers: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are left out, others are sent, and it is told of once, however often it happens."""
+    """They are left out, others are sent, and the sink is logged once."""
     faas = Recorder()
     settings = Settings(endpoints={"py": await serve(faas.handle)}, envelope="never", token="t")
     bad, good = Sender(headers, headers), Sender({"x-good": "1"}, {"x-good": "2"})
@@ -181,13 +174,13 @@ async def test_headers_that_cannot_be_sent_fail_no_call(
     assert caplog.text.count("a telemetry sink failed") == 1
 
 
-async def test_the_status_of_an_answer_is_an_events() -> None:
-    """That of a result too; an answer that did not come has none."""
+async def test_events_have_the_status_of_the_answer() -> None:
+    """That of a result too; without an answer it is None."""
     seen: list[Any] = []
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(
             Reply.overloaded("0"),
-            Reply(status=408),  # this server's word for a program that ran out of time
+            Reply(status=408),  # a timeout of the program
             Reply(status=400),
             Reply(reset_after=0),
             Reply(body=b"[]"),
@@ -211,7 +204,7 @@ async def test_the_status_of_an_answer_is_an_events() -> None:
 
 
 async def test_limits_are_events() -> None:
-    """Each change is told, the first knowledge too, and the last is what the metrics show."""
+    """Each change is one, from the first limit on; the last is the limit in the metrics."""
     seen: list[Any] = []
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(Reply(), Reply.overloaded("0"))
@@ -226,8 +219,8 @@ async def test_limits_are_events() -> None:
     assert changes[-1].limit == state.limit
 
 
-async def test_the_embedded_faas_tells_of_its_executions() -> None:
-    """What was run, what was only parsed, what was given up, and under which trace; with the id of the metadata."""
+async def test_the_embedded_faas_emits_events() -> None:
+    """For runs, validations and cancelled runs, with their trace and the id of the metadata."""
     seen: list[Any] = []
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     state = {"tracestate": "vendor=1"}
@@ -259,7 +252,7 @@ async def test_the_embedded_faas_tells_of_its_executions() -> None:
     ]
 
 
-async def test_what_the_embedded_faas_refuses_is_told_as_well() -> None:
+async def test_a_refusal_of_the_embedded_faas_is_an_event() -> None:
     """With the status of the refusal, and no outcome."""
     seen: list[Any] = []
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[seen.append])
@@ -294,31 +287,31 @@ async def test_what_the_embedded_faas_refuses_is_told_as_well() -> None:
     ],
 )
 async def test_a_wrong_traceparent_is_ignored(traceparent: str) -> None:
-    """The program is refused or run as without it, and nothing of the header is told."""
-    (told,) = await executions_of([("traceparent", traceparent)])
-    assert told.traceparent is None
+    """The program is run as without it, and the event holds nothing of the header."""
+    (started,) = await executions_of([("traceparent", traceparent)])
+    assert started.traceparent is None
 
 
 async def test_two_traceparents_are_none() -> None:
-    """Nobody can say which one is meant."""
+    """Both are ignored."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    (told,) = await executions_of([("traceparent", trace), ("traceparent", trace)])
-    assert told.traceparent is None
+    (started,) = await executions_of([("traceparent", trace), ("traceparent", trace)])
+    assert started.traceparent is None
 
 
 @pytest.mark.parametrize(
-    ("states", "told"),
+    ("states", "tracestate"),
     [(["a=1", "b=2"], "a=1,b=2"), (["a=" + "x" * 511], None), (["a=\u00e9"], None), ([""], None), ([], None)],
 )
-async def test_what_comes_along_with_a_traceparent(states: list[str], told: str | None) -> None:
-    """It may be spread over several headers, and is left out when it is too long, or no ASCII."""
+async def test_the_tracestate_of_an_execution(states: list[str], tracestate: str | None) -> None:
+    """It may be spread over several headers, and is None when it is too long or not ASCII."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     (started,) = await executions_of([("traceparent", trace), *(("tracestate", state) for state in states)])
-    assert (started.traceparent, started.tracestate) == (trace, told)
+    assert (started.traceparent, started.tracestate) == (trace, tracestate)
 
 
 async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted]:
-    """What an embedded FaaS tells of a request with these headers; its engine need not be ready for that."""
+    """Return the events of a request with these headers to an embedded FaaS. Its engine need not be ready."""
     seen: list[Any] = []
     async with LocalFaaS(["js"], workers=1, telemetry=[seen.append]) as faas, aiohttp.ClientSession() as session:
         body = {"language": "javascript", "code": "1"}
@@ -329,10 +322,10 @@ async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted
 
 @pytest.mark.parametrize("kind", [CallStarted, AttemptStarted, AttemptFinished, LimitChanged, EndpointChanged])
 @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt])
-async def test_what_is_stronger_than_an_exception_costs_no_permit(
+async def test_a_sink_that_raises_a_base_exception_leaks_no_permit(
     kind: type[Event], error: type[BaseException]
 ) -> None:
-    """It ends the call, as it would anywhere, and what the call held is given back and counted."""
+    """It ends the call, its permit is returned, and it is counted."""
 
     def sink(event: Event) -> None:
         if isinstance(event, kind):
@@ -349,8 +342,8 @@ async def test_what_is_stronger_than_an_exception_costs_no_permit(
     assert metrics.total.errors == {error.__name__: 1}
 
 
-async def test_sinks_cannot_send_more_headers_than_a_server_takes(serve: Serve) -> None:
-    """The first 32 go out, and the call goes well."""
+async def test_sinks_add_at_most_32_headers(serve: Serve) -> None:
+    """The first 32 are sent, and the call succeeds."""
     faas = Recorder()
     sender = Sender({f"x-{number}": "1" for number in range(200)})
     async with manager_for(await serve(faas.handle), telemetry=[sender]) as manager:
@@ -359,137 +352,38 @@ async def test_sinks_cannot_send_more_headers_than_a_server_takes(serve: Serve) 
 
 
 class Picky:
-    """A sink that says which events it hears; "fail" raises."""
+    """A sink that takes some kinds of events; "fail" raises instead."""
 
-    def __init__(self, said: Any) -> None:
-        self.said = said
+    def __init__(self, enabled: Any) -> None:
+        self.enabled = enabled
         self.seen: list[type[Event]] = []
 
     def __call__(self, event: Event) -> None:
         self.seen.append(type(event))
 
-    def hears(self, kind: type[Event]) -> bool:
-        if self.said == "fail":
+    def is_enabled_for(self, kind: type[Event]) -> bool:
+        if self.enabled == "fail":
             raise ZeroDivisionError
-        return kind in self.said
+        return kind in self.enabled
 
 
-@pytest.mark.parametrize(("said", "made"), [((), ()), ((CallStarted,), (CallStarted,)), ("fail", ())])
-async def test_what_nobody_hears_is_not_made(said: Any, made: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A sink says so with `hears`, which cannot fail a call either."""
-    sink = Picky(said)
+@pytest.mark.parametrize(("enabled", "created"), [((), ()), ((CallStarted,), (CallStarted,)), ("fail", ())])
+async def test_events_without_subscribers_are_not_created(
+    enabled: Any, created: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink decides with `is_enabled_for`, which cannot fail a call either."""
+    sink = Picky(enabled)
     async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
         assert (await manager.run_code("1", "py")).ok
-    assert set(sink.seen) - {LimitChanged} == set(made)
-    assert caplog.text.count("a telemetry sink failed") == (said == "fail")
+    assert set(sink.seen) - {LimitChanged} == set(created)
+    assert caplog.text.count("a telemetry sink failed") == (enabled == "fail")
 
 
-EVENTS: list[Event] = [
-    CallStarted(call_id="c1", language="python", code_bytes=1, code_hash="0" * 16, timeout_ms=1.0),
-    AttemptStarted(call_id="c1", language="python", attempt=1, endpoint="http://x"),
-    AttemptFinished(
-        call_id="c1", language="python", attempt=1, endpoint="http://x", duration_s=1.0, status=500, error="ServerError"
-    ),
-    RetryScheduled(call_id="c1", language="python", attempt=1, endpoint="http://x", error="ServerError", wait_s=0.5),
-    EndpointChanged(endpoint="http://x", family="python", state="ejected", ejected_s=5.0),
-    LimitChanged(endpoint="http://x", family="python", limit=14.4),
-    CallFinished(
-        call_id="c1",
-        language="python",
-        endpoint="http://x",
-        outcome="OK",
-        error=None,
-        attempts=2,
-        queued_s=0.0,
-        total_s=2.0,
-        output_bytes=3,
-    ),
-    ExecutionStarted(
-        execution_id="task-1",
-        language="python",
-        path="/run_code",
-        code_bytes=1,
-        code_hash="0" * 16,
-        timeout_ms=1.0,
-        traceparent=None,
-        tracestate=None,
-    ),
-    ExecutionFinished(execution_id="task-1", language="python", outcome="OK", error=None, status=200, total_s=1.0),
-]
 KINDS = set(get_args(Event))
-LEVELS = {
-    "call_started": "debug",
-    "attempt_started": "debug",
-    "attempt_finished": "debug",
-    "retry_scheduled": "warning",
-    "endpoint_changed": "warning",
-    "limit_changed": "debug",
-    "call_finished": "info",
-    "execution_started": "debug",
-    "execution_finished": "debug",
-}
-
-
-def failed(event: Event) -> Event:
-    return attrs.evolve(event, error="ServerError") if hasattr(event, "error") else event  # type: ignore[misc]
-
-
-def test_every_event_becomes_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    """With its name, every field that it has, and its level; a failure is a warning, a cancellation is none."""
-    caplog.set_level("DEBUG", "faasrt")
-    sink = LogSink()
-    assert {type(event) for event in EVENTS} == KINDS
-    for event in EVENTS:
-        for told in (event, failed(event)):
-            caplog.clear()
-            sink(told)
-            (record,) = caplog.records
-            fields = attrs.asdict(told)
-            name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(told).__name__).lower()
-            level = "warning" if fields.get("error") else LEVELS[name]
-            words = [f"event={name!r}", *(f"{field}={value!r}" for field, value in fields.items()), f"level={level!r}"]
-            assert record.getMessage() == " ".join(words)
-            assert (record.name, record.levelname) == ("faasrt", level.upper())
-        if hasattr(event, "error") and not isinstance(event, RetryScheduled):
-            caplog.clear()
-            sink(attrs.evolve(event, error="CancelledError"))  # type: ignore[misc]
-            assert caplog.records[0].levelname == LEVELS[name].upper()
-
-
-def test_a_line_goes_to_the_applications_own_logger() -> None:
-    """As structlog has it: the name, and the fields as they are, whatever else was bound."""
-    lines: list[dict[str, Any]] = []
-
-    def keep(logger: Any, method: str, fields: Any) -> Any:
-        lines.append({"method": method, **fields})
-        raise structlog.DropEvent
-
-    sink = LogSink(structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.stdlib.BoundLogger, app="a"))
-    for event in EVENTS:
-        sink(event)
-    assert [line.pop("app") for line in lines] == ["a"] * len(EVENTS)
-    assert [line.pop("method") for line in lines] == [
-        "warning" if getattr(event, "error", None) else LEVELS[line["event"]]
-        for event, line in zip(EVENTS, lines, strict=True)
-    ]
-    assert [line.pop("event") for line in lines] == list(LEVELS)
-    assert lines == [attrs.asdict(event) for event in EVENTS]
-
-
-@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
-def test_what_is_heard_becomes_a_line(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says that it hears an event exactly when one that tells of no failure becomes a line."""
-    caplog.set_level(level, "faasrt")
-    sink = LogSink()
-    for event in EVENTS:
-        caplog.clear()
-        fine = attrs.evolve(event, error=None) if isinstance(event, AttemptFinished) else event
-        sink(fine)
-        assert sink.hears(type(event)) == bool(caplog.records)
 
 
 class Failing:
-    """A sink that cannot take one kind of event, nor tell headers."""
+    """A sink that fails for one kind of event."""
 
     def __init__(self, kind: type | None) -> None:
         self.kind = kind
@@ -505,9 +399,9 @@ class Failing:
 
 @pytest.mark.parametrize("kind", [*sorted(KINDS, key=repr), object])
 async def test_a_sink_that_fails_fails_no_call(kind: type, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever event it cannot take: calls end as they would, other sinks get everything, and it is told of once."""
+    """For any event: calls end as without it, other sinks get everything, and it is logged once."""
     bad, good = Failing(kind), Failing(None)
-    breaker = BreakerSettings(consecutive_failures=2, base_ejection_s=0.001, max_ejection_s=0.001)
+    breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
     telemetry = [bad, good]
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=telemetry) as manager:
         fake.script(Reply.overloaded("0"), Reply.crash(), Reply.crash(), Reply.ok("x"))
@@ -529,53 +423,6 @@ async def test_a_sink_that_fails_fails_no_call(kind: type, caplog: pytest.LogCap
     async with RuntimeManager.local(["js"], workers=1, telemetry=telemetry) as manager:
         assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
         assert (await manager.validate_code("1", "js")).valid
-    # The client and the FaaS share what they know of it.
+    # The client and the FaaS share one dispatcher.
     assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
     assert good.seen == bad.seen == KINDS
-
-
-@pytest.mark.parametrize("kind", ["filtering", "stdlib", "lazy"])
-async def test_the_level_of_the_applications_logger_holds(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Below it no line is made, no record, and no hash of a program; and it may be configured after the manager."""
-    output = io.StringIO()
-    if kind == "stdlib":
-        caplog.set_level("INFO", "app")
-        logger = structlog.wrap_logger(
-            logging.getLogger("app"),
-            processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
-    elif kind == "filtering":
-        wrapper = structlog.make_filtering_bound_logger("info")
-        logger = structlog.wrap_logger(structlog.WriteLogger(output), wrapper_class=wrapper).bind(app="a")
-    else:
-        logger = structlog.get_logger()
-    sink = LogSink(logger)
-    try:
-        if kind == "lazy":
-            structlog.configure(
-                wrapper_class=structlog.make_filtering_bound_logger("info"),
-                logger_factory=structlog.WriteLoggerFactory(output),
-            )
-        assert [event for event in KINDS if sink.hears(event)] == [
-            event for event in KINDS if event in (RetryScheduled, EndpointChanged, CallFinished)
-        ]
-        for event in EVENTS:
-            sink(event)
-    finally:
-        structlog.reset_defaults()
-    lines = caplog.text if kind == "stdlib" else output.getvalue()
-    told = [name for name in LEVELS if name in lines]
-    assert told == ["attempt_finished", "retry_scheduled", "endpoint_changed", "call_finished"]
-
-
-def test_a_logger_that_knows_no_levels_gets_everything() -> None:
-    """Such as one for the standard library's loggers around another one."""
-    output = io.StringIO()
-    wrapper = structlog.stdlib.BoundLogger
-    sink = LogSink(structlog.wrap_logger(structlog.WriteLogger(output), wrapper_class=wrapper))
-    fine = [event for event in EVENTS if not getattr(event, "error", None)]
-    for event in fine:
-        assert sink.hears(type(event))
-        sink(event)
-    assert output.getvalue().count("\n") == len(fine)

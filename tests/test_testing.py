@@ -334,20 +334,20 @@ async def test_health() -> None:
                 "status": "healthy",
                 "version": "fake",
                 "capabilities": {
-                    "faithful": True,
+                    "lossless": True,
                     "enforces_timeouts": True,
                     "cancels_on_disconnect": True,
                     "validates": False,
                 },
                 "limits": {},
             }
-        fake.health = {"capabilities": {"faithful": False}, "pool_status": {"config": {"maxSize": 8}}, "limits": None}
+        fake.health = {"capabilities": {"lossless": False}, "pool_status": {"config": {"maxSize": 8}}, "limits": None}
         fake.health_status = 503
         async with session.get(fake.url + "/health?x=1") as response:
             told = await response.json()
             assert (response.status, told["status"], told["limits"]) == (503, "unhealthy", None)
             assert told["capabilities"] == {
-                "faithful": False,
+                "lossless": False,
                 "enforces_timeouts": True,
                 "cancels_on_disconnect": True,
                 "validates": False,

@@ -249,7 +249,7 @@ FORGERIES = [
     ("_host.call(b'error{\"a\": [' + b'[],' * 10**6 + b'1]}')", Outcome.OK),
     ("_host.call(b'error{\"a\":[' + b'{},' * 3_000_000 + b'1]}')", Outcome.OK),
     ("_host.call(b'ret_val\\xff\\xfe\\x00')", Outcome.OK),
-    ("_host.call(b'flood')\nwhile True: pass", Outcome.OUTPUT_LIMIT),
+    ("_host.call(b'output_limit')\nwhile True: pass", Outcome.OUTPUT_LIMIT),
     ("_host.call(b'own_return_val'); print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),
     ("os.write(1, b'\\x00\\x00\\x00\\x02{}' * 100); os.write(2, b'\\x00\\x00\\x00\\x10{\"job\": 1}')", Outcome.OK),
     ("[_host.call(bytes([n]) * n) for n in range(256)]", Outcome.OK),

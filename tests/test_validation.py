@@ -14,7 +14,7 @@ import pytest
 from helpers import manager_for
 
 from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeManager, ServerError
-from faasrt.validation import PythonChecker
+from faasrt.syntax import PythonChecker
 
 URL = "http://127.0.0.1:1"  # nobody listens: a local check sends nothing
 
@@ -228,7 +228,7 @@ async def test_little_memory(kib: int, suffices: bool, tmp_path: Path, monkeypat
 
 EXHAUSTED = """
 import asyncio, resource, faasrt
-from faasrt.validation import PythonChecker
+from faasrt.syntax import PythonChecker
 async def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     checker = PythonChecker()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import assert_type
 
 import faasrt
-from faasrt import events, local
+from faasrt import local
+from faasrt.telemetry import events
 
 
 async def use(manager: faasrt.RuntimeManager) -> None:
@@ -30,7 +32,9 @@ async def use(manager: faasrt.RuntimeManager) -> None:
     assert_type(result.truncated, frozenset[str])
     assert_type(result.timings.attempts, tuple[float, ...])
     assert_type(result.raise_for_outcome(), faasrt.ExecutionResult)
-    called = await runtime.call_function("def f(*a, **k): pass", "f", 1, [None], language="py", timeout_ms=1_000, x=2)
+    called = await runtime.call_function(
+        "def f(*a, **k): pass", "f", [1, [None]], {"x": 2}, language="py", timeout_ms=1_000
+    )
     assert_type(called, faasrt.ExecutionResult)
     cases = await runtime.run_cases("def f(n): pass", "f", [(1,), [2]], isolate=True, idempotent=False)
     assert_type(cases, list[faasrt.ExecutionResult])
@@ -50,7 +54,20 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         assert_type(error.status, int | None)
     task = faasrt.CodeTask("print(1)", "py", id="a", args=[1, 2], kwargs={"b": 3})
     assert_type(task.language, faasrt.Language)
-    assert_type(faasrt.TaskResult(0, task, result).error, faasrt.FaasrtError | None)
+    async for item in manager.map([task]):
+        if item.error is None:
+            assert_type(item.result, faasrt.ExecutionResult)
+        else:
+            assert_type(item.error, faasrt.FaasrtError)
+        if item.result:
+            assert_type(item, faasrt.TaskSuccess)
+    called = await manager.call_function("def f(n): pass", "f", [1], language="py", timeout_ms=5)
+    assert_type(called, faasrt.ExecutionResult)
+    assert_type(await manager.run_cases("def f(n): pass", "f", [[1]], language="py"), list[faasrt.ExecutionResult])
+    with contextlib.suppress(TypeError):
+        faasrt.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
+    with contextlib.suppress(faasrt.ConfigurationError):
+        faasrt.RuntimeManager.from_url("http://faas:8000", token=5)  # type: ignore[arg-type]
     await manager.clear_cache()
 
 

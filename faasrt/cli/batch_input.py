@@ -1,274 +1,193 @@
-"""The tasks of `faasrt batch`: JSON Lines, read in a thread; each line is a task, or words on what is wrong with it."""
+"""Reads the tasks of `faasrt batch` from JSON Lines. An invalid line becomes a `Line` with a problem."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import os
 import sys
-import threading
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import attrs
 import click
 import zstandard
 
 from faasrt import strict_json
-from faasrt.batch import CodeTask
-from faasrt.errors import UnsupportedLanguageError
+from faasrt.cli.lines import iter_lines
 from faasrt.languages import Language
+from faasrt.tasks import CodeTask
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is an invalid task; it is not kept."""
-_CHUNK_BYTES = 65_536
-_PIECE = 256
-_SHOWN_DUPLICATES = 10
-T = TypeVar("T")
-_FIELDS = frozenset({"id", "code", "language", "timeout_ms", "function", "args", "kwargs", "ext"})
+"""A longer line is an invalid task, and is not kept in memory."""
+_MAX_DUPLICATES_SHOWN = 10
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "args": ("a list", lambda value: isinstance(value, list)),
+    "code": ("a string that is not empty", lambda value: isinstance(value, str) and value.strip() != ""),
+    "ext": ("an object of strings", lambda value: _is_a(dict, value) and all(_is_a(str, v) for v in value.values())),
+    "function": ("a string", lambda value: isinstance(value, str)),
+    "id": ("a string or a whole number", lambda value: _is_a((str, int), value)),
+    "kwargs": ("an object", lambda value: isinstance(value, dict)),
+    "language": ("a string", lambda value: isinstance(value, str)),
+    "timeout_ms": ("a number above 0", lambda value: _is_a((int, float), value) and value > 0),
+}
 
 
-@attrs.frozen
-class Defaults:
-    """What a task gets that does not say it itself."""
+def _is_a(kinds: type | tuple[type, ...], value: object) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
-    language: Language | None = None
-    timeout_ms: float | None = None
-    function: str | None = None
+
+@attrs.frozen(kw_only=True)
+class BatchOptions:
+    """The options of `faasrt batch` that concern tasks.
+
+    Attributes:
+        language: The language of tasks that name none.
+        timeout_ms: The time limit of tasks that have none.
+        function: The function to call in tasks that name none.
+        max_timeout_ms: The largest `timeout_ms`.
+        limit: The most lines to read.
+        concurrency: The most tasks in flight.
+        retry_infra: The most retries of a task.
+    """
+
+    language: Language | None
+    timeout_ms: float | None
+    function: str | None
+    max_timeout_ms: float
+    limit: int | None
+    concurrency: int | None
+    retry_infra: int
 
 
 @attrs.frozen
 class Line:
-    """A line of the file: a task, or what is wrong with it.
+    """A line of the file.
 
     Attributes:
-        number: Its number, from 1.
-        id: The task's name: its own, or one made of its number and its text; None where it has no readable one.
-        own_id: The name as it stands there, a string or a number; else `id`.
-        task: The task, or None.
-        problem: What is wrong, or "".
+        number: The number of the line, from 1.
+        id: The id in the line, or one made of its number and text; None when it cannot be read.
+        task: The task; None when there is a problem. Its id is `key`.
+        problem: The reason why the line is not a task, or "".
     """
 
     number: int
-    id: str | None
+    id: str | int | None = None
     task: CodeTask | None = None
     problem: str = ""
-    own_id: str | int | None = None
+
+    @property
+    def key(self) -> str | None:
+        """The id as a string."""
+        return None if self.id is None else str(self.id)
 
 
-@attrs.frozen
-class Survey:
-    """What a file of tasks holds, seen before anything of it is run.
+def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language, ...]]:
+    """Read a whole file of tasks. Return the number of its lines that are not blank, and their languages.
 
-    Attributes:
-        total: How many lines there are that hold something.
-        languages: Those of its tasks.
-        duplicates: Ids that stand there more than once, with their line numbers; the first few.
+    Raises:
+        click.UsageError: It cannot be read, or ids occur more than once.
     """
+    total = 0
+    first_lines: dict[str, int] = {}
+    languages: set[Language] = set()
+    duplicates: list[str] = []
+    for line in read_lines(source, options):
+        total += 1
+        if line.task is not None:
+            languages.add(line.task.language)
+        if line.key is not None:
+            first = first_lines.setdefault(line.key, line.number)
+            if first != line.number and len(duplicates) < _MAX_DUPLICATES_SHOWN:
+                duplicates.append(f"{line.key!r} (lines {first} and {line.number})")
+    if duplicates:
+        raise click.UsageError(f"ids occur more than once: {', '.join(duplicates)}")
+    return total, tuple(language for language in Language if language in languages)
 
-    total: int
-    languages: tuple[Language, ...]
-    duplicates: tuple[str, ...]
 
+def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
+    """Yield the lines of a file, or of stdin for "-", without the blank ones.
 
-def survey(source: str, defaults: Defaults, limit: int | None) -> Survey:
-    """Look through a file. This blocks.
+    Args:
+        source: The path, or "-".
+        options: Values for fields that a task does not have, and the number of lines.
 
     Raises:
         click.UsageError: It cannot be read.
     """
-    total = 0
-    seen: dict[str, int] = {}
-    languages: set[Language] = set()
-    duplicates: list[str] = []
-    for piece in _pieces(source, limit):
-        for number, data in piece:
-            total += 1
-            line = _parse(number, data, defaults)
-            if line.task is not None:
-                languages.add(line.task.language)
-            if line.id is not None and line.id in seen and len(duplicates) < _SHOWN_DUPLICATES:
-                duplicates.append(f"{line.id!r} (lines {seen[line.id]} and {number})")
-            if line.id is not None:
-                seen.setdefault(line.id, number)
-    return Survey(total, tuple(language for language in Language if language in languages), tuple(duplicates))
-
-
-class Lines:
-    """Reads the tasks of a file, or of stdin for "-", one after another.
-
-    Args:
-        source: The path, or "-".
-        defaults: What tasks get that do not say it themselves.
-        limit: How many lines to read at most.
-    """
-
-    def __init__(self, source: str, defaults: Defaults, limit: int | None) -> None:
-        self._defaults = defaults
-        self._pieces = _pieces(source, limit)
-        self._reading: asyncio.Future[list[tuple[int, bytes | None]] | None] | None = None
-        self._stopped = False
-
-    async def __aiter__(self) -> AsyncGenerator[Line]:
-        while not self._stopped and (piece := await self._read()):
-            for number, data in piece:
-                yield _parse(number, data, self._defaults)
-
-    def stop(self) -> None:
-        """Read no further."""
-        self._stopped = True
-        if self._reading is not None and not self._reading.done():
-            self._reading.set_result(None)
-
-    async def _read(self) -> list[tuple[int, bytes | None]] | None:
-        self._reading = in_daemon_thread(lambda: next(self._pieces, None))
-        return await self._reading
-
-
-def in_daemon_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Do what may block for ever, as reading a terminal does, in a thread that keeps nobody from leaving."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: Exception | None) -> None:
-        if ended.done():
-            return
-        if error is None:
-            ended.set_result(cast("T", result))
-        else:
-            ended.set_exception(error)
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as failure:
-            error = failure
-        with contextlib.suppress(RuntimeError):  # the loop has gone
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return ended
-
-
-def _pieces(source: str, limit: int | None) -> Iterator[list[tuple[int, bytes | None]]]:
-    """Give the lines that hold something, some at a time, with their numbers; None for one that is too long."""
     try:
         with _open(source) as stream:
-            chunks = iter(lambda: stream.read(_CHUNK_BYTES), b"")
-            lines = ((number, line) for number, line in enumerate(_split(chunks), 1) if line is None or line.strip())
-            limited = itertools.islice(lines, limit)
-            # What has come is given at once: a pipe may be slow.
-            most = 1 if source == "-" else _PIECE
-            while piece := list(itertools.islice(limited, most)):
-                yield piece
+            numbered = enumerate((line for _, line in iter_lines(stream, MAX_LINE_BYTES)), 1)
+            not_blank = ((number, line) for number, line in numbered if line is None or line.strip())
+            for number, data in itertools.islice(not_blank, options.limit):
+                yield _parse(number, data, options)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise click.UsageError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _open(source: str) -> IO[bytes]:
+def _open(source: str) -> BinaryIO:
     if source == "-":
         if sys.stdin is None:
             raise click.UsageError("cannot read <stdin>: it is closed")
-        return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     if source.endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(source))
+        return cast("BinaryIO", gzip.open(source))
     file = Path(source).open("rb")  # noqa: SIM115
     if source.endswith(".zst"):
-        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
     return file
 
 
-def _split(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
-    """Make lines of chunks; None stands for one that is too long, and is thrown away as it comes."""
-    rest = bytearray()
-    skipping = False
-    for chunk in chunks:
-        *whole, last = chunk.split(b"\n")
-        for part in whole:
-            rest += part
-            too_long = skipping or len(rest) > MAX_LINE_BYTES
-            yield None if too_long else bytes(rest)
-            rest.clear()
-            skipping = False
-        rest += last
-        if len(rest) > MAX_LINE_BYTES:
-            rest.clear()
-            skipping = True
-    if rest or skipping:
-        yield None if skipping else bytes(rest)
-
-
-def _parse(number: int, data: bytes | None, defaults: Defaults) -> Line:
+def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
     if data is None:
-        return Line(number, None, problem=f"line {number}: it is longer than {MAX_LINE_BYTES} bytes")
-    name: str | None = None
-    own: str | int | None = None
+        return Line(number, problem=f"line {number}: it is longer than {MAX_LINE_BYTES} bytes")
+    task_id: str | int | None = None
     try:
         fields = strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        own = _read_id(fields, number, data)
-        name = str(own)
-        return Line(number, name, _read_task(fields, name, defaults), own_id=own)
+        given = {name: value for name, value in fields.items() if value is not None}
+        if "id" not in given:
+            # The hash keeps --resume from skipping a line whose text has changed.
+            given["id"] = f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
+        _check("id", given["id"])
+        task_id = given["id"]
+        return Line(number, task_id, _make_task(fields, given, options))
     except UnicodeDecodeError as error:
         problem = f"it is not UTF-8 (byte {error.start})"
     except json.JSONDecodeError as error:
         problem = f"it is not JSON: {error.msg} at column {error.colno}"
     except RecursionError:
         problem = "it is nested too deeply"
-    except (ValueError, UnsupportedLanguageError) as error:
+    except ValueError as error:
         problem = str(error)
-    return Line(number, name, problem=f"line {number}: {problem}", own_id=own)
+    return Line(number, task_id, problem=f"line {number}: {problem}")
 
 
-def _read_id(fields: dict[str, Any], number: int, data: bytes) -> str | int:
-    name = fields.get("id")
-    if name is None:
-        # With its text in it, so that --resume takes no other task for it when the file has changed.
-        return f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
-    if isinstance(name, bool) or not isinstance(name, (str, int)):
-        raise ValueError("'id' must be a string or a whole number")
-    return name
-
-
-def _read_task(fields: dict[str, Any], name: str, defaults: Defaults) -> CodeTask:
-    if unknown := fields.keys() - _FIELDS:
-        raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(sorted(_FIELDS))}")
-    language = _field(fields, "language", (str,), "a string") or defaults.language
-    if language is None:
-        raise ValueError("it names no language, and neither does --language")
-    code = _field(fields, "code", (str,), "a string")
-    if code is None:
+def _make_task(fields: dict[str, Any], given: dict[str, Any], options: BatchOptions) -> CodeTask:
+    if unknown := fields.keys() - _FIELDS.keys():
+        raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(_FIELDS)}")
+    for name, value in given.items():
+        _check(name, value)
+    values = {"language": options.language, "timeout_ms": options.timeout_ms, "function": options.function, **given}
+    if values["language"] is None:
+        raise ValueError("it names no language, and --language is not given")
+    if "code" not in given:
         raise ValueError("'code' is missing")
-    timeout_ms = _field(fields, "timeout_ms", (int, float), "a number")
-    ext = _field(fields, "ext", (dict,), "an object")
-    if not code.strip():
-        raise ValueError("'code' must not be empty")
-    if timeout_ms is not None and timeout_ms <= 0:
-        raise ValueError("'timeout_ms' must be above 0")
-    if not all(isinstance(value, str) for value in (ext or {}).values()):
-        raise ValueError("the values of 'ext' must be strings")
-    return CodeTask(
-        code,
-        language,
-        id=name,
-        timeout_ms=defaults.timeout_ms if timeout_ms is None else timeout_ms,
-        ext=ext,
-        function=_field(fields, "function", (str,), "a string") or defaults.function,
-        args=_field(fields, "args", (list,), "a list") or (),
-        kwargs=_field(fields, "kwargs", (dict,), "an object") or {},
-    )
+    if (values["timeout_ms"] or 0) > options.max_timeout_ms:
+        raise ValueError(
+            f"'timeout_ms' must be at most the limit of {options.max_timeout_ms:g} ms; "
+            "a larger --timeout-ms raises the limit"
+        )
+    return CodeTask(**{**values, "id": str(given["id"])})
 
 
-def _field(fields: dict[str, Any], name: str, kinds: tuple[type, ...], words: str) -> Any:
-    value = fields.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-        raise ValueError(f"{name!r} must be {words}")
-    return value
+def _check(name: str, value: object) -> None:
+    kind, is_valid = _FIELDS[name]
+    if not is_valid(value):
+        raise ValueError(f"{name!r} must be {kind}")

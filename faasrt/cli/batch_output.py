@@ -1,4 +1,4 @@
-"""The results of `faasrt batch`: JSON Lines, on the disk before they count, and none twice."""
+"""Writes the results of `faasrt batch` as JSON Lines. A result counts when it is on the disk; no id occurs twice."""
 
 from __future__ import annotations
 
@@ -18,67 +18,50 @@ from typing import Any
 import click
 
 from faasrt import strict_json
-from faasrt.batch import TASK_ERRORS, TaskResult
-from faasrt.errors import ServiceError
+from faasrt.cli.batch_input import Line
 from faasrt.results import Outcome
+from faasrt.tasks import TASK_ERRORS, TaskResult
 
 _OUTCOMES = frozenset(Outcome)
-_MAX_WAITING = 1_000
 
 
-def record_of(item: TaskResult, name: str | int, line: int) -> dict[str, Any]:
-    """Give the fields of a result: a verdict, an infrastructure failure, or what is wrong with the task."""
-    fields: dict[str, Any] = {"id": name, "line": line, "language": item.task.language.value}
-    if item.result is not None:
-        told = item.result.to_dict()
-        total_s = told.pop("timings")["total"]
-        del told["metadata"]
-        fields |= {**told, "total_ms": round(total_s * 1000, 3)}
-    elif isinstance(item.error, TASK_ERRORS):
-        fields["invalid_task"] = f"line {line}: {item.error}"
-    else:
-        known = item.error if isinstance(item.error, ServiceError) else None
-        fields["infra_error"] = {
-            "type": type(item.error).__name__,
-            "message": str(item.error),
-            "sent": known.sent if known else "no",
-            "attempts": known.attempts if known else 0,
-        }
-        fields["total_ms"] = round(known.elapsed_s * 1000, 3) if known else 0
-    return fields
-
-
-def invalid_record(name: str | int | None, line: int, problem: str) -> dict[str, Any]:
-    """Give the fields of a line that holds no task."""
-    return {"id": name, "line": line, "invalid_task": problem}
+def make_record(item: TaskResult, line: Line) -> dict[str, Any]:
+    """Return the fields of a result: a verdict, an infrastructure error, or the problem of an invalid task."""
+    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": item.task.language.value}
+    if item.error is None:
+        verdict = item.result.to_dict()
+        total_s = verdict.pop("timings")["total"]
+        del verdict["metadata"]
+        return {**fields, **verdict, "total_ms": round(total_s * 1000, 3)}
+    if isinstance(item.error, TASK_ERRORS):
+        return {**fields, "invalid_task": f"line {line.number}: {item.error}"}
+    details = {"sent": getattr(item.error, "sent", "no"), "attempts": getattr(item.error, "attempts", 0)}
+    error = {"type": type(item.error).__name__, "message": str(item.error), **details}
+    return {**fields, "infra_error": error, "total_ms": round(getattr(item.error, "elapsed_s", 0) * 1000, 3)}
 
 
 def kind_of(record: dict[str, Any]) -> str:
-    """Name what a record says: an outcome, "infra_error" or "invalid_task"."""
+    """Return "infra_error", "invalid_task", or the outcome of a record."""
     return next((kind for kind in ("infra_error", "invalid_task") if kind in record), record.get("outcome", ""))
 
 
 class Results:
-    """Where results go: a file, or stdout for "-".
+    """The file of results, or stdout for "-".
 
     Args:
         target: The path, or "-".
-        resume: Whether to go on with what is there; else the file must be missing or empty.
-        on_kept: Called with a record when it is on the disk.
+        resume: Whether to continue a file of results. Otherwise the file must be missing or empty.
 
     Attributes:
-        done: The ids that have a verdict already.
+        done: The ids that have a verdict from an earlier run.
 
     Raises:
-        click.UsageError: It holds results already, another run writes it, or it cannot be written.
+        click.UsageError: The file holds results already, another run writes it, or it cannot be written.
     """
 
-    def __init__(self, target: str, *, resume: bool, on_kept: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, target: str, *, resume: bool) -> None:
         self.done: set[str] = set()
-        self._on_kept = on_kept
-        self._waiting: list[dict[str, Any]] = []
-        self._more, self._fewer = asyncio.Event(), asyncio.Event()
-        self._closing = False
+        self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._file: io.FileIO
         if target == "-":
             if resume:
@@ -89,46 +72,43 @@ class Results:
             return
         self._path = Path(target).resolve()
         try:
-            self._file = self._locked()
+            self._file = self._open_locked()
             if self._path.stat().st_size:
                 if not resume:
                     raise click.UsageError(f"{target} holds results already: --resume goes on with them")
-                self._take_over()
+                self._keep_verdicts()
         except OSError as error:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
 
-    async def put(self, record: dict[str, Any]) -> None:
-        """Hand a record over to be written; waits while many are waiting."""
-        self._waiting.append({**record, "finished_at": round(time.time(), 3)})
-        self._more.set()
-        while len(self._waiting) > _MAX_WAITING:
-            self._fewer.clear()
-            await self._fewer.wait()
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
-    async def write_all(self) -> None:
-        """Write what is handed over until `finish` is called.
-
-        Raises:
-            OSError: It cannot be written, for want of room, say. What was written before stays.
-        """
-        try:
-            while self._waiting or not self._closing:
-                if not self._waiting:
-                    self._more.clear()
-                    await self._more.wait()
-                    continue
-                records, self._waiting = self._waiting, []
-                self._fewer.set()
-                await asyncio.to_thread(self._write, records)
-                for record in records:
-                    self._on_kept(record)
-        finally:
-            await asyncio.to_thread(self._file.close)
+    def put(self, record: dict[str, Any]) -> None:
+        """Queue a record to be written. Its `finished_at` is now."""
+        self._queue.put_nowait({**record, "finished_at": round(time.time(), 3)})
 
     def finish(self) -> None:
-        """Say that nothing more comes."""
-        self._closing = True
-        self._more.set()
+        """Let `write_all` return after the records that are queued."""
+        self._queue.put_nowait(None)
+
+    async def write_all(self, on_written: Callable[[dict[str, Any]], None]) -> None:
+        """Write records until `finish` is called. All records that are queued are written and synced together.
+
+        Args:
+            on_written: Called with each record after it is on the disk.
+
+        Raises:
+            OSError: A record cannot be written. Earlier records stay.
+        """
+        finished = False
+        while not finished:
+            queued = [await self._queue.get(), *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
+            records = [record for record in queued if record is not None]
+            finished = len(records) < len(queued)
+            await asyncio.to_thread(self._write, records)
+            for record in records:
+                on_written(record)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         rest = memoryview(b"".join(strict_json.dump_bytes(record) + b"\n" for record in records))
@@ -137,7 +117,7 @@ class Results:
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             os.fdatasync(self._file.fileno())
 
-    def _locked(self) -> io.FileIO:
+    def _open_locked(self) -> io.FileIO:
         while True:
             file = self._path.open("ab", buffering=0)
             try:
@@ -146,45 +126,41 @@ class Results:
                 file.close()
                 raise click.UsageError(f"another run writes {self._path}") from None
             if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
-                self._sync_folder()
-                return file
-            file.close()  # the run that had it has put another one in its place
-
-    def _sync_folder(self) -> None:
-        """Have the file's name on the disk, too."""
+                break
+            file.close()  # the run that held the lock has replaced the file
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(folder)  # the name of the file is on the disk, too
         finally:
             os.close(folder)
+        return file
 
-    def _take_over(self) -> None:
-        """Keep the verdicts of an earlier run, one for each id; what else is there belongs to tasks that run again."""
+    def _keep_verdicts(self) -> None:
+        """Replace the file by one with a verdict for each id. Tasks with other records run again."""
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}-", delete=False) as kept:
             try:
                 with self._path.open("rb") as earlier:
                     for number, line in enumerate(earlier, 1):
-                        name = _graded_id(line, number)
-                        if name is not None and name not in self.done:
-                            self.done.add(name)
+                        key = _id_of_verdict(line, number)
+                        if key is not None and key not in self.done:
+                            self.done.add(key)
                             kept.write(line)
                 kept.flush()
                 os.fsync(kept.fileno())
                 Path(kept.name).chmod(self._path.stat().st_mode & 0o777)
                 Path(kept.name).rename(self._path)
-                self._sync_folder()
             except BaseException:
                 Path(kept.name).unlink(missing_ok=True)
                 raise
-        old, self._file = self._file, self._locked()
+        old, self._file = self._file, self._open_locked()
         old.close()
 
 
-def _graded_id(line: bytes, number: int) -> str | None:
-    """Give the id of a line with a verdict; None for a failure, and for a line that was torn.
+def _id_of_verdict(line: bytes, number: int) -> str | None:
+    """Return the id of a line with a verdict; None for a failure, and for a line without its end.
 
     Raises:
-        click.UsageError: It is no line of ours, which must not be lost.
+        click.UsageError: The line is not a result, so the file may be another one, which must not be overwritten.
     """
     if not line.endswith(b"\n"):
         return None
@@ -192,10 +168,9 @@ def _graded_id(line: bytes, number: int) -> str | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         record = None
-    if isinstance(record, dict):
-        if "infra_error" in record or "invalid_task" in record:
+    match record:
+        case {"infra_error": _} | {"invalid_task": _}:
             return None
-        name, outcome = record.get("id"), record.get("outcome")
-        if isinstance(name, (str, int)) and isinstance(outcome, str) and outcome in _OUTCOMES:
-            return str(name)
+        case {"id": str() | int() as task_id, "outcome": str() as outcome} if outcome in _OUTCOMES:
+            return str(task_id)
     raise click.UsageError(f"line {number} of the file is no result: is it the right one?")

@@ -1,107 +1,93 @@
-"""What `faasrt batch` shows: how far it is, live on a terminal, in a line now and then elsewhere; and the end."""
+"""Shows the progress of `faasrt batch` on stderr: live on a terminal, otherwise in a line every few seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from faasrt.cli.batch_output import kind_of
-from faasrt.cli.output import note
+from faasrt.cli.output import write, write_message
 
 _LIVE_S, _LINE_S = 0.25, 5.0
-_NOT_GRADABLE = ("infra_error", "invalid_task")
+_ERASE = "\r\x1b[K"
+"""Clears the line of a terminal."""
 
 
 class Progress:
     """Counts results and shows them on stderr.
 
     Args:
-        total: How many tasks there are, or None.
-        quiet: Show nothing but the end.
+        total: The number of tasks; None when unknown.
+        quiet: Whether to show nothing.
 
     Attributes:
-        kinds: How many results of each kind are on the disk.
-        skipped: Tasks that had a verdict before.
-        in_flight: Tasks that run.
-        retries: Tasks that were run again after an infrastructure failure.
+        kinds: The number of written results of each kind.
+        skipped: The number of tasks that had a verdict before.
+        in_flight: The number of tasks without a result.
+        retries: The number of retries after infrastructure errors.
     """
 
     def __init__(self, total: int | None, *, quiet: bool) -> None:
         self.total = total
         self.kinds: Counter[str] = Counter()
         self.skipped = self.in_flight = self.retries = 0
-        self._quiet = quiet
+        self._quiet = quiet or sys.stderr is None
         self._started = time.monotonic()
 
-    def count(self, record: dict[str, Any]) -> None:
-        """Note a result that is on the disk."""
-        self.kinds[kind_of(record)] += 1
-
     async def show(self) -> None:
-        """Show how far it is until cancelled."""
-        if self._quiet or sys.stderr is None:
+        """Show the progress until cancelled."""
+        if self._quiet:
             return
-        with contextlib.suppress(OSError, ValueError):  # nobody looks any more, and that is no reason to end
-            await self._show()
-
-    async def _show(self) -> None:
-        if not sys.stderr.isatty():
-            while True:
-                await asyncio.sleep(_LINE_S)
-                note(self._words())
-        with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
-            while True:
-                live.update(Text(f"faasrt: {self._words()}"), refresh=True)
-                await asyncio.sleep(_LIVE_S)
+        is_terminal = sys.stderr.isatty()
+        with contextlib.suppress(OSError, ValueError):  # stderr was closed; the batch goes on
+            try:
+                while True:
+                    await asyncio.sleep(_LIVE_S if is_terminal else _LINE_S)
+                    status = f"faasrt: {self._status()}"
+                    width = shutil.get_terminal_size().columns - 1
+                    write(f"{_ERASE}{status[:width]}" if is_terminal else f"{status}\n", err=True)
+            finally:
+                if is_terminal:
+                    write(_ERASE, err=True)
 
     def summary(self) -> dict[str, Any]:
-        """Give the figures of the end."""
-        elapsed_s = time.monotonic() - self._started
-        done = sum(self.kinds.values())
+        """Return the final counts."""
+        elapsed_s = max(time.monotonic() - self._started, 0.001)
+        outcomes = dict(sorted(self.kinds.items()))
         return {
             "total": self.total,
-            "done": done,
+            "done": self.kinds.total(),
             "skipped": self.skipped,
-            "outcomes": {kind: count for kind, count in sorted(self.kinds.items()) if kind not in _NOT_GRADABLE},
-            "infra_errors": self.kinds["infra_error"],
-            "invalid_tasks": self.kinds["invalid_task"],
+            "infra_errors": outcomes.pop("infra_error", 0),
+            "invalid_tasks": outcomes.pop("invalid_task", 0),
+            "outcomes": outcomes,
             "retries": self.retries,
             "elapsed_s": round(elapsed_s, 3),
-            "per_second": round(done / elapsed_s, 1) if elapsed_s else 0.0,
+            "per_second": round(self.kinds.total() / elapsed_s, 1),
         }
 
     def show_summary(self) -> None:
-        """Show the table of the end."""
-        if self._quiet or sys.stderr is None:
+        """Show the final counts."""
+        if self._quiet:
             return
-        table = Table(show_header=True, box=None, pad_edge=False)
-        table.add_column("result")
-        table.add_column("tasks", justify="right")
-        for kind, count in self.kinds.most_common():
-            table.add_row(kind, str(count))
-        if self.skipped:
-            table.add_row("done before", str(self.skipped))
-        Console(stderr=True).print(table)
-        figures = self.summary()
-        note(f"{figures['done']} tasks in {figures['elapsed_s']:.1f} s, {figures['per_second']:.1f}/s")
+        for kind, count in [*self.kinds.most_common(), ("done before", self.skipped)]:
+            if count:
+                write(f"{kind:<14}{count:>8}\n", err=True)
+        summary = self.summary()
+        write_message(f"{summary['done']} tasks in {summary['elapsed_s']:.1f} s, {summary['per_second']:.1f}/s")
 
-    def _words(self) -> str:
-        done = sum(self.kinds.values())
+    def _status(self) -> str:
+        done = self.kinds.total()
         rate = done / max(time.monotonic() - self._started, 0.001)
-        of = f"/{self.total}" if self.total is not None else ""
+        of = "" if self.total is None else f"/{self.total}"
         parts = [f"{done + self.skipped}{of} done", f"{rate:.1f}/s", f"{self.in_flight} in flight"]
-        if self.total is not None and rate > 0 and done:
-            left_s = (self.total - self.skipped - done) / rate
-            parts.append(f"{int(left_s) // 3600}:{int(left_s) // 60 % 60:02}:{int(left_s) % 60:02} left")
+        if self.total is not None and done:
+            parts.append(f"{timedelta(seconds=int((self.total - self.skipped - done) / rate))} left")
         if self.retries:
             parts.append(f"{self.retries} retries")
         return ", ".join([*parts, *(f"{kind} {count}" for kind, count in self.kinds.most_common())])

@@ -1,61 +1,38 @@
-"""The commands; what they are for, and the exit codes, is told by the package's docstring."""
+"""The commands; see the docstring of the package for their purpose and exit codes."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import make_settings, open_manager, parse_language, parse_languages, url_option
-from faasrt.cli.output import (
-    CODE_FAILED,
-    INFRASTRUCTURE,
-    INTERRUPTED,
-    OK,
-    USAGE,
-    note,
-    write,
-    write_json,
-)
-from faasrt.cli.progress import compiling
+from faasrt.cli.connect import parse_language, parse_languages, run_with_manager, show_compilation, url_option
+from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write, write_message
 from faasrt.cli.report import report_command
 from faasrt.config import SandboxConfig
-from faasrt.errors import (
-    ConfigurationError,
-    FaasrtError,
-    InvalidRequestError,
-    ServiceError,
-    UnsupportedLanguageError,
-)
+from faasrt.errors import FaasrtError, ServiceError
 from faasrt.languages import Language
-from faasrt.results import ExecutionResult, HealthStatus
+from faasrt.results import ExecutionResult
 
-_LANGUAGE_OF_SUFFIX = {
-    ".py": Language.PYTHON,
-    ".js": Language.JAVASCRIPT,
-    ".mjs": Language.JAVASCRIPT,
-    ".ts": Language.TYPESCRIPT,
-}
+if TYPE_CHECKING:
+    from faasrt.local import LocalFaaS
 
-_FIELD_OF_OPTION = {
-    "timeout_s": "timeout_limit_s",
-    "memory_mb": "memory_limit_mb",
-    "output_bytes": "max_output_bytes",
-    "network": "network_enabled",
-}
+_LANGUAGE_OF_SUFFIX = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript"}
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and give the exit code."""
+    """Run the command line and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = commands.main(arguments, prog_name="faasrt", standalone_mode=False)
@@ -64,38 +41,39 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        note("interrupted")
+        write_message("interrupted")
         return INTERRUPTED
-    except (ConfigurationError, InvalidRequestError, UnsupportedLanguageError) as error:
-        note(str(error))
-        return USAGE
     except FaasrtError as error:
-        note(f"{type(error).__name__}: {error}")
-        return INFRASTRUCTURE
+        is_usage = isinstance(error, ValueError)
+        write_message(str(error) if is_usage else f"{type(error).__name__}: {error}")
+        return USAGE if is_usage else INFRASTRUCTURE
     except BrokenPipeError:
-        # The reader of our output has gone, as in `faasrt run ... | head`: there is nobody to tell.
+        # The reader of stdout has gone, as in `faasrt run ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        note(f"cannot write the output: {error.strerror or error}")
+        write_message(f"cannot write the output: {error.strerror or error}")
         return INFRASTRUCTURE
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """End a command as Ctrl-C does: in good order, with nothing left behind."""
-    # Once: `timeout` sends SIGTERM twice, to us and to our group, and asyncio gives up good order at a second SIGINT.
+    """Handle SIGTERM as Ctrl-C."""
+    # Only once: `timeout` signals both the process and its group, and asyncio does not clean up after a second SIGINT.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.raise_signal(signal.SIGINT)
 
 
-_language = click.option(
-    "--language",
-    "-l",
-    callback=parse_language,
-    help="python, javascript or typescript; guessed from the file's suffix (.py .js .mjs .ts).",
-)
-_code = click.option("-c", "code", help="The program itself, in place of a file.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def _program_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that `run` and `validate` share."""
+    for option in (
+        url_option,
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+        click.option("--language", "-l", callback=parse_language, help="The language; guessed from .py .js .mjs .ts."),
+        click.option("-c", "code", help="The program itself, instead of a file."),
+        click.argument("file", required=False),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,153 +81,119 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 def commands() -> None:
     """Run untrusted Python, JavaScript and TypeScript in sandboxes.
 
-    Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. With none of them set,
-    the FaaS that is built in is used.
+    Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. If none is set, the
+    embedded FaaS is used.
 
-    Exit codes: 0 all well, 1 the code failed, 2 wrong usage or input, 3 infrastructure, 130 interrupted.
+    Exit codes: 0 success, 1 the code failed, 2 wrong usage or input, 3 infrastructure failure, 130 interrupted.
     """
 
 
 @commands.command("run")
-@click.argument("file", required=False)
-@_code
-@_language
-@click.option("--timeout-ms", type=float, help="Milliseconds that the program may run; 30000 by default.")
-@_json
-@url_option
+@_program_options
+@click.option("--timeout-ms", type=float, help="The time limit in milliseconds; 30000 by default.")
 def run_command(
     file: str | None,
     code: str | None,
     language: Language | None,
-    timeout_ms: float | None,
     as_json: bool,
     url: str | None,
+    timeout_ms: float | None,
 ) -> int:
     """Run a program: FILE, or stdin when FILE is -.
 
-    The program's output is passed on; the exit code is 1 when it fails.
+    The program's output is passed on. The exit code is 1 when it fails.
     """
-    program, spoken, _ = _read_program(file, code, language)
-    settings = make_settings(url, timeout_ms)
-
-    async def work() -> ExecutionResult:
-        async with open_manager(settings, (spoken,)) as manager:
-            return await manager.run_code(program, spoken, timeout_ms)
-
-    result = asyncio.run(work())
+    program, parsed, _ = _read_program(file, code, language)
+    result = run_with_manager(
+        lambda manager: manager.run_code(program, parsed, timeout_ms), (parsed,), url, timeout_ms or 0
+    )
     if as_json:
-        write_json(result.to_dict())
+        write(result.to_json() + "\n")
     else:
         _show(result)
     return OK if result.ok else CODE_FAILED
 
 
 @commands.command("validate")
-@click.argument("file", required=False)
-@_code
-@_language
-@_json
-@url_option
+@_program_options
 def validate_command(
     file: str | None, code: str | None, language: Language | None, as_json: bool, url: str | None
 ) -> int:
     """Check a program's syntax: FILE, or stdin when FILE is -.
 
-    It is not run; the exit code is 1 when it is wrong.
+    The program does not run. The exit code is 1 when it does not parse.
     """
-    program, spoken, name = _read_program(file, code, language)
-    settings = make_settings(url)
-
-    async def work() -> Any:
-        async with open_manager(settings, (spoken,)) as manager:
-            return await manager.validate_code(program, spoken)
-
-    result = asyncio.run(work())
+    program, parsed, name = _read_program(file, code, language)
+    result = run_with_manager(lambda manager: manager.validate_code(program, parsed), (parsed,), url)
     if as_json:
-        write_json(attrs.asdict(result))
+        click.echo(json.dumps(attrs.asdict(result)))
     elif result.valid:
         write(f"{name}: valid ({result.checked_by})\n")
     for diagnostic in () if as_json else result.diagnostics:
         place = ":".join(str(part) for part in (name, diagnostic.line, diagnostic.column) if part is not None)
-        write(f"{place}: {diagnostic.message}\n", sys.stderr)
+        write(f"{place}: {diagnostic.message}\n", err=True)
     return OK if result.valid else CODE_FAILED
 
 
 @commands.command("health")
-@_json
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @url_option
 def health_command(as_json: bool, url: str | None) -> int:
-    """Ask every endpoint for its health.
+    """Probe every endpoint.
 
     The exit code is 3 unless all are healthy.
     """
-    settings = make_settings(url)
-
-    async def work() -> HealthStatus:
-        async with open_manager(settings, tuple(Language)) as manager:
-            return await manager.get_health_status()
-
-    status = asyncio.run(work())
+    status = run_with_manager(lambda manager: manager.get_health_status(), tuple(Language), url)
     if as_json:
-        write_json({"healthy": status.healthy, "endpoints": [attrs.asdict(entry) for entry in status.endpoints]})
+        click.echo(json.dumps({"healthy": status.healthy, **attrs.asdict(status)}))
     for entry in () if as_json else status.endpoints:
-        words = entry.version if entry.healthy else entry.error
-        label = "healthy" if entry.healthy else "UNHEALTHY"
-        write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {words}\n")
+        label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
+        write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
     return OK if status.healthy else INFRASTRUCTURE
 
 
-@commands.command("serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
-@click.option(
-    "--language", "-l", "languages", multiple=True, callback=parse_languages, help="May be repeated; all by default."
-)
-@click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
-@click.option("--timeout-s", type=float, help="Seconds that a program may run at most; 30 by default.")
-@click.option("--memory-mb", type=int, help="MiB that a program may take at most; 128 by default.")
-@click.option("--output-bytes", type=int, help="Bytes kept of each stream at most; 1048576 by default.")
-@click.option("--network", is_flag=True, help="Let JavaScript and TypeScript ask for the network.")
-@click.option("--token", envvar="FAASRT_TOKEN", help="What callers must show as a bearer token. [env: FAASRT_TOKEN]")
-def serve_command(
-    host: str,
-    port: int,
-    languages: tuple[Language, ...],
-    workers: int | None,
-    token: str | None,
-    **limits: float | None,
-) -> int:
-    """Serve the built-in FaaS.
+_LIMITS = SandboxConfig()
 
-    Ctrl-C or SIGTERM ends it; programs in flight may end first.
+
+@commands.command("serve", context_settings={"show_default": True})
+@click.option("--host", default="127.0.0.1", help="The address; one other than loopback needs a token.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65_535), help="The port; 0 takes a free one.")
+@click.option("--language", "-l", "languages", multiple=True, callback=parse_languages, help="May be repeated.")
+@click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
+@click.option("--timeout-s", "timeout_limit_s", default=_LIMITS.timeout_limit_s, help="The most seconds of a program.")
+@click.option("--memory-mb", "memory_limit_mb", default=_LIMITS.memory_limit_mb, help="The most MiB of a program.")
+@click.option("--output-bytes", "max_output_bytes", default=_LIMITS.max_output_bytes, help="The most bytes per stream.")
+@click.option("--network", "network_enabled", is_flag=True, help="Let JavaScript and TypeScript use the network.")
+@click.option("--token", envvar="FAASRT_TOKEN", help="The bearer token of callers. [env: FAASRT_TOKEN]")
+def serve_command(
+    host: str, port: int, languages: tuple[Language, ...], workers: int | None, token: str | None, **limits: Any
+) -> int:
+    """Serve the embedded FaaS, for every language unless some are given.
+
+    Ctrl-C or SIGTERM stops it, after the programs in flight have finished.
     """
     from faasrt.local import LocalFaaS
 
-    # As a library, faasrt is silent; here nothing else would say why an engine fails.
+    # The library logs nothing by default, but the command shows why an engine fails.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("faasrt: %(message)s"))
     logging.getLogger("faasrt.local").addHandler(handler)
-    asked = {_FIELD_OF_OPTION[name]: limit for name, limit in limits.items() if limit is not None}
-    sandbox = SandboxConfig(**asked)  # type: ignore[arg-type]
+    sandbox = SandboxConfig(**limits)
+    faas = LocalFaaS(languages or None, workers=workers, sandbox=sandbox, host=host, port=port, token=token)
 
     async def work() -> int:
-        faas = LocalFaaS(languages or None, workers=workers, sandbox=sandbox, host=host, port=port, token=token)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with faas:
+        async with faas, asyncio.TaskGroup() as group:
             write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n")
-            announcing = asyncio.create_task(_announce(faas, note))
-            stopping = asyncio.create_task(stop.wait())
-            try:
-                await asyncio.wait({announcing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if announcing.done() and not any(announcing.result()):
-                    return INFRASTRUCTURE
-                await stopping
-            finally:
-                announcing.cancel()
-                stopping.cancel()
-            note("stopping")
+            ready = group.create_task(_report_ready(faas, write_message))
+            ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else stop.set())
+            await stop.wait()
+            if ready.done() and not any(ready.result()):
+                return INFRASTRUCTURE
+            ready.cancel()
+            write_message("stopping")
         return OK
 
     return asyncio.run(work())
@@ -257,7 +201,7 @@ def serve_command(
 
 @commands.command("warmup")
 def warmup_command() -> int:
-    """Prepare the built-in FaaS on this machine.
+    """Prepare the embedded FaaS on this machine.
 
     The Python sandbox is compiled, and every engine is started once. The exit code is 3 unless all languages can run.
     """
@@ -265,43 +209,43 @@ def warmup_command() -> int:
 
     async def work() -> bool:
         async with LocalFaaS(workers=1) as faas:
-            with compiling(faas.languages):
-                return all(await _announce(faas, lambda words: write(f"faasrt: {words}\n")))
+            with show_compilation(faas.languages):
+                return all(await _report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-async def _announce(faas: Any, tell: Any) -> list[bool]:
-    """Tell of each language when it is ready, or why it cannot be; give which are ready."""
+async def _report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[bool]:
+    """Report for each language that it is ready, or why it cannot run. Return which are ready."""
 
     async def one(language: Language) -> bool:
         try:
             await faas.wait_ready(language)
         except ServiceError as error:
-            tell(f"{language} cannot run: {error}")
+            report(f"{language} cannot run: {error}")
             return False
-        tell(f"{language} is ready")
+        report(f"{language} is ready")
         return True
 
     return await asyncio.gather(*(one(language) for language in faas.languages))
 
 
 def _read_program(file: str | None, code: str | None, language: Language | None) -> tuple[str, Language, str]:
-    """Give the program, its language and its name."""
+    """Return the program, its language and its name."""
     if (file is None) == (code is None):
         raise click.UsageError("give a FILE, - for stdin, or -c CODE")
-    if code is None and file != "-":
-        assert file is not None
-        language = language or _LANGUAGE_OF_SUFFIX.get(Path(file).suffix.lower())
+    if file is not None and language is None and (suffix := Path(file).suffix.lower()) in _LANGUAGE_OF_SUFFIX:
+        language = Language(_LANGUAGE_OF_SUFFIX[suffix])
     if language is None:
-        raise click.UsageError("say which --language this is: python, javascript or typescript")
+        raise click.UsageError("give the --language: python, javascript or typescript")
     if code is not None:
         return code, language, "<string>"
-    name = "<stdin>" if file == "-" else str(file)
+    assert file is not None
+    name = "<stdin>" if file == "-" else file
     if file == "-" and sys.stdin is None:
         raise click.UsageError("cannot read <stdin>: it is closed")
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(str(file)).read_bytes()
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return data.decode("utf-8-sig"), language, name
     except OSError as error:
         raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
@@ -311,17 +255,17 @@ def _read_program(file: str | None, code: str | None, language: Language | None)
 
 def _show(result: ExecutionResult) -> None:
     write(result.stdout)
-    write(result.stderr, sys.stderr)
+    write(result.stderr, err=True)
     if result.stderr and not result.stderr.endswith("\n"):
-        write("\n", sys.stderr)
+        write("\n", err=True)
     for name in sorted(result.truncated):
-        note(f"{name} was cut at the output limit")
+        write_message(f"{name} was cut at the output limit")
     if result.ret_val:
-        note(f"return value: {result.ret_val}")
+        write_message(f"return value: {result.ret_val}")
     if not result.ok:
         error = result.error
         reason = f": {error.name}: {error.message}".rstrip(": ") if error else ""
-        note(f"{result.outcome}{reason}")
+        write_message(f"{result.outcome}{reason}")
 
 
 commands.add_command(batch_command)

@@ -1,30 +1,19 @@
-"""Where the commands write: results to stdout, words about them to stderr."""
+"""Writes the output of the commands: results to stdout, messages to stderr."""
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Any, TextIO
+import click
 
 OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
 """The exit codes."""
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
-    """Write a program's output as it is; lone surrogates, which UTF-8 has no bytes for, as escapes."""
-    target: TextIO | None = sys.stdout if stream is None else stream
-    if target is None:
-        return  # the shell closed it for us (>&-)
-    target.flush()
-    target.buffer.write(text.encode("utf-8", "backslashreplace"))
-    target.buffer.flush()
+def write(text: str, *, err: bool = False) -> None:
+    """Write text as it is, with escapes for lone surrogates. A closed stream is ignored."""
+    # click removes escape sequences from text, but not from bytes.
+    click.echo(text.encode("utf-8", "backslashreplace"), nl=False, err=err)
 
 
-def write_json(fields: Any) -> None:
-    """Write one JSON document and a newline."""
-    write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def note(words: str) -> None:
-    """Write a line about the run."""
-    write(f"faasrt: {words}\n", sys.stderr)
+def write_message(text: str) -> None:
+    """Write a line to stderr."""
+    write(f"faasrt: {text}\n", err=True)

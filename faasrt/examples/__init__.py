@@ -1,11 +1,12 @@
-"""Programs to run, read and copy. Each is a file of its own, and imports nothing but public names.
+"""Example programs to run, read and copy. They import only public names.
 
-    python -m faasrt.examples.fastapi_backend    a web backend: typed answers, errors, health, metrics, cancellation
-    python -m faasrt.examples.aiohttp_backend    the same with aiohttp
-    python -m faasrt.examples.batch              many answers through graders, and an account that adds up
-    python -m faasrt.examples.benchmark          many calls at once, and where the time of each one went
-    notebook.ipynb                               a grader, tried out cell by cell; it lies beside this file
+    python -m faasrt.examples.fastapi_backend     a web backend: typed answers, errors, health, metrics, cancellation
+    python -m faasrt.examples.aiohttp_backend     the same with aiohttp
+    faasrt.examples.grader                        the part that both backends share
+    python -m faasrt.examples.batch_evaluation    many answers through graders, and a summary that adds up
+    python -m faasrt.examples.benchmark           many concurrent calls, and the time of each phase
+    notebook.ipynb                                a grader, cell by cell; the file is beside this one
 
-They use the servers that the environment names (COZE_LOOP_FAAS_URL and the like), and the embedded FaaS where it names
-none, for which they need the extra `local`.
+They use the servers in the environment (COZE_LOOP_FAAS_URL and the like), or the embedded FaaS if there are none, which
+needs the extra `local`.
 """

@@ -1,17 +1,17 @@
-"""A benchmark of one server or several: many calls at once, and where the time of each one went.
+"""A benchmark of one or several servers: many concurrent calls, and the time of each phase.
 
     pip install 'faasrt[local]'
     python -m faasrt.examples.benchmark --runs 1000 --concurrency 64
     COZE_LOOP_PYTHON_FAAS_URL=http://one:8000,http://two:8000 python -m faasrt.examples.benchmark
 
-The phases of a call, which add up to its total:
+The phases of a call add up to its total:
 
-    queued      waiting here for a permit, as the servers are full
-    program     the program itself, as the server tells
-    way         the rest of the requests: the network, the server's own queue, its sandbox
-    client      what is left: this library, and its waits between attempts
+    queued      waiting for a permit in this process
+    program     the program itself, as reported by the server
+    way         the rest of the requests: the network, the server's queue and its sandbox
+    client      the rest: this library, and the delays between attempts
 
-The servers are those of the environment (COZE_LOOP_FAAS_URL and the like), and the embedded FaaS where it names none.
+Endpoints come from the environment (COZE_LOOP_FAAS_URL and the like). If there are none, the embedded FaaS is used.
 The exit code is 3 when the infrastructure failed a run.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections import Counter, defaultdict
@@ -34,7 +33,7 @@ PROGRAM = "print(sum(range(1_000)))"
 
 @attrs.frozen
 class Measured:
-    """The results of all runs, what failed, and how long it took altogether."""
+    """Results, errors by name, and the elapsed time."""
 
     results: list[ExecutionResult]
     errors: Counter[str]
@@ -42,15 +41,14 @@ class Measured:
 
 
 async def measure(runs: int, concurrency: int) -> Measured:
-    """Run the program so many times, so many at once."""
-    configured = any(name.startswith("COZE_LOOP_") and "_FAAS_" in name for name in os.environ)
+    """Run the program a number of times."""
     results: list[ExecutionResult] = []
     errors: Counter[str] = Counter()
-    async with RuntimeManager.from_env() if configured else RuntimeManager.local(["python"]) as manager:
-        await manager.run_code(PROGRAM, "python")  # what is done once is not measured
+    async with RuntimeManager.from_env(local_fallback=True) as manager:
+        await manager.run_code(PROGRAM, "python")  # the first call also connects
         started = time.perf_counter()
         async for item in manager.map((CodeTask(PROGRAM, "python") for _ in range(runs)), concurrency=concurrency):
-            if item.result is not None:
+            if item.error is None:
                 results.append(item.result)
             else:
                 errors[type(item.error).__name__] += 1
@@ -58,9 +56,9 @@ async def measure(runs: int, concurrency: int) -> Measured:
 
 
 def phases(result: ExecutionResult) -> dict[str, float]:
-    """Split the time of a call, in seconds."""
+    """Return the seconds of each phase of a call."""
     timings, requests = result.timings, sum(result.timings.attempts)
-    # The server's figure is in milliseconds, which some servers round up.
+    # Some servers round their milliseconds up.
     program = min((result.duration_ms or 0) / 1_000, requests)
     return {
         "queued": timings.queued,
@@ -72,7 +70,7 @@ def phases(result: ExecutionResult) -> dict[str, float]:
 
 
 def describe(measured: Measured) -> str:
-    """Write the rate, and tables of milliseconds by phase and by endpoint."""
+    """Return the rate, and a table of milliseconds by phase and by endpoint."""
     ended = Counter(str(result.outcome) for result in measured.results) + measured.errors
     by_phase, by_endpoint = defaultdict(list), defaultdict(list)
     for result in measured.results:
@@ -90,15 +88,15 @@ def describe(measured: Measured) -> str:
 
 
 def row(name: str, seconds: Iterable[float]) -> str:
-    """Write a line of a table."""
+    """Return a row of the table."""
     in_order = sorted(seconds)
     marks = [in_order[int(share * (len(in_order) - 1))] for share in (0.5, 0.9, 0.99, 1)]
     return f"{name:30}{len(in_order):8}" + "".join(f"{1_000 * mark:10.2f}" for mark in marks)
 
 
 def main() -> None:
-    """Measure, and print the tables."""
-    parser = argparse.ArgumentParser(description="Measure how fast programs run, and where their time goes.")
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description="Measure the rate of calls, and the time of each phase.")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--concurrency", type=int, default=64)
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
-"""The HTTP side of the embedded FaaS: its paths, and what each answers."""
+"""The HTTP routes of the embedded FaaS."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -11,49 +12,55 @@ from aiohttp import web
 
 from faasrt._version import __version__
 from faasrt.config import SandboxConfig
-from faasrt.emitter import Emitter
 from faasrt.languages import Language
-from faasrt.local import metrics
-from faasrt.local.answers import OVERLOADED_HEADERS, answer, failure
+from faasrt.local.access import AccessPolicy
+from faasrt.local.admission import AdmissionQueue, BusyError, execute_with_events
 from faasrt.local.connections import log_failure
-from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
-from faasrt.local.executions import execute
-from faasrt.local.guard import Guard
-from faasrt.local.limits import Budget, Share
+from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.exposition import collect_metrics, format_metrics
+from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
+from faasrt.local.memory_budget import MemoryBudget, MemoryReservation
 from faasrt.local.notices import notice_of
-from faasrt.local.openapi import document
-from faasrt.local.pool import BusyError, Pool
-from faasrt.local.requests import BadRequestError, decode_body, read_body, read_job, read_language
+from faasrt.local.openapi import build_document
+from faasrt.local.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.protocol.frames import is_frame
-from faasrt.protocol.messages import NOT_STARTED_HEADER
+from faasrt.protocol.request import NOT_STARTED_HEADER
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
+from faasrt.telemetry.dispatch import EventDispatcher
 
-_CAPABILITIES = ("faithful", "enforces_timeouts", "cancels_on_disconnect", "validates")
+_CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates")
 _ENVELOPE_BYTES = 250_000
-# What a refusal may need beside its words.
+# The headers of a refusal that are kept.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
-_Handler = Callable[[web.BaseRequest, Share], Awaitable[web.Response]]
+_Handler = Callable[[web.BaseRequest, MemoryReservation], Awaitable[web.Response]]
 
 
 class Service:
-    """Answers requests out of the pools.
+    """Answers requests.
 
     Args:
-        pools: The pool of each language; JavaScript and TypeScript share one.
+        queues: The queue of each language; JavaScript and TypeScript share one.
         sandbox: The server's own limits.
-        guard: Says who may call.
-        emit: Takes the events of executions.
+        access: Decides which requests are allowed.
+        emit: Called with the events of executions.
     """
 
-    def __init__(self, pools: Mapping[Language, Pool], *, sandbox: SandboxConfig, guard: Guard, emit: Emitter) -> None:
-        self._pools = pools
+    def __init__(
+        self,
+        queues: Mapping[Language, AdmissionQueue],
+        *,
+        sandbox: SandboxConfig,
+        access: AccessPolicy,
+        emit: EventDispatcher,
+    ) -> None:
+        self._queues = queues
         self._sandbox = sandbox
-        self._guard = guard
+        self._access = access
         self._emit = emit
-        self._budget = Budget()
-        self._document = document(pools, sandbox)
-        # Compared with the target as it was sent: what would have to be decoded or normalized first is no path here.
+        self._budget = MemoryBudget()
+        self._document = build_document({language: queue.engine for language, queue in queues.items()}, sandbox)
+        # Compared with the raw target: a target that needs decoding or normalization matches no path.
         self._routes: dict[str, tuple[str, _Handler]] = {
             "/run_code": ("POST", self._run_code),
             "/validate_code": ("POST", self._validate_code),
@@ -63,40 +70,38 @@ class Service:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, whatever it is.
+        """Answer a request.
 
         Cancellation: ends the program that runs for it.
         """
-        with self._budget.share() as share:
-            response = await self._respond(request, share)
-            share.take_anyway(response.content_length or 0)
-            # Sent here, so that the answer counts until the client has taken it.
+        with self._budget.reserve() as reservation:
+            response = await self._respond(request, reservation)
+            reservation.add_unchecked(response.content_length or 0)
+            # Sent here, so that the answer counts until the client has read it.
             await response.prepare(request)
             await response.write_eof()
             return response
 
-    async def _respond(self, request: web.BaseRequest, share: Share) -> web.Response:
+    async def _respond(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
         try:
-            self._guard.check(request)
-            return await self._route(request)(request, share)
+            self._access.check(request)
+            return await self._route(request)(request, reservation)
         except BadRequestError as error:
-            return failure(400, "bad request", str(error))
+            return error_response(400, "bad request", str(error))
         except BusyError as error:
-            return failure(
-                error.status, "overloaded" if error.status == 429 else "not ready", str(error), OVERLOADED_HEADERS
-            )
-        except NotStartedError as error:
-            return failure(503, "the engine failed", str(error), OVERLOADED_HEADERS)
+            reason = "overloaded" if error.status == 429 else "not ready"
+            return error_response(error.status, reason, str(error), OVERLOADED_HEADERS)
         except EngineError as error:
-            return failure(500, "the engine failed", str(error))
+            headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
+            return error_response(error.status, "the engine failed", str(error), headers)
         except web.HTTPException as error:
             headers = {name: error.headers[name] for name in _REFUSAL_HEADERS if name in error.headers}
-            return failure(error.status, error.reason, error.text or "", headers)
+            return error_response(error.status, error.reason, error.text or "", headers)
         except ConnectionError:
             raise
         except Exception as error:
             log_failure(error)
-            return failure(500, "internal error", f"the server failed with {type(error).__name__}; see its log")
+            return error_response(500, "internal error", f"the server failed with {type(error).__name__}; see its log")
 
     def _route(self, request: web.BaseRequest) -> _Handler:
         method, handler = self._routes.get(request.raw_path.partition("?")[0], ("", None))
@@ -109,37 +114,39 @@ class Service:
             raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
         return handler
 
-    async def _run_code(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields = decode_body(await read_body(request, share))
-        language = read_language(fields, tuple(self._pools))
-        pool = self._pools[language]
-        job = read_job(fields, language, pool.engine, self._sandbox)
+    async def _run_code(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+        job = await self._read_job(request, reservation)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
-        task_id, verdict = await execute(pool, job, request=request, emit=self._emit)
-        return _within(_run_fields(job, task_id, verdict, pool), job)
+        queue = self._queues[job.language]
+        task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
+        if result.error is None:
+            result = attrs.evolve(result, error=job.limits.error(result.outcome))
+        return _fit_response(_run_fields(job, task_id, result, queue), job.limits.max_output_bytes)
 
-    async def _validate_code(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields = decode_body(await read_body(request, share))
-        language = read_language(fields, tuple(self._pools))
-        pool = self._pools[language]
-        job = attrs.evolve(read_job(fields, language, pool.engine, self._sandbox), check=True)
+    async def _validate_code(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+        job = attrs.evolve(await self._read_job(request, reservation), check=True)
         if not job.code.strip():
-            return answer(200, attrs.asdict(ValidationResult.empty_code()))
-        _, verdict = await execute(pool, job, request=request, emit=self._emit)
-        if verdict.outcome is Outcome.OK:
-            result = ValidationResult(True, (), pool.engine.runtime)
-        elif verdict.outcome is Outcome.SYNTAX_ERROR:
-            message = verdict.error.message if verdict.error else "invalid syntax"
-            result = ValidationResult(False, (Diagnostic(message, verdict.line, verdict.column),), pool.engine.runtime)
-        else:
-            # The parser ran out of time, memory or stack, as the program's own run would.
-            message = f"too complex for the parser ({verdict.outcome})"
-            result = ValidationResult(False, (Diagnostic(message),), pool.engine.runtime)
-        return answer(200, attrs.asdict(result))
+            return json_response(200, attrs.asdict(ValidationResult.empty_code()))
+        queue = self._queues[job.language]
+        _, result = await execute_with_events(queue, job, request=request, emit=self._emit)
+        diagnostics: tuple[Diagnostic, ...] = ()
+        if result.outcome is Outcome.SYNTAX_ERROR:
+            message = result.error.message if result.error else "invalid syntax"
+            diagnostics = (Diagnostic(message, result.line, result.column),)
+        elif result.outcome is not Outcome.OK:
+            # The parser ran out of time, memory or stack, as it would when the program runs.
+            diagnostics = (Diagnostic(f"too complex for the parser ({result.outcome})"),)
+        validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
+        return json_response(200, attrs.asdict(validation))
 
-    async def _health(self, request: web.BaseRequest, share: Share) -> web.Response:
-        engines = [pool.engine for pool in self._pools.values()]
+    async def _read_job(self, request: web.BaseRequest, reservation: MemoryReservation) -> EngineJob:
+        fields = decode_body(await read_body(request, reservation))
+        language = parse_language(fields, tuple(self._queues))
+        return parse_job(fields, language, self._queues[language].engine, self._sandbox)
+
+    async def _health(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+        engines = [queue.engine for queue in self._queues.values()]
         ready = sum(engine.ready for engine in engines)
         if ready == len(engines):
             status = "healthy"
@@ -147,18 +154,18 @@ class Service:
             status = "degraded"
         else:
             status = "unhealthy" if any(engine.problem for engine in engines) else "starting"
-        languages = {
-            language: {
-                "status": "ready" if pool.engine.ready else "failed" if pool.engine.problem else "starting",
-                "detail": "" if pool.engine.ready else pool.engine.problem or pool.engine.activity,
-                "runtime": pool.engine.runtime,
-                "capacity": pool.engine.capacity,
-                "active": pool.engine.active,
-                "idle": pool.engine.idle,
-                "queued": pool.queued,
+        languages = {}
+        for language, queue in self._queues.items():
+            engine = queue.engine
+            languages[language] = {
+                "status": "ready" if engine.ready else "failed" if engine.problem else "starting",
+                "detail": "" if engine.ready else engine.problem or engine.activity,
+                "runtime": engine.runtime,
+                "capacity": engine.capacity,
+                "active": engine.active,
+                "idle": engine.idle,
+                "queued": queue.queued,
             }
-            for language, pool in self._pools.items()
-        }
         body = {
             "status": status,
             "version": f"faasrt {__version__}",
@@ -166,95 +173,95 @@ class Service:
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,
         }
-        return answer(200 if ready else 503, body)
+        return json_response(200 if ready else 503, body)
 
-    async def _metrics(self, request: web.BaseRequest, share: Share) -> web.Response:
-        pools = list(dict.fromkeys(self._pools.values()))
+    async def _metrics(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+        metrics = collect_metrics(dict.fromkeys(self._queues.values()))
         accepted = request.headers.get("Accept", "")
-        # A scraper never asks for JSON; programs that do may name text as their second choice.
-        if "application/json" not in accepted and ("text/plain" in accepted or "openmetrics" in accepted):
-            headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-            return web.Response(body=metrics.as_prometheus(pools).encode(), headers=headers)
-        return answer(200, metrics.as_json(pools))
+        # Scrapers never ask for JSON. Programs that do may name text as their second choice.
+        if "application/json" in accepted or not ("text/plain" in accepted or "openmetrics" in accepted):
+            return json_response(200, metrics)
+        body, content_type = await asyncio.to_thread(format_metrics, metrics)
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _openapi(self, request: web.BaseRequest, share: Share) -> web.Response:
-        return answer(200, self._document)
+    async def _openapi(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+        return json_response(200, self._document)
 
 
-def _run_fields(job: Job, task_id: str, verdict: Verdict, pool: Pool) -> dict[str, Any]:
-    engine = pool.engine
-    notice = "" if verdict.stderr else notice_of(job, verdict)
+def _run_fields(job: EngineJob, task_id: str, result: EngineResult, queue: AdmissionQueue) -> dict[str, Any]:
+    engine = queue.engine
+    notice = "" if result.stderr else notice_of(result)
     return {
-        "output": {"stdout": verdict.stdout, "stderr": verdict.stderr or notice, "ret_val": verdict.ret_val},
+        "output": {"stdout": result.stdout, "stderr": result.stderr or notice, "ret_val": result.ret_val},
         "metadata": {
             "language": job.language,
             "runtime": engine.runtime,
-            "duration": round(verdict.duration_ms),
-            "status": "success" if verdict.outcome is Outcome.OK else "error",
-            "exit_code": verdict.exit_code,
-            "timed_out": verdict.outcome is Outcome.TIMEOUT,
+            "duration": round(result.duration_ms),
+            "status": "success" if result.outcome is Outcome.OK else "error",
+            "exit_code": result.exit_code,
+            "timed_out": result.outcome is Outcome.TIMEOUT,
             "task_id": task_id,
-            "instance_id": verdict.instance_id,
+            "instance_id": result.instance_id,
             "pool_stats": {
                 "totalInstances": engine.active + engine.idle,
                 "idleInstances": engine.idle,
                 "activeInstances": engine.active,
             },
         },
-        "outcome": verdict.outcome,
-        "error_info": attrs.asdict(verdict.error) if verdict.error else None,
-        "truncated": list(verdict.truncated),
+        "outcome": result.outcome,
+        "error_info": attrs.asdict(result.error) if result.error else None,
+        "truncated": list(result.truncated),
         **({"notice": notice} if notice else {}),
     }
 
 
-def _within(fields: dict[str, Any], job: Job) -> web.Response:
-    """Return the response to a run, with a body that clients read to its end.
+def _fit_response(fields: dict[str, Any], max_output_bytes: int) -> web.Response:
+    """Return the response to a run, with a body that is small enough for clients.
 
     JSON escapes can make a stream six times as long, and clients stop reading at four times the output limit. Streams
-    that do not fit are cut further, and named in `truncated`, rather than lost as a whole.
+    that do not fit are cut further and named in `truncated`.
     """
-    response = answer(200, fields)
-    most = 4 * job.max_output_bytes + _ENVELOPE_BYTES
-    if response.content_length is None or response.content_length <= most:
+    response = json_response(200, fields)
+    max_bytes = 4 * max_output_bytes + _ENVELOPE_BYTES
+    if response.content_length is None or response.content_length <= max_bytes:
         return response
     output, error = fields["output"], fields["error_info"]
-    # A frame is no larger than it may be, and useless when cut; and `notice` repeats the server's own line.
-    whole = {name for name, text in output.items() if is_frame(text, job.max_output_bytes)}
-    whole |= {"stderr"} if "notice" in fields else set()
-    texts = {name: text for name, text in output.items() if name not in whole}
+    # A frame is within its own limit, and useless when cut. `notice` repeats the server's own line.
+    uncut = {name for name, text in output.items() if is_frame(text, max_output_bytes)}
+    uncut |= {"stderr"} if "notice" in fields else set()
+    texts = {name: text for name, text in output.items() if name not in uncut}
     if error:
         texts["message"] = error["message"]
     body = response.body
-    escaped = isinstance(body, bytes) and body.isascii()  # as all of it is where one text holds a lone surrogate
+    escaped = isinstance(body, bytes) and body.isascii()  # a lone surrogate in one text makes all of them ASCII
     sizes = {name: _json_size(text, escaped=escaped) for name, text in texts.items()}
-    room = most - (response.content_length - sum(sizes.values()))
+    room = max_bytes - (response.content_length - sum(sizes.values()))
     truncated = set(fields["truncated"])
     for index, name in enumerate(sorted(sizes, key=sizes.__getitem__)):
-        share = max(0, room // (len(sizes) - index))
-        if sizes[name] > share:
-            text, sizes[name] = _fit(texts[name], sizes[name], share, escaped=escaped)
+        max_size = max(0, room // (len(sizes) - index))
+        if sizes[name] > max_size:
+            text, sizes[name] = _cut_to_json_size(texts[name], sizes[name], max_size, escaped=escaped)
             if name == "message":
                 error["message"] = text
             else:
                 output[name] = text
                 truncated.add(name)
         room -= sizes[name]
-    return answer(200, {**fields, "truncated": sorted(truncated)})
+    return json_response(200, {**fields, "truncated": sorted(truncated)})
 
 
-def _fit(text: str, size: int, share: int, *, escaped: bool) -> tuple[str, int]:
-    """Cut a text whose JSON has a size so that its JSON has at most a share of it; return both."""
+def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> tuple[str, int]:
+    """Cut a text until its JSON has at most `max_size` bytes; return the text and its size as JSON."""
     length = len(text.encode("utf-8", "surrogatepass"))
-    # As its average byte grows; then as a byte grows at most, where head and tail grow more than the rest.
-    for limit in (share * length // size, share // 6):
+    # First by the average growth of a byte, then by the largest, in case head and tail grow more than the middle.
+    for limit in (max_size * length // size, max_size // 6):
         kept = cut_text(text, max(1, limit))[0]
         size = _json_size(kept, escaped=escaped)
-        if size <= share:
+        if size <= max_size:
             break
     return kept, size
 
 
 def _json_size(text: str, *, escaped: bool) -> int:
-    """Return the bytes of a text as JSON in UTF-8."""
+    """Return the size of a text as JSON in UTF-8."""
     return len(json.dumps(text)) if escaped else len(json.dumps(text, ensure_ascii=False).encode())

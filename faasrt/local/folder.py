@@ -1,4 +1,4 @@
-"""The folder for temporary files, which goes away however this process ends."""
+"""The folder for temporary files. It is removed however this process ends."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pathlib import Path
 from faasrt.local.engines.base import EngineError
 from faasrt.local.engines.process import Spawner
 
-# Its stdin ends when this process does. Others may still write into the folder at that moment.
-_REMOVE_LATER = 'read -r _; for _ in 1 2 3; do rm -rf -- "$1"; [ -e "$1" ] || exit 0; sleep 1; done'
+# The stdin of this shell ends with this process. Other processes may still write into the folder at that moment.
+_REMOVE_SCRIPT = 'read -r _; for _ in 1 2 3; do rm -rf -- "$1"; [ -e "$1" ] || exit 0; sleep 1; done'
 
 _REMOVE_TRIES, _REMOVE_PAUSE_S = 60, 0.05
 
 
 @contextlib.asynccontextmanager
 async def temporary_folder() -> AsyncIterator[Path]:
-    """Give a fresh folder, and remove it afterwards: a process that waits does so after a SIGKILL, too.
+    """Yield a new folder, and remove it afterwards. After a SIGKILL, a waiting process removes it.
 
     Raises:
-        OSError: There is no place for it.
+        OSError: The folder cannot be created.
     """
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="faasrt-"))
     spawner = Spawner()
     watcher = None
     try:
-        with contextlib.suppress(EngineError):  # without a shell, only SIGKILL leaves it behind
-            command = ["/bin/sh", "-c", _REMOVE_LATER, "sh", str(folder)]
+        with contextlib.suppress(EngineError):  # without a shell, the folder only stays after a SIGKILL
+            command = ["/bin/sh", "-c", _REMOVE_SCRIPT, "sh", str(folder)]
             watcher = await spawner.start(command, env={"PATH": os.defpath}, folder=Path("/"))
         yield folder
     finally:
@@ -43,7 +43,7 @@ async def temporary_folder() -> AsyncIterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder, into which a process that was about to start may still write for a moment."""
+    """Remove the folder. A process that was about to start may still write into it for a moment."""
     for _ in range(_REMOVE_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -1,47 +1,35 @@
 """The line on stderr that says how a program ended that printed nothing there.
 
-The backend of coze-loop takes an empty stderr for success. Our own client removes the line again: the answer's `notice`
-says that it is there.
+The backend of coze-loop takes an empty stderr for success. The answer repeats the line as `notice`, and faasrt's own
+client removes it from the result.
 """
 
 from __future__ import annotations
 
-from faasrt.local.engines.base import Job, Verdict
+from faasrt.local.engines.base import EngineResult
 from faasrt.results import Outcome
 
-_MAX_WORDS = 200
+_MAX_CHARACTERS = 200
 
 
-def notice_of(job: Job, verdict: Verdict) -> str:
-    """Return one line that says how a program ended, or "" for a success.
-
-    Args:
-        job: The program and its limits.
-        verdict: How it ended.
-    """
-    reason = _reason(job, verdict)
-    return f"faasrt: {reason}\n" if reason else ""
+def notice_of(result: EngineResult) -> str:
+    """Return one line that says how a program ended, or "" for a success."""
+    return "" if result.outcome is Outcome.OK else f"faasrt: {_reason(result)}\n"
 
 
-def _reason(job: Job, verdict: Verdict) -> str:
-    match verdict.outcome:
-        case Outcome.OK:
-            return ""
-        case Outcome.TIMEOUT:
-            return f"ended after {job.timeout_ms:.15g} ms (timeout)"
-        case Outcome.MEMORY_LIMIT:
-            return f"ended at {job.memory_limit_mb} MiB of memory (memory limit)"
-        case Outcome.OUTPUT_LIMIT:
-            return f"ended at the limit of {job.max_output_bytes} bytes of output (output limit)"
-    error, code = verdict.error, verdict.exit_code
-    if verdict.outcome is Outcome.CRASHED:
-        words = _one_line(error.message) if error else "" if code is None else f"exit code {code}"
-        return f"crashed ({words})" if words else "crashed"
+def _reason(result: EngineResult) -> str:
+    error, code = result.error, result.exit_code
+    match result.outcome:
+        case Outcome.TIMEOUT | Outcome.MEMORY_LIMIT | Outcome.OUTPUT_LIMIT if error is not None:
+            return error.message
+        case Outcome.CRASHED:
+            reason = _one_line(error.message) if error else "" if code is None else f"exit code {code}"
+            return f"crashed ({reason})" if reason else "crashed"
     if error is None or error.name in ("SystemExit", "Exit"):
         return f"exited with code {code} (error)"
     return f"ended by an error ({_one_line(error.name)})"
 
 
 def _one_line(text: str) -> str:
-    """Bound words that a program may have chosen."""
-    return " ".join(text[:_MAX_WORDS].split())
+    """Shorten a text that a program may have chosen."""
+    return " ".join(text[:_MAX_CHARACTERS].split())

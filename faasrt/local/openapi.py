@@ -1,6 +1,6 @@
 """The OpenAPI document of the embedded FaaS, the answer to `GET /openapi.json`.
 
-`openapi.json` is its template, written by hand. `tests/test_openapi.py` checks it against a running server.
+`openapi.json` is the template. `tests/test_openapi.py` checks it against a running server.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from typing import Any
 from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language
-from faasrt.local import limits
-from faasrt.local.pool import Pool
+from faasrt.local import http_limits
+from faasrt.local.engines.base import Engine
 
-# Read on import, because the event loop must not wait for a file.
+# Read at import, because the event loop must not wait for a file.
 _TEMPLATE = resources.files("faasrt.local").joinpath("openapi.json").read_text("utf-8")
 
 
-def document(pools: Mapping[Language, Pool], sandbox: SandboxConfig) -> dict[str, Any]:
-    """Return the document of one server.
+def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
+    """Return the document of a server.
 
     Args:
-        pools: The pool of each language that it serves.
+        engines: The engine of each language.
         sandbox: The limits of the server; a request can only lower them.
     """
-    least_mb = {language: pool.engine.min_memory_mb for language, pool in pools.items()}
+    memory_mb = {language: engine.min_memory_mb for language, engine in engines.items()}
     text = _TEMPLATE
     for name, value in {
         "VERSION": __version__,
-        "MAX_BODY_BYTES": limits.MAX_BODY_BYTES,
-        "MAX_STRUCTURE_BYTES": limits.MAX_STRUCTURE_BYTES,
+        "MAX_BODY_BYTES": http_limits.MAX_BODY_BYTES,
+        "MAX_STRUCTURE_BYTES": http_limits.MAX_STRUCTURE_BYTES,
         "MAX_TIMEOUT_MS": f"{sandbox.timeout_limit_s * 1000:g}",
-        "MIN_MEMORY": ", ".join(f"{mb} for {language}" for language, mb in least_mb.items()),
+        "MIN_MEMORY": ", ".join(f"{mb} for {language}" for language, mb in memory_mb.items()),
     }.items():
         text = text.replace(f"{{{name}}}", str(value))
     filled: dict[str, Any] = json.loads(text)
     fields = {name: schema["properties"] for name, schema in filled["components"]["schemas"].items()}
     for request in ("RunRequest", "ValidateRequest"):
-        fields[request]["language"]["enum"] = sorted(name for language in pools for name in language.names)
-    fields["RunResult"]["metadata"]["properties"]["language"]["enum"] = list(pools)
-    fields["Sandbox"]["memory_limit_mb"]["minimum"] = min(least_mb.values())
+        fields[request]["language"]["enum"] = sorted(name for language in engines for name in language.names)
+    fields["RunResult"]["metadata"]["properties"]["language"]["enum"] = list(engines)
+    fields["Sandbox"]["memory_limit_mb"]["minimum"] = min(memory_mb.values())
     if not sandbox.network_enabled:
         fields["Sandbox"]["network_enabled"] = {"const": False}
     health = fields["Health"]["languages"]
-    health["required"] = list(pools)
+    health["required"] = list(engines)
     engine = fields["Metrics"]["engines"]["additionalProperties"]["properties"]
     for by_language in (health, engine["executions"]):
-        by_language["properties"] = dict.fromkeys(pools, by_language["properties"]["LANGUAGE"])
+        by_language["properties"] = dict.fromkeys(engines, by_language["properties"]["LANGUAGE"])
     return filled

@@ -1,4 +1,4 @@
-"""LocalFaaS: the embedded FaaS and its life, from the first socket to the last process."""
+"""LocalFaaS: starts, serves and closes the embedded FaaS."""
 
 from __future__ import annotations
 
@@ -11,44 +11,62 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import attrs
 from aiohttp import web
 
+from faasrt._checks import instance_of, number, token
 from faasrt.config import SandboxConfig
-from faasrt.emitter import Emitter, check_sinks
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
-from faasrt.events import Sink
 from faasrt.languages import Language
-from faasrt.local import limits
+from faasrt.local import http_limits
+from faasrt.local.access import AccessPolicy
+from faasrt.local.admission import QUEUE_TIMEOUT_S, AdmissionQueue
 from faasrt.local.app import Service
 from faasrt.local.connections import Listener
 from faasrt.local.engines.base import Engine, EngineError
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.folder import temporary_folder
-from faasrt.local.guard import Guard
-from faasrt.local.pool import QUEUE_TIMEOUT_S, Pool
+from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
+from faasrt.telemetry.events import Sink
 
 _ENGINES: tuple[tuple[type[Engine], str], ...] = ((WasiPythonEngine, "wasi_python"), (DenoEngine, "deno"))
 _MAX_WORKERS = 256
-# Most JavaScript programs end before a core has had time for another.
+# Most JavaScript programs end before a core has time for another.
 _DENO_PER_WORKER = 4
 
 
+@attrs.frozen
+class _Options:
+    workers: int | None = attrs.field(validator=number(above=0, most=_MAX_WORKERS, integer=True, optional=True))
+    host: str = attrs.field(validator=instance_of(str))
+    port: int = attrs.field(validator=number(above=-1, most=65_535, integer=True))
+    token: str | None = attrs.field(validator=token)
+    drain_s: float = attrs.field(validator=number(above=0, most=1e6))
+    queue_timeout_s: float = attrs.field(validator=number(above=0, most=1e6))
+
+    def __attrs_post_init__(self) -> None:
+        if self.token is not None and self.token != self.token.strip():
+            raise ConfigurationError("token must not begin or end with a space")
+        if self.token is None and not _is_loopback(self.host):
+            raise ConfigurationError(f"listening on {shown(self.host)} needs a token, or listen on 127.0.0.1")
+
+
 class LocalFaaS:
-    """A FaaS inside this process: every program runs in a fresh sandbox, in processes that end with this one.
+    """A FaaS inside this process. Every program runs in a fresh sandbox, in processes that end with this one.
 
     Args:
-        languages: Names or `Language`s to serve; all three when None.
-        workers: Python programs at once, from 1 to 256; JavaScript gets four times as many. The number of CPUs when
-            None.
+        languages: Names or `Language`s to serve; None serves all three.
+        workers: The number of Python programs that run at once, from 1 to 256; for JavaScript it is four times that
+            number. None means the number of CPUs.
         sandbox: The limits of every program; a request can only lower them.
-        host: The address to listen on. Another than loopback needs a token.
+        host: The address to listen on. An address other than loopback needs a token.
         port: The port; 0 takes a free one.
-        token: What callers must show as `Authorization: Bearer ...`; nothing when None.
-        drain_s: Seconds, above 0, that programs in flight get to end when the server is closed.
-        queue_timeout_s: Seconds, above 0, that a program waits for its turn at most before it is refused. The default
-            is shorter than the grace of clients, so that they hear of it.
-        telemetry: Sinks for the events of executions, see `faasrt.events`.
+        token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
+        drain_s: Seconds, above 0, for programs in flight to end when the server is closed.
+        queue_timeout_s: The longest wait of a program in the queue, in seconds, above 0. After it the program is
+            refused. The default is shorter than the time that clients wait for an answer.
+        telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
 
     Raises:
         ConfigurationError: An argument is wrong, or the packages of a language are not installed.
@@ -81,30 +99,17 @@ class LocalFaaS:
             raise ConfigurationError(f"languages must name languages, such as ['python'], got {shown(languages)}")
         chosen = tuple(Language) if languages is None else tuple(Language.parse(name) for name in languages)
         self.languages = tuple(dict.fromkeys(chosen))
-        self.sandbox = SandboxConfig() if sandbox is None else sandbox
-        self._workers = _check_workers(workers)
-        self._drain_s = _check_seconds("drain_s", drain_s)
-        self._host, self._port, self._token = host, port, token
-        self._queue_timeout_s = _check_seconds("queue_timeout_s", queue_timeout_s)
-        self._emit = Emitter(check_sinks(telemetry))
-        self._url: str | None = None
-        self._engines: dict[Language, Engine] = {}
-        self._life: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
-        if not isinstance(self.sandbox, SandboxConfig):
-            raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(self.sandbox).__name__}")
         if not self.languages:
             raise ConfigurationError("languages must name at least one language")
-        if not isinstance(host, str):
-            raise ConfigurationError(f"host must be a string, got {shown(host)}")
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
-            raise ConfigurationError(f"port must be a whole number from 0 to 65535, got {shown(port)}")
-        if token is not None and not isinstance(token, str):
-            raise ConfigurationError(f"token must be a string, got a {type(token).__name__}")
-        if token is not None and not (token.isascii() and token.isprintable() and token and token == token.strip()):
-            raise ConfigurationError("token must be printable ASCII, not empty, and without blanks around it")
-        if not _is_loopback(host) and token is None:
-            raise ConfigurationError(f"listening on {shown(host)} lets others in: give a token, or listen on 127.0.0.1")
+        self._options = _Options(workers, host, port, token, drain_s, queue_timeout_s)
+        self.sandbox = SandboxConfig() if sandbox is None else sandbox
+        if not isinstance(self.sandbox, SandboxConfig):
+            raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(self.sandbox).__name__}")
+        self._emit = EventDispatcher(check_sinks(telemetry))
+        self._url: str | None = None
+        self._engines: dict[Language, Engine] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         for engine, package in _ENGINES:
             if not set(engine.languages) & set(self.languages):
                 continue
@@ -123,43 +128,43 @@ class LocalFaaS:
         """The base URL.
 
         Raises:
-            RuntimeClosedError: It is not running.
+            RuntimeClosedError: The server is not running.
         """
         if self._url is None:
             raise RuntimeClosedError("the embedded FaaS is not running")
         return self._url
 
     async def start(self) -> None:
-        """Listen, and begin to prepare the engines; `wait_ready` tells when a language can run.
+        """Listen, and start the engines. `wait_ready` waits until a language can run.
 
         Raises:
-            ConfigurationError: The address cannot be listened on.
-            RuntimeClosedError: It was started before.
+            ConfigurationError: The server cannot listen on the address.
+            RuntimeClosedError: The server was started before.
 
-        Cancellation: stops again.
+        Cancellation: closes the server.
         """
-        if self._life is not None:
+        if self._task is not None:
             raise RuntimeClosedError("a LocalFaaS can be started once: make a new one")
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        # A task of its own, and the only one outside a task group: starting and closing may happen in two other tasks.
-        self._life = asyncio.create_task(self._live(listening), name="faasrt-local")
+        # The only task outside of a task group, because other tasks may start and close the server.
+        self._task = asyncio.create_task(self._run(listening), name="faasrt-local")
         try:
-            waiting: set[asyncio.Future[Any]] = {listening, self._life}
+            waiting: set[asyncio.Future[Any]] = {listening, self._task}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if listening.done():
                 self._url = listening.result()
             else:
-                await self._life
+                await self._task
         except BaseException:
             await self.aclose()
             raise
 
     async def wait_ready(self, language: str | Language) -> None:
-        """Wait until a language can run. Python's sandbox is compiled at its first use on a machine (about 45 s).
+        """Wait until a language can run. The first use of Python on a machine compiles its sandbox (about 45 s).
 
         Raises:
             UnsupportedLanguageError: The language is not served.
-            ServerError: Its engine cannot start; the message says why.
+            ServerError: The engine cannot start; the message says why.
         """
         engine = self._engines.get(Language.parse(language))
         if engine is None:
@@ -170,12 +175,12 @@ class LocalFaaS:
             raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
 
     async def aclose(self) -> None:
-        """Stop listening, let programs in flight end, then end everything. Closing twice is harmless."""
+        """Stop listening, wait for programs in flight, and end everything. Closing twice is harmless."""
         self._url = None
         self._closing.set()
-        # Done already, too, where the event loop that it lived in has been closed under it.
-        if self._life is not None and not self._life.done():
-            await asyncio.wait({self._life})
+        # The task is also done when its event loop was closed before the server.
+        if self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -186,38 +191,42 @@ class LocalFaaS:
     ) -> None:
         await self.aclose()
 
-    async def _live(self, listening: asyncio.Future[str]) -> None:
+    async def _run(self, listening: asyncio.Future[str]) -> None:
         try:
             async with temporary_folder() as folder:
-                pools = await asyncio.to_thread(self._make_pools, folder)
-                await self._serve(pools, listening)
+                queues = await asyncio.to_thread(self._make_queues, folder)
+                await self._serve(queues, listening)
         except OSError as error:
-            where = "FAASRT_CACHE_DIR and TMPDIR name other places"
-            raise ConfigurationError(f"cannot write temporary files: {error.strerror or error}; {where}") from None
+            reason = error.strerror or error
+            raise ConfigurationError(
+                f"cannot write temporary files: {reason}; set FAASRT_CACHE_DIR and TMPDIR to other folders"
+            ) from None
 
-    async def _serve(self, pools: dict[Language, Pool], listening: asyncio.Future[str]) -> None:
+    async def _serve(self, queues: dict[Language, AdmissionQueue], listening: asyncio.Future[str]) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(engine.live()) for engine in dict.fromkeys(self._engines.values())]
+            tasks = [group.create_task(engine.run()) for engine in dict.fromkeys(self._engines.values())]
             try:
-                await self._listen(pools, listening)
+                await self._listen(queues, listening)
             finally:
                 for task in tasks:
                     task.cancel()
 
-    async def _listen(self, pools: dict[Language, Pool], listening: asyncio.Future[str]) -> None:
-        hosts = None if self._token else frozenset({"localhost", "127.0.0.1", "::1", self._host.lower()})
-        guard = Guard(hosts=hosts, token=self._token)
-        service = Service(pools, sandbox=self.sandbox, guard=guard, emit=self._emit)
-        runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self._drain_s)
+    async def _listen(self, queues: dict[Language, AdmissionQueue], listening: asyncio.Future[str]) -> None:
+        hosts = (
+            None if self._options.token else frozenset({"localhost", "127.0.0.1", "::1", self._options.host.lower()})
+        )
+        access = AccessPolicy(hosts=hosts, token=self._options.token)
+        service = Service(queues, sandbox=self.sandbox, access=access, emit=self._emit)
+        runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self._options.drain_s)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._host, self._port, backlog=limits.backlog())
+            site = web.TCPSite(runner, self._options.host, self._options.port, backlog=http_limits.backlog())
             try:
                 await site.start()
             except (OSError, UnicodeError) as error:
                 reason = getattr(error, "strerror", None) or error
-                words = f"cannot listen on {self._host}:{self._port}: {reason}"
-                listening.set_exception(ConfigurationError(words))
+                message = f"cannot listen on {self._options.host}:{self._options.port}: {reason}"
+                listening.set_exception(ConfigurationError(message))
                 return
             host, port = runner.addresses[0][:2]
             listening.set_result(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -225,40 +234,27 @@ class LocalFaaS:
         finally:
             await runner.cleanup()
 
-    def _make_pools(self, folder: Path) -> dict[Language, Pool]:
-        pools: dict[Language, Pool] = {}
-        made: list[Engine] = []
+    def _make_queues(self, folder: Path) -> dict[Language, AdmissionQueue]:
+        queues: dict[Language, AdmissionQueue] = {}
+        engines: list[Engine] = []
+        workers = self._options.workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
         if Language.PYTHON in self.languages:
-            made.append(WasiPythonEngine(workers=self._workers, folder=folder))
+            engines.append(WasiPythonEngine(workers=workers, folder=folder))
         if set(self.languages) & set(DenoEngine.languages):
-            made.append(
+            engines.append(
                 DenoEngine(
-                    capacity=_DENO_PER_WORKER * self._workers,
+                    capacity=_DENO_PER_WORKER * workers,
                     folder=folder,
                     memory_limit_mb=self.sandbox.memory_limit_mb,
                 )
             )
-        for engine in made:
-            pool = Pool(engine, queue_timeout_s=self._queue_timeout_s)
+        for engine in engines:
+            queue = AdmissionQueue(engine, queue_timeout_s=self._options.queue_timeout_s)
             for language in engine.languages:
                 if language in self.languages:
-                    pools[language] = pool
+                    queues[language] = queue
                     self._engines[language] = engine
-        return pools
-
-
-def _check_workers(workers: int | None) -> int:
-    if workers is None:
-        return min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= _MAX_WORKERS:
-        raise ConfigurationError(f"workers must be a whole number from 1 to {_MAX_WORKERS}, got {shown(workers)}")
-    return workers
-
-
-def _check_seconds(name: str, seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {shown(seconds)}")
-    return seconds
+        return queues
 
 
 def _is_loopback(host: str) -> bool:

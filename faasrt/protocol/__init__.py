@@ -1,28 +1,28 @@
-r"""What goes over the wire, and how exact results come back from servers that mangle them. Pure: no I/O in here.
+r"""The wire protocol, and the envelope that gets exact results from servers that damage them. Pure, without I/O.
 
-The reference servers damage programs and results. Unless a server says in `GET /health` that it is faithful, as the
-embedded FaaS does, programs travel in an envelope: a small guest program that runs them and hands everything back whole
-(`faasrt.protocol.envelope` tells how). `Settings(envelope="never")` does without it, `"always"` insists on it.
+The reference servers damage programs and results. Unless `GET /health` reports a lossless server, such as the embedded
+FaaS, programs travel in an envelope: a small guest program that runs them and returns their results undamaged (see
+`faasrt.protocol.envelope`). `Settings(envelope="never")` disables it, `"always"` requires it.
 
-    program                                 as it is, python-faas gives         in the envelope
+    program                                 sent plain to python-faas           in the envelope
 
     print("a"), print("b")                  stdout "ab"                         stdout "a\nb\n"
     print({"a": 1})                         an empty stdout, and {'a': 1}       stdout "{'a': 1}\n"
                                             as the return value
     a comment with don't, code,             the code between the                runs as written
     another comment with it's               apostrophes is gone
-    an exception                            exit code 1, and not a word         name, message, traceback with
+    an exception                            exit code 1, without a message      name, message, traceback with
                                                                                 line numbers
     print("x", file=sys.stderr)             nothing                             stderr "x\n"
     sys.exit(3)                             no output, exit code 1,             the output, exit code 3
-                                            a stack of Deno's
-    1 + 1 as the last line                  an error of the server's            OK
+                                            a stack of Deno
+    1 + 1 as the last line                  an error of the server              OK
     return_val("0.50")                      stdout "0.50", no return value      the return value "0.50"
     recursion to depth 900                  a RecursionError (limit 400)        runs (limit 1,000)
-    while True: pass                        no answer, and one of eight         TIMEOUT, and what was printed
-                                            slots is lost for ever              before
+    while True: pass                        no answer, and one of eight         TIMEOUT, with the output
+                                            workers is lost for good            until then
 
-    program                                 as it is, js-faas gives             in the envelope
+    program                                 sent plain to js-faas               in the envelope
 
     console.log({ a: 1 })                   "[object Object]"                   "{ a: 1 }"
     setTimeout(() => console.log("late"))   nothing                             "late"
@@ -31,8 +31,8 @@ embedded FaaS does, programs travel in an envelope: a small guest program that r
     line                                    return value
     throw new Error("boom")                 a stack of "eval at <anonymous>"    "Error: boom" at main.js:1:7
     Deno.exit(3)                            an empty success                    the output, exit code 3
-    setInterval(...) until the limit        an empty success                    TIMEOUT, and what was printed
-                                                                                before
+    setInterval(...) until the limit        an empty success                    TIMEOUT, with the output
+                                                                                until then
     while (true) {} in a callback           a success that prints the           TIMEOUT
                                             server's own report
     Deno.kill(Deno.pid, "SIGKILL")          the same                            CRASHED
@@ -43,16 +43,16 @@ The guest program announces its start. A reference server that returns no announ
 `return_val` is defined on every server; with `envelope="never"`, js-faas needs `Runtime.get_return_val_function()` in
 front of the program.
 
-What the envelope cannot do:
+Limits of the envelope:
 
-* It ends Python loops from inside; that costs nothing measurable in CPython, and at most 1.15 times the time in Pyodide
-  (`benchmarks/guard.py`). It cannot reach into one long call of C code (a sum over an endless iterator, a huge power),
-  and hostile code can take the guard away. On a server that enforces no timeouts only a restart of it helps then.
-* A program can find out that it is in an envelope, and forge its own result; no other program's.
-* On the reference servers a program that exhausts memory or ends its process hard is CRASHED. On js-faas its output is
-  lost then, as is the output of a loop that never returns, of workers, and of `node:fs` on a descriptor.
+* It ends Python loops from inside. The cost is not measurable in CPython, and at most 1.15 times the run time in
+  Pyodide (`benchmarks/guard.py`). It cannot interrupt a single long call of C code (a sum over an endless iterator, a
+  huge power), and hostile code can disable the guard. A server that does not enforce timeouts must then be restarted.
+* A program can detect the envelope and forge its own result, but not the result of another program.
+* On the reference servers, a program that exhausts memory or kills its process is CRASHED. On js-faas its output is
+  then lost, as is the output of a loop that never returns, of workers, and of `node:fs` on a descriptor.
 * A top-level `await` that never settles is a TIMEOUT there, and a USER_ERROR on the embedded FaaS. `import.meta.main`
-  is false everywhere.
+  is always false.
 
 Example:
     >>> settings = Settings.from_env(envelope="always")

@@ -1,8 +1,8 @@
-"""Many cases of one function: which of them go into the next execution, and what its answer says of each.
+"""Schedules the cases of a function into executions, and reads the result of each case.
 
-Nothing is run again unless the caller allows it. A case that ends its execution gets that verdict, and those behind it,
-which have not begun, go into the next one. So N cases with k such cases among them take k + 1 executions, and more only
-where arguments, results or times are too much for one.
+A case runs once, unless the caller allows more. A case that ends its execution gets that verdict, and the cases after
+it go into the next execution. N cases with k of that kind take k + 1 executions, or more where the arguments, results
+or times exceed the limits of one.
 """
 
 from __future__ import annotations
@@ -16,48 +16,49 @@ import attrs
 
 from faasrt.errors import InvalidRequestError, shown
 from faasrt.languages import Language
-from faasrt.protocol.executions import Reading
+from faasrt.protocol.program import GuestResponse
+from faasrt.protocol.response import Verdict
 from faasrt.results import ExecutionResult, Outcome, UserError
 
 MAX_REQUEST_BYTES = 1_048_576
-_LARGEST_JS_INT = 2**53
-Stamp = Callable[[ExecutionResult], ExecutionResult]
+_MAX_JS_INT = 2**53
+ToResult = Callable[[Verdict], ExecutionResult]
 
 
-def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, what: str = "the call") -> str:
-    """Give a case's arguments as JSON in ASCII.
+def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, place: str = "the call") -> str:
+    """Return a case's arguments as JSON in ASCII.
 
     Raises:
-        InvalidRequestError: A value is not JSON, or would come out as another one.
+        InvalidRequestError: A value is not JSON, or would change in transit.
     """
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
-        problem = _problem(value, None if language is Language.PYTHON else _LARGEST_JS_INT, ())
+        problem = _json_problem(value, None if language is Language.PYTHON else _MAX_JS_INT, ())
         if problem:
-            raise InvalidRequestError(f"{name} of {what} {problem}: arguments travel as JSON")
+            raise InvalidRequestError(f"{name} of {place} {problem}: arguments travel as JSON")
     try:
         return json.dumps([list(args), dict(kwargs)])
     except ValueError as error:
-        raise InvalidRequestError(f"an argument of {what} cannot be written: {error}") from None
+        raise InvalidRequestError(f"an argument of {place} cannot be encoded as JSON: {error}") from None
 
 
 def check_function(name: object, language: Language) -> str:
-    """Give the name of a function back.
+    """Return the name of a function, normalized as the language does.
 
     Raises:
-        InvalidRequestError: It is no identifier of the language.
+        InvalidRequestError: It is not an identifier of the language.
     """
     plain = name.replace("$", "_") if isinstance(name, str) and language is not Language.PYTHON else name
     if not isinstance(name, str) or not isinstance(plain, str) or not plain.isidentifier():
         raise InvalidRequestError(f"function must be the name of a function, got {shown(name)}")
-    # Python's own names are normalized so when it reads them.
+    # Python normalizes identifiers in this way when it parses a program.
     return unicodedata.normalize("NFKC", name) if language is Language.PYTHON else name
 
 
-def check_kwargs(kwargs: Mapping[str, Any], language: Language) -> None:
-    """Refuse what a language does not have.
+def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
+    """Check that the language has keyword arguments if there are any.
 
     Raises:
-        InvalidRequestError: There are keyword arguments, and the language is not Python.
+        InvalidRequestError: There are some, and the language is not Python.
     """
     if kwargs and language is not Language.PYTHON:
         raise InvalidRequestError(
@@ -66,10 +67,10 @@ def check_kwargs(kwargs: Mapping[str, Any], language: Language) -> None:
 
 
 def encode_cases(cases: object, language: Language) -> list[str]:
-    """Give the arguments of each case as JSON.
+    """Return the arguments of each case as JSON.
 
     Raises:
-        InvalidRequestError: They are no iterable of tuples or lists, or a value is not JSON.
+        InvalidRequestError: `cases` is not an iterable of tuples or lists, or a value is not JSON.
     """
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be tuples of arguments, got {type(cases).__name__}")
@@ -81,8 +82,8 @@ def encode_cases(cases: object, language: Language) -> list[str]:
     return encoded
 
 
-def _problem(value: Any, largest_int: int | None, above: tuple[int, ...]) -> str:
-    """What keeps a value from travelling as JSON, or ""."""
+def _json_problem(value: Any, largest_int: int | None, parents: tuple[int, ...]) -> str:
+    """Return the reason why a value cannot travel as JSON, or ""."""
     if value is None or isinstance(value, (bool, str)):
         return ""
     if isinstance(value, int):
@@ -92,28 +93,28 @@ def _problem(value: Any, largest_int: int | None, above: tuple[int, ...]) -> str
         return "" if -float("inf") < value < float("inf") else f"is or holds {shown(value)}"
     if not isinstance(value, (list, tuple, dict)):
         return f"is or holds a {type(value).__name__}"
-    if id(value) in above or len(above) > 200:
-        return "contains itself" if id(value) in above else "is nested more than 200 levels deep"
-    inside = (*above, id(value))
+    if id(value) in parents or len(parents) > 200:
+        return "contains itself" if id(value) in parents else "is nested more than 200 levels deep"
+    parents = (*parents, id(value))
     if isinstance(value, dict):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
-            return f"holds a dict with the key {shown(wrong[0])}, which is no str"
+            return f"holds a dict with the key {shown(wrong[0])}, which is not a str"
         value = value.values()
-    return next((problem for member in value if (problem := _problem(member, largest_int, inside))), "")
+    return next((problem for member in value if (problem := _json_problem(member, largest_int, parents))), "")
 
 
 @attrs.define
-class Plan:
-    """The state of a `run_cases`.
+class CaseScheduler:
+    """Decides which cases go into the next execution, and collects their results.
 
     Attributes:
         cases: The arguments as JSON.
         limit: UTF-8 bytes to keep of each stream.
-        isolate: Whether each case gets the definitions anew.
-        rerun: Whether cases may run again when it cannot be told which of them ended the execution.
-        results: What is known, by index.
-        definition_ms: How long the definitions took in the last execution, in milliseconds.
+        isolate: Whether each case runs the definitions again.
+        rerun: Whether cases may run again when it is unknown which case ended the execution.
+        results: The results so far, by index.
+        definition_ms: Milliseconds that the definitions took in the last execution.
     """
 
     cases: Sequence[str]
@@ -122,73 +123,79 @@ class Plan:
     rerun: bool
     results: list[ExecutionResult | None] = attrs.field(init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
-    _left: list[range] = attrs.field(init=False)
+    _pending: list[range] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.results = [None] * len(self.cases)
-        self._left = [range(len(self.cases))] if self.cases else []
+        self._pending = [range(len(self.cases))] if self.cases else []
 
     def next_batch(self) -> range | None:
-        """Give the indices that go into the next execution; None when all is known."""
-        if not self._left:
+        """Return the indices of the cases for the next execution; None when every case has a result."""
+        if not self._pending:
             return None
-        whole = self._left.pop(0)
-        size, stop = len(self.cases[whole.start]), whole.start + 1
-        while stop < whole.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
+        waiting = self._pending.pop(0)
+        size, stop = len(self.cases[waiting.start]), waiting.start + 1
+        while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
             size += len(self.cases[stop])
             stop += 1
-        self._put_back(range(stop, whole.stop))
-        return range(whole.start, stop)
+        self._put_back(range(stop, waiting.stop))
+        return range(waiting.start, stop)
 
     def all_results(self) -> list[ExecutionResult]:
-        """Give the result of every case, in order."""
+        """Return the result of every case, in order."""
         return [result for result in self.results if result is not None]
 
-    def take(self, batch: range, reading: Reading, stamp: Stamp) -> ExecutionResult:
-        """Note what an execution says of its batch; what has not begun goes into the next one.
+    def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
+        """Record the results of an execution. Cases that did not begin go into a later one.
+
+        Args:
+            batch: The indices of its cases.
+            response: The answer.
+            to_result: Makes a result of a verdict.
 
         Returns:
-            The result that stands for the execution as a whole: that of the case that ended it, or of the last one.
+            The result of the case that ended the execution, or of its last case.
         """
-        records, final, attributable = reading.report.records, reading.report.final, reading.report.attributable
-        definition = records.get(-1)
-        if not self.isolate and attributable and (definition is None or definition.outcome is not Outcome.OK):
-            # The definitions end alike for every case.
-            ended = reading.killed() if definition is None else reading.result_of(definition, limit=self.limit)
-            self.results = [stamp(ended) if known is None else known for known in self.results]
-            self._left = []
-            return stamp(ended)
+        report = response.report
+        definition = report.records.get(-1)
+        if not self.isolate and report.attributable and (definition is None or definition.outcome is not Outcome.OK):
+            # The definitions end in the same way for every case.
+            ended = (
+                response.killed_verdict() if definition is None else response.verdict_of(definition, limit=self.limit)
+            )
+            self.results = [to_result(ended) if known is None else known for known in self.results]
+            self._pending = []
+            return to_result(ended)
         if definition is not None:
             self.definition_ms = definition.duration_ms
         index, last = batch.start, None
-        while index < batch.stop and (record := records.get(index)) is not None:
-            result = reading.result_of(record, definition, limit=self.limit)
-            last = self.results[index] = stamp(attrs.evolve(result, duration_ms=record.duration_ms))
+        while index < batch.stop and (record := report.records.get(index)) is not None:
+            verdict = response.verdict_of(record, definition, limit=self.limit)
+            verdict.duration_ms = record.duration_ms
+            last = self.results[index] = to_result(verdict)
             index += 1
-        if index == batch.stop or (final and index > batch.start):
+        if index == batch.stop or (report.final and index > batch.start):
             self._put_back(range(index, batch.stop))
-            return last or stamp(reading.killed())
-        killed = stamp(reading.killed())
-        if attributable or len(batch) == 1:
-            self.results[index] = killed
+            return last or to_result(response.killed_verdict())
+        killed = response.killed_verdict()
+        if report.attributable or len(batch) == 1:
+            self.results[index] = to_result(killed)
             self._put_back(range(index + 1, batch.stop))
         elif self.rerun:
             middle = (batch.start + batch.stop) // 2
             self._put_back(range(middle, batch.stop))
             self._put_back(range(batch.start, middle))
         else:
-            self._blame_all(batch, killed)
-        return killed
+            # Every case may have run. It is unknown which of them ended the execution, or whether the definitions did.
+            message = (
+                f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
+                "with idempotent=True they run again separately"
+            )
+            killed.error = UserError("UnknownCase", message)
+            for index in batch:
+                self.results[index] = to_result(killed)
+        return to_result(killed)
 
-    def _put_back(self, rest: range) -> None:
-        if rest:
-            self._left.insert(0, rest)
-
-    def _blame_all(self, batch: range, killed: ExecutionResult) -> None:
-        """The program may have run every case; which of them ended it, or whether its definitions did, is unknown."""
-        words = (
-            f"the execution of cases {batch.start} to {batch.stop - 1} ended without telling in which of them; "
-            "idempotent=True lets them run again, apart"
-        )
-        for index in batch:
-            self.results[index] = attrs.evolve(killed, error=UserError("UnknownCase", words))
+    def _put_back(self, indices: range) -> None:
+        if indices:
+            self._pending.insert(0, indices)

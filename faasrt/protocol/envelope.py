@@ -1,46 +1,47 @@
-"""The envelope: a guest program of ours that carries the user's, runs it, and hands back what became of it.
+"""The envelope: a guest program that contains the user's program, runs it, and returns its results undamaged.
 
-Sent as they are, programs come back damaged from the reference servers. So what is sent is a small program in the same
-language, with the job as base64 of JSON inside it. It runs the user's code in a fresh module with `return_val` defined,
-records stdout, stderr, the exception with the user's own line numbers, the exit code and the return value, and hands
-all of it back as one frame (see `frames`) through the channel that the server has for return values:
+The reference servers damage the results of programs. Therefore a guest program in the same language is sent, with the
+job as base64 of JSON inside it. It runs the user's code in a fresh module with `return_val` defined, records stdout,
+stderr, the exception with the user's own line numbers, the exit code and the return value, and sends all of it as one
+frame (see `frames`) through the server's channel for return values:
 
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
-    js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process is done
-    faithful servers   their own `return_val`
-    a hard end         a line of the process's stderr, which the servers return when a process ends without an answer
+    js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process ends
+    lossless servers   their own `return_val`
+    a killed process   a line on the process's stderr, which the servers return when a process ends without an answer
 
-Its first act is to announce that it started: an empty frame on stderr, and on stdout too in Python, as python-faas
-returns stdout when the program raises and stderr when the process dies. On a faithful server nothing needs announcing.
+First the guest program announces its start with an empty frame: on stderr, and in Python on stdout too, because
+python-faas returns stdout when the program raises and stderr when the process dies. On a lossless server this is not
+needed.
 
 The job:
 
     nonce, code, language, max_output_bytes
     function           the name of the function to call, or null for a whole program
     cases, first       [[args, kwargs] ...] and the index of the first
-    single             one case in place of a whole program
-    isolate            each case gets the definitions anew
-    capture            whether stdout and stderr are recorded, or left to the server
-    case_ms            the guard ends a case after so long; null where the server does
-    limit_ms           a case that took longer counts as TIMEOUT, however it ended; null for a program
-    begin_within_ms    no further case begins later after the definitions than this,
-    batch_bytes        nor when the records have grown to this,
-    progress_bytes     nor when so much has been said of the progress
-    definition_bytes   what the definitions printed is cut to this, as every case's result holds it
-    record_bytes       what a record may take; streams are cut to half and half again until it does
-    progress           whether each record is told at once: on stderr, or to a faithful server's `return_val`
-    worker             (JavaScript) whether the cases run in a worker, which can be ended
-    faithful           whether the frame goes to the server's own `return_val`
+    single             whether there is one result, of a program or a call, instead of one for each case
+    isolate            whether each case runs the definitions again
+    capture            whether stdout and stderr are recorded here; otherwise the server returns them
+    case_ms            milliseconds after which the guard ends a case; null where the server ends programs
+    limit_ms           milliseconds after which a case counts as TIMEOUT, however it ended; null for a program
+    begin_within_ms    milliseconds after the definitions within which a further case may begin
+    batch_bytes        size of the records from which no further case begins
+    progress_bytes     size of the progress sent from which no further case begins
+    definition_bytes   limit of the output of the definitions, which is a part of every case's result
+    record_bytes       limit of a record; its streams are halved until it fits
+    progress           whether each record is sent at once: on stderr, or to a lossless server's `return_val`
+    worker             (JavaScript) whether the cases run in a worker, which can be stopped
+    lossless           whether the frame goes to the server's own `return_val`
 
-**The loop guard** (Python, where the server is not known to enforce timeouts). On CPython it is a timer signal, which
-costs nothing measurable. In Pyodide, where there are no signals, the interrupt buffer that the interpreter looks at
-every few dozen steps is an object that tells the time: between nothing and 1.15 times the time of a bare loop. Where
-there is neither, `sys.monitoring` counts jumps and calls and looks at the clock every 500th time: 4 to 6 times.
-`benchmarks/guard.py` measures them. The guard raises a BaseException in the midst of the program, ten times if need be;
-then it ends the process under it. It cannot reach into a single long call of C code, such as a sum over an endless
-iterator or a huge power, and a program that means to can take it away.
+**The loop guard** ends Python programs on servers that are not known to enforce timeouts. On CPython it is a timer
+signal, whose cost is not measurable. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
+the buffer is an object that compares the time. A bare loop takes up to 1.15 times as long. Elsewhere, `sys.monitoring`
+counts jumps and calls, and the guard checks the clock every 500 events: 4 to 6 times as long. `benchmarks/guard.py`
+measures them. The guard raises a BaseException in the program, up to ten times, and then ends the process. It cannot
+interrupt a single long call of C code, such as a sum over an endless iterator or a huge power, and a hostile program
+can disable it.
 
-**What it does not hide.** The program can find the nonce, and forge a frame; all that it reaches is its own verdict.
+**Forged frames.** The program can find the nonce and forge a frame. This affects only its own result.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.protocol.frames import frame_bytes
-from faasrt.protocol.profile import EndpointProfile
+from faasrt.protocol.health import EndpointProfile
 
 _GUEST = files("faasrt.protocol.guest")
 
@@ -76,8 +77,8 @@ _PYTHON_BASE64 = base64.b64encode(_PYTHON.encode()).decode()
 _JAVASCRIPT = re.sub(
     "^export ", "", _without_comments(_sources("js_errors.js", "js_encode.js", "js_guest.js"), "//"), flags=re.MULTILINE
 )
-# python-faas rewrites what stands between quotes when it spans lines: each line here holds pairs of them. And the value
-# of a last line that is an expression would become the result.
+# python-faas rewrites text between quotes that spans lines, so each line here holds pairs of quotes. The last line is
+# an assignment, because python-faas would take the value of an expression as the result.
 _PYTHON_LOADER = """\
 _faasrt = {{"__name__": "faasrt", "__builtins__": dict(vars(__import__("builtins")))}}
 exec(compile(__import__("base64").b64decode("{guest}"), "faasrt_guest.py", "exec"), _faasrt)
@@ -86,8 +87,8 @@ _faasrt = _faasrt["main"]("{job}"{return_val})
 
 
 @attrs.frozen(kw_only=True)
-class Job:
-    """What a guest program is to do; the module's docstring explains the fields that are sent on."""
+class GuestJob:
+    """The job of a guest program. The module's docstring documents the fields that are sent."""
 
     code: str
     language: Language
@@ -104,18 +105,18 @@ class Job:
 _BATCH_BYTES, _PROGRESS_BYTES, _DEFINITION_BYTES = 65_536, 4 * 2**20, 8_192
 
 
-def wrap(job: Job, profile: EndpointProfile, nonce: str) -> str:
-    """Give the program that is sent in place of the user's.
+def wrap(job: GuestJob, profile: EndpointProfile, nonce: str) -> str:
+    """Return the program that is sent in place of the user's program.
 
     Args:
-        job: What is to be done. Its cases are JSON: `[[args ...], {kwargs}]`.
-        profile: Where it is sent.
-        nonce: Tells the frames of this call from what the user prints; letters and digits.
+        job: The job. Its cases are JSON: `[[args ...], {kwargs}]`.
+        profile: The endpoint.
+        nonce: Letters and digits that distinguish the frames of this call from the program's output.
     """
     limit = job.max_output_bytes
     definition_bytes = min(limit, _DEFINITION_BYTES)
-    # In a frame there is room for the definitions, a batch of records that has just not been full, and one record more.
-    taken = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
+    # A frame must hold the definitions, a batch of records that was not quite full, and one more record.
+    reserved = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
     fields: dict[str, Any] = {
         "nonce": nonce,
         "code": job.code,
@@ -125,23 +126,23 @@ def wrap(job: Job, profile: EndpointProfile, nonce: str) -> str:
         "single": job.single,
         "isolate": job.isolate,
         "max_output_bytes": limit,
-        # A faithful server keeps what a single call printed, even when it has to end the call.
-        "capture": not (profile.faithful and job.single and job.function is not None),
+        # A lossless server returns the output of a single call even when it has to end the call.
+        "capture": not (profile.lossless and job.single and job.function is not None),
         "case_ms": None if profile.enforces_timeouts else job.limit_ms,
         "limit_ms": None if job.function is None else job.limit_ms,
         "begin_within_ms": job.begin_within_ms,
         "batch_bytes": _BATCH_BYTES,
         "definition_bytes": definition_bytes,
         "progress_bytes": _PROGRESS_BYTES,
-        "record_bytes": frame_bytes(limit) * 3 // 4 - taken - 1_000,
+        "record_bytes": frame_bytes(limit) * 3 // 4 - reserved - 1_000,
         "progress": not job.single,
-        "worker": not job.single and not profile.faithful,
-        "faithful": profile.faithful,
+        "worker": not job.single and not profile.lossless,
+        "lossless": profile.lossless,
     }
-    # The cases are JSON already.
+    # The cases are already JSON.
     text = json.dumps(fields)[:-1] + f', "cases": [{", ".join(job.cases)}]}}'
     payload = base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
     if job.language is Language.PYTHON:
-        return_val = ", return_val" if profile.faithful else ""
+        return_val = ", return_val" if profile.lossless else ""
         return _PYTHON_LOADER.format(guest=_PYTHON_BASE64, job=payload, return_val=return_val)
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'

@@ -1,24 +1,24 @@
-"""Frames: how a guest program hands its record back through a server, and how it is read here.
+"""Frames: the messages in which guest programs return their records through a server.
 
 A frame is `faasrt1:` and base64 of JSON in UTF-8, on one line:
 
     {"nonce": str, "final": bool, "progress": bool, "records": [record ...]}
 
-A frame begins with the nonce of its call; any other text is the user's own print. A final frame holds every record. A
-frame without records announces that the guest program started: without it, and without any other frame, a server did
-not start its interpreter. With `progress` each record is also sent as soon as its case ends, and counts when no final
-frame follows: on the process's stderr, one record per frame, as servers return that stream when a process dies; or, on
-a faithful server, as return values that hold all records so far. A record is
+A frame begins with the nonce of its call; text without it is output of the program. A final frame holds every record. A
+frame without records announces the start of the guest program: a server that returns no frame at all did not start its
+interpreter. With `progress`, each record is also sent as soon as its case ends, and counts when no final frame follows:
+on the process's stderr, one record per frame, because servers return that stream when a process dies; or, on a lossless
+server, as return values that hold all records so far. A record is
 
     {"index": int, "outcome": str, "exit_code": int | null, "ms": number, "error": {"name", "message", "traceback"},
      "stdout": stream, "stderr": stream, "ret_val": stream}
 
-of which `error` may be missing, and `stdout` and `stderr` are when the server was trusted with them. The index is the
-case's, 0 for a program, and -1 for the definitions that all cases share. A stream (`message` is one too) is a text; or
-`{"base64": str}` of its
-UTF-8 where escapes would grow it; or `{"head": ..., "tail": ..., "lost": int}` where it was cut inside.
+where `error` is optional, and `stdout` and `stderr` are missing when the server returns them itself. The index is that
+of the case, 0 for a program, and -1 for the definitions that all cases share. A stream (and `message`) is a text; or
+`{"base64": str}` of its UTF-8, where escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, where the
+guest program cut it.
 
-The digit in the prefix is the version: it changes when a reader of today would misread a frame of tomorrow.
+The digit in the prefix is the version. It changes when older readers would misread newer frames.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ from typing import Any
 import attrs
 
 from faasrt import strict_json
-from faasrt.protocol.streams import cut, cut_text, join_cut
+from faasrt.protocol.streams import STREAM_NAMES, cut, cut_text, join_cut
 from faasrt.results import Outcome, UserError
 
 _PREFIX = "faasrt1:"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# A frame holds at most some hundred records, whose structure takes some hundred characters each.
+_MAX_STRUCTURE = 262_144
+# A program that learned the nonce can write frames; those that cannot be decoded are its own.
+_MAX_FORGED = 1_000
 _ERROR_BYTES = 32_768
 _LARGEST_NUMBER = 1e15
 _OUTCOMES = frozenset(Outcome)
@@ -43,11 +48,11 @@ _OUTCOMES = frozenset(Outcome)
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """How a program or a case ended, as the guest program saw it.
+    """How a program or a case ended, as reported by the guest program.
 
     Attributes:
-        texts: By name the streams that the frame holds, each cut to the limit.
-        truncated: The names of those that were cut.
+        texts: The streams in the frame by name, each cut to the limit.
+        truncated: The names of the streams that were cut.
         duration_ms: Milliseconds of wall-clock time.
     """
 
@@ -60,18 +65,18 @@ class Record:
 
 
 @attrs.frozen(kw_only=True)
-class Report:
+class GuestReport:
     """The content of all frames of an answer.
 
     Attributes:
-        records: By index.
-        begun: Whether the guest program announced its start.
-        final: Whether it came to its end.
+        records: The records by index.
+        started: Whether the guest program announced its start.
+        final: Whether the guest program came to its end.
         progress: Whether each record was sent as soon as its case ended.
     """
 
     records: Mapping[int, Record] = attrs.field(factory=dict)
-    begun: bool = False
+    started: bool = False
     final: bool = False
     progress: bool = False
 
@@ -82,15 +87,15 @@ class Report:
 
 
 def frame_bytes(max_output_bytes: int) -> int:
-    """Return the size of the largest frame: three streams within their limit, in base64, and room for the rest."""
+    """Return the size of the largest frame: three streams within their limit in base64, and room for other fields."""
     return 4 * max_output_bytes + 204_800
 
 
-def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> tuple[Report, dict[str, str]]:
+def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> tuple[GuestReport, dict[str, str]]:
     """Separate the frames of a call from the other output of its server.
 
-    Each text is searched once for the bytes that every frame of the call begins with, so the work is linear whatever
-    a program prints.
+    Each text is searched once for the text that every frame of the call begins with, so the work is linear in the
+    length of the output.
 
     Args:
         texts: The streams of an answer, by name.
@@ -101,27 +106,27 @@ def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> 
         The content of the frames, and the texts without them and the line ends around them.
     """
     records: dict[int, Record] = {}
-    begun = final = progress = False
+    started = final = progress = False
     rest = {}
     for name, text in texts.items():
         rest[name], frames = _split(text, nonce)
         for frame in frames:
-            begun, final = True, final or frame.get("final") is True
+            started, final = True, final or frame.get("final") is True
             progress = progress or frame.get("progress") is True
             listed = frame.get("records")
             for fields in listed if isinstance(listed, list) else ():
                 read = _read_record(fields, max_output_bytes)
                 if read is not None:
                     records[read[0]] = read[1]
-    return Report(records=records, begun=begun, final=final, progress=progress), rest
+    return GuestReport(records=records, started=started, final=final, progress=progress), rest
 
 
 def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
     beginning = _beginning(nonce)
     frames: list[dict[str, Any]] = []
     pieces: list[str] = []
-    kept = at = 0
-    while (at := text.find(beginning, at)) >= 0:
+    kept = at = forged = 0
+    while forged < _MAX_FORGED and (at := text.find(beginning, at)) >= 0:
         end = at + len(beginning)
         match = _BASE64.match(text, end)
         end = match.end() if match else end
@@ -131,12 +136,14 @@ def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
             # The guest program writes a line end before each frame and one after it.
             pieces.append(text[kept : at - 1 if at > kept and text[at - 1] == "\n" else at])
             kept = end = end + 1 if text.startswith("\n", end) else end
+        else:
+            forged += 1
         at = end
     return ("".join([*pieces, text[kept:]]) if frames else text), frames
 
 
 def _beginning(nonce: str) -> str:
-    """Return the text that each frame of a call begins with."""
+    """Return the text that every frame of a call begins with."""
     head = f'{{"nonce":"{nonce}",'.encode()
     # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
     return _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
@@ -152,24 +159,25 @@ def is_frame(text: str, limit: int) -> bool:
 
 
 def cut_ret_val(data: bytes, limit: int) -> tuple[str, bool]:
-    """Cut a return value as `cut` does, unless it is a frame: that may be as large as the streams it carries."""
-    if data.startswith(_PREFIX.encode()) and len(data) <= frame_bytes(limit):
-        text = data.decode("latin-1")
-        if is_frame(text, limit):
-            return text, False
+    """Cut a return value as `cut` does. A frame is not cut, because it holds all streams."""
+    if data.startswith(_PREFIX.encode()) and is_frame(text := data.decode("latin-1"), limit):
+        return text, False
     return cut(data, limit)
 
 
 def _decode(text: str) -> dict[str, Any] | None:
     try:
-        value = strict_json.loads(base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"))
+        decoded = base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass")
+        if len(decoded) > _MAX_STRUCTURE and len(_STRING.sub("", decoded)) > _MAX_STRUCTURE:
+            return None  # JSON whose size is not that of its strings takes far longer to decode
+        value = strict_json.loads(decoded)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
-    """Read a record; None when it is none. A program can forge its own, which must harm nobody."""
+    """Return a record with its index; None when it is malformed. A program can forge its own records."""
     if not isinstance(fields, dict):
         return None
     index: Any = fields.get("index")
@@ -184,7 +192,7 @@ def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
         return None
     texts: dict[str, str] = {}
     truncated: set[str] = set()
-    for name in ("stdout", "stderr", "ret_val"):
+    for name in STREAM_NAMES:
         if name in fields:
             text, was_cut = _read_stream(fields[name], limit)
             texts[name] = text

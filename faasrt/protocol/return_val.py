@@ -1,7 +1,7 @@
-"""The function `return_val` as source text, and the value of programs that define such a function themselves.
+"""The source of `return_val`, and the return value of programs that define this function themselves.
 
-coze-loop's backend puts a definition before every program. The value is then a part of stdout, and is taken out of it
-here, as the reference servers do.
+coze-loop's backend puts a definition in front of every program. It prints the value to stdout, from which it is taken
+here, as on the reference servers.
 
 Source: python-faas takes the text between the first two markers, js-faas the last line that is a JSON object.
 """
@@ -31,14 +31,14 @@ function return_val(value) {
 
 _DEFINITION = {
     Language.PYTHON: re.compile(r"^(?:def return_val\b|return_val\s*=)", re.MULTILINE),
-    # White space without line ends: what can match a line end would be tried again at each of them.
+    # The white space excludes line ends: a pattern that matches them would be tried again at every one.
     Language.JAVASCRIPT: re.compile(
         r"^[^\S\n]*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE
     ),
 }
 _START, _END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__"
-# A failed attempt at a line costs far more than reading it; a program may print a great many that fail.
-_MOST_LINES = 20_000
+# Trying to decode a line costs far more than reading it, and a program may print many lines that fail.
+_MAX_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
@@ -47,25 +47,25 @@ def return_val_function(language: Language) -> str:
 
 
 def defines_return_val(code: str, language: Language) -> bool:
-    """Return whether a program defines a `return_val` of its own."""
+    """Return whether a program defines its own `return_val`."""
     return "return_val" in code and _DEFINITION[language.family].search(code) is not None
 
 
 def take_return_val(
     stdout: str, language: Language, truncated: Collection[str] = ()
 ) -> tuple[str, str, frozenset[str]]:
-    """Take the value that a program's own `return_val` printed out of stdout.
+    """Separate the value that a program's own `return_val` printed from its stdout.
 
     The work is linear in the length of stdout.
 
     Args:
-        stdout: What the program printed.
+        stdout: The output of the program.
         language: The language of the program.
         truncated: The names of the streams that were cut. A cut stdout holds the marker of `cut`.
 
     Returns:
-        The rest of stdout; the value, "" when there is none; and the names of the streams that were cut, where
-        "ret_val" takes the place of "stdout" when the value was cut.
+        The rest of stdout; the value, or ""; and the names of the streams that were cut, with "ret_val" in place of
+        "stdout" when the value was cut.
     """
     marker = find_marker(stdout) if "stdout" in truncated else None
     take = _between_markers if language is Language.PYTHON else _last_object
@@ -91,7 +91,7 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
         at = end + len(_END)
         at += stdout.startswith("\n", at)
     if value is None and marker is not None:
-        # One end of the value was lost with what lay between.
+        # The start or the end marker of the value was cut out.
         end = stdout.find(_END, marker.stop)
         if start >= 0:
             value, pieces, at = stdout[start + len(_START) : marker.stop], [stdout[:start]], marker.stop
@@ -105,12 +105,12 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
     start = len(stdout) + 1
-    for _ in range(_MOST_LINES):
+    for _ in range(_MAX_LINES):
         start = stdout.rfind("\n{", 0, start - 1) + 1
         if start == 0 and not stdout.startswith("{"):
             break
         end = stdout.find("\n", start)
-        # A line whose middle was cut out goes on behind the marker.
+        # A line whose middle was cut out continues after the marker.
         was_cut = marker is not None and end == marker.start
         if was_cut and marker is not None:
             end = stdout.find("\n", marker.stop)

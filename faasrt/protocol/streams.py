@@ -1,9 +1,10 @@
-"""How a text that is too long is cut: its head and its tail stay, and a marker says how much is gone."""
+"""Cuts streams that are too long to their head and tail, with a marker between them that states the bytes lost."""
 
 from __future__ import annotations
 
 import re
 
+STREAM_NAMES = ("stdout", "stderr", "ret_val")
 _MARKER = "\n... {} bytes cut ...\n"
 _MARKER_START = _MARKER.partition("{")[0]
 _ANY_MARKER = re.compile(r"\n\.\.\. [0-9]{1,16} bytes cut \.\.\.\n")
@@ -13,7 +14,7 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     """Decode a stream and cut it to a size in UTF-8 bytes.
 
     Args:
-        data: UTF-8 bytes, with lone surrogates where a program printed some; what is neither becomes U+FFFD.
+        data: UTF-8 bytes, which may hold lone surrogates; other bytes become U+FFFD.
         limit: The most bytes to keep, the marker included; from 1.
 
     Returns:
@@ -21,26 +22,26 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     """
     if len(data) <= limit:
         text = _decode(data)
-        # A replaced byte grows to three: the limit is on what the reader gets.
+        # A replaced byte grows to three, and the limit is that of the decoded text.
         if "\ufffd" not in text or len(data := text.encode("utf-8", "surrogatepass")) <= limit:
             return text, False
     return _around_marker(data, data, len(data), limit), True
 
 
 def join_cut(head: bytes, tail: bytes, lost: int, limit: int) -> str:
-    """Put together a stream that was cut where it was written, with the marker between its head and its tail.
+    """Join the head and the tail of a stream that was cut by its writer, with the marker between them.
 
     Args:
-        head: Its beginning.
-        tail: Its end.
-        lost: How many bytes stood between them.
+        head: The beginning of the stream.
+        tail: The end of the stream.
+        lost: The number of bytes that are missing between them.
         limit: The most bytes to keep, the marker included; from 1.
     """
     return _around_marker(head, tail, len(head) + lost + len(tail), limit)
 
 
 def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
-    # As wide as the marker can get: the figure in it never has more digits than the whole size.
+    # The largest marker: the number in it never has more digits than the size of the stream.
     room = limit - len(_MARKER.format(size))
     if room <= 0:
         return head[:limit].decode("utf-8", "ignore")
@@ -50,18 +51,18 @@ def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
 
 
 def find_marker(text: str) -> slice | None:
-    """Return where the marker stands in a text that was cut: the one closest to the middle, if there are several."""
+    """Return the position of the marker in a text that was cut: the one closest to the middle if there are several."""
     middle = len(text) // 2
     at, before = middle, None
     while before is None and (at := text.rfind(_MARKER_START, 0, at)) >= 0:
         before = _ANY_MARKER.match(text, at)
     after = _ANY_MARKER.search(text, middle)
     found = [slice(*match.span()) for match in (before, after) if match]
-    return min(found, key=lambda place: abs(place.start + place.stop - len(text)), default=None)
+    return min(found, key=lambda span: abs(span.start + span.stop - len(text)), default=None)
 
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
-    """Cut a text to a size in UTF-8 bytes, as `cut` does; a text within the limit comes back untouched."""
+    """Cut a text to a size in UTF-8 bytes, as `cut` does; a text within the limit is returned unchanged."""
     if len(text) * 4 <= limit:
         return text, False
     data = text.encode("utf-8", "surrogatepass")

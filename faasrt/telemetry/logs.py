@@ -1,34 +1,40 @@
-"""Events as structlog lines, quiet until the application configures the standard library's logger "faasrt".
+"""Events as log lines.
 
-`logging.basicConfig(level="INFO")` is enough to see a line for each call, and what went wrong before it ended; at
-DEBUG there is one for every event. A line has the name of the event, as `call_finished`, and all its fields. With
-`logger=...` the lines go to a logger of the application's instead, structlog's or the standard library's, and to
-whatever level that has.
+If the application has configured structlog, the lines go through `structlog.get_logger("faasrt")`, with the
+application's processors and context variables. Otherwise they go to the standard library's logger "faasrt", which is
+silent until the application configures logging. `logger=` replaces both; it takes a structlog logger or one of the
+standard library's.
+
+Level    Lines
+WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
+INFO     `call_finished` of every other call, cancelled ones included; `endpoint_changed` when a breaker closes.
+DEBUG    All other events. The error of an attempt is here too: the call reports it when no retry succeeds.
+
+So there is one line per call at INFO, and one per failed call at WARNING. A line is the name of the event and its
+fields. Fields that are None or empty are left out.
 
 Example:
     >>> import structlog
-    >>> def show(logger, method, fields):
-    ...     if fields["event"] == "call_finished":
-    ...         print(method, fields["event"], fields["language"], fields["outcome"])
-    ...     raise structlog.DropEvent
-    >>> logger = structlog.wrap_logger(None, processors=[show])
+    >>> lines = structlog.testing.LogCapture()
+    >>> logger = structlog.wrap_logger(None, processors=[lines])
     >>> async with faasrt.RuntimeManager.from_env(logger=logger) as manager:
     ...     result = await manager.run_code("print(6 * 7)", "python")
-    info call_finished python OK
+    >>> lines.entries[-1]["event"], lines.entries[-1]["log_level"], lines.entries[-1]["outcome"]
+    ('call_finished', 'info', 'OK')
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, MutableMapping
+import sys
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 
 from faasrt.errors import ConfigurationError, shown
-from faasrt.events import (
+from faasrt.telemetry.events import (
     AttemptFinished,
     AttemptStarted,
     CallFinished,
@@ -52,111 +58,127 @@ _NAMES: dict[type[Event], str] = {
     ExecutionStarted: "execution_started",
     ExecutionFinished: "execution_finished",
 }
-
 _FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in _NAMES}
-
-# Of those that tell of no failure.
-_LEVELS: dict[type[Event], int] = {
-    CallStarted: logging.DEBUG,
-    AttemptStarted: logging.DEBUG,
-    AttemptFinished: logging.DEBUG,
-    RetryScheduled: logging.WARNING,
-    EndpointChanged: logging.WARNING,
-    LimitChanged: logging.DEBUG,
-    CallFinished: logging.INFO,
-    ExecutionStarted: logging.DEBUG,
-    ExecutionFinished: logging.DEBUG,
-}
-
-_StdlibLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
-
-logging.getLogger("faasrt").addHandler(logging.NullHandler())
-
-
-def default_logger() -> Any:
-    """Make a structlog logger that goes through `logging.getLogger("faasrt")`; see `_wrap`."""
-    return _wrap(logging.getLogger("faasrt"))
-
-
-def _wrap(logger: _StdlibLogger) -> Any:
-    """Make a structlog logger that goes through one of the standard library's.
-
-    structlog's own default prints every line to stdout, which a library must not do.
-    """
-    import structlog  # a sixth of what importing the client takes, and nearly always for nothing
-
-    return structlog.wrap_logger(
-        logger,
-        processors=[_render],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-
-
-def _render(logger: object, method: str, fields: MutableMapping[str, Any]) -> str:
-    """Write what structlog's `add_log_level` and `KeyValueRenderer` would, at half the price."""
-    event = fields.pop("event")
-    return " ".join([f"event={event!r}", *(f"{name}={value!r}" for name, value in fields.items()), f"level={method!r}"])
+_METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
+_INFO = (CallFinished, EndpointChanged)
+_STDLIB = (logging.Logger, logging.LoggerAdapter)
+_stdlib_logger = logging.getLogger("faasrt")
+_stdlib_logger.addHandler(logging.NullHandler())
 
 
 class LogSink:
-    """Write each event: what begins at debug, what ends at info, what failed at warning.
+    """Writes a log line for each event.
 
     Args:
-        logger: A structlog logger, or one of the standard library's; `default_logger()` when None.
+        logger: A structlog logger, or one of the standard library's; when None, structlog's "faasrt" if the application
+            has configured structlog, else the standard library's.
 
     Raises:
-        ConfigurationError: It is no logger.
+        ConfigurationError: It is not a logger.
     """
 
     def __init__(self, logger: Any = None) -> None:
-        stdlib = logging.getLogger("faasrt") if logger is None else logger
-        is_stdlib = isinstance(stdlib, (logging.Logger, logging.LoggerAdapter))
-        if not is_stdlib and not _is_logger(logger):
+        if logger is not None and not _is_logger(logger):
             raise ConfigurationError(f"logger must be a structlog or standard logger, got {shown(logger)}")
-        # One of the standard library's knows nothing of fields: they are written into the line.
-        self._stdlib: _StdlibLogger | None = stdlib if is_stdlib else None
-        self._logger: Any = None if is_stdlib else logger
-        # Nearly always nobody listens, and then a line is not even put together.
-        self._is_enabled = stdlib.isEnabledFor if is_stdlib else None
+        self._given = logger
+        self._structlog: Any = None
 
     def __call__(self, event: Event) -> None:
-        level = _level(event)
-        if (self._is_enabled or self._settle())(level):
-            if self._logger is None:
-                assert self._stdlib is not None
-                self._logger = _wrap(self._stdlib)
-            kind = type(event)
-            self._logger.log(level, _NAMES[kind], **{name: getattr(event, name) for name in _FIELDS[kind]})
+        level, logger = _level(event), self._logger()
+        if not _is_enabled(logger, level):
+            return
+        name = _NAMES[type(event)]
+        if isinstance(logger, _STDLIB):
+            logger.log(level, f"{name} %s", _Fields(event))
+        elif hasattr(logger, "bind"):
+            getattr(logger, _METHODS[level])(name, **_fields(event))
+        else:
+            logger.log(level, name, **_fields(event))
 
-    def hears(self, kind: type[Event]) -> bool:
-        """Tell whether an event can become a line."""
-        return (self._is_enabled or self._settle())(_LEVELS[kind])
+    def is_enabled_for(self, kind: type[Event]) -> bool:
+        """Return whether events of a kind that report no failure are logged."""
+        return _is_enabled(self._logger(), logging.INFO if kind in _INFO else logging.DEBUG)
 
-    def _settle(self) -> Callable[[int], bool]:
-        """Bind the application's logger when it is first used, as structlog may have been configured only now."""
-        if hasattr(self._logger, "bind"):
-            self._logger = self._logger.bind()
-        self._is_enabled = _always
-        if hasattr(type(self._logger), "is_enabled_for"):  # others would log the question
-            with contextlib.suppress(AttributeError):  # one of the standard library's is asked, where it wraps one
-                self._logger.is_enabled_for(logging.INFO)
-                self._is_enabled = self._logger.is_enabled_for
-        return self._is_enabled
+    def _logger(self) -> Any:
+        """Return the logger to use now; structlog may be configured at any time."""
+        logger = self._given
+        if logger is None:
+            if not _structlog_is_configured():
+                return _stdlib_logger
+            if self._structlog is None:
+                self._structlog = _structlog_logger()
+            logger = self._structlog
+        # A lazy logger of structlog binds to the present configuration, or once if `cache_logger_on_first_use` is set.
+        return logger.bind() if hasattr(logger, "bind") else logger
+
+
+def log_exception(message: str, *args: object) -> None:
+    """Log the exception that is being handled, through the default logger."""
+    if _structlog_is_configured():
+        with contextlib.suppress(Exception):  # a processor of the application may be what failed
+            _structlog_logger().exception(message, *args)
+            return
+    _stdlib_logger.exception(message, *args)
+
+
+class _Fields:
+    """The fields of an event as text. The text is built when a handler formats the record."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value!r}" for name, value in _fields(self._event).items())
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    values = ((name, getattr(event, name)) for name in _FIELDS[type(event)])
+    return {name: value for name, value in values if value is not None and value != ""}
+
+
+def _level(event: Event) -> int:
+    if isinstance(event, CallFinished):
+        return logging.INFO if event.error in (None, "CancelledError") else logging.WARNING
+    if isinstance(event, EndpointChanged):
+        return logging.WARNING if event.state == "open" else logging.INFO
+    return logging.DEBUG
+
+
+def _structlog_is_configured() -> bool:
+    # Importing structlog takes a sixth of the time of importing faasrt. An application that configures it imports it.
+    structlog = sys.modules.get("structlog")
+    return structlog is not None and structlog.is_configured()
+
+
+def _structlog_logger() -> Any:
+    import structlog
+
+    return structlog.get_logger("faasrt")
+
+
+def _is_enabled(logger: Any, level: int) -> bool:
+    if isinstance(logger, _STDLIB):
+        return logger.isEnabledFor(level)
+    # Looked up in the class: other structlog loggers pass unknown methods to the logger that they wrap. Older versions
+    # of structlog have only the second name.
+    is_enabled_for = getattr(type(logger), "is_enabled_for", None) or getattr(type(logger), "isEnabledFor", None)
+    try:
+        return is_enabled_for is None or is_enabled_for(logger, level) or _is_captured()
+    except AttributeError:  # structlog.stdlib.BoundLogger around a logger without levels
+        return True
+
+
+def _is_captured() -> bool:
+    """Return whether `structlog.testing.capture_logs` is active; it records lines of every level."""
+    import structlog
+
+    return any(isinstance(each, structlog.testing.LogCapture) for each in structlog.get_config()["processors"])
 
 
 def _is_logger(logger: object) -> bool:
     if isinstance(logger, (type, ModuleType)):
         return False
-    # A lazy logger is not asked for `log`: it would be bound before structlog is configured.
+    # A lazy structlog logger is not asked for `log`, which would bind it before structlog is configured.
     return callable(getattr(type(logger), "bind", None)) or callable(getattr(logger, "log", None))
-
-
-def _always(level: int) -> bool:
-    return True
-
-
-def _level(event: Event) -> int:
-    level = _LEVELS[type(event)]
-    failed = level < logging.WARNING and getattr(event, "error", None) not in (None, "CancelledError")
-    return logging.WARNING if failed else level

@@ -1,4 +1,4 @@
-"""Events as OpenTelemetry spans; needs the extra `otel`, and an SDK that the application brings.
+"""Events as OpenTelemetry spans; needs the extra `otel`, and an SDK that the application installs.
 
 Example:
     >>> from opentelemetry import trace
@@ -8,19 +8,19 @@ Example:
     ...     with tracer.start_as_current_span("grade"):
     ...         result = await manager.run_code("print(6 * 7)", "python")  # its span is a child of "grade"
 
-A call is one CLIENT span (`run_cases` makes one for each execution), whose parent is the span that is current where
-it is called. It has the attributes of HTTP clients in OpenTelemetry's semantic conventions, those of the last attempt
-(`http.request.method`, `url.full`, `http.request.resend_count`, `http.response.status_code`, `server.address`,
-`server.port`, `error.type`), and fields of its events as `faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and so
-on. Attempts, retries, and ejections of the endpoint that the call is at are events of the span:
-`faasrt.attempt_started` and the like.
+A call is one CLIENT span; `run_cases` makes one for each execution. Its parent is the current span of the caller. It
+has the attributes that OpenTelemetry's semantic conventions define for HTTP clients, with the values of the last
+attempt (`http.request.method`, `url.full`, `http.request.resend_count`, `http.response.status_code`, `server.address`,
+`server.port`, `error.type`), and fields of the events: `faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and
+others. Attempts, retries and changes of the endpoint's circuit breaker are span events: `faasrt.attempt_started` and
+others.
 
-The status of a span is an error when the call raised one, a cancellation included. A program that failed is no such
-error: the service did what it was asked to, and `faasrt.outcome` says how the program ended.
+The status of a span is ERROR when the call raised an error or was cancelled. A program that fails is not an error of
+the service; `faasrt.outcome` holds how it ended.
 
-Each attempt is sent with the W3C headers `traceparent` and `tracestate` of the call's span; the check of a program,
-which has no span, with those of the current one. The embedded FaaS continues the trace: what it runs is a SERVER span.
-No span holds code, input or output.
+Each attempt sends the W3C headers `traceparent` and `tracestate` of the call's span. A validation by the server has no
+span, and sends those of the current span. The embedded FaaS continues the trace: an execution is a SERVER span. Spans
+hold no code, input or output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from faasrt._version import __version__
-from faasrt.events import (
+from faasrt.languages import Language
+from faasrt.telemetry.events import (
     AttemptFinished,
     AttemptStarted,
     CallFinished,
@@ -41,7 +42,6 @@ from faasrt.events import (
     ExecutionStarted,
     RetryScheduled,
 )
-from faasrt.languages import Language
 
 try:
     from opentelemetry.context import Context
@@ -57,7 +57,7 @@ _Attributes = dict[str, str | int | float]
 
 @attrs.define(eq=False)
 class _Call:
-    """A call in flight: its span, the languages that it is about, and where and how its last attempt went."""
+    """A call in flight: its span, its family of languages, and the endpoint and status of its last attempt."""
 
     span: Span
     family: str
@@ -66,10 +66,10 @@ class _Call:
 
 
 class OpenTelemetrySink:
-    """Makes spans; the module tells which.
+    """Makes the spans of the module.
 
     Args:
-        tracer_provider: Where they go; the application's global one when None, which may be set later.
+        tracer_provider: The provider of the tracer; when None, the global one, which may be set later.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
@@ -83,11 +83,11 @@ class OpenTelemetrySink:
         if isinstance(event, CallStarted):
             self._start_call(event)
         elif isinstance(event, (AttemptStarted, AttemptFinished, RetryScheduled)):
-            self._tell_attempt(self._calls[event.call_id], event)
+            self._add_attempt_event(self._calls[event.call_id], event)
         elif isinstance(event, CallFinished):
             self._finish_call(self._calls.pop(event.call_id), event)
         elif isinstance(event, EndpointChanged):
-            fields = self._address(event.endpoint) | _fields(event, "state", "ejected_s")
+            fields = self._address(event.endpoint) | _fields(event, "state", "open_s")
             for call in self._calls.values():
                 if (call.endpoint, call.family) == (event.endpoint, event.family):
                     call.span.add_event("faasrt.endpoint_changed", fields)
@@ -97,9 +97,9 @@ class OpenTelemetrySink:
             self._finish_execution(event)
 
     def request_headers(self, call_id: str) -> dict[str, str]:
-        """Give the trace context of a call; that of the current span when it has none of its own."""
+        """Return the trace context of a call, or of the current span if the call has no span."""
         call = self._calls.get(call_id)
-        # Without an SDK, or for a call without a span, what came in from elsewhere is passed on.
+        # Without an SDK the context of an upstream service is passed on.
         has_span = call is not None and call.span.get_span_context().is_valid
         headers: dict[str, str] = {}
         self._propagator.inject(headers, set_span_in_context(call.span) if call and has_span else None)
@@ -108,11 +108,11 @@ class OpenTelemetrySink:
     def _start_call(self, event: CallStarted) -> None:
         fields = _fields(event, "call_id", "language", "code_bytes", "code_hash", "timeout_ms")
         fields["http.request.method"] = "POST"
-        # Its parent is the span of whoever makes the call, in whose task the event is.
+        # The event is emitted in the caller's task, so the parent is the caller's span.
         span = self._tracer.start_span("POST /run_code", kind=SpanKind.CLIENT, attributes=fields)
         self._calls[event.call_id] = _Call(span, Language(event.language).family.value)
 
-    def _tell_attempt(self, call: _Call, event: AttemptStarted | AttemptFinished | RetryScheduled) -> None:
+    def _add_attempt_event(self, call: _Call, event: AttemptStarted | AttemptFinished | RetryScheduled) -> None:
         fields = self._address(event.endpoint) | _fields(event, "attempt")
         if isinstance(event, AttemptStarted):
             call.endpoint = event.endpoint
@@ -136,11 +136,11 @@ class OpenTelemetrySink:
         call.span.end()
 
     def _start_execution(self, event: ExecutionStarted) -> None:
-        # Not the span that happened to be current when the FaaS was started.
+        # An empty context: the current span is that of the task that started the FaaS.
         parent = Context()
         if event.traceparent is not None:
-            came = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
-            parent = self._propagator.extract(came, parent)
+            headers = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
+            parent = self._propagator.extract(headers, parent)
         fields = _fields(event, "execution_id", "language", "code_bytes", "code_hash", "timeout_ms")
         fields |= {
             "http.request.method": "POST",
@@ -154,7 +154,7 @@ class OpenTelemetrySink:
 
     def _finish_execution(self, event: ExecutionFinished) -> None:
         span = self._executions.pop(event.execution_id)
-        # A refusal below 500 is no error of the server's.
+        # By the semantic conventions a 4xx is not an error of the server.
         failed = event.error is not None and (event.status is None or event.status >= 500)
         span.set_attributes(_fields(event, "outcome") | _result(event.status, event.error if failed else None))
         if failed:
@@ -162,25 +162,20 @@ class OpenTelemetrySink:
         span.end()
 
     def _address(self, endpoint: str) -> _Attributes:
-        known = self._addresses.get(endpoint)
-        if known is None:
+        address = self._addresses.get(endpoint)
+        if address is None:
             url = urlsplit(endpoint)
             port = url.port or (443 if url.scheme == "https" else 80)
-            known = {"server.address": url.hostname or "", "server.port": port, "url.full": f"{endpoint}/run_code"}
-            self._addresses[endpoint] = known
-        return known
+            address = {"server.address": url.hostname or "", "server.port": port, "url.full": f"{endpoint}/run_code"}
+            self._addresses[endpoint] = address
+        return address
 
 
 def _fields(event: Event, *names: str) -> _Attributes:
-    """Take over fields of an event, those that are None left out."""
+    """Return fields of an event as attributes, without those that are None."""
     return {f"faasrt.{name}": value for name in names if (value := getattr(event, name)) is not None}
 
 
 def _result(status: int | None, error: str | None) -> _Attributes:
-    """Give the attributes of an answer, as far as there is one, and of an error, if there is one."""
-    found: _Attributes = {}
-    if status is not None:
-        found["http.response.status_code"] = status
-    if error is not None:
-        found["error.type"] = error
-    return found
+    attributes = {"http.response.status_code": status, "error.type": error}
+    return {name: value for name, value in attributes.items() if value is not None}

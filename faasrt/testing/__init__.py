@@ -1,6 +1,6 @@
 r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that damages a connection.
 
-`FakeFaas` runs nothing: over a real socket, it sends the answers that a test has scripted, and records the requests.
+`FakeFaas` does not run programs. Over a real socket it sends scripted answers, and records the requests.
 
 Example:
     >>> from faasrt import OverloadedError, RuntimeManager, Settings
@@ -14,7 +14,7 @@ Example:
     >>> fake.executions, fake.requests[0]["code"]
     (1, "print('hi')")
 
-The answer can depend on the program, and a full server refuses it:
+The answer can depend on the program, and a full server can refuse it:
 
     >>> async with FakeFaas() as fake:
     ...     fake.handler = lambda request: Reply(outcome="TIMEOUT" if "while" in request["code"] else "OK")
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeFaas", "FaultProxy", "Reply", "Toxics"]
 
-# Loaded when first used: the plugin makes this package a part of every start of pytest.
+# Loaded at the first use, because every start of pytest imports this package.
 _MODULE_OF = {"FakeFaas": "fake_faas", "FaultProxy": "fault_proxy", "Reply": "replies", "Toxics": "fault_proxy"}
 
 

@@ -1,4 +1,4 @@
-"""FakeFaas: a FaaS over a real socket that runs nothing, and sends the answers that a test has scripted."""
+"""FakeFaas: a FaaS on a real socket that sends scripted answers and runs no programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEALTH: dict[str, Any] = {
     "status": "healthy",
     "version": "fake",
     "capabilities": {
-        "faithful": True,
+        "lossless": True,
         "enforces_timeouts": True,
         "cancels_on_disconnect": True,
         "validates": False,
@@ -37,24 +37,24 @@ _KEEP_ALIVE_S = 86_400.0
 class FakeFaas(LoopbackServer):
     r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
 
-    A program is answered by the first of these that applies: 429 when `capacity` is used up; `handler`; the next of the
-    replies given to `script`; `default`. All of them can be changed at any time. A client that closes its sending half
-    counts as gone, and gets no answer.
+    The answer to a program is the first of these that applies: 429 when `capacity` is used up; the reply of `handler`;
+    the next reply given to `script`; `default`. All of them can be changed at any time. A client that closes its
+    sending half counts as disconnected, and gets no answer.
 
     Attributes:
-        default: The reply when nothing else is scripted; at first, a program that ended well.
-        handler: Takes the decoded body of a request and returns its reply; an exception is answered with 500. Its
-            reply's `reset_on_request_byte` acts when the request has been read.
-        capacity: The most programs in flight, None for no bound. One more is answered with 429, `Retry-After: 1` and
-            `x-faasrt-not-started: 1`, and uses up no scripted reply.
-        health: Fields for the answer of `GET /health`, merged into the usual ones; `capabilities` and `limits` key by
-            key. By default the FaaS calls itself faithful: programs are sent as they are, without envelopes.
+        default: The reply when nothing else is scripted; initially that of a program that succeeded.
+        handler: Takes the decoded body of a request and returns its reply; an exception is answered with 500. A
+            `reset_on_request_byte` of this reply takes effect when the request has been read.
+        capacity: The most programs in flight; None for no limit. A further program is answered with 429,
+            `Retry-After: 1` and `x-faasrt-not-started: 1`, and uses no scripted reply.
+        health: Fields for the answer of `GET /health`, merged into the default ones; `capabilities` and `limits` are
+            merged key by key. By default the FaaS is lossless, so that programs are sent without envelopes.
         health_status: The HTTP status of `/health`.
-        executions: The programs that count as run: their request was read whole, and `Reply.executes`.
+        executions: The number of programs that count as run: their request was read completely, and `Reply.executes`.
         requests: The decoded bodies of `/run_code`, in the order in which they were read, refused ones included.
-        in_flight: The requests that were read and are not answered yet, without those refused for `capacity`.
-        peak: The most that were in flight at once.
-        probes: The requests to `/health`.
+        in_flight: The number of requests that were read but not answered yet, without those refused for `capacity`.
+        peak: The highest value of `in_flight`.
+        probes: The number of requests to `/health`.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -96,8 +96,8 @@ class FakeFaas(LoopbackServer):
 
     def _next_request_reset(self) -> Reply | None:
         """Return the reply to a request that begins if it resets the connection within the request."""
-        coming = self._script[0] if self._script else self.default
-        return self._next_reply() if self.handler is None and coming.reset_on_request_byte is not None else None
+        reply = self._script[0] if self._script else self.default
+        return self._next_reply() if self.handler is None and reply.reset_on_request_byte is not None else None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if "Transfer-Encoding" in request.headers:
@@ -119,16 +119,14 @@ class FakeFaas(LoopbackServer):
         self.requests.append(program)
         if self.capacity is not None and self.in_flight >= self.capacity:
             return _Response(request, _FULL)
-        if self.handler is None:
-            return await self._run(request, program, request_reset or self._next_reply())
         try:
-            reply = self.handler(program)
+            reply = self.handler(program) if self.handler else request_reset or self._next_reply()
         except Exception as error:
             reply = Reply(status=500, details=f"the handler of the fake FaaS failed: {error!r}")
         return await self._run(request, program, reply)
 
     async def _run(self, request: web.BaseRequest, program: dict[str, Any], reply: Reply) -> web.StreamResponse:
-        """Answer as if the program was run. aiohttp cancels this when the client goes away."""
+        """Answer as if the program had been run. aiohttp cancels this when the client disconnects."""
         started = asyncio.get_running_loop().time()
         self.executions += reply.executes
         self.in_flight += 1
@@ -158,7 +156,7 @@ class FakeFaas(LoopbackServer):
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's side of a connection. A request whose reply may reset it midway is held back until it is whole."""
+    """A connection in aiohttp. It holds back a request that its reply may reset until the request is complete."""
 
     def __init__(self, fake: FakeFaas) -> None:
         loop, server = asyncio.get_running_loop(), web.Server(fake._handle, handler_cancellation=True)
@@ -178,7 +176,7 @@ class _Connection(web.RequestHandler):
         """Pass on bytes, except those of a request that its reply may reset; asyncio calls this."""
         if self._is_idle and data:
             self._is_idle = False
-            # A health probe ("GET") uses up no reply.
+            # A health probe ("GET") uses no reply.
             self._chosen = self._fake._next_request_reset() if data.startswith(b"P") else None
             self._held = bytearray() if self._chosen else None
         if self._chosen is not None and self._held is not None:
@@ -192,21 +190,21 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def end_request(self) -> Reply | None:
-        """Return the reply that `data_received` chose for the request that was read whole; None if there is none."""
+        """Return the reply that `data_received` chose for the completed request, or None."""
         chosen, self._chosen, self._is_idle = self._chosen, None, True
         return chosen
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Return the answer to bytes that are not HTTP, or to a defect of this package."""
+        """Return the answer to bytes that are not HTTP, or to an unexpected error in this package."""
         if status != 400:
             return super().handle_error(request, status, exc, message)
         return _refuse(request, 431 if isinstance(exc, LineTooLong) else 400, message or "")
 
 
 class _Response(web.StreamResponse):
-    """A response that consists of the bytes of a reply, to which aiohttp adds none."""
+    """A response that consists of the bytes of a reply only."""
 
     def __init__(self, request: web.BaseRequest, reply: Reply, language: Any = "", duration_ms: int = 0) -> None:
         super().__init__()
@@ -249,7 +247,7 @@ def _refuse(request: web.BaseRequest, status: int, details: str) -> web.StreamRe
 
 
 def _request_size(received: bytearray) -> float:
-    """Return the size of a request in bytes; infinite while its head is not there as a whole."""
+    """Return the size of a request in bytes; infinite until its head is complete."""
     end = received.find(b"\r\n\r\n", 0, _MAX_LINE_BYTES)
     length = re.search(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", received[: end + 2], re.IGNORECASE)
     return end + 4 + int(length[1] if length else 0) if end >= 0 else math.inf

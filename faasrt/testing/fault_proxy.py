@@ -17,20 +17,20 @@ from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, 
 _SECONDS: Any = and_(ge(0), le(1e9))
 _BYTES = optional(and_(instance_of(int), ge(0)))
 _BURST_BYTES = 2**18
-# A limited bandwidth is used in portions of this time.
+# A limited bandwidth sends the bytes of this time at once.
 _PORTION_S = 0.02
 
 
 @attrs.frozen(kw_only=True)
 class Toxics:
-    """The faults of one direction of a connection. By default there are none.
+    """The faults of one direction of a connection; by default no faults.
 
     Bytes are counted for each connection, from its beginning or from the moment when these toxics were set.
 
     Attributes:
         latency_s: Seconds, from 0 to 1e9, for which each burst of bytes is held before it goes on; so is the end.
-        bandwidth_bytes_per_s: The most bytes in a second, above 0 and at most 1e15; None for no bound.
-        slice_bytes: The most bytes to forward at a time, at least 1; None for no bound.
+        bandwidth_bytes_per_s: The most bytes per second, above 0 and at most 1e15; None for no limit.
+        slice_bytes: The most bytes to forward at a time, at least 1; None for no limit.
         slice_pause_s: Seconds, from 0 to 1e9, after each slice, or burst.
         limit_bytes: Close both sides (FIN) after this number of bytes; 0 in place of the first one.
         half_close: Send FIN in this direction only, after `limit_bytes`, or with None after the first bytes; later ones
@@ -86,7 +86,7 @@ class Toxics:
 class _Side(asyncio.Protocol):
     """One of the two connections of a tunnel.
 
-    A stream of asyncio would lose the bytes that came before a reset, and cannot be waited on without reading.
+    asyncio's streams would lose bytes that arrived before a reset, and cannot wait for bytes without reading them.
     """
 
     transport: asyncio.Transport
@@ -149,7 +149,7 @@ class FaultProxy(LoopbackServer):
         bytes_downstream: The number of bytes that went on to clients, over all connections.
 
     Raises:
-        ConfigurationError: It is no such URL.
+        ConfigurationError: `target_url` is not such a URL.
 
     Example:
         >>> from faasrt.testing import FakeFaas, FaultProxy, Toxics
@@ -226,11 +226,11 @@ class FaultProxy(LoopbackServer):
                 transport.abort()
 
     async def _pump(self, way: str, source: _Side, target: _Side) -> None:
-        """Carry the bytes of one direction to their end.
+        """Forward the bytes of one direction to their end.
 
         Raises:
-            EOFError: Both sides are to be closed.
-            OSError: Both sides are to be reset.
+            EOFError: Both sides must be closed.
+            OSError: Both sides must be reset.
         """
         passed, counted, ended = 0, getattr(self, way), False
         while await source.wait_arrived():
@@ -265,7 +265,7 @@ class FaultProxy(LoopbackServer):
         write_eof(target.transport)
 
     async def _pause(self, way: str, seconds: float) -> None:
-        """Wait; new toxics end it."""
+        """Wait for a time, or until new toxics are set."""
         toxics = getattr(self, way)
         if seconds > 0:
             with anyio.move_on_after(seconds):

@@ -1,4 +1,4 @@
-"""The base of FakeFaas and FaultProxy: a loopback socket that can go down and come back, and its connections."""
+"""The base class of FakeFaas and FaultProxy: a loopback server that can go down and up, and its connections."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SIOCOUTQNSD = 0x894B
 
 
 class LoopbackServer:
-    """A server on 127.0.0.1 with a port of its own, opened once, by `async with`.
+    """A server on 127.0.0.1 with its own port, opened once with `async with`.
 
-    It belongs to the event loop that it is opened in, and is not safe to use from other threads.
+    It belongs to the event loop in which it is opened, and is not thread-safe.
 
     Args:
         make_protocol: Returns the protocol of a new connection. The task that serves it calls `_admit` first.
@@ -36,7 +36,7 @@ class LoopbackServer:
         self.accepted = 0
         self._make_protocol = make_protocol
         self._port = 0
-        # Up, there is a server; down, a bound socket; neither before it is opened and after it is closed.
+        # There is a server when up, a bound socket when down, and neither before opening and after closing.
         self._server: asyncio.Server | None = None
         self._reserved: socket.socket | None = None
         self._connections: dict[asyncio.Task[Any], list[asyncio.WriteTransport]] = {}
@@ -44,7 +44,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The base URL, without a slash at the end; it stays the same while the server is down, and once closed.
+        """The base URL, without a slash at the end; it stays the same when the server is down or closed.
 
         Raises:
             RuntimeClosedError: The server was not opened yet.
@@ -72,7 +72,7 @@ class LoopbackServer:
     def down(self) -> None:
         """Refuse connections, and close the open ones, as if the process had died; harmless when down.
 
-        The port stays reserved, and the counters go on.
+        The port stays reserved, and the counters are kept.
         """
         if self._server is not None:
             self._server.close()
@@ -85,7 +85,7 @@ class LoopbackServer:
         Raises:
             RuntimeClosedError: The server is closed, or was not opened.
 
-        Cancellation: it may listen already.
+        Cancellation: the server may already listen.
         """
         if self._server is None:
             if self._reserved is None:
@@ -100,7 +100,7 @@ class LoopbackServer:
     async def aclose(self) -> None:
         """Close the socket and every connection. Closing twice is harmless.
 
-        Cancellation: everything is closed all the same, a moment later.
+        Cancellation: everything is still closed, a moment later.
         """
         self.down()
         if self._reserved is not None:
@@ -135,7 +135,7 @@ class LoopbackServer:
         task.add_done_callback(self._forget)
         self.accepted += 1
         if self._server is None:
-            self._drop()  # asyncio had accepted it when the server went down
+            self._drop()  # asyncio accepted the connection just before the server went down
         self._notify()
         return self._connections[task]
 
@@ -176,7 +176,7 @@ async def wait_sent(transport: asyncio.WriteTransport, *, by_kernel: bool = Fals
 
     A reset discards bytes that are not sent yet.
     """
-    # There is no event for this.
+    # asyncio has no event for this.
     while not transport.is_closing() and (  # noqa: ASYNC110
         transport.get_write_buffer_size() or (by_kernel and _unsent_bytes(transport))
     ):

@@ -1,6 +1,6 @@
 r"""The pytest plugin: fixtures with a FaaS for tests. Installing faasrt adds them to pytest.
 
-`faasrt_fake` is a `FakeFaas` of the test's own, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
+`faasrt_fake` is a new `FakeFaas` for each test, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
 `faasrt_local` is the base URL of an embedded FaaS that the whole session shares; it needs the extra `local`.
 
 A test file::
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def faasrt_fake(request: pytest.FixtureRequest) -> FakeFaas:
-    """A `FakeFaas` of the test's own, open while it runs.
+    """A new `FakeFaas`, open while the test runs.
 
     It runs in the event loop of the test's fixtures. Where tests have a `loop_scope` other than "function", set
     `asyncio_default_fixture_loop_scope` to the same.
@@ -89,9 +89,9 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
 def faasrt_local() -> Iterator[str]:
     """The base URL of an embedded FaaS that is ready for every language, started once for the session.
 
-    It runs in a thread with an event loop of its own, so it serves tests with any `loop_scope`, those of anyio, and
-    those without a loop. It ends with the process, even if that is killed. The first start on a machine compiles the
-    sandbox of Python (about 45 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
+    It runs in a thread with its own event loop, so it serves tests with any `loop_scope`, tests of anyio, and tests
+    without a loop. It ends with the process, even if the process is killed. The first start on a machine compiles the
+    Python sandbox (about 45 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
     """
     from anyio.from_thread import start_blocking_portal
 

@@ -1,4 +1,4 @@
-"""Reply: the answer of a fake FaaS to one program."""
+"""Reply: the answer of a `FakeFaas` to one program."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
 _BYTES = optional(and_(instance_of(int), ge(0)))
 
 
-def _copied(headers: Mapping[str, str]) -> Mapping[str, str]:
+def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
     return dict(headers)
 
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """The answer to one `POST /run_code`, and its faults on the way. By default, a program that ended well.
+    """The answer to one `POST /run_code`, and its faults. By default, that of a program that succeeded.
 
     Attributes:
         outcome: How the program ended; an `Outcome`, or its name.
@@ -33,20 +33,20 @@ class Reply:
         error: The exception that ended it.
         status: The HTTP status, from 200 to 599. Any other than 200 sends `{"error", "details"}` instead of a result.
         details: The `details` of such a failure.
-        headers: HTTP headers to send; they replace the usual ones, `Content-Length` included. `Connection: close` ends
-            the connection after the response.
+        headers: HTTP headers to send; they replace the default ones, `Content-Length` included. `Connection: close`
+            ends the connection after the response.
         retry_after: The header `Retry-After`, in seconds or as any text; not sent when None.
         not_started: Send `x-faasrt-not-started: 1`: the program was refused before it ran.
-        delay_s: Seconds, from 0 to 1e9, before the answer; a client that goes away ends them.
-        hang: Never answer; the connection is kept until the client goes away.
+        delay_s: Seconds, from 0 to 1e9, before the answer, unless the client disconnects.
+        hang: Never answer; the connection stays open until the client disconnects.
         body: The body to send, in place of the JSON of the fields above.
-        reset_after: Reset the connection (RST) after this number of bytes of the response, its head included: 0 resets
-            it as soon as the request was read, a number above the length of the response after all of it.
+        reset_after: Reset the connection (RST) after this number of bytes of the response, its head included: with 0
+            when the request has been read, with a number above the length of the response at its end.
         reset_on_request_byte: Reset the connection when this number of bytes of the request, its head included, has
-            come in: 0 at the first one. A request that is not longer is read whole before the reset.
+            arrived: with 0 at the first byte. A request that is not longer is read completely before the reset.
 
     Raises:
-        ValueError: A value is out of range, or the outcome unknown.
+        ValueError: A value is out of range, or the outcome is unknown.
         TypeError: A value has the wrong type.
 
     Example:
@@ -63,7 +63,7 @@ class Reply:
     error: UserError | None = None
     status: int = attrs.field(default=200, validator=[instance_of(int), ge(200), le(599)])
     details: str = ""
-    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_copied, hash=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_copy, hash=False)
     retry_after: str | float | None = None
     not_started: bool = False
     delay_s: float = attrs.field(default=0.0, validator=[ge(0), le(1e9)])
@@ -74,27 +74,27 @@ class Reply:
 
     @classmethod
     def ok(cls, stdout: str = "", value: Any = None) -> Reply:
-        """A program that ended well.
+        """Return the reply of a program that succeeded.
 
         Args:
-            stdout: Its output.
-            value: The value that it passed to `return_val`, sent as JSON; None if it did not call it.
+            stdout: The output of the program.
+            value: The value passed to `return_val`, which is sent as JSON; None if it was not called.
         """
         return cls(stdout=stdout, ret_val="" if value is None else json.dumps(value))
 
     @classmethod
     def overloaded(cls, retry_after: str | float | None = None) -> Reply:
-        """A 429: the program was refused before it ran."""
+        """Return a 429: the program was refused before it ran."""
         return cls(status=429, details="all workers are busy", retry_after=retry_after)
 
     @classmethod
     def unavailable(cls, retry_after: str | float | None = None, *, not_started: bool = False) -> Reply:
-        """A 503: refused before it ran with `retry_after` or `not_started`; without them, it may have run."""
+        """Return a 503: the program may have run, unless there is `retry_after` or `not_started`."""
         return cls(status=503, details="shutting down", retry_after=retry_after, not_started=not_started)
 
     @classmethod
     def crash(cls, status: int = 500) -> Reply:
-        """A failure of the server while it ran the program."""
+        """Return a failure of the server while it ran the program."""
         return cls(status=status, details="the worker died")
 
     @property
@@ -126,7 +126,7 @@ class Reply:
             headers["Retry-After"] = str(self.retry_after)
         if self.not_started:
             headers["x-faasrt-not-started"] = "1"
-        # A header of the reply takes the place of the usual one, whatever its case.
+        # A header of the reply replaces the default one; names are compared without case.
         fields = {name.lower(): (name, value) for name, value in [*headers.items(), *self.headers.items()]}
         status = f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"
         lines = [status, *(f"{name}: {value}" for name, value in fields.values())]

@@ -1,4 +1,4 @@
-"""Whether an endpoint is well: it is left out after failures, and let in again by one call that succeeds."""
+"""The circuit breaker of an endpoint: open after failures, closed again by one call that succeeds."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Literal
 
 from faasrt.config import BreakerSettings
 
-BreakerState = Literal["closed", "ejected", "canary"]
+BreakerState = Literal["closed", "open", "half-open"]
 
 
 class Breaker:
-    """The health of one endpoint, as its calls show it.
+    """The circuit breaker of one endpoint.
 
-    It is ejected after so many failures in a row, or when too few calls of the last seconds succeeded; longer each
-    time, with jitter. When that time is over, a single call, the canary, is let through: it re-admits the endpoint, or
-    has it ejected again. The user's own failures are successes here.
+    It opens after consecutive failures, or when too few recent calls succeeded; longer each time, with jitter. Then it
+    is half-open: a single call, the probe, closes it or opens it again. The user's own failures count as successes.
 
     Args:
-        settings: When, and for how long.
-        random: Gives a number in [0, 1).
-        on_change: Called when the endpoint was ejected, or is back.
+        settings: When it opens, and for how long.
+        random: Returns a number in [0, 1).
+        on_change: Called when it opens or closes.
+
+    Attributes:
+        state: "closed", "open" or "half-open".
+        open_until: When a probe may be sent, while it is open.
     """
 
     def __init__(
@@ -31,74 +34,73 @@ class Breaker:
         self._random = random
         self._on_change = on_change
         self.state: BreakerState = "closed"
-        self.until = 0.0
-        self._in_a_row = 0
-        self._ejections = 0
-        self._closed_at = self._ejected_at = float("-inf")
-        self._canaries = 0
-        # Of each second in the window: the second, the successes, and the failures.
+        self.open_until = 0.0
+        self._consecutive_failures = 0
+        self._openings = 0
+        self._closed_at = self._opened_at = float("-inf")
+        self._probes = 0
+        # For each second of the window: the second, the successes, and the failures.
         self._window: deque[list[int]] = deque()
 
-    def ejected_s(self, now: float) -> float:
-        """Seconds until a canary may be sent; 0 unless it is ejected."""
-        return max(0.0, self.until - now) if self.state == "ejected" else 0.0
+    def open_s(self, now: float) -> float:
+        """Return the seconds until a probe may be sent; 0 unless it is open."""
+        return max(0.0, self.open_until - now) if self.state == "open" else 0.0
 
-    def due(self, now: float) -> bool:
-        """Whether a canary may be sent."""
-        return self.state == "ejected" and now >= self.until
+    def may_probe(self, now: float) -> bool:
+        """Return whether a probe may be sent."""
+        return self.state == "open" and now >= self.open_until
 
-    def send_canary(self) -> int:
-        """Note that a call is the canary, and give its number; no other one is let through until it has ended."""
-        self.state = "canary"
-        self._canaries += 1
-        return self._canaries
+    def start_probe(self) -> int:
+        """Become half-open, and return the number of the probe; no other is sent until it has ended."""
+        self.state = "half-open"
+        self._probes += 1
+        return self._probes
 
     def succeed(self, now: float, started: float) -> None:
-        """Note a call that the endpoint answered, and that began then."""
+        """Record a call that the endpoint answered."""
         if self.state != "closed":
-            if started < self._ejected_at:
-                return  # that was before it went wrong
+            if started < self._opened_at:
+                return  # it was sent before the endpoint failed
             self.state, self._closed_at = "closed", now
             self._window.clear()
             self._on_change()
-        self._in_a_row = 0
+        self._consecutive_failures = 0
         self._count(now, 1)
 
-    def fail(self, now: float, started: float, *, canary: int | None = None) -> None:
-        """Note a call that failed by the endpoint's fault, or that of the way to it, and that began then."""
+    def fail(self, now: float, started: float, *, probe: int | None = None) -> None:
+        """Record a call that failed because of the endpoint, or the way to it."""
         if self.state != "closed":
-            # What else comes in was sent before, or because every endpoint is as bad.
-            if self._is_out(canary):
-                self._eject(now)
+            # Other calls were sent before it opened, or because every endpoint is open.
+            if self._is_current(probe):
+                self._open(now)
             return
         if started < self._closed_at:
-            return  # that was before it was well again
-        self._in_a_row += 1
+            return  # it was sent before the endpoint recovered
+        self._consecutive_failures += 1
         self._count(now, 2)
         good, bad = (sum(second[place] for second in self._window) for place in (1, 2))
         too_few = good + bad >= self._settings.min_calls and good < self._settings.min_success_rate * (good + bad)
-        if too_few or self._in_a_row >= self._settings.consecutive_failures:
+        if too_few or self._consecutive_failures >= self._settings.consecutive_failures:
             if now - self._closed_at > self._settings.window_s:
-                self._ejections = 0
-            self._eject(now)
+                self._openings = 0
+            self._open(now)
 
-    def forgo_canary(self, now: float, canary: int) -> None:
-        """Note that a canary ended without showing anything: another call may be one at once."""
-        if self._is_out(canary):
-            self.state, self.until = "ejected", now
+    def release_probe(self, now: float, probe: int) -> None:
+        """Record that a probe ended without a result, so that another one may be sent at once."""
+        if self._is_current(probe):
+            self.state, self.open_until = "open", now
 
-    def _is_out(self, canary: int | None) -> bool:
-        """Whether it is this canary that the endpoint is tried by."""
-        return self.state == "canary" and canary == self._canaries
+    def _is_current(self, probe: int | None) -> bool:
+        return self.state == "half-open" and probe == self._probes
 
-    def _eject(self, now: float) -> None:
+    def _open(self, now: float) -> None:
         settings = self._settings
-        # The exponent is bounded, or it would not fit a float some day.
-        longest = settings.base_ejection_s * 2.0 ** min(self._ejections, 60)
-        self.until = now + min(settings.max_ejection_s, longest * (0.8 + 0.4 * self._random()))
-        self._ejections += 1
-        self._in_a_row = 0
-        self.state, self._ejected_at = "ejected", now
+        # The exponent is bounded because a float is.
+        longest = settings.base_open_s * 2.0 ** min(self._openings, 60)
+        self.open_until = now + min(settings.max_open_s, longest * (0.8 + 0.4 * self._random()))
+        self._openings += 1
+        self._consecutive_failures = 0
+        self.state, self._opened_at = "open", now
         self._on_change()
 
     def _count(self, now: float, place: int) -> None:

@@ -1,41 +1,41 @@
-"""How many calls one endpoint gets at once: a limit that grows while all goes well, and shrinks when it does not."""
+"""The limit on the calls of an endpoint: it grows while the endpoint answers, and shrinks when it does not."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
 
-_START = 16
+_INITIAL = 16
 _SHRINK = 0.9
 
 
 class AdaptiveLimit:
     """Additive increase, multiplicative decrease.
 
-    Until it is known what the endpoint is, the limit is one: the first call finds that out for the others. Then it
-    grows by one for each full window of successes during which at least half of it was used, and shrinks to 0.9 of
-    itself when the endpoint is overloaded or does not answer in time: once for all calls that were under way then.
+    The limit is one until the capacity of the endpoint is known, because the first call asks for it. It grows by one
+    for each full window of successes during which at least half of it was used. It shrinks to 0.9 of itself when the
+    endpoint is overloaded or does not answer in time, once for all calls that were in flight then.
 
     Args:
-        cap: The most it may become.
-        on_change: Called when it has changed, and when it is first known.
+        cap: The largest limit.
+        on_change: Called when the limit changes.
 
     Attributes:
         in_flight: Calls that wait for their answer.
-        opened: Whether it is known what the endpoint is, or need not be.
+        is_known: Whether the capacity was asked for, or need not be.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
-        self._most = cap
+        self._max = cap
         self._cap = cap
         self._on_change = on_change
         self._limit = 1.0
-        self._learned: int | None = None
-        self.opened = False
-        self._cool_until = float("-inf")
+        self._capacity: int | None = None
+        self._backing_off_until = float("-inf")
         self._successes = 0
         self._shrunk_at = float("-inf")
-        self._zombies: list[float] = []
+        self._abandoned: list[float] = []
+        self.is_known = False
         self.in_flight = 0
 
     @property
@@ -44,49 +44,49 @@ class AdaptiveLimit:
         return self._limit
 
     @property
-    def to_come(self) -> int:
-        """By how much the limit will at least grow once it is known what the endpoint is, as far as anybody can say."""
-        return 0 if self.opened else min(_START, self._most) - 1
+    def expected_growth(self) -> int:
+        """By how much the limit will at least grow once the capacity is known."""
+        return 0 if self.is_known else min(_INITIAL, self._max) - 1
 
-    def learn(self, capacity: int | None) -> None:
-        """Note the size that the endpoint gives itself: the limit starts there, and does not pass it."""
-        if self.opened and capacity in (None, self._learned):
+    def set_capacity(self, capacity: int | None) -> None:
+        """Start at the capacity that the endpoint states, and never exceed it; None when it states none."""
+        if self.is_known and capacity in (None, self._capacity):
             return
-        self.opened, self._limit = True, float(min(_START, self._most))
+        self.is_known, self._limit = True, float(min(_INITIAL, self._max))
         if capacity is not None:
-            self._learned = capacity
-            self._cap = max(1, min(self._most, capacity))
+            self._capacity = capacity
+            self._cap = max(1, min(self._max, capacity))
             self._limit = float(self._cap)
         self._on_change()
 
-    def zombies(self, now: float) -> int:
-        """Calls that were given up here and may still run there."""
-        while self._zombies and self._zombies[0] <= now:
-            heapq.heappop(self._zombies)
-        return len(self._zombies)
+    def abandoned(self, now: float) -> int:
+        """Return the calls that were given up here and may still run."""
+        while self._abandoned and self._abandoned[0] <= now:
+            heapq.heappop(self._abandoned)
+        return len(self._abandoned)
 
-    def next_room(self) -> float | None:
-        """When the next zombie is gone; None without any."""
-        return self._zombies[0] if self._zombies else None
+    def next_release(self) -> float | None:
+        """Return when the next abandoned call stops counting; None without any."""
+        return self._abandoned[0] if self._abandoned else None
 
     def has_room(self, now: float) -> bool:
-        """Whether another call may be sent."""
-        return self.in_flight + self.zombies(now) + 1 <= self._limit
+        """Return whether another call may be sent."""
+        return self.in_flight + self.abandoned(now) + 1 <= self._limit
 
     def load(self, now: float) -> float:
-        """How full the endpoint is; 1 is full."""
-        return (self.in_flight + self.zombies(now)) / self._limit
+        """Return the used share of the limit."""
+        return (self.in_flight + self.abandoned(now)) / self._limit
 
-    def take(self) -> None:
-        """Note a call that is sent."""
+    def acquire(self) -> None:
+        """Count a call that is sent."""
         self.in_flight += 1
 
-    def give(self) -> None:
-        """Note that it has ended."""
+    def release(self) -> None:
+        """Count a call that has ended."""
         self.in_flight -= 1
 
     def grow(self) -> None:
-        """Note a success; before `give`."""
+        """Record a success; before `release`."""
         if 2 * self.in_flight < self._limit:
             return
         self._successes += 1
@@ -95,7 +95,7 @@ class AdaptiveLimit:
             self._set(min(float(self._cap), self._limit + 1))
 
     def shrink(self, now: float, started: float) -> None:
-        """Note that the endpoint was overloaded, or did not answer, in a call that started then."""
+        """Record that the endpoint was overloaded, or did not answer, in a call that started then."""
         if started > self._shrunk_at:
             self._shrunk_at, self._successes = now, 0
             self._set(max(1.0, self._limit * _SHRINK))
@@ -105,18 +105,18 @@ class AdaptiveLimit:
             self._limit = limit
             self._on_change()
 
-    def cool(self, until: float) -> None:
-        """Note that the endpoint asks to be left alone until then: others are preferred, if there are any."""
-        self._cool_until = max(self._cool_until, until)
+    def back_off(self, until: float) -> None:
+        """Prefer other endpoints until then."""
+        self._backing_off_until = max(self._backing_off_until, until)
 
-    def is_cooling(self, now: float) -> bool:
-        """Whether it has asked to be left alone."""
-        return now < self._cool_until
+    def is_backing_off(self, now: float) -> bool:
+        """Return whether other endpoints are preferred."""
+        return now < self._backing_off_until
 
-    def exorcise(self) -> None:
-        """Note that the server is gone, and with it what may have run there."""
-        self._zombies.clear()
+    def charge_abandoned(self, until: float) -> None:
+        """Count a call that was given up, and may still run on the server until then."""
+        heapq.heappush(self._abandoned, until)
 
-    def haunt(self, until: float) -> None:
-        """Note a call that was given up and may still run on the server until then."""
-        heapq.heappush(self._zombies, until)
+    def clear_abandoned(self) -> None:
+        """Forget the abandoned calls: the server is gone, and its programs with it."""
+        self._abandoned.clear()

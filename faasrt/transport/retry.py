@@ -1,7 +1,7 @@
-"""Whether a failed attempt is followed by another, and when: decided from what happened, and from nothing else.
+"""Decides whether a failed attempt is followed by another, and when.
 
-The table is in the docstring of `faasrt.transport`. Whatever is done again has time left to it, an attempt left to it,
-and its price in the budget. The user's own failures are results, and never come here.
+The table is in the docstring of `faasrt.transport`. A retry needs time, an attempt and its price in the budget. The
+user's own failures are results, and never come here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from faasrt.errors import (
 )
 
 
-class Happened(enum.Enum):
-    """What became of an attempt that gave no result."""
+class FailureKind(enum.Enum):
+    """How an attempt failed."""
 
     NEVER_SENT = enum.auto()
     """The server was not reached; the code cannot have run."""
@@ -37,23 +37,23 @@ class Happened(enum.Enum):
     """Repeating it cannot help, or there is no time."""
 
 
-def classify(error: ServiceError) -> Happened:
-    """Tell what happened from the error of an attempt."""
+def classify(error: ServiceError) -> FailureKind:
+    """Return the kind of failure that the error of an attempt stands for."""
     if isinstance(error, ConnectError):
-        return Happened.NEVER_SENT
+        return FailureKind.NEVER_SENT
     if isinstance(error, OverloadedError):
         promised = error.status == 429 or error.retry_after_s is not None or error.not_started
-        return Happened.REFUSED if promised else Happened.FAILED
+        return FailureKind.REFUSED if promised else FailureKind.FAILED
     if isinstance(error, ServerError):
         if error.status == 504:
-            return Happened.LOST
-        return Happened.FINAL if error.status == 200 else Happened.FAILED
+            return FailureKind.LOST
+        return FailureKind.FINAL if error.status == 200 else FailureKind.FAILED
     lost = isinstance(error, (ConnectionLostError, DeadlineExceededError, ProtocolError))
-    return Happened.LOST if lost and error.sent != "no" else Happened.FINAL
+    return FailureKind.LOST if lost and error.sent != "no" else FailureKind.FINAL
 
 
 class RetryBudget:
-    """A bucket that retries are paid from and successes fill, so that a dead fleet is not hammered.
+    """A bucket that retries are paid from and successes fill, so that dead endpoints are not flooded with retries.
 
     Args:
         settings: Its size, the price and the credit.
@@ -64,11 +64,11 @@ class RetryBudget:
         self.level = settings.budget
 
     def deposit(self) -> None:
-        """Note a success."""
+        """Record a success."""
         self.level = min(self._settings.budget, self.level + self._settings.success_credit)
 
     def spend(self) -> bool:
-        """Pay for a retry; False when the bucket does not hold its price."""
+        """Pay for a retry; return False when the bucket does not hold its price."""
         if self.level < self._settings.retry_cost:
             return False
         self.level -= self._settings.retry_cost
@@ -80,7 +80,7 @@ def wait_before_retry(
     *,
     attempt: int,
     idempotent: bool,
-    elsewhere: bool,
+    has_alternative: bool,
     left_s: float,
     least_s: float,
     settings: RetrySettings,
@@ -93,52 +93,52 @@ def wait_before_retry(
         error: How the last one failed.
         attempt: Its number, from 1.
         idempotent: Whether the code may run more than once.
-        elsewhere: Whether another endpoint is well, has room, and has not been tried: then nobody need be waited for.
+        has_alternative: Whether another healthy endpoint has room and has not been tried, so that no wait is needed.
         left_s: Seconds until the call's deadline.
-        least_s: Seconds below which another attempt has no prospects.
+        least_s: The least seconds that make another attempt useful.
         settings: Attempts and waits.
-        budget: Is paid when the answer is another attempt.
-        random: Gives a number in [0, 1).
+        budget: Pays for the attempt.
+        random: Returns a number in [0, 1).
 
     Returns:
         The seconds to wait before it; None to raise the error.
     """
-    happened = classify(error)
-    if happened is Happened.FINAL or attempt >= settings.max_attempts:
+    kind = classify(error)
+    if kind is FailureKind.FINAL or attempt >= settings.max_attempts:
         return None
-    if happened in (Happened.FAILED, Happened.LOST) and not idempotent:
+    if kind in (FailureKind.FAILED, FailureKind.LOST) and not idempotent:
         return None
-    throttled = isinstance(error, OverloadedError) and not elsewhere
+    throttled = isinstance(error, OverloadedError) and not has_alternative
     base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
     most_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
-    # Full jitter: callers that failed together come back apart.
+    # Full jitter: callers that failed together retry at different times.
     wait_s = random() * min(most_s, base_s * 2.0 ** (attempt - 1))
     asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
-    if asked_s is not None and not elsewhere:
+    if asked_s is not None and not has_alternative:
         if asked_s > settings.max_retry_after_s:
             return None
         wait_s = asked_s + random() * settings.base_delay_s
     if wait_s + least_s > left_s:
         return None
-    # What was never sent, and finds another endpoint well, burdens nobody twice.
-    free = happened is Happened.NEVER_SENT and elsewhere
+    # A request that was never sent, and has another endpoint, adds no load.
+    free = kind is FailureKind.NEVER_SENT and has_alternative
     return wait_s if free or budget.spend() else None
 
 
-class Exposure:
+class SendState:
     """Whether the code of a call can have run in one of its attempts."""
 
     def __init__(self) -> None:
         self._sent: Sent = "no"
 
     def add(self, error: ServiceError) -> None:
-        """Take in how an attempt failed, and have the error tell of all attempts so far."""
-        happened, sent = classify(error), error.sent
+        """Record a failed attempt, and make its error cover all attempts so far."""
+        kind, sent = classify(error), error.sent
         if self._sent != "no":
             error.sent = max(self._sent, error.sent, key=_SENT.index)
             if isinstance(error, OverloadedError):
                 error.not_started = False
-        if happened not in (Happened.NEVER_SENT, Happened.REFUSED):
+        if kind not in (FailureKind.NEVER_SENT, FailureKind.REFUSED):
             self._sent = max(self._sent, sent, key=_SENT.index)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
 import stat
 import zlib
@@ -15,12 +14,14 @@ from array import array
 from collections.abc import Iterable, Iterator
 from math import isnan, nan
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import attrs
 
+from faasrt.cli.lines import iter_lines
 from faasrt.cli.report.text import excerpt, one_line
 from faasrt.cli.report.units import milliseconds
+from faasrt.errors import FaasrtError
 from faasrt.results import Outcome
 
 OK, INFRASTRUCTURE, INVALID_TASK, OTHER = "OK", "INFRASTRUCTURE", "INVALID_TASK", "OTHER"
@@ -33,10 +34,10 @@ MAX_MS = 1e12
 MAX_EPOCH_S = 253_402_300_799  # the last second of the year 9999
 # After this number of foreign lines, and no result, the rest of the file is not read.
 _FOREIGN_LINES = 100
-_TEXT_BYTES = {"traceback": 3_000, "stderr": 800, "stdout": 800}
+_TEXT_BYTES = {"traceback": 3_000}
 
 
-class ResultsError(Exception):
+class ResultsError(FaasrtError, ValueError):
     """The file has no results to show. The message is one line."""
 
 
@@ -114,17 +115,16 @@ def read(path: Path) -> Rows:
                 continue
             key = _key(fields)
             row = len(rows) if key is None else row_of_key.setdefault(key, len(rows))
-            if row == len(rows):
-                for column in (rows.kinds, rows.total_ms, rows.duration_ms, rows.finished_s, rows.offsets):
-                    column.append(0)
-            else:
-                rows.superseded += 1
-            rows.kinds[row] = _NUMBER_OF_KIND[_kind(fields)]
-            rows.total_ms[row] = _number(fields, "total_ms", MAX_MS)
-            rows.duration_ms[row] = _number(fields, "duration_ms", MAX_MS)
-            rows.finished_s[row] = _number(fields, "finished_at", MAX_EPOCH_S)
-            rows.offsets[row] = offset
-        rows.torn |= isinstance(file, io.BufferedReader) and getattr(file.raw, "damaged", False)
+            rows.superseded += row < len(rows)
+            values: list[tuple[array[Any], float]] = [
+                (rows.kinds, _NUMBER_OF_KIND[_kind(fields)]),
+                (rows.total_ms, _number(fields, "total_ms", MAX_MS)),
+                (rows.duration_ms, _number(fields, "duration_ms", MAX_MS)),
+                (rows.finished_s, _number(fields, "finished_at", MAX_EPOCH_S)),
+                (rows.offsets, offset),
+            ]
+            for column, value in values:
+                column[row : row + 1] = array(column.typecode, [value])
     if not rows:
         empty = not rows.unreadable and not rows.torn
         raise ResultsError(f"{path} is empty" if empty else f"{path} holds no results of `faasrt batch`")
@@ -146,35 +146,6 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
             yield _task(fields)
 
 
-class _Unpacked(io.RawIOBase):
-    """A gzip file that ends where its data is damaged, so that everything before can be read."""
-
-    def __init__(self, packed: BinaryIO) -> None:
-        self._file = gzip.GzipFile(fileobj=packed)
-        self.damaged = False
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._file.read1(len(buffer))
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            self.damaged = True
-            return 0
-        buffer[: len(data)] = data
-        return len(data)
-
-
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open the file, unpacked. Raise `ResultsError` for any failure of the file system."""
@@ -187,28 +158,20 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             magic = file.read(4)
             file.seek(0)
-            if magic.startswith(b"\x1f\x8b"):
-                yield io.BufferedReader(_Unpacked(file))
-            else:
-                yield file
+            yield cast("BinaryIO", gzip.GzipFile(fileobj=file)) if magic.startswith(b"\x1f\x8b") else file
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:  # a name with a NUL in it
-        raise ResultsError(f"cannot read {str(path)!r}: {error}") from None
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, offset and bytes of each line; `?` in place of a line that is too long for a result."""
+    """Yield number, offset and bytes of each line; `?` in place of a line that is too long, and of damaged data."""
     number = offset = 0
-    while line := file.readline(MAX_LINE_BYTES):
-        number += 1
-        whole = len(line)
-        cut = whole == MAX_LINE_BYTES and not line.endswith(b"\n")
-        while cut and (rest := file.readline(MAX_LINE_BYTES)):
-            whole += len(rest)
-            cut, line = not rest.endswith(b"\n"), b"?\n"
-        yield number, offset, line
-        offset += whole
+    try:
+        for number, (length, line) in enumerate(iter_lines(file, MAX_LINE_BYTES), 1):
+            yield number, offset, b"?\n" if line is None else line
+            offset += length
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        yield number + 1, offset, b"?"
 
 
 def _fields(line: bytes) -> dict[str, Any] | None:
@@ -232,35 +195,31 @@ def _kind(fields: dict[str, Any]) -> str:
     if fields.get("invalid_task") is not None:
         return INVALID_TASK
     outcome = fields.get("outcome")
-    return outcome if isinstance(outcome, str) and outcome in _NUMBER_OF_KIND else OTHER
+    return outcome if isinstance(outcome, str) and outcome in KINDS else OTHER
 
 
 def _number(fields: dict[str, Any], name: str, limit: float) -> float:
     value = fields.get(name)
-    return (
-        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= limit else nan
-    )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= limit else nan  # type: ignore[operator,arg-type]
 
 
 def _task(fields: dict[str, Any]) -> Task:
     kind = _kind(fields)
     about: Any = fields.get("infra_error") if kind == INFRASTRUCTURE else fields.get("error")
-    about = about if isinstance(about, dict) else {"message": _text(about)}
-    name = _text(about.get("type" if kind == INFRASTRUCTURE else "name"))
-    reason = ": ".join(part for part in (name, _text(about.get("message"))) if part)
-    if kind == INVALID_TASK:
-        reason = _text(fields["invalid_task"])
-    elif kind == OTHER:
-        reason = ": ".join(part for part in (_text(fields.get("outcome")), reason) if part)
+    about = about if isinstance(about, dict) else {"message": about}
+    parts = [about.get("type" if kind == INFRASTRUCTURE else "name"), about.get("message")]
+    if kind in (INVALID_TASK, OTHER):
+        parts = [fields["invalid_task"]] if kind == INVALID_TASK else [fields.get("outcome"), *parts]
+    reason = ": ".join(part for part in map(_text, parts) if part)
     traceback = _text(about.get("traceback")).strip("\n")
     texts = {
+        "message": reason if not traceback and len(reason) > 200 else "",
         "traceback": traceback,
         # Python's stderr repeats the traceback.
         "stderr": _text(fields.get("stderr")).replace(f"{traceback}\n", "" if traceback else "\n").strip("\n"),
         "stdout": _text(fields.get("stdout")).strip("\n"),
     }
-    if not traceback and len(reason) > 200:
-        texts = {"message": reason, **texts}
     cut = fields.get("truncated")
     total_ms, duration_ms = _number(fields, "total_ms", MAX_MS), _number(fields, "duration_ms", MAX_MS)
     facts = {
@@ -281,12 +240,8 @@ def _task(fields: dict[str, Any]) -> Task:
         total_ms=total_ms,
         duration_ms=duration_ms,
         reason=one_line(reason, 200),
-        facts={name: one_line(_text(value), 100) for name, value in facts.items() if _text(value)},
-        texts={
-            name: excerpt(text, _TEXT_BYTES.get(name, 800))
-            for name, text in texts.items()
-            if text and not text.isspace()
-        },
+        facts={name: one_line(text, 100) for name, value in facts.items() if (text := _text(value))},
+        texts={name: excerpt(text, _TEXT_BYTES.get(name, 800)) for name, text in texts.items() if text.strip()},
     )
 
 

@@ -1,1 +1,1 @@
-"""What runs the programs: one engine for each family of languages."""
+"""The engines that run programs, one for each family of languages."""

@@ -1,4 +1,4 @@
-"""JavaScript and TypeScript: one Deno process without permissions for each program, out of a warm pool."""
+"""The JavaScript and TypeScript engine: one Deno process without permissions for each program, from a warm pool."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from typing import Any, TypeVar
 
 import attrs
 
+from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, drop_gone
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, remove_matching
 from faasrt.local.engines.deno_run import DenoRun
-from faasrt.local.engines.process import Child, Spawner
+from faasrt.local.engines.process import ChildProcess, Spawner
 
-# V8 needs more than its heap for a program: compiled code, the TypeScript compiler, buffers in flight.
+# Besides its heap, V8 needs memory for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
 _CPU_GRACE_S = 5
-_START_S = 20.0
+_START_TIMEOUT_S = 20.0
 _READY = b"\0ready\n"
 _T = TypeVar("_T")
-_WATCH_S = 0.25
+_WATCH_INTERVAL_S = 0.25
 _PERMISSIONS = (
     "--no-prompt",
     "--no-config",
@@ -46,9 +47,10 @@ class DenoEngine(Engine):
     """Runs JavaScript and TypeScript.
 
     Args:
-        capacity: Programs at once.
+        capacity: The number of programs that run at once.
         folder: An existing folder for temporary files.
-        memory_limit_mb: The limit for which processes are kept warm; another one costs a start of about 20 ms.
+        memory_limit_mb: The memory limit of the warm processes, in MiB. A program with another limit waits about 20 ms
+            for a new process.
     """
 
     name = "deno"
@@ -64,31 +66,31 @@ class DenoEngine(Engine):
         self._folder = folder
         self._memory_limit_mb = memory_limit_mb
         self._command = [*_die_with_parent(), _link_binary(folder), "run"]
-        # Here, because programs can read the file's name in stacks: it must not tell where anything is installed.
+        # Programs can read the file's name in stacks, and must not learn where faasrt is installed.
         self._runner = folder / "runner.js"
         self._runner.write_bytes(_runner())
         self._spawner: Spawner
-        self._warm: asyncio.Queue[Child] = asyncio.Queue()
-        self._used: asyncio.Queue[Child] = asyncio.Queue()
-        self._deno_dirs: dict[Child, Path] = {}
+        self._warm: asyncio.Queue[ChildProcess] = asyncio.Queue()
+        self._used: asyncio.Queue[ChildProcess] = asyncio.Queue()
+        self._deno_dirs: dict[ChildProcess, Path] = {}
         self._base_data_bytes = self._base_rss_bytes = 0
 
     async def serve(self) -> None:
-        """Keep as many processes warm as programs came at once lately, and clear away the used ones."""
+        """Keep processes warm, and end the used ones."""
         self._spawner = Spawner()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(len(os.sched_getaffinity(0))):
                     group.create_task(self._refill())
-                group.create_task(self._forget_demand())
-                group.create_task(self._clear_away())
+                group.create_task(self._decay_peak())
+                group.create_task(self._end_used())
         finally:
             self._spawner.close()
             leftover = []
             for queue in (self._warm, self._used):
                 while not queue.empty():
                     leftover.append(queue.get_nowait())
-            # All at once and before the first await, which a second cancellation may end.
+            # All are killed before the first await, which a second cancellation may interrupt.
             for child in leftover:
                 child.kill()
             for child in leftover:
@@ -98,94 +100,87 @@ class DenoEngine(Engine):
 
     @property
     def idle(self) -> int:
-        """Processes that wait for a program."""
+        """The number of processes that wait for a program."""
         return self._warm.qsize()
 
     @property
-    def _kept(self) -> int:
+    def _process_count(self) -> int:
         return self.idle
 
-    async def _execute_once(self, job: Job) -> Verdict:
-        child = await self._take(job)
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        child = await self._get_process(job)
         try:
-            return await self._converse(child, job)
+            return await self._run_in(child, job)
         finally:
             child.kill()
-            child.receive(_ignore)  # else child and run hold each other, and the output, until the collector comes by
+            child.receive(_ignore)  # breaks a reference cycle that would keep the output until the next collection
             self._used.put_nowait(child)
 
-    async def _converse(self, child: Child, job: Job) -> Verdict:
+    async def _run_in(self, child: ChildProcess, job: EngineJob) -> EngineResult:
         run = DenoRun(job, child)
-        self._limit(child, job)
+        _set_limits(child, job, self._base_data_bytes)
         started = time.perf_counter()
-        timer = asyncio.get_running_loop().call_later(job.timeout_ms / 1000, run.on_deadline)
+        timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.on_deadline)
         try:
             run.begin()
             await self._watch(run, child)
         finally:
             timer.cancel()
         return attrs.evolve(
-            run.verdict(),
+            run.result(),
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
             instance_id=f"deno-{child.pid}",
         )
 
-    async def _watch(self, run: DenoRun, child: Child) -> None:
-        """Wait for a program's end.
+    async def _watch(self, run: DenoRun, child: ChildProcess) -> None:
+        """Wait for the end of a program.
 
-        It comes when its process holds memory or disk that no limit of the system counts, and when its stdout is gone:
-        Deno takes a write to a closed descriptor for a success, so the runner would tell of the end in vain and wait.
+        End it when its process holds more memory or disk than allowed, some of which no limit of the system counts, and
+        when it has closed stdout: Deno ignores writes to a closed descriptor, so the runner's last message would be
+        lost.
         """
         lost_stdout = False
-        limit_bytes = self._base_rss_bytes + (run.job.memory_limit_mb + _HEADROOM_MB) * 2**20
+        limit_bytes = self._base_rss_bytes + (run.job.limits.memory_limit_mb + _HEADROOM_MB) * 2**20
         while not run.ended.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_WATCH_S):
+                async with asyncio.timeout(_WATCH_INTERVAL_S):
                     await run.ended.wait()
                     return
             _, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
             disk_bytes = await _in_thread(_disk_bytes, self._deno_dirs[child]) or 0
-            # What a program holds on the disk counts as memory, which it may be, too.
-            if rss_bytes > limit_bytes or disk_bytes > run.job.memory_limit_mb * 2**20:
+            # The disk counts as memory, because the temporary folder may be in memory.
+            if rss_bytes > limit_bytes or disk_bytes > run.job.limits.memory_limit_mb * 2**20:
                 run.on_memory_limit()
                 await run.ended.wait()
-            # A process that ends by itself has no descriptors either, but only for a moment.
+            # A process that is ending has no descriptors either, but only for a moment.
             lost_before, lost_stdout = lost_stdout, await _in_thread(child.has_stdout) is False
             if lost_before and lost_stdout and not run.ended.is_set():
                 run.on_lost_stdout()
                 await run.ended.wait()
 
-    def _limit(self, child: Child, job: Job) -> None:
-        """Bound what the limit of the heap does not: buffers, WebAssembly memory, workers, and the CPU."""
-        data_bytes = self._base_data_bytes + (job.memory_limit_mb + _HEADROOM_MB) * 2**20
-        # A backstop: the deadline ends a program first, however many threads it spins.
-        cpu_s = math.ceil(job.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(child.pid, resource.RLIMIT_DATA, (data_bytes, data_bytes))
-            resource.prlimit(child.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
-
-    async def _take(self, job: Job) -> Child:
-        if job.memory_limit_mb != self._memory_limit_mb or job.network_enabled:
+    async def _get_process(self, job: EngineJob) -> ChildProcess:
+        if job.limits.memory_limit_mb != self._memory_limit_mb or job.network_enabled:
             try:
-                return await self._start(job.memory_limit_mb, network_enabled=job.network_enabled)
+                return await self._start(job.limits.memory_limit_mb, network_enabled=job.network_enabled)
             except EngineError as error:
                 raise NotStartedError(str(error)) from None
         while True:
-            child = await self._next_warm(self._warm, _START_S)
-            self._wanted.set()
+            child = await self._get_warm(self._warm, _START_TIMEOUT_S)
+            self._demand_changed.set()
             if child.returncode is None:
                 return child
             self._used.put_nowait(child)
 
-    async def _start(self, memory_limit_mb: int, *, network_enabled: bool = False) -> Child:
+    async def _start(self, memory_limit_mb: int, *, network_enabled: bool = False) -> ChildProcess:
         flags = [*_PERMISSIONS, "--quiet", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         if network_enabled:
             flags.append("--allow-net")
         try:
-            deno_dir = await asyncio.to_thread(_make_deno_dir, self._folder)
+            deno_dir = await asyncio.to_thread(_create_deno_dir, self._folder)
         except (OSError, RuntimeError) as error:
-            raise EngineError(f"cannot make a folder for Deno: {getattr(error, 'strerror', None) or error}") from None
-        # Nothing of the server's environment may reach a program, or change how Deno treats it.
+            reason = getattr(error, "strerror", None) or error
+            raise EngineError(f"cannot create a folder for Deno: {reason}") from None
+        # The server's environment must not reach a program, nor change the behaviour of Deno.
         env = {"DENO_DIR": str(deno_dir), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
         command = [*self._command, *flags, str(self._runner)]
         try:
@@ -199,7 +194,7 @@ class DenoEngine(Engine):
             if not self._base_data_bytes:
                 data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
                 if not data_bytes:
-                    raise EngineError("cannot see how much memory a Deno process has: /proc cannot be read")
+                    raise EngineError("cannot read the memory of a Deno process from /proc")
                 self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
         except BaseException:
             child.kill()
@@ -208,40 +203,50 @@ class DenoEngine(Engine):
         return child
 
     async def _refill(self) -> None:
-        """Start processes ahead of demand; several of these do, one at a time each."""
+        """Start processes ahead of demand. Several tasks run this, and each starts one process at a time."""
         while True:
-            child = await self._start_wanted(lambda: self._start(self._memory_limit_mb))
+            child = await self._start_when_needed(lambda: self._start(self._memory_limit_mb))
             self._warm.put_nowait(child)
-            child.receive(_ignore, self._replace_gone)
+            child.receive(_ignore, self._replace_ended)
             self.mark_ready()
 
-    def _replace_gone(self) -> None:
-        """Start others for processes that were ended, by whomever, while they waited."""
-        drop_gone(self._warm, lambda child: child.returncode is not None)
-        self._wanted.set()
+    def _replace_ended(self) -> None:
+        """Replace processes that ended while they waited."""
+        remove_matching(self._warm, lambda child: child.returncode is not None)
+        self._demand_changed.set()
 
     def _shrink(self) -> None:
         while self.idle > self._target:
             self._used.put_nowait(self._warm.get_nowait())
 
-    async def _clear_away(self) -> None:
+    async def _end_used(self) -> None:
         while True:
             child = await self._used.get()
             try:
                 await child.end()
             except asyncio.CancelledError:
-                self._used.put_nowait(child)  # `serve` waits for it
+                self._used.put_nowait(child)  # `serve` ends it
                 raise
             await self._remove_deno_dir(child)
 
-    async def _remove_deno_dir(self, child: Child) -> None:
+    async def _remove_deno_dir(self, child: ChildProcess) -> None:
         deno_dir = self._deno_dirs.pop(child, None)
         if deno_dir is not None:
             await _in_thread(_remove, deno_dir)
 
 
+def _set_limits(child: ChildProcess, job: EngineJob, base_data_bytes: int) -> None:
+    """Limit resources that V8's limit of the heap does not count: buffers, WebAssembly memory and CPU time."""
+    data_bytes = base_data_bytes + (job.limits.memory_limit_mb + _HEADROOM_MB) * 2**20
+    # A fallback: the deadline ends a program earlier, whatever the number of its threads.
+    cpu_s = math.ceil(job.limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(child.pid, resource.RLIMIT_DATA, (data_bytes, data_bytes))
+        resource.prlimit(child.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
+
+
 async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Call a function in a thread; None where the system refuses one."""
+    """Call a function in a thread; return None if the system refuses a thread."""
     try:
         return await asyncio.to_thread(function, *arguments)
     except RuntimeError:
@@ -252,51 +257,54 @@ def _ignore(fd: int, data: bytes) -> None:
     pass
 
 
-async def _until_ready(child: Child) -> None:
-    """Wait for the line with which the runner says that it waits for its program.
+async def _until_ready(child: ChildProcess) -> None:
+    """Wait for the message that the runner is ready.
 
     Raises:
-        EngineError: It does not come.
+        EngineError: Deno ended, or did not start in time.
     """
-    said = bytearray()
+    output = bytearray()
     ended = False
     changed = asyncio.Event()
 
     def receive(fd: int, data: bytes) -> None:
         nonlocal ended
-        said.extend(data)
+        output.extend(data)
         ended = ended or not data
         changed.set()
 
     child.receive(receive)
     try:
-        async with asyncio.timeout(_START_S):
-            while _READY not in said:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while _READY not in output:
                 await changed.wait()
                 changed.clear()
                 if ended:
                     await child.ended.wait()
-                    words = said[-500:].decode("utf-8", "replace").strip()
-                    raise EngineError(f"Deno does not start (exit code {child.returncode}): {words}")
+                    reason = output[-500:].decode("utf-8", "replace").strip()
+                    raise EngineError(f"Deno does not start (exit code {child.returncode}): {reason}")
     except TimeoutError:
-        raise EngineError(f"Deno did not start within {_START_S:g} s") from None
+        raise EngineError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
 
 
 def _link_binary(folder: Path) -> str:
-    """Give the binary a name that tells programs nothing; where that cannot be, it keeps its own."""
+    """Link the Deno binary into the folder, so that programs do not see its path; return the path to use."""
     import deno
 
-    binary: str = deno.find_deno_bin()
+    try:
+        binary: str = deno.find_deno_bin()
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"the binary of Deno is missing ({error}): reinstall the package deno") from None
     link = folder / "deno"
     with contextlib.suppress(OSError):
         link.hardlink_to(binary)
-        if _runs([str(link), "--version"]):  # else the folder's file system lets nothing be executed
+        if _runs([str(link), "--version"]):  # fails on a file system that is mounted noexec
             return str(link)
     return binary
 
 
 def _die_with_parent() -> list[str]:
-    """Give the command that has the system end a process when this one is gone, however that came; [] without it."""
+    """Return a command prefix that kills a process when this one ends; [] where it is not available."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return []
@@ -308,17 +316,17 @@ def _runs(command: list[str]) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603
 
 
-def _make_deno_dir(folder: Path) -> Path:
-    """Make the folder in which one process of Deno keeps its files, which no program can reach.
+def _create_deno_dir(folder: Path) -> Path:
+    """Create the folder for the files of one Deno process, which programs cannot reach.
 
     Raises:
-        OSError: There is no place for it.
+        OSError: The folder cannot be created.
     """
     deno_dir = Path(tempfile.mkdtemp(prefix="deno-", dir=folder))
-    # Folders in the place of two databases, which cost time; Deno then does without.
+    # Two databases cost time. Deno runs without them when folders have their names.
     for name in ("dep_analysis_cache_v2", "node_analysis_cache_v2"):
         (deno_dir / name).mkdir()
-    # A file in the place of a folder: what a worker of Node's puts into `caches` is not wanted.
+    # A file with the name of a folder prevents that Node workers store their `caches`.
     (deno_dir / "location_data").touch()
     return deno_dir
 
@@ -328,7 +336,7 @@ def _remove(deno_dir: Path) -> None:
 
 
 def _disk_bytes(deno_dir: Path) -> int:
-    """How much of the disk a program holds: its TypeScript modules, as Deno's compiler has left them."""
+    """Return the disk space that a program holds: its TypeScript modules, compiled by Deno."""
     with contextlib.suppress(OSError):
         return sum(file.stat().st_size for file in deno_dir.glob("gen/*/*"))
     return 0
@@ -336,11 +344,11 @@ def _disk_bytes(deno_dir: Path) -> int:
 
 def _runner() -> bytes:
     errors = files("faasrt.protocol.guest").joinpath("js_errors.js")
-    return errors.read_bytes() + files("faasrt.local.guest").joinpath("deno_main.js").read_bytes()
+    return errors.read_bytes() + files("faasrt.local.runners").joinpath("deno_main.js").read_bytes()
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:
-    """How much a process has reserved, as RLIMIT_DATA counts it, and how much it holds; 0 when it is gone."""
+    """Return the memory of a process in bytes, as RLIMIT_DATA counts it and as resident; 0 when it has ended."""
     found = {"VmData": 0, "VmRSS": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""One program in one Deno process: what is sent to it, what comes back, and the verdict on that."""
+"""Runs one program in one Deno process, and turns its output into a result."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import signal
 from typing import Any
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, Job, NotStartedError, Verdict
-from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR
-from faasrt.local.engines.process import STDERR, STDOUT, Child
+from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.constants import ERROR_BYTES
+from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
-# A return value is JSON inside JSON: a control character of it takes six bytes and a backslash more.
-_FRAME_FACTOR, _FRAME_BYTES = 8, 262_144
-# Reading them is work for the server, so that a program may not make reports for ever.
-_REPORTS_FACTOR, _REPORTS_BYTES = 2, 32 * 2**20
-# V8 prints pages about itself when its heap is full; they are no output of the program.
-_V8_LAST_WORDS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
+# A return value is JSON inside JSON: one of its control characters may take seven bytes.
+_MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
+# All messages of a program together are bounded, because reading them is work for the server.
+_TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
+# The start of V8's own diagnostics when its heap is full. They are not output of the program.
+_V8_DIAGNOSTICS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
-_LAST_WORDS = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has panicked", re.MULTILINE)
-# What V8 and Deno say when memory ends them, always by a signal.
+_FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has panicked", re.MULTILINE)
+# V8 and Deno print these before a signal ends them for lack of memory.
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
-# What the runner writes. Anything else that JSON can say may take seconds and hundreds of MB to read.
+# The format of a message. Decoding any other JSON may take seconds and hundreds of MB.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_REPORT = re.compile(rb'\{"kind":"[a-z_]+"(?:,"[a-z]+":(?:%b|[0-9]{1,9}|null)){0,6}\}' % _STRING)
-# The fields that are kept of each kind of report. A program can find the mark, and may then say what it likes: what it
-# says must neither be believed beyond its own verdict nor cost memory.
-_REPORTS = {
+_MESSAGE = re.compile(rb'\{"kind":"[a-z_]+"(?:,"[a-z]+":(?:%b|[0-9]{1,9}|null)){0,6}\}' % _STRING)
+# The fields that are kept of each kind of message. A program can find the mark and forge messages, which must only
+# affect its own result, and must not cost memory.
+_MESSAGE_FIELDS = {
     "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
@@ -47,97 +48,106 @@ _REPORTS = {
     "kill": (),
     "done": (),
 }
-# The signals with which the system ends a process for what it does itself. Others come from outside, or through Node.
+# The signals of the system for faults of the process itself. Others come from outside, or through Node.
 _FAULTS = frozenset({
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
     signal.SIGXCPU, signal.SIGXFSZ,
 })  # fmt: skip
-# After these the process only waits to be killed.
-_LAST_REPORTS = frozenset({"error", "done"})
+# After these messages the process waits to be killed.
+_LAST_MESSAGES = frozenset({"error", "done"})
 
 
-class FrameReader:
-    """Parts a process's stdout into reports, which begin with a mark and end with the line, and the rest.
+class StdoutParser:
+    """Separates the messages of the runner, which begin with a mark and end with the line, from a program's output.
 
     Args:
-        mark: Begins a report.
-        rest_bytes: More of the rest than this is a flood.
-        frame_bytes: A longer report is a flood, and so are a great many.
+        mark: The start of a message.
+        max_output_bytes: The largest output.
+        max_message_bytes: The largest message. The size of all messages is bounded, too.
+
+    Attributes:
+        output: The output of the program.
+        messages: The fields of the last message of each kind.
+        limit_exceeded: Whether the output or the messages are too large.
+        message_too_large: Whether the messages are too large.
+        complete: Whether the last message has arrived.
     """
 
-    def __init__(self, mark: bytes, rest_bytes: int, frame_bytes: int) -> None:
-        self._mark, self._rest_bytes, self._frame_bytes = mark, rest_bytes, frame_bytes
-        self._reports_bytes = _REPORTS_FACTOR * frame_bytes + _REPORTS_BYTES
+    def __init__(self, mark: bytes, max_output_bytes: int, max_message_bytes: int) -> None:
+        self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
+        self._messages_left_bytes = _TOTAL_FACTOR * max_message_bytes + _TOTAL_BYTES
         self._pending = bytearray()
-        self.rest = bytearray()
-        self.reports: dict[str, dict[str, Any]] = {}
-        self.flooded = self.overlong = self.complete = False
+        self.output = bytearray()
+        self.messages: dict[str, dict[str, Any]] = {}
+        self.limit_exceeded = self.message_too_large = self.complete = False
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Parse the next bytes."""
         self._pending += data
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
-            self._keep(begin)
+            self._add_output(begin)
             end = self._pending.find(b"\n")
-            self.overlong = (end < 0 and len(self._pending) > self._frame_bytes) or end > self._reports_bytes
-            self.flooded = self.flooded or self.overlong
-            if end < 0 or self.overlong:
+            unfinished_too_large = end < 0 and len(self._pending) > self._max_message_bytes
+            self.message_too_large = unfinished_too_large or end > self._messages_left_bytes
+            self.limit_exceeded = self.limit_exceeded or self.message_too_large
+            if end < 0 or self.message_too_large:
                 return
-            self._reports_bytes -= end
-            self._report(bytes(self._pending[len(self._mark) : end]))
+            self._messages_left_bytes -= end
+            self._parse_message(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
         if self.complete:
             self._pending.clear()
-        # The end of what came may be the beginning of a mark.
+        # The pending bytes may end with the beginning of a mark.
         split = self._pending.rfind(self._mark[:1], max(0, len(self._pending) - len(self._mark) + 1))
-        self._keep(len(self._pending) if split < 0 else split)
+        self._add_output(len(self._pending) if split < 0 else split)
 
     def finish(self) -> None:
-        """Take in that nothing more comes: what is neither a whole report nor the rest is lost."""
+        """Parse the end of the stream. An incomplete message is dropped."""
         if not self._pending.startswith(self._mark):
-            self._keep(len(self._pending))
+            self._add_output(len(self._pending))
 
-    def _keep(self, size: int) -> None:
-        self.rest += self._pending[:size]
+    def _add_output(self, size: int) -> None:
+        self.output += self._pending[:size]
         del self._pending[:size]
-        if len(self.rest) > self._rest_bytes:
-            del self.rest[self._rest_bytes + 1 :]
-            self.flooded = True
+        if len(self.output) > self._max_output_bytes:
+            del self.output[self._max_output_bytes + 1 :]
+            self.limit_exceeded = True
 
-    def _report(self, data: bytes) -> None:
-        if _REPORT.fullmatch(data) is None:
+    def _parse_message(self, data: bytes) -> None:
+        if _MESSAGE.fullmatch(data) is None:
             return
         try:
-            report = json.loads(data)
+            message = json.loads(data)
         except ValueError:
             return
-        kind = report["kind"]
-        if kind in _REPORTS:
-            self.reports[kind] = {name: report[name] for name in _REPORTS[kind] if name in report}
-            self.complete = kind in _LAST_REPORTS
+        kind = message["kind"]
+        if kind in _MESSAGE_FIELDS:
+            self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
+            self.complete = kind in _LAST_MESSAGES
 
 
 class DenoRun:
-    """A job in a process.
+    """A program in a Deno process.
 
     Args:
-        job: See below.
-        child: A process that waits for it.
+        job: The program and its limits.
+        child: A process that waits for a program.
 
     Attributes:
         job: The program and its limits.
         ended: Set when the program has ended; its process may take longer.
     """
 
-    def __init__(self, job: Job, child: Child) -> None:
+    def __init__(self, job: EngineJob, child: ChildProcess) -> None:
         self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
-        self._flood_bytes = FLOOD_FACTOR * job.max_output_bytes
-        self._stdout = FrameReader(
-            f"\0faasrt:{self._nonce}:".encode(), self._flood_bytes, _FRAME_FACTOR * job.max_output_bytes + _FRAME_BYTES
+        limit = job.limits.max_output_bytes
+        self._max_stream_bytes = OUTPUT_FACTOR * limit
+        self._stdout = StdoutParser(
+            f"\0faasrt:{self._nonce}:".encode(), self._max_stream_bytes, _MESSAGE_FACTOR * limit + _MESSAGE_BYTES
         )
         self._stderr = bytearray()
-        self._flooded = self._timed_out = self._out_of_memory = False
+        self._limit_exceeded = self._timed_out = self._out_of_memory = False
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
@@ -150,7 +160,7 @@ class DenoRun:
             "check": job.check,
             "network": job.network_enabled,
             "nonce": self._nonce,
-            "most": job.max_output_bytes,
+            "maxMessageBytes": job.limits.max_output_bytes,
         }
         self._child.write(json.dumps(fields).encode(), eof=True)
 
@@ -160,98 +170,99 @@ class DenoRun:
         self._child.kill()
 
     def on_memory_limit(self) -> None:
-        """End the program, whose process holds too much memory."""
+        """End the program because its process holds too much memory."""
         self._out_of_memory = True
         self._child.kill()
 
     def on_lost_stdout(self) -> None:
-        """End the program, which has closed the descriptor on which its end would be told."""
+        """End the program because it closed stdout, where the runner reports its end."""
         self._child.kill()
 
-    def verdict(self) -> Verdict:
-        """Judge the program after its end.
+    def result(self) -> EngineResult:
+        """Return the result of the program after its end.
 
         Raises:
-            EngineError: The process ended before the program began.
+            NotStartedError: The process ended before the program began.
+            EngineError: The process was killed from outside.
         """
         self._stdout.finish()
-        stdout, stderr, limit = bytes(self._stdout.rest), bytes(self._stderr), self.job.max_output_bytes
+        stdout, stderr, limit = bytes(self._stdout.output), bytes(self._stderr), self.job.limits.max_output_bytes
         by_signal = self._signal is not None
-        # V8's own failures come with words, but an allocation that fails beneath it aborts without any.
+        # V8 prints a message before it aborts. A failed allocation of another library aborts without one.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
-            and "abort" not in self._stdout.reports
-            and _LAST_WORDS.search(stderr) is None
+            and "abort" not in self._stdout.messages
+            and _FATAL_ERROR.search(stderr) is None
         )
         out_of_memory = self._out_of_memory or (
             by_signal and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
         )
-        fields = self._judge(stderr, out_of_memory)
+        fields = self._classify(stderr, out_of_memory)
         if out_of_memory:
-            for words in _V8_LAST_WORDS:
-                stderr = stderr.partition(words)[0]
-        # In stacks that the program or Deno prints, the program has the name under which it was imported.
-        location = _text(self._stdout.reports.get("started", {}), "location").encode("utf-8", "surrogatepass")
+            for start in _V8_DIAGNOSTICS:
+                stderr = stderr.partition(start)[0]
+        # The stacks that the program or Deno prints name the URL from which the program was imported.
+        location = _text(self._stdout.messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
         if _BLOB_URL.fullmatch(location):
-            shown = b"main.ts" if self.job.language is Language.TYPESCRIPT else b"main.js"
-            stdout, stderr = stdout.replace(location, shown), stderr.replace(location, shown)
-        ret_val = _text(self._stdout.reports.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
+            file_name = b"main.ts" if self.job.language is Language.TYPESCRIPT else b"main.js"
+            stdout, stderr = stdout.replace(location, file_name), stderr.replace(location, file_name)
+        ret_val = _text(self._stdout.messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
         fields |= {name: text for name, (text, _) in streams.items()}
         truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
-        if self._stdout.overlong:
+        if self._stdout.message_too_large:
             truncated |= {"ret_val"}
         if not ret_val and defines_return_val(self.job.code, Language.JAVASCRIPT):
             fields["stdout"], fields["ret_val"], truncated = take_return_val(
                 fields["stdout"], Language.JAVASCRIPT, truncated
             )
-        return Verdict(truncated=tuple(sorted(truncated)), **fields)
+        return EngineResult(truncated=tuple(sorted(truncated)), **fields)
 
     @property
     def _signal(self) -> int | None:
-        """The signal that ended the process, other than the server's own."""
+        """The signal that ended the process, unless this server sent it."""
         number = -(self._child.returncode or 0)
         return None if number <= 0 or (number == signal.SIGKILL and self._child.killed) else number
 
     @property
     def _may_have_killed_itself(self) -> bool:
-        reports = self._stdout.reports
-        return "kill" in reports or ("node" in reports and "watched" not in reports)
+        messages = self._stdout.messages
+        return "kill" in messages or ("node" in messages and "watched" not in messages)
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if self._flooded or self.ended.is_set():
+        if self._limit_exceeded or self.ended.is_set():
             return
         if fd == STDOUT:
             self._stdout.feed(data)
         else:
-            self._stderr += data[: self._flood_bytes + 1 - len(self._stderr)]
-        if self._stdout.flooded or len(self._stderr) > self._flood_bytes:
-            self._flooded = True
+            self._stderr += data[: self._max_stream_bytes + 1 - len(self._stderr)]
+        if self._stdout.limit_exceeded or len(self._stderr) > self._max_stream_bytes:
+            self._limit_exceeded = True
             self._child.kill()
         elif fd == STDOUT and self._stdout.complete:
             self._child.drain(STDERR)
             self._child.kill()
             self.ended.set()
 
-    def _judge(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
-        reports, returncode = self._stdout.reports, self._child.returncode
+    def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
+        messages, returncode = self._stdout.messages, self._child.returncode
         if self._timed_out:
             return {"outcome": Outcome.TIMEOUT}
         if out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
-        if "started" not in reports:
+        if "started" not in messages:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
         if self._signal is not None and self._signal not in _FAULTS and not self._may_have_killed_itself:
-            # For want of memory as a rule.
+            # Usually the system is out of memory.
             raise EngineError(f"a Deno process was killed from outside (signal {self._signal})")
-        if self._flooded:
+        if self._limit_exceeded:
             return {"outcome": Outcome.OUTPUT_LIMIT}
-        if "error" in reports:
-            return _error_fields(reports["error"], self.job.max_output_bytes)
-        if (returncode or 0) > 0 and "exit" in reports:
+        if "error" in messages:
+            return _error_fields(messages["error"], self.job.limits.max_output_bytes)
+        if (returncode or 0) > 0 and "exit" in messages:
             error = UserError("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
-        if "done" in reports or (returncode == 0 and "exit" in reports):
+        if "done" in messages or (returncode == 0 and "exit" in messages):
             return {"outcome": Outcome.OK, "exit_code": 0}
         if returncode == 1 and _NEVER_SETTLED in stderr:
             error = UserError("Error", "a promise of a top-level await never settled")
@@ -259,21 +270,20 @@ class DenoRun:
         return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}
 
 
-def _error_fields(report: dict[str, Any], limit: int) -> dict[str, Any]:
-    name, traceback = (cut_text(_text(report, key), ERROR_BYTES)[0] for key in ("name", "traceback"))
-    message = cut_text(_text(report, "message"), limit)[0]
-    in_compiler = report.get("phase") == "compile"
+def _error_fields(message: dict[str, Any], limit: int) -> dict[str, Any]:
+    name, traceback = (cut_text(_text(message, key), ERROR_BYTES)[0] for key in ("name", "traceback"))
+    in_compiler = message.get("phase") == "compile"
     return {
         "outcome": Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR,
-        "error": UserError(name or "Error", message, traceback),
+        "error": UserError(name or "Error", cut_text(_text(message, "message"), limit)[0], traceback),
         "exit_code": 1,
-        "line": _position(report.get("line")),
-        "column": _position(report.get("column")),
+        "line": _position(message.get("line")),
+        "column": _position(message.get("column")),
     }
 
 
-def _text(report: dict[str, Any], name: str) -> str:
-    text = report.get(name)
+def _text(message: dict[str, Any], name: str) -> str:
+    text = message.get(name)
     return text if isinstance(text, str) else ""
 
 

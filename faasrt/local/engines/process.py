@@ -1,7 +1,7 @@
-"""A child process in a session of its own, so that it can be ended with everything it may have started.
+"""Child processes in their own sessions, so that each can be ended with all processes that it started.
 
-asyncio's own subprocesses are not used: before Python 3.12 each costs a thread, and one whose loop ends while it is
-being started waits for ever.
+asyncio's subprocesses are not used, because before Python 3.12 each of them costs a thread, and waits forever when its
+event loop ends during the start.
 """
 
 from __future__ import annotations
@@ -20,40 +20,45 @@ from faasrt.local.engines.base import EngineError
 
 STDOUT, STDERR = 1, 2
 _READ_BYTES = 65_536
-# As much as a pipe holds, however often it was filled.
+# 16 reads empty a full pipe of 1 MiB, the largest size.
 _DRAIN_READS = 16
-_CLOSE_S = 5.0
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class Spawner:
-    """Starts processes, from a thread of its own: a start blocks for a millisecond or more.
+    """Starts processes from a thread, because a start blocks for a millisecond or more.
 
     Raises:
         RuntimeError: The system refuses the thread.
 
-    The thread lives until `close`, because the system counts it as the parent of what it starts: a process that is to
-    die with its parent dies with that thread.
+    The thread lives until `close`. To the system it is the parent of the processes, and a process that is to die with
+    its parent dies with that thread.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
         self._idle: Future[int] | None = None
-        # The thread starts with the first task. If that cannot be, it must be no task that starts a process.
+        # The first task starts the thread. If the system refuses it, no process must have been started.
         self._threads.submit(int)
 
-    async def start(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Child:
-        """Start a process that sees no more of the environment than `env`, in a folder that tells it nothing.
+    async def start(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> ChildProcess:
+        """Start a process.
 
-        Ctrl-C in a terminal does not reach it: its owner ends it in good order.
+        Ctrl-C in a terminal does not reach the process, so that its owner can end it in order.
+
+        Args:
+            argv: The command.
+            env: The whole environment of the process.
+            folder: Its working folder.
 
         Raises:
-            EngineError: The system refuses: it is short of descriptors, memory or processes, for instance.
+            EngineError: The system refuses; it may be short of descriptors, memory or processes.
 
-        Cancellation: a process that starts all the same is killed.
+        Cancellation: a process that still starts is killed.
         """
         future = self._threads.submit(_spawn, argv, env, folder)
         try:
-            return Child(*await asyncio.wrap_future(future))
+            return ChildProcess(*await asyncio.wrap_future(future))
         except (OSError, MemoryError) as error:
             future.add_done_callback(_discard)
             raise EngineError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
@@ -62,19 +67,19 @@ class Spawner:
             raise
 
     def close(self) -> None:
-        """Let the thread end once it has started what was asked for. This does not wait."""
+        """Let the thread end after the pending starts. This does not wait."""
         if self._idle is None:
-            self._idle = self._threads.submit(int)  # runs after every start, and after the kill of each cancelled one
+            self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
         self._threads.shutdown(wait=False)
 
     async def wait_closed(self) -> None:
         """Wait, after `close`, until each process whose start was cancelled has ended.
 
-        Such a process may still write into its folder, or even make it anew. The wait is bounded, because a process
-        that is stopped at the wrong moment holds the thread.
+        Such a process may still write into its folder, or create it again. The wait is bounded, because a process that
+        is stopped at the wrong moment blocks the thread.
         """
         assert self._idle is not None
-        await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_S)
+        await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_TIMEOUT_S)
 
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -110,17 +115,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-class Child:
-    """A process whose output goes, as it comes, to a function. Made by `Spawner.start`.
+class ChildProcess:
+    """A process whose output is passed to a function. Created by `Spawner.start`.
 
     Args:
-        process: Just started, with three pipes.
-        pidfd: Its descriptor, which tells when it ends.
+        process: A new process with three pipes.
+        pidfd: A pidfd of the process.
 
     Attributes:
         pid: The process id.
         killed: Whether `kill` was called.
-        ended: Set when the process is gone and its output has been received to the end.
+        ended: Set when the process has ended and all of its output was received.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
@@ -130,13 +135,13 @@ class Child:
         self.ended = asyncio.Event()
         self._process, self._pidfd = process, pidfd
         self._loop = asyncio.get_running_loop()
-        self._receive: Callable[[int, bytes], None] = self._hold
-        self._at_end: Callable[[], None] | None = None
-        self._held: list[tuple[int, bytes]] = []
+        self._on_output: Callable[[int, bytes], None] = self._buffer_output
+        self._on_end: Callable[[], None] | None = None
+        self._buffered: list[tuple[int, bytes]] = []
         self._stdin: IO[bytes] | None = process.stdin
-        self._unsent = bytearray()
+        self._write_buffer = bytearray()
         self._close_when_sent = False
-        self._stdout_inode = os.fstat(process.stdout.fileno()).st_ino  # which both ends of a pipe share
+        self._stdout_inode = os.fstat(process.stdout.fileno()).st_ino  # both ends of a pipe share it
         self._outputs = {STDOUT: process.stdout, STDERR: process.stderr}
         os.set_blocking(process.stdin.fileno(), False)
         try:
@@ -149,27 +154,27 @@ class Child:
                 self._loop.remove_reader(pipe.fileno())
             raise
 
-    def receive(self, function: Callable[[int, bytes], None], at_end: Callable[[], None] | None = None) -> None:
-        """Send the output, from what has come already, to a function.
+    def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
+        """Pass the output, including any output so far, to a function.
 
         Args:
-            function: Called with the descriptor (1 or 2) and the bytes; with none at the end of that stream.
-            at_end: Called once, when `ended` is set.
+            function: Called with the descriptor (1 or 2) and the bytes; the bytes are empty at the end of the stream.
+            on_end: Called once, when `ended` is set.
         """
-        self._receive, self._at_end = function, at_end
-        held, self._held = self._held, []
-        for fd, data in held:
+        self._on_output, self._on_end = function, on_end
+        buffered, self._buffered = self._buffered, []
+        for fd, data in buffered:
             function(fd, data)
-        if self.ended.is_set() and at_end is not None:
-            at_end()
+        if self.ended.is_set() and on_end is not None:
+            on_end()
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, -N for signal N; None while it runs."""
+        """The exit code, -N for signal N; None while the process runs."""
         return self._process.returncode
 
     def has_stdout(self) -> bool:
-        """Return whether its stdout is still the pipe that it was started with; True where that cannot be seen.
+        """Return whether stdout is still the pipe of the start; True if that is unknown.
 
         This blocks: not for an event loop's thread.
         """
@@ -181,19 +186,19 @@ class Child:
             return True
 
     def write(self, data: bytes, *, eof: bool = False) -> None:
-        """Send bytes to its stdin, and with `eof` close that after them; a process that is gone gets nothing."""
-        self._unsent += data
+        """Send bytes to stdin, and close it afterwards if `eof` is true. A process that has ended gets no bytes."""
+        self._write_buffer += data
         self._close_when_sent = eof
         self._send()
 
     def drain(self, fd: int) -> None:
-        """Receive at once what it has written to an output by now."""
+        """Receive the output that the process has written so far."""
         for _ in range(_DRAIN_READS):
             if not self._read(fd):
                 return
 
     def kill(self) -> None:
-        """End it and its group at once; harmless when it has ended."""
+        """Kill the process and its group. Harmless when it has ended."""
         if self.killed:
             return
         self.killed = True
@@ -203,15 +208,15 @@ class Child:
         self._close_stdin()
 
     async def end(self) -> None:
-        """Kill it and wait until it is gone."""
+        """Kill the process and wait for its end."""
         self.kill()
         await self.ended.wait()
 
-    def _hold(self, fd: int, data: bytes) -> None:
-        self._held.append((fd, data))
+    def _buffer_output(self, fd: int, data: bytes) -> None:
+        self._buffered.append((fd, data))
 
     def _read(self, fd: int) -> bool:
-        """Receive some output; give whether there may be more now."""
+        """Receive some output; return whether there may be more."""
         pipe = self._outputs.get(fd)
         if pipe is None:
             return False
@@ -223,10 +228,10 @@ class Child:
             self._loop.remove_reader(pipe.fileno())
             pipe.close()
             del self._outputs[fd]
-            self._receive(fd, b"")
-            self._note_end()
+            self._on_output(fd, b"")
+            self._check_ended()
             return False
-        self._receive(fd, data)
+        self._on_output(fd, data)
         return True
 
     def _send(self) -> None:
@@ -234,14 +239,14 @@ class Child:
             return
         fd = self._stdin.fileno()
         try:
-            sent = os.write(fd, self._unsent) if self._unsent else 0
+            sent = os.write(fd, self._write_buffer) if self._write_buffer else 0
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._close_stdin()  # it has closed its stdin, or has ended
+            self._close_stdin()  # the process closed its stdin, or has ended
             return
-        del self._unsent[:sent]
-        if self._unsent:
+        del self._write_buffer[:sent]
+        if self._write_buffer:
             self._loop.add_writer(fd, self._send)
         else:
             self._loop.remove_writer(fd)
@@ -249,7 +254,7 @@ class Child:
                 self._close_stdin()
 
     def _close_stdin(self) -> None:
-        self._unsent.clear()
+        self._write_buffer.clear()
         if self._stdin is not None:
             self._loop.remove_writer(self._stdin.fileno())
             self._stdin.close()
@@ -260,10 +265,10 @@ class Child:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._close_stdin()
-        self._note_end()
+        self._check_ended()
 
-    def _note_end(self) -> None:
+    def _check_ended(self) -> None:
         if self.returncode is not None and not self._outputs:
             self.ended.set()
-            if self._at_end is not None:
-                self._at_end()
+            if self._on_end is not None:
+                self._on_end()

@@ -1,7 +1,7 @@
-"""Python: CPython as WebAssembly, each program in a fresh instance, in worker processes of our own.
+"""The Python engine: CPython as WebAssembly in worker processes, each program in a fresh instance.
 
-The workers are plain `python -c` processes, not `multiprocessing`, which would import the caller's `__main__`: a script
-without a guard would run twice.
+The workers are `python -c` processes. `multiprocessing` would import the caller's `__main__`, and so run a script
+without a guard twice.
 """
 
 from __future__ import annotations
@@ -18,139 +18,140 @@ from typing import Any
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.cache import is_compiled, module_dir, sweep
-from faasrt.local.engines.base import Engine, EngineError, Job, NotStartedError, Verdict, drop_gone
-from faasrt.local.engines.bounds import HELLO, LENGTH
-from faasrt.local.engines.process import STDOUT, Child, Spawner
+from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, remove_matching
+from faasrt.local.engines.constants import FRAME_LENGTH, READY_ID
+from faasrt.local.engines.process import STDOUT, ChildProcess, Spawner
 from faasrt.results import Outcome, UserError
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
-# A worker ends its program by itself at the limit; one that has not answered by then is stuck, and is killed.
-_STUCK_S = 2.0
-_CANCEL_S = 1.0
-_START_S = 60.0
+# A worker ends its program at the time limit. A worker that has not answered by then is stuck, and is killed.
+_ANSWER_GRACE_S = 2.0
+_CANCEL_TIMEOUT_S = 1.0
+_START_TIMEOUT_S = 60.0
 
 
-class Worker:
-    """A process that runs one program at a time. Made by `start`."""
+class WasiWorker:
+    """A process that runs one program at a time. Created by `start`."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: ChildProcess) -> None:
         self.child = child
         self._buffer = bytearray()
-        # None stands for the end of the process.
+        # None marks the end of the process.
         self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._numbers = itertools.count(HELLO + 1)
-        self._began = HELLO
-        self.gone = False
+        self._job_ids = itertools.count(READY_ID + 1)
+        self._begun_id = READY_ID
+        self.dead = False
         child.receive(self._receive)
 
     @classmethod
-    async def start(cls, spawner: Spawner, argv: list[str], temporary: Path) -> tuple[Worker, str]:
-        """Start a worker, and give it with the version of its Python once it can run programs.
+    async def start(cls, spawner: Spawner, argv: list[str], temporary: Path) -> tuple[WasiWorker, str]:
+        """Start a worker, and return it with the version of its Python once it can run programs.
 
         Raises:
-            EngineError: It cannot start; the message says why.
+            EngineError: The worker cannot start; the message says why.
         """
         worker = cls(await spawner.start(argv, env=_environment(temporary), folder=temporary))
         try:
-            async with asyncio.timeout(_START_S):
-                hello = await worker._next_frame(HELLO)
-            if "failed" in hello:
-                raise EngineError(f"the Python sandbox cannot start: {hello['failed']}")
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                ready = await worker._next_frame(READY_ID)
+            if "failed" in ready:
+                raise EngineError(f"the Python sandbox cannot start: {ready['failed']}")
         except TimeoutError:
             await worker.child.end()
-            raise EngineError(f"the Python sandbox did not start within {_START_S:g} s") from None
+            raise EngineError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
         except BaseException:
             await worker.child.end()
             raise
-        return worker, hello["ready"]
+        return worker, ready["ready"]
 
-    async def execute(self, job: Job) -> Verdict:
-        """Run one program; afterwards the worker is free again, or dead.
+    async def execute(self, job: EngineJob) -> EngineResult:
+        """Run one program. Afterwards the worker is free again, or dead.
 
         Raises:
             NotStartedError: The worker died before the program began.
-            EngineError: It died.
+            EngineError: The worker died.
 
-        Cancellation: ends the program within `_CANCEL_S`, or kills the worker.
+        Cancellation: ends the program within `_CANCEL_TIMEOUT_S`, or kills the worker.
         """
-        number = next(self._numbers)
-        self._send({**attrs.asdict(job), "job": number})
+        job_id, limits = next(self._job_ids), job.limits
+        self._send({"job": job_id, "code": job.code, "check": job.check, **attrs.asdict(limits)})
         try:
-            async with asyncio.timeout(job.timeout_ms / 1000 + _STUCK_S):
-                answer = await self._next_frame(number)
+            async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
+                answer = await self._next_frame(job_id)
         except TimeoutError:
             await self.child.end()
-            return Verdict(outcome=Outcome.TIMEOUT, duration_ms=job.timeout_ms, instance_id=self._name)
+            return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=self._name)
         except asyncio.CancelledError:
-            self._send({"cancel": number})
+            self._send({"cancel": job_id})
             try:
-                async with asyncio.timeout(_CANCEL_S):
-                    await self._next_frame(number)
+                async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+                    await self._next_frame(job_id)
             except (TimeoutError, EngineError):
                 self.child.kill()
             except asyncio.CancelledError:
-                self.child.kill()  # cancelled once more: nobody may get a worker that still owes an answer
+                self.child.kill()  # cancelled again: a worker with a pending answer must not be reused
                 raise
             raise
         if "failed" in answer:
             self.child.kill()
-            failure = EngineError if self._began == number else NotStartedError
-            raise failure(f"the Python sandbox failed: {answer['failed']}")
-        return self._verdict(answer)
+            raise self._failure(job_id, f"the Python sandbox failed: {answer['failed']}")
+        return self._to_result(answer)
 
     @property
     def _name(self) -> str:
         return f"wasi-python-{self.child.pid}"
 
-    def _verdict(self, answer: dict[str, Any]) -> Verdict:
-        told = answer["error"]
-        return Verdict(
+    def _failure(self, job_id: int, message: str) -> EngineError:
+        return EngineError(message) if self._begun_id == job_id else NotStartedError(message)
+
+    def _to_result(self, answer: dict[str, Any]) -> EngineResult:
+        error = answer["error"]
+        return EngineResult(
             outcome=Outcome(answer["outcome"]),
             stdout=answer["stdout"],
             stderr=answer["stderr"],
             ret_val=answer["ret_val"],
             truncated=tuple(answer["truncated"]),
-            error=UserError(told["name"], told["message"], told.get("traceback", "")) if told else None,
+            error=UserError(error["name"], error["message"], error.get("traceback", "")) if error else None,
             exit_code=answer["exit_code"],
             duration_ms=answer["duration_ms"],
-            line=told.get("line") if told else None,
-            column=told.get("column") if told else None,
+            line=error.get("line") if error else None,
+            column=error.get("column") if error else None,
             instance_id=self._name,
         )
 
-    async def _next_frame(self, number: int) -> dict[str, Any]:
-        """Wait for the answer to a job; one to another job, whose caller has gone, is thrown away."""
+    async def _next_frame(self, job_id: int) -> dict[str, Any]:
+        """Wait for the answer to a job. Answers to cancelled jobs are discarded."""
         while True:
             frame = await self._frames.get()
             if frame is None:
                 self._frames.put_nowait(None)
                 await self.child.ended.wait()
-                failure = EngineError if self._began == number else NotStartedError
-                raise failure(f"a Python worker process died (exit code {self.child.returncode})")
-            if frame["job"] == number:
+                raise self._failure(job_id, f"a Python worker process died (exit code {self.child.returncode})")
+            if frame["job"] == job_id:
                 return frame
 
     def _send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
-        self.child.write(LENGTH.pack(len(body)) + body)
+        self.child.write(FRAME_LENGTH.pack(len(body)) + body)
 
     def _receive(self, fd: int, data: bytes) -> None:
         if fd != STDOUT:
             return
         if not data:
-            self.gone = True
+            self.dead = True
             self._frames.put_nowait(None)
             return
         self._buffer += data
-        while len(self._buffer) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
+        while len(self._buffer) >= FRAME_LENGTH.size:
+            end = FRAME_LENGTH.size + FRAME_LENGTH.unpack_from(self._buffer)[0]
             if len(self._buffer) < end:
                 break
-            frame = json.loads(self._buffer[LENGTH.size : end])
+            frame = json.loads(self._buffer[FRAME_LENGTH.size : end])
             del self._buffer[:end]
             if "began" in frame:
-                self._began = frame["job"]
+                self._begun_id = frame["job"]
             else:
                 self._frames.put_nowait(frame)
 
@@ -159,7 +160,7 @@ class WasiPythonEngine(Engine):
     """Runs Python.
 
     Args:
-        workers: Worker processes; each runs one program at a time.
+        workers: The number of worker processes; each runs one program at a time.
         folder: An existing folder for temporary files.
     """
 
@@ -175,15 +176,15 @@ class WasiPythonEngine(Engine):
         self.runtime = self._package
         self._folder = folder
         self._cache_dir = module_dir()
-        # The workers are isolated from the environment and the working folder, but can import what we can.
+        # The workers ignore the environment and the working folder, so they need the path of this process.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._spawner: Spawner
-        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._idle: asyncio.Queue[WasiWorker] = asyncio.Queue()
         self._alive = 0
-        self._peak = workers  # all at first
+        self._peak = workers  # all workers at first
 
     async def serve(self) -> None:
-        """Compile the sandbox if this machine has not done so yet, and keep the workers alive."""
+        """Compile the sandbox if the cache does not hold it, and keep the workers alive."""
         self._spawner = Spawner()
         try:
             if not await asyncio.to_thread(is_compiled, self._cache_dir):
@@ -192,24 +193,24 @@ class WasiPythonEngine(Engine):
                 self.activity = "starting"
             first = asyncio.Event()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._forget_demand())
+                group.create_task(self._decay_peak())
                 for number in range(self.capacity):
-                    group.create_task(self._keep_worker(first, leads=number == 0))
+                    group.create_task(self._keep_worker(first, is_first=number == 0))
         finally:
             self._spawner.close()
             await self._spawner.wait_closed()
 
     @property
     def idle(self) -> int:
-        """Workers that wait for a program."""
+        """The number of workers that wait for a program."""
         return self._idle.qsize()
 
     @property
-    def _kept(self) -> int:
+    def _process_count(self) -> int:
         return self._alive
 
-    async def _execute_once(self, job: Job) -> Verdict:
-        worker = await self._take()
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        worker = await self._get_worker()
         try:
             return await worker.execute(job)
         finally:
@@ -220,19 +221,19 @@ class WasiPythonEngine(Engine):
         for _ in range(min(self.idle, self._alive - self._target)):
             self._idle.get_nowait().child.kill()
 
-    async def _take(self) -> Worker:
+    async def _get_worker(self) -> WasiWorker:
         while True:
-            worker = await self._next_warm(self._idle, _START_S)
-            if not worker.gone:
+            worker = await self._get_warm(self._idle, _START_TIMEOUT_S)
+            if not worker.dead:
                 return worker
 
-    async def _keep_worker(self, first: asyncio.Event, *, leads: bool) -> None:
-        """Keep one worker alive, where it is wanted. The first one starts alone: its page cache serves the others."""
-        if not leads:
+    async def _keep_worker(self, first: asyncio.Event, *, is_first: bool) -> None:
+        """Keep one worker alive while it is needed. The first one starts alone, to warm the page cache."""
+        if not is_first:
             await first.wait()
         while True:
-            worker, python = await self._start_wanted(
-                lambda: Worker.start(self._spawner, self._command("serve"), self._folder)
+            worker, python = await self._start_when_needed(
+                lambda: WasiWorker.start(self._spawner, self._command("serve"), self._folder)
             )
             try:
                 self._alive += 1
@@ -243,7 +244,7 @@ class WasiPythonEngine(Engine):
                 await worker.child.ended.wait()
             finally:
                 self._alive -= 1
-                drop_gone(self._idle, lambda worker: worker.gone)
+                remove_matching(self._idle, lambda worker: worker.dead)
                 await worker.child.end()
 
     def _command(self, command: str) -> list[str]:
@@ -251,21 +252,21 @@ class WasiPythonEngine(Engine):
 
     async def _compile(self) -> None:
         child = await self._spawner.start(self._command("compile"), env=_environment(self._folder), folder=self._folder)
-        said = bytearray()
-        child.receive(lambda fd, data: said.extend(data))
+        output = bytearray()
+        child.receive(lambda fd, data: output.extend(data))
         try:
             await child.ended.wait()
         finally:
             await child.end()
-            await asyncio.to_thread(sweep, self._cache_dir)
+            await asyncio.to_thread(remove_leftovers, self._cache_dir)
         if child.returncode != 0:
-            words = said[-2000:].decode("utf-8", "replace").strip().splitlines() or ["it gave no reason"]
+            lines = output[-2000:].decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
             raise EngineError(
                 f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
-                f"{words[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR names another place"
+                f"{lines[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR names another place"
             )
 
 
 def _environment(temporary: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {"TMPDIR": str(temporary), "LANG": "C.UTF-8", **kept}
+    inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {"TMPDIR": str(temporary), "LANG": "C.UTF-8", **inherited}

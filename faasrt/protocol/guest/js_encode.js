@@ -1,4 +1,4 @@
-// What a function returns, as JSON. `Runtime.call_function` documents the encoding.
+// Encodes return values of functions as JSON. `Runtime.call_function` documents the encoding.
 
 const { stringify } = JSON;
 const apply = Reflect.apply;
@@ -12,26 +12,26 @@ const { isFinite } = Number;
 const { isView } = ArrayBuffer;
 
 class EncodeError {
-  constructor(words) {
-    this.words = words;
+  constructor(message) {
+    this.message = message;
   }
 }
 
-function toJson(value, path, above) {
+function toJson(value, path, parents) {
   if (value === null || value === undefined) return "null";
   if (value === true) return "true";
   if (value === false) return "false";
   if (typeof value === "string") return stringify(value);
   if (typeof value === "number") {
-    if (!isFinite(value)) throw new EncodeError(`${path} is ${value}, which JSON does not know`);
+    if (!isFinite(value)) throw new EncodeError(`${path} is ${value}, which is not valid JSON`);
     return value === 0 ? "0" : `${value}`;
   }
   if (typeof value !== "object") throw new EncodeError(`${path} is of type ${typeof value}`);
-  if (above.depth >= 200) throw new EncodeError("it is nested more than 200 levels deep");
-  for (let outer = above; outer.depth > 0; outer = outer.above) {
+  if (parents.depth >= 200) throw new EncodeError("it is nested more than 200 levels deep");
+  for (let outer = parents; outer.depth > 0; outer = outer.parents) {
     if (outer.value === value) throw new EncodeError(`${path} contains itself`);
   }
-  const inside = { value, above, depth: above.depth + 1 };
+  const inside = { value, parents, depth: parents.depth + 1 };
   if (typeof value.toJSON === "function") return toJson(value.toJSON(), path, inside);
   const tag = apply(toString, value, []);
   if (isArray(value) || (isView(value) && tag !== "[object DataView]")) return listJson(value, path, inside);
@@ -48,15 +48,15 @@ function toJson(value, path, above) {
   return objectJson(pairs, path, inside);
 }
 
-function listJson(values, path, above) {
+function listJson(values, path, parents) {
   let json = "";
   for (let index = 0; index < values.length; index += 1) {
-    json += `${index ? "," : ""}${toJson(values[index], `${path}[${index}]`, above)}`;
+    json += `${index ? "," : ""}${toJson(values[index], `${path}[${index}]`, parents)}`;
   }
   return `[${json}]`;
 }
 
-function objectJson(pairs, path, above) {
+function objectJson(pairs, path, parents) {
   let json = "";
   const seen = {};
   for (let index = 0; index < pairs.length; index += 1) {
@@ -68,7 +68,7 @@ function objectJson(pairs, path, above) {
     const name = `${key}`;
     if (seen[` ${name}`]) throw new EncodeError(`${path} has two keys that are ${stringify(name)} as text`);
     seen[` ${name}`] = true;
-    json += `${index ? "," : ""}${stringify(name)}:${toJson(value, `${path}[${stringify(name)}]`, above)}`;
+    json += `${index ? "," : ""}${stringify(name)}:${toJson(value, `${path}[${stringify(name)}]`, parents)}`;
   }
   return `{${json}}`;
 }

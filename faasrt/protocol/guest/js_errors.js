@@ -1,34 +1,34 @@
-// How a JavaScript or TypeScript program ended, in words: used by every guest program of ours.
+// Reports how a JavaScript or TypeScript program ended. This file is part of every JavaScript guest program.
 //
-// What is needed here is taken before the program begins, which may put anything in the place of what it finds.
+// The program may replace any global. Those that are needed after its start are stored before.
 
-// An error that nobody catches is ours to tell, unless a listener of the program says otherwise: ours stays the last one,
-// and so do those in `last`, by their type.
-export function onUncaught(tell, code, last = {}) {
-  // Node's own events count as listeners too; asking for `process` loads much, and only a program that names it has them.
+// Report uncaught errors, unless a listener of the program handles them: the listeners added here always run last. So do
+// those in `last`, which holds listeners by event type.
+export function onUncaught(report, code, last = {}) {
+  // Listeners for Node's events count too. Loading `process` is slow, and only a program that names it has any.
   const node = /\bprocess\b/.test(code) ? globalThis.process : null;
   const events = { unhandledrejection: "unhandledRejection", error: "uncaughtException" };
-  const here = globalThis;
-  const { addEventListener: listen, removeEventListener: unlisten } = here;
+  const scope = globalThis;
+  const { addEventListener: listen, removeEventListener: unlisten } = scope;
   const apply = Reflect.apply;
   const stop = Event.prototype.preventDefault;
   const listener = (event) => {
     if (event.defaultPrevented || (node !== null && node.listenerCount(events[event.type]) > 0)) return;
     apply(stop, event, []);
-    tell(event.type === "error" ? event.error : event.reason);
+    report(event.type === "error" ? event.error : event.reason);
   };
-  const ours = { __proto__: null, unhandledrejection: listener, error: listener, ...last };
-  for (const type in ours) listen(type, ours[type]);
-  here.addEventListener = (type, added, options) => {
-    apply(listen, here, [type, added, options]);
-    const own = typeof type === "string" ? ours[type] : undefined;
+  const listeners = { __proto__: null, unhandledrejection: listener, error: listener, ...last };
+  for (const type in listeners) listen(type, listeners[type]);
+  scope.addEventListener = (type, added, options) => {
+    apply(listen, scope, [type, added, options]);
+    const own = typeof type === "string" ? listeners[type] : undefined;
     if (own === undefined) return;
-    apply(unlisten, here, [type, own]);
-    apply(listen, here, [type, own]);
+    apply(unlisten, scope, [type, own]);
+    apply(listen, scope, [type, own]);
   };
 }
 
-export function errorReader(shown, most) {
+export function errorReader(fileName, maxStackBytes) {
   const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
   const inspect = Deno.inspect;
   const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
@@ -42,21 +42,21 @@ export function errorReader(shown, most) {
   const prefix = "SyntaxError: ";
   let location = "";
 
-  // The program's own URL, under which it is imported; it is shown as a file.
+  // Set the URL under which the program is imported. It is shown as a file name.
   function locate(url) {
     location = url;
   }
 
-  function named(text) {
-    return apply(replaceAll, text, [location, shown]);
+  function withFileName(text) {
+    return apply(replaceAll, text, [location, fileName]);
   }
 
-  // A stack as the user should read it: their file by its name, and without the frames that called it.
-  function tidy(stack) {
-    const lines = apply(split, named(stack), ["\n"]);
+  // Return a stack with the program's file name in place of its URL, and without the frames that called the program.
+  function cleanStack(stack) {
+    const lines = apply(split, withFileName(stack), ["\n"]);
     let last = -1;
     for (let index = 0; index < lines.length; index += 1) {
-      if (!apply(startsWith, lines[index], ["    at "]) || apply(includes, lines[index], [shown])) last = index;
+      if (!apply(startsWith, lines[index], ["    at "]) || apply(includes, lines[index], [fileName])) last = index;
     }
     const kept = [];
     for (let index = 0; index <= last; index += 1) {
@@ -65,10 +65,10 @@ export function errorReader(shown, most) {
     return shorten(apply(join, kept, ["\n"]));
   }
 
-  // Head and tail of a text of more UTF-8 bytes than that.
-  function shorten(text, bytes = most) {
-    if (3 * text.length <= bytes || encode(text).length <= bytes) return text;
-    const half = bytes >> 3;
+  // Cut a text of more than `maxBytes` in UTF-8 to its head and tail.
+  function shorten(text, maxBytes = maxStackBytes) {
+    if (3 * text.length <= maxBytes || encode(text).length <= maxBytes) return text;
+    const half = maxBytes >> 3;
     return `${apply(slice, text, [0, half])}\n...\n${apply(slice, text, [-half])}`;
   }
 
@@ -81,7 +81,7 @@ export function errorReader(shown, most) {
     }
   }
 
-  // A thrown proxy can throw when it is asked for its prototype.
+  // Reading the prototype of a thrown proxy can throw.
   function isError(reason) {
     try {
       return hasInstance(reason);
@@ -101,22 +101,22 @@ export function errorReader(shown, most) {
       return { name: "Error", message, traceback: `Uncaught ${message}` };
     }
     const name = field(reason, "name") || "Error";
-    const message = shorten(named(field(reason, "message")));
+    const message = shorten(withFileName(field(reason, "message")));
     return { name, message, traceback: stackOf(reason) || `${name}: ${message}` };
   }
 
-  // What caused an error, or is gathered in it, stands below its stack.
+  // The causes of an error, and the errors of an AggregateError, follow its stack.
   function stackOf(reason) {
     try {
       const whole = apply(hasOwn, reason, ["cause"]) || apply(hasOwn, reason, ["errors"]);
-      return tidy(whole ? inspect(reason) : field(reason, "stack"));
+      return cleanStack(whole ? inspect(reason) : field(reason, "stack"));
     } catch {
       return "";
     }
   }
 
-  // An import is rejected with the place of the program at the end of the message when the program does not parse: as a
-  // SyntaxError by V8, as a TypeError that begins with "SyntaxError: " by the compiler in front of it.
+  // The import of a program that does not parse is rejected with a position at the end of the message: by V8 with a
+  // SyntaxError, by the TypeScript compiler with a TypeError that begins with "SyntaxError: ".
   function syntaxError(reason) {
     if (!isError(reason)) return null;
     const message = field(reason, "message");
@@ -126,12 +126,12 @@ export function errorReader(shown, most) {
     const compiler = apply(startsWith, message, [prefix]);
     if (found === null || (field(reason, "name") !== "SyntaxError" && !compiler)) return null;
     const text = apply(trimEnd, apply(slice, message, [compiler ? prefix.length : 0, at]), []);
-    // The compiler draws the line below its message.
+    // The compiler quotes the line below its message.
     const line = +found[1];
     const column = +found[2];
-    const traceback = `SyntaxError: ${text}\n    at ${shown}:${line}:${column}`;
+    const traceback = `SyntaxError: ${text}\n    at ${fileName}:${line}:${column}`;
     return { name: "SyntaxError", message: apply(split, text, ["\n"])[0], traceback, line, column };
   }
 
-  return { locate, named, shorten, describe, syntaxError };
+  return { locate, withFileName, shorten, describe, syntaxError };
 }

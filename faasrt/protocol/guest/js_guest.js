@@ -1,23 +1,23 @@
-// Runs the user's JavaScript or TypeScript program on a server that would damage it, and hands everything back as one
-// frame. With js_errors.js and js_encode.js in front of it this is the body of the function `guest(text, inWorker)`; the
-// job in `text` and the frame are described in envelope.py.
+// Runs the user's JavaScript or TypeScript program on a server that would damage its output, and returns everything as
+// one frame. With js_errors.js and js_encode.js in front of it, this is the body of the function `guest(text, inWorker)`.
+// envelope.py documents the job in `text`, frames.py the frame.
 //
-// Two halves: one runs the program and says what happens (`begin`, `print`, `end`, `done`), the other keeps the record.
-// They are joined by plain calls; or by messages, where the program runs in a worker so that the record outlives it.
+// The runner runs the program, and reports its events (`begin`, `print`, `end`, `done`) to the recorder: by plain calls,
+// or by messages where the program runs in a worker, so that the recorder survives the program.
 //
-// The program is hostile, or merely odd: what is needed after it has begun is taken into constants before that.
+// The program may be hostile. Everything that is needed after its start is stored in constants before.
 
 const { parse } = JSON;
 const job = parse(atob(text));
 const now = performance.now.bind(performance);
-const later = setTimeout;
-const forget = clearTimeout;
+const setTimer = setTimeout;
+const clearTimer = clearTimeout;
 const exitProcess = Deno.exit;
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 const Decoder = TextDecoder;
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
-const tellReturnVal = job.faithful ? globalThis.return_val : null;
+const serverReturnVal = job.lossless ? globalThis.return_val : null;
 const post = inWorker ? globalThis.postMessage.bind(globalThis) : null;
 const StringOf = String;
 const { subarray, toBase64 } = Uint8Array.prototype;
@@ -27,17 +27,17 @@ const execRegExp = RegExp.prototype.exec;
 const { isInteger } = Number;
 const makeUrl = URL.createObjectURL;
 const Bytes = Blob;
-const here = globalThis;
+const scope = globalThis;
 const deno = Deno;
 const PromiseOf = Promise;
 const define = Object.defineProperty;
-const listen = here.addEventListener.bind(here);
+const listen = scope.addEventListener.bind(scope);
 const limit = job.max_output_bytes;
-const shown = job.language === "typescript" ? "main.ts" : "main.js";
+const fileName = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
-const { locate, named, shorten, describe, syntaxError } = errorReader(shown, limit);
+const { locate, withFileName, shorten, describe, syntaxError } = errorReader(fileName, limit);
 const usesNode = /\bprocess\b/.test(job.code);
-const own = `faasrt_${job.nonce}`;
+const evalName = `faasrt_${job.nonce}`;
 
 function base64(bytes) {
   if (toBase64 !== undefined) return apply(toBase64, bytes, []);
@@ -48,14 +48,14 @@ function base64(bytes) {
   return btoa(binary);
 }
 
-// ---- The record.
+// ---- The recorder.
 
 const records = [];
 let streams = {};
 let index = 0;
 let began = 0;
 let sent = false;
-let told = 0;
+let progressSize = 0;
 
 function begin(number) {
   index = number;
@@ -65,7 +65,7 @@ function begin(number) {
 
 function print(fd, text) {
   const stream = fd === 1 ? streams.stdout : streams.stderr;
-  // One text as large as this is a flood, and the last one.
+  // A text of this size exceeds the output limit, so the program is about to be ended.
   if (text.length > 4 * limit) {
     stream.lost += text.length - 2 * limit;
     text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
@@ -79,56 +79,57 @@ function pack(text) {
   return `{"base64":"${base64(encode(text))}"}`;
 }
 
-// The whole text, or head and tail with the number of the bytes that are lost between them.
-function render(stream, most) {
+// Return a stream as JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
+function render(stream, maxBytes) {
   const bytes = encode(stream.text);
-  if (bytes.length + stream.lost <= most) return pack(stream.text);
-  const half = most >> 1;
-  const head = new Decoder().decode(apply(subarray, bytes, [0, most - half]), { stream: true });
+  if (bytes.length + stream.lost <= maxBytes) return pack(stream.text);
+  const half = maxBytes >> 1;
+  const head = new Decoder().decode(apply(subarray, bytes, [0, maxBytes - half]), { stream: true });
   let from = bytes.length - half;
   while (from < bytes.length && (bytes[from] & 0xc0) === 0x80) from += 1;
   const tail = new Decoder().decode(apply(subarray, bytes, [from]));
-  return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (most - half)}}`;
+  return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (maxBytes - half)}}`;
 }
 
 function end(fields, retVal) {
   const { outcome, exitCode, error } = fields;
   streams.ret_val.text = retVal;
   const fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
-  let most = index < 0 ? job.definition_bytes : limit;
+  let maxBytes = index < 0 ? job.definition_bytes : limit;
   let record = "";
   do {
-    record = `{${fixed},"ret_val":${render(streams.ret_val, most)}`;
+    record = `{${fixed},"ret_val":${render(streams.ret_val, maxBytes)}`;
     if (error !== null) {
-      const message = render({ text: error.message, lost: 0 }, most);
+      const message = render({ text: error.message, lost: 0 }, maxBytes);
       const traceback = stringify(shorten(error.traceback, 20_000));
       record += `,"error":{"name":${stringify(shorten(error.name, 200))},"message":${message},"traceback":${traceback}}`;
     }
-    if (job.capture) record += `,"stdout":${render(streams.stdout, most)},"stderr":${render(streams.stderr, most)}`;
+    if (job.capture) record += `,"stdout":${render(streams.stdout, maxBytes)},"stderr":${render(streams.stderr, maxBytes)}`;
     record += "}";
-    most >>= 1;
-    // Escapes can grow a text beyond what a frame may hold.
-  } while (most > 50 && encode(record).length > job.record_bytes);
+    maxBytes >>= 1;
+    // Escapes can make a text larger than a frame may be.
+  } while (maxBytes > 50 && encode(record).length > job.record_bytes);
   records[records.length] = record;
-  tellProgress();
+  sendProgress();
 }
 
-// Where the worker keeps the program apart, nothing can come between the record and its end.
-function tellProgress() {
-  if (!job.progress || tellReturnVal === null) return;
+// Progress goes to lossless servers only. On others the recorder is outside the worker, and survives the program.
+function sendProgress() {
+  if (!job.progress || serverReturnVal === null) return;
   const text = frame(apply(join, records, [","]), false);
-  told += text.length;
-  tellReturnVal(text);
+  progressSize += text.length;
+  serverReturnVal(text);
 }
 
 function frame(listed, final) {
-  const progress = job.progress && tellReturnVal !== null;
-  return `faasrt1:${base64(encode(`{"nonce":"${job.nonce}","final":${final},"progress":${progress},"records":[${listed}]}`))}`;
+  const progress = job.progress && serverReturnVal !== null;
+  const json = `{"nonce":"${job.nonce}","final":${final},"progress":${progress},"records":[${listed}]}`;
+  return `faasrt1:${base64(encode(json))}`;
 }
 
-// Servers return stderr also when the process is killed.
+// Servers return stderr even when the process is killed.
 function announce() {
-  if (tellReturnVal !== null) tellProgress();
+  if (serverReturnVal !== null) sendProgress();
   else writeAll(writeStderr, `\n${frame("", false)}\n`);
 }
 
@@ -137,24 +138,26 @@ function writeAll(write, text) {
   while (bytes.length > 0) bytes = apply(subarray, bytes, [write(bytes)]);
 }
 
-function handOver() {
+function sendResult() {
   if (sent) return;
   sent = true;
   const whole = frame(apply(join, records, [","]), true);
-  if (tellReturnVal !== null) tellReturnVal(whole);
+  if (serverReturnVal !== null) serverReturnVal(whole);
   else writeAll(writeStdout, `\n{"stdout":"","stderr":"","ret_val":"${whole}"}\n`);
 }
 
 function done(code) {
-  handOver();
+  sendResult();
   exitProcess(code);
 }
 
-// ---- The program. What it says goes through `tell`.
+// ---- The runner. It reports to the recorder through `report`.
 
-const half = { begin, print, end, done };
-const tell = inWorker ? (kind, ...values) => post([job.nonce, kind, values]) : (kind, ...values) => apply(half[kind], null, values);
-const decoders = []; // of what is written as bytes
+const recorder = { begin, print, end, done };
+const report = inWorker
+  ? (kind, ...values) => post([job.nonce, kind, values])
+  : (kind, ...values) => apply(recorder[kind], null, values);
+const decoders = []; // for output written as bytes
 let running = false;
 let printed = 0;
 let total = 0;
@@ -165,7 +168,7 @@ function start(number) {
   printed = 0;
   retVal = "";
   running = true;
-  tell("begin", number);
+  report("begin", number);
 }
 
 function finish(fields) {
@@ -175,15 +178,15 @@ function finish(fields) {
   total += printed + retVal.length + 200;
   const traceback = fields.error === null ? "" : fields.error.traceback;
   if (traceback !== "") {
-    if (job.capture) tell("print", 2, `${traceback}\n`);
+    if (job.capture) report("print", 2, `${traceback}\n`);
     else writeAll(writeStderr, `${traceback}\n`);
   }
-  tell("end", fields, retVal);
+  report("end", fields, retVal);
 }
 
 function write(fd, text) {
   if (!running || text === "") return;
-  tell("print", fd, named(text));
+  report("print", fd, withFileName(text));
   printed += text.length > limit ? text.length : encode(text).length;
   if (printed > 2 * limit) {
     finish(ending("OUTPUT_LIMIT"));
@@ -193,11 +196,11 @@ function write(fd, text) {
 
 // End the process; a worker ends with it.
 function leave(code) {
-  tell("done", code);
+  report("done", code);
   if (inWorker) for (;;);
 }
 
-// Every field is there in each of these: one that is not would be looked for in Object.prototype, which is the program's.
+// Every field is always set, because a missing one would be read from Object.prototype, which the program can change.
 function ending(outcome, exitCode = null, error = null) {
   return { outcome, exitCode, error, last: outcome === "TIMEOUT" };
 }
@@ -208,24 +211,24 @@ function failure(reason, imported) {
   return ending("USER_ERROR", 1, describe(reason));
 }
 
-function wordsFor(name, message) {
+function errorEnding(name, message) {
   return ending("USER_ERROR", 1, { name, message, traceback: `${name}: ${message}` });
 }
 
-function exitFields(code, words) {
+function exitEnding(code, message) {
   if (code === 0 && job.function === null) return ending("OK", 0);
-  return ending("USER_ERROR", code, { name: "Exit", message: words, traceback: "" });
+  return ending("USER_ERROR", code, { name: "Exit", message, traceback: "" });
 }
 
 function exit(code) {
   const number = code === undefined ? deno.exitCode : isInteger(+code) ? +code & 0xff : 1;
   const before = job.function === null ? "" : ` before ${job.function} returned`;
   const onExit = () => {
-    finish(exitFields(number, `the program exited with code ${number}${before}`));
+    finish(exitEnding(number, `the program exited with code ${number}${before}`));
     leave(number);
   };
   if (inWorker) onExit();
-  // The program's own listeners come first, as Deno calls them on its way out.
+  // The program's own listeners run first: Deno calls them when it exits.
   listen("unload", onExit);
   exitProcess(number);
 }
@@ -234,12 +237,12 @@ function replace(object, name, value) {
   try {
     define(object, name, { value, writable: true, configurable: true, enumerable: true });
   } catch {
-    // a host that will not let it be replaced keeps its own
+    // the property cannot be replaced, and stays as it is
   }
 }
 
-// The text that console.log makes of "%s" and a text, or of a text alone, when that holds a lone surrogate; or null.
-function lastOf(values) {
+// Return the text of `console.log(text)` or `console.log("%s", text)` if it holds a lone surrogate, otherwise null.
+function loneSurrogateText(values) {
   const text = values[values.length - 1];
   if (typeof text !== "string" || apply(isWellFormed, text, [])) return null;
   return values.length === 1 || (values.length === 2 && values[0] === "%s") ? text : null;
@@ -249,12 +252,12 @@ function capture() {
   const internals = Deno[Deno.internal];
   const fresh = new internals.Console((message, level) => write(level > 1 ? 2 : 1, message));
   for (const name of keysOf(fresh)) if (typeof fresh[name] === "function") replace(console, name, fresh[name]);
-  // Deno's own console puts U+FFFD in the place of a lone surrogate.
+  // Deno's console would replace a lone surrogate by U+FFFD.
   for (const [fd, names] of [[1, ["log", "info", "debug"]], [2, ["error", "warn"]]]) {
     for (const name of names) {
       const formatted = fresh[name];
       replace(console, name, (...values) => {
-        const text = lastOf(values);
+        const text = loneSurrogateText(values);
         if (text === null) apply(formatted, fresh, values);
         else write(fd, `${text}\n`);
       });
@@ -282,7 +285,7 @@ function prepare() {
     if (!inWorker && running) streams.ret_val.text = retVal;
   };
   replace(Deno, "exit", exit);
-  replace(here, "close", () => exit(0));
+  replace(scope, "close", () => exit(0));
   onUncaught((reason) => {
     if (reject !== null) return reject(reason);
     finish(failure(reason, false));
@@ -299,20 +302,20 @@ function urlOf(code) {
 function runProgram() {
   let settled = false;
   const onUnload = () => {
-    if (settled) finish(exitFields(deno.exitCode, `the program exited with code ${deno.exitCode}`));
-    else finish(wordsFor("Error", "top-level await never settled"));
-    handOver();
+    if (settled) finish(exitEnding(deno.exitCode, `the program exited with code ${deno.exitCode}`));
+    else finish(errorEnding("Error", "top-level await never settled"));
+    sendResult();
   };
-  // Last of all: the program's own listeners have something to say, and Node's come after the others.
-  const listenLast = () => (usesNode ? here.process.on("exit", onUnload) : listen("unload", onUnload));
+  // Added late, so that it runs after the program's own listeners. Node's listeners run after the others.
+  const listenLast = () => (usesNode ? scope.process.on("exit", onUnload) : listen("unload", onUnload));
   listen("beforeunload", listenLast, { once: true });
   start(0);
-  // Where the server ends programs with nothing but silence, this one comes first, if the program lets it.
+  // Servers that end a program silently do so a little later than this timer, which a busy program blocks.
   const onLimit = () => {
     finish(ending("TIMEOUT"));
     leave(0);
   };
-  if (job.case_ms !== null) Deno.unrefTimer(later(onLimit, job.case_ms));
+  if (job.case_ms !== null) Deno.unrefTimer(setTimer(onLimit, job.case_ms));
   settle(
     import(urlOf(job.code)),
     () => {
@@ -325,20 +328,20 @@ function runProgram() {
   );
 }
 
-// What a case ends with: the action's own end; or an error that nobody caught, or the limit, if they come first.
+// Return how a case ended: by the end of the action, an uncaught error or the time limit, whichever comes first.
 async function within(action) {
   let timer;
   try {
     return await new PromiseOf((resolve, rejected) => {
       reject = rejected;
-      if (job.limit_ms !== null) timer = later(() => resolve(ending("TIMEOUT")), job.limit_ms);
+      if (job.limit_ms !== null) timer = setTimer(() => resolve(ending("TIMEOUT")), job.limit_ms);
       settle(action(), resolve, rejected);
     });
   } catch (reason) {
     return failure(reason, false);
   } finally {
     reject = null;
-    forget(timer);
+    clearTimer(timer);
   }
 }
 
@@ -353,14 +356,15 @@ async function settle(promise, resolve, rejected) {
 async function defineProgram() {
   let broken = null;
   try {
-    // Direct eval sees what the module has declared, exported or not.
-    const module = await import(urlOf(`${job.code}\nexport const ${own} = (${own}_name) => eval(${own}_name);`));
+    // A direct eval can read every declaration of the module, exported or not.
+    const addition = `export const ${evalName} = (${evalName}_name) => eval(${evalName}_name);`;
+    const module = await import(urlOf(`${job.code}\n${addition}`));
     return { module, fields: null };
   } catch (reason) {
     broken = failure(reason, true);
   }
   if (broken.outcome !== "SYNTAX_ERROR") return { module: null, fields: broken };
-  // What is wrong, and where, is said of the program as the user wrote it.
+  // Import the program again as the user wrote it, for the right message and position.
   try {
     await import(urlOf(job.code));
   } catch (reason) {
@@ -372,8 +376,8 @@ async function defineProgram() {
 function lookUp(module, name) {
   if (name in module) return module[name];
   try {
-    const value = module[own](name);
-    return value === here[name] ? undefined : value;
+    const value = module[evalName](name);
+    return value === scope[name] ? undefined : value;
   } catch {
     return undefined;
   }
@@ -381,7 +385,7 @@ function lookUp(module, name) {
 
 function missing(module, name) {
   const value = lookUp(module, name);
-  if (value !== undefined) return wordsFor("TypeError", `${name} is no function, but of type ${typeof value}`);
+  if (value !== undefined) return errorEnding("TypeError", `${name} is not a function, but of type ${typeof value}`);
   const found = [];
   const names = ["default"];
   const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
@@ -390,8 +394,8 @@ function missing(module, name) {
     const fresh = !apply(includes, found, [names[index]]);
     if (fresh && typeof lookUp(module, names[index]) === "function") found[found.length] = names[index];
   }
-  const listed = found.length ? `its functions: ${apply(join, found, [", "])}` : "it defines none";
-  return wordsFor("ReferenceError", `the program defines no function ${name}; ${listed}`);
+  const listed = found.length ? `its functions: ${apply(join, found, [", "])}` : "it has no functions";
+  return errorEnding("ReferenceError", `the program defines no function ${name}; ${listed}`);
 }
 
 async function call(module, args) {
@@ -402,7 +406,7 @@ async function call(module, args) {
     retVal = toJson(value, "value", { depth: 0 });
   } catch (reason) {
     if (reason instanceof EncodeError) {
-      return wordsFor("TypeError", `the return value cannot be encoded as JSON: ${reason.words}`);
+      return errorEnding("TypeError", `the return value cannot be encoded as JSON: ${reason.message}`);
     }
     throw reason;
   }
@@ -436,14 +440,14 @@ async function runCases() {
   const started = now();
   total = 0;
   for (let number = 0; number < cases.length; number += 1) {
-    const full = total > job.batch_bytes || told > job.progress_bytes;
+    const full = total > job.batch_bytes || progressSize > job.progress_bytes;
     if (number > 0 && (full || now() - started > job.begin_within_ms)) break;
     start(first + number);
     const since = now();
     let fields = await within(() => runCase(module, cases[number][0]));
     if (limit_ms !== null && now() - since > limit_ms && !fields.last) {
       fields = ending("TIMEOUT");
-      fields.last = false; // it came to its end, if late
+      fields.last = false; // the case ended by itself, so the next one can run
     }
     finish(fields);
     if (job.single && fields.outcome !== "OK") return leave(1);
@@ -452,25 +456,25 @@ async function runCases() {
   leave(0);
 }
 
-// ---- The beginning.
+// ---- The start.
 
-// Here the process outlives the program: a worker runs it, and is watched.
+// Run the program in a worker, so that this process survives it, and enforce the time limits here.
 function superviseWorker() {
   const source = `(${guest})(${stringify(text)}, true);`;
   const worker = new Worker(makeUrl(new Bytes([source], { type: "text/javascript" })), { type: "module" });
   let timer;
   worker.onmessage = ({ data }) => {
-    if (!isArray(data) || data[0] !== job.nonce || half[data[1]] === undefined) return;
+    if (!isArray(data) || data[0] !== job.nonce || recorder[data[1]] === undefined) return;
     const [, kind, values] = data;
     if (kind === "begin" && job.limit_ms !== null) {
-      forget(timer);
-      timer = later(() => {
+      clearTimer(timer);
+      timer = setTimer(() => {
         end(ending("TIMEOUT"), "");
         done(0);
       }, job.limit_ms + 100);
     }
-    if (kind === "end") forget(timer);
-    apply(half[kind], null, values);
+    if (kind === "end") clearTimer(timer);
+    apply(recorder[kind], null, values);
   };
   worker.onerror = (event) => {
     event.preventDefault();
@@ -488,7 +492,7 @@ if (job.worker && !inWorker) {
     if (job.function === null) runProgram();
     else runCases();
   };
-  // The server's own capture of the console is over once its script is.
-  if (job.faithful) go();
-  else later(go, 0);
+  // js-faas captures the console until its script ends.
+  if (job.lossless) go();
+  else setTimer(go, 0);
 }

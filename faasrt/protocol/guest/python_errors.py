@@ -1,6 +1,6 @@
-# How a Python program ended, in words: put in front of every guest program of ours, and no module of its own.
+# Reports how a Python program ended. This file is put in front of every Python guest program; it is not a module.
 #
-# It runs where the user's program has run before it: everything here must bear any object that the program made.
+# It runs after the user's program, in the same interpreter. Every function must cope with any object of the program.
 
 import sys
 
@@ -10,7 +10,7 @@ COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 
 class Source:
-    # Gives tracebacks and `inspect.getsource` the lines of the program, by way of `__main__.__loader__`.
+    # The loader of `__main__`, from which tracebacks and `inspect.getsource` read the program's lines.
 
     def __init__(self, code):
         self.code = code
@@ -20,29 +20,28 @@ class Source:
 
 
 def memory_reserve():
-    # What to hold while the program runs, and to let go of when it ends, so that a MemoryError can still be reported.
+    # Return memory to hold while the program runs. Releasing it makes room to report a MemoryError.
     #
-    # Its traceback is made while memory is short: that takes small blocks, of which some lie free between those held.
+    # Formatting the traceback needs small blocks, so every other small block is left free between the held ones.
     blocks = [bytes(size) for size in range(8, 490, 8) for _ in range(16)]
     del blocks[::2]
     return bytearray(262_144), blocks
 
 
-def error_fields(error, phase, most):
-    # Name, message and traceback of the exception; the latter from the user's first frame on, as Python prints it. Each
-    # has at most so many bytes.
+def error_fields(error, phase, max_bytes):
+    # Return the exception's name, message and traceback (from the user's first frame on), each of at most `max_bytes`.
     return {
         "phase": phase,
         "name": attribute(type(error), "__name__", str) or "Exception",
-        "message": shorten(message_of(error), most),
-        "traceback": shorten(traceback_of(error, phase), most),
+        "message": shorten(message_of(error), max_bytes),
+        "traceback": shorten(traceback_of(error, phase), max_bytes),
         "line": attribute(error, "lineno", int),
         "column": attribute(error, "offset", int),
     }
 
 
 def attribute(value, name, kind):
-    # An exception is the program's own, and so is what happens when it is asked for something.
+    # Reading an attribute of the program's exception can run the program's code, and fail in any way.
     try:
         found = getattr(value, name, None)
     except BaseException:
@@ -51,21 +50,21 @@ def attribute(value, name, kind):
 
 
 def traceback_of(error, phase):
-    # An exception that cannot even be printed is still the user's, and still has a name.
+    # An exception that cannot be formatted is still reported, by its name.
     short_of_memory = isinstance(error, MemoryError) and phase == "run"
-    for make in (by_hand,) if short_of_memory else (by_library, by_hand):
+    for format_traceback in (format_minimal,) if short_of_memory else (format_standard, format_minimal):
         try:
-            return make(error)
+            return format_traceback(error)
         except BaseException:
             pass
     return ""
 
 
-def by_library(error):
+def format_standard(error):
     import linecache
     import traceback
 
-    # Python files the text of -c, which is ours, under the name that the user's own exec has.
+    # Python caches the text of -c, which is the guest's, under the name that the user's own exec uses.
     getattr(linecache, "_interactive_cache", {}).clear()
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
@@ -73,8 +72,8 @@ def by_library(error):
     return "".join(traceback.format_exception(type(error), error, tb))
 
 
-def by_hand(error):
-    # A traceback that needs no memory to speak of: the frames give theirs back, and nothing is imported.
+def format_minimal(error):
+    # Format a traceback in little memory: frames are cleared, and nothing is imported.
     lines = sys.modules["__main__"].__dict__.get("__loader__")
     lines = lines.code.split("\n") if isinstance(lines, Source) else []
     parts = ["Traceback (most recent call last):\n"]
@@ -88,7 +87,7 @@ def by_hand(error):
         try:
             frame.clear()
         except RuntimeError:
-            pass  # it still runs
+            pass  # the frame is still running
         tb = tb.tb_next
     message = message_of(error)
     return "".join(parts) + (attribute(type(error), "__name__", str) or "") + (f": {message}" if message else "") + "\n"
@@ -101,15 +100,15 @@ def message_of(error):
         return f"<str() of the exception raised {type(failure).__name__}>"
 
 
-def shorten(text, most):
-    # Leave head and tail of a text of more UTF-8 bytes than that.
-    if 4 * len(text) <= most or len(text.encode("utf-8", "surrogatepass")) <= most:
+def shorten(text, max_bytes):
+    # Cut a text of more than `max_bytes` in UTF-8 to its head and tail.
+    if 4 * len(text) <= max_bytes or len(text.encode("utf-8", "surrogatepass")) <= max_bytes:
         return text
-    return f"{text[: most // 8]}\n...\n{text[-most // 8 :]}"
+    return f"{text[: max_bytes // 8]}\n...\n{text[-max_bytes // 8 :]}"
 
 
 def exit_code_of(error, stderr):
-    # The exit code as Python takes it from a SystemExit: None is 0, a number itself, anything else a message and 1.
+    # Return the exit code of a SystemExit, as Python does: None is 0, an int itself, anything else a message and 1.
     try:
         code = error.code
         if code is None:
@@ -118,7 +117,7 @@ def exit_code_of(error, stderr):
             return code & 0xFF if -(2**31) <= code < 2**31 else 255
         write(stderr, f"{code}\n")
     except BaseException:
-        pass  # neither a code nor a message can be had of it
+        pass  # neither the code nor the message is readable
     return 1
 
 
@@ -130,5 +129,5 @@ def write(stream, text):
 
 
 def as_text(value):
-    # What return_val makes of its argument: text as it is, None as "", anything else as str(value).
+    # Convert the argument of return_val: text unchanged, None to "", other values to str(value).
     return "" if value is None else value if isinstance(value, str) else str(value)

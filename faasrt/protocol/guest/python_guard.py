@@ -1,22 +1,22 @@
-# Ends a program at its time limit from inside, where no server does; envelope.py tells the cost of that and its limits.
+# Ends a program at its time limit from inside, for servers that do not. envelope.py documents its cost and its limits.
 
 import time
 
 now = time.monotonic
 sleep = time.sleep
 IN_PYODIDE = sys.platform == "emscripten"
-# A program that catches the guard's exception meets it again, so often; then its process is ended under it.
-INTERVAL_S, PATIENCE = 0.05, 10
-EVENTS_PER_LOOK = 500
+# A program that catches the guard's exception gets it again at this interval, and loses its process after the last one.
+INTERVAL_S, MAX_INTERRUPTS = 0.05, 10
+EVENTS_PER_CHECK = 500
 
 
-# Thrown into the program to end it: its time is up, or it floods its output.
+# Raised in the program to end it at its time limit or its output limit.
 class Ended(BaseException):
     pass
 
 
 class Guard:
-    # Calls `on_deadline` in the midst of the program once its time is up, and again and again from then on.
+    # Calls `on_deadline` while the program runs, once its time is used up, and repeatedly from then on.
 
     def __init__(self, on_deadline):
         self.on_deadline = on_deadline
@@ -54,13 +54,13 @@ class Guard:
 
         def watch(s):
             if s is not None:
-                set_handler(signal.SIGALRM, self.tick)  # the case before may have put its own there
+                set_handler(signal.SIGALRM, self.tick)  # an earlier case may have replaced it
             set_timer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
 
         return watch
 
     def sleep(self, seconds):
-        # Pyodide's own sleep is deaf to the buffer, or takes an exception out of it for a failure of its event loop.
+        # Pyodide's sleep ignores the buffer, or treats an exception from it as a failure of its event loop.
         if isinstance(seconds, bool) or not seconds > INTERVAL_S:
             return sleep(seconds)
         end = now() + seconds
@@ -74,7 +74,7 @@ class Guard:
         return None
 
     def by_interrupt_buffer(self):
-        # Pyodide looks at this buffer every few dozen steps, to see whether a signal came; this one tells the time.
+        # Pyodide reads this buffer every few dozen steps to check for signals. This one compares the time instead.
         try:
             import signal
 
@@ -102,19 +102,19 @@ class Guard:
     def by_events(self):
         monitoring = getattr(sys, "monitoring", None)
         if monitoring is None:
-            return lambda s: None  # no watch at all: Python 3.11 in a thread
+            return lambda s: None  # nothing can watch: Python 3.11 in a thread
         tool = next(number for number in range(5, -1, -1) if monitoring.get_tool(number) is None)
         events = monitoring.events.JUMP | monitoring.events.PY_START
-        left = EVENTS_PER_LOOK
+        left = EVENTS_PER_CHECK
 
-        def look(*_):
+        def check(*_):
             nonlocal left
             left -= 1
             if left < 0:
-                left = EVENTS_PER_LOOK
+                left = EVENTS_PER_CHECK
                 self.tick()
 
         monitoring.use_tool_id(tool, "faasrt")
-        monitoring.register_callback(tool, monitoring.events.JUMP, look)
-        monitoring.register_callback(tool, monitoring.events.PY_START, look)
+        monitoring.register_callback(tool, monitoring.events.JUMP, check)
+        monitoring.register_callback(tool, monitoring.events.PY_START, check)
         return lambda s: monitoring.set_events(tool, 0 if s is None else events)

@@ -1,8 +1,8 @@
-# Runs the user's Python program on a server that would damage it, and hands everything back as one frame.
+# Runs the user's Python program on a server that would damage its output, and returns everything as one frame.
 #
-# The other files stand in front of this one; together they run in a namespace with its own copy of the builtins. The
-# job and the frame are described in envelope.py. The program is hostile, or merely odd: what is needed after it has
-# begun is taken hold of before that, and what it may have broken is put right again afterwards.
+# The other Python files are put in front of this one, and run with it in a namespace that has its own copy of the
+# builtins. envelope.py documents the job, frames.py the frame. The program may be hostile: objects needed after
+# its start are stored before, and objects that it may have changed are restored afterwards.
 
 import atexit
 import builtins
@@ -28,7 +28,7 @@ def set_recursion_limit(limit):
     try:
         sys.setrecursionlimit(limit)
     except RecursionError:
-        pass  # the program is ended at a depth above the limit; its process goes with it
+        pass  # the stack is deeper than the limit; the process ends with the program
 
 
 def boolean(value):
@@ -42,33 +42,33 @@ def write_all(fd, text):
 
 
 class Guest:
-    # One job: runs it, and keeps a record of each case, or of the program as the only one.
+    # Runs one job, and keeps a record of the program or of each case.
 
     def __init__(self, job, return_val):
-        self.job, self.tell_return_val = job, return_val
+        self.job, self.server_return_val = job, return_val
         self.records, self.index, self.began = [], 0, now()
-        self.ret_val, self.flooded, self.hits, self.running = "", False, 0, False
+        self.ret_val, self.flooded, self.interrupts, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
-        self.pid, self.told = os.getpid(), 0
+        self.pid, self.progress_size = os.getpid(), 0
         self.out = self.err = None
         try:
-            self.spare_stdout = os.dup(1)  # the program may close what sys.stdout writes to
+            self.spare_stdout = os.dup(1)  # the program may close the descriptor of sys.stdout
         except (OSError, AttributeError):
             self.spare_stdout = None
 
-    # What the program may break, before and after.
+    # Setting up the interpreter, and restoring it.
 
     def install(self):
-        self.kept = {
+        self.saved = {
             "builtins": dict(vars(builtins)),
             "streams": [(name, getattr(sys, name)) for name in ("stdout", "stderr", "__stdout__", "__stderr__")],
             "main": sys.modules["__main__"],
             "recursion": sys.getrecursionlimit(),
             "loop": None,
         }
-        self.recursion_limit = max(self.kept["recursion"], DEFAULT_RECURSION_LIMIT)
+        self.recursion_limit = max(self.saved["recursion"], DEFAULT_RECURSION_LIMIT)
         sys.setrecursionlimit(self.recursion_limit)
         sys.argv = [FILE]
         self.stderr = sys.stderr
@@ -77,9 +77,9 @@ class Guest:
             self.patch("write", self.write_fd)
             self.patch("_exit", self.exit_hard)
         if not IN_PYODIDE and "asyncio" in sys.modules:
-            # A server that runs us inside its loop would forbid the program a loop of its own.
+            # On a server that runs the guest inside its event loop, the program could not start its own loop.
             events = sys.modules["asyncio"].events
-            self.kept["loop"] = events._set_running_loop, events._get_running_loop()
+            self.saved["loop"] = events._set_running_loop, events._get_running_loop()
             events._set_running_loop(None)
 
     def open_streams(self):
@@ -90,48 +90,48 @@ class Guest:
             sys.stderr = sys.__stderr__ = self.stderr = self.err.text
 
     def flush_streams(self):
-        # Those of the program's own making come first: they write to ours.
+        # Streams that the program made come first, because they write to the recorders.
         for stream in (sys.stdout, sys.stderr, self.out and self.out.buffer, self.err and self.err.buffer):
             try:
                 stream.flush()
             except Exception:
-                pass  # closed, or none at all, or of the program's making
+                pass  # closed, missing, or replaced by the program
 
     def patch(self, name, value):
         for module in ("os", "posix"):
             if hasattr(sys.modules.get(module), name):
                 setattr(sys.modules[module], name, value)
 
-    def mend(self):
-        # What formats a traceback uses the builtins too, and runs without much of a stack after a RecursionError.
+    def repair(self):
+        # Formatting a traceback uses the builtins, and needs some stack after a RecursionError.
         names = vars(builtins)
-        for name in [name for name in names if name not in self.kept["builtins"]]:
+        for name in [name for name in names if name not in self.saved["builtins"]]:
             del names[name]
-        names.update(self.kept["builtins"])
+        names.update(self.saved["builtins"])
         set_recursion_limit(self.recursion_limit)
 
     def restore(self):
-        self.mend()
-        set_recursion_limit(self.kept["recursion"])
-        for name, stream in self.kept["streams"]:
+        self.repair()
+        set_recursion_limit(self.saved["recursion"])
+        for name, stream in self.saved["streams"]:
             setattr(sys, name, stream)
-        sys.modules["__main__"] = self.kept["main"]
+        sys.modules["__main__"] = self.saved["main"]
         self.patch("write", os_write)
         self.patch("_exit", os_exit)
         time.sleep = sleep
-        if self.kept["loop"] is not None:
-            set_running_loop, loop = self.kept["loop"]
+        if self.saved["loop"] is not None:
+            set_running_loop, loop = self.saved["loop"]
             set_running_loop(loop)
 
     def write_fd(self, fd, data):
         recorder = {1: self.out, 2: self.err}.get(fd)
         return os_write(fd, data) if recorder is None else recorder.write_raw(data)
 
-    # How a program is ended.
+    # Ending a program.
 
     def interrupt(self):
-        self.hits += 1
-        if self.hits > PATIENCE:
+        self.interrupts += 1
+        if self.interrupts > MAX_INTERRUPTS:
             self.end_process(self.ended_fields())
         raise Ended
 
@@ -145,20 +145,20 @@ class Guest:
 
     def exit_hard(self, status):
         if os.getpid() != self.pid:
-            os_exit(status)  # a child of the program's
+            os_exit(status)  # a child process of the program
         self.end_process({"outcome": "CRASHED", "exit_code": int(status) & 0xFF if isinstance(status, int) else None})
 
     def end_process(self, fields):
-        # End the process here and now, under the program; the frame goes wherever the server may still look.
+        # End the process at once, while the program runs. The frame goes to every stream that the server may read.
         self.guard.disarm()
         self.restore()
-        self.job["progress"] = False  # all of it follows
+        self.job["progress"] = False  # the final frame holds every record
         if fields is not None:
             self.record(fields)
-        if self.tell_return_val is None:
+        if self.server_return_val is None:
             self.to_stderr(self.frame(self.records))
         try:
-            self.hand_over()
+            self.send_result()
             self.flush_streams()
         finally:
             if IN_PYODIDE:
@@ -167,7 +167,7 @@ class Guest:
                 js.Deno.exit(1)
             os_exit(1)
 
-    # How it is run.
+    # Running a program.
 
     def work(self):
         self.announce()
@@ -182,17 +182,17 @@ class Guest:
             self.guard.disarm()
             self.restore()
         if os.getpid() != self.pid:
-            os_exit(0)  # a child of the program's, which has come to the program's end as well
+            os_exit(0)  # a child process of the program that reached the end too
         if self.left_threads():
             self.end_process(None)  # the interpreter would wait for it
-        self.hand_over()
+        self.send_result()
 
     def begin(self, index):
-        self.index, self.ret_val, self.flooded, self.hits = index, "", False, 0
+        self.index, self.ret_val, self.flooded, self.interrupts = index, "", False, 0
         self.began = now()
 
     def guarded(self, action, *arguments):
-        # Run something within the limits. A program that caught the guard's exception has passed them all the same.
+        # Run an action within the limits. A program that caught the guard's exception has exceeded them too.
         self.running = True
         try:
             try:
@@ -206,31 +206,31 @@ class Guest:
             self.running = False
             self.guard.disarm()
         except BaseException:
-            fields = {"outcome": "CRASHED"}  # the program has broken us
-        return self.ended_fields() if self.hits or self.flooded else fields
+            fields = {"outcome": "CRASHED"}  # the program broke the guest
+        return self.ended_fields() if self.interrupts or self.flooded else fields
 
     def attempt(self, action, *arguments):
-        # How a piece of the user's code ends; what it gives is under "value".
+        # Run a part of the user's code, and return how it ended; its return value is under "value".
         reserve = memory_reserve()
         try:
             try:
                 return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
             finally:
-                # Before any function of ours is called, which would be traced.
+                # Before the guest calls a function of its own, which would be traced.
                 sys.settrace(None)
                 sys.setprofile(None)
         except Ended:
             raise
         except SystemExit as error:
             code = exit_code_of(error, self.stderr)
-            return self.exit(code, "the program exited") if code else {"outcome": "OK", "exit_code": 0, "exited": True}
+            return self.exit(code) if code else {"outcome": "OK", "exit_code": 0, "exited": True}
         except BaseException as error:
             del reserve
-            self.mend()
+            self.repair()
             return self.error(error_fields(error, "run", self.job["max_output_bytes"]))
 
-    def exit(self, code, words):
-        error = {"name": "SystemExit", "message": words.replace("exited", f"exited with code {code}", 1)}
+    def exit(self, code, when=""):
+        error = {"name": "SystemExit", "message": f"the program exited with code {code}{when}"}
         return {"outcome": "USER_ERROR", "exit_code": code, "exited": True, "error": error}
 
     def error(self, fields):
@@ -239,14 +239,14 @@ class Guest:
         return {"outcome": outcome, "exit_code": 1, "error": fields}
 
     def define(self):
-        # Run the program in a module of its own; give how that ended, and the module's names.
+        # Run the program in a module of its own; return how it ended, and the module's namespace.
         module = type(sys)("__main__")
         names = module.__dict__
         code = self.job["code"].removeprefix("\ufeff")
         names.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE, return_val=self.return_val)
         sys.modules["__main__"] = module
-        if not self.job["faithful"] or "linecache" in sys.modules:
-            # For warnings, which look for the file; a server that starts fast has not got the time for this import.
+        if not self.job["lossless"] or "linecache" in sys.modules:
+            # For the warnings module, which reads the file. A lossless server starts too fast for this import.
             import linecache
 
             linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
@@ -269,22 +269,22 @@ class Guest:
 
     def run_whole(self):
         fields, names = self.define()
-        self.mend()
+        self.repair()
         if self.job["function"] is not None:
             return self.call(fields, names, self.job["cases"][0])
-        # As the interpreter does at its end: what threads, exit handlers and finalizers print is not to be lost.
+        # Like the interpreter at its end, so that the output of threads, exit handlers and finalizers is kept.
         self.end_pools()
         while left := self.left_threads():
             left[0].join()
         if atexit._ncallbacks() > self.exit_functions:
             atexit._run_exitfuncs()
         names = None
-        sys.modules["__main__"] = self.kept["main"]
+        sys.modules["__main__"] = self.saved["main"]
         gc.collect()
         return fields
 
     def end_pools(self):
-        # The threads of a pool wait for work until the interpreter tells them that there will be none.
+        # The threads of a pool wait for work until the interpreter's shutdown wakes them.
         pools = sys.modules.get("concurrent.futures.thread")
         if pools is not None:
             pools._shutdown = True
@@ -301,7 +301,7 @@ class Guest:
         )
 
     def left_threads(self):
-        # Those that the interpreter waits for at its end.
+        # The threads that the interpreter waits for at its end.
         return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
     def run_cases(self):
@@ -317,7 +317,8 @@ class Guest:
         started, size = now(), 0
         for index, case in enumerate(job["cases"], job["first"]):
             late = (now() - started) * 1000 > job["begin_within_ms"]
-            if index > job["first"] and (late or size > job["batch_bytes"] or self.told > job["progress_bytes"]):
+            full = size > job["batch_bytes"] or self.progress_size > job["progress_bytes"]
+            if index > job["first"] and (late or full):
                 return
             self.begin(index)
             fields = self.guarded(self.run_case, names, case)
@@ -325,13 +326,13 @@ class Guest:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
             size += len(self.record(fields))
-            if "exited" in fields or self.hits or self.flooded or fields["outcome"] == "CRASHED":
+            if "exited" in fields or self.interrupts or self.flooded or fields["outcome"] == "CRASHED":
                 return
 
     def run_case(self, names, case):
         fields = {"outcome": "OK"}
         if names is None:
-            self.mend()
+            self.repair()
             self.open_streams()
             fields, names = self.define()
         return self.call(fields, names, case)
@@ -344,7 +345,7 @@ class Guest:
             return self.error(self.missing(names, name))
         fields = self.attempt(self.apply, names[name], *case)
         if "exited" in fields:
-            return self.exit(fields["exit_code"], f"the program exited before {name} returned")
+            return self.exit(fields["exit_code"], f" before {name} returned")
         if fields["outcome"] == "OK":
             ended = self.attempt(encode, fields.pop("value"))
             if ended["outcome"] != "OK":
@@ -353,9 +354,9 @@ class Guest:
         return fields
 
     def defined(self, fields):
-        # How the definition ended, when it ended the execution as well.
+        # Return how the definitions ended, where that ended the execution too.
         if "exited" in fields:
-            return self.exit(fields["exit_code"], "the program exited before its function was called")
+            return self.exit(fields["exit_code"], " before its function was called")
         return fields
 
     def apply(self, function, args, kwargs):
@@ -364,19 +365,19 @@ class Guest:
 
     def missing(self, names, name):
         if name in names:
-            message = f"{name} is no function, but of type {type(names[name]).__name__}"
+            message = f"{name} is not a function, but of type {type(names[name]).__name__}"
             return {"name": "TypeError", "message": message, "traceback": f"TypeError: {message}\n"}
         found = [
             key for key, value in names.items() if callable(value) and getattr(value, "__module__", "") == "__main__"
         ][:50]
-        listed = "its functions: " + ", ".join(found) if found else "it defines none"
+        listed = "its functions: " + ", ".join(found) if found else "it has no functions"
         message = f"the program defines no function {name}; {listed}"
         return {"name": "NameError", "message": message, "traceback": f"NameError: {message}\n"}
 
-    # What is handed over.
+    # Sending the records.
 
     def record(self, fields, limit=None):
-        # Keep how a case ended, as JSON that fits into a frame; and say so at once, in case the next one ends all.
+        # Keep the record of a case, as JSON that fits into a frame, and send it now: the next case may end the process.
         ms, limit = (now() - self.began) * 1000, limit or self.job["max_output_bytes"]
         error = fields.get("error")
         parts = [
@@ -395,33 +396,33 @@ class Guest:
                 traceback = quote(shorten(error.get("traceback", ""), 20_000))
                 texts.append(f'"error":{{"name":{name},"message":{message},"traceback":{traceback}}}')
             record = "{" + ",".join(parts + texts) + "}"
-            # Escapes can grow a text beyond what a frame may hold.
+            # Escapes can make a text larger than a frame may be.
             if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
                 break
             limit //= 2
         self.records.append(record)
-        self.tell_progress(record)
+        self.send_progress(record)
         return record
 
     def announce(self):
-        # A server returns stderr when the process dies, and stdout when the program raises: one of them survives.
-        if self.tell_return_val is not None:
-            return self.tell_progress("")
+        # A server returns stderr when the process dies, and stdout when the program raises.
+        if self.server_return_val is not None:
+            return self.send_progress("")
         frame = self.frame([], final=False)
         self.to_stderr(frame)
         self.real_stdout.write(f"{frame}\n")
         self.real_stdout.flush()
 
-    def tell_progress(self, record):
+    def send_progress(self, record):
         if not self.job["progress"]:
             return
-        if self.tell_return_val is None:
+        if self.server_return_val is None:
             self.to_stderr(self.frame([record], final=False))
         else:
-            # The last one counts there, so it holds all.
+            # The server keeps the last return value, so it must hold every record.
             frame = self.frame(self.records, final=False)
-            self.told += len(frame)
-            self.tell_return_val(frame)
+            self.progress_size += len(frame)
+            self.server_return_val(frame)
 
     def frame(self, records, final=True):
         flags = f'"final":{boolean(final)},"progress":{boolean(self.job["progress"])}'
@@ -430,10 +431,10 @@ class Guest:
         text += " " * ((1 - len(text)) % 3)
         return "faasrt1:" + to_base64(text)
 
-    def hand_over(self):
+    def send_result(self):
         frame = self.frame(self.records)
-        if self.tell_return_val is not None:
-            return self.tell_return_val(frame)
+        if self.server_return_val is not None:
+            return self.server_return_val(frame)
         text = f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n"
         try:
             self.real_stdout.write(text)
@@ -442,7 +443,7 @@ class Guest:
             write_all(self.spare_stdout, text)
 
     def to_stderr(self, line):
-        # Write to the process's own stderr, which servers show when the process ends without an answer.
+        # Write to the process's own stderr, which servers return when the process ends without an answer.
         text = f"\n{line}\n"
         try:
             if IN_PYODIDE:
@@ -451,7 +452,7 @@ class Guest:
 
                 return js.Deno.stderr.writeSync(to_js(text.encode()))
         except Exception:
-            pass  # another host than Deno
+            pass  # the host is not Deno
         try:
             write_all(2, text)
         except OSError:

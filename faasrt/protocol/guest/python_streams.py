@@ -1,4 +1,4 @@
-# The streams of a program: how they are recorded inside, and how they look in a frame.
+# Records the streams of a program, and renders them for a frame.
 
 import io
 from binascii import a2b_base64, b2a_base64  # noqa: F401
@@ -12,14 +12,14 @@ except ImportError:
 
 
 class Scanner:
-    # What json.JSONDecoder is to its scanner.
+    # The options that the C scanner reads from a json.JSONDecoder.
     strict, memo = False, {}
     object_hook = object_pairs_hook = array_hook = None
     parse_float, parse_int, parse_constant = float, int, float
 
 
 def parse_json(text):
-    # json and what it imports would double the time of a short run.
+    # Importing json would double the time of a short run.
     try:
         return make_scanner(Scanner)(text, 0)[0]
     except Exception:
@@ -36,7 +36,7 @@ def decode(data):
 
 
 def pack(text):
-    # A text as JSON: a string, or base64 of it where that is much shorter than its escapes.
+    # Return a text as JSON: a string, or base64 where that is much shorter than the escapes.
     quoted = quote(text)
     if len(quoted) < 1.3 * len(text) + 100:
         return quoted
@@ -52,7 +52,7 @@ def as_stream(text):
 
 
 def render(head, tail, lost, limit):
-    # A stream as JSON: the whole text, or head and tail with the number of the bytes that are lost between them.
+    # Return a stream as JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
     if len(head) + len(tail) + lost <= limit:
         return pack(decode(head + tail))
     first, last = head[: limit - limit // 2], (tail or head)[len(tail or head) - limit // 2 :]
@@ -61,13 +61,13 @@ def render(head, tail, lost, limit):
 
 
 class Recorder(io.RawIOBase):
-    # Stands in for a standard stream: keeps the head and the tail of what is written.
+    # Replaces a standard stream, and keeps the head and the tail of the output.
 
     def __init__(self, fd, limit, on_flood):
         self.fd, self.limit, self.on_flood = fd, limit, on_flood
         self.head, self.tail, self.size = bytearray(), bytearray(), 0
         self.buffer = io.BufferedWriter(self)
-        # Kept by name: the program may put anything in the place of sys.stdout.
+        # Kept as an attribute, because the program may replace sys.stdout.
         self.text = io.TextIOWrapper(self.buffer, encoding="utf-8", errors="surrogatepass", write_through=True)
         self.name = "<stdout>" if fd == 1 else "<stderr>"
 
@@ -82,7 +82,7 @@ class Recorder(io.RawIOBase):
         self.size += len(data)
         room = max(0, self.limit - self.limit // 2 - len(self.head))
         self.head += data[:room]
-        # A stream within its limit is never trimmed here.
+        # The tail alone holds the whole limit, so a stream within its limit is never cut here.
         self.tail += data[room:][-self.limit :]
         if len(self.tail) > 2 * self.limit:
             del self.tail[: -self.limit]
@@ -91,7 +91,7 @@ class Recorder(io.RawIOBase):
         return len(data)
 
     def write_raw(self, data):
-        # Write what went past the text stream, after what went before it.
+        # Write bytes that bypass the text stream, after the text that was written before them.
         self.flush_text()
         return self.write(data)
 
@@ -102,7 +102,7 @@ class Recorder(io.RawIOBase):
             pass  # the program closed its own stream, which flushed it
 
     def take(self):
-        # Give what was written since the last time: head, tail, and how many bytes are lost between them.
+        # Return the output since the last call: head, tail, and the number of bytes lost between them.
         self.flush_text()
         head, tail, size = self.head, self.tail, self.size
         self.head, self.tail, self.size = bytearray(), bytearray(), 0

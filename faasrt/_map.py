@@ -1,0 +1,377 @@
+"""The engine of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number of calls in flight.
+
+The tasks come from any iterable or asynchronous iterable: a million take no more memory than a thousand
+(`benchmarks/map.py`). An infrastructure failure is the `error` of its item, and the map goes on; `stop_on=ServiceError`
+makes it the last item. Tasks wait for permits without limit. Leaving the loop or a cancellation stops the source and
+the calls in flight. `coalesce=N` runs up to N consecutive tasks that differ only in their `args` in one execution.
+
+`faasrt batch` runs files of tasks, and can resume after a crash (see `faasrt.cli`); `faasrt.ray.run_tasks` runs tasks
+on several machines.
+
+Example:
+    >>> async def read_tasks():
+    ...     for n in range(3):
+    ...         yield CodeTask("def check(n): return n % 2 == 0", "python", function="check", args=[n])
+    >>> async for item in manager.map(read_tasks(), concurrency=64, ordered=True, coalesce=100, stop_on=ServiceError):
+    ...     print(item.index, item.result.value)
+    0 True
+    1 False
+    2 True
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from typing import Any, TypeAlias
+
+import attrs
+
+from faasrt._map_options import ResultStream, StopOn, check_count, check_ordered, check_stop_on
+from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
+from faasrt.languages import Language
+from faasrt.runtime import Runtime
+from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
+
+MAX_WINDOW = 64
+"""The most tasks that are read beyond those in flight; never more than are in flight."""
+
+GetRuntime: TypeAlias = Callable[[Language], Awaitable[Runtime]]
+
+
+class _Source:
+    """Reads tasks one by one from an iterable or an asynchronous iterable.
+
+    Attributes:
+        error: The error that the iterable raised, which ends it; None if there is none.
+    """
+
+    def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
+        self._iterator: Any
+        self._is_async = isinstance(tasks, AsyncIterable)
+        if isinstance(tasks, AsyncIterable):
+            self._iterator = aiter(tasks)
+        elif isinstance(tasks, Iterable):
+            self._iterator = iter(tasks)
+        else:
+            raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
+        self._next: asyncio.Task[CodeTask] | None = None
+        self._unread: deque[tuple[int, CodeTask]] = deque()
+        self._count = 0
+        self._ended = False
+        self.error: Exception | None = None
+
+    async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
+        """Return the next task with its index; None at the end, or when `wait` is false and it is not available yet."""
+        if self._unread:
+            return self._unread.popleft()
+        if self._ended:
+            return None
+        try:
+            task = await self._read(wait=wait)
+        except Exception as error:
+            self._ended, self.error = True, error
+            return None
+        if task is None:
+            return None
+        self._count += 1
+        return self._count - 1, task
+
+    def unread(self, index: int, task: CodeTask) -> None:
+        """Return a task to the source; the next `read` returns it."""
+        self._unread.append((index, task))
+
+    async def aclose(self) -> None:
+        """Stop reading, and close the iterable if it is a generator."""
+        self._ended = True
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+            if not self._next.cancelled():
+                self._next.exception()  # retrieved, so that asyncio does not log it
+        if inspect.isasyncgen(self._iterator):
+            await self._iterator.aclose()
+        elif inspect.isgenerator(self._iterator):
+            self._iterator.close()
+
+    async def _read(self, *, wait: bool) -> CodeTask | None:
+        if self._is_async:
+            if self._next is None:
+                self._next = asyncio.ensure_future(_anext(self._iterator))
+                await asyncio.sleep(0)
+            if not wait and not self._next.done():
+                return None
+            await asyncio.wait({self._next})
+            finished, self._next = self._next, None
+            found: Any = finished.result()
+        else:
+            found = next(self._iterator, _END)
+        if found is _END:
+            self._ended = True
+            return None
+        if not isinstance(found, CodeTask):
+            raise InvalidRequestError(f"item {self._count} of the tasks is a {type(found).__name__}, not a CodeTask")
+        return found
+
+
+_END = object()
+
+
+async def _anext(iterator: AsyncIterator[Any]) -> Any:
+    # Not `anext(iterator, _END)`: it crashes CPython 3.11 when `__anext__` raises instead of returning an awaitable.
+    try:
+        return await iterator.__anext__()
+    except StopAsyncIteration:
+        return _END
+
+
+class Maps:
+    """The running maps of a manager, which closing the manager ends."""
+
+    def __init__(self) -> None:
+        self._running: set[_Map] = set()
+
+    def start(
+        self,
+        get_runtime: GetRuntime,
+        tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
+        *,
+        concurrency: int | None,
+        ordered: bool,
+        stop_on: StopOn,
+        coalesce: int,
+        max_concurrency: int,
+    ) -> ResultStream:
+        """Run tasks, and return the stream of results; see `RuntimeManager.map`.
+
+        Args:
+            get_runtime: Returns the runtime of a language.
+            tasks, ordered, stop_on, coalesce: See `RuntimeManager.map`.
+            concurrency: The most executions in flight; `max_concurrency` when None.
+            max_concurrency: The most calls in flight that the manager allows.
+        """
+        one = _Map(
+            get_runtime,
+            _Source(tasks),
+            check_count("concurrency", concurrency, default=max_concurrency),
+            check_ordered(ordered),
+            check_stop_on(stop_on),
+            check_count("coalesce", coalesce, default=1),
+            self._running,
+        )
+        return ResultStream(one.run(), one.aclose)
+
+    async def aclose(self) -> None:
+        """Stop all maps. Consumers that still read results get `RuntimeClosedError`.
+
+        Cancellation: the maps stop all the same, a moment later.
+        """
+        stopping = [one.stop() for one in self._running]
+        for one in self._running:
+            one.fail(RuntimeClosedError("this manager was closed before all results were read"))
+        if stopping:
+            await asyncio.wait(stopping)
+
+
+@attrs.define(eq=False)
+class _Map:
+    _get_runtime: GetRuntime
+    _source: _Source
+    _concurrency: int
+    _ordered: bool
+    _stop_after: Callable[[TaskResult], bool]
+    _coalesce: int
+    _running: set[_Map]
+    _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    # Each task acquires a slot when it is read, and releases it when its result is delivered. So all work stops soon
+    # after a consumer that does not close the results.
+    _slots: asyncio.Semaphore = attrs.field(init=False)
+    # None marks the end of a worker.
+    _results: asyncio.Queue[TaskResult | BaseException | None] = attrs.field(factory=asyncio.Queue, init=False)
+    _workers: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    # The workers whose None was not read yet.
+    _working: int = attrs.field(default=0, init=False)
+    _stopping: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        window = min(self._concurrency, MAX_WINDOW)
+        self._slots = asyncio.Semaphore((self._concurrency + window) * self._coalesce)
+
+    async def run(self) -> AsyncGenerator[TaskResult]:
+        """Yield the results. At the end, in every case, the source is stopped and no call is in flight."""
+        self._running.add(self)
+        try:
+            self._start_worker()
+            async for item in self._deliver():
+                self._slots.release()
+                yield item
+                if self._stop_after(item):
+                    return
+            if self._source.error is not None:
+                raise self._source.error
+        finally:
+            await _wait_through(self.stop())
+
+    async def aclose(self) -> None:
+        """Stop the source if `run` was not started, and so did not stop it.
+
+        Cancellation: is raised after that.
+        """
+        if self._stopping is None:
+            await _wait_through(self.stop())
+
+    def stop(self) -> asyncio.Task[None]:
+        """Return a task that stops the workers and the source.
+
+        It is a separate task, so that a cancellation of the caller does not leave the source open.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        return self._stopping
+
+    def fail(self, error: BaseException) -> None:
+        """Raise an error in the consumer, after the results that are available."""
+        self._results.put_nowait(error)
+
+    async def _stop(self) -> None:
+        try:
+            while self._workers:
+                for worker in self._workers:
+                    worker.cancel()
+                await asyncio.wait(self._workers)
+            await self._source.aclose()
+        finally:
+            self._running.discard(self)
+
+    def _start_worker(self) -> None:
+        self._working += 1
+        worker = asyncio.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _deliver(self) -> AsyncIterator[TaskResult]:
+        held: dict[int, TaskResult] = {}
+        index = 0
+        while self._working:
+            item = await self._results.get()
+            if item is None:
+                self._working -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            elif not self._ordered:
+                yield item
+            else:
+                held[item.index] = item
+                while index in held:
+                    yield held.pop(index)
+                    index += 1
+
+    async def _work(self) -> None:
+        try:
+            is_newest = True
+            while batch := await self._read():
+                # Workers start one after the other, so that a small input starts only a few.
+                if is_newest and len(self._workers) < self._concurrency:
+                    self._start_worker()
+                is_newest = False
+                for item in await self._execute(batch):
+                    self._results.put_nowait(item)
+        except BaseException as error:
+            # This includes a cancellation that the source raised, which would be lost otherwise.
+            self._results.put_nowait(error)
+            return
+        self._results.put_nowait(None)
+
+    async def _read(self) -> list[tuple[int, CodeTask]]:
+        """Return the next task, and those after it that can share its execution."""
+        await self._slots.acquire()
+        async with self._reading:
+            first = await self._source.read()
+            if first is None:
+                self._slots.release()
+                return []
+            batch, key = [first], _batch_key(first[1])
+            while key is not None and len(batch) < self._coalesce and not self._slots.locked():
+                found = await self._source.read(wait=False)
+                if found is None:
+                    break
+                if _batch_key(found[1]) != key:
+                    self._source.unread(*found)
+                    break
+                await self._slots.acquire()
+                batch.append(found)
+        return batch
+
+    async def _execute(self, batch: list[tuple[int, CodeTask]]) -> list[TaskResult]:
+        if len(batch) == 1:
+            return [await self._execute_one(*batch[0])]
+        task = batch[0][1]
+        assert task.function is not None
+        try:
+            runtime = await self._get_runtime(task.language)
+            cases = [task.args for _, task in batch]
+            results = await runtime.run_cases(task.code, task.function, cases, language=task.language, **task.options())
+        except _FATAL as error:
+            await self._check_open(task, error)
+            return [TaskFailure(index, task, error) for index, task in batch]
+        except InvalidRequestError:
+            # One of the tasks is invalid; the others must not fail.
+            return [await self._execute_one(index, task) for index, task in batch]
+        except FaasrtError as error:
+            return [TaskFailure(index, task, error) for index, task in batch]
+        return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
+
+    async def _execute_one(self, index: int, task: CodeTask) -> TaskResult:
+        try:
+            runtime = await self._get_runtime(task.language)
+            if task.function is None:
+                result = await runtime.run_code(task.code, **task.options())
+            else:
+                result = await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options())
+        except _FATAL as error:
+            await self._check_open(task, error)
+            return TaskFailure(index, task, error)
+        except FaasrtError as error:
+            return TaskFailure(index, task, error)
+        return TaskSuccess(index, task, result)
+
+    async def _check_open(self, task: CodeTask, error: FaasrtError) -> None:
+        """Raise an error that ends the map. A closed runtime does not, unless the manager is closed too."""
+        if not isinstance(error, RuntimeClosedError):
+            raise error
+        await self._get_runtime(task.language)
+
+
+async def _wait_through(task: asyncio.Task[None]) -> None:
+    """Wait for a task to end. A cancellation of the caller is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    task.result()
+
+
+# Errors that all other tasks may get too.
+_FATAL = (RuntimeClosedError, ConfigurationError)
+
+
+def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
+    """Return a key that is equal for tasks that can share an execution; None for a task that cannot share one."""
+    if task.function is None or task.kwargs or task.ext:
+        return None
+    return task.code, task.language, task.function, task.timeout_ms, task.sandbox, task.priority, task.idempotent

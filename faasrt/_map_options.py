@@ -1,0 +1,106 @@
+"""The options and the results of `RuntimeManager.map`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from faasrt.errors import ConfigurationError, shown
+from faasrt.results import Outcome
+from faasrt.tasks import TaskResult
+
+Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bool]
+StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
+
+
+def check_count(name: str, value: object, *, default: int) -> int:
+    """Return a number from 1 to 100,000, or the default for None.
+
+    Raises:
+        ConfigurationError: The value is something else.
+    """
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
+        raise ConfigurationError(f"{name} must be a whole number from 1 to 100000, got {shown(value)}")
+    return value
+
+
+def check_ordered(ordered: object) -> bool:
+    """Return `ordered`.
+
+    Raises:
+        ConfigurationError: It is not a bool.
+    """
+    if not isinstance(ordered, bool):
+        raise ConfigurationError(f"ordered must be True or False, got {shown(ordered)}")
+    return ordered
+
+
+def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
+    """Return a function that tests a result for a condition: an outcome, an error class, several of these, or a
+    function.
+
+    Raises:
+        ConfigurationError: The condition is something else.
+    """
+    if stop_on is None:
+        return lambda item: False
+    if callable(stop_on) and not isinstance(stop_on, type):
+        if inspect.iscoroutinefunction(stop_on) or inspect.iscoroutinefunction(type(stop_on).__call__):
+            raise ConfigurationError(f"stop_on must not be async, because a coroutine is always true: {shown(stop_on)}")
+        return stop_on
+    conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
+    if isinstance(conditions, (str, bytes, Mapping)) or not isinstance(conditions, Collection):
+        raise ConfigurationError(
+            f"stop_on must be an Outcome, an error's class, several, or a function, got {shown(stop_on)}"
+        )
+    outcomes = {condition for condition in conditions if isinstance(condition, Outcome)}
+    errors = tuple(
+        condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
+    )
+    if len(outcomes) + len(errors) != len(conditions):
+        raise ConfigurationError(f"stop_on may hold only Outcomes and classes of errors, got {shown(stop_on)}")
+    return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
+
+
+class ResultStream(AsyncGenerator[TaskResult]):
+    """The results of `RuntimeManager.map`: an asynchronous generator that is also an asynchronous context manager.
+
+    Args:
+        generator: Yields the results. It is dropped with the stream, and the event loop closes it then.
+        close: Stops the map, if the generator was not started.
+    """
+
+    def __init__(self, generator: AsyncGenerator[TaskResult], close: Callable[[], Awaitable[None]]) -> None:
+        self._generator = generator
+        self._close = close
+
+    def __anext__(self) -> Coroutine[Any, Any, TaskResult]:
+        return self._generator.__anext__()
+
+    async def asend(self, value: None) -> TaskResult:
+        """Return the next result, as `anext` does."""
+        return await self._generator.asend(value)
+
+    async def athrow(self, *error: Any) -> TaskResult:
+        """Raise an error in the generator, which ends the results."""
+        return await self._generator.athrow(*error)
+
+    async def aclose(self) -> None:
+        """Stop the source, cancel the executions in flight, and wait for both. Closing twice is harmless.
+
+        Cancellation: is raised after that.
+        """
+        await self._generator.aclose()
+        await self._close()  # a generator that was not started runs none of its clean-up
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()

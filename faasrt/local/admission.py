@@ -1,0 +1,160 @@
+"""Admission of programs to the engines, and the events of their execution."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections import Counter
+
+import anyio
+from aiohttp import web
+
+from faasrt.languages import Language
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
+
+MAX_QUEUE = 1_000
+# Shorter than the time that clients wait for an answer, so that they learn that the program was not started.
+QUEUE_TIMEOUT_S = 1.5
+_task_numbers = itertools.count(1)
+_TRACESTATE = re.compile(r"[ -~\t]{1,512}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class BusyError(Exception):
+    """The program was not started. `status` is the HTTP status of the answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AdmissionQueue:
+    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival.
+
+    Args:
+        engine: The engine.
+        max_queue: The largest number of waiting programs.
+        queue_timeout_s: The longest wait, in seconds.
+
+    Attributes:
+        outcomes: Finished programs by language and outcome.
+        refused: Programs that were refused before they ran.
+        failed: Programs whose engine failed.
+    """
+
+    def __init__(self, engine: Engine, *, max_queue: int = MAX_QUEUE, queue_timeout_s: float = QUEUE_TIMEOUT_S) -> None:
+        self.engine = engine
+        self._max_queue, self._queue_timeout_s = max_queue, queue_timeout_s
+        self._limiter = anyio.CapacityLimiter(engine.capacity)
+        self.outcomes: Counter[tuple[Language, str]] = Counter()
+        self.refused = self.failed = 0
+
+    @property
+    def queued(self) -> int:
+        """The number of waiting programs."""
+        return self._limiter.statistics().tasks_waiting
+
+    async def execute(self, job: EngineJob) -> EngineResult:
+        """Wait for a free sandbox and run a program in it.
+
+        Raises:
+            BusyError: The engine is not ready, or the queue is full or too slow; the program was not started.
+            NotStartedError: The engine failed before the program began.
+            EngineError: The engine failed; the program may have begun.
+
+        Cancellation: ends the program and admits the next one.
+        """
+        engine = self.engine
+        if not engine.ready:
+            self.refused += 1
+            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", 503)
+        if self._limiter.available_tokens <= 0 and self.queued >= self._max_queue:
+            self.refused += 1
+            raise BusyError(f"{self._max_queue} programs wait already", 429)
+        try:
+            with anyio.fail_after(self._queue_timeout_s):
+                await self._limiter.acquire()
+        except TimeoutError:
+            self.refused += 1
+            raise BusyError(f"no sandbox came free within {self._queue_timeout_s:g} s", 429) from None
+        try:
+            result = await engine.execute(job)
+        except EngineError:
+            self.failed += 1
+            raise
+        finally:
+            self._limiter.release()
+        self.outcomes[job.language, result.outcome.value] += 1
+        return result
+
+
+async def execute_with_events(
+    queue: AdmissionQueue, job: EngineJob, *, request: web.BaseRequest, emit: EventDispatcher
+) -> tuple[str, EngineResult]:
+    """Run a program, emit the events of its execution, and return its task id and its result.
+
+    Args:
+        queue: The queue of the language.
+        job: The program.
+        request: The HTTP request, whose trace headers the events carry.
+        emit: Called with the events.
+
+    Raises:
+        BusyError: The program was not started.
+        NotStartedError: The engine failed before the program began.
+        EngineError: The engine failed.
+
+    Cancellation: ends the program.
+    """
+    started, task_id = time.monotonic(), f"task-{next(_task_numbers)}"
+    if emit.is_enabled_for(ExecutionStarted):
+        code = job.code.encode("utf-8", "surrogatepass")
+        traceparent = _read_traceparent(request)
+        emit(
+            ExecutionStarted(
+                execution_id=task_id,
+                language=job.language.value,
+                path=request.path,
+                code_bytes=len(code),
+                code_hash=hash_code(code),
+                timeout_ms=job.limits.timeout_ms,
+                traceparent=traceparent,
+                tracestate=None if traceparent is None else _read_tracestate(request),
+            )
+        )
+    outcome = failure = status = None
+    try:
+        result = await queue.execute(job)
+        outcome, status = result.outcome.value, 200
+        return task_id, result
+    except BaseException as error:
+        failure = type(error).__name__
+        status = getattr(error, "status", 500) if isinstance(error, Exception) else None
+        raise
+    finally:
+        if failure is not None or emit.is_enabled_for(ExecutionFinished):
+            emit(
+                ExecutionFinished(
+                    execution_id=task_id,
+                    language=job.language.value,
+                    outcome=outcome,
+                    error=failure,
+                    status=status,
+                    total_s=time.monotonic() - started,
+                )
+            )
+
+
+def _read_traceparent(request: web.BaseRequest) -> str | None:
+    """Return the trace to continue; None when the header is missing, repeated or not valid by W3C Trace Context."""
+    values = request.headers.getall("traceparent", ())
+    return values[0] if len(values) == 1 and _TRACEPARENT.fullmatch(values[0]) else None
+
+
+def _read_tracestate(request: web.BaseRequest) -> str | None:
+    """Return the vendors' part of the trace, which may be spread over several headers."""
+    value = ",".join(request.headers.getall("tracestate", ()))
+    return value if _TRACESTATE.fullmatch(value) else None

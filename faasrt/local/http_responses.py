@@ -1,0 +1,26 @@
+"""JSON responses. Every refusal is `{"error", "details"}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from faasrt import strict_json
+from faasrt.protocol.request import NOT_STARTED_HEADER
+
+RETRY_AFTER_S = 1
+OVERLOADED_HEADERS = {"Retry-After": str(RETRY_AFTER_S), NOT_STARTED_HEADER: "1"}
+
+
+def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a response whose body is a JSON object."""
+    return web.Response(
+        status=status, body=strict_json.dump_bytes(fields), content_type="application/json", headers=headers
+    )
+
+
+def error_response(status: int, error: str, details: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a refusal in the format of the reference servers."""
+    return json_response(status, {"error": error, "details": details}, headers)

@@ -1,0 +1,41 @@
+"""The limits of an execution, and the errors of programs that exceeded them."""
+
+from __future__ import annotations
+
+import attrs
+
+from faasrt.results import Outcome, UserError
+
+OUTPUT_FACTOR = 2
+"""A program is ended when it writes more than this many times `max_output_bytes`."""
+
+
+@attrs.frozen(kw_only=True)
+class ExecutionLimits:
+    """The limits of an execution.
+
+    Attributes:
+        timeout_ms: Milliseconds of wall-clock time.
+        memory_limit_mb: MiB.
+        max_output_bytes: UTF-8 bytes to keep of each stream.
+        set_by_server: The outcomes whose limit is the server's; the client set the others.
+    """
+
+    timeout_ms: float
+    memory_limit_mb: int
+    max_output_bytes: int
+    set_by_server: tuple[Outcome, ...] = ()
+
+    def error(self, outcome: Outcome) -> UserError | None:
+        """Return the error that names the limit of an outcome; None for outcomes without a limit."""
+        owner = "server" if outcome in self.set_by_server else "client"
+        match outcome:
+            case Outcome.TIMEOUT:
+                return UserError("Timeout", f"timeout after {self.timeout_ms:.15g} ms (limit of the {owner})")
+            case Outcome.MEMORY_LIMIT:
+                message = f"more than {self.memory_limit_mb} MiB of memory (limit of the {owner})"
+                return UserError("MemoryLimit", message)
+            case Outcome.OUTPUT_LIMIT:
+                size = OUTPUT_FACTOR * self.max_output_bytes
+                return UserError("OutputLimit", f"more than {size} bytes of output (twice the limit of the {owner})")
+        return None

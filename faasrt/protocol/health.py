@@ -1,0 +1,96 @@
+"""The properties of an endpoint, read from its health report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from faasrt.languages import Language
+
+
+@attrs.frozen(kw_only=True)
+class EndpointProfile:
+    """The properties of an endpoint that its requests depend on. The defaults are those of an unknown server.
+
+    Attributes:
+        lossless: The server returns results undamaged, so that programs need no envelope.
+        enforces_timeouts: The server ends a program at its time limit.
+        cancels_on_disconnect: The server ends a program whose caller drops the connection.
+        reference: The server is one of the reference servers, on which the envelope is known to work: an answer without
+            a frame means that the program was killed.
+        cold_start: The server starts an interpreter for each request, which takes a second or two.
+        timeout_limit_ms: The longest time limit that the server grants, in milliseconds; None when unknown.
+        max_output_bytes: The bytes that the server keeps of each stream; None when unknown.
+        capacities: The number of programs that the server runs at once, for each language for which it is known.
+    """
+
+    lossless: bool = False
+    enforces_timeouts: bool = False
+    cancels_on_disconnect: bool = False
+    reference: bool = False
+    cold_start: bool = False
+    timeout_limit_ms: int | None = None
+    max_output_bytes: int | None = None
+    capacities: Mapping[str, int] = attrs.field(factory=dict)
+
+
+def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
+    """Return the profile in a health report. Fields that are missing or have a wrong type are ignored.
+
+    Source: python-faas and the js-faas of docker-compose give their name in `version`, the js-faas of the Helm chart is
+    identified by `runtime` and `language`; `capabilities` and `limits` are fields of the embedded FaaS.
+    """
+    capabilities, limits = (_mapping(health.get(key)) for key in ("capabilities", "limits"))
+    version = health.get("version")
+    name = version if isinstance(version, str) else ""
+    on_pyodide = name.startswith("pyodide-faas")
+    runs_js = health.get("runtime") == "deno" and health.get("language") == "javascript"
+    seconds, output = (_positive(limits.get(key)) for key in ("timeout_limit_s", "max_output_bytes"))
+    return EndpointProfile(
+        lossless=capabilities.get("lossless") is True,
+        enforces_timeouts=capabilities.get("enforces_timeouts") is True,
+        cancels_on_disconnect=capabilities.get("cancels_on_disconnect") is True,
+        reference=on_pyodide or name.startswith("js-faas") or runs_js,
+        cold_start=on_pyodide,
+        timeout_limit_ms=None if seconds is None else math.ceil(seconds * 1000),
+        max_output_bytes=None if output is None else math.ceil(output),
+        capacities=_capacities(health),
+    )
+
+
+def is_reference_answer(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the metadata of an answer comes from a reference server, for gateways without `/health`."""
+    return is_pyodide(metadata) or (
+        metadata.get("language") == "javascript" and metadata.get("status") in ("success", "completed")
+    )
+
+
+def is_pyodide(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the metadata of an answer are those of python-faas."""
+    runtime = metadata.get("runtime")
+    return isinstance(runtime, str) and runtime.startswith("pyodide")
+
+
+def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
+    capacities = {}
+    # python-faas reports the size of its pool, and runs one language.
+    pool = _positive(_mapping(_mapping(health.get("pool_status")).get("config")).get("maxSize"))
+    if pool is not None:
+        capacities[Language.PYTHON.value] = math.ceil(pool)
+    for name, language in _mapping(health.get("languages")).items():
+        capacity = _positive(_mapping(language).get("capacity"))
+        if capacity is not None:
+            capacities[name] = math.ceil(capacity)
+    return capacities
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _positive(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < 1e15 else None

@@ -1,0 +1,164 @@
+"""The request of `POST /run_code`: checks its arguments, and encodes it.
+
+Source: the fields are those of coze-loop's evaluation runtime, apart from `sandbox`, which other servers ignore.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError, shown
+from faasrt.languages import Language
+
+NOT_STARTED_HEADER = "x-faasrt-not-started"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@attrs.define(kw_only=True)
+class RunRequest:
+    """A request to run a program, as the caller made it."""
+
+    language: Language
+    code: str
+    timeout_ms: int
+    sandbox: SandboxConfig
+    priority: str
+    ext: Mapping[str, str]
+
+    @classmethod
+    def checked(
+        cls, language: Language, code: object, timeout_ms: object, sandbox: object, ext: object, priority: object
+    ) -> RunRequest:
+        """Return a request made of a caller's arguments; see the functions below.
+
+        Raises:
+            InvalidRequestError: An argument is wrong.
+        """
+        if not isinstance(sandbox, SandboxConfig):
+            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
+        return cls(
+            language=language,
+            code=check_code(code),
+            timeout_ms=check_timeout_ms(timeout_ms, sandbox),
+            sandbox=sandbox,
+            priority=check_priority(priority),
+            ext=check_ext(ext),
+        )
+
+    def encode(self) -> bytes:
+        """Return the JSON body in UTF-8."""
+        sandbox = self.sandbox
+        body = {
+            "language": self.language.value,
+            "code": self.code,
+            "timeout": self.timeout_ms,
+            "priority": self.priority,
+            "ext": dict(self.ext),
+            "sandbox": {
+                "memory_limit_mb": int(sandbox.memory_limit_mb),
+                "timeout_ms": self.timeout_ms,
+                "max_output_bytes": int(sandbox.max_output_bytes),
+                "network_enabled": sandbox.network_enabled,
+            },
+        }
+        # The encoder for ASCII is twice as fast, which matters for guest programs.
+        return _encode_ascii(body).encode() if self.code.isascii() else encode_json(body)
+
+
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    """Return a JSON body in UTF-8; raise InvalidRequestError for a lone surrogate."""
+    return _refuse_surrogates(_encode(body))
+
+
+def _refuse_surrogates(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        surrogate = repr(error.object[error.start])
+        raise InvalidRequestError(
+            f"the code, ext or priority holds a lone surrogate ({surrogate}), which cannot be sent as UTF-8"
+        ) from None
+
+
+def check_code(code: object) -> str:
+    """Return the code.
+
+    Raises:
+        InvalidRequestError: It is not a str, is only white space, or holds a lone surrogate.
+    """
+    if not isinstance(code, str):
+        raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
+    if not code or code.isspace():
+        raise InvalidRequestError("code must not be empty")
+    if not code.isascii():
+        _refuse_surrogates(code)
+    return code
+
+
+def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
+    """Return the time limit in whole milliseconds; that of the sandbox for None.
+
+    Raises:
+        InvalidRequestError: It is not a number above 0, or is above the limit of the sandbox.
+    """
+    limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
+    if timeout_ms is None:
+        return limit_ms
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
+        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {shown(timeout_ms)}")
+    if not 0 < timeout_ms < math.inf:
+        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {shown(timeout_ms)}")
+    if timeout_ms > limit_ms:
+        raise InvalidRequestError(
+            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {shown(timeout_ms)}: raise "
+            "SandboxConfig.timeout_limit_s"
+        )
+    return math.ceil(timeout_ms)
+
+
+def check_ext(ext: object) -> Mapping[str, str]:
+    """Return `ext`, or {} for None.
+
+    Raises:
+        InvalidRequestError: It is not a mapping of str to str, or holds a lone surrogate.
+    """
+    if ext is None:
+        return {}
+    if not isinstance(ext, Mapping):
+        raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
+    for key, value in ext.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidRequestError(f"ext must map str to str, got {shown(key)}: {type(value).__name__}")
+        _refuse_surrogates(key + value)
+    return ext
+
+
+def check_flag(name: str, value: object, *, optional: bool = True) -> None:
+    """Check that an argument is a bool, or None where that is allowed.
+
+    Raises:
+        InvalidRequestError: It is something else.
+    """
+    if not isinstance(value, bool) and not (optional and value is None):
+        raise InvalidRequestError(
+            f"{name} must be True{', False or None' if optional else ' or False'}, got {shown(value)}"
+        )
+
+
+def check_priority(priority: object) -> str:
+    """Return the priority.
+
+    Raises:
+        InvalidRequestError: It is not a str, is empty, or holds a lone surrogate.
+    """
+    if not isinstance(priority, str) or not priority:
+        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")
+    _refuse_surrogates(priority)
+    return priority

@@ -1,0 +1,124 @@
+"""Dispatches events to sinks. A failing sink never fails a call."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from faasrt.errors import ConfigurationError
+from faasrt.telemetry.events import Event, HeaderSink, Sink
+from faasrt.telemetry.logs import log_exception
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,100}")
+_HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
+_MOST_HEADERS = 32
+# Headers that frame a message, authenticate the caller or negotiate the answer. A sink must not make a call fail.
+_OWN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "sec-fetch-site",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+
+
+def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
+    """Return the sinks as a tuple.
+
+    Raises:
+        ConfigurationError: `telemetry` is not an iterable of sinks.
+    """
+    if not isinstance(telemetry, Iterable) or isinstance(telemetry, str | bytes | Mapping):
+        raise ConfigurationError(
+            f"telemetry must be an iterable of sinks, such as [sink], got {type(telemetry).__name__}"
+        )
+    sinks = tuple(telemetry)
+    for sink in sinks:
+        if isinstance(sink, type):
+            raise ConfigurationError(f"a telemetry sink must be an object, not a class: give {sink.__name__}()")
+        if not callable(sink):
+            raise ConfigurationError(f"a telemetry sink must be callable with an event, got {type(sink).__name__}")
+        if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(type(sink).__call__):
+            raise ConfigurationError(f"a telemetry sink must not be async, as calls do not wait for it: {sink!r}")
+    return sinks
+
+
+class EventDispatcher:
+    """Calls sinks with events. It is a sink itself.
+
+    A sink that fails is logged once, and never fails a call.
+
+    Args:
+        sinks: Called with each event, in this order.
+    """
+
+    def __init__(self, sinks: tuple[Sink, ...]) -> None:
+        self._sinks = sinks
+        self._filters = [(sink, getattr(sink, "is_enabled_for", None)) for sink in sinks]
+        self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
+        self._logged: set[int] = set()
+
+    def __call__(self, event: Event) -> None:
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception:
+                self._log(sink)
+
+    def is_enabled_for(self, kind: type[Event]) -> bool:
+        """Return whether any sink takes events of a kind that report no failure."""
+        for sink, is_enabled_for in self._filters:
+            try:
+                if is_enabled_for is None or is_enabled_for(kind):
+                    return True
+            except Exception:
+                self._log(sink)
+        return False
+
+    def request_headers(self, call_id: str) -> dict[str, str]:
+        """Return the headers that the sinks add to a request."""
+        headers: dict[str, str] = {}
+        for sink in self._header_sinks:
+            try:
+                for name, value in sink.request_headers(call_id).items():
+                    if len(headers) == _MOST_HEADERS:
+                        raise ValueError(f"sinks may add at most {_MOST_HEADERS} headers to a request")
+                    headers[_checked_name(name, value)] = value
+            except Exception:
+                self._log(sink)
+        return headers
+
+    def _log(self, sink: Sink) -> None:
+        if id(sink) not in self._logged:
+            self._logged.add(id(sink))
+            log_exception("a telemetry sink failed: %r", sink)
+
+
+def _checked_name(name: str, value: str) -> str:
+    """Return the name of an allowed header in lower case, so that two sinks do not send it twice."""
+    lower = name.lower()
+    if not _HEADER_NAME.fullmatch(lower) or lower in _OWN_HEADERS:
+        raise ValueError(f"a sink cannot set the header {name[:100]!r}")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"the header {name[:100]!r} must be printable ASCII of at most 4,096 characters")
+    return lower

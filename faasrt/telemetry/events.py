@@ -1,0 +1,259 @@
+"""The events of calls, as frozen records. Every telemetry sink is called with them.
+
+A call is `CallStarted`, then `AttemptStarted` and `AttemptFinished` for each attempt, with `RetryScheduled` between two
+attempts, then `CallFinished`. `EndpointChanged` and `LimitChanged` belong to no call. `ExecutionStarted` and
+`ExecutionFinished` come from the embedded FaaS, which runs in the same process, and report its side of a request.
+
+A sink may have a method `is_enabled_for(kind)`, which returns whether it takes events of a kind that report no failure.
+Events without subscribers are not created.
+
+Events hold ids, sizes, hashes and times. They never hold the code, input or output of a user. `reason` is the part of
+an error message that faasrt wrote, without the text of a server.
+
+Example:
+    >>> seen = []
+    >>> async with faasrt.RuntimeManager.from_env(telemetry=[seen.append]) as manager:
+    ...     result = await manager.run_code("print(6 * 7)", "python")
+    >>> [type(event).__name__ for event in seen]
+    ['CallStarted', 'AttemptStarted', 'LimitChanged', 'AttemptFinished', 'CallFinished']
+    >>> seen[-1].outcome, seen[-1].output_bytes
+    ('OK', 3)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class CallStarted:
+    """A call was checked and accepted.
+
+    Attributes:
+        call_id: The id of the call in all its events.
+        language: The wire name of the language.
+        code_bytes: The size of the program in UTF-8 bytes.
+        code_hash: The first 16 hex digits of the program's SHA-256.
+        timeout_ms: The limit of the execution in milliseconds.
+    """
+
+    call_id: str
+    language: str
+    code_bytes: int
+    code_hash: str
+    timeout_ms: float
+
+
+@attrs.frozen(kw_only=True)
+class AttemptStarted:
+    """A permit is held, and a request is about to be sent.
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        attempt: The number of the attempt, from 1.
+        endpoint: The base URL of the server.
+    """
+
+    call_id: str
+    language: str
+    attempt: int
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class AttemptFinished:
+    """A request ended, with an answer or without one.
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        attempt: The number of the attempt, from 1.
+        endpoint: The base URL of the server.
+        duration_s: Seconds from sending to the end of the answer.
+        status: The HTTP status of the answer; None without an answer.
+        error: The class name of the error, or None.
+        reason: The reason of the error, or None.
+    """
+
+    call_id: str
+    language: str
+    attempt: int
+    endpoint: str
+    duration_s: float
+    status: int | None
+    error: str | None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RetryScheduled:
+    """An attempt failed, and another will follow.
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        attempt: The number of the attempt that failed, from 1.
+        endpoint: The base URL of the server.
+        error: The class name of the error.
+        reason: The reason of the error, or None.
+        wait_s: The least seconds until the next attempt.
+    """
+
+    call_id: str
+    language: str
+    attempt: int
+    endpoint: str
+    error: str
+    wait_s: float
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class EndpointChanged:
+    """The circuit breaker of an endpoint opened or closed.
+
+    Attributes:
+        endpoint: The base URL.
+        family: The languages that the endpoint serves: "python" or "javascript".
+        state: "open" or "closed".
+        open_s: Seconds until a call probes the endpoint; 0 when the breaker closed.
+    """
+
+    endpoint: str
+    family: str
+    state: str
+    open_s: float
+
+
+@attrs.frozen(kw_only=True)
+class LimitChanged:
+    """The concurrency limit of an endpoint changed.
+
+    Attributes:
+        endpoint: The base URL.
+        family: The languages that the endpoint serves: "python" or "javascript".
+        limit: The most calls in flight. A fraction is rounded down.
+    """
+
+    endpoint: str
+    family: str
+    limit: float
+
+
+@attrs.frozen(kw_only=True)
+class CallFinished:
+    """A call ended with a result or an error. A cancelled call has the error "CancelledError".
+
+    Attributes:
+        call_id: The id of its `CallStarted`.
+        language: The wire name of the language.
+        endpoint: The base URL of the last attempt, or "".
+        outcome: The outcome, or None when the call failed.
+        error: The class name of the error, or None.
+        reason: The reason of the error, or None.
+        attempts: Attempts made.
+        queued_s: Seconds spent waiting for permits.
+        total_s: Seconds in all.
+        output_bytes: UTF-8 bytes of stdout, stderr and ret_val together.
+    """
+
+    call_id: str
+    language: str
+    endpoint: str
+    outcome: str | None
+    error: str | None
+    attempts: int
+    queued_s: float
+    total_s: float
+    output_bytes: int
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ExecutionStarted:
+    """The embedded FaaS accepted a program and queued it.
+
+    Attributes:
+        execution_id: The id of the execution in its events, and the `task_id` in the metadata of its result.
+        language: The wire name of the language.
+        path: "/run_code", or "/validate_code" when the program is only parsed.
+        code_bytes: The size of the program in UTF-8 bytes, with its envelope if it has one.
+        code_hash: The first 16 hex digits of the program's SHA-256.
+        timeout_ms: The limit of the execution in milliseconds.
+        traceparent: The W3C trace context of the request; None when it is missing or invalid.
+        tracestate: The vendors' part of the trace context, at most 512 characters; None without a `traceparent`.
+    """
+
+    execution_id: str
+    language: str
+    path: str
+    code_bytes: int
+    code_hash: str
+    timeout_ms: float
+    traceparent: str | None
+    tracestate: str | None
+
+
+@attrs.frozen(kw_only=True)
+class ExecutionFinished:
+    """An execution ended or was refused. When its client disconnected, the error is "CancelledError".
+
+    Attributes:
+        execution_id: The id of its `ExecutionStarted`.
+        language: The wire name of the language.
+        outcome: The outcome, or None when it failed.
+        error: The class name of the error, or None.
+        status: The HTTP status of the answer; None when the client disconnected.
+        total_s: Seconds in all.
+    """
+
+    execution_id: str
+    language: str
+    outcome: str | None
+    error: str | None
+    status: int | None
+    total_s: float
+
+
+Event: TypeAlias = (
+    CallStarted
+    | AttemptStarted
+    | AttemptFinished
+    | RetryScheduled
+    | EndpointChanged
+    | LimitChanged
+    | CallFinished
+    | ExecutionStarted
+    | ExecutionFinished
+)
+Sink: TypeAlias = Callable[[Event], None]
+
+
+@runtime_checkable
+class HeaderSink(Protocol):
+    """A sink that adds headers to the requests of a call, such as a trace context."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Process an event."""
+
+    def request_headers(self, call_id: str, /) -> Mapping[str, str]:
+        """Return the headers for the next request of a call.
+
+        Names and values are printable ASCII, names of at most 100 characters and values of at most 4,096. All sinks
+        together may add 32 headers. Headers that the client or HTTP sets are refused. A refused header and those after
+        it are left out, and that is logged once.
+
+        Args:
+            call_id: The id in the events of the call. A validation by the server has an id, but no events.
+        """
+        ...
+
+
+def hash_code(code: bytes) -> str:
+    """Return the `code_hash` of a program in events."""
+    return hashlib.sha256(code).hexdigest()[:16]

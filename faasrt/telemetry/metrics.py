@@ -1,0 +1,227 @@
+"""The metrics of `get_metrics()`, and the counters behind them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""The upper bounds of the latency histogram's buckets, in seconds. One more bucket counts slower calls."""
+
+
+@attrs.frozen(kw_only=True)
+class Latency:
+    """A histogram of the duration of calls.
+
+    Attributes:
+        counts: Calls by bucket. A bucket counts the calls that took longer than the bound before it and at most its own
+            bound in `LATENCY_BOUNDS_S`; the last one counts all slower calls.
+        sum_s: The sum of all durations in seconds.
+
+    Example:
+        >>> result = await manager.run_code("print(1)", "python")
+        >>> latency = manager.get_metrics().total.latency
+        >>> latency.count, latency.sum_s < 60
+        (1, True)
+    """
+
+    counts: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS_S) + 1)
+    sum_s: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """The number of calls."""
+        return sum(self.counts)
+
+
+@attrs.frozen(kw_only=True)
+class CallMetrics:
+    """The metrics of one endpoint, or of several together.
+
+    Attributes:
+        outcomes: Calls by outcome.
+        errors: Failed calls by class of error; cancelled calls are under "CancelledError".
+        in_flight: Requests without an answer yet.
+        attempts: Requests made.
+        retries: Requests made after the first of a call.
+        latency: The durations of the calls.
+
+    Example:
+        >>> results = [await manager.run_code(code, "python") for code in ("print(1)", "1 / 0")]
+        >>> total = manager.get_metrics().total
+        >>> total.calls, total.outcomes["OK"], total.outcomes["USER_ERROR"], total.retries
+        (2, 1, 1, 0)
+    """
+
+    outcomes: Mapping[str, int] = attrs.field(factory=dict)
+    errors: Mapping[str, int] = attrs.field(factory=dict)
+    in_flight: int = 0
+    attempts: int = 0
+    retries: int = 0
+    latency: Latency = Latency()
+
+    @property
+    def calls(self) -> int:
+        """The number of calls that have ended."""
+        return sum(self.outcomes.values()) + sum(self.errors.values())
+
+
+@attrs.frozen(kw_only=True)
+class EndpointState:
+    """The state of an endpoint.
+
+    Attributes:
+        endpoint: The base URL.
+        family: The languages that it serves: "python" or "javascript" (with TypeScript).
+        state: The state of its circuit breaker: "closed" (healthy), "open" (avoided) or "half-open" (being probed).
+        open_s: Seconds until a call probes it; 0 unless the breaker is open.
+        limit: The most calls in flight.
+        in_flight: Calls without an answer yet.
+        abandoned: Calls that the client gave up and that may still run on the server. They count against the limit.
+
+    Example:
+        >>> result = await manager.run_code("print(1)", "python")
+        >>> [(state.family, state.state, state.in_flight) for state in manager.get_metrics().states]
+        [('python', 'closed', 0)]
+    """
+
+    endpoint: str
+    family: str
+    state: str = "closed"
+    open_s: float = 0.0
+    limit: float = 0.0
+    in_flight: int = 0
+    abandoned: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Metrics:
+    """A snapshot.
+
+    Attributes:
+        total: The sum over all endpoints, and the calls that reached no endpoint.
+        endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt.
+        in_flight: Calls of the factory that hold a permit.
+        queued: Calls of the factory that wait for a permit.
+        states: The state of each endpoint that the factory used.
+
+    Example:
+        >>> result = await manager.run_code("print(1)", "python")
+        >>> metrics = manager.get_metrics()
+        >>> metrics.in_flight, metrics.queued, dict(metrics.endpoints[result.endpoint].outcomes)
+        (0, 0, {'OK': 1})
+    """
+
+    total: CallMetrics = CallMetrics()
+    endpoints: Mapping[str, CallMetrics] = attrs.field(factory=dict)
+    in_flight: int = 0
+    queued: int = 0
+    states: tuple[EndpointState, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that `json.dumps` accepts."""
+        return attrs.asdict(self)
+
+
+def add_up(parts: Iterable[CallMetrics]) -> CallMetrics:
+    """Return the sum of several metrics."""
+    outcomes: dict[str, int] = {}
+    errors: dict[str, int] = {}
+    counts = [0] * (len(LATENCY_BOUNDS_S) + 1)
+    in_flight = attempts = retries = 0
+    sum_s = 0.0
+    for part in parts:
+        for target, source in ((outcomes, part.outcomes), (errors, part.errors)):
+            for name, count in source.items():
+                target[name] = target.get(name, 0) + count
+        for index, count in enumerate(part.latency.counts):
+            counts[index] += count
+        sum_s += part.latency.sum_s
+        in_flight += part.in_flight
+        attempts += part.attempts
+        retries += part.retries
+    return CallMetrics(
+        outcomes=outcomes,
+        errors=errors,
+        in_flight=in_flight,
+        attempts=attempts,
+        retries=retries,
+        latency=Latency(counts=tuple(counts), sum_s=sum_s),
+    )
+
+
+class CallCounters:
+    """The running counts of one language at one endpoint."""
+
+    __slots__ = ("attempts", "buckets", "errors", "in_flight", "outcomes", "retries", "sum_s")
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.in_flight = self.attempts = self.retries = 0
+        self.buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def attempt_started(self, *, retry: bool) -> None:
+        """A request is about to be sent."""
+        self.in_flight += 1
+        self.attempts += 1
+        self.retries += retry
+
+    def attempt_finished(self) -> None:
+        """The request ended, with an answer or without one."""
+        self.in_flight -= 1
+
+    def call_finished(self, outcome: str | None, error: str | None, total_s: float) -> None:
+        """A call ended, with an outcome or an error."""
+        if outcome is not None:
+            self.outcomes[outcome] += 1
+        else:
+            self.errors[error or "unknown"] += 1
+        self.buckets[bisect_left(LATENCY_BOUNDS_S, total_s)] += 1
+        self.sum_s += total_s
+
+    def snapshot(self) -> CallMetrics:
+        return CallMetrics(
+            outcomes=dict(self.outcomes),
+            errors=dict(self.errors),
+            in_flight=self.in_flight,
+            attempts=self.attempts,
+            retries=self.retries,
+            latency=Latency(counts=tuple(self.buckets), sum_s=self.sum_s),
+        )
+
+
+class Counters:
+    """Counts by language and endpoint."""
+
+    def __init__(self) -> None:
+        self._counters: defaultdict[tuple[str, str], CallCounters] = defaultdict(CallCounters)
+
+    def at(self, language: str, endpoint: str) -> CallCounters:
+        """Return the counters for one language at one endpoint; "" stands for no endpoint."""
+        return self._counters[language, endpoint]
+
+    def snapshot(
+        self, languages: Container[str], *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
+    ) -> Metrics:
+        """Return the metrics of some languages.
+
+        Args:
+            languages: Their wire names.
+            in_flight: Calls that hold a permit now.
+            queued: Calls that wait for one now.
+            states: The state of each endpoint now.
+        """
+        by_endpoint: dict[str, list[CallMetrics]] = {}
+        for (language, endpoint), counters in self._counters.items():
+            if language in languages:
+                by_endpoint.setdefault(endpoint, []).append(counters.snapshot())
+        together = {endpoint: add_up(parts) for endpoint, parts in by_endpoint.items()}
+        total = add_up(together.values())
+        together.pop("", None)  # calls that reached no endpoint
+        return Metrics(total=total, endpoints=together, in_flight=in_flight, queued=queued, states=states)

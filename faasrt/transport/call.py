@@ -1,0 +1,305 @@
+"""The attempt loop: one call from its permit to its answer, with its deadline and its retries."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random as random_module
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+from faasrt.config import Settings
+from faasrt.errors import (
+    DeadlineExceededError,
+    FaasrtError,
+    OverloadedError,
+    ProtocolError,
+    QueueFullError,
+    RejectedError,
+    ServiceError,
+)
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.program import Execution
+from faasrt.protocol.response import decode_validation, raise_for_status
+from faasrt.results import HealthStatus, ValidationResult
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.metrics import EndpointState
+from faasrt.transport.context import CallContext
+from faasrt.transport.endpoint import Profiles, has_alternative
+from faasrt.transport.http import BodyTooLargeError, HttpClient, RequestBody
+from faasrt.transport.lifecycle import LoopAffinity
+from faasrt.transport.pool import EndpointGroup, Permit, PermitPool
+from faasrt.transport.retry import RetryBudget, SendState, wait_before_retry
+
+_VALIDATION_BODY_BYTES = 4 * 2**20
+_UNKNOWN = EndpointProfile()
+T = TypeVar("T")
+
+
+class Transport:
+    """Sends the requests of all runtimes of a factory.
+
+    It owns the sessions and the permits. They are closed when the last runtime that retained it releases it.
+
+    Args:
+        settings: Endpoints, timeouts and limits.
+        emit: Called with the events that belong to no call.
+        clock: A monotonic clock in seconds.
+        random: Returns a number in [0, 1), for jitter and for choices.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: EventDispatcher,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._settings = settings
+        self.clock = clock
+        self._random = random
+        self._http = HttpClient(settings, clock)
+        self._profiles = Profiles(self._http.get_profile, clock)
+        self._pool = PermitPool(settings, clock=clock, random=random, emit=emit)
+        # One for each family: successes of one language must not pay for retries at the servers of another.
+        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
+        self._users = 0
+        self._loop = LoopAffinity("runtime")
+
+    def retain(self) -> None:
+        """Count a runtime that uses this transport."""
+        self._users += 1
+
+    async def release(self) -> None:
+        """Count a runtime less; the last one closes the sessions."""
+        self._users -= 1
+        if self._users == 0:
+            self._loop.release()
+            self._profiles.clear()
+            self._pool.close()
+            await self._http.aclose()
+
+    async def run(self, context: CallContext, execution: Execution[T], *, idempotent: bool, owner: object) -> T:
+        """Send an execution to an endpoint, again if it may be, and return what the answer holds.
+
+        The call ends by its deadline: the time of one attempt, from its first permit on. Waiting for the health report
+        of an endpoint extends the deadline, by `health_s` for each report at most.
+
+        Args:
+            context: The call.
+            execution: What to run.
+            idempotent: Whether it may run more than once.
+            owner: Names the call for `fail_waiting`.
+
+        Raises:
+            QueueFullError: Too many callers wait already.
+            ServiceError: The infrastructure failed; see the error tree.
+
+        Cancellation: returns the permit and drops the connection.
+        """
+        self._loop.check()
+        run = execution.run
+        family = run.language.family.value
+        group = self._pool.group(family, self._settings.endpoints[run.language])
+        if not execution.needs_profile:
+            group.skip_capacity()
+        timeout_s = run.timeout_ms / 1000
+        failed: ServiceError | None = None
+        state = SendState()
+        tried: tuple[str, ...] = ()
+        try:
+            while True:
+                try:
+                    permit = await self._acquire(context, group, tried, owner)
+                except (QueueFullError, ServiceError) as error:
+                    # The failure that led to the retry says more than that there was no permit for it.
+                    raise (failed or error) from None
+                if failed is None:
+                    context.deadline = self.clock() + timeout_s + self._settings.timeouts.grace_s
+                try:
+                    context.attempt_started(permit.endpoint.url)
+                    value = await self._attempt(permit, execution, context)
+                except BaseException as error:
+                    self._finish_attempt(permit, context, error)
+                    if not isinstance(error, ServiceError):
+                        raise
+                    failed = error
+                else:
+                    self._finish_attempt(permit, context, None)
+                    self._budgets[family].deposit()
+                    return value
+                state.add(failed)
+                tried += (permit.endpoint.url,)
+                wait_s = wait_before_retry(
+                    failed,
+                    attempt=context.attempts,
+                    idempotent=idempotent,
+                    has_alternative=has_alternative(group.endpoints, self.clock(), tried),
+                    left_s=context.deadline - self.clock(),
+                    least_s=min(timeout_s, max(0.1, timeout_s / 10)),
+                    settings=self._settings.retry,
+                    budget=self._budgets[family],
+                    random=self._random,
+                )
+                if wait_s is None:
+                    raise failed
+                context.retry_scheduled(failed, wait_s)
+                await asyncio.sleep(wait_s)
+        except ServiceError as error:
+            context.attach(error)
+            raise
+
+    async def validate(
+        self, context: CallContext, endpoints: Sequence[str], body: bytes, *, owner: object
+    ) -> ValidationResult:
+        """Send a program to be parsed, once, and return the result.
+
+        Raises:
+            QueueFullError: Too many callers wait already.
+            ServiceError: The infrastructure failed.
+        """
+        self._loop.check()
+        group = self._pool.group(context.language.family.value, endpoints)
+        group.skip_capacity()
+        within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
+        try:
+            permit = await self._acquire(context, group, (), owner)
+            context.attempts, context.endpoint = 1, permit.endpoint.url
+            error: BaseException | None = None
+            try:
+                answer = await self._http.post(
+                    permit.endpoint.url,
+                    "/validate_code",
+                    RequestBody(body),
+                    within_s=within_s,
+                    max_body_bytes=_VALIDATION_BODY_BYTES,
+                    headers=context.headers(),
+                )
+                raise_for_status(answer)
+                return decode_validation(answer.body)
+            except BodyTooLargeError:
+                error = ProtocolError("the answer is larger than any validation", sent="yes")
+                raise error from None
+            except BaseException as caught:
+                error = caught
+                raise
+            finally:
+                self._pool.release(permit, error)
+        except ServiceError as failure:
+            context.attach(failure)
+            raise
+
+    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
+        """Probe several endpoints at once; a failure is an unhealthy answer, and never raised."""
+        self._loop.check()
+        return await self._http.probe_all(endpoints)
+
+    def fail_waiting(self, owner: object, error: FaasrtError) -> None:
+        """Raise an error in the calls of an owner that wait for a permit."""
+        self._pool.fail_waiting(owner, error)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that hold a permit."""
+        return self._pool.in_flight
+
+    @property
+    def queued(self) -> int:
+        """Callers that wait for a permit."""
+        return self._pool.queued
+
+    def states(self) -> tuple[EndpointState, ...]:
+        """Return the state of each endpoint that was used."""
+        now = self.clock()
+        return tuple(
+            EndpointState(
+                endpoint=endpoint.url,
+                family=family,
+                state=endpoint.breaker.state,
+                open_s=endpoint.breaker.open_s(now),
+                limit=endpoint.limit.limit,
+                in_flight=endpoint.limit.in_flight,
+                abandoned=endpoint.limit.abandoned(now),
+            )
+            for family, endpoint in self._pool.endpoints()
+        )
+
+    async def _acquire(
+        self, context: CallContext, group: EndpointGroup, avoid: Collection[str], owner: object
+    ) -> Permit:
+        asked = self.clock()
+        queue_timeout_s = self._settings.limiter.queue_timeout_s
+        within_s = math.inf if queue_timeout_s is None else queue_timeout_s
+        if not group.is_known:
+            within_s += self._settings.timeouts.health_s  # the first caller may wait for a health report
+        within_s = min(within_s, context.deadline - asked)
+        try:
+            return await self._pool.acquire(
+                group, avoid=avoid, within_s=within_s if within_s < math.inf else None, owner=owner
+            )
+        finally:
+            context.queued_s += self.clock() - asked
+
+    def _finish_attempt(self, permit: Permit, context: CallContext, error: BaseException | None) -> None:
+        try:
+            context.attempt_finished(error, permit.status)
+            if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
+                self._profiles.forget(permit.endpoint.url)
+        finally:
+            self._pool.release(permit, error)
+
+    async def _attempt(self, permit: Permit, execution: Execution[T], context: CallContext) -> T:
+        timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
+        profile = await self._profile(permit, context) if execution.needs_profile else _UNKNOWN
+        if execution.needs_profile:
+            endpoint.limit.set_capacity(profile.capacities.get(run.language.family))
+            self._pool.wake()
+        # The program has its whole time from here on: a probe must not cost any of it.
+        now, deadline = self.clock(), context.deadline
+        started = now
+        if profile.cold_start:
+            deadline += timeouts.startup_s
+            started += timeouts.startup_s
+        # A server must not work on what no caller waits for any more.
+        timeout_ms = run.timeout_ms
+        if (deadline - now) * 1000 < timeout_ms:
+            timeout_ms, permit.shortened = int((deadline - now) * 1000), True
+            if timeout_ms < 1:
+                raise DeadlineExceededError("no time was left to send the program", sent="no")
+        request = execution.request(profile, timeout_ms)
+        permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
+        permit.run_s = timeout_s + (timeouts.startup_s if profile.cold_start else 0.0)
+        permit.ends_on_disconnect = profile.cancels_on_disconnect
+        deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
+        try:
+            answer = await self._http.post(
+                endpoint.url,
+                "/run_code",
+                permit.body,
+                within_s=min(started + timeout_s + timeouts.grace_s, deadline) - now,
+                max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
+                headers=context.headers(),
+            )
+        except BodyTooLargeError:
+            permit.status = 200  # of any other status only the beginning of the body is read
+            return request.read(None)
+        permit.status = answer.status
+        value = request.read(answer)
+        if permit.shortened and request.timed_out(value):
+            # The code had less time than the caller asked for, so this is no verdict on it.
+            message = f"the code was ended after the {timeout_ms} ms that were left of the call's time"
+            raise DeadlineExceededError(message, sent="yes")
+        return value
+
+    async def _profile(self, permit: Permit, context: CallContext) -> EndpointProfile:
+        url = permit.endpoint.url
+        known = self._profiles.known(url)
+        if known is None:
+            asked = self.clock()
+            try:
+                known = await self._profiles.get(url, self._settings.timeouts.health_s)
+            finally:
+                context.deadline += self.clock() - asked
+        return known

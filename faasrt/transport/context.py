@@ -1,0 +1,180 @@
+"""The facts about one call, and the events that report them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
+from faasrt.languages import Language
+from faasrt.protocol.response import Verdict
+from faasrt.results import ExecutionResult, Timings
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    RetryScheduled,
+    hash_code,
+)
+from faasrt.telemetry.metrics import CallCounters, Counters
+
+
+class CallContext:
+    """One call.
+
+    Args:
+        emit: Called with the events.
+        counters: Counts for `get_metrics()`. They are no sink, because most calls then need no event at all.
+        clock: A monotonic clock in seconds.
+        language: The language of the program.
+
+    Attributes:
+        deadline: When the call ends; set when it holds its first permit.
+        attempts: Attempts made.
+        endpoint: The base URL of the last attempt, or "".
+        queued_s: Seconds spent waiting for permits.
+    """
+
+    def __init__(
+        self, emit: EventDispatcher, counters: Counters, clock: Callable[[], float], language: Language
+    ) -> None:
+        self._emit = emit
+        self._counters = counters
+        self._at: CallCounters | None = None
+        self._clock = clock
+        self._language = language.value
+        self._call_id = f"{random.getrandbits(64):016x}"
+        self._attempt_started = 0.0
+        self._attempts_s: list[float] = []
+        self._timings: Timings | None = None
+        self.language = language
+        self.started = clock()
+        self.deadline = math.inf
+        self.queued_s = 0.0
+        self.attempts = 0
+        self.endpoint = ""
+
+    def call_started(self, code: str, timeout_ms: float) -> None:
+        """Report a call that was checked and accepted."""
+        if not self._emit.is_enabled_for(CallStarted):
+            return  # the hash takes longer than the rest of an event
+        data = code.encode("utf-8", "surrogatepass")
+        self._emit(
+            CallStarted(
+                call_id=self._call_id,
+                language=self._language,
+                code_bytes=len(data),
+                code_hash=hash_code(data),
+                timeout_ms=timeout_ms,
+            )
+        )
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that the sinks add to the next request."""
+        return self._emit.request_headers(self._call_id)
+
+    def attempt_started(self, endpoint: str) -> None:
+        """Report a request that is about to be sent."""
+        self.attempts += 1
+        self.endpoint = endpoint
+        self._attempt_started = self._clock()
+        counters = self._at = self._counters.at(self._language, endpoint)
+        counters.attempt_started(retry=self.attempts > 1)
+        if self._emit.is_enabled_for(AttemptStarted):
+            self._emit(
+                AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
+            )
+
+    def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
+        """Report that the answer was read, or will not come."""
+        duration_s = self._clock() - self._attempt_started
+        self._attempts_s.append(duration_s)
+        if self._at is not None:
+            self._at.attempt_finished()
+        if error is not None or self._emit.is_enabled_for(AttemptFinished):
+            self._emit(
+                AttemptFinished(
+                    call_id=self._call_id,
+                    language=self._language,
+                    attempt=self.attempts,
+                    endpoint=self.endpoint,
+                    duration_s=duration_s,
+                    status=getattr(error, "status", None) if status is None else status,
+                    error=_name_of(error),
+                    reason=_reason_of(error),
+                )
+            )
+
+    def retry_scheduled(self, error: BaseException, wait_s: float) -> None:
+        """Report that the last attempt failed, and that another will be made."""
+        self._emit(
+            RetryScheduled(
+                call_id=self._call_id,
+                language=self._language,
+                attempt=self.attempts,
+                endpoint=self.endpoint,
+                error=type(error).__name__,
+                reason=_reason_of(error),
+                wait_s=wait_s,
+            )
+        )
+
+    def attach(self, error: ServiceError) -> None:
+        """Attach endpoint, attempts and elapsed time to an error."""
+        error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts
+        error.elapsed_s = self._clock() - self.started
+
+    def result(self, verdict: Verdict) -> ExecutionResult:
+        """Return the result of an execution of the call."""
+        if self._timings is None:  # the cases of an execution share them
+            total_s = self._clock() - self.started
+            self._timings = Timings(queued=self.queued_s, total=total_s, attempts=tuple(self._attempts_s))
+        return verdict.to_result(timings=self._timings, attempts=self.attempts, endpoint=self.endpoint)
+
+    def finish(self, result: ExecutionResult) -> ExecutionResult:
+        """Report the end of the call, and return its result."""
+        self._finished(result, None)
+        return result
+
+    def fail(self, error: BaseException) -> None:
+        """Report that the call failed."""
+        self._finished(None, error)
+
+    def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
+        total_s = self._clock() - self.started
+        outcome = result.outcome.value if result else None
+        counters = self._counters.at(self._language, "") if self._at is None else self._at
+        counters.call_finished(outcome, _name_of(error), total_s)
+        if error is not None or self._emit.is_enabled_for(CallFinished):
+            texts = (result.stdout, result.stderr, result.ret_val) if result else ()
+            self._emit(
+                CallFinished(
+                    call_id=self._call_id,
+                    language=self._language,
+                    endpoint=self.endpoint,
+                    outcome=outcome,
+                    error=_name_of(error),
+                    reason=_reason_of(error),
+                    attempts=self.attempts,
+                    queued_s=self.queued_s,
+                    total_s=total_s,
+                    output_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+                )
+            )
+
+
+def _name_of(error: BaseException | None) -> str | None:
+    return None if error is None else type(error).__name__
+
+
+def _reason_of(error: BaseException | None) -> str | None:
+    """Return the message of an error without foreign text, which may hold a program's output.
+
+    Messages of these errors quote foreign text only after their first colon (see `test_privacy.py`).
+    """
+    if not isinstance(error, (ServiceError, QueueFullError, RuntimeClosedError)) or not error.args:
+        return None
+    return str(error.args[0]).partition(":")[0][:200]

@@ -1,0 +1,156 @@
+"""One replica: its limit, its breaker and its profile; and the choice between replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import attrs
+
+from faasrt.errors import ServiceError
+from faasrt.protocol.health import EndpointProfile
+from faasrt.transport.breaker import Breaker
+from faasrt.transport.limiter import AdaptiveLimit
+
+UNKNOWN_S = 30.0
+"""Seconds before an endpoint that did not answer `GET /health` is asked again."""
+
+# A failed probe that took longer than this is not repeated by the next call, either.
+_PROMPT_S = 0.5
+
+
+@attrs.define(eq=False)
+class Endpoint:
+    """One replica, for one family of languages.
+
+    Attributes:
+        url: Its base URL.
+        breaker: Whether it is healthy.
+        limit: How many calls it gets.
+        last_error: The error of the last call that failed because of it.
+    """
+
+    url: str
+    breaker: Breaker
+    limit: AdaptiveLimit
+    last_error: ServiceError | None = None
+
+
+def has_alternative(endpoints: Sequence[Endpoint], now: float, tried: Collection[str]) -> bool:
+    """Return whether there is a healthy endpoint with room that has not been tried."""
+    return any(
+        endpoint.url not in tried
+        and endpoint.breaker.state == "closed"
+        and endpoint.limit.has_room(now)
+        and not endpoint.limit.is_backing_off(now)
+        for endpoint in endpoints
+    )
+
+
+def choose(
+    endpoints: Sequence[Endpoint], now: float, *, avoid: Collection[str], random: Callable[[], float]
+) -> Endpoint | None:
+    """Choose an endpoint that has room.
+
+    An open endpoint whose time is over gets the call as its probe. Otherwise the less loaded of two random endpoints
+    gets it. When every breaker is open or half-open, all endpoints are used as if they were closed.
+
+    Args:
+        endpoints: The replicas.
+        now: The time.
+        avoid: Base URLs that are taken only if no other has room.
+        random: Returns a number in [0, 1).
+
+    Returns:
+        The endpoint, or None when none has room.
+    """
+    if len(endpoints) == 1 and endpoints[0].breaker.state == "closed":
+        return endpoints[0] if endpoints[0].limit.has_room(now) else None
+    closed = [endpoint for endpoint in endpoints if endpoint.breaker.state == "closed"]
+    if len(closed) < len(endpoints):
+        for endpoint in endpoints:
+            if endpoint.breaker.may_probe(now) and endpoint.limit.has_room(now):
+                return endpoint
+    available = [endpoint for endpoint in closed or endpoints if endpoint.limit.has_room(now)]
+    if len(available) > 1:
+        # An endpoint that refuses calls is empty, and would attract all of them.
+        available = [endpoint for endpoint in available if not endpoint.limit.is_backing_off(now)] or available
+        available = [endpoint for endpoint in available if endpoint.url not in avoid] or available
+    if len(available) < 2:
+        return available[0] if available else None
+    first = int(random() * len(available))
+    second = (first + 1 + int(random() * (len(available) - 1))) % len(available)
+    return min(available[first], available[second], key=lambda endpoint: endpoint.limit.load(now))
+
+
+class Profiles:
+    """Remembers the profiles of endpoints.
+
+    Args:
+        fetch: Fetches the profile of an endpoint; None when it did not answer.
+        clock: A monotonic clock in seconds.
+    """
+
+    def __init__(
+        self, fetch: Callable[[str], Awaitable[EndpointProfile | None]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._known: dict[str, EndpointProfile] = {}
+        self._unknown_until: dict[str, float] = {}
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._fetches: dict[str, int] = defaultdict(int)
+
+    def known(self, url: str) -> EndpointProfile | None:
+        """Return the profile of an endpoint, or None if it must be fetched first.
+
+        An endpoint that did not answer has the profile of an unknown server for `UNKNOWN_S`.
+        """
+        known = self._known.get(url)
+        if known is None and self._clock() < self._unknown_until.get(url, 0.0):
+            return EndpointProfile()
+        return known
+
+    async def get(self, url: str, within_s: float) -> EndpointProfile:
+        """Return the profile of an endpoint; that of an unknown server when it does not answer in time.
+
+        Concurrent callers share the answer.
+
+        Cancellation: another caller that waits fetches the profile instead.
+        """
+        fetches_before, fetching = self._fetches[url], False
+        answered, hung = None, True
+        try:
+            async with asyncio.timeout(within_s), self._locks[url]:
+                known = self.known(url)
+                if known is not None or self._fetches[url] != fetches_before:
+                    # Another caller fetched it. If that failed, a queue of callers would repeat it one after another.
+                    return known or EndpointProfile()
+                fetching, started = True, self._clock()
+                answered = await self._fetch(url)
+                hung = answered is None and self._clock() - started > _PROMPT_S
+        except TimeoutError:
+            if not fetching:
+                return EndpointProfile()
+        self._fetches[url] += 1
+        if answered is not None:
+            self._known[url] = answered
+        elif hung:
+            # The server may run code all the same, so its health report must not cost every call this wait.
+            self._unknown_until[url] = self._clock() + UNKNOWN_S
+        return answered or EndpointProfile()
+
+    def forget(self, url: str) -> None:
+        """Forget the profile of an endpoint that failed: another server may replace it.
+
+        That it did not answer a probe is not forgotten, or each failing call would wait for the probe again.
+        """
+        self._known.pop(url, None)
+
+    def clear(self) -> None:
+        """Forget all profiles, and the event loop."""
+        self._known.clear()
+        self._unknown_until.clear()
+        self._locks.clear()

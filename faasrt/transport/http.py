@@ -1,0 +1,311 @@
+"""One pooled `aiohttp.ClientSession` for each base URL, and one exchange with a server within a timeout."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
+
+from faasrt._version import __version__
+from faasrt.config import Settings
+from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, ProtocolError, ServiceError
+from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.response import Answer, decode_object, raise_for_status
+from faasrt.results import EndpointHealth, HealthStatus
+
+# Idle connections are dropped before servers drop them (aiohttp's and Node's servers keep them from 5 s upwards):
+# when the server closes a connection under a POST, it is unknown whether the code ran.
+_KEEP_ALIVE_S = 4.0
+_PIECE_BYTES = 65_536
+_WHOLE_BYTES = 262_144
+_FAILURE_BODY_BYTES = 65_536
+_HEALTH_BODY_BYTES = 262_144
+_PATHS = ("/run_code", "/validate_code", "/health")
+
+
+class BodyTooLargeError(Exception):
+    """The body exceeds its cap; the connection was dropped. Internal: the attempt loop turns it into a verdict."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Never reuses a connection on which data arrived while it was idle.
+
+    A server that answers twice, or late, would otherwise answer the next call with the result of another. aiohttp
+    checks this when a connection returns to the pool, but not when it leaves it again.
+    """
+
+    async def _get(self, *args: Any, **kwargs: Any) -> Any:
+        while (connection := await super()._get(*args, **kwargs)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+
+class RequestBody(aiohttp.Payload):
+    """The JSON of a request.
+
+    Attributes:
+        sending: Whether the first byte may have been written. Before that the server cannot have run anything.
+    """
+
+    _value: bytes
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, content_type="application/json")
+        self._size = len(data)
+        self.sending = False
+
+    @property
+    def autoclose(self) -> bool:
+        """Bytes need no closing."""
+        return True
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self.sending = True
+        # A large body is written in pieces, so that the event loop can do other work.
+        for start in range(0, len(self._value), _WHOLE_BYTES):
+            await writer.write(self._value[start : start + _WHOLE_BYTES])
+            if len(self._value) > _WHOLE_BYTES:
+                await asyncio.sleep(0)
+
+
+class HttpClient:
+    """Sends requests over one session for each base URL, made when it is needed.
+
+    Args:
+        settings: The timeouts, the token and the connection options.
+        clock: A monotonic clock in seconds.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._urls: dict[str, dict[str, URL]] = {}
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.timeouts.connect_s)
+        self._headers = {"Accept": "*/*", "User-Agent": f"faasrt/{__version__}", **settings.headers}
+        self._headers["Accept-Encoding"] = "identity"
+        if settings.token:
+            self._headers["Authorization"] = f"Bearer {settings.token}"
+        self._options: dict[str, Any] = {"allow_redirects": False}
+        if settings.ssl is not None:
+            self._options["ssl"] = settings.ssl
+        if settings.proxy is not None:
+            self._options["proxy"] = settings.proxy
+        if settings.session is not None:
+            self._options["timeout"] = self._timeout
+
+    async def post(
+        self,
+        endpoint: str,
+        path: str,
+        body: RequestBody,
+        *,
+        within_s: float,
+        max_body_bytes: int,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        """Send one request, and read its answer.
+
+        Raises:
+            DeadlineExceededError: There was no answer within `within_s` seconds.
+            ConnectError: The server was never reached.
+            ConnectionLostError: The connection broke after the request may have been sent.
+            ProtocolError: The answer is not HTTP, or is compressed although that was declined.
+            BodyTooLargeError: The body of a 200 is larger than `max_body_bytes`. Of a failure only the beginning is
+                read.
+
+        Cancellation: drops the connection.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                session = self._sessions.get(endpoint) or self._open_session(endpoint)
+                if session is self._settings.session:
+                    headers = {**self._headers, **headers}
+                request = session.post(self._urls[endpoint][path], data=body, headers=headers, **self._options)
+                return await _exchange(request, body, max_body_bytes)
+        except TimeoutError:
+            if not body.sending:
+                message = f"cannot connect within {within_s:g} s; is the FaaS running there?"
+                raise ConnectError(message, sent="no") from None
+            raise DeadlineExceededError(
+                f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
+            ) from None
+
+    async def get_health(self, endpoint: str) -> Answer:
+        """Request `/health` on a connection of its own; see `post`.
+
+        A server may close its connection after a health report, and a program must not be sent on it then.
+        """
+        url = URL(f"{endpoint}/health")
+        if self._settings.session is not None:
+            request = self._settings.session.get(url, headers={**self._headers, "Connection": "close"}, **self._options)
+            return await _exchange(request, None, _HEALTH_BODY_BYTES)
+        async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
+            return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
+
+    async def get_profile(self, endpoint: str) -> EndpointProfile | None:
+        """Return the profile of an endpoint; None when it does not answer."""
+        try:
+            answer = await self.get_health(endpoint)
+            profile = read_profile(decode_object(answer.body))
+        except (ConnectError, ConnectionLostError):
+            return None
+        except (ProtocolError, BodyTooLargeError):
+            return EndpointProfile()
+        return None if answer.status >= 500 and not profile.lossless else profile
+
+    async def probe(self, endpoint: str) -> EndpointHealth:
+        """Return the health of an endpoint; a failure is an unhealthy answer, and never raised."""
+        started, health_s = self._clock(), self._settings.timeouts.health_s
+        try:
+            async with asyncio.timeout(health_s):
+                answer = await self.get_health(endpoint)
+            raise_for_status(answer)
+            details = decode_object(answer.body)
+            status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
+            error = "" if status == "healthy" else f"the server calls itself {status!r}"
+        except TimeoutError:
+            status, version, details, error = "unreachable", "", {}, f"no answer within {health_s:g} s: the FaaS hangs"
+        except (ServiceError, BodyTooLargeError) as failure:
+            unreachable = isinstance(failure, (ConnectError, ConnectionLostError))
+            status, version, details = "unreachable" if unreachable else "failed", "", {}
+            error = str(failure) or "the answer is larger than any health report"
+        return EndpointHealth(
+            endpoint=endpoint,
+            healthy=not error,
+            status=status,
+            latency_s=self._clock() - started,
+            version=version,
+            error=error,
+            details=details,
+        )
+
+    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
+        """Probe several endpoints at once, each within its own timeout."""
+        async with asyncio.TaskGroup() as group:
+            probes = [group.create_task(self.probe(endpoint)) for endpoint in endpoints]
+        return HealthStatus(tuple(probe.result() for probe in probes))
+
+    async def aclose(self) -> None:
+        """Close the sessions; a later request opens new ones."""
+        sessions, self._sessions = self._sessions, {}
+        for session in set(sessions.values()) - {self._settings.session}:
+            # A loop that was closed before us has taken its connections with it; aiohttp fails then.
+            with contextlib.suppress(RuntimeError):
+                await session.close()
+
+    def _open_session(self, endpoint: str) -> aiohttp.ClientSession:
+        self._urls[endpoint] = {path: URL(endpoint + path) for path in _PATHS}
+        session = self._settings.session
+        if session is None:
+            session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
+        self._sessions[endpoint] = session
+        return session
+
+    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=self._timeout,
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+
+async def _exchange(
+    request: Awaitable[aiohttp.ClientResponse], body: RequestBody | None, max_body_bytes: int
+) -> Answer:
+    try:
+        response = await request
+        try:
+            return await _read_answer(response, max_body_bytes)
+        except BaseException:
+            response.close()
+            raise
+    except aiohttp.ClientConnectorError as error:
+        failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
+        failure.refused = isinstance(error.os_error, ConnectionRefusedError)
+        raise failure from None
+    except aiohttp.ConnectionTimeoutError:
+        raise ConnectError("cannot connect in time; is the FaaS running there?", sent="no") from None
+    except aiohttp.ClientResponseError as error:
+        raise ProtocolError(f"the answer is not HTTP: {_reason(error)}", sent="yes") from None
+    except (aiohttp.ClientError, OSError) as error:
+        if body is not None and not body.sending:
+            raise ConnectError(f"cannot connect: {_reason(error)}", sent="no") from None
+        consequence = "" if body is None else "; the code may have run"
+        raise ConnectionLostError(f"the connection broke: {_reason(error)}{consequence}", sent="maybe") from None
+
+
+async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) -> Answer:
+    status, headers = response.status, response.headers
+    encoding = headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        message = f"the answer is compressed although that was declined: {encoding[:40]}"
+        raise ProtocolError(message, sent="yes", status=status)
+    body, whole = await _read(response.content, max_body_bytes if status == 200 else _FAILURE_BODY_BYTES)
+    if not whole:
+        response.close()  # read to its end it would have returned its connection by itself
+        if status == 200:
+            raise BodyTooLargeError
+    if status == 200:
+        return Answer(status=200, body=body)
+    return Answer(
+        status=status,
+        body=body,
+        retry_after_s=read_retry_after(headers.get("Retry-After")),
+        not_started=headers.get(NOT_STARTED_HEADER) == "1",
+    )
+
+
+async def _read(content: aiohttp.StreamReader, max_bytes: int) -> tuple[bytes, bool]:
+    """Read a body up to a size, and return whether that was all."""
+    if content.is_eof():  # a short answer arrives in one piece with its head
+        body = content.read_nowait()
+        return body[:max_bytes], len(body) <= max_bytes
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in content.iter_chunked(_PIECE_BYTES):
+        size += len(piece)
+        pieces.append(piece)
+        if size > max_bytes:
+            return b"".join(pieces)[:max_bytes], False
+    return b"".join(pieces), True
+
+
+def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
+    """Return the seconds in `Retry-After`, which holds seconds or an HTTP date; None when it is neither.
+
+    Args:
+        text: The header.
+        now: A clock of seconds since the epoch, for dates.
+    """
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        return seconds if 0 <= seconds < math.inf else None
+    with contextlib.suppress(ValueError, OverflowError):
+        moment = parsedate_to_datetime(text)
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now())
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error)[:300] or type(error).__name__

@@ -1,0 +1,110 @@
+"""The event loop that a client belongs to, and the calls that closing it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from faasrt.errors import ConfigurationError, RuntimeClosedError
+
+
+class LoopAffinity:
+    """Binds an object to the event loop in which it is first used.
+
+    Args:
+        owner: The name of the object in error messages.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self) -> None:
+        """Bind to the running loop, or check that it is the bound one.
+
+        Raises:
+            ConfigurationError: It is another loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                f"this {self._owner} belongs to another event loop: close it there, and make a new one in each "
+                "asyncio.run"
+            )
+
+    def release(self) -> None:
+        """Forget the loop."""
+        self._loop = None
+
+
+class CallsInFlight:
+    """Counts calls, and refuses them once closing has begun."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self.closing = False
+
+    def check_open(self) -> None:
+        """Raise RuntimeClosedError once closing has begun."""
+        if self.closing:
+            raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
+
+    @contextlib.contextmanager
+    def track(self) -> Iterator[None]:
+        """Count the block as a call in flight. A call inside another one of the same task is a part of it.
+
+        Raises:
+            RuntimeClosedError: Closing has begun, or ended the call.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        is_part = task in self._tasks
+        if not is_part:
+            self.check_open()
+            self._tasks.add(task)
+        cancelling = task.cancelling()
+        try:
+            yield
+        except asyncio.CancelledError:
+            # As in asyncio.timeout: only our own cancellation becomes an error.
+            if task in self._cancelled:
+                self._cancelled.discard(task)
+                if task.uncancel() <= cancelling:
+                    raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
+            raise
+        finally:
+            if not is_part:
+                self._tasks.discard(task)
+                self._cancelled.discard(task)
+                if not self._tasks:
+                    self._idle.set()
+
+    async def close(self, within_s: float | None) -> None:
+        """Refuse further calls, and wait for those in flight.
+
+        Args:
+            within_s: Seconds after which they are cancelled; None waits until they end.
+
+        Cancellation: cancels them at once.
+        """
+        self.closing = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._wait_idle()
+        finally:
+            for task in self._tasks:
+                self._cancelled.add(task)
+                task.cancel()
+            await self._wait_idle()
+
+    async def _wait_idle(self) -> None:
+        while self._tasks:
+            self._idle.clear()
+            await self._idle.wait()

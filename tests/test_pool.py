@@ -1,0 +1,568 @@
+"""Breaker, limit, balancer and gate by themselves, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from faasrt import BreakerSettings, DeadlineExceededError, LimiterSettings, QueueFullError, Settings
+from faasrt.transport.breaker import Breaker
+from faasrt.transport.endpoint import Endpoint, choose
+from faasrt.transport.limiter import AdaptiveLimit
+from faasrt.transport.pool import Permit, PermitPool
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def breaker(**changes: Any) -> Breaker:
+    return Breaker(BreakerSettings(**changes), lambda: 0.5)
+
+
+def test_five_failures_in_a_row_eject() -> None:
+    """A success in between starts the count anew."""
+    one = breaker()
+    for _ in range(4):
+        one.fail(100, 100)
+    one.succeed(100, 100)
+    for _ in range(4):
+        one.fail(100, 100)
+    assert one.state == "closed"
+    one.fail(100, 100)
+    assert (one.state, one.open_until, one.may_probe(104.9), one.may_probe(105)) == ("open", 105.0, False, True)
+
+
+def test_too_few_successes_eject() -> None:
+    """Fewer than 80 % of at least 20 calls in the last 30 seconds."""
+    one = breaker()
+    for second in range(19):
+        (one.fail if second % 4 == 0 else one.succeed)(100 + second, 100 + second)
+    assert one.state == "closed"
+    one.fail(119, 119)
+    assert one.state == "open"
+    old = breaker()
+    for second in range(0, 4_000, 100):
+        (old.fail if second % 200 == 0 else old.succeed)(100 + second, 100 + second)
+    assert old.state == "closed"
+
+
+def test_ejections_double_and_are_forgiven() -> None:
+    """5, 10, 20 ... 300 s, each ended by one probe; a long time of good calls starts anew."""
+    one = breaker()
+    now, lengths = 100.0, []
+    for _ in range(5):
+        one.fail(now, now)
+    for _ in range(9):
+        lengths.append(one.open_until - now)
+        now = one.open_until
+        assert one.may_probe(now)
+        probe = one.start_probe()
+        assert not one.may_probe(now)
+        one.fail(now, now, probe=probe)
+    assert lengths == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    one.start_probe()
+    one.succeed(now + 300, now + 299)
+    assert one.state == "closed"
+    for _ in range(5):
+        one.fail(now + 1_000, now + 1_000)
+    assert one.open_until - (now + 1_000) == 5
+
+
+def test_a_cancelled_probe_makes_room_for_another() -> None:
+    """Neither well nor ill: the next call may be the probe at once."""
+    one = breaker(consecutive_failures=1)
+    one.fail(100, 100)
+    one.release_probe(106, one.start_probe())
+    assert one.may_probe(106)
+
+
+def test_a_stale_probe_does_nothing() -> None:
+    """Only the one that is out now says whether the endpoint is well."""
+    one = breaker(consecutive_failures=1)
+    one.fail(100, 100)
+    stale = one.start_probe()
+    one.succeed(106, 105)
+    one.fail(107, 107)
+    until = one.open_until
+    one.fail(108, 106, probe=stale)
+    assert one.open_until == until
+    one.start_probe()
+    one.release_probe(120, stale)
+    assert one.state == "half-open"
+
+
+def test_failures_from_before_a_recovery_say_nothing_of_it() -> None:
+    """Calls that began before the endpoint was re-admitted do not eject it again."""
+    changes: list[str] = []
+    one = Breaker(BreakerSettings(), lambda: 0.5, lambda: changes.append(one.state))
+    for _ in range(5):
+        one.fail(100, 99)
+    one.succeed(110, 106)
+    for _ in range(20):
+        one.fail(111, 99)
+    assert one.state == "closed"
+    assert changes == ["open", "closed"]
+
+
+def test_what_was_sent_before_an_ejection_says_nothing_of_it() -> None:
+    """A late success does not re-admit, a late failure does not prolong."""
+    one = breaker(consecutive_failures=1)
+    one.fail(100, 100)
+    one.succeed(101, 99)
+    one.fail(102, 102)
+    assert (one.state, one.open_until) == ("open", 105.0)
+    one.succeed(103, 101)
+    assert one.state == "closed"
+
+
+class Breakers(RuleBasedStateMachine):
+    """In any order of events: one probe at most, and only when the time is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.breaker = Breaker(BreakerSettings(), random.Random(1).random)
+        self.probe = 0
+
+    @rule(seconds=st.floats(0, 400))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(ago=st.floats(0, 50))
+    def succeed(self, ago: float) -> None:
+        self.breaker.succeed(self.now, self.now - ago)
+
+    @rule(times=st.integers(1, 6))
+    def fail(self, times: int) -> None:
+        for _ in range(times):
+            self.breaker.fail(self.now, self.now)
+
+    @precondition(lambda self: self.breaker.may_probe(self.now))
+    @rule()
+    def start_probe(self) -> None:
+        assert self.breaker.state == "open"
+        assert self.now >= self.breaker.open_until
+        self.probe = self.breaker.start_probe()
+        assert not self.breaker.may_probe(self.now + 1e9)
+
+    @precondition(lambda self: self.breaker.state == "half-open")
+    @rule(how=st.sampled_from(["succeed", "fail", "forgo"]))
+    def end_probe(self, how: str) -> None:
+        if how == "succeed":
+            self.breaker.succeed(self.now, self.now)
+            assert self.breaker.state == "closed"
+        elif how == "fail":
+            self.breaker.fail(self.now, self.now, probe=self.probe)
+            assert self.breaker.state == "open"
+        else:
+            self.breaker.release_probe(self.now, self.probe)
+            assert self.breaker.may_probe(self.now)
+
+    @invariant()
+    def bounded(self) -> None:
+        assert self.breaker.state in ("closed", "open", "half-open")
+        if self.breaker.state == "open":
+            assert self.breaker.open_until <= self.now + 300
+
+
+TestBreakers = Breakers.TestCase
+
+
+def test_a_limit_grows_by_one_for_a_full_window() -> None:
+    """While at least half of it is used; up to its cap."""
+    limit = AdaptiveLimit(cap=18)
+    assert limit.limit == 1
+    limit.set_capacity(None)
+    assert limit.limit == 16
+    for _ in range(8):
+        limit.acquire()
+    for _ in range(15):
+        limit.grow()
+    assert limit.limit == 16
+    limit.grow()
+    assert limit.limit == 17
+    limit.release()
+    for _ in range(100):
+        limit.grow()
+    assert limit.limit == 17
+    limit.acquire()
+    limit.acquire()
+    for _ in range(100):
+        limit.grow()
+    assert limit.limit == 18
+
+
+def test_a_limit_shrinks_once_for_what_was_under_way() -> None:
+    """Ten refusals of one burst are one sign; a call that began later is another. Never below one."""
+    limit = AdaptiveLimit(cap=256)
+    limit.set_capacity(None)
+    for _ in range(10):
+        limit.shrink(now=100, started=99)
+    assert limit.limit == pytest.approx(14.4)
+    limit.shrink(now=102, started=101)
+    assert limit.limit == pytest.approx(12.96)
+    for second in range(200):
+        limit.shrink(now=200 + second, started=199.5 + second)
+    assert limit.limit == 1
+    assert limit.has_room(500)
+
+
+def test_a_limit_learns_the_size() -> None:
+    """Start and cap are what the endpoint says, within our own bound."""
+    limit = AdaptiveLimit(cap=10)
+    limit.set_capacity(None)
+    assert limit.limit == 10
+    limit.set_capacity(4)
+    assert limit.limit == 4
+    limit.shrink(100, 99)
+    limit.set_capacity(4)  # it still says so: nothing is learned anew
+    assert limit.limit == pytest.approx(3.6)
+    limit.set_capacity(40)
+    assert limit.limit == 10
+
+
+def test_a_limit_tells_when_it_changes() -> None:
+    """When it is first known, and then only when it is another: not at its cap, and not at its floor."""
+    told: list[float] = []
+    limit = AdaptiveLimit(2, lambda: told.append(limit.limit))
+    limit.set_capacity(None)
+    limit.set_capacity(None)
+    limit.acquire()
+    limit.acquire()
+    for _ in range(10):
+        limit.grow()
+    for second in range(100):
+        limit.shrink(second, second - 0.5)
+    assert told == pytest.approx([2, 1.8, 1.62, 1.458, 1.3122, 1.18098, 1.062882, 1])
+    limit.set_capacity(1)
+    limit.set_capacity(1)
+    assert told[-1] == 1
+    assert len(told) == 9
+
+
+class Limits(RuleBasedStateMachine):
+    """Never more permits than the limit, never less than none, never outside the bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.limit = AdaptiveLimit(cap=20)
+        self.held = 0
+
+    @precondition(lambda self: self.limit.has_room(self.now))
+    @rule()
+    def take(self) -> None:
+        assert self.limit.in_flight + self.limit.abandoned(self.now) + 1 <= self.limit.limit
+        self.limit.acquire()
+        self.held += 1
+
+    @precondition(lambda self: self.held)
+    @rule(how=st.sampled_from(["grow", "shrink", "abandon", "nothing"]), ago=st.floats(0, 5))
+    def give(self, how: str, ago: float) -> None:
+        if how == "grow":
+            self.limit.grow()
+        elif how == "shrink":
+            self.limit.shrink(self.now, self.now - ago)
+        elif how == "abandon":
+            self.limit.charge_abandoned(self.now + ago)
+        self.limit.release()
+        self.held -= 1
+
+    @rule(seconds=st.floats(0, 10))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(capacity=st.integers(1, 50))
+    def learn(self, capacity: int) -> None:
+        self.limit.set_capacity(capacity)
+
+    @invariant()
+    def bounded(self) -> None:
+        assert 1 <= self.limit.limit <= 20
+        assert self.limit.in_flight == self.held >= 0
+        assert self.limit.abandoned(self.now + 100) >= 0
+
+
+TestLimits = Limits.TestCase
+
+
+def group_of(count: int, **changes: Any) -> list[Endpoint]:
+    endpoints = [
+        Endpoint(f"http://e{number}", Breaker(BreakerSettings(**changes), lambda: 0.5), AdaptiveLimit(16))
+        for number in range(count)
+    ]
+    for endpoint in endpoints:
+        endpoint.limit.set_capacity(None)
+    return endpoints
+
+
+def test_equal_replicas_get_equal_shares() -> None:
+    """Four of them get 25 % each, within 3."""
+    endpoints, counts = group_of(4), Counter[str]()
+    source = random.Random(7)
+    held: list[Endpoint] = []
+    for _ in range(10_000):
+        if len(held) > 30 or (held and source.random() < 0.5):
+            held.pop(source.randrange(len(held))).limit.release()
+            continue
+        choice = choose(endpoints, 0, avoid=(), random=source.random)
+        assert choice is not None
+        choice.limit.acquire()
+        held.append(choice)
+        counts[choice.url] += 1
+    for count in counts.values():
+        assert 0.22 < count / counts.total() < 0.28
+
+
+def test_who_is_chosen() -> None:
+    """The emptier of two; not who is to be avoided; not who is ejected, unless all are, or its time is over."""
+    endpoints = group_of(3, consecutive_failures=1)
+    source = random.Random(3).random
+    for _ in range(15):
+        endpoints[0].limit.acquire()
+    assert {choose(endpoints[:2], 0, avoid=(), random=source).url for _ in range(20)} == {"http://e1"}  # type: ignore[union-attr]
+    avoided = {choose(endpoints[1:], 0, avoid={"http://e1"}, random=source).url for _ in range(20)}  # type: ignore[union-attr]
+    assert avoided == {"http://e2"}
+    assert choose(endpoints[1:2], 0, avoid={"http://e1"}, random=source) is endpoints[1]
+    endpoints[1].breaker.fail(100, 100)
+    assert {choose(endpoints[1:], 101, avoid=(), random=source).url for _ in range(20)} == {"http://e2"}  # type: ignore[union-attr]
+    probe = choose(endpoints[1:], 106, avoid=(), random=source)
+    assert probe is endpoints[1]
+    out = endpoints[1].breaker.start_probe()
+    assert choose(endpoints[1:], 106, avoid=(), random=source) is endpoints[2]
+    for endpoint in endpoints:
+        endpoint.breaker.fail(106, 106, probe=out)
+    panic = {choose(endpoints[1:], 107, avoid=(), random=source).url for _ in range(20)}  # type: ignore[union-attr]
+    assert panic == {"http://e1", "http://e2"}
+    for endpoint in endpoints:
+        while endpoint.limit.has_room(107):
+            endpoint.limit.acquire()
+    assert choose(endpoints, 107, avoid=(), random=source) is None
+
+
+class Groups(RuleBasedStateMachine):
+    """A group of three in any state: who has room is used, one probe at most, and all-bad still serves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.random = random.Random(11).random
+        self.endpoints = group_of(3)
+        self.held: list[Permit] = []
+
+    @rule(avoid=st.sets(st.integers(0, 2)))
+    def call(self, avoid: set[int]) -> None:
+        choice = choose(self.endpoints, self.now, avoid={f"http://e{n}" for n in avoid}, random=self.random)
+        closed = [endpoint for endpoint in self.endpoints if endpoint.breaker.state == "closed"]
+        usable = [endpoint for endpoint in closed or self.endpoints if endpoint.limit.has_room(self.now)]
+        due = [e for e in self.endpoints if e.breaker.may_probe(self.now) and e.limit.has_room(self.now)]
+        if choice is None:
+            assert not usable
+            assert not due
+            return
+        assert choice.limit.has_room(self.now)
+        probes = choice.breaker.may_probe(self.now)
+        assert probes is (choice in due)
+        assert probes or choice in usable
+        others = [e for e in usable if int(e.url[-1]) not in avoid]
+        assert probes or not others or choice in others
+        choice.limit.acquire()
+        probe = choice.breaker.start_probe() if probes else None
+        self.held.append(Permit(endpoint=choice, started=self.now, probe=probe))
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 1_000), well=st.booleans())
+    def end(self, index: int, well: bool) -> None:
+        choice = self.held.pop(index % len(self.held))
+        breaker, limit = choice.endpoint.breaker, choice.endpoint.limit
+        if well:
+            limit.grow()
+            breaker.succeed(self.now, self.now)
+        else:
+            limit.shrink(self.now, self.now)
+            breaker.fail(self.now, self.now, probe=choice.probe)
+        limit.release()
+
+    @rule(seconds=st.floats(0, 20))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def one_probe_each(self) -> None:
+        for endpoint in self.endpoints:
+            canaries = [choice for choice in self.held if choice.probe is not None and choice.endpoint is endpoint]
+            assert endpoint.breaker.state != "half-open" or len(canaries) >= 1
+            assert endpoint.limit.in_flight == sum(choice.endpoint is endpoint for choice in self.held)
+
+
+TestGroups = Groups.TestCase
+
+
+def make_pool(clock: Clock, **limits: Any) -> PermitPool:
+    pool = PermitPool(Settings(limiter=LimiterSettings(**limits)), clock=clock, random=random.Random(5).random)
+    for family in ("python", "javascript"):
+        for endpoint in pool.group(family, ["http://a", "http://b"]).endpoints:
+            endpoint.limit.set_capacity(None)
+    return pool
+
+
+async def test_waiters_are_served_in_order() -> None:
+    """First come, first served, over everything; cancelled ones leave no gap, and no permit is lost."""
+    pool = make_pool(Clock(), max_concurrency=1)
+    python, js = pool.group("python", ["http://a"]), pool.group("javascript", ["http://b"])
+    held = await pool.acquire(python, avoid=(), within_s=60)
+    order: list[int] = []
+
+    async def wait(number: int) -> None:
+        choice = await pool.acquire(js if number % 2 else python, avoid=(), within_s=60)
+        order.append(number)
+        pool.release(choice, None)
+
+    tasks = [asyncio.create_task(wait(number)) for number in range(10)]
+    while pool.queued < 10:
+        await asyncio.sleep(0)
+    for number in (0, 3, 9):
+        tasks[number].cancel()
+    pool.release(held, None)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [1, 2, 4, 5, 6, 7, 8]
+    assert (pool.in_flight, pool.queued) == (0, 0)
+
+
+async def test_one_full_endpoint_does_not_hold_up_the_others() -> None:
+    """Who waits for Python takes nothing from who wants JavaScript."""
+    pool = make_pool(Clock(), max_concurrency=100)
+    python, js = pool.group("python", ["http://a"]), pool.group("javascript", ["http://a"])
+    for _ in range(16):
+        await pool.acquire(python, avoid=(), within_s=60)
+    waiting = asyncio.create_task(pool.acquire(python, avoid=(), within_s=60))
+    await asyncio.sleep(0)
+    assert (await pool.acquire(js, avoid=(), within_s=60)).endpoint.url == "http://a"
+    assert (pool.in_flight, pool.queued) == (17, 1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert pool.queued == 0
+    pool.close()
+
+
+async def test_a_limit_that_is_raised_wakes_those_who_wait() -> None:
+    """The first call finds out what the endpoint bears; the others need not wait until it has ended."""
+    pool = PermitPool(Settings(), clock=Clock(), random=random.Random(5).random)
+    group = pool.group("python", ["http://new"])
+    held = await pool.acquire(group, avoid=(), within_s=60)
+    waiting = [asyncio.create_task(pool.acquire(group, avoid=(), within_s=60)) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert pool.queued == 5
+    group.endpoints[0].limit.set_capacity(4)
+    pool.wake()
+    await asyncio.sleep(0)
+    assert (pool.in_flight, pool.queued) == (4, 2)
+    for permit in (held, *[task.result() for task in waiting[:3]]):
+        pool.release(permit, None)
+    for permit in await asyncio.gather(*waiting[3:]):
+        pool.release(permit, None)
+    assert (pool.in_flight, pool.queued) == (0, 0)
+
+
+def test_one_that_refuses_is_left_alone() -> None:
+    """It is empty, and would draw every call; while it asks to be left alone, the others are taken."""
+    endpoints, source = group_of(2), random.Random(3).random
+    endpoints[0].limit.back_off(110)
+    for _ in range(10):
+        endpoints[1].limit.acquire()
+    assert {choose(endpoints, 109, avoid=(), random=source).url for _ in range(20)} == {"http://e1"}  # type: ignore[union-attr]
+    assert choose(endpoints, 110, avoid=(), random=source) is endpoints[0]
+    assert choose(endpoints[:1], 109, avoid=(), random=source) is endpoints[0]
+
+
+async def test_the_queue_is_bounded_in_length_and_time() -> None:
+    """One too many is told so at once; who waits too long is told that nothing was sent."""
+    pool = make_pool(Clock(), max_concurrency=1, max_queue=1)
+    group = pool.group("python", ["http://a"])
+    held = await pool.acquire(group, avoid=(), within_s=60)
+    waiting = asyncio.create_task(pool.acquire(group, avoid=(), within_s=0.01))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        await pool.acquire(group, avoid=(), within_s=60)
+    with pytest.raises(DeadlineExceededError) as caught:
+        await waiting
+    assert caught.value.sent == "no"
+    pool.release(held, None)
+    assert (pool.in_flight, pool.queued) == (0, 0)
+
+
+async def test_time_alone_makes_room() -> None:
+    """A zombie that is gone, and an ejection that is over, wake those who wait."""
+    loop = asyncio.get_running_loop()
+    pool = PermitPool(Settings(), clock=loop.time, random=random.Random(5).random)
+    group = pool.group("python", ["http://a"])
+    limit = group.endpoints[0].limit
+    limit.set_capacity(1)
+    limit.charge_abandoned(loop.time() + 0.02)
+    choice = await pool.acquire(group, avoid=(), within_s=60)
+    assert loop.time() >= 0
+    pool.release(choice, None)
+    two = pool.group("python", ["http://b", "http://c"])
+    two.endpoints[1].limit.set_capacity(1)
+    two.endpoints[0].limit.set_capacity(None)
+    held = await pool.acquire(pool.group("python", ["http://c"]), avoid=(), within_s=60)
+    ill = two.endpoints[0].breaker
+    for _ in range(5):
+        ill.fail(loop.time(), loop.time())
+    ill.open_until = loop.time() + 0.02
+    probe = await pool.acquire(two, avoid=(), within_s=60)
+    assert (probe.endpoint.url, probe.probe) == ("http://b", 1)
+    pool.release(probe, asyncio.CancelledError())
+    pool.release(held, None)
+    assert ill.state == "open"
+    pool.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=40),
+    most=st.integers(1, 5),
+)
+def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None:
+    """Whatever is cancelled at whatever moment, in the end every permit is back, and never were there too many."""
+
+    async def play() -> None:
+        pool = make_pool(Clock(), max_concurrency=most)
+        peak = 0
+
+        async def call(family: str, turns: int) -> None:
+            nonlocal peak
+            choice = await pool.acquire(pool.group(family, ["http://a", "http://b"]), avoid=(), within_s=60)
+            try:
+                peak = max(peak, pool.in_flight)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            finally:
+                pool.release(choice, None)
+
+        tasks = []
+        for family, turns, cancelled in plan:
+            tasks.append(asyncio.create_task(call(family, turns)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if cancelled:
+                tasks[-1 - turns % len(tasks)].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (pool.in_flight, pool.queued) == (0, 0)
+        assert peak <= most
+        assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.endpoints())
+
+    asyncio.run(play())
