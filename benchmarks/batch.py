@@ -85,7 +85,7 @@ def run_batch(tasks: Path, results: Path, url: str, *, kill_after_s: float | Non
 
 
 def measure(count: int, kills: int) -> dict[str, float]:
-    """Give what came of it; raise when it is not as it must be."""
+    """Return the figures of a batch; raise AssertionError when a result is wrong or missing."""
     with tempfile.TemporaryDirectory() as name, faas() as server:
         folder = Path(name)
         tasks, results, calm = folder / "tasks.jsonl", folder / "results.jsonl", folder / "calm.jsonl"
@@ -107,7 +107,7 @@ def measure(count: int, kills: int) -> dict[str, float]:
     assert len(wanted) == count
     differing = [key for key, verdict in wanted.items() if found.get(key) != verdict]
     assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
-    # What a kill cut off runs again: 8 are in flight at most, and as many wait to be written.
+    # Executions that a kill interrupted run again: at most 8 in flight, and 8 that wait to be written.
     assert again <= 16 * killed, again
     return {"tasks": count, "tasks/s undisturbed": count / calm_s, "kills": killed, "executions more": again}
 

@@ -1,4 +1,4 @@
-"""What the envelope costs beside the same program sent plain: bytes, CPU of the client, and time of the run.
+"""The cost of the envelope compared with a plain request: bytes, CPU of the client, and time of the run.
 
     python -m benchmarks.envelope [--runs 20] [--rounds 5]
 

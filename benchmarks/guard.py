@@ -1,4 +1,4 @@
-"""What the loop guard costs a bare loop and a loop of calls: times with it as ratios to times without it.
+"""The cost of the loop guard for a bare loop and a loop of calls: times with it as ratios to times without it.
 
     python -m benchmarks.guard [--pyodide] [--rounds 7]
 

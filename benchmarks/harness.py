@@ -68,7 +68,7 @@ class Contender:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **request: Any) -> Any:
-        """Have it measure, with these arguments, and give the figures."""
+        """Measure with these arguments in the running process, and return the figures."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -91,7 +91,7 @@ class FreshContender:
     name: str
 
     def ask(self, **request: Any) -> Any:
-        """Have a new process measure, with these arguments, and give the figures."""
+        """Measure with these arguments in a new process, and return the figures."""
         with contenders(self.module, [self.name]) as started:
             return started[self.name].ask(**request)
 

@@ -55,7 +55,7 @@ async def measure(call: Call, in_flight: int, turns: Iterable[object]) -> dict[s
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[float]]:
-    """Note the CPU seconds of each run of the garbage collector."""
+    """Record the CPU seconds of each run of the garbage collector."""
     spent: list[float] = []
     began = 0.0
 

@@ -4,7 +4,7 @@
 
 The contenders are those of `benchmarks.clients`. `of hand` and `of tuned` compare calls a second; `CPU of hand` and
 `CPU of tuned` the CPU time of a call, where less is better, and which is what to look at on a machine that has other
-work to do. The goals are told by both.
+work to do. Each goal is checked on both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a benchmark prints: tables and goals for people, or one JSON document for programs, from the same figures."""
+"""The output of a benchmark: tables and goals for people, or one JSON document for programs, from the same figures."""
 
 from __future__ import annotations
 

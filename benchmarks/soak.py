@@ -104,7 +104,7 @@ class Soak:
     async def _bomb(self, number: int) -> None:
         language = self._random.choice(list(BOMBS))
         result = await self._manager.run_code(BOMBS[language], language)
-        # A Python program is told, by an exception that it can catch.
+        # A Python program gets an exception, which it can catch.
         expect(result.outcome.value, "USER_ERROR" if language == "python" else "MEMORY_LIMIT")
 
     async def _flood(self, number: int) -> None:
@@ -152,7 +152,7 @@ class Watched:
         self.process, self.url, self._folder = process, url, folder
 
     def figures(self) -> dict[str, int]:
-        """What it takes now, without what each of its processes takes: four descriptors, or a worker's own folder."""
+        """Return its use of resources, without the four descriptors or the folder of each of its processes."""
         server = psutil.Process(self.process.pid)
         states, workers_mb = Counter[str](), [0]
         for child in server.children(recursive=True):
@@ -205,7 +205,7 @@ async def measure(runs: int, idle_s: float, report: Report) -> bool:
     with serving() as server:
         settings = Settings(
             endpoints=dict.fromkeys(FUNCTIONS, server.url),
-            # Long programs hold up others, and who waits too long is told that nothing was started.
+            # Long programs delay others, and those that wait too long are refused before they start.
             retry=RetrySettings(max_attempts=50, budget=1e6, throttled_base_delay_s=0.2),
         )
         async with RuntimeManager(settings=settings) as manager:

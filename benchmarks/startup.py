@@ -32,7 +32,7 @@ IMPORTS = {
     "import what it takes to run": "from faasrt import RuntimeManager",
     "import aiohttp": "import aiohttp",
 }
-# What nobody should pay for who only calls a server.
+# Modules that a pure client must not load.
 HEAVY = (
     "click", "deno", "email", "http.server", "IPython", "matplotlib", "multiprocessing", "numpy", "opentelemetry",
     "pandas", "prometheus_client", "pyarrow", "pydantic", "pytest", "ray", "rich", "sqlite3", "unittest", "uvloop",

@@ -1,4 +1,4 @@
-"""A server that answers every program at once with the same verdict: what is measured against it is the client.
+"""A server that answers every program at once with the same verdict: figures taken against it are those of the client.
 
     python -m benchmarks.stub [--capacity 1024]
 
@@ -37,13 +37,13 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 def encode(body: object) -> bytes:
-    """Give a whole HTTP answer."""
+    """Return a whole HTTP response."""
     data = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
 
 
 class StubConnection(asyncio.Protocol):
-    """One connection. Requests may come in any pieces, with bodies of any size, which nobody keeps or reads."""
+    """One connection. Requests may arrive in any pieces; their bodies are skipped."""
 
     verdict = encode(VERDICT)
     health: ClassVar[bytes]

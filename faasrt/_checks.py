@@ -103,7 +103,7 @@ def instance_of(kind: type) -> Any:
 
 
 def token(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    # What cannot stand in a header would fail at the first request, and perhaps be shown there.
+    # An invalid header value would fail at the first request, and the error might show it.
     if value is not None and (
         not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value
     ):

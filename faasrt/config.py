@@ -134,8 +134,8 @@ class RetrySettings:
         max_retry_after_s: A server that asks for a longer wait than this is not waited for. Default: 30.
         budget: The size of the bucket that retries are paid from. Default: 50. Each family of languages has a bucket,
             shared by all callers of a factory.
-        retry_cost: What a retry takes out of it, at most `budget`. Default: 5.
-        success_credit: What a success puts into it. Default: 1.
+        retry_cost: The tokens that a retry takes, at most `budget`. Default: 5.
+        success_credit: The tokens that a success adds. Default: 1.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
