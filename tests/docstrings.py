@@ -38,7 +38,7 @@ def _below(name: str, node: ast.Module | ast.stmt) -> Iterator[tuple[str, str]]:
 
 
 def examples(name: str, docstring: str) -> list[doctest.Example]:
-    """Give the examples of a docstring, in order."""
+    """Return the examples of a docstring, in order."""
     return doctest.DocTestParser().get_examples(docstring, name)
 
 
@@ -59,7 +59,7 @@ async def run(name: str, docstring: str, **names: Any) -> None:
 
 
 async def _run_one(name: str, example: doctest.Example, namespace: dict[str, Any]) -> str:
-    """Give what an example prints, or the last line of the exception that it is said to raise."""
+    """Return the output of an example, or the last line of the exception that it is documented to raise."""
     code = compile(example.source, name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -1,4 +1,4 @@
-"""Local interpreters, without any server: what a program gives there is what it is to give everywhere."""
+"""Local interpreters without a server: the results of a program must be the same everywhere."""
 
 from __future__ import annotations
 

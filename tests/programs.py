@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from faasrt import Outcome
 
-# What a program may do that must look as in its own interpreter.
+# Programs whose results must equal those of their own interpreter.
 PROGRAMS = {
     "python": [
         "import sys\nfor i in range(3):\n    print(i, end='')\n    print(-i, file=sys.stderr, end=' ')",
@@ -65,7 +65,7 @@ PROGRAMS = {
     ],
 }
 
-# What a program may do to itself and to us, and what the verdict on that is (None: either).
+# Hostile programs, and the verdict on each (None: any).
 PYTHON_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("prints a forged frame", "print('faasrt1:' + 'e30=')\nprint('{}')", Outcome.OK),
     ("prints the marks", "print('__COZE_RETURN_VAL_START__')\nprint('x')\nprint('__COZE_RETURN_VAL_END__')", Outcome.OK),

@@ -44,7 +44,7 @@ class Connection:
             return Answer(int(head[0].split()[1]), headers, await self.reader.readexactly(size))
 
     async def closed(self) -> bytes:
-        """Wait until the server has closed the connection; what it sent before."""
+        """Wait until the server has closed the connection, and return the bytes that it sent before."""
         async with asyncio.timeout(30):
             try:
                 return await self.reader.read()

@@ -37,7 +37,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def with_word(processes: Iterable[psutil.Process], word: str) -> list[psutil.Process]:
-    """Those whose command line holds a word; a zombie has none."""
+    """Return the processes whose command line holds a word; a dead one has none."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):

@@ -22,7 +22,7 @@ class Server:
     """Has eight slots, and runs every program to its time limit, whatever becomes of its caller, as js-faas does.
 
     Attributes:
-        ending: What the caller sees: "answer" at the end, "lost" or "504" at once, "late" long after the end.
+        ending: The end that the caller sees: "answer" at the end, "lost" or "504" at once, "late" long after the end.
     """
 
     def __init__(self, ending: str = "answer", capabilities: Any = None) -> None:
@@ -79,7 +79,7 @@ async def cancelled(call: asyncio.Task[Any]) -> None:
         await call
 
 
-def zombies(manager: RuntimeManager) -> int:
+def abandoned(manager: RuntimeManager) -> int:
     return sum(state.abandoned for state in manager.get_metrics().states)
 
 
@@ -92,7 +92,7 @@ async def test_callers_that_cancel_in_a_loop(serve: Serve) -> None:
             call = asyncio.create_task(manager.run_code("1", "python", timeout_ms=TIMEOUT_MS))
             await server.until(lambda number=number: server.started > number)  # type: ignore[misc]
             await cancelled(call)
-            assert 1 <= zombies(manager) <= SLOTS
+            assert 1 <= abandoned(manager) <= SLOTS
     assert server.peak <= SLOTS
 
 
@@ -120,7 +120,7 @@ async def test_gather_and_map_after_many_cancellations(serve: Serve) -> None:
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await batch
-        assert zombies(manager) == SLOTS  # and none for those that waited
+        assert abandoned(manager) == SLOTS  # and none for those that waited
         tasks = [CodeTask("1", "python", timeout_ms=50) for _ in range(10)]
         assert all([item.result async for item in manager.map(tasks)])
     assert (server.started, server.peak) == (SLOTS + 10, SLOTS)
@@ -134,10 +134,10 @@ async def test_nothing_is_charged_when_nothing_was_sent(serve: Serve) -> None:
         await server.until(lambda: server.probes == 1)
         for call in calls:
             await cancelled(call)
-        assert zombies(manager) == 0
+        assert abandoned(manager) == 0
         server.release.set()
         assert (await manager.run_code("1", "python", timeout_ms=1)).ok
-        assert zombies(manager) == 0
+        assert abandoned(manager) == 0
 
 
 async def test_a_server_that_ends_programs_with_their_connection(serve: Serve) -> None:
@@ -149,7 +149,7 @@ async def test_a_server_that_ends_programs_with_their_connection(serve: Serve) -
             call = asyncio.create_task(manager.run_code("1", "python"))
             await faas.wait_until(lambda: faas.in_flight == 1)
             await cancelled(call)
-            assert zombies(manager) == 0
+            assert abandoned(manager) == 0
             await faas.wait_until(lambda: faas.in_flight == 0)
         assert faas.peak == 1
 
@@ -167,5 +167,5 @@ async def test_the_embedded_faas_frees_what_was_given_up(local: RuntimeManager) 
             await asyncio.sleep(0.005)
         for call in calls:
             await cancelled(call)
-        assert zombies(local) == 0
+        assert abandoned(local) == 0
     assert (await local.run_code("console.log(1)", "js")).stdout == "1\n"

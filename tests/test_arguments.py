@@ -59,7 +59,7 @@ WRONG: dict[str, Any] = {
     "function": len,
 }
 SETTINGS = (SandboxConfig, TimeoutSettings, LimiterSettings, RetrySettings, BreakerSettings, Settings)
-# What is right for an argument, by its name; everything else in WRONG is wrong for it.
+# The values that an argument takes, by its name; all others in WRONG are wrong for it.
 RIGHT: dict[str, set[str]] = {
     "network_enabled": {"true", "false"},
     "idempotent": {"true", "false"},

@@ -303,7 +303,7 @@ async def test_a_redirect_is_not_followed(serve: Serve) -> None:
 
 
 async def test_permits_bound_what_is_in_flight(serve: Serve) -> None:
-    """`max_concurrency` holds, the queue is bounded, and who waits too long is told that nothing was sent."""
+    """`max_concurrency` holds, the queue is bounded, and a call that waits too long fails without being sent."""
     running, peak = 0, 0
     go = asyncio.Event()
 
@@ -393,7 +393,7 @@ def test_a_manager_takes_a_factory_or_settings() -> None:
 
 
 def test_another_loop_is_a_clear_error(unused_tcp_port: int) -> None:
-    """A session belongs to its loop; using it in another is told, not hung on."""
+    """A session belongs to its loop; its use in another loop is an error and does not hang."""
     runtime = RuntimeFactory(Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"})).create_runtime("py")
 
     async def call() -> None:
@@ -470,7 +470,7 @@ async def test_health_is_read_off_every_endpoint(serve: Serve, unused_tcp_port: 
 
 
 async def test_events_hold_no_code_and_no_output(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """The log tells ids, sizes, hashes and times; what the user wrote is not in it."""
+    """The log holds ids, sizes, hashes and times, and no text of the user."""
 
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"output": {"stdout": "s3cret-output"}})

@@ -154,7 +154,7 @@ def figures() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "words"), list(figures()))
 async def test_figures_in_docstrings_are_those_of_the_code(name: str, words: str) -> None:
-    """What a docstring counts is as the code has it."""
+    """The counts in docstrings match the code."""
     assert words in " ".join(DOCSTRINGS[name].split())
 
 

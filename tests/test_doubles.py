@@ -263,13 +263,13 @@ async def test_python_failures(
     ],
 )
 async def test_js_programs(js: JsFaas, http: aiohttp.ClientSession, code: str, expected: tuple[str, ...]) -> None:
-    """What is captured, what is lost, and what is taken for the value."""
+    """Output that is captured, output that is lost, and output that is taken for the value."""
     stdout, stderr, ret_val = await output(http, js, code, timeout=1_000)
     assert (stdout, re.split("\n    at|\n  \\(new Function", stderr)[0], ret_val) == expected
 
 
 async def test_js_believes_the_last_object_on_the_real_stdout(js: JsFaas, http: aiohttp.ClientSession) -> None:
-    """A program that prints after the wrapper writes the answer itself; what is no object does not count."""
+    """A program that prints after the wrapper writes the answer itself; only objects count."""
     forged = json.dumps({"stdout": "forged", "ret_val": "42"}) + "\n[1]\nnot json\n"
     code = f"""
         console.log("real");

@@ -162,7 +162,7 @@ async def test_tricks_are_told_honestly(language: str, tricks: list[tuple[str, s
 
 
 async def test_output_survives_a_hard_exit() -> None:
-    """What was printed before os._exit comes back, with the exit code."""
+    """The output before os._exit comes back, with the exit code."""
     result = await at_the_doubles("import os\nprint('said')\nos._exit(4)", "python")
     assert (result.outcome, result.stdout, result.exit_code) == (Outcome.CRASHED, "said\n", 4)
 

@@ -74,7 +74,7 @@ CODE = {"python": PYTHON, "javascript": JAVASCRIPT, "typescript": TYPESCRIPT}
 @pytest.mark.parametrize("language", CODE)
 @pytest.mark.parametrize("place", PLACES)
 async def test_call_function(place: str, language: str, local: RuntimeManager) -> None:
-    """The value, what was printed, and how else a call can end."""
+    """The value, the output, and the other ways in which a call can end."""
     async with manager_at(place, local) as manager:
         runtime = await manager.get_runtime(language)
         code = CODE[language]

@@ -41,7 +41,7 @@ class _Float(float):
 
 
 def unmarshal(body: bytes) -> dict[str, Any]:
-    """Decode as `json.Unmarshal` into the struct does; what the struct does not name is passed over."""
+    """Decode as `json.Unmarshal` into the struct does; unknown fields are ignored."""
     return _fill(ANSWER, json.loads(body.decode("utf-8"), parse_float=_Float))
 
 
@@ -103,7 +103,7 @@ async def url_of(manager: RuntimeManager) -> str:
     return (await manager.get_health_status()).endpoints[0].endpoint
 
 
-# The names that the backend gives the languages, and those that ours are told by.
+# The names of the languages in the backend, and in our own protocol.
 PROGRAMS = [
     (
         "python",

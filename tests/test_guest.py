@@ -77,7 +77,7 @@ def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
 
 
 def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
-    """What the guest program and the user's changed is as it was: a server may have something to do afterwards."""
+    """The guest program undoes all changes, because the server goes on to use the process."""
     code = "import builtins, sys\nbuiltins.print = sys.stdout = None\nsys.setrecursionlimit(99)\ndel builtins.len"
     job = GuestJob(code=code, language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000)
     text = wrap(job, EndpointProfile(), NONCE)

@@ -37,7 +37,7 @@ HEALTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 
 
 class Stage:
-    """A server that counts connections, and stops at a place of the exchange until it is told to go on."""
+    """A server that counts connections, and stops at a place of the exchange until it may go on."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
@@ -254,7 +254,7 @@ async def test_a_users_cancellation_stays_a_cancellation(raw_server: Serve) -> N
 
 
 async def test_clear_cache_never_closes_under_a_call(raw_server: Serve) -> None:
-    """What is dropped is closed when its calls have ended; the next caller gets a new runtime meanwhile."""
+    """A dropped runtime closes when its calls have ended; the next caller gets a new one meanwhile."""
     stage = Stage(10)
     async with manager_for(await raw_server(stage.handle)) as manager:
         old = await manager.get_runtime("py")
@@ -443,7 +443,7 @@ async def test_metrics_count_what_happens(serve: Serve, unused_tcp_port: int) ->
 
 
 async def test_a_failing_sink_fails_no_call(raw_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told of once."""
+    """It is reported once."""
 
     class Logger:
         def log(self, *args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,6 @@
 """Places to write that are full, missing, forbidden or spoiled: a line that says so, and whatever can run runs.
 
-Root may write anywhere but in /proc, where nobody can make a folder.
+Root may write anywhere but in /proc, where no user can make a folder.
 """
 
 from __future__ import annotations

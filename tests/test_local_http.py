@@ -160,7 +160,7 @@ async def test_a_large_body_must_be_a_large_program(faas: LocalFaaS, kind: str) 
 
 
 async def test_a_large_program_runs(faas: LocalFaaS) -> None:
-    """What is large in it are strings, of whatever characters."""
+    """Its large parts are strings of any characters."""
     code = "console.log('" + '\\"\n\\n\u20ac\U0001f600'.replace("\n", "") * 300_000 + "'.length)"
     answer = await exchange(faas.url, request(encoded(code=code)))
     assert answer.json()["output"]["stdout"] == f"{300_000 * 5}\n"
@@ -361,7 +361,7 @@ async def test_a_header_that_comes_twice_is_no_way_in(faas: LocalFaaS) -> None:
 
 
 async def test_only_the_token_opens() -> None:
-    """It is asked for on each path, before anything else is told; its scheme may be written in lower case."""
+    """Each path requires it before it answers anything; its scheme may be written in lower case."""
     async with LocalFaaS(["js"], token="s3cret", workers=1) as faas:
         await faas.wait_ready("js")
         wrong = ("", "s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3crett", "Bearer S3CRET", "Basic s3cret")
@@ -402,7 +402,7 @@ async def test_only_the_token_opens() -> None:
     ],
 )
 async def test_a_path_is_what_is_written(faas: LocalFaaS, target: str) -> None:
-    """Nothing is decoded, normalized or guessed: what is not the path itself is refused."""
+    """Nothing is decoded, normalized or guessed: only the exact path is served."""
     async with nothing_runs(faas):
         answer = await exchange(faas.url, request(encoded(), target=target))
         assert_refused(answer, answer.status)
@@ -459,7 +459,7 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
     ids=numbered,
 )
 async def test_what_is_hardly_http_is_refused(faas: LocalFaaS, data: bytes) -> None:
-    """One refusal, and the connection is closed: what was smuggled behind it is never looked at."""
+    """One refusal, and the connection is closed: bytes that were smuggled behind it are never read."""
     async with nothing_runs(faas), connected(faas.url) as connection:
         await connection.send(data)
         assert_refused(await connection.answer(), 505 if data in OTHER_VERSIONS else 400)
@@ -468,7 +468,7 @@ async def test_what_is_hardly_http_is_refused(faas: LocalFaaS, data: bytes) -> N
 
 
 async def test_http_1_0_is_served(faas: LocalFaaS) -> None:
-    """With a Host; without one nobody can tell for whom it was meant."""
+    """With a Host; without one the target is unknown."""
     async with connected(faas.url) as connection:
         await connection.send(request(encoded()).replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert (await connection.answer()).status == 200
@@ -554,7 +554,7 @@ async def test_a_body_that_does_not_arrive_is_refused(faas: LocalFaaS, chunked: 
 
 
 async def test_a_408_that_says_nothing_was_started_is_no_verdict(raw_server: Any) -> None:
-    """The client takes it for a refusal; without the header it is the reference server's way to tell of a timeout."""
+    """The client takes it for a refusal; without the header it is how the reference server reports a timeout."""
     header = b"x-faasrt-not-started: 1\r\n"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -609,7 +609,7 @@ async def test_a_client_that_goes_away_frees_its_sandbox(faas: LocalFaaS) -> Non
 
 
 async def test_what_requests_hold_together_is_bounded(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body beyond it is refused as overload, before it runs; what was held comes free with the answer."""
+    """A body beyond it is refused as overload, before it runs; the memory is freed with the answer."""
     monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", 100_000)
     large = request(encoded(code=CODE + " " * 60_000))
     async with connected(faas.url) as first:
@@ -644,7 +644,7 @@ async def test_an_unexpected_failure_tells_nothing_of_the_program(
 
 
 class TestConnections:
-    """No more than a set number of connections; the rest hear so at once."""
+    """No more than a set number of connections; the rest are refused at once."""
 
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ async def test_errors_are_the_users(
     [("Deno.exit(3)", 3), ("Deno.exitCode = 4", 4), ("process.exit(5)", 5), ("Deno.exit(-1)", 255)],
 )
 async def test_exit_codes(local: RuntimeManager, code: str, exit_code: int) -> None:
-    """Another code than 0 is the user's failure, and is told."""
+    """Another code than 0 is the user's failure, and part of the result."""
     result = await run(local, f"console.log('q'); {code}")
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.USER_ERROR, exit_code, "q\n")
 

@@ -28,7 +28,7 @@ async def post(session: aiohttp.ClientSession, url: str, body: Any) -> Answer:
 
 
 def judge(answers: list[Answer]) -> list[int]:
-    """Give the numbers of the programs that ran; each answer must be right, or a refusal as it should be."""
+    """Return the numbers of the programs that ran; each answer must be right, or a proper refusal."""
     ran = []
     for number, (status, body, headers) in enumerate(answers):
         if status == 200:

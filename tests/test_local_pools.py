@@ -63,7 +63,7 @@ async def test_they_follow_demand(manager: RuntimeManager, tmp_path: Path, langu
 
 @pytest.mark.parametrize("language", WORD)
 async def test_they_come_back_after_crashes(manager: RuntimeManager, tmp_path: Path, language: str) -> None:
-    """Killed three times over while nobody calls, there are as many again, health counts them, and programs run."""
+    """After three kills without a call there are again the same number, health counts them, and programs run."""
     for _ in range(3):
         await until_full(manager, tmp_path, language)
         victims = processes(tmp_path, language)

@@ -43,7 +43,7 @@ async def run(local: RuntimeManager, code: str, timeout_ms: float = 10_000, **li
     ],
 )
 async def test_programs_run_to_their_end(local: RuntimeManager, code: str, stdout: str) -> None:
-    """What is printed arrives as it was printed, and exit code 0 is OK."""
+    """Output arrives unchanged, and exit code 0 is OK."""
     result = await run(local, code)
     assert (result.outcome, result.stdout, result.stderr, result.exit_code) == (Outcome.OK, stdout, "", 0)
     assert result.metadata["pool_stats"]["totalInstances"] >= 1

@@ -51,7 +51,7 @@ RUN = {"language": "js", "code": "console.log(1)"}
 
 
 async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) -> None:
-    """A coze-loop backend reads what it knows; what is ours stands beside it."""
+    """A coze-loop backend reads the fields that it knows; our own are further fields."""
     status, body, _ = await post(f"{faas.url}/run_code", {**RUN, "timeout": 1000, "priority": "normal", "ext": {}})
     assert status == 200
     assert body["output"] == {"stdout": "1\n", "stderr": "", "ret_val": ""}
@@ -222,7 +222,7 @@ async def test_the_network_can_be_granted() -> None:
     ],
 )
 async def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
-    """Each is told before anything starts; a server for others needs a token."""
+    """Each is an error before anything starts; a server for others needs a token."""
     with pytest.raises(ConfigurationError):
         LocalFaaS(**arguments)
 

@@ -132,7 +132,7 @@ async def test_stops_where_it_is_asked_to(stop_on: Any) -> None:
 
 
 async def test_stops_on_an_outcome() -> None:
-    """An outcome is a condition, too; in order, what comes before is given first."""
+    """An outcome is a condition, too; in order, earlier results come first."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply(outcome="TIMEOUT" if body["code"] == "print(5)" else "OK")
         found = [
@@ -460,7 +460,7 @@ async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeMan
 
 @pytest.mark.usefixtures("python_sandbox")
 async def test_a_slow_source_is_not_waited_for_to_fill_a_batch() -> None:
-    """What is there is run; what comes later has its own execution."""
+    """Available tasks run; later ones have their own execution."""
     gate = asyncio.Event()
 
     async def source() -> AsyncIterator[CodeTask]:

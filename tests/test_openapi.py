@@ -22,7 +22,7 @@ SCHEMATHESIS = (
 )
 
 
-# A server for each engine: what is the least memory differs, and the document of both can only name the lesser one.
+# A server for each engine: the least memory differs, and the document of both can only name the lesser one.
 @pytest.mark.parametrize("languages", [["javascript", "typescript"], ["python"]], ids=["deno", "wasi"])
 @pytest.mark.usefixtures("python_sandbox")
 async def test_the_server_does_what_the_document_says(languages: list[str], tmp_path: Path) -> None:

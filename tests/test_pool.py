@@ -354,7 +354,7 @@ def test_who_is_chosen() -> None:
 
 
 class Groups(RuleBasedStateMachine):
-    """A group of three in any state: who has room is used, one probe at most, and all-bad still serves."""
+    """A group of three in any state: an endpoint with room is used, with one probe at most, even if all are bad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -489,7 +489,7 @@ def test_one_that_refuses_is_left_alone() -> None:
 
 
 async def test_the_queue_is_bounded_in_length_and_time() -> None:
-    """One too many is told so at once; who waits too long is told that nothing was sent."""
+    """One too many fails at once; the error of a call that waited too long says that nothing was sent."""
     pool = make_pool(Clock(), max_concurrency=1, max_queue=1)
     group = pool.group("python", ["http://a"])
     held = await pool.acquire(group, avoid=(), within_s=60)
@@ -505,7 +505,7 @@ async def test_the_queue_is_bounded_in_length_and_time() -> None:
 
 
 async def test_time_alone_makes_room() -> None:
-    """A zombie that is gone, and an ejection that is over, wake those who wait."""
+    """The end of an abandoned call and of an open breaker wake the calls that wait."""
     loop = asyncio.get_running_loop()
     pool = PermitPool(Settings(), clock=loop.time, random=random.Random(5).random)
     group = pool.group("python", ["http://a"])

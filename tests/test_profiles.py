@@ -29,7 +29,7 @@ LOSSLESS = {"status": "healthy", "capabilities": {"lossless": True, "enforces_ti
 
 
 class Server:
-    """Counts health probes and plain and enveloped programs, and answers as it is told."""
+    """Counts health probes and plain and enveloped programs, and sends the given answers."""
 
     def __init__(self, health: Any = LOSSLESS, health_status: int = 200) -> None:
         self.health, self.health_status = health, health_status

@@ -116,7 +116,7 @@ async def test_it_is_a_front_page() -> None:
 
 
 def named_pages(text: str) -> set[str]:
-    """What a text says `pydoc` can show: after the command, and further names of the same sentence."""
+    """Return the names that a text passes to `pydoc`: after the command, and further ones in the same sentence."""
     sentences = re.findall(r"python -m pydoc[^.]*(?:\.[\w`][^.]*)*", text)
     return {name for sentence in sentences for name in re.findall(r"(faasrt(?:\.\w+)*)`", sentence)}
 

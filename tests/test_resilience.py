@@ -221,7 +221,7 @@ async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool) -> N
             setattr(proxy, direction, Toxics())
             metrics = manager.get_metrics()
             assert (metrics.in_flight, metrics.queued) == (0, 0)
-            # What was given up may still run there: the next call waits for no more than that.
+            # An abandoned call may still run there: the next one waits for no more than that.
             assert (await manager.run_code("1", "python", timeout_ms=5_000)).ok
     assert asyncio.all_tasks() == tasks
 
@@ -432,7 +432,7 @@ async def test_one_ejection_is_one_event() -> None:
 
 async def test_a_connection_that_cannot_be_made_in_time_sent_nothing() -> None:
     """Also when the attempt's own time is shorter than that for connecting: it is tried elsewhere."""
-    # A listener that accepts nobody: its backlog is full, and further connections hang.
+    # A listener that accepts no connection: its backlog is full, and further connections hang.
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)

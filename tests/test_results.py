@@ -1,4 +1,4 @@
-"""Results: what can be read off them."""
+"""Results and their properties."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_value_refuses_what_is_no_json(ret_val: str) -> None:
 
 
 def test_value_refuses_a_cut_text() -> None:
-    """What was cut could still be JSON by chance; it is not what the code returned."""
+    """A cut value could still be JSON by chance; the code did not return it."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val="1"), truncated=frozenset({"ret_val"}))
     with pytest.raises(ReturnValueError, match="max_output_bytes"):
         result.value  # noqa: B018
@@ -69,7 +69,7 @@ def test_to_dict_is_json() -> None:
 
 
 def test_results_are_frozen_and_slotted() -> None:
-    """Nobody changes a result by accident."""
+    """A result cannot be changed by accident."""
     result = ExecutionResult(outcome=Outcome.OK)
     with pytest.raises(AttributeError):
         result.outcome = Outcome.TIMEOUT  # type: ignore[misc]
@@ -97,7 +97,7 @@ def test_cut_keeps_the_limit(text: str, limit: int) -> None:
 
 
 def test_cut_counts_replaced_bytes() -> None:
-    """What is not UTF-8 becomes U+FFFD, which takes three bytes; the limit is on what the reader gets."""
+    """Invalid UTF-8 becomes U+FFFD, which takes three bytes; the limit counts the bytes of the result."""
     kept, was_cut = cut(b"\xff" * 100, 100)
     assert was_cut
     assert len(kept.encode()) <= 100

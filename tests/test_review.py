@@ -55,7 +55,7 @@ async def results_of(manager: RuntimeManager, language: str, code: str, cases: l
 @pytest.mark.parametrize("place", ["doubles", "embedded"])
 @pytest.mark.parametrize("language", ["python", "js"])
 async def test_cases_under_small_limits(place: str, language: str, local: RuntimeManager) -> None:
-    """What is told of the progress is no output of the program, and takes none of its limit."""
+    """Progress reports are no output of the program, and take none of its limit."""
     loop = "while True: pass" if language == "python" else "while (true) {}"
     python = f"def f(i):\n    if i == 40:\n        {loop}\n    return [i] * 50"
     js = f"const f = (i) => {{ if (i === 40) {loop} return Array(50).fill(i); }};"
@@ -96,7 +96,7 @@ async def test_cases_with_full_streams(place: str, local: RuntimeManager) -> Non
 
 
 async def test_large_definitions_do_not_split_cases() -> None:
-    """What the definitions print is told once."""
+    """The output of the definitions appears once."""
     async with doubles() as (manager, python, js):
         for language, code in {
             "python": "print('d' * 900_000)\ndef f(i): print(i); return i",

@@ -1,4 +1,4 @@
-"""FakeFaas and FaultProxy: what a client that counts bytes sees of them."""
+"""FakeFaas and FaultProxy, seen by a client that counts bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Client:
         return data
 
     async def to_end(self) -> tuple[bytes, str]:
-        """What comes until the end, and which end it is."""
+        """Return the bytes until the end, and the kind of end."""
         data = b""
         while True:
             try:
@@ -107,7 +107,7 @@ class Sink:
             self.end.set_result("RST")
 
 
-# The fake FaaS: what it answers
+# The fake FaaS: its answers
 
 
 async def test_answers_as_a_faas_does() -> None:
@@ -231,7 +231,7 @@ async def test_sends_a_raw_body_and_headers() -> None:
     ],
 )
 def test_a_reply_is_checked(wrong: dict[str, Any]) -> None:
-    """What cannot be sent is refused where it is written."""
+    """Replies that cannot be sent are refused when they are made."""
     with pytest.raises(ValueError, match=r"'\w+'"):
         Reply(**wrong)
     with pytest.raises(TypeError):
@@ -885,7 +885,7 @@ async def test_the_url_keeps_its_path() -> None:
     ],
 )
 def test_toxics_are_checked(wrong: dict[str, Any]) -> None:
-    """What cannot be done is refused where it is written."""
+    """Faults that cannot be injected are refused when they are made."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Toxics(**wrong)
 
@@ -894,7 +894,7 @@ def test_toxics_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_names_are_loaded_lazily() -> None:
-    """Importing the package loads no server, and a name that it does not have is told as ever."""
+    """Importing the package loads no server, and an unknown name is an AttributeError."""
     code = (
         "import sys, faasrt.testing as t; assert 'aiohttp' not in sys.modules and 'asyncio' not in sys.modules; t.Nope"
     )

@@ -216,7 +216,7 @@ async def test_the_network_cannot_be_reached(place: Place, body: str, words: str
 
 
 async def test_a_datagram_cannot_be_sent(place: Place) -> None:
-    """Node's sockets for datagrams tell of the refusal with an error that nobody catches."""
+    """Node's sockets for datagrams report the refusal as an uncaught error."""
     code = "import d from 'node:dgram'; d.createSocket('udp4').send('x', UDP_PORT, '127.0.0.1')"
     result = await place.run(code, "js")
     assert result.outcome is Outcome.USER_ERROR

@@ -77,7 +77,7 @@ TIME = [
     "new (await import('node:sqlite')).DatabaseSync(':memory:').exec("
     "'with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c')",
     "process.kill(process.pid, 'SIGSTOP'); for (;;) ;",
-    # What cannot be told any more cannot be had either: else this would look like a failure of the server.
+    # A program that makes its report impossible must not look like a failure of the server.
     "Deno.stdout.close(); const name = 'proc' + 'ess'; try { globalThis[name].pid } catch {}"
     " const { kill } = await import(`node:${name}`); kill(Deno.pid, 'SIGKILL'); for (;;) ;",
 ]
@@ -173,7 +173,7 @@ SPIES = [
 
 @pytest.mark.parametrize("spy", SPIES)
 async def test_the_nonce_is_not_for_spies(local: RuntimeManager, spy: str) -> None:
-    """What a program puts in the place of builtins sees nothing of the reports."""
+    """Replaced builtins see nothing of the reports."""
     code = f"""
 const {{ apply }} = Reflect, {{ inspect }} = Deno, {{ test }} = RegExp.prototype, {{ log }} = console, seen = [];
 const note = (...items) => {{ for (let i = 0; i < items.length; i++) seen[seen.length] = items[i] }};
@@ -310,6 +310,6 @@ async def test_a_program_without_stdout_is_ended(local: RuntimeManager, code: st
 async def test_other_descriptors_are_the_programs(
     local: RuntimeManager, code: str, outcome: Outcome, stdout: str
 ) -> None:
-    """What a program does to its other descriptors, or to Node's streams, changes nothing of its verdict."""
+    """Changes to a program's other descriptors, or to Node's streams, do not change its verdict."""
     result = await local.run_code(code, "js", 30_000)
     assert (result.outcome, result.stdout) == (outcome, stdout), result

@@ -29,7 +29,7 @@ def to_result(verdict: Verdict) -> ExecutionResult:
 WIRE = Path(__file__).parent / "wire"
 TRACEBACK = 'Traceback (most recent call last):\n  File "main.py", line 1, in <module>\nValueError: bad\n'
 
-# What a careful person makes of the recorded answers; every case that is not listed ran to its end.
+# The verdicts that a careful person reaches on the recorded answers; every other case ran to its end.
 PYTHON_CASES = {
     "trailing expression": Outcome.USER_ERROR,
     "uncaught exception": Outcome.USER_ERROR,

@@ -1,4 +1,4 @@
-"""What the tests of threats share: secrets that must stay, sinks that must see nothing, a server among traps."""
+"""Helpers of the tests of threats: secrets that must stay, sinks that must see nothing, a server among traps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sink(asyncio.DatagramProtocol):
         writer.close()
 
     async def all_seen(self) -> list[str]:
-        """What has come; to know that nothing is still on its way, something is sent after it."""
+        """Return the bytes that came. A marker is sent after them, so that none are still on their way."""
         before = len(self.seen)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.tcp_port)
         await reader.read()
@@ -179,7 +179,7 @@ NEIGHBOURS = {
 
 
 def largest_sandbox() -> int:
-    """What the largest of this process's sandboxes holds of the memory, in bytes."""
+    """Return the memory of the largest of this process's sandboxes, in bytes."""
     largest = 0
     for word in ("runner.js", "wasi_worker"):
         for child in with_word(psutil.Process().children(), word):

@@ -1,4 +1,4 @@
-"""What the doubles share: the HTTP side, the slots, and the processes of the interpreters."""
+"""The base of the doubles: the HTTP side, the slots, and the processes of the interpreters."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ const print = console.log;
 const keep = (texts) => (...values) => {
   texts.push(values.map(String).join(" ") + "\n");
 };
-// Never undone: what timers and promises print later goes where nobody looks any more.
+// Never undone: the later output of timers and promises is lost.
 console.log = console.info = keep(stdout);
 console.error = console.warn = keep(stderr);
 const isObject = (line) => {

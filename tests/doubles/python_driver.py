@@ -1,7 +1,7 @@
 """Run one program as python-faas's Pyodide does; on top of CPython, in the folder that is the current one.
 
 The program is in the file `program.py`. How it ended goes to the file `report`; a process that ends without one has
-died, as Pyodide's does of a SystemExit. What it printed goes to the real streams. No module of ours is at hand here.
+died, as Pyodide's does of a SystemExit. Its output goes to the real streams. No module of ours is at hand here.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ DRIVER = Path(__file__).parent / "python_driver.py"
 
 # Nine lines, as in the recorded traceback the third line of the program is the twelfth.
 PREAMBLE = '''\
-# What the server puts before each program.
+# The server puts this before each program.
 
 
 
@@ -76,7 +76,7 @@ class PythonFaas(Faas):
         return answer(stdout, ret_val if value is None else value, exit_code=int(end["failed"]))
 
     def arguments(self) -> list[str]:
-        """What the interpreter is called with, to run the program in its folder."""
+        """Return the command that runs the program in its folder."""
         return ["-I", "-X", "utf8", str(self.driver)]
 
     def environment(self, folder: Path) -> dict[str, str]:
@@ -114,7 +114,7 @@ class PythonFaas(Faas):
         }
 
     def _pool(self) -> Json:
-        """As it was recorded of an idle server; what a busy one says is not known."""
+        """Return the recorded report of an idle server; that of a busy one is unknown."""
         return {
             "totalProcesses": 1,
             "availableProcesses": 1,
@@ -149,7 +149,7 @@ def mangled(code: str) -> str:
 
 
 def taken_apart(printed: str) -> tuple[str, str]:
-    """What is left of the standard output, and the returned value that was found in it."""
+    """Return the rest of the standard output, and the return value that was found in it."""
     stdout = printed.replace("\n", "")
     returned = RETURN_VAL.search(stdout)
     stdout = RETURN_VAL.sub("", stdout)
