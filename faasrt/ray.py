@@ -1,7 +1,8 @@
 """Batches on a Ray cluster, with the tasks as rows of a Ray Dataset. Needs the extra `ray`.
 
 `ray.data.read_json("tasks.jsonl", lines=True)` reads the tasks of `faasrt batch`, and
-`run_tasks(...).write_parquet("results")` stores the results.
+`run_tasks(...).write_parquet("results")` stores the results. Each task gives one row, and each
+actor of Ray has a manager of its own.
 """
 
 from __future__ import annotations

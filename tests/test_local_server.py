@@ -82,7 +82,7 @@ async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) ->
         ({"language": "js", "code": 5}, "'code'"),
         ({"language": "js", "code": " "}, "empty"),
         *(({**RUN, "timeout": bad}, "'timeout'") for bad in (0, -1, "5", True)),
-        *(({**RUN, "timeout": bad}, "no JSON") for bad in (float("nan"), float("inf"))),
+        *(({**RUN, "timeout": bad}, "not valid JSON") for bad in (float("nan"), float("inf"))),
         ({**RUN, "sandbox": []}, "'sandbox'"),
         ({**RUN, "sandbox": {"timeout_ms": 0}}, "'timeout_ms'"),
         ({**RUN, "sandbox": {"memory_limit_mb": "64"}}, "'memory_limit_mb'"),
