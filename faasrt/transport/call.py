@@ -112,7 +112,9 @@ class Transport:
         try:
             while True:
                 try:
-                    permit = await self._acquire(context, group, tried, owner)
+                    permit = self._pool.try_acquire(group, avoid=tried)
+                    if permit is None:
+                        permit = await self._wait_for_permit(context, group, tried, owner)
                 except (QueueFullError, ServiceError) as error:
                     # The failure that led to the retry says more than that there was no permit for it.
                     raise (failed or error) from None
@@ -165,7 +167,9 @@ class Transport:
         group.skip_capacity()
         within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
         try:
-            permit = await self._acquire(context, group, (), owner)
+            permit = self._pool.try_acquire(group)
+            if permit is None:
+                permit = await self._wait_for_permit(context, group, (), owner)
             context.attempts, context.endpoint = 1, permit.endpoint.url
             error: BaseException | None = None
             try:
@@ -226,7 +230,7 @@ class Transport:
             for family, endpoint in self._pool.endpoints()
         )
 
-    async def _acquire(
+    async def _wait_for_permit(
         self, context: CallContext, group: EndpointGroup, avoid: Collection[str], owner: object
     ) -> Permit:
         asked = self.clock()
@@ -252,8 +256,9 @@ class Transport:
 
     async def _attempt(self, permit: Permit, execution: Execution[T], context: CallContext) -> T:
         timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
-        profile = await self._profile(permit, context) if execution.needs_profile else _UNKNOWN
+        profile = _UNKNOWN
         if execution.needs_profile:
+            profile = self._profiles.known(endpoint.url) or await self._fetch_profile(endpoint.url, context)
             endpoint.limit.set_capacity(profile.capacities.get(run.language.family))
             self._pool.wake()
         # The program has its whole time from here on: a probe must not cost any of it.
@@ -293,13 +298,9 @@ class Transport:
             raise DeadlineExceededError(message, sent="yes")
         return value
 
-    async def _profile(self, permit: Permit, context: CallContext) -> EndpointProfile:
-        url = permit.endpoint.url
-        known = self._profiles.known(url)
-        if known is None:
-            asked = self.clock()
-            try:
-                known = await self._profiles.get(url, self._settings.timeouts.health_s)
-            finally:
-                context.deadline += self.clock() - asked
-        return known
+    async def _fetch_profile(self, url: str, context: CallContext) -> EndpointProfile:
+        asked = self.clock()
+        try:
+            return await self._profiles.get(url, self._settings.timeouts.health_s)
+        finally:
+            context.deadline += self.clock() - asked

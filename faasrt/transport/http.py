@@ -259,11 +259,14 @@ async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) ->
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         message = f"the answer is compressed although that was declined: {encoding[:40]}"
         raise ProtocolError(message, sent="yes", status=status)
-    body, whole = await _read(response.content, max_body_bytes if status == 200 else _FAILURE_BODY_BYTES)
-    if not whole:
+    limit, content = max_body_bytes if status == 200 else _FAILURE_BODY_BYTES, response.content
+    # A short answer arrives in one piece with its head.
+    body = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)
+    if len(body) > limit:
         response.close()  # read to its end it would have returned its connection by itself
         if status == 200:
             raise BodyTooLargeError
+        body = body[:limit]
     if status == 200:
         return Answer(status=200, body=body)
     return Answer(
@@ -274,19 +277,16 @@ async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) ->
     )
 
 
-async def _read(content: aiohttp.StreamReader, max_bytes: int) -> tuple[bytes, bool]:
-    """Read a body up to a size, and return whether that was all."""
-    if content.is_eof():  # a short answer arrives in one piece with its head
-        body = content.read_nowait()
-        return body[:max_bytes], len(body) <= max_bytes
+async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """Read a body to its end, or until it is longer than the limit."""
     pieces: list[bytes] = []
     size = 0
     async for piece in content.iter_chunked(_PIECE_BYTES):
         size += len(piece)
         pieces.append(piece)
-        if size > max_bytes:
-            return b"".join(pieces)[:max_bytes], False
-    return b"".join(pieces), True
+        if size > limit:
+            break
+    return b"".join(pieces)
 
 
 def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:

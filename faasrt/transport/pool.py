@@ -154,6 +154,19 @@ class PermitPool:
         """Return every endpoint with its family."""
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
+    def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
+        """Return a permit for one of the endpoints, or None when the caller has to wait for one.
+
+        Args:
+            group: The endpoints.
+            avoid: Base URLs that are taken only if no other has room.
+        """
+        if group.waiters or self.in_flight >= self._max_concurrency:
+            return None
+        now = self._clock()
+        endpoint = choose(group.endpoints, now, avoid=avoid, random=self._random)
+        return None if endpoint is None else self._grant(endpoint, now)
+
     async def acquire(
         self,
         group: EndpointGroup,
@@ -165,8 +178,7 @@ class PermitPool:
         """Acquire a permit for one of the endpoints; first come, first served.
 
         Args:
-            group: The endpoints.
-            avoid: Base URLs that are taken only if no other has room.
+            group, avoid: See `try_acquire`.
             within_s: The most seconds to wait; None waits without limit.
             owner: Names the callers that `fail_waiting` ends.
 
@@ -177,11 +189,8 @@ class PermitPool:
 
         Cancellation: leaves the queue, and holds no permit.
         """
-        if not group.waiters and self.in_flight < self._max_concurrency:
-            now = self._clock()
-            endpoint = choose(group.endpoints, now, avoid=avoid, random=self._random)
-            if endpoint is not None:
-                return self._grant(endpoint, now)
+        if permit := self.try_acquire(group, avoid=avoid):
+            return permit
         self._check_queue(group)
         waiter = _Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner)
         group.waiters[waiter.ticket] = waiter
