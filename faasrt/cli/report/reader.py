@@ -10,11 +10,10 @@ import gzip
 import json
 import stat
 import zlib
-from array import array
 from collections.abc import Iterable, Iterator
 from math import isnan, nan
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import attrs
 
@@ -26,7 +25,6 @@ from faasrt.results import Outcome
 
 OK, INFRASTRUCTURE, INVALID_TASK, OTHER = "OK", "INFRASTRUCTURE", "INVALID_TASK", "OTHER"
 KINDS = (*(str(outcome) for outcome in Outcome), INFRASTRUCTURE, INVALID_TASK, OTHER)
-_NUMBER_OF_KIND = {kind: number for number, kind in enumerate(KINDS)}
 _MARKS = {"outcome", "infra_error", "invalid_task"}
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -41,34 +39,41 @@ class ResultsError(FaasrtError, ValueError):
     """The file has no results to show. The message is one line."""
 
 
-@attrs.define
-class Rows:
-    """The latest result of every task, one row each, in columns. A missing number is NaN.
+class Row(NamedTuple):
+    """The numbers of a result. A missing one is NaN.
 
     Attributes:
-        kinds: Positions in `KINDS`.
+        kind: One of `KINDS`.
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: The time of the result, in seconds since 1970.
-        offsets: The offset of the result's line in the unpacked file.
+        offset: The offset of the result's line in the unpacked file.
+    """
+
+    kind: str
+    total_ms: float
+    duration_ms: float
+    finished_s: float
+    offset: int
+
+
+@attrs.define
+class Results:
+    """The latest result of every task.
+
+    Attributes:
+        latest: The results, by the hash of what identifies their task.
         superseded: The number of results that a later one of the same task replaced.
         unreadable: The number of lines that are not results.
         first_unreadable: The number of the first such line, from 1.
         torn: Whether the file ends within a line, or within its compressed data.
     """
 
-    kinds: array[int] = attrs.field(factory=lambda: array("B"))
-    total_ms: array[float] = attrs.field(factory=lambda: array("d"))
-    duration_ms: array[float] = attrs.field(factory=lambda: array("d"))
-    finished_s: array[float] = attrs.field(factory=lambda: array("d"))
-    offsets: array[int] = attrs.field(factory=lambda: array("Q"))
+    latest: dict[int, Row] = attrs.field(factory=dict)
     superseded: int = 0
     unreadable: int = 0
     first_unreadable: int = 0
     torn: bool = False
-
-    def __len__(self) -> int:
-        return len(self.kinds)
 
 
 @attrs.frozen(kw_only=True)
@@ -92,43 +97,40 @@ class Task:
     texts: dict[str, str]
 
 
-def read(path: Path) -> Rows:
+def read(path: Path) -> Results:
     """Read the numbers of every result.
 
     Raises:
         ResultsError: The file cannot be read, or holds no results.
     """
-    rows = Rows()
-    row_of_key: dict[int, int] = {}
+    results = Results()
     with _opened(path) as file:
         for number, offset, line in _lines(file):
-            fields = _fields(line)
-            if fields is None:
-                if not line.strip():
-                    continue
-                rows.torn = not line.endswith(b"\n")
-                if not rows.torn:
-                    rows.unreadable += 1
-                    rows.first_unreadable = rows.first_unreadable or number
-                    if rows.unreadable >= _FOREIGN_LINES and not rows:
-                        break
+            if (fields := _fields(line)) is not None:
+                # A result without an id belongs to its line; one without either is a task of its own.
+                known = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
+                key = hash(next(known, f"offset {offset}"))
+                results.superseded += key in results.latest
+                results.latest[key] = Row(
+                    _kind(fields),
+                    _number(fields, "total_ms", MAX_MS),
+                    _number(fields, "duration_ms", MAX_MS),
+                    _number(fields, "finished_at", MAX_EPOCH_S),
+                    offset,
+                )
+            elif not line.strip():
                 continue
-            key = _key(fields)
-            row = len(rows) if key is None else row_of_key.setdefault(key, len(rows))
-            rows.superseded += row < len(rows)
-            values: list[tuple[array[Any], float]] = [
-                (rows.kinds, _NUMBER_OF_KIND[_kind(fields)]),
-                (rows.total_ms, _number(fields, "total_ms", MAX_MS)),
-                (rows.duration_ms, _number(fields, "duration_ms", MAX_MS)),
-                (rows.finished_s, _number(fields, "finished_at", MAX_EPOCH_S)),
-                (rows.offsets, offset),
-            ]
-            for column, value in values:
-                column[row : row + 1] = array(column.typecode, [value])
-    if not rows:
-        empty = not rows.unreadable and not rows.torn
+            elif not line.endswith(b"\n"):
+                results.torn = True
+            else:
+                results.unreadable += 1
+                results.first_unreadable = results.first_unreadable or number
+                if results.unreadable >= _FOREIGN_LINES and not results.latest:
+                    break
+    if not results.latest:
+        empty = not results.unreadable and not results.torn
         raise ResultsError(f"{path} is empty" if empty else f"{path} holds no results of `faasrt batch`")
-    return rows
+    return results
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
@@ -150,11 +152,9 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open the file, unpacked. Raise `ResultsError` for any failure of the file system."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ResultsError(f"cannot read {path}: it is a directory")
-        if not stat.S_ISREG(mode):
-            raise ResultsError(f"cannot read {path}: it must be a file, to be read twice")
+        if not stat.S_ISREG(path.stat().st_mode):
+            problem = "it is a directory" if path.is_dir() else "it must be a file, to be read twice"
+            raise ResultsError(f"cannot read {path}: {problem}")
         with path.open("rb") as file:
             magic = file.read(4)
             file.seek(0)
@@ -182,20 +182,12 @@ def _fields(line: bytes) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) and not _MARKS.isdisjoint(fields) else None
 
 
-def _key(fields: dict[str, Any]) -> int | None:
-    """Return a key shared by all results of one task: the hash of its id or, without an id, of its line."""
-    if (name := fields.get("id")) is not None:
-        return hash(str(name))
-    return None if (line := fields.get("line")) is None else hash((str(line), "line"))
-
-
 def _kind(fields: dict[str, Any]) -> str:
     if fields.get("infra_error") is not None:
         return INFRASTRUCTURE
     if fields.get("invalid_task") is not None:
         return INVALID_TASK
-    outcome = fields.get("outcome")
-    return outcome if isinstance(outcome, str) and outcome in KINDS else OTHER
+    return next((kind for kind in KINDS if kind == fields.get("outcome")), OTHER)
 
 
 def _number(fields: dict[str, Any], name: str, limit: float) -> float:
@@ -209,8 +201,10 @@ def _task(fields: dict[str, Any]) -> Task:
     about: Any = fields.get("infra_error") if kind == INFRASTRUCTURE else fields.get("error")
     about = about if isinstance(about, dict) else {"message": about}
     parts = [about.get("type" if kind == INFRASTRUCTURE else "name"), about.get("message")]
-    if kind in (INVALID_TASK, OTHER):
-        parts = [fields["invalid_task"]] if kind == INVALID_TASK else [fields.get("outcome"), *parts]
+    if kind == INVALID_TASK:
+        parts = [fields["invalid_task"]]
+    elif kind == OTHER:
+        parts.insert(0, fields.get("outcome"))
     reason = ": ".join(part for part in map(_text, parts) if part)
     traceback = _text(about.get("traceback")).strip("\n")
     texts = {
@@ -233,9 +227,9 @@ def _task(fields: dict[str, Any]) -> Task:
         "latency": None if isnan(total_ms) else milliseconds(total_ms),
         "duration": None if isnan(duration_ms) else milliseconds(duration_ms),
     }
-    task_id = fields.get("id")
+    name = f"line {_text(fields.get('line')) or '?'}" if fields.get("id") is None else _text(fields["id"])
     return Task(
-        id=one_line(f"line {_text(fields.get('line')) or '?'}" if task_id is None else _text(task_id), 120),
+        id=one_line(name, 120),
         kind=kind,
         total_ms=total_ms,
         duration_ms=duration_ms,

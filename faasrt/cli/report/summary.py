@@ -9,11 +9,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 import attrs
 
-from faasrt.cli.report.reader import KINDS, Rows, Task, read, read_tasks
+from faasrt.cli.report.reader import KINDS, OK, Results, Row, Task, read, read_tasks
 
 MAX_SLOWEST = 100
 MAX_FAILING = 200
@@ -61,8 +62,8 @@ class Throughput:
     start_s: float
     end_s: float
     bin_s: float
-    ok: tuple[int, ...]
-    failed: tuple[int, ...]
+    ok: list[int]
+    failed: list[int]
 
     @property
     def count(self) -> int:
@@ -81,23 +82,23 @@ class Summary:
     """Everything that the page shows. `counts` is in the order of `KINDS`, without zeros."""
 
     name: str
-    rows: Rows
+    results: Results
     counts: dict[str, int]
     latency: Distribution | None
     duration: Distribution | None
     throughput: Throughput | None
-    slowest: tuple[Task, ...]
-    failing: tuple[Task, ...]
+    slowest: list[Task]
+    failing: list[Task]
 
     @property
     def total(self) -> int:
         """The number of tasks with a result."""
-        return len(self.rows)
+        return len(self.results.latest)
 
     @property
     def failed(self) -> int:
         """The number of tasks that are not OK, for any reason."""
-        return self.total - self.counts.get("OK", 0)
+        return self.total - self.counts.get(OK, 0)
 
 
 def summarize(path: Path) -> Summary:
@@ -106,38 +107,40 @@ def summarize(path: Path) -> Summary:
     Raises:
         ResultsError: The file cannot be read, or holds no results.
     """
-    rows = read(path)
+    results = read(path)
+    rows = results.latest.values()
     slowest, failing = _slowest(rows), _failing(rows)
-    offsets = sorted({rows.offsets[row] for row in (*slowest, *failing)})
+    offsets = sorted({row.offset for row in (*slowest, *failing)})
     tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
+    counts = Counter(row.kind for row in rows)
     return Summary(
         name=path.name,
-        rows=rows,
-        counts={KINDS[number]: count for number, count in sorted(Counter(rows.kinds).items())},
-        latency=distribution(rows.total_ms),
-        duration=distribution(rows.duration_ms),
+        results=results,
+        counts={kind: counts[kind] for kind in KINDS if kind in counts},
+        latency=distribution(row.total_ms for row in rows),
+        duration=distribution(row.duration_ms for row in rows),
         throughput=_throughput(rows),
-        slowest=tuple(tasks[rows.offsets[row]] for row in slowest),
-        failing=tuple(tasks[rows.offsets[row]] for row in failing),
+        slowest=[tasks[row.offset] for row in slowest],
+        failing=[tasks[row.offset] for row in failing],
     )
 
 
-def _slowest(rows: Rows) -> list[int]:
-    known = (row for row, total in enumerate(rows.total_ms) if not math.isnan(total))
-    return heapq.nlargest(MAX_SLOWEST, known, key=rows.total_ms.__getitem__)
+def _slowest(rows: Iterable[Row]) -> list[Row]:
+    known = (row for row in rows if not math.isnan(row.total_ms))
+    return heapq.nlargest(MAX_SLOWEST, known, key=attrgetter("total_ms"))
 
 
-def _failing(rows: Rows) -> list[int]:
+def _failing(rows: Iterable[Row]) -> list[Row]:
     """Return the first failing rows of the file, with a fair share for each kind, however rare."""
-    found: list[list[int]] = [[] for _ in KINDS]
-    for row, number in enumerate(rows.kinds):
-        if number and len(found[number]) < MAX_FAILING:
-            found[number].append(row)
-    chosen: list[int] = []
-    rest = sorted((some for some in found if some), key=len)
+    found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    for row in rows:
+        if row.kind != OK and len(found[row.kind]) < MAX_FAILING:
+            found[row.kind].append(row)
+    chosen: list[Row] = []
+    rest = sorted(filter(None, found.values()), key=len)
     for position, some in enumerate(rest):
         chosen += some[: (MAX_FAILING - len(chosen)) // (len(rest) - position)]
-    return sorted(chosen, key=rows.offsets.__getitem__)
+    return sorted(chosen, key=attrgetter("offset"))
 
 
 def distribution(values: Iterable[float]) -> Distribution | None:
@@ -189,15 +192,14 @@ def time_step(least: float) -> float:
     return next((step for step in _TIME_STEPS if step >= least), 86_400 * nice(max(1.0, least / 86_400)))
 
 
-def _throughput(rows: Rows) -> Throughput | None:
-    known = [time for time in rows.finished_s if not math.isnan(time)]
+def _throughput(rows: Iterable[Row]) -> Throughput | None:
+    known = [row for row in rows if not math.isnan(row.finished_s)]
     if not known:
         return None
-    start, end = min(known), max(known)
+    start, end = min(row.finished_s for row in known), max(row.finished_s for row in known)
     step = time_step((end - start) / _MAX_TIME_BINS)
     ok = [0] * (math.floor((end - start) / step) + 1)
     failed = list(ok)
-    for number, time in zip(rows.kinds, rows.finished_s, strict=True):
-        if not math.isnan(time):
-            (failed if number else ok)[math.floor((time - start) / step)] += 1
-    return Throughput(start_s=start, end_s=end, bin_s=step, ok=tuple(ok), failed=tuple(failed))
+    for row in known:
+        (ok if row.kind == OK else failed)[math.floor((row.finished_s - start) / step)] += 1
+    return Throughput(start_s=start, end_s=end, bin_s=step, ok=ok, failed=failed)
