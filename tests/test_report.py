@@ -124,7 +124,7 @@ def test_the_later_result_of_a_task_counts(tmp_path: Path) -> None:
     lines = [infrastructure(1), invalid(2), result(3, "TIMEOUT"), invalid(2), result(1), result(3, "USER_ERROR")]
     report = report_of(tmp_path / "r.jsonl", lines)
     assert report.counts == {"OK": 1, "USER_ERROR": 1, "INVALID_TASK": 1}
-    assert report.results.superseded == 3
+    assert report.rows.superseded == 3
     assert [task.kind for task in report.failing] == ["INVALID_TASK", "USER_ERROR"]
     assert "3 earlier results gave way" in render(report)
 
@@ -135,14 +135,14 @@ def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
     lines = [json.dumps(result(number)) for number in range(3)]
     path.write_text("\ufeff" + "\n".join([lines[0], "", "nonsense", "[1]", "{}", lines[1], lines[2][:40]]))
     report = summarize(path)
-    assert (report.total, report.results.torn) == (2, True)
-    assert (report.results.unreadable, report.results.first_unreadable) == (3, 3)
+    assert (report.total, report.rows.torn) == (2, True)
+    assert (report.rows.unreadable, report.rows.first_unreadable) == (3, 3)
     page = render(report)
     assert "ends in the middle of a result" in page
     assert "3 lines are no results and not counted, the first is line 3." in page
     path.write_text("\n".join(lines))
     report = summarize(path)
-    assert (report.total, report.results.torn) == (3, False)
+    assert (report.total, report.rows.torn) == (3, False)
     assert 'class="notes"' not in render(report)
 
 
@@ -154,7 +154,7 @@ def test_compressed_files(tmp_path: Path) -> None:
     assert summarize(path).counts == {"CRASHED": 2}
     path.write_bytes(parts[0] + parts[1] + parts[2][:-12])
     report = summarize(path)
-    assert (report.counts["CRASHED"] >= 2, report.results.torn) == (True, True)
+    assert (report.counts["CRASHED"] >= 2, report.rows.torn) == (True, True)
     assert faasrt("report", path) == (0, "", f"faasrt: wrote {tmp_path / 'r.html'}\n")
 
 
@@ -163,7 +163,7 @@ def test_a_line_too_long_for_a_result_is_passed_over(tmp_path: Path, monkeypatch
     monkeypatch.setattr("faasrt.cli.report.reader.MAX_LINE_BYTES", 1_000)
     lines = [result(1), result(2, stdout="x" * 5_000), result(3, "TIMEOUT"), result(4, stdout="x" * 1_000)]
     report = report_of(tmp_path / "r.jsonl", lines)
-    assert (report.counts, report.results.unreadable) == ({"OK": 1, "TIMEOUT": 1}, 2)
+    assert (report.counts, report.rows.unreadable) == ({"OK": 1, "TIMEOUT": 1}, 2)
     assert [task.id for task in report.failing] == ["case-000003"]
 
 

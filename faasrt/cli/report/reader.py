@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import attrs
 
-from faasrt.cli.lines import iter_lines
+from faasrt.cli.input import iter_lines
 from faasrt.cli.report.text import excerpt, one_line
 from faasrt.cli.report.units import milliseconds
 from faasrt.errors import FaasrtError
@@ -28,8 +28,8 @@ KINDS = (*(str(outcome) for outcome in Outcome), INFRASTRUCTURE, INVALID_TASK, O
 _MARKS = {"outcome", "infra_error", "invalid_task"}
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-MAX_MS = 1e12
-MAX_EPOCH_S = 253_402_300_799  # the last second of the year 9999
+# The numbers of a result, and the largest that counts; the last is the last second of the year 9999.
+_MAX_NUMBERS = {"total_ms": 1e12, "duration_ms": 1e12, "finished_at": 253_402_300_799}
 # After this number of foreign lines, and no result, the rest of the file is not read.
 _FOREIGN_LINES = 100
 _TEXT_BYTES = {"traceback": 3_000}
@@ -44,21 +44,21 @@ class Row(NamedTuple):
 
     Attributes:
         kind: One of `KINDS`.
+        offset: The offset of the result's line in the unpacked file.
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: The time of the result, in seconds since 1970.
-        offset: The offset of the result's line in the unpacked file.
     """
 
     kind: str
+    offset: int
     total_ms: float
     duration_ms: float
     finished_s: float
-    offset: int
 
 
 @attrs.define
-class Results:
+class Rows:
     """The latest result of every task.
 
     Attributes:
@@ -97,40 +97,34 @@ class Task:
     texts: dict[str, str]
 
 
-def read(path: Path) -> Results:
+def read(path: Path) -> Rows:
     """Read the numbers of every result.
 
     Raises:
         ResultsError: The file cannot be read, or holds no results.
     """
-    results = Results()
+    rows = Rows()
     with _opened(path) as file:
         for number, offset, line in _lines(file):
             if (fields := _fields(line)) is not None:
                 # A result without an id belongs to its line; one without either is a task of its own.
                 known = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
                 key = hash(next(known, f"offset {offset}"))
-                results.superseded += key in results.latest
-                results.latest[key] = Row(
-                    _kind(fields),
-                    _number(fields, "total_ms", MAX_MS),
-                    _number(fields, "duration_ms", MAX_MS),
-                    _number(fields, "finished_at", MAX_EPOCH_S),
-                    offset,
-                )
+                rows.superseded += key in rows.latest
+                rows.latest[key] = Row(_kind(fields), offset, *(_number(fields, name) for name in _MAX_NUMBERS))
             elif not line.strip():
                 continue
             elif not line.endswith(b"\n"):
-                results.torn = True
+                rows.torn = True
             else:
-                results.unreadable += 1
-                results.first_unreadable = results.first_unreadable or number
-                if results.unreadable >= _FOREIGN_LINES and not results.latest:
+                rows.unreadable += 1
+                rows.first_unreadable = rows.first_unreadable or number
+                if rows.unreadable >= _FOREIGN_LINES and not rows.latest:
                     break
-    if not results.latest:
-        empty = not results.unreadable and not results.torn
+    if not rows.latest:
+        empty = not rows.unreadable and not rows.torn
         raise ResultsError(f"{path} is empty" if empty else f"{path} holds no results of `faasrt batch`")
-    return results
+    return rows
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
@@ -190,10 +184,11 @@ def _kind(fields: dict[str, Any]) -> str:
     return next((kind for kind in KINDS if kind == fields.get("outcome")), OTHER)
 
 
-def _number(fields: dict[str, Any], name: str, limit: float) -> float:
+def _number(fields: dict[str, Any], name: str) -> float:
     value = fields.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value <= limit else nan  # type: ignore[operator,arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_NUMBERS[name]:
+        return nan
+    return float(value)
 
 
 def _task(fields: dict[str, Any]) -> Task:
@@ -215,7 +210,7 @@ def _task(fields: dict[str, Any]) -> Task:
         "stdout": _text(fields.get("stdout")).strip("\n"),
     }
     cut = fields.get("truncated")
-    total_ms, duration_ms = _number(fields, "total_ms", MAX_MS), _number(fields, "duration_ms", MAX_MS)
+    total_ms, duration_ms = _number(fields, "total_ms"), _number(fields, "duration_ms")
     facts = {
         "line": fields.get("line"),
         "language": fields.get("language"),

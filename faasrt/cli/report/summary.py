@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from faasrt.cli.report.reader import KINDS, OK, Results, Row, Task, read, read_tasks
+from faasrt.cli.report.reader import KINDS, OK, Row, Rows, Task, read, read_tasks
 
 MAX_SLOWEST = 100
 MAX_FAILING = 200
@@ -42,8 +42,8 @@ class Distribution:
     p95: float
     p99: float
     maximum: float
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
+    edges: list[float]
+    counts: list[int]
     logarithmic: bool
 
 
@@ -52,6 +52,8 @@ class Throughput:
     """The number of results by the time at which they finished.
 
     Attributes:
+        count: The number of results that have a time.
+        per_s: The mean rate; NaN when all results have the same time.
         start_s: The time of the first result, in seconds since 1970.
         end_s: The time of the last one.
         bin_s: The width of a bin, in seconds.
@@ -59,22 +61,13 @@ class Throughput:
         failed: The number of results in each bin that are not.
     """
 
+    count: int
+    per_s: float
     start_s: float
     end_s: float
     bin_s: float
     ok: list[int]
     failed: list[int]
-
-    @property
-    def count(self) -> int:
-        """The number of results that have a time."""
-        return sum(self.ok) + sum(self.failed)
-
-    @property
-    def per_s(self) -> float:
-        """The mean rate; NaN when all results have the same time."""
-        span = self.end_s - self.start_s
-        return self.count / span if span > 0 else math.nan
 
 
 @attrs.frozen(kw_only=True)
@@ -82,7 +75,7 @@ class Summary:
     """Everything that the page shows. `counts` is in the order of `KINDS`, without zeros."""
 
     name: str
-    results: Results
+    rows: Rows
     counts: dict[str, int]
     latency: Distribution | None
     duration: Distribution | None
@@ -93,7 +86,7 @@ class Summary:
     @property
     def total(self) -> int:
         """The number of tasks with a result."""
-        return len(self.results.latest)
+        return len(self.rows.latest)
 
     @property
     def failed(self) -> int:
@@ -107,19 +100,19 @@ def summarize(path: Path) -> Summary:
     Raises:
         ResultsError: The file cannot be read, or holds no results.
     """
-    results = read(path)
-    rows = results.latest.values()
-    slowest, failing = _slowest(rows), _failing(rows)
+    rows = read(path)
+    latest = rows.latest.values()
+    slowest, failing = _slowest(latest), _failing(latest)
     offsets = sorted({row.offset for row in (*slowest, *failing)})
     tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
-    counts = Counter(row.kind for row in rows)
+    counts = Counter(row.kind for row in latest)
     return Summary(
         name=path.name,
-        results=results,
+        rows=rows,
         counts={kind: counts[kind] for kind in KINDS if kind in counts},
-        latency=distribution(row.total_ms for row in rows),
-        duration=distribution(row.duration_ms for row in rows),
-        throughput=_throughput(rows),
+        latency=distribution(row.total_ms for row in latest),
+        duration=distribution(row.duration_ms for row in latest),
+        throughput=_throughput(latest),
         slowest=[tasks[row.offset] for row in slowest],
         failing=[tasks[row.offset] for row in failing],
     )
@@ -160,25 +153,30 @@ def distribution(values: Iterable[float]) -> Distribution | None:
         p99=percentiles[98],
         maximum=ordered[-1],
         edges=edges,
-        counts=tuple(high - low for low, high in pairwise(places)),
+        counts=[high - low for low, high in pairwise(places)],
         logarithmic=logarithmic,
     )
 
 
-def _edges(low: float, high: float, bins: int) -> tuple[tuple[float, ...], bool]:
+def _edges(low: float, high: float, bins: int) -> tuple[list[float], bool]:
     """Return edges for about `bins` bins, and whether they are logarithmic, as they are for a wide range."""
     floor = max(low, high / 1e6, 0.01)
     if high > 20 * floor:
-        decades = math.log10(high / floor)
-        fine = next((step for step in (20, 10, 5, 2) if decades * step <= 1.5 * bins), 1)
-        first, last = math.floor(math.log10(floor) * fine + 1e-9), math.ceil(math.log10(high) * fine - 1e-9)
-        return tuple(10 ** (place / fine) for place in range(first, last + 1)), True
+        low, high = math.log10(floor), math.log10(high)
+        # From 1 to 20 bins for each power of ten.
+        step = min(1.0, nice(max(0.05, (high - low) / (1.5 * bins))))
+        return [10**place for place in multiples(low, high, step, outward=True)], True
     span = max(high - low, high / 10, 0.1)
     middle = (low + high) / 2
     low, high = max(0.0, min(low, middle - span / 2)), max(high, middle + span / 2)
-    step = nice(span / bins)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return tuple(place * step for place in range(first, last + 1)), False
+    return multiples(low, high, nice(span / bins), outward=True), False
+
+
+def multiples(low: float, high: float, step: float, *, outward: bool = False) -> list[float]:
+    """Return the multiples of a step from `low` to `high`, or, outward, those that enclose the two."""
+    slack = 1e-9 if outward else -1e-9
+    first, last = (math.floor, math.ceil) if outward else (math.ceil, math.floor)
+    return [place * step for place in range(first(low / step + slack), last(high / step - slack) + 1)]
 
 
 def nice(least: float) -> float:
@@ -197,9 +195,11 @@ def _throughput(rows: Iterable[Row]) -> Throughput | None:
     if not known:
         return None
     start, end = min(row.finished_s for row in known), max(row.finished_s for row in known)
-    step = time_step((end - start) / _MAX_TIME_BINS)
-    ok = [0] * (math.floor((end - start) / step) + 1)
+    span = end - start
+    step = time_step(span / _MAX_TIME_BINS)
+    ok = [0] * (math.floor(span / step) + 1)
     failed = list(ok)
     for row in known:
         (ok if row.kind == OK else failed)[math.floor((row.finished_s - start) / step)] += 1
-    return Throughput(start_s=start, end_s=end, bin_s=step, ok=ok, failed=failed)
+    per_s = len(known) / span if span > 0 else math.nan
+    return Throughput(count=len(known), per_s=per_s, start_s=start, end_s=end, bin_s=step, ok=ok, failed=failed)

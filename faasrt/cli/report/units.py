@@ -52,15 +52,9 @@ def rate(per_s: float) -> str:
 
 def short(count: float) -> str:
     """Return a count for an axis, such as `500`, `20k` or `1.5M`."""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if count >= size:
-            return f"{count / (1e3 if letter == 'k' else size):g}{letter}"
-    return f"{count:,g}"
-
-
-def thousands(count: int) -> str:
-    """Return a count with its thousands separated, such as `1,234,567`."""
-    return f"{count:,}"
+    if count >= 1e6:
+        return f"{count / 1e6:g}M"
+    return f"{count / 1e3:g}k" if count >= 1e4 else f"{count:,g}"
 
 
 def moment(seconds: float) -> str:
