@@ -51,8 +51,11 @@ class Batch:
         self._tasks, self._options, self._results, self._progress = tasks, options, results, progress
         self._permits = asyncio.Semaphore(options.concurrency)
         self._slots = threading.Semaphore(4 * options.concurrency)
-        # Lines, an error of the reader, and None at the end and after an interrupt.
-        self._queue: asyncio.Queue[Line | Exception | None] = asyncio.Queue()
+        # The lines, and None at the end and after an interrupt.
+        self._queue: asyncio.Queue[Line | None] = asyncio.Queue()
+        self._reading_error: Exception | None = None
+        # Writes results. An interrupt cancels the tasks, but not their results.
+        self._writing = asyncio.TaskGroup()
 
     async def run(self, manager: RuntimeManager) -> None:
         """Run the tasks. The first SIGINT or SIGTERM lets tasks in flight finish, the second cancels them.
@@ -63,29 +66,27 @@ class Batch:
             FaasrtError: The embedded FaaS cannot run.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt, asyncio.current_task())
         try:
-            async with asyncio.TaskGroup() as group:
-                writing = group.create_task(self._results.write_all(self._on_written))
-                showing = group.create_task(self._progress.show())
+            async with self._writing:
+                showing = self._writing.create_task(self._progress.show())
+                running = self._writing.create_task(self._run_lines(manager))
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    loop.add_signal_handler(number, self._interrupt, running)
                 # Reading a terminal or a pipe may block for ever; a daemon thread does not keep the process alive.
                 threading.Thread(target=self._read, args=(loop,), daemon=True).start()
-                try:
-                    await self._run_lines(manager)
-                finally:
-                    self._results.finish()
-                    await writing
-                    showing.cancel()
-        except BaseExceptionGroup as group_of_errors:
-            first: BaseException = group_of_errors
+                await asyncio.wait({running})
+                showing.cancel()
+        except BaseExceptionGroup as group:
+            first: BaseException = group
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             raise first from None
+        if self._reading_error is not None:
+            raise self._reading_error
 
-    def _interrupt(self, task: asyncio.Task[Any] | None) -> None:
-        if task is not None and self.stopping.is_set():
-            task.cancel()
+    def _interrupt(self, running: asyncio.Task[None]) -> None:
+        if self.stopping.is_set():
+            running.cancel()
             return
         self.stopping.set()
         self._queue.put_nowait(None)
@@ -94,15 +95,12 @@ class Batch:
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         seen: set[str] = set()
-        end: Exception | None = None
         with contextlib.suppress(RuntimeError):  # the loop is closed
             try:
                 for line in read_lines(self._tasks, self._options):
                     if line.key in seen:
                         raise click.UsageError(f"the id {line.key!r} of line {line.number} occurs in an earlier line")
-                    if (
-                        line.key is not None and self._progress.total is None
-                    ):  # otherwise the survey has checked the ids
+                    if line.key is not None and self._progress.total is None:  # otherwise the survey has checked it
                         seen.add(line.key)
                     if line.task is not None and line.key in self._results.done:
                         self._progress.skipped += 1
@@ -110,18 +108,16 @@ class Batch:
                     self._slots.acquire()
                     loop.call_soon_threadsafe(self._queue.put_nowait, line)
             except Exception as error:
-                end = error
-            loop.call_soon_threadsafe(self._queue.put_nowait, end)
+                self._reading_error = error
+            loop.call_soon_threadsafe(self._queue.put_nowait, None)
 
     async def _run_lines(self, manager: RuntimeManager) -> None:
         async with asyncio.TaskGroup() as group:
-            while isinstance(item := await self._queue.get(), Line) and not self.stopping.is_set():
-                if item.task is None:
-                    self._results.put({"id": item.id, "line": item.number, "invalid_task": item.problem})
+            while (line := await self._queue.get()) is not None and not self.stopping.is_set():
+                if line.task is not None:
+                    group.create_task(self._run_line(line, line.task, manager))
                 else:
-                    group.create_task(self._run_line(item, item.task, manager))
-        if isinstance(item, Exception):
-            raise item
+                    self._keep({"id": line.id, "line": line.number, "invalid_task": line.problem})
 
     async def _run_line(self, line: Line, task: CodeTask, manager: RuntimeManager) -> None:
         record = None
@@ -140,11 +136,15 @@ class Batch:
                     await asyncio.wait_for(self.stopping.wait(), min(_MAX_RETRY_S, _FIRST_RETRY_S * 2**failures))
         finally:
             if record is not None:
-                self._results.put(record)
+                self._keep(record)
 
-    def _on_written(self, record: dict[str, Any]) -> None:
-        self._progress.kinds[kind_of(record)] += 1
-        self._slots.release()
+    def _keep(self, record: dict[str, Any]) -> None:
+        async def write() -> None:
+            await self._results.write(record)
+            self._progress.kinds[kind_of(record)] += 1
+            self._slots.release()
+
+        self._writing.create_task(write())
 
 
 @click.command("batch")
@@ -181,8 +181,7 @@ def batch_command(
     progress = Progress(total, quiet=quiet)
     with contextlib.closing(Results(output, resume=resume)) as results:
         batch = Batch(tasks, options, results, progress)
-        with contextlib.suppress(asyncio.CancelledError):  # the second interrupt
-            run_with_manager(batch.run, settings, languages, workers=None)
+        run_with_manager(batch.run, settings, languages, workers=None)
     progress.show_summary()
     if summary_json is not None:
         summary_json.write(json.dumps(progress.summary(), indent=2) + "\n")

@@ -12,7 +12,6 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +67,8 @@ class Results:
 
     def __init__(self, target: str, *, resume: bool) -> None:
         self.done: set[str] = set()
-        self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._file: io.FileIO
+        self._queue: list[dict[str, Any]] = []
+        self._lock = asyncio.Lock()
         if target == "-":
             if resume:
                 raise click.UsageError("--resume needs a file: give one with -o")
@@ -91,30 +90,19 @@ class Results:
         """Close the file."""
         self._file.close()
 
-    def put(self, record: dict[str, Any]) -> None:
-        """Queue a record to be written. Its `finished_at` is now."""
-        self._queue.put_nowait({**record, "finished_at": round(time.time(), 3)})
+    async def write(self, record: dict[str, Any]) -> None:
+        """Return when a record is on the disk. Its `finished_at` is now.
 
-    def finish(self) -> None:
-        """Let `write_all` return after the records that are queued."""
-        self._queue.put_nowait(None)
-
-    async def write_all(self, on_written: Callable[[dict[str, Any]], None]) -> None:
-        """Write records until `finish` is called. All records that are queued are written and synced together.
-
-        Args:
-            on_written: Called with each record after it is on the disk.
+        All records that wait for an earlier one are written and synced together.
 
         Raises:
             OSError: A record cannot be written. Earlier records stay.
         """
-        queued: list[dict[str, Any] | None] = []
-        while None not in queued:
-            queued = [await self._queue.get(), *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
-            records = [record for record in queued if record is not None]
-            await asyncio.to_thread(self._write, records)
-            for record in records:
-                on_written(record)
+        self._queue.append({**record, "finished_at": round(time.time(), 3)})
+        async with self._lock:
+            records, self._queue = self._queue, []
+            if records:
+                await asyncio.to_thread(self._write, records)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         rest = memoryview(b"".join(strict_json.dump_bytes(record) + b"\n" for record in records))

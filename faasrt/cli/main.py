@@ -35,8 +35,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        exit_code: int = commands.main(arguments, prog_name="faasrt", standalone_mode=False)
-        return exit_code
+        return int(commands.main(arguments, prog_name="faasrt", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -126,12 +125,12 @@ def validate_command(program: _Program, as_json: bool, url: str | None) -> int:
     )
     if as_json:
         click.echo(json.dumps(attrs.asdict(result)))
-        return OK if result.valid else CODE_FAILED
-    if result.valid:
+    elif result.valid:
         write(f"{program.name}: valid ({result.checked_by})\n")
-    for diagnostic in result.diagnostics:
-        place = [str(part) for part in (program.name, diagnostic.line, diagnostic.column) if part is not None]
-        write(f"{':'.join(place)}: {diagnostic.message}\n", err=True)
+    else:
+        for diagnostic in result.diagnostics:
+            place = [str(part) for part in (program.name, diagnostic.line, diagnostic.column) if part is not None]
+            write(f"{':'.join(place)}: {diagnostic.message}\n", err=True)
     return OK if result.valid else CODE_FAILED
 
 
@@ -146,10 +145,10 @@ def health_command(as_json: bool, url: str | None) -> int:
     status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), list(Language))
     if as_json:
         click.echo(json.dumps({"healthy": status.healthy, **attrs.asdict(status)}))
-        return OK if status.healthy else INFRASTRUCTURE
-    for entry in status.endpoints:
-        label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
-        write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
+    else:
+        for entry in status.endpoints:
+            label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
+            write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
     return OK if status.healthy else INFRASTRUCTURE
 
 

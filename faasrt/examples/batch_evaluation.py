@@ -32,12 +32,7 @@ GRADERS = {
     "exact": "def grade(answer, expected): return answer == expected",
     "tolerant": "def grade(answer, expected): return abs(float(answer) - float(expected)) <= 1",
     "careless": "def grade(answer, expected): return 10 / (int(expected) % 5) > 0 and answer == expected",
-    "endless": """
-def grade(answer, expected):
-    while answer == expected:
-        pass
-    return False
-""",
+    "endless": "def grade(answer, expected):\n    while answer == expected: pass\n    return False",
 }
 
 

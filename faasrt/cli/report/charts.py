@@ -86,8 +86,8 @@ def histogram(data: Distribution) -> Chart:
         name = f"{milliseconds(start)} to {milliseconds(end)}"
         bars.append(Bar(place(start), place(end), name, f"{name}: {count:,}", (count,)))
     ticks = [Tick(place(value), on_axis(value), minor) for value, minor in _ticks(data)]
-    quantiles = {"p50": data.p50, "p95": data.p95, "p99": data.p99}
-    marks = [Tick(place(value), f"{name} {milliseconds(value)}") for name, value in quantiles.items()]
+    percentiles = [(name, value) for name, value in data.values.items() if name.startswith("p")]
+    marks = [Tick(place(value), f"{name} {milliseconds(value)}") for name, value in percentiles]
     return Chart(("bar",), bars, ticks, marks)
 
 

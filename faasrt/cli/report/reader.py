@@ -193,13 +193,11 @@ def _number(fields: dict[str, Any], name: str) -> float:
 
 def _task(fields: dict[str, Any]) -> Task:
     kind = _kind(fields)
-    about: Any = fields.get("infra_error") if kind == INFRASTRUCTURE else fields.get("error")
+    marks = ("infra_error", "invalid_task", "error")
+    about: Any = next((fields[mark] for mark in marks if fields.get(mark) is not None), None)
     about = about if isinstance(about, dict) else {"message": about}
-    parts = [about.get("type" if kind == INFRASTRUCTURE else "name"), about.get("message")]
-    if kind == INVALID_TASK:
-        parts = [fields["invalid_task"]]
-    elif kind == OTHER:
-        parts.insert(0, fields.get("outcome"))
+    outcome = fields.get("outcome") if kind == OTHER else None
+    parts = [outcome, about.get("type"), about.get("name"), about.get("message")]
     reason = ": ".join(part for part in map(_text, parts) if part)
     traceback = _text(about.get("traceback")).strip("\n")
     texts = {
@@ -215,7 +213,7 @@ def _task(fields: dict[str, Any]) -> Task:
         "line": fields.get("line"),
         "language": fields.get("language"),
         "exit code": fields.get("exit_code"),
-        "attempts": about.get("attempts") if kind == INFRASTRUCTURE else fields.get("attempts"),
+        "attempts": about.get("attempts", fields.get("attempts")),
         "sent": about.get("sent"),
         "endpoint": fields.get("endpoint"),
         "cut at the output limit": ", ".join(map(_text, cut)) if isinstance(cut, list) else cut,

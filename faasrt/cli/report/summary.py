@@ -31,17 +31,14 @@ class Distribution:
     """The distribution of a time, in milliseconds.
 
     Attributes:
+        values: The 50th, 95th and 99th percentile, the maximum and the mean, by name.
         edges: The bins' edges, one more than there are bins. The first bin also holds the values below it.
         counts: The number of values in each bin.
         logarithmic: Whether the edges are even steps of the logarithm.
     """
 
     count: int
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    maximum: float
+    values: dict[str, float]
     edges: list[float]
     counts: list[int]
     logarithmic: bool
@@ -136,22 +133,20 @@ def _failing(rows: Iterable[Row]) -> list[Row]:
     return sorted(chosen, key=attrgetter("offset"))
 
 
-def distribution(values: Iterable[float]) -> Distribution | None:
-    """Return the distribution of values in milliseconds, NaN left out; None when there are none."""
-    ordered = sorted(value for value in values if not math.isnan(value))
+def distribution(times_ms: Iterable[float]) -> Distribution | None:
+    """Return the distribution of times in milliseconds, NaN left out; None when there are none."""
+    ordered = sorted(time for time in times_ms if not math.isnan(time))
     if not ordered:
         return None
     edges, logarithmic = _edges(ordered[0], ordered[-1], bins=max(8, min(40, math.ceil(2 * len(ordered) ** (1 / 3)))))
     places = [0, *(bisect_left(ordered, edge) for edge in edges[1:-1]), len(ordered)]
     # Before Python 3.13 `quantiles` needs two values.
     percentiles = statistics.quantiles(ordered if len(ordered) > 1 else ordered * 2, n=100, method="inclusive")
+    values = {f"p{percent}": percentiles[percent - 1] for percent in (50, 95, 99)}
+    values |= {"max": ordered[-1], "mean": statistics.fmean(ordered)}
     return Distribution(
         count=len(ordered),
-        mean=statistics.fmean(ordered),
-        p50=percentiles[49],
-        p95=percentiles[94],
-        p99=percentiles[98],
-        maximum=ordered[-1],
+        values=values,
         edges=edges,
         counts=[high - low for low, high in pairwise(places)],
         logarithmic=logarithmic,
