@@ -26,7 +26,7 @@ from report_files import NASTY, START, TRACEBACK, hostile, infrastructure, inval
 from faasrt.cli.report import summary, units
 from faasrt.cli.report.page import make_environment, render
 from faasrt.cli.report.reader import KINDS, ResultsError, Row
-from faasrt.cli.report.summary import MAX_FAILING, MAX_SLOWEST, Summary, distribution, summarize
+from faasrt.cli.report.summary import MAX_FAILING, MAX_SLOWEST, Summary, distribution
 from faasrt.cli.report.text import clean, excerpt, one_line
 
 FAASRT = str(Path(sys.executable).parent / "faasrt")
@@ -39,7 +39,7 @@ def faasrt(*arguments: str | Path, cwd: Path | None = None) -> tuple[int, str, s
 
 def report_of(path: Path, lines: list[dict[str, Any]]) -> Summary:
     write_lines(path, lines)
-    return summarize(path)
+    return Summary(path)
 
 
 class Reader(HTMLParser):
@@ -134,14 +134,14 @@ def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     lines = [json.dumps(result(number)) for number in range(3)]
     path.write_text("\ufeff" + "\n".join([lines[0], "", "nonsense", "[1]", "{}", lines[1], lines[2][:40]]))
-    report = summarize(path)
+    report = Summary(path)
     assert (report.total, report.rows.torn) == (2, True)
     assert (report.rows.unreadable, report.rows.first_unreadable) == (3, 3)
     page = render(report)
     assert "ends in the middle of a result" in page
     assert "3 lines are no results and not counted, the first is line 3." in page
     path.write_text("\n".join(lines))
-    report = summarize(path)
+    report = Summary(path)
     assert (report.total, report.rows.torn) == (3, False)
     assert 'class="notes"' not in render(report)
 
@@ -151,9 +151,9 @@ def test_compressed_files(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl.gz"
     parts = [gzip.compress((json.dumps(result(number, "CRASHED")) + "\n").encode()) for number in range(3)]
     path.write_bytes(parts[0] + parts[1])
-    assert summarize(path).counts == {"CRASHED": 2}
+    assert Summary(path).counts == {"CRASHED": 2}
     path.write_bytes(parts[0] + parts[1] + parts[2][:-12])
-    report = summarize(path)
+    report = Summary(path)
     assert (report.counts["CRASHED"] >= 2, report.rows.torn) == (True, True)
     assert faasrt("report", path) == (0, "", f"faasrt: wrote {tmp_path / 'r.html'}\n")
 
@@ -330,7 +330,7 @@ def test_many_results_take_little_memory(tmp_path: Path) -> None:
         file.writelines(f'{{"id": "case-{number}", {tail}\n' for number in range(200_000))
     tracemalloc.start()
     try:
-        report = summarize(path)
+        report = Summary(path)
         page = render(report)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -420,4 +420,4 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(summary, "_slowest", changed)
     with pytest.raises(ResultsError, match="has changed while it was read"):
-        summarize(path)
+        Summary(path)

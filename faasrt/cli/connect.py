@@ -34,11 +34,11 @@ url_option = click.option("--url", help="The base URL of a FaaS, instead of thos
 
 def make_settings(url: str | None, timeout_ms: float | None = None) -> Settings:
     """Return the settings of the environment. A `timeout_ms` above the default limit of the sandbox raises that."""
-    options = SettingsOptions()
-    if timeout_ms is not None and timeout_ms > _MAX_TIMEOUT_MS:
+    timeout_ms = timeout_ms or 0
+    if timeout_ms > _MAX_TIMEOUT_MS:
         raise click.UsageError(f"--timeout-ms must be at most {_MAX_TIMEOUT_MS}, a day")
-    if timeout_ms is not None and timeout_ms > SandboxConfig().timeout_limit_s * 1000:
-        options["sandbox"] = SandboxConfig(timeout_limit_s=timeout_ms / 1000)
+    limit_s = max(SandboxConfig().timeout_limit_s, timeout_ms / 1000)
+    options = SettingsOptions(sandbox=SandboxConfig(timeout_limit_s=limit_s))
     if url is not None:
         options["endpoints"] = dict.fromkeys(Language, url)
     elif not names_endpoints(os.environ):

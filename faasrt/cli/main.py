@@ -58,7 +58,7 @@ def _interrupt(number: int, frame: Any) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-class _Program(NamedTuple):
+class _GivenProgram(NamedTuple):
     """The program of `run` or `validate`; `name` is for messages."""
 
     code: str
@@ -96,7 +96,7 @@ def commands() -> None:
 @commands.command("run")
 @_program_options
 @click.option("--timeout-ms", type=float, help="The time limit in milliseconds; 30000 by default.")
-def run_command(program: _Program, as_json: bool, url: str | None, timeout_ms: float | None) -> int:
+def run_command(program: _GivenProgram, as_json: bool, url: str | None, timeout_ms: float | None) -> int:
     """Run a program: FILE, or stdin when FILE is -.
 
     The program's output is passed on. The exit code is 1 when it fails.
@@ -115,7 +115,7 @@ def run_command(program: _Program, as_json: bool, url: str | None, timeout_ms: f
 
 @commands.command("validate")
 @_program_options
-def validate_command(program: _Program, as_json: bool, url: str | None) -> int:
+def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> int:
     """Check a program's syntax: FILE, or stdin when FILE is -.
 
     The program does not run. The exit code is 1 when it does not parse.
@@ -228,7 +228,7 @@ async def _report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[
     return await asyncio.gather(*(one(language) for language in faas.languages))
 
 
-def _read_program(file: str | None, code: str | None, language: Language | None) -> _Program:
+def _read_program(file: str | None, code: str | None, language: Language | None) -> _GivenProgram:
     if (file is None) == (code is None):
         raise click.UsageError("give a FILE, - for stdin, or -c CODE")
     if language is None and (guess := _LANGUAGE_OF_SUFFIX.get(Path(file or "").suffix.lower())):
@@ -236,11 +236,11 @@ def _read_program(file: str | None, code: str | None, language: Language | None)
     if language is None:
         raise click.UsageError("give the --language: python, javascript or typescript")
     if file is None:
-        return _Program(code or "", language, "<string>")
+        return _GivenProgram(code or "", language, "<string>")
     name = "<stdin>" if file == "-" else file
     try:
         with open_input(file) as stream:
-            return _Program(stream.read().decode("utf-8-sig"), language, name)
+            return _GivenProgram(stream.read().decode("utf-8-sig"), language, name)
     except OSError as error:
         raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -15,8 +15,6 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-import attrs
-
 from faasrt.cli.input import iter_lines
 from faasrt.cli.report.text import excerpt, one_line
 from faasrt.cli.report.units import milliseconds
@@ -57,9 +55,11 @@ class Row(NamedTuple):
     finished_s: float
 
 
-@attrs.define
 class Rows:
-    """The latest result of every task.
+    """The numbers of the latest result of every task.
+
+    Args:
+        path: The file of results.
 
     Attributes:
         latest: The results, by the hash of what identifies their task.
@@ -67,64 +67,90 @@ class Rows:
         unreadable: The number of lines that are not results.
         first_unreadable: The number of the first such line, from 1.
         torn: Whether the file ends within a line, or within its compressed data.
+
+    Raises:
+        ResultsError: The file cannot be read, or holds no results.
     """
 
-    latest: dict[int, Row] = attrs.field(factory=dict)
-    superseded: int = 0
-    unreadable: int = 0
-    first_unreadable: int = 0
-    torn: bool = False
+    def __init__(self, path: Path) -> None:
+        self.latest: dict[int, Row] = {}
+        self.superseded = self.unreadable = self.first_unreadable = 0
+        self.torn = False
+        with _opened(path) as file:
+            for number, offset, line in _lines(file):
+                if (fields := _fields(line)) is not None:
+                    # A result without an id belongs to its line; one without either is a task of its own.
+                    known = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
+                    key = hash(next(known, f"offset {offset}"))
+                    self.superseded += key in self.latest
+                    self.latest[key] = Row(_kind(fields), offset, *(_number(fields, name) for name in _MAX_NUMBERS))
+                elif not line.strip():
+                    continue
+                elif not line.endswith(b"\n"):
+                    self.torn = True
+                else:
+                    self.unreadable += 1
+                    self.first_unreadable = self.first_unreadable or number
+                    if self.unreadable >= _FOREIGN_LINES and not self.latest:
+                        break
+        if not self.latest:
+            empty = not self.unreadable and not self.torn
+            raise ResultsError(f"{path} is empty" if empty else f"{path} holds no results of `faasrt batch`")
 
 
-@attrs.frozen(kw_only=True)
 class Task:
     """A result to show; its texts are clean and cut.
+
+    Args:
+        fields: The result.
 
     Attributes:
         id: The task's id; "line 44" when it has none.
         kind: One of `KINDS`.
+        total_ms: The latency that the caller saw; NaN when missing.
+        duration_ms: The duration that the server reported; NaN when missing.
         reason: The cause of the failure, on one line; may be empty.
         facts: Other known values, by name.
         texts: The streams that are not empty, by name.
     """
 
-    id: str
-    kind: str
-    total_ms: float
-    duration_ms: float
-    reason: str
-    facts: dict[str, str]
-    texts: dict[str, str]
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.kind = _kind(fields)
+        self.total_ms, self.duration_ms = _number(fields, "total_ms"), _number(fields, "duration_ms")
+        name = f"line {_text(fields.get('line')) or '?'}" if fields.get("id") is None else _text(fields["id"])
+        self.id = one_line(name, 120)
 
+        marks = ("infra_error", "invalid_task", "error")
+        about: Any = next((fields[mark] for mark in marks if fields.get(mark) is not None), None)
+        about = about if isinstance(about, dict) else {"message": about}
+        outcome = fields.get("outcome") if self.kind == OTHER else None
+        parts = [outcome, about.get("type"), about.get("name"), about.get("message")]
+        reason = ": ".join(part for part in map(_text, parts) if part)
+        self.reason = one_line(reason, 200)
 
-def read(path: Path) -> Rows:
-    """Read the numbers of every result.
+        traceback = _text(about.get("traceback")).strip("\n")
+        texts = {
+            "message": reason if not traceback and len(reason) > 200 else "",
+            "traceback": traceback,
+            # Python's stderr repeats the traceback.
+            "stderr": _text(fields.get("stderr")).replace(f"{traceback}\n", "" if traceback else "\n").strip("\n"),
+            "stdout": _text(fields.get("stdout")).strip("\n"),
+        }
+        self.texts = {name: excerpt(text, _TEXT_BYTES.get(name, 800)) for name, text in texts.items() if text.strip()}
 
-    Raises:
-        ResultsError: The file cannot be read, or holds no results.
-    """
-    rows = Rows()
-    with _opened(path) as file:
-        for number, offset, line in _lines(file):
-            if (fields := _fields(line)) is not None:
-                # A result without an id belongs to its line; one without either is a task of its own.
-                known = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
-                key = hash(next(known, f"offset {offset}"))
-                rows.superseded += key in rows.latest
-                rows.latest[key] = Row(_kind(fields), offset, *(_number(fields, name) for name in _MAX_NUMBERS))
-            elif not line.strip():
-                continue
-            elif not line.endswith(b"\n"):
-                rows.torn = True
-            else:
-                rows.unreadable += 1
-                rows.first_unreadable = rows.first_unreadable or number
-                if rows.unreadable >= _FOREIGN_LINES and not rows.latest:
-                    break
-    if not rows.latest:
-        empty = not rows.unreadable and not rows.torn
-        raise ResultsError(f"{path} is empty" if empty else f"{path} holds no results of `faasrt batch`")
-    return rows
+        cut = fields.get("truncated")
+        facts = {
+            "line": fields.get("line"),
+            "language": fields.get("language"),
+            "exit code": fields.get("exit_code"),
+            "attempts": about.get("attempts", fields.get("attempts")),
+            "sent": about.get("sent"),
+            "endpoint": fields.get("endpoint"),
+            "cut at the output limit": ", ".join(map(_text, cut)) if isinstance(cut, list) else cut,
+            "latency": None if isnan(self.total_ms) else milliseconds(self.total_ms),
+            "duration": None if isnan(self.duration_ms) else milliseconds(self.duration_ms),
+        }
+        self.facts = {name: one_line(text, 100) for name, value in facts.items() if (text := _text(value))}
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
@@ -139,7 +165,7 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
             fields = _fields(file.readline(MAX_LINE_BYTES))
             if fields is None:
                 raise ResultsError(f"{path} has changed while it was read")
-            yield _task(fields)
+            yield Task(fields)
 
 
 @contextlib.contextmanager
@@ -189,47 +215,6 @@ def _number(fields: dict[str, Any], name: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_NUMBERS[name]:
         return nan
     return float(value)
-
-
-def _task(fields: dict[str, Any]) -> Task:
-    kind = _kind(fields)
-    marks = ("infra_error", "invalid_task", "error")
-    about: Any = next((fields[mark] for mark in marks if fields.get(mark) is not None), None)
-    about = about if isinstance(about, dict) else {"message": about}
-    outcome = fields.get("outcome") if kind == OTHER else None
-    parts = [outcome, about.get("type"), about.get("name"), about.get("message")]
-    reason = ": ".join(part for part in map(_text, parts) if part)
-    traceback = _text(about.get("traceback")).strip("\n")
-    texts = {
-        "message": reason if not traceback and len(reason) > 200 else "",
-        "traceback": traceback,
-        # Python's stderr repeats the traceback.
-        "stderr": _text(fields.get("stderr")).replace(f"{traceback}\n", "" if traceback else "\n").strip("\n"),
-        "stdout": _text(fields.get("stdout")).strip("\n"),
-    }
-    cut = fields.get("truncated")
-    total_ms, duration_ms = _number(fields, "total_ms"), _number(fields, "duration_ms")
-    facts = {
-        "line": fields.get("line"),
-        "language": fields.get("language"),
-        "exit code": fields.get("exit_code"),
-        "attempts": about.get("attempts", fields.get("attempts")),
-        "sent": about.get("sent"),
-        "endpoint": fields.get("endpoint"),
-        "cut at the output limit": ", ".join(map(_text, cut)) if isinstance(cut, list) else cut,
-        "latency": None if isnan(total_ms) else milliseconds(total_ms),
-        "duration": None if isnan(duration_ms) else milliseconds(duration_ms),
-    }
-    name = f"line {_text(fields.get('line')) or '?'}" if fields.get("id") is None else _text(fields["id"])
-    return Task(
-        id=one_line(name, 120),
-        kind=kind,
-        total_ms=total_ms,
-        duration_ms=duration_ms,
-        reason=one_line(reason, 200),
-        facts={name: one_line(text, 100) for name, value in facts.items() if (text := _text(value))},
-        texts={name: excerpt(text, _TEXT_BYTES.get(name, 800)) for name, text in texts.items() if text.strip()},
-    )
 
 
 def _text(value: object) -> str:

@@ -12,9 +12,7 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
-import attrs
-
-from faasrt.cli.report.reader import KINDS, OK, Row, Rows, Task, read, read_tasks
+from faasrt.cli.report.reader import KINDS, OK, Row, Rows, read_tasks
 
 MAX_SLOWEST = 100
 MAX_FAILING = 200
@@ -26,93 +24,101 @@ _TIME_STEPS = (
 )
 
 
-@attrs.frozen(kw_only=True)
 class Distribution:
     """The distribution of a time, in milliseconds.
 
+    Args:
+        ordered: The values, at least one.
+
     Attributes:
+        count: The number of values.
         values: The 50th, 95th and 99th percentile, the maximum and the mean, by name.
         edges: The bins' edges, one more than there are bins. The first bin also holds the values below it.
         counts: The number of values in each bin.
         logarithmic: Whether the edges are even steps of the logarithm.
     """
 
-    count: int
-    values: dict[str, float]
-    edges: list[float]
-    counts: list[int]
-    logarithmic: bool
+    def __init__(self, ordered: list[float]) -> None:
+        self.count = len(ordered)
+        # Before Python 3.13 `quantiles` needs two values.
+        percentiles = statistics.quantiles(ordered if self.count > 1 else ordered * 2, n=100, method="inclusive")
+        self.values = {f"p{percent}": percentiles[percent - 1] for percent in (50, 95, 99)}
+        self.values |= {"max": ordered[-1], "mean": statistics.fmean(ordered)}
+        bins = max(8, min(40, math.ceil(2 * self.count ** (1 / 3))))
+        self.edges, self.logarithmic = _edges(ordered[0], ordered[-1], bins)
+        places = [0, *(bisect_left(ordered, edge) for edge in self.edges[1:-1]), self.count]
+        self.counts = [high - low for low, high in pairwise(places)]
 
 
-@attrs.frozen(kw_only=True)
 class Throughput:
     """The number of results by the time at which they finished.
 
+    Args:
+        rows: Results that have a time, at least one.
+
     Attributes:
-        count: The number of results that have a time.
-        per_s: The mean rate; NaN when all results have the same time.
+        count: The number of results.
         start_s: The time of the first result, in seconds since 1970.
         end_s: The time of the last one.
+        per_s: The mean rate; NaN when all results have the same time.
         bin_s: The width of a bin, in seconds.
         ok: The number of results in each bin that are OK.
         failed: The number of results in each bin that are not.
     """
 
-    count: int
-    per_s: float
-    start_s: float
-    end_s: float
-    bin_s: float
-    ok: list[int]
-    failed: list[int]
+    def __init__(self, rows: list[Row]) -> None:
+        self.count = len(rows)
+        self.start_s = min(row.finished_s for row in rows)
+        self.end_s = max(row.finished_s for row in rows)
+        span = self.end_s - self.start_s
+        self.per_s = self.count / span if span > 0 else math.nan
+        self.bin_s = time_step(span / _MAX_TIME_BINS)
+        self.ok = [0] * (math.floor(span / self.bin_s) + 1)
+        self.failed = list(self.ok)
+        for row in rows:
+            counts = self.ok if row.kind == OK else self.failed
+            counts[math.floor((row.finished_s - self.start_s) / self.bin_s)] += 1
 
 
-@attrs.frozen(kw_only=True)
 class Summary:
-    """Everything that the page shows. `counts` is in the order of `KINDS`, without zeros."""
+    """Everything that the page shows about a file of results.
 
-    name: str
-    rows: Rows
-    counts: dict[str, int]
-    latency: Distribution | None
-    duration: Distribution | None
-    throughput: Throughput | None
-    slowest: list[Task]
-    failing: list[Task]
+    Args:
+        path: The file.
 
-    @property
-    def total(self) -> int:
-        """The number of tasks with a result."""
-        return len(self.rows.latest)
-
-    @property
-    def failed(self) -> int:
-        """The number of tasks that are not OK, for any reason."""
-        return self.total - self.counts.get(OK, 0)
-
-
-def summarize(path: Path) -> Summary:
-    """Read a file of results and return its summary.
+    Attributes:
+        name: The name of the file.
+        rows: The latest result of every task.
+        total: The number of tasks with a result.
+        counts: The number of results of each kind, in the order of `KINDS`, without zeros.
+        failed: The number of tasks that are not OK, for any reason.
+        latency: The distribution of the times that callers waited; None when no time is known.
+        duration: The distribution of the times that the servers reported; None when no time is known.
+        throughput: The results by time; None when no time is known.
+        slowest: The slowest tasks, slowest first.
+        failing: The first failing tasks of the file.
 
     Raises:
         ResultsError: The file cannot be read, or holds no results.
     """
-    rows = read(path)
-    latest = rows.latest.values()
-    slowest, failing = _slowest(latest), _failing(latest)
-    offsets = sorted({row.offset for row in (*slowest, *failing)})
-    tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
-    counts = Counter(row.kind for row in latest)
-    return Summary(
-        name=path.name,
-        rows=rows,
-        counts={kind: counts[kind] for kind in KINDS if kind in counts},
-        latency=distribution(row.total_ms for row in latest),
-        duration=distribution(row.duration_ms for row in latest),
-        throughput=_throughput(latest),
-        slowest=[tasks[row.offset] for row in slowest],
-        failing=[tasks[row.offset] for row in failing],
-    )
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.rows = Rows(path)
+        latest = self.rows.latest.values()
+        self.total = len(latest)
+        counts = Counter(row.kind for row in latest)
+        self.counts = {kind: counts[kind] for kind in KINDS if kind in counts}
+        self.failed = self.total - counts[OK]
+        self.latency = distribution(row.total_ms for row in latest)
+        self.duration = distribution(row.duration_ms for row in latest)
+        timed = [row for row in latest if not math.isnan(row.finished_s)]
+        self.throughput = Throughput(timed) if timed else None
+        slowest, failing = _slowest(latest), _failing(latest)
+        offsets = sorted({row.offset for row in (*slowest, *failing)})
+        tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
+        self.slowest = [tasks[row.offset] for row in slowest]
+        self.failing = [tasks[row.offset] for row in failing]
 
 
 def _slowest(rows: Iterable[Row]) -> list[Row]:
@@ -136,21 +142,7 @@ def _failing(rows: Iterable[Row]) -> list[Row]:
 def distribution(times_ms: Iterable[float]) -> Distribution | None:
     """Return the distribution of times in milliseconds, NaN left out; None when there are none."""
     ordered = sorted(time for time in times_ms if not math.isnan(time))
-    if not ordered:
-        return None
-    edges, logarithmic = _edges(ordered[0], ordered[-1], bins=max(8, min(40, math.ceil(2 * len(ordered) ** (1 / 3)))))
-    places = [0, *(bisect_left(ordered, edge) for edge in edges[1:-1]), len(ordered)]
-    # Before Python 3.13 `quantiles` needs two values.
-    percentiles = statistics.quantiles(ordered if len(ordered) > 1 else ordered * 2, n=100, method="inclusive")
-    values = {f"p{percent}": percentiles[percent - 1] for percent in (50, 95, 99)}
-    values |= {"max": ordered[-1], "mean": statistics.fmean(ordered)}
-    return Distribution(
-        count=len(ordered),
-        values=values,
-        edges=edges,
-        counts=[high - low for low, high in pairwise(places)],
-        logarithmic=logarithmic,
-    )
+    return Distribution(ordered) if ordered else None
 
 
 def _edges(low: float, high: float, bins: int) -> tuple[list[float], bool]:
@@ -183,18 +175,3 @@ def nice(least: float) -> float:
 def time_step(least: float) -> float:
     """Return the smallest round span of time that is at least `least` seconds."""
     return next((step for step in _TIME_STEPS if step >= least), 86_400 * nice(max(1.0, least / 86_400)))
-
-
-def _throughput(rows: Iterable[Row]) -> Throughput | None:
-    known = [row for row in rows if not math.isnan(row.finished_s)]
-    if not known:
-        return None
-    start, end = min(row.finished_s for row in known), max(row.finished_s for row in known)
-    span = end - start
-    step = time_step(span / _MAX_TIME_BINS)
-    ok = [0] * (math.floor(span / step) + 1)
-    failed = list(ok)
-    for row in known:
-        (ok if row.kind == OK else failed)[math.floor((row.finished_s - start) / step)] += 1
-    per_s = len(known) / span if span > 0 else math.nan
-    return Throughput(count=len(known), per_s=per_s, start_s=start, end_s=end, bin_s=step, ok=ok, failed=failed)
