@@ -63,7 +63,6 @@ class Batch:
         Raises:
             OSError: The results cannot be written.
             click.UsageError: The tasks cannot be read.
-            FaasrtError: The embedded FaaS cannot run.
         """
         loop = asyncio.get_running_loop()
         try:

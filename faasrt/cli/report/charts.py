@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from itertools import pairwise
 
 import attrs
@@ -39,25 +38,27 @@ class Tick:
     minor: bool = False
 
 
-@attrs.frozen
 class Chart:
-    """A chart of counts; `classes` are the CSS classes of the counts of a bar, from the bottom up."""
+    """A chart of counts.
 
-    classes: tuple[str, ...]
-    bars: Sequence[Bar]
-    ticks: Sequence[Tick]
-    marks: Sequence[Tick] = ()
+    Args:
+        classes: The CSS classes of the counts of a bar, from the bottom up.
+        bars: The bars, from left to right.
+        ticks: The places on the horizontal axis.
+        marks: Places that a line through the plot marks.
 
-    @cached_property
-    def levels(self) -> list[float]:
-        """The labelled counts of the vertical axis."""
-        most = max(1, *(sum(bar.counts) for bar in self.bars))
-        return multiples(0, most, max(1.0, nice(most / 4)), outward=True)
+    Attributes:
+        levels: The labelled counts of the vertical axis.
+        bottom: The place of the horizontal axis, below the marks' labels and the plot.
+    """
 
-    @property
-    def bottom(self) -> int:
-        """The place of the horizontal axis, below the marks' labels and the plot."""
-        return MARK_PX * len(self.marks) + 8 + PLOT_PX
+    def __init__(
+        self, classes: tuple[str, ...], bars: Sequence[Bar], ticks: Sequence[Tick], marks: Sequence[Tick] = ()
+    ) -> None:
+        self.classes, self.bars, self.ticks, self.marks = classes, bars, ticks, marks
+        most = max(1, *(sum(bar.counts) for bar in bars))
+        self.levels = multiples(0, most, max(1.0, nice(most / 4)), outward=True)
+        self.bottom = MARK_PX * len(marks) + 8 + PLOT_PX
 
     def height(self, count: float) -> float:
         """Return the height of a count."""
