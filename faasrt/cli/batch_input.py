@@ -7,11 +7,8 @@ import hashlib
 import io
 import itertools
 import json
-import os
-import sys
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import attrs
@@ -19,27 +16,30 @@ import click
 import zstandard
 
 from faasrt import strict_json
-from faasrt.cli.lines import iter_lines
+from faasrt.cli.input import iter_lines, open_input
 from faasrt.languages import Language
 from faasrt.tasks import CodeTask
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is an invalid task, and is not kept in memory."""
 _MAX_DUPLICATES_SHOWN = 10
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
+
+
+# The description of each field, and a test for values other than booleans, which no field takes.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "args": ("a list", lambda value: isinstance(value, list)),
     "code": ("a string that is not empty", lambda value: isinstance(value, str) and value.strip() != ""),
-    "ext": ("an object of strings", lambda value: _is_a(dict, value) and all(_is_a(str, v) for v in value.values())),
-    "function": ("a string", lambda value: isinstance(value, str)),
-    "id": ("a string or a whole number", lambda value: _is_a((str, int), value)),
+    "ext": ("an object of strings", lambda value: isinstance(value, dict) and all(map(_is_str, value.values()))),
+    "function": ("a string", _is_str),
+    "id": ("a string or a whole number", lambda value: isinstance(value, (str, int))),
     "kwargs": ("an object", lambda value: isinstance(value, dict)),
-    "language": ("a string", lambda value: isinstance(value, str)),
-    "timeout_ms": ("a number above 0", lambda value: _is_a((int, float), value) and value > 0),
+    "language": ("a string", _is_str),
+    "timeout_ms": ("a number above 0", lambda value: isinstance(value, (int, float)) and value > 0),
 }
-
-
-def _is_a(kinds: type | tuple[type, ...], value: object) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +61,7 @@ class BatchOptions:
     function: str | None
     max_timeout_ms: float
     limit: int | None
-    concurrency: int | None
+    concurrency: int
     retry_infra: int
 
 
@@ -103,10 +103,10 @@ def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language, ...
             languages.add(line.task.language)
         if line.key is not None:
             first = first_lines.setdefault(line.key, line.number)
-            if first != line.number and len(duplicates) < _MAX_DUPLICATES_SHOWN:
+            if first != line.number:
                 duplicates.append(f"{line.key!r} (lines {first} and {line.number})")
     if duplicates:
-        raise click.UsageError(f"ids occur more than once: {', '.join(duplicates)}")
+        raise click.UsageError(f"ids occur more than once: {', '.join(duplicates[:_MAX_DUPLICATES_SHOWN])}")
     return total, tuple(language for language in Language if language in languages)
 
 
@@ -131,13 +131,9 @@ def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
 
 
 def _open(source: str) -> BinaryIO:
-    if source == "-":
-        if sys.stdin is None:
-            raise click.UsageError("cannot read <stdin>: it is closed")
-        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     if source.endswith(".gz"):
         return cast("BinaryIO", gzip.open(source))
-    file = Path(source).open("rb")  # noqa: SIM115
+    file = open_input(source)
     if source.endswith(".zst"):
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
     return file
@@ -151,13 +147,12 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
         fields = strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        given = {name: value for name, value in fields.items() if value is not None}
-        if "id" not in given:
+        if fields.get("id") is None:
             # The hash keeps --resume from skipping a line whose text has changed.
-            given["id"] = f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
-        _check("id", given["id"])
-        task_id = given["id"]
-        return Line(number, task_id, _make_task(fields, given, options))
+            fields["id"] = f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
+        _check("id", fields["id"])
+        task_id = fields["id"]
+        return Line(number, task_id, _make_task(fields, options))
     except UnicodeDecodeError as error:
         problem = f"it is not UTF-8 (byte {error.start})"
     except json.JSONDecodeError as error:
@@ -169,9 +164,10 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
     return Line(number, task_id, problem=f"line {number}: {problem}")
 
 
-def _make_task(fields: dict[str, Any], given: dict[str, Any], options: BatchOptions) -> CodeTask:
+def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
     if unknown := fields.keys() - _FIELDS.keys():
         raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(_FIELDS)}")
+    given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
         _check(name, value)
     values = {"language": options.language, "timeout_ms": options.timeout_ms, "function": options.function, **given}
@@ -189,5 +185,5 @@ def _make_task(fields: dict[str, Any], given: dict[str, Any], options: BatchOpti
 
 def _check(name: str, value: object) -> None:
     kind, is_valid = _FIELDS[name]
-    if not is_valid(value):
+    if isinstance(value, bool) or not is_valid(value):
         raise ValueError(f"{name!r} must be {kind}")

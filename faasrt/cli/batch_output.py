@@ -7,11 +7,11 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,31 @@ import click
 
 from faasrt import strict_json
 from faasrt.cli.batch_input import Line
+from faasrt.errors import ServiceError
+from faasrt.manager import RuntimeManager
 from faasrt.results import Outcome
-from faasrt.tasks import TASK_ERRORS, TaskResult
+from faasrt.tasks import TASK_ERRORS, CodeTask
 
 _OUTCOMES = frozenset(Outcome)
 
 
-def make_record(item: TaskResult, line: Line) -> dict[str, Any]:
-    """Return the fields of a result: a verdict, an infrastructure error, or the problem of an invalid task."""
-    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": item.task.language.value}
-    if item.error is None:
-        verdict = item.result.to_dict()
-        total_s = verdict.pop("timings")["total"]
-        del verdict["metadata"]
-        return {**fields, **verdict, "total_ms": round(total_s * 1000, 3)}
-    if isinstance(item.error, TASK_ERRORS):
-        return {**fields, "invalid_task": f"line {line.number}: {item.error}"}
-    details = {"sent": getattr(item.error, "sent", "no"), "attempts": getattr(item.error, "attempts", 0)}
-    error = {"type": type(item.error).__name__, "message": str(item.error), **details}
-    return {**fields, "infra_error": error, "total_ms": round(getattr(item.error, "elapsed_s", 0) * 1000, 3)}
+async def run_task(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
+    """Run a task, and return its result: a verdict, an infrastructure error, or the problem of an invalid task."""
+    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": task.language.value}
+    options: dict[str, Any] = {"language": task.language, **task.options()}
+    try:
+        if task.function is None:
+            result = await manager.run_code(task.code, **options)
+        else:
+            result = await manager.call_function(task.code, task.function, task.args, task.kwargs, **options)
+    except TASK_ERRORS as error:
+        return {**fields, "invalid_task": f"line {line.number}: {error}"}
+    except ServiceError as error:
+        about = {"type": type(error).__name__, "message": str(error), "sent": error.sent, "attempts": error.attempts}
+        return {**fields, "infra_error": about, "total_ms": round(error.elapsed_s * 1000, 3)}
+    verdict = result.to_dict()
+    del verdict["metadata"], verdict["timings"]
+    return {**fields, **verdict, "total_ms": round(result.timings.total * 1000, 3)}
 
 
 def kind_of(record: dict[str, Any]) -> str:
@@ -61,8 +67,8 @@ class Results:
 
     def __init__(self, target: str, *, resume: bool) -> None:
         self.done: set[str] = set()
-        self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._file: io.FileIO
+        self._queue: list[dict[str, Any]] = []
+        self._lock = asyncio.Lock()
         if target == "-":
             if resume:
                 raise click.UsageError("--resume needs a file: give one with -o")
@@ -84,31 +90,19 @@ class Results:
         """Close the file."""
         self._file.close()
 
-    def put(self, record: dict[str, Any]) -> None:
-        """Queue a record to be written. Its `finished_at` is now."""
-        self._queue.put_nowait({**record, "finished_at": round(time.time(), 3)})
+    async def write(self, record: dict[str, Any]) -> None:
+        """Return when a record is on the disk. Its `finished_at` is now.
 
-    def finish(self) -> None:
-        """Let `write_all` return after the records that are queued."""
-        self._queue.put_nowait(None)
-
-    async def write_all(self, on_written: Callable[[dict[str, Any]], None]) -> None:
-        """Write records until `finish` is called. All records that are queued are written and synced together.
-
-        Args:
-            on_written: Called with each record after it is on the disk.
+        All records that wait for an earlier one are written and synced together.
 
         Raises:
             OSError: A record cannot be written. Earlier records stay.
         """
-        finished = False
-        while not finished:
-            queued = [await self._queue.get(), *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
-            records = [record for record in queued if record is not None]
-            finished = len(records) < len(queued)
-            await asyncio.to_thread(self._write, records)
-            for record in records:
-                on_written(record)
+        self._queue.append({**record, "finished_at": round(time.time(), 3)})
+        async with self._lock:
+            records, self._queue = self._queue, []
+            if records:
+                await asyncio.to_thread(self._write, records)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         rest = memoryview(b"".join(strict_json.dump_bytes(record) + b"\n" for record in records))
@@ -126,14 +120,11 @@ class Results:
                 file.close()
                 raise click.UsageError(f"another run writes {self._path}") from None
             if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
-                break
+                folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+                os.fsync(folder)  # the name of the file is on the disk, too
+                os.close(folder)
+                return file
             file.close()  # the run that held the lock has replaced the file
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)  # the name of the file is on the disk, too
-        finally:
-            os.close(folder)
-        return file
 
     def _keep_verdicts(self) -> None:
         """Replace the file by one with a verdict for each id. Tasks with other records run again."""
@@ -147,11 +138,10 @@ class Results:
                             kept.write(line)
                 kept.flush()
                 os.fsync(kept.fileno())
-                Path(kept.name).chmod(self._path.stat().st_mode & 0o777)
+                shutil.copymode(self._path, kept.name)
                 Path(kept.name).rename(self._path)
-            except BaseException:
-                Path(kept.name).unlink(missing_ok=True)
-                raise
+            finally:
+                Path(kept.name).unlink(missing_ok=True)  # it is gone unless something failed
         old, self._file = self._file, self._open_locked()
         old.close()
 

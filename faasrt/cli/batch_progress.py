@@ -28,7 +28,7 @@ class Progress:
     Attributes:
         kinds: The number of written results of each kind.
         skipped: The number of tasks that had a verdict before.
-        in_flight: The number of tasks without a result.
+        in_flight: The number of tasks that run now.
         retries: The number of retries after infrastructure errors.
     """
 
@@ -82,12 +82,12 @@ class Progress:
         write_message(f"{summary['done']} tasks in {summary['elapsed_s']:.1f} s, {summary['per_second']:.1f}/s")
 
     def _status(self) -> str:
-        done = self.kinds.total()
-        rate = done / max(time.monotonic() - self._started, 0.001)
-        of = "" if self.total is None else f"/{self.total}"
-        parts = [f"{done + self.skipped}{of} done", f"{rate:.1f}/s", f"{self.in_flight} in flight"]
-        if self.total is not None and done:
-            parts.append(f"{timedelta(seconds=int((self.total - self.skipped - done) / rate))} left")
+        counts = self.summary()
+        done = f"{counts['done'] + self.skipped}{'' if self.total is None else f'/{self.total}'} done"
+        parts = [done, f"{counts['per_second']:.1f}/s", f"{self.in_flight} in flight"]
+        if self.total is not None and counts["done"]:
+            left_s = counts["elapsed_s"] * (self.total - self.skipped - counts["done"]) / counts["done"]
+            parts.append(f"{timedelta(seconds=int(left_s))} left")
         if self.retries:
             parts.append(f"{self.retries} retries")
         return ", ".join([*parts, *(f"{kind} {count}" for kind, count in self.kinds.most_common())])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import click
 
 from faasrt.cli.output import write_message
-from faasrt.config import SandboxConfig, Settings, names_endpoints
+from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.manager import RuntimeManager
@@ -21,29 +21,24 @@ T = TypeVar("T")
 _MAX_TIMEOUT_MS = 86_400_000
 
 
-def parse_languages(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[Language, ...]:
-    """Return the languages of an option that may be repeated."""
+def _parse_language(name: str) -> Language:
     try:
-        return tuple(Language.parse(name) for name in names)
+        return Language.parse(name)
     except UnsupportedLanguageError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(str(error)) from None  # click drops the message of a ValueError
 
 
-def parse_language(ctx: click.Context, param: click.Parameter, name: str | None) -> Language | None:
-    """Return the language of an option."""
-    return None if name is None else parse_languages(ctx, param, (name,))[0]
-
-
+language_option = functools.partial(click.option, "--language", "-l", type=_parse_language, metavar="LANGUAGE")
 url_option = click.option("--url", help="The base URL of a FaaS, instead of those in the environment.")
 
 
-def make_settings(url: str | None, timeout_ms: float = 0) -> Settings:
+def make_settings(url: str | None, timeout_ms: float | None = None) -> Settings:
     """Return the settings of the environment. A `timeout_ms` above the default limit of the sandbox raises that."""
-    options: dict[str, Any] = {}
+    timeout_ms = timeout_ms or 0
     if timeout_ms > _MAX_TIMEOUT_MS:
         raise click.UsageError(f"--timeout-ms must be at most {_MAX_TIMEOUT_MS}, a day")
-    if timeout_ms > SandboxConfig().timeout_limit_s * 1000:
-        options["sandbox"] = SandboxConfig(timeout_limit_s=timeout_ms / 1000)
+    limit_s = max(SandboxConfig().timeout_limit_s, timeout_ms / 1000)
+    options = SettingsOptions(sandbox=SandboxConfig(timeout_limit_s=limit_s))
     if url is not None:
         options["endpoints"] = dict.fromkeys(Language, url)
     elif not names_endpoints(os.environ):
@@ -51,57 +46,47 @@ def make_settings(url: str | None, timeout_ms: float = 0) -> Settings:
     return Settings.from_env(**options)
 
 
-@contextlib.asynccontextmanager
-async def open_manager(
-    settings: Settings, languages: tuple[Language, ...], *, workers: int | None = 1
-) -> AsyncIterator[RuntimeManager]:
-    """Yield a manager for the configured endpoints, or one with the embedded FaaS that is ready to run `languages`."""
-    if settings.endpoints:
-        async with RuntimeManager(settings=settings) as manager:
-            yield manager
-        return
-    manager = RuntimeManager.local(languages, workers=workers, settings=settings)
-    write_message("no endpoint configured; using the embedded FaaS")
-    async with manager:
-        with show_compilation(languages):
-            for language in languages:
-                await manager.get_runtime(language)
-        yield manager
-
-
 def run_with_manager(
     call: Callable[[RuntimeManager], Awaitable[T]],
-    languages: tuple[Language, ...],
-    url: str | None,
-    timeout_ms: float = 0,
+    settings: Settings,
+    languages: Sequence[Language],
+    workers: int | None = 1,
 ) -> T:
-    """Return the result of a call, which gets a manager."""
-    settings = make_settings(url, timeout_ms)
+    """Return the result of a call, which gets a manager.
+
+    If no endpoint is configured, the manager has the embedded FaaS, which is ready to run `languages`.
+    """
 
     async def work() -> T:
-        async with open_manager(settings, languages) as manager:
+        if settings.endpoints:
+            async with RuntimeManager(settings=settings) as manager:
+                return await call(manager)
+        manager = RuntimeManager.local(languages, workers=workers, settings=settings)
+        write_message("no endpoint configured; using the embedded FaaS")
+        async with manager:
+            with show_compilation(languages):
+                for language in languages:
+                    await manager.get_runtime(language)
             return await call(manager)
 
     return asyncio.run(work())
 
 
 @contextlib.contextmanager
-def show_compilation(languages: tuple[Language, ...]) -> Iterator[None]:
+def show_compilation(languages: Sequence[Language]) -> Iterator[None]:
     """Show the elapsed time while the Python sandbox is compiled, once on a machine."""
     from faasrt.local.cache import is_compiled, module_dir
 
     if Language.PYTHON not in languages or is_compiled(module_dir()):
         yield
         return
-    text = "compiling the Python sandbox, once (about 45 s)"
-    if sys.stderr is None or not sys.stderr.isatty():
-        write_message(text)
-        yield
-        return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    text, console = "compiling the Python sandbox, once (about 45 s)", Console(stderr=True)
+    if not console.is_terminal:
+        write_message(text)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(f"faasrt: {text}", total=None)
         yield

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import parse_language, parse_languages, run_with_manager, show_compilation, url_option
+from faasrt.cli.connect import language_option, make_settings, run_with_manager, show_compilation, url_option
+from faasrt.cli.input import open_input
 from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write, write_message
 from faasrt.cli.report import report_command
 from faasrt.config import SandboxConfig
@@ -35,8 +35,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = commands.main(arguments, prog_name="faasrt", standalone_mode=False)
-        return code if isinstance(code, int) else OK
+        return int(commands.main(arguments, prog_name="faasrt", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -47,10 +46,6 @@ def run(arguments: list[str]) -> int:
         is_usage = isinstance(error, ValueError)
         write_message(str(error) if is_usage else f"{type(error).__name__}: {error}")
         return USAGE if is_usage else INFRASTRUCTURE
-    except BrokenPipeError:
-        # The reader of stdout has gone, as in `faasrt run ... | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except OSError as error:
         write_message(f"cannot write the output: {error.strerror or error}")
         return INFRASTRUCTURE
@@ -63,17 +58,27 @@ def _interrupt(number: int, frame: Any) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+class _GivenProgram(NamedTuple):
+    """The program of `run` or `validate`; `name` is for messages."""
+
+    code: str
+    language: Language
+    name: str
+
+
 def _program_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that `run` and `validate` share."""
-    for option in (
-        url_option,
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-        click.option("--language", "-l", callback=parse_language, help="The language; guessed from .py .js .mjs .ts."),
-        click.option("-c", "code", help="The program itself, instead of a file."),
-        click.argument("file", required=False),
-    ):
-        command = option(command)
-    return command
+    """Add the options that `run` and `validate` share. The command gets the program that they name."""
+
+    @url_option
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+    @language_option(help="The language; guessed from .py .js .mjs .ts.")
+    @click.option("-c", "code", help="The program itself, instead of a file.")
+    @click.argument("file", required=False)
+    @functools.wraps(command)
+    def with_program(file: str | None, code: str | None, language: Language | None, **options: Any) -> int:
+        return command(_read_program(file, code, language), **options)
+
+    return with_program
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,21 +96,15 @@ def commands() -> None:
 @commands.command("run")
 @_program_options
 @click.option("--timeout-ms", type=float, help="The time limit in milliseconds; 30000 by default.")
-def run_command(
-    file: str | None,
-    code: str | None,
-    language: Language | None,
-    as_json: bool,
-    url: str | None,
-    timeout_ms: float | None,
-) -> int:
+def run_command(program: _GivenProgram, as_json: bool, url: str | None, timeout_ms: float | None) -> int:
     """Run a program: FILE, or stdin when FILE is -.
 
     The program's output is passed on. The exit code is 1 when it fails.
     """
-    program, parsed, _ = _read_program(file, code, language)
     result = run_with_manager(
-        lambda manager: manager.run_code(program, parsed, timeout_ms), (parsed,), url, timeout_ms or 0
+        lambda manager: manager.run_code(program.code, program.language, timeout_ms),
+        make_settings(url, timeout_ms),
+        [program.language],
     )
     if as_json:
         write(result.to_json() + "\n")
@@ -116,22 +115,22 @@ def run_command(
 
 @commands.command("validate")
 @_program_options
-def validate_command(
-    file: str | None, code: str | None, language: Language | None, as_json: bool, url: str | None
-) -> int:
+def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> int:
     """Check a program's syntax: FILE, or stdin when FILE is -.
 
     The program does not run. The exit code is 1 when it does not parse.
     """
-    program, parsed, name = _read_program(file, code, language)
-    result = run_with_manager(lambda manager: manager.validate_code(program, parsed), (parsed,), url)
+    result = run_with_manager(
+        lambda manager: manager.validate_code(program.code, program.language), make_settings(url), [program.language]
+    )
     if as_json:
         click.echo(json.dumps(attrs.asdict(result)))
     elif result.valid:
-        write(f"{name}: valid ({result.checked_by})\n")
-    for diagnostic in () if as_json else result.diagnostics:
-        place = ":".join(str(part) for part in (name, diagnostic.line, diagnostic.column) if part is not None)
-        write(f"{place}: {diagnostic.message}\n", err=True)
+        write(f"{program.name}: valid ({result.checked_by})\n")
+    else:
+        for diagnostic in result.diagnostics:
+            place = [str(part) for part in (program.name, diagnostic.line, diagnostic.column) if part is not None]
+            write(f"{':'.join(place)}: {diagnostic.message}\n", err=True)
     return OK if result.valid else CODE_FAILED
 
 
@@ -143,12 +142,13 @@ def health_command(as_json: bool, url: str | None) -> int:
 
     The exit code is 3 unless all are healthy.
     """
-    status = run_with_manager(lambda manager: manager.get_health_status(), tuple(Language), url)
+    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), list(Language))
     if as_json:
         click.echo(json.dumps({"healthy": status.healthy, **attrs.asdict(status)}))
-    for entry in () if as_json else status.endpoints:
-        label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
-        write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
+    else:
+        for entry in status.endpoints:
+            label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
+            write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
     return OK if status.healthy else INFRASTRUCTURE
 
 
@@ -158,7 +158,7 @@ _LIMITS = SandboxConfig()
 @commands.command("serve", context_settings={"show_default": True})
 @click.option("--host", default="127.0.0.1", help="The address; one other than loopback needs a token.")
 @click.option("--port", default=8000, type=click.IntRange(0, 65_535), help="The port; 0 takes a free one.")
-@click.option("--language", "-l", "languages", multiple=True, callback=parse_languages, help="May be repeated.")
+@language_option("languages", multiple=True, help="May be repeated.")
 @click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
 @click.option("--timeout-s", "timeout_limit_s", default=_LIMITS.timeout_limit_s, help="The most seconds of a program.")
 @click.option("--memory-mb", "memory_limit_mb", default=_LIMITS.memory_limit_mb, help="The most MiB of a program.")
@@ -175,9 +175,7 @@ def serve_command(
     from faasrt.local import LocalFaaS
 
     # The library logs nothing by default, but the command shows why an engine fails.
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("faasrt: %(message)s"))
-    logging.getLogger("faasrt.local").addHandler(handler)
+    logging.basicConfig(format="faasrt: %(message)s")
     sandbox = SandboxConfig(**limits)
     faas = LocalFaaS(languages or None, workers=workers, sandbox=sandbox, host=host, port=port, token=token)
 
@@ -230,23 +228,19 @@ async def _report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[
     return await asyncio.gather(*(one(language) for language in faas.languages))
 
 
-def _read_program(file: str | None, code: str | None, language: Language | None) -> tuple[str, Language, str]:
-    """Return the program, its language and its name."""
+def _read_program(file: str | None, code: str | None, language: Language | None) -> _GivenProgram:
     if (file is None) == (code is None):
         raise click.UsageError("give a FILE, - for stdin, or -c CODE")
-    if file is not None and language is None and (suffix := Path(file).suffix.lower()) in _LANGUAGE_OF_SUFFIX:
-        language = Language(_LANGUAGE_OF_SUFFIX[suffix])
+    if language is None and (guess := _LANGUAGE_OF_SUFFIX.get(Path(file or "").suffix.lower())):
+        language = Language(guess)
     if language is None:
         raise click.UsageError("give the --language: python, javascript or typescript")
-    if code is not None:
-        return code, language, "<string>"
-    assert file is not None
+    if file is None:
+        return _GivenProgram(code or "", language, "<string>")
     name = "<stdin>" if file == "-" else file
-    if file == "-" and sys.stdin is None:
-        raise click.UsageError("cannot read <stdin>: it is closed")
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return data.decode("utf-8-sig"), language, name
+        with open_input(file) as stream:
+            return _GivenProgram(stream.read().decode("utf-8-sig"), language, name)
     except OSError as error:
         raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:

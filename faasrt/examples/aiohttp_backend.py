@@ -32,7 +32,6 @@ except ModuleNotFoundError as error:
     ) from None
 
 MANAGER = web.AppKey("manager", RuntimeManager)
-REGISTRY = web.AppKey("registry", CollectorRegistry)
 
 
 def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager) -> web.Application:
@@ -41,14 +40,17 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
     Args:
         make_manager: Makes the manager, given `telemetry`. It is opened and closed with the application.
     """
+    registry = CollectorRegistry()
 
     async def manager_of_app(app: web.Application) -> AsyncIterator[None]:
-        async with make_manager(telemetry=[PrometheusSink(app[REGISTRY])]) as manager:
+        async with make_manager(telemetry=[PrometheusSink(registry)]) as manager:
             app[MANAGER] = manager
             yield
 
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     app = web.Application(middlewares=[handle_errors])
-    app[REGISTRY] = CollectorRegistry()
     app.cleanup_ctx.append(manager_of_app)
     app.add_routes([web.post("/grade", grade), web.get("/health", health), web.get("/metrics", metrics)])
     return app
@@ -67,28 +69,19 @@ async def health(request: web.Request) -> web.Response:
     return web.json_response(body, status=status)
 
 
-async def metrics(request: web.Request) -> web.Response:
-    """Return the metrics for Prometheus."""
-    return web.Response(body=generate_latest(request.app[REGISTRY]), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
 @web.middleware
 async def handle_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer with the status of an error."""
     try:
         return await handler(request)
-    except ValidationError as error:
-        body, status = grader.describe_invalid(error.errors())
-        return web.json_response(body, status=status)
-    except FaasrtError as error:
+    except (ValidationError, FaasrtError) as error:
         body, status, headers = grader.describe_error(error)
         return web.json_response(body, status=status, headers=headers)
 
 
 def main() -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    address = grader.parse_address()
-    web.run_app(create_app(), host=address.host, port=address.port, handler_cancellation=True, shutdown_timeout=10)
+    web.run_app(create_app(), **vars(grader.parse_address()), handler_cancellation=True, shutdown_timeout=10)
 
 
 if __name__ == "__main__":

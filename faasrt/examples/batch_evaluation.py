@@ -32,12 +32,7 @@ GRADERS = {
     "exact": "def grade(answer, expected): return answer == expected",
     "tolerant": "def grade(answer, expected): return abs(float(answer) - float(expected)) <= 1",
     "careless": "def grade(answer, expected): return 10 / (int(expected) % 5) > 0 and answer == expected",
-    "endless": """
-def grade(answer, expected):
-    while answer == expected:
-        pass
-    return False
-""",
+    "endless": "def grade(answer, expected):\n    while answer == expected: pass\n    return False",
 }
 
 
@@ -82,18 +77,15 @@ async def grade_all(items: list[Item]) -> list[Graded]:
         return await asyncio.gather(*(grade(manager, item) for item in items))
 
 
-def describe(graded: list[Graded]) -> str:
-    """Return a table of verdicts by grader, and the reasons."""
-    verdicts = get_args(Verdict)
+def show(graded: list[Graded]) -> None:
+    """Print a table of verdicts by grader, and the reasons."""
     counts = Counter((one.item.grader, one.verdict) for one in graded)
-    reasons = Counter((one.verdict, one.reason) for one in graded if one.reason)
-    return "\n".join(
-        [
-            f"{'grader':10}" + "".join(f"{verdict:>15}" for verdict in verdicts),
-            *(f"{grader:10}" + "".join(f"{counts[grader, verdict]:15}" for verdict in verdicts) for grader in GRADERS),
-            *(f"{verdict}: {reason} ({count})" for (verdict, reason), count in reasons.most_common()),
-        ]
-    )
+    print(f"{'grader':10}" + "".join(f"{verdict:>15}" for verdict in get_args(Verdict)))
+    for grader in GRADERS:
+        print(f"{grader:10}" + "".join(f"{counts[grader, verdict]:15}" for verdict in get_args(Verdict)))
+    reasons = Counter(f"{one.verdict}: {one.reason}" for one in graded if one.reason)
+    for reason, count in reasons.most_common():
+        print(f"{reason} ({count})")
 
 
 def sample(count: int) -> list[Item]:
@@ -102,7 +94,7 @@ def sample(count: int) -> list[Item]:
     items = []
     for number in range(count):
         answer = seeded.choice([str(number), str(number), str(number + 1), "no idea"])
-        grader = seeded.choices(list(GRADERS), weights=[10, 10, 10, 1])[0]
+        (grader,) = seeded.choices(list(GRADERS), weights=[10, 10, 10, 1])
         items.append(Item(grader, answer, expected=str(number)))
     return items
 
@@ -112,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Grade many answers at once.")
     parser.add_argument("--answers", type=int, default=200)
     graded = asyncio.run(grade_all(sample(parser.parse_args().answers)))
-    print(describe(graded))
+    show(graded)
     sys.exit(3 if any(one.verdict == "not graded" for one in graded) else 0)
 
 

@@ -42,17 +42,15 @@ class Measured:
 
 async def measure(runs: int, concurrency: int) -> Measured:
     """Run the program a number of times."""
-    results: list[ExecutionResult] = []
-    errors: Counter[str] = Counter()
+    tasks = (CodeTask(PROGRAM, "python") for _ in range(runs))
     async with RuntimeManager.from_env(local_fallback=True) as manager:
         await manager.run_code(PROGRAM, "python")  # the first call also connects
         started = time.perf_counter()
-        async for item in manager.map((CodeTask(PROGRAM, "python") for _ in range(runs)), concurrency=concurrency):
-            if item.error is None:
-                results.append(item.result)
-            else:
-                errors[type(item.error).__name__] += 1
-        return Measured(results, errors, time.perf_counter() - started)
+        items = [item async for item in manager.map(tasks, concurrency=concurrency)]
+        wall_s = time.perf_counter() - started
+    results = [item.result for item in items if item.error is None]
+    errors = Counter(type(item.error).__name__ for item in items if item.error is not None)
+    return Measured(results, errors, wall_s)
 
 
 def phases(result: ExecutionResult) -> dict[str, float]:
@@ -77,14 +75,11 @@ def describe(measured: Measured) -> str:
         for phase, seconds in phases(result).items():
             by_phase[phase].append(seconds)
         by_endpoint[result.endpoint].append(result.timings.total)
-    return "\n".join(
-        [
-            f"{ended.total()} runs in {measured.wall_s:.1f} s, {ended.total() / measured.wall_s:.0f} per second: "
-            + ", ".join(f"{name} {count}" for name, count in ended.most_common()),
-            f"{'ms':30}{'runs':>8}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}",
-            *(row(name, seconds) for name, seconds in [*by_phase.items(), *sorted(by_endpoint.items())]),
-        ]
-    )
+    rate = f"{ended.total()} runs in {measured.wall_s:.1f} s, {ended.total() / measured.wall_s:.0f} per second: "
+    lines = [rate + ", ".join(f"{name} {count}" for name, count in ended.most_common())]
+    lines.append(f"{'ms':30}{'runs':>8}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}")
+    lines += [row(name, seconds) for name, seconds in [*by_phase.items(), *sorted(by_endpoint.items())]]
+    return "\n".join(lines)
 
 
 def row(name: str, seconds: Iterable[float]) -> str:

@@ -52,13 +52,10 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
 
     app = FastAPI(title="graders", lifespan=lifespan)
 
-    @app.exception_handler(FaasrtError)
-    async def refuse(request: Request, error: FaasrtError) -> Response:
-        return JSONResponse(*grader.describe_error(error))
-
     @app.exception_handler(RequestValidationError)
-    async def refuse_request(request: Request, error: RequestValidationError) -> Response:
-        return JSONResponse(*grader.describe_invalid(error.errors()))
+    @app.exception_handler(FaasrtError)
+    async def refuse(request: Request, error: RequestValidationError | FaasrtError) -> Response:
+        return JSONResponse(*grader.describe_error(error))
 
     @app.post("/grade")
     async def grade(body: grader.GradeRequest, request: Request) -> grader.GradeResponse:
@@ -96,8 +93,7 @@ async def until_disconnect(request: Request, call: Coroutine[Any, Any, T]) -> T:
 
 def main() -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    address = grader.parse_address()
-    uvicorn.run(create_app(), host=address.host, port=address.port, timeout_graceful_shutdown=10)
+    uvicorn.run(create_app(), **vars(grader.parse_address()), timeout_graceful_shutdown=10)
 
 
 if __name__ == "__main__":

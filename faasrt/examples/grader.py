@@ -10,7 +10,6 @@ import argparse
 import functools
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -49,12 +48,9 @@ class GradeResponse(BaseModel):
 
 async def grade(manager: faasrt.RuntimeManager, request: GradeRequest) -> GradeResponse:
     """Run a grader. The value that it returns is untrusted and checked like a request."""
+    args = [request.answer, request.expected]
     result = await manager.call_function(
-        request.grader,
-        "grade",
-        [request.answer, request.expected],
-        language=request.language,
-        timeout_ms=request.timeout_ms,
+        request.grader, "grade", args, language=request.language, timeout_ms=request.timeout_ms
     )
     response = GradeResponse(outcome=result.outcome, stdout=printable(result.stdout))
     if result.error is not None:
@@ -74,9 +70,15 @@ async def health(manager: faasrt.RuntimeManager) -> tuple[dict[str, Any], int]:
     return {"healthy": status.healthy, "endpoints": endpoints}, 200 if status.healthy else 503
 
 
-def describe_error(error: faasrt.FaasrtError) -> tuple[dict[str, str], int, dict[str, str]]:
-    """Return body, status and headers for an error. Only errors of the request are described in detail."""
+def describe_error(error: Any) -> tuple[dict[str, str], int, dict[str, str]]:
+    """Return body, status and headers for an error of faasrt, or of pydantic about a request.
+
+    Only errors of the request are described in detail.
+    """
     name = type(error).__name__
+    if not isinstance(error, faasrt.FaasrtError):
+        problems = (f"{one['loc'][-1] if one['loc'] else 'body'}: {one['msg']}" for one in error.errors())
+        return {"error": "InvalidRequestError", "detail": printable("; ".join(problems))}, 422, {}
     if isinstance(error, (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError)):
         return {"error": name, "detail": str(error)}, 422, {}
     log.warning("%s at %s", name, getattr(error, "endpoint", "") or "no server")
@@ -84,12 +86,6 @@ def describe_error(error: faasrt.FaasrtError) -> tuple[dict[str, str], int, dict
         retry_after_s = math.ceil(getattr(error, "retry_after_s", None) or 1)
         return {"error": name, "detail": "no capacity; try again"}, 503, {"Retry-After": str(retry_after_s)}
     return {"error": name, "detail": "the code could not be run"}, 502, {}
-
-
-def describe_invalid(errors: Sequence[Any]) -> tuple[dict[str, str], int]:
-    """Return body and status for the errors of pydantic."""
-    detail = "; ".join(f"{error['loc'][-1] if error['loc'] else 'body'}: {error['msg']}" for error in errors)
-    return {"error": "InvalidRequestError", "detail": printable(detail)}, 422
 
 
 def printable(text: str) -> str:

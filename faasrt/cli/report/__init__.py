@@ -8,7 +8,7 @@ import click
 
 from faasrt.cli.output import OK, write, write_message
 from faasrt.cli.report.reader import ResultsError
-from faasrt.cli.report.summary import summarize
+from faasrt.cli.report.summary import Summary
 
 
 @click.command("report")
@@ -22,7 +22,7 @@ def report_command(results: Path, output: str | None) -> int:
     target = unpacked.parent / f"{unpacked.stem}.html" if output is None else Path(output)
     if output != "-" and target.exists() and results.exists() and target.samefile(results):
         raise ResultsError(f"{target} holds the results themselves: say with -o where the page shall go")
-    page = render(summarize(results))
+    page = render(Summary(results))
     if output == "-":
         write(page)
         return OK

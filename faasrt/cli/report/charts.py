@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from itertools import pairwise
 
 import attrs
 
-from faasrt.cli.report.summary import Distribution, Throughput, nice, time_step
+from faasrt.cli.report.summary import Distribution, Throughput, multiples, nice, time_step
 from faasrt.cli.report.units import elapsed, milliseconds, on_axis
 
 PLOT_PX, AXIS_PX, MARK_PX = 150, 24, 17
@@ -38,26 +38,27 @@ class Tick:
     minor: bool = False
 
 
-@attrs.frozen
 class Chart:
-    """A chart of counts; `classes` are the CSS classes of the counts of a bar, from the bottom up."""
+    """A chart of counts.
 
-    classes: tuple[str, ...]
-    bars: Sequence[Bar]
-    ticks: Sequence[Tick]
-    marks: Sequence[Tick] = ()
+    Args:
+        classes: The CSS classes of the counts of a bar, from the bottom up.
+        bars: The bars, from left to right.
+        ticks: The places on the horizontal axis.
+        marks: Places that a line through the plot marks.
 
-    @cached_property
-    def levels(self) -> list[float]:
-        """The labelled counts of the vertical axis."""
-        most = max(1, *(sum(bar.counts) for bar in self.bars))
-        step = max(1.0, nice(most / 4))
-        return [number * step for number in range(math.ceil(most / step - 1e-9) + 1)]
+    Attributes:
+        levels: The labelled counts of the vertical axis.
+        bottom: The place of the horizontal axis, below the marks' labels and the plot.
+    """
 
-    @property
-    def bottom(self) -> int:
-        """The place of the horizontal axis, below the marks' labels and the plot."""
-        return MARK_PX * len(self.marks) + 8 + PLOT_PX
+    def __init__(
+        self, classes: tuple[str, ...], bars: Sequence[Bar], ticks: Sequence[Tick], marks: Sequence[Tick] = ()
+    ) -> None:
+        self.classes, self.bars, self.ticks, self.marks = classes, bars, ticks, marks
+        most = max(1, *(sum(bar.counts) for bar in bars))
+        self.levels = multiples(0, most, max(1.0, nice(most / 4)), outward=True)
+        self.bottom = MARK_PX * len(marks) + 8 + PLOT_PX
 
     def height(self, count: float) -> float:
         """Return the height of a count."""
@@ -82,12 +83,12 @@ def histogram(data: Distribution) -> Chart:
         return (scale(min(max(value, low), high)) - scale(low)) / (scale(high) - scale(low))
 
     bars = []
-    for start, end, count in zip(data.edges, data.edges[1:], data.counts, strict=False):
+    for (start, end), count in zip(pairwise(data.edges), data.counts, strict=True):
         name = f"{milliseconds(start)} to {milliseconds(end)}"
         bars.append(Bar(place(start), place(end), name, f"{name}: {count:,}", (count,)))
     ticks = [Tick(place(value), on_axis(value), minor) for value, minor in _ticks(data)]
-    quantiles = {"p50": data.p50, "p95": data.p95, "p99": data.p99}
-    marks = [Tick(place(value), f"{name} {milliseconds(value)}") for name, value in quantiles.items()]
+    percentiles = [(name, value) for name, value in data.values.items() if name.startswith("p")]
+    marks = [Tick(place(value), f"{name} {milliseconds(value)}") for name, value in percentiles]
     return Chart(("bar",), bars, ticks, marks)
 
 
@@ -100,11 +101,8 @@ def throughput(data: Throughput) -> Chart:
         title = f"from {name}: {ok:,} OK, {failed:,} not OK"
         bars.append(Bar(number / bins, (number + 1) / bins, name, title, (ok, failed)))
     span = bins * data.bin_s
-    step = time_step(span / 6)
-    ticks = [
-        Tick(number * step / span, elapsed(number * step), bool(number % 2))
-        for number in range(math.floor(span / step + 1e-9) + 1)
-    ]
+    places = multiples(0, span, time_step(span / 6))
+    ticks = [Tick(place / span, elapsed(place), bool(number % 2)) for number, place in enumerate(places)]
     return Chart(("bar good", "bar bad"), bars, ticks)
 
 
@@ -112,14 +110,11 @@ def _ticks(data: Distribution) -> list[tuple[float, bool]]:
     """Return round values on the axis, and whether each is minor."""
     low, high = data.edges[0], data.edges[-1]
     if not data.logarithmic:
-        step = nice((high - low) / 6)
-        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        return [(round(number * step, 6), bool((number - first) % 2)) for number in range(first, last + 1)]
+        places = multiples(low, high, nice((high - low) / 6))
+        return [(round(value, 6), bool(number % 2)) for number, value in enumerate(places)]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = math.ceil(len(powers) / 6)
+    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
     values = [
-        (factor * 10.0**power, factor > 1)
-        for power in powers[::every]
-        for factor in ((1, 2, 5) if len(powers) <= 3 else (1,))
+        (factor * 10.0**power, factor > 1) for power in powers[:: math.ceil(len(powers) / 6)] for factor in factors
     ]
     return [(value, minor) for value, minor in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]

@@ -12,7 +12,7 @@ from faasrt.cli.report import charts
 from faasrt.cli.report.reader import KINDS
 from faasrt.cli.report.summary import Summary
 from faasrt.cli.report.text import clean
-from faasrt.cli.report.units import elapsed, milliseconds, moment, percent, rate, short, thousands
+from faasrt.cli.report.units import elapsed, milliseconds, moment, percent, rate, short
 
 _LOADER = PackageLoader("faasrt.cli.report")
 
@@ -34,8 +34,9 @@ def make_environment() -> Environment:
         loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["charts"] = charts
-    for function in (elapsed, milliseconds, moment, percent, rate, sha256, short, thousands):
+    for function in (elapsed, milliseconds, moment, percent, rate, sha256, short):
         environment.filters[function.__name__] = function
+    environment.filters["thousands"] = "{:,}".format
     return environment
 
 

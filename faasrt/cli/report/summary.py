@@ -9,11 +9,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
-import attrs
-
-from faasrt.cli.report.reader import KINDS, Rows, Task, read, read_tasks
+from faasrt.cli.report.reader import KINDS, OK, Row, Rows, read_tasks
 
 MAX_SLOWEST = 100
 MAX_FAILING = 200
@@ -25,157 +24,146 @@ _TIME_STEPS = (
 )
 
 
-@attrs.frozen(kw_only=True)
 class Distribution:
     """The distribution of a time, in milliseconds.
 
+    Args:
+        ordered: The values, at least one.
+
     Attributes:
+        count: The number of values.
+        values: The 50th, 95th and 99th percentile, the maximum and the mean, by name.
         edges: The bins' edges, one more than there are bins. The first bin also holds the values below it.
         counts: The number of values in each bin.
         logarithmic: Whether the edges are even steps of the logarithm.
     """
 
-    count: int
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    maximum: float
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    logarithmic: bool
+    def __init__(self, ordered: list[float]) -> None:
+        self.count = len(ordered)
+        # Before Python 3.13 `quantiles` needs two values.
+        percentiles = statistics.quantiles(ordered if self.count > 1 else ordered * 2, n=100, method="inclusive")
+        self.values = {f"p{percent}": percentiles[percent - 1] for percent in (50, 95, 99)}
+        self.values |= {"max": ordered[-1], "mean": statistics.fmean(ordered)}
+        bins = max(8, min(40, math.ceil(2 * self.count ** (1 / 3))))
+        self.edges, self.logarithmic = _edges(ordered[0], ordered[-1], bins)
+        places = [0, *(bisect_left(ordered, edge) for edge in self.edges[1:-1]), self.count]
+        self.counts = [high - low for low, high in pairwise(places)]
 
 
-@attrs.frozen(kw_only=True)
 class Throughput:
     """The number of results by the time at which they finished.
 
+    Args:
+        rows: Results that have a time, at least one.
+
     Attributes:
+        count: The number of results.
         start_s: The time of the first result, in seconds since 1970.
         end_s: The time of the last one.
+        per_s: The mean rate; NaN when all results have the same time.
         bin_s: The width of a bin, in seconds.
         ok: The number of results in each bin that are OK.
         failed: The number of results in each bin that are not.
     """
 
-    start_s: float
-    end_s: float
-    bin_s: float
-    ok: tuple[int, ...]
-    failed: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """The number of results that have a time."""
-        return sum(self.ok) + sum(self.failed)
-
-    @property
-    def per_s(self) -> float:
-        """The mean rate; NaN when all results have the same time."""
+    def __init__(self, rows: list[Row]) -> None:
+        self.count = len(rows)
+        self.start_s = min(row.finished_s for row in rows)
+        self.end_s = max(row.finished_s for row in rows)
         span = self.end_s - self.start_s
-        return self.count / span if span > 0 else math.nan
+        self.per_s = self.count / span if span > 0 else math.nan
+        self.bin_s = time_step(span / _MAX_TIME_BINS)
+        self.ok = [0] * (math.floor(span / self.bin_s) + 1)
+        self.failed = list(self.ok)
+        for row in rows:
+            counts = self.ok if row.kind == OK else self.failed
+            counts[math.floor((row.finished_s - self.start_s) / self.bin_s)] += 1
 
 
-@attrs.frozen(kw_only=True)
 class Summary:
-    """Everything that the page shows. `counts` is in the order of `KINDS`, without zeros."""
+    """Everything that the page shows about a file of results.
 
-    name: str
-    rows: Rows
-    counts: dict[str, int]
-    latency: Distribution | None
-    duration: Distribution | None
-    throughput: Throughput | None
-    slowest: tuple[Task, ...]
-    failing: tuple[Task, ...]
+    Args:
+        path: The file.
 
-    @property
-    def total(self) -> int:
-        """The number of tasks with a result."""
-        return len(self.rows)
-
-    @property
-    def failed(self) -> int:
-        """The number of tasks that are not OK, for any reason."""
-        return self.total - self.counts.get("OK", 0)
-
-
-def summarize(path: Path) -> Summary:
-    """Read a file of results and return its summary.
+    Attributes:
+        name: The name of the file.
+        rows: The latest result of every task.
+        total: The number of tasks with a result.
+        counts: The number of results of each kind, in the order of `KINDS`, without zeros.
+        failed: The number of tasks that are not OK, for any reason.
+        latency: The distribution of the times that callers waited; None when no time is known.
+        duration: The distribution of the times that the servers reported; None when no time is known.
+        throughput: The results by time; None when no time is known.
+        slowest: The slowest tasks, slowest first.
+        failing: The first failing tasks of the file.
 
     Raises:
         ResultsError: The file cannot be read, or holds no results.
     """
-    rows = read(path)
-    slowest, failing = _slowest(rows), _failing(rows)
-    offsets = sorted({rows.offsets[row] for row in (*slowest, *failing)})
-    tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
-    return Summary(
-        name=path.name,
-        rows=rows,
-        counts={KINDS[number]: count for number, count in sorted(Counter(rows.kinds).items())},
-        latency=distribution(rows.total_ms),
-        duration=distribution(rows.duration_ms),
-        throughput=_throughput(rows),
-        slowest=tuple(tasks[rows.offsets[row]] for row in slowest),
-        failing=tuple(tasks[rows.offsets[row]] for row in failing),
-    )
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.rows = Rows(path)
+        latest = self.rows.latest.values()
+        self.total = len(latest)
+        counts = Counter(row.kind for row in latest)
+        self.counts = {kind: counts[kind] for kind in KINDS if kind in counts}
+        self.failed = self.total - counts[OK]
+        self.latency = distribution(row.total_ms for row in latest)
+        self.duration = distribution(row.duration_ms for row in latest)
+        timed = [row for row in latest if not math.isnan(row.finished_s)]
+        self.throughput = Throughput(timed) if timed else None
+        slowest, failing = _slowest(latest), _failing(latest)
+        offsets = sorted({row.offset for row in (*slowest, *failing)})
+        tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
+        self.slowest = [tasks[row.offset] for row in slowest]
+        self.failing = [tasks[row.offset] for row in failing]
 
 
-def _slowest(rows: Rows) -> list[int]:
-    known = (row for row, total in enumerate(rows.total_ms) if not math.isnan(total))
-    return heapq.nlargest(MAX_SLOWEST, known, key=rows.total_ms.__getitem__)
+def _slowest(rows: Iterable[Row]) -> list[Row]:
+    known = (row for row in rows if not math.isnan(row.total_ms))
+    return heapq.nlargest(MAX_SLOWEST, known, key=attrgetter("total_ms"))
 
 
-def _failing(rows: Rows) -> list[int]:
+def _failing(rows: Iterable[Row]) -> list[Row]:
     """Return the first failing rows of the file, with a fair share for each kind, however rare."""
-    found: list[list[int]] = [[] for _ in KINDS]
-    for row, number in enumerate(rows.kinds):
-        if number and len(found[number]) < MAX_FAILING:
-            found[number].append(row)
-    chosen: list[int] = []
-    rest = sorted((some for some in found if some), key=len)
+    found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    for row in rows:
+        if row.kind != OK and len(found[row.kind]) < MAX_FAILING:
+            found[row.kind].append(row)
+    chosen: list[Row] = []
+    rest = sorted(filter(None, found.values()), key=len)
     for position, some in enumerate(rest):
         chosen += some[: (MAX_FAILING - len(chosen)) // (len(rest) - position)]
-    return sorted(chosen, key=rows.offsets.__getitem__)
+    return sorted(chosen, key=attrgetter("offset"))
 
 
-def distribution(values: Iterable[float]) -> Distribution | None:
-    """Return the distribution of values in milliseconds, NaN left out; None when there are none."""
-    ordered = sorted(value for value in values if not math.isnan(value))
-    if not ordered:
-        return None
-    edges, logarithmic = _edges(ordered[0], ordered[-1], bins=max(8, min(40, math.ceil(2 * len(ordered) ** (1 / 3)))))
-    places = [0, *(bisect_left(ordered, edge) for edge in edges[1:-1]), len(ordered)]
-    # Before Python 3.13 `quantiles` needs two values.
-    percentiles = statistics.quantiles(ordered if len(ordered) > 1 else ordered * 2, n=100, method="inclusive")
-    return Distribution(
-        count=len(ordered),
-        mean=statistics.fmean(ordered),
-        p50=percentiles[49],
-        p95=percentiles[94],
-        p99=percentiles[98],
-        maximum=ordered[-1],
-        edges=edges,
-        counts=tuple(high - low for low, high in pairwise(places)),
-        logarithmic=logarithmic,
-    )
+def distribution(times_ms: Iterable[float]) -> Distribution | None:
+    """Return the distribution of times in milliseconds, NaN left out; None when there are none."""
+    ordered = sorted(time for time in times_ms if not math.isnan(time))
+    return Distribution(ordered) if ordered else None
 
 
-def _edges(low: float, high: float, bins: int) -> tuple[tuple[float, ...], bool]:
+def _edges(low: float, high: float, bins: int) -> tuple[list[float], bool]:
     """Return edges for about `bins` bins, and whether they are logarithmic, as they are for a wide range."""
     floor = max(low, high / 1e6, 0.01)
     if high > 20 * floor:
-        decades = math.log10(high / floor)
-        fine = next((step for step in (20, 10, 5, 2) if decades * step <= 1.5 * bins), 1)
-        first, last = math.floor(math.log10(floor) * fine + 1e-9), math.ceil(math.log10(high) * fine - 1e-9)
-        return tuple(10 ** (place / fine) for place in range(first, last + 1)), True
+        low, high = math.log10(floor), math.log10(high)
+        # From 1 to 20 bins for each power of ten.
+        step = min(1.0, nice(max(0.05, (high - low) / (1.5 * bins))))
+        return [10**place for place in multiples(low, high, step, outward=True)], True
     span = max(high - low, high / 10, 0.1)
     middle = (low + high) / 2
     low, high = max(0.0, min(low, middle - span / 2)), max(high, middle + span / 2)
-    step = nice(span / bins)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return tuple(place * step for place in range(first, last + 1)), False
+    return multiples(low, high, nice(span / bins), outward=True), False
+
+
+def multiples(low: float, high: float, step: float, *, outward: bool = False) -> list[float]:
+    """Return the multiples of a step from `low` to `high`, or, outward, those that enclose the two."""
+    slack = 1e-9 if outward else -1e-9
+    first, last = (math.floor, math.ceil) if outward else (math.ceil, math.floor)
+    return [place * step for place in range(first(low / step + slack), last(high / step - slack) + 1)]
 
 
 def nice(least: float) -> float:
@@ -187,17 +175,3 @@ def nice(least: float) -> float:
 def time_step(least: float) -> float:
     """Return the smallest round span of time that is at least `least` seconds."""
     return next((step for step in _TIME_STEPS if step >= least), 86_400 * nice(max(1.0, least / 86_400)))
-
-
-def _throughput(rows: Rows) -> Throughput | None:
-    known = [time for time in rows.finished_s if not math.isnan(time)]
-    if not known:
-        return None
-    start, end = min(known), max(known)
-    step = time_step((end - start) / _MAX_TIME_BINS)
-    ok = [0] * (math.floor((end - start) / step) + 1)
-    failed = list(ok)
-    for number, time in zip(rows.kinds, rows.finished_s, strict=True):
-        if not math.isnan(time):
-            (failed if number else ok)[math.floor((time - start) / step)] += 1
-    return Throughput(start_s=start, end_s=end, bin_s=step, ok=tuple(ok), failed=tuple(failed))

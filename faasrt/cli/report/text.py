@@ -14,12 +14,7 @@ _INVISIBLE = re.compile(
 
 def clean(text: str) -> str:
     r"""Return the text with invisible characters as escapes such as `\x1b`, and CR LF as LF."""
-    return _INVISIBLE.sub(_escape, text.replace("\r\n", "\n"))
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def excerpt(text: str, max_bytes: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
+
 
 def milliseconds(value: float) -> str:
     """Return a time, such as `0.420 ms`, `12.3 ms`, `1.25 s` or `2 min 5 s`; a dash for NaN."""
@@ -24,11 +26,9 @@ def elapsed(seconds: float) -> str:
     """Return a span of time in one or two units, such as `0.5 s`, `2 min 5 s`, `3 h 10 min` or `2 d`."""
     if seconds < 59.95:
         return f"{seconds:.3g} s"
-    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
     whole = round(seconds)
-    place = next(place for place, (size, _) in enumerate(units) if whole >= size)
-    (size, unit), (small, small_unit) = units[place], units[min(place + 1, 3)]
-    rest = whole % size // small if small < size else 0
+    size, unit, small, small_unit = next(units for units in _UNITS if whole >= units[0])
+    rest = whole % size // small
     return f"{whole // size:,} {unit}" + (f" {rest} {small_unit}" if rest else "")
 
 
@@ -52,15 +52,9 @@ def rate(per_s: float) -> str:
 
 def short(count: float) -> str:
     """Return a count for an axis, such as `500`, `20k` or `1.5M`."""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if count >= size:
-            return f"{count / (1e3 if letter == 'k' else size):g}{letter}"
-    return f"{count:,g}"
-
-
-def thousands(count: int) -> str:
-    """Return a count with its thousands separated, such as `1,234,567`."""
-    return f"{count:,}"
+    if count >= 1e6:
+        return f"{count / 1e6:g}M"
+    return f"{count / 1e3:g}k" if count >= 1e4 else f"{count:,g}"
 
 
 def moment(seconds: float) -> str:

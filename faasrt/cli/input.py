@@ -1,9 +1,28 @@
-"""Reads lines of limited length."""
+"""Reads the input of the commands: files and stdin."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
+
+import click
+
+
+def open_input(source: str) -> BinaryIO:
+    """Open a file, or stdin for "-".
+
+    Raises:
+        OSError: The file cannot be opened.
+        click.UsageError: Stdin is closed.
+    """
+    if source != "-":
+        return Path(source).open("rb")
+    if sys.stdin is None:
+        raise click.UsageError("cannot read <stdin>: it is closed")
+    return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
 
 
 def iter_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
