@@ -23,8 +23,9 @@ Example:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, get_args, runtime_checkable
 
 import attrs
 
@@ -232,6 +233,9 @@ Event: TypeAlias = (
     | ExecutionFinished
 )
 Sink: TypeAlias = Callable[[Event], None]
+
+EVENT_NAMES = {kind: re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in get_args(Event)}
+"""The names of events in logs and traces: "call_started" for `CallStarted`, and so on."""
 
 
 @runtime_checkable
