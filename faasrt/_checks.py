@@ -28,16 +28,15 @@ def must_be(kind: str, accepts: Callable[[Any], bool]) -> Any:
     return check
 
 
-def number(*, above: float, most: float, integer: bool = False, optional: bool = False) -> Any:
-    """Return an attrs validator for a finite number in (above, most], or for None too if it is optional."""
+def number(*, above: float, most: float, integer: bool = False) -> Any:
+    """Return an attrs validator for a finite number in (above, most]."""
     wanted: Any = int if integer else (int, float)
     kind = must_be(
         "a whole number" if integer else "a number",
         lambda value: isinstance(value, wanted) and not isinstance(value, bool),
     )
     size = must_be(f"above {above:g} and at most {most:g}", lambda value: above < value <= most)
-    both = attrs.validators.and_(kind, size)
-    return attrs.validators.optional(both) if optional else both
+    return attrs.validators.and_(kind, size)
 
 
 flag = must_be("True or False", lambda value: isinstance(value, bool))

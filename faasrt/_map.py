@@ -23,15 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import attrs
@@ -57,24 +49,21 @@ class _Source:
     """
 
     def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
-        self._iterator: Any
-        self._is_async = isinstance(tasks, AsyncIterable)
-        if isinstance(tasks, AsyncIterable):
-            self._iterator = aiter(tasks)
-        elif isinstance(tasks, Iterable):
-            self._iterator = iter(tasks)
-        else:
+        if not isinstance(tasks, (AsyncIterable, Iterable)):
             raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
+        self._is_async = isinstance(tasks, AsyncIterable)
+        self._iterator: Any = aiter(tasks) if isinstance(tasks, AsyncIterable) else iter(tasks)
         self._next: asyncio.Task[CodeTask] | None = None
-        self._unread: deque[tuple[int, CodeTask]] = deque()
+        self._unread: tuple[int, CodeTask] | None = None
         self._count = 0
         self._ended = False
         self.error: Exception | None = None
 
     async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
         """Return the next task with its index; None at the end, or when `wait` is false and it is not available yet."""
-        if self._unread:
-            return self._unread.popleft()
+        if self._unread is not None:
+            found, self._unread = self._unread, None
+            return found
         if self._ended:
             return None
         try:
@@ -89,7 +78,7 @@ class _Source:
 
     def unread(self, index: int, task: CodeTask) -> None:
         """Return a task to the source; the next `read` returns it."""
-        self._unread.append((index, task))
+        self._unread = index, task
 
     async def aclose(self) -> None:
         """Stop reading, and close the iterable if it is a generator."""
