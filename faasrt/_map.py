@@ -62,19 +62,33 @@ class _Source:
     async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
         """Return the next task with its index; None at the end, or when `wait` is false and it is not available yet."""
         if self._unread is not None:
-            found, self._unread = self._unread, None
-            return found
+            unread, self._unread = self._unread, None
+            return unread
         if self._ended:
             return None
+        found: Any
         try:
-            task = await self._read(wait=wait)
+            if self._is_async:
+                if self._next is None:
+                    self._next = asyncio.ensure_future(_anext(self._iterator))
+                    await asyncio.sleep(0)
+                if not wait and not self._next.done():
+                    return None
+                await asyncio.wait({self._next})
+                finished, self._next = self._next, None
+                found = finished.result()
+            else:
+                found = next(self._iterator, _END)
+            if found is not _END and not isinstance(found, CodeTask):
+                kind = type(found).__name__
+                raise InvalidRequestError(f"item {self._count} of the tasks is a {kind}, not a CodeTask")
         except Exception as error:
-            self._ended, self.error = True, error
-            return None
-        if task is None:
+            found, self.error = _END, error
+        if found is _END:
+            self._ended = True
             return None
         self._count += 1
-        return self._count - 1, task
+        return self._count - 1, found
 
     def unread(self, index: int, task: CodeTask) -> None:
         """Return a task to the source; the next `read` returns it."""
@@ -90,25 +104,6 @@ class _Source:
             await self._iterator.aclose()
         elif inspect.isgenerator(self._iterator):
             self._iterator.close()
-
-    async def _read(self, *, wait: bool) -> CodeTask | None:
-        if self._is_async:
-            if self._next is None:
-                self._next = asyncio.ensure_future(_anext(self._iterator))
-                await asyncio.sleep(0)
-            if not wait and not self._next.done():
-                return None
-            await asyncio.wait({self._next})
-            finished, self._next = self._next, None
-            found: Any = finished.result()
-        else:
-            found = next(self._iterator, _END)
-        if found is _END:
-            self._ended = True
-            return None
-        if not isinstance(found, CodeTask):
-            raise InvalidRequestError(f"item {self._count} of the tasks is a {type(found).__name__}, not a CodeTask")
-        return found
 
 
 _END = object()

@@ -20,6 +20,8 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
         ValueError: The text is not JSON, or holds a number too large for a float or an integer with too many digits.
         RecursionError: The text is nested too deeply.
     """
+    if object_pairs_hook is None:
+        return _DECODER.decode(text)
     return json.loads(
         text, parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=object_pairs_hook
     )
@@ -42,3 +44,6 @@ def _finite_float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:30]} is too large")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float)

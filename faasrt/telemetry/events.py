@@ -31,7 +31,19 @@ import attrs
 
 
 @attrs.frozen(kw_only=True)
-class CallStarted:
+class _CallEvent:
+    call_id: str
+    language: str
+
+
+@attrs.frozen(kw_only=True)
+class _AttemptEvent(_CallEvent):
+    attempt: int
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class CallStarted(_CallEvent):
     """A call was checked and accepted.
 
     Attributes:
@@ -42,15 +54,13 @@ class CallStarted:
         timeout_ms: The limit of the execution in milliseconds.
     """
 
-    call_id: str
-    language: str
     code_bytes: int
     code_hash: str
     timeout_ms: float
 
 
 @attrs.frozen(kw_only=True)
-class AttemptStarted:
+class AttemptStarted(_AttemptEvent):
     """A permit is held, and a request is about to be sent.
 
     Attributes:
@@ -60,14 +70,9 @@ class AttemptStarted:
         endpoint: The base URL of the server.
     """
 
-    call_id: str
-    language: str
-    attempt: int
-    endpoint: str
-
 
 @attrs.frozen(kw_only=True)
-class AttemptFinished:
+class AttemptFinished(_AttemptEvent):
     """A request ended, with an answer or without one.
 
     Attributes:
@@ -81,10 +86,6 @@ class AttemptFinished:
         reason: The reason of the error, or None.
     """
 
-    call_id: str
-    language: str
-    attempt: int
-    endpoint: str
     duration_s: float
     status: int | None
     error: str | None
@@ -92,7 +93,7 @@ class AttemptFinished:
 
 
 @attrs.frozen(kw_only=True)
-class RetryScheduled:
+class RetryScheduled(_AttemptEvent):
     """An attempt failed, and another will follow.
 
     Attributes:
@@ -105,10 +106,6 @@ class RetryScheduled:
         wait_s: The least seconds until the next attempt.
     """
 
-    call_id: str
-    language: str
-    attempt: int
-    endpoint: str
     error: str
     wait_s: float
     reason: str | None = None
@@ -147,7 +144,7 @@ class LimitChanged:
 
 
 @attrs.frozen(kw_only=True)
-class CallFinished:
+class CallFinished(_CallEvent):
     """A call ended with a result or an error. A cancelled call has the error "CancelledError".
 
     Attributes:
@@ -163,8 +160,6 @@ class CallFinished:
         output_bytes: UTF-8 bytes of stdout, stderr and ret_val together.
     """
 
-    call_id: str
-    language: str
     endpoint: str
     outcome: str | None
     error: str | None
