@@ -124,7 +124,7 @@ async def stop_maps(maps: set[Map]) -> None:
     """
     stopping = [one.stop() for one in maps]
     for one in maps:
-        one.fail(RuntimeClosedError("this manager was closed before all results were read"))
+        one._results.put_nowait(RuntimeClosedError("this manager was closed before all results were read"))
     if stopping:
         await asyncio.wait(stopping)
 
@@ -191,10 +191,6 @@ class Map:
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         return self._stopping
-
-    def fail(self, error: BaseException) -> None:
-        """Raise an error in the consumer, after the results that are available."""
-        self._results.put_nowait(error)
 
     async def _stop(self) -> None:
         try:
