@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
+import attrs
+
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language
@@ -25,6 +27,7 @@ from faasrt.transport.lifecycle import CallsInFlight
 T = TypeVar("T")
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class Runtime:
     """Runs code in one language, and in those that the same FaaS serves. Made by `RuntimeFactory` or `RuntimeManager`.
 
@@ -40,25 +43,18 @@ class Runtime:
         ['0', '1', '4', '9', '16']
     """
 
-    def __init__(
-        self,
-        language: Language,
-        *,
-        settings: Settings,
-        transport: Transport,
-        counters: Counters,
-        emit: EventDispatcher,
-    ) -> None:
-        self.language = language
-        self._settings = settings
-        self._transport = transport
-        self._counters = counters
-        self._emit = emit
-        self._calls = CallsInFlight()
-        self._checker = PythonChecker()
-        self._closing = asyncio.Lock()
-        self._released = False
-        transport.retain()
+    language: Language
+    _settings: Settings
+    _transport: Transport
+    _counters: Counters
+    _emit: EventDispatcher
+    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
+    _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    _released: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._transport.retain()
 
     async def run_code(
         self,
