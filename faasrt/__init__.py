@@ -64,49 +64,15 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 
 if TYPE_CHECKING:
-    from faasrt.config import (
-        BreakerSettings,
-        LimiterSettings,
-        RetrySettings,
-        SandboxConfig,
-        Settings,
-        TimeoutSettings,
-    )
-    from faasrt.errors import (
-        ConfigurationError,
-        ConnectError,
-        ConnectionLostError,
-        DeadlineExceededError,
-        ExecutionError,
-        FaasrtError,
-        InvalidRequestError,
-        OverloadedError,
-        ProtocolError,
-        QueueFullError,
-        RejectedError,
-        ReturnValueError,
-        RuntimeClosedError,
-        ServerError,
-        ServiceError,
-        UnsupportedLanguageError,
-    )
-    from faasrt.factory import RuntimeFactory
-    from faasrt.languages import Language
-    from faasrt.manager import RuntimeManager
-    from faasrt.results import (
-        Diagnostic,
-        EndpointHealth,
-        ExecutionOutput,
-        ExecutionResult,
-        HealthStatus,
-        Outcome,
-        Timings,
-        UserError,
-        ValidationResult,
-    )
-    from faasrt.runtime import Runtime
-    from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
-    from faasrt.telemetry.metrics import CallMetrics, EndpointState, Latency, Metrics
+    from faasrt.config import *
+    from faasrt.errors import *
+    from faasrt.factory import *
+    from faasrt.languages import *
+    from faasrt.manager import *
+    from faasrt.results import *
+    from faasrt.runtime import *
+    from faasrt.tasks import *
+    from faasrt.telemetry.metrics import *
 
 __all__ = [
     "BreakerSettings",

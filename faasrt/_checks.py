@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import ssl as ssl_module
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,27 +18,31 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _OWN_HEADERS = {"accept-encoding", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"}
 
 
-def number(*, above: float, most: float, integer: bool = False, optional: bool = False) -> Any:
-    """Return an attrs validator for a finite number in (above, most], or for None too if it is optional."""
-    kind = "a whole number" if integer else "a number"
+def must_be(kind: str, accepts: Callable[[Any], bool]) -> Any:
+    """Return an attrs validator, whose error says what the value must be."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if optional and value is None:
-            return
-        wanted = int if integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise ConfigurationError(f"{attribute.name} must be {kind}, got {shown(value)}")
-        if not above < value <= most:
-            raise ConfigurationError(
-                f"{attribute.name} must be above {above:g} and at most {most:g}, got {shown(value)}"
-            )
+        if not accepts(value):
+            raise ConfigurationError(f"{attribute.alias} must be {kind}, got {shown(value)}")
 
     return check
 
 
-def flag(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{attribute.name} must be True or False, got {shown(value)}")
+def number(*, above: float, most: float, integer: bool = False) -> Any:
+    """Return an attrs validator for a finite number in (above, most]."""
+    wanted: Any = int if integer else (int, float)
+    kind = must_be(
+        "a whole number" if integer else "a number",
+        lambda value: isinstance(value, wanted) and not isinstance(value, bool),
+    )
+    size = must_be(f"above {above:g} and at most {most:g}", lambda value: above < value <= most)
+    return attrs.validators.and_(kind, size)
+
+
+flag = must_be("True or False", lambda value: isinstance(value, bool))
+ssl = must_be(
+    "an ssl.SSLContext, True, False or None", lambda value: value is None or isinstance(value, (bool, SSLContext))
+)
 
 
 def parse_base_url(text: object) -> str:
@@ -124,12 +128,6 @@ def headers(given: object) -> dict[str, str]:
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             raise ConfigurationError(f"the value of the header {name} must be printable ASCII")
     return dict(given)
-
-
-def ssl(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Check the TLS option."""
-    if value is not None and not isinstance(value, (bool, ssl_module.SSLContext)):
-        raise ConfigurationError(f"ssl must be an ssl.SSLContext, True, False or None, got {shown(value)}")
 
 
 def proxy(given: object) -> str | None:

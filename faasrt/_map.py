@@ -23,20 +23,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import attrs
 
-from faasrt._map_options import ResultStream, StopOn, check_count, check_ordered, check_stop_on
+from faasrt._checks import flag
+from faasrt._map_options import check_stop_on, count
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
 from faasrt.languages import Language
 from faasrt.runtime import Runtime
@@ -56,71 +49,61 @@ class _Source:
     """
 
     def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
-        self._iterator: Any
-        self._is_async = isinstance(tasks, AsyncIterable)
-        if isinstance(tasks, AsyncIterable):
-            self._iterator = aiter(tasks)
-        elif isinstance(tasks, Iterable):
-            self._iterator = iter(tasks)
-        else:
+        if not isinstance(tasks, (AsyncIterable, Iterable)):
             raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
+        self._is_async = isinstance(tasks, AsyncIterable)
+        self._iterator: Any = aiter(tasks) if isinstance(tasks, AsyncIterable) else iter(tasks)
         self._next: asyncio.Task[CodeTask] | None = None
-        self._unread: deque[tuple[int, CodeTask]] = deque()
+        self._unread: tuple[int, CodeTask] | None = None
         self._count = 0
         self._ended = False
         self.error: Exception | None = None
 
     async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
         """Return the next task with its index; None at the end, or when `wait` is false and it is not available yet."""
-        if self._unread:
-            return self._unread.popleft()
+        if self._unread is not None:
+            unread, self._unread = self._unread, None
+            return unread
         if self._ended:
             return None
+        found: Any
         try:
-            task = await self._read(wait=wait)
+            if self._is_async:
+                if self._next is None:
+                    self._next = asyncio.ensure_future(_anext(self._iterator))
+                    await asyncio.sleep(0)
+                if not wait and not self._next.done():
+                    return None
+                await asyncio.wait({self._next})
+                finished, self._next = self._next, None
+                found = finished.result()
+            else:
+                found = next(self._iterator, _END)
+            if found is not _END and not isinstance(found, CodeTask):
+                kind = type(found).__name__
+                raise InvalidRequestError(f"item {self._count} of the tasks is a {kind}, not a CodeTask")
         except Exception as error:
-            self._ended, self.error = True, error
-            return None
-        if task is None:
+            found, self.error = _END, error
+        if found is _END:
+            self._ended = True
             return None
         self._count += 1
-        return self._count - 1, task
+        return self._count - 1, found
 
     def unread(self, index: int, task: CodeTask) -> None:
         """Return a task to the source; the next `read` returns it."""
-        self._unread.append((index, task))
+        self._unread = index, task
 
     async def aclose(self) -> None:
         """Stop reading, and close the iterable if it is a generator."""
         self._ended = True
         if self._next is not None:
             self._next.cancel()
-            await asyncio.wait({self._next})
-            if not self._next.cancelled():
-                self._next.exception()  # retrieved, so that asyncio does not log it
+            await asyncio.gather(self._next, return_exceptions=True)
         if inspect.isasyncgen(self._iterator):
             await self._iterator.aclose()
         elif inspect.isgenerator(self._iterator):
             self._iterator.close()
-
-    async def _read(self, *, wait: bool) -> CodeTask | None:
-        if self._is_async:
-            if self._next is None:
-                self._next = asyncio.ensure_future(_anext(self._iterator))
-                await asyncio.sleep(0)
-            if not wait and not self._next.done():
-                return None
-            await asyncio.wait({self._next})
-            finished, self._next = self._next, None
-            found: Any = finished.result()
-        else:
-            found = next(self._iterator, _END)
-        if found is _END:
-            self._ended = True
-            return None
-        if not isinstance(found, CodeTask):
-            raise InvalidRequestError(f"item {self._count} of the tasks is a {type(found).__name__}, not a CodeTask")
-        return found
 
 
 _END = object()
@@ -134,63 +117,34 @@ async def _anext(iterator: AsyncIterator[Any]) -> Any:
         return _END
 
 
-class Maps:
-    """The running maps of a manager, which closing the manager ends."""
+async def stop_maps(maps: set[Map]) -> None:
+    """Stop maps. Consumers that still read results get `RuntimeClosedError`.
 
-    def __init__(self) -> None:
-        self._running: set[_Map] = set()
-
-    def start(
-        self,
-        get_runtime: GetRuntime,
-        tasks: Iterable[CodeTask] | AsyncIterable[CodeTask],
-        *,
-        concurrency: int | None,
-        ordered: bool,
-        stop_on: StopOn,
-        coalesce: int,
-        max_concurrency: int,
-    ) -> ResultStream:
-        """Run tasks, and return the stream of results; see `RuntimeManager.map`.
-
-        Args:
-            get_runtime: Returns the runtime of a language.
-            tasks, ordered, stop_on, coalesce: See `RuntimeManager.map`.
-            concurrency: The most executions in flight; `max_concurrency` when None.
-            max_concurrency: The most calls in flight that the manager allows.
-        """
-        one = _Map(
-            get_runtime,
-            _Source(tasks),
-            check_count("concurrency", concurrency, default=max_concurrency),
-            check_ordered(ordered),
-            check_stop_on(stop_on),
-            check_count("coalesce", coalesce, default=1),
-            self._running,
-        )
-        return ResultStream(one.run(), one.aclose)
-
-    async def aclose(self) -> None:
-        """Stop all maps. Consumers that still read results get `RuntimeClosedError`.
-
-        Cancellation: the maps stop all the same, a moment later.
-        """
-        stopping = [one.stop() for one in self._running]
-        for one in self._running:
-            one.fail(RuntimeClosedError("this manager was closed before all results were read"))
-        if stopping:
-            await asyncio.wait(stopping)
+    Cancellation: the maps stop all the same, a moment later.
+    """
+    stopping = [one.stop() for one in maps]
+    for one in maps:
+        one._results.put_nowait(RuntimeClosedError("this manager was closed before all results were read"))
+    if stopping:
+        await asyncio.wait(stopping)
 
 
 @attrs.define(eq=False)
-class _Map:
+class Map:
+    """One run of `RuntimeManager.map`, which has the same arguments.
+
+    Args:
+        get_runtime: Returns the runtime of a language.
+        running: The running maps, of which this is one from its start to its end.
+    """
+
     _get_runtime: GetRuntime
-    _source: _Source
-    _concurrency: int
-    _ordered: bool
-    _stop_after: Callable[[TaskResult], bool]
-    _coalesce: int
-    _running: set[_Map]
+    _running: set[Map]
+    _source: _Source = attrs.field(alias="tasks", converter=_Source)
+    _concurrency: int = attrs.field(validator=count)
+    _ordered: bool = attrs.field(validator=flag)
+    _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
+    _coalesce: int = attrs.field(validator=count)
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
     # Each task acquires a slot when it is read, and releases it when its result is delivered. So all work stops soon
     # after a consumer that does not close the results.
@@ -214,7 +168,7 @@ class _Map:
             async for item in self._deliver():
                 self._slots.release()
                 yield item
-                if self._stop_after(item):
+                if self._stop_on(item):
                     return
             if self._source.error is not None:
                 raise self._source.error
@@ -237,10 +191,6 @@ class _Map:
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         return self._stopping
-
-    def fail(self, error: BaseException) -> None:
-        """Raise an error in the consumer, after the results that are available."""
-        self._results.put_nowait(error)
 
     async def _stop(self) -> None:
         try:
@@ -312,43 +262,27 @@ class _Map:
         return batch
 
     async def _execute(self, batch: list[tuple[int, CodeTask]]) -> list[TaskResult]:
-        if len(batch) == 1:
-            return [await self._execute_one(*batch[0])]
         task = batch[0][1]
-        assert task.function is not None
-        try:
-            runtime = await self._get_runtime(task.language)
-            cases = [task.args for _, task in batch]
-            results = await runtime.run_cases(task.code, task.function, cases, language=task.language, **task.options())
-        except _FATAL as error:
-            await self._check_open(task, error)
-            return [TaskFailure(index, task, error) for index, task in batch]
-        except InvalidRequestError:
-            # One of the tasks is invalid; the others must not fail.
-            return [await self._execute_one(index, task) for index, task in batch]
-        except FaasrtError as error:
-            return [TaskFailure(index, task, error) for index, task in batch]
-        return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
-
-    async def _execute_one(self, index: int, task: CodeTask) -> TaskResult:
         try:
             runtime = await self._get_runtime(task.language)
             if task.function is None:
-                result = await runtime.run_code(task.code, **task.options())
-            else:
+                results = [await runtime.run_code(task.code, **task.options())]
+            elif len(batch) == 1:
                 result = await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options())
-        except _FATAL as error:
-            await self._check_open(task, error)
-            return TaskFailure(index, task, error)
+                results = [result]
+            else:
+                cases = [task.args for _, task in batch]
+                results = await runtime.run_cases(task.code, task.function, cases, **task.options())
+        except ConfigurationError:
+            raise  # all other tasks would get it too
         except FaasrtError as error:
-            return TaskFailure(index, task, error)
-        return TaskSuccess(index, task, result)
-
-    async def _check_open(self, task: CodeTask, error: FaasrtError) -> None:
-        """Raise an error that ends the map. A closed runtime does not, unless the manager is closed too."""
-        if not isinstance(error, RuntimeClosedError):
-            raise error
-        await self._get_runtime(task.language)
+            if isinstance(error, RuntimeClosedError):
+                await self._get_runtime(task.language)  # raises if the manager is closed too
+            if isinstance(error, InvalidRequestError) and len(batch) > 1:
+                # One of the tasks is invalid; the others must not fail.
+                return [item for one in batch for item in await self._execute([one])]
+            return [TaskFailure(index, task, error) for index, task in batch]
+        return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
 
 
 async def _wait_through(task: asyncio.Task[None]) -> None:
@@ -364,10 +298,6 @@ async def _wait_through(task: asyncio.Task[None]) -> None:
             task.exception()
         raise cancelled
     task.result()
-
-
-# Errors that all other tasks may get too.
-_FATAL = (RuntimeClosedError, ConfigurationError)
 
 
 def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+from faasrt._checks import must_be
 from faasrt.errors import ConfigurationError, shown
 from faasrt.results import Outcome
 from faasrt.tasks import TaskResult
@@ -15,28 +15,10 @@ Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bo
 StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
 
 
-def check_count(name: str, value: object, *, default: int) -> int:
-    """Return a number from 1 to 100,000, or the default for None.
-
-    Raises:
-        ConfigurationError: The value is something else.
-    """
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
-        raise ConfigurationError(f"{name} must be a whole number from 1 to 100000, got {shown(value)}")
-    return value
-
-
-def check_ordered(ordered: object) -> bool:
-    """Return `ordered`.
-
-    Raises:
-        ConfigurationError: It is not a bool.
-    """
-    if not isinstance(ordered, bool):
-        raise ConfigurationError(f"ordered must be True or False, got {shown(ordered)}")
-    return ordered
+count = must_be(
+    "a whole number from 1 to 100000",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000,
+)
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
@@ -100,7 +82,5 @@ class ResultStream(AsyncGenerator[TaskResult]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, Unpack
 
 import attrs
+from attrs.validators import optional
 
 from faasrt import _checks as checks
 from faasrt._checks import instance_of, number, parse_base_url
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 EnvelopeMode = Literal["auto", "always", "never"]
 
-_MAX_TIMEOUT_S = 86_400.0
+_SECONDS = number(above=0, most=86_400)
 _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Language.TYPESCRIPT: "JS"}
 
 
@@ -61,7 +62,7 @@ class SandboxConfig:
     """
 
     memory_limit_mb: int = attrs.field(default=128, validator=number(above=0, most=65_536, integer=True))
-    timeout_limit_s: float = attrs.field(default=30.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    timeout_limit_s: float = attrs.field(default=30.0, validator=_SECONDS)
     max_output_bytes: int = attrs.field(default=1_048_576, validator=number(above=0, most=2**30, integer=True))
     network_enabled: bool = attrs.field(default=False, validator=checks.flag)
 
@@ -83,11 +84,11 @@ class TimeoutSettings:
         ...     result = await manager.run_code("print(1)", "python")
     """
 
-    connect_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    grace_s: float = attrs.field(default=2.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    startup_s: float = attrs.field(default=10.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    health_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    close_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    connect_s: float = attrs.field(default=5.0, validator=_SECONDS)
+    grace_s: float = attrs.field(default=2.0, validator=_SECONDS)
+    startup_s: float = attrs.field(default=10.0, validator=_SECONDS)
+    health_s: float = attrs.field(default=5.0, validator=_SECONDS)
+    close_s: float = attrs.field(default=5.0, validator=_SECONDS)
 
 
 @attrs.frozen(kw_only=True)
@@ -111,12 +112,8 @@ class LimiterSettings:
     """
 
     max_concurrency: int = attrs.field(default=256, validator=number(above=0, most=100_000, integer=True))
-    max_queue: int | None = attrs.field(
-        default=None, validator=number(above=0, most=10_000_000, integer=True, optional=True)
-    )
-    queue_timeout_s: float | None = attrs.field(
-        default=None, validator=number(above=0, most=_MAX_TIMEOUT_S, optional=True)
-    )
+    max_queue: int | None = attrs.field(default=None, validator=optional(number(above=0, most=10**7, integer=True)))
+    queue_timeout_s: float | None = attrs.field(default=None, validator=optional(_SECONDS))
 
 
 @attrs.frozen(kw_only=True)
@@ -149,11 +146,11 @@ class RetrySettings:
 
     idempotent: bool = attrs.field(default=False, validator=checks.flag)
     max_attempts: int = attrs.field(default=3, validator=number(above=0, most=100, integer=True))
-    base_delay_s: float = attrs.field(default=0.05, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    max_delay_s: float = attrs.field(default=2.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    throttled_base_delay_s: float = attrs.field(default=1.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    throttled_max_delay_s: float = attrs.field(default=20.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    max_retry_after_s: float = attrs.field(default=30.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    base_delay_s: float = attrs.field(default=0.05, validator=_SECONDS)
+    max_delay_s: float = attrs.field(default=2.0, validator=_SECONDS)
+    throttled_base_delay_s: float = attrs.field(default=1.0, validator=_SECONDS)
+    throttled_max_delay_s: float = attrs.field(default=20.0, validator=_SECONDS)
+    max_retry_after_s: float = attrs.field(default=30.0, validator=_SECONDS)
     budget: float = attrs.field(default=50.0, validator=number(above=0, most=1e9))
     retry_cost: float = attrs.field(default=5.0, validator=number(above=0, most=1e9))
     success_credit: float = attrs.field(default=1.0, validator=number(above=0, most=1e9))
@@ -187,10 +184,10 @@ class BreakerSettings:
 
     consecutive_failures: int = attrs.field(default=5, validator=number(above=0, most=1_000_000, integer=True))
     min_success_rate: float = attrs.field(default=0.8, validator=number(above=0, most=1))
-    window_s: float = attrs.field(default=30.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    window_s: float = attrs.field(default=30.0, validator=_SECONDS)
     min_calls: int = attrs.field(default=20, validator=number(above=0, most=1_000_000, integer=True))
-    base_open_s: float = attrs.field(default=5.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
-    max_open_s: float = attrs.field(default=300.0, validator=number(above=0, most=_MAX_TIMEOUT_S))
+    base_open_s: float = attrs.field(default=5.0, validator=_SECONDS)
+    max_open_s: float = attrs.field(default=300.0, validator=_SECONDS)
 
 
 Endpoints: TypeAlias = Mapping[str, str | Sequence[str]] | Mapping[Language, str | Sequence[str]]

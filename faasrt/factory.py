@@ -78,7 +78,7 @@ class RuntimeFactory:
                 f"{parsed} is not supported here: no endpoint is configured for it (configured: {known})"
             )
         return Runtime(
-            parsed, settings=self.settings, transport=self._transport, counters=self._counters, emit=self._emit
+            language=parsed, settings=self.settings, transport=self._transport, counters=self._counters, emit=self._emit
         )
 
     def get_supported_languages(self) -> tuple[Language, ...]:

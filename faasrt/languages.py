@@ -63,11 +63,5 @@ class Language(enum.StrEnum):
         return language
 
 
-_ALIASES = {
-    "py": Language.PYTHON,
-    "python": Language.PYTHON,
-    "js": Language.JAVASCRIPT,
-    "javascript": Language.JAVASCRIPT,
-    "ts": Language.TYPESCRIPT,
-    "typescript": Language.TYPESCRIPT,
-}
+_ALIASES = {"py": Language.PYTHON, "js": Language.JAVASCRIPT, "ts": Language.TYPESCRIPT}
+_ALIASES |= {language.value: language for language in Language}

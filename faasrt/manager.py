@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
-import warnings
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import attrs
 
-from faasrt._embedded import EmbeddedFaas
-from faasrt._map import Maps
+from faasrt._map import Map
 from faasrt._map_options import ResultStream, StopOn
-from faasrt._runtime_calls import RuntimeCalls
+from faasrt._runtimes import RuntimeCache
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
-from faasrt.errors import ConfigurationError, RuntimeClosedError
+from faasrt.errors import ConfigurationError
 from faasrt.factory import RuntimeFactory, check_settings
 from faasrt.languages import Language
-from faasrt.results import HealthStatus
-from faasrt.runtime import Runtime
-from faasrt.tasks import CodeTask
+from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
+from faasrt.syntax import Where, check_where
+from faasrt.tasks import CallOptions, CodeTask
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
-from faasrt.transport.lifecycle import LoopAffinity
 
 # A program may wait this long in the queue of the embedded FaaS, unless the settings say otherwise.
 _QUEUE_S = 30.0
 
 
-class RuntimeManager(RuntimeCalls):
+class RuntimeManager(RuntimeCache):
     r"""Keeps one runtime for each language. Make one for the life of the application, and share it.
 
     It belongs to the event loop in which it is used first: make a new one in each `asyncio.run`. uvloop works.
@@ -62,20 +57,14 @@ class RuntimeManager(RuntimeCalls):
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
     ) -> None:
-        self._logger, self._sinks = logger, check_sinks(telemetry)
+        sinks = check_sinks(telemetry)
         if factory is None:
-            factory = RuntimeFactory(settings, logger, telemetry=self._sinks)
+            factory = RuntimeFactory(settings, logger, telemetry=sinks)
         elif not isinstance(factory, RuntimeFactory):
             raise ConfigurationError(f"factory must be a RuntimeFactory, got {type(factory).__name__}")
-        elif settings is not None or logger is not None or self._sinks:
+        elif settings is not None or logger is not None or sinks:
             raise ConfigurationError("give a factory, or settings, a logger and telemetry for a new one; not both")
-        self._factory = factory
-        self._faas: EmbeddedFaas | None = None
-        self._runtimes: dict[Language, Runtime] = {}
-        self._lock = asyncio.Lock()
-        self._maps = Maps()
-        self._closed = False
-        self._loop = LoopAffinity("manager")
+        super().__init__(factory, logger, sinks)
 
     @classmethod
     def from_env(
@@ -170,43 +159,91 @@ class RuntimeManager(RuntimeCalls):
         queue_s = base.limiter.queue_timeout_s or _QUEUE_S
         sinks = (EventDispatcher(check_sinks(telemetry)),)  # one for both sides, so that a failing sink is logged once
         make_faas = functools.partial(
-            LocalFaaS,
-            workers=workers,
-            sandbox=limits,
-            queue_timeout_s=queue_s,
-            telemetry=(LogSink(logger), *sinks),
+            LocalFaaS, workers=workers, sandbox=limits, queue_timeout_s=queue_s, telemetry=(LogSink(logger), *sinks)
         )
         # A program may wait in the queue of the FaaS before its own time begins.
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_s)
         manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
-        manager._faas = EmbeddedFaas(make_faas, languages)
+        manager._make_faas, manager._faas = make_faas, make_faas(languages)
         return manager
 
-    async def get_runtime(self, language: str | Language) -> Runtime:
-        """Return the runtime of a language, which all callers share; do not close it.
-
-        Args:
-            language: A name or a `Language`.
-
-        Raises:
-            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
-            RuntimeClosedError: The manager was closed.
-            ConfigurationError: The embedded FaaS cannot listen.
-            ServerError: The embedded FaaS cannot run the language.
-
-        Cancellation: a runtime that was being made is not kept.
+    async def run_code(
+        self,
+        code: str,
+        language: str | Language,
+        timeout_ms: float | None = None,
+        ext: Mapping[str, str] | None = None,
+        *,
+        sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
+        idempotent: bool | None = None,
+    ) -> ExecutionResult:
+        r"""Run a program: `get_runtime(language)` and `Runtime.run_code` in one call.
 
         Example:
-            >>> python = await manager.get_runtime("python")
-            >>> python is await manager.get_runtime("py")
+            >>> (await manager.run_code("console.log({ a: 1 })", "js")).stdout
+            '{ a: 1 }\n'
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.run_code(
+            code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
+        )
+
+    async def call_function(
+        self,
+        code: str,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        language: str | Language,
+        **options: Unpack[CallOptions],
+    ) -> ExecutionResult:
+        """Call a function of a program: `get_runtime(language)` and `Runtime.call_function` in one call.
+
+        Example:
+            >>> (await manager.call_function("const add = (a, b) => a + b;", "add", [1, 2], language="js")).value
+            3
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.call_function(code, function, args, kwargs, **options)
+
+    async def run_cases(
+        self,
+        code: str,
+        function: str,
+        cases: Iterable[Sequence[Any]],
+        *,
+        language: str | Language,
+        isolate: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> list[ExecutionResult]:
+        """Call a function once for each case: `get_runtime(language)` and `Runtime.run_cases` in one call.
+
+        Example:
+            >>> results = await manager.run_cases("def f(n): return -n", "f", [(1,), (2,)], language="python")
+            >>> [result.value for result in results]
+            [-1, -2]
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.run_cases(code, function, cases, isolate=isolate, **options)
+
+    async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
+        """Check a program's syntax: `get_runtime(language)` and `Runtime.validate_code` in one call.
+
+        A local check does not wait until the embedded FaaS can run the language.
+
+        Example:
+            >>> (await manager.validate_code("print('(')", "python")).valid
             True
         """
         parsed = Language.parse(language)
-        if self._faas is not None:
+        if check_where(where, parsed) and parsed in self.get_supported_languages():
             await self._start_faas()
-            # Outside the lock: JavaScript must not wait until Python has been compiled.
-            await self._faas.wait_ready(parsed)
-        return await self._cached_runtime(parsed)
+            runtime = self._cached_runtime(parsed)
+        else:
+            runtime = await self.get_runtime(parsed)
+        return await runtime.validate_code(code, where=where)
 
     def map(
         self,
@@ -254,24 +291,16 @@ class RuntimeManager(RuntimeCalls):
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
         """
-        return self._maps.start(
+        one = Map(
             self.get_runtime,
+            self._maps,
             tasks,
-            concurrency=concurrency,
-            ordered=ordered,
-            stop_on=stop_on,
-            coalesce=coalesce,
-            max_concurrency=self._factory.settings.limiter.max_concurrency,
+            self._factory.settings.limiter.max_concurrency if concurrency is None else concurrency,
+            ordered,
+            stop_on,
+            coalesce,
         )
-
-    def get_supported_languages(self) -> tuple[Language, ...]:
-        """Return the languages that have an endpoint.
-
-        Example:
-            >>> [str(language) for language in manager.get_supported_languages()]
-            ['python', 'javascript', 'typescript']
-        """
-        return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
+        return ResultStream(one.run(), one.aclose)
 
     async def get_health_status(self) -> HealthStatus:
         """Probe every endpoint at once; a failure is an unhealthy entry, and never raised.
@@ -296,104 +325,3 @@ class RuntimeManager(RuntimeCalls):
             {'OK': 1, 'USER_ERROR': 1}
         """
         return self._factory.get_metrics()
-
-    async def clear_cache(self) -> None:
-        """Drop every runtime, so that the next `get_runtime` makes a new one, and close the dropped ones.
-
-        Waits for calls in flight, however long they take. New calls on a dropped runtime are refused.
-
-        Raises:
-            RuntimeClosedError: The manager was closed.
-
-        Cancellation: ends the calls in flight.
-
-        Example:
-            >>> await manager.clear_cache()
-            >>> await manager.get_runtime("python") is runtime, runtime.closed
-            (False, True)
-        """
-        self._check_open()
-        runtimes, self._runtimes = self._runtimes, {}
-        async with asyncio.TaskGroup() as group:
-            for runtime in runtimes.values():
-                group.create_task(runtime.close_within(None))
-
-    async def aclose(self) -> None:
-        """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
-
-        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight get
-        `TimeoutSettings.close_s` to end, and fail with `RuntimeClosedError` then.
-
-        Cancellation: ends the calls in flight at once.
-        """
-        self._closed = True
-        async with self._lock:
-            runtimes, self._runtimes = self._runtimes, {}
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for runtime in runtimes.values():
-                        group.create_task(runtime.aclose())
-            finally:
-                try:
-                    await self._maps.aclose()
-                finally:
-                    if self._faas is not None:
-                        await self._faas.aclose()
-
-    async def __aenter__(self) -> Self:
-        self._check_open()
-        await self._start_faas()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # An instance that __init__ refused has no attributes.
-        if getattr(self, "_closed", True):
-            return
-        if self._runtimes or (self._faas is not None and self._faas.started):
-            warnings.warn(
-                f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
-            )
-
-    def __repr__(self) -> str:
-        kind = "embedded FaaS" if self._faas is not None else ", ".join(self.get_supported_languages()) or "no endpoint"
-        return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
-
-    async def _cached_runtime(self, language: Language) -> Runtime:
-        self._check_open()  # before the lock too, which closing holds for as long as it takes
-        runtime = self._runtimes.get(language)
-        if runtime is not None and not runtime.closed:
-            return runtime
-        async with self._lock:
-            self._check_open()
-            runtime = self._runtimes.get(language)
-            if runtime is None or runtime.closed:
-                runtime = self._runtimes[language] = self._factory.create_runtime(language)
-            return runtime
-
-    async def _runtime_for_check(self, language: Language, *, local: bool) -> Runtime:
-        if not local or language not in self.get_supported_languages():
-            return await self.get_runtime(language)
-        await self._start_faas()
-        return await self._cached_runtime(language)
-
-    async def _start_faas(self) -> None:
-        self._check_open()
-        if self._faas is None or self._faas.started:
-            return
-        async with self._lock:
-            self._check_open()
-            if not self._faas.started:
-                url = await self._faas.start()
-                settings = attrs.evolve(self._factory.settings, endpoints=dict.fromkeys(self._faas.languages, url))
-                self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
-                self._faas.started = True
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeClosedError("this manager is closed: make a new one")
-        self._loop.check()

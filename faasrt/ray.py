@@ -17,6 +17,7 @@ from ray.data import Dataset
 
 from faasrt import strict_json
 from faasrt.config import Settings
+from faasrt.factory import check_settings
 from faasrt.manager import RuntimeManager
 from faasrt.tasks import TASK_ERRORS, CodeTask, TaskResult
 
@@ -85,9 +86,8 @@ class TaskRunner:
     """
 
     def __init__(self, settings: Settings | None = None, concurrency: int = 64) -> None:
-        base = Settings() if settings is None else settings
-        limiter = attrs.evolve(base.limiter, max_concurrency=concurrency)
-        self._settings = attrs.evolve(base, limiter=limiter)
+        base = check_settings(settings)
+        self._settings = attrs.evolve(base, limiter=attrs.evolve(base.limiter, max_concurrency=concurrency))
         self._concurrency = concurrency
         self._manager: RuntimeManager | None = None
 
@@ -115,8 +115,8 @@ class TaskRunner:
 
 def _task_of(row: dict[str, Any]) -> CodeTask:
     args, kwargs = _decoded(row.get("args")) or (), _decoded(row.get("kwargs")) or {}
-    options = {name: row.get(name) for name in ("timeout_ms", "function")}
-    return CodeTask(row.get("code"), row.get("language"), args=args, kwargs=kwargs, **options)  # type: ignore[arg-type]
+    options = {name: row.get(name) for name in ("code", "language", "timeout_ms", "function")}
+    return CodeTask(**options, args=args, kwargs=kwargs)  # type: ignore[arg-type]
 
 
 def _decoded(value: Any) -> Any:

@@ -224,21 +224,14 @@ class ExecutionResult:
             value = self.value
         except ReturnValueError:
             value = None
-        return {
-            "outcome": str(self.outcome),
-            "stdout": self.stdout,
-            "stderr": self.stderr,
-            "ret_val": self.ret_val,
-            "value": value,
+        fields = attrs.asdict(self, recurse=False) | {
             "error": attrs.asdict(self.error) if self.error else None,
-            "exit_code": self.exit_code,
             "truncated": sorted(self.truncated),
-            "duration_ms": self.duration_ms,
             "timings": {**attrs.asdict(self.timings), "attempts": list(self.timings.attempts)},
-            "attempts": self.attempts,
-            "endpoint": self.endpoint,
             "metadata": dict(self.metadata),
         }
+        outcome, output = str(fields.pop("outcome")), attrs.asdict(fields.pop("output"))
+        return {"outcome": outcome, **output, "value": value, **fields}
 
     def to_json(self) -> str:
         r"""Return `to_dict()` as JSON on one line; lone surrogates become escapes.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
+
+import attrs
 
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
@@ -16,7 +17,7 @@ from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.syntax import PythonChecker, Where, check_where
-from faasrt.tasks import check_args, check_kwargs
+from faasrt.tasks import CallOptions, check_args, check_kwargs
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Transport
@@ -26,6 +27,7 @@ from faasrt.transport.lifecycle import CallsInFlight
 T = TypeVar("T")
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class Runtime:
     """Runs code in one language, and in those that the same FaaS serves. Made by `RuntimeFactory` or `RuntimeManager`.
 
@@ -41,25 +43,18 @@ class Runtime:
         ['0', '1', '4', '9', '16']
     """
 
-    def __init__(
-        self,
-        language: Language,
-        *,
-        settings: Settings,
-        transport: Transport,
-        counters: Counters,
-        emit: EventDispatcher,
-    ) -> None:
-        self.language = language
-        self._settings = settings
-        self._transport = transport
-        self._counters = counters
-        self._emit = emit
-        self._calls = CallsInFlight()
-        self._checker = PythonChecker()
-        self._closing = asyncio.Lock()
-        self._released = False
-        transport.retain()
+    language: Language
+    _settings: Settings
+    _transport: Transport
+    _counters: Counters
+    _emit: EventDispatcher
+    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
+    _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    _released: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._transport.retain()
 
     async def run_code(
         self,
@@ -103,9 +98,8 @@ class Runtime:
             >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
             '42\n'
         """
-        request = self._request(code, language, timeout_ms, sandbox, ext, priority)
-        program = Program(request, self._settings.envelope)
-        verdict, context = await self._run(program, self._may_rerun(idempotent))
+        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        verdict, context = await self._run(Program(request, self._settings.envelope), rerun)
         return context.finish(context.result(verdict))
 
     async def call_function(
@@ -116,11 +110,7 @@ class Runtime:
         kwargs: Mapping[str, Any] | None = None,
         *,
         language: str | Language | None = None,
-        timeout_ms: float | None = None,
-        ext: Mapping[str, str] | None = None,
-        sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
-        idempotent: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> ExecutionResult:
         """Define a program's functions, call one of them, at most once, and return its value.
 
@@ -141,8 +131,9 @@ class Runtime:
             args: Its positional arguments: None, bools, numbers, strings, lists, tuples (as lists), dicts with string
                 keys.
             kwargs: Its keyword arguments; Python only.
-            language, ext, sandbox, priority, idempotent: See `run_code`.
-            timeout_ms: Milliseconds for definitions and call together; see `run_code`.
+            language: See `run_code`.
+            **options: `timeout_ms` (milliseconds for definitions and call together), `ext`, `sandbox`, `priority` and
+                `idempotent`; see `run_code`.
 
         Returns:
             The verdict; `value` is the return value of the function. A function that is missing, raises or exits is a
@@ -158,13 +149,13 @@ class Runtime:
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
-        request = self._request(code, language, timeout_ms, sandbox, ext, priority)
+        request, rerun = self._request(code, language, **options)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
         call = CaseBatch(run=request, function=name, cases=[case], single=True)
-        response, context = await self._run(call, self._may_rerun(idempotent))
+        response, context = await self._run(call, rerun)
         return context.finish(context.result(response.single_verdict(request.sandbox.max_output_bytes)))
 
     async def run_cases(
@@ -174,12 +165,8 @@ class Runtime:
         cases: Iterable[Sequence[Any]],
         *,
         language: str | Language | None = None,
-        timeout_ms: float | None = None,
         isolate: bool = False,
-        ext: Mapping[str, str] | None = None,
-        sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
-        idempotent: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> list[ExecutionResult]:
         """Call a program's function once for each case, many of them in one execution.
 
@@ -199,12 +186,12 @@ class Runtime:
             code: The program; not empty.
             function: The name of the function.
             cases: A tuple or list of arguments for each case; see `call_function`.
-            language, ext, sandbox, priority: See `run_code`.
-            timeout_ms: Milliseconds for each case; see `run_code`.
+            language: See `run_code`.
             isolate: Whether every case runs the definitions again, in a fresh namespace. Imported modules stay.
-            idempotent: Whether cases may run more than once; the setting when None. They do when an execution ends and
-                it is unknown in which case (js-faas, out of memory): it is halved until the case is found. Otherwise
-                all cases of that execution get its verdict, with an error that says so.
+            **options: `timeout_ms` (milliseconds for each case), `ext`, `sandbox`, `priority` and `idempotent`; see
+                `run_code`. When `idempotent` is true, cases run again when an execution ends and it is unknown in which
+                case (js-faas, out of memory): it is halved until the case is found. Otherwise all cases of that
+                execution get its verdict, with an error that says so.
 
         Returns:
             A result for each case, in order.
@@ -220,10 +207,9 @@ class Runtime:
             >>> [result.value for result in results]
             [2, 4]
         """
-        request = self._request(code, language, timeout_ms, sandbox, ext, priority)
+        request, rerun = self._request(code, language, **options)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
-        rerun = self._may_rerun(idempotent)
         encoded = encode_cases(cases, request.language)
         scheduler = CaseScheduler(encoded, limit=request.sandbox.max_output_bytes, isolate=isolate, rerun=rerun)
         # All executions are one call: closing waits for the last of them.
@@ -353,9 +339,7 @@ class Runtime:
         self._calls.check_open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
@@ -374,22 +358,22 @@ class Runtime:
             raise
         return value, context
 
-    def _may_rerun(self, idempotent: bool | None) -> bool:
-        check_flag("idempotent", idempotent)
-        return self._settings.retry.idempotent if idempotent is None else idempotent
-
     def _request(
         self,
         code: object,
         language: str | Language | None,
-        timeout_ms: object,
-        sandbox: SandboxConfig | None,
-        ext: object,
-        priority: object,
-    ) -> RunRequest:
+        timeout_ms: object = None,
+        ext: object = None,
+        sandbox: SandboxConfig | None = None,
+        priority: object = "normal",
+        idempotent: bool | None = None,
+    ) -> tuple[RunRequest, bool]:
+        """Return the checked request, and whether its code may run more than once."""
         self._calls.check_open()
         limits = self._settings.sandbox if sandbox is None else sandbox
-        return RunRequest.checked(self._language(language), code, timeout_ms, limits, ext, priority)
+        request = RunRequest.checked(self._language(language), code, timeout_ms, limits, ext, priority)
+        check_flag("idempotent", idempotent)
+        return request, self._settings.retry.idempotent if idempotent is None else idempotent
 
     def _language(self, language: str | Language | None) -> Language:
         parsed = self.language if language is None else Language.parse(language)

@@ -133,11 +133,10 @@ async def _start() -> Process:
                 return process
             reason = (await process.stderr.read()).decode("utf-8", "replace").strip()
             await process.wait()
-    except TimeoutError:
+    except BaseException as error:
         await _end(process)
-        raise _failure(f"the process that checks Python did not start within {_START_S:g} s") from None
-    except BaseException:
-        await _end(process)
+        if isinstance(error, TimeoutError):
+            raise _failure(f"the process that checks Python did not start within {_START_S:g} s") from None
         raise
     died = _ProcessDiedError(process.returncode or 0)
     last_line = reason.rpartition("\n")[2][:_REASON_CHARS] or "no reason given"

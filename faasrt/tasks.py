@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, cast
 
 import attrs
 
@@ -97,13 +97,7 @@ class CodeTask:
 
     def options(self) -> CallOptions:
         """Return the options of the call."""
-        return CallOptions(
-            timeout_ms=self.timeout_ms,
-            ext=self.ext,
-            sandbox=self.sandbox,
-            priority=self.priority,
-            idempotent=self.idempotent,
-        )
+        return cast(CallOptions, {name: getattr(self, name) for name in CallOptions.__annotations__})
 
 
 @attrs.frozen

@@ -22,7 +22,7 @@ MAX_FRAMES = 6
 async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most six functions of the package are on the stack when a call of `run_code` reaches aiohttp.
 
-    RuntimeCalls.run_code    the manager: gets the runtime of the language
+    RuntimeManager.run_code  the manager: gets the runtime of the language
     Runtime.run_code         checks the arguments, and makes the result
     Runtime._run             the context of the call, and its events
     Transport.run            the attempt loop: permits, deadline, retries
@@ -47,5 +47,5 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(aiohttp.ClientSession, "post", record)
         assert (await manager.run_code("print(1)", "python")).ok
     assert len(paths) == 1
-    assert (paths[0][0], paths[0][-1]) == ("RuntimeCalls.run_code", "HttpClient.post")
+    assert (paths[0][0], paths[0][-1]) == ("RuntimeManager.run_code", "HttpClient.post")
     assert len(paths[0]) <= MAX_FRAMES, paths[0]

@@ -12,14 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "faasrt"
 # The first prefix that fits tells the floor.
 FLOORS = [
-    ("faasrt.examples", 12),
-    ("faasrt.cli", 11),
-    ("faasrt.ray", 11),
-    ("faasrt.testing.pytest_plugin", 11),
-    ("faasrt.manager", 10),
+    ("faasrt.examples", 13),
+    ("faasrt.cli", 12),
+    ("faasrt.ray", 12),
+    ("faasrt.testing.pytest_plugin", 12),
+    ("faasrt.manager", 11),
+    ("faasrt._runtimes", 10),
     ("faasrt.factory", 9),
-    ("faasrt._runtime_calls", 9),
-    ("faasrt._embedded", 9),
     ("faasrt._map_options", 6),
     ("faasrt._map", 9),
     ("faasrt.runtime", 8),
@@ -38,10 +37,10 @@ FLOORS = [
     ("faasrt.errors", 1),
     ("faasrt.strict_json", 1),
     ("faasrt._version", 1),
-    ("faasrt", 12),
+    ("faasrt", 13),
 ]
 # Loaded when they are first used, so that the floors above can do without them.
-LAZY = {("faasrt.manager", "faasrt.local.server"), ("faasrt._embedded", "faasrt.local.server")}
+LAZY = {("faasrt.manager", "faasrt.local.server")}
 
 
 def modules() -> dict[str, Path]:

@@ -19,8 +19,8 @@ from helpers import manager_for
 
 from faasrt import BreakerSettings, ConnectError, RetrySettings, RuntimeManager, ServerError
 from faasrt.local import LocalFaaS
-from faasrt.telemetry import logs
 from faasrt.telemetry.events import (
+    EVENT_NAMES,
     AttemptFinished,
     AttemptStarted,
     CallFinished,
@@ -444,5 +444,5 @@ async def test_a_failing_processor_fails_no_call(caplog: pytest.LogCaptureFixtur
 
 def test_the_names_of_events_are_complete() -> None:
     """An event that is added gets a name, or this fails."""
-    assert set(logs._NAMES) == KINDS
-    assert list(LEVELS) == [logs._NAMES[type(event)] for event in EVENTS]
+    assert set(EVENT_NAMES) == KINDS
+    assert list(LEVELS) == [EVENT_NAMES[type(event)] for event in EVENTS]

@@ -128,7 +128,7 @@ async def test_stops_where_it_is_asked_to(stop_on: Any) -> None:
         assert found[-1].task.id == "3"
         assert len(found) <= 8
         assert next(source, None) is None  # it was closed
-        assert not running("_Map._work")
+        assert not running("Map._work")
 
 
 async def test_stops_on_an_outcome() -> None:
@@ -181,7 +181,7 @@ async def test_leaving_frees_everything(way: str) -> None:
         gc.collect()
         async with asyncio.timeout(10):
             await cleaned.wait()
-            while faas.in_flight or running("_Map._work") or manager.get_metrics().in_flight:
+            while faas.in_flight or running("Map._work") or manager.get_metrics().in_flight:
                 await asyncio.sleep(0.01)
 
 
@@ -313,7 +313,7 @@ async def test_a_break_with_the_results_still_referenced(way: str) -> None:
             async with results:
                 assert (await anext(results)).result
         assert source.closed.is_set()
-        assert not running("_Map.")
+        assert not running("Map.")
         assert faas.executions <= 8
         await results.aclose()
 
@@ -331,7 +331,7 @@ async def test_closing_the_manager_wakes_who_waits_for_a_result() -> None:
             with pytest.raises(RuntimeClosedError):
                 await waiting
         assert source.closed.is_set()
-        assert not running("_Map.")
+        assert not running("Map.")
         with pytest.raises(StopAsyncIteration):
             await anext(results)
 
@@ -361,7 +361,7 @@ async def test_two_cancellations_close_the_source(steps: int) -> None:
         with pytest.raises(asyncio.CancelledError):
             await consumer
         assert source.closed.is_set()
-        assert not running("_Map.")
+        assert not running("Map.")
         assert manager.get_metrics().in_flight == 0
 
 
@@ -372,7 +372,7 @@ async def test_few_tasks_need_few_workers() -> None:
     def source(count: int) -> Iterator[CodeTask]:
         nonlocal most
         for task in tasks(count):
-            most = max(most, len(running("_Map._work")))
+            most = max(most, len(running("Map._work")))
             yield task
 
     async with FakeFaas() as faas, manager_for(faas.url) as manager:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from faasrt import FaasrtError, Language, RetrySettings, SandboxConfig, Settings
-from faasrt._map_options import check_count, check_stop_on
+from faasrt import FaasrtError, Language, RetrySettings, RuntimeManager, SandboxConfig, Settings
+from faasrt._map_options import check_stop_on
 from faasrt.errors import shown
 from faasrt.local import LocalFaaS
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
@@ -35,7 +35,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "ext": lambda value: check_ext({str(value): 1}),
     "option": lambda value: check_flag("idempotent", value),
     "priority": lambda value: check_priority([value]),
-    "count": lambda value: check_count("concurrency", value, default=1),
+    "count": lambda value: RuntimeManager().map([], concurrency=value),
     "stop_on": lambda value: check_stop_on([value]),
     "where": lambda value: check_where(value, Language.PYTHON),
     "workers": lambda value: LocalFaaS(workers=value),

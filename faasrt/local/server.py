@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import attrs
 from aiohttp import web
+from attrs.validators import optional
 
 from faasrt._checks import instance_of, number, token
 from faasrt.config import SandboxConfig
@@ -38,7 +39,7 @@ _DENO_PER_WORKER = 4
 
 @attrs.frozen
 class _Options:
-    workers: int | None = attrs.field(validator=number(above=0, most=_MAX_WORKERS, integer=True, optional=True))
+    workers: int | None = attrs.field(validator=optional(number(above=0, most=_MAX_WORKERS, integer=True)))
     host: str = attrs.field(validator=instance_of(str))
     port: int = attrs.field(validator=number(above=-1, most=65_535, integer=True))
     token: str | None = attrs.field(validator=token)

@@ -23,14 +23,27 @@ Example:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, get_args, runtime_checkable
 
 import attrs
 
 
 @attrs.frozen(kw_only=True)
-class CallStarted:
+class _CallEvent:
+    call_id: str
+    language: str
+
+
+@attrs.frozen(kw_only=True)
+class _AttemptEvent(_CallEvent):
+    attempt: int
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class CallStarted(_CallEvent):
     """A call was checked and accepted.
 
     Attributes:
@@ -41,15 +54,13 @@ class CallStarted:
         timeout_ms: The limit of the execution in milliseconds.
     """
 
-    call_id: str
-    language: str
     code_bytes: int
     code_hash: str
     timeout_ms: float
 
 
 @attrs.frozen(kw_only=True)
-class AttemptStarted:
+class AttemptStarted(_AttemptEvent):
     """A permit is held, and a request is about to be sent.
 
     Attributes:
@@ -59,14 +70,9 @@ class AttemptStarted:
         endpoint: The base URL of the server.
     """
 
-    call_id: str
-    language: str
-    attempt: int
-    endpoint: str
-
 
 @attrs.frozen(kw_only=True)
-class AttemptFinished:
+class AttemptFinished(_AttemptEvent):
     """A request ended, with an answer or without one.
 
     Attributes:
@@ -80,10 +86,6 @@ class AttemptFinished:
         reason: The reason of the error, or None.
     """
 
-    call_id: str
-    language: str
-    attempt: int
-    endpoint: str
     duration_s: float
     status: int | None
     error: str | None
@@ -91,7 +93,7 @@ class AttemptFinished:
 
 
 @attrs.frozen(kw_only=True)
-class RetryScheduled:
+class RetryScheduled(_AttemptEvent):
     """An attempt failed, and another will follow.
 
     Attributes:
@@ -104,10 +106,6 @@ class RetryScheduled:
         wait_s: The least seconds until the next attempt.
     """
 
-    call_id: str
-    language: str
-    attempt: int
-    endpoint: str
     error: str
     wait_s: float
     reason: str | None = None
@@ -146,7 +144,7 @@ class LimitChanged:
 
 
 @attrs.frozen(kw_only=True)
-class CallFinished:
+class CallFinished(_CallEvent):
     """A call ended with a result or an error. A cancelled call has the error "CancelledError".
 
     Attributes:
@@ -162,8 +160,6 @@ class CallFinished:
         output_bytes: UTF-8 bytes of stdout, stderr and ret_val together.
     """
 
-    call_id: str
-    language: str
     endpoint: str
     outcome: str | None
     error: str | None
@@ -232,6 +228,9 @@ Event: TypeAlias = (
     | ExecutionFinished
 )
 Sink: TypeAlias = Callable[[Event], None]
+
+EVENT_NAMES = {kind: re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in get_args(Event)}
+"""The names of events in logs and traces: "call_started" for `CallStarted`, and so on."""
 
 
 @runtime_checkable

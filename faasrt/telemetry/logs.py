@@ -34,31 +34,9 @@ from typing import Any
 import attrs
 
 from faasrt.errors import ConfigurationError, shown
-from faasrt.telemetry.events import (
-    AttemptFinished,
-    AttemptStarted,
-    CallFinished,
-    CallStarted,
-    EndpointChanged,
-    Event,
-    ExecutionFinished,
-    ExecutionStarted,
-    LimitChanged,
-    RetryScheduled,
-)
+from faasrt.telemetry.events import EVENT_NAMES, CallFinished, EndpointChanged, Event
 
-_NAMES: dict[type[Event], str] = {
-    CallStarted: "call_started",
-    AttemptStarted: "attempt_started",
-    AttemptFinished: "attempt_finished",
-    RetryScheduled: "retry_scheduled",
-    EndpointChanged: "endpoint_changed",
-    LimitChanged: "limit_changed",
-    CallFinished: "call_finished",
-    ExecutionStarted: "execution_started",
-    ExecutionFinished: "execution_finished",
-}
-_FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in _NAMES}
+_FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in EVENT_NAMES}
 _METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
 _INFO = (CallFinished, EndpointChanged)
 _STDLIB = (logging.Logger, logging.LoggerAdapter)
@@ -87,7 +65,7 @@ class LogSink:
         level, logger = _level(event), self._logger()
         if not _is_enabled(logger, level):
             return
-        name = _NAMES[type(event)]
+        name = EVENT_NAMES[type(event)]
         if isinstance(logger, _STDLIB):
             logger.log(level, f"{name} %s", _Fields(event))
         elif hasattr(logger, "bind"):

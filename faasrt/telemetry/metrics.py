@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import attrs
@@ -127,54 +127,25 @@ class Metrics:
         return attrs.asdict(self)
 
 
-def add_up(parts: Iterable[CallMetrics]) -> CallMetrics:
-    """Return the sum of several metrics."""
-    outcomes: dict[str, int] = {}
-    errors: dict[str, int] = {}
-    counts = [0] * (len(LATENCY_BOUNDS_S) + 1)
-    in_flight = attempts = retries = 0
-    sum_s = 0.0
-    for part in parts:
-        for target, source in ((outcomes, part.outcomes), (errors, part.errors)):
-            for name, count in source.items():
-                target[name] = target.get(name, 0) + count
-        for index, count in enumerate(part.latency.counts):
-            counts[index] += count
-        sum_s += part.latency.sum_s
-        in_flight += part.in_flight
-        attempts += part.attempts
-        retries += part.retries
-    return CallMetrics(
-        outcomes=outcomes,
-        errors=errors,
-        in_flight=in_flight,
-        attempts=attempts,
-        retries=retries,
-        latency=Latency(counts=tuple(counts), sum_s=sum_s),
-    )
-
-
+@attrs.define(eq=False)
 class CallCounters:
-    """The running counts of one language at one endpoint."""
+    """The running counts of one language at one endpoint, or of several together."""
 
-    __slots__ = ("attempts", "buckets", "errors", "in_flight", "outcomes", "retries", "sum_s")
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
-        self.in_flight = self.attempts = self.retries = 0
-        self.buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
-        self.sum_s = 0.0
+    outcomes: Counter[str] = attrs.field(factory=Counter)
+    errors: Counter[str] = attrs.field(factory=Counter)
+    requests: Counter[str] = attrs.field(factory=Counter)
+    buckets: Counter[int] = attrs.field(factory=Counter)
+    sum_s: float = 0.0
 
     def attempt_started(self, *, retry: bool) -> None:
         """A request is about to be sent."""
-        self.in_flight += 1
-        self.attempts += 1
-        self.retries += retry
+        self.requests["in_flight"] += 1
+        self.requests["attempts"] += 1
+        self.requests["retries"] += retry
 
     def attempt_finished(self) -> None:
         """The request ended, with an answer or without one."""
-        self.in_flight -= 1
+        self.requests["in_flight"] -= 1
 
     def call_finished(self, outcome: str | None, error: str | None, total_s: float) -> None:
         """A call ended, with an outcome or an error."""
@@ -185,15 +156,17 @@ class CallCounters:
         self.buckets[bisect_left(LATENCY_BOUNDS_S, total_s)] += 1
         self.sum_s += total_s
 
+    def add(self, other: CallCounters) -> None:
+        self.outcomes.update(other.outcomes)
+        self.errors.update(other.errors)
+        self.requests.update(other.requests)
+        self.buckets.update(other.buckets)
+        self.sum_s += other.sum_s
+
     def snapshot(self) -> CallMetrics:
-        return CallMetrics(
-            outcomes=dict(self.outcomes),
-            errors=dict(self.errors),
-            in_flight=self.in_flight,
-            attempts=self.attempts,
-            retries=self.retries,
-            latency=Latency(counts=tuple(self.buckets), sum_s=self.sum_s),
-        )
+        counts = tuple(self.buckets[index] for index in range(len(LATENCY_BOUNDS_S) + 1))
+        latency = Latency(counts=counts, sum_s=self.sum_s)
+        return CallMetrics(outcomes=dict(self.outcomes), errors=dict(self.errors), latency=latency, **self.requests)
 
 
 class Counters:
@@ -217,11 +190,12 @@ class Counters:
             queued: Calls that wait for one now.
             states: The state of each endpoint now.
         """
-        by_endpoint: dict[str, list[CallMetrics]] = {}
+        total = CallCounters()
+        by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)
         for (language, endpoint), counters in self._counters.items():
             if language in languages:
-                by_endpoint.setdefault(endpoint, []).append(counters.snapshot())
-        together = {endpoint: add_up(parts) for endpoint, parts in by_endpoint.items()}
-        total = add_up(together.values())
-        together.pop("", None)  # calls that reached no endpoint
-        return Metrics(total=total, endpoints=together, in_flight=in_flight, queued=queued, states=states)
+                total.add(counters)
+                by_endpoint[endpoint].add(counters)
+        by_endpoint.pop("", None)  # calls that reached no endpoint
+        endpoints = {endpoint: counters.snapshot() for endpoint, counters in by_endpoint.items()}
+        return Metrics(total=total.snapshot(), endpoints=endpoints, in_flight=in_flight, queued=queued, states=states)

@@ -32,6 +32,7 @@ import attrs
 from faasrt._version import __version__
 from faasrt.languages import Language
 from faasrt.telemetry.events import (
+    EVENT_NAMES,
     AttemptFinished,
     AttemptStarted,
     CallFinished,
@@ -77,7 +78,6 @@ class OpenTelemetrySink:
         self._propagator = TraceContextTextMapPropagator()
         self._calls: dict[str, _Call] = {}
         self._executions: dict[str, Span] = {}
-        self._addresses: dict[str, _Attributes] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, CallStarted):
@@ -87,7 +87,7 @@ class OpenTelemetrySink:
         elif isinstance(event, CallFinished):
             self._finish_call(self._calls.pop(event.call_id), event)
         elif isinstance(event, EndpointChanged):
-            fields = self._address(event.endpoint) | _fields(event, "state", "open_s")
+            fields = _address(event.endpoint) | _fields(event, "state", "open_s")
             for call in self._calls.values():
                 if (call.endpoint, call.family) == (event.endpoint, event.family):
                     call.span.add_event("faasrt.endpoint_changed", fields)
@@ -113,18 +113,15 @@ class OpenTelemetrySink:
         self._calls[event.call_id] = _Call(span, Language(event.language).family.value)
 
     def _add_attempt_event(self, call: _Call, event: AttemptStarted | AttemptFinished | RetryScheduled) -> None:
-        fields = self._address(event.endpoint) | _fields(event, "attempt")
+        address = _address(event.endpoint)
         if isinstance(event, AttemptStarted):
             call.endpoint = event.endpoint
-            call.span.set_attributes(self._address(event.endpoint))
-            call.span.add_event("faasrt.attempt_started", fields)
+            call.span.set_attributes(address)
         elif isinstance(event, AttemptFinished):
             call.status = event.status
-            fields |= _fields(event, "duration_s") | _result(event.status, event.error)
-            call.span.add_event("faasrt.attempt_finished", fields)
-        else:
-            fields |= _fields(event, "wait_s") | _result(None, event.error)
-            call.span.add_event("faasrt.retry_scheduled", fields)
+        fields = address | _fields(event, "attempt", "duration_s", "wait_s")
+        fields |= _result(getattr(event, "status", None), getattr(event, "error", None))
+        call.span.add_event(f"faasrt.{EVENT_NAMES[type(event)]}", fields)
 
     def _finish_call(self, call: _Call, event: CallFinished) -> None:
         fields = _fields(event, "outcome", "attempts", "queued_s", "output_bytes")
@@ -142,12 +139,8 @@ class OpenTelemetrySink:
             headers = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
             parent = self._propagator.extract(headers, parent)
         fields = _fields(event, "execution_id", "language", "code_bytes", "code_hash", "timeout_ms")
-        fields |= {
-            "http.request.method": "POST",
-            "http.route": event.path,
-            "url.path": event.path,
-            "url.scheme": "http",
-        }
+        fields |= {"http.request.method": "POST", "url.scheme": "http"}
+        fields |= {"http.route": event.path, "url.path": event.path}
         self._executions[event.execution_id] = self._tracer.start_span(
             f"POST {event.path}", parent, kind=SpanKind.SERVER, attributes=fields
         )
@@ -161,19 +154,16 @@ class OpenTelemetrySink:
             span.set_status(StatusCode.ERROR)
         span.end()
 
-    def _address(self, endpoint: str) -> _Attributes:
-        address = self._addresses.get(endpoint)
-        if address is None:
-            url = urlsplit(endpoint)
-            port = url.port or (443 if url.scheme == "https" else 80)
-            address = {"server.address": url.hostname or "", "server.port": port, "url.full": f"{endpoint}/run_code"}
-            self._addresses[endpoint] = address
-        return address
+
+def _address(endpoint: str) -> _Attributes:
+    url = urlsplit(endpoint)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return {"server.address": url.hostname or "", "server.port": port, "url.full": f"{endpoint}/run_code"}
 
 
 def _fields(event: Event, *names: str) -> _Attributes:
-    """Return fields of an event as attributes, without those that are None."""
-    return {f"faasrt.{name}": value for name in names if (value := getattr(event, name)) is not None}
+    """Return fields of an event as attributes, without those that are None or missing."""
+    return {f"faasrt.{name}": value for name in names if (value := getattr(event, name, None)) is not None}
 
 
 def _result(status: int | None, error: str | None) -> _Attributes:

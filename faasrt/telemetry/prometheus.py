@@ -31,34 +31,20 @@ not counted; it serves its own `/metrics`.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable
 
 from faasrt.errors import ConfigurationError
 from faasrt.telemetry.events import AttemptFinished, AttemptStarted, CallFinished, EndpointChanged, Event, LimitChanged
 from faasrt.telemetry.metrics import LATENCY_BOUNDS_S
 
 try:
-    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "faasrt.telemetry.prometheus needs prometheus-client: pip install 'faasrt[prometheus]'", name=error.name
     ) from None
 
 _ENABLED = frozenset({AttemptStarted, AttemptFinished, CallFinished, EndpointChanged, LimitChanged})
-_CALL_LABELS, _ENDPOINT_LABELS = ("language", "endpoint"), ("family", "endpoint")
-_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
-
-
-class _Children(dict[tuple[str, ...], _Metric]):
-    """The children of a metric by their labels. A lookup takes a fraction of the time of `Metric.labels`."""
-
-    def __init__(self, metric: _Metric) -> None:
-        super().__init__()
-        self.metric: _Metric = metric
-
-    def __missing__(self, labels: tuple[str, ...]) -> _Metric:
-        child = self[labels] = self.metric.labels(*labels)
-        return child
 
 
 class PrometheusSink:
@@ -80,69 +66,65 @@ class PrometheusSink:
         if not isinstance(namespace, str) or not namespace.isidentifier() or not namespace.isascii():
             raise ConfigurationError(f"namespace must be a name such as 'faasrt', got {namespace!r}")
 
-        def counter(name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(name, help_text, labels, namespace=namespace, registry=None)
 
-        def histogram(name: str, help_text: str, labels: tuple[str, ...]) -> Histogram:
+        def histogram(name: str, help_text: str, *labels: str) -> Histogram:
             return Histogram(name, help_text, labels, namespace=namespace, registry=None, buckets=LATENCY_BOUNDS_S)
 
-        def gauge(name: str, help_text: str, labels: tuple[str, ...]) -> Gauge:
+        def gauge(name: str, help_text: str, *labels: str) -> Gauge:
             return Gauge(name, help_text, labels, namespace=namespace, registry=None, multiprocess_mode="livesum")
 
-        self._calls = _Children(counter("calls", "Calls that ended.", (*_CALL_LABELS, "outcome", "error")))
-        self._attempts = _Children(counter("attempts", "Requests.", _CALL_LABELS))
-        self._retries = _Children(counter("retries", "Requests after the first of a call.", _CALL_LABELS))
-        self._queue_s = _Children(histogram("queue_duration_seconds", "Waits of calls for permits.", ("language",)))
-        self._attempt_s = _Children(histogram("attempt_duration_seconds", "Durations of requests.", _CALL_LABELS))
-        self._call_s = _Children(histogram("call_duration_seconds", "Durations of calls.", _CALL_LABELS))
-        self._in_flight = _Children(gauge("attempts_in_flight", "Requests without an answer yet.", _CALL_LABELS))
-        self._limit = _Children(
-            gauge("endpoint_concurrency_limit", "The most calls in flight at an endpoint.", _ENDPOINT_LABELS)
-        )
-        self._open = _Children(
-            gauge("endpoint_breaker_open", "Whether the circuit breaker of an endpoint is open.", _ENDPOINT_LABELS)
-        )
-        self._register(registry)
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, AttemptStarted):
-            labels = event.language, event.endpoint
-            self._attempts[labels].inc()
-            self._in_flight[labels].inc()
-            if event.attempt > 1:
-                self._retries[labels].inc()
-        elif isinstance(event, AttemptFinished):
-            labels = event.language, event.endpoint
-            self._in_flight[labels].dec()
-            self._attempt_s[labels].observe(event.duration_s)
-        elif isinstance(event, CallFinished):
-            self._calls[event.language, event.endpoint, event.outcome or "", event.error or ""].inc()
-            self._queue_s[event.language,].observe(event.queued_s)
-            self._call_s[event.language, event.endpoint].observe(event.total_s)
-        elif isinstance(event, LimitChanged):
-            self._limit[event.family, event.endpoint].set(event.limit)
-            self._open[event.family, event.endpoint]  # creates the series
-        elif isinstance(event, EndpointChanged):
-            self._open[event.family, event.endpoint].set(event.state == "open")
-
-    def is_enabled_for(self, kind: type[Event]) -> bool:
-        """Return whether events of this kind change a metric."""
-        return kind in _ENABLED
-
-    def _register(self, registry: CollectorRegistry) -> None:
-        registered: list[Counter | Gauge | Histogram] = []
-        counters, histograms = (
-            (self._calls, self._attempts, self._retries),
-            (self._queue_s, self._attempt_s, self._call_s),
-        )
+        # Metrics are the only attributes: `collect` yields them all.
+        self._calls = counter("calls", "Calls that ended.", "language", "endpoint", "outcome", "error")
+        self._attempts = counter("attempts", "Requests.", "language", "endpoint")
+        self._retries = counter("retries", "Requests after the first of a call.", "language", "endpoint")
+        self._queue_s = histogram("queue_duration_seconds", "Waits of calls for permits.", "language")
+        self._attempt_s = histogram("attempt_duration_seconds", "Durations of requests.", "language", "endpoint")
+        self._call_s = histogram("call_duration_seconds", "Durations of calls.", "language", "endpoint")
+        self._in_flight = gauge("attempts_in_flight", "Requests without an answer yet.", "language", "endpoint")
+        limit_help = "The most calls in flight at an endpoint."
+        self._limit = gauge("endpoint_concurrency_limit", limit_help, "family", "endpoint")
+        open_help = "Whether the circuit breaker of an endpoint is open."
+        self._open = gauge("endpoint_breaker_open", open_help, "family", "endpoint")
         try:
-            for children in (*counters, *histograms, self._in_flight, self._limit, self._open):
-                registry.register(children.metric)
-                registered.append(children.metric)
+            # One collector for all metrics, so that the registry takes all or none.
+            registry.register(self)
         except ValueError as error:
-            for metric in registered:
-                registry.unregister(metric)
             message = (
                 "the registry already has metrics of these names: share one sink, or use another registry or namespace"
             )
             raise ConfigurationError(f"{message} ({error})") from None
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics; the registry calls this."""
+        for metric in vars(self).values():
+            yield from metric.collect()
+
+    def describe(self) -> Iterable[Metric]:
+        """Yield the metrics without samples; the registry calls this to find names that are taken."""
+        for metric in vars(self).values():
+            yield from metric.describe()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, AttemptStarted):
+            self._attempts.labels(event.language, event.endpoint).inc()
+            self._in_flight.labels(event.language, event.endpoint).inc()
+            if event.attempt > 1:
+                self._retries.labels(event.language, event.endpoint).inc()
+        elif isinstance(event, AttemptFinished):
+            self._in_flight.labels(event.language, event.endpoint).dec()
+            self._attempt_s.labels(event.language, event.endpoint).observe(event.duration_s)
+        elif isinstance(event, CallFinished):
+            self._calls.labels(event.language, event.endpoint, event.outcome or "", event.error or "").inc()
+            self._queue_s.labels(event.language).observe(event.queued_s)
+            self._call_s.labels(event.language, event.endpoint).observe(event.total_s)
+        elif isinstance(event, LimitChanged):
+            self._limit.labels(event.family, event.endpoint).set(event.limit)
+            self._open.labels(event.family, event.endpoint)  # creates the series
+        elif isinstance(event, EndpointChanged):
+            self._open.labels(event.family, event.endpoint).set(event.state == "open")
+
+    def is_enabled_for(self, kind: type[Event]) -> bool:
+        """Return whether events of this kind change a metric."""
+        return kind in _ENABLED

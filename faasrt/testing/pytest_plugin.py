@@ -41,17 +41,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
-# Other modules are imported where they are used, because every start of pytest loads this one.
-if TYPE_CHECKING:
-    from faasrt.testing.fake_faas import FakeFaas
+# Every start of pytest loads this module. The package loads its names at their first use.
+from faasrt import testing
 
 
 @pytest.fixture
-def faasrt_fake(request: pytest.FixtureRequest) -> FakeFaas:
+def faasrt_fake(request: pytest.FixtureRequest) -> testing.FakeFaas:
     """A new `FakeFaas`, open while the test runs.
 
     It runs in the event loop of the test's fixtures. Where tests have a `loop_scope` other than "function", set
@@ -60,19 +58,15 @@ def faasrt_fake(request: pytest.FixtureRequest) -> FakeFaas:
     for_anyio = "anyio_backend" in request.fixturenames
     if not for_anyio and not request.config.pluginmanager.has_plugin("asyncio"):
         pytest.fail("faasrt_fake needs pytest-asyncio, or a test that is marked with anyio", pytrace=False)
-    fake: FakeFaas = request.getfixturevalue("_faasrt_fake_of_anyio" if for_anyio else "_faasrt_fake_of_asyncio")
+    fake: testing.FakeFaas = request.getfixturevalue(
+        "_faasrt_fake_of_anyio" if for_anyio else "_faasrt_fake_of_asyncio"
+    )
     return fake
 
 
-def _make_fake() -> FakeFaas:
-    from faasrt.testing.fake_faas import FakeFaas
-
-    return FakeFaas()
-
-
 @pytest.fixture
-async def _faasrt_fake_of_anyio() -> AsyncIterator[FakeFaas]:
-    async with _make_fake() as fake:
+async def _faasrt_fake_of_anyio() -> AsyncIterator[testing.FakeFaas]:
+    async with testing.FakeFaas() as fake:
         yield fake
 
 
@@ -80,8 +74,8 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
     import pytest_asyncio
 
     @pytest_asyncio.fixture
-    async def _faasrt_fake_of_asyncio() -> AsyncIterator[FakeFaas]:
-        async with _make_fake() as fake:
+    async def _faasrt_fake_of_asyncio() -> AsyncIterator[testing.FakeFaas]:
+        async with testing.FakeFaas() as fake:
             yield fake
 
 

@@ -1,0 +1,166 @@
+"""The runtimes of a manager: made at their first use, shared, and closed together with the embedded FaaS."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from faasrt._map import Map, stop_maps
+from faasrt.errors import RuntimeClosedError
+from faasrt.factory import RuntimeFactory
+from faasrt.languages import Language
+from faasrt.runtime import Runtime
+from faasrt.telemetry.events import Sink
+from faasrt.transport.lifecycle import LoopAffinity
+
+if TYPE_CHECKING:
+    from faasrt.local.server import LocalFaaS
+
+
+class RuntimeCache:
+    """Keeps one runtime for each language. The base class of `RuntimeManager`."""
+
+    def __init__(self, factory: RuntimeFactory, logger: Any, sinks: tuple[Sink, ...]) -> None:
+        self._factory = factory
+        self._logger, self._sinks = logger, sinks
+        # The embedded FaaS of `RuntimeManager.local`.
+        self._make_faas: Callable[[tuple[Language, ...]], LocalFaaS]
+        self._faas: LocalFaaS | None = None
+        self._has_started_faas = False
+        self._runtimes: dict[Language, Runtime] = {}
+        self._lock = asyncio.Lock()
+        self._maps: set[Map] = set()
+        self._closed = False
+        self._loop = LoopAffinity("manager")
+
+    async def get_runtime(self, language: str | Language) -> Runtime:
+        """Return the runtime of a language, which all callers share; do not close it.
+
+        Args:
+            language: A name or a `Language`.
+
+        Raises:
+            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
+            RuntimeClosedError: The manager was closed.
+            ConfigurationError: The embedded FaaS cannot listen.
+            ServerError: The embedded FaaS cannot run the language.
+
+        Cancellation: a runtime that was being made is not kept.
+
+        Example:
+            >>> python = await manager.get_runtime("python")
+            >>> python is await manager.get_runtime("py")
+            True
+        """
+        parsed = Language.parse(language)
+        if self._faas is not None:
+            await self._start_faas()
+            # Outside the lock: JavaScript must not wait until Python has been compiled.
+            await self._faas.wait_ready(parsed)
+        return self._cached_runtime(parsed)
+
+    def get_supported_languages(self) -> tuple[Language, ...]:
+        """Return the languages that have an endpoint.
+
+        Example:
+            >>> [str(language) for language in manager.get_supported_languages()]
+            ['python', 'javascript', 'typescript']
+        """
+        return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
+
+    async def clear_cache(self) -> None:
+        """Drop every runtime, so that the next `get_runtime` makes a new one, and close the dropped ones.
+
+        Waits for calls in flight, however long they take. New calls on a dropped runtime are refused.
+
+        Raises:
+            RuntimeClosedError: The manager was closed.
+
+        Cancellation: ends the calls in flight.
+
+        Example:
+            >>> await manager.clear_cache()
+            >>> await manager.get_runtime("python") is runtime, runtime.closed
+            (False, True)
+        """
+        self._check_open()
+        runtimes, self._runtimes = self._runtimes, {}
+        async with asyncio.TaskGroup() as group:
+            for runtime in runtimes.values():
+                group.create_task(runtime.close_within(None))
+
+    async def aclose(self) -> None:
+        """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
+
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight get
+        `TimeoutSettings.close_s` to end, and fail with `RuntimeClosedError` then.
+
+        Cancellation: ends the calls in flight at once.
+        """
+        self._closed = True
+        async with self._lock:
+            runtimes, self._runtimes = self._runtimes, {}
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for runtime in runtimes.values():
+                        group.create_task(runtime.aclose())
+            finally:
+                try:
+                    await stop_maps(self._maps)
+                finally:
+                    if self._faas is not None:
+                        await self._faas.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        await self._start_faas()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # An instance that __init__ refused has no attributes.
+        if getattr(self, "_closed", True):
+            return
+        if self._runtimes or self._has_started_faas:
+            warnings.warn(
+                f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
+            )
+
+    def __repr__(self) -> str:
+        kind = "embedded FaaS" if self._faas is not None else ", ".join(self.get_supported_languages()) or "no endpoint"
+        return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
+
+    def _cached_runtime(self, language: Language) -> Runtime:
+        self._check_open()
+        runtime = self._runtimes.get(language)
+        if runtime is None or runtime.closed:
+            runtime = self._runtimes[language] = self._factory.create_runtime(language)
+        return runtime
+
+    async def _start_faas(self) -> None:
+        self._check_open()
+        if self._faas is None or self._has_started_faas:
+            return
+        async with self._lock:
+            self._check_open()
+            if not self._has_started_faas:
+                try:
+                    await self._faas.start()
+                except BaseException:
+                    self._faas = self._make_faas(self._faas.languages)  # a LocalFaaS can be started once
+                    raise
+                endpoints = dict.fromkeys(self._faas.languages, self._faas.url)
+                settings = attrs.evolve(self._factory.settings, endpoints=endpoints)
+                self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
+                self._has_started_faas = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeClosedError("this manager is closed: make a new one")
+        self._loop.check()
