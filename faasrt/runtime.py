@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar
 
 import attrs
 
@@ -17,7 +17,7 @@ from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.syntax import PythonChecker, Where, check_where
-from faasrt.tasks import CallOptions, check_args, check_kwargs
+from faasrt.tasks import check_args, check_kwargs
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Transport
@@ -110,7 +110,11 @@ class Runtime:
         kwargs: Mapping[str, Any] | None = None,
         *,
         language: str | Language | None = None,
-        **options: Unpack[CallOptions],
+        timeout_ms: float | None = None,
+        ext: Mapping[str, str] | None = None,
+        sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
+        idempotent: bool | None = None,
     ) -> ExecutionResult:
         """Define a program's functions, call one of them, at most once, and return its value.
 
@@ -131,9 +135,8 @@ class Runtime:
             args: Its positional arguments: None, bools, numbers, strings, lists, tuples (as lists), dicts with string
                 keys.
             kwargs: Its keyword arguments; Python only.
-            language: See `run_code`.
-            **options: `timeout_ms` (milliseconds for definitions and call together), `ext`, `sandbox`, `priority` and
-                `idempotent`; see `run_code`.
+            language, ext, sandbox, priority, idempotent: See `run_code`.
+            timeout_ms: Milliseconds for definitions and call together; see `run_code`.
 
         Returns:
             The verdict; `value` is the return value of the function. A function that is missing, raises or exits is a
@@ -149,7 +152,7 @@ class Runtime:
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
-        request, rerun = self._request(code, language, **options)
+        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
@@ -165,8 +168,12 @@ class Runtime:
         cases: Iterable[Sequence[Any]],
         *,
         language: str | Language | None = None,
+        timeout_ms: float | None = None,
         isolate: bool = False,
-        **options: Unpack[CallOptions],
+        ext: Mapping[str, str] | None = None,
+        sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
+        idempotent: bool | None = None,
     ) -> list[ExecutionResult]:
         """Call a program's function once for each case, many of them in one execution.
 
@@ -186,12 +193,12 @@ class Runtime:
             code: The program; not empty.
             function: The name of the function.
             cases: A tuple or list of arguments for each case; see `call_function`.
-            language: See `run_code`.
+            language, ext, sandbox, priority: See `run_code`.
+            timeout_ms: Milliseconds for each case; see `run_code`.
             isolate: Whether every case runs the definitions again, in a fresh namespace. Imported modules stay.
-            **options: `timeout_ms` (milliseconds for each case), `ext`, `sandbox`, `priority` and `idempotent`; see
-                `run_code`. When `idempotent` is true, cases run again when an execution ends and it is unknown in which
-                case (js-faas, out of memory): it is halved until the case is found. Otherwise all cases of that
-                execution get its verdict, with an error that says so.
+            idempotent: Whether cases may run more than once; the setting when None. They do when an execution ends and
+                it is unknown in which case (js-faas, out of memory): it is halved until the case is found. Otherwise
+                all cases of that execution get its verdict, with an error that says so.
 
         Returns:
             A result for each case, in order.
@@ -207,7 +214,7 @@ class Runtime:
             >>> [result.value for result in results]
             [2, 4]
         """
-        request, rerun = self._request(code, language, **options)
+        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
@@ -362,11 +369,11 @@ class Runtime:
         self,
         code: object,
         language: str | Language | None,
-        timeout_ms: object = None,
-        ext: object = None,
-        sandbox: SandboxConfig | None = None,
-        priority: object = "normal",
-        idempotent: bool | None = None,
+        timeout_ms: object,
+        ext: object,
+        sandbox: SandboxConfig | None,
+        priority: object,
+        idempotent: bool | None,
     ) -> tuple[RunRequest, bool]:
         """Return the checked request, and whether its code may run more than once."""
         self._calls.check_open()
