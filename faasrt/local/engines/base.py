@@ -70,11 +70,11 @@ class EngineResult:
         instance_id: Names the process that ran the program.
     """
 
-    outcome: Outcome
+    outcome: Outcome = attrs.field(converter=Outcome)
     stdout: str = ""
     stderr: str = ""
     ret_val: str = ""
-    truncated: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = attrs.field(converter=tuple, default=())
     error: UserError | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0

@@ -11,12 +11,10 @@ from typing import Any
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
-from faasrt.local.engines.constants import ERROR_BYTES
 from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess
+from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
-from faasrt.protocol.frames import cut_ret_val
-from faasrt.protocol.return_val import defines_return_val, take_return_val
-from faasrt.protocol.streams import cut, cut_text
+from faasrt.protocol.return_val import defines_return_val
 from faasrt.results import Outcome, UserError
 
 # A return value is JSON inside JSON: one of its control characters may take seven bytes.
@@ -32,21 +30,13 @@ _FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has pani
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
-# The format of a message. Decoding any other JSON may take seconds and hundreds of MB.
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_MESSAGE = re.compile(rb'\{"kind":"[a-z_]+"(?:,"[a-z]+":(?:%b|[0-9]{1,9}|null)){0,6}\}' % _STRING)
 # The fields that are kept of each kind of message. A program can find the mark and forge messages, which must only
 # affect its own result, and must not cost memory.
 _MESSAGE_FIELDS = {
     "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
-    "exit": (),
-    "abort": (),
-    "node": (),
-    "watched": (),
-    "kill": (),
-    "done": (),
+    **dict.fromkeys(("exit", "abort", "node", "watched", "kill", "done"), ()),
 }
 # The signals of the system for faults of the process itself. Others come from outside, or through Node.
 _FAULTS = frozenset({
@@ -114,13 +104,8 @@ class StdoutParser:
             self.limit_exceeded = True
 
     def _parse_message(self, data: bytes) -> None:
-        if _MESSAGE.fullmatch(data) is None:
-            return
-        try:
-            message = json.loads(data)
-        except ValueError:
-            return
-        kind = message["kind"]
+        message = decode_message(data)
+        kind = message.get("kind")
         if kind in _MESSAGE_FIELDS:
             self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
             self.complete = kind in _LAST_MESSAGES
@@ -141,7 +126,7 @@ class DenoRun:
     def __init__(self, job: EngineJob, child: ChildProcess) -> None:
         self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
-        limit = job.limits.max_output_bytes
+        self._limit = limit = job.limits.max_output_bytes
         self._max_stream_bytes = OUTPUT_FACTOR * limit
         self._stdout = StdoutParser(
             f"\0faasrt:{self._nonce}:".encode(), self._max_stream_bytes, _MESSAGE_FACTOR * limit + _MESSAGE_BYTES
@@ -186,7 +171,7 @@ class DenoRun:
             EngineError: The process was killed from outside.
         """
         self._stdout.finish()
-        stdout, stderr, limit = bytes(self._stdout.output), bytes(self._stderr), self.job.limits.max_output_bytes
+        stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)
         by_signal = self._signal is not None
         # V8 prints a message before it aborts. A failed allocation of another library aborts without one.
         silent_abort = (
@@ -202,21 +187,17 @@ class DenoRun:
             for start in _V8_DIAGNOSTICS:
                 stderr = stderr.partition(start)[0]
         # The stacks that the program or Deno prints name the URL from which the program was imported.
-        location = _text(self._stdout.messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
+        messages = self._stdout.messages
+        location = read_text(messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
         if _BLOB_URL.fullmatch(location):
             file_name = b"main.ts" if self.job.language is Language.TYPESCRIPT else b"main.js"
             stdout, stderr = stdout.replace(location, file_name), stderr.replace(location, file_name)
-        ret_val = _text(self._stdout.messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
-        streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
-        fields |= {name: text for name, (text, _) in streams.items()}
-        truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
+        ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
+        own_return_val = Language.JAVASCRIPT if defines_return_val(self.job.code, Language.JAVASCRIPT) else None
+        fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
         if self._stdout.message_too_large:
-            truncated |= {"ret_val"}
-        if not ret_val and defines_return_val(self.job.code, Language.JAVASCRIPT):
-            fields["stdout"], fields["ret_val"], truncated = take_return_val(
-                fields["stdout"], Language.JAVASCRIPT, truncated
-            )
-        return EngineResult(truncated=tuple(sorted(truncated)), **fields)
+            fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
+        return EngineResult(**fields)
 
     @property
     def _signal(self) -> int | None:
@@ -258,7 +239,7 @@ class DenoRun:
         if self._limit_exceeded:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in messages:
-            return _error_fields(messages["error"], self.job.limits.max_output_bytes)
+            return read_error(messages["error"], self._limit, unnamed="Error")
         if (returncode or 0) > 0 and "exit" in messages:
             error = UserError("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
@@ -268,24 +249,3 @@ class DenoRun:
             error = UserError("Error", "a promise of a top-level await never settled")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
         return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}
-
-
-def _error_fields(message: dict[str, Any], limit: int) -> dict[str, Any]:
-    name, traceback = (cut_text(_text(message, key), ERROR_BYTES)[0] for key in ("name", "traceback"))
-    in_compiler = message.get("phase") == "compile"
-    return {
-        "outcome": Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR,
-        "error": UserError(name or "Error", cut_text(_text(message, "message"), limit)[0], traceback),
-        "exit_code": 1,
-        "line": _position(message.get("line")),
-        "column": _position(message.get("column")),
-    }
-
-
-def _text(message: dict[str, Any], name: str) -> str:
-    text = message.get(name)
-    return text if isinstance(text, str) else ""
-
-
-def _position(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 < value < 2**31 else None

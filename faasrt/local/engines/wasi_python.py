@@ -7,7 +7,6 @@ without a guard twice.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import sys
@@ -20,7 +19,6 @@ import attrs
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, remove_matching
-from faasrt.local.engines.constants import FRAME_LENGTH, READY_ID
 from faasrt.local.engines.process import STDOUT, ChildProcess, Spawner
 from faasrt.results import Outcome, UserError
 
@@ -36,12 +34,11 @@ class WasiWorker:
 
     def __init__(self, child: ChildProcess) -> None:
         self.child = child
+        self.dead = False
         self._buffer = bytearray()
         # None marks the end of the process.
-        self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._job_ids = itertools.count(READY_ID + 1)
-        self._begun_id = READY_ID
-        self.dead = False
+        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._began = True
         child.receive(self._receive)
 
     @classmethod
@@ -54,14 +51,13 @@ class WasiWorker:
         worker = cls(await spawner.start(argv, env=_environment(temporary), folder=temporary))
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                ready = await worker._next_frame(READY_ID)
+                ready = await worker._next_message()
             if "failed" in ready:
                 raise EngineError(f"the Python sandbox cannot start: {ready['failed']}")
-        except TimeoutError:
+        except BaseException as error:
             await worker.child.end()
-            raise EngineError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
-        except BaseException:
-            await worker.child.end()
+            if isinstance(error, TimeoutError):
+                raise EngineError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
             raise
         return worker, ready["ready"]
 
@@ -74,86 +70,62 @@ class WasiWorker:
 
         Cancellation: ends the program within `_CANCEL_TIMEOUT_S`, or kills the worker.
         """
-        job_id, limits = next(self._job_ids), job.limits
-        self._send({"job": job_id, "code": job.code, "check": job.check, **attrs.asdict(limits)})
+        name, limits = f"wasi-python-{self.child.pid}", job.limits
+        self._began = False
+        self._send({"code": job.code, "check": job.check, **attrs.asdict(limits)})
         try:
             async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
-                answer = await self._next_frame(job_id)
+                answer = await self._next_message()
         except TimeoutError:
             await self.child.end()
-            return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=self._name)
+            return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=name)
         except asyncio.CancelledError:
-            self._send({"cancel": job_id})
+            self._send({"cancel": True})
             try:
                 async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                    await self._next_frame(job_id)
-            except (TimeoutError, EngineError):
-                self.child.kill()
-            except asyncio.CancelledError:
-                self.child.kill()  # cancelled again: a worker with a pending answer must not be reused
-                raise
+                    await self._next_message()
+            except (TimeoutError, EngineError, asyncio.CancelledError):
+                self.child.kill()  # a worker with a pending answer must not be reused
             raise
         if "failed" in answer:
             self.child.kill()
-            raise self._failure(job_id, f"the Python sandbox failed: {answer['failed']}")
-        return self._to_result(answer)
+            raise self._failure(f"the Python sandbox failed: {answer['failed']}")
+        fields = answer["result"]
+        if fields.get("error"):
+            fields["error"] = UserError(**fields["error"])
+        return EngineResult(**fields, instance_id=name)
 
-    @property
-    def _name(self) -> str:
-        return f"wasi-python-{self.child.pid}"
+    def _failure(self, message: str) -> EngineError:
+        return EngineError(message) if self._began else NotStartedError(message)
 
-    def _failure(self, job_id: int, message: str) -> EngineError:
-        return EngineError(message) if self._begun_id == job_id else NotStartedError(message)
-
-    def _to_result(self, answer: dict[str, Any]) -> EngineResult:
-        error = answer["error"]
-        return EngineResult(
-            outcome=Outcome(answer["outcome"]),
-            stdout=answer["stdout"],
-            stderr=answer["stderr"],
-            ret_val=answer["ret_val"],
-            truncated=tuple(answer["truncated"]),
-            error=UserError(error["name"], error["message"], error.get("traceback", "")) if error else None,
-            exit_code=answer["exit_code"],
-            duration_ms=answer["duration_ms"],
-            line=error.get("line") if error else None,
-            column=error.get("column") if error else None,
-            instance_id=self._name,
-        )
-
-    async def _next_frame(self, job_id: int) -> dict[str, Any]:
-        """Wait for the answer to a job. Answers to cancelled jobs are discarded."""
-        while True:
-            frame = await self._frames.get()
-            if frame is None:
-                self._frames.put_nowait(None)
-                await self.child.ended.wait()
-                raise self._failure(job_id, f"a Python worker process died (exit code {self.child.returncode})")
-            if frame["job"] == job_id:
-                return frame
+    async def _next_message(self) -> dict[str, Any]:
+        message = await self._messages.get()
+        if message is None:
+            self._messages.put_nowait(None)
+            await self.child.ended.wait()
+            raise self._failure(f"a Python worker process died (exit code {self.child.returncode})")
+        return message
 
     def _send(self, message: dict[str, Any]) -> None:
-        body = json.dumps(message).encode()
-        self.child.write(FRAME_LENGTH.pack(len(body)) + body)
+        self.child.write(json.dumps(message).encode() + b"\n")
 
     def _receive(self, fd: int, data: bytes) -> None:
         if fd != STDOUT:
             return
         if not data:
             self.dead = True
-            self._frames.put_nowait(None)
-            return
+            self._messages.put_nowait(None)
         self._buffer += data
-        while len(self._buffer) >= FRAME_LENGTH.size:
-            end = FRAME_LENGTH.size + FRAME_LENGTH.unpack_from(self._buffer)[0]
-            if len(self._buffer) < end:
-                break
-            frame = json.loads(self._buffer[FRAME_LENGTH.size : end])
-            del self._buffer[:end]
-            if "began" in frame:
-                self._begun_id = frame["job"]
+        # Only new bytes are searched, so that the work is linear in the length of an answer.
+        if b"\n" not in data:
+            return
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "began" in message:
+                self._began = True
             else:
-                self._frames.put_nowait(frame)
+                self._messages.put_nowait(message)
 
 
 class WasiPythonEngine(Engine):
