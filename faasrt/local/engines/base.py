@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import attrs
@@ -86,9 +87,16 @@ class EngineResult:
 class Engine(abc.ABC):
     """Runs programs. One task calls `run` for the lifetime of the engine; other tasks call `execute`.
 
+    Args:
+        workers: The number of programs for which the machine has capacity. A program is assumed to use one core.
+        folder: An existing folder for temporary files.
+        memory_limit_mb: The memory limit of most programs, in MiB.
+
     Attributes:
         name: The name in `/health` and `/metrics`.
         languages: The languages of its programs.
+        package: The package that the engine needs.
+        programs_per_worker: The number of programs that run at once for each worker.
         min_memory_mb: The smallest memory limit, in MiB, with which a sandbox starts.
         can_enable_network: Whether a sandbox can be given access to the network.
         capacity: How many programs run at once.
@@ -102,13 +110,16 @@ class Engine(abc.ABC):
 
     name: ClassVar[str]
     languages: ClassVar[tuple[Language, ...]]
+    package: ClassVar[str]
+    programs_per_worker: ClassVar[int] = 1
     min_memory_mb: ClassVar[int]
     can_enable_network: ClassVar[bool] = False
     min_warm: ClassVar[int]
     _retry_start_s: ClassVar[tuple[float, float]]  # the first pause after a failed start, and the longest
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        self.capacity = workers * self.programs_per_worker
+        self._folder, self._memory_limit_mb = folder, memory_limit_mb
         self.runtime = ""
         self.ready = False
         self.problem = ""

