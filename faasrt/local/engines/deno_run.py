@@ -132,7 +132,7 @@ class DenoRun:
             f"\0faasrt:{self._nonce}:".encode(), self._max_stream_bytes, _MESSAGE_FACTOR * limit + _MESSAGE_BYTES
         )
         self._stderr = bytearray()
-        self._limit_exceeded = self._timed_out = self._out_of_memory = False
+        self._limit_exceeded = self._timed_out = self._out_of_memory = self._killed = False
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
@@ -152,15 +152,16 @@ class DenoRun:
     def on_deadline(self) -> None:
         """End the program at its time limit."""
         self._timed_out = True
-        self._child.kill()
+        self.kill()
 
     def on_memory_limit(self) -> None:
         """End the program because its process holds too much memory."""
         self._out_of_memory = True
-        self._child.kill()
+        self.kill()
 
-    def on_lost_stdout(self) -> None:
-        """End the program because it closed stdout, where the runner reports its end."""
+    def kill(self) -> None:
+        """End the program."""
+        self._killed = True
         self._child.kill()
 
     def result(self) -> EngineResult:
@@ -201,9 +202,9 @@ class DenoRun:
 
     @property
     def _signal(self) -> int | None:
-        """The signal that ended the process, unless this server sent it."""
+        """The signal that ended the process, unless this run sent it."""
         number = -(self._child.returncode or 0)
-        return None if number <= 0 or (number == signal.SIGKILL and self._child.killed) else number
+        return None if number <= 0 or (number == signal.SIGKILL and self._killed) else number
 
     @property
     def _may_have_killed_itself(self) -> bool:
@@ -219,10 +220,10 @@ class DenoRun:
             self._stderr += data[: self._max_stream_bytes + 1 - len(self._stderr)]
         if self._stdout.limit_exceeded or len(self._stderr) > self._max_stream_bytes:
             self._limit_exceeded = True
-            self._child.kill()
+            self.kill()
         elif fd == STDOUT and self._stdout.complete:
             self._child.drain(STDERR)
-            self._child.kill()
+            self.kill()
             self.ended.set()
 
     def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
