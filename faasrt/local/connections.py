@@ -33,12 +33,7 @@ class Listener(web.Server):
 
     def __init__(self, handle: Handle) -> None:
         super().__init__(handle, handler_cancellation=True)
-        self._max_connections = http_limits.max_connections()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the largest number of connections is open."""
-        return len(self.connections) >= self._max_connections
+        self.max_connections = http_limits.max_connections()
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -61,7 +56,7 @@ class _BoundedConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         writer = cast(asyncio.Transport, transport)
-        if self._listener.is_full:
+        if len(self._listener.connections) >= self._listener.max_connections:
             # Checked here, because several connections may be accepted before the first of them is counted.
             writer.write(_REFUSAL)
             writer.close()
@@ -115,16 +110,12 @@ def log_failure(error: BaseException) -> None:
     _logger.error("a request failed with %s, raised from:\n%s", type(error).__name__, frames)
 
 
-def _refusal() -> bytes:
-    body = strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
-    headers = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        **OVERLOADED_HEADERS,
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
-
-
-_REFUSAL = _refusal()
+_BODY = strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Content-Length": len(_BODY),
+    "Connection": "close",
+    **OVERLOADED_HEADERS,
+}
+_HEAD = "".join(f"{name}: {value}\r\n" for name, value in _HEADERS.items())
+_REFUSAL = f"HTTP/1.1 503 Service Unavailable\r\n{_HEAD}\r\n".encode() + _BODY

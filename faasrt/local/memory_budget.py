@@ -4,47 +4,42 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-
-import attrs
+from typing import Protocol
 
 from faasrt.local import http_limits
 from faasrt.local.admission import BusyError
 
 
-@attrs.define
-class MemoryReservation:
-    """The bytes that one request holds."""
+class Reserve(Protocol):
+    """Reserves more bytes for one request.
 
-    _budget: MemoryBudget
-    held: int = 0
+    Raises:
+        BusyError: All requests together would hold more than MAX_HELD_BYTES. Bytes for the answer to a program that has
+            run are reserved `beyond_limit`.
+    """
 
-    def add(self, size: int) -> None:
-        """Reserve more bytes.
-
-        Raises:
-            BusyError: All requests together would hold more than MAX_HELD_BYTES.
-        """
-        if self._budget.held + size > http_limits.MAX_HELD_BYTES:
-            raise BusyError("too much memory is in use by other requests", 429)
-        self.add_unchecked(size)
-
-    def add_unchecked(self, size: int) -> None:
-        """Reserve bytes for the answer to a program that has run, even beyond the limit."""
-        self.held += size
-        self._budget.held += size
+    def __call__(self, size: int, *, beyond_limit: bool = False) -> None: ...
 
 
-@attrs.define
 class MemoryBudget:
     """The bytes that all requests hold together."""
 
-    held: int = 0
+    def __init__(self) -> None:
+        self._held = 0
 
     @contextlib.contextmanager
-    def reserve(self) -> Iterator[MemoryReservation]:
-        """Yield a reservation for one request, and free it afterwards."""
-        reservation = MemoryReservation(self)
+    def reserve(self) -> Iterator[Reserve]:
+        """Yield a function that reserves bytes for one request, and free them afterwards."""
+        held = 0
+
+        def add(size: int, *, beyond_limit: bool = False) -> None:
+            nonlocal held
+            if self._held + size > http_limits.MAX_HELD_BYTES and not beyond_limit:
+                raise BusyError("too much memory is in use by other requests")
+            held += size
+            self._held += size
+
         try:
-            yield reservation
+            yield add
         finally:
-            self.held -= reservation.held
+            self._held -= held

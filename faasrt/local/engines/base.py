@@ -26,9 +26,11 @@ class EngineError(Exception):
 
     Attributes:
         status: The HTTP status of the answer.
+        kind: The kind of the failure, for the answer.
     """
 
     status = 500
+    kind = "the engine failed"
 
 
 class NotStartedError(EngineError):

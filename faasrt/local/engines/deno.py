@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,8 @@ from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotS
 from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.pool import PooledEngine
 from faasrt.local.engines.process import ChildProcess, ignore_output
+from faasrt.local.engines.report import read_runner
+from faasrt.results import Outcome
 
 # Besides its heap, V8 needs memory for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
@@ -79,7 +80,7 @@ class DenoEngine(PooledEngine[DenoProcess]):
         self._command = [*_die_with_parent(), _link_binary(folder), "run"]
         # Programs can read the file's name in stacks, and must not learn where faasrt is installed.
         self._runner = folder / "runner.js"
-        self._runner.write_bytes(_runner())
+        self._runner.write_bytes(read_runner("js_errors.js", "deno_main.js"))
         self._base_data_bytes = self._base_rss_bytes = 0
 
     @property
@@ -90,10 +91,12 @@ class DenoEngine(PooledEngine[DenoProcess]):
         process = await self._get_process(job)
         child = process.child
         try:
+            if process not in self._processes:
+                self._track(process)
             run = DenoRun(job, child)
             _set_limits(child, job, self._base_data_bytes)
             started = time.perf_counter()
-            timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.on_deadline)
+            timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
             try:
                 run.begin()
                 await self._watch(run, process)
@@ -124,21 +127,19 @@ class DenoEngine(PooledEngine[DenoProcess]):
             rss_bytes, disk_bytes, has_stdout = await _in_thread(_measure, process) or (0, 0, True)
             # The disk counts as memory, because the temporary folder may be in memory.
             if rss_bytes > max_rss_bytes or disk_bytes > limit_bytes:
-                run.on_memory_limit()
+                run.end(Outcome.MEMORY_LIMIT)
             # A process that is ending has no descriptors either, but only for a moment.
             lost_before, lost_stdout = lost_stdout, not has_stdout
             if lost_before and lost_stdout:
-                run.kill()
+                run.end()
 
     async def _get_process(self, job: EngineJob) -> DenoProcess:
         if job.limits.memory_limit_mb == self._memory_limit_mb and not job.network_enabled:
             return await self._get_warm()
         try:
-            process = await self._start(job)
+            return await self._start(job)
         except EngineError as error:
             raise NotStartedError(str(error)) from None
-        self._track(process)
-        return process
 
     async def _start(self, job: EngineJob | None = None) -> DenoProcess:
         """Start a process, for a certain program or for any with the usual limit."""
@@ -273,11 +274,6 @@ def _measure(process: DenoProcess) -> tuple[int, int, bool]:
         # Its TypeScript modules, compiled by Deno.
         disk_bytes = sum(file.stat().st_size for file in process.deno_dir.glob("gen/*/*"))
     return _memory_bytes(process.child.pid)[1], disk_bytes, process.child.has_stdout()
-
-
-def _runner() -> bytes:
-    errors = files("faasrt.protocol.guest").joinpath("js_errors.js")
-    return errors.read_bytes() + files("faasrt.local.runners").joinpath("deno_main.js").read_bytes()
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:

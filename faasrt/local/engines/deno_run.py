@@ -132,7 +132,7 @@ class DenoRun:
             f"\0faasrt:{self._nonce}:".encode(), self._max_stream_bytes, _MESSAGE_FACTOR * limit + _MESSAGE_BYTES
         )
         self._stderr = bytearray()
-        self._limit_exceeded = self._timed_out = self._out_of_memory = self._killed = False
+        self._ended_by: set[Outcome | None] = set()
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
@@ -149,19 +149,9 @@ class DenoRun:
         }
         self._child.write(json.dumps(fields).encode(), eof=True)
 
-    def on_deadline(self) -> None:
-        """End the program at its time limit."""
-        self._timed_out = True
-        self.kill()
-
-    def on_memory_limit(self) -> None:
-        """End the program because its process holds too much memory."""
-        self._out_of_memory = True
-        self.kill()
-
-    def kill(self) -> None:
-        """End the program."""
-        self._killed = True
+    def end(self, limit: Outcome | None = None) -> None:
+        """End the program, maybe because it exceeded a limit."""
+        self._ended_by.add(limit)
         self._child.kill()
 
     def result(self) -> EngineResult:
@@ -180,7 +170,7 @@ class DenoRun:
             and "abort" not in self._stdout.messages
             and _FATAL_ERROR.search(stderr) is None
         )
-        out_of_memory = self._out_of_memory or (
+        out_of_memory = Outcome.MEMORY_LIMIT in self._ended_by or (
             by_signal and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
         )
         fields = self._classify(stderr, out_of_memory)
@@ -204,7 +194,7 @@ class DenoRun:
     def _signal(self) -> int | None:
         """The signal that ended the process, unless this run sent it."""
         number = -(self._child.returncode or 0)
-        return None if number <= 0 or (number == signal.SIGKILL and self._killed) else number
+        return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
 
     @property
     def _may_have_killed_itself(self) -> bool:
@@ -212,23 +202,22 @@ class DenoRun:
         return "kill" in messages or ("node" in messages and "watched" not in messages)
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if self._limit_exceeded or self.ended.is_set():
+        if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
             return
         if fd == STDOUT:
             self._stdout.feed(data)
         else:
             self._stderr += data[: self._max_stream_bytes + 1 - len(self._stderr)]
         if self._stdout.limit_exceeded or len(self._stderr) > self._max_stream_bytes:
-            self._limit_exceeded = True
-            self.kill()
+            self.end(Outcome.OUTPUT_LIMIT)
         elif fd == STDOUT and self._stdout.complete:
             self._child.drain(STDERR)
-            self.kill()
+            self.end()
             self.ended.set()
 
     def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
         messages, returncode = self._stdout.messages, self._child.returncode
-        if self._timed_out:
+        if Outcome.TIMEOUT in self._ended_by:
             return {"outcome": Outcome.TIMEOUT}
         if out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
@@ -237,7 +226,7 @@ class DenoRun:
         if self._signal is not None and self._signal not in _FAULTS and not self._may_have_killed_itself:
             # Usually the system is out of memory.
             raise EngineError(f"a Deno process was killed from outside (signal {self._signal})")
-        if self._limit_exceeded:
+        if Outcome.OUTPUT_LIMIT in self._ended_by:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in messages:
             return read_error(messages["error"], self._limit, unnamed="Error")

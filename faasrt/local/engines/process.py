@@ -37,7 +37,7 @@ class Spawner:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
-        self._idle: Future[int] | None = None
+        self._idle: Future[int]
         # The first task starts the thread. If the system refuses it, no process must have been started.
         self._threads.submit(int)
 
@@ -67,8 +67,7 @@ class Spawner:
 
     def close(self) -> None:
         """Let the thread end after the pending starts. This does not wait."""
-        if self._idle is None:
-            self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
+        self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
         self._threads.shutdown(wait=False)
 
     async def wait_closed(self) -> None:
@@ -77,7 +76,6 @@ class Spawner:
         Such a process may still write into its folder, or create it again. The wait is bounded, because a process that
         is stopped at the wrong moment blocks the thread.
         """
-        assert self._idle is not None
         await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_TIMEOUT_S)
 
 

@@ -1,4 +1,4 @@
-"""Turns the messages of a runner, which a program can forge, into the fields of an `EngineResult`.
+"""The sources of the runners; and their messages, which a program can forge, as fields of an `EngineResult`.
 
 The workers of the Python engine import this module too, so it must load quickly.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 from faasrt.languages import Language
@@ -21,6 +22,12 @@ _ERROR_BYTES = 32_768
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 # The format of a message. Decoding any other JSON may take seconds and hundreds of MB.
 _MESSAGE = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,7}\}' % _STRING)
+
+
+def read_runner(errors: str, runner: str) -> bytes:
+    """Return the source of a runner: the file that describes errors, which guest programs share, and its own."""
+    shared = files("faasrt.protocol.guest").joinpath(errors)
+    return shared.read_bytes() + files("faasrt.local.runners").joinpath(runner).read_bytes()
 
 
 def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:

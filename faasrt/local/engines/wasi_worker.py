@@ -27,7 +27,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +34,7 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_leftovers
-from faasrt.local.engines.report import cut_streams, decode_message, read_error
+from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_runner
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.results import Outcome, UserError
@@ -228,8 +227,7 @@ def prepare(cache_dir: str) -> tuple[bytes, str]:
 
     The first run loads the module and is slower than the following ones.
     """
-    errors, runner = files("faasrt.protocol.guest"), files("faasrt.local.runners")
-    source = errors.joinpath("python_errors.py").read_bytes() + runner.joinpath("python_main.py").read_bytes()
+    source = read_runner("python_errors.py", "python_main.py")
     compiled = b""
 
     def host(request: bytes) -> bytes:
