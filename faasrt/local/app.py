@@ -18,8 +18,8 @@ from faasrt.local.admission import AdmissionQueue, execute_with_events
 from faasrt.local.connections import log_failure
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
 from faasrt.local.exposition import collect_metrics, format_metrics
+from faasrt.local.http_limits import MemoryBudget, Reserve
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
-from faasrt.local.memory_budget import MemoryBudget, Reserve
 from faasrt.local.notices import notice_of
 from faasrt.local.openapi import build_document
 from faasrt.local.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body

@@ -21,8 +21,6 @@ from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response
 
 _logger = logging.getLogger("faasrt.local")
 
-Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 
 class Listener(web.Server):
     """Creates the protocol of each accepted connection.
@@ -31,7 +29,7 @@ class Listener(web.Server):
         handle: Answers a request. It is cancelled when the client disconnects.
     """
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
         super().__init__(handle, handler_cancellation=True)
         self.max_connections = http_limits.max_connections()
 

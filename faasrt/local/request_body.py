@@ -15,7 +15,6 @@ from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.local import http_limits
 from faasrt.local.engines.base import Engine, EngineJob
-from faasrt.local.memory_budget import Reserve
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.request import NOT_STARTED_HEADER
 from faasrt.results import Outcome
@@ -29,12 +28,12 @@ class BadRequestError(Exception):
     """The request is invalid; the message names the problem. Answered with 400."""
 
 
-async def read_body(request: web.BaseRequest, reserve: Reserve) -> bytes:
+async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> bytes:
     """Read the body of a request. It must be small enough, not compressed, and arrive in time.
 
     Args:
         request: The request. Access must have been checked.
-        reserve: Reserves the bytes of the body.
+        reserve: http_limits.Reserves the bytes of the body.
 
     Raises:
         web.HTTPException: The body is refused.

@@ -151,10 +151,9 @@ class LocalFaaS:
         try:
             waiting: set[asyncio.Future[Any]] = {listening, self._task}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if listening.done():
-                self._url = listening.result()
-            else:
+            if not listening.done():
                 await self._task
+            self._url = listening.result()
         except BaseException:
             await self.aclose()
             raise

@@ -20,11 +20,11 @@ import attrs
 
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
 from faasrt.local.engines.deno_run import DenoRun
-from faasrt.local.engines.pool import PooledEngine
 from faasrt.local.engines.process import ChildProcess, ignore_output
 from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome
 
 # Besides its heap, V8 needs memory for compiled code, the TypeScript compiler and buffers.
@@ -71,6 +71,7 @@ class DenoEngine(PooledEngine[DenoProcess]):
     min_memory_mb = 16
     can_enable_network = True
     min_warm = 2
+    reuses_processes = False
     retry_start_s = (0.1, 5.0)
     warm_timeout_s = _START_TIMEOUT_S
 
@@ -83,15 +84,12 @@ class DenoEngine(PooledEngine[DenoProcess]):
         self._runner.write_bytes(read_runner("js_errors.js", "deno_main.js"))
         self._base_data_bytes = self._base_rss_bytes = 0
 
-    @property
-    def _process_count(self) -> int:
-        return self.idle
-
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        process = await self._get_process(job)
+        is_usual = job.limits.memory_limit_mb == self._memory_limit_mb and not job.network_enabled
+        process = await (self._get_warm() if is_usual else self._start(job))
         child = process.child
         try:
-            if process not in self._processes:
+            if not is_usual:
                 self._track(process)
             run = DenoRun(job, child)
             _set_limits(child, job, self._base_data_bytes)
@@ -130,16 +128,8 @@ class DenoEngine(PooledEngine[DenoProcess]):
                 run.end(Outcome.MEMORY_LIMIT)
             # A process that is ending has no descriptors either, but only for a moment.
             lost_before, lost_stdout = lost_stdout, not has_stdout
-            if lost_before and lost_stdout:
+            if lost_before and lost_stdout and not run.ended.is_set():
                 run.end()
-
-    async def _get_process(self, job: EngineJob) -> DenoProcess:
-        if job.limits.memory_limit_mb == self._memory_limit_mb and not job.network_enabled:
-            return await self._get_warm()
-        try:
-            return await self._start(job)
-        except EngineError as error:
-            raise NotStartedError(str(error)) from None
 
     async def _start(self, job: EngineJob | None = None) -> DenoProcess:
         """Start a process, for a certain program or for any with the usual limit."""
@@ -151,7 +141,7 @@ class DenoEngine(PooledEngine[DenoProcess]):
             deno_dir = await asyncio.to_thread(_create_deno_dir, self._folder)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise EngineError(f"cannot create a folder for Deno: {reason}") from None
+            raise NotStartedError(f"cannot create a folder for Deno: {reason}") from None
         # The server's environment must not reach a program, nor change the behaviour of Deno.
         env = {"DENO_DIR": str(deno_dir), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
         command = [*self._command, *flags, str(self._runner)]
@@ -172,7 +162,7 @@ class DenoEngine(PooledEngine[DenoProcess]):
         if not self._base_data_bytes:
             data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
             if not data_bytes:
-                raise EngineError("cannot read the memory of a Deno process from /proc")
+                raise NotStartedError("cannot read the memory of a Deno process from /proc")
             self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
 
     async def _clean_up(self, process: DenoProcess) -> None:
@@ -201,7 +191,7 @@ async def _until_ready(child: ChildProcess) -> None:
     """Wait for the message that the runner is ready.
 
     Raises:
-        EngineError: Deno ended, or did not start in time.
+        NotStartedError: Deno ended, or did not start in time.
     """
     output = bytearray()
     changed = asyncio.Event()
@@ -216,11 +206,11 @@ async def _until_ready(child: ChildProcess) -> None:
             while _READY not in output:
                 if child.ended.is_set():
                     reason = output[-500:].decode("utf-8", "replace").strip()
-                    raise EngineError(f"Deno does not start (exit code {child.returncode}): {reason}")
+                    raise NotStartedError(f"Deno does not start (exit code {child.returncode}): {reason}")
                 await changed.wait()
                 changed.clear()
     except TimeoutError:
-        raise EngineError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
+        raise NotStartedError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
 
 
 def _link_binary(folder: Path) -> str:

@@ -138,14 +138,13 @@ class DenoRun:
     def begin(self) -> None:
         """Send the program."""
         self._child.receive(self._receive, self.ended.set)
-        job = self.job
         fields = {
-            "code": job.code,
-            "language": job.language.value,
-            "check": job.check,
-            "network": job.network_enabled,
+            "code": self.job.code,
+            "language": self.job.language,
+            "check": self.job.check,
+            "network": self.job.network_enabled,
             "nonce": self._nonce,
-            "maxMessageBytes": job.limits.max_output_bytes,
+            "maxMessageBytes": self._limit,
         }
         self._child.write(json.dumps(fields).encode(), eof=True)
 
@@ -163,7 +162,6 @@ class DenoRun:
         """
         self._stdout.finish()
         stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)
-        by_signal = self._signal is not None
         # V8 prints a message before it aborts. A failed allocation of another library aborts without one.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
@@ -171,7 +169,7 @@ class DenoRun:
             and _FATAL_ERROR.search(stderr) is None
         )
         out_of_memory = Outcome.MEMORY_LIMIT in self._ended_by or (
-            by_signal and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
+            self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
         )
         fields = self._classify(stderr, out_of_memory)
         if out_of_memory:
@@ -196,11 +194,6 @@ class DenoRun:
         number = -(self._child.returncode or 0)
         return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
 
-    @property
-    def _may_have_killed_itself(self) -> bool:
-        messages = self._stdout.messages
-        return "kill" in messages or ("node" in messages and "watched" not in messages)
-
     def _receive(self, fd: int, data: bytes) -> None:
         if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
             return
@@ -223,7 +216,8 @@ class DenoRun:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in messages:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
-        if self._signal is not None and self._signal not in _FAULTS and not self._may_have_killed_itself:
+        may_have_killed_itself = "kill" in messages or ("node" in messages and "watched" not in messages)
+        if self._signal is not None and self._signal not in _FAULTS and not may_have_killed_itself:
             # Usually the system is out of memory.
             raise EngineError(f"a Deno process was killed from outside (signal {self._signal})")
         if Outcome.OUTPUT_LIMIT in self._ended_by:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from faasrt.local.engines.base import EngineError
+from faasrt.local.engines.base import NotStartedError
 
 STDOUT, STDERR = 1, 2
 _READ_BYTES = 65_536
@@ -52,7 +52,7 @@ class Spawner:
             folder: Its working folder.
 
         Raises:
-            EngineError: The system refuses; it may be short of descriptors, memory or processes.
+            NotStartedError: The system refuses; it may be short of descriptors, memory or processes.
 
         Cancellation: a process that still starts is killed.
         """
@@ -62,7 +62,7 @@ class Spawner:
         except BaseException as error:
             future.add_done_callback(_discard)
             if isinstance(error, (OSError, MemoryError)):
-                raise EngineError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
+                raise NotStartedError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
             raise
 
     def close(self) -> None:

