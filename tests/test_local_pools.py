@@ -14,7 +14,7 @@ import pytest_asyncio
 from served import at_work_in, is_gone, until, with_word
 
 from faasrt import RuntimeManager
-from faasrt.local.engines import base
+from faasrt.local.engines import warm_pool
 from faasrt.local.engines.deno_run import DenoRun
 
 pytestmark = pytest.mark.usefixtures("python_sandbox")
@@ -27,7 +27,7 @@ SLOW = {"python": "import time\ntime.sleep(0.5)\nprint({})", "javascript": "setT
 @pytest_asyncio.fixture
 async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RuntimeManager]:
     """An embedded FaaS that forgets fast, for three Python and twelve JavaScript programs at once."""
-    monkeypatch.setattr(base, "_PEAK_DECAY_S", 0.1)
+    monkeypatch.setattr(warm_pool, "_PEAK_DECAY_S", 0.1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     async with RuntimeManager.local(workers=3) as manager:
         await asyncio.gather(*(manager.get_runtime(language) for language in WORD))

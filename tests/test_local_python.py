@@ -292,7 +292,7 @@ async def test_a_cancelled_call_ends_its_program(local: RuntimeManager) -> None:
 
 async def test_nobody_gets_the_answer_to_another(tmp_path: Path) -> None:
     """A caller that is cancelled twice, while its program is being ended, leaves no answer to the next one."""
-    engine = WasiPythonEngine(workers=1, folder=tmp_path)
+    engine = WasiPythonEngine(1, tmp_path, 128)
     living = asyncio.create_task(engine.run())
     await engine.wait_ready()
 

@@ -324,13 +324,13 @@ async def test_a_forged_report_takes_no_memory() -> None:
     )
     tracemalloc.start()
     try:
-        assert wasi_worker._error_fields(report, limit) is None
+        assert wasi_worker._read_error(report, limit) is None
         assert tracemalloc.get_traced_memory()[1] < MB
-        fields = wasi_worker._error_fields(own, limit)
+        fields = wasi_worker._read_error(own, limit)
     finally:
         tracemalloc.stop()
     assert fields is not None
-    assert (fields["name"], fields["line"], fields["message"][:3]) == ("E", None, '"xx')
+    assert (fields["error"].name, fields["line"], fields["error"].message[:3]) == ("E", None, '"xx')
 
 
 WILD = "a = np.lib.stride_tricks.as_strided(np.zeros(1), shape=(2,), strides=(2**30,)); a[1] = 1"

@@ -6,12 +6,13 @@ import itertools
 import re
 import time
 from collections import Counter
+from typing import Any
 
 import anyio
 from aiohttp import web
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
@@ -20,15 +21,16 @@ MAX_QUEUE = 1_000
 QUEUE_TIMEOUT_S = 1.5
 _task_numbers = itertools.count(1)
 _TRACESTATE = re.compile(r"[ -~\t]{1,512}")
+# A traceparent that is repeated does not match. A tracestate may be spread over several headers.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class BusyError(Exception):
-    """The program was not started. `status` is the HTTP status of the answer."""
+class BusyError(NotStartedError):
+    """The program was not started, because others take the room for it, or because the engine is not ready."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, *, ready: bool = True) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.kind = (429, "overloaded") if ready else (503, "not ready")
 
 
 class AdmissionQueue:
@@ -70,16 +72,16 @@ class AdmissionQueue:
         engine = self.engine
         if not engine.ready:
             self.refused += 1
-            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", 503)
+            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", ready=False)
         if self._limiter.available_tokens <= 0 and self.queued >= self._max_queue:
             self.refused += 1
-            raise BusyError(f"{self._max_queue} programs wait already", 429)
+            raise BusyError(f"{self._max_queue} programs wait already")
         try:
             with anyio.fail_after(self._queue_timeout_s):
                 await self._limiter.acquire()
         except TimeoutError:
             self.refused += 1
-            raise BusyError(f"no sandbox came free within {self._queue_timeout_s:g} s", 429) from None
+            raise BusyError(f"no sandbox came free within {self._queue_timeout_s:g} s") from None
         try:
             result = await engine.execute(job)
         except EngineError:
@@ -112,7 +114,7 @@ async def execute_with_events(
     started, task_id = time.monotonic(), f"task-{next(_task_numbers)}"
     if emit.is_enabled_for(ExecutionStarted):
         code = job.code.encode("utf-8", "surrogatepass")
-        traceparent = _read_traceparent(request)
+        traceparent = _read_header(request, "traceparent", _TRACEPARENT)
         emit(
             ExecutionStarted(
                 execution_id=task_id,
@@ -122,39 +124,26 @@ async def execute_with_events(
                 code_hash=hash_code(code),
                 timeout_ms=job.limits.timeout_ms,
                 traceparent=traceparent,
-                tracestate=None if traceparent is None else _read_tracestate(request),
+                tracestate=None if traceparent is None else _read_header(request, "tracestate", _TRACESTATE),
             )
         )
-    outcome = failure = status = None
+
+    def finish(**ending: Any) -> None:
+        total_s = time.monotonic() - started
+        emit(ExecutionFinished(execution_id=task_id, language=job.language.value, total_s=total_s, **ending))
+
     try:
         result = await queue.execute(job)
-        outcome, status = result.outcome.value, 200
-        return task_id, result
     except BaseException as error:
-        failure = type(error).__name__
         status = getattr(error, "status", 500) if isinstance(error, Exception) else None
+        finish(outcome=None, error=type(error).__name__, status=status)
         raise
-    finally:
-        if failure is not None or emit.is_enabled_for(ExecutionFinished):
-            emit(
-                ExecutionFinished(
-                    execution_id=task_id,
-                    language=job.language.value,
-                    outcome=outcome,
-                    error=failure,
-                    status=status,
-                    total_s=time.monotonic() - started,
-                )
-            )
+    if emit.is_enabled_for(ExecutionFinished):
+        finish(outcome=result.outcome.value, error=None, status=200)
+    return task_id, result
 
 
-def _read_traceparent(request: web.BaseRequest) -> str | None:
-    """Return the trace to continue; None when the header is missing, repeated or not valid by W3C Trace Context."""
-    values = request.headers.getall("traceparent", ())
-    return values[0] if len(values) == 1 and _TRACEPARENT.fullmatch(values[0]) else None
-
-
-def _read_tracestate(request: web.BaseRequest) -> str | None:
-    """Return the vendors' part of the trace, which may be spread over several headers."""
-    value = ",".join(request.headers.getall("tracestate", ()))
-    return value if _TRACESTATE.fullmatch(value) else None
+def _read_header(request: web.BaseRequest, name: str, pattern: re.Pattern[str]) -> str | None:
+    """Return the values of a header, joined by commas; None when they do not match the pattern."""
+    value = ",".join(request.headers.getall(name, ()))
+    return value if pattern.fullmatch(value) else None

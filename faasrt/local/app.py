@@ -14,12 +14,12 @@ from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language
 from faasrt.local.access import AccessPolicy
-from faasrt.local.admission import AdmissionQueue, BusyError, execute_with_events
+from faasrt.local.admission import AdmissionQueue, execute_with_events
 from faasrt.local.connections import log_failure
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
 from faasrt.local.exposition import collect_metrics, format_metrics
+from faasrt.local.http_limits import MemoryBudget, Reserve
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
-from faasrt.local.memory_budget import MemoryBudget, MemoryReservation
 from faasrt.local.notices import notice_of
 from faasrt.local.openapi import build_document
 from faasrt.local.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
@@ -33,9 +33,10 @@ _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "vali
 _ENVELOPE_BYTES = 250_000
 # The headers of a refusal that are kept.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
-_Handler = Callable[[web.BaseRequest, MemoryReservation], Awaitable[web.Response]]
+_Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.Response]]
 
 
+@attrs.define
 class Service:
     """Answers requests.
 
@@ -46,22 +47,19 @@ class Service:
         emit: Called with the events of executions.
     """
 
-    def __init__(
-        self,
-        queues: Mapping[Language, AdmissionQueue],
-        *,
-        sandbox: SandboxConfig,
-        access: AccessPolicy,
-        emit: EventDispatcher,
-    ) -> None:
-        self._queues = queues
-        self._sandbox = sandbox
-        self._access = access
-        self._emit = emit
-        self._budget = MemoryBudget()
-        self._document = build_document({language: queue.engine for language, queue in queues.items()}, sandbox)
+    _queues: Mapping[Language, AdmissionQueue]
+    _sandbox: SandboxConfig
+    _access: AccessPolicy
+    _emit: EventDispatcher
+    _budget: MemoryBudget = attrs.field(factory=MemoryBudget, init=False)
+    _document: dict[str, Any] = attrs.field(init=False)
+    _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        engines = {language: queue.engine for language, queue in self._queues.items()}
+        self._document = build_document(engines, self._sandbox)
         # Compared with the raw target: a target that needs decoding or normalization matches no path.
-        self._routes: dict[str, tuple[str, _Handler]] = {
+        self._routes = {
             "/run_code": ("POST", self._run_code),
             "/validate_code": ("POST", self._validate_code),
             "/health": ("GET", self._health),
@@ -74,26 +72,23 @@ class Service:
 
         Cancellation: ends the program that runs for it.
         """
-        with self._budget.reserve() as reservation:
-            response = await self._respond(request, reservation)
-            reservation.add_unchecked(response.content_length or 0)
+        with self._budget.reserve() as reserve:
+            response = await self._respond(request, reserve)
+            reserve(response.content_length or 0, beyond_limit=True)
             # Sent here, so that the answer counts until the client has read it.
             await response.prepare(request)
             await response.write_eof()
             return response
 
-    async def _respond(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+    async def _respond(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         try:
             self._access.check(request)
-            return await self._route(request)(request, reservation)
+            return await self._route(request)(request, reserve)
         except BadRequestError as error:
             return error_response(400, "bad request", str(error))
-        except BusyError as error:
-            reason = "overloaded" if error.status == 429 else "not ready"
-            return error_response(error.status, reason, str(error), OVERLOADED_HEADERS)
         except EngineError as error:
             headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
-            return error_response(error.status, "the engine failed", str(error), headers)
+            return error_response(error.status, error.kind, str(error), headers)
         except web.HTTPException as error:
             headers = {name: error.headers[name] for name in _REFUSAL_HEADERS if name in error.headers}
             return error_response(error.status, error.reason, error.text or "", headers)
@@ -114,8 +109,8 @@ class Service:
             raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
         return handler
 
-    async def _run_code(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
-        job = await self._read_job(request, reservation)
+    async def _run_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+        job = await self._read_job(request, reserve)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
         queue = self._queues[job.language]
@@ -124,8 +119,8 @@ class Service:
             result = attrs.evolve(result, error=job.limits.error(result.outcome))
         return _fit_response(_run_fields(job, task_id, result, queue), job.limits.max_output_bytes)
 
-    async def _validate_code(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
-        job = attrs.evolve(await self._read_job(request, reservation), check=True)
+    async def _validate_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+        job = attrs.evolve(await self._read_job(request, reserve), check=True)
         if not job.code.strip():
             return json_response(200, attrs.asdict(ValidationResult.empty_code()))
         queue = self._queues[job.language]
@@ -140,20 +135,12 @@ class Service:
         validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
         return json_response(200, attrs.asdict(validation))
 
-    async def _read_job(self, request: web.BaseRequest, reservation: MemoryReservation) -> EngineJob:
-        fields = decode_body(await read_body(request, reservation))
+    async def _read_job(self, request: web.BaseRequest, reserve: Reserve) -> EngineJob:
+        fields = decode_body(await read_body(request, reserve))
         language = parse_language(fields, tuple(self._queues))
         return parse_job(fields, language, self._queues[language].engine, self._sandbox)
 
-    async def _health(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
-        engines = [queue.engine for queue in self._queues.values()]
-        ready = sum(engine.ready for engine in engines)
-        if ready == len(engines):
-            status = "healthy"
-        elif ready:
-            status = "degraded"
-        else:
-            status = "unhealthy" if any(engine.problem for engine in engines) else "starting"
+    async def _health(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         languages = {}
         for language, queue in self._queues.items():
             engine = queue.engine
@@ -166,6 +153,11 @@ class Service:
                 "idle": engine.idle,
                 "queued": queue.queued,
             }
+        statuses = {fields["status"] for fields in languages.values()}
+        if "ready" in statuses:
+            status = "healthy" if len(statuses) == 1 else "degraded"
+        else:
+            status = "unhealthy" if "failed" in statuses else "starting"
         body = {
             "status": status,
             "version": f"faasrt {__version__}",
@@ -173,9 +165,9 @@ class Service:
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,
         }
-        return json_response(200 if ready else 503, body)
+        return json_response(200 if "ready" in statuses else 503, body)
 
-    async def _metrics(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         metrics = collect_metrics(dict.fromkeys(self._queues.values()))
         accepted = request.headers.get("Accept", "")
         # Scrapers never ask for JSON. Programs that do may name text as their second choice.
@@ -184,7 +176,7 @@ class Service:
         body, content_type = await asyncio.to_thread(format_metrics, metrics)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _openapi(self, request: web.BaseRequest, reservation: MemoryReservation) -> web.Response:
+    async def _openapi(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         return json_response(200, self._document)
 
 
@@ -240,14 +232,14 @@ def _fit_response(fields: dict[str, Any], max_output_bytes: int) -> web.Response
     for index, name in enumerate(sorted(sizes, key=sizes.__getitem__)):
         max_size = max(0, room // (len(sizes) - index))
         if sizes[name] > max_size:
-            text, sizes[name] = _cut_to_json_size(texts[name], sizes[name], max_size, escaped=escaped)
-            if name == "message":
-                error["message"] = text
-            else:
-                output[name] = text
-                truncated.add(name)
+            texts[name], sizes[name] = _cut_to_json_size(texts[name], sizes[name], max_size, escaped=escaped)
+            truncated.add(name)
         room -= sizes[name]
-    return json_response(200, {**fields, "truncated": sorted(truncated)})
+    if error:
+        error = {**error, "message": texts.pop("message")}
+    truncated.discard("message")
+    output = {**output, **texts}
+    return json_response(200, {**fields, "output": output, "error_info": error, "truncated": sorted(truncated)})
 
 
 def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> tuple[str, int]:

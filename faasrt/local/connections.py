@@ -21,8 +21,6 @@ from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response
 
 _logger = logging.getLogger("faasrt.local")
 
-Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 
 class Listener(web.Server):
     """Creates the protocol of each accepted connection.
@@ -31,14 +29,9 @@ class Listener(web.Server):
         handle: Answers a request. It is cancelled when the client disconnects.
     """
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
         super().__init__(handle, handler_cancellation=True)
-        self._max_connections = http_limits.max_connections()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the largest number of connections is open."""
-        return len(self.connections) >= self._max_connections
+        self.max_connections = http_limits.max_connections()
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -61,7 +54,7 @@ class _BoundedConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         writer = cast(asyncio.Transport, transport)
-        if self._listener.is_full:
+        if len(self._listener.connections) >= self._listener.max_connections:
             # Checked here, because several connections may be accepted before the first of them is counted.
             writer.write(_REFUSAL)
             writer.close()
@@ -115,16 +108,12 @@ def log_failure(error: BaseException) -> None:
     _logger.error("a request failed with %s, raised from:\n%s", type(error).__name__, frames)
 
 
-def _refusal() -> bytes:
-    body = strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
-    headers = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        **OVERLOADED_HEADERS,
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
-
-
-_REFUSAL = _refusal()
+_BODY = strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Content-Length": len(_BODY),
+    "Connection": "close",
+    **OVERLOADED_HEADERS,
+}
+_HEAD = "".join(f"{name}: {value}\r\n" for name, value in _HEADERS.items())
+_REFUSAL = f"HTTP/1.1 503 Service Unavailable\r\n{_HEAD}\r\n".encode() + _BODY

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from faasrt.local.engines.base import EngineError
+from faasrt.local.engines.base import NotStartedError
 from faasrt.local.engines.process import Spawner
 
 # The stdin of this shell ends with this process. Other processes may still write into the folder at that moment.
@@ -31,7 +31,7 @@ async def temporary_folder() -> AsyncIterator[Path]:
     spawner = Spawner()
     watcher = None
     try:
-        with contextlib.suppress(EngineError):  # without a shell, the folder only stays after a SIGKILL
+        with contextlib.suppress(NotStartedError):  # without a shell, the folder only stays after a SIGKILL
             command = ["/bin/sh", "-c", _REMOVE_SCRIPT, "sh", str(folder)]
             watcher = await spawner.start(command, env={"PATH": os.defpath}, folder=Path("/"))
         yield folder

@@ -1,8 +1,13 @@
-"""Limits on the connections and requests of clients."""
+"""Limits on the connections and requests of clients, and the memory that they hold."""
 
 from __future__ import annotations
 
+import contextlib
 import resource
+from collections.abc import Iterator
+from typing import Protocol
+
+from faasrt.local.admission import BusyError
 
 MAX_CONNECTIONS = 1_000
 """The largest number of open connections; lower when the process may open fewer than twice as many files."""
@@ -37,3 +42,38 @@ def backlog() -> int:
 def _open_files() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 4 * MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(4, files)
+
+
+class Reserve(Protocol):
+    """Reserves more bytes for one request.
+
+    Raises:
+        BusyError: All requests together would hold more than MAX_HELD_BYTES. Bytes for the answer to a program that has
+            run are reserved `beyond_limit`.
+    """
+
+    def __call__(self, size: int, *, beyond_limit: bool = False) -> None: ...
+
+
+class MemoryBudget:
+    """The bytes that all requests hold together."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextlib.contextmanager
+    def reserve(self) -> Iterator[Reserve]:
+        """Yield a function that reserves bytes for one request, and free them afterwards."""
+        held = 0
+
+        def add(size: int, *, beyond_limit: bool = False) -> None:
+            nonlocal held
+            if self._held + size > MAX_HELD_BYTES and not beyond_limit:
+                raise BusyError("too much memory is in use by other requests")
+            held += size
+            self._held += size
+
+        try:
+            yield add
+        finally:
+            self._held -= held

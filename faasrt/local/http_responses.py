@@ -10,8 +10,7 @@ from aiohttp import web
 from faasrt import strict_json
 from faasrt.protocol.request import NOT_STARTED_HEADER
 
-RETRY_AFTER_S = 1
-OVERLOADED_HEADERS = {"Retry-After": str(RETRY_AFTER_S), NOT_STARTED_HEADER: "1"}
+OVERLOADED_HEADERS = {"Retry-After": "1", NOT_STARTED_HEADER: "1"}
 
 
 def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:

@@ -35,16 +35,15 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "MAX_STRUCTURE_BYTES": http_limits.MAX_STRUCTURE_BYTES,
         "MAX_TIMEOUT_MS": f"{sandbox.timeout_limit_s * 1000:g}",
         "MIN_MEMORY": ", ".join(f"{mb} for {language}" for language, mb in memory_mb.items()),
+        "LEAST_MEMORY_MB": min(memory_mb.values()),
+        "LANGUAGES": list(engines),
+        "LANGUAGE_NAMES": sorted(name for language in engines for name in language.names),
+        "NETWORK_ENABLED": {"type": "boolean"} if sandbox.network_enabled else {"const": False},
     }.items():
-        text = text.replace(f"{{{name}}}", str(value))
+        # Where the placeholder is a whole value, it may be of any type.
+        text = text.replace(f'"{{{name}}}"', json.dumps(value)).replace(f"{{{name}}}", str(value))
     filled: dict[str, Any] = json.loads(text)
     fields = {name: schema["properties"] for name, schema in filled["components"]["schemas"].items()}
-    for request in ("RunRequest", "ValidateRequest"):
-        fields[request]["language"]["enum"] = sorted(name for language in engines for name in language.names)
-    fields["RunResult"]["metadata"]["properties"]["language"]["enum"] = list(engines)
-    fields["Sandbox"]["memory_limit_mb"]["minimum"] = min(memory_mb.values())
-    if not sandbox.network_enabled:
-        fields["Sandbox"]["network_enabled"] = {"const": False}
     health = fields["Health"]["languages"]
     health["required"] = list(engines)
     engine = fields["Metrics"]["engines"]["additionalProperties"]["properties"]

@@ -15,7 +15,6 @@ from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.local import http_limits
 from faasrt.local.engines.base import Engine, EngineJob
-from faasrt.local.memory_budget import MemoryReservation
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.request import NOT_STARTED_HEADER
 from faasrt.results import Outcome
@@ -29,12 +28,12 @@ class BadRequestError(Exception):
     """The request is invalid; the message names the problem. Answered with 400."""
 
 
-async def read_body(request: web.BaseRequest, reservation: MemoryReservation) -> bytes:
+async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> bytes:
     """Read the body of a request. It must be small enough, not compressed, and arrive in time.
 
     Args:
         request: The request. Access must have been checked.
-        reservation: Counts the bytes of the body.
+        reserve: http_limits.Reserves the bytes of the body.
 
     Raises:
         web.HTTPException: The body is refused.
@@ -56,7 +55,7 @@ async def read_body(request: web.BaseRequest, reservation: MemoryReservation) ->
         async with asyncio.timeout(http_limits.REQUEST_TIMEOUT_S):
             while chunk := await request.content.readany():
                 _check_size(len(body) + len(chunk))
-                reservation.add(len(chunk))
+                reserve(len(chunk))
                 body += chunk
     except TimeoutError:
         # In this protocol a 408 is a timeout of the program, unless this header says that it was not started.
@@ -130,11 +129,8 @@ def parse_language(fields: dict[str, Any], served: tuple[Language, ...]) -> Lang
     Raises:
         BadRequestError: It is missing, unknown or not served.
     """
-    name = fields.get("language")
-    if not isinstance(name, str):
-        raise BadRequestError("'language' must be a string")
     try:
-        language = Language.parse(name)
+        language = Language.parse(_get(fields, "language", str, "a string"))
     except UnsupportedLanguageError as error:
         raise BadRequestError(str(error)) from None
     if language not in served:
@@ -154,22 +150,14 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
     Raises:
         BadRequestError: A field is invalid, or the engine cannot enforce a limit.
     """
-    code = fields.get("code")
-    if not isinstance(code, str):
-        raise BadRequestError("'code' must be a string")
+    code = _get(fields, "code", str, "a string")
     # coze-loop sends these two, and servers do not use them. Go encodes an empty map as null.
-    if not isinstance(fields.get("priority", ""), str | None):
-        raise BadRequestError("'priority' must be a string")
-    if not isinstance(fields.get("ext", {}), dict | None):
-        raise BadRequestError("'ext' must be an object")
-    sandbox = fields.get("sandbox", {})
-    if not isinstance(sandbox, dict):
-        raise BadRequestError("'sandbox' must be an object")
+    _get(fields, "priority", str | None, "a string", "")
+    _get(fields, "ext", dict | None, "an object", {})
+    sandbox = _get(fields, "sandbox", dict, "an object", {})
     if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
         raise BadRequestError(f"'sandbox' has no {min(unknown)[:50]!r}; it may hold {', '.join(_SANDBOX_FIELDS)}")
-    network_enabled = sandbox.get("network_enabled", False)
-    if not isinstance(network_enabled, bool):
-        raise BadRequestError("'network_enabled' must be true or false")
+    network_enabled = _get(sandbox, "network_enabled", bool, "true or false", False)
     if network_enabled and not (own.network_enabled and engine.can_enable_network):
         why = "this server does not allow it" if engine.can_enable_network else f"no {language} sandbox can"
         raise BadRequestError(f"'network_enabled' is refused: {why}")
@@ -181,6 +169,13 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
     return EngineJob(language=language, code=code, limits=limits, network_enabled=network_enabled)
 
 
+def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:
+    value = fields.get(name, default)
+    if not isinstance(value, kind):
+        raise BadRequestError(f"'{name}' must be {words}")
+    return value
+
+
 def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
     timeout = {} if fields.get("timeout") is None else fields  # Go encodes a missing number as null
     asked = {
@@ -188,12 +183,12 @@ def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxC
         Outcome.MEMORY_LIMIT: _positive(sandbox, "memory_limit_mb"),
         Outcome.OUTPUT_LIMIT: _positive(sandbox, "max_output_bytes"),
     }
-    timeout_ms, memory_limit_mb, max_output_bytes = asked.values()
     own_limits = (own.timeout_limit_s * 1000, own.memory_limit_mb, own.max_output_bytes)
+    timeout_ms, memory_limit_mb, max_output_bytes = map(min, own_limits, asked.values())
     return ExecutionLimits(
-        timeout_ms=max(_MIN_TIMEOUT_MS, min(own_limits[0], timeout_ms)),
-        memory_limit_mb=int(min(own_limits[1], memory_limit_mb)),
-        max_output_bytes=max(1, int(min(own_limits[2], max_output_bytes))),
+        timeout_ms=max(_MIN_TIMEOUT_MS, timeout_ms),
+        memory_limit_mb=int(memory_limit_mb),
+        max_output_bytes=max(1, int(max_output_bytes)),
         set_by_server=tuple(
             outcome for outcome, limit in zip(asked, own_limits, strict=True) if limit < asked[outcome]
         ),

@@ -15,7 +15,7 @@ import attrs
 from aiohttp import web
 from attrs.validators import optional
 
-from faasrt._checks import instance_of, number, token
+from faasrt import _checks
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
@@ -31,28 +31,26 @@ from faasrt.local.folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
-_ENGINES: tuple[tuple[type[Engine], str], ...] = ((WasiPythonEngine, "wasi_python"), (DenoEngine, "deno"))
+_ENGINES: tuple[type[Engine], ...] = (WasiPythonEngine, DenoEngine)
 _MAX_WORKERS = 256
-# Most JavaScript programs end before a core has time for another.
-_DENO_PER_WORKER = 4
 
 
-@attrs.frozen
-class _Options:
-    workers: int | None = attrs.field(validator=optional(number(above=0, most=_MAX_WORKERS, integer=True)))
-    host: str = attrs.field(validator=instance_of(str))
-    port: int = attrs.field(validator=number(above=-1, most=65_535, integer=True))
-    token: str | None = attrs.field(validator=token)
-    drain_s: float = attrs.field(validator=number(above=0, most=1e6))
-    queue_timeout_s: float = attrs.field(validator=number(above=0, most=1e6))
-
-    def __attrs_post_init__(self) -> None:
-        if self.token is not None and self.token != self.token.strip():
-            raise ConfigurationError("token must not begin or end with a space")
-        if self.token is None and not _is_loopback(self.host):
-            raise ConfigurationError(f"listening on {shown(self.host)} needs a token, or listen on 127.0.0.1")
+def _parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, ...]:
+    if names is None:
+        return tuple(Language)
+    if isinstance(names, (bytes, bytearray, Mapping)) or not isinstance(names, Iterable):
+        raise ConfigurationError(f"languages must name languages, such as ['python'], got {shown(names)}")
+    parsed = [Language.parse(name) for name in ([names] if isinstance(names, str) else names)]
+    if not parsed:
+        raise ConfigurationError("languages must name at least one language")
+    return tuple(dict.fromkeys(parsed))
 
 
+def _sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
+    return SandboxConfig() if sandbox is None else sandbox
+
+
+@attrs.define(eq=False, repr=False)
 class LocalFaaS:
     """A FaaS inside this process. Every program runs in a fresh sandbox, in processes that end with this one.
 
@@ -79,50 +77,52 @@ class LocalFaaS:
         http://127.0.0.1:...
     """
 
-    def __init__(
-        self,
-        languages: Iterable[str | Language] | None = None,
-        *,
-        workers: int | None = None,
-        sandbox: SandboxConfig | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        token: str | None = None,
-        drain_s: float = 5.0,
-        queue_timeout_s: float = QUEUE_TIMEOUT_S,
-        telemetry: Iterable[Sink] = (),
-    ) -> None:
-        if isinstance(languages, str):
-            languages = [languages]
-        elif languages is not None and (
-            isinstance(languages, (bytes, bytearray, Mapping)) or not isinstance(languages, Iterable)
-        ):
-            raise ConfigurationError(f"languages must name languages, such as ['python'], got {shown(languages)}")
-        chosen = tuple(Language) if languages is None else tuple(Language.parse(name) for name in languages)
-        self.languages = tuple(dict.fromkeys(chosen))
-        if not self.languages:
-            raise ConfigurationError("languages must name at least one language")
-        self._options = _Options(workers, host, port, token, drain_s, queue_timeout_s)
-        self.sandbox = SandboxConfig() if sandbox is None else sandbox
-        if not isinstance(self.sandbox, SandboxConfig):
-            raise ConfigurationError(f"sandbox must be a SandboxConfig, got {type(self.sandbox).__name__}")
-        self._emit = EventDispatcher(check_sinks(telemetry))
-        self._url: str | None = None
-        self._engines: dict[Language, Engine] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
-        for engine, package in _ENGINES:
-            if not set(engine.languages) & set(self.languages):
-                continue
-            if importlib.util.find_spec(package) is None:
+    languages: tuple[Language, ...] = attrs.field(default=None, converter=_parse_languages)
+    workers: int | None = attrs.field(
+        default=None,
+        kw_only=True,
+        validator=optional(_checks.number(above=0, most=_MAX_WORKERS, integer=True)),
+    )
+    sandbox: SandboxConfig = attrs.field(
+        default=None,
+        kw_only=True,
+        converter=_sandbox_or_default,
+        validator=_checks.instance_of(SandboxConfig),
+    )
+    host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=_checks.instance_of(str))
+    port: int = attrs.field(default=0, kw_only=True, validator=_checks.number(above=-1, most=65_535, integer=True))
+    token: str | None = attrs.field(default=None, kw_only=True, validator=_checks.token)
+    drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.number(above=0, most=1e6))
+    queue_timeout_s: float = attrs.field(
+        default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.number(above=0, most=1e6)
+    )
+    telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
+    _emit: EventDispatcher = attrs.field(init=False)
+    _url: str | None = attrs.field(default=None, init=False)
+    _queues: dict[Language, AdmissionQueue] = attrs.field(factory=dict, init=False)
+    _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._emit = EventDispatcher(check_sinks(self.telemetry))
+        if self.token is not None and self.token != self.token.strip():
+            raise ConfigurationError("token must not begin or end with a space")
+        if self.token is None and not _is_loopback(self.host):
+            raise ConfigurationError(f"listening on {shown(self.host)} needs a token, or listen on 127.0.0.1")
+        for engine in self._engine_types:
+            if importlib.util.find_spec(engine.package) is None:
                 raise ConfigurationError(
-                    f"the embedded FaaS needs {package} for {engine.languages[0]}: pip install 'faasrt[local]'"
+                    f"the embedded FaaS needs {engine.package} for {engine.languages[0]}: pip install 'faasrt[local]'"
                 )
             if self.sandbox.memory_limit_mb < engine.min_memory_mb:
                 raise ConfigurationError(
                     f"memory_limit_mb must be at least {engine.min_memory_mb} for {engine.languages[0]}, "
                     f"got {self.sandbox.memory_limit_mb}"
                 )
+
+    @property
+    def _engine_types(self) -> list[type[Engine]]:
+        return [engine for engine in _ENGINES if set(engine.languages) & set(self.languages)]
 
     @property
     def url(self) -> str:
@@ -152,10 +152,9 @@ class LocalFaaS:
         try:
             waiting: set[asyncio.Future[Any]] = {listening, self._task}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if listening.done():
-                self._url = listening.result()
-            else:
+            if not listening.done():
                 await self._task
+            self._url = listening.result()
         except BaseException:
             await self.aclose()
             raise
@@ -167,11 +166,11 @@ class LocalFaaS:
             UnsupportedLanguageError: The language is not served.
             ServerError: The engine cannot start; the message says why.
         """
-        engine = self._engines.get(Language.parse(language))
-        if engine is None:
+        queue = self._queues.get(Language.parse(language))
+        if queue is None:
             raise UnsupportedLanguageError(f"{language} is not served here")
         try:
-            await engine.wait_ready()
+            await queue.engine.wait_ready()
         except EngineError as error:
             raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
 
@@ -195,38 +194,34 @@ class LocalFaaS:
     async def _run(self, listening: asyncio.Future[str]) -> None:
         try:
             async with temporary_folder() as folder:
-                queues = await asyncio.to_thread(self._make_queues, folder)
-                await self._serve(queues, listening)
+                await asyncio.to_thread(self._make_queues, folder)
+                async with asyncio.TaskGroup() as group:
+                    engines = {queue.engine for queue in self._queues.values()}
+                    tasks = [group.create_task(engine.run()) for engine in engines]
+                    try:
+                        await self._listen(listening)
+                    finally:
+                        for task in tasks:
+                            task.cancel()
         except OSError as error:
             reason = error.strerror or error
             raise ConfigurationError(
                 f"cannot write temporary files: {reason}; set FAASRT_CACHE_DIR and TMPDIR to other folders"
             ) from None
 
-    async def _serve(self, queues: dict[Language, AdmissionQueue], listening: asyncio.Future[str]) -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(engine.run()) for engine in dict.fromkeys(self._engines.values())]
-            try:
-                await self._listen(queues, listening)
-            finally:
-                for task in tasks:
-                    task.cancel()
-
-    async def _listen(self, queues: dict[Language, AdmissionQueue], listening: asyncio.Future[str]) -> None:
-        hosts = (
-            None if self._options.token else frozenset({"localhost", "127.0.0.1", "::1", self._options.host.lower()})
-        )
-        access = AccessPolicy(hosts=hosts, token=self._options.token)
-        service = Service(queues, sandbox=self.sandbox, access=access, emit=self._emit)
-        runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self._options.drain_s)
+    async def _listen(self, listening: asyncio.Future[str]) -> None:
+        hosts = None if self.token else frozenset({"localhost", "127.0.0.1", "::1", self.host.lower()})
+        access = AccessPolicy(hosts=hosts, token=self.token)
+        service = Service(self._queues, sandbox=self.sandbox, access=access, emit=self._emit)
+        runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self.drain_s)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._options.host, self._options.port, backlog=http_limits.backlog())
+            site = web.TCPSite(runner, self.host, self.port, backlog=http_limits.backlog())
             try:
                 await site.start()
             except (OSError, UnicodeError) as error:
                 reason = getattr(error, "strerror", None) or error
-                message = f"cannot listen on {self._options.host}:{self._options.port}: {reason}"
+                message = f"cannot listen on {self.host}:{self.port}: {reason}"
                 listening.set_exception(ConfigurationError(message))
                 return
             host, port = runner.addresses[0][:2]
@@ -235,27 +230,12 @@ class LocalFaaS:
         finally:
             await runner.cleanup()
 
-    def _make_queues(self, folder: Path) -> dict[Language, AdmissionQueue]:
-        queues: dict[Language, AdmissionQueue] = {}
-        engines: list[Engine] = []
-        workers = self._options.workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
-        if Language.PYTHON in self.languages:
-            engines.append(WasiPythonEngine(workers=workers, folder=folder))
-        if set(self.languages) & set(DenoEngine.languages):
-            engines.append(
-                DenoEngine(
-                    capacity=_DENO_PER_WORKER * workers,
-                    folder=folder,
-                    memory_limit_mb=self.sandbox.memory_limit_mb,
-                )
-            )
-        for engine in engines:
-            queue = AdmissionQueue(engine, queue_timeout_s=self._options.queue_timeout_s)
-            for language in engine.languages:
-                if language in self.languages:
-                    queues[language] = queue
-                    self._engines[language] = engine
-        return queues
+    def _make_queues(self, folder: Path) -> None:
+        workers = self.workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
+        for make_engine in self._engine_types:
+            engine = make_engine(workers, folder, self.sandbox.memory_limit_mb)
+            queue = AdmissionQueue(engine, queue_timeout_s=self.queue_timeout_s)
+            self._queues |= {language: queue for language in engine.languages if language in self.languages}
 
 
 def _is_loopback(host: str) -> bool:

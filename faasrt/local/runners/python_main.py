@@ -56,27 +56,12 @@ def text_stream(fd, name, max_bytes):
 class SelectorLoopPatch:
     """Lets asyncio work without sockets. The pipe with which threads wake an event loop is not created."""
 
-    MODULE = "asyncio.selector_events"
-
     def find_spec(self, name, path=None, target=None):
-        if name != self.MODULE:
-            return None
-        sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                self.loader, spec.loader = spec.loader, self
-                return spec
-        return None
+        if name == "asyncio.unix_events":  # asyncio imports this one, which needs the loop
+            from asyncio import selector_events
 
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module):
-        module.__loader__ = module.__spec__.loader = self.loader
-        self.loader.exec_module(module)
-        loop = module.BaseSelectorEventLoop
-        loop._make_self_pipe = loop._close_self_pipe = loop._write_to_self = lambda self: None
+            loop = selector_events.BaseSelectorEventLoop
+            loop._make_self_pipe = loop._close_self_pipe = loop._write_to_self = lambda self: None
 
 
 def return_val(value):

@@ -1,0 +1,181 @@
+"""Engines that keep processes warm: their processes start ahead of demand, and end when they are idle for long."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from faasrt.local.engines.base import Engine, NotStartedError
+from faasrt.local.engines.process import ChildProcess, Spawner
+
+_PEAK_DECAY_S = 30.0
+_POLL_S = 0.2
+
+
+class Process(Protocol):
+    """A process that can run programs."""
+
+    @property
+    def child(self) -> ChildProcess:
+        """The process itself."""
+
+
+_P = TypeVar("_P", bound=Process)
+
+
+class PooledEngine(Engine, Generic[_P]):
+    """An engine with a pool of warm processes.
+
+    Attributes:
+        min_warm: The smallest number of processes that wait for programs.
+        reuses_processes: Whether a process runs several programs. If not, only waiting processes count as warm.
+        retry_start_s: The pause after a failed start, in seconds, and the longest pause, up to which it doubles.
+        warm_timeout_s: The longest wait for a warm process, in seconds.
+    """
+
+    min_warm: ClassVar[int]
+    reuses_processes: ClassVar[bool]
+    retry_start_s: ClassVar[tuple[float, float]]
+    warm_timeout_s: ClassVar[float]
+
+    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
+        super().__init__(workers, folder, memory_limit_mb)
+        self._spawner: Spawner
+        self._group: asyncio.TaskGroup
+        self._processes: set[_P] = set()
+        self._warm: asyncio.Queue[_P] = asyncio.Queue()
+        self._peak = 0  # the largest number of programs at once, recently
+        self._starting = 0
+        self._demand_changed = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Keep processes warm until cancelled, then end all of them."""
+        self._spawner = Spawner()
+        try:
+            await self._prepare()
+            async with asyncio.TaskGroup() as self._group:
+                await self._add_process()  # alone, because it fills the caches for the others
+                self._group.create_task(self._decay_peak())
+                for _ in range(len(os.sched_getaffinity(0))):
+                    self._group.create_task(self._refill())
+        finally:
+            self._spawner.close()
+            # All are killed before the first await, which a second cancellation may interrupt.
+            for process in self._processes:
+                process.child.kill()
+            for process in list(self._processes):
+                await self._bury(process)
+            await self._spawner.wait_closed()
+
+    async def _prepare(self) -> None:
+        """Do what is needed before the first start.
+
+        Raises:
+            EngineError: The engine cannot serve at the moment.
+        """
+
+    @abc.abstractmethod
+    async def _start(self) -> _P:
+        """Start a process, and return it when it is ready for a program.
+
+        Raises:
+            NotStartedError: It cannot start; the message says why.
+
+        Cancellation: ends the process.
+        """
+
+    async def _clean_up(self, process: _P) -> None:
+        """Remove what a process that has ended left behind."""
+
+    @property
+    def idle(self) -> int:
+        """The number of processes that wait for a program."""
+        return self._warm.qsize()
+
+    @property
+    def _process_count(self) -> int:
+        """The number of processes that count towards the target."""
+        return len(self._processes) if self.reuses_processes else self.idle
+
+    @property
+    def _target(self) -> int:
+        """The number of processes to keep: the recent peak of programs at once, within bounds."""
+        return min(self.capacity, max(self.min_warm, self._peak))
+
+    async def _get_warm(self) -> _P:
+        """Wait for a warm process.
+
+        Raises:
+            NotStartedError: No process became ready in time, or the engine failed.
+        """
+        self._peak = max(self._peak, self.active)
+        self._demand_changed.set()
+        wait_until = time.monotonic() + self.warm_timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(_POLL_S):
+                    process = await self._warm.get()
+            except TimeoutError:
+                if not self.ready or time.monotonic() > wait_until:
+                    problem = self.problem or f"no sandbox became ready within {self.warm_timeout_s:g} s"
+                    raise NotStartedError(problem) from None
+                continue
+            self._demand_changed.set()
+            if process.child.alive:
+                return process
+
+    async def _refill(self) -> None:
+        """Start processes ahead of demand. Several tasks run this, and each starts one process at a time."""
+        while True:
+            await self._add_process()
+
+    async def _add_process(self) -> None:
+        """Wait until the engine has fewer processes than its target, and start one, with retries."""
+        delay_s, max_delay_s = self.retry_start_s
+        while True:
+            while self._process_count + self._starting >= self._target:
+                self._demand_changed.clear()
+                await self._demand_changed.wait()
+            self._starting += 1
+            try:
+                process = await self._start()
+                self._track(process)
+                self._warm.put_nowait(process)
+                self.mark_ready()
+                return
+            except NotStartedError as error:
+                self.log_failure(str(error))
+                if not self._process_count:
+                    self.mark_failed(str(error))
+                await asyncio.sleep(delay_s)
+            finally:
+                self._starting -= 1
+            delay_s = min(2 * delay_s, max_delay_s)
+
+    def _track(self, process: _P) -> None:
+        """Take over a process: it is cleaned up after its end, however it ends."""
+        self._processes.add(process)
+        self._group.create_task(self._bury(process))
+
+    async def _bury(self, process: _P) -> None:
+        """Wait for the end of a process, clean up after it, and let another one take its place."""
+        await process.child.ended.wait()
+        for _ in range(self._warm.qsize()):
+            other = self._warm.get_nowait()
+            if other is not process:
+                self._warm.put_nowait(other)
+        await self._clean_up(process)
+        self._processes.discard(process)
+        self._demand_changed.set()
+
+    async def _decay_peak(self) -> None:
+        """Halve the peak at regular intervals, and end idle processes beyond the new target."""
+        while True:
+            await asyncio.sleep(_PEAK_DECAY_S)
+            self._peak = max(self.active, self._peak // 2)
+            for _ in range(min(self.idle, self._process_count - self._target)):
+                self._warm.get_nowait().child.kill()
