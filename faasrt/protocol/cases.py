@@ -8,6 +8,7 @@ or times exceed the limits of one.
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -31,8 +32,9 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
     Raises:
         InvalidRequestError: A value is not JSON, or would change in transit.
     """
+    largest_int = math.inf if language is Language.PYTHON else _MAX_JS_INT
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
-        problem = _json_problem(value, None if language is Language.PYTHON else _MAX_JS_INT, ())
+        problem = _json_problem(value, largest_int, ())
         if problem:
             raise InvalidRequestError(f"{name} of {place} {problem}: arguments travel as JSON")
     try:
@@ -82,15 +84,14 @@ def encode_cases(cases: object, language: Language) -> list[str]:
     return encoded
 
 
-def _json_problem(value: Any, largest_int: int | None, parents: tuple[int, ...]) -> str:
+def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> str:
     """Return the reason why a value cannot travel as JSON, or ""."""
     if value is None or isinstance(value, (bool, str)):
         return ""
     if isinstance(value, int):
-        too_large = largest_int is not None and abs(value) > largest_int
-        return "is or holds an integer above 2**53, which JavaScript would round" if too_large else ""
+        return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
     if isinstance(value, float):
-        return "" if -float("inf") < value < float("inf") else f"is or holds {shown(value)}"
+        return "" if math.isfinite(value) else f"is or holds {shown(value)}"
     if not isinstance(value, (list, tuple, dict)):
         return f"is or holds a {type(value).__name__}"
     if id(value) in parents or len(parents) > 200:
@@ -110,7 +111,6 @@ class CaseScheduler:
 
     Attributes:
         cases: The arguments as JSON.
-        limit: UTF-8 bytes to keep of each stream.
         isolate: Whether each case runs the definitions again.
         rerun: Whether cases may run again when it is unknown which case ended the execution.
         results: The results so far, by index.
@@ -118,22 +118,20 @@ class CaseScheduler:
     """
 
     cases: Sequence[str]
-    limit: int
     isolate: bool
     rerun: bool
-    results: list[ExecutionResult | None] = attrs.field(init=False)
+    results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
-    _pending: list[range] = attrs.field(init=False)
+    _pending: list[range] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.results = [None] * len(self.cases)
-        self._pending = [range(len(self.cases))] if self.cases else []
+        self._put_back(range(len(self.cases)))
 
     def next_batch(self) -> range | None:
         """Return the indices of the cases for the next execution; None when every case has a result."""
         if not self._pending:
             return None
-        waiting = self._pending.pop(0)
+        waiting = self._pending.pop()
         size, stop = len(self.cases[waiting.start]), waiting.start + 1
         while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
             size += len(self.cases[stop])
@@ -143,7 +141,7 @@ class CaseScheduler:
 
     def all_results(self) -> list[ExecutionResult]:
         """Return the result of every case, in order."""
-        return [result for result in self.results if result is not None]
+        return [self.results[index] for index in range(len(self.cases))]
 
     def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
         """Record the results of an execution. Cases that did not begin go into a later one.
@@ -156,30 +154,27 @@ class CaseScheduler:
         Returns:
             The result of the case that ended the execution, or of its last case.
         """
-        report = response.report
+        report, unframed = response.report, response.unframed
         definition = report.records.get(-1)
         if not self.isolate and report.attributable and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions end in the same way for every case.
-            ended = (
-                response.killed_verdict() if definition is None else response.verdict_of(definition, limit=self.limit)
-            )
-            self.results = [to_result(ended) if known is None else known for known in self.results]
+            ended = to_result(unframed if definition is None else response.verdict_of(-1))
+            self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
             self._pending = []
-            return to_result(ended)
+            return ended
         if definition is not None:
             self.definition_ms = definition.duration_ms
-        index, last = batch.start, None
-        while index < batch.stop and (record := report.records.get(index)) is not None:
-            verdict = response.verdict_of(record, definition, limit=self.limit)
-            verdict.duration_ms = record.duration_ms
-            last = self.results[index] = to_result(verdict)
+        index = batch.start
+        while index < batch.stop and index in report.records:
+            verdict = response.verdict_of(index)
+            verdict.duration_ms = report.records[index].duration_ms
+            self.results[index] = to_result(verdict)
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
             self._put_back(range(index, batch.stop))
-            return last or to_result(response.killed_verdict())
-        killed = response.killed_verdict()
+            return self.results[index - 1]
         if report.attributable or len(batch) == 1:
-            self.results[index] = to_result(killed)
+            self.results[index] = to_result(unframed)
             self._put_back(range(index + 1, batch.stop))
         elif self.rerun:
             middle = (batch.start + batch.stop) // 2
@@ -191,11 +186,10 @@ class CaseScheduler:
                 f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
                 "with idempotent=True they run again separately"
             )
-            killed.error = UserError("UnknownCase", message)
-            for index in batch:
-                self.results[index] = to_result(killed)
-        return to_result(killed)
+            unframed.error = UserError("UnknownCase", message)
+            self.results.update(dict.fromkeys(batch, to_result(unframed)))
+        return to_result(unframed)
 
     def _put_back(self, indices: range) -> None:
         if indices:
-            self._pending.insert(0, indices)
+            self._pending.append(indices)
