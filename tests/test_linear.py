@@ -23,7 +23,7 @@ from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Request
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, decode_object, read_verdict
+from faasrt.protocol.response import Answer, decode_object, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 LIMIT = 2**20
@@ -152,7 +152,7 @@ def test_reading_an_answer_takes_a_multiple_of_decoding_it(text: str, stream: st
     steps: dict[str, Callable[[], object]] = {
         "read": lambda: read_it(EndpointProfile()),
         "read, reference": lambda: read_it(EndpointProfile(reference=True)),
-        "read_verdict": lambda: read_verdict(answer, timeout_ms=1_000, max_output_bytes=LIMIT),
+        "read_verdict": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).verdict,
         "definition": lambda: [defines_return_val(text, language) for language in Language],
         "value": lambda: [take_return_val(text, language, frozenset({"stdout"})) for language in Language],
     }

@@ -12,10 +12,10 @@ from faasrt.errors import ServerError
 from faasrt.languages import Language
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
 from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.protocol.frames import GuestReport, take_frames
+from faasrt.protocol.frames import GuestReport
 from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, Verdict, parse_success, read_verdict, success_verdict
+from faasrt.protocol.response import Answer, Reading, Verdict, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import STREAM_NAMES, cut_text
 from faasrt.results import ExecutionOutput, Outcome, UserError
@@ -119,32 +119,23 @@ class Request:
         limit, limits = self.run.sandbox.max_output_bytes, _limits(self.run, self.profile)
         # The start of the interpreter alone can take as long as the time limit.
         timeout_ms = math.inf if self.profile.cold_start else self.timeout_ms
-        report, declared, time_used_up = GuestReport(), False, False
         if answer is None:
-            plain = _too_large(limit)
-        elif answer.status != 200:
-            plain = read_verdict(answer, timeout_ms=timeout_ms, max_output_bytes=limit)
+            reading = Reading(_too_large(limit))
         else:
-            success = parse_success(answer)
-            declared, time_used_up = success.declared is not None, success.used_up(timeout_ms)
-            if self.nonce is not None:
-                report, success.texts = take_frames(success.texts, self.nonce, limit)
-            plain = success_verdict(success, timeout_ms=timeout_ms, max_output_bytes=limit)
-            if plain.error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
-                plain.error = None  # the server reports the limit of the execution; the caller set that of a case
-            answered = report.started or success.killed or declared or plain.outcome is Outcome.TIMEOUT
-            if self.nonce is not None and not answered:
-                _check_started(plain, self.profile)
-        plain.error = plain.error or limits.error(plain.outcome)
-        if (
-            (self.strict or report.started)
-            and plain.outcome not in _LIMITS
-            and (plain.outcome is Outcome.OK or not declared)
+            reading = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
+        report, verdict, declared = reading.report, reading.verdict, reading.declared
+        if verdict.error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
+            verdict.error = None  # the server reports the limit of the execution; the caller set that of a case
+        verdict.error = verdict.error or limits.error(verdict.outcome)
+        if self.nonce and not (report.started or declared or reading.killed or verdict.outcome in _LIMITS):
+            _check_started(verdict, self.profile)
+        if (self.strict or report.started) and not (
+            verdict.outcome in _LIMITS or (declared and verdict.outcome is not Outcome.OK)
         ):
             # The guest program reports every exception and exit, so the process was killed.
-            plain.outcome = Outcome.TIMEOUT if time_used_up else Outcome.CRASHED
-            plain.error = limits.error(plain.outcome)
-        return GuestResponse(report, plain, self)
+            verdict.outcome = Outcome.TIMEOUT if reading.time_used_up else Outcome.CRASHED
+            verdict.error = limits.error(verdict.outcome)
+        return GuestResponse(report, verdict, self)
 
 
 @attrs.frozen
