@@ -31,10 +31,6 @@ def set_recursion_limit(limit):
         pass  # the stack is deeper than the limit; the process ends with the program
 
 
-def boolean(value):
-    return "true" if value else "false"
-
-
 def write_all(fd, text):
     data = text.encode()
     while data:
@@ -173,7 +169,7 @@ class Guest:
         self.announce()
         self.install()
         try:
-            if self.job["function"] is None or self.job["single"]:
+            if self.job["single"]:
                 self.begin(0)
                 self.record(self.guarded(self.run_whole))
             else:
@@ -380,22 +376,22 @@ class Guest:
         # Keep the record of a case, as JSON that fits into a frame, and send it now: the next case may end the process.
         ms, limit = (now() - self.began) * 1000, limit or self.job["max_output_bytes"]
         error = fields.get("error")
-        parts = [
-            f'"index":{self.index}',
-            f'"outcome":{quote(fields["outcome"])}',
-            f'"exit_code":{"null" if fields.get("exit_code") is None else fields["exit_code"]}',
-            f'"ms":{ms:.3f}',
-        ]
         streams = {"ret_val": as_stream(self.ret_val)}
         if self.job["capture"]:
             streams |= {"stdout": self.out.take(), "stderr": self.err.take()}
         while True:
-            texts = [f'"{name}":{render(*stream, limit)}' for name, stream in streams.items()]
+            content = {
+                "index": self.index,
+                "outcome": fields["outcome"],
+                "exit_code": fields.get("exit_code"),
+                "ms": ms,
+            }
+            content |= {name: render(*stream, limit) for name, stream in streams.items()}
             if error is not None:
-                name, message = quote(error["name"][:200]), render(*as_stream(error["message"]), limit)
-                traceback = quote(shorten(error.get("traceback", ""), 20_000))
-                texts.append(f'"error":{{"name":{name},"message":{message},"traceback":{traceback}}}')
-            record = "{" + ",".join(parts + texts) + "}"
+                message = render(*as_stream(error["message"]), limit)
+                traceback = shorten(error.get("traceback", ""), 20_000)
+                content["error"] = {"name": error["name"][:200], "message": message, "traceback": traceback}
+            record = encode(content)
             # Escapes can make a text larger than a frame may be.
             if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
                 break
@@ -425,7 +421,7 @@ class Guest:
             self.server_return_val(frame)
 
     def frame(self, records, final=True):
-        flags = f'"final":{boolean(final)},"progress":{boolean(self.job["progress"])}'
+        flags = f'"final":{encode(final)},"progress":{encode(self.job["progress"])}'
         text = f'{{"nonce":{quote(self.job["nonce"])},{flags},"records":[' + ",".join(records) + "]}"
         # The padding of base64 marks the end of a frame where a server joins lines.
         text += " " * ((1 - len(text)) % 3)

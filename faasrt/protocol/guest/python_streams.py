@@ -36,11 +36,8 @@ def decode(data):
 
 
 def pack(text):
-    # Return a text as JSON: a string, or base64 where that is much shorter than the escapes.
-    quoted = quote(text)
-    if len(quoted) < 1.3 * len(text) + 100:
-        return quoted
-    return '{"base64":"' + to_base64(text) + '"}'
+    # Return a text, or base64 where that is much shorter than the escapes of JSON.
+    return text if len(quote(text)) < 1.3 * len(text) + 100 else {"base64": to_base64(text)}
 
 
 def to_base64(text):
@@ -52,12 +49,12 @@ def as_stream(text):
 
 
 def render(head, tail, lost, limit):
-    # Return a stream as JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
+    # Return a stream as a value for JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
     if len(head) + len(tail) + lost <= limit:
         return pack(decode(head + tail))
     first, last = head[: limit - limit // 2], (tail or head)[len(tail or head) - limit // 2 :]
     lost += len(head) + len(tail) - len(first) - len(last)
-    return f'{{"head":{pack(decode(first))},"tail":{pack(decode(last))},"lost":{lost}}}'
+    return {"head": pack(decode(first)), "tail": pack(decode(last)), "lost": lost}
 
 
 class Recorder(io.RawIOBase):
