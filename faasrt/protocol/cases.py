@@ -49,11 +49,11 @@ def check_function(name: object, language: Language) -> str:
     Raises:
         InvalidRequestError: It is not an identifier of the language.
     """
-    plain = name.replace("$", "_") if isinstance(name, str) and language is not Language.PYTHON else name
-    if not isinstance(name, str) or not isinstance(plain, str) or not plain.isidentifier():
+    in_python = language is Language.PYTHON
+    if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
         raise InvalidRequestError(f"function must be the name of a function, got {shown(name)}")
     # Python normalizes identifiers in this way when it parses a program.
-    return unicodedata.normalize("NFKC", name) if language is Language.PYTHON else name
+    return unicodedata.normalize("NFKC", name) if in_python else name
 
 
 def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:

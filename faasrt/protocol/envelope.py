@@ -29,9 +29,10 @@ The job:
     progress_bytes     size of the progress sent from which no further case begins
     definition_bytes   limit of the output of the definitions, which is a part of every case's result
     record_bytes       limit of a record; its streams are halved until it fits
-    progress           whether each record is sent at once: on stderr, or to a lossless server's `return_val`
-    worker             (JavaScript) whether the cases run in a worker, which can be stopped
     lossless           whether the frame goes to the server's own `return_val`
+
+Unless the job is single, each record is sent at once: on stderr, or to a lossless server's `return_val`. In JavaScript,
+on servers that are not lossless, the cases then run in a worker, which can be stopped.
 
 **The loop guard** ends Python programs on servers that are not known to enforce timeouts. On CPython it is a timer
 signal, whose cost is not measurable. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
@@ -135,8 +136,6 @@ def wrap(
         "definition_bytes": definition_bytes,
         "progress_bytes": _PROGRESS_BYTES,
         "record_bytes": frame_bytes(max_output_bytes) * 3 // 4 - reserved - 1_000,
-        "progress": not job.single,
-        "worker": not job.single and not profile.lossless,
         "lossless": profile.lossless,
     }
     # The cases are already JSON.

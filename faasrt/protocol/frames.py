@@ -43,7 +43,6 @@ _MAX_STRUCTURE = 262_144
 _MAX_FORGED = 1_000
 _ERROR_BYTES = 32_768
 _LARGEST_NUMBER = 1e15
-_OUTCOMES = frozenset(Outcome)
 
 
 @attrs.frozen(kw_only=True)
@@ -122,14 +121,16 @@ def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> 
 
 
 def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
-    beginning = _beginning(nonce)
+    # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
+    head = f'{{"nonce":"{nonce}",'.encode()
+    beginning = _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
     frames: list[dict[str, Any]] = []
     pieces: list[str] = []
     kept = at = forged = 0
     while forged < _MAX_FORGED and (at := text.find(beginning, at)) >= 0:
         end = at + len(beginning)
-        match = _BASE64.match(text, end)
-        end = match.end() if match else end
+        if match := _BASE64.match(text, end):
+            end = match.end()
         frame = _decode(text[at + len(_PREFIX) : end])
         if frame is not None and frame.get("nonce") == nonce:
             frames.append(frame)
@@ -140,13 +141,6 @@ def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
             forged += 1
         at = end
     return ("".join([*pieces, text[kept:]]) if frames else text), frames
-
-
-def _beginning(nonce: str) -> str:
-    """Return the text that every frame of a call begins with."""
-    head = f'{{"nonce":"{nonce}",'.encode()
-    # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
-    return _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
 
 
 def is_frame(text: str, limit: int) -> bool:
@@ -183,29 +177,19 @@ def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
     index: Any = fields.get("index")
     exit_code: Any = fields.get("exit_code")
     ms: Any = fields.get("ms")
-    outcome = fields.get("outcome")
-    if not isinstance(outcome, str) or outcome not in _OUTCOMES:
+    if not (_is_number(index, int) and _is_number(ms, (int, float)) and ms >= 0):
         return None
-    if not _is_number(index, int) or not _is_number(ms, (int, float)) or ms < 0:
+    if not (exit_code is None or _is_number(exit_code, int)) or fields.get("outcome") not in list(Outcome):
         return None
-    if exit_code is not None and not _is_number(exit_code, int):
-        return None
-    texts: dict[str, str] = {}
-    truncated: set[str] = set()
-    for name in STREAM_NAMES:
-        if name in fields:
-            text, was_cut = _read_stream(fields[name], limit)
-            texts[name] = text
-            truncated |= {name} if was_cut else set()
-    record = Record(
-        outcome=Outcome(outcome),
-        texts=texts,
-        truncated=frozenset(truncated),
+    streams = {name: _read_stream(fields[name], limit) for name in STREAM_NAMES if name in fields}
+    return index, Record(
+        outcome=Outcome(fields["outcome"]),
+        texts={name: text for name, (text, _) in streams.items()},
+        truncated=frozenset(name for name, (_, was_cut) in streams.items() if was_cut),
         error=_read_error(fields.get("error"), limit),
         exit_code=exit_code,
         duration_ms=float(ms),
     )
-    return index, record
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -17,7 +17,7 @@ from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_ans
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, Reading, Verdict, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
-from faasrt.protocol.streams import STREAM_NAMES, cut_text
+from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import ExecutionOutput, Outcome, UserError
 
 # Added to the limit that is sent to js-faas: the guest program stops at the limit itself, and returns the output.
@@ -175,22 +175,20 @@ class GuestResponse:
         """Return the verdict of a record. The output of the definitions that cases share comes first."""
         run, around, record = self.request.run, self.unframed, self.report.records[index]
         definition = self.report.records.get(-1) if index >= 0 else None
-        texts, truncated = {}, set(record.truncated)
-        for name in STREAM_NAMES:
-            if name not in record.texts:
-                texts[name] = getattr(around.output, name)
-                truncated |= around.truncated & {name}
-                continue
-            before = definition.texts.get(name, "") if definition else ""
-            texts[name], was_cut = cut_text(before + record.texts[name], run.sandbox.max_output_bytes)
-            truncated |= {name} if was_cut or (definition and name in definition.truncated) else set()
+        # The server itself returns the streams that are not in the record.
+        texts = attrs.asdict(around.output) | dict(record.texts)
+        truncated = record.truncated | (around.truncated - record.texts.keys())
+        if definition is not None:
+            texts |= {name: text + texts[name] for name, text in definition.texts.items()}
+            truncated |= definition.truncated
+        texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
         return attrs.evolve(
             around,
             outcome=record.outcome,
             output=ExecutionOutput(**texts),
             error=record.error or _limits(run, self.request.profile).error(record.outcome),
             exit_code=record.exit_code,
-            truncated=frozenset(truncated),
+            truncated=truncated | cut_names,
             duration_ms=record.duration_ms if around.duration_ms is None else around.duration_ms,
         )
 

@@ -34,7 +34,7 @@ from faasrt import strict_json
 from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
 from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
-from faasrt.protocol.streams import STREAM_NAMES, cut_text
+from faasrt.protocol.streams import STREAM_NAMES, cut_text, cut_texts
 from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, Timings, UserError, ValidationResult
 
 _LARGEST_NUMBER = 1e15
@@ -179,14 +179,12 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     of_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
     killed = of_js_faas and _unpack_js_report(texts)
     report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (GuestReport(), texts)
-    for name, text in texts.items():
-        texts[name], was_cut = cut_text(text, max_output_bytes)
-        truncated += [name] if was_cut else []
+    texts, cut_names = cut_texts(texts, max_output_bytes)
     verdict = Verdict(
         outcome=Outcome.OK,
         output=ExecutionOutput(**texts),
         exit_code=exit_code,
-        truncated=frozenset(truncated),
+        truncated=cut_names.union(truncated),
         duration_ms=None if duration_ms is None else float(duration_ms),
         metadata=metadata,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 STREAM_NAMES = ("stdout", "stderr", "ret_val")
 _MARKER = "\n... {} bytes cut ...\n"
@@ -67,6 +68,13 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
         return text, False
     data = text.encode("utf-8", "surrogatepass")
     return (text, False) if len(data) <= limit else cut(data, limit)
+
+
+def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
+    """Cut texts as `cut_text` does. Return them by name, and the names of those that were cut."""
+    found = {name: cut_text(text, limit) for name, text in texts.items()}
+    cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
+    return {name: text for name, (text, _) in found.items()}, cut_names
 
 
 def _decode(data: bytes) -> str:

@@ -15,10 +15,9 @@ def encode(value):
 
 
 def to_json(value, path, parents):
-    enum = sys.modules.get("enum")
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
-    if enum is not None and isinstance(value, enum.Enum):
+    if isinstance(value, getattr(sys.modules.get("enum"), "Enum", ())):
         return to_json(value.value, path + ".value", parents)
     if isinstance(value, str):
         return quote(str.__str__(value))

@@ -47,7 +47,7 @@ class Guest:
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
-        self.pid, self.progress_size = os.getpid(), 0
+        self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = None
         try:
             self.spare_stdout = os.dup(1)  # the program may close the descriptor of sys.stdout
@@ -148,7 +148,7 @@ class Guest:
         # End the process at once, while the program runs. The frame goes to every stream that the server may read.
         self.guard.disarm()
         self.restore()
-        self.job["progress"] = False  # the final frame holds every record
+        self.progress = False  # the final frame holds every record
         if fields is not None:
             self.record(fields)
         if self.server_return_val is None:
@@ -198,11 +198,11 @@ class Guest:
             finally:
                 self.running = False
                 self.guard.disarm()
-        except Ended:
+        except BaseException:
+            # The guard ended the program, or the program broke the guest.
             self.running = False
             self.guard.disarm()
-        except BaseException:
-            fields = {"outcome": "CRASHED"}  # the program broke the guest
+            fields = {"outcome": "CRASHED"}
         return self.ended_fields() if self.interrupts or self.flooded else fields
 
     def attempt(self, action, *arguments):
@@ -292,9 +292,9 @@ class Guest:
 
     def all_threads(self):
         threading = sys.modules.get("threading")
-        return (
-            set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()} if threading else set()
-        )
+        if threading is None:
+            return set()
+        return set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
 
     def left_threads(self):
         # The threads that the interpreter waits for at its end.
@@ -338,7 +338,7 @@ class Guest:
             return self.defined(fields)
         name = self.job["function"]
         if not callable(names.get(name)):
-            return self.error(self.missing(names, name))
+            return self.missing(names, name)
         fields = self.attempt(self.apply, names[name], *case)
         if "exited" in fields:
             return self.exit(fields["exit_code"], f" before {name} returned")
@@ -361,14 +361,13 @@ class Guest:
 
     def missing(self, names, name):
         if name in names:
-            message = f"{name} is not a function, but of type {type(names[name]).__name__}"
-            return {"name": "TypeError", "message": message, "traceback": f"TypeError: {message}\n"}
-        found = [
-            key for key, value in names.items() if callable(value) and getattr(value, "__module__", "") == "__main__"
-        ][:50]
-        listed = "its functions: " + ", ".join(found) if found else "it has no functions"
-        message = f"the program defines no function {name}; {listed}"
-        return {"name": "NameError", "message": message, "traceback": f"NameError: {message}\n"}
+            kind, message = "TypeError", f"{name} is not a function, but of type {type(names[name]).__name__}"
+        else:
+            functions = [key for key, value in names.items() if callable(value)]
+            found = [key for key in functions if getattr(names[key], "__module__", "") == "__main__"][:50]
+            listed = "its functions: " + ", ".join(found) if found else "it has no functions"
+            kind, message = "NameError", f"the program defines no function {name}; {listed}"
+        return self.error({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
 
     # Sending the records.
 
@@ -410,7 +409,7 @@ class Guest:
         self.real_stdout.flush()
 
     def send_progress(self, record):
-        if not self.job["progress"]:
+        if not self.progress:
             return
         if self.server_return_val is None:
             self.to_stderr(self.frame([record], final=False))
@@ -421,7 +420,7 @@ class Guest:
             self.server_return_val(frame)
 
     def frame(self, records, final=True):
-        flags = f'"final":{encode(final)},"progress":{encode(self.job["progress"])}'
+        flags = f'"final":{encode(final)},"progress":{encode(self.progress)}'
         text = f'{{"nonce":{quote(self.job["nonce"])},{flags},"records":[' + ",".join(records) + "]}"
         # The padding of base64 marks the end of a frame where a server joins lines.
         text += " " * ((1 - len(text)) % 3)

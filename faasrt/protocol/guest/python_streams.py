@@ -49,7 +49,7 @@ def as_stream(text):
 
 
 def render(head, tail, lost, limit):
-    # Return a stream as a value for JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
+    # Return a stream for JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
     if len(head) + len(tail) + lost <= limit:
         return pack(decode(head + tail))
     first, last = head[: limit - limit // 2], (tail or head)[len(tail or head) - limit // 2 :]
