@@ -4,11 +4,9 @@ import io
 from binascii import a2b_base64, b2a_base64  # noqa: F401
 
 try:
-    from _json import encode_basestring as quote, make_scanner
+    from _json import encode_basestring as quote
 except ImportError:
     from json.encoder import encode_basestring as quote
-
-    make_scanner = None
 
 
 class Scanner:
@@ -21,6 +19,8 @@ class Scanner:
 def parse_json(text):
     # Importing json would double the time of a short run.
     try:
+        from _json import make_scanner
+
         return make_scanner(Scanner)(text, 0)[0]
     except Exception:
         import json
