@@ -8,15 +8,14 @@ from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from faasrt import ExecutionResult, Language, Outcome, SandboxConfig, Timings
+from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes, take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import GuestResponse, Request
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Verdict
 
-KILLED = Verdict(outcome=Outcome.CRASHED)
+KILLED = ExecutionResult(outcome=Outcome.CRASHED)
 
 
 def request(limit: int = 1_000) -> Request:
@@ -25,8 +24,8 @@ def request(limit: int = 1_000) -> Request:
     return Request(body=b"", run=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
 
 
-def to_result(verdict: Verdict) -> ExecutionResult:
-    return verdict.to_result(timings=Timings(), attempts=1, endpoint="")
+def to_result(verdict: ExecutionResult) -> ExecutionResult:
+    return verdict
 
 
 def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:

@@ -18,12 +18,11 @@ import attrs
 from faasrt.errors import InvalidRequestError, shown
 from faasrt.languages import Language
 from faasrt.protocol.program import GuestResponse
-from faasrt.protocol.response import Verdict
 from faasrt.results import ExecutionResult, Outcome, UserError
 
 MAX_REQUEST_BYTES = 1_048_576
 _MAX_JS_INT = 2**53
-ToResult = Callable[[Verdict], ExecutionResult]
+ToResult = Callable[[ExecutionResult], ExecutionResult]
 
 
 def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, place: str = "the call") -> str:
@@ -149,7 +148,7 @@ class CaseScheduler:
         Args:
             batch: The indices of its cases.
             response: The answer.
-            to_result: Makes a result of a verdict.
+            to_result: Adds the fields about the call to a result.
 
         Returns:
             The result of the case that ended the execution, or of its last case.
@@ -166,9 +165,8 @@ class CaseScheduler:
             self.definition_ms = definition.duration_ms
         index = batch.start
         while index < batch.stop and index in report.records:
-            verdict = response.verdict_of(index)
-            verdict.duration_ms = report.records[index].duration_ms
-            self.results[index] = to_result(verdict)
+            duration_ms = report.records[index].duration_ms
+            self.results[index] = to_result(attrs.evolve(response.verdict_of(index), duration_ms=duration_ms))
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
             self._put_back(range(index, batch.stop))
@@ -186,7 +184,7 @@ class CaseScheduler:
                 f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
                 "with idempotent=True they run again separately"
             )
-            unframed.error = UserError("UnknownCase", message)
+            unframed = attrs.evolve(unframed, error=UserError("UnknownCase", message))
             self.results.update(dict.fromkeys(batch, to_result(unframed)))
         return to_result(unframed)
 

@@ -104,20 +104,17 @@ def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> 
     Returns:
         The content of the frames, and the texts without them and the line ends around them.
     """
-    records: dict[int, Record] = {}
-    started = final = progress = False
-    rest = {}
+    rest, frames = {}, []
     for name, text in texts.items():
-        rest[name], frames = _split(text, nonce)
-        for frame in frames:
-            started, final = True, final or frame.get("final") is True
-            progress = progress or frame.get("progress") is True
-            listed = frame.get("records")
-            for fields in listed if isinstance(listed, list) else ():
-                read = _read_record(fields, max_output_bytes)
-                if read is not None:
-                    records[read[0]] = read[1]
-    return GuestReport(records=records, started=started, final=final, progress=progress), rest
+        rest[name], found = _split(text, nonce)
+        frames += found
+    records: dict[int, Record] = {}
+    for frame in frames:
+        listed = frame.get("records")
+        for fields in listed if isinstance(listed, list) else ():
+            records |= _read_record(fields, max_output_bytes)
+    final, progress = (any(frame.get(name) is True for frame in frames) for name in ("final", "progress"))
+    return GuestReport(records=records, started=bool(frames), final=final, progress=progress), rest
 
 
 def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
@@ -135,12 +132,13 @@ def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
         if frame is not None and frame.get("nonce") == nonce:
             frames.append(frame)
             # The guest program writes a line end before each frame and one after it.
-            pieces.append(text[kept : at - 1 if at > kept and text[at - 1] == "\n" else at])
-            kept = end = end + 1 if text.startswith("\n", end) else end
+            pieces.append(text[kept:at].removesuffix("\n"))
+            end += text.startswith("\n", end)
+            kept = end
         else:
             forged += 1
         at = end
-    return ("".join([*pieces, text[kept:]]) if frames else text), frames
+    return "".join([*pieces, text[kept:]]), frames
 
 
 def is_frame(text: str, limit: int) -> bool:
@@ -170,19 +168,19 @@ def _decode(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
-    """Return a record with its index; None when it is malformed. A program can forge its own records."""
+def _read_record(fields: Any, limit: int) -> dict[int, Record]:
+    """Return a record by its index; nothing when it is malformed. A program can forge its own records."""
     if not isinstance(fields, dict):
-        return None
+        return {}
     index: Any = fields.get("index")
     exit_code: Any = fields.get("exit_code")
     ms: Any = fields.get("ms")
     if not (_is_number(index, int) and _is_number(ms, (int, float)) and ms >= 0):
-        return None
+        return {}
     if not (exit_code is None or _is_number(exit_code, int)) or fields.get("outcome") not in list(Outcome):
-        return None
+        return {}
     streams = {name: _read_stream(fields[name], limit) for name in STREAM_NAMES if name in fields}
-    return index, Record(
+    record = Record(
         outcome=Outcome(fields["outcome"]),
         texts={name: text for name, (text, _) in streams.items()},
         truncated=frozenset(name for name, (_, was_cut) in streams.items() if was_cut),
@@ -190,6 +188,7 @@ def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
         exit_code=exit_code,
         duration_ms=float(ms),
     )
+    return {index: record}
 
 
 def _is_number(value: Any, kind: Any) -> bool:
@@ -200,7 +199,7 @@ def _read_stream(value: Any, limit: int) -> tuple[str, bool]:
     if isinstance(value, dict) and "lost" in value:
         head, tail = (_text(value.get(name)).encode("utf-8", "surrogatepass") for name in ("head", "tail"))
         lost = value["lost"] if _is_number(value["lost"], int) and value["lost"] > 0 else 0
-        return join_cut(head, tail, lost, limit), True
+        return join_cut(head, tail, len(head) + lost + len(tail), limit), True
     return cut_text(_text(value), limit)
 
 

@@ -15,10 +15,10 @@ from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import GuestReport
 from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, Reading, Verdict, read_answer
+from faasrt.protocol.response import Answer, Reading, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import ExecutionOutput, Outcome, UserError
+from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 
 # Added to the limit that is sent to js-faas: the guest program stops at the limit itself, and returns the output.
 _MARGIN_MS = 500
@@ -124,18 +124,17 @@ class Request:
         else:
             reading = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
         report, verdict, declared = reading.report, reading.verdict, reading.declared
-        if verdict.error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
-            verdict.error = None  # the server reports the limit of the execution; the caller set that of a case
-        verdict.error = verdict.error or limits.error(verdict.outcome)
-        if self.nonce and not (report.started or declared or reading.killed or verdict.outcome in _LIMITS):
+        outcome, error = verdict.outcome, verdict.error or limits.error(verdict.outcome)
+        if error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
+            error = limits.error(outcome)  # the server reports the limit of the execution, and not that of a case
+        if self.nonce and not (report.started or declared or reading.killed or outcome in _LIMITS):
             _check_started(verdict, self.profile)
-        if (self.strict or report.started) and not (
-            verdict.outcome in _LIMITS or (declared and verdict.outcome is not Outcome.OK)
-        ):
+        is_known = outcome in _LIMITS or (declared and outcome is not Outcome.OK)
+        if (self.strict or report.started) and not is_known:
             # The guest program reports every exception and exit, so the process was killed.
-            verdict.outcome = Outcome.TIMEOUT if reading.time_used_up else Outcome.CRASHED
-            verdict.error = limits.error(verdict.outcome)
-        return GuestResponse(report, verdict, self)
+            outcome = Outcome.TIMEOUT if reading.time_used_up else Outcome.CRASHED
+            error = limits.error(outcome)
+        return GuestResponse(report, attrs.evolve(verdict, outcome=outcome, error=error), self)
 
 
 @attrs.frozen
@@ -149,7 +148,7 @@ class GuestResponse:
     """
 
     report: GuestReport
-    unframed: Verdict
+    unframed: ExecutionResult
     request: Request
 
     @property
@@ -160,7 +159,7 @@ class GuestResponse:
             outcomes.add(self.unframed.outcome)
         return Outcome.TIMEOUT in outcomes
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ExecutionResult:
         """Return the verdict on a program or a single call."""
         ended = self.report.final and 0 in self.report.records
         verdict = self.verdict_of(0) if ended else self.unframed
@@ -171,7 +170,7 @@ class GuestResponse:
         output = ExecutionOutput(stdout, verdict.output.stderr, ret_val)
         return attrs.evolve(verdict, output=output, truncated=truncated)
 
-    def verdict_of(self, index: int) -> Verdict:
+    def verdict_of(self, index: int) -> ExecutionResult:
         """Return the verdict of a record. The output of the definitions that cases share comes first."""
         run, around, record = self.request.run, self.unframed, self.report.records[index]
         definition = self.report.records.get(-1) if index >= 0 else None
@@ -193,7 +192,7 @@ class GuestResponse:
         )
 
 
-def _check_started(plain: Verdict, profile: EndpointProfile) -> None:
+def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:
     """Raise ServerError if the server is known to return frames: without one, its interpreter did not start."""
     if profile.reference or is_reference_answer(plain.metadata):
         reason = plain.output.stderr.strip()[:500] or "no reason given"
@@ -218,7 +217,7 @@ def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
     )
 
 
-def _too_large(limit: int) -> Verdict:
+def _too_large(limit: int) -> ExecutionResult:
     message = f"the answer is too large for {limit} bytes of output (limit of the client); it was not read"
     error = UserError("OutputLimit", message)
-    return Verdict(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))
+    return ExecutionResult(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))

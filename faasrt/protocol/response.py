@@ -35,7 +35,7 @@ from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerE
 from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
 from faasrt.protocol.streams import STREAM_NAMES, cut_text, cut_texts
-from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, Timings, UserError, ValidationResult
+from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, UserError, ValidationResult
 
 _LARGEST_NUMBER = 1e15
 _REPORT_START = '{"stdout":"'
@@ -61,37 +61,19 @@ class Answer:
     not_started: bool = False
 
 
-@attrs.define(kw_only=True)
-class Verdict:
-    """How an execution ended: an `ExecutionResult` without the fields about its call."""
-
-    outcome: Outcome
-    output: ExecutionOutput = attrs.field(factory=ExecutionOutput)
-    error: UserError | None = None
-    exit_code: int | None = None
-    truncated: frozenset[str] = frozenset()
-    duration_ms: float | None = None
-    metadata: Mapping[str, Any] = attrs.field(factory=dict)
-
-    def to_result(self, *, timings: Timings, attempts: int, endpoint: str) -> ExecutionResult:
-        """Return the result of the call."""
-        own = attrs.asdict(self, recurse=False)
-        return ExecutionResult(**own, timings=timings, attempts=attempts, endpoint=endpoint)
-
-
 @attrs.define
 class Reading:
     """The content of an answer.
 
     Attributes:
-        verdict: The verdict on the answer without its frames.
+        verdict: The result without its frames, and without the fields about its call.
         report: The content of the guest program's frames.
         declared: Whether the server named the outcome, as the embedded FaaS does.
         killed: Whether js-faas left its report in stdout, because the process did not end by itself.
         time_used_up: Whether the execution took as long as its time limit.
     """
 
-    verdict: Verdict
+    verdict: ExecutionResult
     report: GuestReport = attrs.field(factory=GuestReport)
     declared: bool = False
     killed: bool = False
@@ -117,7 +99,8 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     if timed_out or (answer.status == 500 and re.search("timeout|timed out", f"{error} {details}", re.IGNORECASE)):
         stderr, was_cut = cut_text(details, max_output_bytes)
         truncated = frozenset({"stderr"} if was_cut else ())
-        return Reading(Verdict(outcome=Outcome.TIMEOUT, output=ExecutionOutput(stderr=stderr), truncated=truncated))
+        output = ExecutionOutput(stderr=stderr)
+        return Reading(ExecutionResult(outcome=Outcome.TIMEOUT, output=output, truncated=truncated))
     raise _status_error(answer)
 
 
@@ -180,17 +163,19 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     killed = of_js_faas and _unpack_js_report(texts)
     report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (GuestReport(), texts)
     texts, cut_names = cut_texts(texts, max_output_bytes)
-    verdict = Verdict(
-        outcome=Outcome.OK,
-        output=ExecutionOutput(**texts),
+    # On python-faas the start of the interpreter, which counts, can take longer than the time limit.
+    time_used_up = not is_pyodide(metadata) and duration_ms is not None and duration_ms >= timeout_ms
+    output = ExecutionOutput(**texts)
+    outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
+    verdict = ExecutionResult(
+        outcome=outcome,
+        output=output,
+        error=user_error,
         exit_code=exit_code,
         truncated=cut_names.union(truncated),
         duration_ms=None if duration_ms is None else float(duration_ms),
         metadata=metadata,
     )
-    # On python-faas the start of the interpreter, which counts, can take longer than the time limit.
-    time_used_up = not is_pyodide(metadata) and duration_ms is not None and duration_ms >= timeout_ms
-    verdict.outcome, verdict.error = declared or _inferred_outcome(verdict, killed, time_used_up)
     return Reading(verdict, report, declared is not None, killed, time_used_up)
 
 
@@ -230,9 +215,11 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     return outcome, UserError(name, message, traceback)
 
 
-def _inferred_outcome(verdict: Verdict, killed: bool, time_used_up: bool) -> tuple[Outcome, UserError | None]:
+def _inferred_outcome(
+    output: ExecutionOutput, metadata: Mapping[str, Any], killed: bool, time_used_up: bool
+) -> tuple[Outcome, UserError | None]:
     """Return the outcome and the error of an answer of a reference server, as described at the top of this file."""
-    output, metadata, exit_code = verdict.output, verdict.metadata, verdict.exit_code
+    exit_code = metadata.get("exit_code")
     silent = exit_code != 0 and not (output.stdout or output.stderr or output.ret_val)
     if metadata.get("timed_out") is True or ((silent or killed) and time_used_up):
         return Outcome.TIMEOUT, None

@@ -26,22 +26,18 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
         # A replaced byte grows to three, and the limit is that of the decoded text.
         if "\ufffd" not in text or len(data := text.encode("utf-8", "surrogatepass")) <= limit:
             return text, False
-    return _around_marker(data, data, len(data), limit), True
+    return join_cut(data, data, len(data), limit), True
 
 
-def join_cut(head: bytes, tail: bytes, lost: int, limit: int) -> str:
-    """Join the head and the tail of a stream that was cut by its writer, with the marker between them.
+def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
+    """Join the head and the tail of a stream with the marker between them, cut to a size in UTF-8 bytes.
 
     Args:
         head: The beginning of the stream.
         tail: The end of the stream.
-        lost: The number of bytes that are missing between them.
+        size: The number of bytes in the whole stream.
         limit: The most bytes to keep, the marker included; from 1.
     """
-    return _around_marker(head, tail, len(head) + lost + len(tail), limit)
-
-
-def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
     # The largest marker: the number in it never has more digits than the size of the stream.
     room = limit - len(_MARKER.format(size))
     if room <= 0:

@@ -3,37 +3,30 @@
 MAX_DEPTH = 200
 
 
-class EncodeError(TypeError):
-    pass
+def refusal(reason):
+    return TypeError(f"the return value cannot be encoded as JSON: {reason}")
 
 
-def encode(value):
-    try:
-        return to_json(value, "value", ())
-    except EncodeError as error:
-        raise TypeError(f"the return value cannot be encoded as JSON: {error}") from None
-
-
-def to_json(value, path, parents):
+def encode(value, path="value", parents=()):
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, getattr(sys.modules.get("enum"), "Enum", ())):
-        return to_json(value.value, path + ".value", parents)
+        return encode(value.value, path + ".value", parents)
     if isinstance(value, str):
         return quote(str.__str__(value))
     if isinstance(value, int):
         try:
             return int.__repr__(value)
         except ValueError:
-            raise EncodeError(f"{path} has too many digits") from None
+            raise refusal(f"{path} has too many digits") from None
     if isinstance(value, float):
         if not -1e999 < value < 1e999:
-            raise EncodeError(f"{path} is {float.__repr__(value)}, which is not valid JSON")
+            raise refusal(f"{path} is {float.__repr__(value)}, which is not valid JSON")
         return float.__repr__(value)
     if len(parents) >= MAX_DEPTH:
-        raise EncodeError(f"it is nested more than {MAX_DEPTH} levels deep")
+        raise refusal(f"it is nested more than {MAX_DEPTH} levels deep")
     if id(value) in parents:
-        raise EncodeError(f"{path} contains itself")
+        raise refusal(f"{path} contains itself")
     return compound_json(value, type(value), path, (*parents, id(value)))
 
 
@@ -44,11 +37,11 @@ def compound_json(value, kind, path, parents):
         except TypeError:
             value = list(value)
     if isinstance(value, (list, tuple)):
-        members = [to_json(member, f"{path}[{index}]", parents) for index, member in enumerate(value)]
+        members = [encode(member, f"{path}[{index}]", parents) for index, member in enumerate(value)]
         return "[" + ", ".join(members) + "]"
     if isinstance(value, dict) or (hasattr(kind, "keys") and hasattr(kind, "__getitem__") and hasattr(kind, "items")):
         if kind.__name__ == "DataFrame":
-            return to_json(value.to_dict("records"), path, parents)
+            return encode(value.to_dict("records"), path, parents)
         return object_json(value.items(), path, parents, "[{!r}]")
     if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__"):
         fields = getattr(kind, "__dataclass_fields__", None)
@@ -57,12 +50,12 @@ def compound_json(value, kind, path, parents):
     # Dates and times, time deltas, and NumPy scalars and arrays, pandas columns, array.array.
     for method in ("isoformat", "total_seconds", "tolist"):
         if callable(getattr(kind, method, None)):
-            return to_json(getattr(value, method)(), path, parents)
+            return encode(getattr(value, method)(), path, parents)
     if kind.__name__ in ("Decimal", "UUID", "PosixPath", "PurePosixPath"):
         return quote(str(value))
     if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (BaseException, type(sys))):
         return object_json(vars(value).items(), path, parents, ".{}")
-    raise EncodeError(f"{path} is of type {kind.__name__}")
+    raise refusal(f"{path} is of type {kind.__name__}")
 
 
 def object_json(items, path, parents, step):
@@ -71,8 +64,8 @@ def object_json(items, path, parents, step):
     for key, value in items:
         name = key_text(key, path)
         if name in members:
-            raise EncodeError(f"{path} has two keys that are {name!r} as text")
-        members[name] = f"{quote(name)}: {to_json(value, path + step.format(key), parents)}"
+            raise refusal(f"{path} has two keys that are {name!r} as text")
+        members[name] = f"{quote(name)}: {encode(value, path + step.format(key), parents)}"
     return "{" + ", ".join(members.values()) + "}"
 
 
@@ -82,7 +75,7 @@ def key_text(key, path):
     if isinstance(key, float):
         return float.__repr__(key)
     if key is None or isinstance(key, int):
-        return to_json(key, f"a key of {path}", ())
+        return encode(key, f"a key of {path}")
     if callable(getattr(type(key), "tolist", None)):
         return key_text(key.tolist(), path)
-    raise EncodeError(f"a key of {path} is of type {type(key).__name__}")
+    raise refusal(f"a key of {path} is of type {type(key).__name__}")

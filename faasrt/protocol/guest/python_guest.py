@@ -7,7 +7,10 @@
 import atexit
 import builtins
 import gc
+import json
+import linecache
 import os
+from binascii import a2b_base64
 
 os_write, os_exit = os.write, os._exit
 MARK_BEGIN, MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
@@ -231,11 +234,8 @@ class Guest:
         code = self.job["code"].removeprefix("\ufeff")
         names.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE, return_val=self.return_val)
         sys.modules["__main__"] = module
-        if not self.job["lossless"] or "linecache" in sys.modules:
-            # For the warnings module, which reads the file. A lossless server starts too fast for this import.
-            import linecache
-
-            linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
+        # The warnings module reads the source from here.
+        linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
             program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
         except Ended:
@@ -435,4 +435,4 @@ class Guest:
 
 
 def main(payload, return_val=None):
-    Guest(parse_json(a2b_base64(payload).decode()), return_val).work()
+    Guest(json.loads(a2b_base64(payload)), return_val).work()

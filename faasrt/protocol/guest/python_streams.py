@@ -1,31 +1,8 @@
 # Records the streams of a program, and renders them for a frame.
 
 import io
-from binascii import a2b_base64, b2a_base64  # noqa: F401
-
-try:
-    from _json import encode_basestring as quote
-except ImportError:
-    from json.encoder import encode_basestring as quote
-
-
-class Scanner:
-    # The options that the C scanner reads from a json.JSONDecoder.
-    strict, memo = False, {}
-    object_hook = object_pairs_hook = array_hook = None
-    parse_float, parse_int, parse_constant = float, int, float
-
-
-def parse_json(text):
-    # Importing json would double the time of a short run.
-    try:
-        from _json import make_scanner
-
-        return make_scanner(Scanner)(text, 0)[0]
-    except Exception:
-        import json
-
-        return json.loads(text)
+from binascii import b2a_base64
+from json.encoder import encode_basestring as quote
 
 
 def decode(data):
