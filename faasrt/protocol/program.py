@@ -78,14 +78,11 @@ class Execution:
         # The server ends executions, not cases, so the limits must be close to each other. Still, a case that begins
         # late must get its whole time, and so must the definitions.
         longest = max(profile.timeout_limit_ms or each, each)
-        if self.job.isolate:
-            definitions = 0
-        else:
-            definitions = each if self.definition_ms is None else min(each, round(1.5 * self.definition_ms) + 50)
+        definitions = each if self.definition_ms is None else min(each, round(1.5 * self.definition_ms) + 50)
         window = max(each // 2, _MIN_WINDOW_MS)
         if each + window > longest:
             window = max(longest - each, longest // 10)
-        return min(definitions + each + window, longest), float(window)
+        return min((0 if self.job.isolate else definitions) + each + window, longest), float(window)
 
 
 @attrs.frozen(kw_only=True)

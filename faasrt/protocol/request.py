@@ -95,8 +95,7 @@ def check_code(code: object) -> str:
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code or code.isspace():
         raise InvalidRequestError("code must not be empty")
-    if not code.isascii():
-        _refuse_surrogates(code)
+    _refuse_surrogates(code)
     return code
 
 

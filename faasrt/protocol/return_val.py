@@ -104,7 +104,7 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
-    # With a line end in front, every line begins after one, and its index here is that of its line end there.
+    # With a line end in front, every line follows one, and begins in stdout at the index of that line end in the text.
     text = "\n" + stdout
     start = len(text)
     for _ in range(_MAX_LINES):

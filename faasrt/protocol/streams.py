@@ -21,12 +21,11 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     Returns:
         The text, and whether it was cut.
     """
-    if len(data) <= limit:
-        text = _decode(data)
-        # A replaced byte grows to three, and the limit is that of the decoded text.
-        if "\ufffd" not in text or len(data := text.encode("utf-8", "surrogatepass")) <= limit:
-            return text, False
-    return join_cut(data, data, len(data), limit), True
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+    return cut_text(text, limit)
 
 
 def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
@@ -60,10 +59,8 @@ def find_marker(text: str) -> slice | None:
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
     """Cut a text to a size in UTF-8 bytes, as `cut` does; a text within the limit is returned unchanged."""
-    if len(text) * 4 <= limit:
-        return text, False
     data = text.encode("utf-8", "surrogatepass")
-    return (text, False) if len(data) <= limit else cut(data, limit)
+    return (text, False) if len(data) <= limit else (join_cut(data, data, len(data), limit), True)
 
 
 def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
@@ -71,10 +68,3 @@ def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], fro
     found = {name: cut_text(text, limit) for name, text in texts.items()}
     cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
     return {name: text for name, (text, _) in found.items()}, cut_names
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace")

@@ -8,7 +8,6 @@ import atexit
 import builtins
 import gc
 import json
-import linecache
 import os
 from binascii import a2b_base64
 
@@ -385,8 +384,7 @@ class Guest:
             return self.send_progress("")
         frame = self.frame([], final=False)
         self.to_stderr(frame)
-        self.real_stdout.write(f"{frame}\n")
-        self.real_stdout.flush()
+        self.to_stdout(f"{frame}\n")
 
     def send_progress(self, record):
         if not self.progress:
@@ -410,7 +408,9 @@ class Guest:
         frame = self.frame(self.records)
         if self.server_return_val is not None:
             return self.server_return_val(frame)
-        text = f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n"
+        self.to_stdout(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
+
+    def to_stdout(self, text):
         try:
             self.real_stdout.write(text)
             self.real_stdout.flush()
