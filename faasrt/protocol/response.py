@@ -34,7 +34,7 @@ from faasrt import strict_json
 from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
 from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
-from faasrt.protocol.streams import STREAM_NAMES, cut_text, cut_texts
+from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, UserError, ValidationResult
 
 _LARGEST_NUMBER = 1e15
@@ -97,10 +97,8 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     error, details = _server_message(answer)
     timed_out = answer.status == 408 and not answer.not_started
     if timed_out or (answer.status == 500 and re.search("timeout|timed out", f"{error} {details}", re.IGNORECASE)):
-        stderr, was_cut = cut_text(details, max_output_bytes)
-        truncated = frozenset({"stderr"} if was_cut else ())
-        output = ExecutionOutput(stderr=stderr)
-        return Reading(ExecutionResult(outcome=Outcome.TIMEOUT, output=output, truncated=truncated))
+        texts, truncated = cut_texts({"stderr": details}, max_output_bytes)
+        return Reading(ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated))
     raise _status_error(answer)
 
 
