@@ -29,8 +29,10 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
     """Return a case's arguments as JSON in ASCII.
 
     Raises:
-        InvalidRequestError: A value is not JSON, or would change in transit.
+        InvalidRequestError: The arguments are no tuple or list, or a value is not JSON or would change in transit.
     """
+    if not isinstance(args, (tuple, list)):
+        raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
     largest_int = math.inf if language is Language.PYTHON else _MAX_JS_INT
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
         problem = _json_problem(value, largest_int, ())
@@ -75,12 +77,7 @@ def encode_cases(cases: object, language: Language) -> list[str]:
     """
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be tuples of arguments, got {type(cases).__name__}")
-    encoded = []
-    for index, case in enumerate(cases):
-        if not isinstance(case, (tuple, list)):
-            raise InvalidRequestError(f"case {index} must be a tuple of arguments, got {type(case).__name__}")
-        encoded.append(encode_case(case, {}, language, f"case {index}"))
-    return encoded
+    return [encode_case(case, {}, language, f"case {index}") for index, case in enumerate(cases)]
 
 
 def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> str:
