@@ -61,9 +61,9 @@ class Guest:
     def install(self):
         self.builtins, self.main = dict(vars(builtins)), sys.modules["__main__"]
         modules = [sys.modules[name] for name in ("os", "posix") if name in sys.modules]
-        self.attributes = [(sys, name) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
-        self.attributes += [(time, "sleep"), *((module, name) for module in modules for name in ("write", "_exit"))]
-        self.attributes = [(owner, name, getattr(owner, name)) for owner, name in self.attributes]
+        replaced = [(sys, name) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
+        replaced += [(time, "sleep"), *((module, name) for module in modules for name in ("write", "_exit"))]
+        self.attributes = [(owner, name, getattr(owner, name)) for owner, name in replaced]
         self.host_recursion_limit = sys.getrecursionlimit()
         self.recursion_limit = max(self.host_recursion_limit, DEFAULT_RECURSION_LIMIT)
         sys.setrecursionlimit(self.recursion_limit)
