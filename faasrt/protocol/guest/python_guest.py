@@ -357,7 +357,7 @@ class Guest:
 
     def record(self, fields, limit=None):
         # Keep the record of a case, as JSON that fits into a frame, and send it now: the next case may end the process.
-        ms, limit = (now() - self.began) * 1000, limit or self.job["max_output_bytes"]
+        ms, limit = round((now() - self.began) * 1000, 3), limit or self.job["max_output_bytes"]
         error = fields.get("error")
         ended = {"index": self.index, "ms": ms, "outcome": fields["outcome"], "exit_code": fields.get("exit_code")}
         streams = {"ret_val": as_stream(self.ret_val)}
