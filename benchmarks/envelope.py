@@ -26,7 +26,7 @@ from benchmarks.report import Report, Spread
 from benchmarks.server import faas
 from faasrt import Language, Outcome, SandboxConfig
 from faasrt.protocol.health import read_profile
-from faasrt.protocol.program import Program
+from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer
 
@@ -67,7 +67,7 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
 
     async def one_program(session: aiohttp.ClientSession, name: str, code: str) -> None:
         checked = RunRequest.checked(Language.parse(language), code, None, SandboxConfig(), None, "normal")
-        program = Program(checked, MODES[way])
+        program = Execution(run=checked, mode=MODES[way])
         times = []
         for _ in range(runs):
             request = program.request(profile, checked.timeout_ms)
@@ -76,14 +76,14 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
             async with session.post(f"{url}/run_code", data=request.body, headers=headers) as response:
                 found = Answer(status=response.status, body=await response.read())
             times.append(time.perf_counter() - started)
-            result = request.read(found)
+            result = request.read(found).verdict()
             assert result.outcome is Outcome.OK, result
             assert not result.truncated, result.truncated
         values = (
             len(request.body) / 1000,
             len(found.body) / 1000,
             cpu_us(lambda: program.request(profile, checked.timeout_ms), runs),
-            cpu_us(lambda: request.read(found), runs),
+            cpu_us(lambda: request.read(found).verdict(), runs),
             1000 * statistics.median(times),
         )
         figures.update({f"{name} {figure}": value for figure, value in zip(FIGURES, values, strict=True)})

@@ -17,19 +17,23 @@ from collections.abc import Callable
 
 from benchmarks.harness import parser
 from benchmarks.report import Report
+from faasrt.config import SandboxConfig
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import read
+from faasrt.protocol.program import Request
+from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, decode_object
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 NONCE = "0123456789abcdef"
+RUN = RunRequest.checked(Language.PYTHON, "pass", 1_000, SandboxConfig(), None, "normal")
+REQUEST = Request(body=b"", run=RUN, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 
 
 def _read(text: str) -> None:
     body = json.dumps({"output": {"stdout": text}, "metadata": {"duration": 5}}).encode()
-    read(Answer(status=200, body=body), NONCE, timeout_ms=1_000, limit=2**20, profile=EndpointProfile())
+    REQUEST.read(Answer(status=200, body=body))
 
 
 def _defines(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import attrs
 
@@ -12,7 +12,8 @@ from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.protocol.cases import CaseScheduler, check_function, check_keywords, encode_case, encode_cases
-from faasrt.protocol.program import CaseBatch, Execution, Program
+from faasrt.protocol.envelope import GuestJob
+from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -23,8 +24,6 @@ from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Transport
 from faasrt.transport.context import CallContext
 from faasrt.transport.lifecycle import CallsInFlight
-
-T = TypeVar("T")
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
@@ -99,8 +98,8 @@ class Runtime:
             '42\n'
         """
         request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
-        verdict, context = await self._run(Program(request, self._settings.envelope), rerun)
-        return context.finish(context.result(verdict))
+        response, context = await self._run(Execution(run=request, mode=self._settings.envelope), rerun)
+        return context.finish(context.result(response.verdict()))
 
     async def call_function(
         self,
@@ -157,9 +156,9 @@ class Runtime:
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
-        call = CaseBatch(run=request, function=name, cases=[case], single=True)
+        call = Execution(run=request, job=GuestJob(function=name, cases=[case]))
         response, context = await self._run(call, rerun)
-        return context.finish(context.result(response.single_verdict(request.sandbox.max_output_bytes)))
+        return context.finish(context.result(response.verdict()))
 
     async def run_cases(
         self,
@@ -218,19 +217,14 @@ class Runtime:
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        scheduler = CaseScheduler(encoded, limit=request.sandbox.max_output_bytes, isolate=isolate, rerun=rerun)
+        scheduler = CaseScheduler(encoded, isolate=isolate, rerun=rerun)
         # All executions are one call: closing waits for the last of them.
         with self._calls.track():
             while (indices := scheduler.next_batch()) is not None:
-                batch = CaseBatch(
-                    run=request,
-                    function=name,
-                    cases=[scheduler.cases[index] for index in indices],
-                    first=indices.start,
-                    isolate=isolate,
-                    definition_ms=scheduler.definition_ms,
-                )
-                response, context = await self._run(batch, rerun)
+                batch = [scheduler.cases[index] for index in indices]
+                job = GuestJob(function=name, cases=batch, first=indices.start, single=False, isolate=isolate)
+                execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
+                response, context = await self._run(execution, rerun)
                 context.finish(scheduler.record_results(indices, response, context.result))
         return scheduler.all_results()
 
@@ -353,17 +347,17 @@ class Runtime:
         endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
-    async def _run(self, execution: Execution[T], idempotent: bool) -> tuple[T, CallContext]:
+    async def _run(self, execution: Execution, idempotent: bool) -> tuple[GuestResponse, CallContext]:
         request = execution.run
         context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
         try:
             context.call_started(request.code, request.timeout_ms)
             with self._calls.track():
-                value = await self._transport.run(context, execution, idempotent=idempotent, owner=self._calls)
+                response = await self._transport.run(context, execution, idempotent=idempotent, owner=self._calls)
         except BaseException as error:
             context.fail(error)
             raise
-        return value, context
+        return response, context
 
     def _request(
         self,

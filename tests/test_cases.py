@@ -8,17 +8,24 @@ from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from faasrt import ExecutionResult, Outcome, Timings
+from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes, take_frames
-from faasrt.protocol.program import GuestResponse
-from faasrt.protocol.response import Verdict
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.program import GuestResponse, Request
+from faasrt.protocol.request import RunRequest
 
-KILLED = Verdict(outcome=Outcome.CRASHED)
+KILLED = ExecutionResult(outcome=Outcome.CRASHED)
 
 
-def to_result(verdict: Verdict) -> ExecutionResult:
-    return verdict.to_result(timings=Timings(), attempts=1, endpoint="")
+def request(limit: int = 1_000) -> Request:
+    sandbox = SandboxConfig(max_output_bytes=limit)
+    run = RunRequest.checked(Language.PYTHON, "pass", None, sandbox, None, "normal")
+    return Request(body=b"", run=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
+
+
+def to_result(verdict: ExecutionResult) -> ExecutionResult:
+    return verdict
 
 
 def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
@@ -33,7 +40,7 @@ def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
 )
 def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None:
     """N cases with k that end their execution take k + 1 executions when there is room; none begins twice."""
-    plan = CaseScheduler(["[[], {}]"] * len(kinds), limit=1_000, isolate=isolate, rerun=False)
+    plan = CaseScheduler(["[[], {}]"] * len(kinds), isolate=isolate, rerun=False)
     begun: list[int] = []
     executions = 0
     while (batch := plan.next_batch()) is not None:
@@ -50,7 +57,7 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
                 break
         plan.record_results(
             batch,
-            GuestResponse(GuestReport(records=records, started=True, final=final, progress=True), KILLED),
+            GuestResponse(GuestReport(records=records, started=True, final=final, progress=True), KILLED, request()),
             to_result,
         )
     assert begun == list(range(len(kinds)))
@@ -68,7 +75,7 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
 @given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
 def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], count: int) -> None:
     """Where an execution says nothing, halving finds each killer, and every other case has its value."""
-    plan = CaseScheduler(["[[], {}]"] * count, limit=1_000, isolate=False, rerun=True)
+    plan = CaseScheduler(["[[], {}]"] * count, isolate=False, rerun=True)
     executions = 0
     while (batch := plan.next_batch()) is not None:
         executions += 1
@@ -79,7 +86,7 @@ def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], cou
             report = GuestReport(
                 records={-1: record()} | {index: record() for index in batch}, started=True, final=True
             )
-        plan.record_results(batch, GuestResponse(report, KILLED), to_result)
+        plan.record_results(batch, GuestResponse(report, KILLED, request()), to_result)
     assert [result.outcome for result in plan.all_results()] == [
         Outcome.CRASHED if index in silent else Outcome.OK for index in range(count)
     ]
@@ -89,14 +96,14 @@ def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], cou
 @given(sizes=st.lists(st.integers(1, 2 * MAX_REQUEST_BYTES), min_size=1, max_size=8))
 def test_batches_stay_small(sizes: list[int]) -> None:
     """A batch holds at most a mebibyte of arguments, or a single case."""
-    plan = CaseScheduler(["x" * size for size in sizes], limit=1_000, isolate=False, rerun=False)
+    plan = CaseScheduler(["x" * size for size in sizes], isolate=False, rerun=False)
     seen: list[int] = []
     while (batch := plan.next_batch()) is not None:
         seen += batch
         assert len(batch) == 1 or sum(sizes[index] for index in batch) <= MAX_REQUEST_BYTES
         records = {-1: record()} | {index: record() for index in batch}
         plan.record_results(
-            batch, GuestResponse(GuestReport(records=records, started=True, final=True), KILLED), to_result
+            batch, GuestResponse(GuestReport(records=records, started=True, final=True), KILLED, request()), to_result
         )
     assert seen == list(range(len(sizes)))
 
@@ -156,7 +163,7 @@ def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int
         assert isinstance(index, int)
         assert isinstance(kept.outcome, Outcome)
         assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in kept.texts.values())
-        verdict = GuestResponse(report, KILLED).verdict_of(kept, limit=limit)
+        verdict = GuestResponse(report, KILLED, request(limit)).verdict_of(index)
         json.dumps(to_result(verdict).to_dict())
 
 

@@ -15,9 +15,10 @@ from programs import JS_TRICKS, PROGRAMS, PYTHON_TRICKS
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.languages import Language
-from faasrt.protocol.envelope import GuestJob, wrap
+from faasrt.protocol.envelope import WHOLE_PROGRAM, wrap
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.request import RunRequest
 from faasrt.protocol.return_val import take_return_val
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -191,7 +192,8 @@ async def test_the_guard_counts_events_where_nothing_else_is_there(local: Runtim
         "def f(): pass\nfor _ in iter(int, 1): f()",
         "n = 0\nfor n in iter(int, 1): n += 1",
     ):
-        job = GuestJob(code=f"print('on')\n{loop}", language=Language.PYTHON, limit_ms=200, max_output_bytes=1_000)
-        result = await local.run_code(wrap(job, EndpointProfile(), "abc"), "python", timeout_ms=10_000)
+        run = RunRequest.checked(Language.PYTHON, f"print('on')\n{loop}", 200, SandboxConfig(), None, "normal")
+        wrapped = wrap(run, WHOLE_PROGRAM, EndpointProfile(), "abc", max_output_bytes=1_000)
+        result = await local.run_code(wrapped, "python", timeout_ms=10_000)
         record = take_frames({"stdout": result.stdout}, "abc", 1_000)[0].records[0]
         assert (record.outcome, record.texts["stdout"]) == (Outcome.TIMEOUT, "on\n")

@@ -11,11 +11,12 @@ import deno
 import pytest
 from doubles.python_faas import mangled
 
-from faasrt import Outcome
+from faasrt import Outcome, SandboxConfig
 from faasrt.languages import Language
 from faasrt.protocol.envelope import GuestJob, wrap
 from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.request import RunRequest
 
 NONCE = "abc123"
 
@@ -24,15 +25,30 @@ def read(*streams: str, limit: int = 1_000) -> GuestReport:
     return take_frames({str(number): text for number, text in enumerate(streams)}, NONCE, limit)[0]
 
 
-def run(code: str, language: str, folder: Path, **job: Any) -> tuple[GuestReport, subprocess.CompletedProcess[str]]:
+def wrapped(
+    code: str, language: str, *, limit_ms: int, max_output_bytes: int, begin_within_ms: float = 0.0, **job: Any
+) -> str:
+    request = RunRequest.checked(Language.parse(language), code, limit_ms, SandboxConfig(), None, "normal")
+    return wrap(
+        request,
+        GuestJob(**job),
+        EndpointProfile(),
+        NONCE,
+        max_output_bytes=max_output_bytes,
+        begin_within_ms=begin_within_ms,
+    )
+
+
+def run(
+    code: str, language: str, folder: Path, limit_ms: int = 5_000, max_output_bytes: int = 10_000, **job: Any
+) -> tuple[GuestReport, subprocess.CompletedProcess[str]]:
     """Run a wrapped program as a file of its own."""
-    fields = {"limit_ms": 5_000, "max_output_bytes": 10_000} | job
-    text = wrap(GuestJob(code=code, language=Language.parse(language), **fields), EndpointProfile(), NONCE)
+    text = wrapped(code, language, limit_ms=limit_ms, max_output_bytes=max_output_bytes, **job)
     file = folder / ("program.py" if language == "python" else "program.js")
     file.write_text(text)
     command = [sys.executable, "-I"] if language == "python" else [deno.find_deno_bin(), "run", "-A", "--quiet"]
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60)
-    return read(done.stdout, done.stderr, limit=fields["max_output_bytes"]), done
+    return read(done.stdout, done.stderr, limit=max_output_bytes), done
 
 
 @pytest.mark.parametrize(
@@ -79,8 +95,7 @@ def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
 def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
     """The guest program undoes all changes, because the server goes on to use the process."""
     code = "import builtins, sys\nbuiltins.print = sys.stdout = None\nsys.setrecursionlimit(99)\ndel builtins.len"
-    job = GuestJob(code=code, language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000)
-    text = wrap(job, EndpointProfile(), NONCE)
+    text = wrapped(code, "python", limit_ms=1_000, max_output_bytes=1_000)
     file = tmp_path / "host.py"
     file.write_text(
         "import sys, os, asyncio\n"
@@ -96,15 +111,8 @@ def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
 
 def test_what_is_sent_holds_no_comments_and_survives_the_servers_rewriting() -> None:
     """python-faas escapes newlines between quotes: no pair of quotes in the wrapped program spans a line."""
-    job = GuestJob(
-        code="# don't\nprint('''a\nb''')\n", language=Language.PYTHON, limit_ms=1_000, max_output_bytes=1_000
-    )
-    text = wrap(job, EndpointProfile(), NONCE)
+    text = wrapped("# don't\nprint('''a\nb''')\n", "python", limit_ms=1_000, max_output_bytes=1_000)
     assert mangled(text) == text
     assert text.rstrip().splitlines()[-1].startswith("_faasrt = ")
-    script = wrap(
-        GuestJob(code="1", language=Language.JAVASCRIPT, limit_ms=1_000, max_output_bytes=1_000),
-        EndpointProfile(),
-        NONCE,
-    )
+    script = wrapped("1", "javascript", limit_ms=1_000, max_output_bytes=1_000)
     assert not [line for line in script.splitlines() if line.lstrip().startswith("//")]

@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from faasrt import ServiceError
+from faasrt import SandboxConfig, ServiceError
 from faasrt.languages import Language
 from faasrt.local.app import _fit_response
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import read
-from faasrt.protocol.response import Answer, decode_object, read_verdict
+from faasrt.protocol.program import Request
+from faasrt.protocol.request import RunRequest
+from faasrt.protocol.response import Answer, decode_object, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 LIMIT = 2**20
 NONCE = "0123456789abcdef"
+RUN = RunRequest.checked(Language.PYTHON, "pass", 1_000, SandboxConfig(max_output_bytes=LIMIT), None, "normal")
 START, END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__\n"
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 FOREIGN = "faasrt1:" + base64.b64encode(b'{"nonce":"another","final":true}').decode()
@@ -145,12 +147,12 @@ def test_reading_an_answer_takes_a_multiple_of_decoding_it(text: str, stream: st
 
     def read_it(profile: EndpointProfile) -> None:
         with contextlib.suppress(ServiceError):  # of a reference server whose answer holds no announcement
-            read(answer, NONCE, timeout_ms=1_000, limit=LIMIT, profile=profile)
+            Request(body=b"", run=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
 
     steps: dict[str, Callable[[], object]] = {
         "read": lambda: read_it(EndpointProfile()),
         "read, reference": lambda: read_it(EndpointProfile(reference=True)),
-        "read_verdict": lambda: read_verdict(answer, timeout_ms=1_000, max_output_bytes=LIMIT),
+        "read_verdict": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).verdict,
         "definition": lambda: [defines_return_val(text, language) for language in Language],
         "value": lambda: [take_return_val(text, language, frozenset({"stdout"})) for language in Language],
     }

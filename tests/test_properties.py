@@ -10,9 +10,9 @@ from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, Timings, ValidationResult
+from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, decode_validation, read_verdict
+from faasrt.protocol.response import Answer, decode_validation, read_answer
 from faasrt.protocol.streams import cut, cut_text
 
 REAL = [
@@ -56,8 +56,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 def check(body: bytes, status: int, limit: int) -> None:
     try:
-        verdict = read_verdict(Answer(status=status, body=body), timeout_ms=1_000, max_output_bytes=limit)
-        result = verdict.to_result(timings=Timings(), attempts=1, endpoint="")
+        result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).verdict
     except FaasrtError:
         return
     assert isinstance(result, ExecutionResult)

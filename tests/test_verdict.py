@@ -16,15 +16,9 @@ from faasrt import (
     ProtocolError,
     RejectedError,
     ServerError,
-    Timings,
     UserError,
 )
-from faasrt.protocol.response import Answer, Verdict, raise_for_status, read_verdict
-
-
-def to_result(verdict: Verdict) -> ExecutionResult:
-    return verdict.to_result(timings=Timings(), attempts=1, endpoint="")
-
+from faasrt.protocol.response import Answer, raise_for_status, read_answer
 
 WIRE = Path(__file__).parent / "wire"
 TRACEBACK = 'Traceback (most recent call last):\n  File "main.py", line 1, in <module>\nValueError: bad\n'
@@ -85,14 +79,14 @@ def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
     timeout_ms = timeout if isinstance(timeout, int) and timeout > 0 else 10_000
     answer = Answer(status=record["status"], body=body)
     if isinstance(expected, Outcome):
-        result = to_result(read_verdict(answer, timeout_ms=timeout_ms, max_output_bytes=2**20))
+        result = read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20).verdict
         assert result.outcome is expected
         assert result.stdout == response["output"]["stdout"]
         assert result.ret_val == response["output"]["ret_val"]
         assert dict(result.metadata) == response["metadata"]
     else:
         with pytest.raises(expected):
-            read_verdict(answer, timeout_ms=timeout_ms, max_output_bytes=2**20)
+            read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20)
 
 
 def test_recorded_errors_are_read() -> None:
@@ -111,9 +105,8 @@ def test_recorded_errors_are_read() -> None:
 
 def judged(body: Any, status: int = 200, *, timeout_ms: int = 1_000, max_output_bytes: int = 2**20) -> ExecutionResult:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return to_result(
-        read_verdict(Answer(status=status, body=data), timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
-    )
+    answer = Answer(status=status, body=data)
+    return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).verdict
 
 
 def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, str]:
@@ -242,7 +235,7 @@ def test_the_servers_notice_is_not_the_programs(stderr: str, notice: str, kept: 
     """What our own server wrote to an empty stderr is taken out again; anything else stays, however short the limit."""
     body = {"output": {"stdout": "", "stderr": stderr, "ret_val": ""}, "outcome": "CRASHED", "notice": notice}
     answer = Answer(status=200, body=json.dumps(body).encode())
-    result = to_result(read_verdict(answer, timeout_ms=1_000, max_output_bytes=20))
+    result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).verdict
     assert (result.stderr, result.truncated) == (kept, frozenset())
 
 

@@ -8,6 +8,7 @@ or times exceed the limits of one.
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,22 +18,24 @@ import attrs
 from faasrt.errors import InvalidRequestError, shown
 from faasrt.languages import Language
 from faasrt.protocol.program import GuestResponse
-from faasrt.protocol.response import Verdict
 from faasrt.results import ExecutionResult, Outcome, UserError
 
 MAX_REQUEST_BYTES = 1_048_576
 _MAX_JS_INT = 2**53
-ToResult = Callable[[Verdict], ExecutionResult]
+ToResult = Callable[[ExecutionResult], ExecutionResult]
 
 
 def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, place: str = "the call") -> str:
     """Return a case's arguments as JSON in ASCII.
 
     Raises:
-        InvalidRequestError: A value is not JSON, or would change in transit.
+        InvalidRequestError: The arguments are no tuple or list, or a value is not JSON or would change in transit.
     """
+    if not isinstance(args, (tuple, list)):
+        raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
+    largest_int = math.inf if language is Language.PYTHON else _MAX_JS_INT
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
-        problem = _json_problem(value, None if language is Language.PYTHON else _MAX_JS_INT, ())
+        problem = _json_problem(value, largest_int, ())
         if problem:
             raise InvalidRequestError(f"{name} of {place} {problem}: arguments travel as JSON")
     try:
@@ -47,11 +50,11 @@ def check_function(name: object, language: Language) -> str:
     Raises:
         InvalidRequestError: It is not an identifier of the language.
     """
-    plain = name.replace("$", "_") if isinstance(name, str) and language is not Language.PYTHON else name
-    if not isinstance(name, str) or not isinstance(plain, str) or not plain.isidentifier():
+    in_python = language is Language.PYTHON
+    if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
         raise InvalidRequestError(f"function must be the name of a function, got {shown(name)}")
     # Python normalizes identifiers in this way when it parses a program.
-    return unicodedata.normalize("NFKC", name) if language is Language.PYTHON else name
+    return unicodedata.normalize("NFKC", name) if in_python else name
 
 
 def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
@@ -74,23 +77,17 @@ def encode_cases(cases: object, language: Language) -> list[str]:
     """
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be tuples of arguments, got {type(cases).__name__}")
-    encoded = []
-    for index, case in enumerate(cases):
-        if not isinstance(case, (tuple, list)):
-            raise InvalidRequestError(f"case {index} must be a tuple of arguments, got {type(case).__name__}")
-        encoded.append(encode_case(case, {}, language, f"case {index}"))
-    return encoded
+    return [encode_case(case, {}, language, f"case {index}") for index, case in enumerate(cases)]
 
 
-def _json_problem(value: Any, largest_int: int | None, parents: tuple[int, ...]) -> str:
+def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> str:
     """Return the reason why a value cannot travel as JSON, or ""."""
     if value is None or isinstance(value, (bool, str)):
         return ""
     if isinstance(value, int):
-        too_large = largest_int is not None and abs(value) > largest_int
-        return "is or holds an integer above 2**53, which JavaScript would round" if too_large else ""
+        return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
     if isinstance(value, float):
-        return "" if -float("inf") < value < float("inf") else f"is or holds {shown(value)}"
+        return "" if math.isfinite(value) else f"is or holds {shown(value)}"
     if not isinstance(value, (list, tuple, dict)):
         return f"is or holds a {type(value).__name__}"
     if id(value) in parents or len(parents) > 200:
@@ -110,7 +107,6 @@ class CaseScheduler:
 
     Attributes:
         cases: The arguments as JSON.
-        limit: UTF-8 bytes to keep of each stream.
         isolate: Whether each case runs the definitions again.
         rerun: Whether cases may run again when it is unknown which case ended the execution.
         results: The results so far, by index.
@@ -118,22 +114,20 @@ class CaseScheduler:
     """
 
     cases: Sequence[str]
-    limit: int
     isolate: bool
     rerun: bool
-    results: list[ExecutionResult | None] = attrs.field(init=False)
+    results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
-    _pending: list[range] = attrs.field(init=False)
+    _pending: list[range] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.results = [None] * len(self.cases)
-        self._pending = [range(len(self.cases))] if self.cases else []
+        self._put_back(range(len(self.cases)))
 
     def next_batch(self) -> range | None:
         """Return the indices of the cases for the next execution; None when every case has a result."""
         if not self._pending:
             return None
-        waiting = self._pending.pop(0)
+        waiting = self._pending.pop()
         size, stop = len(self.cases[waiting.start]), waiting.start + 1
         while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
             size += len(self.cases[stop])
@@ -143,7 +137,7 @@ class CaseScheduler:
 
     def all_results(self) -> list[ExecutionResult]:
         """Return the result of every case, in order."""
-        return [result for result in self.results if result is not None]
+        return [self.results[index] for index in range(len(self.cases))]
 
     def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
         """Record the results of an execution. Cases that did not begin go into a later one.
@@ -151,35 +145,31 @@ class CaseScheduler:
         Args:
             batch: The indices of its cases.
             response: The answer.
-            to_result: Makes a result of a verdict.
+            to_result: Adds the fields about the call to a result.
 
         Returns:
             The result of the case that ended the execution, or of its last case.
         """
-        report = response.report
+        report, unframed = response.report, response.unframed
         definition = report.records.get(-1)
         if not self.isolate and report.attributable and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions end in the same way for every case.
-            ended = (
-                response.killed_verdict() if definition is None else response.verdict_of(definition, limit=self.limit)
-            )
-            self.results = [to_result(ended) if known is None else known for known in self.results]
+            ended = to_result(unframed if definition is None else response.verdict_of(-1))
+            self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
             self._pending = []
-            return to_result(ended)
+            return ended
         if definition is not None:
             self.definition_ms = definition.duration_ms
-        index, last = batch.start, None
-        while index < batch.stop and (record := report.records.get(index)) is not None:
-            verdict = response.verdict_of(record, definition, limit=self.limit)
-            verdict.duration_ms = record.duration_ms
-            last = self.results[index] = to_result(verdict)
+        index = batch.start
+        while index < batch.stop and index in report.records:
+            duration_ms = report.records[index].duration_ms
+            self.results[index] = to_result(attrs.evolve(response.verdict_of(index), duration_ms=duration_ms))
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
             self._put_back(range(index, batch.stop))
-            return last or to_result(response.killed_verdict())
-        killed = response.killed_verdict()
+            return self.results[index - 1]
         if report.attributable or len(batch) == 1:
-            self.results[index] = to_result(killed)
+            self.results[index] = to_result(unframed)
             self._put_back(range(index + 1, batch.stop))
         elif self.rerun:
             middle = (batch.start + batch.stop) // 2
@@ -191,11 +181,10 @@ class CaseScheduler:
                 f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
                 "with idempotent=True they run again separately"
             )
-            killed.error = UserError("UnknownCase", message)
-            for index in batch:
-                self.results[index] = to_result(killed)
-        return to_result(killed)
+            unframed = attrs.evolve(unframed, error=UserError("UnknownCase", message))
+            self.results.update(dict.fromkeys(batch, to_result(unframed)))
+        return to_result(unframed)
 
     def _put_back(self, indices: range) -> None:
         if indices:
-            self._pending.insert(0, indices)
+            self._pending.append(indices)

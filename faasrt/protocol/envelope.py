@@ -29,9 +29,10 @@ The job:
     progress_bytes     size of the progress sent from which no further case begins
     definition_bytes   limit of the output of the definitions, which is a part of every case's result
     record_bytes       limit of a record; its streams are halved until it fits
-    progress           whether each record is sent at once: on stderr, or to a lossless server's `return_val`
-    worker             (JavaScript) whether the cases run in a worker, which can be stopped
     lossless           whether the frame goes to the server's own `return_val`
+
+Unless the job is single, each record is sent at once: on stderr, or to a lossless server's `return_val`. In JavaScript,
+on servers that are not lossless, the cases then run in a worker, which can be stopped.
 
 **The loop guard** ends Python programs on servers that are not known to enforce timeouts. On CPython it is a timer
 signal, whose cost is not measurable. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
@@ -51,32 +52,29 @@ import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
 
 import attrs
 
 from faasrt.languages import Language
 from faasrt.protocol.frames import frame_bytes
 from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.request import RunRequest
 
 _GUEST = files("faasrt.protocol.guest")
 
 
-def _sources(*names: str) -> str:
-    return "\n".join(_GUEST.joinpath(name).read_text("utf-8") for name in names)
+def _source(comment: str, *names: str) -> str:
+    """Return files of the guest program without comments and empty lines."""
+    lines = "\n".join(_GUEST.joinpath(name).read_text("utf-8") for name in names).split("\n")
+    return "\n".join(line for line in lines if not re.match(rf"\s*({comment}|$)", line))
 
 
-def _without_comments(source: str, mark: str) -> str:
-    return "\n".join(line for line in source.split("\n") if not re.match(rf"\s*({mark}|$)", line))
-
-
-_PYTHON = _without_comments(
-    _sources("python_errors.py", "python_encode.py", "python_streams.py", "python_guard.py", "python_guest.py"), "#"
-)
-_PYTHON_BASE64 = base64.b64encode(_PYTHON.encode()).decode()
-_JAVASCRIPT = re.sub(
-    "^export ", "", _without_comments(_sources("js_errors.js", "js_encode.js", "js_guest.js"), "//"), flags=re.MULTILINE
-)
+_PYTHON = base64.b64encode(
+    _source(
+        "#", "python_errors.py", "python_encode.py", "python_streams.py", "python_guard.py", "python_guest.py"
+    ).encode()
+).decode()
+_JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_guest.js"))
 # python-faas rewrites text between quotes that spans lines, so each line here holds pairs of quotes. The last line is
 # an assignment, because python-faas would take the value of an expression as the result.
 _PYTHON_LOADER = """\
@@ -88,61 +86,62 @@ _faasrt = _faasrt["main"]("{job}"{return_val})
 
 @attrs.frozen(kw_only=True)
 class GuestJob:
-    """The job of a guest program. The module's docstring documents the fields that are sent."""
+    """The calls of a function; the defaults stand for the whole program. The module's docstring explains the fields."""
 
-    code: str
-    language: Language
-    limit_ms: int
-    max_output_bytes: int
     function: str | None = None
     cases: Sequence[str] = ()
     first: int = 0
     single: bool = True
     isolate: bool = False
-    begin_within_ms: float = 0.0
 
 
+WHOLE_PROGRAM = GuestJob()
 _BATCH_BYTES, _PROGRESS_BYTES, _DEFINITION_BYTES = 65_536, 4 * 2**20, 8_192
 
 
-def wrap(job: GuestJob, profile: EndpointProfile, nonce: str) -> str:
+def wrap(
+    run: RunRequest,
+    job: GuestJob,
+    profile: EndpointProfile,
+    nonce: str,
+    *,
+    max_output_bytes: int,
+    begin_within_ms: float = 0.0,
+) -> str:
     """Return the program that is sent in place of the user's program.
 
     Args:
-        job: The job. Its cases are JSON: `[[args ...], {kwargs}]`.
+        run: The user's program, with the time limit of the program or of each case.
+        job: The calls. The cases are JSON: `[[args ...], {kwargs}]`.
         profile: The endpoint.
         nonce: Letters and digits that distinguish the frames of this call from the program's output.
+        max_output_bytes: See the job.
+        begin_within_ms: See the job.
     """
-    limit = job.max_output_bytes
-    definition_bytes = min(limit, _DEFINITION_BYTES)
+    definition_bytes = min(max_output_bytes, _DEFINITION_BYTES)
     # A frame must hold the definitions, a batch of records that was not quite full, and one more record.
     reserved = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
-    fields: dict[str, Any] = {
+    fields = {
+        **attrs.asdict(job, filter=attrs.filters.exclude("cases")),
         "nonce": nonce,
-        "code": job.code,
-        "language": job.language.value,
-        "function": job.function,
-        "first": job.first,
-        "single": job.single,
-        "isolate": job.isolate,
-        "max_output_bytes": limit,
+        "code": run.code,
+        "language": run.language.value,
+        "max_output_bytes": max_output_bytes,
         # A lossless server returns the output of a single call even when it has to end the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
-        "case_ms": None if profile.enforces_timeouts else job.limit_ms,
-        "limit_ms": None if job.function is None else job.limit_ms,
-        "begin_within_ms": job.begin_within_ms,
+        "case_ms": None if profile.enforces_timeouts else run.timeout_ms,
+        "limit_ms": None if job.function is None else run.timeout_ms,
+        "begin_within_ms": begin_within_ms,
         "batch_bytes": _BATCH_BYTES,
         "definition_bytes": definition_bytes,
         "progress_bytes": _PROGRESS_BYTES,
-        "record_bytes": frame_bytes(limit) * 3 // 4 - reserved - 1_000,
-        "progress": not job.single,
-        "worker": not job.single and not profile.lossless,
+        "record_bytes": frame_bytes(max_output_bytes) * 3 // 4 - reserved - 1_000,
         "lossless": profile.lossless,
     }
     # The cases are already JSON.
     text = json.dumps(fields)[:-1] + f', "cases": [{", ".join(job.cases)}]}}'
-    payload = base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
-    if job.language is Language.PYTHON:
+    payload = base64.b64encode(text.encode()).decode()
+    if run.language is Language.PYTHON:
         return_val = ", return_val" if profile.lossless else ""
-        return _PYTHON_LOADER.format(guest=_PYTHON_BASE64, job=payload, return_val=return_val)
+        return _PYTHON_LOADER.format(guest=_PYTHON, job=payload, return_val=return_val)
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'

@@ -43,7 +43,6 @@ _MAX_STRUCTURE = 262_144
 _MAX_FORGED = 1_000
 _ERROR_BYTES = 32_768
 _LARGEST_NUMBER = 1e15
-_OUTCOMES = frozenset(Outcome)
 
 
 @attrs.frozen(kw_only=True)
@@ -105,48 +104,41 @@ def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> 
     Returns:
         The content of the frames, and the texts without them and the line ends around them.
     """
-    records: dict[int, Record] = {}
-    started = final = progress = False
-    rest = {}
+    rest, frames = {}, []
     for name, text in texts.items():
-        rest[name], frames = _split(text, nonce)
-        for frame in frames:
-            started, final = True, final or frame.get("final") is True
-            progress = progress or frame.get("progress") is True
-            listed = frame.get("records")
-            for fields in listed if isinstance(listed, list) else ():
-                read = _read_record(fields, max_output_bytes)
-                if read is not None:
-                    records[read[0]] = read[1]
-    return GuestReport(records=records, started=started, final=final, progress=progress), rest
+        rest[name], found = _split(text, nonce)
+        frames += found
+    records: dict[int, Record] = {}
+    for frame in frames:
+        listed = frame.get("records")
+        for fields in listed if isinstance(listed, list) else ():
+            records |= _read_record(fields, max_output_bytes)
+    final, progress = (any(frame.get(name) is True for frame in frames) for name in ("final", "progress"))
+    return GuestReport(records=records, started=bool(frames), final=final, progress=progress), rest
 
 
 def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
-    beginning = _beginning(nonce)
+    # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
+    head = f'{{"nonce":"{nonce}",'.encode()
+    beginning = _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
     frames: list[dict[str, Any]] = []
     pieces: list[str] = []
     kept = at = forged = 0
     while forged < _MAX_FORGED and (at := text.find(beginning, at)) >= 0:
         end = at + len(beginning)
-        match = _BASE64.match(text, end)
-        end = match.end() if match else end
+        if match := _BASE64.match(text, end):
+            end = match.end()
         frame = _decode(text[at + len(_PREFIX) : end])
         if frame is not None and frame.get("nonce") == nonce:
             frames.append(frame)
             # The guest program writes a line end before each frame and one after it.
-            pieces.append(text[kept : at - 1 if at > kept and text[at - 1] == "\n" else at])
-            kept = end = end + 1 if text.startswith("\n", end) else end
+            pieces.append(text[kept:at].removesuffix("\n"))
+            end += text.startswith("\n", end)
+            kept = end
         else:
             forged += 1
         at = end
-    return ("".join([*pieces, text[kept:]]) if frames else text), frames
-
-
-def _beginning(nonce: str) -> str:
-    """Return the text that every frame of a call begins with."""
-    head = f'{{"nonce":"{nonce}",'.encode()
-    # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
-    return _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
+    return "".join([*pieces, text[kept:]]), frames
 
 
 def is_frame(text: str, limit: int) -> bool:
@@ -176,36 +168,27 @@ def _decode(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _read_record(fields: Any, limit: int) -> tuple[int, Record] | None:
-    """Return a record with its index; None when it is malformed. A program can forge its own records."""
+def _read_record(fields: Any, limit: int) -> dict[int, Record]:
+    """Return a record by its index; nothing when it is malformed. A program can forge its own records."""
     if not isinstance(fields, dict):
-        return None
+        return {}
     index: Any = fields.get("index")
     exit_code: Any = fields.get("exit_code")
     ms: Any = fields.get("ms")
-    outcome = fields.get("outcome")
-    if not isinstance(outcome, str) or outcome not in _OUTCOMES:
-        return None
-    if not _is_number(index, int) or not _is_number(ms, (int, float)) or ms < 0:
-        return None
-    if exit_code is not None and not _is_number(exit_code, int):
-        return None
-    texts: dict[str, str] = {}
-    truncated: set[str] = set()
-    for name in STREAM_NAMES:
-        if name in fields:
-            text, was_cut = _read_stream(fields[name], limit)
-            texts[name] = text
-            truncated |= {name} if was_cut else set()
+    if not (_is_number(index, int) and _is_number(ms, (int, float)) and ms >= 0):
+        return {}
+    if not (exit_code is None or _is_number(exit_code, int)) or fields.get("outcome") not in list(Outcome):
+        return {}
+    streams = {name: _read_stream(fields[name], limit) for name in STREAM_NAMES if name in fields}
     record = Record(
-        outcome=Outcome(outcome),
-        texts=texts,
-        truncated=frozenset(truncated),
+        outcome=Outcome(fields["outcome"]),
+        texts={name: text for name, (text, _) in streams.items()},
+        truncated=frozenset(name for name, (_, was_cut) in streams.items() if was_cut),
         error=_read_error(fields.get("error"), limit),
         exit_code=exit_code,
         duration_ms=float(ms),
     )
-    return index, record
+    return {index: record}
 
 
 def _is_number(value: Any, kind: Any) -> bool:
@@ -216,7 +199,7 @@ def _read_stream(value: Any, limit: int) -> tuple[str, bool]:
     if isinstance(value, dict) and "lost" in value:
         head, tail = (_text(value.get(name)).encode("utf-8", "surrogatepass") for name in ("head", "tail"))
         lost = value["lost"] if _is_number(value["lost"], int) and value["lost"] > 0 else 0
-        return join_cut(head, tail, lost, limit), True
+        return join_cut(head, tail, len(head) + lost + len(tail), limit), True
     return cut_text(_text(value), limit)
 
 

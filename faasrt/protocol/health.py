@@ -48,15 +48,14 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
     name = version if isinstance(version, str) else ""
     on_pyodide = name.startswith("pyodide-faas")
     runs_js = health.get("runtime") == "deno" and health.get("language") == "javascript"
-    seconds, output = (_positive(limits.get(key)) for key in ("timeout_limit_s", "max_output_bytes"))
     return EndpointProfile(
         lossless=capabilities.get("lossless") is True,
         enforces_timeouts=capabilities.get("enforces_timeouts") is True,
         cancels_on_disconnect=capabilities.get("cancels_on_disconnect") is True,
         reference=on_pyodide or name.startswith("js-faas") or runs_js,
         cold_start=on_pyodide,
-        timeout_limit_ms=None if seconds is None else math.ceil(seconds * 1000),
-        max_output_bytes=None if output is None else math.ceil(output),
+        timeout_limit_ms=_positive(limits.get("timeout_limit_s"), 1000),
+        max_output_bytes=_positive(limits.get("max_output_bytes")),
         capacities=_capacities(health),
     )
 
@@ -75,22 +74,19 @@ def is_pyodide(metadata: Mapping[str, Any]) -> bool:
 
 
 def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
-    capacities = {}
     # python-faas reports the size of its pool, and runs one language.
-    pool = _positive(_mapping(_mapping(health.get("pool_status")).get("config")).get("maxSize"))
-    if pool is not None:
-        capacities[Language.PYTHON.value] = math.ceil(pool)
-    for name, language in _mapping(health.get("languages")).items():
-        capacity = _positive(_mapping(language).get("capacity"))
-        if capacity is not None:
-            capacities[name] = math.ceil(capacity)
-    return capacities
+    pool = _mapping(_mapping(health.get("pool_status")).get("config"))
+    found = {Language.PYTHON.value: pool.get("maxSize")}
+    found |= {name: _mapping(language).get("capacity") for name, language in _mapping(health.get("languages")).items()}
+    capacities = {name: _positive(value) for name, value in found.items()}
+    return {name: capacity for name, capacity in capacities.items() if capacity is not None}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _positive(value: Any) -> float | None:
+def _positive(value: Any, factor: int = 1) -> int | None:
+    """Return a multiple of a number above 0, rounded up; None for any other value."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < 1e15 else None
+    return math.ceil(value * factor) if is_number and 0 < value < 1e15 else None

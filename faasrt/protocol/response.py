@@ -31,10 +31,11 @@ from typing import Any, TypeVar
 import attrs
 
 from faasrt import strict_json
-from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError
+from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
+from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
-from faasrt.protocol.streams import STREAM_NAMES, cut_text
-from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, Timings, UserError, ValidationResult
+from faasrt.protocol.streams import STREAM_NAMES, cut_texts
+from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, UserError, ValidationResult
 
 _LARGEST_NUMBER = 1e15
 _REPORT_START = '{"stdout":"'
@@ -60,68 +61,31 @@ class Answer:
     not_started: bool = False
 
 
-@attrs.define(kw_only=True)
-class Verdict:
-    """How an execution ended: an `ExecutionResult` without the fields about its call."""
-
-    outcome: Outcome
-    output: ExecutionOutput = attrs.field(factory=ExecutionOutput)
-    error: UserError | None = None
-    exit_code: int | None = None
-    truncated: frozenset[str] = frozenset()
-    duration_ms: float | None = None
-    metadata: Mapping[str, Any] = attrs.field(factory=dict)
-
-    def to_result(self, *, timings: Timings, attempts: int, endpoint: str) -> ExecutionResult:
-        """Return the result of the call."""
-        return ExecutionResult(
-            outcome=self.outcome,
-            output=self.output,
-            error=self.error,
-            exit_code=self.exit_code,
-            truncated=self.truncated,
-            duration_ms=self.duration_ms,
-            timings=timings,
-            attempts=attempts,
-            endpoint=endpoint,
-            metadata=self.metadata,
-        )
-
-
-@attrs.define(kw_only=True)
-class Success:
-    """The checked fields of a 200 answer.
+@attrs.define
+class Reading:
+    """The content of an answer.
 
     Attributes:
-        texts: The three streams by name, not cut yet.
-        truncated: The streams that the server cut.
-        metadata: The server's metadata, unchanged.
-        exit_code: The exit code, or None.
-        duration_ms: Milliseconds that the execution took according to the server, or None.
+        verdict: The result without its frames, and without the fields about its call.
+        report: The content of the guest program's frames.
+        declared: Whether the server named the outcome, as the embedded FaaS does.
         killed: Whether js-faas left its report in stdout, because the process did not end by itself.
-        declared: The outcome and the error in the answer of the embedded FaaS; None for other servers.
+        time_used_up: Whether the execution took as long as its time limit.
     """
 
-    texts: dict[str, str]
-    truncated: frozenset[str]
-    metadata: dict[str, Any]
-    exit_code: int | None
-    duration_ms: float | None
-    killed: bool
-    declared: tuple[Outcome, UserError | None] | None
-
-    def used_up(self, timeout_ms: float) -> bool:
-        """Return whether the execution took as long as its time limit."""
-        # On python-faas the start of the interpreter, which counts, can take longer than that.
-        is_cold_start = is_pyodide(self.metadata)
-        return not is_cold_start and self.duration_ms is not None and self.duration_ms >= timeout_ms
+    verdict: ExecutionResult
+    report: GuestReport = attrs.field(factory=GuestReport)
+    declared: bool = False
+    killed: bool = False
+    time_used_up: bool = False
 
 
-def read_verdict(answer: Answer, *, timeout_ms: float, max_output_bytes: int) -> Verdict:
-    """Return the verdict on an answer to `/run_code`.
+def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> Reading:
+    """Read an answer to `/run_code`.
 
     Args:
         answer: The answer.
+        nonce: The nonce of its frames; None without an envelope.
         timeout_ms: The limit that was sent, in milliseconds.
         max_output_bytes: UTF-8 bytes to keep of each stream.
 
@@ -129,15 +93,13 @@ def read_verdict(answer: Answer, *, timeout_ms: float, max_output_bytes: int) ->
         ServiceError: The server failed, refused, or did not follow the protocol.
     """
     if answer.status == 200:
-        return success_verdict(parse_success(answer), timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
+        return _read_success(answer, nonce, timeout_ms, max_output_bytes)
     error, details = _server_message(answer)
     timed_out = answer.status == 408 and not answer.not_started
     if timed_out or (answer.status == 500 and re.search("timeout|timed out", f"{error} {details}", re.IGNORECASE)):
-        stderr, was_cut = cut_text(details, max_output_bytes)
-        truncated = frozenset({"stderr"} if was_cut else ())
-        return Verdict(outcome=Outcome.TIMEOUT, output=ExecutionOutput(stderr=stderr), truncated=truncated)
-    raise_for_status(answer)
-    raise AssertionError("every status but 200 raises")
+        texts, truncated = cut_texts({"stderr": details}, max_output_bytes)
+        return Reading(ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated))
+    raise _status_error(answer)
 
 
 def raise_for_status(answer: Answer) -> None:
@@ -149,72 +111,70 @@ def raise_for_status(answer: Answer) -> None:
         ServerError: Another 5xx.
         ProtocolError: Another status: the protocol has neither redirects nor other successes.
     """
+    if answer.status != 200:
+        raise _status_error(answer)
+
+
+def _status_error(answer: Answer) -> ServiceError:
     status = answer.status
-    if status == 200:
-        return
     error, details = _server_message(answer)
     reason = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
     if status in (429, 503):
-        overloaded = OverloadedError(
-            f"the FaaS is overloaded (HTTP {status}): {reason}; lower the concurrency or add replicas",
-            sent="yes",
-            status=status,
-        )
+        message = f"the FaaS is overloaded (HTTP {status}): {reason}; lower the concurrency or add replicas"
+        overloaded = OverloadedError(message, sent="yes", status=status)
         overloaded.retry_after_s, overloaded.not_started = answer.retry_after_s, answer.not_started
-        raise overloaded
+        return overloaded
     failure: RejectedError | ServerError
     if 400 <= status < 500:
         failure = RejectedError(f"the FaaS refused the request (HTTP {status}): {reason}", sent="yes", status=status)
     elif 500 <= status < 600:
         failure = ServerError(f"the FaaS failed (HTTP {status}): {reason}; see its logs", sent="yes", status=status)
     else:
-        raise ProtocolError(
-            f"the FaaS answered HTTP {status}, which is not part of its protocol; check the URL",
-            sent="yes",
-            status=status,
-        )
+        message = f"the FaaS answered HTTP {status}, which is not part of its protocol; check the URL"
+        return ProtocolError(message, sent="yes", status=status)
     failure.error, failure.details = error, details
-    raise failure
+    return failure
 
 
-def parse_success(answer: Answer) -> Success:
-    """Check a 200 answer; raise ServerError if it reports a failure, ProtocolError if it is malformed."""
+def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_output_bytes: int) -> Reading:
     body = decode_object(answer.body)
     if body.get("error"):
-        error, details = _text(body["error"]), _text(body.get("details"))
+        error, details = _message_in(body)
         failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
         failure.error, failure.details = error, details
         raise failure
-    metadata = _check_type(body.get("metadata", {}), dict, "metadata")
+    metadata = _check_type(body.get("metadata", {}), "metadata", dict)
     if "output" not in body:
         raise ProtocolError("the answer has no output", sent="yes", status=200)
-    fields = _check_type(body["output"], dict, "output")
-    texts = {name: _check_type(fields.get(name, ""), str, name) for name in STREAM_NAMES}
+    fields = _check_type(body["output"], "output", dict)
+    texts = {name: _check_type(fields.get(name, ""), name, str) for name in STREAM_NAMES}
     # The embedded FaaS puts a notice into an empty stderr. It is not output of the program.
-    if "notice" in body and _check_type(body["notice"], str, "notice") == texts["stderr"]:
+    if "notice" in body and _check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
-    named = _check_type(body.get("truncated", []), list, "truncated")
-    if named and not all(name in STREAM_NAMES for name in named):
+    truncated = _check_type(body.get("truncated", []), "truncated", list)
+    if not all(name in STREAM_NAMES for name in truncated):
         raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
-    exit_code, duration_ms = metadata.get("exit_code"), metadata.get("duration")
-    if exit_code is not None:
-        _check_range(_check_type(exit_code, int, "exit_code"), "exit_code")
-    if duration_ms is not None:
-        if type(duration_ms) is not int:
-            _check_type(duration_ms, float, "duration")
-        _check_range(duration_ms, "duration")
-        duration_ms = float(duration_ms)
+    exit_code = _check_number(metadata.get("exit_code"), "exit_code", int)
+    duration_ms = _check_number(metadata.get("duration"), "duration", int, float)
     declared = _declared_outcome(body) if "outcome" in body else None
     of_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
-    return Success(
-        texts=texts,
-        truncated=frozenset(named),
-        metadata=metadata,
+    killed = of_js_faas and _unpack_js_report(texts)
+    report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (GuestReport(), texts)
+    texts, cut_names = cut_texts(texts, max_output_bytes)
+    # On python-faas the start of the interpreter, which counts, can take longer than the time limit.
+    time_used_up = not is_pyodide(metadata) and duration_ms is not None and duration_ms >= timeout_ms
+    output = ExecutionOutput(**texts)
+    outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
+    verdict = ExecutionResult(
+        outcome=outcome,
+        output=output,
+        error=user_error,
         exit_code=exit_code,
-        duration_ms=duration_ms,
-        killed=of_js_faas and _unpack_js_report(texts),
-        declared=declared,
+        truncated=cut_names.union(truncated),
+        duration_ms=None if duration_ms is None else float(duration_ms),
+        metadata=metadata,
     )
+    return Reading(verdict, report, declared is not None, killed, time_used_up)
 
 
 def _unpack_js_report(texts: dict[str, str]) -> bool:
@@ -239,26 +199,6 @@ def _unpack_js_report(texts: dict[str, str]) -> bool:
     return True
 
 
-def success_verdict(success: Success, *, timeout_ms: float, max_output_bytes: int) -> Verdict:
-    """Return the verdict on a 200 answer; see `read_verdict`."""
-    texts, truncated = success.texts, success.truncated
-    for name, text in texts.items():
-        texts[name], was_cut = cut_text(text, max_output_bytes)
-        if was_cut:
-            truncated |= {name}
-    output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
-    outcome, user_error = success.declared or _inferred_outcome(output, success, timeout_ms)
-    return Verdict(
-        outcome=outcome,
-        output=output,
-        error=user_error,
-        exit_code=success.exit_code,
-        truncated=truncated,
-        duration_ms=success.duration_ms,
-        metadata=success.metadata,
-    )
-
-
 def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     """Return the outcome and the error in the answer of the embedded FaaS."""
     try:
@@ -268,18 +208,20 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     info = body.get("error_info")
     if info is None:
         return outcome, None
-    _check_type(info, dict, "error_info")
-    name, message, traceback = (_check_type(info.get(key, ""), str, key) for key in ("name", "message", "traceback"))
+    _check_type(info, "error_info", dict)
+    name, message, traceback = (_check_type(info.get(key, ""), key, str) for key in ("name", "message", "traceback"))
     return outcome, UserError(name, message, traceback)
 
 
-def _inferred_outcome(output: ExecutionOutput, success: Success, timeout_ms: float) -> tuple[Outcome, UserError | None]:
+def _inferred_outcome(
+    output: ExecutionOutput, metadata: Mapping[str, Any], killed: bool, time_used_up: bool
+) -> tuple[Outcome, UserError | None]:
     """Return the outcome and the error of an answer of a reference server, as described at the top of this file."""
-    metadata, exit_code = success.metadata, success.exit_code
+    exit_code = metadata.get("exit_code")
     silent = exit_code != 0 and not (output.stdout or output.stderr or output.ret_val)
-    if metadata.get("timed_out") is True or ((silent or success.killed) and success.used_up(timeout_ms)):
+    if metadata.get("timed_out") is True or ((silent or killed) and time_used_up):
         return Outcome.TIMEOUT, None
-    if success.killed:
+    if killed:
         return Outcome.CRASHED, None
     if exit_code:
         error = _python_error(output.stderr)
@@ -330,23 +272,30 @@ def _server_message(answer: Answer) -> tuple[str, str]:
         body = decode_object(answer.body)
     except ProtocolError:
         return "", answer.body[:500].decode("utf-8", "replace").strip()
-    return _text(body.get("error")), _text(body.get("details"))
+    return _message_in(body)
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else repr(value)[:500]
+def _message_in(body: dict[str, Any]) -> tuple[str, str]:
+    found = (body.get(key) for key in ("error", "details"))
+    error, details = ("" if text is None else text if isinstance(text, str) else repr(text)[:500] for text in found)
+    return error, details
 
 
-def _check_type(value: Any, kind: type[T], name: str) -> T:
+def _check_type(value: Any, name: str, *kinds: type[T]) -> T:
     """Return a value decoded from JSON; raise ProtocolError if it has another type. A bool is not an int here."""
-    if type(value) is not kind:
+    if type(value) not in kinds:
         raise ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
-    return value
+    checked: T = value
+    return checked
 
 
-def _check_range(value: float, name: str) -> None:
-    if not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+def _check_number(value: Any, name: str, *kinds: type) -> Any:
+    """Return a number decoded from JSON, or None; raise ProtocolError if it has another type or is too large."""
+    if value is None:
+        return None
+    if abs(_check_type(value, name, *kinds)) > _LARGEST_NUMBER:
         raise ProtocolError(f"{name} in the answer is out of range", sent="yes", status=200)
+    return value
 
 
 def decode_validation(body: bytes) -> ValidationResult:

@@ -104,22 +104,22 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
-    start = len(stdout) + 1
+    # With a line end in front, every line follows one, and begins in stdout at the index of that line end in the text.
+    text = "\n" + stdout
+    start = len(text)
     for _ in range(_MAX_LINES):
-        start = stdout.rfind("\n{", 0, start - 1) + 1
-        if start == 0 and not stdout.startswith("{"):
+        start = text.rfind("\n{", 0, start)
+        if start < 0:
             break
         end = stdout.find("\n", start)
         # A line whose middle was cut out continues after the marker.
         was_cut = marker is not None and end == marker.start
-        if was_cut and marker is not None:
+        if marker is not None and was_cut:
             end = stdout.find("\n", marker.stop)
         line = stdout[start:] if end < 0 else stdout[start:end]
         if line.endswith("}") and (was_cut or _is_object(line)):
             rest = stdout[: max(0, start - 1)] if end < 0 else stdout[:start] + stdout[end + 1 :]
             return rest, line, {"ret_val"} if was_cut else set()
-        if start == 0:
-            break
     return stdout, "", set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 STREAM_NAMES = ("stdout", "stderr", "ret_val")
 _MARKER = "\n... {} bytes cut ...\n"
@@ -20,27 +21,22 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     Returns:
         The text, and whether it was cut.
     """
-    if len(data) <= limit:
-        text = _decode(data)
-        # A replaced byte grows to three, and the limit is that of the decoded text.
-        if "\ufffd" not in text or len(data := text.encode("utf-8", "surrogatepass")) <= limit:
-            return text, False
-    return _around_marker(data, data, len(data), limit), True
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+    return cut_text(text, limit)
 
 
-def join_cut(head: bytes, tail: bytes, lost: int, limit: int) -> str:
-    """Join the head and the tail of a stream that was cut by its writer, with the marker between them.
+def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
+    """Join the head and the tail of a stream with the marker between them, cut to a size in UTF-8 bytes.
 
     Args:
         head: The beginning of the stream.
         tail: The end of the stream.
-        lost: The number of bytes that are missing between them.
+        size: The number of bytes in the whole stream.
         limit: The most bytes to keep, the marker included; from 1.
     """
-    return _around_marker(head, tail, len(head) + lost + len(tail), limit)
-
-
-def _around_marker(head: bytes, tail: bytes, size: int, limit: int) -> str:
     # The largest marker: the number in it never has more digits than the size of the stream.
     room = limit - len(_MARKER.format(size))
     if room <= 0:
@@ -63,14 +59,12 @@ def find_marker(text: str) -> slice | None:
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
     """Cut a text to a size in UTF-8 bytes, as `cut` does; a text within the limit is returned unchanged."""
-    if len(text) * 4 <= limit:
-        return text, False
     data = text.encode("utf-8", "surrogatepass")
-    return (text, False) if len(data) <= limit else cut(data, limit)
+    return (text, False) if len(data) <= limit else (join_cut(data, data, len(data), limit), True)
 
 
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace")
+def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
+    """Cut texts as `cut_text` does. Return them by name, and the names of those that were cut."""
+    found = {name: cut_text(text, limit) for name, text in texts.items()}
+    cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
+    return {name: text for name, (text, _) in found.items()}, cut_names

@@ -8,7 +8,6 @@ import random as random_module
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeVar
 
 from faasrt.config import Settings
 from faasrt.errors import (
@@ -21,7 +20,7 @@ from faasrt.errors import (
     ServiceError,
 )
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Execution
+from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.response import decode_validation, raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -35,7 +34,6 @@ from faasrt.transport.retry import RetryBudget, SendState, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 _UNKNOWN = EndpointProfile()
-T = TypeVar("T")
 
 
 class Transport:
@@ -81,7 +79,9 @@ class Transport:
             self._pool.close()
             await self._http.aclose()
 
-    async def run(self, context: CallContext, execution: Execution[T], *, idempotent: bool, owner: object) -> T:
+    async def run(
+        self, context: CallContext, execution: Execution, *, idempotent: bool, owner: object
+    ) -> GuestResponse:
         """Send an execution to an endpoint, again if it may be, and return what the answer holds.
 
         The call ends by its deadline: the time of one attempt, from its first permit on. Waiting for the health report
@@ -122,7 +122,7 @@ class Transport:
                     context.deadline = self.clock() + timeout_s + self._settings.timeouts.grace_s
                 try:
                     context.attempt_started(permit.endpoint.url)
-                    value = await self._attempt(permit, execution, context)
+                    response = await self._attempt(permit, execution, context)
                 except BaseException as error:
                     self._finish_attempt(permit, context, error)
                     if not isinstance(error, ServiceError):
@@ -131,7 +131,7 @@ class Transport:
                 else:
                     self._finish_attempt(permit, context, None)
                     self._budgets[family].deposit()
-                    return value
+                    return response
                 state.add(failed)
                 tried += (permit.endpoint.url,)
                 wait_s = wait_before_retry(
@@ -254,7 +254,7 @@ class Transport:
         finally:
             self._pool.release(permit, error)
 
-    async def _attempt(self, permit: Permit, execution: Execution[T], context: CallContext) -> T:
+    async def _attempt(self, permit: Permit, execution: Execution, context: CallContext) -> GuestResponse:
         timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
         profile = _UNKNOWN
         if execution.needs_profile:
@@ -291,12 +291,12 @@ class Transport:
             permit.status = 200  # of any other status only the beginning of the body is read
             return request.read(None)
         permit.status = answer.status
-        value = request.read(answer)
-        if permit.shortened and request.timed_out(value):
+        response = request.read(answer)
+        if permit.shortened and response.timed_out:
             # The code had less time than the caller asked for, so this is no verdict on it.
             message = f"the code was ended after the {timeout_ms} ms that were left of the call's time"
             raise DeadlineExceededError(message, sent="yes")
-        return value
+        return response
 
     async def _fetch_profile(self, url: str, context: CallContext) -> EndpointProfile:
         asked = self.clock()

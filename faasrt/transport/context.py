@@ -6,9 +6,10 @@ import math
 import random
 from collections.abc import Callable
 
+import attrs
+
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
-from faasrt.protocol.response import Verdict
 from faasrt.results import ExecutionResult, Timings
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import (
@@ -127,12 +128,12 @@ class CallContext:
         error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts
         error.elapsed_s = self._clock() - self.started
 
-    def result(self, verdict: Verdict) -> ExecutionResult:
-        """Return the result of an execution of the call."""
+    def result(self, verdict: ExecutionResult) -> ExecutionResult:
+        """Return the result of an execution with the fields about the call."""
         if self._timings is None:  # the cases of an execution share them
             total_s = self._clock() - self.started
             self._timings = Timings(queued=self.queued_s, total=total_s, attempts=tuple(self._attempts_s))
-        return verdict.to_result(timings=self._timings, attempts=self.attempts, endpoint=self.endpoint)
+        return attrs.evolve(verdict, timings=self._timings, attempts=self.attempts, endpoint=self.endpoint)
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:
         """Report the end of the call, and return its result."""

@@ -37,6 +37,8 @@ const fileName = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
 const { locate, withFileName, shorten, describe, syntaxError } = errorReader(fileName, limit);
 const usesNode = /\bprocess\b/.test(job.code);
+const usesWorker = !job.single && !job.lossless;
+const sendsProgress = !job.single && job.lossless;
 const evalName = `faasrt_${job.nonce}`;
 
 function base64(bytes) {
@@ -115,15 +117,14 @@ function end(fields, retVal) {
 
 // Progress goes to lossless servers only. On others the recorder is outside the worker, and survives the program.
 function sendProgress() {
-  if (!job.progress || serverReturnVal === null) return;
+  if (!sendsProgress) return;
   const text = frame(apply(join, records, [","]), false);
   progressSize += text.length;
   serverReturnVal(text);
 }
 
 function frame(listed, final) {
-  const progress = job.progress && serverReturnVal !== null;
-  const json = `{"nonce":"${job.nonce}","final":${final},"progress":${progress},"records":[${listed}]}`;
+  const json = `{"nonce":"${job.nonce}","final":${final},"progress":${sendsProgress},"records":[${listed}]}`;
   return `faasrt1:${base64(encode(json))}`;
 }
 
@@ -484,7 +485,7 @@ function superviseWorker() {
 }
 
 if (!inWorker) announce();
-if (job.worker && !inWorker) {
+if (usesWorker && !inWorker) {
   superviseWorker();
 } else {
   const go = () => {

@@ -3,112 +3,79 @@
 MAX_DEPTH = 200
 
 
-class EncodeError(TypeError):
-    pass
+def refusal(reason):
+    return TypeError(f"the return value cannot be encoded as JSON: {reason}")
 
 
-def encode(value):
-    parts = []
-    try:
-        put(value, "value", (), parts)
-    except EncodeError as error:
-        raise TypeError(f"the return value cannot be encoded as JSON: {error}") from None
-    return "".join(parts)
-
-
-def put(value, path, parents, parts):
-    kind = type(value)
-    enum = sys.modules.get("enum")
+def encode(value, path="value", parents=()):
     if value is None or value is True or value is False:
-        parts.append({None: "null", True: "true", False: "false"}[value])
-    elif enum is not None and isinstance(value, enum.Enum):
-        put(value.value, path + ".value", parents, parts)
-    elif isinstance(value, str):
-        parts.append(quote(str.__str__(value)))
-    elif isinstance(value, int):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, getattr(sys.modules.get("enum"), "Enum", ())):
+        return encode(value.value, path + ".value", parents)
+    if isinstance(value, str):
+        return quote(str.__str__(value))
+    if isinstance(value, int):
         try:
-            parts.append(int.__repr__(value))
+            return int.__repr__(value)
         except ValueError:
-            raise EncodeError(f"{path} has too many digits") from None
-    elif isinstance(value, float):
+            raise refusal(f"{path} has too many digits") from None
+    if isinstance(value, float):
         if not -1e999 < value < 1e999:
-            raise EncodeError(f"{path} is {float.__repr__(value)}, which is not valid JSON")
-        parts.append(float.__repr__(value))
-    else:
-        if len(parents) >= MAX_DEPTH:
-            raise EncodeError(f"it is nested more than {MAX_DEPTH} levels deep")
-        if id(value) in parents:
-            raise EncodeError(f"{path} contains itself")
-        put_compound(value, kind, path, (*parents, id(value)), parts)
+            raise refusal(f"{path} is {float.__repr__(value)}, which is not valid JSON")
+        return float.__repr__(value)
+    if len(parents) >= MAX_DEPTH:
+        raise refusal(f"it is nested more than {MAX_DEPTH} levels deep")
+    if id(value) in parents:
+        raise refusal(f"{path} contains itself")
+    return compound_json(value, type(value), path, (*parents, id(value)))
 
 
-def put_compound(value, kind, path, parents, parts):
-    if isinstance(value, (list, tuple)):
-        put_list(value, path, parents, parts)
-    elif isinstance(value, (set, frozenset)):
+def compound_json(value, kind, path, parents):
+    if isinstance(value, (set, frozenset)):
         try:
-            members = sorted(value)
+            value = sorted(value)
         except TypeError:
-            members = list(value)
-        put_list(members, path, parents, parts)
-    elif isinstance(value, dict) or (hasattr(kind, "keys") and hasattr(kind, "__getitem__") and hasattr(kind, "items")):
+            value = list(value)
+    if isinstance(value, (list, tuple)):
+        members = [encode(member, f"{path}[{index}]", parents) for index, member in enumerate(value)]
+        return "[" + ", ".join(members) + "]"
+    if isinstance(value, dict) or (hasattr(kind, "keys") and hasattr(kind, "__getitem__") and hasattr(kind, "items")):
         if kind.__name__ == "DataFrame":
-            put(value.to_dict("records"), path, parents, parts)
-        else:
-            put_object(value.items(), path, parents, parts, lambda key: f"{path}[{key!r}]")
-    elif hasattr(kind, "__dataclass_fields__"):
-        put_fields(value, kind.__dataclass_fields__, path, parents, parts)
-    elif hasattr(kind, "__attrs_attrs__"):
-        put_fields(value, [attribute.name for attribute in kind.__attrs_attrs__], path, parents, parts)
-    elif hasattr(kind, "isoformat"):
-        put(value.isoformat(), path, parents, parts)
-    elif hasattr(kind, "total_seconds"):
-        put(value.total_seconds(), path, parents, parts)
-    elif callable(getattr(kind, "tolist", None)):
-        put(value.tolist(), path, parents, parts)  # NumPy scalars and arrays, pandas columns, array.array
-    elif kind.__name__ in ("Decimal", "UUID", "PosixPath", "PurePosixPath"):
-        parts.append(quote(str(value)))
-    elif hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (BaseException, type(sys))):
-        put_object(vars(value).items(), path, parents, parts, lambda key: f"{path}.{key}")
-    else:
-        raise EncodeError(f"{path} is of type {kind.__name__}")
+            return encode(value.to_dict("records"), path, parents)
+        return object_json(value.items(), path, parents, "[{!r}]")
+    if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__"):
+        fields = getattr(kind, "__dataclass_fields__", None)
+        names = [attribute.name for attribute in kind.__attrs_attrs__] if fields is None else fields
+        return object_json([(name, getattr(value, name)) for name in names], path, parents, ".{}")
+    # Dates and times, time deltas, and NumPy scalars and arrays, pandas columns, array.array.
+    for method in ("isoformat", "total_seconds", "tolist"):
+        if callable(getattr(kind, method, None)):
+            return encode(getattr(value, method)(), path, parents)
+    if kind.__name__ in ("Decimal", "UUID", "PosixPath", "PurePosixPath"):
+        return quote(str(value))
+    if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (BaseException, type(sys))):
+        return object_json(vars(value).items(), path, parents, ".{}")
+    raise refusal(f"{path} is of type {kind.__name__}")
 
 
-def put_list(values, path, parents, parts):
-    separator = "["
-    for index, value in enumerate(values):
-        parts.append(separator)
-        put(value, f"{path}[{index}]", parents, parts)
-        separator = ", "
-    parts.append("]" if separator == ", " else "[]")
-
-
-def put_fields(value, names, path, parents, parts):
-    put_object([(name, getattr(value, name)) for name in names], path, parents, parts, lambda key: f"{path}.{key}")
-
-
-def put_object(items, path, parents, parts, path_of):
-    seen, separator = set(), "{"
+def object_json(items, path, parents, step):
+    # `step` is the format of the part of a path that leads to a member.
+    members = {}
     for key, value in items:
         name = key_text(key, path)
-        if name in seen:
-            raise EncodeError(f"{path} has two keys that are {name!r} as text")
-        seen.add(name)
-        parts += [separator, quote(name), ": "]
-        put(value, path_of(key), parents, parts)
-        separator = ", "
-    parts.append("}" if separator == ", " else "{}")
+        if name in members:
+            raise refusal(f"{path} has two keys that are {name!r} as text")
+        members[name] = f"{quote(name)}: {encode(value, path + step.format(key), parents)}"
+    return "{" + ", ".join(members.values()) + "}"
 
 
 def key_text(key, path):
     if isinstance(key, str):
         return str.__str__(key)
-    if key is None or key is True or key is False:
-        return {None: "null", True: "true", False: "false"}[key]
-    if isinstance(key, int):
-        return int.__repr__(key)
     if isinstance(key, float):
         return float.__repr__(key)
+    if key is None or isinstance(key, int):
+        return encode(key, f"a key of {path}")
     if callable(getattr(type(key), "tolist", None)):
         return key_text(key.tolist(), path)
-    raise EncodeError(f"a key of {path} is of type {type(key).__name__}")
+    raise refusal(f"a key of {path} is of type {type(key).__name__}")

@@ -2,6 +2,7 @@
 #
 # It runs after the user's program, in the same interpreter. Every function must cope with any object of the program.
 
+import linecache
 import sys
 
 FILE = "main.py"
@@ -61,7 +62,6 @@ def traceback_of(error, phase):
 
 
 def format_standard(error):
-    import linecache
     import traceback
 
     # Python caches the text of -c, which is the guest's, under the name that the user's own exec uses.

@@ -7,7 +7,9 @@
 import atexit
 import builtins
 import gc
+import json
 import os
+from binascii import a2b_base64
 
 os_write, os_exit = os.write, os._exit
 MARK_BEGIN, MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
@@ -31,10 +33,6 @@ def set_recursion_limit(limit):
         pass  # the stack is deeper than the limit; the process ends with the program
 
 
-def boolean(value):
-    return "true" if value else "false"
-
-
 def write_all(fd, text):
     data = text.encode()
     while data:
@@ -51,8 +49,8 @@ class Guest:
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
-        self.pid, self.progress_size = os.getpid(), 0
-        self.out = self.err = None
+        self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
+        self.out = self.err = self.names = self.set_running_loop = None
         try:
             self.spare_stdout = os.dup(1)  # the program may close the descriptor of sys.stdout
         except (OSError, AttributeError):
@@ -61,25 +59,24 @@ class Guest:
     # Setting up the interpreter, and restoring it.
 
     def install(self):
-        self.saved = {
-            "builtins": dict(vars(builtins)),
-            "streams": [(name, getattr(sys, name)) for name in ("stdout", "stderr", "__stdout__", "__stderr__")],
-            "main": sys.modules["__main__"],
-            "recursion": sys.getrecursionlimit(),
-            "loop": None,
-        }
-        self.recursion_limit = max(self.saved["recursion"], DEFAULT_RECURSION_LIMIT)
+        self.builtins, self.main = dict(vars(builtins)), sys.modules["__main__"]
+        modules = [sys.modules[name] for name in ("os", "posix") if name in sys.modules]
+        replaced = [(sys, name) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
+        replaced += [(time, "sleep"), *((module, name) for module in modules for name in ("write", "_exit"))]
+        self.attributes = [(owner, name, getattr(owner, name)) for owner, name in replaced]
+        self.host_recursion_limit = sys.getrecursionlimit()
+        self.recursion_limit = max(self.host_recursion_limit, DEFAULT_RECURSION_LIMIT)
         sys.setrecursionlimit(self.recursion_limit)
         sys.argv = [FILE]
         self.stderr = sys.stderr
         self.open_streams()
         if self.job["capture"]:
-            self.patch("write", self.write_fd)
-            self.patch("_exit", self.exit_hard)
+            for module in modules:
+                module.write, module._exit = self.write_fd, self.exit_hard
         if not IN_PYODIDE and "asyncio" in sys.modules:
             # On a server that runs the guest inside its event loop, the program could not start its own loop.
             events = sys.modules["asyncio"].events
-            self.saved["loop"] = events._set_running_loop, events._get_running_loop()
+            self.set_running_loop, self.loop = events._set_running_loop, events._get_running_loop()
             events._set_running_loop(None)
 
     def open_streams(self):
@@ -97,31 +94,22 @@ class Guest:
             except Exception:
                 pass  # closed, missing, or replaced by the program
 
-    def patch(self, name, value):
-        for module in ("os", "posix"):
-            if hasattr(sys.modules.get(module), name):
-                setattr(sys.modules[module], name, value)
-
     def repair(self):
         # Formatting a traceback uses the builtins, and needs some stack after a RecursionError.
         names = vars(builtins)
-        for name in [name for name in names if name not in self.saved["builtins"]]:
+        for name in names.keys() - self.builtins.keys():
             del names[name]
-        names.update(self.saved["builtins"])
+        names.update(self.builtins)
         set_recursion_limit(self.recursion_limit)
 
     def restore(self):
         self.repair()
-        set_recursion_limit(self.saved["recursion"])
-        for name, stream in self.saved["streams"]:
-            setattr(sys, name, stream)
-        sys.modules["__main__"] = self.saved["main"]
-        self.patch("write", os_write)
-        self.patch("_exit", os_exit)
-        time.sleep = sleep
-        if self.saved["loop"] is not None:
-            set_running_loop, loop = self.saved["loop"]
-            set_running_loop(loop)
+        set_recursion_limit(self.host_recursion_limit)
+        for owner, name, value in self.attributes:
+            setattr(owner, name, value)
+        sys.modules["__main__"] = self.main
+        if self.set_running_loop is not None:
+            self.set_running_loop(self.loop)
 
     def write_fd(self, fd, data):
         recorder = {1: self.out, 2: self.err}.get(fd)
@@ -152,7 +140,7 @@ class Guest:
         # End the process at once, while the program runs. The frame goes to every stream that the server may read.
         self.guard.disarm()
         self.restore()
-        self.job["progress"] = False  # the final frame holds every record
+        self.progress = False  # the final frame holds every record
         if fields is not None:
             self.record(fields)
         if self.server_return_val is None:
@@ -173,7 +161,7 @@ class Guest:
         self.announce()
         self.install()
         try:
-            if self.job["function"] is None or self.job["single"]:
+            if self.job["single"]:
                 self.begin(0)
                 self.record(self.guarded(self.run_whole))
             else:
@@ -202,11 +190,11 @@ class Guest:
             finally:
                 self.running = False
                 self.guard.disarm()
-        except Ended:
+        except BaseException:
+            # The guard ended the program, or the program broke the guest.
             self.running = False
             self.guard.disarm()
-        except BaseException:
-            fields = {"outcome": "CRASHED"}  # the program broke the guest
+            fields = {"outcome": "CRASHED"}
         return self.ended_fields() if self.interrupts or self.flooded else fields
 
     def attempt(self, action, *arguments):
@@ -239,24 +227,24 @@ class Guest:
         return {"outcome": outcome, "exit_code": 1, "error": fields}
 
     def define(self):
-        # Run the program in a module of its own; return how it ended, and the module's namespace.
+        # Run the program in a module of its own, and return how it ended.
         module = type(sys)("__main__")
-        names = module.__dict__
+        names = self.names = module.__dict__
         code = self.job["code"].removeprefix("\ufeff")
         names.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE, return_val=self.return_val)
         sys.modules["__main__"] = module
-        if not self.job["lossless"] or "linecache" in sys.modules:
-            # For the warnings module, which reads the file. A lossless server starts too fast for this import.
-            import linecache
-
-            linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
+        # The warnings module reads the source from here.
+        linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
             program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
         except Ended:
             raise
         except BaseException as error:
-            return self.error(error_fields(error, "compile", self.job["max_output_bytes"])), names
-        return self.attempt(self.execute, program, names), names
+            return self.error(error_fields(error, "compile", self.job["max_output_bytes"]))
+        fields = self.attempt(self.execute, program, names)
+        if "exited" in fields and self.job["function"] is not None:
+            return self.exit(fields["exit_code"], " before its function was called")
+        return fields
 
     def execute(self, program, names):
         if program.co_flags & COROUTINE:
@@ -268,18 +256,18 @@ class Guest:
         self.ret_val = as_text(value)
 
     def run_whole(self):
-        fields, names = self.define()
+        fields = self.define()
         self.repair()
         if self.job["function"] is not None:
-            return self.call(fields, names, self.job["cases"][0])
+            return self.call(fields, self.job["cases"][0])
         # Like the interpreter at its end, so that the output of threads, exit handlers and finalizers is kept.
         self.end_pools()
         while left := self.left_threads():
             left[0].join()
         if atexit._ncallbacks() > self.exit_functions:
             atexit._run_exitfuncs()
-        names = None
-        sys.modules["__main__"] = self.saved["main"]
+        self.names = None
+        sys.modules["__main__"] = self.main
         gc.collect()
         return fields
 
@@ -296,23 +284,21 @@ class Guest:
 
     def all_threads(self):
         threading = sys.modules.get("threading")
-        return (
-            set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()} if threading else set()
-        )
+        if threading is None:
+            return set()
+        return set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
 
     def left_threads(self):
         # The threads that the interpreter waits for at its end.
         return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
     def run_cases(self):
-        job, names = self.job, None
+        job = self.job
         if not job["isolate"]:
             self.begin(-1)
             fields = self.guarded(self.define)
-            if isinstance(fields, tuple):
-                fields, names = fields
-            self.record(fields if names is None else self.defined(fields), job["definition_bytes"])
-            if fields["outcome"] != "OK" or "exited" in fields:
+            self.record(fields, job["definition_bytes"])
+            if fields["outcome"] != "OK":
                 return
         started, size = now(), 0
         for index, case in enumerate(job["cases"], job["first"]):
@@ -321,7 +307,7 @@ class Guest:
             if index > job["first"] and (late or full):
                 return
             self.begin(index)
-            fields = self.guarded(self.run_case, names, case)
+            fields = self.guarded(self.run_case, case)
             if job["limit_ms"] is not None and (now() - self.began) * 1000 > job["limit_ms"]:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
@@ -329,20 +315,19 @@ class Guest:
             if "exited" in fields or self.interrupts or self.flooded or fields["outcome"] == "CRASHED":
                 return
 
-    def run_case(self, names, case):
-        fields = {"outcome": "OK"}
-        if names is None:
-            self.repair()
-            self.open_streams()
-            fields, names = self.define()
-        return self.call(fields, names, case)
+    def run_case(self, case):
+        if not self.job["isolate"]:
+            return self.call({"outcome": "OK"}, case)
+        self.repair()
+        self.open_streams()
+        return self.call(self.define(), case)
 
-    def call(self, fields, names, case):
-        if fields["outcome"] != "OK" or "exited" in fields:
-            return self.defined(fields)
-        name = self.job["function"]
+    def call(self, fields, case):
+        if fields["outcome"] != "OK":
+            return fields
+        name, names = self.job["function"], self.names
         if not callable(names.get(name)):
-            return self.error(self.missing(names, name))
+            return self.missing(name)
         fields = self.attempt(self.apply, names[name], *case)
         if "exited" in fields:
             return self.exit(fields["exit_code"], f" before {name} returned")
@@ -353,49 +338,38 @@ class Guest:
             self.ret_val = ended["value"]
         return fields
 
-    def defined(self, fields):
-        # Return how the definitions ended, where that ended the execution too.
-        if "exited" in fields:
-            return self.exit(fields["exit_code"], " before its function was called")
-        return fields
-
     def apply(self, function, args, kwargs):
         value = function(*args, **kwargs)
         return run_async(wait_for(value)) if hasattr(type(value), "__await__") else value
 
-    def missing(self, names, name):
+    def missing(self, name):
+        names = self.names
         if name in names:
-            message = f"{name} is not a function, but of type {type(names[name]).__name__}"
-            return {"name": "TypeError", "message": message, "traceback": f"TypeError: {message}\n"}
-        found = [
-            key for key, value in names.items() if callable(value) and getattr(value, "__module__", "") == "__main__"
-        ][:50]
-        listed = "its functions: " + ", ".join(found) if found else "it has no functions"
-        message = f"the program defines no function {name}; {listed}"
-        return {"name": "NameError", "message": message, "traceback": f"NameError: {message}\n"}
+            kind, message = "TypeError", f"{name} is not a function, but of type {type(names[name]).__name__}"
+        else:
+            functions = [key for key, value in names.items() if callable(value)]
+            found = [key for key in functions if getattr(names[key], "__module__", "") == "__main__"][:50]
+            listed = "its functions: " + ", ".join(found) if found else "it has no functions"
+            kind, message = "NameError", f"the program defines no function {name}; {listed}"
+        return self.error({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
 
     # Sending the records.
 
     def record(self, fields, limit=None):
         # Keep the record of a case, as JSON that fits into a frame, and send it now: the next case may end the process.
-        ms, limit = (now() - self.began) * 1000, limit or self.job["max_output_bytes"]
+        ms, limit = round((now() - self.began) * 1000, 3), limit or self.job["max_output_bytes"]
         error = fields.get("error")
-        parts = [
-            f'"index":{self.index}',
-            f'"outcome":{quote(fields["outcome"])}',
-            f'"exit_code":{"null" if fields.get("exit_code") is None else fields["exit_code"]}',
-            f'"ms":{ms:.3f}',
-        ]
+        ended = {"index": self.index, "ms": ms, "outcome": fields["outcome"], "exit_code": fields.get("exit_code")}
         streams = {"ret_val": as_stream(self.ret_val)}
         if self.job["capture"]:
             streams |= {"stdout": self.out.take(), "stderr": self.err.take()}
         while True:
-            texts = [f'"{name}":{render(*stream, limit)}' for name, stream in streams.items()]
+            content = ended | {name: render(*stream, limit) for name, stream in streams.items()}
             if error is not None:
-                name, message = quote(error["name"][:200]), render(*as_stream(error["message"]), limit)
-                traceback = quote(shorten(error.get("traceback", ""), 20_000))
-                texts.append(f'"error":{{"name":{name},"message":{message},"traceback":{traceback}}}')
-            record = "{" + ",".join(parts + texts) + "}"
+                message = render(*as_stream(error["message"]), limit)
+                traceback = shorten(error.get("traceback", ""), 20_000)
+                content["error"] = {"name": error["name"][:200], "message": message, "traceback": traceback}
+            record = encode(content)
             # Escapes can make a text larger than a frame may be.
             if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
                 break
@@ -410,11 +384,10 @@ class Guest:
             return self.send_progress("")
         frame = self.frame([], final=False)
         self.to_stderr(frame)
-        self.real_stdout.write(f"{frame}\n")
-        self.real_stdout.flush()
+        self.to_stdout(f"{frame}\n")
 
     def send_progress(self, record):
-        if not self.job["progress"]:
+        if not self.progress:
             return
         if self.server_return_val is None:
             self.to_stderr(self.frame([record], final=False))
@@ -425,7 +398,7 @@ class Guest:
             self.server_return_val(frame)
 
     def frame(self, records, final=True):
-        flags = f'"final":{boolean(final)},"progress":{boolean(self.job["progress"])}'
+        flags = f'"final":{encode(final)},"progress":{encode(self.progress)}'
         text = f'{{"nonce":{quote(self.job["nonce"])},{flags},"records":[' + ",".join(records) + "]}"
         # The padding of base64 marks the end of a frame where a server joins lines.
         text += " " * ((1 - len(text)) % 3)
@@ -435,7 +408,9 @@ class Guest:
         frame = self.frame(self.records)
         if self.server_return_val is not None:
             return self.server_return_val(frame)
-        text = f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n"
+        self.to_stdout(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
+
+    def to_stdout(self, text):
         try:
             self.real_stdout.write(text)
             self.real_stdout.flush()
@@ -460,4 +435,4 @@ class Guest:
 
 
 def main(payload, return_val=None):
-    Guest(parse_json(a2b_base64(payload).decode()), return_val).work()
+    Guest(json.loads(a2b_base64(payload)), return_val).work()

@@ -1,31 +1,8 @@
 # Records the streams of a program, and renders them for a frame.
 
 import io
-from binascii import a2b_base64, b2a_base64  # noqa: F401
-
-try:
-    from _json import encode_basestring as quote, make_scanner
-except ImportError:
-    from json.encoder import encode_basestring as quote
-
-    make_scanner = None
-
-
-class Scanner:
-    # The options that the C scanner reads from a json.JSONDecoder.
-    strict, memo = False, {}
-    object_hook = object_pairs_hook = array_hook = None
-    parse_float, parse_int, parse_constant = float, int, float
-
-
-def parse_json(text):
-    # Importing json would double the time of a short run.
-    try:
-        return make_scanner(Scanner)(text, 0)[0]
-    except Exception:
-        import json
-
-        return json.loads(text)
+from binascii import b2a_base64
+from json.encoder import encode_basestring as quote
 
 
 def decode(data):
@@ -36,11 +13,8 @@ def decode(data):
 
 
 def pack(text):
-    # Return a text as JSON: a string, or base64 where that is much shorter than the escapes.
-    quoted = quote(text)
-    if len(quoted) < 1.3 * len(text) + 100:
-        return quoted
-    return '{"base64":"' + to_base64(text) + '"}'
+    # Return a text, or base64 where that is much shorter than the escapes of JSON.
+    return text if len(quote(text)) < 1.3 * len(text) + 100 else {"base64": to_base64(text)}
 
 
 def to_base64(text):
@@ -52,12 +26,12 @@ def as_stream(text):
 
 
 def render(head, tail, lost, limit):
-    # Return a stream as JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
+    # Return a stream for JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
     if len(head) + len(tail) + lost <= limit:
         return pack(decode(head + tail))
     first, last = head[: limit - limit // 2], (tail or head)[len(tail or head) - limit // 2 :]
     lost += len(head) + len(tail) - len(first) - len(last)
-    return f'{{"head":{pack(decode(first))},"tail":{pack(decode(last))},"lost":{lost}}}'
+    return {"head": pack(decode(first)), "tail": pack(decode(last)), "lost": lost}
 
 
 class Recorder(io.RawIOBase):
