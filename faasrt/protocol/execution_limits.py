@@ -29,13 +29,13 @@ class ExecutionLimits:
     def error(self, outcome: Outcome) -> UserError | None:
         """Return the error that names the limit of an outcome; None for outcomes without a limit."""
         owner = "server" if outcome in self.set_by_server else "client"
-        size = OUTPUT_FACTOR * self.max_output_bytes
-        errors = {
-            Outcome.TIMEOUT: ("Timeout", f"timeout after {self.timeout_ms:.15g} ms (limit of the {owner})"),
-            Outcome.MEMORY_LIMIT: (
-                "MemoryLimit",
-                f"more than {self.memory_limit_mb} MiB of memory (limit of the {owner})",
-            ),
-            Outcome.OUTPUT_LIMIT: ("OutputLimit", f"more than {size} bytes of output (twice the limit of the {owner})"),
-        }
-        return UserError(*errors[outcome]) if outcome in errors else None
+        match outcome:
+            case Outcome.TIMEOUT:
+                return UserError("Timeout", f"timeout after {self.timeout_ms:.15g} ms (limit of the {owner})")
+            case Outcome.MEMORY_LIMIT:
+                message = f"more than {self.memory_limit_mb} MiB of memory (limit of the {owner})"
+                return UserError("MemoryLimit", message)
+            case Outcome.OUTPUT_LIMIT:
+                size = OUTPUT_FACTOR * self.max_output_bytes
+                return UserError("OutputLimit", f"more than {size} bytes of output (twice the limit of the {owner})")
+        return None

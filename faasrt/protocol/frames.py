@@ -85,6 +85,9 @@ class GuestReport:
         return self.final or self.progress
 
 
+NO_REPORT = GuestReport()
+
+
 def frame_bytes(max_output_bytes: int) -> int:
     """Return the size of the largest frame: three streams within their limit in base64, and room for other fields."""
     return 4 * max_output_bytes + 204_800

@@ -49,7 +49,9 @@ class Execution:
 
     def request(self, profile: EndpointProfile, timeout_ms: int) -> Request:
         """Return the request for an endpoint, with a time limit for the program or each case in milliseconds."""
-        run, job, begin_within_ms = attrs.evolve(self.run, timeout_ms=timeout_ms), self.job, 0.0
+        run, job, begin_within_ms = self.run, self.job, 0.0
+        if timeout_ms != run.timeout_ms:
+            run = attrs.evolve(run, timeout_ms=timeout_ms)
         if self.mode == "never" or (self.mode == "auto" and profile.lossless):
             return Request(body=run.encode(), run=run, timeout_ms=timeout_ms, profile=profile)
         if not job.single:
@@ -122,7 +124,7 @@ class Request:
             reading = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
         report, verdict, declared = reading.report, reading.verdict, reading.declared
         outcome, error = verdict.outcome, verdict.error or limits.error(verdict.outcome)
-        if error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
+        if error and error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
             error = limits.error(outcome)  # the server reports the limit of the execution, and not that of a case
         if self.nonce and not (report.started or declared or reading.killed or outcome in _LIMITS):
             _check_started(verdict, self.profile)
@@ -131,7 +133,9 @@ class Request:
             # The guest program reports every exception and exit, so the process was killed.
             outcome = Outcome.TIMEOUT if reading.time_used_up else Outcome.CRASHED
             error = limits.error(outcome)
-        return GuestResponse(report, attrs.evolve(verdict, outcome=outcome, error=error), self)
+        if outcome is not verdict.outcome or error is not verdict.error:
+            verdict = attrs.evolve(verdict, outcome=outcome, error=error)
+        return GuestResponse(report, verdict, self)
 
 
 @attrs.frozen

@@ -32,7 +32,7 @@ import attrs
 
 from faasrt import strict_json
 from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
-from faasrt.protocol.frames import GuestReport, take_frames
+from faasrt.protocol.frames import NO_REPORT, GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, UserError, ValidationResult
@@ -74,7 +74,7 @@ class Reading:
     """
 
     verdict: ExecutionResult
-    report: GuestReport = attrs.field(factory=GuestReport)
+    report: GuestReport = NO_REPORT
     declared: bool = False
     killed: bool = False
     time_used_up: bool = False
@@ -147,22 +147,25 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     if "output" not in body:
         raise ProtocolError("the answer has no output", sent="yes", status=200)
     fields = _check_type(body["output"], "output", dict)
-    texts = {name: _check_type(fields.get(name, ""), name, str) for name in STREAM_NAMES}
+    texts = {name: fields.get(name, "") for name in STREAM_NAMES}
+    for name, text in texts.items():
+        if type(text) is not str:
+            _check_type(text, name, str)
     # The embedded FaaS puts a notice into an empty stderr. It is not output of the program.
     if "notice" in body and _check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
     truncated = _check_type(body.get("truncated", []), "truncated", list)
-    if not all(name in STREAM_NAMES for name in truncated):
+    if truncated and not all(name in STREAM_NAMES for name in truncated):
         raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
     exit_code = _check_number(metadata.get("exit_code"), "exit_code", int)
     duration_ms = _check_number(metadata.get("duration"), "duration", int, float)
     declared = _declared_outcome(body) if "outcome" in body else None
     of_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
     killed = of_js_faas and _unpack_js_report(texts)
-    report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (GuestReport(), texts)
+    report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (NO_REPORT, texts)
     texts, cut_names = cut_texts(texts, max_output_bytes)
     # On python-faas the start of the interpreter, which counts, can take longer than the time limit.
-    time_used_up = not is_pyodide(metadata) and duration_ms is not None and duration_ms >= timeout_ms
+    time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(**texts)
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
     verdict = ExecutionResult(

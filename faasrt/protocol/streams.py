@@ -59,12 +59,14 @@ def find_marker(text: str) -> slice | None:
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
     """Cut a text to a size in UTF-8 bytes, as `cut` does; a text within the limit is returned unchanged."""
+    if 4 * len(text) <= limit:
+        return text, False
     data = text.encode("utf-8", "surrogatepass")
     return (text, False) if len(data) <= limit else (join_cut(data, data, len(data), limit), True)
 
 
 def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
     """Cut texts as `cut_text` does. Return them by name, and the names of those that were cut."""
-    found = {name: cut_text(text, limit) for name, text in texts.items()}
+    found = {name: cut_text(text, limit) for name, text in texts.items() if 4 * len(text) > limit}
     cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
-    return {name: text for name, (text, _) in found.items()}, cut_names
+    return {**texts, **{name: found[name][0] for name in cut_names}}, cut_names

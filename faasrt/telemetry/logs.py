@@ -75,7 +75,10 @@ class LogSink:
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
         """Return whether events of a kind that report no failure are logged."""
-        return _is_enabled(self._logger(), logging.INFO if kind in _INFO else logging.DEBUG)
+        level = logging.INFO if kind in _INFO else logging.DEBUG
+        if self._given is None and not _structlog_is_configured():
+            return _stdlib_logger.isEnabledFor(level)
+        return _is_enabled(self._logger(), level)
 
     def _logger(self) -> Any:
         """Return the logger to use now; structlog may be configured at any time."""

@@ -6,8 +6,6 @@ import math
 import random
 from collections.abc import Callable
 
-import attrs
-
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings
@@ -133,7 +131,18 @@ class CallContext:
         if self._timings is None:  # the cases of an execution share them
             total_s = self._clock() - self.started
             self._timings = Timings(queued=self.queued_s, total=total_s, attempts=tuple(self._attempts_s))
-        return attrs.evolve(verdict, timings=self._timings, attempts=self.attempts, endpoint=self.endpoint)
+        return ExecutionResult(
+            outcome=verdict.outcome,
+            output=verdict.output,
+            error=verdict.error,
+            exit_code=verdict.exit_code,
+            truncated=verdict.truncated,
+            duration_ms=verdict.duration_ms,
+            timings=self._timings,
+            attempts=self.attempts,
+            endpoint=self.endpoint,
+            metadata=verdict.metadata,
+        )
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:
         """Report the end of the call, and return its result."""
