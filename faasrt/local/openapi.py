@@ -38,7 +38,7 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "LEAST_MEMORY_MB": min(memory_mb.values()),
         "LANGUAGES": list(engines),
         "LANGUAGE_NAMES": sorted(name for language in engines for name in language.names),
-        "NETWORK_ENABLED": {"type": "boolean"} if sandbox.network_enabled else {"const": False},
+        "NETWORK_ENABLED": {"const": False},
     }.items():
         # Where the placeholder is a whole value, it may be of any type.
         text = text.replace(f'"{{{name}}}"', json.dumps(value)).replace(f"{{{name}}}", str(value))

@@ -158,15 +158,14 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
     if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
         raise BadRequestError(f"'sandbox' has no {min(unknown)[:50]!r}; it may hold {', '.join(_SANDBOX_FIELDS)}")
     network_enabled = _get(sandbox, "network_enabled", bool, "true or false", False)
-    if network_enabled and not (own.network_enabled and engine.can_enable_network):
-        why = "this server does not allow it" if engine.can_enable_network else f"no {language} sandbox can"
-        raise BadRequestError(f"'network_enabled' is refused: {why}")
+    if network_enabled:
+        raise BadRequestError("'network_enabled' is refused: no sandbox of this server has a network")
     limits = _parse_limits(fields, sandbox, own)
     if limits.memory_limit_mb < engine.min_memory_mb:
         raise BadRequestError(
             f"'memory_limit_mb' must be at least {engine.min_memory_mb} for {language}: a sandbox needs that to start"
         )
-    return EngineJob(language=language, code=code, limits=limits, network_enabled=network_enabled)
+    return EngineJob(language=language, code=code, limits=limits)
 
 
 def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:

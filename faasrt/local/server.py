@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import ipaddress
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +25,20 @@ from faasrt.local.access import AccessPolicy
 from faasrt.local.admission import QUEUE_TIMEOUT_S, AdmissionQueue
 from faasrt.local.app import Service
 from faasrt.local.connections import Listener
-from faasrt.local.engines.base import Engine, EngineError
+from faasrt.local.engines.base import Engine, EngineError, EngineOptions
 from faasrt.local.engines.deno import DenoEngine
+from faasrt.local.engines.jailed import LEVELS, find_level
+from faasrt.local.engines.native import NativePythonEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
-_ENGINES: tuple[type[Engine], ...] = (WasiPythonEngine, DenoEngine)
+# By family of languages. The first one is the default where the kernel offers namespaces, the last one elsewhere.
+_ENGINES: dict[Language, tuple[type[Engine], ...]] = {
+    Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
+    Language.JAVASCRIPT: (DenoEngine,),
+}
 _MAX_WORKERS = 256
 
 
@@ -44,6 +51,19 @@ def _parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, 
     if not parsed:
         raise ConfigurationError("languages must name at least one language")
     return tuple(dict.fromkeys(parsed))
+
+
+def _parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language, str]:
+    if not isinstance(names, Mapping | None):
+        raise ConfigurationError(
+            f'engines must map languages to engines, such as {{"python": "wasm"}}, got {shown(names)}'
+        )
+    parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
+    for family, name in parsed.items():
+        known = [engine.name for engine in _ENGINES[family]]
+        if name not in known:
+            raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
+    return parsed
 
 
 def _sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
@@ -62,6 +82,12 @@ class LocalFaaS:
         host: The address to listen on. An address other than loopback needs a token.
         port: The port; 0 takes a free one.
         token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
+        level: The wall that the kernel builds around programs: "namespaces", "filters", or "auto" for the highest that
+            works here.
+        engines: The names of engines, by language: "native" or "wasm" for Python, "deno" for the others. The default
+            for Python is "native" where the level is "namespaces", else "wasm".
+        python: The path of the interpreter of Python programs on the engine "native", CPython 3.9 or newer. Programs
+            can import the packages that it can. The default is the interpreter of this process.
         drain_s: Seconds, above 0, for programs in flight to end when the server is closed.
         queue_timeout_s: The longest wait of a program in the queue, in seconds, above 0. After it the program is
             refused. The default is shorter than the time that clients wait for an answer.
@@ -92,6 +118,9 @@ class LocalFaaS:
     host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=_checks.instance_of(str))
     port: int = attrs.field(default=0, kw_only=True, validator=_checks.number(above=-1, most=65_535, integer=True))
     token: str | None = attrs.field(default=None, kw_only=True, validator=_checks.token)
+    level: str = attrs.field(default="auto", kw_only=True, validator=_checks.one_of("auto", *LEVELS))
+    engines: Mapping[Language, str] = attrs.field(default=None, kw_only=True, converter=_parse_engines)
+    python: str = attrs.field(default=sys.executable, kw_only=True, validator=_checks.instance_of(str))
     drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.number(above=0, most=1e6))
     queue_timeout_s: float = attrs.field(
         default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.number(above=0, most=1e6)
@@ -109,7 +138,9 @@ class LocalFaaS:
             raise ConfigurationError("token must not begin or end with a space")
         if self.token is None and not _is_loopback(self.host):
             raise ConfigurationError(f"listening on {shown(self.host)} needs a token, or listen on 127.0.0.1")
-        for engine in self._engine_types:
+        if self.sandbox.network_enabled:
+            raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
+        for engine in self._engine_types(""):
             if importlib.util.find_spec(engine.package) is None:
                 raise ConfigurationError(
                     f"the embedded FaaS needs {engine.package} for {engine.languages[0]}: pip install 'faasrt[local]'"
@@ -120,9 +151,14 @@ class LocalFaaS:
                     f"got {self.sandbox.memory_limit_mb}"
                 )
 
-    @property
-    def _engine_types(self) -> list[type[Engine]]:
-        return [engine for engine in _ENGINES if set(engine.languages) & set(self.languages)]
+    def _engine_types(self, level: str) -> list[type[Engine]]:
+        """Return the engines of the languages, as they are at a level."""
+        found = []
+        for family in dict.fromkeys(language.family for language in self.languages):
+            known = {engine.name: engine for engine in _ENGINES[family]}
+            default = _ENGINES[family][0 if level == "namespaces" else -1]
+            found.append(known.get(self.engines.get(family, ""), default))
+        return found
 
     @property
     def url(self) -> str:
@@ -194,7 +230,7 @@ class LocalFaaS:
     async def _run(self, listening: asyncio.Future[str]) -> None:
         try:
             async with temporary_folder() as folder:
-                await asyncio.to_thread(self._make_queues, folder)
+                await asyncio.to_thread(self._make_queues, await self._options(folder))
                 async with asyncio.TaskGroup() as group:
                     engines = {queue.engine for queue in self._queues.values()}
                     tasks = [group.create_task(engine.run()) for engine in engines]
@@ -230,12 +266,28 @@ class LocalFaaS:
         finally:
             await runner.cleanup()
 
-    def _make_queues(self, folder: Path) -> None:
-        workers = self.workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
-        for make_engine in self._engine_types:
-            engine = make_engine(workers, folder, self.sandbox.memory_limit_mb)
-            queue = AdmissionQueue(engine, queue_timeout_s=self.queue_timeout_s)
-            self._queues |= {language: queue for language in engine.languages if language in self.languages}
+    async def _options(self, folder: Path) -> EngineOptions:
+        level = reason = ""
+        if self.engines.get(Language.PYTHON) != WasiPythonEngine.name or self.languages != (Language.PYTHON,):
+            try:
+                level, reason = await find_level(self.level, folder)
+            except EngineError as error:
+                if self.level != "auto":
+                    raise ConfigurationError(str(error)) from None
+                reason = str(error)
+        return EngineOptions(
+            workers=self.workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0))),
+            folder=folder,
+            memory_limit_mb=self.sandbox.memory_limit_mb,
+            level=level,
+            level_reason=reason,
+            python=self.python,
+        )
+
+    def _make_queues(self, options: EngineOptions) -> None:
+        for make_engine in self._engine_types(options.level):
+            queue = AdmissionQueue(make_engine(options), queue_timeout_s=self.queue_timeout_s)
+            self._queues |= {language: queue for language in make_engine.languages if language in self.languages}
 
 
 def _is_loopback(host: str) -> bool:

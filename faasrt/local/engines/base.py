@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import asyncio
 import logging
+import sys
 import time
 from pathlib import Path
+from platform import machine
 from typing import ClassVar
 
 import attrs
@@ -48,14 +50,12 @@ class EngineJob:
         code: The program.
         limits: The limits of the execution.
         check: Whether to parse the program without running it.
-        network_enabled: Whether the program may use the network.
     """
 
     language: Language
     code: str
     limits: ExecutionLimits
     check: bool = False
-    network_enabled: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -81,13 +81,32 @@ class EngineResult:
     instance_id: str = ""
 
 
+@attrs.frozen(kw_only=True)
+class EngineOptions:
+    """The options of an engine.
+
+    Attributes:
+        workers: The number of programs for which the machine has capacity. A program is assumed to use one core.
+        folder: An existing folder for temporary files.
+        memory_limit_mb: The memory limit of most programs, in MiB.
+        level: The level of the jail; "" when none works here.
+        level_reason: Why the level is not higher, or "".
+        python: The interpreter of Python programs.
+    """
+
+    workers: int
+    folder: Path
+    memory_limit_mb: int
+    level: str = ""
+    level_reason: str = ""
+    python: str = sys.executable
+
+
 class Engine(abc.ABC):
     """Runs programs. One task calls `run` for the lifetime of the engine; other tasks call `execute`.
 
     Args:
-        workers: The number of programs for which the machine has capacity. A program is assumed to use one core.
-        folder: An existing folder for temporary files.
-        memory_limit_mb: The memory limit of most programs, in MiB.
+        options: The options.
 
     Attributes:
         name: The name in `/health` and `/metrics`.
@@ -95,13 +114,15 @@ class Engine(abc.ABC):
         package: The package that the engine needs.
         programs_per_worker: The number of programs that run at once for each worker.
         min_memory_mb: The smallest memory limit, in MiB, with which a sandbox starts.
-        can_enable_network: Whether a sandbox can be given access to the network.
+        jailed: Whether the programs run in a jail.
+        platform: What programs see as their machine.
         capacity: How many programs run at once.
         runtime: The interpreter and its version; complete once the engine is ready.
         ready: Whether the engine can run programs now.
         problem: Why the engine is not ready, or "".
         activity: The current step of the start, for people to read.
         active: The number of running programs.
+        level: The level of the jail around programs; "" without one.
     """
 
     name: ClassVar[str]
@@ -109,11 +130,13 @@ class Engine(abc.ABC):
     package: ClassVar[str]
     programs_per_worker: ClassVar[int] = 1
     min_memory_mb: ClassVar[int]
-    can_enable_network: ClassVar[bool] = False
+    jailed: ClassVar[bool] = True
+    platform: ClassVar[str] = f"{sys.platform}-{machine()}"
 
-    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
-        self.capacity = workers * self.programs_per_worker
-        self._folder, self._memory_limit_mb = folder, memory_limit_mb
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.level = options.level if self.jailed else ""
+        self.capacity = options.workers * self.programs_per_worker
         self.runtime = ""
         self.ready = False
         self.problem = ""

@@ -142,7 +142,6 @@ class DenoRun:
             "code": self.job.code,
             "language": self.job.language,
             "check": self.job.check,
-            "network": self.job.network_enabled,
             "nonce": self._nonce,
             "maxMessageBytes": self._limit,
         }

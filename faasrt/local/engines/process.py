@@ -41,7 +41,9 @@ class Spawner:
         # The first task starts the thread. If the system refuses it, no process must have been started.
         self._threads.submit(int)
 
-    async def start(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> ChildProcess:
+    async def start(
+        self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, pass_fds: Sequence[int] = ()
+    ) -> ChildProcess:
         """Start a process.
 
         Ctrl-C in a terminal does not reach the process, so that its owner can end it in order.
@@ -50,15 +52,16 @@ class Spawner:
             argv: The command.
             env: The whole environment of the process.
             folder: Its working folder.
+            pass_fds: Descriptors that it inherits.
 
         Raises:
             NotStartedError: The system refuses; it may be short of descriptors, memory or processes.
 
         Cancellation: a process that still starts is killed.
         """
-        future = self._threads.submit(_spawn, argv, env, folder)
+        future = self._threads.submit(_spawn, argv, env, folder, pass_fds)
         try:
-            return ChildProcess(*await asyncio.wrap_future(future))
+            return _adopt(*await asyncio.wrap_future(future))
         except BaseException as error:
             future.add_done_callback(_discard)
             if isinstance(error, (OSError, MemoryError)):
@@ -79,7 +82,9 @@ class Spawner:
         await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_TIMEOUT_S)
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(
+    argv: Sequence[str], env: Mapping[str, str], folder: Path, pass_fds: Sequence[int]
+) -> tuple[subprocess.Popen[bytes], int]:
     pipe = subprocess.PIPE
     process = subprocess.Popen(  # noqa: S603
         argv,
@@ -91,6 +96,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> tuple[s
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
+        pass_fds=pass_fds,
     )
     try:
         return process, os.pidfd_open(process.pid)
@@ -112,41 +118,64 @@ def ignore_output(fd: int, data: bytes) -> None:
     """Receive output that nobody needs."""
 
 
+def _adopt(process: subprocess.Popen[bytes], pidfd: int) -> ChildProcess:
+    """Return the child of a new process with three pipes, and follow the process until its end."""
+    loop = asyncio.get_running_loop()
+
+    def on_exit() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        process.poll()
+        child.mark_exited(process.returncode)
+
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
+    loop.add_reader(pidfd, on_exit)
+    try:
+        outputs = {STDOUT: process.stdout, STDERR: process.stderr}
+        child = ChildProcess(process.pid, process.stdin, outputs, lambda: os.killpg(process.pid, signal.SIGKILL))
+    except BaseException:
+        loop.remove_reader(pidfd)
+        raise
+    return child
+
+
 class ChildProcess:
-    """A process whose output is passed to a function. Created by `Spawner.start`.
+    """A process whose output is passed to a function. Created by `Spawner.start` and `Jail.start`.
 
     The output is ignored until `receive` is called. None arrives before the first `await` after the creation.
 
     Args:
-        process: A new process with three pipes.
-        pidfd: A pidfd of the process.
+        pid: The process id.
+        stdin: The pipe to which `write` writes.
+        outputs: The pipes of its output, by their descriptors in the process.
+        kill: Kills the process and all that it started.
 
     Attributes:
         pid: The process id.
+        returncode: The exit code, -N for signal N; None while the process runs.
         killed: Whether `kill` was called.
         ended: Set when the process has ended and all of its output was received.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], pidfd: int) -> None:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
-        self.pid = process.pid
+    def __init__(self, pid: int, stdin: IO[bytes], outputs: Mapping[int, IO[bytes]], kill: Callable[[], None]) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
         self.killed = False
         self.ended = asyncio.Event()
-        self._process, self._pidfd = process, pidfd
+        self._kill = kill
         self._loop = asyncio.get_running_loop()
         self._on_output: Callable[[int, bytes], None] = ignore_output
         self._on_end: Callable[[], None] | None = None
-        self._stdin: IO[bytes] | None = process.stdin
+        self._stdin: IO[bytes] | None = stdin
         self._write_buffer = bytearray()
         self._close_when_sent = False
-        self._stdout_inode = os.fstat(process.stdout.fileno()).st_ino  # both ends of a pipe share it
-        self._outputs = {STDOUT: process.stdout, STDERR: process.stderr}
-        os.set_blocking(process.stdin.fileno(), False)
+        self._outputs = dict(outputs)
+        self._stdout_inode = os.fstat(self._outputs[STDOUT].fileno()).st_ino  # both ends of a pipe share it
+        os.set_blocking(stdin.fileno(), False)
         try:
             for fd, pipe in self._outputs.items():
                 os.set_blocking(pipe.fileno(), False)
                 self._loop.add_reader(pipe.fileno(), self._read, fd)
-            self._loop.add_reader(pidfd, self._on_exit)
         except OSError:
             for pipe in self._outputs.values():
                 self._loop.remove_reader(pipe.fileno())
@@ -162,11 +191,6 @@ class ChildProcess:
         self._on_output, self._on_end = function, on_end
         if self.ended.is_set() and on_end is not None:
             on_end()
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit code, -N for signal N; None while the process runs."""
-        return self._process.returncode
 
     @property
     def alive(self) -> bool:
@@ -204,8 +228,14 @@ class ChildProcess:
         self.killed = True
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                self._kill()
         self._close_stdin()
+
+    def mark_exited(self, returncode: int) -> None:
+        """Record that the process has ended."""
+        self.returncode = returncode
+        self._close_stdin()
+        self._check_ended()
 
     async def end(self) -> None:
         """Kill the process and wait for its end."""
@@ -254,13 +284,6 @@ class ChildProcess:
             self._loop.remove_writer(self._stdin.fileno())
             self._stdin.close()
             self._stdin = None
-
-    def _on_exit(self) -> None:
-        self._process.poll()
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._close_stdin()
-        self._check_ended()
 
     def _check_ended(self) -> None:
         if self.returncode is not None and not self._outputs:

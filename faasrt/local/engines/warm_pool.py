@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import os
 import time
-from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from faasrt.local.engines.base import Engine, NotStartedError
-from faasrt.local.engines.process import ChildProcess, Spawner
+from faasrt.local.engines.base import Engine, EngineOptions, NotStartedError
+from faasrt.local.engines.process import Spawner
 
 _PEAK_DECAY_S = 30.0
 _POLL_S = 0.2
@@ -19,9 +19,14 @@ _POLL_S = 0.2
 class Process(Protocol):
     """A process that can run programs."""
 
+    ended: asyncio.Event
+
     @property
-    def child(self) -> ChildProcess:
-        """The process itself."""
+    def alive(self) -> bool:
+        """Whether the process can still run a program, as far as is known."""
+
+    def kill(self) -> None:
+        """Kill the process, and all that it started."""
 
 
 _P = TypeVar("_P", bound=Process)
@@ -42,8 +47,8 @@ class PooledEngine(Engine, Generic[_P]):
     retry_start_s: ClassVar[tuple[float, float]]
     warm_timeout_s: ClassVar[float]
 
-    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
-        super().__init__(workers, folder, memory_limit_mb)
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
         self._spawner: Spawner
         self._group: asyncio.TaskGroup
         self._processes: set[_P] = set()
@@ -56,23 +61,32 @@ class PooledEngine(Engine, Generic[_P]):
         """Keep processes warm until cancelled, then end all of them."""
         self._spawner = Spawner()
         try:
-            await self._prepare()
+            async with contextlib.AsyncExitStack() as resources:
+                await self._serve_with(resources)
+        finally:
+            self._spawner.close()
+            await self._spawner.wait_closed()
+
+    async def _serve_with(self, resources: contextlib.AsyncExitStack) -> None:
+        try:
+            await self._prepare(resources)
             async with asyncio.TaskGroup() as self._group:
                 await self._add_process()  # alone, because it fills the caches for the others
                 self._group.create_task(self._decay_peak())
                 for _ in range(len(os.sched_getaffinity(0))):
                     self._group.create_task(self._refill())
         finally:
-            self._spawner.close()
             # All are killed before the first await, which a second cancellation may interrupt.
             for process in self._processes:
-                process.child.kill()
+                process.kill()
             for process in list(self._processes):
                 await self._bury(process)
-            await self._spawner.wait_closed()
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         """Do what is needed before the first start.
+
+        Args:
+            resources: What it opens, to be closed after the processes have ended.
 
         Raises:
             EngineError: The engine cannot serve at the moment.
@@ -87,9 +101,6 @@ class PooledEngine(Engine, Generic[_P]):
 
         Cancellation: ends the process.
         """
-
-    async def _clean_up(self, process: _P) -> None:
-        """Remove what a process that has ended left behind."""
 
     @property
     def idle(self) -> int:
@@ -125,7 +136,7 @@ class PooledEngine(Engine, Generic[_P]):
                     raise NotStartedError(problem) from None
                 continue
             self._demand_changed.set()
-            if process.child.alive:
+            if process.alive:
                 return process
 
     async def _refill(self) -> None:
@@ -163,12 +174,11 @@ class PooledEngine(Engine, Generic[_P]):
 
     async def _bury(self, process: _P) -> None:
         """Wait for the end of a process, clean up after it, and let another one take its place."""
-        await process.child.ended.wait()
+        await process.ended.wait()
         for _ in range(self._warm.qsize()):
             other = self._warm.get_nowait()
             if other is not process:
                 self._warm.put_nowait(other)
-        await self._clean_up(process)
         self._processes.discard(process)
         self._demand_changed.set()
 
@@ -178,4 +188,4 @@ class PooledEngine(Engine, Generic[_P]):
             await asyncio.sleep(_PEAK_DECAY_S)
             self._peak = max(self.active, self._peak // 2)
             for _ in range(min(self.idle, self._process_count - self._target)):
-                self._warm.get_nowait().child.kill()
+                self._warm.get_nowait().kill()

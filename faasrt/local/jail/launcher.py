@@ -1,0 +1,301 @@
+"""The process that builds a jail once, and starts a process in it for each program.
+
+It talks to the server over a socket that keeps messages apart. Each message is JSON. The server first sends the
+configuration, and the launcher answers `{"ready": ...}` or `{"failed": reason}`. Then:
+
+    -> {"start": id, "argv"} and descriptors          starts a process with these descriptors, from 0 upwards
+    <- {"started": id} and two pidfds                 of the process, and of what to kill to end the whole program
+    <- {"refused": id, "reason"}                      it could not be started
+    -> {"watch": id, "bytes"}                         ends the program when its processes hold more memory
+    <- {"ended": id, "status", "memory"}              the wait status, and whether the memory was the reason
+
+The launcher ends when the server closes the socket, and all programs end with it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import canary, landlock, namespaces, seccomp, syscalls
+
+_MESSAGE_BYTES = 1 << 20
+_WATCH_INTERVAL_S = 0.05
+_MOST_DESCRIPTORS = 8
+_FAILED_STATUS = 125
+_THREAD_STACK_BYTES = 8 * 2**20
+_PAGE_BYTES = resource.getpagesize()
+_FIRST_PID = 2  # of a program in its namespace, in which `init` is 1
+
+
+class _Program:
+    """A program that runs.
+
+    Attributes:
+        number: Its id in messages.
+        pid: The process.
+        pidfd: The process.
+        init: The first process of its pid namespace; None without namespaces.
+        init_pidfd: What to kill to end all of its processes.
+        stack: The memory in which `init` runs.
+        slot: The number of its uid.
+        max_bytes: The memory that its processes may hold together; None while it is not watched.
+        out_of_memory: Whether it was ended for its memory.
+    """
+
+    def __init__(self, number: int, slot: int) -> None:
+        self.number, self.slot = number, slot
+        self.pid = self.pidfd = self.init_pidfd = -1
+        self.init: int | None = None
+        self.stack: Any = None
+        self.max_bytes: int | None = None
+        self.out_of_memory = False
+
+
+class Launcher:
+    """Starts programs in a jail that was built, and watches them.
+
+    Args:
+        server: The socket to the server.
+        config: The description of the jail.
+        slots: The number of uids for programs; 0 without namespaces.
+        body: Called in the process of a program, when the configuration names no executable.
+    """
+
+    def __init__(
+        self, server: socket.socket, config: dict[str, Any], slots: int, body: Callable[[], None] | None
+    ) -> None:
+        self._server, self._config, self._slots, self._body = server, config, slots, body
+        self._programs: dict[int, _Program] = {}  # by pidfd
+        self._free_slots = list(range(max(1, slots)))[::-1]
+        self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
+        self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
+        self._base_bytes = _resident_bytes("/proc/self")
+
+    def serve(self) -> None:
+        """Answer the server until it closes the socket."""
+        poll = select.poll()
+        poll.register(self._server, select.POLLIN)
+        looked = time.monotonic()
+        while True:
+            watched = [program for program in self._programs.values() if program.max_bytes is not None]
+            for fd, _ in poll.poll(1000 * _WATCH_INTERVAL_S if watched else None):
+                if fd != self._server.fileno():
+                    poll.unregister(fd)
+                    self._reap(self._programs.pop(fd))
+                    continue
+                data, descriptors = _receive(self._server)
+                if not data:
+                    return
+                message = json.loads(data)
+                if "watch" in message:
+                    for program in self._programs.values():
+                        if program.number == message["watch"]:
+                            program.max_bytes = message["bytes"]
+                    continue
+                started = self._start(message, descriptors)
+                if started is not None:
+                    self._programs[started.pidfd] = started
+                    poll.register(started.pidfd, select.POLLIN)
+            if watched and time.monotonic() - looked > _WATCH_INTERVAL_S:
+                looked = time.monotonic()
+                for program in watched:
+                    self._check_memory(program)
+
+    def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        with contextlib.suppress(OSError):  # the server is gone, which the next receive shows
+            self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def _start(self, message: dict[str, Any], descriptors: list[int]) -> _Program | None:
+        number = message["start"]
+        if not self._free_slots:
+            self._send({"refused": number, "reason": "too many programs run in this jail"})
+            return None
+        program = _Program(number, self._free_slots.pop() if self._slots > 1 else 0)
+        try:
+            if self._slots:
+                program.init, program.stack = syscalls.start_init()
+                program.init_pidfd = os.pidfd_open(program.init)
+                # Children are born in the new namespace, this process stays where it is.
+                syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)
+            try:
+                program.pid = os.fork()
+            finally:
+                if program.pid and self._slots:
+                    syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
+            if program.pid == 0:
+                self._run(message, descriptors, program.slot)  # does not return
+            program.pidfd = os.pidfd_open(program.pid)
+        except OSError as error:
+            self._send({"refused": number, "reason": str(error)})
+            self._end(program)
+            return None
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        self._send({"started": number}, [program.pidfd, program.init_pidfd if self._slots else program.pidfd])
+        return program
+
+    def _run(self, message: dict[str, Any], descriptors: list[int], slot: int) -> None:
+        """Finish the jail in the process of a program, and run the program."""
+        config = self._config
+        try:
+            if self._slots:
+                namespaces.make_private(config, slot, self._slots)
+            else:
+                os.setsid()
+                _become(config["uid"])
+            # In two steps, because a number of one may be the target of another.
+            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors]
+            for target, fd in enumerate(moved):
+                os.dup2(fd, target, inheritable=target <= 2)
+            if self._executable is not None:
+                os.dup2(self._executable, seccomp.EXECUTABLE_FD, inheritable=False)
+            ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
+            syscalls.forbid_new_privileges()
+            landlock.restrict(ruleset)
+            syscalls.close_descriptors(len(descriptors), seccomp.EXECUTABLE_FD - 1)
+            syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
+            for name, value in config["limits"].items():
+                resource.setrlimit(getattr(resource, name), (value, value))
+            syscalls.install_filter(self._filter or seccomp.build_filter(config["policy"], os.getpid()))
+            if message["canary"]:
+                canary.main(message["canary"])
+            if self._executable is not None:
+                syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
+            assert self._body is not None
+            self._body()
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(_FAILED_STATUS)
+
+    def _reap(self, program: _Program) -> None:
+        _, status = os.waitpid(program.pid, 0)
+        program.pid = -1
+        self._end(program)
+        self._send({"ended": program.number, "status": status, "memory": program.out_of_memory})
+
+    def _end(self, program: _Program) -> None:
+        """End what is left of a program, and free its slot."""
+        if program.pid > 0:
+            os.kill(program.pid, signal.SIGKILL)
+            os.waitpid(program.pid, 0)
+        if program.init is not None:
+            if program.init_pidfd >= 0:
+                signal.pidfd_send_signal(program.init_pidfd, signal.SIGKILL)
+            else:
+                os.kill(program.init, signal.SIGKILL)
+            os.waitpid(program.init, 0)  # returns when all processes of the namespace have ended
+        for fd in {program.pidfd, program.init_pidfd} - {-1}:
+            os.close(fd)
+        if self._slots > 1:
+            self._free_slots.append(program.slot)
+
+    def _check_memory(self, program: _Program) -> None:
+        """End a program whose processes hold too much memory."""
+        assert program.max_bytes is not None
+        limit = program.max_bytes + self._base_bytes
+        own = f"/proc/{program.pid}"
+        processes = [own]
+        try:
+            if self._slots:
+                seen = f"{own}/root/proc"
+                processes = [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+                stored = os.statvfs(f"{own}/root/tmp")
+                limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
+        except OSError:
+            return  # it has just ended
+        # What is resident counts shared pages once for each process. The exact figure takes long to compute.
+        if sum(map(_resident_bytes, processes)) > limit and sum(map(_proportional_bytes, processes)) > limit:
+            program.out_of_memory = True
+            signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
+
+
+def _become(uid: int | None) -> None:
+    """Give up the rights of root, if this process has them."""
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    syscalls.drop_capabilities()
+
+
+def _resident_bytes(folder: str) -> int:
+    try:
+        with open(f"{folder}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def _proportional_bytes(folder: str) -> int:
+    """Return the memory of a process, where a page that n processes share counts as 1/n."""
+    try:
+        with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except OSError:
+        return _resident_bytes(folder)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    data, ancillary, _, _ = sock.recvmsg(
+        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors = array.array("i")
+    for level, kind, rights in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(rights[: len(rights) // descriptors.itemsize * descriptors.itemsize])
+    return data, list(descriptors)
+
+
+def main(server: socket.socket) -> None:
+    """Build the jail that the server describes, and serve. Does not return."""
+    syscalls.die_with_parent()
+    server.set_inheritable(False)
+    try:
+        config = json.loads(server.recv(_MESSAGE_BYTES))
+        slots = namespaces.enter(config) if config["level"] == "namespaces" else 0
+        body = None
+        if config["runner"]:
+            syscalls.set_thread_stacks(_THREAD_STACK_BYTES)
+            for name in config["imports"]:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+            namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
+            exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
+            body = namespace["main"]
+        launcher = Launcher(server, config, slots, body)
+        os.environ.clear()
+        os.environ.update(config["env"])
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        gc.collect()
+        gc.freeze()  # or a collection in a program would copy all pages of this process
+        version = ".".join(map(str, sys.version_info[:3]))
+        packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
+        server.send(json.dumps({"ready": version, "packages": packages}).encode())
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        try:
+            server.send(json.dumps({"failed": reason}).encode())
+        finally:
+            os._exit(_FAILED_STATUS)
+    launcher.serve()
+    os._exit(0)

@@ -1,0 +1,186 @@
+"""The jail of the level `namespaces`: its own users, files, processes and network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from . import syscalls
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, mount
+
+_PRIVATE_FILE_SYSTEM = MS_NOSUID | MS_NODEV
+PROGRAM_ID = 1000
+"""The uid and gid of programs, as they see them."""
+_SLOTS = 1000
+# The ids of the host that the jail uses when it is started by root, a range that Linux distributions leave unused. One
+# is for the launcher, and one for each program that runs, so that the kernel keeps them and their quotas apart.
+_FIRST_HOST_ID = 1_879_100_000
+
+
+def enter(config: dict[str, Any]) -> int:
+    """Move this process into a new jail, as its first process, and return the number of uids for programs.
+
+    The process that called this function stays outside as the parent, and ends when the jail does.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    if uid:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        _map_ids("self", f"{PROGRAM_ID} {uid} 1", f"{PROGRAM_ID} {gid} 1")
+        slots = 1
+    else:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        slots = 0
+    _build_root(config)
+    if not uid:
+        slots = _become_mapped_root()
+    # A network with nothing in it, not even a loopback interface that is up; and no shared memory, queues or names of
+    # the host.
+    syscalls.unshare(
+        syscalls.CLONE_NEWPID
+        | syscalls.CLONE_NEWNET
+        | syscalls.CLONE_NEWIPC
+        | syscalls.CLONE_NEWUTS
+        | syscalls.CLONE_NEWCGROUP
+    )
+    socket.sethostname("sandbox")
+    fork_and_wait()
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    return slots
+
+
+def fork_and_wait() -> None:
+    """Fork; return in the child, and have the parent wait for it and end as it does."""
+    pid = os.fork()
+    if pid:
+        # It must not keep a pipe or socket of the child open.
+        syscalls.close_descriptors(3)
+        _, status = os.waitpid(pid, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    syscalls.die_with_parent()
+
+
+def _map_ids(pid: str, uids: str, gids: str) -> None:
+    for name, text in (("setgroups", "deny"), ("uid_map", uids), ("gid_map", gids)):
+        if name == "setgroups" and pid != "self":
+            continue
+        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def _become_mapped_root() -> int:
+    """Enter a user namespace whose ids have no rights on the host; return the number of ids for programs."""
+    first, count = _host_ids()
+    ready_read, ready_write = os.pipe()
+    mapped_read, mapped_write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(ready_write)
+        os.read(ready_read, 1)
+        ids = f"0 {first} {count}"
+        _map_ids(str(pid), ids, ids)
+        os.write(mapped_write, b"1")
+        syscalls.close_descriptors(3)
+        _, status = os.waitpid(pid, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    os.write(ready_write, b"1")
+    if not os.read(mapped_read, 1):
+        raise OSError("the ids of the jail could not be mapped")
+    for fd in (ready_read, ready_write, mapped_read, mapped_write):
+        os.close(fd)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    os.setgroups([])
+    syscalls.set_dumpable(True)
+    syscalls.die_with_parent()
+    return count - 1
+
+
+def _host_ids() -> tuple[int, int]:
+    """Return the first id to use, and how many; in a container, from the end of the ids that it has."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        first, _, count = (int(field) for field in file.readline().split())
+    if first + count > _FIRST_HOST_ID + _SLOTS + 1:
+        return _FIRST_HOST_ID, _SLOTS + 1
+    if count < 10:
+        raise OSError("too few user ids in this container")
+    used = min(_SLOTS + 1, count // 2)
+    return first + count - used, used
+
+
+def _build_root(config: dict[str, Any]) -> None:
+    """Make a file system of a few read-only mounts the root of this process."""
+    root = config["root"]
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount("root", root, "tmpfs", _PRIVATE_FILE_SYSTEM, "size=1m,mode=755")
+    for source, target in config["mounts"]:
+        _bind(source, root + target)
+    for path, text in config["files"].items():
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
+        with open(root + path, "w", encoding="utf-8") as file:
+            file.write(text)
+    for path, target in config["links"].items():
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
+        os.symlink(target, root + path)
+    for path in ("/proc", "/tmp"):
+        os.makedirs(root + path, exist_ok=True)
+    # The kernel lets a user namespace mount a new /proc only where it sees the whole of an old one.
+    mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
+    syscalls.change_root(root)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | _PRIVATE_FILE_SYSTEM)
+
+
+def _bind(source: str, target: str) -> None:
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        open(target, "a", encoding="ascii").close()
+    mount(source, target, None, MS_BIND | MS_REC)
+    # A device can only be written to where its mount is not read-only; the host's permissions apply.
+    if not source.startswith("/dev/"):
+        syscalls.make_read_only(target)
+
+
+def make_private(config: dict[str, Any], slot: int, slots: int) -> None:
+    """Give this process, the first one of a program, files and processes of its own, and take away its rights."""
+    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC
+    if config["private_network"]:
+        flags |= syscalls.CLONE_NEWNET
+    syscalls.unshare(flags)
+    if config["tmp_bytes"]:
+        # An environment may be installed below /tmp, which would hide it.
+        below = [target for _, target in config["mounts"] if target.startswith("/tmp/")]
+        kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in below]
+        options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
+        mount("tmp", "/tmp", "tmpfs", _PRIVATE_FILE_SYSTEM, options)
+        for target, fd in kept:
+            _bind(f"/proc/self/fd/{fd}", target)
+        os.mkdir("/tmp/.shm")
+        os.chmod("/tmp/.shm", 0o1777)
+    own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    # Only the processes of the program, and nothing about the machine.
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=ptraceable")
+    os.chdir("/tmp")
+    os.setsid()
+    uid = PROGRAM_ID
+    if slots > 1:
+        uid = 1 + slot
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        syscalls.set_dumpable(True)  # or /proc/self belongs to root, and the ids cannot be mapped
+    # A user namespace of its own: the kernel counts the processes of the program in it, and all rights end at it.
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{PROGRAM_ID} {uid} 1"),
+        ("gid_map", f"{PROGRAM_ID} {uid} 1"),
+    ):
+        fd = os.open(name, os.O_WRONLY, dir_fd=own)
+        os.write(fd, text.encode())
+        os.close(fd)
+    os.close(own)
+    syscalls.drop_capabilities()

@@ -1,0 +1,158 @@
+"""System calls that Python does not offer, through ctypes. A failed call raises OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import signal
+import struct
+
+ARCHITECTURE = platform.machine()
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "syscalls.json"), encoding="ascii") as _file:
+    NUMBERS: dict[str, int] = json.load(_file).get(ARCHITECTURE, {})
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
+CLONE_THREAD, CLONE_VM = 0x1_0000, 0x100
+CLONE_NAMESPACES = 0x7E02_0000  # all of the namespaces above
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
+MS_RDONLY = 1
+
+_AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH = -100, 0x8000, 0x1000
+_MNT_DETACH = 2
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+_CAPABILITY_VERSION_3 = 0x2008_0522
+_SECCOMP_SET_MODE_FILTER = 1
+_CLONE_FILES = 0x400
+_STACK_BYTES = 16_384
+_ATTRIBUTES_BYTES = 128  # more than a pthread_attr_t has on any platform
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def syscall(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+    """Make a system call by name, and return its result."""
+    number = NUMBERS.get(name)
+    if number is None:
+        raise OSError(38, f"{name}: no such system call on {ARCHITECTURE}")
+    values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    result: int = _libc.syscall(ctypes.c_long(number), *values)
+    return _checked(result, name)
+
+
+def _checked(result: int, name: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def prctl(option: int, value: int = 0, name: str = "prctl") -> None:
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), name)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends. A change of the uid undoes this."""
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Set whether other processes of the same uid may read /proc/self. A change of the uid undoes this."""
+    prctl(_PR_SET_DUMPABLE, int(dumpable))
+
+
+def forbid_new_privileges() -> None:
+    """Have set-uid programs run without their privileges, in this process and those that it starts."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, those of later programs too."""
+    for capability in range(64):
+        try:
+            prctl(_PR_CAPBSET_DROP, capability)
+        except OSError:  # there are no more, or there is no right to drop any: then none can be gained either
+            break
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    syscall("capset", header, bytes(24))
+
+
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces; new pid namespaces only hold its future children."""
+    syscall("unshare", flags)
+
+
+def join_namespace(fd: int, kind: int) -> None:
+    """Enter the namespace of a descriptor, or of the process of a pidfd."""
+    syscall("setns", fd, kind)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    syscall("mount", encoded[0], encoded[1], encoded[2], flags, encoded[3])
+
+
+def make_read_only(path: str, *, devices: bool = False) -> None:
+    """Make a mount, and those below it, read-only, without devices and set-uid programs."""
+    attributes = _ATTR_RDONLY | _ATTR_NOSUID | (0 if devices else _ATTR_NODEV)
+    value = struct.pack("QQQQ", attributes, 0, 0, 0)
+    syscall("mount_setattr", _AT_FDCWD, os.fsencode(path), _AT_RECURSIVE, value, len(value))
+
+
+def change_root(path: str) -> None:
+    """Make a mount the root of this process's mount namespace, and detach the old root."""
+    os.chdir(path)
+    syscall("pivot_root", b".", b".")
+    syscall("umount2", b".", _MNT_DETACH)
+    os.chdir("/")
+
+
+def close_descriptors(first: int, last: int = 0xFFFF_FFFF) -> None:
+    """Close the descriptors from a number to another."""
+    syscall("close_range", first, last, 0)
+
+
+def start_init() -> tuple[int, ctypes.Array[ctypes.c_char]]:
+    """Start the first process of a new pid namespace, which only waits; return its id and its stack.
+
+    The stack must be kept until the process has ended. It shares the memory of this process, because copying the page
+    tables of an interpreter with its packages takes longer than all the rest of a start.
+    """
+    stack = ctypes.create_string_buffer(_STACK_BYTES)
+    top = ctypes.c_void_p((ctypes.addressof(stack) + _STACK_BYTES) & ~15)
+    flags = CLONE_NEWPID | CLONE_VM | _CLONE_FILES | signal.SIGCHLD
+    # `pause` takes no argument and does not return, as the first process of a namespace gets no signal it ignores.
+    pid = _libc.clone(ctypes.cast(_libc.pause, ctypes.c_void_p), top, ctypes.c_int(flags), None)
+    return _checked(pid, "clone"), stack
+
+
+def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:
+    """Replace this process by the program of a descriptor. Return only by raising OSError."""
+    arguments, variables = [os.fsencode(text) for text in argv], [os.fsencode(f"{k}={v}") for k, v in env.items()]
+    argument_array = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
+    variable_array = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
+    syscall("execveat", fd, b"", argument_array, variable_array, _AT_EMPTY_PATH)  # type: ignore[arg-type]
+
+
+def set_thread_stacks(size: int) -> None:
+    """Set the size of the stacks of threads, which otherwise is that of the main thread."""
+    attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
+    _libc.pthread_attr_init(attributes)
+    _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
+    _libc.pthread_setattr_default_np(attributes)
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
+
+
+def install_filter(instructions: bytes) -> None:
+    """Install a seccomp filter, for this process and all that it starts. It cannot be removed."""
+    buffer = ctypes.create_string_buffer(instructions, len(instructions))
+    program = _FilterProgram(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    syscall("seccomp", _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(program))  # type: ignore[arg-type]
