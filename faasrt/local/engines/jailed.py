@@ -222,9 +222,7 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
     spawner = Spawner()
     try:
         for level in LEVELS if wanted == "auto" else (wanted,):
-            # The interpreter and what it needs; the jail of an engine holds less.
-            mounts = [(path, path) for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path)]  # noqa: PTH112
-            config = JailConfig(level=level, policy="deno", mounts=mounts)
+            config = JailConfig(level=level, policy="deno", mounts=[("/usr", "/usr")])
             try:
                 async with open_jail(spawner, sys.executable, folder, config):
                     return level, "; ".join(reasons)

@@ -297,7 +297,7 @@ class NativePythonEngine(PythonTier):
         try:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(tier.run())
-                while (left_s := tier.used_at + _IDLE_S - time.monotonic()) > 0 or tier.active:
+                while (left_s := tier.used_at + _IDLE_S - time.monotonic()) > 0 or tier.active:  # noqa: ASYNC110
                     await asyncio.sleep(max(left_s, 1.0))
                 running.cancel()
         finally:
