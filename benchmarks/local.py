@@ -66,10 +66,9 @@ async def embedded(engine: str, program: str) -> AsyncIterator[Call]:
 
         await call()
         if program in ("numpy", "pandas"):
-            # The first program that names the package runs without the process that is to import it.
-            while (
-                await manager.run_code(f"import sys; print('{program}' in sys.modules)", language)
-            ).stdout != "True\n":
+            # Programs run without the process that is to import the package until it is ready.
+            code = f"import sys; print('{program}' in sys.modules)"
+            while (await manager.run_code(code, language)).stdout != "True\n":  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         yield call
 
