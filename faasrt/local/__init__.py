@@ -47,9 +47,9 @@ TypeScript's types are removed, not checked. A program that prevents its own end
 **The jail.** The kernel encloses every native and every Deno process, whatever runs in it.
 
     namespaces   own users, processes, network (with nothing in it), IPC and host name; a root of a few read-only
-                 mounts; a private /tmp in memory for Python; a uid of its own for each program when the server runs as root
-    filters      without namespaces, as in a container with Docker's defaults: Landlock, and the filter refuses to look up
-                 paths
+                 mounts; a private /tmp in memory for Python; a uid of its own for each program under root
+    filters      without namespaces, as in a container with Docker's defaults: Landlock, and the filter refuses to
+                 look up paths
 
 Both have a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), no capabilities and
 `no_new_privs`. `level="auto"` takes the highest level that works; `level="namespaces"` refuses to start below it. The
@@ -93,6 +93,7 @@ that ends itself with a signal; but a process that is killed from outside is a f
 limits on memory and processes, and user namespaces for the jail. Or run the server at the level `filters`, in a
 container without capabilities, with Python on the engine `wasm`. Engines generate code, so memory must stay
 executable.
+
 Example:
     >>> from faasrt.local import LocalFaaS
     >>> sandbox = SandboxConfig(timeout_limit_s=10, memory_limit_mb=256)
