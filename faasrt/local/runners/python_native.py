@@ -117,7 +117,8 @@ def main():
     with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
         file.write(code)
     sys.argv[:] = [FILE]
-    sys.orig_argv[:] = [sys.executable, FILE]
+    if hasattr(sys, "orig_argv"):  # from CPython 3.10 on
+        sys.orig_argv[:] = [sys.executable, FILE]
     sys.path.insert(0, FOLDER)
     main_module = sys.modules["__main__"] = type(sys)("__main__")
     namespace = main_module.__dict__
