@@ -68,14 +68,14 @@ HOSTILE = [
     ),
     ("import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)", "OK"),
     (
-        "import threading, time\nfor _ in range(60):\n    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "from threading import Thread\nimport time\nfor _ in range(60):\n    Thread(target=time.sleep, args=[60], daemon=True).start()",
         "OK",
     ),
     ("import os\nos.kill(os.getpid(), 9)", "CRASHED"),
     ("import os\ntry:\n    os.kill(-1, 9)\nexcept ProcessLookupError:\n    print('alone')", "OK"),
     ("open('/tmp/x', 'wb').write(bytes(30 * 2**20))", "OK"),
     (
-        "import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 2**24))\n    kept[-1][:] = bytes(2**24)",
+        "import mmap\nx = []\nwhile True:\n    x.append(mmap.mmap(-1, 2**24))\n    x[-1][:] = bytes(2**24)",
         "MEMORY_LIMIT",
     ),
 ]

@@ -275,7 +275,7 @@ def main(server: socket.socket) -> None:
         slots = namespaces.enter(config) if config["level"] == "namespaces" else 0
         body = None
         if config["runner"]:
-            syscalls.set_thread_stacks(_THREAD_STACK_BYTES)
+            syscalls.limit_threads(_THREAD_STACK_BYTES)
             for name in config["imports"]:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)

@@ -29,6 +29,7 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 _SECCOMP_SET_MODE_FILTER = 1
 _CLONE_FILES = 0x400
 _STACK_BYTES = 16_384
+_M_ARENA_MAX = -8
 _ATTRIBUTES_BYTES = 128  # more than a pthread_attr_t has on any platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -139,11 +140,13 @@ def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:
     syscall("execveat", fd, b"", argument_array, variable_array, _AT_EMPTY_PATH)  # type: ignore[arg-type]
 
 
-def set_thread_stacks(size: int) -> None:
-    """Set the size of the stacks of threads, which otherwise is that of the main thread."""
+def limit_threads(stack_bytes: int) -> None:
+    """Bound the address space of a thread: its stack, which would be as large as the main thread's, and its heap."""
+    if hasattr(_libc, "mallopt"):  # the GNU C library reserves 64 MiB for each of the first threads
+        _libc.mallopt(_M_ARENA_MAX, 2)
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
     _libc.pthread_attr_init(attributes)
-    _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
+    _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(stack_bytes))
     _libc.pthread_setattr_default_np(attributes)
 
 
