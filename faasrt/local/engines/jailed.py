@@ -51,7 +51,7 @@ launcher.main(server)
 
 @attrs.frozen(kw_only=True)
 class JailConfig:
-    """What a jail holds, and what its processes may do.
+    """The contents of a jail, and the rights of its processes.
 
     Attributes:
         level: What surrounds the processes.

@@ -86,7 +86,7 @@ class PooledEngine(Engine, Generic[_P]):
         """Do what is needed before the first start.
 
         Args:
-            resources: What it opens, to be closed after the processes have ended.
+            resources: Closed after the processes have ended.
 
         Raises:
             EngineError: The engine cannot serve at the moment.

@@ -223,14 +223,14 @@ class Launcher:
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
             return  # it has just ended
-        # What is resident counts shared pages once for each process. The exact figure takes long to compute.
+        # The resident memory counts shared pages once for each process. The exact figure takes long to compute.
         if sum(map(_resident_bytes, processes)) > limit and sum(map(_proportional_bytes, processes)) > limit:
             program.out_of_memory = True
             signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
 
 
 def _become(uid: int | None) -> None:
-    """Give up the rights of root, if this process has them."""
+    """Drop the rights of root, if this process has them."""
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)

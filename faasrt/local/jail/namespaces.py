@@ -145,7 +145,7 @@ def _bind(source: str, target: str) -> None:
 
 
 def make_private(config: dict[str, Any], slot: int, slots: int) -> None:
-    """Give this process, the first one of a program, files and processes of its own, and take away its rights."""
+    """Isolate this process, the first one of a program, from other programs, and drop its rights."""
     flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC
     if config["private_network"]:
         flags |= syscalls.CLONE_NEWNET

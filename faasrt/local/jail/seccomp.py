@@ -51,7 +51,7 @@ _PYTHON = (
 )
 # Landlock does not hide whether a path exists, and other processes of the same uid could be slowed down.
 _NOT_WITHOUT_NAMESPACES = "access faccessat faccessat2 stat lstat readlink readlinkat sched_setaffinity"
-# The C library falls back to older calls, whose arguments a filter can read, when it is told that these do not exist.
+# After ENOSYS, the C library falls back to older calls, whose arguments a filter can read.
 _ABSENT = (
     "clone3 openat2 io_uring_setup io_uring_enter io_uring_register userfaultfd memfd_secret statmount listmount "
     "landlock_create_ruleset"
@@ -160,7 +160,7 @@ def _shared_rules() -> dict[str, list[_Instruction]]:
         "socketpair": _only(0, [_AF_UNIX], errno.EACCES),
         # Not: resize a pipe (kernel memory), take leases, watch folders, send signals on input.
         "fcntl": _never(1, [1031, 1024, 1026, 10, 8, 15]),
-        # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ, TIOCGPGRP: what a descriptor is, and its flags.
+        # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ, TIOCGPGRP: the kind and the flags of a descriptor.
         "ioctl": _only(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
         # Names of threads and memory, PDEATHSIG, timer slack, huge pages; and reading of dumpable, seccomp,
         # capabilities and no_new_privs.

@@ -58,22 +58,22 @@ def prctl(option: int, value: int = 0, name: str = "prctl") -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends. A change of the uid undoes this."""
+    """Request a SIGKILL from the kernel when the parent ends. A change of the uid cancels this."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Set whether other processes of the same uid may read /proc/self. A change of the uid undoes this."""
+    """Set whether other processes of the same uid may read /proc/self. A change of the uid cancels this."""
     prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def forbid_new_privileges() -> None:
-    """Have set-uid programs run without their privileges, in this process and those that it starts."""
+    """Ignore set-uid bits in this process and in all that it starts."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, those of later programs too."""
+    """Drop every capability, also for later programs."""
     for capability in range(64):
         try:
             prctl(_PR_CAPBSET_DROP, capability)
