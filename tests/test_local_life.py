@@ -18,8 +18,6 @@ from served import Server, is_gone, served, strays, until
 from faasrt.local import LocalFaaS
 from faasrt.local.folder import temporary_folder
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
     "python": "import time\nt = time.time() + {}\nwhile time.time() < t: pass\nprint('done')",
