@@ -83,6 +83,7 @@ class PooledEngine(Engine, Generic[_P]):
             # All are killed before the first await, which a second cancellation may interrupt.
             for process in self._processes:
                 process.kill()
+            await resources.aclose()
             for process in list(self._processes):
                 await self._bury(process)
         if failure is not None:
@@ -92,7 +93,7 @@ class PooledEngine(Engine, Generic[_P]):
         """Do what is needed before the first start.
 
         Args:
-            resources: What it opens, to be closed after the processes have ended.
+            resources: What it opens, to be closed when all processes were killed. Their ends may be reported by it.
 
         Raises:
             EngineError: The engine cannot serve at the moment.
