@@ -25,9 +25,11 @@ import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 async def main():
-    limits = SandboxConfig(memory_limit_mb=1024, network_enabled=True)
-    async with LocalFaaS(sys.argv[1:], workers=2, sandbox=limits) as faas:
-        await faas.wait_ready(sys.argv[1])
+    limits = SandboxConfig(memory_limit_mb=1024)
+    engines = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
+    languages = [argument.split("=")[0] for argument in sys.argv[1:]]
+    async with LocalFaaS(languages, workers=2, sandbox=limits, engines=engines) as faas:
+        await faas.wait_ready(languages[0])
         print(faas.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())

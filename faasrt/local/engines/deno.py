@@ -94,6 +94,9 @@ class DenoEngine(PooledEngine[JailedProcess]):
         opened = open_jail(self._spawner, sys.executable, self.options.folder, config)
         self._jail = await resources.enter_async_context(opened)
 
+    async def _watch_resources(self) -> None:
+        await self._jail.watch()
+
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         is_usual = job.limits.memory_limit_mb == self.options.memory_limit_mb
         child = await (self._get_warm() if is_usual else self._start(job))

@@ -125,6 +125,7 @@ class Jail:
         self._numbers = itertools.count(1)
         self._replies: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._processes: dict[int, JailedProcess] = {}
+        self._ended = asyncio.Event()
 
     async def start(
         self, argv: Sequence[str] = (), *, channel: bool = False, canary: Mapping[str, Any] | None = None
@@ -200,13 +201,25 @@ class Jail:
                 if reply is not None and not reply.done():
                     reply.set_exception(NotStartedError(f"the jail could not start a process: {message['reason']}"))
 
+    async def watch(self) -> None:
+        """Wait for the end of the launcher, which does not end by itself.
+
+        Raises:
+            EngineError: It has ended.
+        """
+        await self._ended.wait()
+        raise EngineError("the launcher of the jail was killed from outside")
+
     def mark_ended(self) -> None:
-        """Record that the launcher has ended, and all of its processes with it."""
+        """Record that the launcher has ended, and end all of its processes."""
+        self._ended.set()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(NotStartedError("the launcher of the jail has ended"))
         while self._processes:
-            self._processes.popitem()[1].mark_exited(-signal.SIGKILL)
+            _, process = self._processes.popitem()
+            process.kill()
+            process.mark_exited(-signal.SIGKILL)
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:

@@ -237,6 +237,9 @@ class PythonTier(PooledEngine[JailedProcess]):
             raise
         return process
 
+    async def _watch_resources(self) -> None:
+        await self._jail.watch()
+
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self.used_at = time.monotonic()
         process = await self._get_warm()
