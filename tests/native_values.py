@@ -119,7 +119,7 @@ if __name__ == '__main__':
 
 LIBRARY = {
     "deep recursion": "import sys\nsys.setrecursionlimit(30_000)\ndef f(n):\n    return n and 1 + f(n - 1)\nprint(f(29_000))",
-    "deep lru_cache": "import sys, functools\nsys.setrecursionlimit(1_000_000)\n@functools.lru_cache(None)\ndef f(n):\n    return n and 1 + f(n - 1)\nprint(f(10_000))",
+    "deep lru_cache": "import sys, functools\nsys.setrecursionlimit(1_000_000)\n@functools.lru_cache(None)\ndef f(n):\n    return n and 1 + f(n - 1)\nprint(f(10_000 if sys.version_info < (3, 12) else 300))",
     "lru_cache to the limit": "import functools\n@functools.lru_cache(None)\ndef f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)\nfor n in (300, 480, 2000):\n    try:\n        print(f(n) % 10**9)\n    except RecursionError as e:\n        print(n, str(e)[:31])\nprint(f.cache_info().currsize > 480)",
     "deep cmp, repr and json": "import json\nx = []\nfor _ in range(900):\n    x = [x]\nprint(len(repr(x)), x == x)\ntry:\n    json.dumps(x)\n    print('fits')\nexcept RecursionError as e:\n    print(e)",
     "deep copy": "import copy\nx = []\nfor _ in range(300):\n    x = [x]\nprint(copy.deepcopy(x) == x)",

@@ -188,7 +188,8 @@ def prepare(text, code):
     for name in LAST_ERROR:
         vars(sys).pop(name, None)
     sys.argv[:] = [FILE]
-    sys.orig_argv[:] = [sys.executable, FILE]
+    if hasattr(sys, "orig_argv"):  # from Python 3.10 on
+        sys.orig_argv[:] = [sys.executable, FILE]
     sys.path.insert(0, FOLDER)
     sys.dont_write_bytecode = False
     main_thread = threading.main_thread()
@@ -201,6 +202,7 @@ def prepare(text, code):
     namespace["__loader__"] = Source(code)
     namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
     lines = io.StringIO(code, newline=None).read().split("\n")
+    linecache.clearcache()  # Python keeps the text of -c, which is the launcher's, under the name that `eval` uses too
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
     reseed()
     return namespace
@@ -256,11 +258,14 @@ def report_missing(error):
 
 def finish(exit_code, known, stdout, stderr):
     """Do the parts of the interpreter's shutdown that a program can see, and return the exit code."""
-    for step in (threading._shutdown, atexit._run_exitfuncs):
-        try:
-            step()
-        except BaseException as error:
-            show_failure(error)
+    try:
+        threading._shutdown()
+    except BaseException as error:
+        show_failure(error)
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        pass  # Python 3.9 raises what it has printed
     try:
         if not flush_standard():
             exit_code = FLUSH_FAILED
@@ -292,7 +297,8 @@ def flush_standard():
         except BaseException as error:
             flushed = False
             if name == "stdout":
-                write(sys.stderr, f"Exception ignored in: {stream!r}\n")
+                place = "on flushing sys.stdout:" if sys.version_info >= (3, 13) else f"in: {stream!r}"
+                write(sys.stderr, f"Exception ignored {place}\n")
                 show_failure(error)
     return flushed
 
