@@ -45,7 +45,9 @@ sys.path[:] = [path for path in sys.path if path]
 sys.path.insert(0, {parent!r})
 from jail import launcher
 del sys.path[0]
-launcher.main(server)
+sys.excepthook = launcher.main(server)
+# In the process of a program: the interpreter calls the hook when no other function runs any more.
+raise SystemError
 """
 
 

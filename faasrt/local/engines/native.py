@@ -245,7 +245,8 @@ class PythonTier(PooledEngine[JailedProcess]):
         process = await self._get_warm()
         limits = job.limits
         try:
-            run = NativeRun(job, process)
+            assert self._interpreter is not None
+            run = NativeRun(job, process, self._interpreter.executable)
             memory_bytes = limits.memory_limit_mb * 2**20
             process.limit_memory(memory_bytes)
             started = time.perf_counter()

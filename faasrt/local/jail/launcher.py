@@ -74,22 +74,23 @@ class Launcher:
         server: The socket to the server.
         config: The description of the jail.
         slots: The number of uids for programs; 0 without namespaces.
-        body: Called in the process of a program, when the configuration names no executable.
+
+    Attributes:
+        in_program: Whether this is the process of a program, and no launcher any more.
     """
 
-    def __init__(
-        self, server: socket.socket, config: dict[str, Any], slots: int, body: Callable[[], None] | None
-    ) -> None:
-        self._server, self._config, self._slots, self._body = server, config, slots, body
+    def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
+        self._server, self._config, self._slots = server, config, slots
         self._programs: dict[int, _Program] = {}  # by pidfd
         self._free_slots = list(range(max(1, slots)))[::-1]
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
         self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
         self._base_bytes = _resident_bytes("/proc/self")
+        self.in_program = False
 
     def serve(self) -> None:
-        """Answer the server until it closes the socket."""
+        """Answer the server until it closes the socket, or return in the process of a program to run its body."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         looked = time.monotonic()
@@ -110,6 +111,8 @@ class Launcher:
                             program.max_bytes = message["bytes"]
                     continue
                 started = self._start(message, descriptors)
+                if self.in_program:
+                    return
                 if started is not None:
                     self._programs[started.pidfd] = started
                     poll.register(started.pidfd, select.POLLIN)
@@ -141,7 +144,9 @@ class Launcher:
                 if program.pid and self._slots:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
             if program.pid == 0:
-                self._run(message, descriptors, program.slot)  # does not return
+                self._run(message, descriptors, program.slot)
+                descriptors.clear()  # they are closed, and other files may have their numbers
+                return None
             program.pidfd = os.pidfd_open(program.pid)
         except OSError as error:
             self._send({"refused": number, "reason": str(error)})
@@ -154,7 +159,7 @@ class Launcher:
         return program
 
     def _run(self, message: dict[str, Any], descriptors: list[int], slot: int) -> None:
-        """Finish the jail in the process of a program, and run the program."""
+        """Finish the jail in the process of a program, and run the program. Return only if the body is to run it."""
         config = self._config
         try:
             if self._slots:
@@ -180,12 +185,13 @@ class Launcher:
                 canary.main(message["canary"])
             if self._executable is not None:
                 syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
-            assert self._body is not None
-            self._body()
+            self.in_program = True
+            self._server.detach()
         except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(_FAILED_STATUS)
+            try:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(_FAILED_STATUS)
 
     def _reap(self, program: _Program) -> None:
         _, status = os.waitpid(program.pid, 0)
@@ -266,14 +272,14 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(descriptors)
 
 
-def main(server: socket.socket) -> None:
-    """Build the jail that the server describes, and serve. Does not return."""
+def main(server: socket.socket) -> Callable[..., None]:
+    """Build the jail that the server describes, and serve. Return only in the process of a program: its body."""
     syscalls.die_with_parent()
     server.set_inheritable(False)
     try:
         config = json.loads(server.recv(_MESSAGE_BYTES))
         slots = namespaces.enter(config) if config["level"] == "namespaces" else 0
-        body = None
+        body: Callable[..., None] | None = None
         if config["runner"]:
             syscalls.limit_threads(_THREAD_STACK_BYTES)
             for name in config["imports"]:
@@ -282,12 +288,14 @@ def main(server: socket.socket) -> None:
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body = namespace["main"]
-        launcher = Launcher(server, config, slots, body)
+        launcher = Launcher(server, config, slots)
         os.environ.clear()
         os.environ.update(config["env"])
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         gc.collect()
         gc.freeze()  # or a collection in a program would copy all pages of this process
+        for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
+            del sys.modules[name]  # a program may have a module of this name
         version = ".".join(map(str, sys.version_info[:3]))
         packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
         server.send(json.dumps({"ready": version, "packages": packages}).encode())
@@ -298,4 +306,6 @@ def main(server: socket.socket) -> None:
         finally:
             os._exit(_FAILED_STATUS)
     launcher.serve()
-    os._exit(0)
+    if body is None or not launcher.in_program:
+        os._exit(0)
+    return body
