@@ -20,7 +20,7 @@ import attrs
 import faasrt.local.jail
 from faasrt.local.engines.base import EngineError, NotStartedError
 from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess, Spawner
-from faasrt.local.jail.landlock import ALL, READ, WRITE, abi_version
+from faasrt.local.jail.landlock import ALL, READ, WRITE
 
 LEVELS = ("namespaces", "filters")
 MESSAGES = 4
@@ -29,7 +29,6 @@ MESSAGES = 4
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
-_ABI_WITH_SCOPES = 6
 _NOBODY = 65_534
 # Programs can read the command line, so it names no path. The stack can only grow as far as the limit at the start of
 # the interpreter allows.
@@ -318,8 +317,8 @@ def _launcher_config(config: JailConfig, root: Path) -> dict[str, Any]:
         "policy": config.policy if jailed else f"{config.policy}-filters",
         "rights": rights,
         "root": str(root),
-        # Without the scopes of Landlock, abstract sockets of other programs could be reached in a common network.
-        "private_network": config.policy == "python" and abi_version() < _ABI_WITH_SCOPES,
+        # Programs with sockets would see the names of each other's, and their buffers could not be counted.
+        "private_network": jailed and config.policy == "python",
         "uid": _NOBODY if not jailed and os.getuid() == 0 else None,
     }
 

@@ -104,9 +104,12 @@ _LIMITS = {
     "RLIMIT_NPROC": 64,  # processes and threads together
     "RLIMIT_FSIZE": 64 * 2**20,
     "RLIMIT_STACK": 512 * 2**20,  # recursion through C code; the memory limit counts what is used of it
-    "RLIMIT_CORE": 0,
+    "RLIMIT_CORE": 1,  # none at all: 0 does not stop those that the host pipes to a program
     "RLIMIT_MEMLOCK": 65_536,
     "RLIMIT_MSGQUEUE": 0,
+    "RLIMIT_SIGPENDING": 1024,  # timers and queued signals, which are memory of the kernel
+    "RLIMIT_NICE": 0,
+    "RLIMIT_RTPRIO": 0,
 }
 _TMP_BYTES = 64 * 2**20
 _PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/sh\nroot:x:0:0:root:/:/bin/sh\n"  # noqa: S105
@@ -123,7 +126,8 @@ _LINKS = {
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
 }
-_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+# Not /dev/zero: a shared mapping of it is memory that cannot be counted.
+_DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
 _SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
 
 

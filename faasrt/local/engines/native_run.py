@@ -46,6 +46,9 @@ _PACKAGES = {
     "yaml": "PyYAML",
 }
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_PREFIX = b'{"kind":"'
+_KIND_AT = len(_PREFIX)
+_KINDS = {_PREFIX + kind.encode(): kind for kind in _FIELDS}
 # The system or its operator sends these. All others come from the program: faults, alarms, closed pipes.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 
@@ -63,6 +66,7 @@ class NativeRun:
         self._job, self._process, self._python = job, process, python
         self._limit = job.limits.max_output_bytes
         self._outputs = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._lines: dict[str, bytearray] = {}
         self._messages: dict[str, dict[str, Any]] = {}
         self._pending = bytearray()
         self._message_bytes = 0
@@ -93,7 +97,7 @@ class NativeRun:
             NotStartedError: The process ended before the program began.
             EngineError: The process was killed from outside.
         """
-        messages = self._messages
+        messages = self._messages = self._decode_messages()
         fields = self._classify()
         ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         own_return_val = Language.PYTHON if "own_return_val" in messages else None
@@ -126,10 +130,18 @@ class NativeRun:
             return
         *lines, self._pending = self._pending.split(b"\n")
         for line in lines:
+            # A program can send millions of messages. The last one of each kind counts, so only that is decoded.
+            kind = _KINDS.get(bytes(line[: line.find(b'"', _KIND_AT)]))
+            if kind is not None:
+                self._lines[kind] = line
+
+    def _decode_messages(self) -> dict[str, dict[str, Any]]:
+        """Return the fields of the last message of each kind. One that is malformed has none."""
+        messages = {}
+        for kind, line in self._lines.items():
             message = decode_message(bytes(line))
-            kind = message.get("kind")
-            if kind in _FIELDS:
-                self._messages[kind] = {name: message[name] for name in _FIELDS[kind] if name in message}
+            messages[kind] = {name: message[name] for name in _FIELDS[kind] if name in message}
+        return messages
 
     def _classify(self) -> dict[str, Any]:
         messages, returncode = self._messages, self._process.returncode or 0

@@ -40,6 +40,11 @@ _MOST_DESCRIPTORS = 8
 _FAILED_STATUS = 125
 _THREAD_STACK_BYTES = 8 * 2**20
 _PAGE_BYTES = resource.getpagesize()
+# Memory of the kernel that no limit counts: the buffer of a socket, beyond a number that every program may have, and
+# the description of a mapping.
+_SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
+_MAPPING_BYTES = 512
+_MOST_PROGRAMS = 1000
 _FIRST_PID = 2  # of a program in its namespace, in which `init` is 1
 
 
@@ -55,6 +60,7 @@ class _Program:
         stack: The memory in which `init` runs.
         slot: The number of its uid.
         max_bytes: The memory that its processes may hold together; None while it is not watched.
+        check_at: When to check its memory next.
         out_of_memory: Whether it was ended for its memory.
     """
 
@@ -64,6 +70,7 @@ class _Program:
         self.init: int | None = None
         self.stack: Any = None
         self.max_bytes: int | None = None
+        self.check_at = 0.0
         self.out_of_memory = False
 
 
@@ -82,18 +89,18 @@ class Launcher:
     def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
         self._server, self._config, self._slots = server, config, slots
         self._programs: dict[int, _Program] = {}  # by pidfd
-        self._free_slots = list(range(max(1, slots)))[::-1]
+        self._free_slots = list(range(slots if slots > 1 else _MOST_PROGRAMS))[::-1]
+        self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
         self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
-        self._base_bytes = _resident_bytes("/proc/self")
+        self._base_mapped, self._base_bytes = _sizes("/proc/self")
         self.in_program = False
 
     def serve(self) -> None:
         """Answer the server until it closes the socket, or return in the process of a program to run its body."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
-        looked = time.monotonic()
         while True:
             watched = [program for program in self._programs.values() if program.max_bytes is not None]
             for fd, _ in poll.poll(1000 * _WATCH_INTERVAL_S if watched else None):
@@ -116,10 +123,12 @@ class Launcher:
                 if started is not None:
                     self._programs[started.pidfd] = started
                     poll.register(started.pidfd, select.POLLIN)
-            if watched and time.monotonic() - looked > _WATCH_INTERVAL_S:
-                looked = time.monotonic()
-                for program in watched:
+            for program in watched:
+                now = time.monotonic()
+                if now >= program.check_at:
                     self._check_memory(program)
+                    # Figures that take long to read must not keep this process from its other work.
+                    program.check_at = now + max(_WATCH_INTERVAL_S, 4 * (time.monotonic() - now))
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -131,9 +140,11 @@ class Launcher:
         if not self._free_slots:
             self._send({"refused": number, "reason": "too many programs run in this jail"})
             return None
-        program = _Program(number, self._free_slots.pop() if self._slots > 1 else 0)
+        program = _Program(number, self._free_slots.pop())
         try:
             if self._slots:
+                if self._config["private_network"] and program.slot not in self._networks:
+                    self._networks[program.slot] = self._make_network()
                 program.init, program.stack = syscalls.start_init()
                 program.init_pidfd = os.pidfd_open(program.init)
                 # Children are born in the new namespace, this process stays where it is.
@@ -163,7 +174,7 @@ class Launcher:
         config = self._config
         try:
             if self._slots:
-                namespaces.make_private(config, slot, self._slots)
+                namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
             else:
                 os.setsid()
                 _become(config["uid"])
@@ -212,8 +223,19 @@ class Launcher:
             os.waitpid(program.init, 0)  # returns when all processes of the namespace have ended
         for fd in {program.pidfd, program.init_pidfd} - {-1}:
             os.close(fd)
-        if self._slots > 1:
-            self._free_slots.append(program.slot)
+        self._free_slots.append(program.slot)
+
+    def _make_network(self) -> int:
+        """Return a descriptor of a new network, for one program after the other: to make one takes long."""
+        path = "/proc/self/ns/net"
+        own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            syscalls.join_namespace(own, syscalls.CLONE_NEWNET)
+        finally:
+            os.close(own)
+        return network
 
     def _check_memory(self, program: _Program) -> None:
         """End a program whose processes hold too much memory."""
@@ -222,6 +244,9 @@ class Launcher:
         own = f"/proc/{program.pid}"
         processes = [own]
         try:
+            if self._config["private_network"]:
+                with open(f"{own}/net/sockstat", encoding="ascii") as file:
+                    limit -= max(0, int(file.readline().split()[2]) - _FREE_SOCKETS) * _SOCKET_BYTES
             if self._slots:
                 seen = f"{own}/root/proc"
                 processes = [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
@@ -229,10 +254,18 @@ class Launcher:
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
             return  # it has just ended
-        # The resident memory counts shared pages once for each process. The exact figure takes long to compute.
-        if sum(map(_resident_bytes, processes)) > limit and sum(map(_proportional_bytes, processes)) > limit:
-            program.out_of_memory = True
-            signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
+        # The resident memory counts shared pages once for each process, and mapped memory costs little unless it is in
+        # many pieces. The exact figures take long to read.
+        sizes = [_sizes(process) for process in processes]
+        mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
+        if mapped <= limit and sum(resident for _, resident in sizes) <= limit:
+            return
+        for process in processes:
+            limit -= _proportional_bytes(process) + _mappings(process) * _MAPPING_BYTES
+            if limit < 0:
+                program.out_of_memory = True
+                signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
+                return
 
 
 def _become(uid: int | None) -> None:
@@ -244,10 +277,20 @@ def _become(uid: int | None) -> None:
     syscalls.drop_capabilities()
 
 
-def _resident_bytes(folder: str) -> int:
+def _sizes(folder: str) -> tuple[int, int]:
+    """Return the bytes that a process has mapped, and those of them that are resident."""
     try:
         with open(f"{folder}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * _PAGE_BYTES
+            mapped, resident = file.read().split()[:2]
+            return int(mapped) * _PAGE_BYTES, int(resident) * _PAGE_BYTES
+    except OSError:
+        return 0, 0
+
+
+def _mappings(folder: str) -> int:
+    try:
+        with open(f"{folder}/maps", "rb") as file:
+            return file.read().count(b"\n")
     except OSError:
         return 0
 
@@ -258,7 +301,7 @@ def _proportional_bytes(folder: str) -> int:
         with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
             return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
     except OSError:
-        return _resident_bytes(folder)
+        return _sizes(folder)[1]
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:

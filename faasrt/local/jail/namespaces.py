@@ -144,12 +144,18 @@ def _bind(source: str, target: str) -> None:
         syscalls.make_read_only(target)
 
 
-def make_private(config: dict[str, Any], slot: int, slots: int) -> None:
-    """Isolate this process, the first one of a program, from other programs, and drop its rights."""
-    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC
-    if config["private_network"]:
-        flags |= syscalls.CLONE_NEWNET
-    syscalls.unshare(flags)
+def make_private(config: dict[str, Any], slot: int, slots: int, network: int | None) -> None:
+    """Isolate this process, the first one of a program, from other programs, and drop its rights.
+
+    Args:
+        config: The configuration of the jail.
+        slot: The number of its uid.
+        slots: The number of uids.
+        network: A network that no other program uses; None keeps that of the jail.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC)
+    if network is not None:
+        syscalls.join_namespace(network, syscalls.CLONE_NEWNET)
     if config["tmp_bytes"]:
         # An environment may be installed below /tmp, which would hide it.
         below = [target for _, target in config["mounts"] if target.startswith("/tmp/")]

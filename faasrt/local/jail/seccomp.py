@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from .syscalls import ARCHITECTURE, CLONE_NAMESPACES, CLONE_THREAD, CLONE_VM, NUMBERS
+from .syscalls import ARCHITECTURE, CLONE_NAMESPACES, CLONE_PARENT, CLONE_THREAD, CLONE_VM, NUMBERS
 
 # Calls that every program makes.
 _COMMON = (
@@ -60,7 +60,7 @@ _ABSENT = (
 _AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 _KILL, _ALLOW, _ERRNO = 0x8000_0000, 0x7FFF_0000, 0x0005_0000
 _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
-_AF_UNIX = 1
+_AF_UNIX, _RLIMIT_CORE, _MAP_SHARED, _MAP_ANONYMOUS = 1, 4, 1, 0x20
 _X32_BIT = 0x4000_0000  # marks the calls of a second, 32-bit interface of x86-64
 _AT_EMPTY_PATH = 0x1000
 EXECUTABLE_FD = 900
@@ -108,14 +108,40 @@ def _python_rules() -> dict[str, list[_Instruction]]:
     # No other family than AF_UNIX: internet sockets, and those that configure or observe the kernel.
     return {
         **_shared_rules(),
-        "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | 0x80), _fail(errno.EPERM), _allow()],
+        # Nor a child of the launcher: it would wait for the end of a namespace that waits for it to collect the child.
+        "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | CLONE_PARENT | 0x80), _fail(errno.EPERM), _allow()],
+        # Without root, the first process of the namespace has the uid of the program. It must end when it is killed, so
+        # its priority must stay. All processes of a uid (PRIO_USER) include it.
+        **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity"), _never(0, [1])),
+        "setpriority": [_argument(0), (_EQUAL, 0, 3, 0), _argument(1), (_EQUAL, 1, 0, 1), _allow(), _fail(errno.EPERM)],
+        # The limit of core dumps is 1, which alone stops those that the host pipes to a program.
+        "setrlimit": _never(0, [_RLIMIT_CORE]),
         "socket": _only(0, [_AF_UNIX], errno.EACCES),
         # A larger buffer is kernel memory that no limit counts: SO_SNDBUF, SO_RCVBUF and their FORCE variants.
         "setsockopt": _never(2, [7, 8, 32, 33]),
+        # Memory that outlasts its mapping, and that no figure of a process shows. Files in /tmp can be shared instead.
+        "mmap": [
+            _argument(3),
+            (_ANY_BIT, 0, 2, _MAP_SHARED),
+            (_ANY_BIT, 0, 1, _MAP_ANONYMOUS),
+            _fail(errno.EPERM),
+            _allow(),
+        ],
         # Only the query. Other values change how addresses are laid out.
         "personality": _only(0, [0xFFFF_FFFF], errno.EPERM),
         # One's own limits, which can only be lowered.
-        "prlimit64": _only(0, [0], errno.EPERM),
+        "prlimit64": [
+            _argument(0),
+            (_EQUAL, 0, 7, 0),
+            _argument(1),
+            (_EQUAL, 0, 4, _RLIMIT_CORE),
+            _argument(2),
+            (_EQUAL, 0, 3, 0),
+            _upper(2),
+            (_EQUAL, 0, 1, 0),
+            _allow(),
+            _fail(errno.EPERM),
+        ],
     }
 
 

@@ -15,7 +15,7 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "syscalls.jso
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
-CLONE_THREAD, CLONE_VM = 0x1_0000, 0x100
+CLONE_THREAD, CLONE_PARENT, CLONE_VM = 0x1_0000, 0x8000, 0x100
 CLONE_NAMESPACES = 0x7E02_0000  # all of the namespaces above
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
@@ -127,8 +127,13 @@ def start_init() -> tuple[int, ctypes.Array[ctypes.c_char]]:
     stack = ctypes.create_string_buffer(_STACK_BYTES)
     top = ctypes.c_void_p((ctypes.addressof(stack) + _STACK_BYTES) & ~15)
     flags = CLONE_NEWPID | CLONE_VM | _CLONE_FILES | signal.SIGCHLD
-    # `pause` takes no argument and does not return, as the first process of a namespace gets no signal it ignores.
-    pid = _libc.clone(ctypes.cast(_libc.pause, ctypes.c_void_p), top, ctypes.c_int(flags), None)
+    # `pause` takes no argument and does not return, because all signals but those from outside are blocked: a handler
+    # of this process would run in its memory.
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        pid = _libc.clone(ctypes.cast(_libc.pause, ctypes.c_void_p), top, ctypes.c_int(flags), None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return _checked(pid, "clone"), stack
 
 
