@@ -25,7 +25,7 @@ import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 async def main():
-    limits = SandboxConfig(memory_limit_mb=1024, network_enabled=True)
+    limits = SandboxConfig(memory_limit_mb=1024)
     async with LocalFaaS(sys.argv[1:], workers=2, sandbox=limits) as faas:
         await faas.wait_ready(sys.argv[1])
         print(faas.url, flush=True)

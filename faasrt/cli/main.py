@@ -163,7 +163,6 @@ _LIMITS = SandboxConfig()
 @click.option("--timeout-s", "timeout_limit_s", default=_LIMITS.timeout_limit_s, help="The most seconds of a program.")
 @click.option("--memory-mb", "memory_limit_mb", default=_LIMITS.memory_limit_mb, help="The most MiB of a program.")
 @click.option("--output-bytes", "max_output_bytes", default=_LIMITS.max_output_bytes, help="The most bytes per stream.")
-@click.option("--network", "network_enabled", is_flag=True, help="Let JavaScript and TypeScript use the network.")
 @click.option("--token", envvar="FAASRT_TOKEN", help="The bearer token of callers. [env: FAASRT_TOKEN]")
 def serve_command(
     host: str, port: int, languages: tuple[Language, ...], workers: int | None, token: str | None, **limits: Any

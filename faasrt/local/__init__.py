@@ -52,7 +52,6 @@ programs. Time, memory and output are bounded. The tests attack all of that (`te
 * the machine as a whole: limits are per program, so choose `--workers` for its capacity;
 * plain HTTP: put TLS in front. An address other than loopback needs a token, and the server has no other notion of
   users;
-* with `--network`, everything that the machine can reach, loopback and the server itself included;
 * a program's own result: it can forge its outcome, output and value, but not those of another program. It can see
   process ids, the number of CPUs and the name of the server's temporary folder.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -38,7 +40,13 @@ _WATCH_INTERVAL_S = 0.25
 _EXECUTABLE, _RUNNER = "/sandbox/deno", "/sandbox/runner.js"
 # The folder of Deno does not exist and cannot be created, so that nothing is stored. The server's environment must not
 # reach a program, nor change the behaviour of Deno.
-_ENVIRONMENT = {"DENO_DIR": "/sandbox/none", "HOME": "/sandbox", "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
+_ENVIRONMENT = {
+    "DENO_DIR": "/sandbox/none",
+    "DENO_EMIT_CACHE_MODE": "disable",  # or it waits 150 ms for a folder to write the first module of TypeScript to
+    "HOME": "/sandbox",
+    "DENO_NO_UPDATE_CHECK": "1",
+    "NO_COLOR": "1",
+}
 _LIMITS = {
     "RLIMIT_NOFILE": 64,  # an event loop, its pipes and a few pairs of sockets
     "RLIMIT_FSIZE": 0,  # it has no file to write to
@@ -77,7 +85,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
         super().__init__(options)
         self.runtime = f"Deno {version('deno')}"
         self._runner = options.folder / "runner.js"
-        self._runner.write_bytes(read_runner("js_errors.js", "deno_main.js"))
+        self._runner.write_text(_runner_source(), "utf-8")
         self._jail: Jail
         self._base_data_bytes = self._base_rss_bytes = 0
 
@@ -202,6 +210,16 @@ async def _until_ready(child: ChildProcess) -> None:
                 changed.clear()
     except TimeoutError:
         raise NotStartedError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
+
+
+def _runner_source() -> str:
+    """Return the source of the runner, as a text that it evaluates.
+
+    Deno analyses the code of each module before V8 does, which takes 2 ms for this one. It does not analyse texts.
+    """
+    body = re.sub(r"(?m)^export ", "", read_runner("js_errors.js", "deno_main.js").decode("utf-8"))
+    function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{_RUNNER}'
+    return f"(0, eval)({json.dumps(function)});"
 
 
 def _find_executable() -> str:
