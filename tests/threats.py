@@ -8,11 +8,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
 import psutil
+import pytest
 from helpers import manager_for
 from served import with_word
 
@@ -20,14 +22,21 @@ from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 
 SECRET = "canary-4be1c0ffee"
 MB = 2**20
+OTHER_UID = 12_345
+PLACES = [(level, uid) for level in ("namespaces", "filters") for uid in (None, OTHER_UID)]
+"""The levels of jails, for a server of this user and of one without rights."""
 _SERVER = """
 import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
+from faasrt.local.engines import deno
+level, permissions, *languages = sys.argv[1:]
+if permissions:
+    deno._PERMISSIONS = permissions.split()
 async def main():
     limits = SandboxConfig(memory_limit_mb=1024)
-    async with LocalFaaS(sys.argv[1:], workers=2, sandbox=limits) as faas:
-        await faas.wait_ready(sys.argv[1])
+    async with LocalFaaS(languages, workers=2, sandbox=limits, level=level) as faas:
+        await faas.wait_ready(languages[0])
         print(faas.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
@@ -88,27 +97,42 @@ class Place:
     server: psutil.Process
     sink: Sink
     canaries: list[Path]
+    level: str = "auto"
 
     async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
         """Run a program, and see to it that nothing got out, and no secret came with the answer."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
         result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox)
+        assert self.level in ("auto", result.metadata["level"])
         assert SECRET not in repr(result)
         return result
 
 
 @contextlib.asynccontextmanager
-async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
-    """Start a server with secrets and traps in its environment, and canaries in files near it."""
+async def place_of_traps(
+    folder: Path, *languages: str, level: str = "auto", uid: int | None = None, permissions: str = ""
+) -> AsyncIterator[Place]:
+    """Start a server with secrets and traps in its environment, and canaries in files near it.
+
+    Args:
+        folder: A folder for all of that.
+        languages: What the server runs.
+        level: The level of its jails.
+        uid: The user that it runs as; None is the one of this process.
+        permissions: Options that Deno gets instead of those that take its permissions away.
+    """
     (folder / "tmp").mkdir()
     (folder / "path").mkdir()
     canaries = [folder / "canary.json", folder / "link.json"]
     canaries[0].write_text(f'"{SECRET}"')
     canaries[1].symlink_to(canaries[0])
     (folder / "path" / "sitecustomize.py").write_text(f"open({str(folder / 'imported')!r}, 'a').write('x')")
+    for path in () if uid is None else (folder, folder / "tmp", folder / "path"):
+        os.chown(path, uid, uid)
     async with sink() as one:
-        argv = [sys.executable, "-c", _SERVER, *languages]
+        user = [] if uid is None else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        argv = [*user, sys.executable, "-c", _SERVER, level, permissions, *languages]
         pipe = subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*argv, env=_traps(folder, one), stdin=pipe, stdout=pipe)
         try:
@@ -119,7 +143,7 @@ async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
             canaries.append(own / "canary.json")
             canaries[2].write_text(f'"{SECRET}"')
             async with manager_for(url) as manager:
-                yield Place(manager, psutil.Process(process.pid), one, canaries)
+                yield Place(manager, psutil.Process(process.pid), one, canaries, level)
             process.stdin.close()
             await process.wait()
         finally:
@@ -128,6 +152,18 @@ async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
                 await process.wait()
         # Only the server itself obeys the environment of its Python.
         assert (folder / "imported").read_text() == "x"
+
+
+@contextlib.asynccontextmanager
+async def place_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Place]:
+    """Start a server as one of PLACES says."""
+    level, uid = where
+    if uid is not None and os.getuid() != 0:
+        pytest.skip("only root can start a server as another user")
+    with tempfile.TemporaryDirectory(prefix="traps-") as name:
+        Path(name).chmod(0o755)
+        async with place_of_traps(Path(name), *languages, level=level, uid=uid, permissions=permissions) as place:
+            yield place
 
 
 def _traps(folder: Path, one: Sink) -> dict[str, str]:
@@ -182,7 +218,7 @@ def largest_sandbox() -> int:
     """Return the memory of the largest of this process's sandboxes, in bytes."""
     largest = 0
     for word in ("runner.js", "wasi_worker"):
-        for child in with_word(psutil.Process().children(), word):
+        for child in with_word(psutil.Process().children(recursive=True), word):
             with contextlib.suppress(psutil.NoSuchProcess):
                 largest = max(largest, child.memory_info().rss)
     return largest
@@ -191,15 +227,14 @@ def largest_sandbox() -> int:
 async def until_gone(result: ExecutionResult) -> None:
     """Wait until the process that ran a program has ended."""
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
-    while pid in {child.pid for child in psutil.Process().children()}:
+    while pid in {child.pid for child in psutil.Process().children(recursive=True)}:
         await asyncio.sleep(0.01)
 
 
-def environments(server: psutil.Process, name: str) -> set[str]:
-    """The variables in the environments of a server's processes."""
+def environments(server: psutil.Process, word: str) -> set[str]:
+    """The variables in the environments of a server's processes whose command line holds a word."""
     found: set[str] = set()
-    for child in server.children():
+    for child in with_word(server.children(recursive=True), word):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if name in child.name():
-                found |= child.environ().keys()
+            found |= child.environ().keys()
     return found
