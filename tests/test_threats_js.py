@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from threats import PLACES, Place, environments, place_at
+from threats import PLACES, Place, attempt, environments, place_at
 
 from faasrt import Outcome, RejectedError
 
@@ -23,14 +23,6 @@ READ, WRITE, NET, RUN, ENV, SYS, FFI = (
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     async with place_at(request.param, "js", "ts") as place:
         yield place
-
-
-def attempt(body: str) -> str:
-    """A program that tells whether it got what it wanted."""
-    return (
-        f"try {{ console.log('reached', await (async () => {{ {body} }})()); }}"
-        " catch (e) { console.log('denied', e?.message ?? e); } Deno.exit(0);"
-    )
 
 
 FILES = [
@@ -279,7 +271,7 @@ console.log(typeof gc);
     result = await place.run(code, "js")
     names = ("read", "write", "net", "run", "env", "sys", "ffi")
     assert result.stdout == "".join(f"{name} denied\n" for name in names) + "undefined\n"
-    assert environments(place.server, "runner.js") == {
+    assert environments(place.server, "deno run") == {
         "DENO_DIR", "DENO_EMIT_CACHE_MODE", "DENO_NO_UPDATE_CHECK", "HOME", "NO_COLOR"
     }  # fmt: skip
 

@@ -43,6 +43,14 @@ asyncio.run(main())
 """
 
 
+def attempt(body: str) -> str:
+    """Return a program that tells whether it got what it wanted."""
+    return (
+        f"try {{ console.log('reached', await (async () => {{ {body} }})()); }}"
+        " catch (e) { console.log('denied', e?.message ?? e); } Deno.exit(0);"
+    )
+
+
 @attrs.define
 class Sink(asyncio.DatagramProtocol):
     """Listens on a TCP and a UDP port, and remembers whatever comes. Answers nothing."""
@@ -131,10 +139,11 @@ async def place_of_traps(
     for path in () if uid is None else (folder, folder / "tmp", folder / "path"):
         os.chown(path, uid, uid)
     async with sink() as one:
-        user = [] if uid is None else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        argv = [*user, sys.executable, "-c", _SERVER, level, permissions, *languages]
+        argv = [*python_as(uid), "-c", _SERVER, level, permissions, *languages]
+        # The site packages of this environment, if the interpreter is another one.
+        env = {**_traps(folder, one), "PYTHONUSERBASE": sys.prefix}
         pipe = subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*argv, env=_traps(folder, one), stdin=pipe, stdout=pipe)
+        process = await asyncio.create_subprocess_exec(*argv, env=env, stdin=pipe, stdout=pipe)
         try:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -154,12 +163,26 @@ async def place_of_traps(
         assert (folder / "imported").read_text() == "x"
 
 
+def python_as(uid: int | None) -> list[str]:
+    """Return the command of an interpreter as another user, who may be unable to read the one of this process."""
+    if uid is None:
+        return [sys.executable]
+    if os.getuid() != 0:
+        pytest.skip("only root can start a server as another user")
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
+        # The shell starts it without the rights that root had when it started the shell.
+        script = 'exec "$0" -c "import faasrt.local, aiohttp"'
+        env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
+        if subprocess.run([*user, "/bin/sh", "-c", script, python], env=env, capture_output=True).returncode == 0:
+            return [*user, python]
+    pytest.skip("another user can read neither the interpreter of this process nor one like it in /usr/bin")
+
+
 @contextlib.asynccontextmanager
 async def place_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Place]:
     """Start a server as one of PLACES says."""
     level, uid = where
-    if uid is not None and os.getuid() != 0:
-        pytest.skip("only root can start a server as another user")
     with tempfile.TemporaryDirectory(prefix="traps-") as name:
         Path(name).chmod(0o755)
         async with place_of_traps(Path(name), *languages, level=level, uid=uid, permissions=permissions) as place:
@@ -217,7 +240,7 @@ NEIGHBOURS = {
 def largest_sandbox() -> int:
     """Return the memory of the largest of this process's sandboxes, in bytes."""
     largest = 0
-    for word in ("runner.js", "wasi_worker"):
+    for word in ("deno run", "wasi_worker"):
         for child in with_word(psutil.Process().children(recursive=True), word):
             with contextlib.suppress(psutil.NoSuchProcess):
                 largest = max(largest, child.memory_info().rss)
