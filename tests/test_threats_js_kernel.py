@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
+from served import with_word
 from threats import PLACES, Place, attempt, place_at
 
 from faasrt import Outcome
@@ -24,6 +25,7 @@ EVERYTHING = "--allow-all --no-prompt --no-config --no-lock --cached-only --no-c
 NO = re.compile(
     "os error (1|2|13|21|30)|EPERM|EACCES|ENOENT|code -13|fetch failed|unable to open|disk I/O error|Failed to start"
     "|not a writable directory|Command failed|not permitted|Failed to spawn|cannot open shared object"
+    "|EAI_AGAIN|queryA|Module not found|not found in cache"
 )
 
 
@@ -107,8 +109,8 @@ NETWORK = [
     "return await tried((await import('node:http')).createServer().listen(0))",
     "return await tried((await import('node:http')).get('http://127.0.0.1:TCP_PORT'))",
     "return await tried((await import('node:dgram')).createSocket('udp4').bind(0))",
-    "return await tried((await import('node:dgram')).createSocket('udp4').on('listening', () => {})"
-    ".send('x', UDP_PORT, '127.0.0.1'))",
+    "const s = (await import('node:dgram')).createSocket('udp4'); s.send('x', UDP_PORT, '127.0.0.1');"
+    " return await tried(s)",
     "return await (await import('node:dns/promises')).lookup('canary.test')",
     "const r = new (await import('node:dns/promises')).Resolver(); r.setServers(['127.0.0.1:UDP_PORT']);"
     " return await r.resolve4('canary.test')",
@@ -128,7 +130,7 @@ PROCESSES = [
     "return process.kill(0, 0)",
     "return process.kill(-1, 0)",
     "return process.setuid(0)",
-    "return process.setgroups([0])",
+    "return process.setgid(0)",
     "return (await import('node:os')).setPriority(PID, 19)",
     "return (await import('node:os')).setPriority(0, -20)",
     "return Deno.dlopen('CANARY', {})",
@@ -173,7 +175,8 @@ ALLOWED |= {"execveat", "socketpair", "fcntl", "ioctl", "prctl", "socket"}
 
 async def test_no_other_system_call_exists(place: Place) -> None:
     """Native code tries each system call that is not listed, and those of the 32-bit interface: all are refused."""
-    numbers = sorted(set(range(600)) - {NUMBERS[name] for name in ALLOWED if name in NUMBERS})
+    # uretprobe and uprobe of x86-64 pass every filter, and end a process that has no probe.
+    numbers = sorted(set(range(600)) - {NUMBERS[name] for name in ALLOWED if name in NUMBERS} - {335, 336})
     code = f"{SYSCALL} console.log(JSON.stringify({numbers}.map((n) => [n, call(n, -1, -1, -1, -1, -1, -1)])))"
     result = await place.run(code, "js")
     assert result.outcome is Outcome.OK, result
@@ -276,31 +279,19 @@ console.log(JSON.stringify({ root: list("/"), proc: list("/proc"), uid: Deno.uid
 
 async def test_what_the_host_sees(place: Place) -> None:
     """A program's process has no right of root, a filter, and no new privileges; with namespaces, an id of its own."""
-    calls = "console.log(1); await new Promise((r) => setTimeout(r, 30_000))"
     ours = place.server
-    before = {child.pid for child in ours.children(recursive=True)}
-    import asyncio
-
-    task = asyncio.create_task(place.manager.run_code(calls, "js", 30_000))
-    found: list[dict[str, list[str]]] = []
-    while not found:
+    waiting: list[psutil.Process] = []
+    while not waiting:  # the pool is about to be filled again
         await asyncio.sleep(0.01)
-        for child in ours.children(recursive=True):
-            if child.pid in before:
-                continue
-            try:
-                if "deno" in child.cmdline()[:1]:
-                    lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
-                    found.append({line.split(":")[0]: line.split()[1:] for line in lines})
-            except (psutil.NoSuchProcess, FileNotFoundError, IndexError):
-                continue
-    task.cancel()
-    await asyncio.wait({task})
-    status = found[0]
+        waiting = with_word(ours.children(recursive=True), "deno run")
+    lines = Path(f"/proc/{waiting[0].pid}/status").read_text().splitlines()
+    status = {line.split(":")[0]: line.split()[1:] for line in lines}
     assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
-    assert {status[name][0] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-    assert "0" not in status["Uid"]
+    own = ours.uids().real
+    # Only root can take away what no_new_privs makes useless.
+    bounds = ["CapBnd"] if place.level == "namespaces" or own == 0 else []
+    assert {status[name][0] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb", *bounds)} == {"0" * 16}
+    if own == 0:
+        assert "0" not in status["Uid"] + status["Gid"]
     if place.level == "namespaces":
         assert len(status["NSpid"]) == 3
-        if os.getuid() == 0 and ours.uids().real == 0:
-            assert int(status["Uid"][0]) > 1_000_000 or status["Uid"][0] != str(os.getuid())

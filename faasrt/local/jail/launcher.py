@@ -235,6 +235,7 @@ class Launcher:
 def _become(uid: int | None) -> None:
     """Give up the rights of root, if this process has them."""
     if uid is not None:
+        syscalls.limit_capabilities()
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
