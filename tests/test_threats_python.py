@@ -1,4 +1,4 @@
-"""What Python as WebAssembly must not reach, take or fake: files, the network, processes, others, memory, time and verdicts."""
+"""What WebAssembly Python must not reach, take or fake: files, network, processes, others, memory, time, verdicts."""
 
 from __future__ import annotations
 

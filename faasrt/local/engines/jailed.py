@@ -68,6 +68,7 @@ class JailConfig:
         packages: Packages to look for.
         env: The environment of programs.
         limits: The limits of each process, by the names of the module `resource`.
+        open_files: Files of the host that each process has open for reading, after its other descriptors.
     """
 
     level: str
@@ -82,6 +83,7 @@ class JailConfig:
     packages: Sequence[str] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)
     limits: Mapping[str, int] = attrs.field(factory=dict)
+    open_files: Sequence[str] = ()
 
 
 class JailedProcess(ChildProcess):
@@ -129,12 +131,18 @@ class Jail:
         self._ended = asyncio.Event()
 
     async def start(
-        self, argv: Sequence[str] = (), *, channel: bool = False, canary: Mapping[str, Any] | None = None
+        self,
+        argv: Sequence[str] = (),
+        *,
+        limits: Mapping[str, int] = {},
+        channel: bool = False,
+        canary: Mapping[str, Any] | None = None,
     ) -> JailedProcess:
         """Start a process.
 
         Args:
             argv: The arguments of the executable.
+            limits: Further limits of the process, by the names of the module `resource`.
             channel: Whether the job and the messages have descriptors of their own, 3 and 4, and stdin is empty. If
                 not, the job is written to stdin.
             canary: Tries to break out with these traps, instead of running a program.
@@ -150,7 +158,8 @@ class Jail:
             try:
                 with contextlib.ExitStack() as theirs:
                     stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
-                    self.send({"start": number, "argv": [*argv], "canary": canary}, descriptors)
+                    message = {"start": number, "argv": [*argv], "limits": {**limits}, "canary": canary}
+                    self.send(message, descriptors)
                 pidfds = await reply
             except OSError as error:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None

@@ -3,7 +3,7 @@
 It talks to the server over a socket that keeps messages apart. Each message is JSON. The server first sends the
 configuration, and the launcher answers `{"ready": ...}` or `{"failed": reason}`. Then:
 
-    -> {"start": id, "argv"} and descriptors          starts a process with these descriptors, from 0 upwards
+    -> {"start": id, "argv", "limits"}, descriptors   starts a process with these descriptors, from 0 upwards
     <- {"started": id} and two pidfds                 of the process, and of what to kill to end the whole program
     <- {"refused": id, "reason"}                      it could not be started
     -> {"watch": id, "bytes"}                         ends the program when its processes hold more memory
@@ -93,6 +93,7 @@ class Launcher:
         self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
+        self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
         self._base_mapped, self._base_bytes = _sizes("/proc/self")
         self.in_program = False
@@ -175,21 +176,23 @@ class Launcher:
         try:
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
+                ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
             else:
+                # Only root may be allowed to look up the paths.
+                ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
                 os.setsid()
                 _become(config["uid"])
             # In two steps, because a number of one may be the target of another.
-            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors]
+            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors + self._files]
             for target, fd in enumerate(moved):
-                os.dup2(fd, target, inheritable=target <= 2)
+                os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
             if self._executable is not None:
                 os.dup2(self._executable, seccomp.EXECUTABLE_FD, inheritable=False)
-            ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
             syscalls.forbid_new_privileges()
             landlock.restrict(ruleset)
-            syscalls.close_descriptors(len(descriptors), seccomp.EXECUTABLE_FD - 1)
+            syscalls.close_descriptors(len(moved), seccomp.EXECUTABLE_FD - 1)
             syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
-            for name, value in config["limits"].items():
+            for name, value in {**config["limits"], **message["limits"]}.items():
                 resource.setrlimit(getattr(resource, name), (value, value))
             syscalls.install_filter(self._filter or seccomp.build_filter(config["policy"], os.getpid()))
             if message["canary"]:
@@ -271,6 +274,7 @@ class Launcher:
 def _become(uid: int | None) -> None:
     """Drop the rights of root, if this process has them."""
     if uid is not None:
+        syscalls.limit_capabilities()
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

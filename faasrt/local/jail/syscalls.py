@@ -74,13 +74,18 @@ def forbid_new_privileges() -> None:
 
 def drop_capabilities() -> None:
     """Drop every capability, also for later programs."""
+    limit_capabilities()
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    syscall("capset", header, bytes(24))
+
+
+def limit_capabilities() -> None:
+    """Drop all capabilities of later programs. This needs a right that a change of the uid takes away."""
     for capability in range(64):
         try:
             prctl(_PR_CAPBSET_DROP, capability)
         except OSError:  # there are no more, or there is no right to drop any: then none can be gained either
             break
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    syscall("capset", header, bytes(24))
 
 
 def unshare(flags: int) -> None:
