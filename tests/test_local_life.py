@@ -173,9 +173,7 @@ async def test_sigkill_of_a_launcher(tmp_path: Path, engine: str, place: int) ->
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("code", ["while True: pass", "import os; os.getpid()\nwhile True: pass"])
-async def test_a_native_program_that_is_killed_from_outside(
-    tmp_path: Path, code: str, number: signal.Signals
-) -> None:
+async def test_a_native_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
     """The operator or the system ended it: that is a failure of the server, and no verdict."""
     async with served(tmp_path, "-l", "py", "--workers", "1", wait_for=("python is ready",)) as server:
         call = asyncio.create_task(server.run("python", code))

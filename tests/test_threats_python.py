@@ -1,4 +1,4 @@
-"""What Python as WebAssembly must not reach, take or fake: files, the network, processes, others, memory, time and verdicts."""
+"""What Python as WebAssembly must not reach, take or fake: files, the system, others, memory, time and verdicts."""
 
 from __future__ import annotations
 
