@@ -340,7 +340,7 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     process.communicate()
     reading.join()
     os.close(primary)
-    assert not [child for child in children if child.is_running()]
+    wait_for(lambda: all(map(is_gone, children)))
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
 
 

@@ -54,10 +54,7 @@ async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path, e
     async with (
         served(
             tmp_path,
-            "--workers",
-            "1",
-            "--engine",
-            f"python={engine}",
+            *arguments,
             wait_for=("python is ready", "javascript is ready"),
         ) as server,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
