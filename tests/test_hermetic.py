@@ -24,7 +24,7 @@ def run_tests(*arguments: str, **env: str) -> tuple[int, str]:
 
 def test_the_sandbox_is_compiled_before_any_test_runs() -> None:
     """It is compiled outside of every timeout, and one line says so; when that fails, no test is run."""
-    code, output = run_tests(f"{TESTS}/test_local_python.py", FAASRT_CACHE_DIR=NOWHERE)
+    code, output = run_tests(f"{TESTS}/test_threats_python.py", FAASRT_CACHE_DIR=NOWHERE)
     assert code == 3
     assert f"compiling the Python sandbox into {NOWHERE}/wasi-python-" in output
     assert f"could not be compiled into {NOWHERE}/" in output

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,13 +23,23 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
 PRINT = {"python": "print(1)", "javascript": "console.log(1)"}
-PROCESS = {"python": "wasi_worker", "javascript": "runner.js", "typescript": "runner.js"}
+
+
+async def serve(folder: Path, engine: str) -> AsyncIterator[Server]:
+    words = ("python is ready", "javascript is ready")
+    async with served(folder, "--workers", "1", "--engine", f"python={engine}", wait_for=words) as server:
+        yield server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    words = ("python is ready", "javascript is ready")
-    async with served(tmp_path_factory.mktemp("disconnect"), "--workers", "1", wait_for=words) as server:
+    async for server in serve(tmp_path_factory.mktemp("disconnect"), "native"):
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def wasm_server(tmp_path_factory: pytest.TempPathFactory, wasm_sandbox: None) -> AsyncIterator[Server]:
+    async for server in serve(tmp_path_factory.mktemp("disconnect"), "wasm"):
         yield server
 
 
@@ -42,35 +53,35 @@ async def begin(server: Server, connection: Connection, language: str, code: str
     await server.until_pool(language, active=1)
 
 
-def busy(server: Server, word: str) -> psutil.Process | None:
+def busy(server: Server, language: str) -> psutil.Process | None:
     """The process that has worked for longer than any needs for its start."""
-    for child in server.children(word):
+    for child in server.sandboxes("native" if language == "python" else "deno"):
         with contextlib.suppress(psutil.NoSuchProcess):
             if child.cpu_times().user > 1:
                 return child
     return None
 
 
-@pytest.mark.parametrize("language", ["javascript", "typescript"])
+@pytest.mark.parametrize("language", LOOP)
 async def test_while_its_program_runs(server: Server, language: str) -> None:
     """The process that ran it is gone, at once and for good."""
     async with connected(server.url) as connection:
         await begin(server, connection, language, LOOP[language])
-        await until(lambda: busy(server, PROCESS[language]))
-        sandbox = busy(server, PROCESS[language])
+        await until(lambda: busy(server, language))
+        sandbox = busy(server, language)
         assert sandbox is not None
     await until(lambda: is_gone(sandbox))
     await server.until_pool(language, active=0, queued=0)
 
 
 @pytest.mark.parametrize("code", [LOOP["python"], "import time\ntime.sleep(60)"])
-async def test_while_its_python_program_runs(server: Server, code: str) -> None:
+async def test_while_its_program_runs_as_webassembly(wasm_server: Server, code: str) -> None:
     """Its instance ends, and the worker is free for the next program, which it would not be with this one in it."""
-    _, before = await server.run("python", "print(1)")
-    async with connected(server.url) as connection:
-        await begin(server, connection, "python", code)
-    await server.until_pool("python", active=0, idle=1)
-    _, after = await server.run("python", "print(2)")
+    _, before = await wasm_server.run("python", "print(1)")
+    async with connected(wasm_server.url) as connection:
+        await begin(wasm_server, connection, "python", code)
+    await wasm_server.until_pool("python", active=0, idle=1)
+    _, after = await wasm_server.run("python", "print(2)")
     assert after["output"]["stdout"] == "2\n"
     assert after["metadata"]["instance_id"] == before["metadata"]["instance_id"]
 
@@ -113,17 +124,18 @@ async def test_while_it_is_answered(server: Server) -> None:
     await server.until_pool("javascript", active=0, queued=0)
 
 
-async def test_a_program_that_outlasts_the_drain_is_ended() -> None:
+@pytest.mark.parametrize("language", ["python", "javascript"])
+async def test_a_program_that_outlasts_the_drain_is_ended(language: str) -> None:
     """Closing waits as long as it was told to; then the call ends, and so does the program."""
-    faas = LocalFaaS(["js"], workers=1, drain_s=0.1, sandbox=SandboxConfig(timeout_limit_s=60))
+    faas = LocalFaaS([language], workers=1, drain_s=0.1, sandbox=SandboxConfig(timeout_limit_s=60))
     await faas.start()
-    await faas.wait_ready("js")
+    await faas.wait_ready(language)
     async with connected(faas.url) as connection, aiohttp.ClientSession() as session:
-        await connection.send(program("javascript", LOOP["javascript"]))
+        await connection.send(program(language, LOOP[language]))
         async with asyncio.timeout(30):
             while True:
                 async with session.get(f"{faas.url}/health") as response:
-                    if (await response.json())["languages"]["javascript"]["active"]:
+                    if (await response.json())["languages"][language]["active"]:
                         break
         await asyncio.wait_for(faas.aclose(), 30)
         assert await connection.closed() == b""

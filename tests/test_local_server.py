@@ -15,6 +15,7 @@ import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from conftest import WASM
 from helpers import until_active
 from prometheus_client.parser import text_string_to_metric_families
 from served import at_work_in
@@ -89,7 +90,7 @@ async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) ->
         ({**RUN, "sandbox": {"memory_limit_mb": 1}}, "at least 16"),
         ({**RUN, "sandbox": {"max_output_bytes": None}}, "'max_output_bytes'"),
         ({**RUN, "sandbox": {"network_enabled": 1}}, "'network_enabled'"),
-        ({**RUN, "sandbox": {"network_enabled": True}}, "does not allow"),
+        ({**RUN, "sandbox": {"network_enabled": True}}, "is refused"),
     ],
 )
 async def test_bad_requests_are_refused_in_words(faas: LocalFaaS, body: Any, words: str) -> None:
@@ -191,17 +192,14 @@ async def test_the_server_starts_without_prometheus_client() -> None:
     assert await process.wait() == 0
 
 
-async def test_the_network_can_be_granted() -> None:
-    """A server that allows it lets a program out that asks for it, and no other."""
-    async with LocalFaaS(["js", "python"], workers=1, sandbox=SandboxConfig(network_enabled=True)) as faas:
-        await faas.wait_ready("js")
-        async with RuntimeManager(settings=Settings(endpoints={"js": faas.url, "py": faas.url})) as manager:
-            code = f"console.log((await fetch('{faas.url}/health')).headers.get('content-type'))"
-            out = await manager.run_code(code, "js", sandbox=SandboxConfig(network_enabled=True))
-            assert "application/json" in out.stdout
-            assert (await manager.run_code(code, "js")).outcome is Outcome.USER_ERROR
-            with pytest.raises(faasrt.RejectedError, match="no python sandbox can"):
-                await manager.run_code("1", "py", sandbox=SandboxConfig(network_enabled=True))
+@pytest.mark.parametrize("language", ["py", "js"])
+async def test_the_network_cannot_be_granted(local: RuntimeManager, language: str) -> None:
+    """No server starts with it, and no program runs that asks for it."""
+    sandbox = SandboxConfig(network_enabled=True)
+    with pytest.raises(ConfigurationError, match="network_enabled must be False"):
+        LocalFaaS([language], sandbox=sandbox)
+    with pytest.raises(faasrt.RejectedError, match="no sandbox of this server has a network"):
+        await local.run_code("1", language, sandbox=sandbox)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +297,7 @@ async def test_a_language_that_is_not_ready_is_refused(tmp_path: Path, monkeypat
     readonly = tmp_path / "file"
     readonly.write_text("no folder can be made below a file")
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(readonly))
-    async with LocalFaaS(["python", "js"], workers=1) as faas:
+    async with LocalFaaS(["python", "js"], workers=1, engines=WASM) as faas:
         await faas.wait_ready("js")
         with pytest.raises(faasrt.ServerError, match="FAASRT_CACHE_DIR") as info:
             await faas.wait_ready("python")
@@ -314,7 +312,7 @@ async def test_a_language_that_is_not_ready_is_refused(tmp_path: Path, monkeypat
 
 
 BUSY_LIFE = """
-import asyncio, gc, psutil, tempfile, faasrt
+import asyncio, gc, psutil, sys, tempfile, faasrt
 from pathlib import Path
 PROGRAMS = [
     ("py", "print({})"), ("js", "console.log({})"), ("ts", "const x: number = {}; console.log(x)"),
@@ -327,19 +325,21 @@ async def main():
         async with gate:
             result = await manager.run_code(code.replace("{}", str(number)), language)
         assert (result.outcome, result.stdout) == ("OK", f"{number}\\n"), result
-    async with faasrt.RuntimeManager.local() as manager:
+    async with faasrt.RuntimeManager.local(engines={"python": sys.argv[1]}) as manager:
         await asyncio.gather(*(one(manager, number) for number in range(200)))
         assert process.children()
     return len(asyncio.all_tasks())
 process = psutil.Process()
 asyncio.run(main())  # imports, thread pools and the like stay
 descriptors = process.num_fds()
-print(asyncio.run(main()), len(process.children()), process.num_fds() - descriptors)
+print(asyncio.run(main()), len(process.children(recursive=True)), process.num_fds() - descriptors)
 print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("faasrt-")])
 """
 
 
-async def test_nothing_is_left_after_a_busy_life(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_nothing_is_left_after_a_busy_life(tmp_path: Path, engine: str) -> None:
     """200 mixed programs at 16 in flight are all right; then no process, descriptor, task or file is left."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -347,6 +347,7 @@ async def test_nothing_is_left_after_a_busy_life(tmp_path: Path) -> None:
         "error",
         "-c",
         BUSY_LIFE,
+        engine,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=-1,
         stderr=-1,
@@ -394,12 +395,14 @@ async def test_a_local_manager_refuses_endpoints() -> None:
         RuntimeManager.local(settings=Settings(endpoints={"py": "http://127.0.0.1:1"}))
 
 
-async def test_nothing_blocks_the_event_loop() -> None:
-    """The client, the server and both engines do no blocking call on the loop's thread."""
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_nothing_blocks_the_event_loop(engine: str) -> None:
+    """The client, the server and all engines do no blocking call on the loop's thread."""
     from blockbuster import blockbuster_ctx
 
     with blockbuster_ctx():
-        async with RuntimeManager.local(workers=1) as manager:
+        async with RuntimeManager.local(workers=1, engines={"python": engine}) as manager:
             for language, code in (("py", "print(1)"), ("js", "console.log(1)"), ("ts", "console.log(1)")):
                 assert (await manager.run_code(code, language)).stdout == "1\n"
                 assert await manager.validate_code(code, language)

@@ -1,4 +1,4 @@
-"""What WebAssembly Python must not reach, take or fake: files, network, processes, others, memory, time, verdicts."""
+"""What Python as WebAssembly must not reach, take or fake: files, the system, others, memory, time and verdicts."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
+import aiohttp
 import click
 
 from faasrt.cli.output import write_message
@@ -64,7 +65,8 @@ def run_with_manager(
         manager = RuntimeManager.local(languages, workers=workers, settings=settings)
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
-            with show_compilation(languages):
+            url = (await manager.get_health_status()).endpoints[0].endpoint
+            with show_compilation(await report_engine(url)):
                 for language in languages:
                     await manager.get_runtime(language)
             return await call(manager)
@@ -72,12 +74,24 @@ def run_with_manager(
     return asyncio.run(work())
 
 
+async def report_engine(url: str, token: str | None = None, *, chosen: bool = False) -> str:
+    """Return the engine of Python at an embedded FaaS, or "". Say why it is `wasm`, unless the user has `chosen` it."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{url}/health") as response:
+        python = (await response.json())["languages"].get("python", {})
+    engine: str = python.get("engine", "")
+    if engine == "wasm" and not chosen:
+        reason = python["level_reason"] or "another level was chosen"
+        write_message(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
+    return engine
+
+
 @contextlib.contextmanager
-def show_compilation(languages: Sequence[Language]) -> Iterator[None]:
-    """Show the elapsed time while the Python sandbox is compiled, once on a machine."""
+def show_compilation(engine: str) -> Iterator[None]:
+    """Show the elapsed time while the sandbox of the engine `wasm` is compiled, once on a machine."""
     from faasrt.local.cache import is_compiled, module_dir
 
-    if Language.PYTHON not in languages or is_compiled(module_dir()):
+    if engine != "wasm" or is_compiled(module_dir()):
         yield
         return
     from rich.console import Console

@@ -17,7 +17,14 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import language_option, make_settings, run_with_manager, show_compilation, url_option
+from faasrt.cli.connect import (
+    language_option,
+    make_settings,
+    report_engine,
+    run_with_manager,
+    show_compilation,
+    url_option,
+)
 from faasrt.cli.input import open_input
 from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write, write_message
 from faasrt.cli.report import report_command
@@ -168,6 +175,9 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
 
 
 _LIMITS = SandboxConfig()
+_engine_option = click.option(
+    "--engine", "engines", multiple=True, metavar="LANGUAGE=NAME", help="As python=wasm. May be repeated."
+)
 
 
 @commands.command("serve", context_settings={"show_default": True})
@@ -180,7 +190,7 @@ _LIMITS = SandboxConfig()
 @click.option("--output-bytes", "max_output_bytes", default=_LIMITS.max_output_bytes, help="The most bytes per stream.")
 @click.option("--token", envvar="FAASRT_TOKEN", help="The bearer token of callers. [env: FAASRT_TOKEN]")
 @click.option("--level", default="auto", help="The wall around programs: namespaces, filters or auto.")
-@click.option("--engine", "engines", multiple=True, metavar="LANGUAGE=NAME", help="As python=wasm. May be repeated.")
+@_engine_option
 @click.option("--python", default=sys.executable, show_default="this one", help="The interpreter of Python programs.")
 def serve_command(
     host: str,
@@ -210,7 +220,7 @@ def serve_command(
         port=port,
         token=token,
         level=level,
-        engines=dict(_parse_engine(text) for text in engines),
+        engines=dict(map(_parse_engine, engines)),
         python=python,
     )
 
@@ -220,6 +230,7 @@ def serve_command(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with faas, asyncio.TaskGroup() as group:
             write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n")
+            await report_engine(faas.url, token, chosen=bool(engines))
             ready = group.create_task(_report_ready(faas, write_message))
             ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else stop.set())
             await stop.wait()
@@ -240,16 +251,18 @@ def _parse_engine(text: str) -> tuple[str, str]:
 
 
 @commands.command("warmup")
-def warmup_command() -> int:
+@_engine_option
+def warmup_command(engines: tuple[str, ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
-    The Python sandbox is compiled, and every engine is started once. The exit code is 3 unless all languages can run.
+    Every engine is started once, and the Python sandbox is compiled for the engine wasm. The exit code is 3 unless all
+    languages can run.
     """
     from faasrt.local import LocalFaaS
 
     async def work() -> bool:
-        async with LocalFaaS(workers=1) as faas:
-            with show_compilation(faas.languages):
+        async with LocalFaaS(workers=1, engines=dict(map(_parse_engine, engines))) as faas:
+            with show_compilation(await report_engine(faas.url, chosen=bool(engines))):
                 return all(await _report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE

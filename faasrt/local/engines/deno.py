@@ -87,16 +87,15 @@ class DenoEngine(PooledEngine[JailedProcess]):
         self.runtime = f"Deno {version('deno')}"
         self._runner = options.folder / "runner.js"
         self._runner.write_text(_runner_source(), "utf-8")
+        self._path = _find_executable()
         self._jail: Jail
         self._base_data_bytes = self._base_rss_bytes = 0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         if not self.level:
             raise EngineError(f"no jail works here: {self.options.level_reason}")
-        executable = _find_executable()
-        libraries = await asyncio.to_thread(_find_libraries, executable)
-
-        mounts = [(executable, _EXECUTABLE), (str(self._runner), _RUNNER), *((path, path) for path in libraries)]
+        libraries = await asyncio.to_thread(_find_libraries, self._path)
+        mounts = [(self._path, _EXECUTABLE), (str(self._runner), _RUNNER), *((path, path) for path in libraries)]
         config = JailConfig(
             level=self.level,
             policy="deno",

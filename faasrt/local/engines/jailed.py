@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -19,13 +20,10 @@ import attrs
 
 import faasrt.local.jail
 from faasrt.local.engines.base import EngineError, NotStartedError
-from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess, Spawner
+from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
 from faasrt.local.jail.landlock import ALL, READ, WRITE
 
 LEVELS = ("namespaces", "filters")
-MESSAGES = 4
-"""The descriptor on which a process with a channel sends its messages. It reads its job from descriptor 3."""
-
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
@@ -113,6 +111,16 @@ class JailedProcess(ChildProcess):
         super().mark_exited(returncode)
 
 
+@attrs.define
+class _Start:
+    """A process that is about to start, what waits for it, and its pipes, which it owns afterwards."""
+
+    stdin: IO[bytes]
+    outputs: Mapping[int, IO[bytes]]
+    reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
+    process: JailedProcess | None = None
+
+
 class Jail:
     """A launcher, and the processes that it has started. Created by `open_jail`.
 
@@ -126,7 +134,7 @@ class Jail:
         self.level, self._server, self.launcher = level, server, launcher
         self.packages: frozenset[str] = frozenset()
         self._numbers = itertools.count(1)
-        self._replies: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
         self._ended = asyncio.Event()
 
@@ -153,22 +161,27 @@ class Jail:
         Cancellation: ends the process.
         """
         number = next(self._numbers)
-        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        start = None
         with contextlib.ExitStack() as ours:
             try:
                 with contextlib.ExitStack() as theirs:
-                    stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
+                    stdin, outputs, descriptors = open_pipes(ours, theirs, channel=channel)
+                    start = self._starts[number] = _Start(stdin, outputs)
                     message = {"start": number, "argv": [*argv], "limits": {**limits}, "canary": canary}
                     self.send(message, descriptors)
-                pidfds = await reply
+                await start.reply
             except OSError as error:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
+            except asyncio.CancelledError:
+                if start is not None and start.process is not None:
+                    start.process.kill()
+                raise
             finally:
-                self._replies.pop(number, None)
-            process = JailedProcess(self, number, pidfds, stdin, outputs)
-            ours.pop_all()
-        self._processes[number] = process
-        return process
+                self._starts.pop(number, None)
+                if start is not None and start.process is not None:
+                    ours.pop_all()
+            assert start.process is not None
+        return start.process
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a message to the launcher.
@@ -183,7 +196,7 @@ class Jail:
         """Read the messages of the launcher that have arrived."""
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._server, _MESSAGE_BYTES, 2)
+                data, descriptors, _, _ = socket.recv_fds(self._server, _MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
@@ -199,17 +212,32 @@ class Jail:
                     process.out_of_memory = message["memory"]
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]))
             elif "started" in message:
-                reply = self._replies.get(message["started"])
-                if reply is not None and not reply.done():
-                    reply.set_result((descriptors[0], descriptors[1]))
-                else:  # the caller was cancelled
-                    signal.pidfd_send_signal(descriptors[1], signal.SIGKILL)
-                    for fd in descriptors:
-                        os.close(fd)
+                self._mark_started(message["started"], descriptors)
             else:
-                reply = self._replies.get(message["refused"])
-                if reply is not None and not reply.done():
-                    reply.set_exception(NotStartedError(f"the jail could not start a process: {message['reason']}"))
+                start = self._starts.get(message["refused"])
+                if start is not None and not start.reply.done():
+                    reason = f"the jail could not start a process: {message['reason']}"
+                    start.reply.set_exception(NotStartedError(reason))
+
+    def _mark_started(self, number: int, pidfds: Sequence[int]) -> None:
+        """Record that a process has started, at once, because the message of its end may have arrived too."""
+        start = self._starts.get(number)
+        try:
+            if len(pidfds) < 2:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if start is None or start.reply.done():
+                # The caller was cancelled.
+                signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+                raise ProcessLookupError
+            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start.stdin, start.outputs)
+        except OSError as error:
+            for fd in pidfds:
+                os.close(fd)
+            if start is not None and not start.reply.done():
+                start.reply.set_exception(error)
+        else:
+            self._processes[number] = start.process
+            start.reply.set_result(None)
 
     async def watch(self) -> None:
         """Wait for the end of the launcher, which does not end by itself.
@@ -223,9 +251,9 @@ class Jail:
     def mark_ended(self) -> None:
         """Record that the launcher has ended, and end all of its processes."""
         self._ended.set()
-        for reply in self._replies.values():
-            if not reply.done():
-                reply.set_exception(NotStartedError("the launcher of the jail has ended"))
+        for start in self._starts.values():
+            if not start.reply.done():
+                start.reply.set_exception(NotStartedError("the launcher of the jail has ended"))
         while self._processes:
             _, process = self._processes.popitem()
             process.kill()
@@ -271,7 +299,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         EngineError: The jail cannot be built, or the canary broke out.
     """
     root = folder / f"root-{os.urandom(4).hex()}"
-    root.mkdir(mode=0o755)
+    await asyncio.to_thread(root.mkdir, mode=0o755)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
@@ -306,7 +334,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             await launcher.end()
             jail.mark_ended()
             with contextlib.suppress(OSError):
-                root.rmdir()
+                await asyncio.to_thread(root.rmdir)
 
 
 def _launcher_config(config: JailConfig, root: Path) -> dict[str, Any]:
@@ -330,27 +358,6 @@ def _launcher_config(config: JailConfig, root: Path) -> dict[str, Any]:
         "private_network": jailed and config.policy == "python",
         "uid": _NOBODY if not jailed and os.getuid() == 0 else None,
     }
-
-
-def _open_pipes(
-    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, channel: bool
-) -> tuple[IO[bytes], dict[int, IO[bytes]], list[int]]:
-    """Return the pipe to write a job to, the pipes to read from, and the descriptors of the process from 0 upwards."""
-
-    def pipe(*, to_process: bool) -> tuple[IO[bytes], int]:
-        read, write = os.pipe()
-        own, other = (write, read) if to_process else (read, write)
-        theirs.callback(os.close, other)
-        return ours.enter_context(os.fdopen(own, "wb" if to_process else "rb", buffering=0)), other
-
-    (stdin, in_fd), (stdout, out_fd), (stderr, error_fd) = (pipe(to_process=fd == 0) for fd in range(3))
-    if not channel:
-        return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
-    messages, messages_fd = pipe(to_process=False)
-    empty = os.open(os.devnull, os.O_RDONLY)
-    theirs.callback(os.close, empty)
-    outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
-    return stdin, outputs, [empty, out_fd, error_fd, in_fd, messages_fd]
 
 
 def _pid_of(pidfd: int) -> int:

@@ -12,8 +12,8 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
-from faasrt.local.engines.jailed import MESSAGES, JailedProcess
-from faasrt.local.engines.process import STDERR, STDOUT
+from faasrt.local.engines.jailed import JailedProcess
+from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.results import Outcome, UserError

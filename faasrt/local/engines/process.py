@@ -19,6 +19,8 @@ from typing import IO
 from faasrt.local.engines.base import NotStartedError
 
 STDOUT, STDERR = 1, 2
+MESSAGES = 4
+"""The descriptor on which a process with a channel sends its messages. It reads its job from descriptor 3."""
 _READ_BYTES = 65_536
 # 16 reads empty a full pipe of 1 MiB, the largest size.
 _DRAIN_READS = 16
@@ -290,3 +292,24 @@ class ChildProcess:
             self.ended.set()
             if self._on_end is not None:
                 self._on_end()
+
+
+def open_pipes(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, channel: bool
+) -> tuple[IO[bytes], dict[int, IO[bytes]], list[int]]:
+    """Return the pipe to write a job to, the pipes to read from, and the descriptors of the process from 0 upwards."""
+
+    def pipe(*, to_process: bool) -> tuple[IO[bytes], int]:
+        read, write = os.pipe()
+        own, other = (write, read) if to_process else (read, write)
+        theirs.callback(os.close, other)
+        return ours.enter_context(os.fdopen(own, "wb" if to_process else "rb", buffering=0)), other
+
+    (stdin, in_fd), (stdout, out_fd), (stderr, error_fd) = (pipe(to_process=fd == 0) for fd in range(3))
+    if not channel:
+        return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
+    messages, messages_fd = pipe(to_process=False)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    theirs.callback(os.close, empty)
+    outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
+    return stdin, outputs, [empty, out_fd, error_fd, in_fd, messages_fd]
