@@ -103,7 +103,6 @@ _LIMITS = {
     "RLIMIT_NOFILE": 256,
     "RLIMIT_NPROC": 64,  # processes and threads together
     "RLIMIT_FSIZE": 64 * 2**20,
-    "RLIMIT_STACK": 512 * 2**20,  # recursion through C code; the memory limit counts what is used of it
     "RLIMIT_CORE": 1,  # none at all: 0 does not stop those that the host pipes to a program
     "RLIMIT_MEMLOCK": 65_536,
     "RLIMIT_MSGQUEUE": 0,

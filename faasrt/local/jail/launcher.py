@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -39,6 +40,8 @@ _WATCH_INTERVAL_S = 0.05
 _MOST_DESCRIPTORS = 8
 _FAILED_STATUS = 125
 _THREAD_STACK_BYTES = 8 * 2**20
+_STACK_BYTES = 512 * 2**20  # for recursion through C code
+_STACK_RESERVE_BYTES = 2**20
 _PAGE_BYTES = resource.getpagesize()
 # Memory of the kernel that no limit counts: the buffer of a socket, beyond a number that every program may have, and
 # the description of a mapping.
@@ -271,6 +274,21 @@ class Launcher:
                 return
 
 
+def _enlarge_stack() -> None:
+    """Extend the stack of this process and its forks, and keep the usual size for programs that they execute.
+
+    Those take the limit as the size of the stacks of their threads too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    size = _STACK_BYTES if soft == resource.RLIM_INFINITY else min(_STACK_BYTES, soft - _STACK_RESERVE_BYTES)
+    if size > _THREAD_STACK_BYTES:
+        with open("/proc/self/maps", encoding="ascii") as file:
+            stack = next(line for line in file if line.endswith("[stack]\n"))
+        # The kernel extends the stack down to an address that is used, and nothing makes it smaller again.
+        ctypes.memset(int(stack.split()[0].split("-")[1], 16) - size, 0, 1)
+    resource.setrlimit(resource.RLIMIT_STACK, (_THREAD_STACK_BYTES, hard))
+
+
 def _become(uid: int | None) -> None:
     """Drop the rights of root, if this process has them."""
     if uid is not None:
@@ -329,6 +347,7 @@ def main(server: socket.socket) -> Callable[..., None]:
         body: Callable[..., None] | None = None
         if config["runner"]:
             syscalls.limit_threads(_THREAD_STACK_BYTES)
+            _enlarge_stack()
             for name in config["imports"]:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)

@@ -52,7 +52,10 @@ FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all o
 def send(kind, **fields):
     if own_pid() != pid and kind != "kill":
         return  # a process that the program has forked; its end is not that of the program
-    data = json_encode({"kind": kind, **fields}).encode() + b"\n"
+    texts = [f'"kind":"{kind}"']
+    for name, value in fields.items():
+        texts.append(f'"{name}":{"null" if value is None else quote(value) if isinstance(value, str) else value}')
+    data = f"{{{','.join(texts)}}}\n".encode()
     try:
         while data:
             data = data[write_fd(MESSAGES_FD, data) :]
@@ -60,7 +63,7 @@ def send(kind, **fields):
         pass  # the program closed the channel
 
 
-json_encode = json.JSONEncoder(separators=(",", ":")).encode
+quote = json.encoder.encode_basestring_ascii  # written in C, so that no program can break it
 write_fd = os.write
 leave, own_pid, pid = os._exit, os.getpid, 0
 show_error = sys.excepthook

@@ -1,0 +1,248 @@
+"""What only the engine `native` tells of a program: verdicts, hints, and processes that the program leaves behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, Settings
+from faasrt.local import LocalFaaS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def native() -> AsyncIterator[RuntimeManager]:
+    async with LocalFaaS(["python"], engines={"python": "native"}, workers=2, sandbox=SANDBOX) as faas:
+        await faas.wait_ready("python")
+        async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=SANDBOX)) as manager:
+            yield manager
+
+
+async def run(native: RuntimeManager, code: str, timeout_ms: float = 20_000) -> ExecutionResult:
+    return await native.run_code(code, "python", timeout_ms=timeout_ms)
+
+
+@pytest.mark.parametrize(
+    ("code", "package"),
+    [
+        ("import no_such_package", "no_such_package"),
+        ("import no_such_package.part as p", "no_such_package"),
+        ("from no_such_package import name", "no_such_package"),
+        ("def f():\n    import cv2_missing\nf()", "cv2_missing"),
+        ("import importlib\nimportlib.import_module('no_such_package')", "no_such_package"),
+        ("import json.nope", None),
+        ("from json import nope", None),
+        ("try:\n    import no_such_package\nexcept ImportError:\n    1 / 0", None),
+        ("try:\n    import no_such_package\nexcept ImportError as e:\n    raise ValueError from e", None),
+        ("raise ModuleNotFoundError('x', name='a; rm -rf /')", None),
+        ("raise ModuleNotFoundError('x', name='-r')", None),
+        ("raise ModuleNotFoundError('x', name='a' * 100)", None),
+        ("raise ModuleNotFoundError('x', name=5)", None),
+        ("raise ModuleNotFoundError", None),
+    ],
+)
+async def test_a_missing_package_is_named_with_the_way_to_install_it(
+    native: RuntimeManager, code: str, package: str | None
+) -> None:
+    """`error` tells the command, in the environment of programs; stderr is the program's own."""
+    result = await run(native, code)
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.error is not None
+    hint = f" (to install it for programs, run: {sys.executable} -m pip install {package})"
+    assert ("pip install" in result.error.message) is (package is not None)
+    if package is not None:
+        assert result.error.message.endswith(hint)
+    assert "pip install" not in result.stderr + result.error.traceback + result.stdout
+
+
+async def test_the_package_of_a_module_may_have_another_name(native: RuntimeManager) -> None:
+    """`import skimage` is installed by `pip install scikit-image`."""
+    result = await run(native, "import skimage")
+    if result.outcome is Outcome.OK:
+        pytest.skip("scikit-image is installed")
+    assert result.error is not None
+    assert result.error.message.endswith("pip install scikit-image)")
+
+
+async def test_no_frame_of_the_host_is_reachable(native: RuntimeManager) -> None:
+    """Below the program there is one frame, which holds nothing but the program's own."""
+    code = """
+import inspect, sys
+frames = inspect.stack()
+print(len(frames), sys._getframe(1).f_back)
+print(sorted(sys._getframe(1).f_locals))
+print([name for name in sys.modules if name.split('.')[0] in ('jail', 'faasrt')])
+open('jail.py', 'w').write('mine = True')
+import jail
+print(jail.mine)
+"""
+    result = await run(native, code)
+    assert result.stdout.splitlines()[0] == "2 None"
+    names = {"_", "job", "text", "code", "known", "namespace", "stdout", "stderr", "limit", "failure", "exit_code"}
+    assert set(eval(result.stdout.splitlines()[1])) <= names | {"program", "reserve"}
+    assert result.stdout.splitlines()[2:] == ["[]", "True"]
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "stdout", "ret_val", "exit_code"),
+    [
+        ("import asyncio\nx = await asyncio.sleep(0, 5)\nprint(x)\nreturn_val(x)", Outcome.OK, "5\n", "5", 0),
+        ("async with __import__('asyncio').timeout(1):\n    print(1)", Outcome.OK, "1\n", "", 0),
+        ("await __import__('asyncio').sleep(0)\n1 / 0", Outcome.USER_ERROR, "", "", 1),
+        ("return_val({'a': 1})\nreturn_val('last')", Outcome.OK, "", "last", 0),
+        ("return_val('kept')\nraise ValueError", Outcome.USER_ERROR, "", "kept", 1),
+        ("return_val('kept')\nimport os\nos._exit(3)", Outcome.CRASHED, "", "kept", 3),
+        ("return_val('\\ud800 \\x00 é')", Outcome.OK, "", "\ud800 \x00 é", 0),
+        ("\ufeffprint('after a mark')", Outcome.OK, "after a mark\n", "", 0),
+        (f"x = {'1 + ' * 300}1\nprint(x)\n{'# x' * 500_000}", Outcome.OK, "301\n", "", 0),
+        ("\n".join(f"x{n} = {n}" for n in range(30_000)) + "\nprint(x29999)", Outcome.OK, "29999\n", "", 0),
+        # Processes: the verdict is that of the first one.
+        ("import os\nif os.fork() == 0:\n    1 / 0\nos.wait()", Outcome.OK, "", "", 0),
+        ("import os\nif os.fork() == 0:\n    raise SystemExit(3)\nos.wait()\nprint(1)", Outcome.OK, "1\n", "", 0),
+        (
+            "import os\nif os.fork() == 0:\n    print(1)\nelse:\n    os.wait()\n    print(2)",
+            Outcome.OK,
+            "1\n2\n",
+            "",
+            0,
+        ),
+        ("import os\nif os.fork():\n    os.wait()\n    os._exit(4)", Outcome.CRASHED, "", "", 4),
+        (
+            "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n"
+            "    os._exit(0)\nos.wait()\nprint('the daemon holds stdout')",
+            Outcome.OK,
+            "the daemon holds stdout\n",
+            "",
+            0,
+        ),
+        ("import subprocess\nsubprocess.Popen(['sleep', '1000'])\nprint(1)", Outcome.OK, "1\n", "", 0),
+        # Descriptors.
+        ("import os\nos.close(1)\nos.close(2)", Outcome.OK, "", "", 0),
+        ("import os\nprint(1, flush=True)\nos.closerange(0, 1000)", Outcome.CRASHED, "1\n", "", 0),
+        ("import os\nos.closerange(3, 200)\nprint(1)\nreturn_val(2)", Outcome.OK, "1\n", "2", 0),
+        ("import os\nos.dup2(2, 1)\nprint('to stderr')", Outcome.OK, "", "", 0),
+        ("import sys\nsys.stdout = sys.stderr\nprint('to stderr')", Outcome.OK, "", "", 0),
+        ("import sys\nsys.stdout = open('/dev/null', 'w')\nprint(1)\nreturn_val(2)", Outcome.OK, "", "2", 0),
+        ("import sys\nprint(1)\nsys.stdout.close()", Outcome.OK, "1\n", "", 0),
+        ("import sys\nsys.excepthook = lambda *a: sys.exit(9)\n1 / 0", Outcome.USER_ERROR, "", "", 9),
+        ("import builtins, sys\nvars(builtins).clear()", Outcome.OK, "", "", 0),
+        ("import sys, gc, threading, atexit\nsys.modules.clear()\nprint(1)", Outcome.OK, "1\n", "", 0),
+        (
+            "import sys, atexit\natexit.register(print, 'bye')\nsys.excepthook = None\n1 / 0",
+            Outcome.USER_ERROR,
+            "bye\n",
+            "",
+            1,
+        ),
+    ],
+)
+async def test_verdicts(
+    native: RuntimeManager, code: str, outcome: Outcome, stdout: str, ret_val: str, exit_code: int
+) -> None:
+    """Outcome, output, value and exit code are those of the program, whatever its other processes do."""
+    result = await run(native, code)
+    assert (result.outcome, result.stdout, result.ret_val) == (outcome, stdout, ret_val), result.stderr
+    assert result.exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nsignal.pause()", "SIGALRM"),
+        ("import signal\nsignal.setitimer(signal.ITIMER_VIRTUAL, 0.01)\nwhile True: pass", "SIGVTALRM"),
+        ("import signal\nsignal.raise_signal(signal.SIGUSR1)", "SIGUSR1"),
+        (
+            "import os, signal\nsignal.signal(13, signal.SIG_DFL)\nr, w = os.pipe()\nos.close(r)\nos.write(w, b'x')",
+            "SIGPIPE",
+        ),
+        ("import os\nos.abort()", "SIGABRT"),
+        ("import os\nos.kill(os.getpid(), 9)", "SIGKILL"),
+        ("import os\nif os.fork() == 0:\n    os.kill(os.getppid(), 9)\nwhile True: pass", "SIGKILL"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGRTMIN)", "SIGRTMIN"),
+        ("import os\nos.system('kill -USR2 $PPID')\nwhile True: pass", "SIGUSR2"),
+    ],
+)
+async def test_a_signal_to_itself_is_the_programs(native: RuntimeManager, code: str, name: str) -> None:
+    """A program that ends by a signal of its own is CRASHED, not a failure of the server."""
+    result = await run(native, code)
+    assert result.outcome is Outcome.CRASHED
+    assert result.error is not None
+    assert result.error.name == name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = bytearray(10**11)",
+        "x = []\nwhile True: x.append(len(x))",
+        "x = 'a'\nwhile True: x += x",
+        "def f():\n    x = []\n    while True: x.append(bytearray(10**6))\nf()",
+        "raise MemoryError",
+        "import os\nx = []\nif os.fork() == 0:\n    while True: x.append(bytearray(10**6))\nos.wait()\n1 / 0",
+    ],
+)
+async def test_memory_is_limited(native: RuntimeManager, code: str) -> None:
+    """A MemoryError that ends the program is MEMORY_LIMIT, as the end of one that grows too large."""
+    result = await run(native, code)
+    assert result.outcome is Outcome.MEMORY_LIMIT
+    assert (await run(native, "print(1)")).stdout == "1\n"
+
+
+async def test_recursion_ends_at_the_limit_of_python(native: RuntimeManager) -> None:
+    """`@lru_cache` recurses through C code, deeper than the usual stack of 8 MiB; subprocesses have the usual stack."""
+    depth = 100_000 if sys.version_info < (3, 12) else 300
+    code = f"""
+import functools, resource, subprocess, sys
+sys.setrecursionlimit({3 * depth + 1000})
+@functools.lru_cache(None)
+def f(n):
+    return n and 1 + f(n - 1)
+print(f({depth}))
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+threads = '''
+import threading
+event = threading.Event()
+threads = [threading.Thread(target=event.wait) for _ in range(40)]
+for thread in threads:
+    thread.start()
+event.set()
+print(len(threads))
+'''
+print(subprocess.check_output([sys.executable, '-c', threads], text=True))
+"""
+    result = await run(native, code)
+    assert result.stdout == f"{depth}\n40\n\n", result
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("print('never')\nimport os\nos._exit(3)", None),
+        ("await f()", None),
+        ("def f(:", (1, 7)),
+        ("x = 1\n  y = 2", (2, 2)),
+        ("\ufeffx = 1", None),
+        ("x = 1\0", (None, None)),
+        ("return 5", (1, 1)),
+        ("(" * 300, (1, 201)),
+    ],
+)
+async def test_a_check_runs_nothing(native: RuntimeManager, code: str, place: tuple[int, int] | None) -> None:
+    """Only the compiler of the interpreter sees the program."""
+    result = await native.validate_code(code, "python", where="remote")
+    assert result.valid is (place is None)
+    if place is not None:
+        found = result.diagnostics[0]
+        assert (found.line, found.column) == place
+    assert "CPython" in result.checked_by
+
+
+async def test_the_result_names_the_engine(native: RuntimeManager) -> None:
+    """`metadata` says which engine ran the program, and behind which wall."""
+    result = await run(native, "print(1)")
+    assert (result.metadata["engine"], result.metadata["level"]) == ("native", "namespaces")
