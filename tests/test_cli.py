@@ -20,8 +20,6 @@ import psutil
 import pytest
 from served import strays, with_word
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 FAASRT = str(Path(sys.executable).parent / "faasrt")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
 

@@ -28,7 +28,7 @@ from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.syntax import MAX_CODE_BYTES
 from faasrt.transport.limiter import AdaptiveLimit
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DOCSTRINGS = dict(docstrings.docstrings())
 EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}

@@ -32,7 +32,7 @@ from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastap
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, Reply
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FOLDER = Path(batch_evaluation.__file__).parent
 BACKENDS = ["aiohttp_backend", "fastapi_backend"]

@@ -212,7 +212,7 @@ NOTICES = [
     ("python", "import sys; sys.exit(3)", {}, "faasrt: exited with code 3 (error)\n"),
     ("ts", "Deno.exit(3 as number)", {}, "faasrt: exited with code 3 (error)\n"),
     ("python", "import os; os._exit(4)", {}, "faasrt: crashed (exit code 4)\n"),
-    ("python", "import os; os.abort()", {}, "faasrt: crashed (unreachable)\n"),
+    ("python", "import os; os.abort()", {}, "faasrt: crashed (the program was ended by SIGABRT)\n"),
     ("js", "process.kill(process.pid, 'SIGKILL'); for (;;);", {}, "faasrt: crashed\n"),
     (
         "js",

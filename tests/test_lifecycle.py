@@ -375,7 +375,6 @@ def run_script(code: str) -> str:
 
 
 @pytest.mark.parametrize("runner", ["asyncio.run", "uvloop.run"])
-@pytest.mark.usefixtures("python_sandbox")
 def test_one_manager_per_run(runner: str) -> None:
     """A manager in each of several runs works, under asyncio's loop and uvloop, embedded FaaS included."""
     code = f"""

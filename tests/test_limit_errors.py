@@ -50,7 +50,7 @@ CLIENT = {"timeout_ms": 500, "memory_limit_mb": 48, "max_output_bytes": 1_000}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def faas(python_sandbox: None) -> AsyncIterator[LocalFaaS]:
+async def faas() -> AsyncIterator[LocalFaaS]:
     """An embedded FaaS with low limits."""
     limits = SandboxConfig(timeout_limit_s=2, memory_limit_mb=48, max_output_bytes=5_000)
     async with LocalFaaS(["python", "js"], workers=1, sandbox=limits) as server:

@@ -18,7 +18,7 @@ from served import Caller, Server, is_gone, served, until
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
 PRINT = {"python": "print(1)", "javascript": "console.log(1)"}

@@ -26,8 +26,6 @@ from faasrt.local.cache import is_compiled, module_dir
 RUN_JS = ("run", "-l", "js", "-c", "console.log(1)")
 RUN_PY = ("run", "-l", "py", "-c", "print(1)")
 NOTICES = ("faasrt: no endpoint configured", "faasrt: compiling the Python sandbox")
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 NO_PLACES = {name: value for name, value in CLEAN.items() if name not in ("FAASRT_CACHE_DIR", "XDG_CACHE_HOME", "HOME")}
 
 

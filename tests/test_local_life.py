@@ -13,20 +13,22 @@ import aiohttp
 import psutil
 import pytest
 from helpers import manager_for
-from served import Server, is_gone, served, strays, until
+from served import LANGUAGES, Server, is_gone, served, strays, until
 
 from faasrt.local import LocalFaaS
 from faasrt.local.folder import temporary_folder
-
-pytestmark = pytest.mark.usefixtures("python_sandbox")
 
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
     "python": "import time\nt = time.time() + {}\nwhile time.time() < t: pass\nprint('done')",
     "javascript": "await new Promise((r) => setTimeout(r, {} * 1000)); console.log('done')",
 }
-# How a process of each language looks from outside.
-WORD = {"python": "wasi_worker", "javascript": "runner.js"}
+pytestmark = pytest.mark.usefixtures("wasm_sandbox")
+
+
+def options(engine: str) -> list[str]:
+    """Return the arguments of a server with an engine."""
+    return ["--engine", "python=wasm"] if engine == "wasm" else []
 
 
 async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, object]]]:
@@ -36,19 +38,19 @@ async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[t
     return call
 
 
-async def until_settled(server: Server, language: str, *, busy: bool) -> None:
+async def until_settled(server: Server, engine: str, *, busy: bool) -> None:
     """Wait until one worker's pool is full, and nothing starts, which would be given up only after 20 s if stopped."""
-    await server.until_pool(
-        language, status="ready", active=int(busy), idle=2 if language == "javascript" else not busy
-    )
+    idle = {"native": 1, "wasm": int(not busy), "deno": 2}[engine]
+    await server.until_pool(LANGUAGES[engine], status="ready", active=int(busy), idle=idle)
 
 
 @pytest.mark.parametrize(
     "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGINT] * 2], ids=str
 )
-async def test_a_signal_drains_it(tmp_path: Path, signals: Sequence[signal.Signals]) -> None:
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+async def test_a_signal_drains_it(tmp_path: Path, signals: Sequence[signal.Signals], engine: str) -> None:
     """Programs in flight are answered, at a second signal, too; the exit code is 0, and nothing is left."""
-    async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
+    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
         calls = [await begin(server, language, 0.7) for language in SLOW]
         for number in signals:
             server.process.send_signal(number)
@@ -71,16 +73,19 @@ async def test_a_signal_while_it_starts(tmp_path: Path, words: Sequence[str]) ->
         assert "Traceback" not in server.output
 
 
-async def test_sigkill_of_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", ["native", "wasm"])
+async def test_sigkill_of_the_server(tmp_path: Path, python: str) -> None:
     """It cannot clean up, so the system does: no process is left, be it idle, busy or stopped."""
-    async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+    async with served(tmp_path, "--workers", "2", *options(python), wait_for=BOTH) as server:
         await server.until_pool("python", idle=2)
         calls = [await begin(server, language, 60) for language in SLOW]
-        for word in WORD.values():
-            assert len(server.children(word)) >= 2
-            server.children(word)[0].suspend()
+        for engine in (python, "deno"):
+            assert len(server.sandboxes(engine)) >= 2
+            server.sandboxes(engine)[0].suspend()
+        everyone = server.children()
         server.process.kill()
         assert await server.ended() == -signal.SIGKILL
+        await until(lambda: all(map(is_gone, everyone)))
         for call in calls:
             with pytest.raises(aiohttp.ClientError):
                 await call
@@ -89,48 +94,97 @@ async def test_sigkill_of_the_server(tmp_path: Path) -> None:
 async def test_sigkill_of_the_server_while_it_compiles(tmp_path: Path) -> None:
     """The compiler, which has work for a minute and reads nothing meanwhile, ends as well."""
     cache = tmp_path / "cache"
-    async with served(tmp_path, wait_for=("javascript is ready",), FAASRT_CACHE_DIR=str(cache)) as server:
+    words = ("javascript is ready",)
+    async with served(tmp_path, *options("wasm"), wait_for=words, FAASRT_CACHE_DIR=str(cache)) as server:
         await until(lambda: list(cache.rglob(".lock")))
         server.process.kill()
         assert await server.ended() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("language", SLOW)
-async def test_sigkill_of_an_idle_process(tmp_path: Path, language: str) -> None:
+@pytest.mark.parametrize("engine", LANGUAGES)
+async def test_sigkill_of_an_idle_process(tmp_path: Path, engine: str) -> None:
     """No program notices, and the pool is full again. As many programs as workers, so that none waits in the queue."""
-    async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
         await server.until_pool(language, idle=2)
-        victims = server.children(WORD[language])
+        victims = server.sandboxes(engine)
         for victim in victims:
             victim.kill()
         answers = await asyncio.gather(*(server.run(language, SLOW[language].format(0)) for _ in range(2)))
         assert [(status, body.get("outcome", body)) for status, body in answers] == [(200, "OK")] * 2
-        await until(lambda: len(server.children(WORD[language])) >= 2)
+        await until(lambda: len(server.sandboxes(engine)) >= 2)
         await server.until_pool(language, active=0, queued=0)
-        assert not {victim.pid for victim in victims} & {child.pid for child in server.children(WORD[language])}
+        assert not {victim.pid for victim in victims} & {child.pid for child in server.sandboxes(engine)}
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
 
 
-@pytest.mark.parametrize("language", SLOW)
-async def test_sigkill_of_a_busy_process(tmp_path: Path, language: str) -> None:
+@pytest.mark.parametrize("engine", LANGUAGES)
+async def test_sigkill_of_a_busy_process(tmp_path: Path, engine: str) -> None:
     """Its program, which may have had effects, is not run again: the answer is a clear 500; the pool is full again."""
-    async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
-        at_rest_s = sum(cpu_s(child) for child in server.children(WORD[language]))
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
+        at_rest_s = sum(cpu_s(child) for child in server.sandboxes(engine))
         call = await begin(server, language, 60)
-        await until_settled(server, language, busy=True)
+        await until_settled(server, engine, busy=True)
         if language == "python":  # a worker that dies before it has started its sandbox has run nothing
-            await until(lambda: sum(cpu_s(child) for child in server.children(WORD[language])) > at_rest_s + 0.5)
-        for victim in server.children(WORD[language]):
+            await until(lambda: sum(cpu_s(child) for child in server.sandboxes(engine)) > at_rest_s + 0.5)
+        for victim in server.sandboxes(engine):
             victim.kill()
         status, body = await call
         assert (status, body["error"]) == (500, "the engine failed")
         assert "process" in body["details"]
-        await until_settled(server, language, busy=False)
+        await until_settled(server, engine, busy=False)
         status, body = await server.run(language, SLOW[language].format(0))
         assert (status, body["outcome"]) == (200, "OK")
-        engines = (await server.get("/metrics"))["engines"]
-        assert engines["wasi-python" if language == "python" else "deno"]["failed"] == 1
+        assert (await server.get("/metrics"))["engines"][engine]["failed"] == 1
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["outside", "inside"])
+@pytest.mark.parametrize("engine", ["native", "deno"])
+async def test_sigkill_of_a_launcher(tmp_path: Path, engine: str, place: int) -> None:
+    """Its programs fail as the server's, and end with it; soon there is another one, and programs run.
+
+    It is a chain of processes, from one outside of the jail to one inside that starts the programs.
+    """
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "-l", language, "--workers", "1", wait_for=(f"{language} is ready",)) as server:
+        call = await begin(server, language, 60)
+        await until_settled(server, engine, busy=True)
+        (launcher,) = server.launchers()
+        chain = [launcher]
+        while len(children := chain[-1].children()) == 1:
+            chain += children
+        assert len(chain) >= 2
+        everyone = server.children("python") + server.sandboxes(engine)
+        chain[place].kill()
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert "killed from outside" in body["details"]
+        await until(lambda: all(map(is_gone, everyone)))
+        await until_settled(server, engine, busy=False)
+        status, body = await server.run(language, SLOW[language].format(0))
+        assert (status, body["outcome"]) == (200, "OK")
+        assert "the launcher of the jail was killed from outside" in server.output
+        assert "Traceback" not in server.output
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("code", ["while True: pass", "import os; os.getpid()\nwhile True: pass"])
+async def test_a_native_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
+    """The operator or the system ended it: that is a failure of the server, and no verdict."""
+    async with served(tmp_path, "-l", "py", "--workers", "1", wait_for=("python is ready",)) as server:
+        call = asyncio.create_task(server.run("python", code))
+        busy: list[psutil.Process] = []
+        await until(lambda: busy.extend(child for child in server.sandboxes("native") if cpu_s(child) > 0.5) or busy)
+        busy[0].send_signal(number)
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert body["details"] == f"a Python process was killed from outside ({number.name})"
+        await until(lambda: f"faasrt: the engine native: {body['details']}" in server.output)
+        assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
@@ -166,16 +220,17 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("language", SLOW)
-async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool) -> None:
+@pytest.mark.parametrize("engine", LANGUAGES)
+async def test_sigstop_of_a_process(tmp_path: Path, engine: str, *, busy: bool) -> None:
     """A program in it ends at its limit; the process is ended, and another takes its place."""
-    async with served(tmp_path, "--workers", "1", wait_for=BOTH) as server:
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
         code = SLOW[language].format(60 if busy else 0)
         if busy:
             call = asyncio.create_task(server.run(language, code, timeout=2000))
             await server.until_pool(language, active=1)
-        await until_settled(server, language, busy=busy)
-        victims = server.children(WORD[language])
+        await until_settled(server, engine, busy=busy)
+        victims = server.sandboxes(engine)
         for victim in victims:
             victim.suspend()
         if not busy:
@@ -187,21 +242,24 @@ async def test_sigstop_of_a_process(tmp_path: Path, language: str, *, busy: bool
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.resume()
-        await until_settled(server, language, busy=False)
+        await until_settled(server, engine, busy=False)
         status, body = await server.run(language, SLOW[language].format(0))
         assert (status, body["outcome"]) == (200, "OK")
 
 
-async def test_it_ends_what_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+async def test_it_ends_what_is_stopped(tmp_path: Path, engine: str) -> None:
     """SIGTERM ends a server whose processes do not react to anything."""
-    async with served(tmp_path, "--workers", "2", wait_for=BOTH) as server:
+    async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
         # A process that is stopped before its `exec` holds the thread that starts it.
         for language in SLOW:
             await server.until_pool(language, idle=2)
-        for child in server.children():
+        everyone = server.children()
+        for child in everyone:
             child.suspend()
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
+        assert all(map(is_gone, everyone))
 
 
 async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> None:
@@ -218,12 +276,13 @@ async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> 
 
 async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended() -> None:
     """They are killed anyway; but whoever has closed it finds none of them, in whatever state, any more."""
-    for _ in range(10):
-        async with LocalFaaS(["js"], workers=2) as faas, manager_for(faas.url) as manager:
-            await faas.wait_ready("js")
-            results = await asyncio.gather(*(manager.run_code("1", "js") for _ in range(8)))
-        pids = [int(result.metadata["instance_id"].removeprefix("deno-")) for result in results]
-        assert not {child.pid for child in psutil.Process().children()} & set(pids)
+    for _ in range(5):
+        async with LocalFaaS(["js", "python"], workers=2) as faas, manager_for(faas.url) as manager:
+            await asyncio.gather(faas.wait_ready("js"), faas.wait_ready("python"))
+            calls = [manager.run_code("1", language) for language in ("js", "python") for _ in range(8)]
+            results = await asyncio.gather(*calls)
+        pids = [int(result.metadata["instance_id"].rpartition("-")[2]) for result in results]
+        assert not {child.pid for child in psutil.Process().children(recursive=True)} & set(pids)
 
 
 async def test_the_folder_goes_away_although_a_process_still_writes_into_it() -> None:

@@ -17,8 +17,6 @@ from served import served
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 Answer = tuple[int, Any, Any]
 
 

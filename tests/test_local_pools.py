@@ -17,8 +17,6 @@ from faasrt import RuntimeManager
 from faasrt.local.engines import warm_pool
 from faasrt.local.engines.deno_run import DenoRun
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 WORD = {"python": "wasi_worker", "javascript": "runner.js"}
 LEAST = {"python": 1, "javascript": 2}
 SLOW = {"python": "import time\ntime.sleep(0.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 500)"}

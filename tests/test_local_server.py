@@ -339,7 +339,6 @@ print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.
 """
 
 
-@pytest.mark.usefixtures("python_sandbox")
 async def test_nothing_is_left_after_a_busy_life(tmp_path: Path) -> None:
     """200 mixed programs at 16 in flight are all right; then no process, descriptor, task or file is left."""
     process = await asyncio.create_subprocess_exec(
@@ -395,7 +394,6 @@ async def test_a_local_manager_refuses_endpoints() -> None:
         RuntimeManager.local(settings=Settings(endpoints={"py": "http://127.0.0.1:1"}))
 
 
-@pytest.mark.usefixtures("python_sandbox")
 async def test_nothing_blocks_the_event_loop() -> None:
     """The client, the server and both engines do no blocking call on the loop's thread."""
     from blockbuster import blockbuster_ctx

@@ -458,7 +458,6 @@ async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeMan
     assert all(item.result and item.result.value[0] == 1 // int(item.task.id or 1) for item in found[10:21])
 
 
-@pytest.mark.usefixtures("python_sandbox")
 async def test_a_slow_source_is_not_waited_for_to_fill_a_batch() -> None:
     """Available tasks run; later ones have their own execution."""
     gate = asyncio.Event()

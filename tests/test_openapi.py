@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import WASM
 from rawhttp import exchange, request
 
 from faasrt import Outcome, SandboxConfig
@@ -23,11 +24,18 @@ SCHEMATHESIS = (
 
 
 # A server for each engine: the least memory differs, and the document of both can only name the lesser one.
-@pytest.mark.parametrize("languages", [["javascript", "typescript"], ["python"]], ids=["deno", "wasi"])
-@pytest.mark.usefixtures("python_sandbox")
-async def test_the_server_does_what_the_document_says(languages: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("languages", "engines"),
+    [(["javascript", "typescript"], {}), (["python"], {}), (["python"], WASM)],
+    ids=["deno", "native", "wasm"],
+)
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_the_server_does_what_the_document_says(
+    languages: list[str], engines: dict[str, str], tmp_path: Path
+) -> None:
     """Schemathesis finds no status, header, type or shape that is not documented, no 5xx, and no wrong acceptance."""
-    async with LocalFaaS(languages, workers=1, sandbox=SandboxConfig(timeout_limit_s=0.5)) as faas:
+    sandbox = SandboxConfig(timeout_limit_s=0.5)
+    async with LocalFaaS(languages, workers=1, engines=engines, sandbox=sandbox) as faas:
         await faas.wait_ready(languages[0])
         command = (sys.executable, *SCHEMATHESIS, f"{faas.url}/openapi.json")
         process = await asyncio.create_subprocess_exec(
@@ -42,7 +50,7 @@ async def test_the_server_does_what_the_document_says(languages: list[str], tmp_
 
 async def test_the_document_names_what_the_code_names() -> None:
     """Outcomes, languages and limits are those of this server."""
-    async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3, network_enabled=True)) as faas:
+    async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)) as faas:
         answer = await exchange(faas.url, request(method="GET", target="/openapi.json"))
     schemas = answer.json()["components"]["schemas"]
     assert answer.headers["content-type"].startswith("application/json")
@@ -55,5 +63,5 @@ async def test_the_document_names_what_the_code_names() -> None:
     assert not re.search("{[A-Z_]+}|LANGUAGE", json.dumps(answer.json()))  # every placeholder has its value
     assert schemas["RunRequest"]["properties"]["language"]["enum"] == ["ts", "typescript"]
     assert "3000" in schemas["RunRequest"]["properties"]["timeout"]["description"]
-    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"type": "boolean"}
+    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"const": False}
     assert "8388608" in json.dumps(answer.json()["paths"]["/run_code"]["post"]["requestBody"])

@@ -12,8 +12,6 @@ import pytest
 from faasrt.local.cache import module_dir
 from faasrt.testing import pytest_plugin
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
-
 pytest_plugins = ["pytester"]
 
 # pytester gives each session a home folder of its own, where the sandbox of Python would have to be compiled anew.

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def cluster(python_sandbox: None) -> Iterator[None]:
+def cluster() -> Iterator[None]:
     """Start a cluster for this module, beside any other cluster of the machine."""
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -20,7 +20,7 @@ import faasrt
 README = (Path(__file__).parents[1] / "README.md").read_text()
 FENCES = [(match[1], match[2]) for match in re.finditer(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)]
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 # As after the quick start: no endpoint is configured.

@@ -1,4 +1,4 @@
-"""What Python must not reach, take or fake: files, the network, processes, others, memory, time and verdicts."""
+"""What WebAssembly Python must not reach, take or fake: files, network, processes, others, memory, time, verdicts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import psutil
 import pytest
 import pytest_asyncio
+from conftest import WASM
 from helpers import until_active
 from threats import MB, Place, environments, place_of_traps, run_beside
 
@@ -16,12 +17,12 @@ import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import wasi_worker
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("python_sandbox")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with place_of_traps(tmp_path_factory.mktemp("traps"), "python") as place:
+    async with place_of_traps(tmp_path_factory.mktemp("traps"), "python=wasm") as place:
         yield place
 
 
@@ -139,11 +140,11 @@ STATES = [
 
 
 @pytest.mark.parametrize(("leave", "look"), STATES)
-async def test_nothing_is_left_for_others(local: RuntimeManager, leave: str, look: str) -> None:
+async def test_nothing_is_left_for_others(local_wasm: RuntimeManager, leave: str, look: str) -> None:
     """Neither a program at the same time nor the next ones, in both workers, see what another has left."""
     look = f"import json, sys; print(bool({look}))"
-    left, beside = await asyncio.gather(local.run_code(leave, "python"), local.run_code(look, "python"))
-    after = await asyncio.gather(*(local.run_code(look, "python") for _ in range(2)))
+    left, beside = await asyncio.gather(local_wasm.run_code(leave, "python"), local_wasm.run_code(look, "python"))
+    after = await asyncio.gather(*(local_wasm.run_code(look, "python") for _ in range(2)))
     assert left.outcome is Outcome.OK, left
     assert {result.stdout for result in (beside, *after)} == {"False\n"}
 
@@ -174,9 +175,9 @@ ERRORS = ("MemoryError", "_ArrayMemoryError", "OverflowError", "RecursionError",
 
 
 @pytest.mark.parametrize("code", MEMORY)
-async def test_memory_is_bounded(local: RuntimeManager, code: str) -> None:
+async def test_memory_is_bounded(local_wasm: RuntimeManager, code: str) -> None:
     """However it is taken, it ends at its limit or with an error that can be caught; others go on meanwhile."""
-    result, most = await run_beside(local, code, "python")
+    result, most = await run_beside(local_wasm, code, "python")
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR, Outcome.OUTPUT_LIMIT), result
     if result.outcome is Outcome.USER_ERROR:
         assert result.error is not None
@@ -205,12 +206,12 @@ TIME = [
 
 
 @pytest.mark.parametrize("code", TIME)
-async def test_the_deadline_ends_everything(local: RuntimeManager, code: str) -> None:
+async def test_the_deadline_ends_everything(local_wasm: RuntimeManager, code: str) -> None:
     """A program is ended at its deadline, also in its last moments, and its worker runs the next one."""
-    result = await local.run_code(code, "python", 400)
+    result = await local_wasm.run_code(code, "python", 400)
     assert result.outcome is Outcome.TIMEOUT, result
-    await until_active(local, "python", 0)
-    results = await asyncio.gather(*(local.run_code("print(1)", "python") for _ in range(2)))
+    await until_active(local_wasm, "python", 0)
+    results = await asyncio.gather(*(local_wasm.run_code("print(1)", "python") for _ in range(2)))
     assert [result.stdout for result in results] == ["1\n"] * 2
 
 
@@ -231,9 +232,9 @@ OUTPUT = [
 
 
 @pytest.mark.parametrize(("code", "stream"), OUTPUT)
-async def test_output_is_bounded(local: RuntimeManager, code: str, stream: str) -> None:
+async def test_output_is_bounded(local_wasm: RuntimeManager, code: str, stream: str) -> None:
     """A stream is cut at the limit, and its program ended at twice as much, through whatever door it writes."""
-    result, most = await run_beside(local, code, "python", max_output_bytes=50_000)
+    result, most = await run_beside(local_wasm, code, "python", max_output_bytes=50_000)
     assert (result.outcome, result.truncated) == (Outcome.OUTPUT_LIMIT, {stream}), result
     assert len(getattr(result, stream)) <= 50_000
     assert most < 256 * MB
@@ -258,11 +259,11 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize(("code", "outcome"), FORGERIES)
-async def test_who_calls_the_host_speaks_for_himself(local: RuntimeManager, code: str, outcome: Outcome) -> None:
+async def test_who_calls_the_host_speaks_for_himself(local_wasm: RuntimeManager, code: str, outcome: Outcome) -> None:
     """The door is open to a program: it may tell its own verdict, and neither the server nor others take harm."""
     before = psutil.Process().memory_info().rss
-    attack = local.run_code(f"import _host, os\n{code}", "python")
-    neighbours = [local.run_code(f"return_val({number})", "python") for number in range(4)]
+    attack = local_wasm.run_code(f"import _host, os\n{code}", "python")
+    neighbours = [local_wasm.run_code(f"return_val({number})", "python") for number in range(4)]
     result, *others = await asyncio.gather(attack, *neighbours)
     assert result.outcome is outcome, result
     assert [(other.outcome, other.ret_val) for other in others] == [(Outcome.OK, str(number)) for number in range(4)]
@@ -282,9 +283,9 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("code", "exit_code"), CRASHES)
-async def test_a_crash_is_that_of_the_program(local: RuntimeManager, code: str, exit_code: int | None) -> None:
+async def test_a_crash_is_that_of_the_program(local_wasm: RuntimeManager, code: str, exit_code: int | None) -> None:
     """However the interpreter ends or traps, that is the outcome of its program, and never an error of the server."""
-    result = await local.run_code(f"print('before')\n{code}", "python")
+    result = await local_wasm.run_code(f"print('before')\n{code}", "python")
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.CRASHED, exit_code, "before\n"), result
 
 
@@ -293,7 +294,7 @@ async def test_a_hundred_crashes_are_no_trouble() -> None:
 
     The only worker of a server is never ended for want of demand, as one of several may be.
     """
-    async with RuntimeManager.local(["python"], workers=1) as manager:
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         workers = {(await manager.run_code("1", "python")).metadata["instance_id"]}
         fds = psutil.Process().num_fds()
         for code, _ in CRASHES[:3] * 33:
@@ -306,12 +307,12 @@ async def test_a_hundred_crashes_are_no_trouble() -> None:
         assert psutil.Process().num_fds() <= fds + 40
 
 
-async def test_what_files_hold_is_written_at_the_end(local: RuntimeManager) -> None:
+async def test_what_files_hold_is_written_at_the_end(local_wasm: RuntimeManager) -> None:
     """The end that is made by hand flushes what the interpreter's own would, and runs no function of the program."""
     held = "f = open(1, 'w', closefd=False); f.write('held')\ndef g(): f"
-    assert (await local.run_code(held, "python")).stdout == "held"
+    assert (await local_wasm.run_code(held, "python")).stdout == "held"
     replaced = "import atexit, gc; gc.collect = atexit._run_exitfuncs = lambda *a: print('mine')"
-    result = await local.run_code(replaced, "python", sandbox=SandboxConfig())
+    result = await local_wasm.run_code(replaced, "python", sandbox=SandboxConfig())
     assert (result.outcome, result.stdout) == (Outcome.OK, "")
 
 
@@ -344,9 +345,9 @@ WILD = "a = np.lib.stride_tricks.as_strided(np.zeros(1), shape=(2,), strides=(2*
     ],
     ids=["at once", "after a refusal"],
 )
-async def test_a_wild_pointer_is_a_crash(local: RuntimeManager, code: str) -> None:
+async def test_a_wild_pointer_is_a_crash(local_wasm: RuntimeManager, code: str) -> None:
     """An access beyond the end of the memory is the program's crash while there is memory left."""
-    result = await local.run_code(f"print('before')\n{code}", "python")
+    result = await local_wasm.run_code(f"print('before')\n{code}", "python")
     assert (result.outcome, result.stdout) == (Outcome.CRASHED, "before\n"), result
     assert result.error is not None
     assert result.error.message == "memory out of bounds"
@@ -360,7 +361,7 @@ async def test_a_wild_pointer_is_a_crash(local: RuntimeManager, code: str) -> No
         "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
     ],
 )
-async def test_an_interpreter_without_memory_is_at_its_limit(local: RuntimeManager, code: str) -> None:
+async def test_an_interpreter_without_memory_is_at_its_limit(local_wasm: RuntimeManager, code: str) -> None:
     """CPython fails in other ways, too, where memory is refused: such an end is that of the memory."""
-    result = await local.run_code(code, "python", 20_000, sandbox=SandboxConfig(memory_limit_mb=48))
+    result = await local_wasm.run_code(code, "python", 20_000, sandbox=SandboxConfig(memory_limit_mb=48))
     assert result.outcome is Outcome.MEMORY_LIMIT, result

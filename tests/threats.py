@@ -8,11 +8,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
 import psutil
+import pytest
 from helpers import manager_for
 from served import with_word
 
@@ -20,18 +22,35 @@ from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 
 SECRET = "canary-4be1c0ffee"
 MB = 2**20
+OTHER_UID = 12_345
+PLACES = [(level, uid) for level in ("namespaces", "filters") for uid in (None, OTHER_UID)]
+"""The levels of jails, for a server of this user and of one without rights."""
 _SERVER = """
 import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
+from faasrt.local.engines import deno
+level, permissions, *languages = sys.argv[1:]
+if permissions:
+    deno._PERMISSIONS = permissions.split()
 async def main():
-    limits = SandboxConfig(memory_limit_mb=1024, network_enabled=True)
-    async with LocalFaaS(sys.argv[1:], workers=2, sandbox=limits) as faas:
-        await faas.wait_ready(sys.argv[1])
+    limits = SandboxConfig(memory_limit_mb=1024)
+    engines = dict(argument.split("=") for argument in languages if "=" in argument)
+    names = [argument.split("=")[0] for argument in languages]
+    async with LocalFaaS(names, workers=2, sandbox=limits, engines=engines, level=level) as faas:
+        await faas.wait_ready(names[0])
         print(faas.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
 """
+
+
+def attempt(body: str) -> str:
+    """Return a program that tells whether it got what it wanted."""
+    return (
+        f"try {{ console.log('reached', await (async () => {{ {body} }})()); }}"
+        " catch (e) { console.log('denied', e?.message ?? e); } Deno.exit(0);"
+    )
 
 
 @attrs.define
@@ -88,29 +107,45 @@ class Place:
     server: psutil.Process
     sink: Sink
     canaries: list[Path]
+    level: str = "auto"
 
     async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
         """Run a program, and see to it that nothing got out, and no secret came with the answer."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
         result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox)
+        assert self.level in ("auto", result.metadata["level"])
         assert SECRET not in repr(result)
         return result
 
 
 @contextlib.asynccontextmanager
-async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
-    """Start a server with secrets and traps in its environment, and canaries in files near it."""
+async def place_of_traps(
+    folder: Path, *languages: str, level: str = "auto", uid: int | None = None, permissions: str = ""
+) -> AsyncIterator[Place]:
+    """Start a server with secrets and traps in its environment, and canaries in files near it.
+
+    Args:
+        folder: A folder for all of that.
+        languages: What the server runs.
+        level: The level of its jails.
+        uid: The user that it runs as; None is the one of this process.
+        permissions: Options that Deno gets instead of those that take its permissions away.
+    """
     (folder / "tmp").mkdir()
     (folder / "path").mkdir()
     canaries = [folder / "canary.json", folder / "link.json"]
     canaries[0].write_text(f'"{SECRET}"')
     canaries[1].symlink_to(canaries[0])
     (folder / "path" / "sitecustomize.py").write_text(f"open({str(folder / 'imported')!r}, 'a').write('x')")
+    for path in () if uid is None else (folder, folder / "tmp", folder / "path"):
+        os.chown(path, uid, uid)
     async with sink() as one:
-        argv = [sys.executable, "-c", _SERVER, *languages]
+        argv = [*python_as(uid), "-c", _SERVER, level, permissions, *languages]
+        # The site packages of this environment, if the interpreter is another one.
+        env = {**_traps(folder, one), "PYTHONUSERBASE": sys.prefix}
         pipe = subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*argv, env=_traps(folder, one), stdin=pipe, stdout=pipe)
+        process = await asyncio.create_subprocess_exec(*argv, env=env, stdin=pipe, stdout=pipe)
         try:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -119,7 +154,7 @@ async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
             canaries.append(own / "canary.json")
             canaries[2].write_text(f'"{SECRET}"')
             async with manager_for(url) as manager:
-                yield Place(manager, psutil.Process(process.pid), one, canaries)
+                yield Place(manager, psutil.Process(process.pid), one, canaries, level)
             process.stdin.close()
             await process.wait()
         finally:
@@ -128,6 +163,32 @@ async def place_of_traps(folder: Path, *languages: str) -> AsyncIterator[Place]:
                 await process.wait()
         # Only the server itself obeys the environment of its Python.
         assert (folder / "imported").read_text() == "x"
+
+
+def python_as(uid: int | None) -> list[str]:
+    """Return the command of an interpreter as another user, who may be unable to read the one of this process."""
+    if uid is None:
+        return [sys.executable]
+    if os.getuid() != 0:
+        pytest.skip("only root can start a server as another user")
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
+        # The shell starts it without the rights that root had when it started the shell.
+        script = 'exec "$0" -c "import faasrt.local, aiohttp"'
+        env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
+        if subprocess.run([*user, "/bin/sh", "-c", script, python], env=env, capture_output=True).returncode == 0:
+            return [*user, python]
+    pytest.skip("another user can read neither the interpreter of this process nor one like it in /usr/bin")
+
+
+@contextlib.asynccontextmanager
+async def place_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Place]:
+    """Start a server as one of PLACES says."""
+    level, uid = where
+    with tempfile.TemporaryDirectory(prefix="traps-") as name:
+        Path(name).chmod(0o755)
+        async with place_of_traps(Path(name), *languages, level=level, uid=uid, permissions=permissions) as place:
+            yield place
 
 
 def _traps(folder: Path, one: Sink) -> dict[str, str]:
@@ -181,8 +242,8 @@ NEIGHBOURS = {
 def largest_sandbox() -> int:
     """Return the memory of the largest of this process's sandboxes, in bytes."""
     largest = 0
-    for word in ("runner.js", "wasi_worker"):
-        for child in with_word(psutil.Process().children(), word):
+    for word in ("deno run", "wasi_worker"):
+        for child in with_word(psutil.Process().children(recursive=True), word):
             with contextlib.suppress(psutil.NoSuchProcess):
                 largest = max(largest, child.memory_info().rss)
     return largest
@@ -191,15 +252,14 @@ def largest_sandbox() -> int:
 async def until_gone(result: ExecutionResult) -> None:
     """Wait until the process that ran a program has ended."""
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
-    while pid in {child.pid for child in psutil.Process().children()}:
+    while pid in {child.pid for child in psutil.Process().children(recursive=True)}:
         await asyncio.sleep(0.01)
 
 
-def environments(server: psutil.Process, name: str) -> set[str]:
-    """The variables in the environments of a server's processes."""
+def environments(server: psutil.Process, word: str) -> set[str]:
+    """The variables in the environments of a server's processes whose command line holds a word."""
     found: set[str] = set()
-    for child in server.children():
+    for child in with_word(server.children(recursive=True), word):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if name in child.name():
-                found |= child.environ().keys()
+            found |= child.environ().keys()
     return found

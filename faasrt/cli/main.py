@@ -7,7 +7,8 @@ import functools
 import json
 import logging
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -149,7 +150,21 @@ def health_command(as_json: bool, url: str | None) -> int:
         for entry in status.endpoints:
             label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
             write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
+            write("".join(f"          {line}\n" for line in _describe_languages(entry.details)))
     return OK if status.healthy else INFRASTRUCTURE
+
+
+def _describe_languages(details: Mapping[str, Any]) -> list[str]:
+    """Return a line for each language of a FaaS that names its engines: the engine, and the wall around programs."""
+    lines = []
+    languages = details.get("languages")
+    for language, state in languages.items() if isinstance(languages, dict) else ():
+        if isinstance(state, dict) and "engine" in state:
+            reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
+            lines.append(
+                f"{language}: {state.get('status')}, engine {state['engine']}, level {state.get('level')}{reason}"
+            )
+    return lines
 
 
 _LIMITS = SandboxConfig()
@@ -163,10 +178,20 @@ _LIMITS = SandboxConfig()
 @click.option("--timeout-s", "timeout_limit_s", default=_LIMITS.timeout_limit_s, help="The most seconds of a program.")
 @click.option("--memory-mb", "memory_limit_mb", default=_LIMITS.memory_limit_mb, help="The most MiB of a program.")
 @click.option("--output-bytes", "max_output_bytes", default=_LIMITS.max_output_bytes, help="The most bytes per stream.")
-@click.option("--network", "network_enabled", is_flag=True, help="Let JavaScript and TypeScript use the network.")
 @click.option("--token", envvar="FAASRT_TOKEN", help="The bearer token of callers. [env: FAASRT_TOKEN]")
+@click.option("--level", default="auto", help="The wall around programs: namespaces, filters or auto.")
+@click.option("--engine", "engines", multiple=True, metavar="LANGUAGE=NAME", help="As python=wasm. May be repeated.")
+@click.option("--python", default=sys.executable, show_default="this one", help="The interpreter of Python programs.")
 def serve_command(
-    host: str, port: int, languages: tuple[Language, ...], workers: int | None, token: str | None, **limits: Any
+    host: str,
+    port: int,
+    languages: tuple[Language, ...],
+    workers: int | None,
+    token: str | None,
+    level: str,
+    engines: tuple[str, ...],
+    python: str,
+    **limits: Any,
 ) -> int:
     """Serve the embedded FaaS, for every language unless some are given.
 
@@ -177,7 +202,17 @@ def serve_command(
     # The library logs nothing by default, but the command shows why an engine fails.
     logging.basicConfig(format="faasrt: %(message)s")
     sandbox = SandboxConfig(**limits)
-    faas = LocalFaaS(languages or None, workers=workers, sandbox=sandbox, host=host, port=port, token=token)
+    faas = LocalFaaS(
+        languages or None,
+        workers=workers,
+        sandbox=sandbox,
+        host=host,
+        port=port,
+        token=token,
+        level=level,
+        engines=dict(_parse_engine(text) for text in engines),
+        python=python,
+    )
 
     async def work() -> int:
         stop = asyncio.Event()
@@ -195,6 +230,13 @@ def serve_command(
         return OK
 
     return asyncio.run(work())
+
+
+def _parse_engine(text: str) -> tuple[str, str]:
+    language, separator, engine = text.partition("=")
+    if not separator:
+        raise click.BadParameter(f"{text!r} is not of the form LANGUAGE=NAME, such as python=wasm")
+    return language, engine
 
 
 @commands.command("warmup")

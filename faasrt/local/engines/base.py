@@ -20,6 +20,7 @@ from faasrt.results import Outcome, UserError
 _ATTEMPTS = 4
 _ATTEMPTS_S = 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
+_LASTING_S = 1.0
 _logger = logging.getLogger("faasrt.local")
 
 
@@ -144,10 +145,11 @@ class Engine(abc.ABC):
         self.active = 0
         self._ready_or_failed = asyncio.Event()
         self._last_logged = ""
+        self._was_ready = False
 
     def mark_ready(self) -> None:
         """Record that programs can run."""
-        self.ready, self.problem, self._last_logged = True, "", ""
+        self.ready, self.problem, self._last_logged, self._was_ready = True, "", "", True
         self._ready_or_failed.set()
 
     def mark_failed(self, problem: str) -> None:
@@ -174,11 +176,13 @@ class Engine(abc.ABC):
     async def run(self) -> None:
         """Serve until cancelled. A failure of this engine is logged, and does not affect other engines.
 
-        The engine restarts after a pause, because the machine may have been short of descriptors, memory or disk.
+        An engine that was ready for some time restarts at once. Otherwise it restarts after a pause, because the
+        machine may be short of descriptors, memory or disk.
         """
-        delay_s = _RESTART_S
+        delay_s = 0.0
         try:
             while True:
+                began, self._was_ready = time.monotonic(), False
                 try:
                     await self.serve()
                 except EngineError as error:
@@ -187,8 +191,11 @@ class Engine(abc.ABC):
                 except Exception as error:
                     _logger.exception("the engine %s failed", self.name)
                     self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
+                if self._was_ready and time.monotonic() - began > max(_LASTING_S, delay_s):
+                    delay_s = 0.0
+                else:
+                    delay_s = min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
                 await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, _MAX_RESTART_S)
         except asyncio.CancelledError:
             self.mark_failed("the engine is closed")
             raise

@@ -44,13 +44,15 @@ sys.path[:] = [path for path in sys.path if path]
 sys.path.insert(0, {parent!r})
 from jail import launcher
 del sys.path[0]
-launcher.main(server)
+sys.excepthook = launcher.main(server)
+# In the process of a program: the interpreter calls the hook when no other function runs any more.
+raise SystemError
 """
 
 
 @attrs.frozen(kw_only=True)
 class JailConfig:
-    """What a jail holds, and what its processes may do.
+    """The contents of a jail, and the rights of its processes.
 
     Attributes:
         level: What surrounds the processes.
@@ -66,6 +68,7 @@ class JailConfig:
         packages: Packages to look for.
         env: The environment of programs.
         limits: The limits of each process, by the names of the module `resource`.
+        open_files: Files of the host that each process has open for reading, after its other descriptors.
     """
 
     level: str
@@ -80,6 +83,7 @@ class JailConfig:
     packages: Sequence[str] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)
     limits: Mapping[str, int] = attrs.field(factory=dict)
+    open_files: Sequence[str] = ()
 
 
 class JailedProcess(ChildProcess):
@@ -124,14 +128,21 @@ class Jail:
         self._numbers = itertools.count(1)
         self._replies: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._processes: dict[int, JailedProcess] = {}
+        self._ended = asyncio.Event()
 
     async def start(
-        self, argv: Sequence[str] = (), *, channel: bool = False, canary: Mapping[str, Any] | None = None
+        self,
+        argv: Sequence[str] = (),
+        *,
+        limits: Mapping[str, int] = {},
+        channel: bool = False,
+        canary: Mapping[str, Any] | None = None,
     ) -> JailedProcess:
         """Start a process.
 
         Args:
             argv: The arguments of the executable.
+            limits: Further limits of the process, by the names of the module `resource`.
             channel: Whether the job and the messages have descriptors of their own, 3 and 4, and stdin is empty. If
                 not, the job is written to stdin.
             canary: Tries to break out with these traps, instead of running a program.
@@ -147,7 +158,8 @@ class Jail:
             try:
                 with contextlib.ExitStack() as theirs:
                     stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
-                    self.send({"start": number, "argv": [*argv], "canary": canary}, descriptors)
+                    message = {"start": number, "argv": [*argv], "limits": {**limits}, "canary": canary}
+                    self.send(message, descriptors)
                 pidfds = await reply
             except OSError as error:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
@@ -199,13 +211,25 @@ class Jail:
                 if reply is not None and not reply.done():
                     reply.set_exception(NotStartedError(f"the jail could not start a process: {message['reason']}"))
 
+    async def watch(self) -> None:
+        """Wait for the end of the launcher, which does not end by itself.
+
+        Raises:
+            EngineError: It has ended.
+        """
+        await self._ended.wait()
+        raise EngineError("the launcher of the jail was killed from outside")
+
     def mark_ended(self) -> None:
-        """Record that the launcher has ended, and all of its processes with it."""
+        """Record that the launcher has ended, and end all of its processes."""
+        self._ended.set()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(NotStartedError("the launcher of the jail has ended"))
         while self._processes:
-            self._processes.popitem()[1].mark_exited(-signal.SIGKILL)
+            _, process = self._processes.popitem()
+            process.kill()
+            process.mark_exited(-signal.SIGKILL)
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:

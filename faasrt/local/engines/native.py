@@ -241,12 +241,16 @@ class PythonTier(PooledEngine[JailedProcess]):
             raise
         return process
 
+    async def _watch_resources(self) -> None:
+        await self._jail.watch()
+
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self.used_at = time.monotonic()
         process = await self._get_warm()
         limits = job.limits
         try:
-            run = NativeRun(job, process)
+            assert self._interpreter is not None
+            run = NativeRun(job, process, self._interpreter.executable)
             memory_bytes = limits.memory_limit_mb * 2**20
             process.limit_memory(memory_bytes)
             started = time.perf_counter()

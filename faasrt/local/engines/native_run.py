@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 from typing import Any
+
+import attrs
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
@@ -23,19 +27,30 @@ _FIELDS = {
     "started": (),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
+    "missing": ("package",),
     "exit": (),
     "kill": (),
     "own_return_val": (),
     "done": (),
 }
+# The packages that are named otherwise than their modules.
+_PACKAGES = {
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _PREFIX = b'{"kind":"'
 _KIND_AT = len(_PREFIX)
 _KINDS = {_PREFIX + kind.encode(): kind for kind in _FIELDS}
-# The system sends these for faults of a process itself; others come from outside, or from the program.
-_FAULTS = frozenset({
-    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
-    signal.SIGXCPU, signal.SIGXFSZ,
-})  # fmt: skip
+# The system or its operator sends these. All others come from the program: faults, alarms, closed pipes.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 
 
 class NativeRun:
@@ -44,10 +59,11 @@ class NativeRun:
     Args:
         job: The program and its limits.
         process: A process that waits for a program.
+        python: The path of its interpreter.
     """
 
-    def __init__(self, job: EngineJob, process: JailedProcess) -> None:
-        self._job, self._process = job, process
+    def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
+        self._job, self._process, self._python = job, process, python
         self._limit = job.limits.max_output_bytes
         self._outputs = {STDOUT: bytearray(), STDERR: bytearray()}
         self._lines: dict[str, bytearray] = {}
@@ -141,7 +157,7 @@ class NativeRun:
             return {"outcome": Outcome.TIMEOUT}
         if returncode < 0:
             name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-            if -returncode not in _FAULTS and "kill" not in messages:
+            if -returncode in _FROM_OUTSIDE and "kill" not in messages:
                 # Usually the system is out of memory.
                 raise EngineError(f"a Python process was killed from outside ({name})")
             return {"outcome": Outcome.CRASHED, "error": UserError(name, f"the program was ended by {name}")}
@@ -149,6 +165,9 @@ class NativeRun:
             fields = read_error(messages["error"], self._limit, unnamed="Exception")
             if fields["error"].name == "MemoryError":
                 return {"outcome": Outcome.MEMORY_LIMIT}
+            fields["exit_code"] = returncode or fields["exit_code"]
+            if "missing" in messages:
+                fields["error"] = self._hint(fields["error"], read_text(messages["missing"], "package"))
             return fields
         if returncode and "exit" in messages:
             error = UserError("SystemExit", f"the program exited with code {returncode}")
@@ -156,3 +175,10 @@ class NativeRun:
         if "done" in messages:
             return {"outcome": Outcome.OK, "exit_code": returncode}
         return {"outcome": Outcome.CRASHED, "exit_code": returncode}
+
+    def _hint(self, error: UserError, module: str) -> UserError:
+        """Return an error with a hint how to install a package for programs."""
+        if _MODULE.fullmatch(module) is None:  # the program wrote the message
+            return error
+        command = f"{shlex.quote(self._python)} -m pip install {_PACKAGES.get(module, module)}"
+        return attrs.evolve(error, message=f"{error.message} (to install it for programs, run: {command})")

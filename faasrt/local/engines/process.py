@@ -115,7 +115,7 @@ def _discard(future: Future[tuple[subprocess.Popen[bytes], int]]) -> None:
 
 
 def ignore_output(fd: int, data: bytes) -> None:
-    """Receive output that nobody needs."""
+    """Discard output."""
 
 
 def _adopt(process: subprocess.Popen[bytes], pidfd: int) -> ChildProcess:

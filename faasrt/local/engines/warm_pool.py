@@ -9,7 +9,7 @@ import os
 import time
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from faasrt.local.engines.base import Engine, EngineOptions, NotStartedError
+from faasrt.local.engines.base import Engine, EngineError, EngineOptions, NotStartedError
 from faasrt.local.engines.process import Spawner
 
 _PEAK_DECAY_S = 30.0
@@ -68,28 +68,42 @@ class PooledEngine(Engine, Generic[_P]):
             await self._spawner.wait_closed()
 
     async def _serve_with(self, resources: contextlib.AsyncExitStack) -> None:
+        failure = None
         try:
             await self._prepare(resources)
             async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self._watch_resources())
                 await self._add_process()  # alone, because it fills the caches for the others
                 self._group.create_task(self._decay_peak())
                 for _ in range(len(os.sched_getaffinity(0))):
                     self._group.create_task(self._refill())
+        except* EngineError as group:
+            failure = group.exceptions[0]
         finally:
             # All are killed before the first await, which a second cancellation may interrupt.
             for process in self._processes:
                 process.kill()
+            await resources.aclose()
             for process in list(self._processes):
                 await self._bury(process)
+        if failure is not None:
+            raise failure
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         """Do what is needed before the first start.
 
         Args:
-            resources: What it opens, to be closed after the processes have ended.
+            resources: Closed after the processes were killed; their ends may be reported through them.
 
         Raises:
             EngineError: The engine cannot serve at the moment.
+        """
+
+    async def _watch_resources(self) -> None:
+        """Watch what `_prepare` has opened.
+
+        Raises:
+            EngineError: No process can start with it any more.
         """
 
     @abc.abstractmethod

@@ -3,7 +3,7 @@
 It talks to the server over a socket that keeps messages apart. Each message is JSON. The server first sends the
 configuration, and the launcher answers `{"ready": ...}` or `{"failed": reason}`. Then:
 
-    -> {"start": id, "argv"} and descriptors          starts a process with these descriptors, from 0 upwards
+    -> {"start": id, "argv", "limits"}, descriptors   starts a process with these descriptors, from 0 upwards
     <- {"started": id} and two pidfds                 of the process, and of what to kill to end the whole program
     <- {"refused": id, "reason"}                      it could not be started
     -> {"watch": id, "bytes"}                         ends the program when its processes hold more memory
@@ -81,23 +81,25 @@ class Launcher:
         server: The socket to the server.
         config: The description of the jail.
         slots: The number of uids for programs; 0 without namespaces.
-        body: Called in the process of a program, when the configuration names no executable.
+
+    Attributes:
+        in_program: Whether this is the process of a program, and no launcher any more.
     """
 
-    def __init__(
-        self, server: socket.socket, config: dict[str, Any], slots: int, body: Callable[[], None] | None
-    ) -> None:
-        self._server, self._config, self._slots, self._body = server, config, slots, body
+    def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
+        self._server, self._config, self._slots = server, config, slots
         self._programs: dict[int, _Program] = {}  # by pidfd
         self._free_slots = list(range(slots if slots > 1 else _MOST_PROGRAMS))[::-1]
         self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
+        self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
         self._base_mapped, self._base_bytes = _sizes("/proc/self")
+        self.in_program = False
 
     def serve(self) -> None:
-        """Answer the server until it closes the socket."""
+        """Answer the server until it closes the socket, or return in the process of a program to run its body."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         while True:
@@ -117,6 +119,8 @@ class Launcher:
                             program.max_bytes = message["bytes"]
                     continue
                 started = self._start(message, descriptors)
+                if self.in_program:
+                    return
                 if started is not None:
                     self._programs[started.pidfd] = started
                     poll.register(started.pidfd, select.POLLIN)
@@ -152,7 +156,9 @@ class Launcher:
                 if program.pid and self._slots:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
             if program.pid == 0:
-                self._run(message, descriptors, program.slot)  # does not return
+                self._run(message, descriptors, program.slot)
+                descriptors.clear()  # they are closed, and other files may have their numbers
+                return None
             program.pidfd = os.pidfd_open(program.pid)
         except OSError as error:
             self._send({"refused": number, "reason": str(error)})
@@ -165,38 +171,41 @@ class Launcher:
         return program
 
     def _run(self, message: dict[str, Any], descriptors: list[int], slot: int) -> None:
-        """Finish the jail in the process of a program, and run the program."""
+        """Finish the jail in the process of a program, and run the program. Return only if the body is to run it."""
         config = self._config
         try:
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
+                ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
             else:
+                # Only root may be allowed to look up the paths.
+                ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
                 os.setsid()
                 _become(config["uid"])
             # In two steps, because a number of one may be the target of another.
-            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors]
+            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors + self._files]
             for target, fd in enumerate(moved):
-                os.dup2(fd, target, inheritable=target <= 2)
+                os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
             if self._executable is not None:
                 os.dup2(self._executable, seccomp.EXECUTABLE_FD, inheritable=False)
-            ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
             syscalls.forbid_new_privileges()
             landlock.restrict(ruleset)
-            syscalls.close_descriptors(len(descriptors), seccomp.EXECUTABLE_FD - 1)
+            syscalls.close_descriptors(len(moved), seccomp.EXECUTABLE_FD - 1)
             syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
-            for name, value in config["limits"].items():
+            for name, value in {**config["limits"], **message["limits"]}.items():
                 resource.setrlimit(getattr(resource, name), (value, value))
             syscalls.install_filter(self._filter or seccomp.build_filter(config["policy"], os.getpid()))
             if message["canary"]:
                 canary.main(message["canary"])
             if self._executable is not None:
                 syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
-            assert self._body is not None
-            self._body()
+            self.in_program = True
+            self._server.detach()
         except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(_FAILED_STATUS)
+            try:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(_FAILED_STATUS)
 
     def _reap(self, program: _Program) -> None:
         _, status = os.waitpid(program.pid, 0)
@@ -248,7 +257,7 @@ class Launcher:
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
             return  # it has just ended
-        # What is resident counts shared pages once for each process, and what is mapped costs little unless it is in
+        # The resident memory counts shared pages once for each process, and mapped memory costs little unless it is in
         # many pieces. The exact figures take long to read.
         sizes = [_sizes(process) for process in processes]
         mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
@@ -263,8 +272,9 @@ class Launcher:
 
 
 def _become(uid: int | None) -> None:
-    """Give up the rights of root, if this process has them."""
+    """Drop the rights of root, if this process has them."""
     if uid is not None:
+        syscalls.limit_capabilities()
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
@@ -309,28 +319,30 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(descriptors)
 
 
-def main(server: socket.socket) -> None:
-    """Build the jail that the server describes, and serve. Does not return."""
+def main(server: socket.socket) -> Callable[..., None]:
+    """Build the jail that the server describes, and serve. Return only in the process of a program: its body."""
     syscalls.die_with_parent()
     server.set_inheritable(False)
     try:
         config = json.loads(server.recv(_MESSAGE_BYTES))
         slots = namespaces.enter(config) if config["level"] == "namespaces" else 0
-        body = None
+        body: Callable[..., None] | None = None
         if config["runner"]:
-            syscalls.set_thread_stacks(_THREAD_STACK_BYTES)
+            syscalls.limit_threads(_THREAD_STACK_BYTES)
             for name in config["imports"]:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body = namespace["main"]
-        launcher = Launcher(server, config, slots, body)
+        launcher = Launcher(server, config, slots)
         os.environ.clear()
         os.environ.update(config["env"])
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         gc.collect()
         gc.freeze()  # or a collection in a program would copy all pages of this process
+        for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
+            del sys.modules[name]  # a program may have a module of this name
         version = ".".join(map(str, sys.version_info[:3]))
         packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
         server.send(json.dumps({"ready": version, "packages": packages}).encode())
@@ -341,4 +353,6 @@ def main(server: socket.socket) -> None:
         finally:
             os._exit(_FAILED_STATUS)
     launcher.serve()
-    os._exit(0)
+    if body is None or not launcher.in_program:
+        os._exit(0)
+    return body

@@ -145,7 +145,7 @@ def _bind(source: str, target: str) -> None:
 
 
 def make_private(config: dict[str, Any], slot: int, slots: int, network: int | None) -> None:
-    """Give this process, the first one of a program, files and processes of its own, and take away its rights.
+    """Isolate this process, the first one of a program, from other programs, and drop its rights.
 
     Args:
         config: The configuration of the jail.

@@ -51,7 +51,7 @@ _PYTHON = (
 )
 # Landlock does not hide whether a path exists, and other processes of the same uid could be slowed down.
 _NOT_WITHOUT_NAMESPACES = "access faccessat faccessat2 stat lstat readlink readlinkat sched_setaffinity"
-# The C library falls back to older calls, whose arguments a filter can read, when it is told that these do not exist.
+# After ENOSYS, the C library falls back to older calls, whose arguments a filter can read.
 _ABSENT = (
     "clone3 openat2 io_uring_setup io_uring_enter io_uring_register userfaultfd memfd_secret statmount listmount "
     "landlock_create_ruleset"
@@ -63,6 +63,7 @@ _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45,
 _AF_UNIX, _RLIMIT_CORE, _MAP_SHARED, _MAP_ANONYMOUS = 1, 4, 1, 0x20
 _X32_BIT = 0x4000_0000  # marks the calls of a second, 32-bit interface of x86-64
 _AT_EMPTY_PATH = 0x1000
+_LINK_BYTES = 256  # of Rust's function current_exe
 EXECUTABLE_FD = 900
 """The descriptor of the only program that a process without subprocesses may execute; it closes when it does."""
 
@@ -186,7 +187,7 @@ def _shared_rules() -> dict[str, list[_Instruction]]:
         "socketpair": _only(0, [_AF_UNIX], errno.EACCES),
         # Not: resize a pipe (kernel memory), take leases, watch folders, send signals on input.
         "fcntl": _never(1, [1031, 1024, 1026, 10, 8, 15]),
-        # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ, TIOCGPGRP: what a descriptor is, and its flags.
+        # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ, TIOCGPGRP: the kind and the flags of a descriptor.
         "ioctl": _only(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
         # Names of threads and memory, PDEATHSIG, timer slack, huge pages; and reading of dumpable, seccomp,
         # capabilities and no_new_privs.
@@ -195,8 +196,11 @@ def _shared_rules() -> dict[str, list[_Instruction]]:
 
 
 def _rules_without_paths() -> dict[str, list[_Instruction]]:
-    # Of descriptors they are allowed; the C library asks for the size of a file in this way.
+    # Of descriptors they are allowed; the C library asks for the size of a file in this way. Node's `process` reads the
+    # link to the executable, with a buffer of this size. The resolution of a path reads links with larger ones.
     return {
+        "readlink": _only(2, [_LINK_BYTES], errno.EACCES),
+        "readlinkat": _only(3, [_LINK_BYTES], errno.EACCES),
         "newfstatat": [_argument(3), (_ANY_BIT, 0, 1, _AT_EMPTY_PATH), _allow(), _fail(errno.EACCES)],
         "statx": [_argument(2), (_ANY_BIT, 0, 1, _AT_EMPTY_PATH), _allow(), _fail(errno.EACCES)],
     }

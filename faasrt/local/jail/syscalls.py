@@ -29,6 +29,7 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 _SECCOMP_SET_MODE_FILTER = 1
 _CLONE_FILES = 0x400
 _STACK_BYTES = 16_384
+_M_ARENA_MAX = -8
 _ATTRIBUTES_BYTES = 128  # more than a pthread_attr_t has on any platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -57,29 +58,34 @@ def prctl(option: int, value: int = 0, name: str = "prctl") -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends. A change of the uid undoes this."""
+    """Request a SIGKILL from the kernel when the parent ends. A change of the uid cancels this."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Set whether other processes of the same uid may read /proc/self. A change of the uid undoes this."""
+    """Set whether other processes of the same uid may read /proc/self. A change of the uid cancels this."""
     prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def forbid_new_privileges() -> None:
-    """Have set-uid programs run without their privileges, in this process and those that it starts."""
+    """Ignore set-uid bits in this process and in all that it starts."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, those of later programs too."""
+    """Drop every capability, also for later programs."""
+    limit_capabilities()
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    syscall("capset", header, bytes(24))
+
+
+def limit_capabilities() -> None:
+    """Drop all capabilities of later programs. This needs a right that a change of the uid takes away."""
     for capability in range(64):
         try:
             prctl(_PR_CAPBSET_DROP, capability)
         except OSError:  # there are no more, or there is no right to drop any: then none can be gained either
             break
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    syscall("capset", header, bytes(24))
 
 
 def unshare(flags: int) -> None:
@@ -144,11 +150,13 @@ def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:
     syscall("execveat", fd, b"", argument_array, variable_array, _AT_EMPTY_PATH)  # type: ignore[arg-type]
 
 
-def set_thread_stacks(size: int) -> None:
-    """Set the size of the stacks of threads, which otherwise is that of the main thread."""
+def limit_threads(stack_bytes: int) -> None:
+    """Bound the address space of a thread: its stack, which would be as large as the main thread's, and its heap."""
+    if hasattr(_libc, "mallopt"):  # the GNU C library reserves 64 MiB for each of the first threads
+        _libc.mallopt(_M_ARENA_MAX, 2)
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
     _libc.pthread_attr_init(attributes)
-    _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
+    _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(stack_bytes))
     _libc.pthread_setattr_default_np(attributes)
 
 

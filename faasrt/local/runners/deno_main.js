@@ -20,7 +20,7 @@
 // The program is hostile. Everything that the runner needs after the program has begun is stored in constants before,
 // and only this closure knows the nonce. (A program that guesses it can only forge its own result.)
 //
-// The host puts faasrt/protocol/guest/js_errors.js in front of this file.
+// The host puts faasrt/protocol/guest/js_errors.js in front of this file. Both are the body of one async function.
 
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
@@ -172,6 +172,9 @@ delete Object.getPrototypeOf(navigator).gpu;
 // The first use of these is slow, so it happens before the program arrives.
 await import(URL.createObjectURL(new Blob(["export {};"], { type: "text/javascript" })));
 Deno.inspect([0]);
+listen("warm-up", onEnd);
+unlisten("warm-up", onEnd);
+dispatchEvent(new Event("warm-up"));
 
 writeAll(writeStdout, "\0ready\n");
 job = parse(readAll());

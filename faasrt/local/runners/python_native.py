@@ -6,6 +6,7 @@ from descriptor 3, JSON up to the end: {code, check, memoryBytes, cpuSeconds, ma
     {"kind": "started"}            the program begins; an earlier failure is the host's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts
     {"kind": "error", ...}         the exception that ended the program
+    {"kind": "missing", "package"} the package that the program could not import, since it is not installed
     {"kind": "exit"}               the program exited with a code other than 0
     {"kind": "kill"}               the program sends itself a signal; without this, a signal came from outside
     {"kind": "done"}               the program ran to its end; without this it ended in a hard exit
@@ -20,6 +21,7 @@ faasrt/protocol/guest/python_errors.py in front of this file.
 import atexit
 import builtins
 import gc
+import importlib.util
 import io
 import json
 import linecache
@@ -29,6 +31,10 @@ import random
 import resource
 import sys
 import threading
+import weakref
+
+# The program can delete builtins, and this file goes on to use them.
+globals().update({name: value for name, value in vars(builtins).items() if name[:1] != "_"})
 
 FOLDER = "/tmp"
 JOB_FD, START_FD = 3, 4
@@ -39,17 +45,25 @@ MESSAGES_FD = 255
 UNTOUCHED_BYTES = 512 * 2**20
 # Not counted as data: shared mappings, and the address space that the allocator reserves.
 RESERVED_BYTES = 512 * 2**20
+LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
+FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all output
 
 
 def send(kind, **fields):
+    if own_pid() != pid and kind != "kill":
+        return  # a process that the program has forked; its end is not that of the program
     data = json_encode({"kind": kind, **fields}).encode() + b"\n"
-    while data:
-        data = data[write_fd(MESSAGES_FD, data) :]
+    try:
+        while data:
+            data = data[write_fd(MESSAGES_FD, data) :]
+    except OSError:
+        pass  # the program closed the channel
 
 
 json_encode = json.JSONEncoder(separators=(",", ":")).encode
 write_fd = os.write
-leave = os._exit
+leave, own_pid, pid = os._exit, os.getpid, 0
+show_error = sys.excepthook
 
 
 def text_stream(fd, mode, errors):
@@ -57,7 +71,8 @@ def text_stream(fd, mode, errors):
     raw = io.FileIO(fd, mode, closefd=False)
     raw.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
     buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
-    stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=fd == 2)
+    # So that the lines before an endless loop or a hard exit reach the caller.
+    stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=mode == "w")
     stream.mode = mode
     return stream
 
@@ -117,42 +132,32 @@ def read_job():
         return json.loads(file.read() or b"null")
 
 
-def main():
-    """Run one program. Does not return."""
+def main(*_):
+    """Run one program. Does not return. The interpreter calls this as `sys.excepthook`, with no frame below it."""
+    global pid
+    pid = own_pid()
     job = read_job()
     if job is None:
         leave(0)  # the server ended, or does not need this process any more
-    code = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
-    code = code.removeprefix("\ufeff")
-    limit = job["maxMessageBytes"]
-    for stream, fd, mode, errors in (
-        ("stdin", 0, "r", "strict"),
-        ("stdout", 1, "w", "surrogatepass"),
-        ("stderr", 2, "w", "backslashreplace"),
-    ):
-        setattr(sys, stream, text_stream(fd, mode, errors))
-        setattr(sys, f"__{stream}__", getattr(sys, stream))
+    text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
+    code = text.removeprefix("\ufeff")
+    known = {*sys.modules} - {"__main__"}
+    namespace = prepare(text, code)
     stdout, stderr = sys.stdout, sys.stderr
-    path = f"{FOLDER}/{FILE}"
-    with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
-        file.write(code)
-    sys.argv[:] = [FILE]
-    sys.orig_argv[:] = [sys.executable, FILE]
-    sys.path.insert(0, FOLDER)
-    main_module = sys.modules["__main__"] = type(sys)("__main__")
-    namespace = main_module.__dict__
-    namespace.update(__builtins__=builtins, __loader__=Source(code), __file__=path, __annotations__={})
-    linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
-    reseed()
+    limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])
     resource.setrlimit(resource.RLIMIT_CPU, (job["cpuSeconds"], job["cpuSeconds"] + 1))
     sys.addaudithook(report_signals)
     send("started")
-    exit_code = 0
+    failure, exit_code = None, 0
     try:
         program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
     except BaseException as error:
-        fail(error, "compile", limit, stderr)
+        failure = error
+    if failure is not None:
+        report(failure, "compile", limit, stderr)
+        flush(stderr)
+        leave(1)
     if job["check"]:
         send("done")
         leave(0)
@@ -165,51 +170,180 @@ def main():
             asyncio.run(eval(program, namespace))
         else:
             exec(program, namespace)
-    except SystemExit as error:
-        exit_code = exit_code_of(error, stderr)
     except BaseException as error:
-        del reserve
-        fields = error_fields(error, "run", limit)
-        write(stderr, fields["traceback"])
-        send("error", **fields)
-        exit_code = 1
-        error.__traceback__ = None
+        failure = error
+    # No exception is handled any more, which the program's own hook for exceptions can see.
+    del reserve
+    if failure is not None:
+        flush(sys.stderr, sys.stdout)
+        if isinstance(failure, SystemExit):
+            exit_code = exit_code_of(failure, sys.stderr)
+            failure.__traceback__ = None
+        else:
+            exit_code = report(failure, "run", limit, stderr)
+        failure = None
     if exit_code:
         send("exit")
     if namespace.get("return_val") is not return_val:
         send("own_return_val")
-    finish(namespace, stdout, stderr)
+    del namespace, program
+    exit_code = finish(exit_code, known, stdout, stderr)
     if not exit_code:
         send("done")
     leave(exit_code)
 
 
-def fail(error, phase, limit, stderr):
+def prepare(text, code):
+    """Give the process what the interpreter gives to `main.py`, and return the namespace of the program."""
+    for stream, fd, mode, errors in (
+        ("stdin", 0, "r", "surrogateescape"),
+        ("stdout", 1, "w", "surrogatepass"),
+        ("stderr", 2, "w", "backslashreplace"),
+    ):
+        setattr(sys, stream, text_stream(fd, mode, errors))
+        setattr(sys, f"__{stream}__", getattr(sys, stream))
+    path = f"{FOLDER}/{FILE}"
+    with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.write(text)
+    sys.excepthook = show_error
+    for name in LAST_ERROR:
+        vars(sys).pop(name, None)
+    sys.argv[:] = [FILE]
+    if hasattr(sys, "orig_argv"):  # from Python 3.10 on
+        sys.orig_argv[:] = [sys.executable, FILE]
+    sys.path.insert(0, FOLDER)
+    sys.dont_write_bytecode = False
+    main_thread = threading.main_thread()
+    if hasattr(main_thread, "_native_id"):
+        main_thread._native_id = threading.get_native_id()  # Python before 3.13 keeps that of the launcher
+    main_module = type(sys)("__main__")
+    annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
+    sys.modules["__main__"] = main_module
+    namespace = main_module.__dict__
+    namespace["__loader__"] = Source(code)
+    namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
+    lines = io.StringIO(code, newline=None).read().split("\n")
+    linecache.clearcache()  # Python keeps the text of -c, which is the launcher's, under the name that `eval` uses too
+    linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
+    reseed()
+    return namespace
+
+
+def report(error, phase, limit, stderr):
+    """Print an exception as the interpreter does, tell the server of it, and return the exit code."""
     fields = error_fields(error, phase, limit)
-    write(stderr, fields["traceback"])
-    flush(stderr)
     send("error", **fields)
-    leave(1)
-
-
-def finish(namespace, stdout, stderr):
-    """Do the parts of the interpreter's shutdown that a program can see."""
-    for step in (threading._shutdown, atexit._run_exitfuncs):
-        try:
-            step()
-        except BaseException as error:
-            write(stderr, "".join(sys.modules["traceback"].format_exception(type(error), error, error.__traceback__)))
-    flush(sys.stdout, sys.stderr, stdout, stderr)
+    if isinstance(error, ModuleNotFoundError):
+        report_missing(error)
+    if isinstance(error, MemoryError):
+        write(stderr, fields["traceback"])
+        return 1
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
+        tb = tb.tb_next
+    error.__traceback__ = tb
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, tb
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    hook = getattr(sys, "excepthook", None)
+    if hook is None:
+        write(sys.stderr, "sys.excepthook is missing\n")
     try:
-        # In the order of the interpreter: names with one underscore first, then the others.
-        for name in [name for name in namespace if name[:1] == "_" and name[1:2] != "_"]:
-            namespace[name] = None
-        for name in [name for name in namespace if name != "__builtins__"]:
-            namespace[name] = None
-        gc.collect()
+        (hook or show_error)(type(error), error, tb)
+    except SystemExit as failure:
+        return exit_code_of(failure, sys.stderr)
+    except BaseException as failure:
+        write(sys.stderr, "Error in sys.excepthook:\n")
+        show_failure(failure)
+        write(sys.stderr, "\nOriginal exception was:\n")
+        show_error(type(error), error, tb)
+    return 1
+
+
+def show_failure(error):
+    """Print an exception of code that a function of this file has called."""
+    tb = error.__traceback__
+    error.__traceback__ = tb and tb.tb_next
+    show_error(type(error), error, error.__traceback__)
+
+
+def report_missing(error):
+    try:
+        package = error.name.partition(".")[0]
+        if package.isidentifier() and package.isascii() and importlib.util.find_spec(package) is None:
+            if package not in getattr(sys, "stdlib_module_names", ()):
+                send("missing", package=package)
     except BaseException:
-        pass
+        pass  # the program raised it, or there are no modules any more
+
+
+def finish(exit_code, known, stdout, stderr):
+    """Do the parts of the interpreter's shutdown that a program can see, and return the exit code."""
+    try:
+        threading._shutdown()
+    except BaseException as error:
+        show_failure(error)
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        pass  # Python 3.9 raises what it has printed
+    try:
+        if not flush_standard():
+            exit_code = FLUSH_FAILED
+            send("exit")
+        for name in LAST_ERROR:
+            if hasattr(sys, name):
+                setattr(sys, name, None)
+        sys.is_finalizing = lambda: True
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+        release_modules(known)
+    except BaseException:
+        pass  # the program changed what this needs
     flush(sys.stdout, sys.stderr, stdout, stderr)
+    return exit_code
+
+
+def flush_standard():
+    """Flush the standard streams as the interpreter does at its end, and return whether that worked."""
+    flushed = True
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name, None)
+        try:
+            if stream is None or stream.closed:
+                continue
+        except BaseException:
+            pass  # a stream of the program's own
+        try:
+            stream.flush()
+        except BaseException as error:
+            flushed = False
+            if name == "stdout":
+                place = "on flushing sys.stdout:" if sys.version_info >= (3, 13) else f"in: {stream!r}"
+                write(sys.stderr, f"Exception ignored {place}\n")
+                show_failure(error)
+    return flushed
+
+
+def release_modules(known):
+    """Release the modules that the program has imported or made, above all its own, and what they hold."""
+    released = []
+    for name in [name for name in sys.modules if name not in known]:
+        module = sys.modules.pop(name)
+        if type(module) is type(sys):
+            released.append(weakref.ref(module))
+    module = None  # or this variable keeps the last one
+    gc.collect()
+    for reference in released:
+        module = reference()
+        if module is None:
+            continue
+        # In the order of the interpreter: names with one underscore first, then the others.
+        names = vars(module)
+        for name in [name for name in names if name[:1] == "_" and name[1:2] != "_"]:
+            names[name] = None
+        for name in [name for name in names if name != "__builtins__"]:
+            names[name] = None
+    gc.collect()
 
 
 def flush(*streams):

@@ -114,10 +114,14 @@ def exit_code_of(error, stderr):
         if code is None:
             return 0
         if isinstance(code, int):
-            return code & 0xFF if -(2**31) <= code < 2**31 else 255
-        write(stderr, f"{code}\n")
+            return code & 0xFF if -sys.maxsize - 1 <= code <= sys.maxsize else 255
+        try:
+            text = str(code)
+        except BaseException:
+            text = ""
+        write(stderr, f"{text}\n")
     except BaseException:
-        pass  # neither the code nor the message is readable
+        pass  # neither the code nor the stream can be used
     return 1
 
 
