@@ -20,6 +20,7 @@ faasrt/protocol/guest/python_errors.py in front of this file.
 
 import atexit
 import builtins
+import functools
 import gc
 import importlib.util
 import io
@@ -29,6 +30,7 @@ import mmap
 import os
 import random
 import resource
+import signal
 import sys
 import threading
 import weakref
@@ -86,9 +88,43 @@ def return_val(value):
 
 
 def report_signals(event, arguments):
-    # A signal that the program sends itself must not look like one from the system.
-    if event in ("os.kill", "os.killpg", "signal.pthread_kill") and arguments[1]:
+    # A signal that the program sends itself must not look like one from the system. What a foreign function or another
+    # process of the program does is not seen, so each signal may be theirs once there is one.
+    if event in SENDERS and not UNSEEN:
+        if event in UNSEEN_SENDERS:
+            UNSEEN.append(event)
+        elif not arguments[1]:
+            return
+        report_kill()
+
+
+UNSEEN = []
+UNSEEN_SENDERS = {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function", "subprocess.Popen", "os.fork", "os.forkpty"}
+UNSEEN_SENDERS |= {"os.exec", "os.posix_spawn", "os.system"}
+SENDERS = UNSEEN_SENDERS | {"os.kill", "os.killpg", "signal.pthread_kill"}
+
+
+def report_kill():
+    try:
         send("kill")
+    except OSError:
+        pass  # the program closed the channel
+
+
+def report_call(function):
+    """Return a function that reports a signal first, because the interpreter has no event for it."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        report_kill()
+        return function(*arguments, **options)
+
+    return call
+
+
+for name in ("raise_signal", "pidfd_send_signal"):
+    if hasattr(signal, name):
+        setattr(signal, name, report_call(getattr(signal, name)))
 
 
 def set_memory_limit(memory_bytes):

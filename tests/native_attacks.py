@@ -1,0 +1,389 @@
+"""Attacks of a native Python program, with ctypes and raw system calls. See `test_threats_native.py`.
+
+Words in capitals stand for what the test has prepared outside: CANARY (a file), FOLDER, HOST_SOCKET (a file),
+ABSTRACT, TCP_PORT, UDP_PORT and SERVER_PID.
+"""
+
+from __future__ import annotations
+
+from faasrt import Outcome
+
+# `call` makes a system call of x86-64 by number, `attack` tells whether a way out is open.
+PRELUDE = """
+import ctypes, errno, fcntl, os, resource, signal, socket, struct, subprocess, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+def call(number, *arguments):
+    values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    if (result := libc.syscall(ctypes.c_long(number), *values)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+def unix(kind=socket.SOCK_STREAM):
+    one = socket.socket(socket.AF_UNIX, kind)
+    one.setblocking(False)
+    return one
+def fill(one, size=65_536):
+    try:
+        while True: one.send(b'x' * size)
+    except OSError: pass
+def read(path):
+    with open(path, 'rb') as file: return file.read(100)
+def connect(address):
+    with socket.socket(socket.AF_UNIX) as one: one.connect(address)
+"""
+
+
+def attempt(body: str) -> str:
+    """Return a program that says whether it got what it wanted."""
+    lines = body.replace("\n", "\n    ")
+    return (
+        f"{PRELUDE}\ntry:\n    {lines}\nexcept (Exception, SystemExit) as e:\n    print('denied', repr(e))\n"
+        "else:\n    print('reached')"
+    )
+
+
+# Each raises an exception where the jail holds.
+DENIED = {
+    # Files of the host, of the server, and of the system.
+    "read a file": "print(read('CANARY'))",
+    "read a file by way of the root": "print(read('/proc/self/root/../../CANARY'))",
+    "read a file by way of the folder": "print(read('/proc/self/cwd/../../../../CANARY'))",
+    "read a file with openat": "os.open('../' * 30 + 'CANARY', 0, dir_fd=os.open('/tmp', 0))",
+    "read a file by a link": "os.symlink('CANARY', '/tmp/l'); print(read('/tmp/l'))",
+    "read a file by a subprocess": "subprocess.run(['/bin/cat', 'CANARY'], check=True, stderr=-3)",
+    "link to a file": "os.link('CANARY', '/tmp/l')",
+    "stat a file": "os.stat('CANARY')",
+    "list the server's folder": "print(os.listdir('FOLDER'))",
+    "write a file": "open('CANARY', 'a')",
+    "write into the server's folder": "open('FOLDER/new', 'w')",
+    "read /etc/shadow": "print(read('/etc/shadow'))",
+    "list /root": "print(os.listdir('/root/.ssh'))",
+    "list /home": "print(os.listdir('/home'))",
+    "list /sys": "print(os.listdir('/sys'))",
+    "list /run": "print(os.listdir('/run'))",
+    "list /var/tmp": "print(os.listdir('/var/tmp'))",
+    "write to /": "open('/new', 'w')",
+    "write to /etc": "open('/etc/passwd', 'a')",
+    "write to /usr": "open('/usr/lib/new', 'w')",
+    "write to /dev": "open('/dev/new', 'w')",
+    "write to the packages": "open(os.__file__, 'a')",
+    "chmod of the packages": "os.chmod(os.__file__, 0o777)",
+    "utime of the packages": "os.utime(os.__file__)",
+    "truncate the packages": "os.truncate(os.__file__, 0)",
+    "unlink of the packages": "os.unlink(os.__file__)",
+    "rename to a place outside": "open('/tmp/x', 'w').close(); os.rename('/tmp/x', '/x')",
+    "open a file by its handle": "call(304, 0, bytes(100), 0)",
+    "a handle of a file": "call(303, -100, b'/usr', bytes(100), bytes(4), 0)",
+    # /proc and devices.
+    "/proc of the server": "print(os.listdir('/proc/SERVER_PID'))",
+    "/proc/1": "print(os.listdir('/proc/1'))",
+    "descriptors of process 1": "print(os.listdir('/proc/1/fd'))",
+    "memory of process 1": "open('/proc/1/mem', 'rb')",
+    "root of process 1": "print(os.listdir('/proc/1/root/'))",
+    "root of the parent": "print(os.listdir(f'/proc/{os.getppid()}/root/'))",
+    "other processes": "assert set(os.listdir('/proc')) - {'self', 'thread-self', str(os.getpid())}",
+    "sysctl": "print(read('/proc/sys/kernel/core_pattern'))",
+    "sysrq": "open('/proc/sysrq-trigger', 'w')",
+    "kernel messages": "call(103, 3, bytes(100), 100)",
+    "kernel memory": "print(read('/proc/kcore'))",
+    "keys of others": "print(read('/proc/keys'))",
+    "locks of others": "print(read('/proc/locks'))",
+    "sockets of others": "assert len(open('/proc/self/net/unix').readlines()) > 1",
+    "own uid map": "open('/proc/self/uid_map', 'w').write('0 0 1')",
+    "own oom score": "open('/proc/self/oom_score_adj', 'w').write('-1000')",
+    "/dev/mem": "open('/dev/mem', 'rb')",
+    "/dev/kmsg": "open('/dev/kmsg', 'rb')",
+    "/dev/tty": "open('/dev/tty')",
+    "/dev/ptmx": "open('/dev/ptmx')",
+    "/dev/zero, which gives shared memory": "open('/dev/zero')",
+    "/dev/fuse": "open('/dev/fuse')",
+    "/dev/kvm": "open('/dev/kvm')",
+    "/dev/userfaultfd": "open('/dev/userfaultfd')",
+    "write to /dev/random": "open('/dev/random', 'wb')",
+    "typing on the terminal": "fcntl.ioctl(0, 0x5412, b'x')",
+    "a controlling terminal": "fcntl.ioctl(0, 0x540E, 0)",
+    "signals on input": "fcntl.fcntl(1, fcntl.F_SETOWN, 1)",
+    "a watch on a folder": "fcntl.fcntl(os.open('/usr', 0), 1026, 4)",
+    "a lease": "fcntl.fcntl(os.open('/tmp/x', os.O_CREAT), 1024, 0)",
+    # Sockets.
+    **{
+        f"a socket of family {family}, type {kind}": f"call(41, {family}, {kind}, {protocol})"
+        for family, kind, protocol in [
+            (2, 1, 0), (2, 2, 0), (2, 3, 255), (10, 1, 0), (10, 2, 0), (16, 3, 0), (16, 2, 9), (17, 3, 3), (17, 2, 768),
+            (15, 3, 2), (30, 1, 0), (31, 1, 3), (38, 5, 0), (40, 1, 0), (41, 2, 0), (44, 3, 0), (2, 1, 262), (29, 3, 1),
+        ]
+    },
+    "a socket with upper bits": "call(41, 1 << 32 | 2, 1, 0)",
+    "a pair of internet sockets": "call(53, 2, 1, 0, bytes(8))",
+    "loopback": "socket.create_connection(('127.0.0.1', TCP_PORT))",
+    "a name server": "socket.getaddrinfo('example.org', 80)",
+    "a socket file of the host": "connect('HOST_SOCKET')",
+    "an abstract socket of the host": "connect('\\0ABSTRACT')",
+    "a datagram to the host": "unix(socket.SOCK_DGRAM).sendto(b'x', 'HOST_SOCKET')",
+    "a larger buffer": "unix().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)",
+    "a larger buffer by force": "unix().setsockopt(socket.SOL_SOCKET, 32, 1 << 30)",
+    "a larger pipe": "fcntl.fcntl(1, 1031, 1 << 20)",
+    # Other processes.
+    "end the server": "os.kill(SERVER_PID, 9)",
+    "a signal to process 1": "os.kill(1, 2); assert os.getuid() == 0",
+    "a signal to process 1 by pidfd": "signal.pidfd_send_signal(os.pidfd_open(1), 15)",
+    "a queued signal to process 1": "call(129, 1, 10, bytes(128))",
+    "a signal to a thread of process 1": "call(234, 1, 1, 2)",
+    "a signal to all": "os.kill(-1, 9)",
+    "ptrace of process 1": "call(101, 16, 1, 0, 0)",
+    "ptrace of a child": "pid = os.fork()\nif not pid: time.sleep(9)\ncall(101, 16, pid, 0, 0)",
+    "be traced": "call(101, 0, 0, 0, 0)",
+    "read memory of process 1": "call(310, 1, bytes(16), 1, bytes(16), 1, 0)",
+    "write memory of process 1": "call(311, 1, bytes(16), 1, bytes(16), 1, 0)",
+    "descriptor of process 1": "call(438, os.pidfd_open(1), 0, 0)",
+    "descriptor of itself": "call(438, os.pidfd_open(os.getpid()), 1, 0)",
+    "compare processes": "call(312, 1, 1, 0, 0, 0)",
+    "advice for process 1": "call(440, os.pidfd_open(1), bytes(16), 1, 4, 0)",
+    "limits of process 1": "resource.prlimit(1, resource.RLIMIT_NOFILE, (1, 1))",
+    "limits of the server": "resource.prlimit(SERVER_PID, resource.RLIMIT_NOFILE, (1, 1))",
+    "cores of process 1": "os.sched_setaffinity(1, {0})",
+    "idle process 1": "os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))",
+    "renice process 1": "os.setpriority(os.PRIO_PROCESS, 1, 19)",
+    "renice all": "os.setpriority(os.PRIO_USER, 0, 19)",
+    "renice the user": "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
+    "disk priority": "call(251, 1, 0, 0)",
+    "robust list of process 1": "call(274, 1, bytes(8), bytes(8))",
+    "a child of the launcher": "call(56, 0x8000 | 17, 0, 0, 0, 0)",
+    "a process of another namespace": "call(308, os.pidfd_open(1), 0x20000000)",
+    # Rights.
+    "become root": "os.setuid(0)",
+    "become root with setresuid": "os.setresuid(0, 0, 0)",
+    "another group": "os.setgid(0)",
+    "groups": "os.setgroups([0])",
+    "capabilities": "call(126, struct.pack('Ii', 0x20080522, 0), b'\\xff' * 24)",
+    "ambient capabilities": "call(157, 47, 2, 0, 0, 0)",
+    "keep capabilities": "call(157, 8, 1, 0, 0, 0)",
+    "securebits": "call(157, 28, 0, 0, 0, 0)",
+    "any capability": "assert any(int(l.split()[1], 16) for l in open('/proc/self/status') if l.startswith('Cap'))",
+    "a set-uid program": "subprocess.run(['/usr/bin/su', '-c', 'id'], check=True, stdin=-3, capture_output=True)",
+    "an own set-uid program": "import shutil; shutil.copy('/usr/bin/id', '/tmp/id'); os.chmod('/tmp/id', 0o4755)\n"
+    "assert subprocess.run(['/tmp/id', '-u'], capture_output=True, text=True).stdout != '1000\\n'",
+    "a user namespace": "call(272, 0x10000000)",
+    "a mount namespace": "call(272, 0x20000)",
+    "a time namespace": "call(272, 0x80)",
+    "clone into a user namespace": "call(56, 0x10000000 | 17, 0, 0, 0, 0)",
+    "clone into a time namespace": "call(56, 0x80 | 17, 0, 0, 0, 0)",
+    "clone with upper bits": "call(56, 1 << 32 | 0x10000000 | 17, 0, 0, 0, 0)",
+    "clone3": "call(435, struct.pack('Q', 0x10000000) + bytes(80), 88)",
+    "unshare(1)": "subprocess.run(['unshare', '-Ur', 'true'], check=True, stderr=-3)",
+    "mount": "call(165, b'x', b'/tmp', b'tmpfs', 0, 0)",
+    "remount": "call(165, 0, b'/', 0, 32, 0)",
+    "umount": "call(166, b'/tmp', 2)",
+    "new mounts": "call(430, b'tmpfs', 0)",
+    "open a tree": "call(428, -100, b'/', 1)",
+    "move a mount": "call(429, -100, b'/usr', -100, b'/tmp', 0)",
+    "attributes of a mount": "call(442, -100, b'/', 0x8000, struct.pack('QQQQ', 0, 1, 0, 0), 32)",
+    "chroot": "os.chroot('/tmp')",
+    "pivot_root": "call(155, b'/tmp', b'/tmp')",
+    "setns": "call(308, os.open('/proc/self/ns/net', 0), 0)",
+    "a block device": "os.mknod('/tmp/b', 0o60666, os.makedev(8, 0))",
+    "a character device": "os.mknod('/tmp/c', 0o20666, os.makedev(1, 1))",
+    "host name": "call(170, b'x', 1)",
+    "the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
+    "reboot": "call(169, 0xFEE1DEAD, 672274793, 0, 0)",
+    "ports": "call(172, 3)",
+    "personality": "call(135, 0x0040000)",
+    "no more filter": "call(317, 0, 0, 0)",
+    "another filter": "call(157, 22, 2, bytes(16), 0, 0)",
+    "no_new_privs off": "call(157, 38, 0, 0, 0, 0)",
+    "dumpable": "call(157, 4, 1, 0, 0, 0)",
+    "a subreaper": "call(157, 36, 1, 0, 0, 0)",
+    "layout of memory": "call(157, 35, 1, 0x1000, 0, 0)",
+    # Limits.
+    **{
+        f"raise {name}": f"s, h = resource.getrlimit(resource.{name}); "
+        f"resource.setrlimit(resource.{name}, (h + 1, h + 1))"
+        for name in [
+            "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CPU", "RLIMIT_STACK",
+            "RLIMIT_CORE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_SIGPENDING", "RLIMIT_NICE", "RLIMIT_RTPRIO",
+        ]
+    },
+    "no limit of core dumps": "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))",
+    "no limit of core dumps by prlimit": "resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))",
+    "a higher priority": "os.nice(-1)",
+    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
+    "a large file": "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); os.truncate(os.open('/tmp/x', 65), 10**12)",
+    "a lot of locked memory": "call(149, ctypes.addressof(ctypes.create_string_buffer(1 << 20)), 1 << 20)",
+    # Doors of the kernel that programs do not need.
+    "io_uring": "call(425, 8, bytes(120))",
+    "bpf": "call(321, 0, bytes(16), 16)",
+    "perf": "call(298, bytes(128), 0, -1, -1, 0)",
+    "userfaultfd": "call(323, 1)",
+    "keys": "call(248, b'user', b'a', b'b', 1, -3)",
+    "a session keyring": "call(250, 1, 0)",
+    "memfd": "os.memfd_create('x')",
+    "secret memory": "call(447, 0)",
+    "shared memory without a file": "call(9, 0, 4096, 3, 0x21, -1, 0)",
+    "shared memory, validated": "call(9, 0, 4096, 3, 0x23, -1, 0)",
+    "SysV shared memory": "call(29, 0, 4096, 0o1777)",
+    "SysV semaphores": "call(64, 0, 1, 0o1777)",
+    "SysV messages": "call(68, 0, 0o1777)",
+    "POSIX messages": "call(240, b'q', 0o102, 0o666, 0)",
+    "inotify": "call(294, 0)",
+    "fanotify": "call(300, 0, 0)",
+    "asynchronous I/O": "call(206, 8, bytes(8))",
+    "extended attributes": "os.setxattr('/tmp', b'user.x', b'x')",
+    "vmsplice": "call(278, 1, bytes(16), 1, 0)",
+    "modify_ldt": "call(154, 0, bytes(16), 16)",
+    "x32": "call(0x40000000 | 39)",
+    "a call below 0": "call(-1)",
+}  # fmt: skip
+
+# Memory that is not in the address space of the program, or in many: each ends at the limit of 256 MiB.
+MEMORY = {
+    "one process": "x = []\nwhile True: x.append(b'x' * 2**20)",
+    "many processes": "for _ in range(8):\n    if not os.fork(): break\nx = [b'x' * 2**20 for _ in range(100)]\n"
+    "signal.pause()",
+    "files": "file = os.open('/tmp/x', 65)\nfor _ in range(60): os.write(file, bytes(2**20))\n"
+    "x = b'x' * (220 * 2**20)\nsignal.pause()",
+    "pairs of sockets": "for _ in range(60):\n    if not os.fork(): break\nx = []\ntry:\n    while True:\n"
+    "        x += (pair := socket.socketpair())\n        for one in pair: one.setblocking(False); fill(one)\n"
+    "except OSError: signal.pause()",
+    "connections that wait": "x = []\nfor n in range(200):\n    x.append(unix()); x[n].bind(f'/tmp/{n}'); "
+    "x[n].listen(9999)\n    for _ in range(200):\n        with unix() as one: one.connect(f'/tmp/{n}'); fill(one)",
+    "datagrams that wait": "x = []\nfor n in range(240):\n    x.append(unix(2)); x[n].bind(f'\\0{n}')\n"
+    "    for _ in range(11):\n        with unix(2) as one: one.connect(f'\\0{n}'); fill(one, 200_000)\nsignal.pause()",
+    "stacks": "import threading\nfor _ in range(40):\n    if not os.fork(): break\n"
+    "x = bytearray(b'x') * 2**24\nsignal.pause()",
+}
+
+# What a program may take without a limit of its own: the number printed is at most the number here.
+BOUNDED = {
+    "processes": ("try:\n    while os.fork(): n += 1\n    signal.pause()\nexcept OSError: pass", 64),
+    "processes of processes": ("while True:\n    try: os.fork()\n    except OSError: break\n"
+                               "n = len(os.listdir('/proc'))\nif os.getpid() != 2: signal.pause()", 70),
+    "threads": ("import threading\nx = threading.Event()\ntry:\n"
+                "    while True: threading.Thread(target=x.wait, daemon=True).start(); n += 1\n"
+                "except RuntimeError: pass", 64),
+    "zombies": ("try:\n    while True:\n        if not os.fork(): os._exit(0)\n        n += 1\n"
+                "except OSError: pass", 64),
+    "sockets in messages": ("x = []\nfor _ in range(100):\n    a, b = socket.socketpair(); x += [a, b]\n"
+                            "    try:\n        for _ in range(9):\n            c, d = socket.socketpair()\n"
+                            "            c.setblocking(False); fill(c)\n"
+                            "            socket.send_fds(a, [b'x'], [c.fileno()]); n += 1\n"
+                            "    except OSError: pass", 257),
+    "descriptors": ("try:\n    while True: os.dup(1); n += 1\nexcept OSError: pass", 256),
+    "MiB of files": ("signal.signal(signal.SIGXFSZ, 1)\ntry:\n    while True:\n"
+                     "        with open(f'/tmp/{n}', 'wb') as f: f.write(bytes(2**20))\n        n += 1\n"
+                     "except OSError: pass", 64),
+    "inodes": ("try:\n    while True: os.mkdir(f'/tmp/{n}'); n += 1\nexcept OSError: pass", 4096),
+    "links": ("try:\n    while True: os.symlink('x' * 4000, f'/tmp/{n}'); n += 1\nexcept OSError: pass", 4096),
+    "timers": ("try:\n    while True: call(222, 1, 0, bytes(4)); n += 1\nexcept OSError: pass", 1024),
+    "queued signals": ("signal.pthread_sigmask(0, [40])\ntry:\n    while True: call(129, os.getpid(), 40, "
+                       "struct.pack('iii', 40, 0, -1) + bytes(116)); n += 1\nexcept OSError: pass", 1024),
+    "MiB in pipes": ("x = 0\ntry:\n    while True:\n        r, w = os.pipe(); os.set_blocking(w, False)\n        try:\n"
+                     "            while True: x += os.write(w, bytes(4096))\n        except BlockingIOError: pass\n"
+                     "except OSError: n = x >> 20", 64),
+    "eventfds and timerfds": ("try:\n    while True: call(290, 0, 0); call(283, 1, 0); n += 2\n"
+                              "except OSError: pass", 256),
+    "watches of epoll": ("import select\nr, w = os.pipe(); x = []\ntry:\n    while True:\n"
+                         "        x.append(select.epoll()); x[-1].register(r); n += 1\nexcept OSError: pass", 256),
+    "core dumps": ("if not (pid := os.fork()): os.abort()\nn = os.WCOREDUMP(os.waitpid(pid, 0)[1]) + "
+                   "len([f for f in os.listdir('/tmp') if 'core' in f])", 0),
+}  # fmt: skip
+
+# What one program leaves, and an expression by which another one would see it.
+LEFTOVERS = {
+    "a file": ("open('/tmp/spy', 'w').close()", "os.path.exists('/tmp/spy')"),
+    "a file in /dev/shm": ("open('/dev/shm/spy', 'w').close()", "os.listdir('/dev/shm')"),
+    "the program itself": ("pass", "set(os.listdir('/tmp')) - {'main.py', '.shm', *sys.prefix.split('/')[2:3]}"),
+    "shared memory": (
+        "from multiprocessing import shared_memory as s, resource_tracker as r\n"
+        "r.register = lambda *a: None; s.SharedMemory('spy', create=True, size=9)",
+        "any('spy' in f for f in os.listdir('/dev/shm'))",
+    ),
+    "a semaphore": ("import _multiprocessing as m; m.SemLock(0, 1, 1, '/spy', False)", "os.listdir('/dev/shm')"),
+    "a process": ("if not os.fork(): os.setsid(); os.fork(); signal.pause()", "'3' in os.listdir('/proc')"),
+    "an abstract name": (
+        "x = unix(); x.bind('\\0spy'); x.listen()\nif not os.fork(): signal.pause()",
+        "unix().bind('\\0spy') or 'spy' in open('/proc/self/net/unix').read().replace('@spy', '', 1)",
+    ),
+    "the environment": ("os.environ['SPY'] = '1'; os.putenv('SPY', '1')", "os.getenv('SPY')"),
+    "a module": ("import json; json.spy = 1; sys.modules['spy'] = json", "'spy' in sys.modules or hasattr("
+                 "__import__('json'), 'spy')"),
+    "a builtin": ("import builtins; builtins.spy = 1", "'spy' in dir(__builtins__)"),
+    "the recursion limit": ("sys.setrecursionlimit(77)", "sys.getrecursionlimit() == 77"),
+    "a handler": ("signal.signal(2, signal.SIG_IGN)", "signal.getsignal(2) == signal.SIG_IGN"),
+    "random numbers": ("import random; random.seed(5)", "__import__('random').random() == 0.6229016948897019"),
+    "a mask": ("os.umask(0)", "os.umask(0) == 0"),
+    "a limit": ("resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))", "resource.getrlimit(7)[0] == 50"),
+    "a niceness": ("os.nice(19)", "os.nice(0) == 19"),
+    "a core": ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+               "len(os.sched_getaffinity(0)) < os.cpu_count()"),
+    "a descriptor": ("os.dup2(1, 100)", "os.path.exists('/proc/self/fd/100')"),
+}  # fmt: skip
+
+# Messages to the server, on descriptor 255, and what becomes of the program that sends them.
+FORGERIES = {
+    "an early end": ("os.write(255, b'{\"kind\":\"done\"}\\n'); os._exit(0)", Outcome.OK),
+    "an exit code": ("os.write(255, b'{\"kind\":\"exit\"}\\n'); os._exit(7)", Outcome.USER_ERROR),
+    "an error": (
+        'os.write(255, b\'{"kind":"error","phase":"run","name":"Mine","message":"m"}\\n\'); os._exit(1)',
+        Outcome.USER_ERROR,
+    ),
+    "an end at the memory": ('os.write(255, b\'{"kind":"error","name":"MemoryError"}\\n\')', Outcome.MEMORY_LIMIT),
+    "no end": ("os.close(255); os._exit(0)", Outcome.CRASHED),
+    "a closed channel": ("os.close(255)", Outcome.CRASHED),
+    "a channel that is stdout": ("os.dup2(1, 255)", Outcome.CRASHED),
+    "a channel on another number": ("os.dup2(255, 50); os.write(50, b'x\\n')", Outcome.OK),
+    "a ready process": ("os.write(255, b'{\"kind\":\"ready\"}\\n' * 99)", Outcome.OK),
+    "unknown kinds": ('os.write(255, b\'{"kind":"x"}\\n{"kind":[]}\\n{"kind":"\\n[]\\n1\\nnull\\n\\n\')', Outcome.OK),
+    "broken text": ("os.write(255, b'\\xff\\xfe\\n\\x00\\n{\"kind\":\"ret_val\",\"text\":\"\\xff\"}\\n')", Outcome.OK),
+    "wrong types": ('os.write(255, b\'{"kind":"ret_val","text":7}\\n{"kind":"error","name":null}\\n\'); os._exit(1)',
+                    Outcome.USER_ERROR),
+    "deep": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.USER_ERROR),
+    "a large number": ('w(b\'{"kind":"error","line":\' + b"9" * 10**5 + b"}\\n"); os._exit(1)', Outcome.USER_ERROR),
+    "a long message": ("while True: w(b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
+    "many messages": ("while True: w(b'{\"kind\":\"done\"}\\n' * 4096)", Outcome.OUTPUT_LIMIT),
+    "many errors": ('while True: w(b\'{"kind":"error","name":"E"}\\n\' * 2000)', Outcome.OUTPUT_LIMIT),
+    "many empty lines": ("while True: w(b'\\n' * 65_536)", Outcome.OUTPUT_LIMIT),
+    "a frame on stdout": ("print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),
+    "stdout without end": ("while True: os.write(1, b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
+    "stdout of many": ("for _ in range(4): os.fork()\nwhile True: os.write(2, b'x' * 65_536)",
+                       Outcome.OUTPUT_LIMIT),
+    "a return value without end": ("x = 'x' * 10**6\nwhile True: return_val(x)", Outcome.OUTPUT_LIMIT),
+}  # fmt: skip
+
+# How a program ends itself, or does not end.
+ENDS = {
+    "abort": ("os.abort()", Outcome.CRASHED),
+    "segmentation fault": ("ctypes.string_at(0)", Outcome.CRASHED),
+    "kill": ("os.kill(os.getpid(), 9)", Outcome.CRASHED),
+    "kill by a foreign function": ("libc.kill(os.getpid(), 9)", Outcome.CRASHED),
+    "kill by a system call": ("call(200, os.getpid(), 15)", Outcome.CRASHED),
+    "kill by a subprocess": ("subprocess.run(['/bin/sh', '-c', 'kill -9 $PPID'])", Outcome.CRASHED),
+    "kill by a child": ("os.fork() or call(62, os.getppid(), 9); time.sleep(9)", Outcome.CRASHED),
+    "kill by pidfd": ("signal.pidfd_send_signal(os.pidfd_open(os.getpid()), 9)", Outcome.CRASHED),
+    "kill by raise": ("signal.raise_signal(9)", Outcome.CRASHED),
+    "an alarm": ("signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()", Outcome.CRASHED),
+    "a broken pipe": ("signal.signal(13, signal.SIG_DFL); r, w = os.pipe(); os.close(r); os.write(w, b'x')",
+                      Outcome.CRASHED),
+    "kill of its group": ("os.killpg(0, 9)", Outcome.CRASHED),
+    "a term signal": ("os.kill(os.getpid(), 15)", Outcome.CRASHED),
+    "stop": ("os.kill(os.getpid(), 19); time.sleep(9)", Outcome.TIMEOUT),
+    "stop of a child": ("pid = os.fork() or os.kill(os.getpid(), 19); os.waitpid(pid, 0)", Outcome.TIMEOUT),
+    "a child that stops its parent": ("os.fork() or os.kill(os.getppid(), 19); signal.pause()", Outcome.TIMEOUT),
+    "a forbidden interface": (
+        "import mmap; m = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)\n"
+        "m.write(b'\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3')\n"
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()",
+        Outcome.CRASHED,
+    ),
+    "a daemon that holds stdout": ("if not os.fork():\n    os.setsid()\n    if not os.fork(): signal.pause()\n"
+                                   "    os._exit(0)\nos.wait()", Outcome.OK),
+    "daemons that ignore signals": ("if not os.fork():\n    signal.pthread_sigmask(0, range(1, 65))\n    os.setsid()\n"
+                                    "    while True: os.fork() or os._exit(0)", Outcome.OK),
+    "bomb": ("while True:\n    try: os.fork()\n    except OSError: pass", Outcome.TIMEOUT),
+    "vfork": ("libc.vfork() or signal.pause()", Outcome.TIMEOUT),
+    "a thread that lives on": ("import threading; threading.Thread(target=time.sleep, args=(60,)).start()",
+                               Outcome.TIMEOUT),
+    "an end of the main thread only": ("import threading\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+                                       "call(60, 0)", Outcome.TIMEOUT),
+    "another program": ("os.execv('/bin/sleep', ['sleep', '60'])", Outcome.TIMEOUT),
+    "CPU time": ("for _ in range(5): os.fork()\nwhile True: pass", Outcome.TIMEOUT),
+}  # fmt: skip
