@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import deno
 import pytest
 import pytest_asyncio
 from threats import PLACES, Place, attempt, environments, place_at
@@ -187,6 +188,31 @@ NETWORK = [
         NET,
     ),
     (
+        "const r = new (process.binding('tcp_wrap').TCP)(1).listen(5); if (r) throw new Error('code ' + r); return r",
+        "code -13",
+    ),
+    (
+        "const s = new (await import('node:net')).Socket(); s.on('error', () => {}); s.connect(TCP_PORT, '127.0.0.1');"
+        " const r = new s._handle.constructor(1).listen(5); if (r) throw new Error('code ' + r); return r",
+        "code -13",
+    ),
+    ("return new (process.binding('tcp_wrap').TCP)(1).bind('0.0.0.0', 0)", NET),
+    ("return new (process.binding('udp_wrap').UDP)().bind('0.0.0.0', 0, 0)", NET),
+    ("return new (process.binding('pipe_wrap').Pipe)(1).bind('/tmp/x')", READ),
+    ("return await tried((await import('node:http')).createServer().listen(0))", NET),
+    ("return await tried((await import('node:http2')).createServer().listen(0))", NET),
+    ("return await in_worker(`require('node:dns').lookup('localhost', (e) => tell(e.message))`)", "EPERM"),
+    (
+        "return await in_worker(`Deno.resolveDns('canary.test', 'A', { nameServer: { ipAddr: '127.0.0.1', port: UDP_PORT }"
+        " }).then(tell, (e) => tell(e.message))`)",
+        NET,
+    ),
+    ("return await in_worker(`navigator.gpu.requestAdapter().then((a) => tell(String(a)))`)", "null"),
+    (
+        "return await in_worker(`tell(String(new (process.binding('tcp_wrap').TCP)(1).listen(5)))`)",
+        "-13",
+    ),
+    (
         "const { Pipe, PipeConnectWrap } = process.binding('pipe_wrap');"
         " return new Pipe(0).connect(new PipeConnectWrap(), '/run/x')",
         READ,
@@ -195,6 +221,10 @@ NETWORK = [
 TRIED = (
     "const tried = (e) => new Promise((done, fail) => { for (const n of ['connect', 'response', 'listening'])"
     " e.on(n, () => done(n)); e.on('error', fail); });"
+    # Throw what a worker of Node tells.
+    " const in_worker = async (code) => { const { Worker } = await import('node:worker_threads');"
+    " const w = new Worker('const tell = (m) => require(`node:worker_threads`).parentPort.postMessage(m);' + code,"
+    " { eval: true }); throw new Error(await new Promise((r) => w.on('message', r).on('error', (e) => r(e.message)))) };"
 )
 
 
@@ -249,15 +279,114 @@ PROCESSES = [
     ("return (await import('node:inspector')).open(0)", SYS),
     ("new (await import('node:inspector')).Session().connect()", SYS),
     ("return new Worker('data:text/javascript,1')", "Worker is not defined"),
+    ("return Deno.osRelease()", SYS),
+    ("return Deno.osUptime()", SYS),
+    ("return Deno.loadavg()", SYS),
+    ("return Deno.systemMemoryInfo()", SYS),
+    ("return Deno.uid()", SYS),
+    ("return (await import('node:os')).cpus()", SYS),
+    ("return (await import('node:os')).networkInterfaces()", SYS),
+    ("return (await import('node:os')).hostname()", SYS),
+    ("return (await import('node:os')).setPriority(0, -20)", SYS),
+    ("return await Deno.openKv(':memory:')", "not a function"),
+    ("return Deno.cron('x', '* * * * *', () => {})", "not a function"),
+    ("return await navigator.gpu.requestAdapter()", "undefined"),
+    ("return Deno.kill(SERVER, 'SIGTERM')", RUN),
+    ("return process.kill(SERVER, 'SIGTERM')", RUN),
+    ("return process._kill(SERVER, 15)", ""),
+    ("return new (await import('node:sqlite')).DatabaseSync(':memory:', { allowExtension: true })", FFI),
+    (
+        "const { DatabaseSync, backup } = await import('node:sqlite');"
+        " return await backup(new DatabaseSync(':memory:'), '/var/tmp/x')",
+        WRITE,
+    ),
+    (
+        "return new (await import('node:sqlite')).DatabaseSync(':memory:').exec(`vacuum into '/var/tmp/x'`)",
+        "too many attached databases",
+    ),
+    (
+        "return new (await import('node:sqlite')).DatabaseSync(':memory:')"
+        ".exec(`pragma temp_store_directory='/var/tmp'`)",
+        "not a writable directory",
+    ),
+    (
+        "const d = new (await import('node:sqlite')).DatabaseSync(':memory:');"
+        " d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');"
+        " for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))'); return 'spilled'",
+        "disk I/O error",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("body", "words"), PROCESSES)
 async def test_the_system_cannot_be_reached(place: Place, body: str, words: str) -> None:
     """No process, no library, no signal to others, no environment, nothing about the machine."""
-    result = await place.run(attempt(body), "js")
+    result = await place.run(attempt(body.replace("SERVER", str(place.server.pid))), "js")
     assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
     assert words in result.stdout
+    assert place.server.is_running()
+
+
+LOOKS = [
+    "Deno.statSync(path)",
+    "Deno.realPathSync(path)",
+    "Deno.readTextFileSync(path)",
+    "(await import('node:fs')).existsSync(path)",
+    "(await import('node:fs')).accessSync(path)",
+    "(await import('node:fs')).realpathSync(path)",
+    "(await import('node:fs')).readlinkSync(path)",
+    "(await import('node:fs')).opendirSync(path)",
+    "(await import('node:module')).createRequire('file:///x.js').resolve(path)",
+    "new (await import('node:sqlite')).DatabaseSync(path)",
+    "new (await import('node:sqlite')).DatabaseSync('file:' + path + '?mode=ro')",
+    "new (await import('node:worker_threads')).Worker(path)",
+    "process.chdir(path)",
+    "process.dlopen({ exports: {} }, path)",
+    "await import('file://' + path)",
+    "await fetch('file://' + path)",
+    "Deno.dlopen(path, {})",
+    "new Deno.Command(path).outputSync()",
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_no_path_can_be_probed(place: Place, look: str) -> None:
+    """Files and folders that exist, those that do not, and links cannot be told apart."""
+    exist = ["/etc/passwd", "/etc", "/proc/self/exe", *map(str, place.canaries[:2])]
+    code = f"""
+const seen = new Set();
+for (const path of {[*exist, "/etc/nope", "/nope/nope", "/etc/passwd/nope", "/proc/0"]}) {{
+  let answer;
+  try {{ answer = String({look}) }} catch (e) {{ answer = `${{e.name}} ${{e.message.replaceAll(path, "PATH")}}` }}
+  seen.add(answer);
+}}
+console.log([...seen].join("\\n"));
+Deno.exit(0);
+"""
+    result = await place.run(code, "js")
+    assert result.outcome is Outcome.OK, result
+    assert len(result.stdout.splitlines()) == 1, result
+
+
+async def test_stacks_and_paths_name_nothing_of_the_server(place: Place) -> None:
+    """Neither an error nor a property names the folders of the server."""
+    code = """
+const stacks = [new Error("x").stack];
+return_val({ toString() { stacks.push(new Error("x").stack); return "" } });
+for (const call of [() => Deno.readTextFileSync("x"), () => null.x, () => new URL("x"), () => Deno.inspect(
+  { get x() { throw 1 } }, { getters: true }), () => structuredClone(() => {})]) {
+  try { call() } catch (e) { stacks.push(e.stack, Deno.inspect(e)) }
+}
+await import("data:text/javascript,throw new Error('y')").catch((e) => stacks.push(e.stack));
+await import("file:///x.js").catch((e) => stacks.push(e.stack));
+console.log(stacks, Deno.mainModule, import.meta, Deno.args, process.argv, process.title, Deno.build, Deno.version);
+try { console.log(Deno.cwd()) } catch (e) { console.log(e.message) }
+"""
+    result = await place.run(code, "js")
+    assert result.outcome is Outcome.OK, result
+    # Without namespaces the executable of Deno is where it is on the host.
+    shown = result.stdout if place.level == "namespaces" else result.stdout.replace(deno.find_deno_bin(), "")
+    assert not [word for word in ("site-packages", "faasrt", "/tmp/", "/root", ".venv") if word in shown], result
 
 
 async def test_nobody_can_grant_permissions(place: Place) -> None:

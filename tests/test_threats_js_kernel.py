@@ -12,7 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from served import with_word
-from threats import PLACES, Place, attempt, place_at
+from threats import CONTAINERS, PLACES, Place, attempt, place_at
 
 from faasrt import Outcome
 from faasrt.local.jail import seccomp
@@ -30,7 +30,7 @@ NO = re.compile(
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="session", params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}"
+    scope="module", loop_scope="session", params=[*PLACES, *CONTAINERS], ids=lambda place: f"{place[0]}-{place[1]}"
 )
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     async with place_at(request.param, "js", permissions=EVERYTHING) as place:
