@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from helpers import manager_for
-from threats import CONTAINER, OTHER_UID, place_at, python_as
+from threats import CONTAINER, OTHER_UID, place_at
 
 from faasrt import Outcome
 
@@ -30,7 +25,9 @@ async def test_deno_runs_at_the_lower_level(uid: int | None) -> None:
             assert (result.outcome, result.stdout, result.ret_val) == (Outcome.OK, "linux\n", "true"), result
             assert (result.metadata["engine"], result.metadata["level"]) == ("deno", "filters")
         looks = [
-            await place.run(f"try {{ Deno.statSync('{path}') }} catch (e) {{ console.log(e.name, e.message.length) }}", "js")
+            await place.run(
+                f"try {{ Deno.statSync('{path}') }} catch (e) {{ console.log(e.name, e.message.length) }}", "js"
+            )
             for path in ("/etc/passwd", "/etc/passwx")
         ]
         assert looks[0].stdout == looks[1].stdout != ""

@@ -132,7 +132,7 @@ class Jail:
         self,
         argv: Sequence[str] = (),
         *,
-        limits: Mapping[str, int] = {},  # noqa: B006
+        limits: Mapping[str, int] = {},
         channel: bool = False,
         canary: Mapping[str, Any] | None = None,
     ) -> JailedProcess:
