@@ -42,7 +42,7 @@ async def test_the_server_does_what_the_document_says(languages: list[str], tmp_
 
 async def test_the_document_names_what_the_code_names() -> None:
     """Outcomes, languages and limits are those of this server."""
-    async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3, network_enabled=True)) as faas:
+    async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)) as faas:
         answer = await exchange(faas.url, request(method="GET", target="/openapi.json"))
     schemas = answer.json()["components"]["schemas"]
     assert answer.headers["content-type"].startswith("application/json")
@@ -55,5 +55,5 @@ async def test_the_document_names_what_the_code_names() -> None:
     assert not re.search("{[A-Z_]+}|LANGUAGE", json.dumps(answer.json()))  # every placeholder has its value
     assert schemas["RunRequest"]["properties"]["language"]["enum"] == ["ts", "typescript"]
     assert "3000" in schemas["RunRequest"]["properties"]["timeout"]["description"]
-    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"type": "boolean"}
+    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"const": False}
     assert "8388608" in json.dumps(answer.json()["paths"]["/run_code"]["post"]["requestBody"])
