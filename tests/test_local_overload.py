@@ -12,6 +12,8 @@ import psutil
 import pytest
 from served import served
 
+from faasrt.local import LocalFaaS
+
 Answer = tuple[int, Any, Any]
 
 
@@ -100,3 +102,21 @@ async def test_what_is_refused_never_runs(tmp_path: Path) -> None:
     ran = judge(answers)
     assert 0 < len(ran) < len(answers)
     assert metrics["executions"] == {"python": {"OK": len(ran)}}
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+async def test_no_refused_javascript_program_runs(language: str) -> None:
+    """The programs that were answered have run, each in a process of its own, and no others."""
+    async with (
+        LocalFaaS([language], workers=1, queue_timeout_s=1) as faas,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        await faas.wait_ready(language)
+        bodies = [{"language": language, "code": SLOW[language].format(number)} for number in range(40)]
+        answers = await asyncio.gather(*(post(session, faas.url, body) for body in bodies))
+        async with session.get(f"{faas.url}/metrics") as response:
+            executions = (await response.json())["engines"]["deno"]["executions"]
+    ran = judge(answers)
+    assert 0 < len(ran) < len(answers)
+    assert executions == {language: {"OK": len(ran)}}
+    assert len({answers[number][1]["metadata"]["instance_id"] for number in ran}) == len(ran)

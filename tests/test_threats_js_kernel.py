@@ -12,7 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from served import with_word
-from threats import PLACES, Place, attempt, place_at
+from threats import CONTAINERS, PLACES, Place, attempt, place_at
 
 from faasrt import Outcome
 from faasrt.local.jail import seccomp
@@ -29,7 +29,9 @@ NO = re.compile(
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="session", params=[*PLACES, *CONTAINERS], ids=lambda place: f"{place[0]}-{place[1]}"
+)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     async with place_at(request.param, "js", permissions=EVERYTHING) as place:
         yield place
@@ -120,8 +122,8 @@ PROCESSES = [
     "return new Deno.Command(Deno.execPath(), { args: ['eval', '1'] }).outputSync()",
     "return new Deno.Command('/proc/self/exe', { args: ['eval', '1'] }).outputSync()",
     "return (await import('node:child_process')).execSync('id')",
-    "const r = (await import('node:child_process')).spawnSync(Deno.execPath(), ['-V']); if (r.error) throw r.error;"
-    " return r.status",
+    "const r = (await import('node:child_process')).spawnSync(Deno.execPath(), ['-V']);"
+    " if (r.status === undefined) throw new Error('not permitted'); return r.status",
     "return Deno.kill(1, 'SIGURG')",
     "return Deno.kill(PID, 'SIGURG')",
     "return process.kill(PID, 0)",

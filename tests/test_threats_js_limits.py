@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
-from helpers import until_active
+import pytest_asyncio
+from helpers import manager_for, until_active
 from threats import MB, run_beside, until_gone
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
+from faasrt.local import LocalFaaS
+from faasrt.local.engines.jailed import LEVELS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=LEVELS)
+async def local(request: pytest.FixtureRequest) -> AsyncIterator[RuntimeManager]:
+    """A server in this process, at each level."""
+    async with LocalFaaS(["js", "ts"], workers=2, level=request.param) as faas:
+        await faas.wait_ready("js")
+        async with manager_for(faas.url) as manager:
+            yield manager
+
 
 MEMORY = [
     "const a = []; for (;;) a.push({ n: a.length }, 'x' + a.length)",
@@ -40,6 +54,11 @@ MEMORY = [
     " d.exec('create table t(a)'); for (;;) d.exec('insert into t values (randomblob(10000000))')",
     "const { Worker } = await import('node:worker_threads'); for (let i = 0; i < 20; i++)"
     " new Worker('const a = []; for (;;) a.push(new Uint8Array(1e6).fill(1))', { eval: true })",
+    # Threads and descriptors.
+    "const { Worker } = await import('node:worker_threads'); const a = [];"
+    " for (;;) a.push(new Worker('setInterval(() => {}, 1000)', { eval: true }))",
+    "const a = [], b = new Int32Array(new SharedArrayBuffer(4));"
+    " for (;;) a.push(Atomics.waitAsync(b, 0, 0, 60_000).value, new ArrayBuffer(1e4))",
     "(await import('node:v8')).setFlagsFromString('--max-old-space-size=100000');"
     " const a = []; for (;;) a.push({ n: a.length }, 'x' + a.length)",
 ]

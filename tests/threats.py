@@ -25,6 +25,9 @@ MB = 2**20
 OTHER_UID = 12_345
 PLACES = [(level, uid) for level in ("namespaces", "filters") for uid in (None, OTHER_UID)]
 """The levels of jails, for a server of this user and of one without rights."""
+CONTAINERS = [("container", uid) for uid in (None, OTHER_UID)]
+"""The same, for a server that is in a container."""
+CONTAINER = Path(__file__).parent / "dockerlike.py"
 _SERVER = """
 import asyncio, sys
 from faasrt import SandboxConfig
@@ -121,7 +124,12 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def place_of_traps(
-    folder: Path, *languages: str, level: str = "auto", uid: int | None = None, permissions: str = ""
+    folder: Path,
+    *languages: str,
+    level: str = "auto",
+    uid: int | None = None,
+    permissions: str = "",
+    contained: bool = False,
 ) -> AsyncIterator[Place]:
     """Start a server with secrets and traps in its environment, and canaries in files near it.
 
@@ -131,6 +139,7 @@ async def place_of_traps(
         level: The level of its jails.
         uid: The user that it runs as; None is the one of this process.
         permissions: Options that Deno gets instead of those that take its permissions away.
+        contained: Whether the server is without namespaces, as in a container.
     """
     (folder / "tmp").mkdir()
     (folder / "path").mkdir()
@@ -141,7 +150,9 @@ async def place_of_traps(
     for path in () if uid is None else (folder, folder / "tmp", folder / "path"):
         os.chown(path, uid, uid)
     async with sink() as one:
-        argv = [*python_as(uid), "-c", _SERVER, level, permissions, *languages]
+        python = python_as(uid)
+        wrapper = [str(CONTAINER), python[-1]] if contained else []
+        argv = [*python, *wrapper, "-c", _SERVER, "auto" if contained else level, permissions, *languages]
         # The site packages of this environment, if the interpreter is another one.
         env = {**_traps(folder, one), "PYTHONUSERBASE": sys.prefix}
         pipe = subprocess.PIPE
@@ -161,8 +172,8 @@ async def place_of_traps(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        # Only the server itself obeys the environment of its Python.
-        assert (folder / "imported").read_text() == "x"
+        # Only the server itself, and what stands for its container, obey the environment of its Python.
+        assert (folder / "imported").read_text() == "x" * (1 + contained)
 
 
 def python_as(uid: int | None) -> list[str]:
@@ -183,11 +194,13 @@ def python_as(uid: int | None) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def place_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Place]:
-    """Start a server as one of PLACES says."""
+    """Start a server as one of PLACES or CONTAINERS says."""
     level, uid = where
+    contained = level == "container"
     with tempfile.TemporaryDirectory(prefix="traps-") as name:
         Path(name).chmod(0o755)
-        async with place_of_traps(Path(name), *languages, level=level, uid=uid, permissions=permissions) as place:
+        options = {"level": "filters" if contained else level, "uid": uid, "contained": contained}
+        async with place_of_traps(Path(name), *languages, permissions=permissions, **options) as place:
             yield place
 
 
