@@ -274,7 +274,9 @@ def report(error, phase, limit, stderr):
     send("error", **fields)
     if isinstance(error, ModuleNotFoundError):
         report_missing(error)
-    if isinstance(error, MemoryError):
+    hook = getattr(sys, "excepthook", None)
+    if isinstance(error, MemoryError) or (hook is show_error and len(fields["traceback"]) > limit // 8):
+        # There is little memory left, or the whole of it may exceed the limit of the output.
         write(stderr, fields["traceback"])
         return 1
     tb = error.__traceback__
@@ -284,7 +286,6 @@ def report(error, phase, limit, stderr):
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, tb
     if sys.version_info >= (3, 12):
         sys.last_exc = error
-    hook = getattr(sys, "excepthook", None)
     if hook is None:
         write(sys.stderr, "sys.excepthook is missing\n")
     try:
