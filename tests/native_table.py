@@ -28,6 +28,7 @@ _SURROGATES = "lone surrogates reach the caller as they are"
 _KEPT = "modules that were imported before the program are not cleared at its end, which would take longer than it"
 # Each of these differs; a test fails when one does not any more.
 BY_DESIGN = {
+    "files, the device of zeros": "a shared mapping of it would be memory that cannot be counted",
     "errors, null byte": "the program is compiled from text, for which the compiler has another message",
     "errors, recursion": _FRAME,
     "errors, recursion over two functions": _FRAME,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -238,6 +239,31 @@ async def _settled(host: Host) -> int:
 
     await until(lambda: 0 < len(processes()) <= 12)
     return sum(process.num_fds() for process in processes() if process.is_running())
+
+
+async def test_the_first_process_of_a_namespace_takes_no_signal(host: Host) -> None:
+    """It runs in the memory of the launcher, so a handler of the launcher must not run there."""
+
+    def find() -> list[psutil.Process]:
+        """Return the first processes of the innermost namespaces."""
+        found = []
+        for process in host.server.children(recursive=True):
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                numbers = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+                if numbers[-1] == "1" and len(numbers) >= 3 and numbers[-2] != "1":
+                    found.append(process)
+        return found
+
+    await host.run("1")
+    await until(find)
+    for first in find():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                first.send_signal(number)
+    launchers = host.server.children()
+    assert (await host.run("print('well')")).stdout == "well\n"
+    assert host.server.children() == launchers
 
 
 async def test_what_a_program_learns(host: Host) -> None:
