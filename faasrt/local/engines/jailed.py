@@ -257,7 +257,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         EngineError: The jail cannot be built, or the canary broke out.
     """
     root = folder / f"root-{os.urandom(4).hex()}"
-    root.mkdir(mode=0o755)
+    await asyncio.to_thread(root.mkdir, mode=0o755)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
@@ -292,7 +292,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             await launcher.end()
             jail.mark_ended()
             with contextlib.suppress(OSError):
-                root.rmdir()
+                await asyncio.to_thread(root.rmdir)
 
 
 def _launcher_config(config: JailConfig, root: Path) -> dict[str, Any]:
