@@ -23,7 +23,8 @@ from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
 from faasrt.local.engines.deno_run import DenoRun
-from faasrt.local.engines.jailed import Jail, JailConfig, JailedProcess, open_jail
+from faasrt.local.engines.jail_config import JailConfig
+from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.process import ChildProcess, ignore_output
 from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.warm_pool import PooledEngine

@@ -14,20 +14,18 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import attrs
 
 import faasrt.local.jail
 from faasrt.local.engines.base import EngineError, NotStartedError
+from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
-from faasrt.local.jail.landlock import ALL, READ, WRITE
 
 LEVELS = ("namespaces", "filters")
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
-_NOBODY = 65_534
 # Programs can read the command line, so it names no path. The stack can only grow as far as the limit at the start of
 # the interpreter allows.
 _COMMAND = (
@@ -36,6 +34,7 @@ _COMMAND = (
     'ulimit -S -s 1048576 2>/dev/null || ulimit -S -s "$(ulimit -H -s)"; exec "$0" "$@"',
 )
 _BOOT = "import socket,sys; server=socket.socket(fileno=int(sys.argv[1])); exec(server.recv(65536))"
+_PACKAGE_PARENT = str(Path(faasrt.local.jail.__file__).parent.parent)
 _START_LAUNCHER = """
 import sys
 sys.path[:] = [path for path in sys.path if path]
@@ -46,42 +45,6 @@ sys.excepthook = launcher.main(server)
 # In the process of a program: the interpreter calls the hook when no other function runs any more.
 raise SystemError
 """
-
-
-@attrs.frozen(kw_only=True)
-class JailConfig:
-    """The contents of a jail, and the rights of its processes.
-
-    Attributes:
-        level: What surrounds the processes.
-        policy: The filter on system calls: "deno" or "python".
-        mounts: Files and folders of the host, and where processes see them, read-only. At the level `filters` they are
-            where they are on the host.
-        files: The contents of further files, by path.
-        links: The targets of symbolic links, by path.
-        tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only.
-        executable: The program to run, one of the paths that processes see; None runs `runner` in the launcher itself.
-        runner: The source of the code that runs a program; it defines `main`.
-        imports: Modules that the launcher imports for all programs. One that cannot be imported is left out.
-        packages: Packages to look for.
-        env: The environment of programs.
-        limits: The limits of each process, by the names of the module `resource`.
-        open_files: Files of the host that each process has open for reading, after its other descriptors.
-    """
-
-    level: str
-    policy: Literal["deno", "python"]
-    mounts: Sequence[tuple[str, str]]
-    files: Mapping[str, str] = attrs.field(factory=dict)
-    links: Mapping[str, str] = attrs.field(factory=dict)
-    tmp_bytes: int = 0
-    executable: str | None = None
-    runner: str = ""
-    imports: Sequence[str] = ()
-    packages: Sequence[str] = ()
-    env: Mapping[str, str] = attrs.field(factory=dict)
-    limits: Mapping[str, int] = attrs.field(factory=dict)
-    open_files: Sequence[str] = ()
 
 
 class JailedProcess(ChildProcess):
@@ -312,11 +275,16 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         loop = asyncio.get_running_loop()
         jail = Jail(config.level, ours, launcher)
         try:
-            parent = str(Path(faasrt.local.jail.__file__).parent.parent)
-            await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=parent).encode())
-            await loop.sock_sendall(ours, json.dumps(_launcher_config(config, root)).encode())
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
+            description = await asyncio.to_thread(config.for_launcher, root)
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=_PACKAGE_PARENT).encode())
+                    await loop.sock_sendall(ours, json.dumps(description).encode())
+                    answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
+            except TimeoutError:
+                raise EngineError(f"the jail was not built within {_START_TIMEOUT_S:g} s") from None
+            except OSError as error:
+                raise EngineError(f"the jail cannot be built: {error.strerror}") from None
             if "ready" not in answer:
                 reason = answer.get("failed") or errors[-300:].decode("utf-8", "replace").strip() or "no reason given"
                 raise EngineError(f"the jail cannot be built: {reason}")
@@ -324,10 +292,6 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             loop.add_reader(ours.fileno(), jail.receive)
             await _check(jail, folder)
             yield jail
-        except TimeoutError:
-            raise EngineError(f"the jail was not built within {_START_TIMEOUT_S:g} s") from None
-        except OSError as error:
-            raise EngineError(f"the jail cannot be built: {error.strerror}") from None
         finally:
             loop.remove_reader(ours.fileno())
             # The kernel ends the processes of its pid namespace with it.
@@ -335,29 +299,6 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             jail.mark_ended()
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(root.rmdir)
-
-
-def _launcher_config(config: JailConfig, root: Path) -> dict[str, Any]:
-    """Return the configuration as the launcher reads it."""
-    jailed = config.level == "namespaces"
-    host_paths = {target: source for source, target in config.mounts}
-    if jailed:
-        rights = [("/", READ)] + [(path, WRITE) for path in _DEVICES]
-        rights += [("/tmp", ALL)] if config.tmp_bytes else []  # noqa: S108
-    else:
-        rights = [(os.path.realpath(source), READ) for source in host_paths.values()]
-    executable = config.executable
-    return {
-        **attrs.asdict(config),
-        "mounts": [(os.path.realpath(source), target) for target, source in host_paths.items()],
-        "executable": executable if jailed or executable is None else host_paths[executable],
-        "policy": config.policy if jailed else f"{config.policy}-filters",
-        "rights": rights,
-        "root": str(root),
-        # Programs with sockets would see the names of each other's, and their buffers could not be counted.
-        "private_network": jailed and config.policy == "python",
-        "uid": _NOBODY if not jailed and os.getuid() == 0 else None,
-    }
 
 
 def _pid_of(pidfd: int) -> int:

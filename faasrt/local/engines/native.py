@@ -17,7 +17,8 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
-from faasrt.local.engines.jailed import Jail, JailConfig, JailedProcess, open_jail
+from faasrt.local.engines.jail_config import JailConfig
+from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.native_run import NativeRun
 from faasrt.local.engines.process import MESSAGES, ignore_output
 from faasrt.local.engines.report import read_runner
