@@ -136,7 +136,7 @@ REVIEWED_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.detach())\nprint('hi')": (Outcome.OK, "hi\n", ""),
     "greeting = 'bye'\nclass A:\n    def __del__(self): print(greeting)\na = A()": (Outcome.OK, "bye\n", ""),
     "\ufeffprint('after a mark')": (Outcome.OK, "after a mark\n", ""),
-    "import inspect\nclass A:\n    x = 1\nprint(inspect.getsource(A), __file__)": (
+    "import inspect\nclass A:\n    x = 1\nprint(inspect.getsource(A), __file__.split('/')[-1])": (
         Outcome.OK,
         "class A:\n    x = 1\n main.py\n",
         "",

@@ -383,7 +383,7 @@ def release_modules(known):
             names[name] = None
         for name in [name for name in names if name != "__builtins__"]:
             names[name] = None
-    gc.collect()
+        gc.collect()
 
 
 def flush(*streams):
