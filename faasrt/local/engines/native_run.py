@@ -46,6 +46,7 @@ _PACKAGES = {
     "yaml": "PyYAML",
 }
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_LINE_BYTES = 32  # what a message costs beyond its bytes
 _PREFIX = b'{"kind":"'
 _KIND_AT = len(_PREFIX)
 _KINDS = {_PREFIX + kind.encode(): kind for kind in _FIELDS}
@@ -121,7 +122,7 @@ class NativeRun:
     def _receive_messages(self, data: bytes) -> None:
         largest = _MESSAGE_FACTOR * self._limit + _MESSAGE_BYTES
         self._pending += data
-        self._message_bytes += len(data)
+        self._message_bytes += len(data) + _LINE_BYTES * data.count(b"\n")
         if len(self._pending) > largest or self._message_bytes > _TOTAL_FACTOR * largest + _TOTAL_BYTES:
             self._ret_val_too_large = True
             self.end(Outcome.OUTPUT_LIMIT)
