@@ -272,7 +272,8 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         try:
             parent = str(Path(faasrt.local.jail.__file__).parent.parent)
             await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=parent).encode())
-            await loop.sock_sendall(ours, json.dumps(_launcher_config(config, root)).encode())
+            described = await asyncio.to_thread(_launcher_config, config, root)
+            await loop.sock_sendall(ours, json.dumps(described).encode())
             async with asyncio.timeout(_START_TIMEOUT_S):
                 answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
             if "ready" not in answer:
