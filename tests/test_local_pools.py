@@ -19,7 +19,7 @@ from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.native_run import NativeRun
 
 LEAST = {"native": 2, "wasm": 1, "deno": 2}
-SLOW = {"python": "import time\ntime.sleep(0.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 500)"}
+SLOW = {"python": "import time\ntime.sleep(1.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 1500)"}
 
 
 @pytest.fixture(params=LANGUAGES)

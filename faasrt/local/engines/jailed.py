@@ -193,7 +193,7 @@ class Jail:
                 signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
                 raise ProcessLookupError
             start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start.stdin, start.outputs)
-        except OSError as error:
+        except Exception as error:
             for fd in pidfds:
                 os.close(fd)
             if start is not None and not start.reply.done():
@@ -303,8 +303,12 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
 
 def _pid_of(pidfd: int) -> int:
     """Return the process id in this process's own namespace."""
-    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        lines = os.read(fd, 4096).splitlines()
+    finally:
+        os.close(fd)
+    return next(int(line.split()[1]) for line in lines if line.startswith(b"Pid:"))
 
 
 def _library_path() -> dict[str, str]:
