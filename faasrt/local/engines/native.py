@@ -259,7 +259,7 @@ class PythonTier(PooledEngine[JailedProcess]):
                 # A fallback: the deadline ends a program earlier, whatever the number of its processes.
                 cpu_s = math.ceil(limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
                 run.begin(memory_bytes, cpu_s)
-                await process.ended.wait()
+                await run.ended.wait()
             finally:
                 timer.cancel()
             duration_ms = round((time.perf_counter() - started) * 1000, 3)

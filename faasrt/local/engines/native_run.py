@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -61,6 +62,9 @@ class NativeRun:
         job: The program and its limits.
         process: A process that waits for a program.
         python: The path of its interpreter.
+
+    Attributes:
+        ended: Set when the program has ended; its process may take longer.
     """
 
     def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
@@ -73,10 +77,11 @@ class NativeRun:
         self._message_bytes = 0
         self._ret_val_too_large = False
         self._ended_by: Outcome | None = None
+        self.ended = asyncio.Event()
 
     def begin(self, memory_bytes: int, cpu_s: int) -> None:
         """Send the program."""
-        self._process.receive(self._receive)
+        self._process.receive(self._receive, self.ended.set)
         fields = {
             "code": self._job.code,
             "check": self._job.check,
@@ -109,7 +114,7 @@ class NativeRun:
         return EngineResult(**fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if self._ended_by is Outcome.OUTPUT_LIMIT:
+        if self._ended_by is Outcome.OUTPUT_LIMIT or self.ended.is_set():
             return
         if fd == MESSAGES:
             self._receive_messages(data)
@@ -135,6 +140,12 @@ class NativeRun:
             kind = _KINDS.get(bytes(line[: line.find(b'"', _KIND_AT)]))
             if kind is not None:
                 self._lines[kind] = line
+        if "done" in self._lines:
+            # All output was written before. To wait for the end of the process would take as long as a short program.
+            self._process.drain(STDOUT)
+            self._process.drain(STDERR)
+            self._process.kill()
+            self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
         """Return the fields of the last message of each kind. One that is malformed has none."""
@@ -154,6 +165,8 @@ class NativeRun:
             raise NotStartedError(f"a Python process ended before it ran its program (exit code {returncode})")
         if self._ended_by is Outcome.OUTPUT_LIMIT:
             return {"outcome": Outcome.OUTPUT_LIMIT}
+        if "done" in messages:
+            return {"outcome": Outcome.OK, "exit_code": 0}
         if returncode == -signal.SIGXCPU:
             return {"outcome": Outcome.TIMEOUT}
         if returncode < 0:
@@ -173,8 +186,6 @@ class NativeRun:
         if returncode and "exit" in messages:
             error = UserError("SystemExit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
-        if "done" in messages:
-            return {"outcome": Outcome.OK, "exit_code": returncode}
         return {"outcome": Outcome.CRASHED, "exit_code": returncode}
 
     def _hint(self, error: UserError, module: str) -> UserError:

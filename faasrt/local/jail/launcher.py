@@ -213,8 +213,9 @@ class Launcher:
     def _reap(self, program: _Program) -> None:
         _, status = os.waitpid(program.pid, 0)
         program.pid = -1
-        self._end(program)
+        # Reported first, because the end of a namespace takes as long as a short program.
         self._send({"ended": program.number, "status": status, "memory": program.out_of_memory})
+        self._end(program)
 
     def _end(self, program: _Program) -> None:
         """End what is left of a program, and free its slot."""
