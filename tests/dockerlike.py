@@ -39,7 +39,7 @@ def build_filter() -> bytes:
 
 
 def main() -> None:
-    """Give up what a container does not have, and become the command."""
+    """Drop the rights that a container does not have, and execute the command."""
     root = os.geteuid() == 0
     if root:
         for capability in set(range(41)) - set(KEPT):

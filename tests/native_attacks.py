@@ -252,7 +252,7 @@ MEMORY = {
     "x = bytearray(b'x') * 2**24\nsignal.pause()",
 }
 
-# What a program may take without a limit of its own: the number printed is at most the number here.
+# Resources without a limit of their own: the printed number is at most the number here.
 BOUNDED = {
     "processes": ("try:\n    while os.fork(): n += 1\n    signal.pause()\nexcept OSError: pass", 64),
     "processes of processes": ("while True:\n    try: os.fork()\n    except OSError: break\n"

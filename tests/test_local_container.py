@@ -49,7 +49,7 @@ async def test_python_falls_back_to_webassembly() -> None:
 
 @pytest.mark.parametrize("options", [{"level": "namespaces"}, {"engines": {"python": "native"}}])
 async def test_a_wall_that_is_wanted_is_not_replaced(options: dict[str, object]) -> None:
-    """A server that is told to use namespaces does not start without them."""
+    """A server with `level="namespaces"` does not start without them."""
     code = f"""
 import asyncio
 from faasrt.local import LocalFaaS

@@ -1,4 +1,4 @@
-"""What only the engine `native` tells of a program: verdicts, hints, and processes that the program leaves behind."""
+"""Details that only the engine `native` reports of a program: verdicts, hints, and processes that the program leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel keeps from JavaScript by itself: Deno runs in its jail with all of its permissions."""
+"""The kernel's own wall around JavaScript: Deno runs in its jail with all of its permissions."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ async def test_every_end_is_the_end(host: Host, name: str) -> None:
 
 
 async def test_the_launcher_survives(host: Host) -> None:
-    """After all attacks at once, the processes and descriptors of server and launchers are as many as before."""
+    """After all attacks at once, server and launchers have the same numbers of processes and descriptors as before."""
     await asyncio.gather(*(host.run("1") for _ in range(8)))
     before = await _settled(host)
     programs = [f"{PRELUDE}\n{code}" for code, _ in ENDS.values()] + [attempt(body) for body in DENIED.values()]

@@ -135,7 +135,7 @@ async def place_of_traps(
 
     Args:
         folder: A folder for all of that.
-        languages: What the server runs.
+        languages: The languages of the server.
         level: The level of its jails.
         uid: The user that it runs as; None is the one of this process.
         permissions: Options that Deno gets instead of those that take its permissions away.
@@ -177,7 +177,7 @@ async def place_of_traps(
 
 
 def python_as(uid: int | None) -> list[str]:
-    """Return the command of an interpreter as another user, who may be unable to read the one of this process."""
+    """Return the command of an interpreter as another user. That user may be unable to read this process's own."""
     if uid is None:
         return [sys.executable]
     if os.getuid() != 0:

@@ -233,7 +233,7 @@ def main(*_):
 
 
 def prepare(text, code):
-    """Give the process what the interpreter gives to `main.py`, and return the namespace of the program."""
+    """Return the namespace of the program, after preparing the process as the interpreter does for `main.py`."""
     for stream, fd, mode, errors in (
         ("stdin", 0, "r", "surrogateescape"),
         ("stdout", 1, "w", "surrogatepass"),
