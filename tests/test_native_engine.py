@@ -1,4 +1,4 @@
-"""Details that only the engine `native` reports of a program: verdicts, hints, and processes that the program leaves behind."""
+"""The engine `native` in detail: verdicts, hints, and processes that a program leaves behind."""
 
 from __future__ import annotations
 
