@@ -181,7 +181,7 @@ def main(*_):
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
     known = {*sys.modules} - {"__main__"}
-    namespace = prepare(text, code)
+    namespace = prepare(code)
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])
@@ -200,6 +200,9 @@ def main(*_):
     if job["check"]:
         send("done")
         leave(0)
+    # Written after the compilation, whose errors would otherwise get their columns from the file, with its mark.
+    with open(f"{FOLDER}/{FILE}", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.write(text)
     namespace["return_val"] = return_val
     reserve = memory_reserve()
     try:
@@ -232,7 +235,7 @@ def main(*_):
     leave(exit_code)
 
 
-def prepare(text, code):
+def prepare(code):
     """Return the namespace of the program, after preparing the process as the interpreter does for `main.py`."""
     for stream, fd, mode, errors in (
         ("stdin", 0, "r", "surrogateescape"),
@@ -242,8 +245,6 @@ def prepare(text, code):
         setattr(sys, stream, text_stream(fd, mode, errors))
         setattr(sys, f"__{stream}__", getattr(sys, stream))
     path = f"{FOLDER}/{FILE}"
-    with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        file.write(text)
     sys.excepthook = show_error
     for name in LAST_ERROR:
         vars(sys).pop(name, None)
