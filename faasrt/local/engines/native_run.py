@@ -148,11 +148,11 @@ class NativeRun:
             self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
-        """Return the fields of the last message of each kind. One that is malformed has none."""
+        """Return the fields of the last message of each kind, without those that are malformed."""
         messages = {}
         for kind, line in self._lines.items():
-            message = decode_message(bytes(line))
-            messages[kind] = {name: message[name] for name in _FIELDS[kind] if name in message}
+            if message := decode_message(bytes(line)):
+                messages[kind] = {name: message[name] for name in _FIELDS[kind] if name in message}
         return messages
 
     def _classify(self) -> dict[str, Any]:

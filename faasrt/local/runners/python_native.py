@@ -179,8 +179,9 @@ def main(*_):
     if job is None:
         leave(0)  # the server ended, or does not need this process any more
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
-    code = text.removeprefix("\ufeff")
+    code = text[1:] if text.startswith("\ufeff") else text
     known = {*sys.modules} - {"__main__"}
+    write_program(code)
     namespace = prepare(code)
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
@@ -200,9 +201,8 @@ def main(*_):
     if job["check"]:
         send("done")
         leave(0)
-    # Written after the compilation, whose errors would otherwise get their columns from the file, with its mark.
-    with open(f"{FOLDER}/{FILE}", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        file.write(text)
+    if text is not code:
+        write_program(text)  # the compiler, which reads lines from the file, must not find the mark of the byte order
     namespace["return_val"] = return_val
     reserve = memory_reserve()
     try:
@@ -233,6 +233,11 @@ def main(*_):
     if not exit_code:
         send("done")
     leave(exit_code)
+
+
+def write_program(text):
+    with open(f"{FOLDER}/{FILE}", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.write(text)
 
 
 def prepare(code):
