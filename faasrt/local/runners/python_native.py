@@ -179,7 +179,7 @@ def main(*_):
     if job is None:
         leave(0)  # the server ended, or does not need this process any more
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
-    code = text[1:] if text.startswith("\ufeff") else text
+    code = text.removeprefix("\ufeff")
     known = {*sys.modules} - {"__main__"}
     write_program(code)
     namespace = prepare(code)
@@ -201,7 +201,7 @@ def main(*_):
     if job["check"]:
         send("done")
         leave(0)
-    if text is not code:
+    if text != code:
         write_program(text)  # the compiler, which reads lines from the file, must not find the mark of the byte order
     namespace["return_val"] = return_val
     reserve = memory_reserve()
