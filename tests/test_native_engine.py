@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, Settings
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError, Settings
 from faasrt.local import LocalFaaS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -246,3 +246,53 @@ async def test_the_result_names_the_engine(native: RuntimeManager) -> None:
     """`metadata` says which engine ran the program, and behind which wall."""
     result = await run(native, "print(1)")
     assert (result.metadata["engine"], result.metadata["level"]) == ("native", "namespaces")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'import os\nos.write(255, b\'{"kind":"started"\\n\')\nos._exit(1)',
+        'import os\nos.write(255, b\'{"kind":"started","x":[]}\\n\')\nos.abort()',
+    ],
+)
+async def test_a_program_cannot_take_its_start_back(native: RuntimeManager, code: str) -> None:
+    """Otherwise it would run again, although it has run."""
+    assert (await run(native, code)).outcome is Outcome.CRASHED
+
+
+async def test_the_memory_of_a_process_without_its_first_thread_is_limited(native: RuntimeManager) -> None:
+    """The system shows no memory of such a process, so it is ended."""
+    code = (
+        "import ctypes, threading, time\n"
+        "def hold():\n    time.sleep(0.2)\n    kept = [bytearray(b'x' * 2**23) for _ in range(100)]\n"
+        "    print('held', flush=True)\n    time.sleep(30)\n"
+        "threading.Thread(target=hold).start()\nctypes.CDLL(None).syscall(60, 0)"
+    )
+    result = await native.run_code(code, "python", timeout_ms=20_000, sandbox=SandboxConfig(memory_limit_mb=128))
+    assert result.outcome is Outcome.MEMORY_LIMIT
+
+
+async def test_a_program_that_hides_how_it_ended_does_not_open_the_breaker(native: RuntimeManager) -> None:
+    """Its own call fails, because the system may have killed it; those of others go on."""
+    for _ in range(10):
+        with pytest.raises(ServerError, match="killed from outside"):
+            await run(native, "import os\nos.close(255)\nos.kill(os.getpid(), 9)")
+    assert (await run(native, "print(1)")).outcome is Outcome.OK
+    assert {state.state for state in native.get_metrics().states} == {"closed"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nos.utime('/dev/null')",
+        "import os\nos.preadv(os.open('/usr/bin/env', 0), [bytearray(1)], 0, os.RWF_NOWAIT)",
+        "import os\nos.posix_fadvise(os.open('/usr/bin/env', 0), 0, 0, os.POSIX_FADV_DONTNEED)",
+        "import socket\nsocket.socketpair()[0].getsockopt(socket.SOL_SOCKET, 57, 8)",
+        "import socket\nsocket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 26, bytes(16))",
+    ],
+)
+async def test_a_program_leaves_no_sign_for_others(native: RuntimeManager, code: str) -> None:
+    """Neither in the times of devices, nor in the cache of files, nor in the numbers of sockets."""
+    result = await run(native, code)
+    assert result.error is not None
+    assert result.error.name in ("PermissionError", "OSError")

@@ -16,7 +16,7 @@ from faasrt.languages import Language
 from faasrt.local.access import AccessPolicy
 from faasrt.local.admission import AdmissionQueue, execute_with_events
 from faasrt.local.connections import log_failure
-from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.exposition import collect_metrics, format_metrics
 from faasrt.local.http_limits import MemoryBudget, Reserve
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
@@ -24,7 +24,7 @@ from faasrt.local.notices import notice_of
 from faasrt.local.openapi import build_document
 from faasrt.local.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.protocol.frames import is_frame
-from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -86,6 +86,8 @@ class Service:
             return await self._route(request)(request, reserve)
         except BadRequestError as error:
             return error_response(400, "bad request", str(error))
+        except KilledError as error:
+            return error_response(error.status, error.kind, str(error), {PROGRAM_SUSPECT_HEADER: "1"})
         except EngineError as error:
             headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
             return error_response(error.status, error.kind, str(error), headers)

@@ -17,6 +17,8 @@ from faasrt.errors import InvalidRequestError, shown
 from faasrt.languages import Language
 
 NOT_STARTED_HEADER = "x-faasrt-not-started"
+PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
+"""Marks a failure that a program may have caused, so that it must not count against the server."""
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 

@@ -53,12 +53,14 @@ class Answer:
         body: The whole body.
         retry_after_s: The seconds in `Retry-After`, or None.
         not_started: Whether the answer states that the code was not started.
+        program_suspect: Whether the answer states that the program may have caused the failure.
     """
 
     status: int
     body: bytes
     retry_after_s: float | None = None
     not_started: bool = False
+    program_suspect: bool = False
 
 
 @attrs.define
@@ -133,6 +135,7 @@ def _status_error(answer: Answer) -> ServiceError:
         message = f"the FaaS answered HTTP {status}, which is not part of its protocol; check the URL"
         return ProtocolError(message, sent="yes", status=status)
     failure.error, failure.details = error, details
+    failure.blames_endpoint = not answer.program_suspect
     return failure
 
 

@@ -19,7 +19,7 @@ from faasrt._version import __version__
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, ProtocolError, ServiceError
 from faasrt.protocol.health import EndpointProfile, read_profile
-from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import Answer, decode_object, raise_for_status
 from faasrt.results import EndpointHealth, HealthStatus
 
@@ -274,6 +274,7 @@ async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) ->
         body=body,
         retry_after_s=read_retry_after(headers.get("Retry-After")),
         not_started=headers.get(NOT_STARTED_HEADER) == "1",
+        program_suspect=headers.get(PROGRAM_SUSPECT_HEADER) == "1",
     )
 
 

@@ -36,6 +36,10 @@ class EngineError(Exception):
     kind = "the engine failed"
 
 
+class KilledError(EngineError):
+    """The process of a program was killed. The program may have hidden that it did this itself."""
+
+
 class NotStartedError(EngineError):
     """The engine failed before the program began, so a retry cannot run it twice."""
 

@@ -10,7 +10,7 @@ import signal
 from typing import Any
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
@@ -157,7 +157,7 @@ class DenoRun:
 
         Raises:
             NotStartedError: The process ended before the program began.
-            EngineError: The process was killed from outside.
+            KilledError: The process was killed from outside.
         """
         self._stdout.finish()
         stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)
@@ -218,7 +218,7 @@ class DenoRun:
         may_have_killed_itself = "kill" in messages or ("node" in messages and "watched" not in messages)
         if self._signal is not None and self._signal not in _FAULTS and not may_have_killed_itself:
             # Usually the system is out of memory.
-            raise EngineError(f"a Deno process was killed from outside (signal {self._signal})")
+            raise KilledError(f"a Deno process was killed from outside (signal {self._signal})")
         if Outcome.OUTPUT_LIMIT in self._ended_by:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in messages:

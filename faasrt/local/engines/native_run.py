@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
 from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
@@ -76,6 +76,7 @@ class NativeRun:
         self._pending = bytearray()
         self._message_bytes = 0
         self._ret_val_too_large = False
+        self._started = False
         self._ended_by: Outcome | None = None
         self.ended = asyncio.Event()
 
@@ -101,7 +102,7 @@ class NativeRun:
 
         Raises:
             NotStartedError: The process ended before the program began.
-            EngineError: The process was killed from outside.
+            KilledError: The process was killed from outside.
         """
         messages = self._messages = self._decode_messages()
         fields = self._classify()
@@ -140,6 +141,7 @@ class NativeRun:
             kind = _KINDS.get(bytes(line[: line.find(b'"', _KIND_AT)]))
             if kind is not None:
                 self._lines[kind] = line
+        self._started = self._started or "started" in self._lines  # nothing that the program sends later undoes it
         if "done" in self._lines:
             # All output was written before. To wait for the end of the process would take as long as a short program.
             self._process.drain(STDOUT)
@@ -161,7 +163,7 @@ class NativeRun:
             return {"outcome": Outcome.TIMEOUT}
         if self._process.out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
-        if "started" not in messages:
+        if not self._started:
             raise NotStartedError(f"a Python process ended before it ran its program (exit code {returncode})")
         if self._ended_by is Outcome.OUTPUT_LIMIT:
             return {"outcome": Outcome.OUTPUT_LIMIT}
@@ -173,7 +175,7 @@ class NativeRun:
             name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
             if -returncode in _FROM_OUTSIDE and "kill" not in messages:
                 # Usually the system is out of memory.
-                raise EngineError(f"a Python process was killed from outside ({name})")
+                raise KilledError(f"a Python process was killed from outside ({name})")
             return {"outcome": Outcome.CRASHED, "error": UserError(name, f"the program was ended by {name}")}
         if "error" in messages:
             fields = read_error(messages["error"], self._limit, unnamed="Exception")

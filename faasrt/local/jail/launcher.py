@@ -65,6 +65,7 @@ class _Program:
         max_bytes: The memory that its processes may hold together; None while it is not watched.
         check_at: When to check its memory next.
         out_of_memory: Whether it was ended for its memory.
+        is_hidden: Whether the memory of one of its processes could not be read the last time.
     """
 
     def __init__(self, number: int, slot: int) -> None:
@@ -75,6 +76,7 @@ class _Program:
         self.max_bytes: int | None = None
         self.check_at = 0.0
         self.out_of_memory = False
+        self.is_hidden = False
 
 
 class Launcher:
@@ -260,7 +262,14 @@ class Launcher:
                 stored = os.statvfs(f"{own}/root/tmp")
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
-            return  # it has just ended
+            processes = [own]  # it has just ended, or its first thread has
+        # The end of the first thread of a process hides the memory of the others. All threads end at different moments
+        # at the end of a process, so this counts when it is seen twice.
+        hidden = any(map(_has_lost_first_thread, processes))
+        if hidden and program.is_hidden:
+            self._end_for_memory(program)
+            return
+        program.is_hidden = hidden
         # The resident memory counts shared pages once for each process, and mapped memory costs little unless it is in
         # many pieces. The exact figures take long to read.
         sizes = [_sizes(process) for process in processes]
@@ -270,9 +279,22 @@ class Launcher:
         for process in processes:
             limit -= _proportional_bytes(process) + _mappings(process) * _MAPPING_BYTES
             if limit < 0:
-                program.out_of_memory = True
-                signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
+                self._end_for_memory(program)
                 return
+
+    def _end_for_memory(self, program: _Program) -> None:
+        program.out_of_memory = True
+        signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
+
+
+def _has_lost_first_thread(folder: str) -> bool:
+    """Return whether the first thread of a process has ended before others. Its memory cannot be read then."""
+    try:
+        with open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return fields[0] == "Z" and int(fields[17]) > 1
+    except (OSError, IndexError):
+        return False
 
 
 def _enlarge_stack() -> None:

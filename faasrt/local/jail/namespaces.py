@@ -139,9 +139,8 @@ def _bind(source: str, target: str) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         open(target, "a", encoding="ascii").close()
     mount(source, target, None, MS_BIND | MS_REC)
-    # A device can only be written to where its mount is not read-only; the host's permissions apply.
-    if not source.startswith("/dev/"):
-        syscalls.make_read_only(target)
+    # A device can be written to all the same; only its times are protected.
+    syscalls.make_read_only(target, devices=source.startswith("/dev/"))
 
 
 def make_private(config: dict[str, Any], slot: int, slots: int, network: int | None) -> None:

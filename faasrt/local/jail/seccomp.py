@@ -39,11 +39,11 @@ _PYTHON = (
     # Files in their private /tmp.
     "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat chmod fchmod "
     "fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat truncate fallocate chdir fchdir "
-    "mknod mknodat getdents statfs fstatfs flock fadvise64 readahead sync_file_range copy_file_range sendfile splice "
-    "tee preadv pwritev preadv2 pwritev2 msync getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr cachestat "
+    "mknod mknodat getdents statfs fstatfs flock sync_file_range copy_file_range sendfile splice "
+    "tee preadv pwritev msync getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr "
     # Pipes, and sockets of the family AF_UNIX: asyncio, subprocess and multiprocessing.
     "pipe pipe2 connect accept accept4 bind listen shutdown sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg "
-    "getsockname getpeername getsockopt eventfd epoll_create signalfd signalfd4 "
+    "getsockname getpeername eventfd epoll_create signalfd signalfd4 "
     # The functions of the modules signal, time, resource, os and sched.
     "timer_create timer_settime timer_gettime timer_getoverrun timer_delete setrlimit mlock munlock mlock2 mlockall "
     "munlockall sched_setscheduler sched_setparam sched_get_priority_max sched_get_priority_min "
@@ -119,7 +119,13 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         "setrlimit": _never(0, [_RLIMIT_CORE]),
         "socket": _only(0, [_AF_UNIX], errno.EACCES),
         # A larger buffer is kernel memory that no limit counts: SO_SNDBUF, SO_RCVBUF and their FORCE variants.
-        "setsockopt": _never(2, [7, 8, 32, 33]),
+        # The others attach a filter, which is memory too: SO_ATTACH_FILTER, SO_ATTACH_BPF and those of port groups.
+        "setsockopt": _never(2, [7, 8, 32, 33, 26, 50, 51, 52]),
+        # SO_COOKIE counts the sockets of all programs.
+        "getsockopt": _never(2, [57]),
+        # No flags: RWF_NOWAIT tells whether other programs have read a file of the host.
+        "preadv2": _only(5, [0], errno.EPERM),
+        "pwritev2": _only(5, [0], errno.EPERM),
         # Memory that outlasts its mapping, and that no figure of a process shows. Files in /tmp can be shared instead.
         "mmap": [
             _argument(3),
