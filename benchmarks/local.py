@@ -173,7 +173,7 @@ def main() -> None:
         ours = {"native": started["native"]}
         for what, more in (("first answer", {}), ("rest", {"idle_s": given.idle})):
             for figure, values in spreads(play(ours, given, what=what, **more), "native").items():
-                report.row("At the beginning and at rest", figure=figure, faasrt=values)
+                report.row("At the beginning and at rest", figure=figure, native=values)
     report.print(given.json)
 
 

@@ -339,7 +339,7 @@ FORGERIES = {
     "deep": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.USER_ERROR),
     "a large number": ('w(b\'{"kind":"error","line":\' + b"9" * 10**5 + b"}\\n"); os._exit(1)', Outcome.USER_ERROR),
     "a long message": ("while True: w(b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
-    "many messages": ("while True: w(b'{\"kind\":\"done\"}\\n' * 4096)", Outcome.OUTPUT_LIMIT),
+    "many messages": ("while True: w(b'{\"kind\":\"exit\"}\\n' * 4096)", Outcome.OUTPUT_LIMIT),
     "many errors": ('while True: w(b\'{"kind":"error","name":"E"}\\n\' * 2000)', Outcome.OUTPUT_LIMIT),
     "many empty lines": ("while True: w(b'\\n' * 65_536)", Outcome.OUTPUT_LIMIT),
     "a frame on stdout": ("print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),

@@ -28,7 +28,15 @@ RUNS = [
     ("guard --size 2000 --rounds 1", [("Times", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
     (
         "local --runs 4 --idle 0.1 --rounds 1",
-        [("python", 3, "programs/s"), ("javascript", 2, "p50 ms"), ("typescript", 2, "p95 ms"), ("At", 2, "faasrt")],
+        [
+            ("python", 4, "programs/s"),
+            ("numpy", 2, "p50 ms"),
+            ("pandas", 2, "p50 ms"),
+            ("loop", 2, "p50 ms"),
+            ("javascript", 2, "p50 ms"),
+            ("typescript", 2, "p95 ms"),
+            ("At", 2, "native"),
+        ],
     ),
     ("map --tasks 1000 3000", [("64 in flight", 2, "source ahead")]),
     (
@@ -38,7 +46,7 @@ RUNS = [
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
     ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
-    ("soak --runs 40 --idle 0.1", [("The server", 2, "server MB"), ("8 in flight", 1, "runs/s")]),
+    ("soak --runs 40 --kills 2 --idle 0.1", [("The server", 3, "server MB"), ("8 in flight", 1, "runs/s")]),
 ]
 
 

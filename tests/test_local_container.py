@@ -11,7 +11,7 @@ from threats import CONTAINER, OTHER_UID, place_at
 
 from faasrt import Outcome
 
-pytestmark = pytest.mark.usefixtures("python_sandbox")
+pytestmark = pytest.mark.usefixtures("wasm_sandbox")
 
 SERVE = "import sys; from faasrt.cli.main import main; sys.argv = ['faasrt', *sys.argv[1:]]; sys.exit(main())"
 

@@ -158,7 +158,8 @@ class NativeRun:
         return messages
 
     def _classify(self) -> dict[str, Any]:
-        messages, returncode = self._messages, self._process.returncode or 0
+        messages = self._messages
+        returncode = 0 if "done" in messages else self._process.returncode or 0  # it is killed at its last message
         if self._ended_by is Outcome.TIMEOUT:
             return {"outcome": Outcome.TIMEOUT}
         if self._process.out_of_memory:
@@ -167,8 +168,6 @@ class NativeRun:
             raise NotStartedError(f"a Python process ended before it ran its program (exit code {returncode})")
         if self._ended_by is Outcome.OUTPUT_LIMIT:
             return {"outcome": Outcome.OUTPUT_LIMIT}
-        if "done" in messages:
-            return {"outcome": Outcome.OK, "exit_code": 0}
         if returncode == -signal.SIGXCPU:
             return {"outcome": Outcome.TIMEOUT}
         if returncode < 0:
@@ -188,7 +187,7 @@ class NativeRun:
         if returncode and "exit" in messages:
             error = UserError("SystemExit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
-        return {"outcome": Outcome.CRASHED, "exit_code": returncode}
+        return {"outcome": Outcome.OK if "done" in messages else Outcome.CRASHED, "exit_code": returncode}
 
     def _hint(self, error: UserError, module: str) -> UserError:
         """Return an error with a hint how to install a package for programs."""

@@ -309,7 +309,8 @@ def _enlarge_stack() -> None:
             stack = next(line for line in file if line.endswith("[stack]\n"))
         # The kernel extends the stack down to an address that is used, and nothing makes it smaller again.
         ctypes.memset(int(stack.split()[0].split("-")[1], 16) - size, 0, 1)
-    resource.setrlimit(resource.RLIMIT_STACK, (_THREAD_STACK_BYTES, hard))
+    most = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (min(_THREAD_STACK_BYTES, most), most))
 
 
 def _become(uid: int | None) -> None:
