@@ -336,8 +336,8 @@ FORGERIES = {
     "broken text": ("os.write(255, b'\\xff\\xfe\\n\\x00\\n{\"kind\":\"ret_val\",\"text\":\"\\xff\"}\\n')", Outcome.OK),
     "wrong types": ('os.write(255, b\'{"kind":"ret_val","text":7}\\n{"kind":"error","name":null}\\n\'); os._exit(1)',
                     Outcome.USER_ERROR),
-    "deep": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.USER_ERROR),
-    "a large number": ('w(b\'{"kind":"error","line":\' + b"9" * 10**5 + b"}\\n"); os._exit(1)', Outcome.USER_ERROR),
+    "deep": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.CRASHED),
+    "a large number": ('w(b\'{"kind":"error","line":\' + b"9" * 10**5 + b"}\\n"); os._exit(1)', Outcome.CRASHED),
     "a long message": ("while True: w(b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
     "many messages": ("while True: w(b'{\"kind\":\"exit\"}\\n' * 4096)", Outcome.OUTPUT_LIMIT),
     "many errors": ('while True: w(b\'{"kind":"error","name":"E"}\\n\' * 2000)', Outcome.OUTPUT_LIMIT),
@@ -383,7 +383,7 @@ ENDS = {
     "a thread that lives on": ("import threading; threading.Thread(target=time.sleep, args=(60,)).start()",
                                Outcome.TIMEOUT),
     "an end of the main thread only": ("import threading\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
-                                       "call(60, 0)", Outcome.TIMEOUT),
+                                       "call(60, 0)", Outcome.MEMORY_LIMIT),
     "another program": ("os.execv('/bin/sleep', ['sleep', '60'])", Outcome.TIMEOUT),
     "CPU time": ("for _ in range(5): os.fork()\nwhile True: pass", Outcome.TIMEOUT),
 }  # fmt: skip
