@@ -289,12 +289,10 @@ class Launcher:
 
 def _has_lost_first_thread(folder: str) -> bool:
     """Return whether the first thread of a process has ended before others. Its memory cannot be read then."""
-    try:
-        with open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
+    with contextlib.suppress(OSError, IndexError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
         return fields[0] == "Z" and int(fields[17]) > 1
-    except (OSError, IndexError):
-        return False
+    return False
 
 
 def _enlarge_stack() -> None:

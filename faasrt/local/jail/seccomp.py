@@ -64,7 +64,7 @@ _AF_UNIX, _RLIMIT_CORE, _MAP_SHARED, _MAP_ANONYMOUS = 1, 4, 1, 0x20
 _X32_BIT = 0x4000_0000  # marks the calls of a second, 32-bit interface of x86-64
 _AT_EMPTY_PATH = 0x1000
 _LINK_BYTES = 256  # of Rust's function current_exe
-EXECUTABLE_FD = 900
+EXECUTABLE_FD = 60
 """The descriptor of the only program that a process without subprocesses may execute; it closes when it does."""
 
 _Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if false, the operand
