@@ -158,4 +158,4 @@ def test_reading_an_answer_takes_a_multiple_of_decoding_it(text: str, stream: st
     }
     # Frames take the most, about 35 times as long. Quadratic work would take thousands of times as long.
     for name, step in steps.items():
-        assert cpu_s(step) < 150 * decode_s + 0.2, name
+        assert cpu_s(step) < 150 * decode_s + 1.0, name
