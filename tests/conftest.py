@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from faasrt import RuntimeManager, ServerError
+from faasrt import RuntimeManager, SandboxConfig, ServerError, Settings
 
 WASM = {"python": "wasm"}
 
@@ -143,3 +143,15 @@ def engine(request: pytest.FixtureRequest) -> str:
 def python(engine: str, local: RuntimeManager, local_wasm: RuntimeManager) -> RuntimeManager:
     """Return the embedded FaaS with an engine."""
     return {"native": local, "wasm": local_wasm}[engine]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def native(request: pytest.FixtureRequest) -> AsyncIterator[RuntimeManager]:
+    """Yield a client of an embedded FaaS with native Python, with the limits `SANDBOX` of the module."""
+    from faasrt.local import LocalFaaS
+
+    sandbox: SandboxConfig = request.module.SANDBOX
+    async with LocalFaaS(["python"], engines={"python": "native"}, workers=2, sandbox=sandbox) as faas:
+        await faas.wait_ready("python")
+        async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=sandbox)) as manager:
+            yield manager

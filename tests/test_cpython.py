@@ -5,13 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
-from faasrt import Outcome, RuntimeManager, SandboxConfig, Settings
-from faasrt.local import LocalFaaS
+from faasrt import Outcome, RuntimeManager, SandboxConfig
 
 pytestmark = [pytest.mark.cpython, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="session")]
 SANDBOX = SandboxConfig(timeout_limit_s=500, memory_limit_mb=2048, max_output_bytes=4_000_000)
@@ -66,14 +63,6 @@ BY_DESIGN = {
     "test.test_subprocess.ProcessTestCase.test_pipesizes": _PIPES,
     "test.test_subprocess.ProcessTestCaseNoPoll.test_pipesizes": _PIPES,
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def native() -> AsyncIterator[RuntimeManager]:
-    async with LocalFaaS(["python"], engines={"python": "native"}, workers=2, sandbox=SANDBOX) as faas:
-        await faas.wait_ready("python")
-        async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=SANDBOX)) as manager:
-            yield manager
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError, Settings
-from faasrt.local import LocalFaaS
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def native() -> AsyncIterator[RuntimeManager]:
-    async with LocalFaaS(["python"], engines={"python": "native"}, workers=2, sandbox=SANDBOX) as faas:
-        await faas.wait_ready("python")
-        async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=SANDBOX)) as manager:
-            yield manager
 
 
 async def run(native: RuntimeManager, code: str, timeout_ms: float = 20_000) -> ExecutionResult:

@@ -8,16 +8,13 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
 import pytest
-import pytest_asyncio
 from native_table import BY_DESIGN, PROGRAMS
 
-from faasrt import Outcome, RuntimeManager, SandboxConfig, Settings
-from faasrt.local import LocalFaaS
+from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.protocol.streams import cut
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -29,14 +26,6 @@ class Ending:
     stdout: str
     stderr: str
     exit_code: int | None
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def native() -> AsyncIterator[RuntimeManager]:
-    async with LocalFaaS(["python"], engines={"python": "native"}, workers=2, sandbox=SANDBOX) as faas:
-        await faas.wait_ready("python")
-        async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=SANDBOX)) as manager:
-            yield manager
 
 
 def comparable(text: str, folder: str) -> str:

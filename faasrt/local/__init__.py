@@ -87,7 +87,8 @@ programs. Time, memory and output are bounded. The tests attack all of that (`te
 The memory limit is approximate. A native program may hold for a moment up to half a GiB more than its limit, before
 it is ended; its files in /tmp count, at most 64 MiB. A JavaScript process may hold about 110 MiB more than its limit.
 A JavaScript program that closes its stdout, which the server needs to notice its end, is CRASHED. So is a program
-that ends itself with a signal; but a process that is killed from outside is a failure of the server.
+that ends itself with a signal; but a process that is killed from outside is a failure of the server. As a program can
+hide that it did this itself, the answer has `x-faasrt-program-suspect: 1`, and the client's breaker does not count it.
 
 **For code from real attackers** add a second layer: a virtual machine or container without secrets, not as root, with
 limits on memory and processes, and user namespaces for the jail. Or run the server at the level `filters`, in a

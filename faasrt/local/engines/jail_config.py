@@ -11,7 +11,7 @@ import attrs
 
 from faasrt.local.jail.landlock import ALL, READ, WRITE
 
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
+_DEVICES = ("/dev/null", "/dev/full")
 _NOBODY = 65_534
 
 

@@ -88,13 +88,11 @@ class Jail:
     """A launcher, and the processes that it has started. Created by `open_jail`.
 
     Attributes:
-        level: What surrounds the processes.
-        launcher: The process.
         packages: Those of the packages in the configuration that are installed.
     """
 
-    def __init__(self, level: str, server: socket.socket, launcher: ChildProcess) -> None:
-        self.level, self._server, self.launcher = level, server, launcher
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
         self.packages: frozenset[str] = frozenset()
         self._numbers = itertools.count(1)
         self._starts: dict[int, _Start] = {}
@@ -273,7 +271,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         launcher.receive(lambda fd, data: errors.extend(data[:_MESSAGE_BYTES]))
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        jail = Jail(config.level, ours, launcher)
+        jail = Jail(ours)
         try:
             description = await asyncio.to_thread(config.for_launcher, root)
             try:

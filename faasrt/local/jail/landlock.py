@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import Any
 
 from .syscalls import syscall
 
@@ -27,9 +28,10 @@ def abi_version() -> int:
         return 0
 
 
-def create_ruleset(rights: list[tuple[str, int]]) -> int | None:
+def create_ruleset(rights: list[list[Any]]) -> int | None:
     """Return a descriptor of rules that deny everything except rights beneath paths; None without Landlock.
 
+    Each right is a path and the access beneath it.
     A path that does not exist is skipped. TCP, and abstract sockets and signals of processes outside, are denied as far
     as the kernel's version goes.
     """

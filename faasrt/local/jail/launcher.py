@@ -1,7 +1,7 @@
 """The process that builds a jail once, and starts a process in it for each program.
 
 It talks to the server over a socket that keeps messages apart. Each message is JSON. The server first sends the
-configuration, and the launcher answers `{"ready": ...}` or `{"failed": reason}`. Then:
+configuration, and the launcher answers `{"ready": true, "packages"}` or `{"failed": reason}`. Then:
 
     -> {"start": id, "argv", "limits"}, descriptors   starts a process with these descriptors, from 0 upwards
     <- {"started": id} and two pidfds                 of the process, and of what to kill to end the whole program
@@ -56,10 +56,8 @@ class _Program:
 
     Attributes:
         number: Its id in messages.
-        pid: The process.
-        pidfd: The process.
-        init: The first process of its pid namespace; None without namespaces.
-        init_pidfd: What to kill to end all of its processes.
+        pid, pidfd: The process.
+        init, init_pidfd: The first process of its pid namespace; None and -1 without namespaces.
         stack: The memory in which `init` runs.
         slot: The number of its uid.
         max_bytes: The memory that its processes may hold together; None while it is not watched.
@@ -77,6 +75,11 @@ class _Program:
         self.check_at = 0.0
         self.out_of_memory = False
         self.is_hidden = False
+
+    @property
+    def whole_pidfd(self) -> int:
+        """The process to kill to end the whole program."""
+        return self.pidfd if self.init is None else self.init_pidfd
 
 
 class Launcher:
@@ -172,7 +175,7 @@ class Launcher:
         finally:
             for fd in descriptors:
                 os.close(fd)
-        self._send({"started": number}, [program.pidfd, program.init_pidfd if self._slots else program.pidfd])
+        self._send({"started": number}, [program.pidfd, program.whole_pidfd])
         return program
 
     def _run(self, message: dict[str, Any], descriptors: list[int], slot: int) -> None:
@@ -181,10 +184,9 @@ class Launcher:
         try:
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
-                ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
-            else:
-                # Only root may be allowed to look up the paths.
-                ruleset = landlock.create_ruleset([(path, access) for path, access in config["rights"]])
+            # Made before the uid changes, as only root may be allowed to look up the paths.
+            ruleset = landlock.create_ruleset(config["rights"])
+            if not self._slots:
                 os.setsid()
                 _become(config["uid"])
             # In two steps, because a number of one may be the target of another.
@@ -284,7 +286,7 @@ class Launcher:
 
     def _end_for_memory(self, program: _Program) -> None:
         program.out_of_memory = True
-        signal.pidfd_send_signal(program.init_pidfd if self._slots else program.pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(program.whole_pidfd, signal.SIGKILL)
 
 
 def _has_lost_first_thread(folder: str) -> bool:
@@ -384,9 +386,8 @@ def main(server: socket.socket) -> Callable[..., None]:
         gc.freeze()  # or a collection in a program would copy all pages of this process
         for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
             del sys.modules[name]  # a program may have a module of this name
-        version = ".".join(map(str, sys.version_info[:3]))
         packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
-        server.send(json.dumps({"ready": version, "packages": packages}).encode())
+        server.send(json.dumps({"ready": True, "packages": packages}).encode())
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, NoReturn
 
 from . import syscalls
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, mount
@@ -44,20 +44,25 @@ def enter(config: dict[str, Any]) -> int:
         | syscalls.CLONE_NEWCGROUP
     )
     socket.sethostname("sandbox")
-    fork_and_wait()
+    _fork_and_wait()
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     return slots
 
 
-def fork_and_wait() -> None:
+def _fork_and_wait() -> None:
     """Fork; return in the child, and have the parent wait for it and end as it does."""
     pid = os.fork()
     if pid:
-        # It must not keep a pipe or socket of the child open.
-        syscalls.close_descriptors(3)
-        _, status = os.waitpid(pid, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        _end_with(pid)
     syscalls.die_with_parent()
+
+
+def _end_with(pid: int) -> NoReturn:
+    """Wait for a child, and end as it does."""
+    # This process must not keep a pipe or socket of the child open.
+    syscalls.close_descriptors(3)
+    _, status = os.waitpid(pid, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def _map_ids(pid: str, uids: str, gids: str) -> None:
@@ -80,9 +85,7 @@ def _become_mapped_root() -> int:
         ids = f"0 {first} {count}"
         _map_ids(str(pid), ids, ids)
         os.write(mapped_write, b"1")
-        syscalls.close_descriptors(3)
-        _, status = os.waitpid(pid, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        _end_with(pid)
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     os.write(ready_write, b"1")
     if not os.read(mapped_read, 1):

@@ -95,7 +95,7 @@ def report_signals(event, arguments):
             UNSEEN.append(event)
         elif not arguments[1]:
             return
-        report_kill()
+        send("kill")
 
 
 UNSEEN = []
@@ -104,19 +104,12 @@ UNSEEN_SENDERS |= {"os.exec", "os.posix_spawn", "os.system"}
 SENDERS = UNSEEN_SENDERS | {"os.kill", "os.killpg", "signal.pthread_kill"}
 
 
-def report_kill():
-    try:
-        send("kill")
-    except OSError:
-        pass  # the program closed the channel
-
-
 def report_call(function):
     """Return a function that reports a signal first, because the interpreter has no event for it."""
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        report_kill()
+        send("kill")
         return function(*arguments, **options)
 
     return call
