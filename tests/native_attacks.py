@@ -122,6 +122,7 @@ DENIED = {
     "a datagram to the host": "unix(socket.SOCK_DGRAM).sendto(b'x', 'HOST_SOCKET')",
     "a larger buffer": "unix().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)",
     "a larger buffer by force": "unix().setsockopt(socket.SOL_SOCKET, 32, 1 << 30)",
+    "a lock of an open file": "fcntl.fcntl(os.open(os.__file__, 0), 37, struct.pack('hhqqi4x', 0, 0, 0, 1, 0))",
     "a larger pipe": "fcntl.fcntl(1, 1031, 1 << 20)",
     # Other processes.
     "end the server": "os.kill(SERVER_PID, 9)",
@@ -248,6 +249,8 @@ MEMORY = {
     "x[n].listen(9999)\n    for _ in range(200):\n        with unix() as one: one.connect(f'/tmp/{n}'); fill(one)",
     "datagrams that wait": "x = []\nfor n in range(240):\n    x.append(unix(2)); x[n].bind(f'\\0{n}')\n"
     "    for _ in range(11):\n        with unix(2) as one: one.connect(f'\\0{n}'); fill(one, 200_000)\nsignal.pause()",
+    "locks": "file = os.open(os.__file__, 0)\nfor n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)\n"
+    "signal.pause()",
     "stacks": "import threading\nfor _ in range(40):\n    if not os.fork(): break\n"
     "x = bytearray(b'x') * 2**24\nsignal.pause()",
 }

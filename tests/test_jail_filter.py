@@ -20,7 +20,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.jail import seccomp
 
 TABLE: dict[str, dict[str, int]] = json.loads(files("faasrt.local.jail").joinpath("syscalls.json").read_text())
-POLICIES = ("python", "deno", "deno-filters")
+POLICIES = ("python", "python-filters", "deno", "deno-filters")
 AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 ALLOW, KILL = "allow", "kill"
 PID = 2
@@ -50,8 +50,9 @@ def test_numbers_are_those_of_the_kernel(architecture: str) -> None:
 
 def test_the_filter_names_calls_that_exist() -> None:
     """Each name of the lists is a system call of one of the architectures."""
-    names = [*seccomp._COMMON.split(), *seccomp._PYTHON.split(), *seccomp._ABSENT.split()]
-    names += [*seccomp._python_rules(), *seccomp._deno_rules(PID), *seccomp._NOT_WITHOUT_NAMESPACES.split()]
+    lists = (seccomp._COMMON, seccomp._PYTHON, seccomp._PYTHON_IN_NAMESPACES, seccomp._ABSENT, seccomp._PATHS)
+    names = [name for names in lists for name in names.split()]
+    names += [*seccomp._python_rules(), *seccomp._deno_rules(PID), *seccomp._rules_without_namespaces()]
     assert set(names) - set(TABLE["x86_64"]) - set(TABLE["aarch64"]) - {"_llseek"} == set()
 
 
@@ -109,7 +110,12 @@ def test_unlisted_calls_fail(architecture: str, policy: str) -> None:
     """Calls that are not listed fail with EPERM, those that are said to be absent with ENOSYS, foreign ones kill."""
     one = Filter(policy, architecture)
     listed = {*seccomp._COMMON.split(), *seccomp._python_rules()}
-    listed |= {*seccomp._PYTHON.split()} if policy == "python" else {*seccomp._deno_rules(PID), "newfstatat", "statx"}
+    if policy == "python":
+        listed |= {*seccomp._PYTHON.split(), *seccomp._PYTHON_IN_NAMESPACES.split()}
+    elif policy == "python-filters":
+        listed |= {*seccomp._PYTHON.split(), *seccomp._single_process_rules(PID)}
+    else:
+        listed |= {*seccomp._deno_rules(PID), "newfstatat", "statx"}
     absent = set(seccomp._ABSENT.split())
     decisions = {name: one.decide(name) for name in one.numbers}
     assert {name for name, decision in decisions.items() if decision == "ENOSYS"} == absent & set(one.numbers)
@@ -173,17 +179,31 @@ def test_conditions_on_arguments(architecture: str, call: str, arguments: tuple[
     assert Filter("python", architecture).decide(call, *arguments) == decision
 
 
-def test_deno_starts_threads_only(architecture: str) -> None:
-    """A Deno process starts no process, executes no other program, and sends signals to itself alone."""
-    for policy in ("deno", "deno-filters"):
+def test_single_processes_start_threads_only(architecture: str) -> None:
+    """A single process starts no process, executes no other program, and sends signals to itself alone."""
+    for policy in ("deno", "deno-filters", "python-filters"):
         one = Filter(policy, architecture)
         assert one.decide("clone", 0x3D0F00) == ALLOW
         assert {one.decide("clone", flags) for flags in (17, 0x4111, 0x1_0000, 0x1000_0000 | 0x3D0F00)} == {"EPERM"}
         assert {one.decide("execveat", fd) for fd in (0, 899, 901)} == {"EPERM"}
         assert [one.decide("kill", pid) for pid in (PID, 1, 0, 2**32 - 1)] == [ALLOW, *["EPERM"] * 3]
         assert {one.decide("socket", family) for family in (1, 2, 16)} == {"EACCES"}
-        assert [one.decide("prlimit64", *a) for a in ((0, 7), (0, 7, 8), (1, 7))] == [ALLOW, "EPERM", "EPERM"]
+        own = ALLOW if policy == "python-filters" else "EPERM"
+        assert [one.decide("prlimit64", *a) for a in ((0, 7), (0, 7, 8), (1, 7))] == [ALLOW, own, "EPERM"]
         assert [one.decide("sendto", 3, 8, 8, 0, a) for a in (0, 8, 1 << 40)] == [ALLOW, "EPERM", "EPERM"]
+
+
+def test_without_namespaces_nothing_reaches_other_processes(architecture: str) -> None:
+    """A process without namespaces takes no lock, has no datagram socket, and ends with its launcher."""
+    for policy in ("deno-filters", "python-filters"):
+        one = Filter(policy, architecture)
+        assert {one.decide("fcntl", 3, command) for command in (6, 7, 37, 38)} == {"EPERM"}
+        assert [one.decide("socketpair", 1, kind) for kind in (1, 0x80801)] == [ALLOW] * 2
+        assert {one.decide("socketpair", *a) for a in ((1, 2), (1, 5), (2, 1), (16, 3))} == {"EACCES"}
+        assert {one.decide("prctl", 1), one.decide("setpriority", 0, 0, 5), one.decide("flock", 3, 2)} == {"EPERM"}
+        assert {one.decide(name, 0) for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam")} == {
+            "EPERM"
+        }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -199,7 +219,8 @@ async def native() -> AsyncIterator[RuntimeManager]:
 async def test_every_other_call_fails_in_the_jail(native: RuntimeManager) -> None:
     """Every number up to 520 that the filter does not list, and many of x32, fails in a program, which lives on."""
     one = Filter("python", "x86_64")
-    listed = {*seccomp._COMMON.split(), *seccomp._PYTHON.split(), *seccomp._python_rules()}
+    listed = {*seccomp._COMMON.split(), *seccomp._PYTHON.split(), *seccomp._PYTHON_IN_NAMESPACES.split()}
+    listed |= {*seccomp._python_rules()}
     allowed = {one.numbers[name] for name in listed if name in one.numbers}
     numbers = sorted({*range(521)} - allowed - BREAKPOINTS) + [
         2**30 + number for number in (*range(60), *range(500, 550))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 
 import pytest
-from threats import CONTAINER, OTHER_UID, place_at
+from threats import CONTAINER, OTHER_UID, place_at, python_as
 
 from faasrt import Outcome
 
@@ -45,6 +46,25 @@ async def test_python_falls_back_to_webassembly() -> None:
         for shown in languages.values():
             assert "level namespaces" in shown["level_reason"]
             assert "unshare: Operation not permitted" in shown["level_reason"]
+
+
+async def test_the_operator_can_choose_native_python() -> None:
+    """With `level="filters"`, the native engine runs without namespaces when it is chosen too."""
+    code = """
+import asyncio
+from faasrt import RuntimeManager
+async def main():
+    async with RuntimeManager.local(["python"], level="filters", engines={"python": "native"}) as manager:
+        result = await manager.run_code("import sys; print(sys.platform)", "python")
+        print(result.stdout.strip(), result.metadata["engine"], result.metadata["level"])
+asyncio.run(main())
+"""
+    user = python_as(OTHER_UID)
+    argv = [*user, str(CONTAINER), user[-1], "-c", code]
+    env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
+    process = await asyncio.create_subprocess_exec(*argv, env=env, stdout=subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert output == b"linux native filters\n"
 
 
 @pytest.mark.parametrize("options", [{"level": "namespaces"}, {"engines": {"python": "native"}}])

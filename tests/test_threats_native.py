@@ -4,133 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import attrs
 import psutil
 import pytest
 import pytest_asyncio
-from helpers import manager_for
 from native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, attempt
+from native_host import USERS, Host, host_of
 from served import until
-from threats import SECRET, Sink, sink
+from threats import SECRET
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from faasrt import Outcome
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_UID = 12_345
-_MEMORY_MB = 256
-_SERVER = f"""
-import asyncio, sys
-from faasrt import SandboxConfig
-from faasrt.local import LocalFaaS
-async def main():
-    limits = SandboxConfig(memory_limit_mb={_MEMORY_MB})
-    async with LocalFaaS(["python"], workers=2, sandbox=limits, engines={{"python": "native"}}) as faas:
-        await faas.wait_ready("python")
-        print(faas.url, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-asyncio.run(main())
-"""
 
-
-@attrs.frozen
-class Host:
-    """A server among traps."""
-
-    manager: RuntimeManager
-    server: psutil.Process
-    sink: Sink
-    words: dict[str, str]
-
-    async def run(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
-        """Run a program, and make sure that no secret came with the answer."""
-        for word, value in self.words.items():
-            code = code.replace(word, value)
-        sandbox = SandboxConfig(**{"memory_limit_mb": _MEMORY_MB, **limits})
-        result = await self.manager.run_code(code, "python", timeout_ms, sandbox=sandbox)
-        assert SECRET not in repr(result)
-        return result
-
-    async def run_beside(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
-        """Run a program with a neighbour at the same time, and one afterwards, which must not notice it."""
-        neighbour = "x = bytearray(10**6); print('well')"
-        result, beside = await asyncio.gather(self.run(code, timeout_ms, **limits), self.run(neighbour))
-        after = await self.run(neighbour)
-        assert [(one.outcome, one.stdout) for one in (beside, after)] == [(Outcome.OK, "well\n")] * 2
-        return result
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["this user", "another user"])
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=USERS)
 async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
-    other = request.param == "another user"
-    command = [sys.executable, "-c", _SERVER]
-    if other:
-        if os.getuid():
-            pytest.skip("only root can become another user")
-        command = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", _python_of_all(), *command[1:]]
-    with contextlib.ExitStack() as stack:
-        # Not pytest's own folder, which is closed to other users.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.chmod(0o755)
-        (folder / "tmp").mkdir()
-        canary, file = folder / "canary.txt", folder / "socket"
-        canary.write_text(SECRET)
-        for path, abstract in ((str(file), False), (f"\0{SECRET}", True)):
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(path)
-            listener.listen()
-            if not abstract:
-                file.chmod(0o777)
-        for path in (folder / "tmp", canary) if other else ():
-            os.chown(path, _UID, _UID)
-        packages = os.pathsep.join([str(Path(__file__).parent.parent), *(path for path in sys.path if "site-" in path)])
-        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
-        env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
-        async with _server(command, env) as (url, pid), sink() as one, manager_for(url) as manager:
-            words = {
-                "CANARY": str(canary),
-                "FOLDER": str(next((folder / "tmp").glob("faasrt-*"))),
-                "HOST_SOCKET": str(file),
-                "ABSTRACT": SECRET,
-                "TCP_PORT": str(one.tcp_port),
-                "UDP_PORT": str(one.udp_port),
-                "SERVER_PID": str(pid),
-            }
-            yield Host(manager, psutil.Process(pid), one, words)
-
-
-def _python_of_all() -> str:
-    """Return an interpreter of this version that every user can run."""
-    found = Path(f"/usr/bin/python3.{sys.version_info.minor}")
-    for path in (Path(sys.executable).resolve(), found):
-        if path.exists() and all(parent.stat().st_mode & 1 for parent in path.parents):
-            return str(path)
-    pytest.skip("no interpreter of this version is open to other users")
-
-
-@contextlib.asynccontextmanager
-async def _server(command: list[str], env: dict[str, str]) -> AsyncIterator[tuple[str, int]]:
-    pipe = subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, env=env, cwd="/", stdin=pipe, stdout=pipe)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip(), process.pid
-        process.stdin.close()
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    async with host_of(request.param, "namespaces") as one:
+        yield one
 
 
 @pytest.mark.parametrize("name", DENIED)
@@ -217,8 +113,13 @@ async def test_the_launcher_survives(host: Host) -> None:
     programs = [f"{PRELUDE}\n{code}" for code, _ in ENDS.values()] + [attempt(body) for body in DENIED.values()]
     for start in range(0, len(programs), 20):
         await asyncio.gather(*(host.run(code, 300) for code in programs[start : start + 20]))
-    # Networks are kept, one for each program at once.
-    assert await _settled(host) <= before + 20
+    # Networks are kept, one for each program at once. A process that starts has more descriptors for a moment.
+    most = before + 20
+    counts = [await _settled(host)]
+    while counts[-1] > most and len(counts) < 50:
+        await asyncio.sleep(0.1)
+        counts.append(await _settled(host))
+    assert min(counts) <= most, counts
 
 
 async def _settled(host: Host) -> int:

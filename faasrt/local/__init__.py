@@ -48,13 +48,18 @@ TypeScript's types are removed, not checked. A program that prevents its own end
 
     namespaces   own users, processes, network (with nothing in it), IPC and host name; a root of a few read-only
                  mounts; a private /tmp in memory for Python; a uid of its own for each program under root
-    filters      without namespaces, as in a container with Docker's defaults: Landlock, and the filter refuses to
-                 look up paths
+    filters      without namespaces, as in a container with Docker's defaults: the filter, Landlock and limits only.
+                 One process without files, locks or sockets; under root, a uid of its own
 
 Both have a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), no capabilities and
-`no_new_privs`. `level="auto"` takes the highest level that works; `level="namespaces"` refuses to start below it. The
-native engine needs `namespaces`. At the start, a process in each new jail tries to break out of it, and the engine is
-not used if it can. `faasrt health` and `GET /health` show the level, and why it is not higher.
+`no_new_privs`. `level="auto"` takes the highest level that works; `level="namespaces"` refuses to start below it. At
+the start, a process in each new jail tries to break out of it, and the engine is not used if it can. `faasrt health`
+and `GET /health` show the level, and why it is not higher.
+
+The native engine needs `namespaces`, unless you choose both `level="filters"` and `engines={"python": "native"}`. Such
+a program has no folder of its own and starts no processes, but it can find out which paths and processes the machine
+has, and it shares the user of the server if that is not root. Root's programs run as another user, who must be able to
+read the interpreter. A JavaScript program at `filters` cannot look up paths.
 
 **Speed.** Seen from a client, a short program takes about 5 ms in native Python, 14 ms in WebAssembly, and 6 ms in
 JavaScript and TypeScript (`benchmarks/local.py`). A program that cannot start now is refused before it runs, with 429
@@ -81,8 +86,11 @@ programs. Time, memory and output are bounded. The tests attack all of that (`te
 * the machine as a whole: limits are per program, so choose `--workers` for its capacity;
 * plain HTTP: put TLS in front. An address other than loopback needs a token, and the server has no other notion of
   users;
-* a program's own result: it can forge its outcome, output and value, but not those of another program. It can see the
-  number of CPUs and the load of the machine, and a native program the packages of its environment and their paths.
+* a program's own result: it can forge its outcome, output and value, but not those of another program;
+* facts about the machine: the version of the kernel, the number of CPUs, memory, load and uptime, and to a native
+  program the packages of its environment and their paths;
+* programs that want to signal to each other while they run at the same time: through locks on files of the
+  environment, or through the load. Many locks count as memory.
 
 The memory limit is approximate. A native program may hold for a moment up to half a GiB more than its limit, before
 it is ended; its files in /tmp count, at most 64 MiB. A JavaScript process may hold about 110 MiB more than its limit.

@@ -95,7 +95,7 @@ class EngineOptions:
         folder: An existing folder for temporary files.
         memory_limit_mb: The memory limit of most programs, in MiB.
         level: The level of the jail; "" when none works here.
-        level_reason: Why the level is not higher, or "".
+        level_reason: Why the level is not higher; "" if it is the highest, or was chosen.
         python: The interpreter of Python programs.
     """
 

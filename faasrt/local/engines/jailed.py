@@ -288,7 +288,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
                 raise EngineError(f"the jail cannot be built: {reason}")
             jail.packages = frozenset(answer["packages"])
             loop.add_reader(ours.fileno(), jail.receive)
-            await _check(jail, folder)
+            await _check(jail, folder, config.needed)
             yield jail
         finally:
             loop.remove_reader(ours.fileno())
@@ -313,10 +313,11 @@ def _library_path() -> dict[str, str]:
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
-async def _check(jail: Jail, folder: Path) -> None:
+async def _check(jail: Jail, folder: Path, needed: Sequence[str]) -> None:
     """Raise EngineError if a process in the jail can reach what is outside."""
     with contextlib.ExitStack() as stack:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
+        traps["needed"] = [*needed]
         await asyncio.to_thread(Path(traps["file"]).write_text, "canary")
         tcp, unix, abstract = (
             stack.enter_context(socket.socket(kind)) for kind in (socket.AF_INET, *[socket.AF_UNIX] * 2)
@@ -338,9 +339,11 @@ async def _check(jail: Jail, folder: Path) -> None:
             await process.end()
             await asyncio.to_thread(os.unlink, traps["path"])
     try:
-        ways_out = json.loads(output)
+        found = json.loads(output)
     except ValueError:
         reason = output[-500:].decode("utf-8", "replace").strip()
         raise EngineError(f"the check of the jail failed (exit code {process.returncode}): {reason}") from None
-    if ways_out:
-        raise EngineError(f"a process got out of the jail, so it is not used: it could {', '.join(ways_out)}")
+    if found["ways_out"]:
+        raise EngineError(f"a process got out of the jail, so it is not used: it could {', '.join(found['ways_out'])}")
+    if found["unreadable"]:
+        raise EngineError(f"programs run as another user, who cannot read {', '.join(found['unreadable'])}")

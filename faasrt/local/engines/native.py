@@ -140,7 +140,7 @@ class Interpreter:
     prefix: str
     base_prefix: str
 
-    def jail_config(self, imports: Sequence[str]) -> JailConfig:
+    def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
         """Return the jail of a tier that has imported some modules."""
         mounts = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
         links = dict(_LINKS)
@@ -166,8 +166,9 @@ class Interpreter:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
+        library = Path(self.base_prefix, "lib", f"python{'.'.join(self.version.split('.')[:2])}")
         return JailConfig(
-            level="namespaces",
+            level=level,
             policy="python",
             mounts=sorted(mounts.items()),
             files=_FILES,
@@ -176,6 +177,7 @@ class Interpreter:
             runner=read_runner("python_errors.py", "python_native.py").decode(),
             imports=imports,
             packages=list(_TIERS),
+            needed=[str(library)],
             env=env,
             limits=_LIMITS,
         )
@@ -212,7 +214,7 @@ class PythonTier(PooledEngine[JailedProcess]):
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         assert self._interpreter is not None
-        config = await asyncio.to_thread(self._interpreter.jail_config, self._imports)
+        config = await asyncio.to_thread(self._interpreter.jail_config, self.level, self._imports)
         opened = open_jail(self._spawner, self._interpreter.executable, self.options.folder, config)
         self._jail = await resources.enter_async_context(opened)
         self.packages = self._jail.packages
@@ -277,8 +279,11 @@ class NativePythonEngine(PythonTier):
         self._tiers: dict[str, PythonTier] = {}
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
-        if self.level != "namespaces":
-            raise EngineError(f"the engine native needs the level namespaces: {self.options.level_reason}")
+        if self.level != "namespaces" and self.options.level_reason:
+            raise EngineError(
+                "the engine native needs the level namespaces, or that you choose the level filters: "
+                f"{self.options.level_reason}"
+            )
         self._interpreter = await _describe(self.options.python)
         self.runtime = f"CPython {self._interpreter.version}"
         self._tiers.clear()

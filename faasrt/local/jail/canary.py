@@ -27,6 +27,7 @@ def _attempts(traps: dict[str, Any]) -> list[tuple[str, Callable[[], object]]]:
     return [
         ("read a file of the host", lambda: os.open(file, os.O_RDONLY)),
         ("write a file of the host", lambda: os.open(file, os.O_WRONLY)),
+        ("truncate a file of the host", lambda: os.open(file, os.O_RDONLY | os.O_TRUNC)),
         ("create a file on the host", lambda: os.open(f"{folder}/new", os.O_CREAT | os.O_WRONLY)),
         ("list a folder of the host", lambda: os.listdir(folder)),
         ("write to the root folder", lambda: os.open("/new", os.O_CREAT | os.O_WRONLY)),
@@ -76,6 +77,7 @@ def _fail() -> None:
 
 
 def main(traps: dict[str, Any]) -> None:
-    """Write the ways out to stdout, as JSON."""
-    os.write(1, json.dumps(find_ways_out(traps)).encode())
+    """Write the ways out, and the needed folders that cannot be read, to stdout as JSON."""
+    unreadable = [folder for folder in traps["needed"] if not os.access(folder, os.R_OK | os.X_OK)]
+    os.write(1, json.dumps({"ways_out": find_ways_out(traps), "unreadable": unreadable}).encode())
     os._exit(0)

@@ -33,7 +33,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import canary, landlock, namespaces, seccomp, syscalls
+from . import canary, landlock, memory, namespaces, seccomp, syscalls
 
 _MESSAGE_BYTES = 1 << 20
 _WATCH_INTERVAL_S = 0.05
@@ -42,11 +42,11 @@ _FAILED_STATUS = 125
 _THREAD_STACK_BYTES = 8 * 2**20
 _STACK_BYTES = 512 * 2**20  # for recursion through C code
 _STACK_RESERVE_BYTES = 2**20
-_PAGE_BYTES = resource.getpagesize()
 # Memory of the kernel that no limit counts: the buffer of a socket, beyond a number that every program may have, and
 # the description of a mapping.
 _SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
 _MAPPING_BYTES = 512
+_LOCK_BYTES = 65_536  # more than it takes, because many locks on a file of all programs slow down the others
 _MOST_PROGRAMS = 1000
 _FIRST_PID = 2  # of a program in its namespace, in which `init` is 1
 
@@ -97,13 +97,16 @@ class Launcher:
     def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
         self._server, self._config, self._slots = server, config, slots
         self._programs: dict[int, _Program] = {}  # by pidfd
-        self._free_slots = list(range(slots if slots > 1 else _MOST_PROGRAMS))[::-1]
+        # Without namespaces, root gives each program a uid of its own.
+        is_root = not slots and os.getuid() == 0
+        self._first_uid, uids = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS)
+        self._free_slots = list(range(slots if slots > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
-        self._base_mapped, self._base_bytes = _sizes("/proc/self")
+        self._base_mapped, self._base_bytes = memory.sizes("/proc/self")
         self.in_program = False
 
     def serve(self) -> None:
@@ -188,7 +191,10 @@ class Launcher:
             ruleset = landlock.create_ruleset(config["rights"])
             if not self._slots:
                 os.setsid()
-                _become(config["uid"])
+                if self._first_uid:
+                    _become(self._first_uid + slot)
+                syscalls.drop_capabilities()
+                syscalls.die_with_parent()
             # In two steps, because a number of one may be the target of another.
             moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors + self._files]
             for target, fd in enumerate(moved):
@@ -267,19 +273,20 @@ class Launcher:
             processes = [own]  # it has just ended, or its first thread has
         # The end of the first thread of a process hides the memory of the others. All threads end at different moments
         # at the end of a process, so this counts when it is seen twice.
-        hidden = any(map(_has_lost_first_thread, processes))
+        hidden = any(map(memory.has_lost_first_thread, processes))
         if hidden and program.is_hidden:
             self._end_for_memory(program)
             return
         program.is_hidden = hidden
         # The resident memory counts shared pages once for each process, and mapped memory costs little unless it is in
         # many pieces. The exact figures take long to read.
-        sizes = [_sizes(process) for process in processes]
+        sizes = [memory.sizes(process) for process in processes]
+        limit -= _LOCK_BYTES * memory.count_locks(program.pid) if self._slots else 0
         mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
         if mapped <= limit and sum(resident for _, resident in sizes) <= limit:
             return
         for process in processes:
-            limit -= _proportional_bytes(process) + _mappings(process) * _MAPPING_BYTES
+            limit -= memory.proportional_bytes(process) + memory.count_mappings(process) * _MAPPING_BYTES
             if limit < 0:
                 self._end_for_memory(program)
                 return
@@ -287,14 +294,6 @@ class Launcher:
     def _end_for_memory(self, program: _Program) -> None:
         program.out_of_memory = True
         signal.pidfd_send_signal(program.whole_pidfd, signal.SIGKILL)
-
-
-def _has_lost_first_thread(folder: str) -> bool:
-    """Return whether the first thread of a process has ended before others. Its memory cannot be read then."""
-    with contextlib.suppress(OSError, IndexError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
-        fields = file.read().rpartition(")")[2].split()
-        return fields[0] == "Z" and int(fields[17]) > 1
-    return False
 
 
 def _enlarge_stack() -> None:
@@ -313,41 +312,11 @@ def _enlarge_stack() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (min(_THREAD_STACK_BYTES, most), most))
 
 
-def _become(uid: int | None) -> None:
-    """Drop the rights of root, if this process has them."""
-    if uid is not None:
-        syscalls.limit_capabilities()
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    syscalls.drop_capabilities()
-
-
-def _sizes(folder: str) -> tuple[int, int]:
-    """Return the bytes that a process has mapped, and those of them that are resident."""
-    try:
-        with open(f"{folder}/statm", encoding="ascii") as file:
-            mapped, resident = file.read().split()[:2]
-            return int(mapped) * _PAGE_BYTES, int(resident) * _PAGE_BYTES
-    except OSError:
-        return 0, 0
-
-
-def _mappings(folder: str) -> int:
-    try:
-        with open(f"{folder}/maps", "rb") as file:
-            return file.read().count(b"\n")
-    except OSError:
-        return 0
-
-
-def _proportional_bytes(folder: str) -> int:
-    """Return the memory of a process, where a page that n processes share counts as 1/n."""
-    try:
-        with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    except OSError:
-        return _sizes(folder)[1]
+def _become(uid: int) -> None:
+    syscalls.limit_capabilities()
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:

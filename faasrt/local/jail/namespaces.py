@@ -13,9 +13,10 @@ _PRIVATE_FILE_SYSTEM = MS_NOSUID | MS_NODEV
 PROGRAM_ID = 1000
 """The uid and gid of programs, as they see them."""
 _SLOTS = 1000
-# The ids of the host that the jail uses when it is started by root, a range that Linux distributions leave unused. One
-# is for the launcher, and one for each program that runs, so that the kernel keeps them and their quotas apart.
-_FIRST_HOST_ID = 1_879_100_000
+# The ids of the host from which jails take theirs when root starts them: Linux distributions leave them unused. Each
+# jail takes other ones, one for the launcher and one for each program that runs, so that the kernel keeps programs and
+# their quotas apart.
+_FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
 
 
 def enter(config: dict[str, Any]) -> int:
@@ -75,7 +76,7 @@ def _map_ids(pid: str, uids: str, gids: str) -> None:
 
 def _become_mapped_root() -> int:
     """Enter a user namespace whose ids have no rights on the host; return the number of ids for programs."""
-    first, count = _host_ids()
+    first, count = host_ids()
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
     pid = os.fork()
@@ -100,12 +101,13 @@ def _become_mapped_root() -> int:
     return count - 1
 
 
-def _host_ids() -> tuple[int, int]:
+def host_ids() -> tuple[int, int]:
     """Return the first id to use, and how many; in a container, from the end of the ids that it has."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
         first, _, count = (int(field) for field in file.readline().split())
-    if first + count > _FIRST_HOST_ID + _SLOTS + 1:
-        return _FIRST_HOST_ID, _SLOTS + 1
+    if first + count > _LAST_HOST_ID:
+        blocks = (_LAST_HOST_ID - _FIRST_HOST_ID) // (_SLOTS + 1)
+        return _FIRST_HOST_ID + int.from_bytes(os.urandom(4), "big") % blocks * (_SLOTS + 1), _SLOTS + 1
     if count < 10:
         raise OSError("too few user ids in this container")
     used = min(_SLOTS + 1, count // 2)

@@ -33,24 +33,30 @@ _COMMON = (
 )
 # What CPython programs need beyond that.
 _PYTHON = (
-    # Processes of their own: subprocess and multiprocessing. They stay in the same jail.
-    "fork vfork execve execveat wait4 waitid setpgid setsid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
-    "pidfd_open pidfd_send_signal setpriority close_range "
-    # Files in their private /tmp.
-    "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat chmod fchmod "
-    "fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat truncate fallocate chdir fchdir "
-    "mknod mknodat getdents statfs fstatfs flock sync_file_range copy_file_range sendfile splice "
-    "tee preadv pwritev msync getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr "
-    # Pipes, and sockets of the family AF_UNIX: asyncio, subprocess and multiprocessing.
-    "pipe pipe2 connect accept accept4 bind listen shutdown sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg "
-    "getsockname getpeername eventfd epoll_create signalfd signalfd4 "
+    # Pipes and pairs of sockets: asyncio, subprocess and multiprocessing.
+    "pipe pipe2 shutdown recvfrom recvmsg recvmmsg getsockname getpeername eventfd epoll_create signalfd signalfd4 "
+    # Copies between descriptors, and folders.
+    "sendfile splice tee preadv pwritev msync getdents close_range "
     # The functions of the modules signal, time, resource, os and sched.
     "timer_create timer_settime timer_gettime timer_getoverrun timer_delete setrlimit mlock munlock mlock2 mlockall "
-    "munlockall sched_setscheduler sched_setparam sched_get_priority_max sched_get_priority_min "
-    "sched_rr_get_interval sched_getattr capget get_mempolicy map_shadow_stack "
+    "munlockall sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_getattr capget get_mempolicy "
+    "map_shadow_stack "
 )
-# Landlock does not hide whether a path exists, and other processes of the same uid could be slowed down.
-_NOT_WITHOUT_NAMESPACES = "access faccessat faccessat2 stat lstat readlink readlinkat sched_setaffinity"
+# What only a namespace confines.
+_PYTHON_IN_NAMESPACES = (
+    # Processes of their own: subprocess and multiprocessing. They stay in the same jail.
+    "fork vfork execve execveat wait4 waitid setpgid setsid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
+    "pidfd_open pidfd_send_signal "
+    # Files in their private /tmp. Landlock covers neither the rights, times and locks of files nor the current folder.
+    "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat chmod fchmod "
+    "fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat truncate fallocate chdir fchdir "
+    "mknod mknodat statfs fstatfs flock sync_file_range copy_file_range getxattr lgetxattr fgetxattr listxattr "
+    "llistxattr flistxattr "
+    # Sockets of the family AF_UNIX that have a name.
+    "connect accept accept4 bind listen sendto sendmsg sendmmsg "
+)
+# Landlock does not hide whether a path exists. Python looks up the paths of its modules; Deno has one file.
+_PATHS = "access faccessat faccessat2 stat lstat readlink readlinkat"
 # After ENOSYS, the C library falls back to older calls, whose arguments a filter can read.
 _ABSENT = (
     "clone3 openat2 io_uring_setup io_uring_enter io_uring_register userfaultfd memfd_secret statmount listmount "
@@ -61,6 +67,12 @@ _AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 _KILL, _ALLOW, _ERRNO = 0x8000_0000, 0x7FFF_0000, 0x0005_0000
 _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _AF_UNIX, _RLIMIT_CORE, _MAP_SHARED, _MAP_ANONYMOUS = 1, 4, 1, 0x20
+_SOCK_STREAM, _SOCKET_TYPE = 1, 0xF
+# Not: resize a pipe (kernel memory), take leases, watch folders, send signals on input.
+_FCNTL = [1031, 1024, 1026, 10, 8, 15]
+# Names of threads and memory, PDEATHSIG, timer slack, huge pages; and reading of dumpable, seccomp, capabilities and
+# no_new_privs.
+_PRCTL = [15, 16, 0x5356_4D41, 1, 2, 29, 30, 41, 42, 3, 21, 23, 38, 39]
 _X32_BIT = 0x4000_0000  # marks the calls of a second, 32-bit interface of x86-64
 _AT_EMPTY_PATH = 0x1000
 _LINK_BYTES = 256  # of Rust's function current_exe
@@ -74,18 +86,21 @@ def build_filter(policy: str, pid: int) -> bytes:
     """Return the instructions of a filter.
 
     Args:
-        policy: "python", "deno", or "deno-filters" for Deno without namespaces.
+        policy: "python" or "deno", with "-filters" appended for processes without namespaces.
         pid: The process itself, which may send signals to itself.
     """
     names = set(_COMMON.split())
     if policy == "python":
-        names |= set(_PYTHON.split())
+        names |= {*_PYTHON.split(), *_PYTHON_IN_NAMESPACES.split()}
         rules = _python_rules()
+    elif policy == "python-filters":
+        names |= set(_PYTHON.split())
+        rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
     else:
         rules = _deno_rules(pid)
     if policy == "deno-filters":
-        names -= set(_NOT_WITHOUT_NAMESPACES.split())
-        rules.update(_rules_without_paths())
+        names -= set(_PATHS.split())
+        rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
     instructions = [
         (_LOAD, 0, 0, 4),
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
@@ -118,6 +133,8 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         # The limit of core dumps is 1, which alone stops those that the host pipes to a program.
         "setrlimit": _never(0, [_RLIMIT_CORE]),
         "socket": _only(0, [_AF_UNIX], errno.EACCES),
+        # No locks of open files (F_OFD_*): nothing tells which program holds them.
+        "fcntl": _never(1, [*_FCNTL, 36, 37, 38]),
         # A larger buffer is kernel memory that no limit counts: SO_SNDBUF, SO_RCVBUF and their FORCE variants.
         # The others attach a filter, which is memory too: SO_ATTACH_FILTER, SO_ATTACH_BPF and those of port groups.
         "setsockopt": _never(2, [7, 8, 32, 33, 26, 50, 51, 52]),
@@ -153,24 +170,9 @@ def _python_rules() -> dict[str, list[_Instruction]]:
 
 
 def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
-    only_self = _only(0, [pid], errno.EPERM)
     return {
         **_shared_rules(),
-        # Threads, and nothing else: all of CLONE_VM and CLONE_THREAD must be set.
-        "clone": [
-            _argument(0),
-            (_AND, 0, 0, CLONE_VM | CLONE_THREAD),
-            (_EQUAL, 0, 3, CLONE_VM | CLONE_THREAD),
-            _argument(0),
-            (_ANY_BIT, 1, 0, CLONE_NAMESPACES | 0x80),
-            _allow(),
-            _fail(errno.EPERM),
-        ],
-        "socket": [_fail(errno.EACCES)],
-        "kill": only_self,
-        "tgkill": only_self,
-        # Deno wakes its signal thread through a pair of sockets, without an address.
-        "sendto": [_argument(4), (_EQUAL, 0, 3, 0), _upper(4), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)],
+        **_single_process_rules(pid),
         "recvfrom": [_allow()],
         # It reads its limits: no process but itself, and no new value.
         "prlimit64": [
@@ -188,16 +190,57 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
     }
 
 
+def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
+    only_self = _only(0, [pid], errno.EPERM)
+    return {
+        # Threads, and nothing else: all of CLONE_VM and CLONE_THREAD must be set.
+        "clone": [
+            _argument(0),
+            (_AND, 0, 0, CLONE_VM | CLONE_THREAD),
+            (_EQUAL, 0, 3, CLONE_VM | CLONE_THREAD),
+            _argument(0),
+            (_ANY_BIT, 1, 0, CLONE_NAMESPACES | 0x80),
+            _allow(),
+            _fail(errno.EPERM),
+        ],
+        "socket": [_fail(errno.EACCES)],
+        "kill": only_self,
+        "tgkill": only_self,
+        # Deno and asyncio wake threads through pairs of sockets, without an address.
+        "sendto": [_argument(4), (_EQUAL, 0, 3, 0), _upper(4), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)],
+    }
+
+
+def _rules_without_namespaces() -> dict[str, list[_Instruction]]:
+    refused = [_fail(errno.EPERM)]
+    return {
+        # Priorities and processors of other processes with the same uid.
+        **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity", "setpriority"), refused),
+        # A socket of another type than SOCK_STREAM can be connected anew, to a socket of the host.
+        "socketpair": [
+            _argument(0),
+            (_EQUAL, 1, 0, _AF_UNIX),
+            _fail(errno.EACCES),
+            _argument(1),
+            (_AND, 0, 0, _SOCKET_TYPE),
+            (_EQUAL, 0, 1, _SOCK_STREAM),
+            _allow(),
+            _fail(errno.EACCES),
+        ],
+        # No lock either, which processes of the host would notice: F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW.
+        "fcntl": _never(1, [*_FCNTL, 6, 7, 37, 38]),
+        # Nor PDEATHSIG: the end of the launcher must end the process.
+        "prctl": _only(0, [option for option in _PRCTL if option != 1], errno.EPERM),
+    }
+
+
 def _shared_rules() -> dict[str, list[_Instruction]]:
     return {
         "socketpair": _only(0, [_AF_UNIX], errno.EACCES),
-        # Not: resize a pipe (kernel memory), take leases, watch folders, send signals on input.
-        "fcntl": _never(1, [1031, 1024, 1026, 10, 8, 15]),
+        "fcntl": _never(1, _FCNTL),
         # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ, TIOCGPGRP: the kind and the flags of a descriptor.
         "ioctl": _only(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
-        # Names of threads and memory, PDEATHSIG, timer slack, huge pages; and reading of dumpable, seccomp,
-        # capabilities and no_new_privs.
-        "prctl": _only(0, [15, 16, 0x5356_4D41, 1, 2, 29, 30, 41, 42, 3, 21, 23, 38, 39], errno.EPERM),
+        "prctl": _only(0, _PRCTL, errno.EPERM),
     }
 
 

@@ -38,7 +38,6 @@ import weakref
 # The program can delete builtins, and this file goes on to use them.
 globals().update({name: value for name, value in vars(builtins).items() if name[:1] != "_"})
 
-FOLDER = "/tmp"
 JOB_FD, START_FD = 3, 4
 # Above all that a program opens, so that those get the numbers that they get elsewhere.
 MESSAGES_FD = 255
@@ -47,6 +46,8 @@ MESSAGES_FD = 255
 UNTOUCHED_BYTES = 512 * 2**20
 # Not counted as data: shared mappings, and the address space that the allocator reserves.
 RESERVED_BYTES = 512 * 2**20
+with open("/proc/self/status", encoding="ascii") as file:  # of the launcher, which programs are copies of
+    SIZES = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmData", "VmSize"))}
 LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
 FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all output
 
@@ -68,6 +69,7 @@ def send(kind, **fields):
 quote = json.encoder.encode_basestring_ascii  # written in C, so that no program can break it
 write_fd = os.write
 leave, own_pid, pid = os._exit, os.getpid, 0
+has_files = True
 show_error = sys.excepthook
 
 
@@ -121,10 +123,8 @@ for name in ("raise_signal", "pidfd_send_signal"):
 
 
 def set_memory_limit(memory_bytes):
-    with open("/proc/self/status", encoding="ascii") as file:
-        sizes = {line.split(":")[0]: line.split()[1] for line in file if line.startswith(("VmData", "VmSize"))}
-    data = int(sizes["VmData"]) * 1024 + memory_bytes + UNTOUCHED_BYTES
-    address_space = int(sizes["VmSize"]) * 1024 + memory_bytes + UNTOUCHED_BYTES + RESERVED_BYTES
+    data = SIZES["VmData"] + memory_bytes + UNTOUCHED_BYTES
+    address_space = SIZES["VmSize"] + memory_bytes + UNTOUCHED_BYTES + RESERVED_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (data, data))
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
@@ -135,7 +135,7 @@ class SharedMemory(mmap.mmap):
     def __new__(cls, fileno, length, flags=mmap.MAP_SHARED, *arguments, **options):
         if fileno != -1 or not flags & mmap.MAP_SHARED:
             return super().__new__(cls, fileno, length, flags, *arguments, **options)
-        fd = os.open(FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, length)
             return super().__new__(cls, fd, length, flags & ~mmap.MAP_ANONYMOUS, *arguments, **options)
@@ -166,8 +166,9 @@ def read_job():
 
 def main(*_):
     """Run one program. Does not return. The interpreter calls this as `sys.excepthook`, with no frame below it."""
-    global pid
+    global pid, has_files
     pid = own_pid()
+    has_files = os.getcwd() != "/"  # without namespaces there is no folder for programs
     job = read_job()
     if job is None:
         leave(0)  # the server ended, or does not need this process any more
@@ -229,8 +230,9 @@ def main(*_):
 
 
 def write_program(text):
-    with open(f"{FOLDER}/{FILE}", "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        file.write(text)
+    if has_files:
+        with open(FILE, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            file.write(text)
 
 
 def prepare(code):
@@ -242,14 +244,15 @@ def prepare(code):
     ):
         setattr(sys, stream, text_stream(fd, mode, errors))
         setattr(sys, f"__{stream}__", getattr(sys, stream))
-    path = f"{FOLDER}/{FILE}"
+    folder = os.getcwd()
+    path = os.path.join(folder, FILE)
     sys.excepthook = show_error
     for name in LAST_ERROR:
         vars(sys).pop(name, None)
     sys.argv[:] = [FILE]
     if hasattr(sys, "orig_argv"):  # from Python 3.10 on
         sys.orig_argv[:] = [sys.executable, FILE]
-    sys.path.insert(0, FOLDER)
+    sys.path.insert(0, folder)
     sys.dont_write_bytecode = False
     main_thread = threading.main_thread()
     if hasattr(main_thread, "_native_id"):
@@ -274,8 +277,10 @@ def report(error, phase, limit, stderr):
     if isinstance(error, ModuleNotFoundError):
         report_missing(error)
     hook = getattr(sys, "excepthook", None)
-    if isinstance(error, MemoryError) or (hook is show_error and len(fields["traceback"]) > limit // 8):
-        # There is little memory left, or the whole of it may exceed the limit of the output.
+    is_plain = hook is show_error and (len(fields["traceback"]) > limit // 8 or not has_files)
+    if isinstance(error, MemoryError) or is_plain:
+        # There is little memory left, or the whole of it may exceed the limit of the output, or the interpreter could
+        # not read the lines of the program.
         write(stderr, fields["traceback"])
         return 1
     tb = error.__traceback__

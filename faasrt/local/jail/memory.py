@@ -1,0 +1,54 @@
+"""The memory of processes, as /proc shows it. A process that has ended has none."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import resource
+
+_PAGE_BYTES = resource.getpagesize()
+
+
+def has_lost_first_thread(folder: str) -> bool:
+    """Return whether the first thread of a process has ended before others. Its memory cannot be read then."""
+    with contextlib.suppress(OSError, IndexError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+        return fields[0] == "Z" and int(fields[17]) > 1
+    return False
+
+
+def sizes(folder: str) -> tuple[int, int]:
+    """Return the bytes that a process has mapped, and those of them that are resident."""
+    try:
+        with open(f"{folder}/statm", encoding="ascii") as file:
+            mapped, resident = file.read().split()[:2]
+            return int(mapped) * _PAGE_BYTES, int(resident) * _PAGE_BYTES
+    except OSError:
+        return 0, 0
+
+
+def count_mappings(folder: str) -> int:
+    try:
+        with open(f"{folder}/maps", "rb") as file:
+            return file.read().count(b"\n")
+    except OSError:
+        return 0
+
+
+def proportional_bytes(folder: str) -> int:
+    """Return the memory of a process, where a page that n processes share counts as 1/n."""
+    try:
+        with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except OSError:
+        return sizes(folder)[1]
+
+
+def count_locks(pid: int) -> int:
+    """Return the number of locks on files that a process, and those in its pid namespace, hold."""
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
+        holders = collections.Counter(line.split()[-4] for line in file)
+        own = os.readlink(f"/proc/{pid}/ns/pid")
+        return sum(n for holder, n in holders.items() if n > 9 and os.readlink(f"/proc/{holder}/ns/pid") == own)
+    return 0
