@@ -14,6 +14,7 @@ import pytest
 
 from support.package import ROOT
 
+pytestmark = pytest.mark.benchmarks
 # The command, and for each table the beginning of its title, the rows and a figure that each of them holds.
 RUNS = [
     (

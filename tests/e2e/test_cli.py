@@ -345,6 +345,7 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
 
 
+@pytest.mark.compiling
 @pytest.mark.timeout(900)  # it compiles, on a machine that may be busy
 def test_several_processes_compile_once(tmp_path: Path) -> None:
     """Three that start at once on a fresh machine compile once; native Python and JavaScript do not wait."""

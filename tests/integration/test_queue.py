@@ -125,7 +125,7 @@ async def test_a_cancelled_probe_fails_nobody() -> None:
         assert manager.get_metrics().states[0].state == "open"
         faas.default = Reply(delay_s=60)
         await asyncio.sleep(0.2)
-        probe = asyncio.create_task(manager.run_code("1", "python"))
+        probe = asyncio.create_task(manager.run_code("1", "python", timeout_ms=2_000))
         await faas.wait_until(lambda: faas.in_flight == 1)
         waiting = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
         await until_queued(manager, 5)

@@ -14,7 +14,7 @@ import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import wasi_worker
 from support.helpers import WASM, until_active
-from support.threats import MB, Place, environments, place_of_traps, run_beside
+from support.threats import MB, Place, environments, place_of_traps, run_beside, sample
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
@@ -173,7 +173,7 @@ MEMORY = [
 ERRORS = ("MemoryError", "_ArrayMemoryError", "OverflowError", "RecursionError", "DatabaseError")
 
 
-@pytest.mark.parametrize("code", MEMORY)
+@pytest.mark.parametrize("code", sample(MEMORY))
 async def test_memory_is_bounded(local_wasm: RuntimeManager, code: str) -> None:
     """However it is taken, it ends at its limit or with an error that can be caught; others go on meanwhile."""
     result, most = await run_beside(local_wasm, code, "python")
@@ -204,7 +204,7 @@ TIME = [
 ]
 
 
-@pytest.mark.parametrize("code", TIME)
+@pytest.mark.parametrize("code", sample(TIME))
 async def test_the_deadline_ends_everything(local_wasm: RuntimeManager, code: str) -> None:
     """A program is ended at its deadline, also in its last moments, and its worker runs the next one."""
     result = await local_wasm.run_code(code, "python", 400)
@@ -230,7 +230,7 @@ OUTPUT = [
 ]
 
 
-@pytest.mark.parametrize(("code", "stream"), OUTPUT)
+@pytest.mark.parametrize(("code", "stream"), sample(OUTPUT))
 async def test_output_is_bounded(local_wasm: RuntimeManager, code: str, stream: str) -> None:
     """A stream is cut at the limit, and its program ended at twice as much, through whatever door it writes."""
     result, most = await run_beside(local_wasm, code, "python", max_output_bytes=50_000)
@@ -257,7 +257,7 @@ FORGERIES = [
 ]
 
 
-@pytest.mark.parametrize(("code", "outcome"), FORGERIES)
+@pytest.mark.parametrize(("code", "outcome"), sample(FORGERIES))
 async def test_who_calls_the_host_speaks_for_himself(local_wasm: RuntimeManager, code: str, outcome: Outcome) -> None:
     """The door is open to a program: it may tell its own verdict, and neither the server nor others take harm."""
     before = psutil.Process().memory_info().rss
@@ -281,7 +281,7 @@ CRASHES = [
 ]
 
 
-@pytest.mark.parametrize(("code", "exit_code"), CRASHES)
+@pytest.mark.parametrize(("code", "exit_code"), sample(CRASHES))
 async def test_a_crash_is_that_of_the_program(local_wasm: RuntimeManager, code: str, exit_code: int | None) -> None:
     """However the interpreter ends or traps, that is the outcome of its program, and never an error of the server."""
     result = await local_wasm.run_code(f"print('before')\n{code}", "python")

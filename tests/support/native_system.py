@@ -277,15 +277,17 @@ print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """,
     "mask": "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\nos.kill(os.getpid(), signal.SIGUSR1)\nprint(signal.sigpending(), signal.sigwait([signal.SIGUSR1]))",
     "SIGCHLD": """
-import os, signal, threading
-done = threading.Event()
+import os, signal, time
+done = []
 def handler(number, frame):
     print('child')
-    done.set()
+    done.append(number)
 signal.signal(signal.SIGCHLD, handler)
 if os.fork() == 0:
     os._exit(0)
-print(done.wait(60), os.wait()[1])
+while not done:
+    time.sleep(0.001)
+print(done, os.wait()[1])
 """,
     "SIGPIPE": "import os\nr, w = os.pipe()\nos.close(r)\nos.write(w, b'x')",
     "SIGTERM handled": "import os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(11))\nos.kill(os.getpid(), signal.SIGTERM)",

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import psutil
@@ -23,9 +24,24 @@ from support.served import with_word
 SECRET = "canary-4be1c0ffee"
 MB = 2**20
 OTHER_UID = 12_345
-PLACES = [(level, uid) for level in ("namespaces", "filters") for uid in (None, OTHER_UID)]
-"""The levels of jails, for a server of this user and of one without rights."""
-CONTAINERS = [("container", uid) for uid in (None, OTHER_UID)]
+
+
+def rarely(row: Any) -> Any:
+    """Return a row of a table of attacks that only `pytest -m attacks` uses."""
+    return pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.attacks)
+
+
+def sample(table: Iterable[Any], every: int = 4) -> list[Any]:
+    """Return the rows of a table of attacks; all but some are left to `pytest -m attacks`."""
+    return [rarely(row) if number % every else row for number, row in enumerate(table)]
+
+
+PLACES = [
+    ("namespaces", None),
+    *(rarely((place,)) for place in [("namespaces", OTHER_UID), ("filters", None), ("filters", OTHER_UID)]),
+]
+"""The levels of jails, for a server of this user and of one without rights. The first is a sample of all."""
+CONTAINERS = [rarely((("container", uid),)) for uid in (None, OTHER_UID)]
 """The same, for a server that is in a container."""
 CONTAINER = Path(__file__).parent / "dockerlike.py"
 _SERVER = """
