@@ -200,7 +200,7 @@ async def test_compressed_files_and_pipes(kind: str, url: str, tmp_path: Path) -
     [
         ("missing.jsonl", None, "No such file"),
         ("tasks.jsonl.gz", b"not gzip", "cannot read"),
-        ("tasks.jsonl.gz", gzip.compress(b"x" * 10_000)[:30], "cannot read"),
+        ("tasks.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:30], "cannot read"),
         ("tasks.jsonl.zst", b"not zstd", "cannot read"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,11 @@ async def test_js_faas_kills_programs(deployment: str) -> None:
     """A program that used up its time is a TIMEOUT, any other death CRASHED; the server's own line is no output."""
     async with JsFaas(**DEPLOYMENTS[deployment]) as js, manager_for(js.url) as manager:
         for language in ("javascript", "typescript"):
-            for name, code in LOOPS.items():
-                result = await manager.run_code(code, language, timeout_ms=300)
+            loops = await asyncio.gather(*(manager.run_code(code, language, timeout_ms=300) for code in LOOPS.values()))
+            for name, result in zip(LOOPS, loops, strict=True):
                 assert (result.outcome, result.output) == (Outcome.TIMEOUT, NOTHING), name
-        for name, code in DEATHS.items():
-            result = await manager.run_code(code, "javascript", timeout_ms=20_000)
+        deaths = (manager.run_code(code, "javascript", timeout_ms=20_000) for code in DEATHS.values())
+        for name, result in zip(DEATHS, await asyncio.gather(*deaths), strict=True):
             assert (result.outcome, result.output) == (Outcome.CRASHED, NOTHING), name
         assert (await manager.run_code("console.log('next')", "javascript")).stdout == "next\n"
 

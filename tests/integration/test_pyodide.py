@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
-from faasrt import ExecutionResult, LimiterSettings, Outcome, RuntimeManager, Settings, TimeoutSettings
+from faasrt import Outcome, RuntimeManager, Settings, TimeoutSettings
 from support.doubles import PyodideFaas
+
+pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300, func_only=True)]
 
 SLEEPY = "import time\nprint('on')\ntime.sleep(100)"
 CATCHING = "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: print('caught')"
@@ -63,29 +65,33 @@ def f(x):
 """
 
 
-@pytest.mark.timeout(300)
-async def test_programs_in_pyodide(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Exact results, honest verdicts, an end to loops, and cases that go on after a crash."""
-    deno_dir: Path = tmp_path_factory.mktemp("deno")
-    async with PyodideFaas(deno_dir, slots=2) as pyodide:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pyodide(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[PyodideFaas, RuntimeManager]]:
+    """Yield a server, which has fetched Pyodide, and its client."""
+    async with PyodideFaas(tmp_path_factory.mktemp("deno"), slots=2) as faas:
         # Two cores start an interpreter in two seconds each; busy ones take longer.
-        settings = Settings(
-            endpoints={"python": pyodide.url},
-            timeouts=TimeoutSettings(startup_s=250),
-            limiter=LimiterSettings(queue_timeout_s=250),
-        )
+        settings = Settings(endpoints={"python": faas.url}, timeouts=TimeoutSettings(startup_s=250))
         async with RuntimeManager(settings=settings) as manager:
             assert (await manager.run_code("print('fetched')", "python")).stdout == "fetched\n"
-            runtime = await manager.get_runtime("python")
-            turns = ["a", "loop", "b", "hard", "c", "crash", "d"]
-            cases = asyncio.create_task(runtime.run_cases(CASES, "f", [(turn,) for turn in turns], timeout_ms=1_000))
-            results: list[ExecutionResult] = await asyncio.gather(
-                *(manager.run_code(code, "python", timeout_ms=1_000) for code in PROGRAMS)
-            )
-            for result, (code, (outcome, stdout, stderr)) in zip(results, PROGRAMS.items(), strict=True):
-                assert (result.outcome, result.stdout) == (outcome, stdout), (code, result)
-                assert stderr in result.stderr
-            verdicts = ["OK", "TIMEOUT", "OK", "CRASHED", "OK", "CRASHED", "OK"]
-            assert [result.outcome for result in await cases] == verdicts
-            assert [result.value for result in cases.result() if result.ok] == ["a", "b", "c", "d"]
-            assert pyodide.executions == len(PROGRAMS) + 1 + 4
+            yield faas, manager
+
+
+@pytest.mark.parametrize("code", PROGRAMS)
+async def test_programs(pyodide: tuple[PyodideFaas, RuntimeManager], code: str) -> None:
+    """Results are exact, verdicts are honest, and loops end."""
+    outcome, stdout, stderr = PROGRAMS[code]
+    result = await pyodide[1].run_code(code, "python", timeout_ms=1_000)
+    assert (result.outcome, result.stdout) == (outcome, stdout), result
+    assert stderr in result.stderr
+
+
+async def test_cases(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:
+    """They go on after a crash, in another execution."""
+    faas, manager = pyodide
+    before = faas.executions
+    runtime = await manager.get_runtime("python")
+    turns = ["a", "loop", "b", "hard", "c", "crash", "d"]
+    results = await runtime.run_cases(CASES, "f", [(turn,) for turn in turns], timeout_ms=1_000)
+    assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK", "CRASHED", "OK", "CRASHED", "OK"]
+    assert [result.value for result in results if result.ok] == ["a", "b", "c", "d"]
+    assert faas.executions == before + 4
