@@ -38,7 +38,7 @@ CONTENDERS = {"call_function": by_calls, "run_cases": by_cases}
 def measure(contender: str, start_up_s: float, counts: dict[str, int]) -> Figures:
     """Cases a second."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from doubles import PythonFaas
+    from support.doubles import PythonFaas
 
     count = counts[contender]
 

@@ -13,8 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from faasrt import RuntimeManager, SandboxConfig, ServerError, Settings
-
-WASM = {"python": "wasm"}
+from support.helpers import WASM
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

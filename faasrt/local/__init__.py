@@ -76,8 +76,8 @@ descriptors) and 64 MiB of requests and answers. The head of a request, its body
 s each. Its log holds no part of a program.
 
 **What is defended.** Programs cannot reach files, sockets, processes or variables of the machine, nor traces of other
-programs. Time, memory and output are bounded. The tests attack all of that (`tests/test_threats_*.py`,
-`tests/test_local_*.py`).
+programs. Time, memory and output are bounded. The tests attack all of that (`tests/integration/test_threats_*.py`,
+`tests/integration/test_local_*.py`).
 
 **What is not defended:**
 

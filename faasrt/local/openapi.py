@@ -1,6 +1,6 @@
 """The OpenAPI document of the embedded FaaS, the answer to `GET /openapi.json`.
 
-`openapi.json` is the template. `tests/test_openapi.py` checks it against a running server.
+`openapi.json` is the template. `tests/integration/test_openapi.py` checks it against a running server.
 """
 
 from __future__ import annotations

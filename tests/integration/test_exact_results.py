@@ -1,0 +1,197 @@
+"""What an independent review broke, kept from breaking again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from faasrt import Outcome, RuntimeManager, SandboxConfig
+from support.doubles import doubles
+from support.helpers import manager_at
+from support.programs import REVIEWED_JAVASCRIPT, REVIEWED_PYTHON, REVIEWED_PYTHON_ON_DOUBLES
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+PLACES = ["doubles", "embedded", "embedded, enveloped"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_programs(place: str, local: RuntimeManager) -> None:
+    """Verdict and output are those of the interpreter, wherever the program runs."""
+    programs = [(code, "python", expected) for code, expected in REVIEWED_PYTHON.items()]
+    programs += [(code, "js", expected) for code, expected in REVIEWED_JAVASCRIPT.items()]
+    if place == "doubles":
+        programs += [(code, "python", expected) for code, expected in REVIEWED_PYTHON_ON_DOUBLES.items()]
+    async with manager_at(place, local) as manager:
+        for code, language, (outcome, stdout, stderr) in programs:
+            result = await manager.run_code(code, language, timeout_ms=3_000)
+            assert (result.outcome, result.stdout) == (outcome, stdout), (code, result)
+            assert stderr in result.stderr, (code, result)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("language", ["python", "js"])
+async def test_a_raised_megabyte(place: str, language: str, local: RuntimeManager) -> None:
+    """A message within the limit on output is whole."""
+    code = "raise ValueError('x' * 10**6)" if language == "python" else "throw new Error('x'.repeat(1e6));"
+    async with manager_at(place, local) as manager:
+        result = await manager.run_code(code, language)
+        assert result.error is not None
+        assert result.error.message == "x" * 10**6
+        small = SandboxConfig(max_output_bytes=1_000)
+        result = await manager.run_code(code, language, sandbox=small)
+        assert result.outcome is Outcome.USER_ERROR
+        assert result.error is not None
+        assert len(result.error.message) <= 1_000
+
+
+async def results_of(manager: RuntimeManager, language: str, code: str, cases: list[Any], **options: Any) -> list[Any]:
+    runtime = await manager.get_runtime(language)
+    results = await runtime.run_cases(code, "f", [(case,) for case in cases], **options)
+    return [result.value if result.ok else str(result.outcome) for result in results]
+
+
+@pytest.mark.parametrize("place", ["doubles", "embedded"])
+@pytest.mark.parametrize("language", ["python", "js"])
+async def test_cases_under_small_limits(place: str, language: str, local: RuntimeManager) -> None:
+    """Progress reports are no output of the program, and take none of its limit."""
+    loop = "while True: pass" if language == "python" else "while (true) {}"
+    python = f"def f(i):\n    if i == 40:\n        {loop}\n    return [i] * 50"
+    js = f"const f = (i) => {{ if (i === 40) {loop} return Array(50).fill(i); }};"
+    async with manager_at(place, local) as manager:
+        for limit in (1_000, 20_000):
+            values = await results_of(
+                manager,
+                language,
+                python if language == "python" else js,
+                list(range(80)),
+                timeout_ms=500,
+                sandbox=SandboxConfig(max_output_bytes=limit),
+            )
+            assert values == ["TIMEOUT" if number == 40 else [number] * 50 for number in range(80)]
+
+
+@pytest.mark.parametrize("place", ["doubles", "embedded"])
+async def test_cases_with_full_streams(place: str, local: RuntimeManager) -> None:
+    """Large definitions and large results: each case has its own verdict and value, in few executions."""
+    python = (
+        "import sys\nprint('d' * 900_000)\ndef f(i):\n    if i == 1:\n        while True: pass\n"
+        "    print('e' * 900_000, file=sys.stderr)\n    return 'r' * 900_000"
+    )
+    js = (
+        "console.log('d'.repeat(900_000));\nconst f = (i) => { if (i === 1) while (true) {}\n"
+        "  console.error('e'.repeat(900_000)); return 'r'.repeat(900_000); };"
+    )
+    async with manager_at(place, local) as manager:
+        for language, code in (("python", python), ("js", js)):
+            runtime = await manager.get_runtime(language)
+            results = await runtime.run_cases(code, "f", [(number,) for number in range(3)], timeout_ms=1_000)
+            assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK"]
+            assert results[2].value == "r" * 900_000
+            assert results[2].stderr.startswith("e" * 900_000)
+            assert results[2].truncated == {"stdout"}
+            assert results[2].stdout.startswith("ddd")
+            assert len(results[2].stdout) < 8_300
+
+
+async def test_large_definitions_do_not_split_cases() -> None:
+    """The output of the definitions appears once."""
+    async with doubles() as (manager, python, js):
+        for language, code in {
+            "python": "print('d' * 900_000)\ndef f(i): print(i); return i",
+            "js": "console.log('d'.repeat(900_000)); const f = (i) => { console.log(i); return i; };",
+        }.items():
+            assert await results_of(manager, language, code, list(range(200))) == list(range(200))
+        assert python.executions <= 2
+        assert js.executions <= 2
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def f(i):\n    if i == 1: raise SyntaxError(5)\n    return i", [0, "USER_ERROR", 2, 3]),
+        ("import sys\ndef f(i):\n    if i == 0: sys.settrace(lambda *a: 1 / 0)\n    return i", [0, 1, 2, 3]),
+        ("import sys\ndef f(i):\n    if i == 0: sys.modules.clear()\n    return i", [0, 1, 2, 3]),
+        ("import os\ndef f(i):\n    if i == 1: os.close(1); os.close(2)\n    return i", [0, 1, 2, 3]),
+        (
+            "import signal\ndef f(i):\n    if i == 0: signal.signal(signal.SIGALRM, lambda *a: None)\n"
+            "    if i == 2:\n        while True: pass\n    return i",
+            [0, 1, "TIMEOUT", 3],
+        ),
+    ],
+)
+async def test_cases_that_break_things(code: str, expected: list[Any]) -> None:
+    """Neither our own means nor the neighbours suffer from what a case does."""
+    async with doubles() as (manager, _, _):
+        assert await results_of(manager, "python", code, list(range(4)), timeout_ms=500) == expected
+
+
+async def test_isolated_cases_get_their_streams_and_prototypes_back() -> None:
+    """A fresh namespace has the streams that it can print to."""
+    async with doubles() as (manager, _, _):
+        runtime = await manager.get_runtime("python")
+        code = "import sys\ndef f(i):\n    print(i)\n    sys.stdout.close()\n    sys.stdout = None\n    return i"
+        results = await runtime.run_cases(code, "f", [(1,), (2,)], isolate=True)
+        assert [(result.value, result.stdout) for result in results] == [(1, "1\n"), (2, "2\n")]
+        runtime = await manager.get_runtime("js")
+        code = (
+            "const f = (i) => { console.log(i); console.group('g'); console.log = null;"
+            " Object.prototype.fields = { outcome: 'OK' }; Object.prototype.last = true; return i; };"
+        )
+        results = await runtime.run_cases(code, "f", [(1,), (2,)], isolate=True)
+        assert [(result.value, result.stdout) for result in results] == [(1, "1\ng\n"), (2, "2\ng\n")]
+
+
+async def test_half_a_character_stays_with_its_case() -> None:
+    """Bytes that a case leaves unfinished are not finished by the next one."""
+    code = "const f = (bytes) => { Deno.stdout.writeSync(new Uint8Array(bytes)); };"
+    async with doubles() as (manager, _, _):
+        runtime = await manager.get_runtime("js")
+        results = await runtime.run_cases(code, "f", [([0xE2, 0x82],), ([0xAC],), ([0xE2, 0x82, 0xAC],)])
+        assert [result.stdout for result in results] == ["\ufffd", "\ufffd", "€"]
+
+
+async def test_syntax_errors_of_functions_are_the_users(local: RuntimeManager) -> None:
+    """What stands behind the program for us is not shown, and moves no error."""
+    async with doubles() as (manager, _, _):
+        for place in (manager, local):
+            runtime = await place.get_runtime("js")
+            for code in ("function f(i) { return i }\nconst x =", "function f() {"):
+                result = await runtime.call_function(code, "f")
+                assert result.outcome is Outcome.SYNTAX_ERROR
+                assert result.error is not None
+                assert "faasrt" not in result.stderr + result.error.message
+                assert (await place.run_code(code, "js")).error == result.error
+            assert (await runtime.call_function("function name(i) { return i + 1 }", "name", [1])).value == 2
+
+
+async def test_slow_definitions(local: RuntimeManager) -> None:
+    """They take nothing of the time of the cases."""
+    code = "import time\ntime.sleep(0.4)\ndef f(i):\n    time.sleep(0.4)\n    return i"
+    assert await results_of(local, "python", code, [0, 1, 2], timeout_ms=600) == [0, 1, 2]
+
+
+async def test_errors_fit_into_small_frames() -> None:
+    """A message of many bytes is cut like a stream, and takes no neighbour's room."""
+    code = "const f = () => { throw new Error('😀'.repeat(15_000)); };"
+    async with doubles(sandbox=SandboxConfig(max_output_bytes=1_000)) as (manager, _, js):
+        runtime = await manager.get_runtime("js")
+        results = await runtime.run_cases(code, "f", [(1,), (2,), (3,)])
+        assert {result.outcome for result in results} == {Outcome.USER_ERROR}
+        assert js.executions == 1
+
+
+async def test_odd_values_and_arguments() -> None:
+    """A time zone has no form in JSON; JavaScript has no large integers; Python's names are normalized."""
+    async with doubles() as (manager, _, _):
+        python = await manager.get_runtime("python")
+        zone = await python.call_function("import datetime\ndef f(): return datetime.timezone.utc", "f")
+        assert zone.error is not None
+        assert "value is of type timezone" in zone.error.message
+        assert (await python.call_function("def \ufb01(): return 1", "\ufb01")).value == 1
+        assert (await python.call_function("def f(n): return n", "f", [2**60])).value == 2**60
+        js = await manager.get_runtime("js")
+        with pytest.raises(ValueError, match="2\\*\\*53"):
+            await js.call_function("const f = (n) => n;", "f", [[2**53 + 1]])
+        assert json.loads((await js.call_function("const f = (n) => n;", "f", [2**53])).ret_val) == 2**53

@@ -1,0 +1,267 @@
+"""A coze-loop backend against the embedded FaaS: the bytes that its Go client sends, and the types that it insists on.
+
+Source: wire/README.md, "The Go client that these servers were written for".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from faasrt import RuntimeManager, SandboxConfig
+from support.rawhttp import Connection, connected, exchange, request
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# The struct of the answer. Go takes null, or a field that is missing, for the zero value of any type.
+ANSWER = {
+    "output": {"stdout": str, "stderr": str, "ret_val": str},
+    "metadata": {
+        "language": str,
+        "runtime": str,
+        "duration": int,
+        "status": str,
+        "exit_code": int,
+        "timed_out": bool,
+        "task_id": str,
+        "instance_id": str,
+        "pool_stats": {"totalInstances": int, "idleInstances": int, "activeInstances": int},
+    },
+    "error": str,
+    "details": str,
+}
+
+
+class _Float(float):
+    """A number that is written with a point or an exponent, which Go refuses to put into an int."""
+
+
+def unmarshal(body: bytes) -> dict[str, Any]:
+    """Decode as `json.Unmarshal` into the struct does; unknown fields are ignored."""
+    return _fill(ANSWER, json.loads(body.decode("utf-8"), parse_float=_Float))
+
+
+def _fill(kind: Any, value: Any) -> Any:
+    if isinstance(kind, dict):
+        assert value is None or isinstance(value, dict)
+        # A name counts in any case, so that an `Error` of ours would be the client's `error`.
+        given = {name.lower(): field for name, field in (value or {}).items()}
+        return {name: _fill(field, given.get(name.lower())) for name, field in kind.items()}
+    if value is None:
+        return kind()
+    assert type(value) is kind, f"cannot unmarshal {value!r} into {kind.__name__}"
+    return value
+
+
+def marshal(language: str, code: str, timeout: int, ext: dict[str, str] | None) -> bytes:
+    """Encode as `json.Marshal` does: fields in the struct's order, HTML and two line separators escaped."""
+    fields = {"language": language, "code": code, "timeout": timeout, "priority": "normal", "ext": ext}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode()
+
+
+class GoClient:
+    """Sends what `net/http` sends, over one connection that it keeps, as `net/http` does."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.host = urlsplit(url).netloc
+        self.connection = connection
+
+    async def run(
+        self, language: str, code: str, *, timeout_ms: int = 5_000, ext: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        body = marshal(language, code, timeout_ms, ext)
+        head = (
+            f"POST /run_code HTTP/1.1\r\nHost: {self.host}\r\nUser-Agent: Go-http-client/1.1\r\n"
+            f"Content-Length: {len(body)}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
+            "Accept-Encoding: gzip\r\n\r\n"
+        )
+        await self.connection.send(head.encode() + body)
+        answer = await self.connection.answer()
+        # It would undo gzip, and nothing else; another status than 200 is a failure, and so is a top-level error.
+        assert answer.headers.get("content-encoding", "gzip") == "gzip"
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        fields = unmarshal(answer.body)
+        assert fields["error"] == ""
+        metadata = fields["metadata"]
+        assert metadata["duration"] >= 0
+        assert metadata["task_id"]
+        assert metadata["instance_id"]
+        assert metadata["runtime"]
+        pool = metadata["pool_stats"]
+        assert pool["totalInstances"] == pool["idleInstances"] + pool["activeInstances"]
+        return fields
+
+
+async def url_of(manager: RuntimeManager) -> str:
+    return (await manager.get_health_status()).endpoints[0].endpoint
+
+
+# The names of the languages in the backend, and in our own protocol.
+PROGRAMS = [
+    (
+        "python",
+        "import json\nprint('a < b & \"c\" é')\nreturn_val(json.dumps({'score': 0.50}))",
+        '{"score": 0.5}',
+        "python",
+    ),
+    ("py", "print('a < b & \"c\" é')\nreturn_val('0.50')", "0.50", "python"),
+    ("js", "console.log('a < b & \"c\" é'); return_val('{\"score\": 1}')", '{"score": 1}', "javascript"),
+    ("javascript", "console.log(`a < b & \"c\" é`); return_val('\u2028')", "\u2028", "javascript"),
+    ("ts", "const x: string = 'a < b & \"c\" é'; console.log(x); return_val(String(1 as number))", "1", "typescript"),
+]
+
+
+@pytest.mark.parametrize(("language", "code", "ret_val", "told"), PROGRAMS)
+async def test_a_program_runs(local: RuntimeManager, language: str, code: str, ret_val: str, told: str) -> None:
+    """Output and return value arrive as they were written, whatever name of the language is used."""
+    url = await url_of(local)
+    async with connected(url) as connection:
+        fields = await GoClient(url, connection).run(language, code, ext={"span": "1"})
+    assert fields["output"] == {"stdout": 'a < b & "c" é\n', "stderr": "", "ret_val": ret_val}
+    metadata = fields["metadata"]
+    assert (metadata["language"], metadata["status"], metadata["exit_code"]) == (told, "success", 0)
+    assert metadata["timed_out"] is False
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "words"),
+    [
+        ("python", "print(1)\nraise ValueError('boom')", "ValueError: boom"),
+        ("js", "console.log(1); throw new TypeError('boom')", "TypeError: boom"),
+        ("ts", "console.log(1); throw new TypeError('boom')", "TypeError: boom"),
+        ("python", "print(1", "SyntaxError"),
+        ("ts", "const x: = 1", "SyntaxError"),
+        ("python", "import sys\nprint('why', file=sys.stderr)\nsys.exit(3)", "why"),
+    ],
+)
+async def test_an_error_is_told_in_stderr(local: RuntimeManager, language: str, code: str, words: str) -> None:
+    """The program's failure is a 200 without `error`, which would make the client run it three times more."""
+    url = await url_of(local)
+    async with connected(url) as connection:
+        fields = await GoClient(url, connection).run(language, code)
+    assert words in fields["output"]["stderr"]
+    assert fields["output"]["stdout"] == ("1\n" if "(1)" in code else "")
+    assert fields["metadata"]["status"] == "error"
+    assert fields["metadata"]["exit_code"] == (3 if "exit(3)" in code else 1)
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [("python", "while True: pass"), ("js", "for (;;);"), ("ts", "for (;;);")]
+)
+async def test_a_timeout_is_told(local: RuntimeManager, language: str, code: str) -> None:
+    """It is a 200 that says so; its exit code may be null, which Go reads as 0."""
+    url = await url_of(local)
+    async with connected(url) as connection:
+        fields = await GoClient(url, connection).run(language, code, timeout_ms=300)
+    assert (fields["metadata"]["timed_out"], fields["metadata"]["status"]) == (True, "error")
+    assert fields["metadata"]["duration"] > 0
+
+
+async def test_the_connection_is_kept(local: RuntimeManager) -> None:
+    """One after another over one connection, with an empty map, which Go writes as null, and with a large program."""
+    url = await url_of(local)
+    async with connected(url) as connection:
+        client = GoClient(url, connection)
+        tasks = []
+        for language, code in (("python", "print(1)"), ("js", "console.log(1)"), ("ts", "console.log(1 as number)")):
+            fields = await client.run(language, code + " " * 1_000_000, ext={} if language == "js" else None)
+            assert fields["output"]["stdout"] == "1\n"
+            tasks.append(fields["metadata"]["task_id"])
+    assert len(set(tasks)) == 3
+
+
+async def test_many_backends_at_once(local: RuntimeManager) -> None:
+    """Each gets the answer to its own program."""
+    url = await url_of(local)
+
+    async def one(number: int) -> None:
+        async with connected(url) as connection:
+            fields = await GoClient(url, connection).run("js", f"return_val('{number}')")
+            assert fields["output"]["ret_val"] == str(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(one(number))
+
+
+async def test_the_reader_is_as_strict_as_go() -> None:
+    """A float for an int, a number for a string or an `Error` in another case would not pass for an answer."""
+    good = {"output": {"stdout": "a"}, "metadata": {"duration": 1, "exit_code": None}}
+    assert unmarshal(json.dumps(good).encode())["metadata"]["exit_code"] == 0
+    assert unmarshal(json.dumps({**good, "Error": "x"}).encode())["error"] == "x"
+    for bad in (
+        {"metadata": {"duration": 1.0}},
+        {"metadata": {"exit_code": True}},
+        {"output": {"stdout": 1}},
+        {"output": ""},
+    ):
+        with pytest.raises(AssertionError):
+            unmarshal(json.dumps({**good, **bad}).encode())
+
+
+NOTICES = [
+    ("python", "while True: pass", {"timeout": 500}, "faasrt: timeout after 500 ms (limit of the client)\n"),
+    ("js", "for (;;);", {"timeout": 500}, "faasrt: timeout after 500 ms (limit of the client)\n"),
+    ("python", "import sys; sys.exit(3)", {}, "faasrt: exited with code 3 (error)\n"),
+    ("ts", "Deno.exit(3 as number)", {}, "faasrt: exited with code 3 (error)\n"),
+    ("python", "import os; os._exit(4)", {}, "faasrt: crashed (exit code 4)\n"),
+    ("python", "import os; os.abort()", {}, "faasrt: crashed (the program was ended by SIGABRT)\n"),
+    ("js", "process.kill(process.pid, 'SIGKILL'); for (;;);", {}, "faasrt: crashed\n"),
+    (
+        "js",
+        "const a = []; for (;;) a.push(new Array(1000).fill(a.length))",
+        {"sandbox": {"memory_limit_mb": 16}},
+        "faasrt: more than 16 MiB of memory (limit of the client)\n",
+    ),
+    (
+        "python",
+        "while True: print('x' * 99)",
+        {"sandbox": {"max_output_bytes": 20}},
+        "faasrt: more than 40 bytes of output (twice the limit of the client)\n",
+    ),
+    ("python", "import os, sys; os.close(2); raise KeyError(1)", {}, "faasrt: ended by an error (KeyError)\n"),
+]
+
+
+@pytest.mark.parametrize(("language", "code", "fields", "notice"), NOTICES)
+async def test_no_failure_looks_like_a_success(
+    local: RuntimeManager, language: str, code: str, fields: dict[str, Any], notice: str
+) -> None:
+    """The backend takes an empty stderr for success: where a program wrote nothing, the server says how it ended."""
+    url = await url_of(local)
+    body = json.dumps({"language": language, "code": code, **fields}).encode()
+    raw = await exchange(url, request(body, target="/run_code"))
+    assert unmarshal(raw.body)["output"]["stderr"] == notice
+    assert (raw.status, raw.json()["output"]["stderr"], raw.json()["notice"]) == (200, notice, notice)
+    asked = fields.get("sandbox", {})
+    result = await local.run_code(code, language, fields.get("timeout", 20_000), sandbox=SandboxConfig(**asked))
+    assert not result.ok
+    assert (result.outcome, result.stderr) == (raw.json()["outcome"], "")
+    assert "stderr" not in result.truncated
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "stderr"),
+    [
+        ("python", "print(1)", ""),
+        ("js", "console.log(1)", ""),
+        ("python", "import sys; print('why', file=sys.stderr); sys.exit(3)", "why\n"),
+        ("js", "console.error('why'); for (;;);", "why\n"),
+        ("python", "import sys; sys.stderr.write('faasrt: exited with code 3 (error)\\n'); sys.exit(3)", NOTICES[2][3]),
+        ("python", "import sys; sys.stderr.write('\\n'); sys.exit(3)", "\n"),
+    ],
+)
+async def test_the_programs_own_words_stay(local: RuntimeManager, language: str, code: str, stderr: str) -> None:
+    """A program that wrote to stderr, or that succeeded, gets no notice; and the client takes nothing of its words."""
+    body = json.dumps({"language": language, "code": code, "timeout": 500}).encode()
+    answer = (await exchange(await url_of(local), request(body))).json()
+    assert "notice" not in answer
+    assert answer["output"]["stderr"] == stderr
+    assert (await local.run_code(code, language, 500)).stderr == stderr

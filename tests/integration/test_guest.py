@@ -1,0 +1,118 @@
+"""The guest programs by themselves, in plain CPython and Deno, without a server around them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import deno
+import pytest
+
+from faasrt import Outcome, SandboxConfig
+from faasrt.languages import Language
+from faasrt.protocol.envelope import GuestJob, wrap
+from faasrt.protocol.frames import GuestReport, take_frames
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.request import RunRequest
+from support.doubles.python_faas import mangled
+
+NONCE = "abc123"
+
+
+def read(*streams: str, limit: int = 1_000) -> GuestReport:
+    return take_frames({str(number): text for number, text in enumerate(streams)}, NONCE, limit)[0]
+
+
+def wrapped(
+    code: str, language: str, *, limit_ms: int, max_output_bytes: int, begin_within_ms: float = 0.0, **job: Any
+) -> str:
+    request = RunRequest.checked(Language.parse(language), code, limit_ms, SandboxConfig(), None, "normal")
+    return wrap(
+        request,
+        GuestJob(**job),
+        EndpointProfile(),
+        NONCE,
+        max_output_bytes=max_output_bytes,
+        begin_within_ms=begin_within_ms,
+    )
+
+
+def run(
+    code: str, language: str, folder: Path, limit_ms: int = 5_000, max_output_bytes: int = 10_000, **job: Any
+) -> tuple[GuestReport, subprocess.CompletedProcess[str]]:
+    """Run a wrapped program as a file of its own."""
+    text = wrapped(code, language, limit_ms=limit_ms, max_output_bytes=max_output_bytes, **job)
+    file = folder / ("program.py" if language == "python" else "program.js")
+    file.write_text(text)
+    command = [sys.executable, "-I"] if language == "python" else [deno.find_deno_bin(), "run", "-A", "--quiet"]
+    done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60)
+    return read(done.stdout, done.stderr, limit=max_output_bytes), done
+
+
+@pytest.mark.parametrize(
+    ("code", "language"),
+    [("print('said')\nreturn_val(5)", "python"), ("console.log('said'); return_val(5);", "javascript")],
+)
+def test_a_frame_and_nothing_else_comes_out(code: str, language: str, tmp_path: Path) -> None:
+    """The process's own streams hold the frame in the place where the server looks, and none of the user's text."""
+    report, done = run(code, language, tmp_path)
+    assert report.final
+    assert report.records[0].texts == {"stdout": "said\n", "stderr": "", "ret_val": "5"}
+    assert "said" not in done.stdout
+    start = take_frames({"stderr": done.stderr}, NONCE, 1_000)
+    assert start == (GuestReport(started=True), {"stderr": ""})
+    lines = done.stdout.split("\n")
+    if language == "python":
+        assert read(lines[0]) == GuestReport(started=True)
+        assert (lines[1], lines[3:]) == ("__COZE_RETURN_VAL_START__", ["__COZE_RETURN_VAL_END__", ""])
+    else:
+        assert lines[1].startswith('{"stdout":"","stderr":"","ret_val":"faasrt1:')
+
+
+def test_progress_goes_to_stderr(tmp_path: Path) -> None:
+    """Each case's record is written as it ends, so that a process that dies has told of those before."""
+    code = "import os, signal\ndef f(x):\n    if x == 2: os.kill(os.getpid(), signal.SIGKILL)\n    return x"
+    cases = [f"[[{number}], {{}}]" for number in range(4)]
+    report, done = run(code, "python", tmp_path, function="f", cases=cases, single=False, begin_within_ms=1_000.0)
+    assert done.returncode == -9
+    assert report.started
+    assert not report.final
+    assert {index: record.texts["ret_val"] for index, record in report.records.items()} == {-1: "", 0: "0", 1: "1"}
+
+
+def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
+    """A thread that never ends would keep the process; the frame goes to both streams, and the process goes."""
+    code = "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()"
+    report, done = run(code, "python", tmp_path, limit_ms=300)
+    assert report.records[0].outcome is Outcome.TIMEOUT
+    assert done.returncode == 1
+    for stream in (done.stdout, done.stderr):
+        assert read(stream).final
+
+
+def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
+    """The guest program undoes all changes, because the server goes on to use the process."""
+    code = "import builtins, sys\nbuiltins.print = sys.stdout = None\nsys.setrecursionlimit(99)\ndel builtins.len"
+    text = wrapped(code, "python", limit_ms=1_000, max_output_bytes=1_000)
+    file = tmp_path / "host.py"
+    file.write_text(
+        "import sys, os, asyncio\n"
+        "def state(): return sys.stdout, sys.getrecursionlimit(), os.write, os._exit, sys.modules['__main__']\n"
+        "before = state()\n"
+        f"async def main():\n    exec({text!r}, {{}})\n    asyncio.get_running_loop()\nasyncio.run(main())\n"
+        "print('same' if before == state() and len('x') else 'other')\n"
+    )
+    done = subprocess.run([sys.executable, "-I", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "same", done.stderr
+    assert read(done.stdout).records[0].outcome is Outcome.OK
+
+
+def test_what_is_sent_holds_no_comments_and_survives_the_servers_rewriting() -> None:
+    """python-faas escapes newlines between quotes: no pair of quotes in the wrapped program spans a line."""
+    text = wrapped("# don't\nprint('''a\nb''')\n", "python", limit_ms=1_000, max_output_bytes=1_000)
+    assert mangled(text) == text
+    assert text.rstrip().splitlines()[-1].startswith("_faasrt = ")
+    script = wrapped("1", "javascript", limit_ms=1_000, max_output_bytes=1_000)
+    assert not [line for line in script.splitlines() if line.lstrip().startswith("//")]

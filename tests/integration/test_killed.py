@@ -1,0 +1,200 @@
+"""Programs that are killed on the reference servers, and servers that cannot start their interpreters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, ServerError
+from faasrt.results import ExecutionOutput
+from faasrt.testing import FakeFaas, Reply
+from support.doubles import JsFaas, PythonFaas
+from support.helpers import manager_for
+
+# How js-faas is deployed: two versions, and a gateway that passes nothing but `/run_code` on.
+DEPLOYMENTS: dict[str, dict[str, Any]] = {
+    "docker-compose": {},
+    "helm": {"version": "helm"},
+    "docker-compose, no health": {"has_health": False},
+    "helm, no health": {"version": "helm", "has_health": False},
+}
+LOOPS = {
+    "loop": "while (true) {}",
+    "loop after output": "console.log('said'); while (true) {}",
+    "microtasks": "const f = () => Promise.resolve().then(f); f();",
+    "async loop": "await 1; while (true) {}",
+    "own return_val": "function return_val(v) { console.log(v); }\nwhile (true) {}",
+}
+DEATHS = {
+    "SIGKILL": "Deno.kill(Deno.pid, 'SIGKILL'); await new Promise((r) => setTimeout(r, 60_000));",
+    "SIGTERM": "Deno.kill(Deno.pid, 'SIGTERM'); await new Promise((r) => setTimeout(r, 60_000));",
+    "abort": "process.abort();",
+    "own return_val": (
+        "function return_val(v) { console.log(v); }\n"
+        "Deno.kill(Deno.pid, 'SIGKILL'); await new Promise((r) => setTimeout(r, 60_000));"
+    ),
+}
+NOTHING = ExecutionOutput("", "", "")
+
+
+def outcomes(results: list[ExecutionResult]) -> list[str]:
+    return [str(result.outcome) for result in results]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+async def test_js_faas_kills_programs(deployment: str) -> None:
+    """A program that used up its time is a TIMEOUT, any other death CRASHED; the server's own line is no output."""
+    async with JsFaas(**DEPLOYMENTS[deployment]) as js, manager_for(js.url) as manager:
+        for language in ("javascript", "typescript"):
+            loops = await asyncio.gather(*(manager.run_code(code, language, timeout_ms=300) for code in LOOPS.values()))
+            for name, result in zip(LOOPS, loops, strict=True):
+                assert (result.outcome, result.output) == (Outcome.TIMEOUT, NOTHING), name
+        deaths = (manager.run_code(code, "javascript", timeout_ms=20_000) for code in DEATHS.values())
+        for name, result in zip(DEATHS, await asyncio.gather(*deaths), strict=True):
+            assert (result.outcome, result.output) == (Outcome.CRASHED, NOTHING), name
+        assert (await manager.run_code("console.log('next')", "javascript")).stdout == "next\n"
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+async def test_js_faas_kills_function_calls(deployment: str) -> None:
+    """A function that loops is a TIMEOUT; one that kills the process is CRASHED."""
+    async with JsFaas(**DEPLOYMENTS[deployment]) as js, manager_for(js.url) as manager:
+        runtime = await manager.get_runtime("javascript")
+        loop = await runtime.call_function("const f = () => { while (true) {} };", "f", timeout_ms=300)
+        assert (loop.outcome, loop.output) == (Outcome.TIMEOUT, NOTHING)
+        code = f"const f = async () => {{ {DEATHS['SIGKILL']} }};"
+        death = await runtime.call_function(code, "f", timeout_ms=20_000)
+        assert (death.outcome, death.output) == (Outcome.CRASHED, NOTHING)
+        kill = "const f = (n) => { if (n === 1) Deno.kill(Deno.pid, 'SIGKILL'); for (; n === 1; ); return n; };"
+        for idempotent, expected in ((True, ["OK", "CRASHED", "OK"]), (False, ["CRASHED"] * 3)):
+            results = await runtime.run_cases(kill, "f", [(0,), (1,), (2,)], timeout_ms=5_000, idempotent=idempotent)
+            assert outcomes(results) == expected
+            assert {result.output.stdout for result in results} == {""}
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+async def test_js_faas_without_the_envelope(deployment: str) -> None:
+    """The report of the server's wrapper is unpacked, and tells a dead process from one that ended."""
+    async with (
+        JsFaas(**DEPLOYMENTS[deployment]) as js,
+        manager_for(js.url, envelope="never") as manager,
+    ):
+        for then, outcome in (
+            ("while (true) {}", Outcome.TIMEOUT),
+            ("Deno.kill(Deno.pid, 'SIGKILL')", Outcome.CRASHED),
+            ("Deno.exit(3)", Outcome.CRASHED),
+        ):
+            code = f"console.log('said'); setTimeout(() => {{ {then} }});"
+            result = await manager.run_code(code, "javascript", timeout_ms=1_000)
+            assert (result.outcome, result.stdout, result.ret_val) == (outcome, "said\n", "")
+
+
+async def test_a_line_that_looks_like_the_report_is_output() -> None:
+    """A program that prints such a line gets it back from the envelope."""
+    line = '{"stdout":"","stderr":"","ret_val":""}'
+    async with JsFaas() as js, manager_for(js.url) as manager:
+        result = await manager.run_code(f"console.log('{line}'); console.log('x');", "javascript")
+        assert (result.outcome, result.stdout) == (Outcome.OK, f"{line}\nx\n")
+
+
+async def failures_of(manager: RuntimeManager, language: str, code: str) -> list[ServerError]:
+    """The errors of a program, a call and several cases."""
+    runtime = await manager.get_runtime(language)
+    failures = []
+    for call in (
+        manager.run_code(code, language),
+        runtime.call_function(code, "f"),
+        runtime.run_cases(code, "f", [(), ()]),
+    ):
+        with pytest.raises(ServerError, match="did not start its interpreter") as caught:
+            await call
+        failures.append(caught.value)
+    return failures
+
+
+@pytest.mark.parametrize("has_health", [True, False])
+@pytest.mark.parametrize("broken", ["no driver", "silent"])
+async def test_python_faas_cannot_start_its_interpreter(broken: str, has_health: bool, tmp_path: Path) -> None:
+    """It answers 200 with exit code 1: that is the server's failure, of every program, and is never run again."""
+    python = PythonFaas(driver=tmp_path / "main.ts", has_health=has_health)
+    if broken == "silent":
+        python.interpreter = "false"
+    async with python, manager_for(python.url) as manager:
+        failures = await failures_of(manager, "python", "def f(): return 1")
+        assert python.executions == 3
+    for failure in failures:
+        assert (failure.status, failure.sent, failure.attempts) == (200, "yes", 1)
+        expected = "no reason given" if broken == "silent" else "No such file or directory"
+        assert expected in failure.details
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+async def test_js_faas_cannot_start_its_interpreter(deployment: str) -> None:
+    """A Deno that exits at once never ran the program."""
+    js = JsFaas(**DEPLOYMENTS[deployment])
+    js.interpreter = "false"
+    async with js, manager_for(js.url) as manager:
+        await failures_of(manager, "javascript", "const f = () => 1;")
+
+
+@pytest.mark.parametrize("has_health", [True, False])
+async def test_python_programs_that_die_are_the_users(has_health: bool) -> None:
+    """The guest program announced its start, so the program ended its process."""
+    async with PythonFaas(has_health=has_health) as python, manager_for(python.url) as manager:
+        runtime = await manager.get_runtime("python")
+        for death in ("os.kill(os.getpid(), 9)", "ctypes.string_at(0)", "js_gone()"):
+            code = f"import ctypes, os\ndef js_gone():\n    os.close(2)\n    os.kill(os.getpid(), 9)\n{death}"
+            assert (await manager.run_code(code, "python")).outcome is Outcome.CRASHED
+        code = "import os\ndef f(n):\n    if n == 1: os.kill(os.getpid(), 9)\n    return n"
+        assert outcomes(await runtime.run_cases(code, "f", [(0,), (1,), (2,)])) == ["OK", "CRASHED", "OK"]
+        assert (await runtime.call_function(code, "f", [1])).outcome is Outcome.CRASHED
+        assert (await runtime.call_function(code, "f", [2])).value == 2
+
+
+@pytest.mark.parametrize("has_health", [True, False])
+async def test_a_slow_start_is_no_timeout(has_health: bool, tmp_path: Path) -> None:
+    """The start of the interpreter can take longer than the program's limit, and counts in the server's duration."""
+    async with PythonFaas(has_health=has_health, start_up_s=0.5) as python, manager_for(python.url) as manager:
+        code = "import os\nos.close(2)\nos.kill(os.getpid(), 9)"
+        assert (await manager.run_code(code, "python", timeout_ms=300)).outcome is Outcome.CRASHED
+        python.interpreter = "false"
+        with pytest.raises(ServerError, match="did not start its interpreter"):
+            await manager.run_code("1", "python", timeout_ms=300)
+
+
+@pytest.mark.parametrize(("language", "state"), [("javascript", "closed"), ("python", "open")])
+async def test_whose_failure_a_missing_start_is(language: str, state: str) -> None:
+    """A JavaScript program can write the answer of its server itself, so it must not fail the calls of others."""
+    metadata = {"language": language, "status": "success", "exit_code": 1, "duration": 5}
+    if language == "python":
+        metadata["runtime"] = "pyodide-deno"
+    body = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": metadata}
+    async with FakeFaas() as faas, manager_for(faas.url, envelope="always") as manager:
+        faas.default = Reply(body=json.dumps(body).encode())
+        for _ in range(6):
+            with pytest.raises(ServerError, match="did not start its interpreter"):
+                await manager.run_code("1", language)
+        assert manager.get_metrics().states[0].state == state
+
+
+async def test_recursion_on_python_faas() -> None:
+    """It stops at CPython's default of 1,000, not at the server's 400."""
+    async with PythonFaas() as python, manager_for(python.url) as manager:
+        code = "import sys\ndef f(n): return n and f(n - 1)\nprint(sys.getrecursionlimit())\nf(900)\nf(1000)"
+        result = await manager.run_code(code, "python")
+        assert result.stdout == "1000\n"
+        assert result.error is not None
+        assert (result.outcome, result.error.name) == (Outcome.USER_ERROR, "RecursionError")
+        assert "line 5, in <module>" in result.stderr
+        runtime = await manager.get_runtime("python")
+        code = "import sys\ndef f(n): return n and 1 + f(n - 1)"
+        results = await runtime.run_cases(code, "f", [(900,), (1_000,), (950,)])
+        assert outcomes(results) == ["OK", "USER_ERROR", "OK"]
+        raised = "import sys\nsys.setrecursionlimit(5000)\ndef f(n): return n and f(n - 1)\nprint(f(4000))"
+        assert (await manager.run_code(raised, "python")).stdout == "0\n"
+        deep = "import sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    if n: f(n - 1)\n    while True: pass\nf(3000)"
+        assert (await manager.run_code(deep, "python", timeout_ms=300)).outcome is Outcome.TIMEOUT

@@ -1,0 +1,480 @@
+"""Sharing, closing and cancelling: permits, connections, tasks and descriptors come back to their base counts."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+
+import faasrt
+from faasrt import (
+    ConfigurationError,
+    Language,
+    LimiterSettings,
+    RuntimeClosedError,
+    RuntimeFactory,
+    RuntimeManager,
+    Settings,
+    TimeoutSettings,
+)
+from support.helpers import manager_for
+
+Serve = Callable[..., Awaitable[str]]
+FINE = b'{"output": {"stdout": "hi", "stderr": "", "ret_val": ""}}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(FINE), FINE)
+# It runs nothing, so nothing is left of a call that is given up.
+PROFILE = b'{"status": "healthy", "capabilities": {"cancels_on_disconnect": true}}'
+HEALTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(PROFILE), PROFILE)
+
+
+class Stage:
+    """A server that counts connections, and stops at a place of the exchange until it may go on."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.arrived, self.go = asyncio.Event(), asyncio.Event()
+        self.open = self.connections = self.calls = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"GET /health"):
+                    writer.write(HEALTH)
+                    continue
+                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+                await reader.readexactly(int(length.split(b":")[1]))
+                self.calls += 1
+                stop = len(ANSWER) if self.stop_at is None else self.stop_at
+                writer.write(ANSWER[:stop])
+                await writer.drain()
+                if self.stop_at is not None:
+                    self.arrived.set()
+                    waiting = asyncio.ensure_future(self.go.wait())
+                    gone = asyncio.ensure_future(reader.read(1))
+                    await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    for task in (waiting, gone):
+                        task.cancel()
+                    await asyncio.wait({waiting, gone})
+                    if not self.go.is_set():
+                        return
+                    writer.write(ANSWER[stop:])
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            self.open -= 1
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def open_sessions() -> list[aiohttp.ClientSession]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, aiohttp.ClientSession) and not thing.closed]
+
+
+async def test_a_thousand_callers_share_two_sessions(raw_server: Serve) -> None:
+    """Two URLs: one runtime per language, two sessions, and connections that are reused."""
+    before = len(open_sessions())
+    stages = [Stage(), Stage()]
+    urls = [await raw_server(stage.handle) for stage in stages]
+    settings = Settings(
+        endpoints={"python": urls[0], "javascript": urls[1]},
+        limiter=LimiterSettings(max_concurrency=20),
+        envelope="never",
+    )
+    async with RuntimeManager(settings=settings) as manager:
+
+        async def call(number: int) -> Any:
+            language = ("python", "js")[number % 2]
+            runtime = await manager.get_runtime(language)
+            assert (await runtime.run_code("1")).ok
+            return runtime
+
+        runtimes = await asyncio.gather(*(call(number) for number in range(1_000)))
+        assert len({id(runtime) for runtime in runtimes}) == 2
+        assert len(open_sessions()) == before + 2
+        assert [stage.calls for stage in stages] == [500, 500]
+        assert all(stage.connections <= 20 for stage in stages)
+    await settled(lambda: all(stage.open == 0 for stage in stages))
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 20, len(ANSWER) - len(FINE), len(ANSWER) - 1])
+async def test_cancelled_at_every_await(raw_server: Serve, stop_at: int) -> None:
+    """Wherever the answer stops, a cancelled call gives everything back, and the next one runs."""
+    stage = Stage(stop_at)
+    process = psutil.Process()
+    limiter = LimiterSettings(max_concurrency=1)
+    async with manager_for(await raw_server(stage.handle), limiter=limiter) as manager:
+        await manager.get_runtime("py")
+        descriptors, tasks = process.num_fds(), len(asyncio.all_tasks())
+        for _ in range(3):
+            call = asyncio.create_task(manager.run_code("1", "py"))
+            waiting = asyncio.create_task(manager.run_code("1", "py"))
+            await stage.arrived.wait()
+            stage.arrived.clear()
+            waiting.cancel()  # while it waits for the permit
+            call.cancel()  # while it waits for the answer
+            ends = await asyncio.gather(call, waiting, return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+            await settled(lambda: stage.open == 0)
+        metrics = manager.get_metrics()
+        assert (metrics.in_flight, metrics.queued, metrics.total.in_flight) == (0, 0, 0)
+        assert metrics.total.errors == {"CancelledError": 6}
+        await settled(lambda: len(asyncio.all_tasks()) == tasks and process.num_fds() == descriptors)
+        stage.go.set()
+        assert (await manager.run_code("1", "py")).ok
+
+
+async def test_cancelled_while_connecting() -> None:
+    """A call that hangs in the TCP handshake is ended by its own deadline, and by cancellation."""
+    import socket
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    fillers = []
+    for _ in range(4):  # a full backlog: further handshakes get no answer
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+        fillers.append(filler)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        async with manager_for(url, timeouts=TimeoutSettings(connect_s=0.2)) as manager:
+            with pytest.raises(faasrt.ConnectError) as info:
+                await manager.run_code("1", "py")
+            assert info.value.sent == "no"
+            call = asyncio.create_task(manager.run_code("1", "py"))
+            await settled(lambda: manager.get_metrics().in_flight == 1)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert manager.get_metrics().in_flight == 0
+    finally:
+        for filler in fillers:
+            filler.close()
+        listener.close()
+
+
+async def test_closing_waits_for_calls_in_flight(raw_server: Serve) -> None:
+    """Within `close_s` a call still gets its answer; new ones are refused at once."""
+    stage = Stage(10)
+    manager = manager_for(await raw_server(stage.handle))
+    runtime = await manager.get_runtime("py")
+    call = asyncio.create_task(runtime.run_code("1"))
+    await stage.arrived.wait()
+    closing = asyncio.create_task(manager.aclose())
+    await settled(lambda: runtime.closed)
+    for late in (runtime.run_code("1"), manager.run_code("1", "py"), runtime.validate_code("1")):
+        with pytest.raises(RuntimeClosedError):
+            await late
+    assert not closing.done()
+    stage.go.set()
+    assert (await call).ok
+    await closing
+    await settled(lambda: stage.open == 0)
+
+
+async def test_closing_ends_what_takes_too_long(raw_server: Serve) -> None:
+    """After `close_s` a call ends with a clear error, also one that still waits for its permit."""
+    stage = Stage(10)
+    settings = {"timeouts": TimeoutSettings(close_s=0.05), "limiter": LimiterSettings(max_concurrency=1)}
+    manager = manager_for(await raw_server(stage.handle), **settings)
+    calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(3)]
+    await stage.arrived.wait()
+    await manager.aclose()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end) for end in ends] == [RuntimeClosedError] * 3
+    await settled(lambda: stage.open == 0)
+    assert manager.get_metrics().total.errors == {"RuntimeClosedError": 3}
+
+
+async def test_cancelled_closing_still_closes(raw_server: Serve) -> None:
+    """Whoever gives up waiting for calls in flight ends them; nothing stays open."""
+    stage = Stage(10)
+    manager = manager_for(await raw_server(stage.handle))
+    call = asyncio.create_task(manager.run_code("1", "py"))
+    await stage.arrived.wait()
+    closing = asyncio.create_task(manager.aclose())
+    await settled(lambda: not call.done() and manager.get_metrics().in_flight == 1)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(RuntimeClosedError):
+        await call
+    await settled(lambda: stage.open == 0)
+
+
+async def test_closing_that_is_cancelled_late_closes_the_sessions(raw_server: Serve) -> None:
+    """Also while the process that checks Python is waited for."""
+    stage, before = Stage(), len(open_sessions())
+    runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(stage.handle)})).create_runtime("py")
+    assert (await runtime.run_code("1")).ok
+    assert await runtime.validate_code("1")
+    assert len(open_sessions()) == before + 1
+    process = runtime._checker._process
+    assert process is not None
+    closing = asyncio.create_task(runtime.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert len(open_sessions()) == before
+    await process.wait()
+
+
+async def test_a_users_cancellation_stays_a_cancellation(raw_server: Serve) -> None:
+    """A task that its owner cancels while the manager closes is cancelled, not failed."""
+    stage = Stage(10)
+    manager = manager_for(await raw_server(stage.handle), timeouts=TimeoutSettings(close_s=0.05))
+    call = asyncio.create_task(manager.run_code("1", "py"))
+    await stage.arrived.wait()
+    closing = asyncio.create_task(manager.aclose())
+    await settled(lambda: not closing.done())
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await closing
+
+
+async def test_clear_cache_never_closes_under_a_call(raw_server: Serve) -> None:
+    """A dropped runtime closes when its calls have ended; the next caller gets a new one meanwhile."""
+    stage = Stage(10)
+    async with manager_for(await raw_server(stage.handle)) as manager:
+        old = await manager.get_runtime("py")
+        call = asyncio.create_task(old.run_code("1"))
+        await stage.arrived.wait()
+        clearing = asyncio.create_task(manager.clear_cache())
+        await settled(lambda: old.closed)
+        new = await manager.get_runtime("py")
+        assert new is not old
+        with pytest.raises(RuntimeClosedError):
+            await old.run_code("1")
+        assert not clearing.done()
+        stage.go.set()
+        assert (await call).ok
+        await clearing
+        assert (await new.run_code("1")).ok
+        await manager.clear_cache()
+        assert (await manager.run_code("1", "py")).ok
+        assert manager.get_metrics().total.outcomes == {"OK": 3}
+
+
+# Each too large to share a request with another one: so many executions.
+CASES = [("x" * 600_000,)] * 3
+
+
+def several_executions(manager: RuntimeManager, way: str) -> asyncio.Task[list[Any]]:
+    async def run_cases() -> list[Any]:
+        return await (await manager.get_runtime("py")).run_cases("def f(x): pass", "f", CASES)
+
+    async def run_map() -> list[Any]:
+        tasks = [faasrt.CodeTask("def f(x): pass", "py", function="f", args=case) for case in CASES]
+        return [item.result or item.error async for item in manager.map(tasks, concurrency=1, coalesce=3)]
+
+    return asyncio.create_task(run_cases() if way == "run_cases" else run_map())
+
+
+@pytest.mark.parametrize("closing", ["clear_cache", "aclose"])
+@pytest.mark.parametrize("way", ["run_cases", "map"])
+async def test_several_executions_are_one_call_in_flight(raw_server: Serve, way: str, closing: str) -> None:
+    """Closing waits for all executions of a `run_cases`, and of tasks that share executions."""
+    stage = Stage(10)
+    async with manager_for(await raw_server(stage.handle)) as manager:
+        runtime = await manager.get_runtime("py")
+        call = several_executions(manager, way)
+        await stage.arrived.wait()
+        closed = asyncio.create_task(getattr(manager, closing)())
+        await settled(lambda: runtime.closed)
+        stage.go.set()
+        assert [type(result) for result in await call] == [faasrt.ExecutionResult] * 3
+        await closed
+    assert stage.calls == 3
+
+
+async def test_closing_ends_several_executions_that_take_too_long(raw_server: Serve) -> None:
+    """After `close_s`, with the error that every other call gets, and none of the executions that were to come."""
+    stage = Stage(10)
+    manager = manager_for(await raw_server(stage.handle), timeouts=TimeoutSettings(close_s=0.05))
+    call = several_executions(manager, "run_cases")
+    await stage.arrived.wait()
+    await manager.aclose()
+    with pytest.raises(RuntimeClosedError):
+        await call
+    assert (stage.calls, manager.get_metrics().total.errors) == (1, {"RuntimeClosedError": 1})
+    assert call.cancelling() == 0
+
+
+async def test_a_failed_creation_is_not_kept(raw_server: Serve) -> None:
+    """The next caller tries again, and of many at once one makes it."""
+    stage = Stage()
+    made = 0
+
+    class Factory(RuntimeFactory):
+        def create_runtime(self, language: str | Language) -> faasrt.Runtime:
+            nonlocal made
+            made += 1
+            if made == 1:
+                raise ConfigurationError("not yet")
+            return super().create_runtime(language)
+
+    factory = Factory(Settings(endpoints={"py": await raw_server(stage.handle)}))
+    async with RuntimeManager(factory) as manager:
+        with pytest.raises(ConfigurationError, match="not yet"):
+            await manager.get_runtime("py")
+        runtimes = await asyncio.gather(*(manager.get_runtime("py") for _ in range(1_000)))
+    assert made == 2
+    assert len(set(runtimes)) == 1
+
+
+async def test_a_forgotten_manager_warns(raw_server: Serve) -> None:
+    """The warning names it and what to do; one that was closed, or never used, is silent."""
+    stage = Stage()
+    url = await raw_server(stage.handle)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manager: RuntimeManager | None = manager_for(url)
+        await manager.get_runtime("py")
+        del manager
+        gc.collect()
+        assert [str(warning.message) for warning in caught if "RuntimeManager" in str(warning.message)] == [
+            "unclosed <RuntimeManager of python, javascript, typescript>: use async with, or await aclose()"
+        ]
+        caught.clear()
+        manager = manager_for(url)
+        await manager.get_runtime("py")
+        await manager.aclose()
+        del manager
+        manager = manager_for(url)
+        del manager
+        gc.collect()
+        assert not caught
+
+
+def run_script(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("runner", ["asyncio.run", "uvloop.run"])
+def test_one_manager_per_run(runner: str) -> None:
+    """A manager in each of several runs works, under asyncio's loop and uvloop, embedded FaaS included."""
+    code = f"""
+import asyncio, uvloop, faasrt
+async def main(n):
+    async with faasrt.RuntimeManager.local(workers=1) as manager:
+        programs = [(f"print({{n}})", "py"), (f"console.log({{n}})", "js")]
+        results = await asyncio.gather(*(manager.run_code(*program) for program in programs))
+        print(*(result.stdout.strip() for result in results), bool(await manager.validate_code("x = 1", "py")))
+for n in range(3):
+    {runner}(main(n))
+"""
+    assert run_script(code) == "0 0 True\n1 1 True\n2 2 True\n"
+
+
+def test_a_manager_of_another_loop_is_a_clear_error() -> None:
+    """Left open in one `asyncio.run`, it is refused in the next, can be closed there, and leaves no process."""
+    code = """
+import asyncio, psutil, faasrt
+manager = faasrt.RuntimeManager.local(["js"], workers=1)
+async def run():
+    return (await manager.run_code("console.log(1)", "js")).stdout.strip()
+print(asyncio.run(run()))
+try:
+    asyncio.run(run())
+except faasrt.ConfigurationError as error:
+    print("another event loop" in str(error))
+asyncio.run(manager.aclose())
+print(psutil.wait_procs(psutil.Process().children(), timeout=30)[1])  # the system takes a moment to end them
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "1\nTrue\n[]\n"), done.stderr
+
+
+async def test_metrics_count_what_happens(serve: Serve, unused_tcp_port: int) -> None:
+    """Outcomes and errors, per endpoint and in total, with attempts and a histogram of the time."""
+
+    async def handler(request: web.Request) -> web.Response:
+        code = (await request.json())["code"]
+        return web.json_response(
+            {"output": {}, "outcome": code} if code.isupper() else {"error": "x"}, status=200 if code.isupper() else 500
+        )
+
+    url, dead = await serve(handler), f"http://127.0.0.1:{unused_tcp_port}"
+    settings = Settings(endpoints={"py": url, "js": dead}, envelope="never")
+    async with RuntimeManager(settings=settings) as manager:
+        for code in ("OK", "OK", "TIMEOUT", "fail"):
+            await asyncio.gather(manager.run_code(code, "py"), return_exceptions=True)
+        with pytest.raises(faasrt.ConnectError):
+            await manager.run_code("1", "js")
+        python = (await manager.get_runtime("py")).get_metrics()
+        everything = manager.get_metrics()
+    assert python.total.outcomes == {"OK": 2, "TIMEOUT": 1}
+    assert python.total.errors == {"ServerError": 1}
+    assert list(python.endpoints) == [url]
+    assert everything.total.errors == {"ServerError": 1, "ConnectError": 1}
+    assert everything.endpoints[dead].errors == {"ConnectError": 1}
+    assert (everything.total.calls, everything.total.attempts, everything.total.retries) == (5, 7, 2)
+    assert everything.total.latency.count == 5
+    assert everything.total.latency.sum_s > 0
+    assert (everything.in_flight, everything.queued, everything.total.in_flight) == (0, 0, 0)
+    import json
+
+    assert json.loads(json.dumps(everything.to_dict()))["total"]["outcomes"] == {"OK": 2, "TIMEOUT": 1}
+
+
+async def test_a_failing_sink_fails_no_call(raw_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """It is reported once."""
+
+    class Logger:
+        def log(self, *args: Any, **kwargs: Any) -> None:
+            raise ZeroDivisionError
+
+    stage = Stage()
+    settings = Settings(endpoints={"py": await raw_server(stage.handle)})
+    async with RuntimeManager(settings=settings, logger=Logger()) as manager:
+        assert (await manager.run_code("1", "py")).ok
+        assert (await manager.run_code("1", "py")).ok
+    assert caplog.text.count("a telemetry sink failed") == 1
+
+
+async def test_events_tell_the_life_of_a_call(raw_server: Serve) -> None:
+    """In order, with levels, under one id."""
+    lines: list[tuple[int, str, dict[str, Any]]] = []
+
+    class Logger:
+        def log(self, level: int, event: str, **fields: Any) -> None:
+            lines.append((level, event, fields))
+
+    stage = Stage()
+    settings = Settings(endpoints={"py": await raw_server(stage.handle)})
+    async with RuntimeManager(settings=settings, logger=Logger()) as manager:
+        await manager.run_code("print(1)", "py")
+    assert [(level, event) for level, event, _ in lines] == [
+        (10, "call_started"),
+        (10, "attempt_started"),
+        (10, "limit_changed"),  # it is known now what the endpoint is
+        (10, "attempt_finished"),
+        (20, "call_finished"),
+    ]
+    assert len({fields["call_id"] for _, event, fields in lines if event != "limit_changed"}) == 1
+    assert lines[0][2]["code_bytes"] == 8
+    assert lines[-1][2]["outcome"] == "OK"

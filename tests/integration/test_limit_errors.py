@@ -1,0 +1,180 @@
+"""The error of a program that was ended at a limit names the limit, its value, and whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from faasrt import ExecutionError, Outcome, RuntimeManager, SandboxConfig, Settings, UserError
+from faasrt.local import LocalFaaS
+from faasrt.testing import FakeFaas, Reply
+from support.doubles import JsFaas, PythonFaas
+from support.rawhttp import exchange, request
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ENDLESS = {"python": "while True: pass", "js": "for (;;);"}
+HUNGRY = {
+    "python": "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
+    "js": "const x = []; for (;;) x.push(new Array(1000).fill(x.length))",
+}
+TALKATIVE = {"python": "while True: print('x' * 99)", "js": "for (;;) console.log('x'.repeat(99))"}
+CASES = [
+    pytest.param(language, programs, limit, outcome, name, message, id=f"{language}-{limit}")
+    for language in ("python", "js")
+    for programs, limit, outcome, name, message in [
+        (ENDLESS, "timeout_ms", Outcome.TIMEOUT, "Timeout", "timeout after {} ms (limit of the {})"),
+        (
+            HUNGRY,
+            "memory_limit_mb",
+            Outcome.MEMORY_LIMIT,
+            "MemoryLimit",
+            "more than {} MiB of memory (limit of the {})",
+        ),
+        (
+            TALKATIVE,
+            "max_output_bytes",
+            Outcome.OUTPUT_LIMIT,
+            "OutputLimit",
+            "more than {} bytes of output (twice the limit of the {})",
+        ),
+    ]
+]
+# With 48 MiB the interpreter itself runs out of memory. A limit that both set is the client's.
+SERVER = {"timeout_ms": 2_000, "memory_limit_mb": 48, "max_output_bytes": 5_000}
+CLIENT = {"timeout_ms": 500, "memory_limit_mb": 48, "max_output_bytes": 1_000}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def faas() -> AsyncIterator[LocalFaaS]:
+    """An embedded FaaS with low limits."""
+    limits = SandboxConfig(timeout_limit_s=2, memory_limit_mb=48, max_output_bytes=5_000)
+    async with LocalFaaS(["python", "js"], workers=1, sandbox=limits) as server:
+        await asyncio.gather(server.wait_ready("python"), server.wait_ready("js"))
+        yield server
+
+
+@pytest.mark.parametrize("owner", ["client", "server"])
+@pytest.mark.parametrize(("language", "programs", "limit", "outcome", "name", "message"), CASES)
+async def test_the_embedded_faas_names_the_lower_limit(
+    faas: LocalFaaS,
+    language: str,
+    programs: dict[str, str],
+    limit: str,
+    outcome: Outcome,
+    name: str,
+    message: str,
+    owner: str,
+) -> None:
+    """The answer, the notice and the result of the client name the limit that applied."""
+    asked = CLIENT[limit] if owner == "client" else 10 * SERVER[limit]
+    value = CLIENT[limit] if owner == "client" else SERVER[limit]
+    expected = message.format(2 * value if outcome is Outcome.OUTPUT_LIMIT else value, owner)
+    body = json.dumps({"language": language, "code": programs[language], "sandbox": {limit: asked}}).encode()
+    answer = (await exchange(faas.url, request(body))).json()
+    assert answer["outcome"] == outcome
+    assert answer["error_info"] == {"name": name, "message": expected, "traceback": ""}
+    assert answer.get("notice") in (None, f"faasrt: {expected}\n")
+    assert ("notice" in answer) is (answer["output"]["stderr"].startswith("faasrt: "))
+    if limit == "timeout_ms":
+        sandbox = SandboxConfig(timeout_limit_s=asked / 1000)
+    else:
+        sandbox = SandboxConfig(timeout_limit_s=20, **{limit: asked})  # type: ignore[arg-type]
+    async with RuntimeManager(settings=Settings(endpoints={language: faas.url}, sandbox=sandbox)) as manager:
+        result = await manager.run_code(programs[language], language)
+    assert (result.outcome, result.error) == (outcome, UserError(name, expected))
+    with pytest.raises(ExecutionError, match=f"ended as {outcome}: {name}: "):
+        result.raise_for_outcome()
+
+
+async def test_without_a_request_the_limit_is_the_servers(faas: LocalFaaS) -> None:
+    """A backend that sends no limits is not named as their owner."""
+    answer = (await exchange(faas.url, request(json.dumps({"language": "js", "code": "for (;;);"}).encode()))).json()
+    assert answer["error_info"]["message"] == "timeout after 2000 ms (limit of the server)"
+
+
+@pytest.mark.parametrize(("double", "language"), [(PythonFaas, "python"), (JsFaas, "js"), (JsFaas, "ts")])
+@pytest.mark.parametrize("mode", ["auto", "always"])
+async def test_reference_servers(double: Callable[[], PythonFaas | JsFaas], language: str, mode: str) -> None:
+    """The client adds the error, because these servers only report that a program ended, if at all."""
+    family = "python" if language == "python" else "js"
+    sandbox = SandboxConfig(timeout_limit_s=10, max_output_bytes=1_000)
+    async with double() as server:
+        settings = Settings(endpoints={language: server.url}, sandbox=sandbox, envelope=mode)  # type: ignore[arg-type]
+        async with RuntimeManager(settings=settings) as manager:
+            slow = await manager.run_code(ENDLESS[family], language, 700)
+            loud = await manager.run_code(TALKATIVE[family], language)
+    assert (slow.outcome, slow.error) == (
+        Outcome.TIMEOUT,
+        UserError("Timeout", "timeout after 700 ms (limit of the client)"),
+    )
+    assert (loud.outcome, loud.error) == (
+        Outcome.OUTPUT_LIMIT,
+        UserError("OutputLimit", "more than 2000 bytes of output (twice the limit of the client)"),
+    )
+
+
+SLEEPY = {
+    "python": "import time\ndef f(n):\n    while n: pass\n    return n",
+    "js": "function f(n) { while (n); return n; }",
+}
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+@pytest.mark.parametrize("place", ["embedded", "double"])
+async def test_cases(faas: LocalFaaS, language: str, place: str) -> None:
+    """The error of a case names the limit of a case, not the longer one of its execution."""
+    double = {"python": PythonFaas, "js": JsFaas}[language]()
+    async with double:
+        url = faas.url if place == "embedded" else double.url
+        settings = Settings(endpoints={language: url}, sandbox=SandboxConfig(timeout_limit_s=10))
+        async with RuntimeManager(settings=settings) as manager:
+            results = await manager.run_cases(
+                SLEEPY[language], "f", [(0,), (1,), (0,)], language=language, timeout_ms=400
+            )
+            single = await manager.call_function(SLEEPY[language], "f", (1,), language=language, timeout_ms=400)
+    assert [result.outcome for result in results] == [Outcome.OK, Outcome.TIMEOUT, Outcome.OK]
+    expected = UserError("Timeout", "timeout after 400 ms (limit of the client)")
+    assert [result.error for result in results] == [None, expected, None]
+    assert (single.outcome, single.error) == (Outcome.TIMEOUT, expected)
+
+
+async def test_output_of_a_case_beyond_the_limit_of_the_server(faas: LocalFaaS) -> None:
+    """The guest program keeps as much as the server, and the error says so."""
+    sandbox = SandboxConfig(timeout_limit_s=2, max_output_bytes=100_000)
+    async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=sandbox)) as manager:
+        (result,) = await manager.run_cases(
+            "def f(n):\n    while True: print('x' * 99)", "f", [(1,)], language="python"
+        )
+    assert (result.outcome, result.error) == (
+        Outcome.OUTPUT_LIMIT,
+        UserError("OutputLimit", "more than 10000 bytes of output (twice the limit of the server)"),
+    )
+
+
+async def test_servers_that_only_name_the_outcome() -> None:
+    """The client adds the error, and keeps an error that the server gave."""
+    async with FakeFaas() as fake, RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
+        fake.handler = lambda request: Reply(outcome="MEMORY_LIMIT")
+        bare = await manager.run_code("1", "python")
+        given = UserError("Timeout", "timeout after 3 ms (limit of the server)")
+        fake.handler = lambda request: Reply(outcome="TIMEOUT", error=given)
+        named = await manager.run_code("1", "python")
+    assert bare.error == UserError("MemoryLimit", "more than 128 MiB of memory (limit of the client)")
+    assert named.error == given
+
+
+async def test_an_answer_that_is_too_large() -> None:
+    """It is an output limit of the client, whose value the error names."""
+    sandbox = SandboxConfig(max_output_bytes=1_000)
+    async with FakeFaas() as fake:
+        fake.handler = lambda request: Reply(stdout="x" * 400_000)
+        settings = Settings(endpoints={"python": fake.url}, sandbox=sandbox)
+        async with RuntimeManager(settings=settings) as manager:
+            result = await manager.run_code("1", "python")
+    message = "the answer is too large for 1000 bytes of output (limit of the client); it was not read"
+    assert (result.outcome, result.error) == (Outcome.OUTPUT_LIMIT, UserError("OutputLimit", message))

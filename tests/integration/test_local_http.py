@@ -1,0 +1,743 @@
+"""The input of the embedded FaaS: attacks over real sockets, each with what must hold.
+
+Where HTTP lets it, the server answers with a 4xx and words in JSON; nothing runs; no web page gets in; and no line of
+any log holds a traceback or a piece of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+import socket
+import sys
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+import pytest_asyncio
+
+import faasrt
+from faasrt import RetrySettings, SandboxConfig
+from faasrt.local import LocalFaaS, http_limits
+from faasrt.local.engines.deno import DenoEngine
+from support.helpers import manager_for
+from support.rawhttp import Answer, Connection, connected, exchange, request
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MARK = "a_name_of_the_program"
+CODE = f"const {MARK} = 1; console.log({MARK})"
+RUN = {"language": "js", "code": CODE}
+
+
+def numbered(value: object) -> str:
+    """A name for a parameter that is too long to be one; pytest numbers them."""
+    return type(value).__name__
+
+
+def encoded(**fields: Any) -> bytes:
+    return json.dumps({**RUN, **fields}).encode()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def faas() -> AsyncIterator[LocalFaaS]:
+    """A server for JavaScript only, which starts fast."""
+    async with LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=2)) as server:
+        await server.wait_ready("js")
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def fresh() -> AsyncIterator[LocalFaaS]:
+    """A server that is made by the limits which the test has set."""
+    async with LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=2)) as server:
+        await server.wait_ready("js")
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Every line of every log; none may hold the program or a traceback."""
+    caplog.set_level(logging.DEBUG)
+    lines: list[str] = []
+    yield lines
+    for record in caplog.get_records("call"):
+        assert record.exc_info is None, record
+        assert MARK not in record.getMessage()
+        assert not record.name.startswith("aiohttp"), record
+    assert [
+        record.getMessage() for record in caplog.get_records("call") if record.name.startswith("faasrt.local")
+    ] == lines
+
+
+async def executions(faas: LocalFaaS) -> Any:
+    metrics = (await exchange(faas.url, request(method="GET", target="/metrics"))).json()
+    return [engine["executions"] for engine in metrics["engines"].values()]
+
+
+@contextlib.asynccontextmanager
+async def nothing_runs(faas: LocalFaaS) -> AsyncIterator[None]:
+    before = await executions(faas)
+    yield
+    assert await executions(faas) == before
+
+
+def assert_refused(answer: Answer, status: int, words: str = "") -> None:
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+    assert set(answer.json()) == {"error", "details"}
+    assert words in answer.json()["details"]
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def body_of(extra: str) -> bytes:
+    """A good body with a piece of JSON, or of what is none, behind it."""
+    return encoded()[:-1] + b", " + extra.encode() + b"}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        encoded() + b"x",
+        encoded().replace(b'"', b"'"),
+        b"\xef\xbb\xbf" + encoded(),
+        encoded().decode().encode("utf-16"),
+        encoded().decode().encode("utf-32"),
+        encoded().replace(b"const", b"\xff\xfe"),
+        encoded().replace(b"const", b"\xed\xa0\x80"),
+        encoded().replace(b"const", b"\x00"),
+        body_of('"code": "console.log(2)"'),
+        body_of('"ext": {"a": 1, "a": 2}'),
+        body_of('"timeout": NaN'),
+        body_of('"timeout": Infinity'),
+        body_of('"ext": {"a": -Infinity}'),
+        body_of('"timeout": 1e999'),
+        body_of('"timeout": ' + "9" * 5_000),
+        body_of('"timeout": 0x10'),
+        body_of('"ext": ' + "[" * 30_000),
+        body_of('"ext": ' + "[" * 30_000 + "]" * 30_000),
+        body_of('"ext": ' + '{"a":' * 12_000 + "1" + "}" * 12_000),
+    ],
+    ids=numbered,
+)
+async def test_what_is_no_json_is_refused(faas: LocalFaaS, body: bytes) -> None:
+    """Neither another encoding, nor a dialect of JSON, nor one that two readers would read in two ways."""
+    async with nothing_runs(faas):
+        for path in ("/run_code", "/validate_code"):
+            assert_refused(await exchange(faas.url, request(body, target=path)), 400)
+
+
+SIZE = 8 * 2**20 - 1_000
+HOSTILE = {
+    "brackets": "[" * SIZE,
+    "lists": "[" + "[]," * (SIZE // 3) + "[]]",
+    "objects": "[" + '{"":{}},' * (SIZE // 8) + "{}]",
+    "names": "{" + ",".join(f'"{number:x}":0' for number in range(SIZE // 12)) + "}",
+    "numbers": "[" + "0," * (SIZE // 2) + "0]",
+    "digits": "[" + ("9" * 4_000 + ",") * (SIZE // 4_001) + "0]",
+    "strings": "[" + '"",' * (SIZE // 3) + '""]',
+    "blanks": " " * SIZE + "1",
+    "an endless string": '"' + r"\"" * (SIZE // 2),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+async def test_a_large_body_must_be_a_large_program(faas: LocalFaaS, kind: str) -> None:
+    """8 MiB of values would hold the event loop for half a second, and take hundreds of MB: they are not decoded."""
+    async with nothing_runs(faas):
+        assert_refused(await exchange(faas.url, request(body_of(f'"ext": {HOSTILE[kind]}'))), 400)
+
+
+async def test_a_large_program_runs(faas: LocalFaaS) -> None:
+    """Its large parts are strings of any characters."""
+    code = "console.log('" + '\\"\n\\n\u20ac\U0001f600'.replace("\n", "") * 300_000 + "'.length)"
+    answer = await exchange(faas.url, request(encoded(code=code)))
+    assert answer.json()["output"]["stdout"] == f"{300_000 * 5}\n"
+
+
+DEEP = json.loads('{"a":' * 400 + "1" + "}" * 400)
+BAD_FIELDS = {
+    "language": (None, 1, True, [], ["js"], {}, "", "ruby", "js;python", "\ud800", "j" * 10_000, DEEP),
+    "code": (None, 1, True, [], ["1"], {}, "", " \n", DEEP),
+    "timeout": (0, -1, -0.0, "5", True, False, [], {}, DEEP, -(10**400)),
+    "priority": (1, True, [], {}, DEEP),
+    "ext": (1, True, "a", [], [["a", "b"]]),
+    "sandbox": (None, 1, "a", [], {"cpus": 1}, {"\ud800": 1}, {"timeout": 5}),
+}
+BAD_LIMITS = {
+    "timeout_ms": (None, 0, -1, "5", True, [], DEEP),
+    "memory_limit_mb": (None, 0, 1, -1, "64", True, [64], DEEP),
+    "max_output_bytes": (None, 0, -1, "5", True, {}, DEEP),
+    "network_enabled": (None, 0, 1, "true", [], True, DEEP),
+}
+
+
+@pytest.mark.parametrize("field", [*BAD_FIELDS, *BAD_LIMITS])
+async def test_wrong_types_and_values_are_refused(faas: LocalFaaS, field: str) -> None:
+    """The refusal names the field; nothing is guessed, and nothing that cannot be enforced is ignored."""
+    bad = [{field: value} for value in BAD_FIELDS.get(field, ())]
+    bad += [{"sandbox": {field: value}} for value in BAD_LIMITS.get(field, ())]
+    assert bad
+    async with nothing_runs(faas):
+        for fields in bad:
+            assert_refused(await exchange(faas.url, request(encoded(**fields))), 400, field)
+
+
+LONG = "x" * 8_000_000
+LARGE_FIELDS = {
+    "language": {"language": LONG},
+    "timeout": {"timeout": LONG},
+    "code": {"code": [LONG]},
+    "priority": {"priority": [LONG]},
+    "ext": {"ext": LONG},
+    "sandbox": {"sandbox": {LONG: 1}},
+    "memory_limit_mb": {"sandbox": {"memory_limit_mb": LONG}},
+    "network_enabled": {"sandbox": {"network_enabled": LONG}},
+}
+
+
+@pytest.mark.parametrize("field", LARGE_FIELDS)
+async def test_a_refusal_is_short(faas: LocalFaaS, field: str) -> None:
+    """It names the field, and repeats no more than the beginning of what it held."""
+    answer = await exchange(faas.url, request(encoded(**LARGE_FIELDS[field])))
+    assert_refused(answer, 400, field)
+    assert len(answer.body) < 500
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(target="/" + "x" * 5_000),
+        request(method="X" * 5_000),
+        request(headers={"Host": "x" * 5_000}),
+        request(headers={"Content-Type": "x/" + "y" * 5_000}),
+        request(headers={"Content-Encoding": "x" * 5_000}),
+        request(headers={"Origin": "x" * 5_000}),
+        request(headers={"Content-Length": "x" * 5_000}),
+        request(headers={"Transfer-Encoding": "x" * 5_000}),
+        request(headers={"y" * 5_000 + "\0": "x"}),
+    ],
+    ids=["target", "method", "host", "type", "encoding", "origin", "length", "transfer", "name"],
+)
+async def test_a_refusal_repeats_no_head(faas: LocalFaaS, data: bytes) -> None:
+    """Nor does one of a target, a method or a header."""
+    answer = await exchange(faas.url, data)
+    assert 400 <= answer.status < 500
+    assert len(answer.body) < 500
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ext": None, "priority": None, "timeout": None},
+        {"ext": {}, "priority": "normal"},
+        {"ext": {"a": "b"}, "priority": ""},
+        {"ext": {"a": {"b": [1, None, {"c": "d"}]}}, "input": {"any": "thing"}, "unknown": DEEP},
+        {"ext": DEEP},
+        {"timeout": 1e308},
+        {"timeout": 10**400},
+        {"timeout": 1500.5, "sandbox": {}},
+        {"language": " JavaScript "},
+        {"sandbox": {"max_output_bytes": 1e300, "memory_limit_mb": 64.5, "network_enabled": False}},
+    ],
+    ids=numbered,
+)
+async def test_what_does_no_harm_is_taken(faas: LocalFaaS, fields: dict[str, Any]) -> None:
+    """Whatever `ext` holds, an unknown field, and more of a limit than there is: the server's own counts."""
+    answer = await exchange(faas.url, request(encoded(**fields)))
+    assert (answer.status, answer.json()["outcome"]) == (200, "OK")
+
+
+async def test_100_mb_are_refused(faas: LocalFaaS) -> None:
+    """By what the headers say, or as they arrive; and not by keeping them."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    piece = b"x" * 2**20
+    async with nothing_runs(faas):
+        async with connected(faas.url) as connection:
+            await connection.send(request(headers={"Content-Length": str(100 * 2**20)}))
+            assert_refused(await connection.answer(), 413, "8388608")
+        async with connected(faas.url) as connection:
+            await connection.send(request(headers={"Content-Length": None, "Transfer-Encoding": "chunked"}))
+            for _ in range(100):
+                await connection.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            assert_refused(await connection.answer(), 413, "8388608")
+    assert process.memory_info().rss - before < 40 * 2**20
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "GZIP", "identity, gzip"])
+async def test_compressed_bodies_are_refused(faas: LocalFaaS, coding: str) -> None:
+    """100 KB may become 100 MB: they are never inflated."""
+    bomb = zlib.compress(b"x" * 100_000_000) if coding == "deflate" else gzip.compress(b"x" * 10_000_000)
+    before = psutil.Process().memory_info().rss
+    async with nothing_runs(faas):
+        answer = await exchange(faas.url, request(bomb, headers={"Content-Encoding": coding}))
+    assert_refused(answer, 415, "compressed")
+    assert answer.headers["accept-encoding"] == "identity"
+    assert psutil.Process().memory_info().rss - before < 40 * 2**20
+
+
+# ---- who may call
+
+
+EVIL = "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        *(({"Host": host}, 200) for host in ("localhost", "LOCALHOST:1", "127.0.0.1:99", "[::1]", "[::1]:8000")),
+        *(
+            ({"Host": host}, 403)
+            for host in ("evil.example", "evil.example:80", "localhost.", "localhost.evil.example")
+        ),
+        *(
+            ({"Host": host}, 403)
+            for host in ("", "[::1%25lo]", "[::1]evil", "[::1", "::1", "127.0.0.1:80:80", "localhost:x")
+        ),
+        *(({"Host": host}, 403) for host in ("user@localhost", "localhost/", "127.0.0.2", "127.1", "0.0.0.0", "\xe9")),
+        *(({"Origin": origin}, 403) for origin in (EVIL, "null", "", "http://127.0.0.1", "http://localhost:3000")),
+        *(
+            ({"Sec-Fetch-Site": site}, 403)
+            for site in ("cross-site", "same-site", "Cross-Site", "", "none, cross-site")
+        ),
+        *(({"Sec-Fetch-Site": site}, 200) for site in ("none", "same-origin")),
+        *(
+            ({"Content-Type": kind}, 415)
+            for kind in (None, "", "text/plain", "text/plain;application/json", "text/json")
+        ),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        ({"Content-Type": "application/json, text/plain"}, 415),
+        ({"Content-Type": "Application/JSON; charset=utf-8"}, 200),
+    ],
+    ids=str,
+)
+async def test_a_web_page_gets_nowhere(faas: LocalFaaS, headers: dict[str, str | None], status: int) -> None:
+    """Rebound names, other sites, forms and scripts are refused, for each path; programs are not."""
+    for path in ("/run_code", "/validate_code"):
+        answer = await exchange(faas.url, request(encoded(), target=path, headers=headers))
+        if status == 200:
+            assert answer.status == 200, answer
+        else:
+            assert_refused(answer, status)
+    if status == 403:
+        for path in ("/health", "/metrics", "/openapi.json", "/"):
+            assert_refused(await exchange(faas.url, request(method="GET", target=path, headers=headers)), 403)
+
+
+async def test_a_preflight_is_refused(faas: LocalFaaS) -> None:
+    """No header of CORS is ever sent, for a page or for anybody."""
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    asked["Access-Control-Request-Private-Network"] = "true"
+    assert_refused(await exchange(faas.url, request(method="OPTIONS", headers={"Origin": EVIL, **asked})), 403)
+    assert_refused(await exchange(faas.url, request(method="OPTIONS", headers=asked)), 405)
+    answer = await exchange(faas.url, request(encoded()))
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_a_header_that_comes_twice_is_no_way_in(faas: LocalFaaS) -> None:
+    """The good one of two does not hide the bad one."""
+    async with nothing_runs(faas):
+        for twice in (
+            "Host: 127.0.0.1",
+            "Content-Type: text/plain",
+            "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site",
+        ):
+            data = request(encoded()).replace(b"\r\n", f"\r\n{twice}\r\n".encode(), 1)
+            answer = await exchange(faas.url, data)
+            assert_refused(answer, 403 if "Sec" in twice else 400)
+
+
+async def test_only_the_token_opens() -> None:
+    """Each path requires it before it answers anything; its scheme may be written in lower case."""
+    async with LocalFaaS(["js"], token="s3cret", workers=1) as faas:
+        await faas.wait_ready("js")
+        wrong = ("", "s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3crett", "Bearer S3CRET", "Basic s3cret")
+        for shown in (None, *wrong, "Bearer s3cret, Bearer s3cret", "Bearer \xe9", "Bearer s3cret x"):
+            for path in ("/run_code", "/health", "/nope", "/openapi.json"):
+                method = "POST" if path == "/run_code" else "GET"
+                data = request(encoded(), method=method, target=path, headers={"Authorization": shown})
+                answer = await exchange(faas.url, data)
+                assert_refused(answer, 401, "token")
+                assert answer.headers["www-authenticate"] == "Bearer"
+        for twice in ("Bearer s3cret\r\nAuthorization: Bearer x", "Bearer x\r\nAuthorization: Bearer s3cret"):
+            assert_refused(await exchange(faas.url, request(encoded(), headers={"Authorization": twice})), 401)
+        assert_refused(
+            await exchange(faas.url, request(encoded(), headers={"Authorization": "Bearer s3cret", "Origin": EVIL})),
+            403,
+        )
+        for shown in ("Bearer s3cret", "bearer s3cret", "BEARER  s3cret"):
+            # Any Host will do: no page can know the token.
+            headers = {"Authorization": shown, "Host": "faas.example"}
+            assert (await exchange(faas.url, request(encoded(), headers=headers))).status == 200
+
+
+# ---- paths, methods and what is hardly HTTP
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("//run_code", "/run_code/", "/run_code//", "/./run_code", "/health/../run_code", "/run_code/../run_code"),
+        *("/run_code%00", "/%72un_code", "/%2e%2e/run_code", "/run_code;x", "/RUN_CODE", "/run_code#x", "/", "*"),
+        *(
+            "http://127.0.0.1/run_code",
+            "http://evil.example/run_code",
+            "//evil.example/run_code",
+            "\\run_code",
+            "run_code",
+        ),
+    ],
+)
+async def test_a_path_is_what_is_written(faas: LocalFaaS, target: str) -> None:
+    """Nothing is decoded, normalized or guessed: only the exact path is served."""
+    async with nothing_runs(faas):
+        answer = await exchange(faas.url, request(encoded(), target=target))
+        assert_refused(answer, answer.status)
+        assert answer.status in (400, 404)
+    assert (await exchange(faas.url, request(encoded(), target="/run_code?any=query"))).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "CONNECT", "PROPFIND"])
+async def test_other_methods_are_refused(faas: LocalFaaS, method: str) -> None:
+    """The answer says which one there is; nothing is echoed, tunnelled or run."""
+    async with nothing_runs(faas), connected(faas.url) as connection:
+        target = "evil.example:443" if method == "CONNECT" else "/run_code"
+        await connection.send(request(method=method, target=target, headers={"Content-Length": None}))
+        answer = await connection.answer(head_only=method == "HEAD")
+        assert (answer.status, answer.headers["content-type"]) == (
+            404 if method == "CONNECT" else 405,
+            "application/json",
+        )
+        assert answer.headers.get("allow") == (None if method == "CONNECT" else "POST")
+    assert (await exchange(faas.url, request(method="POST", target="/health"))).headers["allow"] == "GET,HEAD"
+
+
+BODY = encoded()
+SMUGGLED = request(BODY)
+OTHER_VERSIONS = (b"GET /health\r\n\r\n", b"GET /health HTTP/2.0\r\nHost: 127.0.0.1\r\n\r\n")
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n\r\nnonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100,
+        *OTHER_VERSIONS,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST /run_code HTTP/1.1\r\nContent-Type: application/json\r\n\r\n",
+        request(BODY, headers={"X": "a\x00b"}),
+        request(BODY, target="/run\x00_code"),
+        request(BODY, target="/run_code" + "x" * 10_000),
+        request(BODY, headers={"X": "x" * 10_000}),
+        request(BODY, headers={f"X-{number}": "x" for number in range(1_000)}),
+        request(BODY, headers={"Content-Length": "-1"}),
+        request(BODY, headers={"Content-Length": "1e3"}),
+        request(BODY, headers={"Content-Length": "9" * 30}),
+        request(BODY, headers={"Content-Length": f"{len(BODY)}\r\nContent-Length: 5"}),
+        request(b"0\r\n\r\n" + SMUGGLED, headers={"Transfer-Encoding": "chunked"}),
+        request(CHUNKED, headers={"Content-Length": None, "Transfer-Encoding": "chunked, identity"}),
+        request(CHUNKED, headers={"Content-Length": None, "Transfer-Encoding": "x\r\nTransfer-Encoding: chunked"}),
+        request(CHUNKED, headers={"Content-Length": None, "Transfer-Encoding ": "chunked"}),
+        request(b"-5\r\n" + BODY, headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
+        request(b"fffffffffffffffff\r\n" + BODY, headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
+        request(BODY, headers={"Host": "127.0.0.1\r\n folded"}),
+    ],
+    ids=numbered,
+)
+async def test_what_is_hardly_http_is_refused(faas: LocalFaaS, data: bytes) -> None:
+    """One refusal, and the connection is closed: bytes that were smuggled behind it are never read."""
+    async with nothing_runs(faas), connected(faas.url) as connection:
+        await connection.send(data)
+        assert_refused(await connection.answer(), 505 if data in OTHER_VERSIONS else 400)
+        connection.writer.write_eof()
+        assert await connection.closed() == b""
+
+
+async def test_http_1_0_is_served(faas: LocalFaaS) -> None:
+    """With a Host; without one the target is unknown."""
+    async with connected(faas.url) as connection:
+        await connection.send(request(encoded()).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await connection.answer()).status == 200
+        assert await connection.closed() == b""
+    assert_refused(await exchange(faas.url, b"GET /health HTTP/1.0\r\n\r\n"), 403)
+
+
+async def test_pipelined_requests_are_answered_in_order(faas: LocalFaaS) -> None:
+    """A refused one takes nothing of the next with it, not even its body."""
+    async with connected(faas.url) as connection:
+        codes = [f"console.log({number})" for number in range(3)]
+        datas = [request(encoded(code=code)) for code in codes]
+        await connection.send(datas[0] + request(encoded(), target="/nope") + datas[1] + datas[2])
+        answers = [await connection.answer() for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 404, 200, 200]
+    assert [answer.json()["output"]["stdout"] for answer in answers if answer.status == 200] == ["0\n", "1\n", "2\n"]
+
+
+async def test_a_body_is_asked_for_only_where_it_is_wanted(faas: LocalFaaS) -> None:
+    """`Expect: 100-continue` is answered by the refusal itself, or by 100 when the request may come in."""
+    expecting = {"Expect": "100-continue"}
+    for headers, status in (
+        ({"Origin": EVIL}, 403),
+        ({"Content-Length": "9999999"}, 413),
+        ({"Content-Type": "x/y"}, 415),
+    ):
+        async with connected(faas.url) as connection:
+            await connection.send(
+                request(encoded(), headers={**expecting, **headers}).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+            )
+            assert_refused(await connection.answer(), status)
+    async with connected(faas.url) as connection:
+        head, _, body = request(encoded(), headers=expecting).partition(b"\r\n\r\n")
+        await connection.send(head + b"\r\n\r\n")
+        assert (await connection.answer()).status == 100
+        await connection.send(body)
+        assert (await connection.answer()).json()["outcome"] == "OK"
+
+
+# ---- time, connections and memory
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks that a test need not wait for; connections take them up when they are made."""
+    monkeypatch.setattr(http_limits, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(http_limits, "LINGER_S", 0.1)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    "dripped", [b"", b"POST /run_code HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "], ids=["nothing", "head"]
+)
+async def test_a_head_that_does_not_arrive_ends_the_connection(faas: LocalFaaS, dripped: bytes) -> None:
+    """Bytes that trickle in do not start the clock anew; nor does an answer before them save it."""
+    async with nothing_runs(faas), connected(faas.url) as connection:
+        await connection.send(request(method="GET", target="/health"))
+        assert (await connection.answer()).status == 200
+        await connection.send(dripped)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(30):
+                while not connection.reader.at_eof():
+                    await asyncio.sleep(0.01)
+                    await connection.send(b"x" if dripped else b"")
+        assert await connection.closed() == b""
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_does_not_arrive_is_refused(faas: LocalFaaS, chunked: bool) -> None:
+    """408, which says that nothing was started, and the end of the connection, however steadily it drips."""
+    framing = {"Content-Length": None, "Transfer-Encoding": "chunked"} if chunked else {"Content-Length": "1000"}
+    async with nothing_runs(faas), connected(faas.url) as connection:
+        await connection.send(request(headers=framing))
+        waiting = asyncio.create_task(connection.answer())
+        while not waiting.done():
+            await connection.send(b"1\r\n \r\n" if chunked else b" ")
+            await asyncio.sleep(0.01)
+        answer = await waiting
+        assert_refused(answer, 408, "did not arrive")
+        assert (answer.headers["x-faasrt-not-started"], answer.headers["connection"]) == ("1", "close")
+        assert await connection.closed() == b""
+
+
+async def test_a_408_that_says_nothing_was_started_is_no_verdict(raw_server: Any) -> None:
+    """The client takes it for a refusal; without the header it is how the reference server reports a timeout."""
+    header = b"x-faasrt-not-started: 1\r\n"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}}")
+        writer.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n" + header + b"Content-Length: 2\r\n\r\n{}")
+
+    url = await raw_server(handle)
+    async with manager_for(url, envelope="never") as manager:
+        with pytest.raises(faasrt.RejectedError):
+            await manager.run_code("1", "js")
+        header = b""
+        assert (await manager.run_code("1", "js")).outcome == "TIMEOUT"
+
+
+@pytest.mark.usefixtures("short")
+async def test_an_answer_that_is_not_taken_ends_the_connection(faas: LocalFaaS) -> None:
+    """A client that asks and never reads holds neither connection nor memory for long."""
+    body = encoded(code="console.log('x'.repeat(1_000_000))")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", urlsplit(faas.url).port))
+        # More than the system keeps between the two.
+        await loop.sock_sendall(client, request(body) * 16)
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    with contextlib.suppress(BlockingIOError):
+                        client.send(b"\r\n")
+                    await asyncio.sleep(0.01)
+    assert (await exchange(faas.url, request(encoded()))).status == 200
+
+
+async def test_a_client_that_goes_away_frees_its_sandbox(faas: LocalFaaS) -> None:
+    """Its program is ended, not left to its time limit."""
+
+    async def active() -> int:
+        health = (await exchange(faas.url, request(method="GET", target="/health"))).json()
+        return int(health["languages"]["javascript"]["active"])
+
+    async with connected(faas.url) as connection:
+        await connection.send(request(encoded(code="await new Promise((r) => setTimeout(r, 100_000))")))
+        async with asyncio.timeout(30):
+            while await active() != 1:
+                await asyncio.sleep(0.01)
+    before = await executions(faas)
+    async with asyncio.timeout(30):
+        while await active() != 0:
+            await asyncio.sleep(0.01)
+    assert await executions(faas) == before
+
+
+async def test_what_requests_hold_together_is_bounded(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body beyond it is refused as overload, before it runs; the memory is freed with the answer."""
+    monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", 100_000)
+    large = request(encoded(code=CODE + " " * 60_000))
+    async with connected(faas.url) as first:
+        await first.send(large[:-10])
+        async with asyncio.timeout(30):
+            while (refused := await exchange(faas.url, large)).status == 200:
+                await asyncio.sleep(0.01)
+        assert_refused(refused, 429, "memory")
+        assert (refused.headers["retry-after"], refused.headers["x-faasrt-not-started"]) == ("1", "1")
+        assert (await exchange(faas.url, request(encoded()))).status == 200
+        await first.send(large[-10:])
+        assert (await first.answer()).json()["outcome"] == "OK"
+    for _ in range(5):
+        assert (await exchange(faas.url, large)).status == 200
+
+
+async def test_an_unexpected_failure_tells_nothing_of_the_program(
+    fresh: LocalFaaS, log: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of the server's own is a 500 in JSON, and a log line that says where, without the words of the error."""
+
+    async def fail(self: object, job: Any) -> None:
+        raise KeyError(job.code)
+
+    monkeypatch.setattr(DenoEngine, "execute", fail)
+    answer = await exchange(fresh.url, request(encoded()))
+    assert_refused(answer, 500, "KeyError")
+    assert MARK not in answer.body.decode()
+    log.extend(record.getMessage() for record in caplog.records if record.name == "faasrt.local")
+    assert len(log) == 1
+    assert "in fail" in log[0]
+
+
+class TestConnections:
+    """No more than a set number of connections; the rest are refused at once."""
+
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http_limits, "MAX_CONNECTIONS", 8)
+
+    async def test_one_too_many_is_refused(self, fresh: LocalFaaS) -> None:
+        """Those that are open go on being served; the refusal says that nothing was started. Then there is room."""
+        async with contextlib.AsyncExitStack() as stack:
+            held = [await stack.enter_async_context(connected(fresh.url)) for _ in range(8)]
+            for _ in range(3):
+                for connection in held:
+                    await connection.send(request(encoded()))
+                    assert (await connection.answer()).status == 200
+                for data in (b"", request(encoded())):
+                    async with connected(fresh.url) as refused:
+                        await refused.send(data)
+                        answer = await refused.answer()
+                        assert_refused(answer, 503, "connections")
+                        assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+                        assert answer.headers["x-faasrt-not-started"] == "1"
+                        assert await refused.closed() == b""
+        async with asyncio.timeout(30):
+            while (await exchange(fresh.url, request(encoded()))).status != 200:
+                await asyncio.sleep(0.01)
+
+    async def test_the_client_tries_again(self, fresh: LocalFaaS) -> None:
+        """It takes the refusal for overload, which it may retry, also for calls that must not run twice."""
+        async with (
+            manager_for(fresh.url, retry=RetrySettings(max_attempts=1)) as manager,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            for _ in range(8):
+                await stack.enter_async_context(connected(fresh.url))
+            with pytest.raises(faasrt.OverloadedError) as info:
+                await manager.run_code("1", "js")
+            assert info.value.not_started
+
+
+async def test_10_000_connections(tmp_path: Path) -> None:
+    """They cost a bounded number of descriptors and a little memory, and not one line of a log; then all is as before.
+
+    The server is the command, with as few descriptors as some systems give: connections may take half of them.
+    """
+    command = Path(sys.executable).with_name("faasrt")
+    script = f"ulimit -n 512 && exec '{command}' serve --language js --port 0 --workers 1"
+    with (tmp_path / "stderr").open("wb") as stderr:
+        server = await asyncio.create_subprocess_exec("sh", "-c", script, stdout=-1, stderr=stderr)
+    assert server.stdout is not None
+    url = (await server.stdout.readline()).decode().split()[-1]
+    process = psutil.Process(server.pid)
+    answered, refused, over = 0, 0, asyncio.Event()
+
+    async def attack(gate: asyncio.Semaphore) -> None:
+        nonlocal refused
+        loop = asyncio.get_running_loop()
+        async with gate:
+            with socket.socket() as client:
+                client.setblocking(False)
+                await loop.sock_connect(client, ("127.0.0.1", urlsplit(url).port))
+                await loop.sock_sendall(client, b"POST /run_code HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+                told = await loop.sock_recv(client, 100)
+                refused += told.startswith(b"HTTP/1.1 503 ")
+
+    async def go_on(early: Connection) -> None:
+        nonlocal answered
+        while not over.is_set():
+            await early.send(request(encoded()))
+            answered += (await early.answer()).json()["outcome"] == "OK"
+
+    try:
+        async with connected(url) as early, contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(30):
+                await early.send(request(encoded()))
+                while (await early.answer()).status != 200:
+                    await early.send(request(encoded()))
+            before = process.memory_info().rss
+            for _ in range(255):
+                held = await stack.enter_async_context(connected(url))
+                await held.send(b"POST /run_code HTTP/1.1\r\n")
+            using = asyncio.create_task(go_on(early))
+            gate = asyncio.Semaphore(100)
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(attack(gate) for _ in range(10_000)))
+            over.set()
+            await using
+            assert process.num_fds() < 512
+            assert process.memory_info().rss - before < 64 * 2**20
+        assert answered
+        assert refused == 10_000
+        async with asyncio.timeout(30):
+            while (await exchange(url, request(encoded()))).status != 200:
+                await asyncio.sleep(0.01)
+    finally:
+        server.terminate()
+        await server.wait()
+    assert (tmp_path / "stderr").read_text() == "faasrt: javascript is ready\nfaasrt: stopping\n"

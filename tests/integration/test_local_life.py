@@ -1,0 +1,298 @@
+"""The end of the embedded FaaS, and of each of its processes, by every signal: nothing is left, or all is mended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from asyncio.subprocess import DEVNULL
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from faasrt.local import LocalFaaS
+from faasrt.local.folder import temporary_folder
+from support.helpers import manager_for
+from support.served import LANGUAGES, Server, is_gone, served, strays, until
+
+BOTH = ("python is ready", "javascript is ready")
+SLOW = {
+    "python": "import time\nt = time.time() + {}\nwhile time.time() < t: pass\nprint('done')",
+    "javascript": "await new Promise((r) => setTimeout(r, {} * 1000)); console.log('done')",
+}
+pytestmark = pytest.mark.usefixtures("wasm_sandbox")
+
+
+def options(engine: str) -> list[str]:
+    """Return the arguments of a server with an engine."""
+    return ["--engine", "python=wasm"] if engine == "wasm" else []
+
+
+async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, object]]]:
+    """Start a program that takes its time, and give its call once it runs."""
+    call = asyncio.create_task(server.run(language, SLOW[language].format(seconds)))
+    await server.until_pool(language, active=1)
+    return call
+
+
+async def until_settled(server: Server, engine: str, *, busy: bool) -> None:
+    """Wait until one worker's pool is full, and nothing starts, which would be given up only after 20 s if stopped."""
+    idle = {"native": 1, "wasm": int(not busy), "deno": 2}[engine]
+    await server.until_pool(LANGUAGES[engine], status="ready", active=int(busy), idle=idle)
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGINT] * 2], ids=str
+)
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+async def test_a_signal_drains_it(tmp_path: Path, signals: Sequence[signal.Signals], engine: str) -> None:
+    """Programs in flight are answered, at a second signal, too; the exit code is 0, and nothing is left."""
+    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
+        calls = [await begin(server, language, 0.7) for language in SLOW]
+        for number in signals:
+            server.process.send_signal(number)
+            await until(lambda: "stopping" in server.output)
+        for call in calls:
+            status, body = await call
+            assert (status, body["outcome"], body["output"]["stdout"]) == (200, "OK", "done\n")
+        assert await server.ended() == 0
+        assert "Traceback" not in server.output
+        assert server.output.count("\n") == 5  # the address, three languages, and that it stops
+
+
+@pytest.mark.parametrize("words", [(), ("serving",), ("javascript is ready",)], ids=str)
+async def test_a_signal_while_it_starts(tmp_path: Path, words: Sequence[str]) -> None:
+    """Whatever it is about to start, it ends in good order."""
+    async with served(tmp_path, "--workers", "2", wait_for=words) as server:
+        await until(lambda: list(server.folder.iterdir()))
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() in (0, 130)
+        assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("python", ["native", "wasm"])
+async def test_sigkill_of_the_server(tmp_path: Path, python: str) -> None:
+    """It cannot clean up, so the system does: no process is left, be it idle, busy or stopped."""
+    async with served(tmp_path, "--workers", "2", *options(python), wait_for=BOTH) as server:
+        await server.until_pool("python", idle=2)
+        calls = [await begin(server, language, 60) for language in SLOW]
+        for engine in (python, "deno"):
+            assert len(server.sandboxes(engine)) >= 2
+            server.sandboxes(engine)[0].suspend()
+        everyone = server.children()
+        server.process.kill()
+        assert await server.ended() == -signal.SIGKILL
+        await until(lambda: all(map(is_gone, everyone)))
+        for call in calls:
+            with pytest.raises(aiohttp.ClientError):
+                await call
+
+
+async def test_sigkill_of_the_server_while_it_compiles(tmp_path: Path) -> None:
+    """The compiler, which has work for a minute and reads nothing meanwhile, ends as well."""
+    cache = tmp_path / "cache"
+    words = ("javascript is ready",)
+    async with served(tmp_path, *options("wasm"), wait_for=words, FAASRT_CACHE_DIR=str(cache)) as server:
+        await until(lambda: list(cache.rglob(".lock")))
+        server.process.kill()
+        assert await server.ended() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("engine", LANGUAGES)
+async def test_sigkill_of_an_idle_process(tmp_path: Path, engine: str) -> None:
+    """No program notices, and the pool is full again. As many programs as workers, so that none waits in the queue."""
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
+        await server.until_pool(language, idle=2)
+        victims = server.sandboxes(engine)
+        for victim in victims:
+            victim.kill()
+        answers = await asyncio.gather(*(server.run(language, SLOW[language].format(0)) for _ in range(2)))
+        assert [(status, body.get("outcome", body)) for status, body in answers] == [(200, "OK")] * 2
+        await until(lambda: len(server.sandboxes(engine)) >= 2)
+        await server.until_pool(language, active=0, queued=0)
+        assert not {victim.pid for victim in victims} & {child.pid for child in server.sandboxes(engine)}
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+@pytest.mark.parametrize("engine", LANGUAGES)
+async def test_sigkill_of_a_busy_process(tmp_path: Path, engine: str) -> None:
+    """Its program, which may have had effects, is not run again: the answer is a clear 500; the pool is full again."""
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
+        at_rest_s = sum(cpu_s(child) for child in server.sandboxes(engine))
+        call = await begin(server, language, 60)
+        await until_settled(server, engine, busy=True)
+        if language == "python":  # a worker that dies before it has started its sandbox has run nothing
+            await until(lambda: sum(cpu_s(child) for child in server.sandboxes(engine)) > at_rest_s + 0.5)
+        for victim in server.sandboxes(engine):
+            victim.kill()
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert "process" in body["details"]
+        await until_settled(server, engine, busy=False)
+        status, body = await server.run(language, SLOW[language].format(0))
+        assert (status, body["outcome"]) == (200, "OK")
+        assert (await server.get("/metrics"))["engines"][engine]["failed"] == 1
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["outside", "inside"])
+@pytest.mark.parametrize("engine", ["native", "deno"])
+async def test_sigkill_of_a_launcher(tmp_path: Path, engine: str, place: int) -> None:
+    """Its programs fail as the server's, and end with it; soon there is another one, and programs run.
+
+    It is a chain of processes, from one outside of the jail to one inside that starts the programs.
+    """
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "-l", language, "--workers", "1", wait_for=(f"{language} is ready",)) as server:
+        call = await begin(server, language, 60)
+        await until_settled(server, engine, busy=True)
+        (launcher,) = server.launchers()
+        chain = [launcher]
+        while len(children := chain[-1].children()) == 1:
+            chain += children
+        assert len(chain) >= 2
+        everyone = server.children("python") + server.sandboxes(engine)
+        chain[place].kill()
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert "killed from outside" in body["details"]
+        await until(lambda: all(map(is_gone, everyone)))
+        await until_settled(server, engine, busy=False)
+        # Refused before they start, which clients retry, while the new launcher is not ready.
+        while (answer := await server.run(language, SLOW[language].format(0)))[0] == 503:
+            await asyncio.sleep(0.1)
+        status, body = answer
+        assert (status, body.get("outcome", body)) == (200, "OK")
+        assert "the launcher of the jail was killed from outside" in server.output
+        assert "Traceback" not in server.output
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("code", ["while True: pass", "import os; os.getpid()\nwhile True: pass"])
+async def test_a_native_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
+    """The operator or the system ended it: that is a failure of the server, and no verdict."""
+    async with served(tmp_path, "-l", "py", "--workers", "1", wait_for=("python is ready",)) as server:
+        call = asyncio.create_task(server.run("python", code))
+        busy: list[psutil.Process] = []
+        await until(lambda: busy.extend(child for child in server.sandboxes("native") if cpu_s(child) > 0.5) or busy)
+        busy[0].send_signal(number)
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert body["details"] == f"a Python process was killed from outside ({number.name})"
+        await until(lambda: f"faasrt: the engine native: {body['details']}" in server.output)
+        assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for (;;) ;",
+        "process.title; for (;;) ;",
+        "import { kill } from 'node:process'; kill(Deno.pid, 0); for (;;) ;",
+        "import 'node:fs'; await new Promise((go) => setTimeout(go)); for (;;) ;",
+        "await import('no' + 'de:proc' + 'ess'); for (;;) ;",
+    ],
+)
+async def test_a_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
+    """The operator or the system ended it, whatever it has loaded: that is a failure of the server, and no verdict."""
+    async with served(tmp_path, "-l", "js", "--workers", "1") as server:
+        call = asyncio.create_task(server.run("js", code))
+        busy: list[psutil.Process] = []
+        await until(lambda: busy.extend(child for child in server.children("deno") if cpu_s(child) > 0.5) or busy)
+        busy[0].send_signal(number)
+        status, body = await call
+        assert (status, body["error"]) == (500, "the engine failed")
+        assert body["details"] == f"a Deno process was killed from outside (signal {number})"
+        await until(lambda: f"faasrt: the engine deno: {body['details']}" in server.output)
+        assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the seconds of CPU time that a process has taken, of which only a loop takes many."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cpu_times().user
+    return 0
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("engine", LANGUAGES)
+async def test_sigstop_of_a_process(tmp_path: Path, engine: str, *, busy: bool) -> None:
+    """A program in it ends at its limit; the process is ended, and another takes its place."""
+    language = LANGUAGES[engine]
+    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
+        code = SLOW[language].format(60 if busy else 0)
+        if busy:
+            call = asyncio.create_task(server.run(language, code, timeout=2000))
+            await server.until_pool(language, active=1)
+        await until_settled(server, engine, busy=busy)
+        victims = server.sandboxes(engine)
+        for victim in victims:
+            victim.suspend()
+        if not busy:
+            call = asyncio.create_task(server.run(language, code, timeout=700))
+        status, body = await call
+        assert (status, body["outcome"]) == (200, "TIMEOUT")
+        victim = next(victim for victim in victims if body["metadata"]["instance_id"].endswith(f"-{victim.pid}"))
+        await until(lambda: is_gone(victim))
+        for victim in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.resume()
+        await until_settled(server, engine, busy=False)
+        status, body = await server.run(language, SLOW[language].format(0))
+        assert (status, body["outcome"]) == (200, "OK")
+
+
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+async def test_it_ends_what_is_stopped(tmp_path: Path, engine: str) -> None:
+    """SIGTERM ends a server whose processes do not react to anything."""
+    async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
+        # A process that is stopped before its `exec` holds the thread that starts it.
+        for language in SLOW:
+            await server.until_pool(language, idle=2)
+        everyone = server.children()
+        for child in everyone:
+            child.suspend()
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+        assert all(map(is_gone, everyone))
+
+
+async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> None:
+    """The server lives on without it, and removes the folder itself."""
+    async with served(tmp_path, "-l", "js") as server:
+        (watcher,) = server.children("rm -rf")
+        watcher.kill()
+        await until(lambda: not server.children("rm -rf"))
+        assert (await server.run("js", "console.log(1)"))[1]["outcome"] == "OK"
+        assert strays(server.folder)
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended() -> None:
+    """They are killed anyway; but whoever has closed it finds none of them, in whatever state, any more."""
+    for _ in range(5):
+        async with LocalFaaS(["js", "python"], workers=2) as faas, manager_for(faas.url) as manager:
+            await asyncio.gather(faas.wait_ready("js"), faas.wait_ready("python"))
+            calls = [manager.run_code("1", language) for language in ("js", "python") for _ in range(8)]
+            results = await asyncio.gather(*calls)
+        pids = [int(result.metadata["instance_id"].rpartition("-")[2]) for result in results]
+        assert not {child.pid for child in psutil.Process().children(recursive=True)} & set(pids)
+
+
+async def test_the_folder_goes_away_although_a_process_still_writes_into_it() -> None:
+    """As one may that was about to start when the server closed."""
+    writer = 'n=0; while [ $n -lt 30000 ] && : > "$1/$n"; do n=$((n + 1)); done'
+    async with temporary_folder() as folder:
+        process = await asyncio.create_subprocess_exec("sh", "-c", writer, "sh", str(folder), stderr=DEVNULL)
+        await until((folder / "1000").exists)
+    await process.wait()
+    assert not folder.exists()

@@ -1,0 +1,122 @@
+"""Ten times as many programs as the embedded FaaS can run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from faasrt.local import LocalFaaS
+from support.served import served
+
+Answer = tuple[int, Any, Any]
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: Any) -> Answer:
+    async with session.post(f"{url}/run_code", json=body) as response:
+        return response.status, await response.json(), response.headers
+
+
+def judge(answers: list[Answer]) -> list[int]:
+    """Return the numbers of the programs that ran; each answer must be right, or a proper refusal."""
+    ran = []
+    for number, (status, body, headers) in enumerate(answers):
+        if status == 200:
+            assert (body["outcome"], body["output"]["stdout"]) == ("OK", f"{number}\n")
+            ran.append(number)
+        else:
+            assert (status, body["error"]) == (429, "overloaded")
+            assert "no sandbox came free" in body["details"]
+            assert headers["x-faasrt-not-started"] == "1"
+            assert int(headers["Retry-After"]) > 0
+    return ran
+
+
+SLOW = {
+    "python": "import time\ntime.sleep(0.6)\nprint({})",
+    "javascript": "await new Promise((r) => setTimeout(r, 600)); console.log({})",
+    "typescript": "await new Promise((r: () => void) => setTimeout(r, 600)); console.log({})",
+}
+COMMENT = {"python": "\n#", "javascript": "\n//", "typescript": "\n//"}
+
+
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path, engine: str) -> None:
+    """Wave after wave: 429 before execution, right results for the rest, as many executions, and flat memory."""
+    arguments = ("--workers", "1", "--engine", f"python={engine}")
+    ran: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    rss = []
+    async with (
+        served(
+            tmp_path,
+            *arguments,
+            wait_for=("python is ready", "javascript is ready"),
+        ) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        for _ in range(3):
+            waves = {}
+            for language, capacity in {"python": 1, "javascript": 4}.items():
+                bodies = [
+                    {
+                        "language": language,
+                        "code": SLOW[language].format(number) + COMMENT[language] + "x" * 100_000,
+                    }
+                    for number in range(10 * capacity)
+                ]
+                waves[language] = asyncio.gather(*(post(session, server.url, body) for body in bodies))
+            for language, wave in waves.items():
+                answers = await wave
+                accepted = len(judge(answers))
+                assert 0 < accepted < len(answers)
+                ran[language] += accepted
+                refused[language] += len(answers) - accepted
+            rss.append(psutil.Process(server.process.pid).memory_info().rss)
+        engines = (await server.get("/metrics"))["engines"]
+        for language, name in (("python", engine), ("javascript", "deno")):
+            assert engines[name]["executions"] == {language: {"OK": ran[language]}}
+            assert engines[name]["refused"] == refused[language]
+            assert engines[name]["failed"] == 0
+        assert max(rss[1:]) - rss[0] < 16 * 2**20
+        assert len(server.sandboxes("deno")) <= 2 * 4
+        assert len(server.sandboxes(engine)) <= (1 if engine == "wasm" else 2)
+
+
+async def test_what_is_refused_never_runs(tmp_path: Path) -> None:
+    """Each program that runs takes the only worker for long: the server counts those that it answered, no others."""
+    arguments = ("-l", "python", "--workers", "1")
+    async with (
+        served(tmp_path, *arguments, wait_for=("python is ready",)) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        bodies = [{"language": "python", "code": SLOW["python"].format(number)} for number in range(40)]
+        answers = await asyncio.gather(*(post(session, server.url, body) for body in bodies))
+        metrics = (await server.get("/metrics"))["engines"]["native"]
+    ran = judge(answers)
+    assert 0 < len(ran) < len(answers)
+    assert metrics["executions"] == {"python": {"OK": len(ran)}}
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+async def test_no_refused_javascript_program_runs(language: str) -> None:
+    """The programs that were answered have run, each in a process of its own, and no others."""
+    async with (
+        LocalFaaS([language], workers=1, queue_timeout_s=1) as faas,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        await faas.wait_ready(language)
+        bodies = [{"language": language, "code": SLOW[language].format(number)} for number in range(40)]
+        answers = await asyncio.gather(*(post(session, faas.url, body) for body in bodies))
+        async with session.get(f"{faas.url}/metrics") as response:
+            executions = (await response.json())["engines"]["deno"]["executions"]
+    ran = judge(answers)
+    assert 0 < len(ran) < len(answers)
+    assert executions == {language: {"OK": len(ran)}}
+    assert len({answers[number][1]["metadata"]["instance_id"] for number in ran}) == len(ran)

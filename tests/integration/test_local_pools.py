@@ -1,0 +1,98 @@
+"""The warm processes of the embedded FaaS: they follow demand, down and up, and come back after crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from faasrt import RuntimeManager
+from faasrt.local.engines import warm_pool
+from faasrt.local.engines.deno_run import DenoRun
+from faasrt.local.engines.native_run import NativeRun
+from support.served import LANGUAGES, at_work_in, is_gone, sandboxes, trace, until
+
+LEAST = {"native": 2, "wasm": 1, "deno": 2}
+SLOW = {"python": "import time\ntime.sleep(1.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 1500)"}
+
+
+@pytest.fixture(params=LANGUAGES)
+def engine(request: pytest.FixtureRequest, wasm_sandbox: None) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest_asyncio.fixture
+async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> AsyncIterator[RuntimeManager]:
+    """An embedded FaaS that forgets fast, for three Python and twelve JavaScript programs at once."""
+    monkeypatch.setattr(warm_pool, "_PEAK_DECAY_S", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name, value in trace(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    async with RuntimeManager.local(workers=3, engines={LANGUAGES[engine]: engine}) as manager:
+        await asyncio.gather(*(manager.get_runtime(language) for language in SLOW))
+        yield manager
+
+
+def processes(folder: Path, engine: str) -> list[psutil.Process]:
+    return sandboxes(at_work_in(folder, psutil.Process().children()), engine)
+
+
+async def until_full(manager: RuntimeManager, folder: Path, engine: str) -> None:
+    """Wait until as many wait as shall when nothing happens, and health says the same."""
+    async with asyncio.timeout(30):
+        while True:
+            shown = (await manager.get_health_status()).endpoints[0].details["languages"][LANGUAGES[engine]]
+            if shown["status"] == "ready" and shown["idle"] == LEAST[engine] == len(processes(folder, engine)):
+                return
+
+
+async def test_they_follow_demand(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:
+    """Few wait when nothing happens; those that come then wait, end right, and run at once; then few wait again."""
+    language = LANGUAGES[engine]
+    for _ in range(2):
+        await until_full(manager, tmp_path, engine)
+        count = 3 if language == "python" else 9
+        calls = [
+            asyncio.create_task(manager.run_code(SLOW[language].format(number), language)) for number in range(count)
+        ]
+        await until(lambda: len(processes(tmp_path, engine)) >= count)  # noqa: B023
+        results = [await call for call in calls]
+        assert [result.stdout for result in results] == [f"{number}\n" for number in range(count)]
+
+
+async def test_they_come_back_after_crashes(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:
+    """After three kills without a call there are again the same number, health counts them, and programs run."""
+    for _ in range(3):
+        await until_full(manager, tmp_path, engine)
+        victims = processes(tmp_path, engine)
+        for victim in victims:
+            victim.kill()
+        await until(lambda: all(is_gone(victim) for victim in victims))  # noqa: B023
+    await until_full(manager, tmp_path, engine)
+    language = LANGUAGES[engine]
+    assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
+
+
+@pytest.mark.parametrize("engine", ["native"], indirect=True)
+async def test_a_run_holds_nothing_when_it_is_over(manager: RuntimeManager) -> None:
+    """Its output, of megabytes, is freed at once, and not when the garbage collector comes by."""
+    gc.collect()
+    gc.disable()
+    try:
+        for language, code, outcome in (
+            ("javascript", "console.log(1)", "OK"),
+            ("javascript", "for (;;) console.log('x'.repeat(1e5))", "OUTPUT_LIMIT"),
+            ("python", "print(1)", "OK"),
+            ("python", "while True: print('x' * 10**5)", "OUTPUT_LIMIT"),
+        ):
+            assert (await manager.run_code(code, language)).outcome.value == outcome
+        await until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, (DenoRun, NativeRun))])
+    finally:
+        gc.enable()

@@ -1,0 +1,384 @@
+"""Python in the embedded FaaS: real programs in real sandboxes, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxConfig
+from faasrt.local.engines.base import Engine, EngineJob, EngineOptions
+from faasrt.local.engines.native import NativePythonEngine
+from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.protocol.execution_limits import ExecutionLimits
+from support.helpers import until_active
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def run(manager: RuntimeManager, code: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
+    return await manager.run_code(code, "python", timeout_ms, sandbox=SandboxConfig(**limits))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout"),
+    [
+        ("print(6 * 7)", "42\n"),
+        ("print('a')\nprint('b', end='')", "a\nb"),
+        ("# don't swallow\nprint(\"it's\")\nprint('''x\n\ty''')", "it's\nx\n\ty\n"),
+        ("print('你好 🌍 é')", "你好 🌍 é\n"),
+        ("print({'a': 1})", "{'a': 1}\n"),
+        ("print(__name__, '__file__' in globals())", "__main__ True\n"),
+        ("import sys; print(sys.argv, sys.stdin.read() == '')", "['main.py'] True\n"),
+        ("import inspect\ndef f(): return 1\nprint(inspect.getsource(f), end='')", "def f(): return 1\n"),
+        ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)", "True\n"),
+        ("class A:\n  def __del__(self): print('bye')\na = A()", "bye\n"),
+        ("import atexit; atexit.register(print, 'at exit')", "at exit\n"),
+        ("import os; os.close(1); os.close(2)", ""),
+        ("import sys; sys.stdout.close(); sys.stderr.close()", ""),
+        ("print('\\ud800')", "\ud800\n"),
+        ("raise SystemExit", ""),
+        ("raise SystemExit(0)", ""),
+    ],
+)
+async def test_programs_run_to_their_end(python: RuntimeManager, code: str, stdout: str) -> None:
+    """Output arrives unchanged, and exit code 0 is OK."""
+    result = await run(python, code)
+    assert (result.outcome, result.stdout, result.stderr, result.exit_code) == (Outcome.OK, stdout, "", 0)
+    pool = result.metadata["pool_stats"]
+    assert pool["totalInstances"] == pool["idleInstances"] + pool["activeInstances"]
+    assert result.duration_ms is not None
+
+
+ENVIRONMENTS = {
+    "native": "HOME LANG OMP_NUM_THREADS OPENBLAS_NUM_THREADS PATH PYTHONHASHSEED TMPDIR",
+    "wasm": "HOME PYTHONTZPATH TMPDIR",
+}
+
+
+async def test_the_environment_is_that_of_the_sandbox(python: RuntimeManager, engine: str) -> None:
+    """A program has the variables of its engine, and none of the server's."""
+    result = await run(python, "import os; print(*sorted(os.environ))")
+    assert result.stdout == ENVIRONMENTS[engine] + "\n"
+
+
+async def test_the_scientific_packages_compute(python: RuntimeManager, engine: str) -> None:
+    """numpy, pandas, scipy and sympy import and give right answers within the default memory."""
+    if engine == "native":
+        for package in ("numpy", "pandas", "scipy", "sympy"):
+            pytest.importorskip(package)
+    code = """
+import numpy as np, pandas as pd, scipy.linalg, sympy
+print(np.arange(10).sum(), pd.DataFrame({"a": [1, 2]}).a.mean(), round(scipy.linalg.det([[1, 2], [3, 4]]), 6))
+print(sympy.sqrt(8), sympy.integrate(sympy.Symbol("x") ** 2))
+"""
+    result = await run(python, code, 30_000)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "45 1.5 -2.0\n2*sqrt(2) x**3/3\n")
+
+
+async def test_asyncio_works(python: RuntimeManager) -> None:
+    """sleep, gather, wait_for, TaskGroup, queues and top-level await work without sockets or threads."""
+    code = """
+import asyncio
+async def main():
+    async def one(i):
+        await asyncio.sleep(0.01 * i)
+        return i
+    print(await asyncio.gather(one(2), one(1)))
+    try:
+        await asyncio.wait_for(asyncio.sleep(10), 0.01)
+    except TimeoutError:
+        print("timed out")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(one(3))
+    queue = asyncio.Queue()
+    asyncio.get_running_loop().call_later(0.01, queue.put_nowait, "later")
+    print(task.result(), await queue.get())
+asyncio.run(main())
+asyncio.run(main())
+"""
+    result = await run(python, code)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "[2, 1]\ntimed out\n3 later\n" * 2)
+    result = await run(python, "import asyncio\nx = await asyncio.sleep(0.01, 'awaited')\nprint(x)")
+    assert (result.outcome, result.stdout) == (Outcome.OK, "awaited\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "name", "line"),
+    [
+        ("def f():\n    return 1 / 0\n\nf()", Outcome.USER_ERROR, "ZeroDivisionError", 'File "main.py", line 2, in f'),
+        ("def f(): f()\nf()", Outcome.USER_ERROR, "RecursionError", 'File "main.py", line 1, in f'),
+        ("input()", Outcome.USER_ERROR, "EOFError", 'File "main.py", line 1'),
+        ("raise KeyboardInterrupt", Outcome.USER_ERROR, "KeyboardInterrupt", 'File "main.py", line 1'),
+        ("raise ExceptionGroup('g', [ValueError(1)])", Outcome.USER_ERROR, "ExceptionGroup", "ValueError: 1"),
+        ("async def f():\n    raise OSError('no')\nawait f()", Outcome.USER_ERROR, "OSError", "line 2, in f"),
+        ("exec('1/0')", Outcome.USER_ERROR, "ZeroDivisionError", 'File "<string>", line 1'),
+        ("import socket; socket.create_connection(('127.0.0.1', 80))", Outcome.USER_ERROR, "", "main.py"),
+        ("open('/etc/shadow')", Outcome.USER_ERROR, "FileNotFoundError", "main.py"),
+        ("import subprocess; subprocess.run(['no-such'])", Outcome.USER_ERROR, "", "main.py"),
+        ("def f(:", Outcome.SYNTAX_ERROR, "SyntaxError", "def f(:"),
+        ("if 1:\nx", Outcome.SYNTAX_ERROR, "IndentationError", "line 2"),
+        ("(" * 1_000, Outcome.SYNTAX_ERROR, "", ""),
+        ("x = '\0'", Outcome.SYNTAX_ERROR, "SyntaxError", "null bytes"),
+    ],
+)
+async def test_exceptions_are_the_users(
+    python: RuntimeManager, code: str, outcome: Outcome, name: str, line: str
+) -> None:
+    """An exception has its name, and a traceback with the user's own lines and none of ours."""
+    result = await run(python, code)
+    assert (result.outcome, result.exit_code) == (outcome, 1)
+    assert result.error is not None
+    assert name in ("", result.error.name)
+    assert line in result.error.traceback
+    assert result.stderr == result.error.traceback
+    assert "faasrt" not in result.stderr
+    assert "_host" not in result.stderr
+
+
+async def test_code_too_deep_for_the_parser(python: RuntimeManager) -> None:
+    """It is a syntax error, whatever the parser runs out of."""
+    result = await run(python, "(" * 100_000)
+    assert (result.outcome, result.exit_code) == (Outcome.SYNTAX_ERROR, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("x = 1\ny = bytearray(10**9)", 'File "main.py", line 2, in <module>'),
+        ("def f():\n  x = []\n  while 1: x.append([0] * 1000)\nf()", "line 3, in f"),
+    ],
+)
+async def test_memory_errors_are_traced(python: RuntimeManager, engine: str, code: str, line: str) -> None:
+    """The traceback shows where; a native program that grows in small steps is ended without one."""
+    result = await run(python, code)
+    assert result.error is not None
+    if engine == "native":
+        assert (result.outcome, result.error.name) == (Outcome.MEMORY_LIMIT, "MemoryLimit")
+    else:
+        assert (result.outcome, result.exit_code, result.error.name) == (Outcome.USER_ERROR, 1, "MemoryError")
+    if engine == "wasm" or "bytearray" in code:
+        assert "MemoryError" in result.stderr
+        assert line in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "stderr"),
+    [
+        ("import sys; sys.exit(3)", 3, ""),
+        ("raise SystemExit('bye')", 1, "bye\n"),
+        ("raise SystemExit(-1)", 255, ""),
+        ("exit(4)", 4, ""),
+        ("exit(2**70)", 255, ""),
+        ("class A:\n  def __str__(self): raise ValueError\nraise SystemExit(A())", 1, "\n"),
+        ("class E(SystemExit):\n  code = property(lambda self: 1 / 0)\nraise E", 1, ""),
+        ("import sys\nsys.stderr.close()\nsys.exit('bad')", 1, ""),
+    ],
+)
+async def test_exit_codes(python: RuntimeManager, code: str, exit_code: int, stderr: str) -> None:
+    """An exit with another code than 0 is the user's failure, and tells the code."""
+    result = await run(python, code)
+    assert (result.outcome, result.exit_code, result.stderr) == (Outcome.USER_ERROR, exit_code, stderr)
+    assert result.error is not None
+    assert result.error.name == "SystemExit"
+
+
+@pytest.mark.parametrize("code", ["import os; os._exit(3)", "import atexit, os; atexit.register(os._exit, 3)"])
+async def test_a_hard_exit_is_a_crash(python: RuntimeManager, code: str) -> None:
+    """Nothing tells why the interpreter ended, so nothing is made up."""
+    result = await run(python, code)
+    assert (result.outcome, result.exit_code, result.error) == (Outcome.CRASHED, 3, None)
+
+
+async def test_a_huge_message_is_shortened(python: RuntimeManager) -> None:
+    """An exception that would take all memory to report is reported, from both ends."""
+    result = await run(python, "raise ValueError('a' * 10**7 + 'b')")
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.error is not None
+    assert result.error.message.startswith("aaa")
+    assert result.error.message.endswith("aab")
+    assert len(result.error.message) <= 1_048_576
+
+
+@pytest.mark.parametrize(
+    ("code", "ret_val"),
+    [
+        ("return_val('{\"score\": 0.50}')", '{"score": 0.50}'),
+        ("return_val('one'); return_val('two')", "two"),
+        ("return_val(None)", ""),
+        ("return_val('\\ud83d')", "\ud83d"),
+        ("return_val({'a': 1})", "{'a': 1}"),
+        ("return_val('kept')\n1/0", "kept"),
+        ("return_val('kept')\nwhile True: pass", "kept"),
+        (
+            "def return_val(value):\n    print('__COZE_RETURN_VAL_START__')\n    print(value)\n"
+            "    print('__COZE_RETURN_VAL_END__')\nprint('log')\nreturn_val('{\"score\": 1}')\nprint('end')",
+            '{"score": 1}',
+        ),
+    ],
+)
+async def test_return_values_are_exact(python: RuntimeManager, code: str, ret_val: str) -> None:
+    """`return_val` gives the caller its text; a program that brings coze-loop's own function works too."""
+    result = await run(python, code, 1_000)
+    assert result.ret_val == ret_val
+    assert "__COZE" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["while True: pass", "import time; time.sleep(60)", "import re; re.match('(a+)+$', 'a' * 50 + 'b')", "9**9**9"],
+)
+async def test_time_is_limited(python: RuntimeManager, code: str) -> None:
+    """Whatever a program does, it ends at its limit, and what it printed before arrives."""
+    result = await run(python, f"print('before')\n{code}", 500)
+    assert (result.outcome, result.stdout, result.exit_code) == (Outcome.TIMEOUT, "before\n", None)
+    assert result.duration_ms is not None
+    assert result.duration_ms >= 500
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = []\nwhile True: x.append(len(x))",
+        "x = {}\nwhile True: x[len(x)] = object()",
+        "x = 'a'\nwhile True: x += x",
+        "import numpy\nx = []\nwhile True: x.append(numpy.ones(1_000_000))",
+    ],
+)
+async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str) -> None:
+    """A bomb ends as MEMORY_LIMIT or as the language's own MemoryError, and the next program runs."""
+    if engine == "native" and "numpy" in code:
+        pytest.importorskip("numpy")
+    result = await run(python, code)
+    if result.outcome is not Outcome.MEMORY_LIMIT:
+        assert result.outcome is Outcome.USER_ERROR
+        assert result.error is not None
+        assert "MemoryError" in result.error.name
+    assert (await run(python, "print(1)")).stdout == "1\n"
+
+
+async def test_output_is_limited(python: RuntimeManager) -> None:
+    """A flood is ended at twice the limit; a text just over the limit is cut; both are flagged."""
+    flood = await run(python, "for i in range(100): print('x' * 1_000_000)", max_output_bytes=100_000)
+    assert (flood.outcome, flood.truncated) == (Outcome.OUTPUT_LIMIT, {"stdout"})
+    assert len(flood.stdout) <= 100_000
+    cut = await run(python, "import sys; sys.stderr.write('a' * 100 + 'b' * 100)", max_output_bytes=150)
+    assert (cut.outcome, cut.truncated) == (Outcome.OK, {"stderr"})
+    assert cut.stderr.startswith("aaa")
+    assert cut.stderr.endswith("bbb")
+    value = await run(python, "return_val('x' * 1000)", max_output_bytes=100)
+    assert (value.outcome, value.truncated) == (Outcome.OK, {"ret_val"})
+
+
+async def test_no_run_sees_another(python: RuntimeManager) -> None:
+    """Globals, modules and builtins are fresh each time."""
+    await asyncio.gather(*(run(python, "import builtins, json; builtins.spy = json.spy = 1") for _ in range(4)))
+    code = "import builtins, json; print(hasattr(builtins, 'spy'), hasattr(json, 'spy'))"
+    for result in await asyncio.gather(*(run(python, code) for _ in range(4))):
+        assert result.stdout == "False False\n"
+
+
+async def test_reports_can_be_forged_only_for_oneself(local_wasm: RuntimeManager) -> None:
+    """A program that speaks to the host directly gets a verdict of its own, and breaks nothing."""
+    code = """
+import _host
+for request in (b"guest", b"job", b"error{", b'error{"name":""}', b"error[1]", b"exit9999999", b"exitx", b""):
+    _host.call(request)
+_host.call(b"\\xff" * 1_000_000)
+"""
+    result = await run(local_wasm, code)
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.error is not None
+    assert result.error.name == "Exception"
+    assert (await run(local_wasm, "print(1)")).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("send(kind='done'); os._exit(0)", Outcome.OK),
+        ("send(kind='exit'); os._exit(7)", Outcome.USER_ERROR),
+        ("send(kind='error', name='MyError', line=999999999); os._exit(1)", Outcome.USER_ERROR),
+        ("send(kind='error', name=[], line=1e99); os._exit(1)", Outcome.CRASHED),
+        ("os.write(255, b'\\xff' * 1_000_000)", Outcome.CRASHED),
+        ("os.write(255, b'{' * 1_000_000 + b'\\n')", Outcome.OK),
+        ("os.write(255, b'{\"kind\":[' + b'{},' * 300_000 + b'1]}\\n')", Outcome.OK),
+        ("os.write(255, b'{\"kind\":[' + b'{},' * 1_000_000 + b'1]}\\n')", Outcome.OUTPUT_LIMIT),
+        ("while True: os.write(255, b'x' * 65536)", Outcome.OUTPUT_LIMIT),
+        ("os.close(255)", Outcome.CRASHED),
+    ],
+)
+async def test_messages_can_be_forged_only_for_oneself(local: RuntimeManager, code: str, outcome: Outcome) -> None:
+    """A native program that writes to the server directly gets a verdict of its own, and breaks nothing."""
+    send = "def send(**fields): os.write(255, json.dumps(fields, separators=(',', ':')).encode() + b'\\n')\n"
+    attack = run(local, f"import json, os\n{send}{code}", max_output_bytes=100_000)
+    result, *others = await asyncio.gather(attack, *(run(local, f"return_val({number})") for number in range(4)))
+    assert result.outcome is outcome, result
+    assert [other.ret_val for other in others] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("print('(')", None),
+        ("while True: pass", None),
+        ("1/0", None),
+        ("await f()", None),
+        ("x = 'don\\'t'", None),
+        ("def f(:", (1, 7)),
+        ("x = 1\n  y = 2", (2, 2)),
+        ("print('é', (", (1, 12)),
+        ("", (1, 1)),
+        (" \n", (1, 1)),
+    ],
+)
+async def test_validation_parses_and_does_not_run(
+    python: RuntimeManager, code: str, place: tuple[int, int] | None
+) -> None:
+    """Valid is what the sandbox's own compiler takes; a complaint has line and column from 1."""
+    result = await python.validate_code(code, "python", where="remote")
+    assert result.valid is (place is None)
+    if place is not None:
+        assert (result.diagnostics[0].line, result.diagnostics[0].column) == place
+    if code.strip():
+        assert result.checked_by.startswith("CPython 3.")
+
+
+async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None:
+    """Both workers are soon free again, although both ran endless loops."""
+    calls = [asyncio.create_task(run(python, "while True: pass", 30_000)) for _ in range(2)]
+    await until_active(python, "python", 2)
+    for call in calls:
+        call.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*calls, return_exceptions=True))
+    results = await asyncio.gather(*(run(python, "print(1)") for _ in range(2)))
+    assert [result.stdout for result in results] == ["1\n", "1\n"]
+
+
+@pytest.mark.parametrize("engine_type", [NativePythonEngine, WasiPythonEngine])
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_nobody_gets_the_answer_to_another(tmp_path: Path, engine_type: type[Engine]) -> None:
+    """A caller that is cancelled twice, while its program is being ended, leaves no answer to the next one."""
+    engine = engine_type(EngineOptions(workers=1, folder=tmp_path, memory_limit_mb=128, level="namespaces"))
+    living = asyncio.create_task(engine.run())
+    await engine.wait_ready()
+
+    def job(code: str) -> EngineJob:
+        limits = ExecutionLimits(timeout_ms=5_000, memory_limit_mb=128, max_output_bytes=1_000)
+        return EngineJob(language=Language.PYTHON, code=code, limits=limits)
+
+    for turns in range(4):
+        call = asyncio.create_task(engine.execute(job("print('secret')\nwhile True: pass")))
+        while engine.active == 0 or (engine.idle and engine.name == "wasm"):
+            await asyncio.sleep(0.01)
+        call.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await engine.execute(job("print('mine')"))).stdout == "mine\n"
+    living.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await living

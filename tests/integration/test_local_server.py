@@ -1,0 +1,409 @@
+"""The embedded FaaS as a server: its protocol, its refusals, its life."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
+
+import faasrt
+from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
+from faasrt.local import LocalFaaS
+from faasrt.local.admission import AdmissionQueue, BusyError
+from support.helpers import WASM, until_active
+from support.served import at_work_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def faas() -> AsyncIterator[LocalFaaS]:
+    """A server for JavaScript only, which starts fast."""
+    async with LocalFaaS(["js", "ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=2)) as server:
+        await server.wait_ready("js")
+        yield server
+
+
+async def post(url: str, body: Any, **headers: str) -> tuple[int, Any, Any]:
+    async with aiohttp.ClientSession() as session:
+        sent: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
+        async with session.post(url, headers=headers, **sent) as response:
+            return response.status, await response.json(), response.headers
+
+
+async def get(url: str, **headers: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        return response.status, await response.text()
+
+
+RUN = {"language": "js", "code": "console.log(1)"}
+
+
+async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) -> None:
+    """A coze-loop backend reads the fields that it knows; our own are further fields."""
+    status, body, _ = await post(f"{faas.url}/run_code", {**RUN, "timeout": 1000, "priority": "normal", "ext": {}})
+    assert status == 200
+    assert body["output"] == {"stdout": "1\n", "stderr": "", "ret_val": ""}
+    metadata = body["metadata"]
+    assert metadata["language"] == "javascript"
+    assert metadata["runtime"].startswith("Deno ")
+    assert (metadata["status"], metadata["exit_code"], metadata["timed_out"]) == ("success", 0, False)
+    assert isinstance(metadata["duration"], int)
+    assert metadata["task_id"]
+    assert metadata["instance_id"]
+    assert set(metadata["pool_stats"]) == {"totalInstances", "idleInstances", "activeInstances"}
+    assert (body["outcome"], body["error_info"], body["truncated"]) == ("OK", None, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[" * 20_000, "not JSON"),
+        (b"[" * 200_000, "too many values"),
+        (b"[]", "object"),
+        (b"\xff", "not JSON"),
+        ({"code": "1"}, "language"),
+        ({"language": "ruby", "code": "1"}, "ruby"),
+        ({"language": ["js"], "code": "1"}, "language"),
+        ({"language": "python", "code": "1"}, "not served here"),
+        ({"language": "js"}, "'code'"),
+        ({"language": "js", "code": 5}, "'code'"),
+        ({"language": "js", "code": " "}, "empty"),
+        *(({**RUN, "timeout": bad}, "'timeout'") for bad in (0, -1, "5", True)),
+        *(({**RUN, "timeout": bad}, "not valid JSON") for bad in (float("nan"), float("inf"))),
+        ({**RUN, "sandbox": []}, "'sandbox'"),
+        ({**RUN, "sandbox": {"timeout_ms": 0}}, "'timeout_ms'"),
+        ({**RUN, "sandbox": {"memory_limit_mb": "64"}}, "'memory_limit_mb'"),
+        ({**RUN, "sandbox": {"memory_limit_mb": 1}}, "at least 16"),
+        ({**RUN, "sandbox": {"max_output_bytes": None}}, "'max_output_bytes'"),
+        ({**RUN, "sandbox": {"network_enabled": 1}}, "'network_enabled'"),
+        ({**RUN, "sandbox": {"network_enabled": True}}, "no sandbox of this server has a network"),
+    ],
+)
+async def test_bad_requests_are_refused_in_words(faas: LocalFaaS, body: Any, words: str) -> None:
+    """Nothing that cannot be honoured is ignored; the answer is a 400 that names the field."""
+    status, answer, _ = await post(f"{faas.url}/run_code", body, **{"Content-Type": "application/json"})
+    assert status == 400
+    assert words in answer["details"]
+
+
+async def test_requests_only_lower_the_limits(faas: LocalFaaS) -> None:
+    """The server's own limits hold, whatever is asked for."""
+    code = "const x = []; while (true) x.push(new Array(1000).fill(x.length))"
+    body = {"language": "js", "code": code, "timeout": 9e9, "sandbox": {"memory_limit_mb": 9e9, "timeout_ms": 9e9}}
+    _, answer, _ = await post(f"{faas.url}/run_code", body)
+    assert answer["outcome"] == "MEMORY_LIMIT"
+    _, answer, _ = await post(f"{faas.url}/run_code", {**body, "code": "while (true) {}"})
+    assert (answer["outcome"], answer["metadata"]["timed_out"]) == ("TIMEOUT", True)
+    _, answer, _ = await post(f"{faas.url}/run_code", {**body, "sandbox": {"memory_limit_mb": 32}})
+    assert answer["outcome"] == "MEMORY_LIMIT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "application/json", "Host": "evil.example"}, 403),
+        ({"Content-Type": "application/json", "Host": "evil.example:80"}, 403),
+        ({"Content-Type": "application/json", "Origin": "https://evil.example"}, 403),
+        ({"Content-Type": "application/json", "Origin": "null"}, 403),
+        ({"Content-Type": "application/json", "Host": "LOCALHOST:1"}, 200),
+    ],
+)
+async def test_web_pages_cannot_reach_it(faas: LocalFaaS, headers: dict[str, str], status: int) -> None:
+    """Forms, DNS rebinding and cross-origin requests are refused."""
+    body = b'{"language": "js", "code": "console.log(1)"}'
+    got, answer, _ = await post(f"{faas.url}/run_code", body, **headers)
+    assert got == status
+    assert ("error" in answer) is (status != 200)
+
+
+async def test_unknown_paths_and_large_bodies_are_refused(faas: LocalFaaS) -> None:
+    """Every refusal is JSON."""
+    assert (await post(f"{faas.url}/nope", RUN))[0] == 404
+    assert (await get(f"{faas.url}/run_code"))[0] == 405
+    async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
+        assert (await manager.run_code(f"console.log('{'é' * 2_000_000}'.length)", "js")).stdout == "2000000\n"
+        with pytest.raises(faasrt.RejectedError) as info:
+            await manager.run_code("1" * 9_000_000, "js")
+    assert info.value.status == 413
+
+
+async def test_a_token_is_wanted_where_one_is_set() -> None:
+    """Without it, or with another, nothing is answered, not even health."""
+    async with LocalFaaS(["js"], token="s3cret", workers=1) as faas:
+        await faas.wait_ready("js")
+        for shown in ({}, {"Authorization": "Bearer other"}, {"Authorization": "Bearer é"}):
+            assert (await get(f"{faas.url}/health", **shown))[0] == 401
+        settings = Settings(endpoints={"js": faas.url}, token="s3cret")
+        async with RuntimeManager(settings=settings) as manager:
+            assert (await manager.run_code("console.log(1)", "js")).ok
+            assert await manager.get_health_status()
+
+
+async def test_health_and_metrics(faas: LocalFaaS) -> None:
+    """Health names the languages and what the server can do; metrics come as JSON and as Prometheus text."""
+    await post(f"{faas.url}/run_code", RUN)
+    async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
+        status = await manager.get_health_status()
+    details = status.endpoints[0].details
+    assert status
+    assert details["capabilities"]["lossless"] is True
+    assert details["languages"]["typescript"]["status"] == "ready"
+    assert details["languages"]["javascript"]["capacity"] == 4
+    _, text = await get(f"{faas.url}/metrics")
+    assert '"OK"' in text
+    _, text = await get(f"{faas.url}/metrics", Accept="text/plain;version=0.0.4")
+    assert 'faasrt_local_executions_total{language="javascript",outcome="OK"}' in text
+    assert 'faasrt_local_capacity{engine="deno"} 4' in text
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    (engine,) = json.loads((await get(f"{faas.url}/metrics"))[1])["engines"].values()
+    for language, outcomes in engine.pop("executions").items():
+        for outcome, count in outcomes.items():
+            assert samples.pop(("faasrt_local_executions_total", language, outcome)) == count
+    names = {name: f"{name}_total" if name in ("refused", "failed") else name for name in engine}
+    assert ("faasrt_local_idle", "deno") in samples
+    samples["faasrt_local_idle", "deno"] = engine["idle"]  # a process may have been started meanwhile
+    assert samples == {(f"faasrt_local_{names[name]}", "deno"): value for name, value in engine.items()}
+
+
+async def test_the_server_starts_without_prometheus_client() -> None:
+    """The import takes time, and only a scraper needs it."""
+    program = "import sys, faasrt.local.server; sys.exit('prometheus_client' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("language", ["py", "js"])
+async def test_the_network_cannot_be_granted(local: RuntimeManager, language: str) -> None:
+    """No server starts with it, and no program runs that asks for it."""
+    sandbox = SandboxConfig(network_enabled=True)
+    with pytest.raises(ConfigurationError, match="network_enabled must be False"):
+        LocalFaaS([language], sandbox=sandbox)
+    with pytest.raises(faasrt.RejectedError, match="no sandbox of this server has a network"):
+        await local.run_code("1", language, sandbox=sandbox)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"languages": []},
+        {"workers": 0},
+        {"workers": True},
+        {"workers": "2"},
+        {"host": "0.0.0.0"},
+        {"host": "example.com"},
+        {"drain_s": 0},
+        {"queue_timeout_s": "1"},
+        {"token": ""},
+        {"token": " x"},
+        {"sandbox": {}},
+        {"sandbox": SandboxConfig(memory_limit_mb=1)},
+    ],
+)
+async def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
+    """Each is an error before anything starts; a server for others needs a token."""
+    with pytest.raises(ConfigurationError):
+        LocalFaaS(**arguments)
+
+
+async def test_a_taken_port_is_a_clear_error(faas: LocalFaaS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is left of the attempt."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for _ in range(10):
+        second = LocalFaaS(["js"], port=int(faas.url.rpartition(":")[2]))
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            await second.start()
+        await second.aclose()
+        # Every process of a server works in its folder, and so does one that was about to start.
+        assert not at_work_in(tmp_path, psutil.Process().children())
+        assert not list(tmp_path.iterdir())
+
+
+async def test_life_of_a_server() -> None:
+    """It starts once, closes twice, and is refused before and after; starting and closing may be in two tasks."""
+    faas = LocalFaaS(["js"], workers=1)
+    with pytest.raises(RuntimeClosedError):
+        faas.url  # noqa: B018
+    await asyncio.create_task(faas.start())
+    with pytest.raises(RuntimeClosedError):
+        await faas.start()
+    with pytest.raises(faasrt.UnsupportedLanguageError):
+        await faas.wait_ready("python")
+    await asyncio.create_task(faas.aclose())
+    await faas.aclose()
+    with pytest.raises(RuntimeClosedError):
+        faas.url  # noqa: B018
+
+
+async def test_programs_in_flight_may_end_when_it_closes() -> None:
+    """Closing drains: the answer to a running program still arrives."""
+    faas = LocalFaaS(["js"], workers=1)
+    await faas.start()
+    await faas.wait_ready("js")
+    code = "console.log('begun'); await new Promise((r) => setTimeout(r, 300)); console.log('ended')"
+    async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
+        call = asyncio.create_task(manager.run_code(code, "js"))
+        await until_active(manager, "javascript", 1)
+        await faas.aclose()
+        assert (await call).stdout == "begun\nended\n"
+
+
+async def test_too_much_is_refused_before_it_runs() -> None:
+    """Beyond the queue a program is sent away, and the answer says that it was not started."""
+
+    class Engine:
+        name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
+
+        async def execute(self, job: Any) -> Any:
+            await asyncio.Event().wait()
+
+    queue = AdmissionQueue(Engine(), max_queue=1, queue_timeout_s=0.05)  # type: ignore[arg-type]
+    running = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
+    while queue.queued < 1:
+        await asyncio.sleep(0)
+    with pytest.raises(BusyError, match="wait already") as full:
+        await queue.execute(None)  # type: ignore[arg-type]
+    assert full.value.status == 429
+    with pytest.raises(BusyError, match="came free"):
+        await waiting
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (queue.queued, queue.refused) == (0, 2)
+
+
+async def test_a_language_that_is_not_ready_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Python cannot run, JavaScript does; the refusal says that nothing was started, and health tells."""
+    readonly = tmp_path / "file"
+    readonly.write_text("no folder can be made below a file")
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(readonly))
+    async with LocalFaaS(["python", "js"], workers=1, engines=WASM) as faas:
+        await faas.wait_ready("js")
+        with pytest.raises(faasrt.ServerError, match="FAASRT_CACHE_DIR") as info:
+            await faas.wait_ready("python")
+        assert info.value.sent == "no"
+        status, answer, headers = await post(f"{faas.url}/run_code", {"language": "python", "code": "1"})
+        assert (status, headers["x-faasrt-not-started"]) == (503, "1")
+        assert "compiled" in answer["details"]
+        status, _, _ = await post(f"{faas.url}/run_code", RUN)
+        assert status == 200
+        _, text = await get(f"{faas.url}/health")
+        assert '"degraded"' in text
+
+
+BUSY_LIFE = """
+import asyncio, gc, psutil, sys, tempfile, faasrt
+from pathlib import Path
+PROGRAMS = [
+    ("py", "print({})"), ("js", "console.log({})"), ("ts", "const x: number = {}; console.log(x)"),
+    ("py", "import json; return_val(json.dumps({})); print({})"), ("js", "setTimeout(() => console.log({}), 5)"),
+]
+async def main():
+    gate = asyncio.Semaphore(16)
+    async def one(manager, number):
+        language, code = PROGRAMS[number % len(PROGRAMS)]
+        async with gate:
+            result = await manager.run_code(code.replace("{}", str(number)), language)
+        assert (result.outcome, result.stdout) == ("OK", f"{number}\\n"), result
+    async with faasrt.RuntimeManager.local(engines={"python": sys.argv[1]}) as manager:
+        await asyncio.gather(*(one(manager, number) for number in range(200)))
+        assert process.children()
+    return len(asyncio.all_tasks())
+process = psutil.Process()
+asyncio.run(main())  # imports, thread pools and the like stay
+descriptors = process.num_fds()
+print(asyncio.run(main()), len(process.children(recursive=True)), process.num_fds() - descriptors)
+print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("faasrt-")])
+"""
+
+
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_nothing_is_left_after_a_busy_life(tmp_path: Path, engine: str) -> None:
+    """200 mixed programs at 16 in flight are all right; then no process, descriptor, task or file is left."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        BUSY_LIFE,
+        engine,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=-1,
+        stderr=-1,
+    )
+    stdout, stderr = await process.communicate()
+    assert (stdout.decode(), stderr.decode()) == ("1 0 0\n[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("py", "print('\\x01' * 900_000)"),
+        ("js", "console.log('\\x01'.repeat(900_000))"),
+        ("py", "import sys\nprint('\"' * 10**6)\nprint('\"' * 10**6, file=sys.stderr)\nreturn_val('\"' * 10**6)"),
+    ],
+)
+async def test_what_json_escapes_is_not_lost(local: RuntimeManager, language: str, code: str) -> None:
+    """Output within its limit that grows on the wire is cut and named, and the verdict stays."""
+    result = await local.run_code(code, language)
+    assert result.outcome is Outcome.OK
+    assert "stdout" in result.truncated
+    assert len(result.stdout) > 100_000
+
+
+async def test_a_flood_keeps_memory_flat(local: RuntimeManager) -> None:
+    """100 MB of output come back cut, and cost the server little memory."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    for language, code in (("py", "print('x' * 100_000_000)"), ("js", "for (;;) console.log('x'.repeat(1e6))")):
+        result = await local.run_code(code, language, sandbox=SandboxConfig(memory_limit_mb=128))
+        assert result.outcome in (Outcome.OUTPUT_LIMIT, Outcome.USER_ERROR, Outcome.MEMORY_LIMIT)
+    for line in (
+        "for _ in range(100): print('x' * 1_000_000)",
+        "import sys\nfor _ in range(10**6): sys.stdout.write('x' * 100)",
+    ):
+        result = await local.run_code(line, "py")
+        assert (result.outcome, result.truncated) == (Outcome.OUTPUT_LIMIT, {"stdout"})
+        assert len(result.stdout) <= 1_048_576
+    assert process.memory_info().rss - before < 48 * 2**20
+
+
+async def test_a_local_manager_refuses_endpoints() -> None:
+    """Its FaaS is its own endpoint."""
+    with pytest.raises(ConfigurationError, match="endpoints"):
+        RuntimeManager.local(settings=Settings(endpoints={"py": "http://127.0.0.1:1"}))
+
+
+@pytest.mark.parametrize("engine", ["native", "wasm"])
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_nothing_blocks_the_event_loop(engine: str) -> None:
+    """The client, the server and all engines do no blocking call on the loop's thread."""
+    from blockbuster import blockbuster_ctx
+
+    with blockbuster_ctx():
+        async with RuntimeManager.local(workers=1, engines={"python": engine}) as manager:
+            for language, code in (("py", "print(1)"), ("js", "console.log(1)"), ("ts", "console.log(1)")):
+                assert (await manager.run_code(code, language)).stdout == "1\n"
+                assert await manager.validate_code(code, language)
+            assert (await manager.run_code("while True: pass", "py", 100)).outcome is Outcome.TIMEOUT
+            assert await manager.get_health_status()

@@ -1,0 +1,475 @@
+"""RuntimeManager.map: lazy, bounded, each task with its own ending, and nothing left when it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from faasrt import (
+    CodeTask,
+    ConfigurationError,
+    InvalidRequestError,
+    LimiterSettings,
+    Outcome,
+    RuntimeClosedError,
+    RuntimeManager,
+    ServerError,
+    ServiceError,
+    TaskResult,
+)
+from faasrt.testing import FakeFaas, Reply
+from support.helpers import manager_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def tasks(count: int) -> Iterator[CodeTask]:
+    for number in range(count):
+        yield CodeTask(f"print({number})", "python", id=str(number))
+
+
+def running(name: str) -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if name in repr(task.get_coro())]
+
+
+async def test_runs_real_programs_in_three_languages(local: RuntimeManager) -> None:
+    """Each task has its result, whatever became of it, and keeps its place and its name."""
+    programs = [
+        CodeTask("print(1)", "py", id="a"),
+        CodeTask("console.log(2)", "js", id="b"),
+        CodeTask("const n: number = 3; console.log(n)", "ts", id="c"),
+        CodeTask("1 / 0", "py", id="d"),
+        CodeTask("while True: pass", "py", id="e", timeout_ms=200),
+        CodeTask(
+            "def grade(a, language): return [a, language]", "py", function="grade", args=(1,), kwargs={"language": 2}
+        ),
+        CodeTask("", "py", id="empty"),
+    ]
+    found = [item async for item in local.map(programs, ordered=True)]
+    assert [item.index for item in found] == list(range(7))
+    assert [item.task for item in found] == programs
+    assert [item.result.outcome if item.result else None for item in found] == [
+        Outcome.OK,
+        Outcome.OK,
+        Outcome.OK,
+        Outcome.USER_ERROR,
+        Outcome.TIMEOUT,
+        Outcome.OK,
+        None,
+    ]
+    assert found[5].result is not None
+    assert found[5].result.value == [1, 2]
+    assert isinstance(found[6].error, InvalidRequestError)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_is_lazy_and_bounded(ordered: bool) -> None:
+    """No more than `concurrency` run, and the source is a window ahead of what was taken at most."""
+    read = 0
+
+    def source() -> Iterator[CodeTask]:
+        nonlocal read
+        for task in tasks(500):
+            read += 1
+            yield task
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        taken = 0
+        async for _ in manager.map(source(), concurrency=5, ordered=ordered):
+            taken += 1
+            assert read - taken <= 10
+            if taken % 100 == 0:
+                await asyncio.sleep(0.05)  # a slow consumer: nothing runs ahead of it
+                assert read - taken <= 10
+        assert (taken, read, faas.executions) == (500, 500, 500)
+        assert faas.peak <= 5
+
+
+async def test_order_is_kept_where_it_is_asked_for() -> None:
+    """A slow first task holds up the others, which wait in the window."""
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.health = {"capabilities": {}, "limits": {}}
+        faas.handler = lambda body: Reply(stdout=body["code"], delay_s=0.3 if body["code"] == "print(0)" else 0)
+        found = [item async for item in manager.map(tasks(50), concurrency=8, ordered=True)]
+        assert [item.index for item in found] == list(range(50))
+        assert [item.result.stdout for item in found if item.result] == [item.task.code for item in found]
+        unordered = [item.index async for item in manager.map(tasks(50), concurrency=8)]
+        assert unordered != list(range(50))
+        assert sorted(unordered) == list(range(50))
+
+
+async def test_infrastructure_failures_are_in_their_items() -> None:
+    """One task's 500 is its own; the others go on."""
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
+        found = {item.task.id: item async for item in manager.map(tasks(10), concurrency=2)}
+        assert len(found) == 10
+        assert isinstance(found["3"].error, ServerError)
+        assert all(item.result for name, item in found.items() if name != "3")
+
+
+@pytest.mark.parametrize(
+    "stop_on",
+    [ServiceError, (Outcome.TIMEOUT, ServerError), lambda item: item.task.id == "3", {ServerError}],
+)
+async def test_stops_where_it_is_asked_to(stop_on: Any) -> None:
+    """The result that fits is the last one, and the source is read no further."""
+    source = tasks(10_000)
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
+        found = [item async for item in manager.map(source, concurrency=2, stop_on=stop_on)]
+        assert found[-1].task.id == "3"
+        assert len(found) <= 8
+        assert next(source, None) is None  # it was closed
+        assert not running("Map._work")
+
+
+async def test_stops_on_an_outcome() -> None:
+    """An outcome is a condition, too; in order, earlier results come first."""
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.handler = lambda body: Reply(outcome="TIMEOUT" if body["code"] == "print(5)" else "OK")
+        found = [
+            item.index async for item in manager.map(tasks(99), concurrency=4, ordered=True, stop_on=Outcome.TIMEOUT)
+        ]
+        assert found == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("way", ["break", "cancel", "raise", "aclose"])
+async def test_leaving_frees_everything(way: str) -> None:
+    """However it is left: no task, no call in flight, and the source's own cleaning up is done."""
+    cleaned = asyncio.Event()
+
+    async def source() -> AsyncIterator[CodeTask]:
+        try:
+            for number in itertools.count():
+                yield CodeTask(f"print({number})", "python")
+        finally:
+            cleaned.set()
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.handler = lambda body: Reply(hang=body["code"] not in ("print(0)", "print(1)"))
+
+        async def consume() -> None:
+            async for _ in manager.map(source(), concurrency=3):
+                if way == "break":
+                    break
+                if way == "raise":
+                    raise ValueError("the consumer failed")
+
+        if way == "aclose":
+            async with aclosing(manager.map(source(), concurrency=3)) as results:
+                await anext(results)
+        elif way == "cancel":
+            consumer = asyncio.create_task(consume())
+            while faas.in_flight < 3:
+                await asyncio.sleep(0.01)
+            consumer.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await consumer
+        elif way == "raise":
+            with pytest.raises(ValueError, match="consumer"):
+                await consume()
+        else:
+            await consume()
+        gc.collect()
+        async with asyncio.timeout(10):
+            await cleaned.wait()
+            while faas.in_flight or running("Map._work") or manager.get_metrics().in_flight:
+                await asyncio.sleep(0.01)
+
+
+async def test_what_the_source_raises_comes_last() -> None:
+    """First the results of all that was read, then the error."""
+
+    def source() -> Iterator[CodeTask]:
+        yield from tasks(7)
+        raise OSError("the disk is gone")
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(source(), concurrency=3)
+        assert sorted([(await anext(results)).index for _ in range(7)]) == list(range(7))
+        with pytest.raises(OSError, match="disk"):
+            await anext(results)
+
+
+async def test_a_source_that_raises_before_it_waits() -> None:
+    """An iterator of which `__anext__` is no coroutine function ends the map with its error, as any other does."""
+
+    class Broken:
+        def __aiter__(self) -> Broken:
+            return self
+
+        def __anext__(self) -> Any:
+            raise OSError("disk")
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        with pytest.raises(OSError, match="disk"):
+            assert [item async for item in manager.map(Broken())]
+
+
+async def test_an_unused_map_leaves_nothing() -> None:
+    """Nothing is read before the first result is asked for, and closing the map closes its source."""
+    source = tasks(3)
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(source)
+        assert inspect.getgeneratorstate(source) == inspect.GEN_CREATED
+        await results.aclose()
+        await results.aclose()
+        assert inspect.getgeneratorstate(source) == inspect.GEN_CLOSED
+        assert [item async for item in results] == []
+        assert faas.executions == 0
+        assert [item async for item in manager.map([])] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"concurrency": 0}, "concurrency must be a whole number from 1"),
+        ({"concurrency": True}, "concurrency"),
+        ({"concurrency": 2.5}, "concurrency"),
+        ({"coalesce": 0}, "coalesce"),
+        ({"stop_on": 3}, "stop_on"),
+        ({"stop_on": "OK"}, "stop_on"),
+        ({"stop_on": [int]}, "stop_on"),
+        ({"stop_on": ["TIMEOUT"]}, "stop_on"),
+    ],
+)
+async def test_bad_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
+    """At once, before anything is read."""
+    manager = manager_for("http://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match=words):
+        manager.map([], **arguments)
+
+
+@pytest.mark.parametrize("given", [5, None, [CodeTask("1", "py"), "print(1)"], "print(1)"])
+async def test_what_is_no_task_is_a_clear_error(given: Any) -> None:
+    """Something that cannot be iterated, and items of another type."""
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        with pytest.raises(InvalidRequestError, match=r"iterable of CodeTasks|not a CodeTask"):
+            assert [item async for item in manager.map(given)]
+
+
+async def test_a_closed_manager_ends_it() -> None:
+    """Not a million items with the same error."""
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(tasks(1_000_000), concurrency=2)
+        await anext(results)
+        await manager.aclose()
+        with pytest.raises(RuntimeClosedError):
+            async for _ in results:
+                pass
+        assert faas.executions < 20
+
+
+class Endless:
+    """A source without an end: it counts what is read, and says when it was closed."""
+
+    def __init__(self, *, hangs_at: int | None = None) -> None:
+        self.read = 0
+        self.hangs_at = hangs_at
+        self.hanging, self.closing, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+
+    async def tasks(self) -> AsyncIterator[CodeTask]:
+        try:
+            while self.read != self.hangs_at:
+                self.read += 1
+                yield CodeTask(f"print({self.read})", "python")
+            self.hanging.set()
+            await asyncio.Event().wait()
+        finally:
+            self.closing.set()
+            await self.may_close.wait()
+            self.closed.set()
+
+
+@pytest.mark.parametrize("way", ["aclose", "manager", "with"])
+async def test_a_break_with_the_results_still_referenced(way: str) -> None:
+    """No more than the window is read and run; closing the results or the manager ends the rest."""
+    source = Endless()
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(source.tasks(), concurrency=3)
+        async for _ in results:
+            break
+        # One was taken; three may be in flight, and a window of three more be read.
+        await faas.wait_until(lambda: faas.executions == 7)
+        async with asyncio.timeout(10):
+            while faas.in_flight or manager.get_metrics().in_flight:
+                await asyncio.sleep(0)
+        assert source.read == 7
+        if way == "aclose":
+            await results.aclose()
+        elif way == "manager":
+            await manager.aclose()
+        else:
+            async with results:
+                assert (await anext(results)).result
+        assert source.closed.is_set()
+        assert not running("Map.")
+        assert faas.executions <= 8
+        await results.aclose()
+
+
+async def test_closing_the_manager_wakes_who_waits_for_a_result() -> None:
+    """Also when the source has nothing to give."""
+    source = Endless(hangs_at=2)
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        results = manager.map(source.tasks(), concurrency=2)
+        assert [(await anext(results)).index, (await anext(results)).index] == [0, 1]
+        waiting = asyncio.ensure_future(anext(results))
+        await source.hanging.wait()
+        async with asyncio.timeout(10):
+            await manager.aclose()
+            with pytest.raises(RuntimeClosedError):
+                await waiting
+        assert source.closed.is_set()
+        assert not running("Map.")
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_two_cancellations_close_the_source(steps: int) -> None:
+    """Wherever the second one comes in, the source's own cleaning up is done, and then the caller is cancelled."""
+    source = Endless(hangs_at=3)
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        faas.default = Reply(hang=True)
+
+        async def consume() -> None:
+            async with manager.map(source.tasks(), concurrency=5) as results:
+                async for _ in results:
+                    pass
+
+        consumer = asyncio.create_task(consume())
+        await source.hanging.wait()
+        source.may_close.clear()
+        consumer.cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        consumer.cancel()
+        await source.closing.wait()
+        consumer.cancel()
+        source.may_close.set()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+        assert source.closed.is_set()
+        assert not running("Map.")
+        assert manager.get_metrics().in_flight == 0
+
+
+async def test_few_tasks_need_few_workers() -> None:
+    """Workers are started as tasks arrive, whatever the concurrency allows."""
+    most = 0
+
+    def source(count: int) -> Iterator[CodeTask]:
+        nonlocal most
+        for task in tasks(count):
+            most = max(most, len(running("Map._work")))
+            yield task
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+        assert len([item async for item in manager.map(source(3), concurrency=100_000)]) == 3
+        assert 1 <= most <= 4
+        most = 0
+        assert len([item async for item in manager.map(source(100), concurrency=5)]) == 100
+        assert most == 5
+
+
+async def test_the_end_of_the_loop_ends_a_map() -> None:
+    """An `asyncio.run` that ends while results are waited for closes the source, and leaves no task."""
+    kept: list[Any] = []
+
+    async def main() -> None:
+        source = Endless(hangs_at=0)
+        results = manager_for("http://127.0.0.1:1").map(source.tasks(), concurrency=3)
+        kept.extend([source, results, asyncio.ensure_future(anext(results))])
+        await source.hanging.wait()
+
+    await asyncio.to_thread(asyncio.run, main())
+    source, _, waiting = kept
+    assert source.closed.is_set()
+    assert waiting.cancelled()
+
+
+async def test_waiting_for_room_is_no_failure() -> None:
+    """However many tasks wait, and for however long: each has its turn."""
+    limiter = LimiterSettings(max_concurrency=2)
+    async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
+        faas.default = Reply(delay_s=0.05)
+        found = [item async for item in manager.map(tasks(40), concurrency=20)]
+        assert all(item.result for item in found), [item.error for item in found if item.error]
+        assert faas.peak <= 2
+
+
+async def test_a_map_waits_in_the_same_queue_as_other_calls() -> None:
+    """A call beside it has its turn, and so do its own retries."""
+    limiter = LimiterSettings(max_concurrency=2)
+    async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
+        faas.default = Reply(delay_s=0.02)
+        faas.script(*[Reply.unavailable(not_started=True)] * 3)
+
+        async def consume() -> list[TaskResult]:
+            return [item async for item in manager.map(tasks(60), concurrency=40)]
+
+        mapping = asyncio.create_task(consume())
+        while manager.get_metrics().queued < 10:
+            await asyncio.sleep(0.001)
+        assert (await manager.run_code("1", "python")).ok
+        assert all(item.result for item in await mapping)
+
+
+async def test_a_source_that_ends_in_a_cancellation() -> None:
+    """It is no way to hang."""
+
+    async def source() -> AsyncIterator[CodeTask]:
+        yield CodeTask("1", "python")
+        sleeping = asyncio.create_task(asyncio.sleep(100))
+        sleeping.cancel()
+        await sleeping
+
+    async with FakeFaas() as faas, manager_for(faas.url) as manager, asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            assert [item async for item in manager.map(source(), concurrency=2)]
+
+
+async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeManager) -> None:
+    """As many as may; each still has its own verdict, and one that cannot be sent spoils no other."""
+    code = "import time\nSTARTED = time.perf_counter_ns()\ndef f(n):\n    return [1 // n, STARTED]"
+    together = [CodeTask(code, "py", function="f", args=(number,), id=str(number)) for number in range(20)]
+    alone = CodeTask(code, "py", function="f", kwargs={"n": 1})
+    wrong = CodeTask(code, "py", function="f", args=(float("nan"),))
+    given = [*together, alone, wrong, *together[:3]]
+    found = [item async for item in local.map(given, ordered=True, concurrency=1, coalesce=10)]
+    assert [item.task for item in found] == given
+    assert found[0].result is not None
+    assert found[0].result.outcome is Outcome.USER_ERROR
+    assert isinstance(found[21].error, InvalidRequestError)
+    starts = [item.result.value[1] for item in found[1:10] if item.result]
+    assert len(starts) == 9
+    assert len(set(starts)) == 1
+    assert all(item.result and item.result.value[0] == 1 // int(item.task.id or 1) for item in found[10:21])
+
+
+async def test_a_slow_source_is_not_waited_for_to_fill_a_batch() -> None:
+    """Available tasks run; later ones have their own execution."""
+    gate = asyncio.Event()
+
+    async def source() -> AsyncIterator[CodeTask]:
+        yield CodeTask("def f(n): return n", "py", function="f", args=(1,))
+        await gate.wait()
+        yield CodeTask("def f(n): return n", "py", function="f", args=(2,))
+
+    async with RuntimeManager.local(["py"], workers=1) as manager:
+        results: list[TaskResult] = []
+        async for item in manager.map(source(), coalesce=100, concurrency=2):
+            results.append(item)
+            gate.set()
+        assert [item.result.value for item in results if item.result] == [1, 2]

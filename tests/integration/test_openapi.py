@@ -1,0 +1,67 @@
+"""The OpenAPI document: the running server does what it says, for requests that fit it and for those that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from faasrt import Outcome, SandboxConfig
+from faasrt.local import LocalFaaS
+from faasrt.protocol.request import NOT_STARTED_HEADER
+from support.helpers import WASM
+from support.rawhttp import exchange, request
+
+# All checks, on boundary values and on random ones, of good and bad data; the same ones at each run.
+SCHEMATHESIS = (
+    *("-m", "schemathesis.cli", "run", "--no-color", "--generation-deterministic", "--max-examples", "30"),
+    *("--mode", "all", "--phases", "coverage,fuzzing", "--checks", "all", "--request-timeout", "20"),
+)
+
+
+# A server for each engine: the least memory differs, and the document of both can only name the lesser one.
+@pytest.mark.parametrize(
+    ("languages", "engines"),
+    [(["javascript", "typescript"], {}), (["python"], {}), (["python"], WASM)],
+    ids=["deno", "native", "wasm"],
+)
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_the_server_does_what_the_document_says(
+    languages: list[str], engines: dict[str, str], tmp_path: Path
+) -> None:
+    """Schemathesis finds no status, header, type or shape that is not documented, no 5xx, and no wrong acceptance."""
+    sandbox = SandboxConfig(timeout_limit_s=0.5)
+    async with LocalFaaS(languages, workers=1, engines=engines, sandbox=sandbox) as faas:
+        await faas.wait_ready(languages[0])
+        command = (sys.executable, *SCHEMATHESIS, f"{faas.url}/openapi.json")
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=tmp_path, stdout=-1, stderr=asyncio.subprocess.STDOUT
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        metrics = (await exchange(faas.url, request(method="GET", target="/metrics"))).json()
+    # It did reach the programs of every language.
+    assert {language for engine in metrics["engines"].values() for language in engine["executions"]} == set(languages)
+
+
+async def test_the_document_names_what_the_code_names() -> None:
+    """Outcomes, languages and limits are those of this server."""
+    async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)) as faas:
+        answer = await exchange(faas.url, request(method="GET", target="/openapi.json"))
+    schemas = answer.json()["components"]["schemas"]
+    assert answer.headers["content-type"].startswith("application/json")
+    assert schemas["RunResult"]["properties"]["outcome"]["enum"] == [str(outcome) for outcome in Outcome]
+    executions = schemas["Metrics"]["properties"]["engines"]["additionalProperties"]["properties"]["executions"]
+    assert list(executions["properties"]) == ["typescript"]
+    assert list(executions["properties"]["typescript"]["properties"]) == [str(outcome) for outcome in Outcome]
+    assert schemas["Health"]["properties"]["languages"]["required"] == ["typescript"]
+    assert NOT_STARTED_HEADER in answer.json()["components"]["responses"]["Overloaded"]["headers"]
+    assert not re.search("{[A-Z_]+}|LANGUAGE", json.dumps(answer.json()))  # every placeholder has its value
+    assert schemas["RunRequest"]["properties"]["language"]["enum"] == ["ts", "typescript"]
+    assert "3000" in schemas["RunRequest"]["properties"]["timeout"]["description"]
+    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"const": False}
+    assert "8388608" in json.dumps(answer.json()["paths"]["/run_code"]["post"]["requestBody"])

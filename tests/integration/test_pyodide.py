@@ -1,0 +1,97 @@
+"""The guest program in the interpreter that python-faas has: Pyodide, where signals, exits and threads are others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from faasrt import Outcome, RuntimeManager, Settings, TimeoutSettings
+from support.doubles import PyodideFaas
+
+pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300, func_only=True)]
+
+SLEEPY = "import time\nprint('on')\ntime.sleep(100)"
+CATCHING = "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: print('caught')"
+PROGRAMS: dict[str, tuple[Outcome, str, str]] = {
+    # code: outcome, stdout, what stands in stderr
+    "print('a')\nprint({'a': 1})  # don't\nprint('b')": (Outcome.OK, "a\n{'a': 1}\nb\n", ""),
+    "import sys\nprint('e', file=sys.stderr)\ndef f():\n    return 1 / 0\nf()": (
+        Outcome.USER_ERROR,
+        "",
+        'File "main.py", line 4, in f',
+    ),
+    "print('on')\nwhile True: pass": (Outcome.TIMEOUT, "on\n", ""),
+    SLEEPY: (Outcome.TIMEOUT, "on\n", ""),
+    CATCHING: (Outcome.TIMEOUT, "caught\n" * 10, ""),
+    "import sys\nprint('x')\nsys.exit(3)": (Outcome.USER_ERROR, "x\n", ""),
+    "import os\nprint('x')\nos._exit(3)": (Outcome.CRASHED, "x\n", ""),
+    "import sys\nsys.setrecursionlimit(10**6)\ndef f(): f()\nf()": (Outcome.CRASHED, "", "pyodide_fatal_error"),
+    "def f(:": (Outcome.SYNTAX_ERROR, "", "SyntaxError: invalid syntax"),
+    "import asyncio\nprint(await asyncio.sleep(0.01, 'awaited'))": (Outcome.OK, "awaited\n", ""),
+    "import asyncio\nasync def main():\n    await asyncio.sleep(0.01)\n    print(5)\nasyncio.run(main())": (
+        Outcome.OK,
+        "5\n",
+        "",
+    ),
+    "class A:\n    def __del__(self):\n        print('del')\n        raise ValueError\na = A()": (
+        Outcome.OK,
+        "del\n",
+        "ValueError",
+    ),
+    "import threading\nthreading.Thread(target=print).start()": (Outcome.USER_ERROR, "", "can't start new thread"),
+    "import os, sys\nos.write(1, b'raw\\n')\nsys.stdout.buffer.write(b'\\xf0\\x9f\\x8c\\x8d')\nprint('\\ud800')": (
+        Outcome.OK,
+        "raw\n🌍\ud800\n",
+        "",
+    ),
+    "import sys\nprint('a')\nsys.stdout.close()": (Outcome.OK, "a\n", ""),
+    "import builtins\nprint('a')\ndel builtins.len, builtins.isinstance, builtins.print": (Outcome.OK, "a\n", ""),
+}
+CASES = """
+import os
+def f(x):
+    if x == "loop":
+        while True: pass
+    if x == "hard":
+        os._exit(4)
+    if x == "crash":
+        import sys
+        sys.setrecursionlimit(10**6)
+        def g(): g()
+        g()
+    return x
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pyodide(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[PyodideFaas, RuntimeManager]]:
+    """Yield a server, which has fetched Pyodide, and its client."""
+    async with PyodideFaas(tmp_path_factory.mktemp("deno"), slots=2) as faas:
+        # Two cores start an interpreter in two seconds each; busy ones take longer.
+        settings = Settings(endpoints={"python": faas.url}, timeouts=TimeoutSettings(startup_s=250))
+        async with RuntimeManager(settings=settings) as manager:
+            assert (await manager.run_code("print('fetched')", "python")).stdout == "fetched\n"
+            yield faas, manager
+
+
+@pytest.mark.parametrize("code", PROGRAMS)
+async def test_programs(pyodide: tuple[PyodideFaas, RuntimeManager], code: str) -> None:
+    """Results are exact, verdicts are honest, and loops end."""
+    outcome, stdout, stderr = PROGRAMS[code]
+    result = await pyodide[1].run_code(code, "python", timeout_ms=1_000)
+    assert (result.outcome, result.stdout) == (outcome, stdout), result
+    assert stderr in result.stderr
+
+
+async def test_cases(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:
+    """They go on after a crash, in another execution."""
+    faas, manager = pyodide
+    before = faas.executions
+    runtime = await manager.get_runtime("python")
+    turns = ["a", "loop", "b", "hard", "c", "crash", "d"]
+    results = await runtime.run_cases(CASES, "f", [(turn,) for turn in turns], timeout_ms=1_000)
+    assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK", "CRASHED", "OK", "CRASHED", "OK"]
+    assert [result.value for result in results if result.ok] == ["a", "b", "c", "d"]
+    assert faas.executions == before + 4

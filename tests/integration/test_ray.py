@@ -1,0 +1,107 @@
+"""The tasks as rows of a Ray Dataset, on a real local cluster with two actors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+import ray.data
+from anyio.from_thread import start_blocking_portal
+
+import faasrt.ray
+from faasrt import Settings
+from faasrt.local import LocalFaaS
+from faasrt.testing import FakeFaas, Reply
+from support import docstrings
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Start a cluster for this module, beside any other cluster of the machine."""
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@contextlib.contextmanager
+def serving(server: Any) -> Iterator[Any]:
+    """A server in an event loop of its own: Ray's driver blocks."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as opened:
+        if isinstance(opened, LocalFaaS):
+            portal.call(opened.wait_ready, "python")
+        yield opened
+
+
+def run(rows: list[dict[str, Any]], settings: Settings, **options: Any) -> list[dict[str, Any]]:
+    tasks = ray.data.from_items(rows)
+    found: list[dict[str, Any]] = faasrt.ray.run_tasks(tasks, settings=settings, **options).take_all()
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_rows_get_their_verdicts() -> None:
+    """Each row gets its own verdict; an invalid row does not affect the others."""
+    with serving(LocalFaaS()) as faas:
+        rows: list[dict[str, Any]] = [
+            {"name": n, "language": "py", "code": f"print({n})", "function": None, "args": None} for n in range(60)
+        ]
+        rows[10] |= {"code": "1 / 0"}
+        rows[11] |= {"language": "js", "code": "console.log('\\ud800')"}
+        rows[12] |= {"code": "def f(a): return {'a': a}", "function": "f", "args": "[[1, 2]]"}
+        rows[13] |= {"language": "cobol"}
+        rows[14] |= {"function": "f", "args": "no json"}
+        rows[15] |= {"code": " "}
+        url = faas.url
+        settings = Settings(endpoints={"python": url, "javascript": url})
+        found = {row["name"]: row for row in run(rows, settings, batch_size=10, concurrency=8)}
+    assert len(found) == 60
+    assert all(row["stdout"] == f"{name}\n" for name, row in found.items() if not 10 <= name <= 15)
+    assert (found[10]["outcome"], found[10]["error_name"]) == ("USER_ERROR", "ZeroDivisionError")
+    assert found[11]["outcome"] == "OK"
+    assert json.loads(found[12]["value"]) == {"a": [1, 2]}
+    for name, words in {13: "cobol", 14: "Expecting", 15: "empty"}.items():
+        assert words in found[name]["invalid_task"]
+        assert found[name]["outcome"] is None
+    assert {row["endpoint"] for name, row in found.items() if name < 10} == {url}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_infrastructure_failures_are_columns() -> None:
+    """And the rows can be run again by the same function."""
+    with serving(FakeFaas()) as faas:
+        faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
+        settings = Settings(endpoints={"python": faas.url})
+        rows = [{"id": str(n), "language": "py", "code": f"print({n})"} for n in range(6)]
+        found = run(rows, settings)
+        failed = [row for row in found if row["infra_error"]]
+        assert [row["id"] for row in failed] == ["3"]
+        assert failed[0]["infra_error"].startswith("ServerError: ")
+        faas.handler = None
+        again = run(failed, settings, actors=1)
+        assert [(row["id"], row["outcome"], row["infra_error"]) for row in again] == [("3", "OK", None)]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in the docstring of `run_tasks` works as shown."""
+    with serving(LocalFaaS(["python"])) as faas:
+        monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
+        name = "faasrt.ray.run_tasks"
+        asyncio.run(docstrings.run(name, dict(docstrings.docstrings())[name]))
+
+
+def test_settings_travel() -> None:
+    """The settings of an actor survive pickle."""
+    settings = Settings(endpoints={"python": "http://127.0.0.1:1"}, envelope="always")
+    assert pickle.loads(pickle.dumps(settings)) == settings

@@ -1,0 +1,428 @@
+"""Sinks: their events, their headers, and that a failing sink never fails a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, get_args
+
+import aiohttp
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict
+
+from faasrt import BreakerSettings, ConfigurationError, RetrySettings, RuntimeFactory, RuntimeManager, Settings
+from faasrt.local import LocalFaaS
+from faasrt.telemetry.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    EndpointChanged,
+    Event,
+    ExecutionFinished,
+    ExecutionStarted,
+    LimitChanged,
+)
+from faasrt.testing import FakeFaas, Reply
+from support.helpers import manager_for
+
+Serve = Callable[..., Awaitable[str]]
+QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+
+
+class Sender:
+    """A sink that adds headers to requests; an exception among them is raised."""
+
+    def __init__(self, *headers: Any) -> None:
+        self.headers = list(headers)
+        self.asked: list[str] = []
+
+    def __call__(self, event: Event) -> None: ...
+
+    def request_headers(self, call_id: str) -> Mapping[str, str]:
+        self.asked.append(call_id)
+        headers = self.headers.pop(0) if self.headers else {}
+        if isinstance(headers, Exception):
+            raise headers
+        return headers
+
+
+class Recorder:
+    """A FaaS that keeps the headers of every request; its first answers are 429."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.seen: list[Mapping[str, str]] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.seen.append(request.headers.copy())
+        if self.refusals:
+            self.refusals -= 1
+            return web.json_response({}, status=429, headers={"Retry-After": "0"})
+        return web.json_response(
+            {"output": {"stdout": body["code"]}, "valid": True, "diagnostics": [], "checked_by": "me"}
+        )
+
+
+async def an_async_sink(event: Event) -> None: ...
+
+
+class AsyncSink:
+    async def __call__(self, event: Event) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "telemetry", [None, "sink", 1, {}, print, [None], ["sink"], [Sender], [an_async_sink], [AsyncSink()]]
+)
+@pytest.mark.parametrize("make", [RuntimeFactory, RuntimeManager, RuntimeManager.from_env, RuntimeManager.local])
+def test_wrong_sinks_are_refused(make: Callable[..., Any], telemetry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink without a list around it, a class, and a coroutine function, when the manager is made."""
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", "http://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="telemetry"):
+        make(telemetry=telemetry)
+
+
+def test_a_factory_has_sinks_of_its_own() -> None:
+    """A manager takes a factory or sinks, not both."""
+    with pytest.raises(ConfigurationError, match="telemetry"):
+        RuntimeManager(RuntimeFactory(), telemetry=[print])
+    RuntimeManager(RuntimeFactory(), telemetry=[])
+
+
+async def test_every_way_to_make_runtimes_takes_sinks(serve: Serve) -> None:
+    """Factory, manager and environment take any iterable, and all sinks get every event."""
+    url = await serve(Recorder().handle)
+    first: list[Event] = []
+    second: list[Event] = []
+    settings = Settings(endpoints={"py": url})
+    managers = [
+        RuntimeManager(RuntimeFactory(settings, telemetry=(first.append, second.append))),
+        RuntimeManager(settings=settings, telemetry=iter([first.append, second.append])),
+        RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": url}, telemetry=[first.append, second.append]),
+    ]
+    for manager in managers:
+        async with manager:
+            await manager.run_code("1", "py")
+    assert [event.outcome for event in first if isinstance(event, CallFinished)] == ["OK"] * 3
+    assert first == second
+
+
+async def test_sinks_stay_when_the_embedded_faas_has_started() -> None:
+    """A new factory is made then, because only then is the address known."""
+    seen: list[Event] = []
+    async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append]) as manager:
+        await manager.run_code("1", "js")
+    assert [event.outcome for event in seen if isinstance(event, CallFinished)] == ["OK"]
+
+
+async def test_a_sink_adds_headers(serve: Serve) -> None:
+    """To each attempt anew, and to a validation. Headers of the client stay as they are."""
+    faas = Recorder(refusals=1)
+    url = await serve(faas.handle, "/{path}")
+    sender = Sender({"X-Number": "1"}, {"x-number": "2"}, {"x-number": "3"})
+    other = Sender({"x-other": "a"}, {"x-number": "4"})
+    seen: list[Any] = []
+    settings = Settings(endpoints={"py": url}, envelope="never")
+    async with RuntimeManager(settings=settings, telemetry=[sender, other, seen.append]) as manager:
+        assert (await manager.run_code("x", "py")).attempts == 2
+        assert (await manager.validate_code("x", "py", where="remote")).valid
+    sent = [(headers.get("X-Number"), headers.get("X-Other")) for headers in faas.seen]
+    assert sent == [("1", "a"), ("4", None), ("3", None)]
+    assert {headers["Content-Type"] for headers in faas.seen} == {"application/json"}
+    assert sender.asked[:2] == [seen[0].call_id] * 2
+    assert sender.asked[2] != sender.asked[1]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ZeroDivisionError(),
+        None,
+        {"x": "a\r\nInjected: 1"},
+        {"x": "a\nb"},
+        {"x": "a\0b"},
+        {"x": "é"},
+        {"x": "a" * 4_097},
+        {"x": 1},
+        {1: "x"},
+        {"": "x"},
+        {"a b": "x"},
+        {"x\r\nInjected": "1"},
+        {"Content-Length": "1"},
+        {"Transfer-Encoding": "chunked"},
+        {"content-type": "text/plain"},
+        {"HOST": "elsewhere"},
+        {"Authorization": "Bearer other"},
+        {"Expect": "100-continue"},
+    ],
+)
+async def test_headers_that_cannot_be_sent_fail_no_call(
+    serve: Serve, headers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are left out, others are sent, and the sink is logged once."""
+    faas = Recorder()
+    settings = Settings(endpoints={"py": await serve(faas.handle)}, envelope="never", token="t")
+    bad, good = Sender(headers, headers), Sender({"x-good": "1"}, {"x-good": "2"})
+    async with RuntimeManager(settings=settings, telemetry=[bad, good]) as manager:
+        for _ in range(2):
+            assert (await manager.run_code("x", "py")).stdout == "x"
+    assert [headers["X-Good"] for headers in faas.seen] == ["1", "2"]
+    assert not any({"X", "Injected", "Expect"} & set(headers) for headers in faas.seen)
+    assert {headers["Authorization"] for headers in faas.seen} == {"Bearer t"}
+    assert caplog.text.count("a telemetry sink failed") == 1
+
+
+async def test_events_have_the_status_of_the_answer() -> None:
+    """That of a result too; without an answer it is None."""
+    seen: list[Any] = []
+    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
+        fake.script(
+            Reply.overloaded("0"),
+            Reply(status=408),  # a timeout of the program
+            Reply(status=400),
+            Reply(reset_after=0),
+            Reply(body=b"[]"),
+            Reply(headers={"Content-Encoding": "gzip"}),
+            Reply(body=b" " * 5_000_000),
+            Reply(),
+        )
+        for _ in range(7):
+            await asyncio.gather(manager.run_code("1", "py"), return_exceptions=True)
+    finished = [(event.status, event.error) for event in seen if isinstance(event, AttemptFinished)]
+    assert finished == [
+        (429, "OverloadedError"),
+        (408, None),
+        (400, "RejectedError"),
+        (None, "ConnectionLostError"),
+        (200, "ProtocolError"),
+        (200, "ProtocolError"),
+        (200, None),
+        (200, None),
+    ]
+
+
+async def test_limits_are_events() -> None:
+    """Each change is one, from the first limit on; the last is the limit in the metrics."""
+    seen: list[Any] = []
+    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
+        fake.script(Reply(), Reply.overloaded("0"))
+        for _ in range(3):
+            await manager.run_code("1", "py")
+        (state,) = manager.get_metrics().states
+    changes = [event for event in seen if isinstance(event, LimitChanged)]
+    assert [(event.endpoint, event.family, event.limit) for event in changes] == [
+        (fake.url, "python", 16),
+        (fake.url, "python", pytest.approx(14.4)),
+    ]
+    assert changes[-1].limit == state.limit
+
+
+async def test_the_embedded_faas_emits_events() -> None:
+    """For runs, validations and cancelled runs, with their trace and the id of the metadata."""
+    seen: list[Any] = []
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    state = {"tracestate": "vendor=1"}
+    sender = Sender({"traceparent": trace, **state}, {"traceparent": trace.upper(), **state}, state)
+    async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append, sender]) as manager:
+        result = await manager.run_code("console.log(1)", "js", timeout_ms=5_000)
+        assert (await manager.validate_code("1", "js")).valid
+        call = asyncio.create_task(manager.run_code("while (true);", "js"))
+        while sum(isinstance(event, ExecutionStarted) for event in seen) < 3:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        while sum(isinstance(event, ExecutionFinished) for event in seen) < 3:
+            await asyncio.sleep(0.001)
+    started = [event for event in seen if isinstance(event, ExecutionStarted)]
+    finished = [event for event in seen if isinstance(event, ExecutionFinished)]
+    assert [(event.path, event.traceparent, event.tracestate) for event in started] == [
+        ("/run_code", trace, "vendor=1"),
+        ("/validate_code", None, None),
+        ("/run_code", None, None),
+    ]
+    assert (started[0].code_bytes, started[0].timeout_ms) == (14, 5_000)
+    assert started[0].code_hash == next(event for event in seen if isinstance(event, CallStarted)).code_hash
+    assert [event.execution_id for event in started] == [event.execution_id for event in finished]
+    assert started[0].execution_id == result.metadata["task_id"]
+    assert [(event.outcome, event.status, event.error) for event in finished] == [
+        ("OK", 200, None),
+        ("OK", 200, None),
+        (None, None, "CancelledError"),
+    ]
+
+
+async def test_a_refusal_of_the_embedded_faas_is_an_event() -> None:
+    """With the status of the refusal, and no outcome."""
+    seen: list[Any] = []
+    faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[seen.append])
+    async with faas, manager_for(faas.url, retry=RetrySettings(max_attempts=1)) as manager:
+        await faas.wait_ready("js")
+        endless = [asyncio.create_task(manager.run_code("while (true);", "js")) for _ in range(4)]
+        while sum(isinstance(event, ExecutionStarted) for event in seen) < 4:
+            await asyncio.sleep(0.001)
+        async with aiohttp.ClientSession() as session:
+            body = {"language": "javascript", "code": "1"}
+            async with session.post(f"{faas.url}/run_code", json=body) as response:
+                assert response.status == 429
+        (refused,) = (event for event in seen if isinstance(event, ExecutionFinished))
+        for task in endless:
+            task.cancel()
+    assert (refused.outcome, refused.error, refused.status) == (None, "BusyError", 429)
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "00",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x",
+        "print('secret')",
+    ],
+)
+async def test_a_wrong_traceparent_is_ignored(traceparent: str) -> None:
+    """The program is run as without it, and the event holds nothing of the header."""
+    (started,) = await executions_of([("traceparent", traceparent)])
+    assert started.traceparent is None
+
+
+async def test_two_traceparents_are_none() -> None:
+    """Both are ignored."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    (started,) = await executions_of([("traceparent", trace), ("traceparent", trace)])
+    assert started.traceparent is None
+
+
+@pytest.mark.parametrize(
+    ("states", "tracestate"),
+    [(["a=1", "b=2"], "a=1,b=2"), (["a=" + "x" * 511], None), (["a=\u00e9"], None), ([""], None), ([], None)],
+)
+async def test_the_tracestate_of_an_execution(states: list[str], tracestate: str | None) -> None:
+    """It may be spread over several headers, and is None when it is too long or not ASCII."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    (started,) = await executions_of([("traceparent", trace), *(("tracestate", state) for state in states)])
+    assert (started.traceparent, started.tracestate) == (trace, tracestate)
+
+
+async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted]:
+    """Return the events of a request with these headers to an embedded FaaS. Its engine need not be ready."""
+    seen: list[Any] = []
+    async with LocalFaaS(["js"], workers=1, telemetry=[seen.append]) as faas, aiohttp.ClientSession() as session:
+        body = {"language": "javascript", "code": "1"}
+        async with session.post(f"{faas.url}/run_code", json=body, headers=CIMultiDict(headers)) as response:
+            assert response.status in (200, 503)
+    return [event for event in seen if isinstance(event, ExecutionStarted)]
+
+
+@pytest.mark.parametrize("kind", [CallStarted, AttemptStarted, AttemptFinished, LimitChanged, EndpointChanged])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt])
+async def test_a_sink_that_raises_a_base_exception_leaks_no_permit(
+    kind: type[Event], error: type[BaseException]
+) -> None:
+    """It ends the call, its permit is returned, and it is counted."""
+
+    def sink(event: Event) -> None:
+        if isinstance(event, kind):
+            raise error
+
+    options = {"breaker": BreakerSettings(consecutive_failures=1), "retry": RetrySettings(max_attempts=1)}
+    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink], **options) as manager:
+        fake.script(Reply.crash())
+        with pytest.raises(error):
+            await manager.run_code("1", "py")
+        metrics = manager.get_metrics()
+    assert (metrics.in_flight, metrics.total.in_flight) == (0, 0)
+    assert [state.in_flight for state in metrics.states] == [0] * len(metrics.states)
+    assert metrics.total.errors == {error.__name__: 1}
+
+
+async def test_sinks_add_at_most_32_headers(serve: Serve) -> None:
+    """The first 32 are sent, and the call succeeds."""
+    faas = Recorder()
+    sender = Sender({f"x-{number}": "1" for number in range(200)})
+    async with manager_for(await serve(faas.handle), telemetry=[sender]) as manager:
+        assert (await manager.run_code("1", "py")).ok
+    assert len([name for name in faas.seen[0] if name.lower().startswith("x-")]) == 32
+
+
+class Picky:
+    """A sink that takes some kinds of events; "fail" raises instead."""
+
+    def __init__(self, enabled: Any) -> None:
+        self.enabled = enabled
+        self.seen: list[type[Event]] = []
+
+    def __call__(self, event: Event) -> None:
+        self.seen.append(type(event))
+
+    def is_enabled_for(self, kind: type[Event]) -> bool:
+        if self.enabled == "fail":
+            raise ZeroDivisionError
+        return kind in self.enabled
+
+
+@pytest.mark.parametrize(("enabled", "created"), [((), ()), ((CallStarted,), (CallStarted,)), ("fail", ())])
+async def test_events_without_subscribers_are_not_created(
+    enabled: Any, created: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink decides with `is_enabled_for`, which cannot fail a call either."""
+    sink = Picky(enabled)
+    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
+        assert (await manager.run_code("1", "py")).ok
+    assert set(sink.seen) - {LimitChanged} == set(created)
+    assert caplog.text.count("a telemetry sink failed") == (enabled == "fail")
+
+
+KINDS = set(get_args(Event))
+
+
+class Failing:
+    """A sink that fails for one kind of event."""
+
+    def __init__(self, kind: type | None) -> None:
+        self.kind = kind
+        self.failures = 0
+        self.seen: set[type[Event]] = set()
+
+    def __call__(self, event: Event) -> None:
+        self.seen.add(type(event))
+        if self.kind is not None and isinstance(event, self.kind):
+            self.failures += 1
+            raise ZeroDivisionError(f"cannot take {event}")
+
+
+@pytest.mark.parametrize("kind", [*sorted(KINDS, key=repr), object])
+async def test_a_sink_that_fails_fails_no_call(kind: type, caplog: pytest.LogCaptureFixture) -> None:
+    """For any event: calls end as without it, other sinks get everything, and it is logged once."""
+    bad, good = Failing(kind), Failing(None)
+    breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
+    telemetry = [bad, good]
+    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=telemetry) as manager:
+        fake.script(Reply.overloaded("0"), Reply.crash(), Reply.crash(), Reply.ok("x"))
+        calls = [manager.run_code("1", "py", idempotent=True), manager.run_code("1", "py")]
+        ends = [type((await asyncio.gather(call, return_exceptions=True))[0]).__name__ for call in calls]
+        assert ends == ["ServerError", "ExecutionResult"]
+        fake.default = Reply(hang=True)
+        call = asyncio.create_task(manager.run_code("1", "py"))
+        while not fake.in_flight:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        metrics = manager.get_metrics()
+        assert (metrics.total.calls, metrics.in_flight, metrics.total.in_flight) == (3, 0, 0)
+        assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
+    caplog.clear()
+    bad.failures = 0
+    async with RuntimeManager.local(["js"], workers=1, telemetry=telemetry) as manager:
+        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
+        assert (await manager.validate_code("1", "js")).valid
+    # The client and the FaaS share one dispatcher.
+    assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
+    assert good.seen == bad.seen == KINDS

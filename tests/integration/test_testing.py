@@ -1,0 +1,902 @@
+"""FakeFaas and FaultProxy, seen by a client that counts bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from faasrt import ConfigurationError, Outcome, RuntimeClosedError, UserError
+from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
+from support.helpers import manager_for
+
+RawServer = Callable[..., Awaitable[str]]
+PROGRAM = json.dumps({"language": "python", "code": "1"}).encode()
+REQUEST = b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: %d\r\n\r\n%s" % (len(PROGRAM), PROGRAM)
+FAST, SLOW = 0.02, 3_600.0
+
+
+class Client:
+    """A client without any HTTP, which can tell RST from FIN; a stream of asyncio loses what came before an RST."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.socket, data)
+
+    async def receive(self, size: int = 2**16) -> bytes:
+        return await asyncio.get_running_loop().sock_recv(self.socket, size)
+
+    async def exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = await self.receive(size - len(data))
+            assert piece, f"FIN after {data!r}"
+            data += piece
+        return data
+
+    async def to_end(self) -> tuple[bytes, str]:
+        """Return the bytes until the end, and the kind of end."""
+        data = b""
+        while True:
+            try:
+                piece = await self.receive()
+            except ConnectionResetError:
+                return data, "RST"
+            if not piece:
+                return data, "FIN"
+            data += piece
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """One answer: its status, headers and body."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await self.exactly(1)
+        first, *lines = head.decode().rstrip().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        return int(first.split()[1]), headers, await self.exactly(int(headers["Content-Length"]))
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Client]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        yield Client(sock)
+
+
+async def post(session: aiohttp.ClientSession, url: str, **fields: Any) -> tuple[int, dict[str, Any]]:
+    async with session.post(url + "/run_code", json={"language": "python", "code": "1", **fields}) as response:
+        return response.status, await response.json()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(2**16):
+        writer.write(data)
+        await writer.drain()
+
+
+class Sink:
+    """A server that keeps what it is sent, and how that ended."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.writer: asyncio.StreamWriter | None = None
+        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        try:
+            while data := await reader.read(2**16):
+                self.data += data
+            self.end.set_result("FIN")
+        except ConnectionResetError:
+            self.end.set_result("RST")
+
+
+# The fake FaaS: its answers
+
+
+async def test_answers_as_a_faas_does() -> None:
+    """By default programs end well, and whatever a reply says of a run is sent in the protocol's words."""
+    error = UserError("ValueError", "bad", "Traceback ...")
+    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+        fake.script(
+            Reply(),
+            Reply.ok("hi\n", value={"score": 1}),
+            Reply(outcome="USER_ERROR", stderr="oh", error=error, exit_code=3),
+            Reply(outcome=Outcome.TIMEOUT),
+        )
+        answers = [(await post(session, fake.url))[1] for _ in range(4)]
+        assert [answer["outcome"] for answer in answers] == ["OK", "OK", "USER_ERROR", "TIMEOUT"]
+        assert answers[1]["output"] == {"stdout": "hi\n", "stderr": "", "ret_val": '{"score": 1}'}
+        assert answers[2]["error_info"] == {"name": "ValueError", "message": "bad", "traceback": "Traceback ..."}
+        metadata = [answer["metadata"] for answer in answers]
+        assert [(item["status"], item["exit_code"], item["timed_out"]) for item in metadata] == [
+            ("success", 0, False),
+            ("success", 0, False),
+            ("error", 3, False),
+            ("error", None, True),
+        ]
+        assert all(item["language"] == "python" and item["duration"] >= 0 for item in metadata)
+        assert (fake.executions, len(fake.requests), fake.in_flight, fake.peak) == (4, 4, 0, 1)
+
+
+async def test_serves_the_client(faasrt_fake: FakeFaas) -> None:
+    """A manager takes its answers for those of a FaaS; it comes open from the fixture."""
+    faasrt_fake.default = Reply(outcome="MEMORY_LIMIT", stdout="hi")
+    async with manager_for(faasrt_fake.url) as manager:
+        result = await manager.run_code("print('hi')", "python")
+    assert (result.outcome, result.stdout) == (Outcome.MEMORY_LIMIT, "hi")
+    assert faasrt_fake.requests[0]["code"] == "print('hi')"
+
+
+async def test_replies_come_in_order() -> None:
+    """Scripted replies come first, one for each, then the default; a handler goes before both."""
+    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+
+        async def stdout(**fields: Any) -> str:
+            return (await post(session, fake.url, **fields))[1]["output"]["stdout"]
+
+        fake.default = Reply.ok("default")
+        fake.script(Reply.ok("one"), Reply.ok("two"))
+        assert fake.scripted == 2
+        fake.handler = lambda body: Reply.ok(body["code"])
+        assert await stdout(code="mine") == "mine"
+        fake.handler = None
+        assert [await stdout() for _ in range(4)] == ["one", "two", "default", "default"]
+        assert [body["code"] for body in fake.requests] == ["mine", "1", "1", "1", "1"]
+
+
+async def test_a_handler_that_fails_is_seen() -> None:
+    """Its exception is the words of a 500."""
+
+    def handler(body: dict[str, Any]) -> Reply:
+        raise KeyError("nope")
+
+    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+        fake.handler = handler
+        status, answer = await post(session, fake.url)
+        assert status == 500
+        assert "KeyError('nope')" in answer["details"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "executions"),
+    [
+        (Reply.overloaded(), 0),
+        (Reply.overloaded(retry_after=2), 0),
+        (Reply.unavailable(), 1),
+        (Reply.unavailable(retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), 0),
+        (Reply.unavailable(not_started=True), 0),
+        (Reply.crash(), 1),
+        (Reply.crash(502), 1),
+        (Reply(status=302, headers={"Location": "/"}), 0),
+        (Reply(status=400), 0),
+        (Reply(status=408), 1),
+    ],
+)
+async def test_failures(reply: Reply, executions: int) -> None:
+    """A failure is sent with its headers, and counts as run unless it is a refusal."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.default = reply
+        await client.send(REQUEST)
+        status, headers, body = await client.answer()
+        assert status == reply.status
+        assert json.loads(body) == {"error": f"scripted failure {status}", "details": reply.details}
+        assert headers.get("Retry-After") == (None if reply.retry_after is None else str(reply.retry_after))
+        assert headers.get("x-faasrt-not-started") == ("1" if reply.not_started else None)
+        assert headers.get("Location") == reply.headers.get("Location")
+        assert (fake.executions, len(fake.requests)) == (executions, 1)
+
+
+async def test_sends_a_raw_body_and_headers() -> None:
+    """The body and every header can be anything, lies about the length included."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.default = Reply(body=b"\xff{", headers={"content-length": "5", "Content-Type": "text/plain"})
+        await client.send(REQUEST)
+        head = await client.exactly(len(b"HTTP/1.1 200 OK\r\n"))
+        rest = await client.exactly(
+            len(b"Content-Type: text/plain\r\ncontent-length: 5\r\nConnection: keep-alive\r\n\r\n")
+        )
+        assert (head, rest) == (
+            b"HTTP/1.1 200 OK\r\n",
+            b"Content-Type: text/plain\r\ncontent-length: 5\r\nConnection: keep-alive\r\n\r\n",
+        )
+        assert await client.exactly(2) == b"\xff{"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"outcome": "FINE"},
+        {"status": 100},
+        {"delay_s": -1},
+        {"delay_s": float("nan")},
+        {"reset_after": -1},
+        {"reset_on_request_byte": -1},
+    ],
+)
+def test_a_reply_is_checked(wrong: dict[str, Any]) -> None:
+    """Replies that cannot be sent are refused when they are made."""
+    with pytest.raises(ValueError, match=r"'\w+'"):
+        Reply(**wrong)
+    with pytest.raises(TypeError):
+        Reply(reset_after=1.5)  # type: ignore[arg-type]
+
+
+# The fake FaaS: its HTTP
+
+
+async def test_a_connection_serves_many_requests() -> None:
+    """One after the other, and several sent at once; `Connection: close` and HTTP/1.0 end it with FIN."""
+    async with FakeFaas() as fake:
+        fake.handler = lambda body: Reply.ok(str(len(fake.requests)))
+        async with connected(fake.url) as client:
+            for number in (1, 2, 3):
+                await client.send(REQUEST)
+                assert json.loads((await client.answer())[2])["output"]["stdout"] == str(number)
+            await client.send(REQUEST * 3 + REQUEST[:10])
+            numbers = [json.loads((await client.answer())[2])["output"]["stdout"] for _ in range(3)]
+            assert numbers == ["4", "5", "6"]
+            await client.send(REQUEST[10:])
+            assert (await client.answer())[1]["Connection"] == "keep-alive"
+            assert (fake.connections, fake.accepted) == (1, 1)
+        for last in (REQUEST.replace(b"Host", b"Connection: close\r\nHost"), REQUEST.replace(b"/1.1", b"/1.0")):
+            async with connected(fake.url) as client:
+                await client.send(last)
+                assert (await client.answer())[1]["Connection"] == "close"
+                assert await client.to_end() == (b"", "FIN")
+        await fake.wait_until(lambda: fake.connections == 0)
+        assert fake.accepted == 3
+
+
+async def test_a_request_may_come_in_any_pieces() -> None:
+    """Cut in two at each place, and byte by byte, it is the same request."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for place in range(1, len(REQUEST)):
+            await client.send(REQUEST[:place])
+            await asyncio.sleep(0)
+            await client.send(REQUEST[place:])
+            assert (await client.answer())[0] == 200
+        for byte in REQUEST:
+            await client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await client.answer())[0] == 200
+        assert fake.requests == [json.loads(PROGRAM)] * len(REQUEST)
+
+
+async def test_takes_large_bodies() -> None:
+    """Ten megabytes each way go through one connection, twice."""
+    code = "#" * 10_000_000
+    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+        fake.handler = lambda body: Reply.ok(body["code"])
+        for _ in range(2):
+            async with session.post(
+                fake.url + "/run_code", data=io.BytesIO(json.dumps({"code": code}).encode())
+            ) as response:
+                assert (await response.json())["output"]["stdout"] == code
+        assert fake.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: 2\r\n\r\n{]", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nContent-Length: 2\r\n\r\n[]", 400),
+        (b"POST /run_code HTTP/1.1\r\nHost: fake\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+        (b"GET /" + b"x" * 70_000, 431),
+    ],
+)
+async def test_what_is_no_request(request_: bytes, status: int) -> None:
+    """It is refused in words, ends the connection, and uses up no reply."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.script(Reply())
+        await client.send(request_)
+        answered, _, body = await client.answer()
+        assert (answered, json.loads(body)["error"]) == (status, "bad request")
+        assert await client.to_end() == (b"", "FIN")
+        assert (fake.executions, fake.requests, fake.scripted) == (0, [], 1)
+
+
+async def test_other_paths_are_not_found() -> None:
+    """404, on a connection that goes on, and with the script untouched."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.script(Reply())
+        for other in (REQUEST.replace(b"/run_code", b"/validate_code"), b"GET /metrics HTTP/1.1\r\nHost: fake\r\n\r\n"):
+            await client.send(other)
+            assert (await client.answer())[0] == 404
+        assert (fake.requests, fake.scripted, fake.accepted) == ([], 1, 1)
+
+
+async def test_health() -> None:
+    """It tells what the test wants told, counts the probes, and uses up no reply."""
+    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+        fake.script(Reply(reset_on_request_byte=0))
+        async with session.get(fake.url + "/health") as response:
+            assert await response.json() == {
+                "status": "healthy",
+                "version": "fake",
+                "capabilities": {
+                    "lossless": True,
+                    "enforces_timeouts": True,
+                    "cancels_on_disconnect": True,
+                    "validates": False,
+                },
+                "limits": {},
+            }
+        fake.health = {"capabilities": {"lossless": False}, "pool_status": {"config": {"maxSize": 8}}, "limits": None}
+        fake.health_status = 503
+        async with session.get(fake.url + "/health?x=1") as response:
+            told = await response.json()
+            assert (response.status, told["status"], told["limits"]) == (503, "unhealthy", None)
+            assert told["capabilities"] == {
+                "lossless": False,
+                "enforces_timeouts": True,
+                "cancels_on_disconnect": True,
+                "validates": False,
+            }
+            assert told["pool_status"] == {"config": {"maxSize": 8}}
+        assert (fake.probes, fake.scripted, fake.requests) == (2, 1, [])
+
+
+# The fake FaaS: faults
+
+
+async def test_resets_at_each_byte_of_the_answer() -> None:
+    """Exactly so many bytes come, and then RST; the program counts as run."""
+    async with FakeFaas() as fake:
+        fake.default = Reply(body=b"{}")
+        async with connected(fake.url) as client:
+            await client.send(REQUEST.replace(b"Host", b"Connection: close\r\nHost"))
+            whole, _ = await client.to_end()
+        whole = whole.replace(b"close", b"keep-alive")
+        for place in range(len(whole) + 2):
+            fake.script(Reply(body=b"{}", reset_after=place))
+            async with connected(fake.url) as client:
+                await client.send(REQUEST)
+                assert await client.to_end() == (whole[:place], "RST")
+        assert fake.executions == len(whole) + 3
+
+
+async def test_resets_deep_in_a_large_answer() -> None:
+    """More than the kernel takes at once is all there before the RST."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.default = Reply(body=bytes(20_000_000), reset_after=15_000_000)
+        await client.send(REQUEST)
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        data, end = await client.to_end()
+        assert (len(data), end) == (15_000_000, "RST")
+
+
+async def test_resets_at_each_byte_of_the_request() -> None:
+    """The client sees RST, and the program counts as run only when its request came in whole."""
+    async with FakeFaas() as fake:
+        for place in range(len(REQUEST) + 2):
+            fake.script(Reply(reset_on_request_byte=place))
+            async with connected(fake.url) as client:
+                await client.send(REQUEST[: max(place, 1)])
+                assert await client.to_end() == (b"", "RST")
+            assert fake.executions == max(0, place - len(REQUEST) + 1)
+            assert len(fake.requests) == fake.executions
+        assert fake.scripted == 0
+
+
+async def test_a_reset_within_the_request_spares_the_others() -> None:
+    """Sent whole, a request is reset at its byte all the same, and the next one gets the next reply."""
+    async with FakeFaas() as fake, connected(fake.url) as client, connected(fake.url) as other:
+        fake.script(Reply(reset_on_request_byte=len(REQUEST) - 1), Reply.ok("next"))
+        await client.send(REQUEST)
+        assert await client.to_end() == (b"", "RST")
+        await other.send(REQUEST)
+        assert b"next" in (await other.answer())[2]
+        fake.handler = lambda body: Reply(reset_on_request_byte=1)
+        await other.send(REQUEST)
+        assert await other.to_end() == (b"", "RST")
+        assert fake.executions == 2
+
+
+async def test_a_request_that_breaks_off_uses_up_no_reply() -> None:
+    """Its reply is there for the next one."""
+    async with FakeFaas() as fake:
+        fake.script(Reply.ok("one"))
+        async with connected(fake.url) as client:
+            await client.send(REQUEST[:-1])
+            await fake.wait_until(lambda: fake.scripted == 0 or fake.connections == 1)
+        await fake.wait_until(lambda: fake.connections == 0)
+        async with connected(fake.url) as client:
+            await client.send(REQUEST)
+            assert b"one" in (await client.answer())[2]
+        assert fake.executions == 1
+
+
+async def test_delays() -> None:
+    """A delayed answer comes no sooner, and its program is in flight until then."""
+    loop = asyncio.get_running_loop()
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.default = Reply(delay_s=FAST)
+        started = loop.time()
+        await client.send(REQUEST)
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        answer = json.loads((await client.answer())[2])
+        assert loop.time() - started >= FAST
+        assert answer["metadata"]["duration"] >= 1_000 * FAST
+        await fake.wait_until(lambda: fake.in_flight == 0)
+
+
+@pytest.mark.parametrize("reply", [Reply(hang=True), Reply(delay_s=SLOW)])
+async def test_a_client_that_goes_away_frees_its_place(reply: Reply) -> None:
+    """However it goes, by FIN or RST, the program is no longer in flight, and its connection is closed."""
+    async with FakeFaas() as fake:
+        fake.default = reply
+        for lingers in (False, True):
+            async with connected(fake.url) as client:
+                await client.send(REQUEST)
+                await fake.wait_until(lambda: fake.in_flight == 1)
+                if lingers:
+                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            await fake.wait_until(lambda: fake.in_flight == fake.connections == 0)
+        assert (fake.executions, fake.peak) == (2, 1)
+
+
+async def test_capacity() -> None:
+    """One program too many is refused before it starts, uses up no reply, and does not count as in flight."""
+    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+        fake.capacity = 2
+        fake.script(Reply(hang=True), Reply(hang=True), Reply.ok("third"))
+        hanging = [asyncio.create_task(post(session, fake.url)) for _ in range(2)]
+        await fake.wait_until(lambda: fake.in_flight == 2)
+        async with session.post(fake.url + "/run_code", json={}) as response:
+            assert response.status == 429
+            assert (response.headers["Retry-After"], response.headers["x-faasrt-not-started"]) == ("1", "1")
+        assert (fake.executions, fake.in_flight, fake.peak, fake.scripted) == (2, 2, 2, 1)
+        hanging[0].cancel()
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        assert (await post(session, fake.url))[1]["output"]["stdout"] == "third"
+        hanging[1].cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+
+# Both: their life
+
+
+@pytest.fixture(params=["fake", "proxy"])
+async def made(request: pytest.FixtureRequest, raw_server: RawServer) -> FakeFaas | FaultProxy:
+    """A server that is not open yet."""
+    return FakeFaas() if request.param == "fake" else FaultProxy(await raw_server(echo))
+
+
+async def test_down_and_up(made: FakeFaas | FaultProxy) -> None:
+    """Down, it refuses and closes what was open; up again, it serves on the same port."""
+    async with made as server:
+        url = server.url
+        for _ in range(3):
+            async with connected(url) as client:
+                await server.wait_until(lambda: server.connections == 1)
+                server.down()
+                server.down()
+                assert await client.to_end() == (b"", "FIN")
+            with pytest.raises(ConnectionRefusedError):
+                async with connected(url):
+                    pass
+            assert server.url == url
+            await server.up()
+            await server.up()
+        async with connected(url) as client:
+            await client.send(REQUEST)
+            assert await client.receive()
+        assert server.accepted == 4
+
+
+async def test_down_ends_what_is_in_flight() -> None:
+    """A program in flight is lost with its connection, and the counters go on."""
+    async with FakeFaas() as fake, connected(fake.url) as client:
+        fake.default = Reply(hang=True)
+        await client.send(REQUEST)
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        fake.down()
+        assert await client.to_end() == (b"", "FIN")
+        await fake.wait_until(lambda: fake.in_flight == fake.connections == 0)
+        assert fake.executions == 1
+
+
+async def test_nothing_is_left(made: FakeFaas | FaultProxy) -> None:
+    """Closed with connections open, a server leaves no task and no descriptor; closing it again is harmless."""
+    process, tasks = psutil.Process(), asyncio.all_tasks()
+    descriptors = process.num_fds()
+    async with made as server:
+        async with connected(server.url) as client, connected(server.url):
+            await server.wait_until(lambda: server.accepted == 2)
+            await client.send(REQUEST[:1])
+            await server.aclose()
+            assert server.connections == 0
+        with pytest.raises(ConnectionRefusedError):
+            async with connected(server.url):
+                pass
+    await server.aclose()
+    server.down()
+    # The target of the proxy is another server, which closes its end a moment later.
+    async with asyncio.timeout(10):
+        while process.num_fds() != descriptors or asyncio.all_tasks() != tasks:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_closing_ends_every_task(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Closed with a program in flight, both leave no task, also on uvloop; and a bad request writes no log."""
+
+    async def main() -> None:
+        async with (
+            FakeFaas() as fake,
+            FaultProxy(fake.url) as proxy,
+            connected(proxy.url) as client,
+            connected(fake.url) as other,
+        ):
+            fake.default = Reply(hang=True)
+            await client.send(REQUEST)
+            await other.send(b"nonsense\r\n\r\n")
+            assert (await other.answer())[0] == 400
+            await fake.wait_until(lambda: fake.in_flight == 1)
+            await proxy.aclose()
+            await fake.aclose()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert (fake.in_flight, fake.connections, proxy.connections) == (0, 0, 0)
+
+    new_loop = pytest.importorskip(loop).new_event_loop
+    with caplog.at_level(logging.INFO), asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert caplog.records == []
+
+
+async def test_closed_while_down(made: FakeFaas | FaultProxy) -> None:
+    """The port that was held is given back."""
+    descriptors = psutil.Process().num_fds()
+    async with made as server:
+        server.down()
+    assert psutil.Process().num_fds() == descriptors
+
+
+async def test_used_before_it_is_open(made: FakeFaas | FaultProxy) -> None:
+    """There is no URL yet and nothing to bring up; closing is harmless."""
+    made.down()
+    with pytest.raises(RuntimeClosedError, match="not open"):
+        _ = made.url
+    with pytest.raises(RuntimeClosedError):
+        await made.up()
+    await made.aclose()
+
+
+async def test_is_opened_once(made: FakeFaas | FaultProxy) -> None:
+    """Neither while it is open nor afterwards can it be opened again."""
+    async with made as server:
+        with pytest.raises(RuntimeClosedError, match="once"):
+            await server.__aenter__()
+    with pytest.raises(RuntimeClosedError, match="once"):
+        await server.__aenter__()
+    with pytest.raises(RuntimeClosedError, match="make a new one"):
+        await server.up()
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_cancelled_while_opening(made: FakeFaas | FaultProxy, steps: int) -> None:
+    """Cancelled at whichever of its awaits, opening leaves nothing behind."""
+    tasks, descriptors = asyncio.all_tasks(), psutil.Process().num_fds()
+    opening = asyncio.create_task(made.__aenter__())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait({opening})
+    if not opening.cancelled():
+        await made.aclose()  # it had come to its end
+    assert asyncio.all_tasks() == tasks
+    assert psutil.Process().num_fds() == descriptors
+
+
+async def test_cancelled_while_closing(made: FakeFaas | FaultProxy) -> None:
+    """It is closed all the same."""
+    async with made as server, connected(server.url) as client:
+        await server.wait_until(lambda: server.connections == 1)
+        closing = asyncio.create_task(server.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        assert closing.cancelled()
+        assert await client.to_end() == (b"", "FIN")
+        await server.aclose()
+        assert server.connections == 0
+
+
+async def test_many_clients_at_once(made: FakeFaas | FaultProxy) -> None:
+    """They are all served, and the connections of those who leave without a word are closed."""
+    async with made as server, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(server.url)) for _ in range(200)]
+
+        async def call(client: Client) -> None:
+            await client.send(REQUEST)
+            assert await client.receive()
+
+        await asyncio.gather(*(call(client) for client in clients))
+        await stack.aclose()
+        await server.wait_until(lambda: server.connections == 0)
+        assert server.accepted == 200
+
+
+# The fault proxy
+
+
+async def test_passes_everything(raw_server: RawServer) -> None:
+    """Without toxics the bytes go through untouched, both ways, and are counted; so does the end."""
+    data = bytes(range(256)) * 10_000
+    async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
+        _, back = await asyncio.gather(client.send(data), client.exactly(len(data)))
+        assert back == data
+        assert proxy.bytes_upstream == proxy.bytes_downstream == len(data)
+        client.socket.shutdown(socket.SHUT_WR)
+        assert await client.to_end() == (b"", "FIN")
+        await proxy.wait_until(lambda: proxy.connections == 0)
+
+
+@pytest.mark.parametrize("way", ["upstream", "downstream"])
+async def test_latency(raw_server: RawServer, way: str) -> None:
+    """Bytes come no sooner; healed, they come at once, even those that are being held."""
+    loop = asyncio.get_running_loop()
+    async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
+        setattr(proxy, way, Toxics(latency_s=FAST))
+        started = loop.time()
+        await client.send(b"ping")
+        assert await client.exactly(4) == b"ping"
+        assert loop.time() - started >= FAST
+        setattr(proxy, way, Toxics(latency_s=SLOW))
+        await client.send(b"pong")
+        if way == "downstream":
+            await proxy.wait_until(lambda: proxy.bytes_upstream == 8)
+        setattr(proxy, way, Toxics())
+        assert await client.exactly(4) == b"pong"
+
+
+async def test_bandwidth(raw_server: RawServer) -> None:
+    """A direction carries no more than so many bytes a second; the other is as fast as ever."""
+    loop = asyncio.get_running_loop()
+    async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
+        proxy.downstream = Toxics(bandwidth_bytes_per_s=100_000)
+        started = loop.time()
+        await client.send(bytes(10_000))
+        await proxy.wait_until(lambda: proxy.bytes_upstream == 10_000)
+        assert proxy.bytes_downstream < 10_000
+        await client.exactly(10_000)
+        # Not the last portion's time, of 20 ms.
+        assert loop.time() - started >= 0.079
+
+
+async def test_slices(raw_server: RawServer) -> None:
+    """The receiver gets slices, each after a pause."""
+    async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
+        proxy.downstream = Toxics(slice_bytes=3, slice_pause_s=FAST)
+        await client.send(b"0123456789")
+        pieces = [await client.receive() for _ in range(4)]
+        assert pieces == [b"012", b"345", b"678", b"9"]
+
+
+@pytest.mark.parametrize("way", ["upstream", "downstream"])
+async def test_timeout(raw_server: RawServer, way: str) -> None:
+    """Everything is swallowed, the connection stays; healed, it carries what comes then."""
+    async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
+        setattr(proxy, way, Toxics(timeout=True))
+        await client.send(b"lost")
+        await asyncio.sleep(FAST)  # nothing tells of bytes that go nowhere
+        assert proxy.bytes_downstream == 0
+        assert proxy.bytes_upstream == (0 if way == "upstream" else 4)
+        setattr(proxy, way, Toxics())
+        await client.send(b"found")
+        assert await client.exactly(5) == b"found"
+        setattr(proxy, way, Toxics(timeout=True))
+        client.socket.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(FAST)
+        assert proxy.connections == 1
+        setattr(proxy, way, Toxics())
+        assert await client.to_end() == (b"", "FIN")
+
+
+async def test_reset(raw_server: RawServer) -> None:
+    """Set, it resets both sides of what is open, and each new connection; healed, it serves again."""
+    sink = Sink()
+    async with FaultProxy(await raw_server(sink.handle)) as proxy:
+        async with connected(proxy.url) as client:
+            await client.send(b"x")
+            await proxy.wait_until(lambda: proxy.bytes_upstream == 1)
+            proxy.upstream = Toxics(reset=True)
+            assert await client.to_end() == (b"", "RST")
+            assert await sink.end == "RST"
+        async with connected(proxy.url) as client:
+            assert await client.to_end() == (b"", "RST")
+        proxy.upstream = Toxics()
+        async with connected(proxy.url) as client:
+            await client.send(b"x")
+            await proxy.wait_until(lambda: proxy.bytes_upstream == 2)
+            proxy.reset_all()
+            assert await client.to_end() == (b"", "RST")
+        await proxy.wait_until(lambda: proxy.connections == 0)
+
+
+async def test_reset_after_bytes_down(raw_server: RawServer) -> None:
+    """Exactly so many bytes of each connection come before the RST, counted anew from when that was set."""
+    async with FaultProxy(await raw_server(echo)) as proxy:
+        for place in (0, 1, 5, 10):
+            proxy.downstream = Toxics()
+            async with connected(proxy.url) as client:
+                await client.send(b"before")
+                await client.exactly(6)
+                proxy.downstream = Toxics(reset_after_bytes=place)
+                await client.send(b"0123456789")
+                assert await client.to_end() == (b"0123456789"[:place], "RST")
+            async with connected(proxy.url) as client:
+                await client.send(b"0123456789")
+                assert await client.to_end() == (b"0123456789"[:place], "RST")
+
+
+async def test_reset_after_bytes_up(raw_server: RawServer) -> None:
+    """The server gets exactly so many bytes, then both sides RST."""
+    for place in (0, 1, 200_000):
+        sink = Sink()
+        async with FaultProxy(await raw_server(sink.handle)) as proxy, connected(proxy.url) as client:
+            proxy.upstream = Toxics(reset_after_bytes=place)
+            await client.send(bytes(200_000))
+            assert await client.to_end() == (b"", "RST")
+            assert await sink.end == "RST"
+            assert proxy.bytes_upstream == place
+
+
+async def test_limit_bytes(raw_server: RawServer) -> None:
+    """Exactly so many bytes come, in either direction, and then FIN to both sides."""
+    for place in (0, 1, 5):
+        async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
+            proxy.downstream = Toxics(limit_bytes=place)
+            await client.send(b"0123456789")
+            assert await client.to_end() == (b"0123456789"[:place], "FIN")
+        sink = Sink()
+        async with FaultProxy(await raw_server(sink.handle)) as proxy, connected(proxy.url) as client:
+            proxy.upstream = Toxics(limit_bytes=place)
+            await client.send(b"0123456789" * 100_000)
+            assert await client.to_end() == (b"", "FIN")
+            assert (await sink.end, sink.data) == ("FIN", b"0123456789"[:place])
+
+
+async def test_half_close_down(raw_server: RawServer) -> None:
+    """The client gets the beginning and FIN, and the server does not know."""
+    sink = Sink()
+    async with FaultProxy(await raw_server(sink.handle)) as proxy, connected(proxy.url) as client:
+        proxy.downstream = Toxics(half_close=True, limit_bytes=2)
+        await client.send(b"up")
+        await proxy.wait_until(lambda: proxy.bytes_upstream == 2)
+        while sink.writer is None:
+            await asyncio.sleep(0)
+        sink.writer.write(b"down")
+        assert await client.to_end() == (b"do", "FIN")
+        await client.send(b"more")
+        await proxy.wait_until(lambda: proxy.bytes_upstream == 6)
+        assert not sink.end.done()
+        sink.writer.write(b"swallowed")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert await sink.end == "FIN"
+        assert sink.data == b"upmore"
+
+
+async def test_half_close_up(raw_server: RawServer) -> None:
+    """The server gets the first bytes and FIN, and its answer still comes."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"got " + await reader.read())
+        await writer.drain()
+
+    async with FaultProxy(await raw_server(handle)) as proxy, connected(proxy.url) as client:
+        proxy.upstream = Toxics(half_close=True)
+        await client.send(b"up")
+        assert await client.to_end() == (b"got up", "FIN")
+
+
+async def test_passes_on_how_a_server_ends() -> None:
+    """RST comes as RST, after the same bytes, FIN as FIN; and a server that is not there resets."""
+    async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+        fake.script(Reply(reset_after=40))
+        async with connected(proxy.url) as client:
+            await client.send(REQUEST)
+            data, end = await client.to_end()
+            assert (len(data), end) == (40, "RST")
+        async with connected(proxy.url) as client:
+            await client.send(REQUEST.replace(b"Host", b"Connection: close\r\nHost"))
+            data, end = await client.to_end()
+            assert (data[:15], end) == (b"HTTP/1.1 200 OK", "FIN")
+        fake.down()
+        async with connected(proxy.url) as client:
+            assert await client.to_end() == (b"", "RST")
+        await fake.up()
+        async with connected(proxy.url) as client:
+            await client.send(REQUEST)
+            assert (await client.answer())[0] == 200
+
+
+async def test_passes_on_how_a_client_ends() -> None:
+    """A client that leaves frees its place on the server behind."""
+    async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+        fake.default = Reply(hang=True)
+        async with connected(proxy.url) as client:
+            await client.send(REQUEST)
+            await fake.wait_until(lambda: fake.in_flight == 1)
+        await fake.wait_until(lambda: fake.in_flight == fake.connections == 0)
+        await proxy.wait_until(lambda: proxy.connections == 0)
+
+
+async def test_a_client_that_leaves_within_an_answer(raw_server: RawServer) -> None:
+    """The server learns of it by RST, as it would without the proxy."""
+    ended = asyncio.get_running_loop().create_future()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(bytes(2**16))
+                await writer.drain()
+        except ConnectionError:
+            ended.set_result(None)
+
+    async with FaultProxy(await raw_server(handle)) as proxy:
+        async with connected(proxy.url) as client:
+            await client.exactly(10)
+            client.socket.shutdown(socket.SHUT_WR)
+            await client.exactly(10)
+        await ended
+        await proxy.wait_until(lambda: proxy.connections == 0)
+
+
+async def test_the_url_keeps_its_path() -> None:
+    """Only the address is another."""
+    async with FaultProxy("https://localhost/base/") as proxy:
+        assert proxy.url == f"https://127.0.0.1:{proxy._port}/base"
+    for wrong in ("localhost:80", "ftp://localhost", "http://", "http://host:99999"):
+        with pytest.raises(ConfigurationError, match="target_url"):
+            FaultProxy(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"latency_s": -1},
+        {"latency_s": float("nan")},
+        {"bandwidth_bytes_per_s": 0},
+        {"slice_bytes": 0},
+        {"slice_pause_s": float("inf")},
+        {"limit_bytes": -1},
+        {"reset_after_bytes": -1},
+    ],
+)
+def test_toxics_are_checked(wrong: dict[str, Any]) -> None:
+    """Faults that cannot be injected are refused when they are made."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Toxics(**wrong)
+
+
+# The package
+
+
+def test_names_are_loaded_lazily() -> None:
+    """Importing the package loads no server, and an unknown name is an AttributeError."""
+    code = (
+        "import sys, faasrt.testing as t; assert 'aiohttp' not in sys.modules and 'asyncio' not in sys.modules; t.Nope"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "AttributeError: module 'faasrt.testing' has no attribute 'Nope'" in done.stderr

@@ -1,0 +1,141 @@
+"""What native Python must not reach without namespaces, where the filter, Landlock and limits are all of its jail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from faasrt import Outcome
+from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, attempt
+from support.native_host import USERS, Host, host_of
+from support.served import until
+from support.threats import rarely, sample
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# Landlock does not hide whether a path exists.
+SEEN = {"stat a file"}
+FURTHER = {
+    "a subprocess": "subprocess.run(['/bin/true'])",
+    "a fork": "os.fork()",
+    "another program": "os.execv('/bin/true', ['true'])",
+    "rights of a file": "os.chmod('CANARY', 0o777)",
+    "times of a file": "os.utime('CANARY')",
+    "owner of a file": "os.chown('CANARY', -1, -1)",
+    "truncate a file": "os.truncate('CANARY', 0)",
+    "truncate a file by opening it": "os.open('CANARY', os.O_RDONLY | os.O_TRUNC)",
+    "unlink a file": "os.unlink('CANARY')",
+    "a file in /tmp": "open('/tmp/faasrt-new', 'w')",
+    "a file in /dev/shm": "open('/dev/shm/faasrt-new', 'w')",
+    "an unnamed file": "os.open('/tmp', os.O_TMPFILE | os.O_RDWR)",
+    "a list of processes": "print(os.listdir('/proc'))",
+    "its own environment": "print(read('/proc/self/environ'))",
+    "the network of the host": "print(read('/proc/net/tcp'))",
+    "a lock that others see": "fcntl.flock(os.open(os.__file__, 0), fcntl.LOCK_EX)",
+    "a lock of a part that others see": "fcntl.lockf(os.open(os.__file__, 0), fcntl.LOCK_SH)",
+    "any Unix socket": "unix()",
+    "a pair of datagram sockets": "socket.socketpair(type=socket.SOCK_DGRAM)",
+    "a message to an address": "socket.socketpair()[0].sendmsg([b'x'], [], 0, 'HOST_SOCKET')",
+    "a pair of sockets, connected anew": "socket.socketpair()[0].connect('HOST_SOCKET')",
+    "a pair of sockets with a name": "socket.socketpair()[0].bind('\\0faasrt-name')",
+    "a signal to the launcher": "os.kill(os.getppid(), 0)",
+    "a signal to a thread of the launcher": "call(234, os.getppid(), os.getppid(), 0)",
+    "a pidfd of the launcher": "os.pidfd_open(os.getppid())",
+    "limits of the launcher": "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)",
+    "cores of the launcher": "os.sched_setaffinity(os.getppid(), {0})",
+    "priority of the launcher": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+    "live on without the launcher": "call(157, 1, 0, 0, 0, 0)",
+}
+PROCESSES = ("fork", "subprocess", "execv", "killpg")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[USERS[0], rarely(USERS[1])])
+async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
+    async with host_of(request.param, "filters") as one:
+        yield one
+
+
+@pytest.mark.parametrize("body", [*sample(DENIED[name] for name in DENIED if name not in SEEN), *FURTHER.values()])
+async def test_the_jail_holds(host: Host, body: str) -> None:
+    """No way out of the tables is open: a system call fails, and nothing reaches the host."""
+    result = await host.run(attempt(body))
+    assert (result.outcome, result.stdout.split(maxsplit=1)[:1]) == (Outcome.OK, ["denied"]), result
+    assert result.metadata["level"] == "filters"
+    assert await host.sink.all_seen() == []
+
+
+async def test_memory_ends_at_the_limit(host: Host) -> None:
+    """The memory of the only process counts."""
+    result = await host.run_beside(f"{PRELUDE}\n{MEMORY['one process']}")
+    assert result.outcome is Outcome.MEMORY_LIMIT, result
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("threads", 1100), ("descriptors", 256), ("timers", 1024), ("MiB in pipes", 64), ("watches of epoll", 256)],
+)
+async def test_a_number_is_bounded(host: Host, name: str, most: int) -> None:
+    """Threads and objects of the kernel are few, and a neighbour does not miss them."""
+    result = await host.run_beside(f"{PRELUDE}\nn = 0\n{BOUNDED[name][0]}\nos.write(1, b'%d\\n' % n); os._exit(0)")
+    assert result.outcome is Outcome.CRASHED, result  # it ends by a hard exit
+    assert 0 < int(result.stdout) <= most
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["the environment", "a module", "a builtin", "the recursion limit", "a handler", "random numbers", "a mask"],
+)
+async def test_nothing_is_left_for_others(host: Host, name: str) -> None:
+    """The next programs do not see what one leaves."""
+    leave, look = LEFTOVERS[name]
+    assert (await host.run(f"{PRELUDE}\n{leave}")).outcome is Outcome.OK
+    for _ in range(4):
+        assert (await host.run(f"{PRELUDE}\nprint(bool({look}))")).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", [name for name, (code, _) in FORGERIES.items() if "fork" not in code])
+async def test_messages_change_only_the_own_result(host: Host, name: str) -> None:
+    """A program may choose its own outcome within what programs can be."""
+    code, outcome = FORGERIES[name]
+    write = "def w(data):\n    while data: data = data[os.write(255, data):]"
+    result = await host.run_beside(f"import os\n{write}\n{code}", max_output_bytes=50_000)
+    assert result.outcome is outcome, result
+    assert len(repr(result)) < 400_000
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (code, _) in ENDS.items() if not any(word in code for word in PROCESSES)]
+)
+async def test_every_end_is_the_end(host: Host, name: str) -> None:
+    """However a program ends, or is ended at its deadline, nothing of it runs on."""
+    code, outcome = ENDS[name]
+    result = await host.run_beside(f"{PRELUDE}\n{code}", 700)
+    assert result.outcome is outcome or (result.outcome is Outcome.USER_ERROR and "PermissionError" in result.stderr)
+    pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
+    await until(lambda: not psutil.pid_exists(pid))
+
+
+async def test_a_program_sees_no_folder_but_its_modules(host: Host) -> None:
+    """It can import, and knows itself as /main.py. It has its own tracebacks, though it cannot read its file."""
+    code = "import os, sqlite3, wave, xml.dom.minidom\nprint(os.getcwd(), __file__, os.getuid() > 0)\n1 / 0"
+    result = await host.run(code)
+    assert result.stdout == "/ /main.py True\n"
+    assert result.stderr.splitlines()[:3] == [
+        "Traceback (most recent call last):",
+        '  File "main.py", line 3, in <module>',
+        "    1 / 0",
+    ]
+
+
+async def test_programs_end_with_the_server() -> None:
+    """After a SIGKILL of the server, its launcher and its programs end too."""
+    async with host_of(USERS[0], "filters") as host:
+        await host.run("1")
+        processes = host.server.children(recursive=True)
+        assert processes
+        host.server.kill()
+        for process in processes:
+            await until(lambda process=process: not process.is_running())

@@ -1,0 +1,262 @@
+"""Python's syntax checked here: right, fast, and safe from what a program does to a parser."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeManager, ServerError
+from faasrt.syntax import PythonChecker
+from support.helpers import manager_for
+
+URL = "http://127.0.0.1:1"  # nobody listens: a local check sends nothing
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("print('(')", None),
+        ("# don't\nx = '''\"'''", None),
+        ("while True: pass", None),
+        ("import os; os._exit(1)", None),
+        ("print('\\d')", None),
+        ("await x", None),
+        ("return 1", None),
+        ("def f(:", (1, 7)),
+        ("x = 1\n  y = 2", (2, 2)),
+        ("x = (", (1, 5)),
+        ("print('é', (", (1, 12)),
+        ("x = 'abc", (1, 5)),
+        ("", (1, 1)),
+        (" \n\t", (1, 1)),
+        ("(" * 100_000, (1, 201)),
+    ],
+)
+async def test_places(code: str, place: tuple[int, int] | None) -> None:
+    """Valid is what Python parses; a complaint has its line and column from 1; nothing is run, nothing is sent."""
+    async with manager_for(URL) as manager:
+        for where in ("local", "auto"):
+            result = await manager.validate_code(code, "python", where=where)
+            assert result.valid is (place is None)
+            if place is not None:
+                assert (result.diagnostics[0].line, result.diagnostics[0].column) == place
+                assert result.diagnostics[0].message
+            if code.strip():
+                assert result.checked_by == f"CPython {sys.version.split()[0]}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["-" * 60_000 + "1", "-" * 2_000_000 + "1", "a" + ".b" * 1_000_000, "[]" + "[0]" * 600_000,
+     "lambda:" * 50_000 + "1", "1+" * 900_000 + "1", "f'{" * 60_000, "not " * 400_000 + "1", "if 1:" * 30_000, "\0",
+     "'\ud800'", "x = " + "9" * 5_000],
+)  # fmt: skip
+async def test_programs_that_hurt_parsers(code: str) -> None:
+    """Each is judged, by a process that may die of it; this process does no work, and the next check is right."""
+    checker = PythonChecker()
+    before_s = time.thread_time()
+    result = await checker.check(code)
+    assert not result.valid
+    assert result.diagnostics[0].message
+    assert (await checker.check("x = 1")).valid
+    await checker.aclose()
+    # A parser in this process would have used seconds of its CPU, and kept the event loop for as long.
+    assert time.thread_time() - before_s < 0.25
+
+
+async def test_a_large_valid_program() -> None:
+    """Two mebibytes of the densest program are valid; more is refused in words."""
+    checker = PythonChecker()
+    assert (await checker.check("a\n" * 2**20)).valid
+    with pytest.raises(InvalidRequestError, match="2,097,152"):
+        await checker.check("a\n" * 2**20 + "b")
+    await checker.aclose()
+
+
+async def test_one_process_for_many_checks() -> None:
+    """It starts with the first check, serves a thousand, survives a crash, and ends with close."""
+    process = psutil.Process()
+    before = {child.pid for child in process.children()}
+    checker = PythonChecker()
+    results = await asyncio.gather(*(checker.check(f"x = {n}") for n in range(1_000)))
+    assert all(results)
+    (child,) = [child for child in process.children() if child.pid not in before]
+    child.kill()
+    child.wait()
+    assert (await checker.check("x = 1")).valid
+    await checker.aclose()
+    await checker.aclose()
+    assert {child.pid for child in process.children()} <= before
+
+
+async def test_a_cancelled_check_ends_its_process() -> None:
+    """Nothing is left of it, and others go on."""
+    process = psutil.Process()
+    before = {child.pid for child in process.children()}
+    checker = PythonChecker()
+    check = asyncio.create_task(checker.check("a" + ".b" * 1_000_000))
+    while {child.pid for child in process.children()} <= before:
+        await asyncio.sleep(0.001)
+    check.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await check
+    assert {child.pid for child in process.children()} <= before
+
+
+async def test_arguments_are_checked() -> None:
+    """Before anything is sent or started."""
+    async with manager_for(URL) as manager:
+        runtime = await manager.get_runtime("js")
+        for arguments, words in (
+            ({"where": "here"}, "where must be"),
+            ({"where": None}, "where must be"),
+            ({"where": "local"}, "only Python"),
+        ):
+            with pytest.raises(InvalidRequestError, match=words):
+                await runtime.validate_code("1", **arguments)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError, match="must be a str"):
+            await runtime.validate_code(b"1")  # type: ignore[arg-type]
+    with pytest.raises(RuntimeClosedError):
+        await runtime.validate_code("1")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("\ufeffx=1", None),
+        ("\ufeff", None),
+        ("\ufeff# coding: latin-1\nx = 'é'", None),
+        ("\ufeffx = (", (1, 5)),
+        ("\ufeffdef f(:", (1, 7)),
+        ("\ufeffx = 1\n  y = 2", (2, 2)),
+        ("\ufeff\ufeffx=1", (1, 1)),
+        ("x=1\ufeff", (1, 4)),
+    ],
+)
+async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local: RuntimeManager) -> None:
+    """One at the beginning is ignored, here and in the FaaS, as when the program runs; columns do not count it."""
+    async with manager_for(URL) as manager:
+        results = [await manager.validate_code(code, "python", where="local")]
+    results.append(await local.validate_code(code, "python", where="remote"))
+    for result in results:
+        assert result.valid is (place is None)
+        assert [(found.line, found.column) for found in result.diagnostics] == ([] if place is None else [place])
+    ran = await local.run_code(code, "python")
+    assert ran.outcome is (Outcome.OK if place is None else Outcome.SYNTAX_ERROR)
+
+
+def interpreter(folder: Path, script: str) -> str:
+    """Return the path of an interpreter that first does what a shell script says; PYTHON is the real one."""
+    path = folder / "python"
+    path.write_text("#!/bin/sh\n" + script.replace("PYTHON", f'exec "{sys.executable}" "$@"'))
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo \"ModuleNotFoundError: No module named 'resource'\" >&2; exit 1", "No module named 'resource'"),
+        ("exit 0", "exit code 0"),
+        ("kill -KILL $$", "signal 9"),
+        ("kill -SEGV $$", "signal 11"),
+        ("ulimit -v 8000; PYTHON", "cannot start"),
+        ("printf '\\001'; head -c 5 > /dev/null; kill -KILL $$", "signal 9"),
+        ("printf '\\001'; head -c 5 > /dev/null; exit 1", "exit code 1"),
+    ],
+)
+async def test_a_process_that_fails_is_no_judgement(
+    script: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checker that does not start, or is ended from outside, is an error, and the next check works."""
+    checker = PythonChecker()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", interpreter(tmp_path, script))
+        for code in ("x = 1", "x = 1\n" * 20_000):
+            with pytest.raises(ServerError, match=words) as caught:
+                await checker.check(code)
+            assert "where='remote'" in str(caught.value)
+            assert (caught.value.sent, caught.value.endpoint, caught.value.attempts) == ("no", "", 0)
+            assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert (await checker.check("x = 1")).valid
+    await checker.aclose()
+
+
+@pytest.mark.parametrize("executable", ["", None, "/nowhere/python", "/"])
+async def test_without_an_interpreter(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says that the process cannot start."""
+    checker = PythonChecker()
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(ServerError, match="cannot start"):
+        await checker.check("x = 1")
+
+
+async def test_a_crash_of_the_parser_is_a_judgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that overflows the stack of two processes is invalid; others are judged as ever."""
+    checker = PythonChecker()
+    monkeypatch.setattr(sys, "executable", interpreter(tmp_path, "ulimit -s 256; PYTHON"))
+    for code in ("-" * 5_000 + "1", "-" * 5_000 + "1 #" + " " * 100_000):
+        result = await checker.check(code)
+        assert [found.message for found in result.diagnostics] == ["it crashes Python's parser"]
+        assert (await checker.check("x = 1")).valid
+    await checker.aclose()
+
+
+@pytest.mark.parametrize(("kib", "suffices"), [(1_900_000, True), (100_000, False)])
+async def test_little_memory(kib: int, suffices: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a lower limit of the system, programs are judged while memory suffices; else memory is the failure."""
+    checker = PythonChecker()
+    monkeypatch.setattr(sys, "executable", interpreter(tmp_path, f"ulimit -v {kib}; PYTHON"))
+    assert (await checker.check("x = 1")).valid
+    assert not (await checker.check("x = (")).valid
+    if suffices:
+        assert (await checker.check("a\n" * 2**19)).valid
+    else:
+        with pytest.raises(ServerError, match="too little memory"):
+            await checker.check("a\n" * 2**20)
+    assert (await checker.check("x = 1")).valid
+    await checker.aclose()
+
+
+EXHAUSTED = """
+import asyncio, resource, faasrt
+from faasrt.syntax import PythonChecker
+async def main():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    checker = PythonChecker()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8, hard))
+    try:
+        await checker.check("x = 1")
+    except faasrt.ServerError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print((await checker.check("x = 1")).valid)
+    await checker.aclose()
+asyncio.run(main())
+"""
+
+
+def test_without_file_descriptors() -> None:
+    """The error says so, and the next check works."""
+    argv = [sys.executable, "-W", "error", "-c", EXHAUSTED]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cannot start: [Errno 24] Too many open files" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[1:] == ["True"]
+
+
+def test_the_command_says_infrastructure() -> None:
+    """`faasrt validate` exits with 3 when the process cannot start."""
+    program = "import sys; sys.executable = '/nowhere/python'; from faasrt.cli import main; main()"
+    argv = [sys.executable, "-c", program, "validate", "-l", "py", "-c", "x = 1", "--url", URL]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("faasrt: ServerError: the process that checks Python cannot start: ")

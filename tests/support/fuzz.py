@@ -1,0 +1,214 @@
+"""Random programs whose endings are known, for the embedded FaaS and the doubles of the reference servers.
+
+    cd tests && python -m support.fuzz [--programs 2000] [--seed N] [--in-flight 4]
+
+Each program prints random text, may give a value, and then ends in one of many ways. Its outcome, its output and its
+value must be those that it was made for. Another kind of program is made from the tests' own programs by changing
+characters: where Python's parser refuses the result it must be a SYNTAX_ERROR, and anything else may have any outcome,
+but no call may raise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import json
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import attrs
+
+from faasrt import Outcome, RuntimeManager, Settings
+from support.doubles import JsFaas, PythonFaas
+from support.programs import PROGRAMS, REVIEWED_JAVASCRIPT, REVIEWED_PYTHON
+
+TEXTS = [
+    "__COZE_RETURN_VAL_START__",
+    "__COZE_RETURN_VAL_END__",
+    "faasrt1:e30=",
+    '{"stdout":"","stderr":"","ret_val":""}',
+    '{"a": 1}',
+    "{'a': [1, 2]}",
+    "don't",
+    'it\'s "quoted"',
+    "\\n \\ \t end",
+    "\n\n\n",
+    "é 你好 🌍 \u2028",
+    "\x00\x1b[31m",
+    "Traceback (most recent call last):",
+    "SyntaxError: no",
+    "    at temp.js:18:4",
+    "timeout",
+    "",
+]
+PYTHON_ENDINGS = {
+    "": Outcome.OK,
+    "import sys\nsys.exit()": Outcome.OK,
+    "import sys\nsys.exit(3)": Outcome.USER_ERROR,
+    "import sys\nsys.exit('no')": Outcome.USER_ERROR,
+    "raise ValueError('timed out')": Outcome.USER_ERROR,
+    "1 / 0": Outcome.USER_ERROR,
+    "raise SyntaxError('mine')": Outcome.USER_ERROR,
+    "raise KeyboardInterrupt": Outcome.USER_ERROR,
+    "def f(n): return f(n + 1)\nf(0)": Outcome.USER_ERROR,
+    "import os\nos._exit(7)": Outcome.CRASHED,
+    "while True: pass": Outcome.TIMEOUT,
+    "import time\ntime.sleep(60)": Outcome.TIMEOUT,
+    "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except Exception: pass": Outcome.TIMEOUT,
+    "def f(:\n    pass": Outcome.SYNTAX_ERROR,
+}
+JAVASCRIPT_ENDINGS = {
+    "": Outcome.OK,
+    "Deno.exit(0);": Outcome.OK,
+    "Deno.exit(3);": Outcome.USER_ERROR,
+    "throw new TypeError('timed out');": Outcome.USER_ERROR,
+    "throw 5;": Outcome.USER_ERROR,
+    "await Promise.reject(new Error('late'));": Outcome.USER_ERROR,
+    "setTimeout(() => { throw new Error('later'); }, 5);": Outcome.USER_ERROR,
+    "const f = (n) => f(n + 1); f(0);": Outcome.USER_ERROR,
+    "setInterval(() => {}, 10);": Outcome.TIMEOUT,
+    "await 1; const x = ;": Outcome.SYNTAX_ERROR,
+}
+# A loop keeps the guest program of js-faas from returning what was printed before it.
+JAVASCRIPT_LOOPS = {"while (true) {}": Outcome.TIMEOUT, "await 1; for (;;);": Outcome.TIMEOUT}
+
+
+@attrs.frozen
+class Program:
+    """A program, and its ending as far as it is known: None stands for anything."""
+
+    code: str
+    language: str
+    outcome: Outcome | None
+    stdout: str | None
+    ret_val: str | None
+
+
+def made(chance: random.Random) -> Program:
+    """A program that was made for its ending."""
+    language = chance.choice(["python", "javascript", "typescript"])
+    python = language == "python"
+    endings = PYTHON_ENDINGS if python else JAVASCRIPT_ENDINGS | JAVASCRIPT_LOOPS
+    ending, outcome = chance.choice(list(endings.items()))
+    lines, stdout, ret_val = [], "", ""
+    for _ in range(chance.randint(0, 6)):
+        text = "".join(chance.choices(TEXTS, k=chance.randint(1, 4))) * chance.choice([1, 1, 1, 50])
+        literal = repr(text) if python else json.dumps(text)
+        match chance.randint(0, 3):
+            case 0:
+                lines.append(f"return_val({literal})")
+                ret_val = text
+            case 1:
+                lines.append(f"# don't {chance.random()}" if python else f"// don't {chance.random()}")
+            case _:
+                lines.append(f"print({literal})" if python else f"console.log({literal});")
+                stdout += text + "\n"
+    if outcome is Outcome.SYNTAX_ERROR:
+        stdout = ret_val = ""
+    looped = ending in JAVASCRIPT_LOOPS
+    return Program(
+        "\n".join([*lines, ending or "0"]), language, outcome, None if looped else stdout, None if looped else ret_val
+    )
+
+
+def mutated(chance: random.Random) -> Program:
+    """A program of the tests with some characters changed."""
+    corpus = {
+        "python": [*PROGRAMS["python"], *REVIEWED_PYTHON],
+        "javascript": [*PROGRAMS["javascript"], *REVIEWED_JAVASCRIPT],
+    }
+    language = chance.choice(list(corpus))
+    code = chance.choice(corpus[language])
+    for _ in range(chance.randint(1, 3)):
+        place = chance.randrange(len(code) + 1)
+        code = code[:place] + chance.choice([*"()[]{}'\"\n:; #=+x0", ""]) + code[place + chance.randint(0, 2) :]
+    outcome = None
+    if language == "python":
+        try:
+            compile(code.removeprefix("\ufeff"), "main.py", "exec", 0x2000, dont_inherit=True)
+        except (SyntaxError, ValueError):
+            outcome = Outcome.SYNTAX_ERROR
+        except Exception:
+            pass
+    return Program(code or "0", language, outcome, None, None)
+
+
+def programs(count: int, seed: int) -> Iterator[Program]:
+    """Most of them made, the others mutated."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        yield made(chance) if chance.random() < 0.7 else mutated(chance)
+
+
+async def wrong(manager: RuntimeManager, program: Program, timeout_ms: int) -> tuple[str, str]:
+    """The outcome of a program, and what is wrong with its result, or nothing."""
+    result = await manager.run_code(program.code, program.language, timeout_ms=timeout_ms)
+    problems = []
+    if program.outcome not in (None, result.outcome):
+        problems.append(f"outcome {result.outcome}, not {program.outcome}")
+    for name in ("stdout", "ret_val"):
+        expected = getattr(program, name)
+        if expected is not None and getattr(result, name) != expected:
+            problems.append(f"{name} {getattr(result, name)[:200]!r}, not {expected[:200]!r}")
+    return str(result.outcome), "; ".join(problems)
+
+
+@contextlib.asynccontextmanager
+async def places() -> AsyncIterator[dict[str, RuntimeManager]]:
+    """Managers of the embedded FaaS, of the doubles, and of doubles behind a gateway without `/health`."""
+    async with contextlib.AsyncExitStack() as stack:
+        managers = {"embedded": await stack.enter_async_context(RuntimeManager.local(workers=2))}
+        for name, has_health, version in (("doubles", True, "docker-compose"), ("gateway", False, "helm")):
+            python = await stack.enter_async_context(PythonFaas(has_health=has_health))
+            js = await stack.enter_async_context(JsFaas(has_health=has_health, version=version))
+            settings = Settings(endpoints={"python": python.url, "js": js.url, "ts": js.url})
+            managers[name] = await stack.enter_async_context(RuntimeManager(settings=settings))
+        yield managers
+
+
+async def run(count: int, seed: int, in_flight: int) -> tuple[collections.Counter[str], list[str]]:
+    """Run so many programs, each in one of the places; return the outcomes and every problem."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    problems: list[str] = []
+    room = asyncio.Semaphore(in_flight)
+
+    async def one(name: str, manager: RuntimeManager, program: Program) -> None:
+        async with room:
+            try:
+                outcome, problem = await wrong(manager, program, 1_500)
+            except Exception as error:
+                outcome, problem = type(error).__name__, f"raised {error!r}"
+        outcomes[outcome] += 1
+        if problem:
+            problems.append(f"{name}, {program.language}: {problem}\n{program.code!r}")
+
+    async with places() as managers, asyncio.TaskGroup() as group:
+        for number, program in enumerate(programs(count, seed)):
+            name = list(managers)[number % len(managers)]
+            group.create_task(one(name, managers[name], program))
+    return outcomes, problems
+
+
+def main() -> None:
+    """Print the outcomes and the problems; exit with 1 when there is one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--in-flight", type=int, default=4)
+    options = parser.parse_args()
+    outcomes, problems = asyncio.run(run(options.programs, options.seed, options.in_flight))
+    print(
+        f"seed {options.seed}: {sum(outcomes.values())} programs,",
+        ", ".join(f"{n} {o}" for o, n in outcomes.most_common()),
+    )
+    for problem in problems:
+        print("WRONG", problem)
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+
+from faasrt import RuntimeManager, Settings
+from faasrt.telemetry.events import Sink
+
+
+def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:
+    """A manager whose languages all go to one URL."""
+    endpoints = {"python": url, "javascript": url, "typescript": url}
+    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), telemetry=telemetry)  # type: ignore[arg-type]
+
+
+WASM = {"python": "wasm"}
+"""The engines of an embedded FaaS whose Python is WebAssembly."""
+
+
+async def until_active(manager: RuntimeManager, language: str, count: int) -> None:
+    """Wait until the embedded FaaS runs so many programs of a language."""
+    while True:
+        status = await manager.get_health_status()
+        if status.endpoints[0].details["languages"][language]["active"] == count:
+            return
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def manager_at(place: str, local: RuntimeManager) -> AsyncIterator[RuntimeManager]:
+    if place == "doubles":
+        from support.doubles import doubles  # it needs Deno, which the tests of the client do without
+
+        async with doubles() as (manager, _, _):
+            yield manager
+    elif place == "embedded":
+        yield local
+    else:
+        url = (await local.get_health_status()).endpoints[0].endpoint
+        async with manager_for(url, envelope="always") as manager:
+            yield manager

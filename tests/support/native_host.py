@@ -1,0 +1,136 @@
+"""A server of native Python among secrets and traps, for the tests of threats."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import psutil
+import pytest
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from support.helpers import manager_for
+from support.package import ROOT
+from support.threats import SECRET, Sink, sink
+
+USERS = ("this user", "another user")
+_UID = 12_345
+_MEMORY_MB = 256
+_SERVER = f"""
+import asyncio, sys
+from faasrt import SandboxConfig
+from faasrt.local import LocalFaaS
+level, python = sys.argv[1:]
+async def main():
+    limits = SandboxConfig(memory_limit_mb={_MEMORY_MB})
+    engines = {{"python": "native"}}
+    async with LocalFaaS(["python"], workers=2, sandbox=limits, engines=engines, level=level, python=python) as faas:
+        await faas.wait_ready("python")
+        print(faas.url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@attrs.frozen
+class Host:
+    """A server among traps."""
+
+    manager: RuntimeManager
+    server: psutil.Process
+    sink: Sink
+    words: dict[str, str]
+
+    async def run(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
+        """Run a program, and make sure that no secret came with the answer."""
+        for word, value in self.words.items():
+            code = code.replace(word, value)
+        sandbox = SandboxConfig(**{"memory_limit_mb": _MEMORY_MB, **limits})
+        result = await self.manager.run_code(code, "python", timeout_ms, sandbox=sandbox)
+        assert SECRET not in repr(result)
+        return result
+
+    async def run_beside(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
+        """Run a program with a neighbour at the same time, and one afterwards, which must not notice it."""
+        neighbour = "x = bytearray(10**6); print('well')"
+        result, beside = await asyncio.gather(self.run(code, timeout_ms, **limits), self.run(neighbour))
+        after = await self.run(neighbour)
+        assert [(one.outcome, one.stdout) for one in (beside, after)] == [(Outcome.OK, "well\n")] * 2
+        return result
+
+
+@contextlib.asynccontextmanager
+async def host_of(user: str, level: str) -> AsyncIterator[Host]:
+    """Start a server of one of the `USERS` at a level of the jail."""
+    other = user != USERS[0]
+    # Without namespaces, programs of root run as another user.
+    python = _python_of_all() if level == "filters" and not os.getuid() else sys.executable
+    command = [sys.executable, "-c", _SERVER, level, python]
+    if other:
+        if os.getuid():
+            pytest.skip("only root can become another user")
+        command = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", _python_of_all()]
+        command += ["-c", _SERVER, level, _python_of_all()]
+    with contextlib.ExitStack() as stack:
+        # Not pytest's own folder, which is closed to other users.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(0o755)
+        (folder / "tmp").mkdir()
+        canary, file = folder / "canary.txt", folder / "socket"
+        canary.write_text(SECRET)
+        hidden = f"{SECRET}-{os.urandom(4).hex()}"
+        for path, abstract in ((str(file), False), (f"\0{hidden}", True)):
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(path)
+            listener.listen()
+            if not abstract:
+                file.chmod(0o777)
+        for path in (folder / "tmp", canary) if other else ():
+            os.chown(path, _UID, _UID)
+        packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
+        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
+        env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
+        async with _server(command, env) as (url, pid), sink() as one, manager_for(url) as manager:
+            words = {
+                "CANARY": str(canary),
+                "FOLDER": str(next((folder / "tmp").glob("faasrt-*"))),
+                "HOST_SOCKET": str(file),
+                "ABSTRACT": hidden,
+                "TCP_PORT": str(one.tcp_port),
+                "UDP_PORT": str(one.udp_port),
+                "SERVER_PID": str(pid),
+            }
+            yield Host(manager, psutil.Process(pid), one, words)
+
+
+def _python_of_all() -> str:
+    """Return an interpreter of this version that every user can run."""
+    found = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+    for path in (Path(sys.executable).resolve(), found):
+        if path.exists() and all(parent.stat().st_mode & 1 for parent in path.parents):
+            return str(path)
+    pytest.skip("no interpreter of this version is open to other users")
+
+
+@contextlib.asynccontextmanager
+async def _server(command: list[str], env: dict[str, str]) -> AsyncIterator[tuple[str, int]]:
+    pipe = subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, env=env, cwd="/", stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip(), process.pid
+        process.stdin.close()
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

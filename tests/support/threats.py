@@ -1,0 +1,294 @@
+"""Helpers of the tests of threats: secrets that must stay, sinks that must see nothing, a server among traps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import psutil
+import pytest
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from support.helpers import manager_for
+from support.served import with_word
+
+SECRET = "canary-4be1c0ffee"
+MB = 2**20
+OTHER_UID = 12_345
+
+
+def rarely(row: Any) -> Any:
+    """Return a row of a table of attacks that only `pytest -m attacks` uses."""
+    return pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.attacks)
+
+
+def sample(table: Iterable[Any], every: int = 4) -> list[Any]:
+    """Return the rows of a table of attacks; all but some are left to `pytest -m attacks`."""
+    return [rarely(row) if number % every else row for number, row in enumerate(table)]
+
+
+PLACES = [
+    ("namespaces", None),
+    *(rarely((place,)) for place in [("namespaces", OTHER_UID), ("filters", None), ("filters", OTHER_UID)]),
+]
+"""The levels of jails, for a server of this user and of one without rights. The first is a sample of all."""
+CONTAINERS = [rarely((("container", uid),)) for uid in (None, OTHER_UID)]
+"""The same, for a server that is in a container."""
+CONTAINER = Path(__file__).parent / "dockerlike.py"
+_SERVER = """
+import asyncio, sys
+from faasrt import SandboxConfig
+from faasrt.local import LocalFaaS
+from faasrt.local.engines import deno
+level, permissions, *languages = sys.argv[1:]
+if permissions:
+    deno._PERMISSIONS = permissions.split()
+async def main():
+    limits = SandboxConfig(memory_limit_mb=1024)
+    engines = dict(argument.split("=") for argument in languages if "=" in argument)
+    names = [argument.split("=")[0] for argument in languages]
+    async with LocalFaaS(names, workers=2, sandbox=limits, engines=engines, level=level) as faas:
+        await faas.wait_ready(names[0])
+        print(faas.url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+def attempt(body: str) -> str:
+    """Return a program that tells whether it got what it wanted."""
+    return (
+        f"try {{ console.log('reached', await (async () => {{ {body} }})()); }}"
+        " catch (e) { console.log('denied', e?.message ?? e); } Deno.exit(0);"
+    )
+
+
+@attrs.define
+class Sink(asyncio.DatagramProtocol):
+    """Listens on a TCP and a UDP port, and remembers whatever comes. Answers nothing."""
+
+    seen: list[str] = attrs.field(factory=list)
+    tcp_port: int = 0
+    udp_port: int = 0
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.seen.append(f"udp {data!r}")
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.seen.append("tcp")
+        writer.close()
+
+    async def all_seen(self) -> list[str]:
+        """Return the bytes that came. A marker is sent after them, so that none are still on their way."""
+        before = len(self.seen)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.tcp_port)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        with socket.socket(type=socket.SOCK_DGRAM) as ours:
+            ours.sendto(b"ours", ("127.0.0.1", self.udp_port))
+        while "udp b'ours'" not in self.seen[before:]:
+            await asyncio.sleep(0.001)
+        self.seen.remove("tcp")
+        self.seen.remove("udp b'ours'")
+        return self.seen
+
+
+@contextlib.asynccontextmanager
+async def sink() -> AsyncIterator[Sink]:
+    one = Sink()
+    server = await asyncio.start_server(one.connected, "127.0.0.1", 0)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: one, ("127.0.0.1", 0))
+    one.tcp_port = server.sockets[0].getsockname()[1]
+    one.udp_port = transport.get_extra_info("sockname")[1]
+    try:
+        yield one
+    finally:
+        transport.close()
+        server.close()
+        await server.wait_closed()
+
+
+@attrs.frozen
+class Place:
+    """A server in a process whose environment is full of traps, and what must not come out of it."""
+
+    manager: RuntimeManager
+    server: psutil.Process
+    sink: Sink
+    canaries: list[Path]
+    level: str = "auto"
+
+    async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
+        """Run a program, and see to it that nothing got out, and no secret came with the answer."""
+        code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
+        sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
+        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox)
+        assert self.level in ("auto", result.metadata["level"])
+        assert SECRET not in repr(result)
+        return result
+
+
+@contextlib.asynccontextmanager
+async def place_of_traps(
+    folder: Path,
+    *languages: str,
+    level: str = "auto",
+    uid: int | None = None,
+    permissions: str = "",
+    contained: bool = False,
+) -> AsyncIterator[Place]:
+    """Start a server with secrets and traps in its environment, and canaries in files near it.
+
+    Args:
+        folder: A folder for all of that.
+        languages: The languages of the server.
+        level: The level of its jails.
+        uid: The user that it runs as; None is the one of this process.
+        permissions: Options that Deno gets instead of those that take its permissions away.
+        contained: Whether the server is without namespaces, as in a container.
+    """
+    (folder / "tmp").mkdir()
+    (folder / "path").mkdir()
+    canaries = [folder / "canary.json", folder / "link.json"]
+    canaries[0].write_text(f'"{SECRET}"')
+    canaries[1].symlink_to(canaries[0])
+    (folder / "path" / "sitecustomize.py").write_text(f"open({str(folder / 'imported')!r}, 'a').write('x')")
+    for path in () if uid is None else (folder, folder / "tmp", folder / "path"):
+        os.chown(path, uid, uid)
+    async with sink() as one:
+        python = python_as(uid)
+        wrapper = [str(CONTAINER), python[-1]] if contained else []
+        argv = [*python, *wrapper, "-c", _SERVER, "auto" if contained else level, permissions, *languages]
+        # The site packages of this environment, if the interpreter is another one.
+        env = {**_traps(folder, one), "PYTHONUSERBASE": sys.prefix}
+        pipe = subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*argv, env=env, stdin=pipe, stdout=pipe)
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().strip()
+            (own,) = (folder / "tmp").glob("faasrt-*")
+            canaries.append(own / "canary.json")
+            canaries[2].write_text(f'"{SECRET}"')
+            async with manager_for(url) as manager:
+                yield Place(manager, psutil.Process(process.pid), one, canaries, level)
+            process.stdin.close()
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        # Only the server itself, and what stands for its container, obey the environment of its Python.
+        assert (folder / "imported").read_text() == "x" * (1 + contained)
+
+
+def python_as(uid: int | None) -> list[str]:
+    """Return the command of an interpreter as another user. That user may be unable to read this process's own."""
+    if uid is None:
+        return [sys.executable]
+    if os.getuid() != 0:
+        pytest.skip("only root can start a server as another user")
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
+        # The shell starts it without the rights that root had when it started the shell.
+        script = 'exec "$0" -c "import faasrt.local, aiohttp"'
+        env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
+        if subprocess.run([*user, "/bin/sh", "-c", script, python], env=env, capture_output=True).returncode == 0:
+            return [*user, python]
+    pytest.skip("another user can read neither the interpreter of this process nor one like it in /usr/bin")
+
+
+@contextlib.asynccontextmanager
+async def place_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Place]:
+    """Start a server as one of PLACES or CONTAINERS says."""
+    level, uid = where
+    contained = level == "container"
+    with tempfile.TemporaryDirectory(prefix="traps-") as name:
+        Path(name).chmod(0o755)
+        options = {"level": "filters" if contained else level, "uid": uid, "contained": contained}
+        async with place_of_traps(Path(name), *languages, permissions=permissions, **options) as place:
+            yield place
+
+
+def _traps(folder: Path, one: Sink) -> dict[str, str]:
+    proxy = f"http://127.0.0.1:{one.tcp_port}"
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), proxy)
+    deno = {
+        "DENO_PERMISSIONS": "allow-all",
+        "DENO_PERMISSION_BROKER_PATH": str(folder / "broker"),
+        "DENO_AUTH_TOKENS": f"{SECRET}@127.0.0.1",
+        "DENO_V8_FLAGS": "--expose-gc",
+        "DENO_CERT": str(folder / "canary.json"),
+        "DENO_DIR": str(folder / "deno-dir"),
+        "NODE_OPTIONS": f"--require {folder / 'canary.json'}",
+        "NPM_CONFIG_REGISTRY": proxy,
+        "JSR_URL": proxy,
+    }
+    python = {
+        "PYTHONPATH": str(folder / "path"),
+        "PYTHONSTARTUP": str(folder / "path" / "sitecustomize.py"),
+        "PYTHONINSPECT": "1",
+        "PYTHONOPTIMIZE": "2",
+    }
+    others = {"AWS_SECRET_ACCESS_KEY": SECRET, "GLIBC_TUNABLES": "glibc.malloc.check=0", "TMPDIR": str(folder / "tmp")}
+    return {**os.environ, **proxies, **deno, **python, **others}
+
+
+async def run_beside(local: RuntimeManager, code: str, language: str, **limits: object) -> tuple[ExecutionResult, int]:
+    """Run a program that wants memory, with a neighbour that must be well.
+
+    Also give the most memory, in bytes, that this process held beyond the beginning, and the largest sandbox with it.
+    How many sandboxes there are depends on what ran before.
+    """
+    sandbox = SandboxConfig(**{"memory_limit_mb": 64, **limits})  # type: ignore[arg-type]
+    before, most = psutil.Process().memory_info().rss, 0
+    attack = asyncio.create_task(local.run_code(code, language, 30_000, sandbox=sandbox))
+    neighbour = asyncio.create_task(local.run_code(NEIGHBOURS[language], language, 30_000))
+    while not attack.done():
+        await asyncio.wait({attack}, timeout=0.02)
+        most = max(most, psutil.Process().memory_info().rss - before + largest_sandbox())
+    well = await neighbour
+    assert (well.outcome, well.stdout) == (Outcome.OK, "well\n")
+    return await attack, most
+
+
+NEIGHBOURS = {
+    "python": "x = sum(range(100_000)); print('well')",
+    "js": "const x = new Array(100_000).fill(1); console.log('well')",
+}
+
+
+def largest_sandbox() -> int:
+    """Return the memory of the largest of this process's sandboxes, in bytes."""
+    largest = 0
+    for word in ("deno run", "wasi_worker"):
+        for child in with_word(psutil.Process().children(recursive=True), word):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                largest = max(largest, child.memory_info().rss)
+    return largest
+
+
+async def until_gone(result: ExecutionResult) -> None:
+    """Wait until the process that ran a program has ended."""
+    pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
+    while pid in {child.pid for child in psutil.Process().children(recursive=True)}:
+        await asyncio.sleep(0.01)
+
+
+def environments(server: psutil.Process, word: str) -> set[str]:
+    """The variables in the environments of a server's processes whose command line holds a word."""
+    found: set[str] = set()
+    for child in with_word(server.children(recursive=True), word):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= child.environ().keys()
+    return found

@@ -1,0 +1,108 @@
+"""The house: a file imports only from lower floors, or from its own package without going in circles."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from support.package import modules
+
+# The first prefix that fits tells the floor.
+FLOORS = [
+    ("faasrt.examples", 13),
+    ("faasrt.cli", 12),
+    ("faasrt.ray", 12),
+    ("faasrt.testing.pytest_plugin", 12),
+    ("faasrt.manager", 11),
+    ("faasrt._runtimes", 10),
+    ("faasrt.factory", 9),
+    ("faasrt._map_options", 6),
+    ("faasrt._map", 9),
+    ("faasrt.runtime", 8),
+    ("faasrt.testing", 7),
+    ("faasrt.transport", 7),
+    ("faasrt.local", 7),
+    ("faasrt.protocol", 6),
+    ("faasrt.telemetry", 5),
+    ("faasrt.syntax", 5),
+    ("faasrt._syntax_worker", 5),
+    ("faasrt.tasks", 5),
+    ("faasrt.config", 4),
+    ("faasrt.results", 4),
+    ("faasrt._checks", 3),
+    ("faasrt.languages", 2),
+    ("faasrt.errors", 1),
+    ("faasrt.strict_json", 1),
+    ("faasrt._version", 1),
+    ("faasrt", 13),
+]
+# Loaded when they are first used, so that the floors above can do without them.
+LAZY = {("faasrt.manager", "faasrt.local.server")}
+
+
+def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of the package that a file imports while it runs; those for type checkers only do not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in known}
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (below & set(known)) or {node.module}
+    return found
+
+
+def floor(module: str) -> int:
+    return next(level for prefix, level in FLOORS if module == prefix or module.startswith(prefix + "."))
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_only_from_lower_floors(module: str) -> None:
+    """Every import goes down, or stays within the package."""
+    for imported in imports_of(modules()[module], modules()):
+        if imported == "faasrt" or (module, imported) in LAZY:
+            continue  # the package itself gives the version, and loads the rest lazily
+        same_package = module.split(".")[1:2] == imported.split(".")[1:2]
+        assert same_package or floor(imported) < floor(module), f"{module} imports {imported}"
+
+
+def test_has_no_circles() -> None:
+    """Within a package too, imports go one way."""
+    known = modules()
+    graph = {module: imports_of(path, known) - {"faasrt", module} for module, path in known.items()}
+    graph["faasrt"] = set()
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_files_stay_small() -> None:
+    """A file of more than 400 lines must be split."""
+    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_modules_have_different_names() -> None:
+    """No two modules share a base name. Packages do not count, nor do leading underscores."""
+    found = defaultdict(list)
+    for module, path in modules().items():
+        if path.name != "__init__.py":
+            found[path.stem.strip("_")].append(module)
+    assert [same for same in found.values() if len(same) > 1] == []
+
+
+def test_classes_have_different_names() -> None:
+    """No two classes share a name. Each example is a separate program, which only must not repeat its own names."""
+    found = defaultdict(list)
+    for module, path in modules().items():
+        program = module if module.startswith("faasrt.examples.") else "faasrt"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[program, node.name.strip("_")].append(f"{module}.{node.name}")
+    assert [same for same in found.values() if len(same) > 1] == []

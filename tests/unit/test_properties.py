@@ -1,0 +1,141 @@
+"""Properties: no answer of a server, whatever its bytes, gives anything but a result or a FaasrtError."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+from typing import Any
+
+from hypothesis import given, settings, strategies as st
+
+from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
+from faasrt.protocol.request import RunRequest
+from faasrt.protocol.response import Answer, decode_validation, read_answer
+from faasrt.protocol.streams import cut, cut_text
+from support.package import WIRE
+
+REAL = [
+    json.dumps(json.loads(line)["response"]).encode()
+    for path in sorted(WIRE.glob("*.jsonl"))
+    for line in path.read_text().splitlines()
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+STREAMS = st.dictionaries(
+    st.sampled_from(["stdout", "stderr", "ret_val", "x"]), st.text(max_size=300) | JSON, max_size=4
+)
+METADATA = st.dictionaries(st.sampled_from(["exit_code", "duration", "timed_out", "status", "x"]), JSON, max_size=5)
+ANSWERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "output": STREAMS | JSON,
+        "metadata": METADATA | JSON,
+        "outcome": st.sampled_from(["OK", "TIMEOUT", "x"]) | JSON,
+        "error_info": st.dictionaries(st.sampled_from(["name", "message", "traceback"]), JSON) | JSON,
+        "truncated": st.lists(st.sampled_from(["stdout", "x"])) | JSON,
+        "error": JSON,
+        "details": JSON,
+    },
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A real answer with some of its bytes changed, dropped or repeated."""
+    data = bytearray(draw(st.sampled_from(REAL)))
+    for _ in range(draw(st.integers(1, 6))):
+        place = draw(st.integers(0, max(0, len(data) - 1)))
+        length = draw(st.integers(0, 20))
+        data[place : place + length] = draw(st.binary(max_size=20)) or data[place : place + length] * 2
+    return bytes(data)
+
+
+def check(body: bytes, status: int, limit: int) -> None:
+    try:
+        result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).verdict
+    except FaasrtError:
+        return
+    assert isinstance(result, ExecutionResult)
+    for text in (result.stdout, result.stderr, result.ret_val):
+        assert len(text.encode("utf-8", "surrogatepass")) <= limit
+    json.dumps(result.to_dict())
+
+
+STATUSES = st.sampled_from([200, 200, 200, 204, 301, 400, 408, 429, 500, 503, 599]) | st.integers(100, 999)
+LIMITS = st.integers(1, 2_000)
+
+
+@settings(max_examples=500, deadline=None)
+@given(body=st.binary(max_size=400) | mutated(), status=STATUSES, limit=LIMITS)
+def test_arbitrary_bytes(body: bytes, status: int, limit: int) -> None:
+    """Bytes that no server should send."""
+    check(body, status, limit)
+
+
+@settings(max_examples=500, deadline=None)
+@given(body=ANSWERS, status=STATUSES, limit=LIMITS)
+def test_arbitrary_fields(body: dict[str, Any], status: int, limit: int) -> None:
+    """JSON of the right shape with wrong things in it."""
+    check(json.dumps(body).encode(), status, limit)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps({"valid": True, "diagnostics": value}).encode())
+)
+def test_arbitrary_validations(body: bytes) -> None:
+    """The answer to a validation is read as strictly."""
+    with contextlib.suppress(FaasrtError):
+        assert isinstance(decode_validation(body), ValidationResult)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(), max_size=400), limit=st.integers(1, 400))
+def test_cutting(text: str, limit: int) -> None:
+    """A text within the limit is untouched; a longer one keeps the limit and says that it was cut."""
+    kept, was_cut = cut_text(text, limit)
+    size = len(text.encode("utf-8", "surrogatepass"))
+    assert was_cut is (size > limit)
+    assert kept == text if not was_cut else len(kept.encode("utf-8", "surrogatepass")) <= limit
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=400), limit=st.integers(1, 400))
+def test_cutting_bytes(data: bytes, limit: int) -> None:
+    """Bytes of any kind become text within the limit."""
+    kept, was_cut = cut(data, limit)
+    assert len(kept.encode()) <= limit
+    assert was_cut or kept == data.decode("utf-8", "replace")
+
+
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+class Memory(int, enum.Enum):
+    """A number whose text is another."""
+
+    SMALL = 128
+
+
+@given(UNICODE.filter(str.strip), UNICODE.filter(bool), st.dictionaries(UNICODE, UNICODE), st.booleans())
+def test_requests_hold_every_field(code: str, priority: str, ext: dict[str, str], network: bool) -> None:
+    """Every field is encoded, whatever text it holds."""
+    sandbox = SandboxConfig(memory_limit_mb=Memory.SMALL, network_enabled=network)
+    request = RunRequest.checked(Language.TYPESCRIPT, code, 1_500, sandbox, ext, priority)
+    assert json.loads(request.encode()) == {
+        "language": "typescript",
+        "code": code,
+        "timeout": 1_500,
+        "priority": priority,
+        "ext": ext,
+        "sandbox": {
+            "memory_limit_mb": 128,
+            "timeout_ms": 1_500,
+            "max_output_bytes": 1_048_576,
+            "network_enabled": network,
+        },
+    }

@@ -1,0 +1,88 @@
+"""The public names."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import faasrt
+from faasrt import errors
+from support.package import ROOT
+
+
+def test_every_exported_name_exists() -> None:
+    """`__all__` holds what can be imported, sorted and without repeats."""
+    assert sorted(set(faasrt.__all__)) == sorted(faasrt.__all__)
+    for name in faasrt.__all__:
+        assert getattr(faasrt, name) is not None
+    with pytest.raises(AttributeError):
+        faasrt.nope  # noqa: B018
+
+
+def test_import_loads_nothing_heavy() -> None:
+    """Importing the package costs neither aiohttp nor the engines."""
+    code = (
+        "import sys, faasrt; print(sorted({'aiohttp', 'attrs', 'structlog', 'click', 'wasmtime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, errors.FaasrtError) and not value.__name__.startswith("_")
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_survive_pickle_and_copy(kind: type[errors.FaasrtError]) -> None:
+    """Message and attributes come through, so that errors cross process borders."""
+    error = kind("what happened")
+    if isinstance(error, errors.ServiceError):
+        error.endpoint, error.attempts, error.elapsed_s, error.sent, error.status = "http://x", 2, 1.5, "yes", 500
+    if isinstance(error, errors.OverloadedError):
+        error.retry_after_s = 3.0
+    if isinstance(error, errors.ExecutionError):
+        error.result = faasrt.ExecutionResult(outcome=faasrt.Outcome.TIMEOUT)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(twin) is kind
+        assert str(twin) == str(error)
+        assert vars(twin) == vars(error)
+
+
+def test_every_error_is_exported() -> None:
+    """The whole tree can be caught by name from the package."""
+    assert {kind.__name__ for kind in ERRORS} <= set(faasrt.__all__)
+
+
+def test_service_errors_name_endpoint_attempts_and_time() -> None:
+    """The message of an infrastructure failure says where, how often and how long."""
+    error = faasrt.ConnectError("cannot connect", endpoint="http://x:1", attempts=1, elapsed_s=0.5, sent="no")
+    assert str(error) == "cannot connect [http://x:1, 1 attempt, 0.50 s, sent: no]"
+
+
+def test_the_typed_sample_runs() -> None:
+    """`typed_sample.py` is checked by mypy in the CI, and is no fiction."""
+    sample = ROOT / "tests" / "support" / "typed_sample.py"
+    done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    mypy = [sys.executable, "-m", "mypy", "--strict", str(sample)]
+    done = subprocess.run(mypy, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_public_thing_is_documented() -> None:
+    """Each name and each public method of a class has a docstring."""
+    for name in set(faasrt.__all__) - {"__version__"}:
+        value = getattr(faasrt, name)
+        assert value.__doc__, name
+        if not isinstance(value, type):
+            continue  # an alias of several types
+        for attribute, member in vars(value).items():
+            if not attribute.startswith("_") and callable(getattr(value, attribute)) and not isinstance(member, type):
+                assert getattr(value, attribute).__doc__, f"{name}.{attribute}"

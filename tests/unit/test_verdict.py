@@ -1,0 +1,251 @@
+"""The table of `protocol/verdict.py`, row by row, and on the recorded answers of the real servers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from faasrt import (
+    ExecutionResult,
+    FaasrtError,
+    Outcome,
+    OverloadedError,
+    ProtocolError,
+    RejectedError,
+    ServerError,
+    UserError,
+)
+from faasrt.protocol.response import Answer, raise_for_status, read_answer
+from support.package import WIRE
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "main.py", line 1, in <module>\nValueError: bad\n'
+
+# The verdicts that a careful person reaches on the recorded answers; every other case ran to its end.
+PYTHON_CASES = {
+    "trailing expression": Outcome.USER_ERROR,
+    "uncaught exception": Outcome.USER_ERROR,
+    "syntax error": Outcome.USER_ERROR,  # the server drops the words that would tell
+    "exit code 3": Outcome.USER_ERROR,
+    "apostrophes in comments": Outcome.USER_ERROR,
+    "stdin read": Outcome.USER_ERROR,
+    "timeout is a string": Outcome.USER_ERROR,
+    "negative timeout": Outcome.USER_ERROR,
+    "empty code": RejectedError,
+    "no code": RejectedError,
+    "wrong language": RejectedError,
+    "not json": RejectedError,
+    "code is a number": RejectedError,
+    "GET /nope": RejectedError,
+}
+JS_CASES = {
+    "uncaught error": Outcome.USER_ERROR,
+    "throw a string": Outcome.OK,  # nothing tells it from console.error("just text")
+    "syntax error": Outcome.SYNTAX_ERROR,
+    "top-level return": Outcome.SYNTAX_ERROR,
+    "top-level await": Outcome.SYNTAX_ERROR,
+    "typescript types": Outcome.SYNTAX_ERROR,
+    "import statement": Outcome.SYNTAX_ERROR,
+    "infinite loop, timeout 1000": Outcome.TIMEOUT,
+    "empty code": RejectedError,
+    "no code": RejectedError,
+    "wrong language": RejectedError,
+    "not json": ServerError,
+    "GET /nope": RejectedError,
+}
+NOT_EXECUTIONS = {"GET /health", "GET /metrics"}
+
+
+def recorded() -> list[Any]:
+    cases = []
+    for name, expectations in (("python", PYTHON_CASES), ("js", JS_CASES)):
+        for line in (WIRE / f"{name}-faas.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            expected = (
+                ProtocolError if record["case"] in NOT_EXECUTIONS else expectations.get(record["case"], Outcome.OK)
+            )
+            cases.append(pytest.param(record, expected, id=f"{name}: {record['case']}"))
+    return cases
+
+
+@pytest.mark.parametrize(("record", "expected"), recorded())
+def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
+    """Each answer of the real servers gets the verdict that a careful person would give it."""
+    response = record["response"]
+    body = response.encode() if isinstance(response, str) else json.dumps(response).encode()
+    timeout = record.get("request", {}).get("timeout")
+    timeout_ms = timeout if isinstance(timeout, int) and timeout > 0 else 10_000
+    answer = Answer(status=record["status"], body=body)
+    if isinstance(expected, Outcome):
+        result = read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20).verdict
+        assert result.outcome is expected
+        assert result.stdout == response["output"]["stdout"]
+        assert result.ret_val == response["output"]["ret_val"]
+        assert dict(result.metadata) == response["metadata"]
+    else:
+        with pytest.raises(expected):
+            read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20)
+
+
+def test_recorded_errors_are_read() -> None:
+    """Name, message and exit code come out of the servers' own stacks."""
+    by_case = {json.loads(line)["case"]: json.loads(line) for line in (WIRE / "js-faas.jsonl").read_text().splitlines()}
+    result = judged(by_case["uncaught error"]["response"])
+    assert result.error is not None
+    assert (result.error.name, result.error.message) == ("Error", "boom")
+    by_case = {
+        json.loads(line)["case"]: json.loads(line) for line in (WIRE / "python-faas.jsonl").read_text().splitlines()
+    }
+    result = judged(by_case["exit code 3"]["response"])
+    assert result.error is not None
+    assert (result.error.name, result.error.message) == ("SystemExit", "3")
+
+
+def judged(body: Any, status: int = 200, *, timeout_ms: int = 1_000, max_output_bytes: int = 2**20) -> ExecutionResult:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = Answer(status=status, body=data)
+    return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).verdict
+
+
+def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, str]:
+    return {"stdout": stdout, "stderr": stderr, "ret_val": ret_val}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "outcome"),
+    [
+        ({"output": output("x")}, 200, Outcome.OK),
+        ({"output": output("x"), "metadata": {"exit_code": 0}}, 200, Outcome.OK),
+        ({"output": output("x"), "metadata": {"timed_out": True}}, 200, Outcome.TIMEOUT),
+        ({"output": output(), "metadata": {"duration": 1000}}, 200, Outcome.TIMEOUT),
+        ({"output": output("x"), "metadata": {"duration": 1000}}, 200, Outcome.OK),
+        ({"output": output(), "metadata": {"duration": 1000, "exit_code": 0}}, 200, Outcome.OK),
+        ({"output": output(), "metadata": {"duration": 1000, "exit_code": 1}}, 200, Outcome.TIMEOUT),
+        ({"output": output(), "metadata": {"duration": 1000, "runtime": "pyodide-deno"}}, 200, Outcome.OK),
+        ({"output": output(), "metadata": {"duration": 999}}, 200, Outcome.OK),
+        ({"output": output(stderr=TRACEBACK), "metadata": {"exit_code": 1}}, 200, Outcome.USER_ERROR),
+        ({"output": output(stderr="boom"), "metadata": {"exit_code": 2}}, 200, Outcome.USER_ERROR),
+        ({"output": output(), "metadata": {"exit_code": 1, "status": "error"}}, 200, Outcome.USER_ERROR),
+        ({"output": output(), "metadata": {"exit_code": 139}}, 200, Outcome.CRASHED),
+        (
+            {"output": output(stderr='  File "main.py", line 1\nSyntaxError: bad\n'), "metadata": {"exit_code": 1}},
+            200,
+            Outcome.SYNTAX_ERROR,
+        ),
+        ({"error": "Execution timeout", "details": "x"}, 408, Outcome.TIMEOUT),
+        ({"error": "Execution failed", "details": "Timed Out after 5 s"}, 500, Outcome.TIMEOUT),
+        *(({"output": output(), "outcome": outcome.value}, 200, outcome) for outcome in Outcome),
+    ],
+)
+def test_verdicts(body: Any, status: int, outcome: Outcome) -> None:
+    """Each row of the table that is about the user's code."""
+    assert judged(body, status).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"error": "pool exhausted"}, 200, ServerError),
+        ({"error": "x"}, 400, RejectedError),
+        ({"error": "x"}, 401, RejectedError),
+        ({"error": "x"}, 404, RejectedError),
+        ({"error": "x"}, 429, OverloadedError),
+        ({"error": "x"}, 503, OverloadedError),
+        ({"error": "Execution failed", "details": "out of disk"}, 500, ServerError),
+        (b"<html>Bad Gateway</html>", 502, ServerError),
+        ({"error": "timeout"}, 504, ServerError),
+        (b"", 302, ProtocolError),
+        (b"", 204, ProtocolError),
+        (b"", 200, ProtocolError),
+        (b"null", 200, ProtocolError),
+        (b"[]", 200, ProtocolError),
+        (b'"text"', 200, ProtocolError),
+        (b"\xff\xfe", 200, ProtocolError),
+        (b"\xef\xbb\xbf{}", 200, ProtocolError),
+        ({}, 200, ProtocolError),
+        ({"output": None}, 200, ProtocolError),
+        ({"output": []}, 200, ProtocolError),
+        ({"output": "x"}, 200, ProtocolError),
+        ({"output": {"stdout": 5}}, 200, ProtocolError),
+        ({"output": {"stdout": None}}, 200, ProtocolError),
+        ({"output": output(), "metadata": []}, 200, ProtocolError),
+        ({"output": output(), "metadata": {"exit_code": "1"}}, 200, ProtocolError),
+        ({"output": output(), "metadata": {"exit_code": True}}, 200, ProtocolError),
+        ({"output": output(), "outcome": "FINE"}, 200, ProtocolError),
+        ({"output": output(), "outcome": ["OK"]}, 200, ProtocolError),
+        ({"output": output(), "outcome": "OK", "error_info": 3}, 200, ProtocolError),
+        ({"output": output(), "outcome": "OK", "truncated": ["stdin"]}, 200, ProtocolError),
+        ({"output": output(), "outcome": "OK", "truncated": [[]]}, 200, ProtocolError),
+        ({"output": output(), "outcome": "TIMEOUT", "notice": None}, 200, ProtocolError),
+        ({"output": output(), "outcome": "TIMEOUT", "notice": ["x"]}, 200, ProtocolError),
+        (b'{"output": {"stdout": NaN}}', 200, ProtocolError),
+        (b'{"output": {}, "metadata": {"duration": 1e999}}', 200, ProtocolError),
+        (b'{"output": {}, "metadata": {"duration": ' + b"9" * 10_000 + b"}}", 200, ProtocolError),
+        (b"[" * 200_000, 200, ProtocolError),
+        (b'{"a":' * 200_000, 200, ProtocolError),
+        (b'{"output": {"stdout": "x"', 200, ProtocolError),
+    ],
+)
+def test_failures(body: Any, status: int, kind: type[FaasrtError]) -> None:
+    """Each row of the table that is about the server, and answers that are no protocol."""
+    with pytest.raises(kind) as info:
+        judged(body, status)
+    assert type(info.value) is kind
+
+
+def test_failures_carry_the_servers_words() -> None:
+    """`error` and `details` come through; an HTML page is quoted from its beginning; Retry-After is kept."""
+    with pytest.raises(ServerError) as info:
+        judged({"error": "Execution failed", "details": "no disk"}, 500)
+    assert (info.value.error, info.value.details, info.value.status) == ("Execution failed", "no disk", 500)
+    with pytest.raises(ServerError, match="Bad Gateway"):
+        judged(b"<html>Bad Gateway</html>", 502)
+    with pytest.raises(OverloadedError) as overloaded:
+        raise_for_status(Answer(status=429, body=b"{}", retry_after_s=7.0))
+    assert overloaded.value.retry_after_s == 7.0
+
+
+def test_streams_are_cut_and_flagged() -> None:
+    """Head and tail stay, with a marker between, within the limit in UTF-8 bytes."""
+    result = judged({"output": output(stdout="a" * 500 + "é" * 500, ret_val="ok")}, max_output_bytes=200)
+    assert result.truncated == {"stdout"}
+    assert len(result.stdout.encode()) <= 200
+    assert result.stdout.startswith("aaa")
+    assert result.stdout.endswith("ééé")
+    assert "bytes cut" in result.stdout
+
+
+def test_the_last_duplicate_key_counts() -> None:
+    """Duplicate keys are legal JSON; Python's rule applies."""
+    assert judged(b'{"output": {"stdout": "a", "stdout": "b"}}').stdout == "b"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "notice", "kept"),
+    [
+        ("faasrt: crashed\n", "faasrt: crashed\n", ""),
+        ("faasrt: crashed\n", "faasrt: crashed", "faasrt: crashed\n"),
+        ("mine", "faasrt: crashed\n", "mine"),
+        ("", "", ""),
+    ],
+)
+def test_the_servers_notice_is_not_the_programs(stderr: str, notice: str, kept: str) -> None:
+    """What our own server wrote to an empty stderr is taken out again; anything else stays, however short the limit."""
+    body = {"output": {"stdout": "", "stderr": stderr, "ret_val": ""}, "outcome": "CRASHED", "notice": notice}
+    answer = Answer(status=200, body=json.dumps(body).encode())
+    result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).verdict
+    assert (result.stderr, result.truncated) == (kept, frozenset())
+
+
+def test_lone_surrogates_are_kept() -> None:
+    """They are legal JSON escapes and come through as they are."""
+    assert judged(b'{"output": {"stdout": "\\ud800"}}').stdout == "\ud800"
+
+
+def test_declared_errors_are_kept() -> None:
+    """Our own FaaS tells the exception in full."""
+    info = {"name": "ValueError", "message": "bad", "traceback": TRACEBACK}
+    result = judged({"output": output(), "outcome": "USER_ERROR", "error_info": info, "metadata": {"exit_code": None}})
+    assert result.error == UserError("ValueError", "bad", TRACEBACK)
+    assert result.exit_code is None
