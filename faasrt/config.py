@@ -349,7 +349,7 @@ def _urls_from_env(variables: Mapping[str, str], faas: str) -> tuple[str, ...]:
             name = f"COZE_LOOP_{faas}_FAAS_DOMAIN and _PORT"
             text = f"http://{domain}:{port}"
         elif domain or port:
-            raise ConfigurationError(f"set both COZE_LOOP_{faas}_FAAS_DOMAIN and _PORT, or neither of them")
+            raise ConfigurationError(f"set COZE_LOOP_{faas}_FAAS_DOMAIN and COZE_LOOP_{faas}_FAAS_PORT, or neither")
         else:
             name = "COZE_LOOP_FAAS_URL"
             text = _variable(variables, name)

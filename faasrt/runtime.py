@@ -384,7 +384,7 @@ class Runtime:
         parsed = self.language if language is None else Language.parse(language)
         if parsed is not self.language and parsed not in self.get_supported_languages():
             raise UnsupportedLanguageError(
-                f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: get "
-                f"a runtime for {parsed} from the manager"
+                f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
+                f"get a runtime for {parsed} from the manager"
             )
         return parsed
