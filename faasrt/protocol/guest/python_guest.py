@@ -1,8 +1,8 @@
 # Runs the user's Python program on a server that would damage its output, and returns everything as one frame.
 #
-# The other Python files are put in front of this one, and run with it in a namespace that has its own copy of the
-# builtins. envelope.py documents the job, frames.py the frame. The program may be hostile: objects needed after
-# its start are stored before, and objects that it may have changed are restored afterwards.
+# The other Python files precede this one, and all run in one namespace, which has its own copy of the builtins.
+# envelope.py documents the job, and frames.py the frame. The program may be hostile: objects that are needed after its
+# start are stored before, and objects that it may have changed are restored afterwards.
 
 import atexit
 import builtins
@@ -52,7 +52,7 @@ class Guest:
         self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = self.names = self.set_running_loop = None
         try:
-            self.spare_stdout = os.dup(1)  # the program may close the descriptor of sys.stdout
+            self.spare_stdout = os.dup(1)  # in case the program closes the descriptor of sys.stdout
         except (OSError, AttributeError):
             self.spare_stdout = None
 
@@ -95,7 +95,7 @@ class Guest:
                 pass  # closed, missing, or replaced by the program
 
     def repair(self):
-        # Formatting a traceback uses the builtins, and needs some stack after a RecursionError.
+        # Formatting a traceback needs the builtins, and some stack after a RecursionError.
         names = vars(builtins)
         for name in names.keys() - self.builtins.keys():
             del names[name]
@@ -172,7 +172,7 @@ class Guest:
         if os.getpid() != self.pid:
             os_exit(0)  # a child process of the program that reached the end too
         if self.left_threads():
-            self.end_process(None)  # the interpreter would wait for it
+            self.end_process(None)  # the interpreter would wait for these threads
         self.send_result()
 
     def begin(self, index):
@@ -180,7 +180,7 @@ class Guest:
         self.began = now()
 
     def guarded(self, action, *arguments):
-        # Run an action within the limits. A program that caught the guard's exception has exceeded them too.
+        # Run an action within the limits. A program that caught the guard's exception has exceeded them as well.
         self.running = True
         try:
             try:
@@ -204,7 +204,7 @@ class Guest:
             try:
                 return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
             finally:
-                # Before the guest calls a function of its own, which would be traced.
+                # First, because a trace function of the program would run in the guest's functions too.
                 sys.settrace(None)
                 sys.setprofile(None)
         except Ended:
@@ -260,7 +260,7 @@ class Guest:
         self.repair()
         if self.job["function"] is not None:
             return self.call(fields, self.job["cases"][0])
-        # Like the interpreter at its end, so that the output of threads, exit handlers and finalizers is kept.
+        # Do what the interpreter does when it exits, to get the output of threads, exit handlers and finalizers.
         self.end_pools()
         while left := self.left_threads():
             left[0].join()
@@ -289,7 +289,7 @@ class Guest:
         return set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
 
     def left_threads(self):
-        # The threads that the interpreter waits for at its end.
+        # The threads for which the interpreter waits when it exits.
         return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
     def run_cases(self):
@@ -356,7 +356,7 @@ class Guest:
     # Sending the records.
 
     def record(self, fields, limit=None):
-        # Keep the record of a case, as JSON that fits into a frame, and send it now: the next case may end the process.
+        # Store the record of a case as JSON that fits into a frame. Send it now, as the next case may end the process.
         ms, limit = round((now() - self.began) * 1000, 3), limit or self.job["max_output_bytes"]
         error = fields.get("error")
         ended = {"index": self.index, "ms": ms, "outcome": fields["outcome"], "exit_code": fields.get("exit_code")}
@@ -370,7 +370,7 @@ class Guest:
                 traceback = shorten(error.get("traceback", ""), 20_000)
                 content["error"] = {"name": error["name"][:200], "message": message, "traceback": traceback}
             record = encode(content)
-            # Escapes can make a text larger than a frame may be.
+            # JSON escapes may make the record too large for a frame.
             if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
                 break
             limit //= 2

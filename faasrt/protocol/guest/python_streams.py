@@ -13,7 +13,7 @@ def decode(data):
 
 
 def pack(text):
-    # Return a text, or base64 where that is much shorter than the escapes of JSON.
+    # Return the text, or base64 if JSON escapes would be much longer.
     return text if len(quote(text)) < 1.3 * len(text) + 100 else {"base64": to_base64(text)}
 
 
@@ -56,7 +56,7 @@ class Recorder(io.RawIOBase):
         self.size += len(data)
         room = max(0, self.limit - self.limit // 2 - len(self.head))
         self.head += data[:room]
-        # The tail alone holds the whole limit, so a stream within its limit is never cut here.
+        # The tail alone has room for the whole limit, so a stream within its limit is never cut here.
         self.tail += data[room:][-self.limit :]
         if len(self.tail) > 2 * self.limit:
             del self.tail[: -self.limit]
@@ -65,7 +65,7 @@ class Recorder(io.RawIOBase):
         return len(data)
 
     def write_raw(self, data):
-        # Write bytes that bypass the text stream, after the text that was written before them.
+        # Write bytes directly, after the text that is still buffered.
         self.flush_text()
         return self.write(data)
 
@@ -73,7 +73,7 @@ class Recorder(io.RawIOBase):
         try:
             self.buffer.flush()
         except (OSError, ValueError):
-            pass  # the program closed its own stream, which flushed it
+            pass  # the program closed the stream, which flushed it
 
     def take(self):
         # Return the output since the last call: head, tail, and the number of bytes lost between them.
