@@ -91,7 +91,6 @@ class TaskRunner:
         self._manager: RuntimeManager | None = None
 
     async def __call__(self, batch: pyarrow.Table) -> AsyncGenerator[pyarrow.Table]:
-        """Run a batch of rows."""
         if self._manager is None:
             make = RuntimeManager if self._settings.endpoints else RuntimeManager.local
             self._manager = make(settings=self._settings)

@@ -38,8 +38,6 @@ Where = Literal["local", "remote", "auto"]
 
 
 class _ProcessDiedError(Exception):
-    """The process ended without an answer."""
-
     def __init__(self, returncode: int) -> None:
         super().__init__(returncode)
         self.is_fault = -returncode in _FAULTS or returncode >= _WINDOWS_FAULT

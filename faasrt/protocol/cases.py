@@ -137,7 +137,6 @@ class CaseScheduler:
         return range(waiting.start, stop)
 
     def all_results(self) -> list[ExecutionResult]:
-        """Return the result of every case, in order."""
         return [self.results[index] for index in range(len(self.cases))]
 
     def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:

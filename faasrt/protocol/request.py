@@ -54,7 +54,6 @@ class RunRequest:
         )
 
     def encode(self) -> bytes:
-        """Return the JSON body in UTF-8."""
         sandbox = self.sandbox
         body = {
             "language": self.language.value,

@@ -42,12 +42,10 @@ _MAX_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
-    """Return the definition of `return_val` in a language."""
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
 def defines_return_val(code: str, language: Language) -> bool:
-    """Return whether a program defines its own `return_val`."""
     return "return_val" in code and _DEFINITION[language.family].search(code) is not None
 
 

@@ -139,17 +139,14 @@ class CallCounters:
     sum_s: float = 0.0
 
     def attempt_started(self, *, retry: bool) -> None:
-        """Count a request that is about to be sent."""
         self.requests["in_flight"] += 1
         self.requests["attempts"] += 1
         self.requests["retries"] += retry
 
     def attempt_finished(self) -> None:
-        """Count the end of a request, with an answer or without one."""
         self.requests["in_flight"] -= 1
 
     def call_finished(self, outcome: str | None, error: str | None, total_s: float) -> None:
-        """Count a call that ended, with an outcome or an error."""
         if outcome is not None:
             self.outcomes[outcome] += 1
         else:

@@ -170,7 +170,6 @@ class _Connection(web.RequestHandler):
         self._held: bytearray | None = None
 
     async def start(self) -> None:
-        """Serve the connection until it ends. aiohttp runs this in a task."""
         self._fake._admit(cast(asyncio.Transport, self.transport))
         await super().start()
 

@@ -206,12 +206,10 @@ class Transport:
 
     @property
     def in_flight(self) -> int:
-        """The number of calls that hold a permit."""
         return self._pool.in_flight
 
     @property
     def queued(self) -> int:
-        """The number of calls that wait for a permit."""
         return self._pool.queued
 
     def states(self) -> tuple[EndpointState, ...]:

@@ -150,7 +150,6 @@ class CallContext:
         return result
 
     def fail(self, error: BaseException) -> None:
-        """Report that the call failed."""
         self._finished(None, error)
 
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:

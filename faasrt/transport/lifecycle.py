@@ -37,7 +37,6 @@ class LoopAffinity:
             )
 
     def release(self) -> None:
-        """Unbind from the loop."""
         self._loop = None
 
 

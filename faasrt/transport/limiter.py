@@ -70,7 +70,6 @@ class AdaptiveLimit:
         return self._abandoned[0] if self._abandoned else None
 
     def has_room(self, now: float) -> bool:
-        """Return whether another call may be sent."""
         return self.in_flight + self.abandoned(now) + 1 <= self._limit
 
     def load(self, now: float) -> float:
@@ -78,11 +77,9 @@ class AdaptiveLimit:
         return (self.in_flight + self.abandoned(now)) / self._limit
 
     def acquire(self) -> None:
-        """Count a call as in flight."""
         self.in_flight += 1
 
     def release(self) -> None:
-        """Count a call as ended."""
         self.in_flight -= 1
 
     def grow(self) -> None:

@@ -66,7 +66,6 @@ class RetryBudget:
         self.level = settings.budget
 
     def deposit(self) -> None:
-        """Add the tokens of a success."""
         self.level = min(self._settings.budget, self.level + self._settings.success_credit)
 
     def spend(self) -> bool:
