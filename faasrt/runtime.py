@@ -98,8 +98,8 @@ class Runtime:
             >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
             '42\n'
         """
-        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
-        response, context = await self._run(Execution(run=request, mode=self._settings.envelope), rerun)
+        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        response, context = await self._run(Execution(run=request, mode=self._settings.envelope), may_rerun)
         return context.finish(context.result(response.verdict()))
 
     async def call_function(
@@ -153,13 +153,13 @@ class Runtime:
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
-        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
         call = Execution(run=request, job=GuestJob(function=name, cases=[case]))
-        response, context = await self._run(call, rerun)
+        response, context = await self._run(call, may_rerun)
         return context.finish(context.result(response.verdict()))
 
     async def run_cases(
@@ -217,18 +217,18 @@ class Runtime:
             >>> [result.value for result in results]
             [2, 4]
         """
-        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        scheduler = CaseScheduler(encoded, isolate=isolate, rerun=rerun)
+        scheduler = CaseScheduler(encoded, isolate=isolate, may_rerun=may_rerun)
         # All executions count as one call, so that closing waits for the last one.
         with self._calls.track():
             while (indices := scheduler.next_batch()) is not None:
                 batch = [scheduler.cases[index] for index in indices]
                 job = GuestJob(function=name, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
-                response, context = await self._run(execution, rerun)
+                response, context = await self._run(execution, may_rerun)
                 context.finish(scheduler.record_results(indices, response, context.result))
         return scheduler.all_results()
 

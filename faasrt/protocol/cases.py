@@ -109,14 +109,14 @@ class CaseScheduler:
     Attributes:
         cases: The arguments as JSON.
         isolate: Whether each case runs the definitions again.
-        rerun: Whether cases may run again when it is unknown which case ended the execution.
+        may_rerun: Whether cases may run again when it is unknown which case ended the execution.
         results: The results so far, by index.
         definition_ms: Milliseconds that the definitions took in the last execution.
     """
 
     cases: Sequence[str]
     isolate: bool
-    rerun: bool
+    may_rerun: bool
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
     _pending: list[range] = attrs.field(factory=list, init=False)
@@ -150,11 +150,11 @@ class CaseScheduler:
         Returns:
             The result of the case that ended the execution, or of its last case.
         """
-        report, unframed = response.report, response.unframed
+        report, server_verdict = response.report, response.server_verdict
         definition = report.records.get(-1)
         if not self.isolate and report.attributable and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions would fail in the same way for every case.
-            ended = to_result(unframed if definition is None else response.verdict_of(-1))
+            ended = to_result(server_verdict if definition is None else response.verdict_of(-1))
             self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
             self._pending = []
             return ended
@@ -169,9 +169,9 @@ class CaseScheduler:
             self._put_back(range(index, batch.stop))
             return self.results[index - 1]
         if report.attributable or len(batch) == 1:
-            self.results[index] = to_result(unframed)
+            self.results[index] = to_result(server_verdict)
             self._put_back(range(index + 1, batch.stop))
-        elif self.rerun:
+        elif self.may_rerun:
             middle = (batch.start + batch.stop) // 2
             self._put_back(range(middle, batch.stop))
             self._put_back(range(batch.start, middle))
@@ -181,9 +181,9 @@ class CaseScheduler:
                 f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
                 "pass idempotent=True to run them again in smaller executions"
             )
-            unframed = attrs.evolve(unframed, error=UserError("UnknownCase", message))
-            self.results.update(dict.fromkeys(batch, to_result(unframed)))
-        return to_result(unframed)
+            server_verdict = attrs.evolve(server_verdict, error=UserError("UnknownCase", message))
+            self.results.update(dict.fromkeys(batch, to_result(server_verdict)))
+        return to_result(server_verdict)
 
     def _put_back(self, indices: range) -> None:
         if indices:

@@ -55,7 +55,7 @@ class Execution:
         if self.mode == "never" or (self.mode == "auto" and profile.lossless):
             return Request(body=run.encode(), run=run, timeout_ms=timeout_ms, profile=profile)
         if not job.single:
-            timeout_ms, begin_within_ms = self._times(profile, timeout_ms)
+            timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
         nonce, limit = secrets.token_hex(8), _limits(run, profile).max_output_bytes
         code = wrap(run, job, profile, nonce, max_output_bytes=limit, begin_within_ms=begin_within_ms)
         # The guest program is JavaScript, and imports the user's TypeScript itself.
@@ -67,24 +67,24 @@ class Execution:
             timeout_ms=timeout_ms,
             profile=profile,
             nonce=nonce,
-            strict=self.mode == "always" or profile.reference,
+            expects_frame=self.mode == "always" or profile.reference,
             own_return_val=job.function is None and defines_return_val(run.code, run.language),
         )
 
-    def _times(self, profile: EndpointProfile, each: int) -> tuple[int, float]:
+    def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
         """Return the time limit of the execution, and the window in which cases may begin, both in milliseconds."""
         if not profile.enforces_timeouts:
-            # The guest program ends each case at its own limit.
+            # The guest program stops each case at its own limit.
             window = max(1, round(self.run.sandbox.timeout_limit_s * 1000))
-            return 2 * each + window, float(window)
+            return 2 * case_ms + window, float(window)
         # The server stops executions, not cases, so the limit of the execution must be close to that of a case. But
         # the definitions, and a case that begins at the end of the window, need their full time.
-        longest = max(profile.timeout_limit_ms or each, each)
-        definitions = each if self.definition_ms is None else min(each, round(1.5 * self.definition_ms) + 50)
-        window = max(each // 2, _MIN_WINDOW_MS)
-        if each + window > longest:
-            window = max(longest - each, longest // 10)
-        return min((0 if self.job.isolate else definitions) + each + window, longest), float(window)
+        longest = max(profile.timeout_limit_ms or case_ms, case_ms)
+        definitions = case_ms if self.definition_ms is None else min(case_ms, round(1.5 * self.definition_ms) + 50)
+        window = max(case_ms // 2, _MIN_WINDOW_MS)
+        if case_ms + window > longest:
+            window = max(longest - case_ms, longest // 10)
+        return min((0 if self.job.isolate else definitions) + case_ms + window, longest), float(window)
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +97,7 @@ class Request:
         timeout_ms: The time limit of the execution in milliseconds.
         profile: The profile of the endpoint.
         nonce: The nonce of the frames; None without an envelope.
-        strict: Whether the server must return a frame. A server of an unknown kind may lose it.
+        expects_frame: Whether the server must return a frame. A server of an unknown kind may lose it.
         own_return_val: Whether the program defines `return_val` itself. The value is then in stdout.
     """
 
@@ -106,7 +106,7 @@ class Request:
     timeout_ms: int
     profile: EndpointProfile
     nonce: str | None = None
-    strict: bool = False
+    expects_frame: bool = False
     own_return_val: bool = False
 
     def read(self, answer: Answer | None) -> GuestResponse:
@@ -129,7 +129,7 @@ class Request:
         if self.nonce and not (report.started or declared or parsed.killed or outcome in _LIMITS):
             _check_started(verdict, self.profile)
         is_known = outcome in _LIMITS or (declared and outcome is not Outcome.OK)
-        if (self.strict or report.started) and not is_known:
+        if (self.expects_frame or report.started) and not is_known:
             # The guest program reports every exception and exit, so the process was killed.
             outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
             error = limits.error(outcome)
@@ -144,12 +144,12 @@ class GuestResponse:
 
     Attributes:
         report: The content of the guest program's frames.
-        unframed: The verdict according to the server, for code without a record in the frames.
+        server_verdict: The verdict according to the server, for code without a record in the frames.
         request: The request.
     """
 
     report: GuestReport
-    unframed: ExecutionResult
+    server_verdict: ExecutionResult
     request: Request
 
     @property
@@ -157,13 +157,13 @@ class GuestResponse:
         """Whether the code was stopped at its time limit."""
         outcomes = {record.outcome for record in self.report.records.values()}
         if not self.report.final:
-            outcomes.add(self.unframed.outcome)
+            outcomes.add(self.server_verdict.outcome)
         return Outcome.TIMEOUT in outcomes
 
     def verdict(self) -> ExecutionResult:
         """Return the verdict on a program or a single call."""
         ended = self.report.final and 0 in self.report.records
-        verdict = self.verdict_of(0) if ended else self.unframed
+        verdict = self.verdict_of(0) if ended else self.server_verdict
         if verdict.output.ret_val or not self.request.own_return_val:
             return verdict
         language = self.request.run.language
@@ -173,23 +173,23 @@ class GuestResponse:
 
     def verdict_of(self, index: int) -> ExecutionResult:
         """Return the verdict in a record, with the output of the shared definitions before that of the case."""
-        run, around, record = self.request.run, self.unframed, self.report.records[index]
+        run, base, record = self.request.run, self.server_verdict, self.report.records[index]
         definition = self.report.records.get(-1) if index >= 0 else None
         # The server returned the streams that are not in the record.
-        texts = attrs.asdict(around.output) | dict(record.texts)
-        truncated = record.truncated | (around.truncated - record.texts.keys())
+        texts = attrs.asdict(base.output) | dict(record.texts)
+        truncated = record.truncated | (base.truncated - record.texts.keys())
         if definition is not None:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}
             truncated |= definition.truncated
         texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
         return attrs.evolve(
-            around,
+            base,
             outcome=record.outcome,
             output=ExecutionOutput(**texts),
             error=record.error or _limits(run, self.request.profile).error(record.outcome),
             exit_code=record.exit_code,
             truncated=truncated | cut_names,
-            duration_ms=record.duration_ms if around.duration_ms is None else around.duration_ms,
+            duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
         )
 
 

@@ -139,8 +139,8 @@ class Transport:
                     attempt=context.attempts,
                     idempotent=idempotent,
                     has_alternative=has_alternative(group.endpoints, self.clock(), tried),
-                    left_s=context.deadline - self.clock(),
-                    least_s=min(timeout_s, max(0.1, timeout_s / 10)),
+                    remaining_s=context.deadline - self.clock(),
+                    min_attempt_s=min(timeout_s, max(0.1, timeout_s / 10)),
                     settings=self._settings.retry,
                     budget=self._budgets[family],
                     random=self._random,
@@ -234,7 +234,7 @@ class Transport:
         asked = self.clock()
         queue_timeout_s = self._settings.limiter.queue_timeout_s
         within_s = math.inf if queue_timeout_s is None else queue_timeout_s
-        if not group.is_known:
+        if not group.is_initialized:
             within_s += self._settings.timeouts.health_s  # the first caller may wait for a health report
         within_s = min(within_s, context.deadline - asked)
         try:
@@ -274,7 +274,7 @@ class Transport:
         request = execution.request(profile, timeout_ms)
         permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
         permit.run_s = timeout_s + (timeouts.startup_s if profile.cold_start else 0.0)
-        permit.ends_on_disconnect = profile.cancels_on_disconnect
+        permit.cancels_on_disconnect = profile.cancels_on_disconnect
         deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
         try:
             answer = await self._http.post(

@@ -22,7 +22,7 @@ class AdaptiveLimit:
 
     Attributes:
         in_flight: The number of calls without an answer yet.
-        is_known: Whether the capacity is known, or will not be requested.
+        is_initialized: Whether the capacity is known, or will not be requested.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
@@ -35,7 +35,7 @@ class AdaptiveLimit:
         self._successes = 0
         self._shrunk_at = float("-inf")
         self._abandoned: list[float] = []
-        self.is_known = False
+        self.is_initialized = False
         self.in_flight = 0
 
     @property
@@ -46,13 +46,13 @@ class AdaptiveLimit:
     @property
     def expected_growth(self) -> int:
         """The number by which the limit will grow when the capacity is known, if the server does not state one."""
-        return 0 if self.is_known else min(_INITIAL, self._max) - 1
+        return 0 if self.is_initialized else min(_INITIAL, self._max) - 1
 
     def set_capacity(self, capacity: int | None) -> None:
         """Set the limit to the capacity of the endpoint, which is also its maximum; None if the capacity is unknown."""
-        if self.is_known and capacity in (None, self._capacity):
+        if self.is_initialized and capacity in (None, self._capacity):
             return
-        self.is_known, self._limit = True, float(min(_INITIAL, self._max))
+        self.is_initialized, self._limit = True, float(min(_INITIAL, self._max))
         if capacity is not None:
             self._capacity = capacity
             self._cap = max(1, min(self._max, capacity))

@@ -41,7 +41,7 @@ class Permit:
         probe: The number of the probe if the call is a probe of a circuit breaker; None otherwise.
         body: The body of the request; None before it is built, and for requests that run no code.
         run_s: The maximum number of seconds for which the server runs the code.
-        ends_on_disconnect: Whether the server stops the code when the client disconnects.
+        cancels_on_disconnect: Whether the server stops the code when the client disconnects.
         shortened: Whether the code has less time than the caller allowed, because part of it is used up.
         status: The HTTP status of the answer; None if there is no answer yet.
     """
@@ -51,13 +51,13 @@ class Permit:
     probe: int | None = None
     body: RequestBody | None = None
     run_s: float = 0.0
-    ends_on_disconnect: bool = False
+    cancels_on_disconnect: bool = False
     shortened: bool = False
     status: int | None = None
 
     def may_still_run(self, error: BaseException) -> bool:
         """Return whether the server may still run the code of a call that failed with this error."""
-        if self.body is None or not self.body.sending or self.ends_on_disconnect:
+        if self.body is None or not self.body.sending or self.cancels_on_disconnect:
             return False
         # A gateway that answers 504 did not wait for the end of the code. After any other answer the code has ended.
         return self.status == 504 or (self.status is None and not isinstance(error, ProtocolError))
@@ -85,9 +85,9 @@ class EndpointGroup:
         return next(iter(self.waiters.values()))
 
     @property
-    def is_known(self) -> bool:
+    def is_initialized(self) -> bool:
         """Whether the capacity of each endpoint is known, or will not be requested."""
-        return all(endpoint.limit.is_known for endpoint in self.endpoints)
+        return all(endpoint.limit.is_initialized for endpoint in self.endpoints)
 
     def skip_capacity(self) -> None:
         """Record that the capacity of the endpoints will not be requested."""

@@ -82,8 +82,8 @@ def wait_before_retry(
     attempt: int,
     idempotent: bool,
     has_alternative: bool,
-    left_s: float,
-    least_s: float,
+    remaining_s: float,
+    min_attempt_s: float,
     settings: RetrySettings,
     budget: RetryBudget,
     random: Callable[[], float],
@@ -96,8 +96,8 @@ def wait_before_retry(
         idempotent: Whether the code may run more than once.
         has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
             enough.
-        left_s: The seconds until the deadline of the call.
-        least_s: The minimum number of seconds that another attempt needs.
+        remaining_s: The seconds until the deadline of the call.
+        min_attempt_s: The minimum number of seconds that another attempt needs.
         settings: The maximum number of attempts, and the delays.
         budget: The budget from which a retry takes tokens.
         random: Returns a number in [0, 1).
@@ -112,15 +112,15 @@ def wait_before_retry(
         return None
     throttled = isinstance(error, OverloadedError) and not has_alternative
     base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
-    most_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
+    max_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
     # Full jitter: callers that failed together retry at different times.
-    wait_s = random() * min(most_s, base_s * 2.0 ** (attempt - 1))
+    wait_s = random() * min(max_s, base_s * 2.0 ** (attempt - 1))
     asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
     if asked_s is not None and not has_alternative:
         if asked_s > settings.max_retry_after_s:
             return None
         wait_s = asked_s + random() * settings.base_delay_s
-    if wait_s + least_s > left_s:
+    if wait_s + min_attempt_s > remaining_s:
         return None
     # If the request was never sent and another endpoint is available, a retry adds no load.
     free = kind is FailureKind.NEVER_SENT and has_alternative

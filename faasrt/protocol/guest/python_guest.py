@@ -45,7 +45,7 @@ class Guest:
     def __init__(self, job, return_val):
         self.job, self.server_return_val = job, return_val
         self.records, self.index, self.began = [], 0, now()
-        self.ret_val, self.flooded, self.interrupts, self.running = "", False, 0, False
+        self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
@@ -82,7 +82,7 @@ class Guest:
     def open_streams(self):
         if self.job["capture"]:
             limit = self.job["max_output_bytes"]
-            self.out, self.err = Recorder(1, limit, self.flood), Recorder(2, limit, self.flood)
+            self.out, self.err = Recorder(1, limit, self.on_output_limit), Recorder(2, limit, self.on_output_limit)
             sys.stdout = sys.__stdout__ = self.out.text
             sys.stderr = sys.__stderr__ = self.stderr = self.err.text
 
@@ -123,13 +123,13 @@ class Guest:
             self.end_process(self.ended_fields())
         raise Ended
 
-    def flood(self):
-        self.flooded = True
+    def on_output_limit(self):
+        self.exceeded_output = True
         if self.running:
             self.interrupt()
 
     def ended_fields(self):
-        return {"outcome": "OUTPUT_LIMIT" if self.flooded else "TIMEOUT"}
+        return {"outcome": "OUTPUT_LIMIT" if self.exceeded_output else "TIMEOUT"}
 
     def exit_hard(self, status):
         if os.getpid() != self.pid:
@@ -157,7 +157,7 @@ class Guest:
 
     # Running a program.
 
-    def work(self):
+    def run_job(self):
         self.announce()
         self.install()
         try:
@@ -171,12 +171,12 @@ class Guest:
             self.restore()
         if os.getpid() != self.pid:
             os_exit(0)  # a child process of the program that reached the end too
-        if self.left_threads():
+        if self.remaining_threads():
             self.end_process(None)  # the interpreter would wait for these threads
         self.send_result()
 
     def begin(self, index):
-        self.index, self.ret_val, self.flooded, self.interrupts = index, "", False, 0
+        self.index, self.ret_val, self.exceeded_output, self.interrupts = index, "", False, 0
         self.began = now()
 
     def guarded(self, action, *arguments):
@@ -195,7 +195,7 @@ class Guest:
             self.running = False
             self.guard.disarm()
             fields = {"outcome": "CRASHED"}
-        return self.ended_fields() if self.interrupts or self.flooded else fields
+        return self.ended_fields() if self.interrupts or self.exceeded_output else fields
 
     def attempt(self, action, *arguments):
         # Run a part of the user's code, and return how it ended; its return value is under "value".
@@ -262,7 +262,7 @@ class Guest:
             return self.call(fields, self.job["cases"][0])
         # Do what the interpreter does when it exits, to get the output of threads, exit handlers and finalizers.
         self.end_pools()
-        while left := self.left_threads():
+        while left := self.remaining_threads():
             left[0].join()
         if atexit._ncallbacks() > self.exit_functions:
             atexit._run_exitfuncs()
@@ -288,7 +288,7 @@ class Guest:
             return set()
         return set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
 
-    def left_threads(self):
+    def remaining_threads(self):
         # The threads for which the interpreter waits when it exits.
         return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
@@ -312,7 +312,7 @@ class Guest:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
             size += len(self.record(fields))
-            if "exited" in fields or self.interrupts or self.flooded or fields["outcome"] == "CRASHED":
+            if "exited" in fields or self.interrupts or self.exceeded_output or fields["outcome"] == "CRASHED":
                 return
 
     def run_case(self, case):
@@ -435,4 +435,4 @@ class Guest:
 
 
 def main(payload, return_val=None):
-    Guest(json.loads(a2b_base64(payload)), return_val).work()
+    Guest(json.loads(a2b_base64(payload)), return_val).run_job()

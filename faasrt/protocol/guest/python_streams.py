@@ -37,8 +37,8 @@ def render(head, tail, lost, limit):
 class Recorder(io.RawIOBase):
     # Replaces a standard stream, and keeps the head and the tail of the output.
 
-    def __init__(self, fd, limit, on_flood):
-        self.fd, self.limit, self.on_flood = fd, limit, on_flood
+    def __init__(self, fd, limit, on_output_limit):
+        self.fd, self.limit, self.on_output_limit = fd, limit, on_output_limit
         self.head, self.tail, self.size = bytearray(), bytearray(), 0
         self.buffer = io.BufferedWriter(self)
         # Kept as an attribute, because the program may replace sys.stdout.
@@ -61,7 +61,7 @@ class Recorder(io.RawIOBase):
         if len(self.tail) > 2 * self.limit:
             del self.tail[: -self.limit]
         if self.size > 2 * self.limit:
-            self.on_flood()
+            self.on_output_limit()
         return len(data)
 
     def write_raw(self, data):
