@@ -178,9 +178,10 @@ class Runtime:
     ) -> list[ExecutionResult]:
         """Call a function of a program once for each case, with many cases in one execution.
 
-        Each case has its own verdict, output, value and duration. The output of every case begins with the output of
-        the definitions, cut to 8 KiB. An execution runs the definitions once, so a case sees the globals and caches
-        that earlier cases changed, unless `isolate` is true.
+        Each case has its own verdict, output, value and duration. An execution first runs the program once, which
+        defines the function (below, "the definitions"), and then calls the function for each case. So a case sees the
+        globals and caches that earlier cases changed, unless `isolate` is true. The output of every case begins with
+        the output of the definitions, cut to 8 KiB.
 
         A case that stops the execution (at its time limit, by an exit or by a crash) gets that verdict, and the cases
         after it run in another execution. So N cases, k of which do this, need k + 1 executions. They need more if the

@@ -122,10 +122,10 @@ class CaseScheduler:
     _pending: list[range] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._put_back(range(len(self.cases)))
+        self._enqueue(range(len(self.cases)))
 
     def next_batch(self) -> range | None:
-        """Return the indices of the cases for the next execution; None when every case has a result."""
+        """Return the indices of the cases for the next execution; None if every case has a result."""
         if not self._pending:
             return None
         waiting = self._pending.pop()
@@ -133,7 +133,7 @@ class CaseScheduler:
         while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
             size += len(self.cases[stop])
             stop += 1
-        self._put_back(range(stop, waiting.stop))
+        self._enqueue(range(stop, waiting.stop))
         return range(waiting.start, stop)
 
     def all_results(self) -> list[ExecutionResult]:
@@ -143,16 +143,16 @@ class CaseScheduler:
         """Record the results of an execution. Cases that did not begin go into a later one.
 
         Args:
-            batch: The indices of its cases.
+            batch: The indices of the cases in the execution.
             response: The answer.
-            to_result: Returns a result with the fields about the call.
+            to_result: Takes a verdict, and returns a result that also has the fields about the call.
 
         Returns:
-            The result of the case that ended the execution, or of its last case.
+            The result of the case that stopped the execution, or of the last case.
         """
         report, server_verdict = response.report, response.server_verdict
         definition = report.records.get(-1)
-        if not self.isolate and report.attributable and (definition is None or definition.outcome is not Outcome.OK):
+        if not self.isolate and report.is_complete and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions would fail in the same way for every case.
             ended = to_result(server_verdict if definition is None else response.verdict_of(-1))
             self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
@@ -166,15 +166,15 @@ class CaseScheduler:
             self.results[index] = to_result(attrs.evolve(response.verdict_of(index), duration_ms=duration_ms))
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
-            self._put_back(range(index, batch.stop))
+            self._enqueue(range(index, batch.stop))
             return self.results[index - 1]
-        if report.attributable or len(batch) == 1:
+        if report.is_complete or len(batch) == 1:
             self.results[index] = to_result(server_verdict)
-            self._put_back(range(index + 1, batch.stop))
+            self._enqueue(range(index + 1, batch.stop))
         elif self.may_rerun:
             middle = (batch.start + batch.stop) // 2
-            self._put_back(range(middle, batch.stop))
-            self._put_back(range(batch.start, middle))
+            self._enqueue(range(middle, batch.stop))
+            self._enqueue(range(batch.start, middle))
         else:
             # Every case may have run, and the definitions or any of the cases may have stopped the execution.
             message = (
@@ -185,6 +185,6 @@ class CaseScheduler:
             self.results.update(dict.fromkeys(batch, to_result(server_verdict)))
         return to_result(server_verdict)
 
-    def _put_back(self, indices: range) -> None:
+    def _enqueue(self, indices: range) -> None:
         if indices:
             self._pending.append(indices)

@@ -14,6 +14,8 @@ First the guest program announces its start with an empty frame on stderr, and i
 python-faas returns stdout when the program raises and stderr when the process dies. On a lossless server this is not
 necessary.
 
+In this package, "the definitions" are the user's program when it runs only to define the function that is then called.
+
 The job:
 
     nonce, code, language, max_output_bytes

@@ -80,8 +80,8 @@ class GuestReport:
     progress: bool = False
 
     @property
-    def attributable(self) -> bool:
-        """Whether the first case without a record is the one that ended the execution."""
+    def is_complete(self) -> bool:
+        """Whether every case that ended has a record, so that the first case without one stopped the execution."""
         return self.final or self.progress
 
 

@@ -174,7 +174,7 @@ class Counters:
         self._counters: defaultdict[tuple[str, str], CallCounters] = defaultdict(CallCounters)
 
     def at(self, language: str, endpoint: str) -> CallCounters:
-        """Return the counters for one language at one endpoint; "" stands for no endpoint."""
+        """Return the counters for one language at one endpoint; "" means no endpoint."""
         return self._counters[language, endpoint]
 
     def snapshot(

@@ -268,7 +268,7 @@ class Transport:
         # The server must not run the code for longer than the caller waits.
         timeout_ms = run.timeout_ms
         if (deadline - now) * 1000 < timeout_ms:
-            timeout_ms, permit.shortened = int((deadline - now) * 1000), True
+            timeout_ms, permit.has_reduced_timeout = int((deadline - now) * 1000), True
             if timeout_ms < 1:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
         request = execution.request(profile, timeout_ms)
@@ -290,7 +290,7 @@ class Transport:
             return request.read(None)
         permit.status = answer.status
         response = request.read(answer)
-        if permit.shortened and response.timed_out:
+        if permit.has_reduced_timeout and response.timed_out:
             # The code had less time than the caller allowed, so this is not a verdict on the code.
             message = f"the code was stopped after the {timeout_ms} ms that were left until the deadline of the call"
             raise DeadlineExceededError(message, sent="yes")

@@ -27,7 +27,7 @@ from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.http import RequestBody
 from faasrt.transport.limiter import AdaptiveLimit
 
-# A server may end a program this many seconds after its limit.
+# A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
 
 
@@ -42,7 +42,7 @@ class Permit:
         body: The body of the request; None before it is built, and for requests that run no code.
         run_s: The maximum number of seconds for which the server runs the code.
         cancels_on_disconnect: Whether the server stops the code when the client disconnects.
-        shortened: Whether the code has less time than the caller allowed, because part of it is used up.
+        has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.
         status: The HTTP status of the answer; None if there is no answer yet.
     """
 
@@ -52,7 +52,7 @@ class Permit:
     body: RequestBody | None = None
     run_s: float = 0.0
     cancels_on_disconnect: bool = False
-    shortened: bool = False
+    has_reduced_timeout: bool = False
     status: int | None = None
 
     def may_still_run(self, error: BaseException) -> bool:
@@ -94,7 +94,7 @@ class EndpointGroup:
         for endpoint in self.endpoints:
             endpoint.limit.set_capacity(None)
 
-    def open_error(self) -> ServiceError | None:
+    def unavailable_error(self) -> ServiceError | None:
         """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
 
         It is a copy of the last error of an endpoint.
@@ -240,7 +240,7 @@ class PermitPool:
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
             if is_failure and self.queued:
-                self._fail_where_all_open()
+                self._fail_unavailable_groups()
             self.wake()
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
@@ -281,13 +281,13 @@ class PermitPool:
 
     def _check_queue(self, group: EndpointGroup) -> None:
         """Raise an error if a new caller must not wait."""
-        error = group.open_error()
+        error = group.unavailable_error()
         if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
             raise error
         max_queue = self._settings.limiter.max_queue
         if max_queue is None:
             return
-        # Until the capacity is known, callers wait that will then be in flight. They do not count.
+        # Callers that only wait until the capacity is known do not count: they will then be sent.
         growth = sum(endpoint.limit.expected_growth for endpoint in group.endpoints)
         if self.queued >= max_queue + min(growth, self._max_concurrency - self.in_flight):
             raise QueueFullError(
@@ -298,7 +298,7 @@ class PermitPool:
     def _record_failure(self, permit: Permit, error: ServiceError, now: float) -> bool:
         """Record an error, and return whether the endpoint failed."""
         limit, breaker = permit.endpoint.limit, permit.endpoint.breaker
-        if isinstance(error, DeadlineExceededError) and permit.shortened:
+        if isinstance(error, DeadlineExceededError) and permit.has_reduced_timeout:
             return False  # the earlier attempts used up the time, not this endpoint
         if isinstance(error, (OverloadedError, DeadlineExceededError)):
             limit.shrink(now, permit.started)
@@ -317,9 +317,9 @@ class PermitPool:
         breaker.fail(now, permit.started, probe=permit.probe)
         return True
 
-    def _fail_where_all_open(self) -> None:
+    def _fail_unavailable_groups(self) -> None:
         for group in self._groups.values():
-            while group.waiters and (error := group.open_error()) is not None:
+            while group.waiters and (error := group.unavailable_error()) is not None:
                 self._fail(group, group.first, error)
 
     def _fail(self, group: EndpointGroup, waiter: _Waiter, error: FaasrtError) -> None:

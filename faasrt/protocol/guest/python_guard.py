@@ -11,7 +11,7 @@ EVENTS_PER_CHECK = 500
 
 
 # Raised in the program to stop it at its time limit or its output limit.
-class Ended(BaseException):
+class LimitExceeded(BaseException):
     pass
 
 

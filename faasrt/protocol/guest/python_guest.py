@@ -120,15 +120,15 @@ class Guest:
     def interrupt(self):
         self.interrupts += 1
         if self.interrupts > MAX_INTERRUPTS:
-            self.end_process(self.ended_fields())
-        raise Ended
+            self.end_process(self.limit_result())
+        raise LimitExceeded
 
     def on_output_limit(self):
         self.exceeded_output = True
         if self.running:
             self.interrupt()
 
-    def ended_fields(self):
+    def limit_result(self):
         return {"outcome": "OUTPUT_LIMIT" if self.exceeded_output else "TIMEOUT"}
 
     def exit_hard(self, status):
@@ -163,7 +163,7 @@ class Guest:
         try:
             if self.job["single"]:
                 self.begin(0)
-                self.record(self.guarded(self.run_whole))
+                self.record(self.run_guarded(self.run_whole))
             else:
                 self.run_cases()
         finally:
@@ -179,7 +179,7 @@ class Guest:
         self.index, self.ret_val, self.exceeded_output, self.interrupts = index, "", False, 0
         self.began = now()
 
-    def guarded(self, action, *arguments):
+    def run_guarded(self, action, *arguments):
         # Run an action within the limits. A program that caught the guard's exception has exceeded them as well.
         self.running = True
         try:
@@ -191,13 +191,13 @@ class Guest:
                 self.running = False
                 self.guard.disarm()
         except BaseException:
-            # The guard ended the program, or the program broke the guest.
+            # The guard stopped the program, or the program broke the guest.
             self.running = False
             self.guard.disarm()
             fields = {"outcome": "CRASHED"}
-        return self.ended_fields() if self.interrupts or self.exceeded_output else fields
+        return self.limit_result() if self.interrupts or self.exceeded_output else fields
 
-    def attempt(self, action, *arguments):
+    def run_user_code(self, action, *arguments):
         # Run a part of the user's code, and return how it ended; its return value is under "value".
         reserve = memory_reserve()
         try:
@@ -207,27 +207,27 @@ class Guest:
                 # First, because a trace function of the program would run in the guest's functions too.
                 sys.settrace(None)
                 sys.setprofile(None)
-        except Ended:
+        except LimitExceeded:
             raise
         except SystemExit as error:
             code = exit_code_of(error, self.stderr)
-            return self.exit(code) if code else {"outcome": "OK", "exit_code": 0, "exited": True}
+            return self.exit_result(code) if code else {"outcome": "OK", "exit_code": 0, "exited": True}
         except BaseException as error:
             del reserve
             self.repair()
-            return self.error(error_fields(error, "run", self.job["max_output_bytes"]))
+            return self.error_result(error_fields(error, "run", self.job["max_output_bytes"]))
 
-    def exit(self, code, when=""):
+    def exit_result(self, code, when=""):
         error = {"name": "SystemExit", "message": f"the program exited with code {code}{when}"}
         return {"outcome": "USER_ERROR", "exit_code": code, "exited": True, "error": error}
 
-    def error(self, fields):
+    def error_result(self, fields):
         write(self.stderr, fields["traceback"])
         outcome = "SYNTAX_ERROR" if fields.get("phase") == "compile" else "USER_ERROR"
         return {"outcome": outcome, "exit_code": 1, "error": fields}
 
     def define(self):
-        # Run the program in a module of its own, and return how it ended.
+        # Run the program in a new module, and return how it ended.
         module = type(sys)("__main__")
         names = self.names = module.__dict__
         code = self.job["code"].removeprefix("\ufeff")
@@ -237,13 +237,13 @@ class Guest:
         linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
             program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
-        except Ended:
+        except LimitExceeded:
             raise
         except BaseException as error:
-            return self.error(error_fields(error, "compile", self.job["max_output_bytes"]))
-        fields = self.attempt(self.execute, program, names)
+            return self.error_result(error_fields(error, "compile", self.job["max_output_bytes"]))
+        fields = self.run_user_code(self.execute, program, names)
         if "exited" in fields and self.job["function"] is not None:
-            return self.exit(fields["exit_code"], " before its function was called")
+            return self.exit_result(fields["exit_code"], " before its function was called")
         return fields
 
     def execute(self, program, names):
@@ -296,7 +296,7 @@ class Guest:
         job = self.job
         if not job["isolate"]:
             self.begin(-1)
-            fields = self.guarded(self.define)
+            fields = self.run_guarded(self.define)
             self.record(fields, job["definition_bytes"])
             if fields["outcome"] != "OK":
                 return
@@ -307,7 +307,7 @@ class Guest:
             if index > job["first"] and (late or full):
                 return
             self.begin(index)
-            fields = self.guarded(self.run_case, case)
+            fields = self.run_guarded(self.run_case, case)
             if job["limit_ms"] is not None and (now() - self.began) * 1000 > job["limit_ms"]:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
@@ -328,11 +328,11 @@ class Guest:
         name, names = self.job["function"], self.names
         if not callable(names.get(name)):
             return self.missing(name)
-        fields = self.attempt(self.apply, names[name], *case)
+        fields = self.run_user_code(self.apply, names[name], *case)
         if "exited" in fields:
-            return self.exit(fields["exit_code"], f" before {name} returned")
+            return self.exit_result(fields["exit_code"], f" before {name} returned")
         if fields["outcome"] == "OK":
-            ended = self.attempt(encode, fields.pop("value"))
+            ended = self.run_user_code(encode, fields.pop("value"))
             if ended["outcome"] != "OK":
                 return ended
             self.ret_val = ended["value"]
@@ -351,7 +351,7 @@ class Guest:
             found = [key for key in functions if getattr(names[key], "__module__", "") == "__main__"][:50]
             listed = "its functions: " + ", ".join(found) if found else "it has no functions"
             kind, message = "NameError", f"the program defines no function {name}; {listed}"
-        return self.error({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
+        return self.error_result({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
 
     # Sending the records.
 
