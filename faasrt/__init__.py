@@ -121,8 +121,8 @@ __all__ = [
     "__version__",
 ]
 
-# Names are loaded at their first use: the worker processes of the embedded FaaS and `faasrt --help` need only a few of
-# them. The modules that import aiohttp come last, because that takes longer than all of the rest.
+# Names are loaded on first use, because the worker processes of the embedded FaaS and `faasrt --help` need only a few.
+# The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = ("errors", "languages", "results", "config", "tasks", "telemetry.metrics", "runtime", "factory", "manager")
 
 

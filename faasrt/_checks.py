@@ -1,4 +1,4 @@
-"""Validators and converters of settings."""
+"""Validators and converters for settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _OWN_HEADERS = {"accept-encoding", "content-encoding", "content-length", "conten
 
 
 def must_be(kind: str, accepts: Callable[[Any], bool]) -> Any:
-    """Return an attrs validator, whose error says what the value must be."""
+    """Return an attrs validator.
+
+    Args:
+        kind: A description of the valid values, for the error message.
+        accepts: Returns whether a value is valid.
+    """
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not accepts(value):
@@ -30,13 +35,13 @@ def must_be(kind: str, accepts: Callable[[Any], bool]) -> Any:
 
 def number(*, above: float, most: float, integer: bool = False) -> Any:
     """Return an attrs validator for a finite number in (above, most]."""
-    wanted: Any = int if integer else (int, float)
-    kind = must_be(
+    types: Any = int if integer else (int, float)
+    is_number = must_be(
         "a whole number" if integer else "a number",
-        lambda value: isinstance(value, wanted) and not isinstance(value, bool),
+        lambda value: isinstance(value, types) and not isinstance(value, bool),
     )
-    size = must_be(f"above {above:g} and at most {most:g}", lambda value: above < value <= most)
-    return attrs.validators.and_(kind, size)
+    is_in_range = must_be(f"above {above:g} and at most {most:g}", lambda value: above < value <= most)
+    return attrs.validators.and_(is_number, is_in_range)
 
 
 flag = must_be("True or False", lambda value: isinstance(value, bool))
@@ -49,7 +54,7 @@ def parse_base_url(text: object) -> str:
     """Return the base URL of a FaaS without a trailing slash.
 
     Raises:
-        ConfigurationError: It is not an http(s) URL with a host, or it has user info, a query or a fragment.
+        ConfigurationError: The text is not an http(s) URL with a host, or has user info, a query or a fragment.
     """
     if not isinstance(text, str):
         raise ConfigurationError(f"a FaaS URL must be a string, got {shown(text)}")
@@ -59,9 +64,11 @@ def parse_base_url(text: object) -> str:
         port_ok = parts.port is None or parts.port > 0
         (parts.hostname or "").encode("idna")
     except ValueError:
-        raise ConfigurationError(f"not a URL: {shown(_without_userinfo(url))}") from None
+        raise ConfigurationError(f"a FaaS URL must be a valid URL, got {shown(_without_userinfo(url))}") from None
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"a FaaS URL must not carry user info (use a token): {shown(_without_userinfo(url))}")
+        raise ConfigurationError(
+            f"a FaaS URL must not contain user info (use `token`), got {shown(_without_userinfo(url))}"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
         raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {shown(url)}")
     if parts.query or parts.fragment:
@@ -82,11 +89,11 @@ def endpoints(given: object) -> dict[Language, tuple[str, ...]]:
     found: dict[Language, tuple[str, ...]] = {}
     for name, urls in given.items():
         if isinstance(urls, (bytes, bytearray, Mapping)) or not isinstance(urls, Iterable):
-            raise ConfigurationError(f"endpoints[{shown(name)}] must be a URL or several, got {shown(urls)}")
-        several = [urls] if isinstance(urls, str) else list(urls)
-        if several:
-            # A replica that is named twice is one replica: dict keeps the order and drops the repeats.
-            found[Language.parse(name)] = tuple(dict.fromkeys(parse_base_url(url) for url in several))
+            raise ConfigurationError(f"endpoints[{shown(name)}] must be a URL or a sequence of URLs, got {shown(urls)}")
+        replicas = [urls] if isinstance(urls, str) else list(urls)
+        if replicas:
+            # Drop duplicates, and keep the order.
+            found[Language.parse(name)] = tuple(dict.fromkeys(parse_base_url(url) for url in replicas))
     return found
 
 
@@ -107,43 +114,45 @@ def instance_of(kind: type) -> Any:
 
 
 def token(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    # An invalid header value would fail at the first request, and the error might show it.
+    # An invalid header value would fail at the first request, with an error that may contain the token.
     if value is not None and (
         not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value
     ):
-        raise ConfigurationError("token must be a non-empty str of printable ASCII")
+        raise ConfigurationError("token must be a non-empty str of printable ASCII characters, or None")
 
 
 def headers(given: object) -> dict[str, str]:
-    """Return the headers of every request.
+    """Return the headers as a dict.
 
     Raises:
-        ConfigurationError: A header cannot be sent, or is one that the client sets itself.
+        ConfigurationError: A header is malformed, or the client sets it itself.
     """
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"headers must map names to values, got {shown(given)}")
     for name, value in given.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
-            raise ConfigurationError(f"headers cannot set {shown(name)}")
+            raise ConfigurationError(
+                f"headers must not contain {shown(name)}: the name is invalid, or the client sets this header itself"
+            )
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-            raise ConfigurationError(f"the value of the header {name} must be printable ASCII")
+            raise ConfigurationError(f"headers[{name!r}] must be a str of printable ASCII characters")
     return dict(given)
 
 
 def proxy(given: object) -> str | None:
-    """Return the URL of a proxy, which may have user info."""
+    """Return the URL of a proxy. Unlike the URL of a FaaS, it may contain user info."""
     if given is None:
         return None
     parts = urlsplit(given) if isinstance(given, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError("proxy must be a URL such as http://proxy:3128")
+        raise ConfigurationError("proxy must be an http or https URL such as http://proxy:3128")
     return parts.geturl()
 
 
 def session(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Check a session of the caller's own."""
+    """Check that the value is None or an aiohttp session."""
     if value is not None:
-        import aiohttp  # settings are loaded without it
+        import aiohttp  # not at the top, because loading the settings must not load aiohttp
 
         if not isinstance(value, aiohttp.ClientSession):
             raise ConfigurationError(f"session must be an aiohttp.ClientSession, got {shown(value)}")

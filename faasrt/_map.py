@@ -1,9 +1,9 @@
 """The engine of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number of calls in flight.
 
 The tasks come from any iterable or asynchronous iterable: a million take no more memory than a thousand
-(`benchmarks/map.py`). An infrastructure failure is the `error` of its item, and the map goes on; `stop_on=ServiceError`
-makes it the last item. Tasks wait for permits without limit. Leaving the loop or a cancellation stops the source and
-the calls in flight. `coalesce=N` runs up to N consecutive tasks that differ only in their `args` in one execution.
+(`benchmarks/map.py`). An infrastructure failure becomes the `error` of its item, and the map continues, unless
+`stop_on=ServiceError` makes it the last item. Leaving the loop, or a cancellation, stops the source and the calls in
+flight. `coalesce=N` runs up to N consecutive tasks that differ only in their `args` in one execution.
 
 `faasrt batch` runs files of tasks, and can resume after a crash (see `faasrt.cli`); `faasrt.ray.run_tasks` runs tasks
 on several machines.
@@ -36,7 +36,7 @@ from faasrt.runtime import Runtime
 from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
 
 MAX_WINDOW = 64
-"""The most tasks that are read beyond those in flight; never more than are in flight."""
+"""The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
 
 GetRuntime: TypeAlias = Callable[[Language], Awaitable[Runtime]]
 
@@ -45,7 +45,7 @@ class _Source:
     """Reads tasks one by one from an iterable or an asynchronous iterable.
 
     Attributes:
-        error: The error that the iterable raised, which ends it; None if there is none.
+        error: The exception that the iterable raised, or None. It ends the tasks.
     """
 
     def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
@@ -60,7 +60,7 @@ class _Source:
         self.error: Exception | None = None
 
     async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
-        """Return the next task with its index; None at the end, or when `wait` is false and it is not available yet."""
+        """Return the next task with its index; None at the end, or if `wait` is false and no task is available yet."""
         if self._unread is not None:
             unread, self._unread = self._unread, None
             return unread
@@ -81,7 +81,7 @@ class _Source:
                 found = next(self._iterator, _END)
             if found is not _END and not isinstance(found, CodeTask):
                 kind = type(found).__name__
-                raise InvalidRequestError(f"item {self._count} of the tasks is a {kind}, not a CodeTask")
+                raise InvalidRequestError(f"tasks must yield CodeTasks, got {kind} at index {self._count}")
         except Exception as error:
             found, self.error = _END, error
         if found is _END:
@@ -91,7 +91,7 @@ class _Source:
         return self._count - 1, found
 
     def unread(self, index: int, task: CodeTask) -> None:
-        """Return a task to the source; the next `read` returns it."""
+        """Put a task back, so that the next `read` returns it."""
         self._unread = index, task
 
     async def aclose(self) -> None:
@@ -118,9 +118,9 @@ async def _anext(iterator: AsyncIterator[Any]) -> Any:
 
 
 async def stop_maps(maps: set[Map]) -> None:
-    """Stop maps. Consumers that still read results get `RuntimeClosedError`.
+    """Stop maps, and raise `RuntimeClosedError` in consumers that are still reading results.
 
-    Cancellation: the maps stop all the same, a moment later.
+    Cancellation: the maps still stop, in the background.
     """
     stopping = [one.stop() for one in maps]
     for one in maps:
@@ -131,11 +131,11 @@ async def stop_maps(maps: set[Map]) -> None:
 
 @attrs.define(eq=False)
 class Map:
-    """One run of `RuntimeManager.map`, which has the same arguments.
+    """One run of `RuntimeManager.map`, which documents the other arguments.
 
     Args:
         get_runtime: Returns the runtime of a language.
-        running: The running maps, of which this is one from its start to its end.
+        running: The set of running maps. This map is in it from its start to its end.
     """
 
     _get_runtime: GetRuntime
@@ -146,14 +146,14 @@ class Map:
     _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
     _coalesce: int = attrs.field(validator=count)
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
-    # Each task acquires a slot when it is read, and releases it when its result is delivered. So all work stops soon
-    # after a consumer that does not close the results.
+    # Each task acquires a slot when it is read, and releases it when its result is delivered. If the consumer stops
+    # reading without closing the results, the slots run out and the work stops.
     _slots: asyncio.Semaphore = attrs.field(init=False)
-    # None marks the end of a worker.
+    # The last item of each worker is None.
     _results: asyncio.Queue[TaskResult | BaseException | None] = attrs.field(factory=asyncio.Queue, init=False)
     _workers: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
-    # The workers whose None was not read yet.
-    _working: int = attrs.field(default=0, init=False)
+    # The number of workers whose None has not been read from `_results`.
+    _active_workers: int = attrs.field(default=0, init=False)
     _stopping: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -161,7 +161,7 @@ class Map:
         self._slots = asyncio.Semaphore((self._concurrency + window) * self._coalesce)
 
     async def run(self) -> AsyncGenerator[TaskResult]:
-        """Yield the results. At the end, in every case, the source is stopped and no call is in flight."""
+        """Yield the results. However this ends, the source is then stopped and no call is in flight."""
         self._running.add(self)
         try:
             self._start_worker()
@@ -173,20 +173,20 @@ class Map:
             if self._source.error is not None:
                 raise self._source.error
         finally:
-            await _wait_through(self.stop())
+            await _wait_shielded(self.stop())
 
     async def aclose(self) -> None:
-        """Stop the source if `run` was not started, and so did not stop it.
+        """Stop the source, unless `run` has stopped it.
 
-        Cancellation: is raised after that.
+        Cancellation: raised after the source has stopped.
         """
         if self._stopping is None:
-            await _wait_through(self.stop())
+            await _wait_shielded(self.stop())
 
     def stop(self) -> asyncio.Task[None]:
-        """Return a task that stops the workers and the source.
+        """Return the task that stops the workers and the source.
 
-        It is a separate task, so that a cancellation of the caller does not leave the source open.
+        A separate task does this, so that the source is closed even if the caller is cancelled.
         """
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
@@ -203,7 +203,7 @@ class Map:
             self._running.discard(self)
 
     def _start_worker(self) -> None:
-        self._working += 1
+        self._active_workers += 1
         worker = asyncio.create_task(self._work())
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
@@ -211,10 +211,10 @@ class Map:
     async def _deliver(self) -> AsyncIterator[TaskResult]:
         held: dict[int, TaskResult] = {}
         index = 0
-        while self._working:
+        while self._active_workers:
             item = await self._results.get()
             if item is None:
-                self._working -= 1
+                self._active_workers -= 1
             elif isinstance(item, BaseException):
                 raise item
             elif not self._ordered:
@@ -229,20 +229,20 @@ class Map:
         try:
             is_newest = True
             while batch := await self._read():
-                # Workers start one after the other, so that a small input starts only a few.
+                # Each worker starts the next one, so that a small input starts only a few.
                 if is_newest and len(self._workers) < self._concurrency:
                     self._start_worker()
                 is_newest = False
                 for item in await self._execute(batch):
                     self._results.put_nowait(item)
         except BaseException as error:
-            # This includes a cancellation that the source raised, which would be lost otherwise.
+            # Not only Exception: a CancelledError raised by the source must reach the consumer.
             self._results.put_nowait(error)
             return
         self._results.put_nowait(None)
 
     async def _read(self) -> list[tuple[int, CodeTask]]:
-        """Return the next task, and those after it that can share its execution."""
+        """Return the next task and those after it that can share its execution; an empty list at the end."""
         await self._slots.acquire()
         async with self._reading:
             first = await self._source.read()
@@ -274,19 +274,19 @@ class Map:
                 cases = [task.args for _, task in batch]
                 results = await runtime.run_cases(task.code, task.function, cases, **task.options())
         except ConfigurationError:
-            raise  # all other tasks would get it too
+            raise  # every other task would fail in the same way
         except FaasrtError as error:
             if isinstance(error, RuntimeClosedError):
                 await self._get_runtime(task.language)  # raises if the manager is closed too
             if isinstance(error, InvalidRequestError) and len(batch) > 1:
-                # One of the tasks is invalid; the others must not fail.
+                # One of the tasks is invalid. Run each task separately, so that the others do not fail.
                 return [item for one in batch for item in await self._execute([one])]
             return [TaskFailure(index, task, error) for index, task in batch]
         return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
 
 
-async def _wait_through(task: asyncio.Task[None]) -> None:
-    """Wait for a task to end. A cancellation of the caller is raised afterwards."""
+async def _wait_shielded(task: asyncio.Task[None]) -> None:
+    """Wait until a task has ended. If the caller is cancelled, raise the CancelledError after that."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -301,7 +301,7 @@ async def _wait_through(task: asyncio.Task[None]) -> None:
 
 
 def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
-    """Return a key that is equal for tasks that can share an execution; None for a task that cannot share one."""
+    """Return a key that is the same for tasks that can share an execution; None for a task that cannot share one."""
     if task.function is None or task.kwargs or task.ext:
         return None
     return task.code, task.language, task.function, task.timeout_ms, task.sandbox, task.priority, task.idempotent

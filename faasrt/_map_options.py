@@ -22,29 +22,28 @@ count = must_be(
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
-    """Return a function that tests a result for a condition: an outcome, an error class, several of these, or a
-    function.
+    """Return a function that tests a result for the condition `stop_on`.
 
     Raises:
-        ConfigurationError: The condition is something else.
+        ConfigurationError: `stop_on` is not an outcome, an error class, a collection of these, or a function.
     """
     if stop_on is None:
         return lambda item: False
     if callable(stop_on) and not isinstance(stop_on, type):
         if inspect.iscoroutinefunction(stop_on) or inspect.iscoroutinefunction(type(stop_on).__call__):
-            raise ConfigurationError(f"stop_on must not be async, because a coroutine is always true: {shown(stop_on)}")
+            raise ConfigurationError(f"stop_on must not be async (a coroutine is always true), got {shown(stop_on)}")
         return stop_on
     conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
     if isinstance(conditions, (str, bytes, Mapping)) or not isinstance(conditions, Collection):
         raise ConfigurationError(
-            f"stop_on must be an Outcome, an error's class, several, or a function, got {shown(stop_on)}"
+            f"stop_on must be an Outcome, an error class, a collection of these, or a function, got {shown(stop_on)}"
         )
     outcomes = {condition for condition in conditions if isinstance(condition, Outcome)}
     errors = tuple(
         condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
     )
     if len(outcomes) + len(errors) != len(conditions):
-        raise ConfigurationError(f"stop_on may hold only Outcomes and classes of errors, got {shown(stop_on)}")
+        raise ConfigurationError(f"stop_on must contain only Outcomes and error classes, got {shown(stop_on)}")
     return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
 
 
@@ -52,8 +51,8 @@ class ResultStream(AsyncGenerator[TaskResult]):
     """The results of `RuntimeManager.map`: an asynchronous generator that is also an asynchronous context manager.
 
     Args:
-        generator: Yields the results. It is dropped with the stream, and the event loop closes it then.
-        close: Stops the map, if the generator was not started.
+        generator: Yields the results. The event loop closes it when the stream is garbage-collected.
+        close: Stops the map if the generator was not started.
     """
 
     def __init__(self, generator: AsyncGenerator[TaskResult], close: Callable[[], Awaitable[None]]) -> None:
@@ -64,7 +63,7 @@ class ResultStream(AsyncGenerator[TaskResult]):
         return self._generator.__anext__()
 
     async def asend(self, value: None) -> TaskResult:
-        """Return the next result, as `anext` does."""
+        """Return the next result, like `anext`."""
         return await self._generator.asend(value)
 
     async def athrow(self, *error: Any) -> TaskResult:
@@ -74,10 +73,10 @@ class ResultStream(AsyncGenerator[TaskResult]):
     async def aclose(self) -> None:
         """Stop the source, cancel the executions in flight, and wait for both. Closing twice is harmless.
 
-        Cancellation: is raised after that.
+        Cancellation: raised after that.
         """
         await self._generator.aclose()
-        await self._close()  # a generator that was not started runs none of its clean-up
+        await self._close()  # closing a generator that was not started does not run its clean-up
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The runtimes of a manager: made at their first use, shared, and closed together with the embedded FaaS."""
+"""The runtimes of a manager: created on first use, shared, and closed together with the embedded FaaS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RuntimeCache:
         self._loop = LoopAffinity("manager")
 
     async def get_runtime(self, language: str | Language) -> Runtime:
-        """Return the runtime of a language, which all callers share; do not close it.
+        """Return the runtime for a language. All callers share it, so do not close it.
 
         Args:
             language: A name or a `Language`.
@@ -49,7 +49,7 @@ class RuntimeCache:
             ConfigurationError: The embedded FaaS cannot listen.
             ServerError: The embedded FaaS cannot run the language.
 
-        Cancellation: a runtime that was being made is not kept.
+        Cancellation: stops an embedded FaaS that is starting; the next call starts it again.
 
         Example:
             >>> python = await manager.get_runtime("python")
@@ -59,7 +59,7 @@ class RuntimeCache:
         parsed = Language.parse(language)
         if self._faas is not None:
             await self._start_faas()
-            # Outside the lock: JavaScript must not wait until Python has been compiled.
+            # Outside the lock: JavaScript must not wait while Python is compiled.
             await self._faas.wait_ready(parsed)
         return self._cached_runtime(parsed)
 
@@ -73,14 +73,14 @@ class RuntimeCache:
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
     async def clear_cache(self) -> None:
-        """Drop every runtime, so that the next `get_runtime` makes a new one, and close the dropped ones.
+        """Close every runtime. The next `get_runtime` creates a new one.
 
-        Waits for calls in flight, however long they take. New calls on a dropped runtime are refused.
+        Waits for the calls in flight, without a time limit. New calls on a closed runtime are refused.
 
         Raises:
             RuntimeClosedError: The manager was closed.
 
-        Cancellation: ends the calls in flight.
+        Cancellation: cancels the calls in flight.
 
         Example:
             >>> await manager.clear_cache()
@@ -96,10 +96,10 @@ class RuntimeCache:
     async def aclose(self) -> None:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
 
-        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight get
-        `TimeoutSettings.close_s` to end, and fail with `RuntimeClosedError` then.
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
+        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
 
-        Cancellation: ends the calls in flight at once.
+        Cancellation: cancels the calls in flight at once.
         """
         self._closed = True
         async with self._lock:
@@ -124,7 +124,7 @@ class RuntimeCache:
         await self.aclose()
 
     def __del__(self) -> None:
-        # An instance that __init__ refused has no attributes.
+        # If __init__ raised an error, the attributes are missing.
         if getattr(self, "_closed", True):
             return
         if self._runtimes or self._has_started_faas:
@@ -153,7 +153,7 @@ class RuntimeCache:
                 try:
                     await self._faas.start()
                 except BaseException:
-                    self._faas = self._make_faas(self._faas.languages)  # a LocalFaaS can be started once
+                    self._faas = self._make_faas(self._faas.languages)  # a LocalFaaS can be started only once
                     raise
                 endpoints = dict.fromkeys(self._faas.languages, self._faas.url)
                 settings = attrs.evolve(self._factory.settings, endpoints=endpoints)

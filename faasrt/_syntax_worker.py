@@ -1,9 +1,9 @@
-"""Checks the syntax of Python programs, one after another, in a process of its own; run by `syntax.py`.
+"""The process that `syntax.py` starts to check the syntax of Python programs, one after another.
 
-It writes one byte when it is able to parse. Then it reads four bytes of length and a program in UTF-8, and writes the
-same with JSON: `[]` for a program that parses, `[message, line, column]` for one that does not, or `null` when memory
-ran out below the limit that it sets itself. It is started as a file, isolated and without site-packages, so it imports
-nothing of ours.
+It writes one byte when it is ready. Then, for each program, it reads a length (4 bytes) and the program in UTF-8, and
+writes a length and JSON: `[]` if the program parses, `[message, line, column]` if it does not, or `null` if memory ran
+out because the system's memory limit is lower than the one below. Python runs this file isolated and without
+site-packages, so the file cannot import faasrt.
 """
 
 import ast
@@ -20,9 +20,9 @@ _MEMORY_BYTES = 2 * 2**30
 
 
 def check(source: bytes, *, has_full_memory: bool) -> list[object] | None:
-    """Parse a program, without compiling or running it."""
+    """Parse a program, without compiling or running it, and return the answer."""
     try:
-        # A byte order mark is ignored, as when the program runs.
+        # Python ignores a byte order mark when it runs a program, too.
         ast.parse(source.decode("utf-8", "surrogatepass").removeprefix("\ufeff"), "main.py")
     except SyntaxError as error:
         return [error.msg, _position(error.lineno), _position(error.offset)]
@@ -41,7 +41,7 @@ def _position(value: int | None) -> int | None:
 
 
 def _limit_memory() -> bool:
-    """Limit the memory of this process, and return whether the limit is the intended one and not a lower one."""
+    """Limit the memory of this process. Return False if the system already has a lower limit."""
     if sys.platform == "win32":
         return True
     limits = [_MEMORY_BYTES, *(limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit >= 0)]
@@ -51,7 +51,7 @@ def _limit_memory() -> bool:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Check programs until stdin is closed."""
     has_full_memory = _limit_memory()
     commands, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(HELLO)

@@ -1,8 +1,8 @@
-"""The settings of a runtime: frozen, validated, varied by `attrs.evolve`.
+"""The settings: frozen and validated. `attrs.evolve` makes a changed copy.
 
-`RuntimeManager(settings=...)`, `RuntimeManager.local(settings=...)` and `RuntimeFactory(...)` take a `Settings`; its
-fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` hold the rest. `Settings.from_env(...)`, which
-`RuntimeManager.from_env(...)` calls, reads the environment:
+`RuntimeManager(settings=...)`, `RuntimeManager.local(settings=...)` and `RuntimeFactory(...)` take a `Settings`, whose
+fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` are the other classes of this module.
+`Settings.from_env(...)`, which `RuntimeManager.from_env(...)` calls, reads the environment:
 
     COZE_LOOP_PYTHON_FAAS_URL              the FaaS of a language: one URL, or several replicas separated by commas;
                                            JavaScript and TypeScript have COZE_LOOP_JS_FAAS_URL
@@ -10,8 +10,8 @@ fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` hold the rest. `S
     COZE_LOOP_FAAS_URL                     one FaaS for every language
     FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
 
-The first that is set wins for a language; an explicit argument wins over all of them. The embedded FaaS keeps its
-compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
+For each language, the first variable that is set is used. Explicit arguments override the environment. The embedded
+FaaS keeps its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Langu
 
 @attrs.frozen(kw_only=True)
 class SandboxConfig:
-    """The limits that one execution lives under.
+    """The limits of one execution.
 
     Attributes:
         memory_limit_mb: Memory in MiB, from 1 to 65,536. Default: 128. The embedded FaaS needs 48 for Python, and 16
             for JavaScript and TypeScript.
-        timeout_limit_s: Wall-clock seconds, above 0 and at most a day. Default: 30. It is the default and the ceiling
-            of `timeout_ms`.
-        max_output_bytes: UTF-8 bytes kept of each stream, from 1 to 1 GiB. Default: 1048576. Head and tail of a longer
-            one stay, and `result.truncated` names it.
-        network_enabled: Whether the code may reach the network. Default: False. Servers that cannot grant it refuse
-            the call.
+        timeout_limit_s: Wall-clock seconds, above 0 and at most a day. Default: 30. It is both the default and the
+            maximum of `timeout_ms`.
+        max_output_bytes: The maximum size of each output stream in UTF-8 bytes, from 1 to 1 GiB. Default: 1048576. A
+            longer stream is cut to its head and tail, and `result.truncated` names it.
+        network_enabled: Whether the code may use the network. Default: False. The embedded FaaS refuses calls with
+            True.
 
     Raises:
-        ConfigurationError: A value is out of range, not finite, or a bool where a number belongs.
+        ConfigurationError: A value is out of range, not finite, or a bool instead of a number.
 
     Example:
         >>> sandbox = SandboxConfig(timeout_limit_s=0.2)
@@ -69,14 +69,14 @@ class SandboxConfig:
 
 @attrs.frozen(kw_only=True)
 class TimeoutSettings:
-    """The timeouts of a call, beside the sandbox's own limit.
+    """The timeouts of a call, in addition to the time limit of the sandbox.
 
     Attributes:
         connect_s: Seconds for DNS, TCP and TLS together. Default: 5.
-        grace_s: Seconds that an attempt gets beyond `timeout_ms`, for the way there and back. Default: 2.
-        startup_s: Seconds that it gets beyond that on a server which says that it starts an interpreter for each
-            request, as python-faas does: 1.5 to 2 s, and more with several at once. Default: 10.
-        health_s: Seconds for a health probe as a whole. Default: 5.
+        grace_s: Seconds that an attempt may take beyond `timeout_ms`, for the network and the server. Default: 2.
+        startup_s: Further seconds on a server that starts an interpreter for each request, such as python-faas, where
+            this takes 1.5 to 2 s, or longer under load. Default: 10.
+        health_s: Seconds for a health probe, from the connection to the end of the answer. Default: 5.
         close_s: Seconds that `aclose` waits for calls in flight before it cancels them. Default: 5.
 
     Example:
@@ -93,15 +93,15 @@ class TimeoutSettings:
 
 @attrs.frozen(kw_only=True)
 class LimiterSettings:
-    """How many calls may be in flight at once.
+    """The limits on calls in flight, and on calls that wait for a permit to be sent.
 
     Attributes:
-        max_concurrency: The most calls in flight per manager, from 1 to 100,000. Default: 256. Each endpoint has a
-            limit of its own below that, which starts at the size that its health report tells (else 16), and follows
-            how it does.
-        max_queue: The most callers that may wait for a permit; the next one gets `QueueFullError`. Default: None, any
-            number may wait.
-        queue_timeout_s: The most seconds that a caller waits for a permit. Default: None, for as long as it takes.
+        max_concurrency: The maximum number of calls in flight per manager, from 1 to 100,000. Default: 256. Each
+            endpoint also has an adaptive limit, which starts at the capacity in its health report, or else at 16.
+        max_queue: The maximum number of calls that wait for a permit, from 1 to 10,000,000; further calls raise
+            `QueueFullError`. Default: None, which means no limit.
+        queue_timeout_s: The maximum number of seconds that a call waits for a permit. Default: None, which means no
+            limit.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=8, queue_timeout_s=60)
@@ -118,21 +118,22 @@ class LimiterSettings:
 
 @attrs.frozen(kw_only=True)
 class RetrySettings:
-    """When a failed call is tried again: at once elsewhere, later, or not at all.
+    """Whether, when and how often a failed call is retried.
 
     Attributes:
-        idempotent: Whether programs may run more than once unless a call says otherwise. Default: False.
-        max_attempts: Attempts of one call, the first included; 1 makes no retries. Default: 3.
-        base_delay_s: Seconds of the first wait at most; it doubles with each attempt, and is taken at random from 0 on.
-            Default: 0.05.
-        max_delay_s: The longest wait, in seconds. Default: 2.
-        throttled_base_delay_s: As `base_delay_s`, after a 429 or 503. Default: 1.
-        throttled_max_delay_s: As `max_delay_s`, after a 429 or 503. Default: 20.
-        max_retry_after_s: A server that asks for a longer wait than this is not waited for. Default: 30.
-        budget: The size of the bucket that retries are paid from. Default: 50. Each family of languages has a bucket,
-            shared by all callers of a factory.
-        retry_cost: The tokens that a retry takes, at most `budget`. Default: 5.
-        success_credit: The tokens that a success adds. Default: 1.
+        idempotent: Whether programs may run more than once; each call can override this. Default: False.
+        max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
+        base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
+            actual delay is random, between 0 and this maximum. Default: 0.05.
+        max_delay_s: The maximum delay before any retry, in seconds. Default: 2.
+        throttled_base_delay_s: Like `base_delay_s`, after a 429 or 503. Default: 1.
+        throttled_max_delay_s: Like `max_delay_s`, after a 429 or 503. Default: 20.
+        max_retry_after_s: The maximum `Retry-After` in seconds. A call is not retried if the server asks for a longer
+            delay. Default: 30.
+        budget: The size of the retry budget, in tokens. Default: 50. Python has one budget, and JavaScript and
+            TypeScript share another; all callers of a factory share both.
+        retry_cost: The tokens that a retry takes from the budget, at most `budget`. Default: 5.
+        success_credit: The tokens that a successful call adds to the budget. Default: 1.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -158,8 +159,8 @@ class RetrySettings:
     def __attrs_post_init__(self) -> None:
         if self.retry_cost > self.budget:
             raise ConfigurationError(
-                f"retry_cost ({self.retry_cost:g}) must not be above budget ({self.budget:g}), or no retry is ever "
-                "made; max_attempts=1 turns retries off"
+                f"retry_cost ({self.retry_cost:g}) must be at most budget ({self.budget:g}), because otherwise no "
+                "call is ever retried; max_attempts=1 disables retries"
             )
 
 
@@ -168,12 +169,12 @@ class BreakerSettings:
     """When the circuit breaker of an endpoint opens, so that the endpoint gets no calls for a while.
 
     Attributes:
-        consecutive_failures: The number of consecutive failures that opens it. Default: 5.
-        min_success_rate: A smaller share of successes opens it too; above 0 and at most 1. Default: 0.8.
-        window_s: The seconds over which the share is taken. Default: 30.
-        min_calls: The least number of calls for which the share counts. Default: 20.
-        base_open_s: Seconds for which it opens first; they double each time. Default: 5.
-        max_open_s: The most seconds for which it opens. Default: 300.
+        consecutive_failures: The number of consecutive failures that opens the breaker. Default: 5.
+        min_success_rate: A success rate below this opens it too; above 0 and at most 1. Default: 0.8.
+        window_s: The seconds over which the success rate is measured. Default: 30.
+        min_calls: The minimum number of calls in the window for the success rate to count. Default: 20.
+        base_open_s: The seconds for which the breaker is open the first time; they double each time. Default: 5.
+        max_open_s: The maximum number of seconds for which it is open. Default: 300.
 
     Example:
         >>> settings = Settings(
@@ -212,30 +213,31 @@ class SettingsOptions(TypedDict, total=False):
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Everything that a runtime, factory or manager needs to know.
+    """The settings of a runtime, factory or manager.
 
     Attributes:
         sandbox: The limits of an execution.
-        endpoints: For each language the base URLs of its FaaS replicas; a language without one is not supported here.
-            Keys may be names ("py"), values a URL or several.
-        envelope: Whether programs travel in an envelope that brings exact results back from servers that mangle them.
-            "auto" asks each endpoint once what it is, by `GET /health`, and sends the envelope unless the endpoint
-            calls itself lossless, as the embedded FaaS does. "always" sends it everywhere, "never" nowhere;
-            `call_function` and `run_cases` cannot do without it. Default: auto.
+        endpoints: The base URLs of the FaaS replicas for each language. Keys may be names such as "py"; values may be
+            one URL or a sequence of URLs. A language without a URL is not supported. Default: no endpoints.
+        envelope: Whether programs are sent in an envelope, which returns exact results from servers that damage them;
+            see `faasrt.protocol`. "auto" sends it unless the endpoint's `GET /health`, requested once, reports a
+            lossless server, such as the embedded FaaS. "always" sends it to every endpoint, and "never" to none.
+            `call_function` and `run_cases` always use it. Default: auto.
         timeouts: The timeouts of a call.
-        limiter: How many calls may be in flight.
-        retry: When a failed call is tried again.
-        breaker: When an endpoint is left out.
-        token: Sent as `Authorization: Bearer ...` to every endpoint; `faasrt serve --token` requires one.
-        headers: Headers of every request, for example for a gateway.
-        ssl: An `ssl.SSLContext`, or False to accept any certificate; the default verification when None or True.
-        proxy: The URL of an HTTP proxy for every request.
-        session: An `aiohttp.ClientSession` of the caller, which is used for every request and never closed. By default
-            each base URL has a session of its own.
+        limiter: The limits on calls in flight.
+        retry: Whether, when and how often a failed call is retried.
+        breaker: When the circuit breaker of an endpoint opens.
+        token: The bearer token for every endpoint, which `faasrt serve --token` requires. Default: None, no token.
+        headers: Headers for every request, for example for a gateway.
+        ssl: An `ssl.SSLContext`, or False to accept any certificate. Default: None, which verifies certificates as
+            usual; so does True.
+        proxy: The URL of an HTTP proxy for every request. Default: None, no proxy.
+        session: Your own `aiohttp.ClientSession` for every request, which is never closed. Default: None, which opens
+            one session for each base URL.
 
     Raises:
         ConfigurationError: A URL, number or mode is wrong.
-        UnsupportedLanguageError: A key of `endpoints` is no language.
+        UnsupportedLanguageError: A key of `endpoints` is not a supported language.
 
     Example:
         >>> settings = Settings(endpoints={"py": "http://faas:8000/", "js": ["http://a:8000", "http://b:8000"]})
@@ -261,22 +263,22 @@ class Settings:
 
     @classmethod
     def for_url(cls, url: str | Sequence[str] | Endpoints, **options: Unpack[SettingsOptions]) -> Self:
-        """Make settings for one FaaS that serves every language, or for one of each language.
+        """Return settings for one FaaS that serves every language, or for a FaaS for each language.
 
         Args:
-            url: A base URL, several replicas, or a mapping of languages to these.
+            url: A base URL, a sequence of URLs of replicas, or a mapping of languages to these.
             **options: Fields of `Settings`.
 
         Raises:
             ConfigurationError: A URL or an option is wrong.
-            TypeError: There is no such option.
+            TypeError: An option is unknown.
 
         Example:
             >>> Settings.for_url("http://faas:8000", token="secret").endpoints[Language.TYPESCRIPT]
             ('http://faas:8000',)
         """
         if "endpoints" in options:
-            raise ConfigurationError("give a URL or endpoints, not both")
+            raise ConfigurationError("pass url or endpoints, not both")
         options["endpoints"] = url if isinstance(url, Mapping) else dict.fromkeys(Language, url)
         return cls(**options)
 
@@ -284,19 +286,19 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Unpack[SettingsOptions]) -> Self:
         """Read the endpoints from the environment.
 
-        For each language the first of these that is set wins: `COZE_LOOP_PYTHON_FAAS_URL` / `COZE_LOOP_JS_FAAS_URL`
+        For each language, the first of these that is set is used: `COZE_LOOP_PYTHON_FAAS_URL` / `COZE_LOOP_JS_FAAS_URL`
         (one URL, or several separated by commas); `COZE_LOOP_PYTHON_FAAS_DOMAIN` + `_PORT` (likewise `JS`);
         `COZE_LOOP_FAAS_URL`. `FAASRT_TOKEN`, when set, is the bearer token.
 
         Args:
-            environ: The variables; `os.environ` when None.
+            environ: The variables. Default: None, which means `os.environ`.
             **options: Fields of `Settings`, which take precedence over the environment.
 
         Raises:
             ConfigurationError: No variable is set, or one is malformed.
-            TypeError: There is no such option.
+            TypeError: An option is unknown.
 
-        Source: the variable names are those of coze-loop's evaluation runtime and its deployments.
+        Source: coze-loop's evaluation runtime and its deployments use these variable names.
 
         Example:
             >>> settings = Settings.from_env({"COZE_LOOP_FAAS_URL": "http://a:8000, http://b:8000"}, envelope="never")
@@ -305,7 +307,7 @@ class Settings:
         """
         if unknown := options.keys() - SettingsOptions.__annotations__.keys():
             raise TypeError(
-                f"there is no setting {min(unknown)!r}; there are {', '.join(SettingsOptions.__annotations__)}"
+                f"unknown setting {min(unknown)!r}; the settings are {', '.join(SettingsOptions.__annotations__)}"
             )
         variables = os.environ if environ is None else environ
         if not isinstance(variables, Mapping):
@@ -325,7 +327,7 @@ class Settings:
 
 
 def names_endpoints(variables: Mapping[str, str]) -> bool:
-    """Return whether a variable is set that `Settings.from_env` reads endpoints from."""
+    """Return whether any variable is set from which `Settings.from_env` reads endpoints."""
     names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
     return any(_variable(variables, name) for name in [*names, "COZE_LOOP_FAAS_URL"])
 
@@ -347,7 +349,7 @@ def _urls_from_env(variables: Mapping[str, str], faas: str) -> tuple[str, ...]:
             name = f"COZE_LOOP_{faas}_FAAS_DOMAIN and _PORT"
             text = f"http://{domain}:{port}"
         elif domain or port:
-            raise ConfigurationError(f"COZE_LOOP_{faas}_FAAS_DOMAIN and COZE_LOOP_{faas}_FAAS_PORT go together")
+            raise ConfigurationError(f"set COZE_LOOP_{faas}_FAAS_DOMAIN and COZE_LOOP_{faas}_FAAS_PORT, or neither")
         else:
             name = "COZE_LOOP_FAAS_URL"
             text = _variable(variables, name)

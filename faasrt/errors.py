@@ -9,7 +9,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     ├── RuntimeClosedError                     the manager or runtime was closed
     ├── ReturnValueError                       `result.value` was read, but `ret_val` is not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
-    ├── QueueFullError                         too many callers wait already; nothing was sent
+    ├── QueueFullError                         too many calls are waiting already; nothing was sent
     └── ServiceError
         ├── ConnectError                       the server was never reached; the code did not run
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
@@ -38,10 +38,10 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 100, 100
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of an argument for an error message, cut when it is long; or its type when `repr` fails."""
+    """Return the `repr` of a value for an error message, shortened if necessary. If `repr` fails, name the type."""
     try:
         text = _REPR.repr(value)
-    except Exception:  # repr fails for an int of more than 4,300 digits, and may fail for any class of the caller
+    except Exception:  # repr raises for an int of more than 4,300 digits, and may raise for a class of the caller
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
@@ -116,7 +116,7 @@ class ReturnValueError(FaasrtError):
 
 
 class QueueFullError(FaasrtError):
-    """Too many callers already wait for a permit; nothing was sent.
+    """Too many calls are waiting for a permit already; nothing was sent.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=1, max_queue=1)
@@ -154,11 +154,11 @@ class ServiceError(FaasrtError):
     """A FaaS, or the connection to it, failed. This is never a failure of the user's code.
 
     Attributes:
-        endpoint: The base URL that was tried last.
-        attempts: The number of attempts; 0 when none was started.
+        endpoint: The base URL of the last attempt.
+        attempts: The number of attempts; 0 if none was started.
         elapsed_s: Seconds from the start of the call to the failure.
         sent: Whether the request reached the server: "no", "maybe" or "yes". "no" means that the code did not run.
-        status: The HTTP status of the answer, or None when there was none.
+        status: The HTTP status of the answer; None if there was no answer.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -187,7 +187,7 @@ class ServiceError(FaasrtError):
         self.elapsed_s = elapsed_s
         self.sent = sent
         self.status = status
-        # False when a hostile program can cause the error: it must not take the endpoint from other callers.
+        # False if a hostile program may have caused the error. Such an error must not open the endpoint's breaker.
         self.blames_endpoint = True
 
     def __str__(self) -> str:
@@ -212,7 +212,7 @@ class ConnectError(ServiceError):
         no 3
     """
 
-    # Whether the server's machine refused the connection: nothing runs there any more.
+    # Whether the connection was refused. Then the server has stopped, and so have its programs.
     refused = False
 
 
@@ -271,7 +271,7 @@ class OverloadedError(ServiceError):
 
 
 class _AnsweredError(ServiceError):
-    """An error with a message of the server.
+    """An error whose answer contains a message from the server.
 
     Attributes:
         error: The `error` text in the answer, or "".

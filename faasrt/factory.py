@@ -1,4 +1,4 @@
-"""RuntimeFactory: makes runtimes that share their sessions and permits."""
+"""RuntimeFactory: creates runtimes that share sessions and permits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from faasrt.transport.call import Transport
 
 
 def check_settings(settings: object) -> Settings:
-    """Return the settings; `Settings()` for None.
+    """Return the settings, or `Settings()` for None.
 
     Raises:
-        ConfigurationError: They are not a `Settings`.
+        ConfigurationError: `settings` is neither a `Settings` nor None.
     """
     if settings is None:
         return Settings()
@@ -31,14 +31,14 @@ def check_settings(settings: object) -> Settings:
 
 
 class RuntimeFactory:
-    r"""Makes runtimes, which share a transport and counters.
+    r"""Creates runtimes that share sessions, permits and metrics.
 
     Args:
-        settings: Endpoints and limits; `Settings()`, which has no endpoint, when None.
-        logger: A structlog logger, or one of the standard library's. By default the logger "faasrt" of structlog if the
-            application has configured structlog, else of the standard library, silent until logging is configured.
-        telemetry: Sinks, each of which is called with every event of `faasrt.telemetry.events`. A sink that fails is
-            logged once, and never fails a call.
+        settings: Endpoints and limits. Default: None, which means `Settings()`, without endpoints.
+        logger: A structlog or standard library logger. Default: None, which means structlog's logger "faasrt" if the
+            application has configured structlog, and otherwise the standard library's logger "faasrt".
+        telemetry: Sinks. Each sink is called with every event of `faasrt.telemetry.events`. A failing sink is logged
+            once, and never fails a call.
 
     Raises:
         ConfigurationError: `settings`, `logger` or `telemetry` has the wrong type.
@@ -58,7 +58,7 @@ class RuntimeFactory:
         self._transport = Transport(self.settings, self._emit)
 
     def create_runtime(self, language: str | Language) -> Runtime:
-        """Return a new runtime; the caller closes it.
+        """Return a new runtime. The caller must close it.
 
         Args:
             language: A name or a `Language`.
@@ -91,13 +91,13 @@ class RuntimeFactory:
         return tuple(self.settings.endpoints)
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint of every language at once; a failure is an unhealthy entry, and never raised.
+        """Probe all endpoints concurrently. A failed probe is an unhealthy entry in the result, not an exception.
 
         Example:
             >>> (await RuntimeFactory(Settings.from_env()).get_health_status()).healthy
             True
         """
-        urls = (url for several in self.settings.endpoints.values() for url in several)
+        urls = (url for replicas in self.settings.endpoints.values() for url in replicas)
         self._transport.retain()
         try:
             return await self._transport.probe_all(tuple(dict.fromkeys(urls)))
@@ -105,7 +105,7 @@ class RuntimeFactory:
             await self._transport.release()
 
     def get_metrics(self) -> Metrics:
-        """Return the metrics of all runtimes of this factory, closed ones included.
+        """Return the metrics of all runtimes of this factory, including closed ones.
 
         Example:
             >>> RuntimeFactory(Settings.from_env()).get_metrics().total.calls

@@ -21,7 +21,7 @@ class Language(enum.StrEnum):
 
     @property
     def family(self) -> Language:
-        """The language of the FaaS that runs it: JavaScript for TypeScript.
+        """The main language of the FaaS that runs this language: JavaScript for TypeScript, else the language itself.
 
         Example:
             >>> Language.TYPESCRIPT.family

@@ -1,4 +1,4 @@
-"""RuntimeManager: one runtime for each language, made once, shared, and closed together."""
+"""RuntimeManager: one runtime for each language, created once, shared, and closed together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from faasrt._map import Map
 from faasrt._map_options import ResultStream, StopOn
 from faasrt._runtimes import RuntimeCache
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
-from faasrt.errors import ConfigurationError
+from faasrt.errors import ConfigurationError, shown
 from faasrt.factory import RuntimeFactory, check_settings
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -24,7 +24,7 @@ from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
 
-# A program may wait this long in the queue of the embedded FaaS, unless the settings say otherwise.
+# How long a program may wait in the queue of the embedded FaaS if the settings have no `queue_timeout_s`.
 _QUEUE_S = 30.0
 
 
@@ -40,15 +40,16 @@ class LocalOptions(TypedDict, total=False):
 
 
 class RuntimeManager(RuntimeCache):
-    r"""Keeps one runtime for each language. Make one for the life of the application, and share it.
+    r"""Keeps one runtime for each language. Create one manager per application, and share it.
 
-    It belongs to the event loop in which it is used first: make a new one in each `asyncio.run`. uvloop works.
+    A manager belongs to the event loop in which it is first used, so create a new one in each `asyncio.run`. uvloop is
+    supported.
 
     Args:
-        factory: Makes the runtimes; one for `settings` when None.
-        settings: Endpoints and limits; not together with `factory`.
-        logger: A structlog or standard library logger; not together with `factory`.
-        telemetry: Sinks for the events of calls, see `RuntimeFactory`; not together with `factory`.
+        factory: Creates the runtimes. Default: None, which means a `RuntimeFactory` with the other arguments.
+        settings: Endpoints and limits. Must be None if `factory` is given.
+        logger: A structlog or standard library logger. Must be None if `factory` is given.
+        telemetry: Sinks for the events of calls, see `RuntimeFactory`. Must be empty if `factory` is given.
 
     Raises:
         ConfigurationError: `factory` was given together with another argument, or an argument is wrong.
@@ -74,7 +75,7 @@ class RuntimeManager(RuntimeCache):
         elif not isinstance(factory, RuntimeFactory):
             raise ConfigurationError(f"factory must be a RuntimeFactory, got {type(factory).__name__}")
         elif settings is not None or logger is not None or sinks:
-            raise ConfigurationError("give a factory, or settings, a logger and telemetry for a new one; not both")
+            raise ConfigurationError("factory must not be combined with settings, logger or telemetry")
         super().__init__(factory, logger, sinks)
 
     @classmethod
@@ -87,25 +88,25 @@ class RuntimeManager(RuntimeCache):
         telemetry: Iterable[Sink] = (),
         **options: Unpack[SettingsOptions],
     ) -> Self:
-        """Make a manager for the endpoints in the environment; see `Settings.from_env`.
+        """Return a manager for the endpoints in the environment; see `Settings.from_env`.
 
         Args:
-            environ: The variables; `os.environ` when None.
-            local_fallback: Whether to use the embedded FaaS when no endpoint is configured; see `local`.
+            environ: The variables. Default: None, which means `os.environ`.
+            local_fallback: Whether to use the embedded FaaS if no endpoint is configured; see `local`. Default: False.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls.
             **options: Fields of `Settings`, which take precedence over the environment.
 
         Raises:
             ConfigurationError: No endpoint is configured, or a setting is wrong.
-            TypeError: There is no such option.
+            TypeError: An option is unknown.
 
         Example:
             >>> RuntimeManager.from_env({"COZE_LOOP_PYTHON_FAAS_URL": "http://faas:8000"}, token="secret")
             <RuntimeManager of python>
         """
         if not isinstance(local_fallback, bool):
-            raise ConfigurationError("local_fallback must be True or False")
+            raise ConfigurationError(f"local_fallback must be True or False, got {shown(local_fallback)}")
         variables = os.environ if environ is None else environ
         if local_fallback and "endpoints" not in options and not names_endpoints(variables):
             return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry)
@@ -120,7 +121,7 @@ class RuntimeManager(RuntimeCache):
         telemetry: Iterable[Sink] = (),
         **options: Unpack[SettingsOptions],
     ) -> Self:
-        """Make a manager for one FaaS that serves every language, or for one of each; see `Settings.for_url`.
+        """Return a manager for one FaaS that serves every language, or a FaaS for each; see `Settings.for_url`.
 
         Example:
             >>> RuntimeManager.from_url("http://faas:8000", envelope="never")
@@ -140,16 +141,17 @@ class RuntimeManager(RuntimeCache):
         telemetry: Iterable[Sink] = (),
         **options: Unpack[LocalOptions],
     ) -> Self:
-        r"""Make a manager with an embedded FaaS inside this process; it needs the extra `local`.
+        r"""Return a manager with an embedded FaaS in this process. Needs the extra `local`.
 
         The FaaS starts with `async with`, or at the first call, and stops with `aclose`. If the start fails or is
         cancelled, the next call starts it again.
 
         Args:
-            languages: The languages to serve; all three when None.
-            workers: Python programs at once; JavaScript gets four times as many. The number of CPUs when None.
-            sandbox: The limits of every program; those of `settings` when None.
-            settings: Everything else; its `endpoints` must be empty.
+            languages: The languages to serve. Default: None, which means all three.
+            workers: The maximum number of Python programs that run at once. JavaScript and TypeScript have four times
+                that number. Default: None, which means the number of CPUs.
+            sandbox: The limits of every program. Default: None, which means those of `settings`.
+            settings: All other settings; `endpoints` must be empty.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
             **options: `level`, `engines`, `python`, `host`, `port` and `drain_s`; see `faasrt.local.LocalFaaS`.
@@ -166,10 +168,11 @@ class RuntimeManager(RuntimeCache):
 
         base = check_settings(settings)
         if base.endpoints:
-            raise ConfigurationError("the embedded FaaS is its own endpoint: leave settings.endpoints empty")
+            raise ConfigurationError("settings.endpoints must be empty, because the embedded FaaS is the endpoint")
         limits = base.sandbox if sandbox is None else sandbox
         queue_s = base.limiter.queue_timeout_s or _QUEUE_S
-        sinks = (EventDispatcher(check_sinks(telemetry)),)  # one for both sides, so that a failing sink is logged once
+        # The client and the FaaS share one dispatcher, so that a failing sink is logged only once.
+        sinks = (EventDispatcher(check_sinks(telemetry)),)
         make_faas = functools.partial(
             LocalFaaS,
             workers=workers,
@@ -179,7 +182,7 @@ class RuntimeManager(RuntimeCache):
             telemetry=(LogSink(logger), *sinks),
             **options,
         )
-        # A program may wait in the queue of the FaaS before its own time begins.
+        # A program may wait in the queue of the FaaS before its time limit starts.
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_s)
         manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
         manager._make_faas, manager._faas = make_faas, make_faas(languages)
@@ -247,9 +250,9 @@ class RuntimeManager(RuntimeCache):
         return await runtime.run_cases(code, function, cases, isolate=isolate, **options)
 
     async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
-        """Check a program's syntax: `get_runtime(language)` and `Runtime.validate_code` in one call.
+        """Check the syntax of a program: `get_runtime(language)` and `Runtime.validate_code` in one call.
 
-        A local check does not wait until the embedded FaaS can run the language.
+        A local check does not wait until the embedded FaaS is ready for the language.
 
         Example:
             >>> (await manager.validate_code("print('(')", "python")).valid
@@ -272,33 +275,35 @@ class RuntimeManager(RuntimeCache):
         stop_on: StopOn = None,
         coalesce: int = 1,
     ) -> ResultStream:
-        """Run many tasks, and yield the results as they come.
+        """Run many tasks, and yield each result when it is available.
 
-        Tasks are read lazily: those in flight, results that were not taken yet, and a window of the same size (64 at
-        most). An error of a task is in its result. A cancellation, or closing the results, stops the source (a
-        generator is closed), cancels the executions in flight and frees everything. So does closing the manager.
+        Tasks are read lazily. At any time, the tasks that were read and whose results were not yielded yet are those in
+        flight and a window of the same size (64 at most). The error of a task is in its result. A cancellation, or
+        closing the results or the manager, stops the source (a generator is closed), cancels the executions in flight
+        and returns their permits.
 
-        A `break` closes the results when nothing refers to them any more. Otherwise use `async with`, which closes
-        them at its end: until they are closed, the tasks of the window are still read and run, and then no more.
+        After a `break`, the results are closed when nothing refers to them any more. To close them at once, use
+        `async with`. Until then the tasks of the window are still read and run, but no others.
 
         Args:
-            tasks: Any iterable or asynchronous iterable. One that blocks also blocks the event loop.
-            concurrency: The most executions in flight, from 1 to 100,000; `LimiterSettings.max_concurrency` when None.
-                The limits of the endpoints apply as well.
-            ordered: Whether the results come in the order of the tasks. A slow one then holds up at most the window.
-            stop_on: Ends the map after the first result that matches: an `Outcome`, a class of errors, several of
-                these, or a function of the `TaskResult`.
-            coalesce: How many consecutive tasks that differ in `args` alone may share an execution, from 1; see
-                `Runtime.run_cases`: a task sees the globals that earlier ones changed.
+            tasks: Any iterable or asynchronous iterable. An iterable that blocks also blocks the event loop.
+            concurrency: The maximum number of executions in flight, from 1 to 100,000. The limits of the endpoints
+                apply as well. Default: None, which means `LimiterSettings.max_concurrency`.
+            ordered: Whether the results have the order of the tasks. A slow task then delays the results after it, and
+                no task beyond the window is read. Default: False.
+            stop_on: Ends the map after the first result that matches: an `Outcome`, an error class, a collection of
+                these, or a function that takes a `TaskResult`. Default: None, which means no result.
+            coalesce: The maximum number of consecutive tasks, differing only in `args`, that share an execution, from 1
+                to 100,000. A task then sees the globals that earlier ones changed; see `Runtime.run_cases`. Default: 1.
 
         Returns:
             An asynchronous generator with a `TaskResult` for each task, which is also an asynchronous context manager.
 
         Raises:
             ConfigurationError: An argument is wrong.
-            InvalidRequestError: `tasks` is not iterable, or yields something else than `CodeTask`s.
+            InvalidRequestError: `tasks` is not iterable, or yields something other than a `CodeTask`.
             RuntimeClosedError: The manager was closed.
-            Exception: An error of the source, after the results of all tasks before it.
+            Exception: The source raised this error; it follows the results of all earlier tasks.
 
         Example:
             >>> tasks = (CodeTask(code, "python", id=code) for code in ("print(1)", "1 / 0", "return_val('[2]')"))
@@ -309,7 +314,7 @@ class RuntimeManager(RuntimeCache):
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
         """
-        one = Map(
+        run = Map(
             self.get_runtime,
             self._maps,
             tasks,
@@ -318,10 +323,10 @@ class RuntimeManager(RuntimeCache):
             stop_on,
             coalesce,
         )
-        return ResultStream(one.run(), one.aclose)
+        return ResultStream(run.run(), run.aclose)
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint at once; a failure is an unhealthy entry, and never raised.
+        """Probe all endpoints concurrently. A failed probe is an unhealthy entry in the result, not an exception.
 
         Raises:
             RuntimeClosedError: The manager was closed.
@@ -335,7 +340,7 @@ class RuntimeManager(RuntimeCache):
         return await self._factory.get_health_status()
 
     def get_metrics(self) -> Metrics:
-        """Return the metrics of every language, counted since the manager was made.
+        """Return the metrics of every language since the manager was created.
 
         Example:
             >>> results = [await manager.run_code(code, "js") for code in ("console.log(1)", "throw 1")]

@@ -1,8 +1,7 @@
 """Batches on a Ray cluster, with the tasks as rows of a Ray Dataset. Needs the extra `ray`.
 
 `ray.data.read_json("tasks.jsonl", lines=True)` reads the tasks of `faasrt batch`, and
-`run_tasks(...).write_parquet("results")` stores the results. Each task gives one row, and each
-actor of Ray has a manager of its own.
+`run_tasks(...).write_parquet("results")` stores the results, one row per task. Each Ray actor has its own manager.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ COLUMNS = {
     "attempts": pyarrow.int64(),
     **dict.fromkeys(["endpoint", "infra_error", "invalid_task"], _TEXT),
 }
-"""The columns that are added to each row, with their types: a verdict (`value` as JSON text), or an error."""
+"""The columns that are added to each row, with their types: the verdict (`value` as JSON text), or an error."""
 
 
 def run_tasks(
@@ -45,15 +44,15 @@ def run_tasks(
     r"""Run the program of each row, and add the columns of `COLUMNS`.
 
     Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (as values, or as JSON
-    text). Other columns are kept. Invalid tasks and infrastructure errors have columns of their own. Ray repeats a
-    batch when its actor dies, so tasks may run twice.
+    text). Other columns are kept. The columns `invalid_task` and `infra_error` have the messages of tasks without a
+    verdict. Ray repeats a batch if its actor dies, so a task may run twice.
 
     Args:
-        tasks: The dataset; it is read lazily.
-        settings: For the manager of each actor. Without endpoints each actor has its own embedded FaaS.
-        actors: The number of actors, or the least and the most.
-        concurrency: The most tasks in flight per actor.
-        batch_size: The number of rows per batch of an actor.
+        tasks: The dataset, which is read lazily.
+        settings: The settings for the manager of each actor. Without endpoints, each actor has its own embedded FaaS.
+        actors: The number of actors, or a tuple of the minimum and the maximum. Default: 2.
+        concurrency: The maximum number of tasks in flight per actor. Default: 64.
+        batch_size: The number of rows per batch. Default: 256.
 
     Returns:
         A lazy dataset.
@@ -78,11 +77,11 @@ def run_tasks(
 
 
 class TaskRunner:
-    """The actor of `run_tasks`. Its manager is made with the first batch.
+    """The actor of `run_tasks`. It creates its manager with the first batch.
 
     Args:
-        settings: For the manager. Without endpoints it uses the embedded FaaS.
-        concurrency: The most tasks in flight, in all batches together.
+        settings: The settings for the manager. Without endpoints, it uses the embedded FaaS.
+        concurrency: The maximum number of tasks in flight, over all batches.
     """
 
     def __init__(self, settings: Settings | None = None, concurrency: int = 64) -> None:
@@ -92,38 +91,37 @@ class TaskRunner:
         self._manager: RuntimeManager | None = None
 
     async def __call__(self, batch: pyarrow.Table) -> AsyncGenerator[pyarrow.Table]:
-        """Run a batch of rows."""
         if self._manager is None:
             make = RuntimeManager if self._settings.endpoints else RuntimeManager.local
             self._manager = make(settings=self._settings)
         rows = batch.to_pylist()
         columns: list[dict[str, Any]] = [{} for _ in rows]
-        tasks, places = [], []
-        for place, row in enumerate(rows):
+        tasks, positions = [], []
+        for position, row in enumerate(rows):
             try:
-                tasks.append(_task_of(row))
-                places.append(place)
+                tasks.append(_to_task(row))
+                positions.append(position)
             except (ValueError, RecursionError) as error:
-                columns[place] = {"invalid_task": str(error)}
+                columns[position] = {"invalid_task": str(error)}
         async for item in self._manager.map(tasks, concurrency=self._concurrency):
-            columns[places[item.index]] = _columns_of(item)
+            columns[positions[item.index]] = _to_columns(item)
         table = batch.drop_columns([name for name in COLUMNS if name in batch.column_names])
         for name, kind in COLUMNS.items():
             table = table.append_column(name, pyarrow.array([column.get(name) for column in columns], type=kind))
         yield table
 
 
-def _task_of(row: dict[str, Any]) -> CodeTask:
-    args, kwargs = _decoded(row.get("args")) or (), _decoded(row.get("kwargs")) or {}
+def _to_task(row: dict[str, Any]) -> CodeTask:
+    args, kwargs = _decode(row.get("args")) or (), _decode(row.get("kwargs")) or {}
     options = {name: row.get(name) for name in ("code", "language", "timeout_ms", "function")}
     return CodeTask(**options, args=args, kwargs=kwargs)  # type: ignore[arg-type]
 
 
-def _decoded(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     return strict_json.loads(value) if isinstance(value, str) and value else value
 
 
-def _columns_of(item: TaskResult) -> dict[str, Any]:
+def _to_columns(item: TaskResult) -> dict[str, Any]:
     if isinstance(item.error, TASK_ERRORS):
         return {"invalid_task": str(item.error)}
     if item.error is not None:

@@ -5,13 +5,13 @@ An `Outcome` is always about the user's code. Failures of the infrastructure are
     OK             the code ran to its end, with exit code 0
     USER_ERROR     it raised, rejected, or exited with another code: see `result.error` and `result.exit_code`
     SYNTAX_ERROR   it does not parse; nothing ran
-    TIMEOUT        it was ended at its time limit
-    MEMORY_LIMIT   it was ended at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
-    OUTPUT_LIMIT   it was ended for writing far more than its output limit (more than twice that, on the embedded FaaS)
+    TIMEOUT        it was stopped at its time limit
+    MEMORY_LIMIT   it was stopped at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
+    OUTPUT_LIMIT   it was stopped for far exceeding its output limit (more than twice that, on the embedded FaaS)
     CRASHED        its process ended without an error message: a hard exit, a trap, a signal
 
-A program returns a value by calling `return_val(text)`. `result.ret_val` is the text of the last call, `result.value`
-is the JSON in it, decoded.
+A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
+`result.value` is this text decoded as JSON.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _REPR_CHARACTERS = 80
 
 
 def short_repr(value: object) -> str:
-    """Return the `repr` of a value, cut to 80 characters."""
+    """Return the `repr` of a value, shortened to 80 characters."""
     if isinstance(value, (str, bytes)) and len(value) > _REPR_CHARACTERS:
-        return f"{value[: _REPR_CHARACTERS - 20]!r}... ({len(value)} in all)"
+        return f"{value[: _REPR_CHARACTERS - 20]!r}... (length {len(value)})"
     text = repr(value)
     return text if len(text) <= _REPR_CHARACTERS else f"{text[: _REPR_CHARACTERS - 3]}..."
 
@@ -52,26 +52,26 @@ class Outcome(enum.StrEnum):
     SYNTAX_ERROR = "SYNTAX_ERROR"
     """It does not parse; nothing ran."""
     TIMEOUT = "TIMEOUT"
-    """It was ended at its time limit."""
+    """It was stopped at its time limit."""
     MEMORY_LIMIT = "MEMORY_LIMIT"
-    """The sandbox was ended at its memory limit. A catchable MemoryError or RangeError is a USER_ERROR."""
+    """It was stopped at its memory limit. A catchable MemoryError or RangeError is a USER_ERROR."""
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    """It was ended for writing far more than its output limit."""
+    """It was stopped for far exceeding its output limit."""
     CRASHED = "CRASHED"
     """Its process ended without an error message: a hard exit, a trap, a signal."""
 
 
 @attrs.frozen
 class UserError:
-    r"""The exception that ended the user's code, or the limit at which it was ended.
+    r"""The exception that ended the user's code, or the limit at which the code was stopped.
 
-    For a limit, the name is "Timeout", "MemoryLimit" or "OutputLimit", and the message gives the value of the limit,
-    and whether the client or the server set it.
+    For a limit, the name is "Timeout", "MemoryLimit" or "OutputLimit". The message then contains the value of the
+    limit, and whether the client or the server set it.
 
     Attributes:
-        name: The type's name, such as "ValueError" or "TypeError".
+        name: The name of the exception's type, such as "ValueError" or "TypeError".
         message: The message of the exception; may be empty.
-        traceback: The traceback or stack as the language prints it, with the user's own line numbers; may be empty.
+        traceback: The traceback or stack as the language prints it, with line numbers of the user's code; may be empty.
 
     Example:
         >>> result = await manager.run_code("x = 1\nx.nope", "python")
@@ -108,9 +108,9 @@ class Timings:
     """The durations of a call in seconds, as measured by the client.
 
     Attributes:
-        queued: The total time of waiting for permits.
-        total: The time from the call until its result.
-        attempts: The time of each attempt, from sending the request until its answer was read.
+        queued: The total time spent waiting for permits.
+        total: The time from the call to its result.
+        attempts: The time of each attempt, from sending the request to the end of the answer.
 
     Example:
         >>> timings = (await manager.run_code("print(1)", "python")).timings
@@ -130,11 +130,11 @@ class ExecutionResult:
     Attributes:
         outcome: How the code ended.
         output: The text of the three streams, each cut to `max_output_bytes`.
-        error: The exception that ended the code, or the limit at which it was ended; None otherwise.
-        exit_code: The exit code according to the server, or None.
+        error: The exception that ended the code, or the limit at which the code was stopped; None otherwise.
+        exit_code: The exit code according to the server; None if unknown.
         truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut.
-        duration_ms: Milliseconds that the execution took according to the server, or None.
-        timings: Seconds by phase, as measured by the client.
+        duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
+        timings: The seconds spent in each phase, as measured by the client.
         attempts: The number of attempts, from 1.
         endpoint: The base URL that answered.
         metadata: The server's metadata, unchanged.
@@ -178,7 +178,7 @@ class ExecutionResult:
 
     @property
     def value(self) -> Any:
-        """The JSON in `ret_val`, decoded at each access.
+        """`ret_val` decoded as JSON; decoded again at each access.
 
         Raises:
             ReturnValueError: `return_val` was never called, its argument is not valid JSON (which excludes NaN and
@@ -191,17 +191,17 @@ class ExecutionResult:
         if not self.ret_val:
             raise ReturnValueError("the code returned no value: return_val was not called, or its argument was empty")
         if "ret_val" in self.truncated:
-            raise ReturnValueError("the return value was cut at the output limit: raise max_output_bytes")
+            raise ReturnValueError("the return value was cut at the output limit: increase max_output_bytes")
         try:
             return strict_json.loads(self.ret_val)
         except (ValueError, RecursionError) as error:
-            raise ReturnValueError(f"the return value is not JSON ({error}): read it as text from ret_val") from None
+            raise ReturnValueError(f"the return value is not JSON ({error}): use ret_val, which is its text") from None
 
     def raise_for_outcome(self) -> ExecutionResult:
-        r"""Return the result itself if its outcome is OK.
+        r"""Return this result if its outcome is OK.
 
         Raises:
-            ExecutionError: The outcome is not OK; `error.result` is this result.
+            ExecutionError: The outcome is not OK. The error's `result` is this result.
 
         Example:
             >>> (await manager.run_code("print(1)", "python")).raise_for_outcome().stdout
@@ -213,7 +213,7 @@ class ExecutionResult:
         raise ExecutionError(f"the code ended as {self.outcome}{reason}", self)
 
     def to_dict(self) -> dict[str, Any]:
-        r"""Return every field as a value that `json.dumps` accepts; `value` is None where `ret_val` is not JSON.
+        r"""Return every field as a value that `json.dumps` accepts. `value` is None if `ret_val` is not JSON.
 
         Example:
             >>> fields = (await manager.run_code("print(1)", "python")).to_dict()
@@ -234,7 +234,7 @@ class ExecutionResult:
         return {"outcome": outcome, **output, "value": value, **fields}
 
     def to_json(self) -> str:
-        r"""Return `to_dict()` as JSON on one line; lone surrogates become escapes.
+        r"""Return `to_dict()` as JSON on one line. Lone surrogates are escaped.
 
         Example:
             >>> (await manager.run_code("print(1)", "python")).to_json()[:40]
@@ -287,7 +287,7 @@ class ValidationResult:
 
     @classmethod
     def empty_code(cls) -> ValidationResult:
-        """Return the result for a program that is only white space, for which no parser is needed."""
+        """Return the result for a program that is only white space."""
         return cls(False, (Diagnostic("the code is empty", 1, 1),), "faasrt")
 
 
@@ -298,12 +298,12 @@ class EndpointHealth:
     Attributes:
         endpoint: The base URL.
         healthy: Whether the server answered 200 with the status "healthy".
-        status: The status in the answer, such as "healthy" or "degraded"; "failed" when the answer is an error or
-            malformed, "unreachable" when there is no answer.
+        status: The status in the answer, such as "healthy" or "degraded"; "failed" if the answer is an error or
+            malformed, and "unreachable" if there is no answer.
         latency_s: Seconds until the answer, or until the probe failed.
         version: The version in the answer, or "".
         error: The reason why the endpoint is not healthy, or "".
-        details: The whole answer.
+        details: The decoded answer.
 
     Example:
         >>> health = (await manager.get_health_status()).endpoints[0]

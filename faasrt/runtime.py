@@ -1,4 +1,4 @@
-"""Runtime: run programs of one family of languages on the endpoints that serve it."""
+"""Runtime: runs programs on the endpoints of one language."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from faasrt.transport.lifecycle import CallsInFlight
 
 @attrs.define(eq=False, kw_only=True, slots=False)
 class Runtime:
-    """Runs code in one language, and in those that the same FaaS serves. Made by `RuntimeFactory` or `RuntimeManager`.
+    """Runs code in one language, and in other languages that have the same endpoints.
 
-    Any number of tasks of one event loop may share it.
+    `RuntimeFactory` and `RuntimeManager` create runtimes. Any number of tasks in one event loop may share a runtime.
 
     Attributes:
-        language: The language of calls that name none.
+        language: The default language of calls.
 
     Example:
         >>> python = await manager.get_runtime("python")
@@ -70,35 +70,36 @@ class Runtime:
 
         Args:
             code: The program; not empty.
-            language: A language of the same FaaS; this runtime's own when None.
-            timeout_ms: Milliseconds that the program may run, above 0 and at most the sandbox's limit, which is the
-                default.
-            ext: Strings for the server; coze-loop sends trace ids there.
-            sandbox: Limits for this call; those of the settings when None. A server only ever lowers its own.
-            priority: A priority for the server's scheduler; the known servers ignore it.
-            idempotent: Whether the program may run more than once, when an answer is lost or a server fails; the
-                setting when None. A request that cannot have run is always retried.
+            language: A language with the same endpoints. Default: None, which means the runtime's `language`.
+            timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of the sandbox. Default:
+                None, which means the time limit of the sandbox.
+            ext: Further fields for the server; coze-loop sends trace ids in them. Default: None, no fields.
+            sandbox: The limits of this call. They can lower the limits of the server, not raise them. Default: None,
+                which means the limits in the settings.
+            priority: A priority for the server's scheduler; the known servers ignore it. Default: "normal".
+            idempotent: Whether the program may run again if an answer is lost or a server fails. A request that cannot
+                have run is retried in any case. Default: None, which means `RetrySettings.idempotent`.
 
         Returns:
-            The verdict; a program that fails is a result, not an exception.
+            The verdict. A program that fails is a result, not an exception.
 
         Raises:
             InvalidRequestError: An argument is wrong; nothing was sent.
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
             ConfigurationError: The runtime belongs to another event loop.
-            QueueFullError: Too many callers wait already.
-            ServiceError: The infrastructure failed; the class says how.
+            QueueFullError: Too many calls are waiting already.
+            ServiceError: The infrastructure failed; `faasrt.errors` lists the subclasses.
 
-        Cancellation: returns the permit and drops the connection. The embedded FaaS stops the program; another server
-            may run it to its end.
+        Cancellation: returns the permit and closes the connection. The embedded FaaS then stops the program; other
+            servers may run it to its end.
 
         Example:
             >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
             '42\n'
         """
-        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
-        response, context = await self._run(Execution(run=request, mode=self._settings.envelope), rerun)
+        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        response, context = await self._run(Execution(run=request, mode=self._settings.envelope), may_rerun)
         return context.finish(context.result(response.verdict()))
 
     async def call_function(
@@ -115,31 +116,32 @@ class Runtime:
         priority: str = "normal",
         idempotent: bool | None = None,
     ) -> ExecutionResult:
-        """Define a program's functions, call one of them, at most once, and return its value.
+        """Run a program that defines a function, call the function, at most once, and return its value.
 
-        Arguments and return value travel as JSON. An awaitable that the function returns is awaited. In JavaScript and
-        TypeScript the function may be a declaration, a constant, or an export ("default" too).
+        Arguments and the return value are sent as JSON. If the function returns an awaitable, it is awaited. In
+        JavaScript and TypeScript the function may be a declaration, a constant, or an export, including "default".
 
-        The return value of a Python function is encoded like this: tuples, sets (sorted if possible), NumPy arrays and
-        pandas columns as lists; dataclasses, attrs classes, other mappings and objects with a `__dict__` as objects of
-        their fields; a DataFrame as a list of rows; enums as their value; dates and times in ISO 8601, time deltas as
-        seconds; NumPy scalars as numbers; Decimal, UUID and paths as text; keys that are numbers, booleans or None as
-        text, like `json` does. In JavaScript: `undefined` as null, and left out of objects; Map as an object, Set and
-        typed arrays as lists; `toJSON` is honoured; other objects by their own fields. Any other value (NaN, bytes,
-        functions, BigInt, a value that contains itself) is a USER_ERROR that names its place.
+        In Python, return values are encoded as follows. Lists: tuples, sets (sorted if possible), NumPy arrays and
+        pandas columns; a DataFrame is a list of rows. Objects: dataclasses, attrs classes, mappings, and objects with a
+        `__dict__`; keys that are numbers, bools or None become text, as in `json`. Enums are encoded as their value,
+        dates and times in ISO 8601, time deltas as seconds, NumPy scalars as numbers, and Decimal, UUID and paths as
+        text. In JavaScript, `undefined` is null, or omitted in objects; a Map is an object; Sets and typed arrays are
+        lists; `toJSON` is called; other objects are encoded by their own properties. Any other value (NaN, bytes,
+        functions, BigInt, a value that contains itself) is a USER_ERROR whose message says where in the return value
+        it is.
 
         Args:
             code: The program; not empty.
             function: The name of the function.
-            args: Its positional arguments: None, bools, numbers, strings, lists, tuples (as lists), dicts with string
-                keys.
-            kwargs: Its keyword arguments; Python only.
+            args: The positional arguments: None, bools, numbers, strings, lists, tuples (sent as lists), and dicts with
+                string keys. Default: no arguments.
+            kwargs: The keyword arguments; Python only. Default: None, no arguments.
             language, ext, sandbox, priority, idempotent: See `run_code`.
-            timeout_ms: Milliseconds for definitions and call together; see `run_code`.
+            timeout_ms: The time limit of the definitions and the call together, in milliseconds; see `run_code`.
 
         Returns:
-            The verdict; `value` is the return value of the function. A function that is missing, raises or exits is a
-            USER_ERROR. The program's calls of `return_val` are ignored.
+            The verdict. `value` is the return value of the function. If the function is missing, raises or exits, the
+            outcome is USER_ERROR. Calls of `return_val` are ignored.
 
         Raises:
             InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
@@ -151,13 +153,13 @@ class Runtime:
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
-        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
         call = Execution(run=request, job=GuestJob(function=name, cases=[case]))
-        response, context = await self._run(call, rerun)
+        response, context = await self._run(call, may_rerun)
         return context.finish(context.result(response.verdict()))
 
     async def run_cases(
@@ -174,33 +176,36 @@ class Runtime:
         priority: str = "normal",
         idempotent: bool | None = None,
     ) -> list[ExecutionResult]:
-        """Call a program's function once for each case, many of them in one execution.
+        """Call a function of a program once for each case, with many cases in one execution.
 
-        Each case has its own verdict, output, value and duration. The output of the definitions comes first in the
-        output of every case, cut to 8 KiB. The program is defined once in an execution: a case sees the globals and
-        caches that earlier cases changed, unless `isolate` is true. A case that ends the execution (at its time limit,
-        by an exit or a crash) gets that verdict, and the cases after it run in a further execution: N cases with k of
-        that kind take k + 1. Large arguments (1 MiB), large results (64 KiB) and the sandbox's time limit may take
-        more.
+        Each case has its own verdict, output, value and duration. An execution first runs the program once, which
+        defines the function (below, "the definitions"), and then calls the function for each case. So a case sees the
+        globals and caches that earlier cases changed, unless `isolate` is true. The output of every case begins with
+        the output of the definitions, cut to 8 KiB.
 
-        A server that enforces time limits itself, such as the embedded FaaS, enforces those of executions, not of
-        cases. A case that hits its time limit may be stopped late, at up to 2.5 times the limit, or a tenth early where
-        the server's own limit leaves no more; its output is lost. A case that took longer than its limit is always a
-        TIMEOUT.
+        A case that stops the execution (at its time limit, by an exit or by a crash) gets that verdict, and the cases
+        after it run in another execution. So N cases, k of which do this, need k + 1 executions. They need more if the
+        arguments (1 MiB) or the results (64 KiB) are large, or if the cases exceed the time limit of the sandbox.
+
+        Some servers, such as the embedded FaaS, enforce time limits themselves, but per execution, not per case. There,
+        a case that hits its time limit may be stopped late, at up to 2.5 times the limit; or a tenth early, if the
+        server does not grant more time. Its output is lost. A case that took longer than its limit is always a TIMEOUT.
 
         Args:
             code: The program; not empty.
             function: The name of the function.
-            cases: A tuple or list of arguments for each case; see `call_function`.
+            cases: A tuple or list of positional arguments for each case; see `call_function`.
             language, ext, sandbox, priority: See `run_code`.
-            timeout_ms: Milliseconds for each case; see `run_code`.
-            isolate: Whether every case runs the definitions again, in a fresh namespace. Imported modules stay.
-            idempotent: Whether cases may run more than once; the setting when None. They do when an execution ends and
-                it is unknown in which case (js-faas, out of memory): it is halved until the case is found. Otherwise
-                all cases of that execution get its verdict, with an error that says so.
+            timeout_ms: The time limit of each case in milliseconds; see `run_code`.
+            isolate: Whether each case runs the definitions again, in a new namespace. Imported modules are kept.
+                Default: False.
+            idempotent: Whether cases may run more than once. This matters if an execution ends and it is unknown in
+                which case (on js-faas, or out of memory). If true, the cases run again in ever smaller executions until
+                the case is found. If false, all cases of the execution get its verdict, and their error says so.
+                Default: None, which means `RetrySettings.idempotent`.
 
         Returns:
-            A result for each case, in order.
+            One result per case, in order.
 
         Raises:
             InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
@@ -213,18 +218,18 @@ class Runtime:
             >>> [result.value for result in results]
             [2, 4]
         """
-        request, rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        scheduler = CaseScheduler(encoded, isolate=isolate, rerun=rerun)
-        # All executions are one call: closing waits for the last of them.
+        scheduler = CaseScheduler(encoded, isolate=isolate, may_rerun=may_rerun)
+        # All executions count as one call, so that closing waits for the last one.
         with self._calls.track():
             while (indices := scheduler.next_batch()) is not None:
                 batch = [scheduler.cases[index] for index in indices]
                 job = GuestJob(function=name, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
-                response, context = await self._run(execution, rerun)
+                response, context = await self._run(execution, may_rerun)
                 context.finish(scheduler.record_results(indices, response, context.result))
         return scheduler.all_results()
 
@@ -234,23 +239,23 @@ class Runtime:
         """Check the syntax of a program, without running it.
 
         Args:
-            code: The program. An empty one is not valid.
-            language: A language of the same FaaS; this runtime's own when None.
-            where: "local" checks Python here, by `ast` in a process of its own. "remote" asks the FaaS. "auto" is
-                "local" for Python and "remote" for the others.
+            code: The program. An empty program is not valid.
+            language: A language with the same endpoints. Default: None, which means the runtime's `language`.
+            where: "local" checks Python with `ast`, in a separate process on this machine. "remote" sends the program
+                to the FaaS. "auto" means "local" for Python and "remote" for other languages. Default: "auto".
 
         Returns:
-            The result, with lines and columns, and the name of the checker. The local check is about syntax alone: a
-            `return` outside a function parses.
+            The result, with lines and columns, and the name of the parser. The local check covers only the grammar; for
+            example, it accepts a `return` outside a function.
 
         Raises:
             InvalidRequestError: An argument is wrong, or the program is too large for the local check (2 MiB).
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
-            RejectedError: The FaaS cannot validate, as the reference servers cannot.
+            RejectedError: The FaaS cannot validate programs. python-faas and js-faas cannot.
             ServiceError: The infrastructure failed in another way.
 
-        Cancellation: returns the permit and drops the connection, or ends the process.
+        Cancellation: returns the permit and closes the connection, or ends the process.
 
         Example:
             >>> (await runtime.validate_code("def f(:")).diagnostics
@@ -286,9 +291,9 @@ class Runtime:
         return tuple(language for language, urls in self._settings.endpoints.items() if urls == own)
 
     async def get_health_status(self) -> HealthStatus:
-        """Probe every endpoint of this runtime at once, each within `TimeoutSettings.health_s`.
+        """Probe all endpoints of this runtime concurrently, each within `TimeoutSettings.health_s`.
 
-        A failure is an unhealthy entry, and never raised.
+        A failed probe is an unhealthy entry in the result, not an exception.
 
         Raises:
             RuntimeClosedError: The runtime was closed.
@@ -297,7 +302,7 @@ class Runtime:
             return await self._transport.probe_all(self._settings.endpoints.get(self.language, ()))
 
     def get_metrics(self) -> Metrics:
-        """Return the metrics of this runtime's languages, counted since the factory was made."""
+        """Return the metrics of this runtime's languages since the factory was created."""
         own = self._settings.endpoints.get(self.language, ())
         return self._counters.snapshot(
             self.get_supported_languages(),
@@ -314,17 +319,17 @@ class Runtime:
     async def aclose(self) -> None:
         """Close the runtime. The last runtime of a factory closes the sessions. Closing twice is harmless.
 
-        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight get
-        `TimeoutSettings.close_s` to end, and fail with `RuntimeClosedError` then.
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
+        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
 
-        Cancellation: ends the calls in flight at once.
+        Cancellation: cancels the calls in flight at once.
         """
         error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
         self._transport.fail_waiting(self._calls, error)
         await self.close_within(self._settings.timeouts.close_s)
 
     async def close_within(self, seconds: float | None) -> None:
-        """Close, and wait as long for calls in flight and for those that wait; None waits until they end."""
+        """Close the runtime. Wait at most this many seconds for all calls, without a time limit if None."""
         try:
             await self._calls.close(seconds)
         finally:
@@ -380,6 +385,7 @@ class Runtime:
         parsed = self.language if language is None else Language.parse(language)
         if parsed is not self.language and parsed not in self.get_supported_languages():
             raise UnsupportedLanguageError(
-                f"this runtime serves {self.language}, not {parsed}: get a runtime for {parsed} from the manager"
+                f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
+                f"get a runtime for {parsed} from the manager"
             )
         return parsed

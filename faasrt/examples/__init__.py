@@ -3,9 +3,9 @@
     python -m faasrt.examples.fastapi_backend     a web backend: typed answers, errors, health, metrics, cancellation
     python -m faasrt.examples.aiohttp_backend     the same with aiohttp
     faasrt.examples.grader                        the part that both backends share
-    python -m faasrt.examples.batch_evaluation    many answers through graders, and a summary that adds up
+    python -m faasrt.examples.batch_evaluation    runs graders on many answers, and prints a summary
     python -m faasrt.examples.benchmark           many concurrent calls, and the time of each phase
-    notebook.ipynb                                a grader, cell by cell; the file is beside this one
+    notebook.ipynb                                a grader, cell by cell; the file is in the folder of this package
 
 They use the servers in the environment (COZE_LOOP_FAAS_URL and the like), or the embedded FaaS if there are none, which
 needs the extra `local`.

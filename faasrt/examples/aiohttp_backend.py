@@ -35,10 +35,10 @@ MANAGER = web.AppKey("manager", RuntimeManager)
 
 
 def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager) -> web.Application:
-    """Make the application; run it with `handler_cancellation=True`.
+    """Create the application. Run it with `handler_cancellation=True`.
 
     Args:
-        make_manager: Makes the manager, given `telemetry`. It is opened and closed with the application.
+        make_manager: Creates the manager from the argument `telemetry`. The application opens and closes the manager.
     """
     registry = CollectorRegistry()
 

@@ -1,11 +1,10 @@
-"""A batch evaluation: many answers through untrusted graders, and a summary that adds up.
+"""A batch evaluation: run untrusted graders on many answers, and print a summary.
 
     pip install 'faasrt[local]'
     python -m faasrt.examples.batch_evaluation --answers 200
 
-An answer has one of four verdicts. Two are about the answer: right or wrong. The other two are kept apart: the grader
-failed, which its author must fix, or the answer was not graded, because the infrastructure failed. The exit code is 3
-when an answer was not graded.
+Each answer gets one of four verdicts. "right" and "wrong" are about the answer. "grader failed" means that the author
+of the grader must fix it. "not graded" means that the infrastructure failed; the exit code is then 3.
 
 `asyncio.gather` is for batches that fit in memory. `RuntimeManager.map` reads its tasks lazily, and the command
 `faasrt batch` can resume.
@@ -47,7 +46,7 @@ class Item:
 
 @attrs.frozen
 class Graded:
-    """The verdict on an item, and the reason when it is not about the answer."""
+    """The verdict on an item, and the reason if the verdict is not about the answer."""
 
     item: Item
     verdict: Verdict
@@ -55,7 +54,7 @@ class Graded:
 
 
 async def grade(manager: RuntimeManager, item: Item) -> Graded:
-    """Grade one item. A failure is a verdict, so that the other items are graded."""
+    """Grade one item. A failure is returned as a verdict, so that the other items are still graded."""
     args = [item.answer, item.expected]
     try:
         result = await manager.call_function(GRADERS[item.grader], "grade", args, language="python", timeout_ms=500)
@@ -89,7 +88,7 @@ def show(graded: list[Graded]) -> None:
 
 
 def sample(count: int) -> list[Item]:
-    """Return the same answers each time. Some are off by one, and some are not numbers."""
+    """Return answers, the same ones each time. Some are off by one, and some are not numbers."""
     seeded = random.Random(1)  # noqa: S311
     items = []
     for number in range(count):

@@ -8,8 +8,8 @@ The phases of a call add up to its total:
 
     queued      waiting for a permit in this process
     program     the program itself, as reported by the server
-    way         the rest of the requests: the network, the server's queue and its sandbox
-    client      the rest: this library, and the delays between attempts
+    server      the rest of the requests: the network, the server's queue and its sandbox
+    client      the rest of the call: this library, and the delays between attempts
 
 Endpoints come from the environment (COZE_LOOP_FAAS_URL and the like). If there are none, the embedded FaaS is used.
 The exit code is 3 when the infrastructure failed a run.
@@ -61,7 +61,7 @@ def phases(result: ExecutionResult) -> dict[str, float]:
     return {
         "queued": timings.queued,
         "program": program,
-        "way": requests - program,
+        "server": requests - program,
         "client": timings.total - timings.queued - requests,
         "total": timings.total,
     }

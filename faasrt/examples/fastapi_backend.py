@@ -38,10 +38,10 @@ T = TypeVar("T")
 
 
 def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager) -> FastAPI:
-    """Make the application; `uvicorn --factory` accepts this function.
+    """Create the application. `uvicorn --factory` accepts this function.
 
     Args:
-        make_manager: Makes the manager, given `telemetry`. It is opened and closed with the application.
+        make_manager: Creates the manager from the argument `telemetry`. The application opens and closes the manager.
     """
     registry = CollectorRegistry()
 
@@ -73,7 +73,7 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
 
 
 async def until_disconnect(request: Request, call: Coroutine[Any, Any, T]) -> T:
-    """Await a call, and cancel it when the client disconnects. FastAPI itself would wait for its end."""
+    """Await a call, and cancel it when the client disconnects. FastAPI does not do this."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -47,7 +47,7 @@ class GradeResponse(BaseModel):
 
 
 async def grade(manager: faasrt.RuntimeManager, request: GradeRequest) -> GradeResponse:
-    """Run a grader. The value that it returns is untrusted and checked like a request."""
+    """Run a grader. Its return value is untrusted, and is checked like a request."""
     args = [request.answer, request.expected]
     result = await manager.call_function(
         request.grader, "grade", args, language=request.language, timeout_ms=request.timeout_ms
@@ -71,9 +71,9 @@ async def health(manager: faasrt.RuntimeManager) -> tuple[dict[str, Any], int]:
 
 
 def describe_error(error: Any) -> tuple[dict[str, str], int, dict[str, str]]:
-    """Return body, status and headers for an error of faasrt, or of pydantic about a request.
+    """Return body, status and headers for an error of faasrt, or for a pydantic error about a request.
 
-    Only errors of the request are described in detail.
+    Only errors in the request are described in detail.
     """
     name = type(error).__name__
     if not isinstance(error, faasrt.FaasrtError):

@@ -1,8 +1,9 @@
-r"""The wire protocol, and the envelope that gets exact results from servers that damage them. Pure, without I/O.
+r"""The wire protocol, and the envelope that gets exact results from servers that damage them. No I/O happens here.
 
-The reference servers damage programs and results. Unless `GET /health` reports a lossless server, such as the embedded
-FaaS, programs travel in an envelope: a small guest program that runs them and returns their results undamaged (see
-`faasrt.protocol.envelope`). `Settings(envelope="never")` disables it, `"always"` requires it.
+coze-loop's own servers, python-faas and js-faas, are called the reference servers. They damage programs and results.
+Unless `GET /health` reports a lossless server, such as the embedded FaaS, a program is sent in an envelope: a small
+guest program that runs the user's program and returns its results undamaged (see `faasrt.protocol.envelope`).
+`Settings(envelope="never")` disables the envelope, and `"always"` sends it to lossless servers too.
 
     program                                 sent plain to python-faas           in the envelope
 
@@ -37,22 +38,23 @@ FaaS, programs travel in an envelope: a small guest program that runs them and r
                                             server's own report
     Deno.kill(Deno.pid, "SIGKILL")          the same                            CRASHED
 
-The guest program announces its start. A reference server that returns no announcement did not start its interpreter:
-`ServerError`.
+The guest program announces its start. If a reference server returns no announcement, it did not start its interpreter,
+and the call raises `ServerError`.
 
-`return_val` is defined on every server; with `envelope="never"`, js-faas needs `Runtime.get_return_val_function()` in
-front of the program.
+Programs can call `return_val` on every server, with one exception: with `envelope="never"`, js-faas needs the source of
+`Runtime.get_return_val_function()` before the program.
 
 Limits of the envelope:
 
-* It ends Python loops from inside. The cost is not measurable in CPython, and at most 1.15 times the run time in
-  Pyodide (`benchmarks/guard.py`). It cannot interrupt a single long call of C code (a sum over an endless iterator, a
-  huge power), and hostile code can disable the guard. A server that does not enforce timeouts must then be restarted.
+* The guest program stops endless Python loops itself. This has no measurable cost in CPython; in Pyodide, programs take
+  up to 1.15 times as long (`benchmarks/guard.py`). It cannot interrupt a single long call of C code (a sum over an
+  endless iterator, a huge power), and a hostile program can disable it. A server that does not enforce timeouts must
+  then be restarted.
 * A program can detect the envelope and forge its own result, but not the result of another program.
-* On the reference servers, a program that exhausts memory or kills its process is CRASHED. On js-faas its output is
-  then lost, as is the output of a loop that never returns, of workers, and of `node:fs` on a descriptor.
-* A top-level `await` that never settles is a TIMEOUT there, and a USER_ERROR on the embedded FaaS. `import.meta.main`
-  is always false.
+* On the reference servers, the outcome of a program that exhausts memory or kills its process is CRASHED. On js-faas
+  its output is then lost. So is the output of a loop that never returns, of workers, and of `node:fs` on a descriptor.
+* A top-level `await` that never settles is a TIMEOUT on the reference servers, and a USER_ERROR on the embedded FaaS.
+  `import.meta.main` is always false.
 
 Example:
     >>> settings = Settings.from_env(envelope="always")

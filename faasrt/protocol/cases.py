@@ -1,8 +1,8 @@
-"""Schedules the cases of a function into executions, and reads the result of each case.
+"""Distributes the cases of a function over executions, and reads the result of each case.
 
-A case runs once, unless the caller allows more. A case that ends its execution gets that verdict, and the cases after
-it go into the next execution. N cases with k of that kind take k + 1 executions, or more where the arguments, results
-or times exceed the limits of one.
+A case runs once, unless the caller allows more. A case that stops its execution gets that verdict, and the cases after
+it go into the next execution. So N cases, k of which do this, take k + 1 executions, or more if the arguments, results
+or times exceed the limits of an execution.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
     """Return a case's arguments as JSON in ASCII.
 
     Raises:
-        InvalidRequestError: The arguments are no tuple or list, or a value is not JSON or would change in transit.
+        InvalidRequestError: `args` is not a tuple or list, or a value is not JSON or would change in transit.
     """
     if not isinstance(args, (tuple, list)):
         raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
@@ -37,7 +37,7 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
         problem = _json_problem(value, largest_int, ())
         if problem:
-            raise InvalidRequestError(f"{name} of {place} {problem}: arguments travel as JSON")
+            raise InvalidRequestError(f"{name} of {place} {problem}: arguments are sent as JSON")
     try:
         return json.dumps([list(args), dict(kwargs)])
     except ValueError as error:
@@ -45,27 +45,28 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
 
 
 def check_function(name: object, language: Language) -> str:
-    """Return the name of a function, normalized as the language does.
+    """Return the name of a function, normalized for the language.
 
     Raises:
-        InvalidRequestError: It is not an identifier of the language.
+        InvalidRequestError: The name is not an identifier of the language.
     """
     in_python = language is Language.PYTHON
     if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
-        raise InvalidRequestError(f"function must be the name of a function, got {shown(name)}")
-    # Python normalizes identifiers in this way when it parses a program.
+        raise InvalidRequestError(f"function must be a str with the name of a function, got {shown(name)}")
+    # Python's parser normalizes identifiers in the same way.
     return unicodedata.normalize("NFKC", name) if in_python else name
 
 
 def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
-    """Check that the language has keyword arguments if there are any.
+    """Check that keyword arguments are only used with Python.
 
     Raises:
-        InvalidRequestError: There are some, and the language is not Python.
+        InvalidRequestError: There are keyword arguments, and the language is not Python.
     """
     if kwargs and language is not Language.PYTHON:
         raise InvalidRequestError(
-            f"{language} has no keyword arguments ({', '.join(kwargs)[:100]}): pass an object as the last argument"
+            f"kwargs must be empty for {language}, which has no keyword arguments, got {', '.join(kwargs)[:100]}: "
+            "pass an object as the last argument"
         )
 
 
@@ -76,12 +77,12 @@ def encode_cases(cases: object, language: Language) -> list[str]:
         InvalidRequestError: `cases` is not an iterable of tuples or lists, or a value is not JSON.
     """
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
-        raise InvalidRequestError(f"cases must be tuples of arguments, got {type(cases).__name__}")
+        raise InvalidRequestError(f"cases must be an iterable of tuples of arguments, got {type(cases).__name__}")
     return [encode_case(case, {}, language, f"case {index}") for index, case in enumerate(cases)]
 
 
 def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> str:
-    """Return the reason why a value cannot travel as JSON, or ""."""
+    """Return the reason why a value cannot be sent as JSON, or ""."""
     if value is None or isinstance(value, (bool, str)):
         return ""
     if isinstance(value, int):
@@ -108,23 +109,23 @@ class CaseScheduler:
     Attributes:
         cases: The arguments as JSON.
         isolate: Whether each case runs the definitions again.
-        rerun: Whether cases may run again when it is unknown which case ended the execution.
+        may_rerun: Whether cases may run again when it is unknown which case ended the execution.
         results: The results so far, by index.
         definition_ms: Milliseconds that the definitions took in the last execution.
     """
 
     cases: Sequence[str]
     isolate: bool
-    rerun: bool
+    may_rerun: bool
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
     _pending: list[range] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._put_back(range(len(self.cases)))
+        self._enqueue(range(len(self.cases)))
 
     def next_batch(self) -> range | None:
-        """Return the indices of the cases for the next execution; None when every case has a result."""
+        """Return the indices of the cases for the next execution; None if every case has a result."""
         if not self._pending:
             return None
         waiting = self._pending.pop()
@@ -132,29 +133,28 @@ class CaseScheduler:
         while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
             size += len(self.cases[stop])
             stop += 1
-        self._put_back(range(stop, waiting.stop))
+        self._enqueue(range(stop, waiting.stop))
         return range(waiting.start, stop)
 
     def all_results(self) -> list[ExecutionResult]:
-        """Return the result of every case, in order."""
         return [self.results[index] for index in range(len(self.cases))]
 
     def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
         """Record the results of an execution. Cases that did not begin go into a later one.
 
         Args:
-            batch: The indices of its cases.
+            batch: The indices of the cases in the execution.
             response: The answer.
-            to_result: Adds the fields about the call to a result.
+            to_result: Takes a verdict, and returns a result that also has the fields about the call.
 
         Returns:
-            The result of the case that ended the execution, or of its last case.
+            The result of the case that stopped the execution, or of the last case.
         """
-        report, unframed = response.report, response.unframed
+        report, server_verdict = response.report, response.server_verdict
         definition = report.records.get(-1)
-        if not self.isolate and report.attributable and (definition is None or definition.outcome is not Outcome.OK):
-            # The definitions end in the same way for every case.
-            ended = to_result(unframed if definition is None else response.verdict_of(-1))
+        if not self.isolate and report.is_complete and (definition is None or definition.outcome is not Outcome.OK):
+            # The definitions would fail in the same way for every case.
+            ended = to_result(server_verdict if definition is None else response.verdict_of(-1))
             self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
             self._pending = []
             return ended
@@ -166,25 +166,25 @@ class CaseScheduler:
             self.results[index] = to_result(attrs.evolve(response.verdict_of(index), duration_ms=duration_ms))
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
-            self._put_back(range(index, batch.stop))
+            self._enqueue(range(index, batch.stop))
             return self.results[index - 1]
-        if report.attributable or len(batch) == 1:
-            self.results[index] = to_result(unframed)
-            self._put_back(range(index + 1, batch.stop))
-        elif self.rerun:
+        if report.is_complete or len(batch) == 1:
+            self.results[index] = to_result(server_verdict)
+            self._enqueue(range(index + 1, batch.stop))
+        elif self.may_rerun:
             middle = (batch.start + batch.stop) // 2
-            self._put_back(range(middle, batch.stop))
-            self._put_back(range(batch.start, middle))
+            self._enqueue(range(middle, batch.stop))
+            self._enqueue(range(batch.start, middle))
         else:
-            # Every case may have run. It is unknown which of them ended the execution, or whether the definitions did.
+            # Every case may have run, and the definitions or any of the cases may have stopped the execution.
             message = (
                 f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
-                "with idempotent=True they run again separately"
+                "pass idempotent=True to run them again in smaller executions"
             )
-            unframed = attrs.evolve(unframed, error=UserError("UnknownCase", message))
-            self.results.update(dict.fromkeys(batch, to_result(unframed)))
-        return to_result(unframed)
+            server_verdict = attrs.evolve(server_verdict, error=UserError("UnknownCase", message))
+            self.results.update(dict.fromkeys(batch, to_result(server_verdict)))
+        return to_result(server_verdict)
 
-    def _put_back(self, indices: range) -> None:
+    def _enqueue(self, indices: range) -> None:
         if indices:
             self._pending.append(indices)

@@ -1,18 +1,20 @@
 """The envelope: a guest program that contains the user's program, runs it, and returns its results undamaged.
 
-The reference servers damage the results of programs. Therefore a guest program in the same language is sent, with the
-job as base64 of JSON inside it. It runs the user's code in a fresh module with `return_val` defined, records stdout,
-stderr, the exception with the user's own line numbers, the exit code and the return value, and sends all of it as one
-frame (see `frames`) through the server's channel for return values:
+The reference servers damage the results of programs. Therefore the client sends a guest program in the same language,
+which contains the job as base64 of JSON. It runs the user's code in a new module with `return_val` defined. It records
+stdout, stderr, the exception with line numbers of the user's code, the exit code and the return value, and returns all
+of them in one frame (see `frames`). The frame takes the way of a return value:
 
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
     js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process ends
     lossless servers   their own `return_val`
     a killed process   a line on the process's stderr, which the servers return when a process ends without an answer
 
-First the guest program announces its start with an empty frame: on stderr, and in Python on stdout too, because
+First the guest program announces its start with an empty frame on stderr, and in Python on stdout too, because
 python-faas returns stdout when the program raises and stderr when the process dies. On a lossless server this is not
-needed.
+necessary.
+
+In this package, "the definitions" are the user's program when it runs only to define the function that is then called.
 
 The job:
 
@@ -21,28 +23,28 @@ The job:
     cases, first       [[args, kwargs] ...] and the index of the first
     single             whether there is one result, of a program or a call, instead of one for each case
     isolate            whether each case runs the definitions again
-    capture            whether stdout and stderr are recorded here; otherwise the server returns them
-    case_ms            milliseconds after which the guard ends a case; null where the server ends programs
-    limit_ms           milliseconds after which a case counts as TIMEOUT, however it ended; null for a program
-    begin_within_ms    milliseconds after the definitions within which a further case may begin
-    batch_bytes        size of the records from which no further case begins
-    progress_bytes     size of the progress sent from which no further case begins
-    definition_bytes   limit of the output of the definitions, which is a part of every case's result
-    record_bytes       limit of a record; its streams are halved until it fits
-    lossless           whether the frame goes to the server's own `return_val`
+    capture            whether the guest program records stdout and stderr; otherwise the server returns them
+    case_ms            the guard stops a case after this number of milliseconds; null if the server stops programs
+    limit_ms           a case that took more milliseconds counts as TIMEOUT, however it ended; null for a program
+    begin_within_ms    no case begins more than this number of milliseconds after the definitions
+    batch_bytes        no case begins after the size of the records exceeds this
+    progress_bytes     no case begins after the size of the progress sent exceeds this
+    definition_bytes   the maximum size of the output of the definitions, which is part of every case's result
+    record_bytes       the maximum size of a record; its streams are halved until it fits
+    lossless           whether the frame is passed to the `return_val` of the server
 
-Unless the job is single, each record is sent at once: on stderr, or to a lossless server's `return_val`. In JavaScript,
-on servers that are not lossless, the cases then run in a worker, which can be stopped.
+Unless the job is single, each record is also sent as soon as its case ends: on stderr, or with the `return_val` of a
+lossless server. In JavaScript, on servers that are not lossless, the cases then run in a worker, which can be stopped.
 
-**The loop guard** ends Python programs on servers that are not known to enforce timeouts. On CPython it is a timer
-signal, whose cost is not measurable. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
-the buffer is an object that compares the time. A bare loop takes up to 1.15 times as long. Elsewhere, `sys.monitoring`
-counts jumps and calls, and the guard checks the clock every 500 events: 4 to 6 times as long. `benchmarks/guard.py`
-measures them. The guard raises a BaseException in the program, up to ten times, and then ends the process. It cannot
-interrupt a single long call of C code, such as a sum over an endless iterator or a huge power, and a hostile program
-can disable it.
+**The loop guard** stops Python programs on servers that are not known to enforce timeouts. On CPython it uses a timer
+signal, which has no measurable cost. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
+the guard replaces the buffer by an object that checks the time, and a bare loop takes up to 1.15 times as long.
+Elsewhere, `sys.monitoring` counts jumps and calls, the guard checks the clock every 500 events, and a bare loop takes 4
+to 6 times as long. `benchmarks/guard.py` measures this. At the deadline the guard raises a BaseException in the
+program, up to ten times, and then ends the process. It cannot interrupt a single long call of C code, such as a sum
+over an endless iterator or a huge power, and a hostile program can disable it.
 
-**Forged frames.** The program can find the nonce and forge a frame. This affects only its own result.
+**Forged frames.** A program can find the nonce and forge a frame. This affects only its own result.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ _GUEST = files("faasrt.protocol.guest")
 
 
 def _source(comment: str, *names: str) -> str:
-    """Return files of the guest program without comments and empty lines."""
+    """Return files of the guest program, joined, without comments and empty lines."""
     lines = "\n".join(_GUEST.joinpath(name).read_text("utf-8") for name in names).split("\n")
     return "\n".join(line for line in lines if not re.match(rf"\s*({comment}|$)", line))
 
@@ -75,8 +77,8 @@ _PYTHON = base64.b64encode(
     ).encode()
 ).decode()
 _JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_guest.js"))
-# python-faas rewrites text between quotes that spans lines, so each line here holds pairs of quotes. The last line is
-# an assignment, because python-faas would take the value of an expression as the result.
+# python-faas rewrites quoted text that spans several lines, so every line here has complete pairs of quotes. The last
+# line is an assignment, because python-faas would return the value of an expression as the result.
 _PYTHON_LOADER = """\
 _faasrt = {{"__name__": "faasrt", "__builtins__": dict(vars(__import__("builtins")))}}
 exec(compile(__import__("base64").b64decode("{guest}"), "faasrt_guest.py", "exec"), _faasrt)
@@ -86,7 +88,7 @@ _faasrt = _faasrt["main"]("{job}"{return_val})
 
 @attrs.frozen(kw_only=True)
 class GuestJob:
-    """The calls of a function; the defaults stand for the whole program. The module's docstring explains the fields."""
+    """The calls of a function; the defaults mean the whole program. The docstring of the module explains the fields."""
 
     function: str | None = None
     cases: Sequence[str] = ()
@@ -112,14 +114,14 @@ def wrap(
 
     Args:
         run: The user's program, with the time limit of the program or of each case.
-        job: The calls. The cases are JSON: `[[args ...], {kwargs}]`.
-        profile: The endpoint.
+        job: The calls. Each case is JSON: `[[args ...], {kwargs}]`.
+        profile: The properties of the endpoint.
         nonce: Letters and digits that distinguish the frames of this call from the program's output.
         max_output_bytes: See the job.
         begin_within_ms: See the job.
     """
     definition_bytes = min(max_output_bytes, _DEFINITION_BYTES)
-    # A frame must hold the definitions, a batch of records that was not quite full, and one more record.
+    # A frame must have room for the definitions, a batch of records that is almost full, and one more record.
     reserved = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
     fields = {
         **attrs.asdict(job, filter=attrs.filters.exclude("cases")),

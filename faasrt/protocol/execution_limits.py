@@ -7,7 +7,7 @@ import attrs
 from faasrt.results import Outcome, UserError
 
 OUTPUT_FACTOR = 2
-"""A program is ended when it writes more than this many times `max_output_bytes`."""
+"""A program is stopped when its output exceeds `max_output_bytes` times this factor."""
 
 
 @attrs.frozen(kw_only=True)
@@ -17,8 +17,8 @@ class ExecutionLimits:
     Attributes:
         timeout_ms: Milliseconds of wall-clock time.
         memory_limit_mb: MiB.
-        max_output_bytes: UTF-8 bytes to keep of each stream.
-        set_by_server: The outcomes whose limit is the server's; the client set the others.
+        max_output_bytes: The maximum size of each stream in UTF-8 bytes.
+        set_by_server: The outcomes whose limit was set by the server. The client set the other limits.
     """
 
     timeout_ms: float

@@ -4,21 +4,21 @@ A frame is `faasrt1:` and base64 of JSON in UTF-8, on one line:
 
     {"nonce": str, "final": bool, "progress": bool, "records": [record ...]}
 
-A frame begins with the nonce of its call; text without it is output of the program. A final frame holds every record. A
-frame without records announces the start of the guest program: a server that returns no frame at all did not start its
-interpreter. With `progress`, each record is also sent as soon as its case ends, and counts when no final frame follows:
-on the process's stderr, one record per frame, because servers return that stream when a process dies; or, on a lossless
-server, as return values that hold all records so far. A record is
+A frame begins with the nonce of its call; text without the nonce is output of the program. A final frame contains all
+records. A frame without records announces the start of the guest program: if a server returns no frame at all, it did
+not start its interpreter. With `progress`, each record is also sent as soon as its case ends, and is used if no final
+frame follows. These frames go to the stderr of the process, one record per frame, because servers return that stream
+when a process dies. On a lossless server they are return values that contain all records so far. A record is
 
     {"index": int, "outcome": str, "exit_code": int | null, "ms": number, "error": {"name", "message", "traceback"},
      "stdout": stream, "stderr": stream, "ret_val": stream}
 
-where `error` is optional, and `stdout` and `stderr` are missing when the server returns them itself. The index is that
-of the case, 0 for a program, and -1 for the definitions that all cases share. A stream (and `message`) is a text; or
-`{"base64": str}` of its UTF-8, where escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, where the
+where `error` is optional, and `stdout` and `stderr` are missing if the server returns them itself. The index is the
+index of the case, 0 for a program, and -1 for the definitions that all cases share. A stream (and `message`) is a text;
+or `{"base64": str}` of its UTF-8, if JSON escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, if the
 guest program cut it.
 
-The digit in the prefix is the version. It changes when older readers would misread newer frames.
+The digit in the prefix is the version of the format. It changes when older readers would misread newer frames.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from faasrt.results import Outcome, UserError
 _PREFIX = "faasrt1:"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-# A frame holds at most some hundred records, whose structure takes some hundred characters each.
+# The size of a frame's JSON without its strings: a few hundred records of a few hundred characters each.
 _MAX_STRUCTURE = 262_144
-# A program that learned the nonce can write frames; those that cannot be decoded are its own.
+# Frames that cannot be decoded were written by a program that found the nonce. Give up after this number of them.
 _MAX_FORGED = 1_000
 _ERROR_BYTES = 32_768
 _LARGEST_NUMBER = 1e15
@@ -70,7 +70,7 @@ class GuestReport:
     Attributes:
         records: The records by index.
         started: Whether the guest program announced its start.
-        final: Whether the guest program came to its end.
+        final: Whether the guest program reached its end.
         progress: Whether each record was sent as soon as its case ended.
     """
 
@@ -80,8 +80,8 @@ class GuestReport:
     progress: bool = False
 
     @property
-    def attributable(self) -> bool:
-        """Whether the first case without a record is the one that ended the execution."""
+    def is_complete(self) -> bool:
+        """Whether every case that ended has a record, so that the first case without one stopped the execution."""
         return self.final or self.progress
 
 
@@ -96,16 +96,16 @@ def frame_bytes(max_output_bytes: int) -> int:
 def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> tuple[GuestReport, dict[str, str]]:
     """Separate the frames of a call from the other output of its server.
 
-    Each text is searched once for the text that every frame of the call begins with, so the work is linear in the
+    Each text is searched once, for the text with which every frame of the call begins. So the work is linear in the
     length of the output.
 
     Args:
         texts: The streams of an answer, by name.
         nonce: The nonce of the call.
-        max_output_bytes: UTF-8 bytes to keep of each stream in a frame.
+        max_output_bytes: The maximum size of each stream in a frame, in UTF-8 bytes.
 
     Returns:
-        The content of the frames, and the texts without them and the line ends around them.
+        The content of the frames, and the texts without the frames and the newlines around them.
     """
     rest, frames = {}, []
     for name, text in texts.items():
@@ -121,7 +121,7 @@ def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> 
 
 
 def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
-    # Base64 turns three bytes into four characters; the last ones depend on the bytes that follow.
+    # Base64 encodes three bytes as four characters, so the incomplete group at the end is left out.
     head = f'{{"nonce":"{nonce}",'.encode()
     beginning = _PREFIX + base64.b64encode(head[: len(head) - len(head) % 3]).decode()
     frames: list[dict[str, Any]] = []
@@ -134,7 +134,7 @@ def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
         frame = _decode(text[at + len(_PREFIX) : end])
         if frame is not None and frame.get("nonce") == nonce:
             frames.append(frame)
-            # The guest program writes a line end before each frame and one after it.
+            # The guest program writes a newline before and after each frame.
             pieces.append(text[kept:at].removesuffix("\n"))
             end += text.startswith("\n", end)
             kept = end
@@ -145,7 +145,7 @@ def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 def is_frame(text: str, limit: int) -> bool:
-    """Return whether a text has the form of a frame that carries streams within a limit."""
+    """Return whether a text has the form of a frame, and is not too long for streams within a limit."""
     return (
         len(text) <= frame_bytes(limit)
         and text.startswith(_PREFIX)
@@ -154,7 +154,7 @@ def is_frame(text: str, limit: int) -> bool:
 
 
 def cut_ret_val(data: bytes, limit: int) -> tuple[str, bool]:
-    """Cut a return value as `cut` does. A frame is not cut, because it holds all streams."""
+    """Cut a return value like `cut`. A frame is not cut, because it contains all streams."""
     if data.startswith(_PREFIX.encode()) and is_frame(text := data.decode("latin-1"), limit):
         return text, False
     return cut(data, limit)
@@ -164,7 +164,7 @@ def _decode(text: str) -> dict[str, Any] | None:
     try:
         decoded = base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass")
         if len(decoded) > _MAX_STRUCTURE and len(_STRING.sub("", decoded)) > _MAX_STRUCTURE:
-            return None  # JSON whose size is not that of its strings takes far longer to decode
+            return None  # a program forged it, because decoding that much structure takes very long
         value = strict_json.loads(decoded)
     except (ValueError, RecursionError):
         return None
@@ -172,7 +172,7 @@ def _decode(text: str) -> dict[str, Any] | None:
 
 
 def _read_record(fields: Any, limit: int) -> dict[int, Record]:
-    """Return a record by its index; nothing when it is malformed. A program can forge its own records."""
+    """Return {index: record}, or {} if the record is malformed, because a program can forge its records."""
     if not isinstance(fields, dict):
         return {}
     index: Any = fields.get("index")

@@ -13,18 +13,18 @@ from faasrt.languages import Language
 
 @attrs.frozen(kw_only=True)
 class EndpointProfile:
-    """The properties of an endpoint that its requests depend on. The defaults are those of an unknown server.
+    """The properties of an endpoint on which its requests depend. The defaults are for an unknown server.
 
     Attributes:
-        lossless: The server returns results undamaged, so that programs need no envelope.
-        enforces_timeouts: The server ends a program at its time limit.
-        cancels_on_disconnect: The server ends a program whose caller drops the connection.
-        reference: The server is one of the reference servers, on which the envelope is known to work: an answer without
-            a frame means that the program was killed.
-        cold_start: The server starts an interpreter for each request, which takes a second or two.
-        timeout_limit_ms: The longest time limit that the server grants, in milliseconds; None when unknown.
-        max_output_bytes: The bytes that the server keeps of each stream; None when unknown.
-        capacities: The number of programs that the server runs at once, for each language for which it is known.
+        lossless: Whether the server returns results undamaged, so that programs need no envelope.
+        enforces_timeouts: Whether the server stops a program at its time limit.
+        cancels_on_disconnect: Whether the server stops a program when its client disconnects.
+        reference: Whether the server is python-faas or js-faas. The envelope is known to work there, so an answer
+            without a frame means that the program was killed.
+        cold_start: Whether the server starts an interpreter for each request, which takes one or two seconds.
+        timeout_limit_ms: The maximum time limit that the server accepts, in milliseconds; None if unknown.
+        max_output_bytes: The number of bytes that the server keeps of each stream; None if unknown.
+        capacities: The number of programs that the server runs at once, by language; without unknown ones.
     """
 
     lossless: bool = False
@@ -40,8 +40,8 @@ class EndpointProfile:
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
     """Return the profile in a health report. Fields that are missing or have a wrong type are ignored.
 
-    Source: python-faas and the js-faas of docker-compose give their name in `version`, the js-faas of the Helm chart is
-    identified by `runtime` and `language`; `capabilities` and `limits` are fields of the embedded FaaS.
+    Source: python-faas and the js-faas of docker-compose report their name in `version`. The js-faas of the Helm chart
+    is identified by `runtime` and `language`. Only the embedded FaaS has `capabilities` and `limits`.
     """
     capabilities, limits = (_mapping(health.get(key)) for key in ("capabilities", "limits"))
     version = health.get("version")
@@ -61,14 +61,14 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
 
 
 def is_reference_answer(metadata: Mapping[str, Any]) -> bool:
-    """Return whether the metadata of an answer comes from a reference server, for gateways without `/health`."""
+    """Return whether the metadata of an answer is that of a reference server. Some gateways offer no `/health`."""
     return is_pyodide(metadata) or (
         metadata.get("language") == "javascript" and metadata.get("status") in ("success", "completed")
     )
 
 
 def is_pyodide(metadata: Mapping[str, Any]) -> bool:
-    """Return whether the metadata of an answer are those of python-faas."""
+    """Return whether the metadata of an answer is that of python-faas."""
     runtime = metadata.get("runtime")
     return isinstance(runtime, str) and runtime.startswith("pyodide")
 

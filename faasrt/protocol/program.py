@@ -1,4 +1,4 @@
-"""Executions of programs and calls. Each makes a `Request` for its endpoint, which reads the answer."""
+"""Executions: an `Execution` creates the `Request` for an endpoint, and the request reads the answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import GuestReport
 from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, Reading, read_answer
+from faasrt.protocol.response import Answer, ParsedAnswer, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 
-# Added to the limit that is sent to js-faas: the guest program stops at the limit itself, and returns the output.
+# Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
 _MARGIN_MS = 500
 _MIN_WINDOW_MS = 250
 _LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
@@ -28,13 +28,13 @@ _LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
 
 @attrs.frozen(kw_only=True)
 class Execution:
-    """A program, or calls of its function.
+    """One execution of a program, or of calls of its function.
 
     Attributes:
-        run: The request as the caller made it; its time limit is that of the program or of each case.
-        mode: Whether the program travels in an envelope; calls always do.
-        job: The calls; the default is the whole program.
-        definition_ms: Milliseconds that the definitions of cases took in an earlier execution; None if unknown.
+        run: The request of the caller. Its time limit applies to the program, or to each case.
+        mode: Whether the program is sent in an envelope; calls always are.
+        job: The calls. The default means the whole program.
+        definition_ms: The milliseconds that the definitions took in an earlier execution; None if unknown.
     """
 
     run: RunRequest
@@ -44,7 +44,7 @@ class Execution:
 
     @property
     def needs_profile(self) -> bool:
-        """Whether the request depends on the endpoint."""
+        """Whether the request depends on the profile of the endpoint."""
         return self.mode != "never"
 
     def request(self, profile: EndpointProfile, timeout_ms: int) -> Request:
@@ -55,7 +55,7 @@ class Execution:
         if self.mode == "never" or (self.mode == "auto" and profile.lossless):
             return Request(body=run.encode(), run=run, timeout_ms=timeout_ms, profile=profile)
         if not job.single:
-            timeout_ms, begin_within_ms = self._times(profile, timeout_ms)
+            timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
         nonce, limit = secrets.token_hex(8), _limits(run, profile).max_output_bytes
         code = wrap(run, job, profile, nonce, max_output_bytes=limit, begin_within_ms=begin_within_ms)
         # The guest program is JavaScript, and imports the user's TypeScript itself.
@@ -67,38 +67,38 @@ class Execution:
             timeout_ms=timeout_ms,
             profile=profile,
             nonce=nonce,
-            strict=self.mode == "always" or profile.reference,
+            expects_frame=self.mode == "always" or profile.reference,
             own_return_val=job.function is None and defines_return_val(run.code, run.language),
         )
 
-    def _times(self, profile: EndpointProfile, each: int) -> tuple[int, float]:
-        """Return the limit of the execution, and the time within which a further case may begin, in milliseconds."""
+    def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
+        """Return the time limit of the execution, and the window in which cases may begin, both in milliseconds."""
         if not profile.enforces_timeouts:
-            # The guest program ends each case at its own limit.
+            # The guest program stops each case at its own limit.
             window = max(1, round(self.run.sandbox.timeout_limit_s * 1000))
-            return 2 * each + window, float(window)
-        # The server ends executions, not cases, so the limits must be close to each other. Still, a case that begins
-        # late must get its whole time, and so must the definitions.
-        longest = max(profile.timeout_limit_ms or each, each)
-        definitions = each if self.definition_ms is None else min(each, round(1.5 * self.definition_ms) + 50)
-        window = max(each // 2, _MIN_WINDOW_MS)
-        if each + window > longest:
-            window = max(longest - each, longest // 10)
-        return min((0 if self.job.isolate else definitions) + each + window, longest), float(window)
+            return 2 * case_ms + window, float(window)
+        # The server stops executions, not cases, so the limit of the execution must be close to that of a case. But
+        # the definitions, and a case that begins at the end of the window, need their full time.
+        longest = max(profile.timeout_limit_ms or case_ms, case_ms)
+        definitions = case_ms if self.definition_ms is None else min(case_ms, round(1.5 * self.definition_ms) + 50)
+        window = max(case_ms // 2, _MIN_WINDOW_MS)
+        if case_ms + window > longest:
+            window = max(longest - case_ms, longest // 10)
+        return min((0 if self.job.isolate else definitions) + case_ms + window, longest), float(window)
 
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """One request.
+    """A request to one endpoint.
 
     Attributes:
         body: The JSON to send.
         run: The program, with the time limit of the program or of each case.
-        timeout_ms: How long the code may run, in milliseconds.
-        profile: The endpoint.
+        timeout_ms: The time limit of the execution in milliseconds.
+        profile: The profile of the endpoint.
         nonce: The nonce of the frames; None without an envelope.
-        strict: Whether the server is known to return frames. Others may lose the frame of a program that ended.
-        own_return_val: Whether the program defines its own `return_val`, whose output is in its stdout.
+        expects_frame: Whether the server must return a frame. A server of an unknown kind may lose it.
+        own_return_val: Whether the program defines `return_val` itself. The value is then in stdout.
     """
 
     body: bytes
@@ -106,32 +106,32 @@ class Request:
     timeout_ms: int
     profile: EndpointProfile
     nonce: str | None = None
-    strict: bool = False
+    expects_frame: bool = False
     own_return_val: bool = False
 
     def read(self, answer: Answer | None) -> GuestResponse:
-        """Read the answer; None stands for one that was too large.
+        """Read the answer. None means that the answer was too large.
 
         Raises:
             ServiceError: The server failed, refused, did not start its interpreter, or did not follow the protocol.
         """
         limit, limits = self.run.sandbox.max_output_bytes, _limits(self.run, self.profile)
-        # The start of the interpreter alone can take as long as the time limit.
+        # The start of the interpreter can exceed the time limit by itself.
         timeout_ms = math.inf if self.profile.cold_start else self.timeout_ms
         if answer is None:
-            reading = Reading(_too_large(limit))
+            parsed = ParsedAnswer(_too_large(limit))
         else:
-            reading = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
-        report, verdict, declared = reading.report, reading.verdict, reading.declared
+            parsed = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
+        report, verdict, declared = parsed.report, parsed.verdict, parsed.declared
         outcome, error = verdict.outcome, verdict.error or limits.error(verdict.outcome)
         if error and error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
-            error = limits.error(outcome)  # the server reports the limit of the execution, and not that of a case
-        if self.nonce and not (report.started or declared or reading.killed or outcome in _LIMITS):
+            error = limits.error(outcome)  # the server reported the limit of the execution instead of the case
+        if self.nonce and not (report.started or declared or parsed.killed or outcome in _LIMITS):
             _check_started(verdict, self.profile)
         is_known = outcome in _LIMITS or (declared and outcome is not Outcome.OK)
-        if (self.strict or report.started) and not is_known:
+        if (self.expects_frame or report.started) and not is_known:
             # The guest program reports every exception and exit, so the process was killed.
-            outcome = Outcome.TIMEOUT if reading.time_used_up else Outcome.CRASHED
+            outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
             error = limits.error(outcome)
         if outcome is not verdict.outcome or error is not verdict.error:
             verdict = attrs.evolve(verdict, outcome=outcome, error=error)
@@ -144,12 +144,12 @@ class GuestResponse:
 
     Attributes:
         report: The content of the guest program's frames.
-        unframed: The verdict where no frame says how the code ended.
+        server_verdict: The verdict according to the server, for code without a record in the frames.
         request: The request.
     """
 
     report: GuestReport
-    unframed: ExecutionResult
+    server_verdict: ExecutionResult
     request: Request
 
     @property
@@ -157,13 +157,13 @@ class GuestResponse:
         """Whether the code was stopped at its time limit."""
         outcomes = {record.outcome for record in self.report.records.values()}
         if not self.report.final:
-            outcomes.add(self.unframed.outcome)
+            outcomes.add(self.server_verdict.outcome)
         return Outcome.TIMEOUT in outcomes
 
     def verdict(self) -> ExecutionResult:
         """Return the verdict on a program or a single call."""
         ended = self.report.final and 0 in self.report.records
-        verdict = self.verdict_of(0) if ended else self.unframed
+        verdict = self.verdict_of(0) if ended else self.server_verdict
         if verdict.output.ret_val or not self.request.own_return_val:
             return verdict
         language = self.request.run.language
@@ -172,42 +172,42 @@ class GuestResponse:
         return attrs.evolve(verdict, output=output, truncated=truncated)
 
     def verdict_of(self, index: int) -> ExecutionResult:
-        """Return the verdict of a record. The output of the definitions that cases share comes first."""
-        run, around, record = self.request.run, self.unframed, self.report.records[index]
+        """Return the verdict in a record, with the output of the shared definitions before that of the case."""
+        run, base, record = self.request.run, self.server_verdict, self.report.records[index]
         definition = self.report.records.get(-1) if index >= 0 else None
-        # The server itself returns the streams that are not in the record.
-        texts = attrs.asdict(around.output) | dict(record.texts)
-        truncated = record.truncated | (around.truncated - record.texts.keys())
+        # The server returned the streams that are not in the record.
+        texts = attrs.asdict(base.output) | dict(record.texts)
+        truncated = record.truncated | (base.truncated - record.texts.keys())
         if definition is not None:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}
             truncated |= definition.truncated
         texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
         return attrs.evolve(
-            around,
+            base,
             outcome=record.outcome,
             output=ExecutionOutput(**texts),
             error=record.error or _limits(run, self.request.profile).error(record.outcome),
             exit_code=record.exit_code,
             truncated=truncated | cut_names,
-            duration_ms=record.duration_ms if around.duration_ms is None else around.duration_ms,
+            duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
         )
 
 
 def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:
-    """Raise ServerError if the server is known to return frames: without one, its interpreter did not start."""
+    """Raise ServerError if the server must return frames, because without a frame its interpreter did not start."""
     if profile.reference or is_reference_answer(plain.metadata):
         reason = plain.output.stderr.strip()[:500] or "no reason given"
         code = "" if plain.exit_code is None else f" (exit code {plain.exit_code})"
         message = f"the FaaS did not start its interpreter{code}: {reason}; see its logs"
         error = ServerError(message, sent="yes", status=200)
         error.details = reason
-        # A JavaScript program can write the answer of its server, and so hide that it started.
+        # On js-faas a program can overwrite the answer, and so hide that it started.
         error.blames_endpoint = is_pyodide(plain.metadata)
         raise error
 
 
 def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
-    """Return the limits of a program at an endpoint, whose own output limit may be lower."""
+    """Return the limits of a program at an endpoint. The endpoint may have a lower output limit."""
     limit = run.sandbox.max_output_bytes
     kept = min(limit, profile.max_output_bytes) if profile.lossless and profile.max_output_bytes else limit
     return ExecutionLimits(

@@ -1,6 +1,6 @@
 """The request of `POST /run_code`: checks its arguments, and encodes it.
 
-Source: the fields are those of coze-loop's evaluation runtime, apart from `sandbox`, which other servers ignore.
+Source: coze-loop's evaluation runtime defines the fields, except `sandbox`, which its servers ignore.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from faasrt.languages import Language
 
 NOT_STARTED_HEADER = "x-faasrt-not-started"
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
-"""Marks a failure that a program may have caused, so that it must not count against the server."""
+"""A response header with the value 1 when a program may have caused the failure. It does not open the breaker."""
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @attrs.define(kw_only=True)
 class RunRequest:
-    """A request to run a program, as the caller made it."""
+    """A request to run a program, with the caller's arguments."""
 
     language: Language
     code: str
@@ -37,7 +37,7 @@ class RunRequest:
     def checked(
         cls, language: Language, code: object, timeout_ms: object, sandbox: object, ext: object, priority: object
     ) -> RunRequest:
-        """Return a request made of a caller's arguments; see the functions below.
+        """Return a request with the caller's arguments, after checking them.
 
         Raises:
             InvalidRequestError: An argument is wrong.
@@ -54,7 +54,6 @@ class RunRequest:
         )
 
     def encode(self) -> bytes:
-        """Return the JSON body in UTF-8."""
         sandbox = self.sandbox
         body = {
             "language": self.language.value,
@@ -73,7 +72,7 @@ class RunRequest:
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
-    """Return a JSON body in UTF-8; raise InvalidRequestError for a lone surrogate."""
+    """Return a JSON body in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
     return _refuse_surrogates(_encode(body))
 
 
@@ -83,15 +82,15 @@ def _refuse_surrogates(text: str) -> bytes:
     except UnicodeEncodeError as error:
         surrogate = repr(error.object[error.start])
         raise InvalidRequestError(
-            f"the code, ext or priority holds a lone surrogate ({surrogate}), which cannot be sent as UTF-8"
+            f"code, ext and priority must not contain lone surrogates ({surrogate}), which UTF-8 cannot encode"
         ) from None
 
 
 def check_code(code: object) -> str:
-    """Return the code.
+    """Return the code after checking it.
 
     Raises:
-        InvalidRequestError: It is not a str, is only white space, or holds a lone surrogate.
+        InvalidRequestError: `code` is not a str, is only white space, or contains a lone surrogate.
     """
     if not isinstance(code, str):
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
@@ -102,10 +101,10 @@ def check_code(code: object) -> str:
 
 
 def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
-    """Return the time limit in whole milliseconds; that of the sandbox for None.
+    """Return the time limit in whole milliseconds. None means the time limit of the sandbox.
 
     Raises:
-        InvalidRequestError: It is not a number above 0, or is above the limit of the sandbox.
+        InvalidRequestError: `timeout_ms` is not a number above 0, or exceeds the limit of the sandbox.
     """
     limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
     if timeout_ms is None:
@@ -116,7 +115,7 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
         raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {shown(timeout_ms)}")
     if timeout_ms > limit_ms:
         raise InvalidRequestError(
-            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {shown(timeout_ms)}: raise "
+            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {shown(timeout_ms)}: increase "
             "SandboxConfig.timeout_limit_s"
         )
     return math.ceil(timeout_ms)
@@ -126,7 +125,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
     """Return `ext`, or {} for None.
 
     Raises:
-        InvalidRequestError: It is not a mapping of str to str, or holds a lone surrogate.
+        InvalidRequestError: `ext` is not a mapping of str to str, or contains a lone surrogate.
     """
     if ext is None:
         return {}
@@ -143,7 +142,7 @@ def check_flag(name: str, value: object, *, optional: bool = True) -> None:
     """Check that an argument is a bool, or None where that is allowed.
 
     Raises:
-        InvalidRequestError: It is something else.
+        InvalidRequestError: The argument has another type.
     """
     if not isinstance(value, bool) and not (optional and value is None):
         allowed = "True, False or None" if optional else "True or False"
@@ -151,10 +150,10 @@ def check_flag(name: str, value: object, *, optional: bool = True) -> None:
 
 
 def check_priority(priority: object) -> str:
-    """Return the priority.
+    """Return the priority after checking it.
 
     Raises:
-        InvalidRequestError: It is not a str, is empty, or holds a lone surrogate.
+        InvalidRequestError: `priority` is not a str, is empty, or contains a lone surrogate.
     """
     if not isinstance(priority, str) or not priority:
         raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")

@@ -46,14 +46,14 @@ _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
 
 @attrs.define(kw_only=True)
 class Answer:
-    """An answer as it arrived.
+    """An answer, before it is parsed.
 
     Attributes:
         status: The HTTP status.
         body: The whole body.
         retry_after_s: The seconds in `Retry-After`, or None.
         not_started: Whether the answer states that the code was not started.
-        program_suspect: Whether the answer states that the program may have caused the failure.
+        program_suspect: Whether the answer states that the program may have caused the failure of the server.
     """
 
     status: int
@@ -64,15 +64,15 @@ class Answer:
 
 
 @attrs.define
-class Reading:
+class ParsedAnswer:
     """The content of an answer.
 
     Attributes:
-        verdict: The result without its frames, and without the fields about its call.
+        verdict: The result according to the server alone; frames and the fields about the call are missing.
         report: The content of the guest program's frames.
-        declared: Whether the server named the outcome, as the embedded FaaS does.
-        killed: Whether js-faas left its report in stdout, because the process did not end by itself.
-        time_used_up: Whether the execution took as long as its time limit.
+        declared: Whether the server named the outcome. Only the embedded FaaS does this.
+        killed: Whether js-faas left its own report in stdout, because the process was killed.
+        time_used_up: Whether the execution took at least as long as its time limit.
     """
 
     verdict: ExecutionResult
@@ -82,14 +82,14 @@ class Reading:
     time_used_up: bool = False
 
 
-def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> Reading:
+def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
     """Read an answer to `/run_code`.
 
     Args:
         answer: The answer.
         nonce: The nonce of its frames; None without an envelope.
-        timeout_ms: The limit that was sent, in milliseconds.
-        max_output_bytes: UTF-8 bytes to keep of each stream.
+        timeout_ms: The time limit that was sent, in milliseconds.
+        max_output_bytes: The maximum size of each stream in UTF-8 bytes.
 
     Raises:
         ServiceError: The server failed, refused, or did not follow the protocol.
@@ -100,12 +100,14 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     timed_out = answer.status == 408 and not answer.not_started
     if timed_out or (answer.status == 500 and re.search("timeout|timed out", f"{error} {details}", re.IGNORECASE)):
         texts, truncated = cut_texts({"stderr": details}, max_output_bytes)
-        return Reading(ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated))
+        return ParsedAnswer(
+            ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated)
+        )
     raise _status_error(answer)
 
 
 def raise_for_status(answer: Answer) -> None:
-    """Raise the error of a status other than 200; return for 200.
+    """Raise the error for the status of an answer, unless it is 200.
 
     Raises:
         OverloadedError: 429 or 503.
@@ -139,7 +141,7 @@ def _status_error(answer: Answer) -> ServiceError:
     return failure
 
 
-def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_output_bytes: int) -> Reading:
+def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
     body = decode_object(answer.body)
     if body.get("error"):
         error, details = _message_in(body)
@@ -154,20 +156,20 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     for name, text in texts.items():
         if type(text) is not str:
             _check_type(text, name, str)
-    # The embedded FaaS puts a notice into an empty stderr. It is not output of the program.
+    # The embedded FaaS writes a notice to an empty stderr. It is not output of the program.
     if "notice" in body and _check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
     truncated = _check_type(body.get("truncated", []), "truncated", list)
     if truncated and not all(name in STREAM_NAMES for name in truncated):
-        raise ProtocolError("'truncated' in the answer names an unknown stream", sent="yes", status=200)
+        raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
     exit_code = _check_number(metadata.get("exit_code"), "exit_code", int)
     duration_ms = _check_number(metadata.get("duration"), "duration", int, float)
     declared = _declared_outcome(body) if "outcome" in body else None
-    of_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
-    killed = of_js_faas and _unpack_js_report(texts)
+    from_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
+    killed = from_js_faas and _unpack_js_report(texts)
     report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (NO_REPORT, texts)
     texts, cut_names = cut_texts(texts, max_output_bytes)
-    # On python-faas the start of the interpreter, which counts, can take longer than the time limit.
+    # On python-faas the duration includes the start of the interpreter, which can exceed the time limit by itself.
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(**texts)
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
@@ -180,15 +182,15 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
         duration_ms=None if duration_ms is None else float(duration_ms),
         metadata=metadata,
     )
-    return Reading(verdict, report, declared is not None, killed, time_used_up)
+    return ParsedAnswer(verdict, report, declared is not None, killed, time_used_up)
 
 
 def _unpack_js_report(texts: dict[str, str]) -> bool:
-    """Replace the report of js-faas in stdout by the streams in it; return whether there is one.
+    """Replace the report of js-faas in stdout by the streams in it. Return whether there is one.
 
-    js-faas prints the report on the process's own stdout once the script has run, before anything that the script
-    scheduled. When the process then exits with a code other than 0, or is killed, the server returns its whole stdout
-    unchanged. When it ends with 0, the server removes the report.
+    js-faas prints the report to stdout when the script has run, before the callbacks that the script scheduled. If the
+    process then exits with 0, the server removes the report. If it exits with another code or is killed, the server
+    returns stdout unchanged.
     """
     line, _, rest = texts["stdout"].partition("\n")
     if texts["ret_val"] or not line.startswith(_REPORT_START):
@@ -210,7 +212,7 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
     try:
         outcome = Outcome(body["outcome"])
     except ValueError:
-        raise ProtocolError("'outcome' in the answer is unknown", sent="yes", status=200) from None
+        raise ProtocolError("'outcome' in the answer is not a known outcome", sent="yes", status=200) from None
     info = body.get("error_info")
     if info is None:
         return outcome, None
@@ -222,7 +224,7 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
 def _inferred_outcome(
     output: ExecutionOutput, metadata: Mapping[str, Any], killed: bool, time_used_up: bool
 ) -> tuple[Outcome, UserError | None]:
-    """Return the outcome and the error of an answer of a reference server, as described at the top of this file."""
+    """Return the outcome and the error in the answer of a reference server. See the docstring of the module."""
     exit_code = metadata.get("exit_code")
     silent = exit_code != 0 and not (output.stdout or output.stderr or output.ret_val)
     if metadata.get("timed_out") is True or ((silent or killed) and time_used_up):
@@ -233,7 +235,7 @@ def _inferred_outcome(
         error = _python_error(output.stderr)
         if error is not None:
             return (Outcome.SYNTAX_ERROR if error.name in _SYNTAX_ERRORS else Outcome.USER_ERROR), error
-        # python-faas drops most tracebacks. Its status still distinguishes an exception from a dead process.
+        # python-faas drops most tracebacks, but its status distinguishes an exception from a dead process.
         raised = output.stderr.strip() or metadata.get("status") == "error"
         return (Outcome.USER_ERROR if raised else Outcome.CRASHED), None
     if exit_code is None and (error := _js_error(output.stderr)) is not None:
@@ -243,7 +245,7 @@ def _inferred_outcome(
 
 
 def _python_error(stderr: str) -> UserError | None:
-    """Return the exception in a Python traceback, which is its last line without indentation."""
+    """Return the exception in a Python traceback. It is the last line without indentation."""
     if "Traceback (most recent call last)" not in stderr and "SyntaxError" not in stderr:
         return None
     begin = stderr.find("Traceback (most recent call last)")
@@ -256,7 +258,7 @@ def _python_error(stderr: str) -> UserError | None:
 
 
 def _js_error(stderr: str) -> UserError | None:
-    """Return the exception in a stack that ends in frames of js-faas, which evaluates programs in a temp.js."""
+    """Return the exception in a stack that ends in frames of js-faas, which evaluates programs in a file temp.js."""
     lines = stderr.rstrip("\n").split("\n")
     first_frame = len(lines)
     while first_frame and lines[first_frame - 1].startswith("    at "):
@@ -273,7 +275,7 @@ def _js_error(stderr: str) -> UserError | None:
 
 
 def _server_message(answer: Answer) -> tuple[str, str]:
-    """Return `error` and `details` of a failure; or "" and the beginning of a body that is not a JSON object."""
+    """Return `error` and `details` of a failure. If the body is not a JSON object, return "" and its beginning."""
     try:
         body = decode_object(answer.body)
     except ProtocolError:
@@ -288,7 +290,7 @@ def _message_in(body: dict[str, Any]) -> tuple[str, str]:
 
 
 def _check_type(value: Any, name: str, *kinds: type[T]) -> T:
-    """Return a value decoded from JSON; raise ProtocolError if it has another type. A bool is not an int here."""
+    """Return the value, or raise ProtocolError if it does not have one of these types. A bool is not an int here."""
     if type(value) not in kinds:
         raise ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
     checked: T = value
@@ -296,7 +298,7 @@ def _check_type(value: Any, name: str, *kinds: type[T]) -> T:
 
 
 def _check_number(value: Any, name: str, *kinds: type) -> Any:
-    """Return a number decoded from JSON, or None; raise ProtocolError if it has another type or is too large."""
+    """Return the number or None. Raise ProtocolError if the value has another type or is too large."""
     if value is None:
         return None
     if abs(_check_type(value, name, *kinds)) > _LARGEST_NUMBER:
@@ -305,7 +307,7 @@ def _check_number(value: Any, name: str, *kinds: type) -> Any:
 
 
 def decode_validation(body: bytes) -> ValidationResult:
-    """Return the result in an answer of `POST /validate_code`, which the reference servers do not have.
+    """Return the result in an answer to `POST /validate_code`, which only the embedded FaaS offers.
 
     Raises:
         ProtocolError: The answer is malformed.

@@ -1,9 +1,9 @@
 """The source of `return_val`, and the return value of programs that define this function themselves.
 
-coze-loop's backend puts a definition in front of every program. It prints the value to stdout, from which it is taken
-here, as on the reference servers.
+coze-loop's backend inserts a definition before every program. That function prints the value to stdout. This module
+removes the value from stdout, as the reference servers do.
 
-Source: python-faas takes the text between the first two markers, js-faas the last line that is a JSON object.
+Source: python-faas uses the text between the first two markers, and js-faas the last line that is a JSON object.
 """
 
 from __future__ import annotations
@@ -31,23 +31,21 @@ function return_val(value) {
 
 _DEFINITION = {
     Language.PYTHON: re.compile(r"^(?:def return_val\b|return_val\s*=)", re.MULTILINE),
-    # The white space excludes line ends: a pattern that matches them would be tried again at every one.
+    # The white space excludes newlines, because the work of a pattern that matches them is quadratic.
     Language.JAVASCRIPT: re.compile(
         r"^[^\S\n]*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE
     ),
 }
 _START, _END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__"
-# Trying to decode a line costs far more than reading it, and a program may print many lines that fail.
+# Decoding a line takes far longer than finding it, and a program may print many lines that are not JSON.
 _MAX_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
-    """Return the definition of `return_val` in a language."""
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
 def defines_return_val(code: str, language: Language) -> bool:
-    """Return whether a program defines its own `return_val`."""
     return "return_val" in code and _DEFINITION[language.family].search(code) is not None
 
 
@@ -61,11 +59,11 @@ def take_return_val(
     Args:
         stdout: The output of the program.
         language: The language of the program.
-        truncated: The names of the streams that were cut. A cut stdout holds the marker of `cut`.
+        truncated: The names of the streams that were cut. A cut stdout contains the marker of `cut`.
 
     Returns:
-        The rest of stdout; the value, or ""; and the names of the streams that were cut, with "ret_val" in place of
-        "stdout" when the value was cut.
+        The rest of stdout; the value, or ""; and the names of the streams that were cut, with "ret_val" instead of
+        "stdout" if the value was cut.
     """
     marker = find_marker(stdout) if "stdout" in truncated else None
     take = _between_markers if language is Language.PYTHON else _last_object
@@ -91,7 +89,7 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
         at = end + len(_END)
         at += stdout.startswith("\n", at)
     if value is None and marker is not None:
-        # The start or the end marker of the value was cut out.
+        # The cut removed the start marker or the end marker of the value.
         end = stdout.find(_END, marker.stop)
         if start >= 0:
             value, pieces, at = stdout[start + len(_START) : marker.stop], [stdout[:start]], marker.stop
@@ -104,7 +102,7 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
-    # With a line end in front, every line follows one, and begins in stdout at the index of that line end in the text.
+    # With this extra newline every line follows a newline, whose index in `text` is the index of the line in stdout.
     text = "\n" + stdout
     start = len(text)
     for _ in range(_MAX_LINES):
@@ -112,7 +110,7 @@ def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]
         if start < 0:
             break
         end = stdout.find("\n", start)
-        # A line whose middle was cut out continues after the marker.
+        # If the middle of the line was cut, the line continues after the marker.
         was_cut = marker is not None and end == marker.start
         if marker is not None and was_cut:
             end = stdout.find("\n", marker.stop)

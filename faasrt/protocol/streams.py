@@ -1,4 +1,4 @@
-"""Cuts streams that are too long to their head and tail, with a marker between them that states the bytes lost."""
+"""Cuts long streams to their head and tail, with a marker in between that states the number of bytes lost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
     """Decode a stream and cut it to a size in UTF-8 bytes.
 
     Args:
-        data: UTF-8 bytes, which may hold lone surrogates; other bytes become U+FFFD.
-        limit: The most bytes to keep, the marker included; from 1.
+        data: UTF-8 bytes, which may contain lone surrogates; other bytes become U+FFFD.
+        limit: The maximum size, including the marker; from 1.
 
     Returns:
         The text, and whether it was cut.
@@ -34,10 +34,10 @@ def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
     Args:
         head: The beginning of the stream.
         tail: The end of the stream.
-        size: The number of bytes in the whole stream.
-        limit: The most bytes to keep, the marker included; from 1.
+        size: The size of the whole stream in bytes.
+        limit: The maximum size, including the marker; from 1.
     """
-    # The largest marker: the number in it never has more digits than the size of the stream.
+    # The longest possible marker: its number has at most as many digits as the size of the stream.
     room = limit - len(_MARKER.format(size))
     if room <= 0:
         return head[:limit].decode("utf-8", "ignore")
@@ -47,7 +47,7 @@ def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
 
 
 def find_marker(text: str) -> slice | None:
-    """Return the position of the marker in a text that was cut: the one closest to the middle if there are several."""
+    """Return the position of the marker in a text that was cut. If there are several, return the most central one."""
     middle = len(text) // 2
     at, before = middle, None
     while before is None and (at := text.rfind(_MARKER_START, 0, at)) >= 0:
@@ -58,7 +58,7 @@ def find_marker(text: str) -> slice | None:
 
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
-    """Cut a text to a size in UTF-8 bytes, as `cut` does; a text within the limit is returned unchanged."""
+    """Cut a text to a size in UTF-8 bytes, like `cut`. A text within the limit is returned unchanged."""
     if 4 * len(text) <= limit:
         return text, False
     data = text.encode("utf-8", "surrogatepass")
@@ -66,7 +66,7 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
 
 
 def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
-    """Cut texts as `cut_text` does. Return them by name, and the names of those that were cut."""
+    """Cut texts like `cut_text`. Return the texts by name, and the names of those that were cut."""
     found = {name: cut_text(text, limit) for name, text in texts.items() if 4 * len(text) > limit}
     cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
     return {**texts, **{name: found[name][0] for name in cut_names}}, cut_names

@@ -1,7 +1,7 @@
 """Logs, metrics and traces of calls.
 
-Each call emits the events of `faasrt.telemetry.events`. They hold ids, sizes, hashes and times, and never the code,
-input or output of a user. Sinks are called with the events:
+Each call emits the events of `faasrt.telemetry.events`. They contain ids, sizes, hashes and times, and never the code,
+input or output of a user. These sinks are available:
 
     faasrt.telemetry.logs          log lines, always on; silent until the application configures structlog or logging
     faasrt.telemetry.prometheus    `PrometheusSink`, with the extra `prometheus`
@@ -11,9 +11,10 @@ Pass sinks to the manager, the factory or the embedded FaaS: `telemetry=[Prometh
 is called with every event, unless its method `is_enabled_for` excludes some. A failing sink is logged once, and never
 fails a call.
 
-Sinks, log and `get_metrics()`, which needs no sink, agree at any moment. `faasrt health` asks the servers, and servers
-have other clients too. It uses the same names for endpoints. The `capacity` of the embedded FaaS caps the limit of its
-endpoint; its `active` and `queued` programs are in flight at this client or another one.
+`get_metrics()` needs no sink. Its numbers always agree with those of the sinks and the log, because they count the
+calls of this client. `faasrt health` reports what servers count, which may have other clients too: the `active` and
+`queued` programs of an embedded FaaS are calls in flight of any client. Its `capacity` is the maximum of the
+endpoint's limit in `get_metrics()`.
 
 Example:
     >>> from faasrt.telemetry.events import CallFinished

@@ -14,7 +14,7 @@ from faasrt.telemetry.logs import log_exception
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,100}")
 _HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
 _MOST_HEADERS = 32
-# Headers that frame a message, authenticate the caller or negotiate the answer. A sink must not make a call fail.
+# Headers that delimit a message, authenticate the caller or negotiate the answer: setting them may make a call fail.
 _OWN_HEADER = re.compile(
     "accept|accept-encoding|authorization|connection|content-encoding|content-length|content-type|cookie|expect|host|"
     "keep-alive|origin|proxy-authorization|proxy-connection|range|sec-fetch-site|te|trailer|transfer-encoding|upgrade|"
@@ -35,16 +35,16 @@ def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
     sinks = tuple(telemetry)
     for sink in sinks:
         if isinstance(sink, type):
-            raise ConfigurationError(f"a telemetry sink must be an object, not a class: give {sink.__name__}()")
+            raise ConfigurationError(f"telemetry must contain instances, not classes: pass {sink.__name__}()")
         if not callable(sink):
-            raise ConfigurationError(f"a telemetry sink must be callable with an event, got {type(sink).__name__}")
+            raise ConfigurationError(f"telemetry must contain callables that take an event, got {type(sink).__name__}")
         if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(type(sink).__call__):
-            raise ConfigurationError(f"a telemetry sink must not be async, as calls do not wait for it: {sink!r}")
+            raise ConfigurationError(f"telemetry must not contain async callables, got {sink!r}")
     return sinks
 
 
 class EventDispatcher:
-    """Calls sinks with events. It is a sink itself.
+    """A sink that passes events to other sinks.
 
     A sink that fails is logged once, and never fails a call.
 
@@ -66,7 +66,7 @@ class EventDispatcher:
                 self._log(sink)
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
-        """Return whether any sink takes events of a kind that report no failure."""
+        """Return whether any sink wants events of this kind that do not report a failure."""
         for sink, is_enabled_for in self._filters:
             try:
                 if is_enabled_for is None or is_enabled_for(kind):
@@ -95,10 +95,10 @@ class EventDispatcher:
 
 
 def _checked_name(name: str, value: str) -> str:
-    """Return the name of an allowed header in lower case, so that two sinks do not send it twice."""
+    """Return the name of a header in lower case, so that two sinks cannot both add it. Raise ValueError if refused."""
     lower = name.lower()
     if not _HEADER_NAME.fullmatch(lower) or _OWN_HEADER.fullmatch(lower):
-        raise ValueError(f"a sink cannot set the header {name[:100]!r}")
+        raise ValueError(f"a sink must not set the header {name[:100]!r}")
     if not _HEADER_VALUE.fullmatch(value):
-        raise ValueError(f"the header {name[:100]!r} must be printable ASCII of at most 4,096 characters")
+        raise ValueError(f"the header {name[:100]!r} must have at most 4,096 characters of printable ASCII")
     return lower

@@ -4,11 +4,11 @@ A call is `CallStarted`, then `AttemptStarted` and `AttemptFinished` for each at
 attempts, then `CallFinished`. `EndpointChanged` and `LimitChanged` belong to no call. `ExecutionStarted` and
 `ExecutionFinished` come from the embedded FaaS, which runs in the same process, and report its side of a request.
 
-A sink may have a method `is_enabled_for(kind)`, which returns whether it takes events of a kind that report no failure.
-Events without subscribers are not created.
+A sink may have a method `is_enabled_for(kind)`. It returns whether the sink wants events of this class that do not
+report a failure; it gets all that report one. Events that no sink wants are not created.
 
-Events hold ids, sizes, hashes and times. They never hold the code, input or output of a user. `reason` is the part of
-an error message that faasrt wrote, without the text of a server.
+Events contain ids, sizes, hashes and times. They never contain the code, input or output of a user. `reason` is the
+part of an error message that faasrt wrote; the text of a server is left out.
 
 Example:
     >>> seen = []
@@ -61,7 +61,7 @@ class CallStarted(_CallEvent):
 
 @attrs.frozen(kw_only=True)
 class AttemptStarted(_AttemptEvent):
-    """A permit is held, and a request is about to be sent.
+    """A request is about to be sent.
 
     Attributes:
         call_id: The id of its `CallStarted`.
@@ -80,7 +80,7 @@ class AttemptFinished(_AttemptEvent):
         language: The wire name of the language.
         attempt: The number of the attempt, from 1.
         endpoint: The base URL of the server.
-        duration_s: Seconds from sending to the end of the answer.
+        duration_s: The seconds from sending the request to the end of the answer.
         status: The HTTP status of the answer; None without an answer.
         error: The class name of the error, or None.
         reason: The reason of the error, or None.
@@ -103,7 +103,7 @@ class RetryScheduled(_AttemptEvent):
         endpoint: The base URL of the server.
         error: The class name of the error.
         reason: The reason of the error, or None.
-        wait_s: The least seconds until the next attempt.
+        wait_s: The delay before the next attempt in seconds. It may also have to wait for a permit.
     """
 
     error: str
@@ -117,9 +117,9 @@ class EndpointChanged:
 
     Attributes:
         endpoint: The base URL.
-        family: The languages that the endpoint serves: "python" or "javascript".
+        family: The family of languages: "python", or "javascript" for JavaScript and TypeScript.
         state: "open" or "closed".
-        open_s: Seconds until a call probes the endpoint; 0 when the breaker closed.
+        open_s: The seconds until a call probes the endpoint; 0 if the breaker closed.
     """
 
     endpoint: str
@@ -134,8 +134,8 @@ class LimitChanged:
 
     Attributes:
         endpoint: The base URL.
-        family: The languages that the endpoint serves: "python" or "javascript".
-        limit: The most calls in flight. A fraction is rounded down.
+        family: The family of languages: "python", or "javascript" for JavaScript and TypeScript.
+        limit: The maximum number of calls in flight. It may have a fraction; the client rounds it down.
     """
 
     endpoint: str
@@ -154,10 +154,10 @@ class CallFinished(_CallEvent):
         outcome: The outcome, or None when the call failed.
         error: The class name of the error, or None.
         reason: The reason of the error, or None.
-        attempts: Attempts made.
-        queued_s: Seconds spent waiting for permits.
-        total_s: Seconds in all.
-        output_bytes: UTF-8 bytes of stdout, stderr and ret_val together.
+        attempts: The number of attempts.
+        queued_s: The seconds spent waiting for permits.
+        total_s: The seconds from the start of the call to its end.
+        output_bytes: The size of stdout, stderr and ret_val together, in UTF-8 bytes.
     """
 
     endpoint: str
@@ -178,7 +178,7 @@ class ExecutionStarted:
         execution_id: The id of the execution in its events, and the `task_id` in the metadata of its result.
         language: The wire name of the language.
         path: "/run_code", or "/validate_code" when the program is only parsed.
-        code_bytes: The size of the program in UTF-8 bytes, with its envelope if it has one.
+        code_bytes: The size of the program in UTF-8 bytes, including its envelope.
         code_hash: The first 16 hex digits of the program's SHA-256.
         timeout_ms: The limit of the execution in milliseconds.
         traceparent: The W3C trace context of the request; None when it is missing or invalid.
@@ -204,8 +204,8 @@ class ExecutionFinished:
         language: The wire name of the language.
         outcome: The outcome, or None when it failed.
         error: The class name of the error, or None.
-        status: The HTTP status of the answer; None when the client disconnected.
-        total_s: Seconds in all.
+        status: The HTTP status of the answer; None if the client disconnected.
+        total_s: The seconds from the acceptance of the program to its end.
     """
 
     execution_id: str
@@ -243,12 +243,12 @@ class HeaderSink(Protocol):
     def request_headers(self, call_id: str, /) -> Mapping[str, str]:
         """Return the headers for the next request of a call.
 
-        Names and values are printable ASCII, names of at most 100 characters and values of at most 4,096. All sinks
-        together may add 32 headers. Headers that the client or HTTP sets are refused. A refused header and those after
-        it are left out, and that is logged once.
+        Names and values must be printable ASCII, names with at most 100 characters and values with at most 4,096. All
+        sinks together may add 32 headers. Headers that the client or HTTP sets are refused. If a header is refused, it
+        and the sink's headers after it are not sent, and the error is logged once.
 
         Args:
-            call_id: The id in the events of the call. A validation by the server has an id, but no events.
+            call_id: The id of the call, as in its events. A validation by the server has an id but no events.
         """
         ...
 

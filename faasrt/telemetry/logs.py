@@ -1,17 +1,17 @@
 """Events as log lines.
 
-If the application has configured structlog, the lines go through `structlog.get_logger("faasrt")`, with the
-application's processors and context variables. Otherwise they go to the standard library's logger "faasrt", which is
-silent until the application configures logging. `logger=` replaces both; it takes a structlog logger or one of the
-standard library's.
+If the application has configured structlog, the lines go to `structlog.get_logger("faasrt")`, with the application's
+processors and context variables. Otherwise they go to the standard library's logger "faasrt", which is silent until
+the application configures logging. The argument `logger` replaces both; it may be a structlog or standard library
+logger.
 
 Level    Lines
 WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
-INFO     `call_finished` of every other call, cancelled ones included; `endpoint_changed` when a breaker closes.
-DEBUG    All other events. The error of an attempt is here too: the call reports it when no retry succeeds.
+INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes.
+DEBUG    All other events, including failed attempts: `call_finished` reports the error if no retry succeeds.
 
-So there is one line per call at INFO, and one per failed call at WARNING. A line is the name of the event and its
-fields. Fields that are None or empty are left out.
+So at level INFO there is one line per call. A line consists of the name of the event and its fields. Fields that are
+None or empty are left out.
 
 Example:
     >>> import structlog
@@ -48,16 +48,16 @@ class LogSink:
     """Writes a log line for each event.
 
     Args:
-        logger: A structlog logger, or one of the standard library's; when None, structlog's "faasrt" if the application
-            has configured structlog, else the standard library's.
+        logger: A structlog or standard library logger. Default: None, which means structlog's logger "faasrt" if the
+            application has configured structlog, and otherwise the standard library's logger "faasrt".
 
     Raises:
-        ConfigurationError: It is not a logger.
+        ConfigurationError: `logger` is not a logger.
     """
 
     def __init__(self, logger: Any = None) -> None:
         if logger is not None and not _is_logger(logger):
-            raise ConfigurationError(f"logger must be a structlog or standard logger, got {shown(logger)}")
+            raise ConfigurationError(f"logger must be a structlog or standard library logger, got {shown(logger)}")
         self._given = logger
         self._structlog: Any = None
 
@@ -74,14 +74,14 @@ class LogSink:
             logger.log(level, name, **_fields(event))
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
-        """Return whether events of a kind that report no failure are logged."""
+        """Return whether events of this kind that do not report a failure are logged."""
         level = logging.INFO if kind in _INFO else logging.DEBUG
         if self._given is None and not _structlog_is_configured():
             return _stdlib_logger.isEnabledFor(level)
         return _is_enabled(self._logger(), level)
 
     def _logger(self) -> Any:
-        """Return the logger to use now; structlog may be configured at any time."""
+        """Return the current logger; the application may configure structlog at any time."""
         logger = self._given
         if logger is None:
             if not _structlog_is_configured():
@@ -89,14 +89,14 @@ class LogSink:
             if self._structlog is None:
                 self._structlog = _structlog_logger()
             logger = self._structlog
-        # A lazy logger of structlog binds to the present configuration, or once if `cache_logger_on_first_use` is set.
+        # A lazy structlog logger binds to the current configuration, or only once with `cache_logger_on_first_use`.
         return logger.bind() if hasattr(logger, "bind") else logger
 
 
 def log_exception(message: str, *args: object) -> None:
     """Log the exception that is being handled, through the default logger."""
     if _structlog_is_configured():
-        with contextlib.suppress(Exception):  # a processor of the application may be what failed
+        with contextlib.suppress(Exception):  # a processor of the application may fail
             _structlog_logger().exception(message, *args)
             return
     _stdlib_logger.exception(message, *args)
@@ -128,7 +128,7 @@ def _level(event: Event) -> int:
 
 
 def _structlog_is_configured() -> bool:
-    # Importing structlog takes a sixth of the time of importing faasrt. An application that configures it imports it.
+    # Do not import structlog, because that is slow. An application that configures it has imported it.
     structlog = sys.modules.get("structlog")
     return structlog is not None and structlog.is_configured()
 
@@ -142,8 +142,8 @@ def _structlog_logger() -> Any:
 def _is_enabled(logger: Any, level: int) -> bool:
     if isinstance(logger, _STDLIB):
         return logger.isEnabledFor(level)
-    # Looked up in the class: other structlog loggers pass unknown methods to the logger that they wrap. Older versions
-    # of structlog have only the second name.
+    # Look the method up in the class, as structlog loggers pass unknown methods to the logger that they wrap. Older
+    # versions of structlog have only the second name.
     is_enabled_for = getattr(type(logger), "is_enabled_for", None) or getattr(type(logger), "isEnabledFor", None)
     try:
         return is_enabled_for is None or is_enabled_for(logger, level) or _is_captured()
@@ -161,5 +161,5 @@ def _is_captured() -> bool:
 def _is_logger(logger: object) -> bool:
     if isinstance(logger, (type, ModuleType)):
         return False
-    # A lazy structlog logger is not asked for `log`, which would bind it before structlog is configured.
+    # Do not access `log` of a lazy structlog logger, because that binds it before structlog is configured.
     return callable(getattr(type(logger), "bind", None)) or callable(getattr(logger, "log", None))

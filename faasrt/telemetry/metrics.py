@@ -18,8 +18,8 @@ class Latency:
     """A histogram of the duration of calls.
 
     Attributes:
-        counts: Calls by bucket. A bucket counts the calls that took longer than the bound before it and at most its own
-            bound in `LATENCY_BOUNDS_S`; the last one counts all slower calls.
+        counts: The number of calls in each bucket. `LATENCY_BOUNDS_S` has the upper bounds of the buckets; the last
+            bucket has none. Unlike in Prometheus, the counts are not cumulative.
         sum_s: The sum of all durations in seconds.
 
     Example:
@@ -43,11 +43,11 @@ class CallMetrics:
     """The metrics of one endpoint, or of several together.
 
     Attributes:
-        outcomes: Calls by outcome.
-        errors: Failed calls by class of error; cancelled calls are under "CancelledError".
-        in_flight: Requests without an answer yet.
-        attempts: Requests made.
-        retries: Requests made after the first of a call.
+        outcomes: The number of calls by outcome.
+        errors: The number of failed calls by error class; cancelled calls are under "CancelledError".
+        in_flight: The number of requests without an answer yet.
+        attempts: The number of requests.
+        retries: The number of requests after the first one of a call.
         latency: The durations of the calls.
 
     Example:
@@ -72,16 +72,17 @@ class CallMetrics:
 
 @attrs.frozen(kw_only=True)
 class EndpointState:
-    """The state of an endpoint.
+    """The state of an endpoint for one family of languages.
 
     Attributes:
         endpoint: The base URL.
-        family: The languages that it serves: "python" or "javascript" (with TypeScript).
-        state: The state of its circuit breaker: "closed" (healthy), "open" (avoided) or "half-open" (being probed).
-        open_s: Seconds until a call probes it; 0 unless the breaker is open.
-        limit: The most calls in flight.
-        in_flight: Calls without an answer yet.
-        abandoned: Calls that the client gave up and that may still run on the server. They count against the limit.
+        family: The family of languages: "python", or "javascript" for JavaScript and TypeScript.
+        state: The state of the circuit breaker: "closed" (healthy), "open" (not used) or "half-open" (being probed).
+        open_s: The seconds until a call probes the endpoint; 0 unless the breaker is open.
+        limit: The maximum number of calls in flight.
+        in_flight: The number of calls without an answer yet.
+        abandoned: The number of calls that the client gave up and the server may still run. They count against the
+            limit.
 
     Example:
         >>> result = await manager.run_code("print(1)", "python")
@@ -100,13 +101,13 @@ class EndpointState:
 
 @attrs.frozen(kw_only=True)
 class Metrics:
-    """A snapshot.
+    """A snapshot of the metrics of a runtime, factory or manager.
 
     Attributes:
-        total: The sum over all endpoints, and the calls that reached no endpoint.
+        total: The sum over all endpoints, including calls that reached no endpoint.
         endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt.
-        in_flight: Calls of the factory that hold a permit.
-        queued: Calls of the factory that wait for a permit.
+        in_flight: The number of calls of the factory that hold a permit.
+        queued: The number of calls of the factory that wait for a permit.
         states: The state of each endpoint that the factory used.
 
     Example:
@@ -129,7 +130,7 @@ class Metrics:
 
 @attrs.define(eq=False)
 class CallCounters:
-    """The running counts of one language at one endpoint, or of several together."""
+    """The counters of one language at one endpoint, or their sum over several."""
 
     outcomes: Counter[str] = attrs.field(factory=Counter)
     errors: Counter[str] = attrs.field(factory=Counter)
@@ -138,17 +139,14 @@ class CallCounters:
     sum_s: float = 0.0
 
     def attempt_started(self, *, retry: bool) -> None:
-        """A request is about to be sent."""
         self.requests["in_flight"] += 1
         self.requests["attempts"] += 1
         self.requests["retries"] += retry
 
     def attempt_finished(self) -> None:
-        """The request ended, with an answer or without one."""
         self.requests["in_flight"] -= 1
 
     def call_finished(self, outcome: str | None, error: str | None, total_s: float) -> None:
-        """A call ended, with an outcome or an error."""
         if outcome is not None:
             self.outcomes[outcome] += 1
         else:
@@ -170,13 +168,13 @@ class CallCounters:
 
 
 class Counters:
-    """Counts by language and endpoint."""
+    """Counters by language and endpoint."""
 
     def __init__(self) -> None:
         self._counters: defaultdict[tuple[str, str], CallCounters] = defaultdict(CallCounters)
 
     def at(self, language: str, endpoint: str) -> CallCounters:
-        """Return the counters for one language at one endpoint; "" stands for no endpoint."""
+        """Return the counters for one language at one endpoint; "" means no endpoint."""
         return self._counters[language, endpoint]
 
     def snapshot(
@@ -185,10 +183,10 @@ class Counters:
         """Return the metrics of some languages.
 
         Args:
-            languages: Their wire names.
-            in_flight: Calls that hold a permit now.
-            queued: Calls that wait for one now.
-            states: The state of each endpoint now.
+            languages: The wire names of the languages.
+            in_flight: The current number of calls that hold a permit.
+            queued: The current number of calls that wait for a permit.
+            states: The current state of each endpoint.
         """
         total = CallCounters()
         by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)

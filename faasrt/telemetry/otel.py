@@ -8,8 +8,8 @@ Example:
     ...     with tracer.start_as_current_span("grade"):
     ...         result = await manager.run_code("print(6 * 7)", "python")  # its span is a child of "grade"
 
-A call is one CLIENT span; `run_cases` makes one for each execution. Its parent is the current span of the caller. It
-has the attributes that OpenTelemetry's semantic conventions define for HTTP clients, with the values of the last
+A call is one CLIENT span; `run_cases` has one for each execution. Its parent is the current span of the caller. It has
+the attributes that OpenTelemetry's semantic conventions define for HTTP clients, with the values of the last
 attempt (`http.request.method`, `url.full`, `http.request.resend_count`, `http.response.status_code`, `server.address`,
 `server.port`, `error.type`), and fields of the events: `faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and
 others. Attempts, retries and changes of the endpoint's circuit breaker are span events: `faasrt.attempt_started` and
@@ -19,8 +19,8 @@ The status of a span is ERROR when the call raised an error or was cancelled. A 
 the service; `faasrt.outcome` holds how it ended.
 
 Each attempt sends the W3C headers `traceparent` and `tracestate` of the call's span. A validation by the server has no
-span, and sends those of the current span. The embedded FaaS continues the trace: an execution is a SERVER span. Spans
-hold no code, input or output.
+span of its own, and sends the headers of the current span. The embedded FaaS continues the trace: an execution is a
+SERVER span. Spans never contain code, input or output.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class _Call:
 
 
 class OpenTelemetrySink:
-    """Makes the spans of the module.
+    """Creates spans from events, as described in the docstring of the module.
 
     Args:
-        tracer_provider: The provider of the tracer; when None, the global one, which may be set later.
+        tracer_provider: The provider of the tracer. Default: None, which means the global one; it may be set later.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
@@ -99,7 +99,7 @@ class OpenTelemetrySink:
     def request_headers(self, call_id: str) -> dict[str, str]:
         """Return the trace context of a call, or of the current span if the call has no span."""
         call = self._calls.get(call_id)
-        # Without an SDK the context of an upstream service is passed on.
+        # Without an SDK, pass on the context of the upstream service.
         has_span = call is not None and call.span.get_span_context().is_valid
         headers: dict[str, str] = {}
         self._propagator.inject(headers, set_span_in_context(call.span) if call and has_span else None)
@@ -133,7 +133,7 @@ class OpenTelemetrySink:
         call.span.end()
 
     def _start_execution(self, event: ExecutionStarted) -> None:
-        # An empty context: the current span is that of the task that started the FaaS.
+        # An empty context, because the current span belongs to the task that started the FaaS.
         parent = Context()
         if event.traceparent is not None:
             headers = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
@@ -147,7 +147,7 @@ class OpenTelemetrySink:
 
     def _finish_execution(self, event: ExecutionFinished) -> None:
         span = self._executions.pop(event.execution_id)
-        # By the semantic conventions a 4xx is not an error of the server.
+        # According to the semantic conventions, a 4xx is not an error of the server.
         failed = event.error is not None and (event.status is None or event.status >= 500)
         span.set_attributes(_fields(event, "outcome") | _result(event.status, event.error if failed else None))
         if failed:

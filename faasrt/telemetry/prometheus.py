@@ -11,22 +11,22 @@ Example:
 
 The metrics, with their labels:
 
-* `faasrt_calls_total` (language, endpoint, outcome, error): calls that ended. `outcome` is empty when the call failed,
-  and `error` when it did not. `endpoint` is that of the last attempt, and empty without one.
+* `faasrt_calls_total` (language, endpoint, outcome, error): calls that ended. `outcome` is empty if the call failed,
+  and `error` is empty if it did not. `endpoint` is that of the last attempt, and empty if there was no attempt.
 * `faasrt_attempts_total`, `faasrt_retries_total` (language, endpoint): requests, and requests after the first of a
   call.
 * `faasrt_queue_duration_seconds` (language): a histogram of the time that calls waited for permits.
 * `faasrt_attempt_duration_seconds`, `faasrt_call_duration_seconds` (language, endpoint): histograms of the durations of
   requests and of calls.
 * `faasrt_attempts_in_flight` (language, endpoint): requests without an answer yet.
-* `faasrt_endpoint_concurrency_limit` (family, endpoint): the most calls in flight at an endpoint.
+* `faasrt_endpoint_concurrency_limit` (family, endpoint): the maximum number of calls in flight at an endpoint.
 * `faasrt_endpoint_breaker_open` (family, endpoint): 1 while the circuit breaker is open, else 0.
 
 The metrics of an endpoint exist after its first use. Labels are languages, base URLs, outcomes and class names, so the
 number of series depends on the configuration and not on the number of calls. The values are those of `get_metrics()`,
-summed over the managers that share the sink. The limit and the breaker of an endpoint are those that a manager reported
-last. With `PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. Executions of the embedded FaaS are
-not counted; it serves its own `/metrics`.
+summed over the managers that share the sink. The limit and the breaker of an endpoint have the last value that any
+manager reported. With `PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. Executions of the embedded
+FaaS are not counted; it serves its own `/metrics`.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _ENABLED = frozenset({AttemptStarted, AttemptFinished, CallFinished, EndpointCha
 
 
 class PrometheusSink:
-    """Keeps the metrics of the module in a registry.
+    """Keeps metrics in a registry, as described in the docstring of the module.
 
-    Share one sink between all managers of a process: a registry takes each metric once.
+    Share one sink between all managers of a process, because a registry accepts each metric only once.
 
     Args:
-        registry: The registry of the metrics.
-        namespace: The prefix of their names.
+        registry: The registry of the metrics. Default: the global `REGISTRY`.
+        namespace: The prefix of the metrics' names. Default: "faasrt".
 
     Raises:
         ConfigurationError: An argument is wrong, or the registry already has metrics of these names.
@@ -64,7 +64,7 @@ class PrometheusSink:
         if not isinstance(registry, CollectorRegistry):
             raise ConfigurationError(f"registry must be a CollectorRegistry, got {type(registry).__name__}")
         if not isinstance(namespace, str) or not namespace.isidentifier() or not namespace.isascii():
-            raise ConfigurationError(f"namespace must be a name such as 'faasrt', got {namespace!r}")
+            raise ConfigurationError(f"namespace must be an ASCII identifier such as 'faasrt', got {namespace!r}")
 
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(name, help_text, labels, namespace=namespace, registry=None)
@@ -75,7 +75,7 @@ class PrometheusSink:
         def gauge(name: str, help_text: str, *labels: str) -> Gauge:
             return Gauge(name, help_text, labels, namespace=namespace, registry=None, multiprocess_mode="livesum")
 
-        # Metrics are the only attributes: `collect` yields them all.
+        # All attributes must be metrics, because `collect` yields all attributes.
         self._calls = counter("calls", "Calls that ended.", "language", "endpoint", "outcome", "error")
         self._attempts = counter("attempts", "Requests.", "language", "endpoint")
         self._retries = counter("retries", "Requests after the first of a call.", "language", "endpoint")
@@ -83,12 +83,12 @@ class PrometheusSink:
         self._attempt_s = histogram("attempt_duration_seconds", "Durations of requests.", "language", "endpoint")
         self._call_s = histogram("call_duration_seconds", "Durations of calls.", "language", "endpoint")
         self._in_flight = gauge("attempts_in_flight", "Requests without an answer yet.", "language", "endpoint")
-        limit_help = "The most calls in flight at an endpoint."
+        limit_help = "The maximum number of calls in flight at an endpoint."
         self._limit = gauge("endpoint_concurrency_limit", limit_help, "family", "endpoint")
         open_help = "Whether the circuit breaker of an endpoint is open."
         self._open = gauge("endpoint_breaker_open", open_help, "family", "endpoint")
         try:
-            # One collector for all metrics, so that the registry takes all or none.
+            # Register one collector for all metrics, so that the registry accepts all or none.
             registry.register(self)
         except ValueError as error:
             message = (

@@ -1,6 +1,6 @@
 r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that damages a connection.
 
-`FakeFaas` does not run programs. Over a real socket it sends scripted answers, and records the requests.
+`FakeFaas` does not run programs. It sends scripted answers over a real socket, and records the requests.
 
 Example:
     >>> from faasrt import OverloadedError, RuntimeManager, Settings
@@ -24,8 +24,8 @@ The answer can depend on the program, and a full server can refuse it:
     >>> result.outcome
     <Outcome.TIMEOUT: 'TIMEOUT'>
 
-`FaultProxy` stands between a client and a server, fake or real. Its `Toxics` are set for each direction, at any time:
-latency, bandwidth, slices, half-closed connections, resets, a pulled cable.
+`FaultProxy` is a proxy between a client and a server, fake or real. `Toxics` are the faults of one direction, and may
+be changed at any time: latency, bandwidth, small slices, half-closed connections, resets, a pulled cable.
 
     >>> from faasrt import ConnectionLostError
     >>> from faasrt.testing import FaultProxy, Toxics
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeFaas", "FaultProxy", "Reply", "Toxics"]
 
-# Loaded at the first use, because every start of pytest imports this package.
+# The modules are loaded on first use, because every start of pytest imports this package.
 _MODULE_OF = {"FakeFaas": "fake_faas", "FaultProxy": "fault_proxy", "Reply": "replies", "Toxics": "fault_proxy"}
 
 

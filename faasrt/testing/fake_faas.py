@@ -1,4 +1,4 @@
-"""FakeFaas: a FaaS on a real socket that sends scripted answers and runs no programs."""
+"""FakeFaas: a FaaS on a real socket that sends scripted answers, and does not run programs."""
 
 from __future__ import annotations
 
@@ -37,22 +37,24 @@ _KEEP_ALIVE_S = 86_400.0
 class FakeFaas(LoopbackServer):
     r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
 
-    The answer to a program is the first of these that applies: 429 when `capacity` is used up; the reply of `handler`;
-    the next reply given to `script`; `default`. All of them can be changed at any time. A client that closes its
-    sending half counts as disconnected, and gets no answer.
+    The answer to a program is the first of these that applies: status 429 if `capacity` is used up; the reply of
+    `handler`; the next reply passed to `script`; `default`. All of them can be changed at any time. A client that
+    closes its sending half counts as disconnected, and gets no answer.
 
     Attributes:
-        default: The reply when nothing else is scripted; initially that of a program that succeeded.
-        handler: Takes the decoded body of a request and returns its reply; an exception is answered with 500. A
-            `reset_on_request_byte` of this reply takes effect when the request has been read.
-        capacity: The most programs in flight; None for no limit. A further program is answered with 429,
-            `Retry-After: 1` and `x-faasrt-not-started: 1`, and uses no scripted reply.
-        health: Fields for the answer of `GET /health`, merged into the default ones; `capabilities` and `limits` are
+        default: The reply if no other one applies. Default: `Reply()`, a program that succeeded.
+        handler: A function that takes the decoded body of a request and returns the reply. If it raises an error, the
+            answer has status 500. With a `reset_on_request_byte`, the connection is reset when the request has been
+            read. Default: None.
+        capacity: The maximum number of programs in flight. A further program is answered with 429, `Retry-After: 1` and
+            `x-faasrt-not-started: 1`, and uses no scripted reply. Default: None, no limit.
+        health: Fields for the answer to `GET /health`, merged into the default fields; `capabilities` and `limits` are
             merged key by key. By default the FaaS is lossless, so that programs are sent without envelopes.
-        health_status: The HTTP status of `/health`.
-        executions: The number of programs that count as run: their request was read completely, and `Reply.executes`.
-        requests: The decoded bodies of `/run_code`, in the order in which they were read, refused ones included.
-        in_flight: The number of requests that were read but not answered yet, without those refused for `capacity`.
+        health_status: The HTTP status of `/health`. Default: 200.
+        executions: The number of programs that count as run: the request was read completely, and the reply has
+            `Reply.executes`.
+        requests: The decoded bodies of `/run_code`, including refused ones, in the order in which they were read.
+        in_flight: The number of requests that were read and not answered yet, without those refused for `capacity`.
         peak: The highest value of `in_flight`.
         probes: The number of requests to `/health`.
 
@@ -80,9 +82,9 @@ class FakeFaas(LoopbackServer):
         self._script: deque[Reply] = deque()
 
     def script(self, *replies: Reply) -> None:
-        """Add replies for the next requests, one for each, in the order in which the requests are read.
+        """Add replies for the next requests, one per request, in the order in which the requests are read.
 
-        A reply with `reset_on_request_byte` goes to the next request that begins.
+        A reply with `reset_on_request_byte` is used for the next request that begins to arrive.
         """
         self._script.extend(replies)
 
@@ -95,7 +97,7 @@ class FakeFaas(LoopbackServer):
         return self._script.popleft() if self._script else self.default
 
     def _next_request_reset(self) -> Reply | None:
-        """Return the reply to a request that begins if it resets the connection within the request."""
+        """Return the reply for a request that begins to arrive, if this reply resets the connection; else None."""
         reply = self._script[0] if self._script else self.default
         return self._next_reply() if self.handler is None and reply.reset_on_request_byte is not None else None
 
@@ -126,7 +128,7 @@ class FakeFaas(LoopbackServer):
         return await self._run(request, program, reply)
 
     async def _run(self, request: web.BaseRequest, program: dict[str, Any], reply: Reply) -> web.StreamResponse:
-        """Answer as if the program had been run. aiohttp cancels this when the client disconnects."""
+        """Answer as if the program had run. aiohttp cancels this when the client disconnects."""
         started = asyncio.get_running_loop().time()
         self.executions += reply.executes
         self.in_flight += 1
@@ -156,7 +158,7 @@ class FakeFaas(LoopbackServer):
 
 
 class _Connection(web.RequestHandler):
-    """A connection in aiohttp. It holds back a request that its reply may reset until the request is complete."""
+    """A connection in aiohttp. If the reply may reset the connection, aiohttp gets only a complete request."""
 
     def __init__(self, fake: FakeFaas) -> None:
         loop, server = asyncio.get_running_loop(), web.Server(fake._handle, handler_cancellation=True)
@@ -168,12 +170,11 @@ class _Connection(web.RequestHandler):
         self._held: bytearray | None = None
 
     async def start(self) -> None:
-        """Serve the connection to its end; aiohttp runs this in a task."""
         self._fake._admit(cast(asyncio.Transport, self.transport))
         await super().start()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on bytes, except those of a request that its reply may reset; asyncio calls this."""
+        """Pass bytes to aiohttp, but hold back a request if its reply may reset it. asyncio calls this."""
         if self._is_idle and data:
             self._is_idle = False
             # A health probe ("GET") uses no reply.
@@ -190,7 +191,7 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def end_request(self) -> Reply | None:
-        """Return the reply that `data_received` chose for the completed request, or None."""
+        """Return the reply that `data_received` chose for the completed request; None if it chose none."""
         chosen, self._chosen, self._is_idle = self._chosen, None, True
         return chosen
 
@@ -204,7 +205,7 @@ class _Connection(web.RequestHandler):
 
 
 class _Response(web.StreamResponse):
-    """A response that consists of the bytes of a reply only."""
+    """A response that consists of exactly the bytes of a reply, including the head."""
 
     def __init__(self, request: web.BaseRequest, reply: Reply, language: Any = "", duration_ms: int = 0) -> None:
         super().__init__()
@@ -219,10 +220,10 @@ class _Response(web.StreamResponse):
         return self._is_kept
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Do nothing: the head is part of the bytes."""
+        """Do nothing, because the head is part of the bytes."""
 
     async def send(self) -> None:
-        """Send the bytes, and the reset that comes after them; the second call does nothing."""
+        """Send the bytes, and then the reset if there is one. A second call does nothing."""
         transport, data, self._unsent = self._connection.transport, self._unsent, b""
         if transport is not None and not transport.is_closing():
             transport.write(data)
@@ -234,8 +235,8 @@ class _Response(web.StreamResponse):
         """Send the response, and end the connection unless it is kept."""
         await self.send()
         if not self._is_kept and self._connection.transport is not None:
-            # A kernel that closes over unread bytes sends RST in place of FIN, so the client gets a second to close
-            # first. Then aiohttp cancels this.
+            # The kernel sends RST instead of FIN if it closes a socket with unread bytes. So wait up to a second for
+            # the client to close first; aiohttp then cancels this.
             self._connection.close()
             write_eof(self._connection.transport)
             await asyncio.sleep(LINGER_S)
@@ -247,7 +248,7 @@ def _refuse(request: web.BaseRequest, status: int, details: str) -> web.StreamRe
 
 
 def _request_size(received: bytearray) -> float:
-    """Return the size of a request in bytes; infinite until its head is complete."""
+    """Return the size of a request in bytes, including its head; infinity until the head is complete."""
     end = received.find(b"\r\n\r\n", 0, _MAX_LINE_BYTES)
     length = re.search(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", received[: end + 2], re.IGNORECASE)
     return end + 4 + int(length[1] if length else 0) if end >= 0 else math.inf

@@ -17,27 +17,31 @@ from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, 
 _SECONDS: Any = and_(ge(0), le(1e9))
 _BYTES = optional(and_(instance_of(int), ge(0)))
 _BURST_BYTES = 2**18
-# A limited bandwidth sends the bytes of this time at once.
+# With a limited bandwidth, the proxy forwards the bytes of this time at once, and then pauses.
 _PORTION_S = 0.02
 
 
 @attrs.frozen(kw_only=True)
 class Toxics:
-    """The faults of one direction of a connection; by default no faults.
+    """The faults in one direction of a connection; by default no faults.
 
-    Bytes are counted for each connection, from its beginning or from the moment when these toxics were set.
+    Bytes are counted per connection, from the beginning of the connection or from the time when the toxics were set,
+    whichever is later.
 
     Attributes:
-        latency_s: Seconds, from 0 to 1e9, for which each burst of bytes is held before it goes on; so is the end.
-        bandwidth_bytes_per_s: The most bytes per second, above 0 and at most 1e15; None for no limit.
-        slice_bytes: The most bytes to forward at a time, at least 1; None for no limit.
-        slice_pause_s: Seconds, from 0 to 1e9, after each slice, or burst.
-        limit_bytes: Close both sides (FIN) after this number of bytes; 0 in place of the first one.
-        half_close: Send FIN in this direction only, after `limit_bytes`, or with None after the first bytes; later ones
-            are discarded, and the other direction goes on.
-        reset: Reset (RST) both sides of all connections now, and of each new one at once.
-        reset_after_bytes: Reset both sides after this number of bytes; 0 in place of the first one.
-        timeout: Discard everything, the end included, and keep the connection open, like a pulled cable.
+        latency_s: The delay of each burst of bytes, and of the end of the connection, in seconds, from 0 to 1e9.
+            Default: 0.
+        bandwidth_bytes_per_s: The maximum bytes per second, above 0 and at most 1e15. Default: None, no limit.
+        slice_bytes: The maximum number of bytes to forward at a time, at least 1. Default: None, no limit.
+        slice_pause_s: The pause after each slice in seconds, from 0 to 1e9; without slices, after each burst. Default:
+            0.
+        limit_bytes: Close both sides (FIN) after this number of bytes; 0 means before the first byte. Default: None.
+        half_close: Whether to send FIN in this direction only, and discard the bytes after it. The FIN is sent after
+            `limit_bytes` bytes, or after the first bytes if that is None. Default: False.
+        reset: Whether to reset (RST) both sides of all open connections and of each new one. Default: False.
+        reset_after_bytes: Reset both sides after this number of bytes; 0 means before the first byte. Default: None.
+        timeout: Whether to discard everything, including the end of the connection, and keep the connection open, as
+            if the cable was pulled. Default: False.
 
     Raises:
         ValueError: A value is out of range.
@@ -62,31 +66,31 @@ class Toxics:
     timeout: bool = False
 
     def piece_bytes(self, passed: int) -> int:
-        """Return the number of bytes that may go on at once after `passed` bytes."""
-        rate, ends = self.bandwidth_bytes_per_s, (self.limit_bytes, self.reset_after_bytes)
+        """Return the number of bytes to forward next, after `passed` bytes."""
+        rate, limits = self.bandwidth_bytes_per_s, (self.limit_bytes, self.reset_after_bytes)
         return min(
             _BURST_BYTES if self.slice_bytes is None else self.slice_bytes,
             _BURST_BYTES if rate is None else max(1, int(rate * _PORTION_S)),
-            *[max(0, end - passed) for end in ends if end is not None],
+            *[max(0, limit - passed) for limit in limits if limit is not None],
         )
 
     def pause_s(self, size: int) -> float:
-        """Return the seconds to wait after a piece of `size` bytes."""
+        """Return the seconds to wait after forwarding `size` bytes."""
         return self.slice_pause_s + (size / self.bandwidth_bytes_per_s if self.bandwidth_bytes_per_s else 0.0)
 
-    def resets(self, passed: int) -> bool:
-        """Return whether the connection is reset after `passed` bytes."""
+    def must_reset(self, passed: int) -> bool:
+        """Return whether to reset the connection after `passed` bytes."""
         return self.reset_after_bytes is not None and passed >= self.reset_after_bytes
 
-    def ends(self, passed: int) -> bool:
-        """Return whether FIN is sent after `passed` bytes."""
+    def must_send_eof(self, passed: int) -> bool:
+        """Return whether to send FIN after `passed` bytes."""
         return passed >= self.limit_bytes if self.limit_bytes is not None else self.half_close and passed > 0
 
 
 class _Side(asyncio.Protocol):
-    """One of the two connections of a tunnel.
+    """One of the two connections that the proxy joins: to the client, or to the server.
 
-    asyncio's streams would lose bytes that arrived before a reset, and cannot wait for bytes without reading them.
+    asyncio's streams lose bytes that arrived before a reset, and cannot wait for bytes without reading them.
     """
 
     transport: asyncio.Transport
@@ -119,12 +123,12 @@ class _Side(asyncio.Protocol):
         self.eof_received()
 
     async def wait_arrived(self) -> bool:
-        """Wait for bytes; return False when the connection has ended."""
+        """Wait for bytes. Return False if the connection has ended."""
         await self._arrived.wait()
         return bool(self._received)
 
     def take(self) -> bytes:
-        """Return the bytes that have arrived."""
+        """Return and remove the bytes that have arrived."""
         burst, self._received = bytes(self._received), bytearray()
         if not self._has_ended:
             self._arrived.clear()
@@ -135,21 +139,21 @@ class _Side(asyncio.Protocol):
 class FaultProxy(LoopbackServer):
     """A proxy on 127.0.0.1 in front of a server, for tests: `async with FaultProxy(server_url) as proxy: proxy.url`.
 
-    New settings act on open connections too, and end the pauses of the old ones. `proxy.upstream = proxy.downstream =
-    Toxics(...)` sets both directions; `Toxics()` heals. A client whose server cannot be reached is reset, and a reset
-    by one side is passed on to the other.
+    New toxics affect open connections too, and end the pauses of the old toxics. `proxy.upstream = proxy.downstream =
+    Toxics(...)` sets both directions, and `Toxics()` removes the faults. If the server cannot be reached, the client is
+    reset. If one side resets its connection, the other side is reset too.
 
     Args:
-        target_url: The server's URL, with http or https; the bytes are not parsed.
+        target_url: The http or https URL of the server. The bytes are not parsed.
 
     Attributes:
-        upstream: The toxics of the bytes from clients to the server.
-        downstream: The toxics of the bytes from the server to clients.
-        bytes_upstream: The number of bytes that went on to the server, over all connections.
-        bytes_downstream: The number of bytes that went on to clients, over all connections.
+        upstream: The toxics of the bytes from clients to the server. Default: `Toxics()`.
+        downstream: The toxics of the bytes from the server to clients. Default: `Toxics()`.
+        bytes_upstream: The number of bytes forwarded to the server, over all connections.
+        bytes_downstream: The number of bytes forwarded to clients, over all connections.
 
     Raises:
-        ConfigurationError: `target_url` is not such a URL.
+        ConfigurationError: `target_url` is not an http or https URL with a host.
 
     Example:
         >>> from faasrt.testing import FakeFaas, FaultProxy, Toxics
@@ -174,7 +178,7 @@ class FaultProxy(LoopbackServer):
         except (KeyError, ValueError):
             raise ConfigurationError(f"target_url must be an http or https URL, got {target_url!r}") from None
         if not parts.hostname:
-            raise ConfigurationError(f"target_url must name a host, got {target_url!r}")
+            raise ConfigurationError(f"target_url must contain a host, got {target_url!r}")
         self._target = (parts.hostname, port)
         self._scheme, self._path = parts.scheme, parts.path.rstrip("/")
         self.upstream = self.downstream = Toxics()
@@ -197,7 +201,7 @@ class FaultProxy(LoopbackServer):
         return super().url.replace("http", self._scheme, 1) + self._path
 
     def reset_all(self) -> None:
-        """Reset (RST) both sides of every open connection; new ones are not affected."""
+        """Reset (RST) both sides of every open connection. New connections are not affected."""
         self._drop(by_reset=True)
 
     async def _serve(self, client: _Side) -> None:
@@ -208,10 +212,10 @@ class FaultProxy(LoopbackServer):
             _, server = await asyncio.get_running_loop().create_connection(_Side, *self._target)
             transports.append(server.transport)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump("upstream", client, server))
-                group.create_task(self._pump("downstream", server, client))
+                group.create_task(self._forward("upstream", client, server))
+                group.create_task(self._forward("downstream", server, client))
         except* EOFError:
-            # A kernel that closes over unread bytes sends RST in place of FIN, so both sides get a second to close.
+            # The kernel sends RST instead of FIN if it closes a socket with unread bytes. So read for up to a second.
             with anyio.move_on_after(LINGER_S):
                 for side in (server, client):
                     write_eof(side.transport)
@@ -225,48 +229,48 @@ class FaultProxy(LoopbackServer):
             for transport in transports:
                 transport.abort()
 
-    async def _pump(self, way: str, source: _Side, target: _Side) -> None:
-        """Forward the bytes of one direction to their end.
+    async def _forward(self, direction: str, source: _Side, target: _Side) -> None:
+        """Forward the bytes in one direction until the connection ends.
 
         Raises:
             EOFError: Both sides must be closed.
             OSError: Both sides must be reset.
         """
-        passed, counted, ended = 0, getattr(self, way), False
+        passed, counted_toxics, sent_eof = 0, getattr(self, direction), False
         while await source.wait_arrived():
-            await self._pause(way, getattr(self, way).latency_s)
+            await self._pause(direction, getattr(self, direction).latency_s)
             burst = source.take()
-            while burst and not (ended or getattr(self, way).timeout):
-                toxics: Toxics = getattr(self, way)
-                if counted is not toxics:
-                    passed, counted = 0, toxics
+            while burst and not (sent_eof or getattr(self, direction).timeout):
+                toxics: Toxics = getattr(self, direction)
+                if counted_toxics is not toxics:
+                    passed, counted_toxics = 0, toxics
                 piece = burst[: toxics.piece_bytes(passed)]
                 burst = burst[len(piece) :]
                 target.transport.write(piece)
-                await wait_sent(target.transport, by_kernel=toxics.resets(passed + len(piece)))
+                await wait_sent(target.transport, by_kernel=toxics.must_reset(passed + len(piece)))
                 if target.transport.is_closing():
                     raise ConnectionResetError
                 passed += len(piece)
-                setattr(self, f"bytes_{way}", getattr(self, f"bytes_{way}") + len(piece))
+                setattr(self, f"bytes_{direction}", getattr(self, f"bytes_{direction}") + len(piece))
                 self._notify()
-                if toxics.resets(passed):
+                if toxics.must_reset(passed):
                     raise ConnectionResetError
-                ended = toxics.ends(passed)
-                if ended and not toxics.half_close:
+                sent_eof = toxics.must_send_eof(passed)
+                if sent_eof and not toxics.half_close:
                     raise EOFError
-                if ended:
+                if sent_eof:
                     write_eof(target.transport)
                 else:
-                    await self._pause(way, toxics.pause_s(len(piece)))
-        await self._pause(way, getattr(self, way).latency_s)
-        await self.wait_until(lambda: not getattr(self, way).timeout)
+                    await self._pause(direction, toxics.pause_s(len(piece)))
+        await self._pause(direction, getattr(self, direction).latency_s)
+        await self.wait_until(lambda: not getattr(self, direction).timeout)
         if source.was_reset:
             raise ConnectionResetError
         write_eof(target.transport)
 
-    async def _pause(self, way: str, seconds: float) -> None:
+    async def _pause(self, direction: str, seconds: float) -> None:
         """Wait for a time, or until new toxics are set."""
-        toxics = getattr(self, way)
+        toxics = getattr(self, direction)
         if seconds > 0:
             with anyio.move_on_after(seconds):
-                await self.wait_until(lambda: getattr(self, way) is not toxics)
+                await self.wait_until(lambda: getattr(self, direction) is not toxics)

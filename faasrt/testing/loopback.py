@@ -1,4 +1,4 @@
-"""The base class of FakeFaas and FaultProxy: a loopback server that can go down and up, and its connections."""
+"""The base class of FakeFaas and FaultProxy: a server on 127.0.0.1 that can go down and come up again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, Self, cast
 from faasrt.errors import RuntimeClosedError
 
 LINGER_S = 1.0
-_BACKLOG = 4096  # with asyncio's 100, a burst of clients would wait a second for a retransmitted SYN
+_BACKLOG = 4096  # asyncio's default of 100 would make a burst of clients wait for a retransmitted SYN
 _SENT_POLL_S = 0.001
-# From linux/sockios.h: the bytes in the kernel that are not sent yet. Bytes that are sent but not acknowledged do not
-# count: the peer has them, and its acknowledgement may take another 40 ms.
+# From linux/sockios.h: the number of bytes in the kernel that are not sent yet. This does not count bytes that are not
+# acknowledged yet: the peer has them, and the acknowledgement may take another 40 ms.
 _SIOCOUTQNSD = 0x894B
 
 
@@ -26,17 +26,18 @@ class LoopbackServer:
     It belongs to the event loop in which it is opened, and is not thread-safe.
 
     Args:
-        make_protocol: Returns the protocol of a new connection. The task that serves it calls `_admit` first.
+        make_protocol: Returns the protocol for a new connection. The task that serves the connection must first call
+            `_admit`.
 
     Attributes:
-        accepted: The number of connections that it has accepted.
+        accepted: The number of accepted connections.
     """
 
     def __init__(self, make_protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         self.accepted = 0
         self._make_protocol = make_protocol
         self._port = 0
-        # There is a server when up, a bound socket when down, and neither before opening and after closing.
+        # `_server` is set while the server is up, and `_reserved` while it is down.
         self._server: asyncio.Server | None = None
         self._reserved: socket.socket | None = None
         self._connections: dict[asyncio.Task[Any], list[asyncio.WriteTransport]] = {}
@@ -44,7 +45,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The base URL, without a slash at the end; it stays the same when the server is down or closed.
+        """The base URL, without a trailing slash. It does not change when the server is down or closed.
 
         Raises:
             RuntimeClosedError: The server was not opened yet.
@@ -59,18 +60,18 @@ class LoopbackServer:
         return len(self._connections)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition on this server's counters holds; it is checked whenever a counter changes.
+        """Wait until a condition on the counters of this server is true. It is checked when a counter changes.
 
-        There is no time limit: use `asyncio.timeout` where the condition may never hold.
+        There is no time limit: use `asyncio.timeout` if the condition may never be true.
 
         Args:
-            condition: For example `lambda: fake.in_flight == 3`.
+            condition: A function, for example `lambda: fake.in_flight == 3`.
         """
         while not condition():
             await self._changed.wait()
 
     def down(self) -> None:
-        """Refuse connections, and close the open ones, as if the process had died; harmless when down.
+        """Refuse connections, and close the open ones, as if the process had died. Harmless if already down.
 
         The port stays reserved, and the counters are kept.
         """
@@ -80,7 +81,7 @@ class LoopbackServer:
         self._drop()
 
     async def up(self) -> None:
-        """Listen again, on the same port; harmless when up.
+        """Listen again, on the same port. Harmless if already up.
 
         Raises:
             RuntimeClosedError: The server is closed, or was not opened.
@@ -90,7 +91,7 @@ class LoopbackServer:
         if self._server is None:
             if self._reserved is None:
                 raise RuntimeClosedError(f"this {type(self).__name__} is closed: make a new one")
-            # `start_serving` waits, so it is a call of its own: a concurrent `down` must find the server.
+            # Call `start_serving` separately, because it waits: a concurrent `down` must find `_server`.
             self._server = await asyncio.get_running_loop().create_server(
                 self._make_protocol, sock=self._reserved, backlog=_BACKLOG, start_serving=False
             )
@@ -100,7 +101,7 @@ class LoopbackServer:
     async def aclose(self) -> None:
         """Close the socket and every connection. Closing twice is harmless.
 
-        Cancellation: everything is still closed, a moment later.
+        Cancellation: the socket and the connections are still closed, in the background.
         """
         self.down()
         if self._reserved is not None:
@@ -111,7 +112,7 @@ class LoopbackServer:
 
     async def __aenter__(self) -> Self:
         if self._port:
-            raise RuntimeClosedError(f"a {type(self).__name__} can be opened once: make a new one")
+            raise RuntimeClosedError(f"a {type(self).__name__} can be opened only once: make a new one")
         self._reserved = _bind(0)
         self._port = self._reserved.getsockname()[1]
         try:
@@ -125,10 +126,10 @@ class LoopbackServer:
         await self.aclose()
 
     def _admit(self, transport: asyncio.WriteTransport) -> list[asyncio.WriteTransport]:
-        """Count a connection as open for as long as the current task runs.
+        """Count a connection as open until the current task ends.
 
         Returns:
-            The transports that are closed with it; more can be added.
+            The list of transports that are closed together with the connection. The caller may append more.
         """
         task = cast(asyncio.Task[Any], asyncio.current_task())
         self._connections[task] = [transport]
@@ -156,7 +157,7 @@ class LoopbackServer:
 
 
 def reset(transport: asyncio.WriteTransport) -> None:
-    """Close a connection at once with RST; harmless when closed."""
+    """Close a connection at once with RST. Harmless if already closed."""
     if not transport.is_closing():
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -164,19 +165,19 @@ def reset(transport: asyncio.WriteTransport) -> None:
 
 
 def write_eof(transport: asyncio.WriteTransport) -> None:
-    """Send FIN after the written bytes; the other direction stays open. Harmless when closed."""
-    # The kernel may have seen a reset by the peer that asyncio has not reported yet.
+    """Send FIN after the written bytes; the other direction stays open. Harmless if already closed."""
+    # write_eof raises OSError if the peer has reset the connection and asyncio has not reported this yet.
     with contextlib.suppress(OSError):
         if not transport.is_closing():
             transport.write_eof()
 
 
 async def wait_sent(transport: asyncio.WriteTransport, *, by_kernel: bool = False) -> None:
-    """Wait until the kernel has all written bytes; `by_kernel`, until it has sent them, which only Linux reports.
+    """Wait until all written bytes are in the kernel. With `by_kernel`, on Linux, wait until the kernel has sent them.
 
-    A reset discards bytes that are not sent yet.
+    Use this before a reset, which discards bytes that are not sent yet.
     """
-    # asyncio has no event for this.
+    # asyncio has no event for this, so poll.
     while not transport.is_closing() and (  # noqa: ASYNC110
         transport.get_write_buffer_size() or (by_kernel and _unsent_bytes(transport))
     ):
@@ -193,7 +194,7 @@ def _unsent_bytes(transport: asyncio.WriteTransport) -> int:
 
 
 def _bind(port: int) -> socket.socket:
-    """Reserve a port: no other program can bind it, and connecting to it is refused until a server listens."""
+    """Reserve a port. No other program can bind it, and connections are refused until a server listens."""
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", port))

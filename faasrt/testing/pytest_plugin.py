@@ -44,7 +44,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-# Every start of pytest loads this module. The package loads its names at their first use.
+# Every start of pytest imports this module, so import only the package, which loads its names on first use.
 from faasrt import testing
 
 
@@ -83,9 +83,9 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
 def faasrt_local() -> Iterator[str]:
     """The base URL of an embedded FaaS that is ready for every language, started once for the session.
 
-    It runs in a thread with its own event loop, so it serves tests with any `loop_scope`, tests of anyio, and tests
-    without a loop. It ends with the process, even if the process is killed. The first start on a machine compiles the
-    Python sandbox (about 45 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
+    It runs in a thread with its own event loop, so it works for tests with any `loop_scope`, anyio tests, and tests
+    without a loop. It ends with the process, even if the process is killed. The first start on a machine may compile
+    the Python sandbox (about 45 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
     """
     from anyio.from_thread import start_blocking_portal
 

@@ -22,28 +22,33 @@ def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """The answer to one `POST /run_code`, and its faults. By default, that of a program that succeeded.
+    """The answer to one `POST /run_code`, and its faults. By default, the program succeeded.
 
     Attributes:
-        outcome: How the program ended; an `Outcome`, or its name.
-        stdout: Its output.
-        stderr: Its output on stderr.
-        ret_val: The text that it passed to `return_val`.
-        exit_code: Its exit code; with None 0 for OK, 1 for USER_ERROR and SYNTAX_ERROR, and null for the others.
-        error: The exception that ended it.
-        status: The HTTP status, from 200 to 599. Any other than 200 sends `{"error", "details"}` instead of a result.
-        details: The `details` of such a failure.
-        headers: HTTP headers to send; they replace the default ones, `Content-Length` included. `Connection: close`
-            ends the connection after the response.
-        retry_after: The header `Retry-After`, in seconds or as any text; not sent when None.
-        not_started: Send `x-faasrt-not-started: 1`: the program was refused before it ran.
-        delay_s: Seconds, from 0 to 1e9, before the answer, unless the client disconnects.
-        hang: Never answer; the connection stays open until the client disconnects.
-        body: The body to send, in place of the JSON of the fields above.
-        reset_after: Reset the connection (RST) after this number of bytes of the response, its head included: with 0
-            when the request has been read, with a number above the length of the response at its end.
-        reset_on_request_byte: Reset the connection when this number of bytes of the request, its head included, has
-            arrived: with 0 at the first byte. A request that is not longer is read completely before the reset.
+        outcome: The outcome of the program; an `Outcome` or its name. Default: OK.
+        stdout: The stdout of the program. Default: "".
+        stderr: The stderr of the program. Default: "".
+        ret_val: The text that the program passed to `return_val`. Default: "".
+        exit_code: The exit code of the program. Default: None, which means 0 for OK, 1 for USER_ERROR and SYNTAX_ERROR,
+            and null for other outcomes.
+        error: The exception that ended the program. Default: None.
+        status: The HTTP status, from 200 to 599. With a status other than 200, the body is `{"error", "details"}`
+            instead of a result. Default: 200.
+        details: The `details` in that body. Default: "".
+        headers: Additional HTTP headers. They replace default ones of the same name, including `Content-Length`.
+            `Connection: close` closes the connection after the response. Default: none.
+        retry_after: The value of the header `Retry-After`, in seconds or as any text. Default: None, no header.
+        not_started: Whether to send `x-faasrt-not-started: 1`, which means that the program was refused before it ran.
+            Default: False.
+        delay_s: The delay before the answer in seconds, from 0 to 1e9. Default: 0.
+        hang: Whether to never answer, and keep the connection open until the client disconnects. Default: False.
+        body: The body of the response, instead of the JSON of the fields above. Default: None.
+        reset_after: Reset the connection (RST) after this number of bytes of the response, including its head. With 0,
+            reset it when the request has been read; with a number above the size of the response, at the end of it.
+            Default: None, no reset.
+        reset_on_request_byte: Reset the connection when this number of bytes of the request, including its head, has
+            arrived. With 0, reset it at the first byte. A shorter request is read completely before the reset.
+            Default: None, no reset.
 
     Raises:
         ValueError: A value is out of range, or the outcome is unknown.
@@ -84,37 +89,37 @@ class Reply:
 
     @classmethod
     def overloaded(cls, retry_after: str | float | None = None) -> Reply:
-        """Return a 429: the program was refused before it ran."""
+        """Return a reply with status 429: the program was refused before it ran."""
         return cls(status=429, details="all workers are busy", retry_after=retry_after)
 
     @classmethod
     def unavailable(cls, retry_after: str | float | None = None, *, not_started: bool = False) -> Reply:
-        """Return a 503: the program may have run, unless there is `retry_after` or `not_started`."""
+        """Return a reply with status 503. Without `retry_after` and `not_started`, the program may have run."""
         return cls(status=503, details="shutting down", retry_after=retry_after, not_started=not_started)
 
     @classmethod
     def crash(cls, status: int = 500) -> Reply:
-        """Return a failure of the server while it ran the program."""
+        """Return the reply of a server that failed while it ran the program."""
         return cls(status=status, details="the worker died")
 
     @property
     def executes(self) -> bool:
         """Whether the program counts as run.
 
-        A refused program does not: `not_started`, a 503 with `Retry-After`, a redirect, or a 4xx other than 408 (a
-        timeout).
+        A program that was refused does not count: `not_started`, a 503 with `Retry-After`, a redirect, or a 4xx other
+        than 408 (a timeout).
         """
         if self.not_started or (self.status == 503 and self.retry_after is not None):
             return False
         return self.status < 300 or self.status == 408 or self.status >= 500
 
     def render(self, language: Any = "", duration_ms: int = 0, *, keep_alive: bool = True) -> bytes:
-        """Return the bytes of the response, its head included.
+        """Return the bytes of the response, including its head.
 
         Args:
             language: The language in the request.
-            duration_ms: Milliseconds since the request was read.
-            keep_alive: Whether the connection can be used again.
+            duration_ms: The milliseconds since the request was read.
+            keep_alive: Whether the connection can be reused.
         """
         body = self._render_body(language, duration_ms)
         headers = {
@@ -126,7 +131,7 @@ class Reply:
             headers["Retry-After"] = str(self.retry_after)
         if self.not_started:
             headers["x-faasrt-not-started"] = "1"
-        # A header of the reply replaces the default one; names are compared without case.
+        # A header of the reply replaces the default header of the same name, ignoring case.
         fields = {name.lower(): (name, value) for name, value in [*headers.items(), *self.headers.items()]}
         status = f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"
         lines = [status, *(f"{name}: {value}" for name, value in fields.values())]

@@ -1,15 +1,16 @@
 """Sends requests and receives answers: deadlines, retries, replicas, limits.
 
-**Queue.** A call needs a permit of its manager and one of an endpoint. Calls beyond the limits wait in order, without
-limit; `LimiterSettings` can bound the length of the queue and the wait. Waiting calls fail at once when the manager
-closes, or when the circuit breaker of every endpoint is open.
+**Queue.** A call is sent when it has a permit, that is, when both its manager and an endpoint have room for it. Other
+calls wait in order, by default without a time limit; `LimiterSettings` can limit the length of the queue and the wait.
+Waiting calls fail at once when the manager closes, or when the circuit breaker of every endpoint is open.
 
-**Deadlines.** The deadline of a call starts with its permit: the program's own limit and `grace_s`, for all attempts
-and the waits between them. The server is told the time that is left. Waiting for an endpoint's `/health` (`health_s`
-at most) costs the program none of its time; an endpoint that does not answer it is asked again after 30 s. A cancelled
-call returns its permit and its connection.
+**Deadlines.** The time of a call starts when it has its first permit. All attempts and the delays between them must
+finish within the program's time limit plus `grace_s`. Each request contains the time that is left. Waiting for an
+endpoint's `/health` (at most `health_s`) does not count; an endpoint that does not answer it is asked again after 30 s.
+A cancelled call returns its permit and closes its connection.
 
-**Retries.** Code runs at most once, unless a call says `idempotent=True` (or `RetrySettings.idempotent` does for all):
+**Retries.** Code runs at most once, unless a call has `idempotent=True` (or all calls do, by
+`RetrySettings.idempotent`):
 
     failure                                                            by default      idempotent=True
 
@@ -19,23 +20,24 @@ call returns its permit and its connection.
     500, 502, another 5xx, a bare 503                                  raised          retried
     504, no answer in time, a broken connection, an unreadable         raised          retried, if there is time
         answer
-    another 4xx, a 200 that carries an `error`, the call's deadline    raised          raised
+    another 4xx, a 200 with an `error`, the call's deadline            raised          raised
     any outcome of the code                                            the result      the result
 
-At most three attempts, after waits with full jitter (short ones where another replica is healthy), all within the
-call's deadline. A budget for each family of languages, shared by all callers of a factory (ten retries, refilled by
-successes), limits the load of retries on dead endpoints. `RetrySettings` has the numbers.
+At most three attempts are made, within the deadline of the call. The delays between them are random ("full jitter"),
+and short if another replica is healthy. A budget (ten retries, refilled by successes) limits the load of retries on
+endpoints that are down. There is one budget for Python, and one for JavaScript and TypeScript; these two groups are
+called families of languages. All callers of a factory share the budgets. `RetrySettings` has the numbers.
 
-**Replicas.** With several URLs for a language, each call goes to the less loaded of two replicas. The circuit breaker
-of one that fails five times in a row, or more than a fifth of at least 20 calls in 30 s, opens for 5 s, doubling up to
-300 s; then one call probes it. If all are open, all are used. The user's own failures never count. `BreakerSettings`
-has the numbers.
+**Replicas.** With several URLs for a language, each call goes to the less loaded of two random replicas. If a replica
+fails five times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no
+calls for 5 s, doubling up to 300 s; then one call probes it. If all breakers are open, all replicas are used. Failures
+of the user's code never count. `BreakerSettings` has the numbers.
 
-**Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. Each replica has a limit of its own
-below that, for each family of languages: it starts at the size that its `/health` tells (else 16), grows with
-successes, and shrinks when the server refuses or does not answer. A call that ended here while its code may still run
-there (its deadline passed, its connection broke, it was cancelled after it was sent) counts until the code's time is
-over, unless the server's `/health` says that it `cancels_on_disconnect`, as the embedded FaaS does.
+**Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. In addition, each replica has an
+adaptive limit for each family of languages. It starts at the capacity in its `/health` (else 16), grows with successes,
+and shrinks when the server refuses a call or does not answer. If a call fails or is cancelled while its code may still
+run on the server (its deadline passed, or its connection broke), it counts until the time limit of the code, unless
+`/health` reports `cancels_on_disconnect`, as it does on the embedded FaaS.
 
 `get_metrics().states` has an `EndpointState` for each replica.
 

@@ -1,4 +1,4 @@
-"""The circuit breaker of an endpoint: open after failures, closed again by one call that succeeds."""
+"""The circuit breaker of an endpoint: opens after failures, and closes after a successful probe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ BreakerState = Literal["closed", "open", "half-open"]
 class Breaker:
     """The circuit breaker of one endpoint.
 
-    It opens after consecutive failures, or when too few recent calls succeeded; longer each time, with jitter. Then it
-    is half-open: a single call, the probe, closes it or opens it again. The user's own failures count as successes.
+    It opens after consecutive failures, or if too few recent calls succeeded, for a time with jitter that doubles each
+    time. Then it is half-open: a single call, the probe, closes it or opens it again. Failures of the user's code count
+    as successes.
 
     Args:
         settings: When it opens, and for how long.
@@ -24,7 +25,7 @@ class Breaker:
 
     Attributes:
         state: "closed", "open" or "half-open".
-        open_until: When a probe may be sent, while it is open.
+        open_until: The time from which a probe may be sent, while the breaker is open.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Breaker:
         return self.state == "open" and now >= self.open_until
 
     def start_probe(self) -> int:
-        """Become half-open, and return the number of the probe; no other is sent until it has ended."""
+        """Become half-open, and return the number of the probe. No other probe is sent until this one has ended."""
         self.state = "half-open"
         self._probes += 1
         return self._probes
@@ -68,9 +69,9 @@ class Breaker:
         self._count(now, 1)
 
     def fail(self, now: float, started: float, *, probe: int | None = None) -> None:
-        """Record a call that failed because of the endpoint, or the way to it."""
+        """Record a call that failed because of the endpoint or the network."""
         if self.state != "closed":
-            # Other calls were sent before it opened, or because every endpoint is open.
+            # Only the probe counts. Other calls were sent before the breaker opened, or because all breakers are open.
             if self._is_current(probe):
                 self._open(now)
             return
@@ -95,7 +96,7 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         settings = self._settings
-        # The exponent is bounded because a float is.
+        # The exponent is limited, because larger powers of two overflow a float.
         longest = settings.base_open_s * 2.0 ** min(self._openings, 60)
         self.open_until = now + min(settings.max_open_s, longest * (0.8 + 0.4 * self._random()))
         self._openings += 1

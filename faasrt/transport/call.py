@@ -1,4 +1,4 @@
-"""The attempt loop: one call from its permit to its answer, with its deadline and its retries."""
+"""The attempt loop: one call from its permit to its answer, with deadline and retries."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _UNKNOWN = EndpointProfile()
 class Transport:
     """Sends the requests of all runtimes of a factory.
 
-    It owns the sessions and the permits. They are closed when the last runtime that retained it releases it.
+    It owns the sessions and the permits. Runtimes retain and release it; the last `release` closes the sessions.
 
     Args:
         settings: Endpoints, timeouts and limits.
-        emit: Called with the events that belong to no call.
+        emit: Called with the events that do not belong to a call.
         clock: A monotonic clock in seconds.
-        random: Returns a number in [0, 1), for jitter and for choices.
+        random: Returns a number in [0, 1), for delays and for the choice of endpoints.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Transport:
         self._http = HttpClient(settings, clock)
         self._profiles = Profiles(self._http.get_profile, clock)
         self._pool = PermitPool(settings, clock=clock, random=random, emit=emit)
-        # One for each family: successes of one language must not pay for retries at the servers of another.
+        # By family of languages: successes on the servers of one family must not allow retries on those of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
         self._users = 0
         self._loop = LoopAffinity("runtime")
 
     def retain(self) -> None:
-        """Count a runtime that uses this transport."""
+        """Count one more runtime that uses this transport."""
         self._users += 1
 
     async def release(self) -> None:
-        """Count a runtime less; the last one closes the sessions."""
+        """Count one runtime less; the last one closes the sessions."""
         self._users -= 1
         if self._users == 0:
             self._loop.release()
@@ -82,22 +82,22 @@ class Transport:
     async def run(
         self, context: CallContext, execution: Execution, *, idempotent: bool, owner: object
     ) -> GuestResponse:
-        """Send an execution to an endpoint, again if it may be, and return what the answer holds.
+        """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
 
-        The call ends by its deadline: the time of one attempt, from its first permit on. Waiting for the health report
-        of an endpoint extends the deadline, by `health_s` for each report at most.
+        The deadline of the call is the time of one attempt, counted from its first permit. Waiting for the health
+        report of an endpoint extends the deadline, by at most `health_s` for each report.
 
         Args:
             context: The call.
-            execution: What to run.
+            execution: The program or the calls to run.
             idempotent: Whether it may run more than once.
-            owner: Names the call for `fail_waiting`.
+            owner: An object that identifies the call for `fail_waiting`.
 
         Raises:
-            QueueFullError: Too many callers wait already.
+            QueueFullError: Too many calls are waiting already.
             ServiceError: The infrastructure failed; see the error tree.
 
-        Cancellation: returns the permit and drops the connection.
+        Cancellation: returns the permit and closes the connection.
         """
         self._loop.check()
         run = execution.run
@@ -116,7 +116,7 @@ class Transport:
                     if permit is None:
                         permit = await self._wait_for_permit(context, group, tried, owner)
                 except (QueueFullError, ServiceError) as error:
-                    # The failure that led to the retry says more than that there was no permit for it.
+                    # If there is no permit for a retry, raise the failure that led to the retry.
                     raise (failed or error) from None
                 if failed is None:
                     context.deadline = self.clock() + timeout_s + self._settings.timeouts.grace_s
@@ -139,8 +139,8 @@ class Transport:
                     attempt=context.attempts,
                     idempotent=idempotent,
                     has_alternative=has_alternative(group.endpoints, self.clock(), tried),
-                    left_s=context.deadline - self.clock(),
-                    least_s=min(timeout_s, max(0.1, timeout_s / 10)),
+                    remaining_s=context.deadline - self.clock(),
+                    min_attempt_s=min(timeout_s, max(0.1, timeout_s / 10)),
                     settings=self._settings.retry,
                     budget=self._budgets[family],
                     random=self._random,
@@ -156,10 +156,10 @@ class Transport:
     async def validate(
         self, context: CallContext, endpoints: Sequence[str], body: bytes, *, owner: object
     ) -> ValidationResult:
-        """Send a program to be parsed, once, and return the result.
+        """Send a program to be parsed, without retries, and return the result.
 
         Raises:
-            QueueFullError: Too many callers wait already.
+            QueueFullError: Too many calls are waiting already.
             ServiceError: The infrastructure failed.
         """
         self._loop.check()
@@ -196,22 +196,20 @@ class Transport:
             raise
 
     async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
-        """Probe several endpoints at once; a failure is an unhealthy answer, and never raised."""
+        """Probe several endpoints concurrently. A failed probe is an unhealthy result, not an exception."""
         self._loop.check()
         return await self._http.probe_all(endpoints)
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
-        """Raise an error in the calls of an owner that wait for a permit."""
+        """Raise an error in the waiting calls with this owner."""
         self._pool.fail_waiting(owner, error)
 
     @property
     def in_flight(self) -> int:
-        """Calls that hold a permit."""
         return self._pool.in_flight
 
     @property
     def queued(self) -> int:
-        """Callers that wait for a permit."""
         return self._pool.queued
 
     def states(self) -> tuple[EndpointState, ...]:
@@ -236,7 +234,7 @@ class Transport:
         asked = self.clock()
         queue_timeout_s = self._settings.limiter.queue_timeout_s
         within_s = math.inf if queue_timeout_s is None else queue_timeout_s
-        if not group.is_known:
+        if not group.is_initialized:
             within_s += self._settings.timeouts.health_s  # the first caller may wait for a health report
         within_s = min(within_s, context.deadline - asked)
         try:
@@ -261,22 +259,22 @@ class Transport:
             profile = self._profiles.known(endpoint.url) or await self._fetch_profile(endpoint.url, context)
             endpoint.limit.set_capacity(profile.capacities.get(run.language.family))
             self._pool.wake()
-        # The program has its whole time from here on: a probe must not cost any of it.
+        # The time of the attempt starts only here, after the health report.
         now, deadline = self.clock(), context.deadline
         started = now
         if profile.cold_start:
             deadline += timeouts.startup_s
             started += timeouts.startup_s
-        # A server must not work on what no caller waits for any more.
+        # The server must not run the code for longer than the caller waits.
         timeout_ms = run.timeout_ms
         if (deadline - now) * 1000 < timeout_ms:
-            timeout_ms, permit.shortened = int((deadline - now) * 1000), True
+            timeout_ms, permit.has_reduced_timeout = int((deadline - now) * 1000), True
             if timeout_ms < 1:
-                raise DeadlineExceededError("no time was left to send the program", sent="no")
+                raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
         request = execution.request(profile, timeout_ms)
         permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
         permit.run_s = timeout_s + (timeouts.startup_s if profile.cold_start else 0.0)
-        permit.ends_on_disconnect = profile.cancels_on_disconnect
+        permit.cancels_on_disconnect = profile.cancels_on_disconnect
         deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
         try:
             answer = await self._http.post(
@@ -288,13 +286,13 @@ class Transport:
                 headers=context.headers(),
             )
         except BodyTooLargeError:
-            permit.status = 200  # of any other status only the beginning of the body is read
+            permit.status = 200  # with any other status, only the beginning of the body is read
             return request.read(None)
         permit.status = answer.status
         response = request.read(answer)
-        if permit.shortened and response.timed_out:
-            # The code had less time than the caller asked for, so this is no verdict on it.
-            message = f"the code was ended after the {timeout_ms} ms that were left of the call's time"
+        if permit.has_reduced_timeout and response.timed_out:
+            # The code had less time than the caller allowed, so this is not a verdict on the code.
+            message = f"the code was stopped after the {timeout_ms} ms that were left until the deadline of the call"
             raise DeadlineExceededError(message, sent="yes")
         return response
 

@@ -22,17 +22,17 @@ from faasrt.telemetry.metrics import CallCounters, Counters
 
 
 class CallContext:
-    """One call.
+    """The state of one call: deadline, attempts and times. Emits the events of the call.
 
     Args:
         emit: Called with the events.
-        counters: Counts for `get_metrics()`. They are no sink, because most calls then need no event at all.
+        counters: The counters of `get_metrics()`. They are not a sink, so that most calls need no events.
         clock: A monotonic clock in seconds.
         language: The language of the program.
 
     Attributes:
-        deadline: When the call ends; set when it holds its first permit.
-        attempts: Attempts made.
+        deadline: The time by which the call must end; infinite until it has its first permit.
+        attempts: The number of attempts made.
         endpoint: The base URL of the last attempt, or "".
         queued_s: Seconds spent waiting for permits.
     """
@@ -59,7 +59,7 @@ class CallContext:
     def call_started(self, code: str, timeout_ms: float) -> None:
         """Report a call that was checked and accepted."""
         if not self._emit.is_enabled_for(CallStarted):
-            return  # the hash takes longer than the rest of an event
+            return  # encoding and hashing the code is slow
         data = code.encode("utf-8", "surrogatepass")
         self._emit(
             CallStarted(
@@ -88,7 +88,7 @@ class CallContext:
             )
 
     def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
-        """Report that the answer was read, or will not come."""
+        """Report that an attempt ended, with an answer or without one."""
         duration_s = self._clock() - self._attempt_started
         self._attempts_s.append(duration_s)
         if self._at is not None:
@@ -150,7 +150,6 @@ class CallContext:
         return result
 
     def fail(self, error: BaseException) -> None:
-        """Report that the call failed."""
         self._finished(None, error)
 
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
@@ -181,9 +180,9 @@ def _name_of(error: BaseException | None) -> str | None:
 
 
 def _reason_of(error: BaseException | None) -> str | None:
-    """Return the message of an error without foreign text, which may hold a program's output.
+    """Return the part of an error message that faasrt wrote. The rest may contain output of a program.
 
-    Messages of these errors quote foreign text only after their first colon (see `test_privacy.py`).
+    Messages of these errors quote other text only after their first colon (see `test_privacy.py`).
     """
     if not isinstance(error, (ServiceError, QueueFullError, RuntimeClosedError)) or not error.args:
         return None

@@ -1,4 +1,4 @@
-"""One replica: its limit, its breaker and its profile; and the choice between replicas."""
+"""Endpoints: the limit, the circuit breaker and the profile of each, and the choice between replicas."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from faasrt.transport.breaker import Breaker
 from faasrt.transport.limiter import AdaptiveLimit
 
 UNKNOWN_S = 30.0
-"""Seconds before an endpoint that did not answer `GET /health` is asked again."""
+"""The seconds after which an endpoint that did not answer `GET /health` is asked again."""
 
-# A failed probe that took longer than this is not repeated by the next call, either.
-_PROMPT_S = 0.5
+# If an endpoint fails a health request faster than this, the next call may ask again at once.
+_FAST_FAILURE_S = 0.5
 
 
 @attrs.define(eq=False)
@@ -26,10 +26,10 @@ class Endpoint:
     """One replica, for one family of languages.
 
     Attributes:
-        url: Its base URL.
-        breaker: Whether it is healthy.
-        limit: How many calls it gets.
-        last_error: The error of the last call that failed because of it.
+        url: The base URL.
+        breaker: The circuit breaker.
+        limit: The limit on its calls in flight.
+        last_error: The error of the last call that failed because of this endpoint.
     """
 
     url: str
@@ -54,17 +54,17 @@ def choose(
 ) -> Endpoint | None:
     """Choose an endpoint that has room.
 
-    An open endpoint whose time is over gets the call as its probe. Otherwise the less loaded of two random endpoints
-    gets it. When every breaker is open or half-open, all endpoints are used as if they were closed.
+    If the breaker of an endpoint may be probed, that endpoint gets the call. Otherwise the less loaded of two random
+    endpoints gets it. If every breaker is open or half-open, all endpoints are used as if their breakers were closed.
 
     Args:
         endpoints: The replicas.
-        now: The time.
-        avoid: Base URLs that are taken only if no other has room.
+        now: The current time of the clock.
+        avoid: Base URLs of endpoints to use only if no other endpoint has room.
         random: Returns a number in [0, 1).
 
     Returns:
-        The endpoint, or None when none has room.
+        The endpoint, or None if no endpoint has room.
     """
     if len(endpoints) == 1 and endpoints[0].breaker.state == "closed":
         return endpoints[0] if endpoints[0].limit.has_room(now) else None
@@ -75,7 +75,7 @@ def choose(
                 return endpoint
     available = [endpoint for endpoint in closed or endpoints if endpoint.limit.has_room(now)]
     if len(available) > 1:
-        # An endpoint that refuses calls is empty, and would attract all of them.
+        # An endpoint that refuses calls has the smallest load, and would get all further calls.
         available = [endpoint for endpoint in available if not endpoint.limit.is_backing_off(now)] or available
         available = [endpoint for endpoint in available if endpoint.url not in avoid] or available
     if len(available) < 2:
@@ -86,10 +86,10 @@ def choose(
 
 
 class Profiles:
-    """Remembers the profiles of endpoints.
+    """A cache of the profiles of endpoints.
 
     Args:
-        fetch: Fetches the profile of an endpoint; None when it did not answer.
+        fetch: Fetches the profile of an endpoint; returns None if it did not answer.
         clock: A monotonic clock in seconds.
     """
 
@@ -104,9 +104,9 @@ class Profiles:
         self._fetches: dict[str, int] = defaultdict(int)
 
     def known(self, url: str) -> EndpointProfile | None:
-        """Return the profile of an endpoint, or None if it must be fetched first.
+        """Return the cached profile of an endpoint, or None if it must be fetched.
 
-        An endpoint that did not answer has the profile of an unknown server for `UNKNOWN_S`.
+        For `UNKNOWN_S`, an endpoint that did not answer has the profile of an unknown server.
         """
         known = self._known.get(url)
         if known is None and self._clock() < self._unknown_until.get(url, 0.0):
@@ -114,11 +114,11 @@ class Profiles:
         return known
 
     async def get(self, url: str, within_s: float) -> EndpointProfile:
-        """Return the profile of an endpoint; that of an unknown server when it does not answer in time.
+        """Return the profile of an endpoint. If it does not answer in time, return that of an unknown server.
 
-        Concurrent callers share the answer.
+        Concurrent callers share one request.
 
-        Cancellation: another caller that waits fetches the profile instead.
+        Cancellation: if another caller waits, it sends the request again.
         """
         fetches_before, fetching = self._fetches[url], False
         answered, hung = None, True
@@ -126,11 +126,11 @@ class Profiles:
             async with asyncio.timeout(within_s), self._locks[url]:
                 known = self.known(url)
                 if known is not None or self._fetches[url] != fetches_before:
-                    # Another caller fetched it. If that failed, a queue of callers would repeat it one after another.
+                    # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
                     return known or EndpointProfile()
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
-                hung = answered is None and self._clock() - started > _PROMPT_S
+                hung = answered is None and self._clock() - started > _FAST_FAILURE_S
         except TimeoutError:
             if not fetching:
                 return EndpointProfile()
@@ -138,19 +138,19 @@ class Profiles:
         if answered is not None:
             self._known[url] = answered
         elif hung:
-            # The server may run code all the same, so its health report must not cost every call this wait.
+            # The server may still run code, so not every call must wait for its health report.
             self._unknown_until[url] = self._clock() + UNKNOWN_S
         return answered or EndpointProfile()
 
     def forget(self, url: str) -> None:
-        """Forget the profile of an endpoint that failed: another server may replace it.
+        """Remove the profile of an endpoint that failed, because another server may replace it.
 
-        That it did not answer a probe is not forgotten, or each failing call would wait for the probe again.
+        The fact that it did not answer is kept for `UNKNOWN_S`, because otherwise each failing call would wait again.
         """
         self._known.pop(url, None)
 
     def clear(self) -> None:
-        """Forget all profiles, and the event loop."""
+        """Remove all profiles, and the locks, which belong to an event loop."""
         self._known.clear()
         self._unknown_until.clear()
         self._locks.clear()

@@ -1,4 +1,4 @@
-"""One pooled `aiohttp.ClientSession` for each base URL, and one exchange with a server within a timeout."""
+"""HTTP: a pooled `aiohttp.ClientSession` for each base URL, and requests with a timeout."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import Answer, decode_object, raise_for_status
 from faasrt.results import EndpointHealth, HealthStatus
 
-# Idle connections are dropped before servers drop them (aiohttp's and Node's servers keep them from 5 s upwards):
-# when the server closes a connection under a POST, it is unknown whether the code ran.
+# The client closes idle connections before servers do (aiohttp's and Node's servers wait for at least 5 s). If a server
+# closes a connection during a POST, it is unknown whether the code ran.
 _KEEP_ALIVE_S = 4.0
 _PIECE_BYTES = 65_536
 _WHOLE_BYTES = 262_144
@@ -34,14 +34,14 @@ _PATHS = ("/run_code", "/validate_code", "/health")
 
 
 class BodyTooLargeError(Exception):
-    """The body exceeds its cap; the connection was dropped. Internal: the attempt loop turns it into a verdict."""
+    """The body of an answer is too large; the connection was closed. Callers convert this into another error."""
 
 
 class _Connector(aiohttp.TCPConnector):
     """Never reuses a connection on which data arrived while it was idle.
 
-    A server that answers twice, or late, would otherwise answer the next call with the result of another. aiohttp
-    checks this when a connection returns to the pool, but not when it leaves it again.
+    If a server answers twice or late, the next call on the connection would get the result of another call. aiohttp
+    checks this when a connection returns to the pool, but not when it is taken from the pool.
     """
 
     async def _get(self, *args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ class RequestBody(aiohttp.Payload):
     """The JSON of a request.
 
     Attributes:
-        sending: Whether the first byte may have been written. Before that the server cannot have run anything.
+        sending: Whether a byte may have been sent. Before that, the server cannot have run anything.
     """
 
     _value: bytes
@@ -68,7 +68,7 @@ class RequestBody(aiohttp.Payload):
 
     @property
     def autoclose(self) -> bool:
-        """Bytes need no closing."""
+        """True: there is nothing to close."""
         return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -84,7 +84,7 @@ class RequestBody(aiohttp.Payload):
 
 
 class HttpClient:
-    """Sends requests over one session for each base URL, made when it is needed.
+    """Sends requests over one session for each base URL, which is opened on first use.
 
     Args:
         settings: The timeouts, the token and the connection options.
@@ -125,11 +125,11 @@ class HttpClient:
             DeadlineExceededError: There was no answer within `within_s` seconds.
             ConnectError: The server was never reached.
             ConnectionLostError: The connection broke after the request may have been sent.
-            ProtocolError: The answer is not HTTP, or is compressed although that was declined.
-            BodyTooLargeError: The body of a 200 is larger than `max_body_bytes`. Of a failure only the beginning is
-                read.
+            ProtocolError: The answer is not HTTP, or is compressed although the request forbids it.
+            BodyTooLargeError: The status is 200 and the body exceeds `max_body_bytes`. With other statuses, only the
+                beginning of the body is read.
 
-        Cancellation: drops the connection.
+        Cancellation: closes the connection.
         """
         try:
             async with asyncio.timeout(within_s):
@@ -147,9 +147,9 @@ class HttpClient:
             ) from None
 
     async def get_health(self, endpoint: str) -> Answer:
-        """Request `/health` on a connection of its own; see `post`.
+        """Request `/health` on a separate connection; see `post`.
 
-        A server may close its connection after a health report, and a program must not be sent on it then.
+        A server may close the connection after a health report, so no program must be sent on it.
         """
         url = URL(f"{endpoint}/health")
         if self._settings.session is not None:
@@ -159,7 +159,7 @@ class HttpClient:
             return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
 
     async def get_profile(self, endpoint: str) -> EndpointProfile | None:
-        """Return the profile of an endpoint; None when it does not answer."""
+        """Return the profile of an endpoint; None if it does not answer."""
         try:
             answer = await self.get_health(endpoint)
             profile = read_profile(decode_object(answer.body))
@@ -170,7 +170,7 @@ class HttpClient:
         return None if answer.status >= 500 and not profile.lossless else profile
 
     async def probe(self, endpoint: str) -> EndpointHealth:
-        """Return the health of an endpoint; a failure is an unhealthy answer, and never raised."""
+        """Return the health of an endpoint. A failed probe is an unhealthy result, not an exception."""
         started, health_s = self._clock(), self._settings.timeouts.health_s
         try:
             async with asyncio.timeout(health_s):
@@ -178,7 +178,7 @@ class HttpClient:
             raise_for_status(answer)
             details = decode_object(answer.body)
             status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
-            error = "" if status == "healthy" else f"the server calls itself {status!r}"
+            error = "" if status == "healthy" else f"the server reports the status {status!r}"
         except TimeoutError:
             status, version, details, error = "unreachable", "", {}, f"no answer within {health_s:g} s: the FaaS hangs"
         except (ServiceError, BodyTooLargeError) as failure:
@@ -196,7 +196,7 @@ class HttpClient:
         )
 
     async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
-        """Probe several endpoints at once, each within its own timeout."""
+        """Probe several endpoints concurrently, each with its own timeout."""
         async with asyncio.TaskGroup() as group:
             probes = [group.create_task(self.probe(endpoint)) for endpoint in endpoints]
         return HealthStatus(tuple(probe.result() for probe in probes))
@@ -205,7 +205,7 @@ class HttpClient:
         """Close the sessions; a later request opens new ones."""
         sessions, self._sessions = self._sessions, {}
         for session in set(sessions.values()) - {self._settings.session}:
-            # A loop that was closed before us has taken its connections with it; aiohttp fails then.
+            # aiohttp raises RuntimeError if the event loop was closed before, together with its connections.
             with contextlib.suppress(RuntimeError):
                 await session.close()
 
@@ -257,13 +257,13 @@ async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) ->
     status, headers = response.status, response.headers
     encoding = headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-        message = f"the answer is compressed although that was declined: {encoding[:40]}"
+        message = f"the answer is compressed although the request forbids it: {encoding[:40]}"
         raise ProtocolError(message, sent="yes", status=status)
     limit, content = max_body_bytes if status == 200 else _FAILURE_BODY_BYTES, response.content
-    # A short answer arrives in one piece with its head.
+    # A short answer has often arrived completely, together with its headers.
     body = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)
     if len(body) > limit:
-        response.close()  # read to its end it would have returned its connection by itself
+        response.close()  # its connection cannot be reused, because the body was not read to its end
         if status == 200:
             raise BodyTooLargeError
         body = body[:limit]
@@ -291,11 +291,11 @@ async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:
 
 
 def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds in `Retry-After`, which holds seconds or an HTTP date; None when it is neither.
+    """Return the seconds in `Retry-After`, which is a number of seconds or an HTTP date; None if it is malformed.
 
     Args:
-        text: The header.
-        now: A clock of seconds since the epoch, for dates.
+        text: The value of the header; None if it is missing.
+        now: Returns the seconds since the epoch.
     """
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""The event loop that a client belongs to, and the calls that closing it waits for."""
+"""The event loop to which a client belongs, and the calls in flight for which closing waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LoopAffinity:
         """Bind to the running loop, or check that it is the bound one.
 
         Raises:
-            ConfigurationError: It is another loop.
+            ConfigurationError: The object is bound to another loop.
         """
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -37,7 +37,6 @@ class LoopAffinity:
             )
 
     def release(self) -> None:
-        """Forget the loop."""
         self._loop = None
 
 
@@ -57,29 +56,29 @@ class CallsInFlight:
 
     @contextlib.contextmanager
     def track(self) -> Iterator[None]:
-        """Count the block as a call in flight. A call inside another one of the same task is a part of it.
+        """Count the block as a call in flight. A nested block in the same task is not counted again.
 
         Raises:
-            RuntimeClosedError: Closing has begun, or ended the call.
+            RuntimeClosedError: Closing has begun before the block, or has cancelled it.
         """
         task = asyncio.current_task()
         assert task is not None
-        is_part = task in self._tasks
-        if not is_part:
+        is_nested = task in self._tasks
+        if not is_nested:
             self.check_open()
             self._tasks.add(task)
         cancelling = task.cancelling()
         try:
             yield
         except asyncio.CancelledError:
-            # As in asyncio.timeout: only our own cancellation becomes an error.
+            # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
             if task in self._cancelled:
                 self._cancelled.discard(task)
                 if task.uncancel() <= cancelling:
                     raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
             raise
         finally:
-            if not is_part:
+            if not is_nested:
                 self._tasks.discard(task)
                 self._cancelled.discard(task)
                 if not self._tasks:
@@ -89,9 +88,9 @@ class CallsInFlight:
         """Refuse further calls, and wait for those in flight.
 
         Args:
-            within_s: Seconds after which they are cancelled; None waits until they end.
+            within_s: The seconds after which calls in flight are cancelled; None waits without a time limit.
 
-        Cancellation: cancels them at once.
+        Cancellation: cancels the calls in flight at once.
         """
         self.closing = True
         try:

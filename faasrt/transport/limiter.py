@@ -1,4 +1,4 @@
-"""The limit on the calls of an endpoint: it grows while the endpoint answers, and shrinks when it does not."""
+"""The adaptive limit on the calls in flight at an endpoint."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _SHRINK = 0.9
 
 
 class AdaptiveLimit:
-    """Additive increase, multiplicative decrease.
+    """A limit with additive increase and multiplicative decrease (AIMD).
 
-    The limit is one until the capacity of the endpoint is known, because the first call asks for it. It grows by one
-    for each full window of successes during which at least half of it was used. It shrinks to 0.9 of itself when the
-    endpoint is overloaded or does not answer in time, once for all calls that were in flight then.
+    The limit is 1 until the capacity of the endpoint is known, because the first call requests it. With a limit of N,
+    N successes increase it by one; a success counts only while at least half of the limit is in use. When the endpoint
+    is overloaded or does not answer in time, the limit is multiplied by 0.9, once for all calls in flight at that time.
 
     Args:
-        cap: The largest limit.
+        cap: The maximum of the limit.
         on_change: Called when the limit changes.
 
     Attributes:
-        in_flight: Calls that wait for their answer.
-        is_known: Whether the capacity was asked for, or need not be.
+        in_flight: The number of calls without an answer yet.
+        is_initialized: Whether the capacity is known, or will not be requested.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
@@ -35,24 +35,24 @@ class AdaptiveLimit:
         self._successes = 0
         self._shrunk_at = float("-inf")
         self._abandoned: list[float] = []
-        self.is_known = False
+        self.is_initialized = False
         self.in_flight = 0
 
     @property
     def limit(self) -> float:
-        """Calls that may be in flight, from 1."""
+        """The maximum number of calls in flight, at least 1."""
         return self._limit
 
     @property
     def expected_growth(self) -> int:
-        """By how much the limit will at least grow once the capacity is known."""
-        return 0 if self.is_known else min(_INITIAL, self._max) - 1
+        """The number by which the limit will grow when the capacity is known, if the server does not state one."""
+        return 0 if self.is_initialized else min(_INITIAL, self._max) - 1
 
     def set_capacity(self, capacity: int | None) -> None:
-        """Start at the capacity that the endpoint states, and never exceed it; None when it states none."""
-        if self.is_known and capacity in (None, self._capacity):
+        """Set the limit to the capacity of the endpoint, which is also its maximum; None if the capacity is unknown."""
+        if self.is_initialized and capacity in (None, self._capacity):
             return
-        self.is_known, self._limit = True, float(min(_INITIAL, self._max))
+        self.is_initialized, self._limit = True, float(min(_INITIAL, self._max))
         if capacity is not None:
             self._capacity = capacity
             self._cap = max(1, min(self._max, capacity))
@@ -60,33 +60,30 @@ class AdaptiveLimit:
         self._on_change()
 
     def abandoned(self, now: float) -> int:
-        """Return the calls that were given up here and may still run."""
+        """Return the number of abandoned calls, which the client gave up and the server may still run."""
         while self._abandoned and self._abandoned[0] <= now:
             heapq.heappop(self._abandoned)
         return len(self._abandoned)
 
     def next_release(self) -> float | None:
-        """Return when the next abandoned call stops counting; None without any."""
+        """Return the time at which the next abandoned call stops counting; None if there is none."""
         return self._abandoned[0] if self._abandoned else None
 
     def has_room(self, now: float) -> bool:
-        """Return whether another call may be sent."""
         return self.in_flight + self.abandoned(now) + 1 <= self._limit
 
     def load(self, now: float) -> float:
-        """Return the used share of the limit."""
+        """Return the fraction of the limit that is in use."""
         return (self.in_flight + self.abandoned(now)) / self._limit
 
     def acquire(self) -> None:
-        """Count a call that is sent."""
         self.in_flight += 1
 
     def release(self) -> None:
-        """Count a call that has ended."""
         self.in_flight -= 1
 
     def grow(self) -> None:
-        """Record a success; before `release`."""
+        """Record a success. Call this before `release`."""
         if 2 * self.in_flight < self._limit:
             return
         self._successes += 1
@@ -95,7 +92,7 @@ class AdaptiveLimit:
             self._set(min(float(self._cap), self._limit + 1))
 
     def shrink(self, now: float, started: float) -> None:
-        """Record that the endpoint was overloaded, or did not answer, in a call that started then."""
+        """Record that the endpoint was overloaded or did not answer a call, which started at `started`."""
         if started > self._shrunk_at:
             self._shrunk_at, self._successes = now, 0
             self._set(max(1.0, self._limit * _SHRINK))
@@ -106,7 +103,7 @@ class AdaptiveLimit:
             self._on_change()
 
     def back_off(self, until: float) -> None:
-        """Prefer other endpoints until then."""
+        """Prefer other endpoints until this time."""
         self._backing_off_until = max(self._backing_off_until, until)
 
     def is_backing_off(self, now: float) -> bool:
@@ -114,9 +111,9 @@ class AdaptiveLimit:
         return now < self._backing_off_until
 
     def charge_abandoned(self, until: float) -> None:
-        """Count a call that was given up, and may still run on the server until then."""
+        """Count an abandoned call, which may run on the server until this time."""
         heapq.heappush(self._abandoned, until)
 
     def clear_abandoned(self) -> None:
-        """Forget the abandoned calls: the server is gone, and its programs with it."""
+        """Stop counting the abandoned calls, because the server has stopped and so have its programs."""
         self._abandoned.clear()

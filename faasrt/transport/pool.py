@@ -1,4 +1,4 @@
-"""Permits: which call may be sent now, and to which endpoint. The others wait in the order in which they came."""
+"""Permits: decides which call may be sent, and to which endpoint. Other calls wait, first come, first served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.http import RequestBody
 from faasrt.transport.limiter import AdaptiveLimit
 
-# A server may end a program this many seconds after its limit.
+# A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
 
 
@@ -38,12 +38,12 @@ class Permit:
     Attributes:
         endpoint: The endpoint of the call.
         started: When the permit was granted.
-        probe: The number of the probe, when the call is one.
-        body: The request, once there is one that has code run.
-        run_s: Seconds that the server may spend on it.
-        ends_on_disconnect: Whether the server ends the code when the connection is dropped.
-        shortened: Whether the code has less time than the caller asked for.
-        status: The HTTP status of the answer; None before there is one.
+        probe: The number of the probe if the call is a probe of a circuit breaker; None otherwise.
+        body: The body of the request; None before it is built, and for requests that run no code.
+        run_s: The maximum number of seconds for which the server runs the code.
+        cancels_on_disconnect: Whether the server stops the code when the client disconnects.
+        has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.
+        status: The HTTP status of the answer; None if there is no answer yet.
     """
 
     endpoint: Endpoint
@@ -51,15 +51,15 @@ class Permit:
     probe: int | None = None
     body: RequestBody | None = None
     run_s: float = 0.0
-    ends_on_disconnect: bool = False
-    shortened: bool = False
+    cancels_on_disconnect: bool = False
+    has_reduced_timeout: bool = False
     status: int | None = None
 
     def may_still_run(self, error: BaseException) -> bool:
-        """Return whether the server may still run the code of a call that was cancelled, lost or given up."""
-        if self.body is None or not self.body.sending or self.ends_on_disconnect:
+        """Return whether the server may still run the code of a call that failed with this error."""
+        if self.body is None or not self.body.sending or self.cancels_on_disconnect:
             return False
-        # A gateway that answers 504 has given up as well. After any other answer the code has ended.
+        # A gateway that answers 504 did not wait for the end of the code. After any other answer the code has ended.
         return self.status == 504 or (self.status is None and not isinstance(error, ProtocolError))
 
 
@@ -76,26 +76,29 @@ class EndpointGroup:
     """The replicas of one family of languages, and the callers that wait for one of them."""
 
     endpoints: Sequence[Endpoint]
-    # By ticket. Callers leave from any place, and an OrderedDict takes the same time for all of them.
+    # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
     waiters: OrderedDict[int, _Waiter] = attrs.field(factory=OrderedDict)
 
     @property
     def first(self) -> _Waiter:
-        """The caller that has waited longest; there must be one."""
+        """The caller that has waited longest. At least one must be waiting."""
         return next(iter(self.waiters.values()))
 
     @property
-    def is_known(self) -> bool:
-        """Whether the capacity of each endpoint was asked for, or need not be."""
-        return all(endpoint.limit.is_known for endpoint in self.endpoints)
+    def is_initialized(self) -> bool:
+        """Whether the capacity of each endpoint is known, or will not be requested."""
+        return all(endpoint.limit.is_initialized for endpoint in self.endpoints)
 
     def skip_capacity(self) -> None:
-        """Record that the capacity of the endpoints will not be asked for."""
+        """Record that the capacity of the endpoints will not be requested."""
         for endpoint in self.endpoints:
             endpoint.limit.set_capacity(None)
 
-    def open_error(self) -> ServiceError | None:
-        """Return the last error, as that of a call that was not sent, when no breaker is closed; else None."""
+    def unavailable_error(self) -> ServiceError | None:
+        """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
+
+        It is a copy of the last error of an endpoint.
+        """
         if any(endpoint.breaker.state == "closed" for endpoint in self.endpoints):
             return None
         for endpoint in self.endpoints:
@@ -107,19 +110,19 @@ class EndpointGroup:
 
 
 class PermitPool:
-    """Limits all calls in flight, and those of each endpoint.
+    """Limits the calls in flight: of the manager, and of each endpoint.
 
-    A caller gets both permissions at once or neither, so that no call holds one that another could use.
+    A permit covers both limits. A caller that waits for one of them does not count for the other.
 
     Args:
         settings: The limits.
-        clock: A monotonic clock in seconds, the event loop's or one that keeps its pace.
+        clock: A monotonic clock in seconds, as fast as the clock of the event loop.
         random: Returns a number in [0, 1).
-        emit: Called with the changes of breakers and limits.
+        emit: Called with the events of breakers and limits.
 
     Attributes:
-        in_flight: Calls that hold a permit.
-        queued: Callers that wait for one.
+        in_flight: The number of calls that hold a permit.
+        queued: The number of callers that wait for a permit.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class PermitPool:
         self.queued = 0
 
     def group(self, family: str, urls: Sequence[str]) -> EndpointGroup:
-        """Return the replicas of a family of languages; groups share their endpoints."""
+        """Return the group of these replicas. Groups of one family share the endpoints that they have in common."""
         key = family, tuple(urls)
         group = self._groups.get(key)
         if group is None:
@@ -155,11 +158,11 @@ class PermitPool:
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
-        """Return a permit for one of the endpoints, or None when the caller has to wait for one.
+        """Return a permit for one of the endpoints, or None if the caller must wait.
 
         Args:
             group: The endpoints.
-            avoid: Base URLs that are taken only if no other has room.
+            avoid: Base URLs of endpoints to use only if no other endpoint has room.
         """
         if group.waiters or self.in_flight >= self._max_concurrency:
             return None
@@ -179,13 +182,13 @@ class PermitPool:
 
         Args:
             group, avoid: See `try_acquire`.
-            within_s: The most seconds to wait; None waits without limit.
-            owner: Names the callers that `fail_waiting` ends.
+            within_s: The maximum number of seconds to wait; None for no limit.
+            owner: An object that identifies the caller for `fail_waiting`.
 
         Raises:
-            QueueFullError: `max_queue` callers wait already.
-            DeadlineExceededError: No permit came free in time; nothing was sent.
-            ServiceError: The breaker of every endpoint is open; nothing was sent. This is the last error.
+            QueueFullError: `max_queue` callers are waiting already.
+            DeadlineExceededError: No permit was free in time; nothing was sent.
+            ServiceError: The breaker of every endpoint is open; nothing was sent. The error is that of an earlier call.
 
         Cancellation: leaves the queue, and holds no permit.
         """
@@ -202,9 +205,9 @@ class PermitPool:
         except TimeoutError:
             self._leave(group, waiter)
             abandoned = sum(endpoint.limit.abandoned(self._clock()) for endpoint in group.endpoints)
-            still_run = f" ({abandoned} calls that were given up may still run there)" if abandoned else ""
+            still_run = f" ({abandoned} abandoned calls may still run there)" if abandoned else ""
             raise DeadlineExceededError(
-                f"no permit came free within {within_s:g} s: the endpoints are full{still_run}, see "
+                f"no permit was free within {within_s:g} s: the endpoints are full{still_run}, see "
                 "get_metrics().states; add replicas, or raise max_concurrency or queue_timeout_s",
                 sent="no",
             ) from None
@@ -213,11 +216,11 @@ class PermitPool:
             raise
 
     def release(self, permit: Permit, error: BaseException | None) -> None:
-        """Return a permit, and record in the endpoint how its call ended.
+        """Take a permit back, and record how its call ended.
 
         Args:
             permit: The permit.
-            error: The error of the call; None when it has a result.
+            error: The error of the call; None if it has a result.
         """
         endpoint = permit.endpoint
         now, is_failure = self._clock(), False
@@ -227,37 +230,37 @@ class PermitPool:
                 endpoint.breaker.succeed(now, permit.started)
             else:
                 if permit.may_still_run(error):
-                    # It may have begun as late as just now.
+                    # The code may have started only now.
                     endpoint.limit.charge_abandoned(now + permit.run_s + _MARGIN_S)
                 if isinstance(error, ServiceError):
                     is_failure = self._record_failure(permit, error, now)
-        finally:  # a sink may raise KeyboardInterrupt
+        finally:  # a telemetry sink may raise KeyboardInterrupt
             self.in_flight -= 1
             endpoint.limit.release()
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
             if is_failure and self.queued:
-                self._fail_where_all_open()
+                self._fail_unavailable_groups()
             self.wake()
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
-        """Raise an error in the callers of an owner that wait for a permit."""
+        """Raise an error in the waiting callers with this owner."""
         for group in self._groups.values():
             for waiter in [waiter for waiter in group.waiters.values() if waiter.owner is owner]:
                 self._fail(group, waiter, error)
 
     def wake(self) -> None:
-        """Grant the permits that can be granted."""
+        """Grant permits to waiting callers while there is room."""
         if not self.queued:
             return
         now = self._clock()
         blocked: list[EndpointGroup] = []
         waiting = [group for group in self._groups.values() if group.waiters]
         while waiting and self.in_flight < self._max_concurrency:
-            # The oldest caller goes first, unless none of its endpoints has room.
+            # The caller that has waited longest comes first, unless none of its endpoints has room.
             group = min(waiting, key=lambda group: group.first.ticket)
             waiter = group.first
-            if not waiter.granted.done():  # or its caller has just been cancelled
+            if not waiter.granted.done():  # the future is done if its caller has just been cancelled
                 endpoint = choose(group.endpoints, now, avoid=waiter.avoid, random=self._random)
                 if endpoint is None:
                     blocked.append(group)
@@ -271,32 +274,32 @@ class PermitPool:
         self._wake_later(blocked, now)
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """Cancel the timer that wakes waiting callers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _check_queue(self, group: EndpointGroup) -> None:
-        """Raise the error of a caller that must not wait."""
-        error = group.open_error()
+        """Raise an error if a new caller must not wait."""
+        error = group.unavailable_error()
         if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
             raise error
         max_queue = self._settings.limiter.max_queue
         if max_queue is None:
             return
-        # Callers that wait until the capacity is known would be in flight but for that.
+        # Callers that only wait until the capacity is known do not count: they will then be sent.
         growth = sum(endpoint.limit.expected_growth for endpoint in group.endpoints)
         if self.queued >= max_queue + min(growth, self._max_concurrency - self.in_flight):
             raise QueueFullError(
-                f"{self.queued} callers already wait for a permit: slow down, or raise max_queue or "
-                f"max_concurrency ({self._max_concurrency})"
+                f"{self.queued} calls are already waiting for a permit: send fewer calls, or increase max_queue "
+                f"({max_queue}) or max_concurrency ({self._max_concurrency})"
             )
 
     def _record_failure(self, permit: Permit, error: ServiceError, now: float) -> bool:
         """Record an error, and return whether the endpoint failed."""
         limit, breaker = permit.endpoint.limit, permit.endpoint.breaker
-        if isinstance(error, DeadlineExceededError) and permit.shortened:
-            return False  # the time was used up elsewhere
+        if isinstance(error, DeadlineExceededError) and permit.has_reduced_timeout:
+            return False  # the earlier attempts used up the time, not this endpoint
         if isinstance(error, (OverloadedError, DeadlineExceededError)):
             limit.shrink(now, permit.started)
         if isinstance(error, OverloadedError):
@@ -304,7 +307,7 @@ class PermitPool:
             asked_s = retry.throttled_base_delay_s if error.retry_after_s is None else error.retry_after_s
             limit.back_off(now + min(asked_s, retry.max_retry_after_s))
         if isinstance(error, ConnectError) and error.refused:
-            limit.clear_abandoned()  # the server is gone, and its programs with it
+            limit.clear_abandoned()  # the server has stopped, and so have its programs
         if isinstance(error, RejectedError) or (isinstance(error, OverloadedError) and error.status == 429):
             breaker.succeed(now, permit.started)  # the endpoint works
             return False
@@ -314,9 +317,9 @@ class PermitPool:
         breaker.fail(now, permit.started, probe=permit.probe)
         return True
 
-    def _fail_where_all_open(self) -> None:
+    def _fail_unavailable_groups(self) -> None:
         for group in self._groups.values():
-            while group.waiters and (error := group.open_error()) is not None:
+            while group.waiters and (error := group.unavailable_error()) is not None:
                 self._fail(group, group.first, error)
 
     def _fail(self, group: EndpointGroup, waiter: _Waiter, error: FaasrtError) -> None:
@@ -329,7 +332,7 @@ class PermitPool:
         granted = waiter.granted
         if granted.done() and not granted.cancelled():
             if granted.exception() is None:
-                # Granted in the very moment in which its caller went away: the next one gets it.
+                # The permit was granted just when the caller left. The next caller gets it.
                 self.in_flight -= 1
                 granted.result().endpoint.limit.release()
                 if granted.result().probe is not None:
@@ -345,7 +348,7 @@ class PermitPool:
         return Permit(endpoint=endpoint, started=now, probe=probe)
 
     def _wake_later(self, blocked: list[EndpointGroup], now: float) -> None:
-        """Wake up when time alone makes room: an abandoned call is over, or a breaker may be probed."""
+        """Set a timer for the next time at which an abandoned call stops counting, or a breaker may be probed."""
         self.close()
         times = [
             moment

@@ -1,7 +1,7 @@
-"""Decides whether a failed attempt is followed by another, and when.
+"""Decides whether a failed attempt is retried, and when.
 
-The table is in the docstring of `faasrt.transport`. A retry needs time, an attempt and its price in the budget. The
-user's own failures are results, and never come here.
+The docstring of `faasrt.transport` has the table. A retry is made only if time, attempts and tokens in the budget are
+left. Failures of the user's code are results, not errors, so they are never retried.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class FailureKind(enum.Enum):
     FAILED = enum.auto()
     """The server failed; whether the code ran is unknown."""
     LOST = enum.auto()
-    """No answer came that can be read; whether the code ran is unknown."""
+    """There is no readable answer; whether the code ran is unknown."""
     FINAL = enum.auto()
-    """Repeating it cannot help, or there is no time."""
+    """A retry cannot help."""
 
 
 def classify(error: ServiceError) -> FailureKind:
-    """Return the kind of failure that the error of an attempt stands for."""
+    """Return the kind of failure of an attempt with this error."""
     if isinstance(error, ConnectError):
         return FailureKind.NEVER_SENT
     if isinstance(error, OverloadedError):
-        promised = error.status == 429 or error.retry_after_s is not None or error.not_started
-        return FailureKind.REFUSED if promised else FailureKind.FAILED
+        was_refused = error.status == 429 or error.retry_after_s is not None or error.not_started
+        return FailureKind.REFUSED if was_refused else FailureKind.FAILED
     if isinstance(error, ServerError):
         if error.status == 504:
             return FailureKind.LOST
@@ -53,10 +53,12 @@ def classify(error: ServiceError) -> FailureKind:
 
 
 class RetryBudget:
-    """A bucket that retries are paid from and successes fill, so that dead endpoints are not flooded with retries.
+    """A token bucket, which prevents floods of retries to endpoints that are down.
+
+    A retry takes tokens, and a success adds some.
 
     Args:
-        settings: Its size, the price and the credit.
+        settings: The size of the bucket, the cost of a retry, and the credit for a success.
     """
 
     def __init__(self, settings: RetrySettings) -> None:
@@ -64,11 +66,10 @@ class RetryBudget:
         self.level = settings.budget
 
     def deposit(self) -> None:
-        """Record a success."""
         self.level = min(self._settings.budget, self.level + self._settings.success_credit)
 
     def spend(self) -> bool:
-        """Pay for a retry; return False when the bucket does not hold its price."""
+        """Take the tokens of a retry, or return False if there are too few."""
         if self.level < self._settings.retry_cost:
             return False
         self.level -= self._settings.retry_cost
@@ -81,27 +82,28 @@ def wait_before_retry(
     attempt: int,
     idempotent: bool,
     has_alternative: bool,
-    left_s: float,
-    least_s: float,
+    remaining_s: float,
+    min_attempt_s: float,
     settings: RetrySettings,
     budget: RetryBudget,
     random: Callable[[], float],
 ) -> float | None:
-    """Decide on another attempt.
+    """Decide whether to retry, and return the delay.
 
     Args:
-        error: How the last one failed.
-        attempt: Its number, from 1.
+        error: The error of the last attempt.
+        attempt: The number of the last attempt, from 1.
         idempotent: Whether the code may run more than once.
-        has_alternative: Whether another healthy endpoint has room and has not been tried, so that no wait is needed.
-        left_s: Seconds until the call's deadline.
-        least_s: The least seconds that make another attempt useful.
-        settings: Attempts and waits.
-        budget: Pays for the attempt.
+        has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
+            enough.
+        remaining_s: The seconds until the deadline of the call.
+        min_attempt_s: The minimum number of seconds that another attempt needs.
+        settings: The maximum number of attempts, and the delays.
+        budget: The budget from which a retry takes tokens.
         random: Returns a number in [0, 1).
 
     Returns:
-        The seconds to wait before it; None to raise the error.
+        The delay before the retry in seconds; None to raise the error instead.
     """
     kind = classify(error)
     if kind is FailureKind.FINAL or attempt >= settings.max_attempts:
@@ -110,29 +112,29 @@ def wait_before_retry(
         return None
     throttled = isinstance(error, OverloadedError) and not has_alternative
     base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
-    most_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
+    max_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
     # Full jitter: callers that failed together retry at different times.
-    wait_s = random() * min(most_s, base_s * 2.0 ** (attempt - 1))
+    wait_s = random() * min(max_s, base_s * 2.0 ** (attempt - 1))
     asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
     if asked_s is not None and not has_alternative:
         if asked_s > settings.max_retry_after_s:
             return None
         wait_s = asked_s + random() * settings.base_delay_s
-    if wait_s + least_s > left_s:
+    if wait_s + min_attempt_s > remaining_s:
         return None
-    # A request that was never sent, and has another endpoint, adds no load.
+    # If the request was never sent and another endpoint is available, a retry adds no load.
     free = kind is FailureKind.NEVER_SENT and has_alternative
     return wait_s if free or budget.spend() else None
 
 
 class SendState:
-    """Whether the code of a call can have run in one of its attempts."""
+    """Tracks whether the code of a call may have run in any of its attempts."""
 
     def __init__(self) -> None:
         self._sent: Sent = "no"
 
     def add(self, error: ServiceError) -> None:
-        """Record a failed attempt, and make its error cover all attempts so far."""
+        """Record a failed attempt, and set `sent` of its error according to all attempts so far."""
         kind, sent = classify(error), error.sent
         if self._sent != "no":
             error.sent = max(self._sent, error.sent, key=_SENT.index)

@@ -131,15 +131,15 @@ def figures() -> Iterator[tuple[str, str]]:
     """Words of docstrings, put together with the figures of the code."""
     words = {3: "three", 5: "five", 10: "ten"}
     retry, breaker = faasrt.RetrySettings(), faasrt.BreakerSettings()
-    yield "faasrt.transport", f"At most {words[retry.max_attempts]} attempts"
+    yield "faasrt.transport", f"At most {words[retry.max_attempts]} attempts are made"
     yield "faasrt.transport", f"({words[retry.budget / retry.retry_cost]} retries, refilled by successes)"
     yield "faasrt.transport", f"fails {words[breaker.consecutive_failures]} times in a row"
     yield "faasrt.transport", f"more than a fifth of at least {breaker.min_calls} calls in {breaker.window_s:g} s"
     assert breaker.min_success_rate == 0.8
-    yield "faasrt.transport", f"for {breaker.base_open_s:g} s, doubling up to {breaker.max_open_s:g} s"
+    yield "faasrt.transport", f"no calls for {breaker.base_open_s:g} s, doubling up to {breaker.max_open_s:g} s"
     unknown = AdaptiveLimit(1_000)
     unknown.set_capacity(None)
-    yield "faasrt.transport", f"the size that its `/health` tells (else {unknown.limit:g})"
+    yield "faasrt.transport", f"the capacity in its `/health` (else {unknown.limit:g})"
     yield "faasrt.local", f"bodies over {http_limits.MAX_BODY_BYTES // 2**20} MiB"
     yield "faasrt.local", f"of more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
     yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"

@@ -319,7 +319,7 @@ async def test_a_benchmark_splits_the_time(local: RuntimeManager, monkeypatch: p
     text = benchmark.describe(measured)
     assert re.match(r"60 runs in [\d.]+ s, \d+ per second: OK 60\n", text)
     assert [line.split()[0] for line in text.splitlines()[1:]] == [
-        *("ms", "queued", "program", "way", "client", "total"),
+        *("ms", "queued", "program", "server", "client", "total"),
         *sorted(urls),
     ]
 

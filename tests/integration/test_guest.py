@@ -112,7 +112,7 @@ def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
 def test_what_is_sent_holds_no_comments_and_survives_the_servers_rewriting() -> None:
     """python-faas escapes newlines between quotes: no pair of quotes in the wrapped program spans a line."""
     text = wrapped("# don't\nprint('''a\nb''')\n", "python", limit_ms=1_000, max_output_bytes=1_000)
-    assert mangled(text) == text
+    assert mangle(text) == text
     assert text.rstrip().splitlines()[-1].startswith("_faasrt = ")
     script = wrapped("1", "javascript", limit_ms=1_000, max_output_bytes=1_000)
     assert not [line for line in script.splitlines() if line.lstrip().startswith("//")]

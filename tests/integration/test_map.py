@@ -252,7 +252,7 @@ async def test_bad_arguments_are_refused(arguments: dict[str, Any], words: str) 
 async def test_what_is_no_task_is_a_clear_error(given: Any) -> None:
     """Something that cannot be iterated, and items of another type."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
-        with pytest.raises(InvalidRequestError, match=r"iterable of CodeTasks|not a CodeTask"):
+        with pytest.raises(InvalidRequestError, match=r"iterable of CodeTasks|must yield CodeTasks"):
             assert [item async for item in manager.map(given)]
 
 

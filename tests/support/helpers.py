@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Helpers that several test files use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from faasrt.telemetry.events import Sink
 
 
 def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:
-    """A manager whose languages all go to one URL."""
+    """Return a manager that uses one URL for every language."""
     endpoints = {"python": url, "javascript": url, "typescript": url}
     return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), telemetry=telemetry)  # type: ignore[arg-type]
 
@@ -21,7 +21,7 @@ WASM = {"python": "wasm"}
 
 
 async def until_active(manager: RuntimeManager, language: str, count: int) -> None:
-    """Wait until the embedded FaaS runs so many programs of a language."""
+    """Wait until the embedded FaaS runs this number of programs of a language."""
     while True:
         status = await manager.get_health_status()
         if status.endpoints[0].details["languages"][language]["active"] == count:

@@ -1,11 +1,11 @@
-"""Programs for the tests of the envelope, a line each."""
+"""Programs for the tests of the envelope, one per line."""
 # fmt: off
 
 from __future__ import annotations
 
 from faasrt import Outcome
 
-# Programs whose results must equal those of their own interpreter.
+# Programs whose results in the envelope must equal those of the plain interpreter.
 PROGRAMS = {
     "python": [
         "import sys\nfor i in range(3):\n    print(i, end='')\n    print(-i, file=sys.stderr, end=' ')",
@@ -65,7 +65,7 @@ PROGRAMS = {
     ],
 }
 
-# Hostile programs, and the verdict on each (None: any).
+# Hostile programs, with the expected outcome of each; None accepts any outcome.
 PYTHON_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("prints a forged frame", "print('faasrt1:' + 'e30=')\nprint('{}')", Outcome.OK),
     ("prints the marks", "print('__COZE_RETURN_VAL_START__')\nprint('x')\nprint('__COZE_RETURN_VAL_END__')", Outcome.OK),
@@ -116,7 +116,7 @@ JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("is no JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
 ]
 
-# What an independent review broke. code: outcome, stdout, what stands in stderr
+# Programs that failed in an independent review. code: outcome, stdout, a part of stderr
 REVIEWED_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     "import logging\nprint('hi')": (Outcome.OK, "hi\n", ""),
     "import asyncio\nasync def f(): print('in', end='')\nasyncio.run(f())": (Outcome.OK, "in", ""),
@@ -142,7 +142,7 @@ REVIEWED_PYTHON: dict[str, tuple[Outcome, str, str]] = {
         "",
     ),
 }
-# What only a Python with processes and threads can do, or only the envelope tells.
+# Programs that need processes and threads, or results that only the envelope returns.
 REVIEWED_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
     "from concurrent.futures import ThreadPoolExecutor\nex = ThreadPoolExecutor(2)\nprint(ex.submit(lambda: 5).result())": (
         Outcome.OK,

@@ -1,4 +1,4 @@
-"""`faasrt serve` as a process with a temporary folder of its own, watched from outside."""
+"""Runs `faasrt serve` as a process with its own temporary folder, and inspects its processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LANGUAGES = {"native": "python", "wasm": "python", "deno": "javascript"}
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for a state; that it never comes is the failure."""
+    """Wait until a condition is true. Raise TimeoutError if it does not become true in time."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Whether a process has ended, waited for or not."""
+    """Return whether a process has ended, even if its parent has not waited for it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -39,7 +39,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def with_word(processes: Iterable[psutil.Process], word: str) -> list[psutil.Process]:
-    """Return the processes whose command line holds a word; a dead one has none."""
+    """Return the processes whose command line contains a word. Ended processes have no command line."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -50,12 +50,12 @@ def with_word(processes: Iterable[psutil.Process], word: str) -> list[psutil.Pro
 
 
 def strays(folder: Path) -> list[psutil.Process]:
-    """Return all processes that belong to a folder of the test, orphans included."""
+    """Return all processes that use a folder of the test, including orphans."""
     return at_work_in(folder, psutil.process_iter())
 
 
 def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return those that work in a folder, name it, or have it in their environment."""
+    """Return the processes with a folder as working folder, in their command line or in their environment."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -66,7 +66,7 @@ def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil
 
 
 def sandboxes(parents: Iterable[psutil.Process], engine: str) -> list[psutil.Process]:
-    """Return the processes, among these and those that they started, in which programs of an engine run or will run."""
+    """Return the processes among these and their descendants that run programs of an engine, or wait for one."""
     found = []
     for parent in parents:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -75,18 +75,18 @@ def sandboxes(parents: Iterable[psutil.Process], engine: str) -> list[psutil.Pro
 
 
 def _is_sandbox(process: psutil.Process, engine: str) -> bool:
-    if engine == "native":  # a copy of its launcher, but for the descriptor of its messages
+    if engine == "native":  # looks like its launcher, except for the descriptor of its messages
         return Path(f"/proc/{process.pid}/fd/255").is_symlink()
     return bool(with_word([process], {"wasm": "wasi_worker", "deno": "runner.js"}[engine]))
 
 
 def trace(folder: Path) -> dict[str, str]:
-    """Return a variable that launchers get from a server, and keep, so that `at_work_in` finds them."""
+    """Return an environment variable that a server passes on to its launchers, so that `at_work_in` finds them."""
     return {"LD_LIBRARY_PATH": ":".join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))}
 
 
 class Caller:
-    """A client of an embedded FaaS that sees the plain answers."""
+    """An HTTP client of an embedded FaaS that returns the answers unchanged."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -96,13 +96,13 @@ class Caller:
             return await response.json()
 
     async def run(self, language: str, code: str, **fields: Any) -> tuple[int, Any]:
-        """Run a program, and give the status and the body of the answer."""
+        """Run a program, and return the status and the body of the answer."""
         body = {"language": language, "code": code, **fields}
         async with aiohttp.ClientSession() as session, session.post(f"{self.url}/run_code", json=body) as response:
             return response.status, await response.json()
 
     async def until_pool(self, language: str, **wanted: int | str) -> None:
-        """Wait until `/health` shows this of a language."""
+        """Wait until `/health` reports these values for a language."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 shown = (await self.get("/health"))["languages"][language]
@@ -120,23 +120,23 @@ class Server(Caller):
 
     @property
     def output(self) -> str:
-        """All that it has written to stdout and stderr."""
+        """The stdout and stderr of the server so far."""
         return self._output.read_text()
 
     def children(self, word: str = "") -> list[psutil.Process]:
-        """Its processes, and theirs, whose command line holds a word."""
+        """Return the descendants of the server whose command line contains a word."""
         return with_word(psutil.Process(self.process.pid).children(recursive=True), word)
 
     def sandboxes(self, engine: str) -> list[psutil.Process]:
-        """Its processes in which programs of an engine run or will run."""
+        """Return the descendants of the server that run programs of an engine, or wait for one."""
         return sandboxes(psutil.Process(self.process.pid).children(), engine)
 
     def launchers(self) -> list[psutil.Process]:
-        """The processes that it has started to build jails."""
+        """Return the processes that the server has started to build jails."""
         return with_word(psutil.Process(self.process.pid).children(), "import socket")
 
     async def ended(self) -> int:
-        """Wait until it, and every process that had to do with it, is gone, and its folder is empty."""
+        """Wait until the server and all its processes have ended and its folder is empty. Return its exit code."""
         await until(lambda: self.process.poll() is not None)
         await until(lambda: not strays(self.folder))
         await until(lambda: not list(self.folder.iterdir()))
@@ -151,16 +151,16 @@ async def served(
     file_bytes: int | None = None,
     **env: str,
 ) -> AsyncIterator[Server]:
-    """Start a server, and wait for words of its output; end it hard if the test has not.
+    """Start a server, and wait until its output contains the texts in `wait_for`. Kill it at the end if it still runs.
 
-    `file_bytes` is the size beyond which it can write no file, which stands for a full disk.
+    `file_bytes` limits the size of files that the server can write, to simulate a full disk.
     """
     folder, output = tmp_path / "tmp", tmp_path / "output"
     folder.mkdir(exist_ok=True)
 
     def fill_the_disk() -> None:
         if file_bytes is not None:
-            # The hard limit stays, so that the disk may have room again.
+            # Keep the hard limit, so that a test can raise the soft limit again.
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     with output.open("wb") as sink:

@@ -40,7 +40,7 @@ def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
 )
 def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None:
     """N cases with k that end their execution take k + 1 executions when there is room; none begins twice."""
-    plan = CaseScheduler(["[[], {}]"] * len(kinds), isolate=isolate, rerun=False)
+    plan = CaseScheduler(["[[], {}]"] * len(kinds), isolate=isolate, may_rerun=False)
     begun: list[int] = []
     executions = 0
     while (batch := plan.next_batch()) is not None:
@@ -75,7 +75,7 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
 @given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
 def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], count: int) -> None:
     """Where an execution says nothing, halving finds each killer, and every other case has its value."""
-    plan = CaseScheduler(["[[], {}]"] * count, isolate=False, rerun=True)
+    plan = CaseScheduler(["[[], {}]"] * count, isolate=False, may_rerun=True)
     executions = 0
     while (batch := plan.next_batch()) is not None:
         executions += 1
@@ -96,7 +96,7 @@ def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], cou
 @given(sizes=st.lists(st.integers(1, 2 * MAX_REQUEST_BYTES), min_size=1, max_size=8))
 def test_batches_stay_small(sizes: list[int]) -> None:
     """A batch holds at most a mebibyte of arguments, or a single case."""
-    plan = CaseScheduler(["x" * size for size in sizes], isolate=False, rerun=False)
+    plan = CaseScheduler(["x" * size for size in sizes], isolate=False, may_rerun=False)
     seen: list[int] = []
     while (batch := plan.next_batch()) is not None:
         seen += batch

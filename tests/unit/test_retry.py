@@ -60,8 +60,8 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
         "attempt": 1,
         "idempotent": False,
         "has_alternative": False,
-        "left_s": 60.0,
-        "least_s": 0.1,
+        "remaining_s": 60.0,
+        "min_attempt_s": 0.1,
         "settings": RetrySettings(),
         "budget": RetryBudget(RetrySettings()),
         "random": lambda: 0.5,
@@ -84,7 +84,7 @@ def test_nothing_is_tried_without_time_attempts_or_means(
     """The deadline, the number of attempts and the budget each say no on their own."""
     empty = RetryBudget(RetrySettings())
     empty.level = 4.9
-    assert decide(error, idempotent=True, left_s=0.0) is None
+    assert decide(error, idempotent=True, remaining_s=0.0) is None
     assert decide(error, idempotent=True, attempt=3) is None
     assert decide(error, idempotent=True, budget=empty) is None
     assert empty.level == 4.9
@@ -109,7 +109,7 @@ def test_retry_after_is_honoured_within_bounds() -> None:
     assert decide(overloaded(429, 0.0), random=lambda: 0.0) == 0.0
     assert decide(overloaded(429, 30.0)) is not None
     assert decide(overloaded(429, 30.1)) is None
-    assert decide(overloaded(429, 5.0), left_s=5.0) is None
+    assert decide(overloaded(429, 5.0), remaining_s=5.0) is None
     assert decide(overloaded(503, 1e12)) is None
 
 
@@ -125,8 +125,8 @@ def test_another_endpoint_need_not_be_waited_for() -> None:
 
 def test_an_attempt_needs_a_prospect() -> None:
     """Milliseconds before the deadline there is no use in another one."""
-    assert decide(overloaded(429, 3.0), left_s=3.05, random=lambda: 0.0) is None
-    assert decide(overloaded(429, 3.0), left_s=3.15, random=lambda: 0.0) == 3.0
+    assert decide(overloaded(429, 3.0), remaining_s=3.05, random=lambda: 0.0) is None
+    assert decide(overloaded(429, 3.0), remaining_s=3.15, random=lambda: 0.0) == 3.0
 
 
 def test_an_error_tells_of_all_attempts() -> None:

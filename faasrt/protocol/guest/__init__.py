@@ -1,1 +1,1 @@
-"""Source text that runs in sandboxes and on servers, in front of the user's code. These files are data, not modules."""
+"""Source files of the guest programs, which run in sandboxes and on servers. They are not imported."""

@@ -1,11 +1,11 @@
 // Reports how a JavaScript or TypeScript program ended. This file is part of every JavaScript guest program.
 //
-// The program may replace any global. Those that are needed after its start are stored before.
+// The program may replace any global. Globals that are needed after its start are stored before.
 
-// Report uncaught errors, unless a listener of the program handles them: the listeners added here always run last. So do
-// those in `last`, which holds listeners by event type.
+// Report uncaught errors, unless a listener of the program handles them. The listeners added here always run last, and
+// so do those in `last`, an object of listeners by event type.
 export function onUncaught(report, code, last = {}) {
-  // Listeners for Node's events count too. Loading `process` is slow, and only a program that names it has any.
+  // Listeners for Node's events count too. Loading `process` is slow, and a program that does not name it has none.
   const node = /\bprocess\b/.test(code) ? globalThis.process : null;
   const events = { unhandledrejection: "unhandledRejection", error: "uncaughtException" };
   const scope = globalThis;
@@ -42,7 +42,7 @@ export function errorReader(fileName, maxStackBytes) {
   const prefix = "SyntaxError: ";
   let location = "";
 
-  // Set the URL under which the program is imported. It is shown as a file name.
+  // Set the URL from which the program is imported. Messages contain the file name instead.
   function locate(url) {
     location = url;
   }
@@ -51,7 +51,7 @@ export function errorReader(fileName, maxStackBytes) {
     return apply(replaceAll, text, [location, fileName]);
   }
 
-  // Return a stack with the program's file name in place of its URL, and without the frames that called the program.
+  // Return a stack with the file name instead of the program's URL, and without the frames that called the program.
   function cleanStack(stack) {
     const lines = apply(split, withFileName(stack), ["\n"]);
     let last = -1;
@@ -115,8 +115,8 @@ export function errorReader(fileName, maxStackBytes) {
     }
   }
 
-  // The import of a program that does not parse is rejected with a position at the end of the message: by V8 with a
-  // SyntaxError, by the TypeScript compiler with a TypeError that begins with "SyntaxError: ".
+  // If a program does not parse, its import fails with a message that ends in the position. V8 throws a SyntaxError, and
+  // the TypeScript compiler a TypeError whose message begins with "SyntaxError: ".
   function syntaxError(reason) {
     if (!isError(reason)) return null;
     const message = field(reason, "message");

@@ -1,9 +1,9 @@
 // Runs the user's JavaScript or TypeScript program on a server that would damage its output, and returns everything as
-// one frame. With js_errors.js and js_encode.js in front of it, this is the body of the function `guest(text, inWorker)`.
-// envelope.py documents the job in `text`, frames.py the frame.
+// one frame. js_errors.js, js_encode.js and this file together are the body of the function `guest(text, inWorker)`.
+// envelope.py documents the job in `text`, and frames.py the frame.
 //
-// The runner runs the program, and reports its events (`begin`, `print`, `end`, `done`) to the recorder: by plain calls,
-// or by messages where the program runs in a worker, so that the recorder survives the program.
+// The runner runs the program, and reports events (`begin`, `print`, `end`, `done`) to the recorder. It calls the
+// recorder directly, or sends it messages if the program runs in a worker, so that the recorder survives the program.
 //
 // The program may be hostile. Everything that is needed after its start is stored in constants before.
 
@@ -67,7 +67,7 @@ function begin(number) {
 
 function print(fd, text) {
   const stream = fd === 1 ? streams.stdout : streams.stderr;
-  // A text of this size exceeds the output limit, so the program is about to be ended.
+  // A text of this size exceeds the output limit, so the program will be stopped.
   if (text.length > 4 * limit) {
     stream.lost += text.length - 2 * limit;
     text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
@@ -109,13 +109,13 @@ function end(fields, retVal) {
     if (job.capture) record += `,"stdout":${render(streams.stdout, maxBytes)},"stderr":${render(streams.stderr, maxBytes)}`;
     record += "}";
     maxBytes >>= 1;
-    // Escapes can make a text larger than a frame may be.
+    // JSON escapes may make the record too large for a frame.
   } while (maxBytes > 50 && encode(record).length > job.record_bytes);
   records[records.length] = record;
   sendProgress();
 }
 
-// Progress goes to lossless servers only. On others the recorder is outside the worker, and survives the program.
+// Only lossless servers get progress. On others the recorder is outside the worker, and survives the program.
 function sendProgress() {
   if (!sendsProgress) return;
   const text = frame(apply(join, records, [","]), false);
@@ -128,7 +128,7 @@ function frame(listed, final) {
   return `faasrt1:${base64(encode(json))}`;
 }
 
-// Servers return stderr even when the process is killed.
+// The announcement goes to stderr, because servers return it even if the process is killed.
 function announce() {
   if (serverReturnVal !== null) sendProgress();
   else writeAll(writeStderr, `\n${frame("", false)}\n`);
@@ -201,7 +201,7 @@ function leave(code) {
   if (inWorker) for (;;);
 }
 
-// Every field is always set, because a missing one would be read from Object.prototype, which the program can change.
+// Set every field: a missing field would be read from Object.prototype, which the program can change.
 function ending(outcome, exitCode = null, error = null) {
   return { outcome, exitCode, error, last: outcome === "TIMEOUT" };
 }
@@ -229,7 +229,7 @@ function exit(code) {
     leave(number);
   };
   if (inWorker) onExit();
-  // The program's own listeners run first: Deno calls them when it exits.
+  // This listener runs after those of the program, which Deno calls when it exits.
   listen("unload", onExit);
   exitProcess(number);
 }
@@ -311,7 +311,7 @@ function runProgram() {
   const listenLast = () => (usesNode ? scope.process.on("exit", onUnload) : listen("unload", onUnload));
   listen("beforeunload", listenLast, { once: true });
   start(0);
-  // Servers that end a program silently do so a little later than this timer, which a busy program blocks.
+  // Servers that stop a program without a message do so a little later than this timer. A busy program blocks the timer.
   const onLimit = () => {
     finish(ending("TIMEOUT"));
     leave(0);
@@ -329,7 +329,7 @@ function runProgram() {
   );
 }
 
-// Return how a case ended: by the end of the action, an uncaught error or the time limit, whichever comes first.
+// Return how a case ended: with the end of the action, an uncaught error, or the time limit, whichever came first.
 async function within(action) {
   let timer;
   try {
@@ -448,7 +448,7 @@ async function runCases() {
     let fields = await within(() => runCase(module, cases[number][0]));
     if (limit_ms !== null && now() - since > limit_ms && !fields.last) {
       fields = ending("TIMEOUT");
-      fields.last = false; // the case ended by itself, so the next one can run
+      fields.last = false; // the case ended without being stopped, so the next one can run
     }
     finish(fields);
     if (job.single && fields.outcome !== "OK") return leave(1);

@@ -59,7 +59,7 @@ def compound_json(value, kind, path, parents):
 
 
 def object_json(items, path, parents, step):
-    # `step` is the format of the part of a path that leads to a member.
+    # `step` is the format string of one step of a path, such as ".{}".
     members = {}
     for key, value in items:
         name = key_text(key, path)

@@ -1,6 +1,6 @@
-# Reports how a Python program ended. This file is put in front of every Python guest program; it is not a module.
+# Reports how a Python program ended. This file is the first part of every Python guest program; it is not a module.
 #
-# It runs after the user's program, in the same interpreter. Every function must cope with any object of the program.
+# Its functions run after the user's program, in the same interpreter. Each must work with any object of the program.
 
 import linecache
 import sys
@@ -64,7 +64,7 @@ def traceback_of(error, phase):
 def format_standard(error):
     import traceback
 
-    # Python caches the text of -c, which is the guest's, under the name that the user's own exec uses.
+    # Python caches the source of -c, which is the guest, under the file name that the user's exec() uses too.
     getattr(linecache, "_interactive_cache", {}).clear()
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
@@ -73,7 +73,7 @@ def format_standard(error):
 
 
 def format_minimal(error):
-    # Format a traceback in little memory: frames are cleared, and nothing is imported.
+    # Format a traceback with little memory: clear the frames, and import nothing.
     lines = sys.modules["__main__"].__dict__.get("__loader__")
     lines = lines.code.split("\n") if isinstance(lines, Source) else []
     parts = ["Traceback (most recent call last):\n"]
@@ -108,7 +108,7 @@ def shorten(text, max_bytes):
 
 
 def exit_code_of(error, stderr):
-    # Return the exit code of a SystemExit, as Python does: None is 0, an int itself, anything else a message and 1.
+    # Return the exit code of a SystemExit like Python: 0 for None, an int unchanged, and 1 with a message otherwise.
     try:
         code = error.code
         if code is None:
@@ -129,7 +129,7 @@ def write(stream, text):
     try:
         stream.write(text)
     except (OSError, ValueError):
-        pass  # the program closed its own stream
+        pass  # the program closed the stream
 
 
 def as_text(value):

@@ -1,22 +1,22 @@
-# Ends a program at its time limit from inside, for servers that do not. envelope.py documents its cost and its limits.
+# Stops a program at its time limit, for servers that do not do this. envelope.py documents the cost and the limits.
 
 import time
 
 now = time.monotonic
 sleep = time.sleep
 IN_PYODIDE = sys.platform == "emscripten"
-# A program that catches the guard's exception gets it again at this interval, and loses its process after the last one.
+# The guard raises its exception again after this interval if the program catches it, and finally ends the process.
 INTERVAL_S, MAX_INTERRUPTS = 0.05, 10
 EVENTS_PER_CHECK = 500
 
 
-# Raised in the program to end it at its time limit or its output limit.
-class Ended(BaseException):
+# Raised in the program to stop it at its time limit or its output limit.
+class LimitExceeded(BaseException):
     pass
 
 
 class Guard:
-    # Calls `on_deadline` while the program runs, once its time is used up, and repeatedly from then on.
+    # Calls `on_deadline` repeatedly from the deadline on, while the program runs.
 
     def __init__(self, on_deadline):
         self.on_deadline = on_deadline
@@ -54,13 +54,13 @@ class Guard:
 
         def watch(s):
             if s is not None:
-                set_handler(signal.SIGALRM, self.tick)  # an earlier case may have replaced it
+                set_handler(signal.SIGALRM, self.tick)  # an earlier case may have replaced the handler
             set_timer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
 
         return watch
 
     def sleep(self, seconds):
-        # Pyodide's sleep ignores the buffer, or treats an exception from it as a failure of its event loop.
+        # Pyodide's sleep ignores the interrupt buffer, or treats its exception as a failure of the event loop.
         if isinstance(seconds, bool) or not seconds > INTERVAL_S:
             return sleep(seconds)
         end = now() + seconds
@@ -102,7 +102,7 @@ class Guard:
     def by_events(self):
         monitoring = getattr(sys, "monitoring", None)
         if monitoring is None:
-            return lambda s: None  # nothing can watch: Python 3.11 in a thread
+            return lambda s: None  # Python 3.11 in a thread: no method is available
         tool = next(number for number in range(5, -1, -1) if monitoring.get_tool(number) is None)
         events = monitoring.events.JUMP | monitoring.events.PY_START
         left = EVENTS_PER_CHECK

@@ -1,8 +1,8 @@
 # Runs the user's Python program on a server that would damage its output, and returns everything as one frame.
 #
-# The other Python files are put in front of this one, and run with it in a namespace that has its own copy of the
-# builtins. envelope.py documents the job, frames.py the frame. The program may be hostile: objects needed after
-# its start are stored before, and objects that it may have changed are restored afterwards.
+# The other Python files precede this one, and all run in one namespace, which has its own copy of the builtins.
+# envelope.py documents the job, and frames.py the frame. The program may be hostile: objects that are needed after its
+# start are stored before, and objects that it may have changed are restored afterwards.
 
 import atexit
 import builtins
@@ -45,14 +45,14 @@ class Guest:
     def __init__(self, job, return_val):
         self.job, self.server_return_val = job, return_val
         self.records, self.index, self.began = [], 0, now()
-        self.ret_val, self.flooded, self.interrupts, self.running = "", False, 0, False
+        self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.real_stdout = sys.stdout
         self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = self.names = self.set_running_loop = None
         try:
-            self.spare_stdout = os.dup(1)  # the program may close the descriptor of sys.stdout
+            self.spare_stdout = os.dup(1)  # in case the program closes the descriptor of sys.stdout
         except (OSError, AttributeError):
             self.spare_stdout = None
 
@@ -82,7 +82,7 @@ class Guest:
     def open_streams(self):
         if self.job["capture"]:
             limit = self.job["max_output_bytes"]
-            self.out, self.err = Recorder(1, limit, self.flood), Recorder(2, limit, self.flood)
+            self.out, self.err = Recorder(1, limit, self.on_output_limit), Recorder(2, limit, self.on_output_limit)
             sys.stdout = sys.__stdout__ = self.out.text
             sys.stderr = sys.__stderr__ = self.stderr = self.err.text
 
@@ -95,7 +95,7 @@ class Guest:
                 pass  # closed, missing, or replaced by the program
 
     def repair(self):
-        # Formatting a traceback uses the builtins, and needs some stack after a RecursionError.
+        # Formatting a traceback needs the builtins, and some stack after a RecursionError.
         names = vars(builtins)
         for name in names.keys() - self.builtins.keys():
             del names[name]
@@ -120,16 +120,16 @@ class Guest:
     def interrupt(self):
         self.interrupts += 1
         if self.interrupts > MAX_INTERRUPTS:
-            self.end_process(self.ended_fields())
-        raise Ended
+            self.end_process(self.limit_result())
+        raise LimitExceeded
 
-    def flood(self):
-        self.flooded = True
+    def on_output_limit(self):
+        self.exceeded_output = True
         if self.running:
             self.interrupt()
 
-    def ended_fields(self):
-        return {"outcome": "OUTPUT_LIMIT" if self.flooded else "TIMEOUT"}
+    def limit_result(self):
+        return {"outcome": "OUTPUT_LIMIT" if self.exceeded_output else "TIMEOUT"}
 
     def exit_hard(self, status):
         if os.getpid() != self.pid:
@@ -157,13 +157,13 @@ class Guest:
 
     # Running a program.
 
-    def work(self):
+    def run_job(self):
         self.announce()
         self.install()
         try:
             if self.job["single"]:
                 self.begin(0)
-                self.record(self.guarded(self.run_whole))
+                self.record(self.run_guarded(self.run_whole))
             else:
                 self.run_cases()
         finally:
@@ -171,16 +171,16 @@ class Guest:
             self.restore()
         if os.getpid() != self.pid:
             os_exit(0)  # a child process of the program that reached the end too
-        if self.left_threads():
-            self.end_process(None)  # the interpreter would wait for it
+        if self.remaining_threads():
+            self.end_process(None)  # the interpreter would wait for these threads
         self.send_result()
 
     def begin(self, index):
-        self.index, self.ret_val, self.flooded, self.interrupts = index, "", False, 0
+        self.index, self.ret_val, self.exceeded_output, self.interrupts = index, "", False, 0
         self.began = now()
 
-    def guarded(self, action, *arguments):
-        # Run an action within the limits. A program that caught the guard's exception has exceeded them too.
+    def run_guarded(self, action, *arguments):
+        # Run an action within the limits. A program that caught the guard's exception has exceeded them as well.
         self.running = True
         try:
             try:
@@ -191,43 +191,43 @@ class Guest:
                 self.running = False
                 self.guard.disarm()
         except BaseException:
-            # The guard ended the program, or the program broke the guest.
+            # The guard stopped the program, or the program broke the guest.
             self.running = False
             self.guard.disarm()
             fields = {"outcome": "CRASHED"}
-        return self.ended_fields() if self.interrupts or self.flooded else fields
+        return self.limit_result() if self.interrupts or self.exceeded_output else fields
 
-    def attempt(self, action, *arguments):
+    def run_user_code(self, action, *arguments):
         # Run a part of the user's code, and return how it ended; its return value is under "value".
         reserve = memory_reserve()
         try:
             try:
                 return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
             finally:
-                # Before the guest calls a function of its own, which would be traced.
+                # First, because a trace function of the program would run in the guest's functions too.
                 sys.settrace(None)
                 sys.setprofile(None)
-        except Ended:
+        except LimitExceeded:
             raise
         except SystemExit as error:
             code = exit_code_of(error, self.stderr)
-            return self.exit(code) if code else {"outcome": "OK", "exit_code": 0, "exited": True}
+            return self.exit_result(code) if code else {"outcome": "OK", "exit_code": 0, "exited": True}
         except BaseException as error:
             del reserve
             self.repair()
-            return self.error(error_fields(error, "run", self.job["max_output_bytes"]))
+            return self.error_result(error_fields(error, "run", self.job["max_output_bytes"]))
 
-    def exit(self, code, when=""):
+    def exit_result(self, code, when=""):
         error = {"name": "SystemExit", "message": f"the program exited with code {code}{when}"}
         return {"outcome": "USER_ERROR", "exit_code": code, "exited": True, "error": error}
 
-    def error(self, fields):
+    def error_result(self, fields):
         write(self.stderr, fields["traceback"])
         outcome = "SYNTAX_ERROR" if fields.get("phase") == "compile" else "USER_ERROR"
         return {"outcome": outcome, "exit_code": 1, "error": fields}
 
     def define(self):
-        # Run the program in a module of its own, and return how it ended.
+        # Run the program in a new module, and return how it ended.
         module = type(sys)("__main__")
         names = self.names = module.__dict__
         code = self.job["code"].removeprefix("\ufeff")
@@ -237,13 +237,13 @@ class Guest:
         linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
             program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
-        except Ended:
+        except LimitExceeded:
             raise
         except BaseException as error:
-            return self.error(error_fields(error, "compile", self.job["max_output_bytes"]))
-        fields = self.attempt(self.execute, program, names)
+            return self.error_result(error_fields(error, "compile", self.job["max_output_bytes"]))
+        fields = self.run_user_code(self.execute, program, names)
         if "exited" in fields and self.job["function"] is not None:
-            return self.exit(fields["exit_code"], " before its function was called")
+            return self.exit_result(fields["exit_code"], " before its function was called")
         return fields
 
     def execute(self, program, names):
@@ -260,9 +260,9 @@ class Guest:
         self.repair()
         if self.job["function"] is not None:
             return self.call(fields, self.job["cases"][0])
-        # Like the interpreter at its end, so that the output of threads, exit handlers and finalizers is kept.
+        # Do what the interpreter does when it exits, to get the output of threads, exit handlers and finalizers.
         self.end_pools()
-        while left := self.left_threads():
+        while left := self.remaining_threads():
             left[0].join()
         if atexit._ncallbacks() > self.exit_functions:
             atexit._run_exitfuncs()
@@ -288,15 +288,15 @@ class Guest:
             return set()
         return set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
 
-    def left_threads(self):
-        # The threads that the interpreter waits for at its end.
+    def remaining_threads(self):
+        # The threads for which the interpreter waits when it exits.
         return [thread for thread in self.all_threads() - self.threads if not thread.daemon]
 
     def run_cases(self):
         job = self.job
         if not job["isolate"]:
             self.begin(-1)
-            fields = self.guarded(self.define)
+            fields = self.run_guarded(self.define)
             self.record(fields, job["definition_bytes"])
             if fields["outcome"] != "OK":
                 return
@@ -307,12 +307,12 @@ class Guest:
             if index > job["first"] and (late or full):
                 return
             self.begin(index)
-            fields = self.guarded(self.run_case, case)
+            fields = self.run_guarded(self.run_case, case)
             if job["limit_ms"] is not None and (now() - self.began) * 1000 > job["limit_ms"]:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
             size += len(self.record(fields))
-            if "exited" in fields or self.interrupts or self.flooded or fields["outcome"] == "CRASHED":
+            if "exited" in fields or self.interrupts or self.exceeded_output or fields["outcome"] == "CRASHED":
                 return
 
     def run_case(self, case):
@@ -328,11 +328,11 @@ class Guest:
         name, names = self.job["function"], self.names
         if not callable(names.get(name)):
             return self.missing(name)
-        fields = self.attempt(self.apply, names[name], *case)
+        fields = self.run_user_code(self.apply, names[name], *case)
         if "exited" in fields:
-            return self.exit(fields["exit_code"], f" before {name} returned")
+            return self.exit_result(fields["exit_code"], f" before {name} returned")
         if fields["outcome"] == "OK":
-            ended = self.attempt(encode, fields.pop("value"))
+            ended = self.run_user_code(encode, fields.pop("value"))
             if ended["outcome"] != "OK":
                 return ended
             self.ret_val = ended["value"]
@@ -351,12 +351,12 @@ class Guest:
             found = [key for key in functions if getattr(names[key], "__module__", "") == "__main__"][:50]
             listed = "its functions: " + ", ".join(found) if found else "it has no functions"
             kind, message = "NameError", f"the program defines no function {name}; {listed}"
-        return self.error({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
+        return self.error_result({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
 
     # Sending the records.
 
     def record(self, fields, limit=None):
-        # Keep the record of a case, as JSON that fits into a frame, and send it now: the next case may end the process.
+        # Store the record of a case as JSON that fits into a frame. Send it now, as the next case may end the process.
         ms, limit = round((now() - self.began) * 1000, 3), limit or self.job["max_output_bytes"]
         error = fields.get("error")
         ended = {"index": self.index, "ms": ms, "outcome": fields["outcome"], "exit_code": fields.get("exit_code")}
@@ -370,7 +370,7 @@ class Guest:
                 traceback = shorten(error.get("traceback", ""), 20_000)
                 content["error"] = {"name": error["name"][:200], "message": message, "traceback": traceback}
             record = encode(content)
-            # Escapes can make a text larger than a frame may be.
+            # JSON escapes may make the record too large for a frame.
             if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
                 break
             limit //= 2
@@ -435,4 +435,4 @@ class Guest:
 
 
 def main(payload, return_val=None):
-    Guest(json.loads(a2b_base64(payload)), return_val).work()
+    Guest(json.loads(a2b_base64(payload)), return_val).run_job()

@@ -13,7 +13,7 @@ def decode(data):
 
 
 def pack(text):
-    # Return a text, or base64 where that is much shorter than the escapes of JSON.
+    # Return the text, or base64 if JSON escapes would be much longer.
     return text if len(quote(text)) < 1.3 * len(text) + 100 else {"base64": to_base64(text)}
 
 
@@ -37,8 +37,8 @@ def render(head, tail, lost, limit):
 class Recorder(io.RawIOBase):
     # Replaces a standard stream, and keeps the head and the tail of the output.
 
-    def __init__(self, fd, limit, on_flood):
-        self.fd, self.limit, self.on_flood = fd, limit, on_flood
+    def __init__(self, fd, limit, on_output_limit):
+        self.fd, self.limit, self.on_output_limit = fd, limit, on_output_limit
         self.head, self.tail, self.size = bytearray(), bytearray(), 0
         self.buffer = io.BufferedWriter(self)
         # Kept as an attribute, because the program may replace sys.stdout.
@@ -56,16 +56,16 @@ class Recorder(io.RawIOBase):
         self.size += len(data)
         room = max(0, self.limit - self.limit // 2 - len(self.head))
         self.head += data[:room]
-        # The tail alone holds the whole limit, so a stream within its limit is never cut here.
+        # The tail alone has room for the whole limit, so a stream within its limit is never cut here.
         self.tail += data[room:][-self.limit :]
         if len(self.tail) > 2 * self.limit:
             del self.tail[: -self.limit]
         if self.size > 2 * self.limit:
-            self.on_flood()
+            self.on_output_limit()
         return len(data)
 
     def write_raw(self, data):
-        # Write bytes that bypass the text stream, after the text that was written before them.
+        # Write bytes directly, after the text that is still buffered.
         self.flush_text()
         return self.write(data)
 
@@ -73,7 +73,7 @@ class Recorder(io.RawIOBase):
         try:
             self.buffer.flush()
         except (OSError, ValueError):
-            pass  # the program closed its own stream, which flushed it
+            pass  # the program closed the stream, which flushed it
 
     def take(self):
         # Return the output since the last call: head, tail, and the number of bytes lost between them.

@@ -1,4 +1,4 @@
-"""Servers that behave as the reference servers were seen to, on top of real interpreters."""
+"""Test doubles of the reference servers. They run real interpreters, and behave like recordings of these servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["JsFaas", "PyodideFaas", "PythonFaas", "doubles"]
 
 @contextlib.asynccontextmanager
 async def doubles(**settings: Any) -> AsyncIterator[tuple[RuntimeManager, PythonFaas, JsFaas]]:
-    """A manager whose servers damage what they can."""
+    """Yield a manager with doubles as its servers, and the doubles."""
     async with PythonFaas() as python, JsFaas() as js:
         endpoints = {"python": python.url, "javascript": js.url, "typescript": js.url}
         async with RuntimeManager(settings=Settings(endpoints=endpoints, **settings)) as manager:

@@ -1,4 +1,4 @@
-"""The base of the doubles: the HTTP side, the slots, and the processes of the interpreters."""
+"""The base class of the doubles: the HTTP server, the slots, and the processes of the interpreters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any, NoReturn, Self
 
 from aiohttp import web
 
-# Both servers sent this one id in every answer.
+# Both real servers send this id in every answer.
 WORKLOAD_INFO = {"id": "e6008730-9475-4b7d-9fc6-19511e1b2785", "status": "Used"}
 
 Json = dict[str, Any]
 
 
 class Refusal(Exception):  # noqa: N818
-    """A request that is answered without running anything."""
+    """An error response to a request whose program was not run."""
 
     def __init__(self, status: int, body: Json) -> None:
         super().__init__(body)
@@ -32,17 +32,17 @@ class Refusal(Exception):  # noqa: N818
 
 
 class Faas(abc.ABC):
-    """A server on 127.0.0.1 that runs each program in a process of its own, and ends them all on leaving.
+    """A server on 127.0.0.1 that runs each program in its own process, and kills all processes when it closes.
 
     Attributes:
-        url: where it listens, without a slash at the end.
-        executions: how many programs' interpreters were started.
-        running: how many of them run now.
-        slots: held by each execution from its (simulated) start-up to its end; the next ones wait without limit.
-        start_up_s: how long the start-up of each execution takes, before the interpreter is started.
-        interpreter: the command that runs the programs; one that does not exist makes executions fail.
-        folder: where the programs' files are while the double is open.
-        has_health: whether there is a `GET /health`.
+        url: The base URL, without a trailing slash.
+        executions: The number of interpreters that were started.
+        running: The number of interpreters that are running.
+        slots: A semaphore, held by each execution from its simulated start-up to its end. Others wait.
+        start_up_s: The seconds of the simulated start-up, before the interpreter is started.
+        interpreter: The command that runs the programs. If it does not exist, executions fail.
+        folder: The folder of the programs' files while the double is open.
+        has_health: Whether there is a `GET /health`.
     """
 
     def __init__(self, interpreter: str, *, slots: int = 8, start_up_s: float = 0.0, has_health: bool = True) -> None:
@@ -71,7 +71,7 @@ class Faas(abc.ABC):
             app.router.add_route("*", "/{path:.*}", self._not_found)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
-            # Twice, as connections that are still open can bring programs until the runner is gone.
+            # Twice, because open connections can still start programs until the runner is cleaned up.
             stack.push_async_callback(self._end_executions)
             stack.push_async_callback(runner.cleanup)
             stack.push_async_callback(self._end_executions)
@@ -85,23 +85,23 @@ class Faas(abc.ABC):
 
     @abc.abstractmethod
     def check(self, body: bytes) -> tuple[Any, Any]:
-        """The code and the timeout of a request, as they were sent; Refusal for what the server does not take."""
+        """Return the code and the timeout of a request, unchanged. Raise Refusal if the server rejects the request."""
 
     @abc.abstractmethod
     async def run(self, code: Any, timeout: Any, folder: Path) -> tuple[Json, Json]:
-        """Run a program; give `output` and `metadata` (to which the duration is added)."""
+        """Run a program, and return `output` and `metadata`. The caller adds the duration."""
 
     @abc.abstractmethod
     def failure(self, message: str) -> Refusal:
-        """The answer to a program that could not be run."""
+        """Return the response for a program that could not be run."""
 
     @abc.abstractmethod
     def health(self) -> Json:
-        """The answer to `GET /health`."""
+        """Return the answer to `GET /health`."""
 
     @abc.abstractmethod
     def metrics(self) -> Json:
-        """The answer to `GET /metrics`."""
+        """Return the answer to `GET /metrics`."""
 
     @property
     def uptime_s(self) -> int:
@@ -110,9 +110,9 @@ class Faas(abc.ABC):
     async def interpret(
         self, arguments: list[str], folder: Path, *, timeout_s: float | None, env: dict[str, str]
     ) -> int | None:
-        """Run the interpreter, with `stdout` and `stderr` in files of the folder; return its exit code if it ended.
+        """Run the interpreter with `stdout` and `stderr` in files of the folder. Return its exit code, None on timeout.
 
-        Files, not pipes: a process that outlives its parent would keep a pipe open.
+        It uses files instead of pipes, because a process that outlives its parent would keep a pipe open.
         """
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
@@ -144,7 +144,7 @@ class Faas(abc.ABC):
             code, timeout = self.check(await request.read())
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
-        # A task of its own, as the real servers go on running the program of a client that went away.
+        # A separate task, because the real servers do not stop a program when its client disconnects.
         task = asyncio.create_task(self._execute(code, timeout))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -183,7 +183,7 @@ class Faas(abc.ABC):
 
 
 def parse(text: str) -> Any:
-    """`JSON.parse`: ValueError, in V8's words, for what is no JSON."""
+    """Decode JSON like `JSON.parse`. The message of a ValueError is that of V8."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"Unexpected token '{constant[0]}', \"{text}\" is not valid JSON")
@@ -204,5 +204,5 @@ def parse(text: str) -> Any:
 
 
 def timestamp() -> str:
-    """Now, as `Date.prototype.toISOString` has it."""
+    """Return the current time in the format of `Date.prototype.toISOString`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -16,11 +16,11 @@ DEFAULT_TIMEOUT_MS = 30_000
 
 
 class JsFaas(Faas):
-    """A new Deno for each program; every outcome is a success.
+    """Runs each program in a new Deno, and reports every outcome as a success.
 
     Args:
-        version: "docker-compose", which was recorded, or "helm", whose `/health` and metadata differ.
-        has_health: whether there is a `GET /health`; gateways in front of the server may offer none.
+        version: "docker-compose", or "helm", whose `/health` and metadata differ.
+        has_health: Whether there is a `GET /health`. Some gateways offer none.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class JsFaas(Faas):
 
 
 def last_object(text: str) -> Json | None:
-    """The last line that is a JSON object: the wrapper's report, or what the program printed after it."""
+    """Return the last line that is a JSON object. It is the wrapper's report, or a later line of the program."""
     for line in reversed(text.split("\n")):
         try:
             value = parse(line)

@@ -1,5 +1,5 @@
-// The temp.js of js-faas, as its recorded stacks betray it: they name the columns 4 and 91 of line 18,
-// and, in a body of `new Function`, the columns 42 (47 for syntax errors) and 58. So keep line 18 where and as it is.
+// The temp.js of js-faas, reconstructed from recorded stacks. They contain the columns 4 and 91 of line 18, and in the
+// body of `new Function` the columns 42 (47 for syntax errors) and 58. So do not move or change line 18.
 const script = __SCRIPT__;
 const stdout = [];
 const stderr = [];
@@ -7,7 +7,7 @@ const print = console.log;
 const keep = (texts) => (...values) => {
   texts.push(values.map(String).join(" ") + "\n");
 };
-// Never undone: the later output of timers and promises is lost.
+// The console is never restored, so the later output of timers and promises is lost.
 console.log = console.info = keep(stdout);
 console.error = console.warn = keep(stderr);
 const isObject = (line) => {

@@ -1,4 +1,4 @@
-// Runs one program in Pyodide as python-faas does, in the folder that is the current one: see python_driver.py.
+// Runs the program in the current folder in Pyodide, like python-faas. See python_driver.py.
 import { loadPyodide } from "npm:pyodide@314.0.7";
 
 const code = Deno.readTextFileSync("program.py");
@@ -11,7 +11,7 @@ try {
   const value = await pyodide.runPythonAsync(code);
   report = { failed: false, value: value === undefined || typeof value === "string" ? value ?? null : [typeof value] };
 } catch (error) {
-  // What a SystemExit does to the real one is seen in its record; anything else is an exception of the program's.
+  // A SystemExit ends the process, as recordings of python-faas show. Any other error is an exception of the program.
   if (String(error).includes("SystemExit")) throw error;
 }
 Deno.writeTextFileSync("report", JSON.stringify(report));

@@ -1,4 +1,4 @@
-"""The double of python-faas on the interpreter that it has itself: Pyodide, in Deno."""
+"""A double of python-faas that runs programs in Pyodide and Deno, like python-faas itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DRIVER = Path(__file__).parent / "pyodide_driver.mjs"
 
 
 class PyodideFaas(PythonFaas):
-    """As `PythonFaas`, but that sys.monitoring, signals, exits and threads are those of WebAssembly.
+    """Like `PythonFaas`, but with the signals, exits, threads and sys.monitoring of WebAssembly.
 
     Args:
-        deno_dir: where Deno keeps what it fetches from npm; the first program waits for that.
+        deno_dir: The cache folder of Deno. The first program waits until npm packages are downloaded to it.
     """
 
     def __init__(self, deno_dir: Path, *, slots: int = 8) -> None:
@@ -28,5 +28,5 @@ class PyodideFaas(PythonFaas):
         return ["run", "-A", "--no-prompt", "--quiet", "--no-lock", str(DRIVER)]
 
     def environment(self, folder: Path) -> dict[str, str]:
-        # With the user's own settings for npm, wherever those say that packages come from.
+        # Keep the environment, which may name an npm registry.
         return {**os.environ, "DENO_DIR": str(self._deno_dir), "NO_COLOR": "1"}

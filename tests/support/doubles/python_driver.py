@@ -1,7 +1,8 @@
-"""Run one program as python-faas's Pyodide does; on top of CPython, in the folder that is the current one.
+"""Runs one program in CPython like python-faas runs it in Pyodide.
 
-The program is in the file `program.py`. How it ended goes to the file `report`; a process that ends without one has
-died, as Pyodide's does of a SystemExit. Its output goes to the real streams. No module of ours is at hand here.
+The program is the file `program.py` in the current folder. The driver writes how it ended to the file `report`. A
+process without a report has died; in Pyodide, a SystemExit causes this. The output of the program goes to the real
+streams. The driver runs isolated, so it cannot import other modules of the tests.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from asyncio import events
 from pathlib import Path
 
 NAME = "<exec>"
-RECURSION_LIMIT = 400  # as Pyodide's
+RECURSION_LIMIT = 400  # the limit in python-faas
 
-# What Deno printed of the SystemExit that ended it: around the program's own frames, those of the libraries.
+# The error that Deno prints for a SystemExit. The frames of the libraries surround those of the program.
 DEATH = """\
 \x1b[0m\x1b[1m\x1b[31merror\x1b[0m: Uncaught (in promise) PythonError: Traceback (most recent call last):
   File "/lib/python314.zip/pyodide/webloop.py", line 491, in run_handle
@@ -49,10 +50,10 @@ COLOURS = {"b": "\x1b[0m\x1b[1m\x1b[3m", "c": "\x1b[0m\x1b[36m", "y": "\x1b[0m\x
 
 def main() -> None:
     source = Path("program.py").read_bytes().decode("utf-8", "surrogatepass")
-    report = os.open("report", os.O_WRONLY | os.O_CREAT | os.O_EXCL)  # now, as the program may change the folder
-    write, leave, dumps = os.write, os._exit, json.dumps  # as they are before the program touches them
+    report = os.open("report", os.O_WRONLY | os.O_CREAT | os.O_EXCL)  # before the program can change the folder
+    write, exit_now, dumps = os.write, os._exit, json.dumps  # before the program can replace them
     sys.argv = [""]
-    sys.stdout.reconfigure(line_buffering=True)  # in order with what is written to the descriptor itself
+    sys.stdout.reconfigure(line_buffering=True)  # keeps the order of prints and direct writes to the descriptor
     asyncio.run = nested_run
     sys.setrecursionlimit(RECURSION_LIMIT)
     module = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -62,14 +63,14 @@ def main() -> None:
         die(error)
     flush()
     write(report, dumps(end).encode())
-    # At once: the server reads no more of it, whatever tasks, threads and exit handlers are left.
-    leave(0)
+    # The server does not wait for remaining tasks, threads and exit handlers.
+    exit_now(0)
 
 
 async def cell(source: str, namespace: dict[str, object]) -> dict[str, object]:
-    """Run the program in the running loop; tell whether it failed, and the value of its trailing expression."""
+    """Run the program in the running loop. Return whether it failed, and the value of its last expression."""
     try:
-        body, last = compiled(source)
+        body, last = compile_cell(source)
         await evaluate(body, namespace)
         value = None if last is None else await evaluate(last, namespace)
     except (SystemExit, KeyboardInterrupt):
@@ -78,11 +79,11 @@ async def cell(source: str, namespace: dict[str, object]) -> dict[str, object]:
         return {"failed": True}
     if value is None or isinstance(value, str):
         return {"failed": False, "value": None if value is None else str(value)}
-    return {"failed": False, "value": [type(value).__name__]}  # whatever it is, it has no `substring`
+    return {"failed": False, "value": [type(value).__name__]}  # a value without the method `substring`
 
 
-def compiled(source: str) -> tuple[types.CodeType, types.CodeType | None]:
-    """The program up to its trailing expression, and that; as in notebooks, a semicolon at the end hides its value."""
+def compile_cell(source: str) -> tuple[types.CodeType, types.CodeType | None]:
+    """Return the code before the last expression, and the last expression if it has no semicolon after it."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree = compile(source, NAME, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
     last = None
@@ -97,7 +98,7 @@ async def evaluate(code: types.CodeType, namespace: dict[str, object]) -> object
 
 
 def nested_run(main, *, original=asyncio.run, **options):
-    """`asyncio.run` that works within the running loop, as Pyodide's does: it runs a loop of its own."""
+    """Replace `asyncio.run` with one that works inside a running loop, as in Pyodide: it runs another loop."""
     loop = events._get_running_loop()
     events._set_running_loop(None)
     try:
@@ -108,7 +109,7 @@ def nested_run(main, *, original=asyncio.run, **options):
 
 def flush() -> None:
     for stream in (sys.stdout, sys.__stdout__):
-        with contextlib.suppress(Exception):  # the program's own stream, or one that it closed
+        with contextlib.suppress(Exception):  # the program may have closed or replaced the stream
             stream.flush()
 
 

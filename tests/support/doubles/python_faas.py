@@ -14,7 +14,7 @@ from .base import Faas, Json, Refusal, parse, timestamp
 
 DRIVER = Path(__file__).parent / "python_driver.py"
 
-# Nine lines, as in the recorded traceback the third line of the program is the twelfth.
+# Nine lines: in a recorded traceback, line 3 of the program is line 12.
 PREAMBLE = '''\
 # The server puts this before each program.
 
@@ -34,11 +34,11 @@ NO_TEXT = "Pyodide执行错误: returnValue.substring is not a function"
 
 
 class PythonFaas(Faas):
-    """A new interpreter for each program, no timeout, and much damage to what goes in and comes out.
+    """Runs each program in a new interpreter, without a timeout, and damages the program and its output.
 
     Args:
-        driver: the script that runs a program; with one that does not exist, the server cannot start its interpreter.
-        has_health: whether there is a `GET /health`; gateways in front of the server may offer none.
+        driver: The script that runs a program. If it does not exist, the server cannot start its interpreter.
+        has_health: Whether there is a `GET /health`. Some gateways offer none.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class PythonFaas(Faas):
         return fields["code"], fields.get("timeout")
 
     async def run(self, code: Any, timeout: Any, folder: Path) -> tuple[Json, Json]:
-        """The timeout is ignored: the real server never ends a program."""
-        (folder / "program.py").write_bytes((PREAMBLE + mangled(code)).encode("utf-8", "surrogatepass"))
+        """Run a program, and ignore its timeout: the real server never stops a program."""
+        (folder / "program.py").write_bytes((PREAMBLE + mangle(code)).encode("utf-8", "surrogatepass"))
         await self.interpret(self.arguments(), folder, timeout_s=None, env=self.environment(folder))
         try:
-            end = parse((folder / "report").read_text())
-        except (FileNotFoundError, ValueError):  # it died
+            report = parse((folder / "report").read_text())
+        except (FileNotFoundError, ValueError):  # the process died
             return answer(stderr=(folder / "stderr").read_text(errors="replace"), exit_code=1)
-        value = end.get("value")
+        value = report.get("value")
         if isinstance(value, list):
             return answer(stderr=NO_TEXT, exit_code=1)
-        stdout, ret_val = taken_apart((folder / "stdout").read_bytes().decode(errors="replace"))
-        return answer(stdout, ret_val if value is None else value, exit_code=int(end["failed"]))
+        stdout, ret_val = split_output((folder / "stdout").read_bytes().decode(errors="replace"))
+        return answer(stdout, ret_val if value is None else value, exit_code=int(report["failed"]))
 
     def arguments(self) -> list[str]:
         """Return the command that runs the program in its folder."""
@@ -114,7 +114,7 @@ class PythonFaas(Faas):
         }
 
     def _pool(self) -> Json:
-        """Return the recorded report of an idle server; that of a busy one is unknown."""
+        """Return the recorded report of an idle server. There is no recording of a busy one."""
         return {
             "totalProcesses": 1,
             "availableProcesses": 1,
@@ -140,44 +140,44 @@ def answer(stdout: str = "", ret_val: str = "", *, stderr: str = "", exit_code: 
     }
 
 
-def mangled(code: str) -> str:
-    """Escape newlines and tabs from each quote to the next, strings or not."""
+def mangle(code: str) -> str:
+    """Escape newlines and tabs between each pair of quotes, even if it does not delimit a string."""
     for quote in ('"', "'"):
         spans = re.compile(f"{quote}[^{quote}]*{quote}")
         code = spans.sub(lambda span: span[0].replace("\n", "\\n").replace("\t", "\\t"), code)
     return code
 
 
-def taken_apart(printed: str) -> tuple[str, str]:
-    """Return the rest of the standard output, and the return value that was found in it."""
+def split_output(printed: str) -> tuple[str, str]:
+    """Remove the return value from stdout, and return the rest and the value."""
     stdout = printed.replace("\n", "")
     returned = RETURN_VAL.search(stdout)
     stdout = RETURN_VAL.sub("", stdout)
     braces = BRACES.search(stdout)
     stdout = BRACES.sub("", stdout)
     if returned:
-        return stdout, reprinted(returned[1].strip())
+        return stdout, reformat(returned[1].strip())
     return stdout, braces[0] if braces else ""
 
 
-def reprinted(text: str) -> str:
-    """`JSON.stringify(JSON.parse(text))`, or the text itself where it is no JSON."""
+def reformat(text: str) -> str:
+    """Return `JSON.stringify(JSON.parse(text))`, or the text itself if it is not JSON."""
     try:
-        return stringified(parse(text))
+        return stringify(parse(text))
     except ValueError:
         return text
 
 
-def stringified(value: Any) -> str:
+def stringify(value: Any) -> str:
     if isinstance(value, dict):
-        # JavaScript puts the keys that are array indices first, by their value.
+        # JavaScript puts keys that are array indices first, in numerical order.
         indices = sorted(
             (key for key in value if re.fullmatch("0|[1-9][0-9]{0,9}", key) and int(key) < 2**32 - 1), key=int
         )
         keys = [*indices, *(key for key in value if key not in set(indices))]
-        return "{" + ",".join(f"{stringified(key)}:{stringified(value[key])}" for key in keys) + "}"
+        return "{" + ",".join(f"{stringify(key)}:{stringify(value[key])}" for key in keys) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(stringified, value)) + "]"
+        return "[" + ",".join(map(stringify, value)) + "]"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value)
     text = json.dumps(value, ensure_ascii=False)
@@ -185,7 +185,7 @@ def stringified(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """A number as JavaScript prints it: a double, with an exponent from 1e21 and below 1e-6."""
+    """Format a number like JavaScript: as a double, with an exponent from 1e21 on and below 1e-6."""
     try:
         value = float(value)
     except OverflowError:
@@ -201,7 +201,7 @@ def number(value: float) -> str:
 
 
 def repr_integer(value: float) -> str:
-    """The shortest digits that tell the double, filled up with zeros: 2**60 is 1152921504606847000."""
+    """Format a whole number with the fewest significant digits, then zeros: 2**60 is 1152921504606847000."""
     mantissa, _, exponent = repr(value).partition("e")
     if not exponent:
         return str(int(value))
