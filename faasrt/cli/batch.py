@@ -10,24 +10,24 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
 from faasrt.cli.batch_input import BatchOptions, Line, read_lines, survey
-from faasrt.cli.batch_output import Results, kind_of, run_task
+from faasrt.cli.batch_output import Results, run_task
 from faasrt.cli.batch_progress import Progress
-from faasrt.cli.connect import language_option, make_settings, run_with_manager, url_option
+from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, run_with_manager
+from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
 from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write_message
-from faasrt.config import LimiterSettings
 from faasrt.languages import Language
 from faasrt.manager import RuntimeManager
 from faasrt.tasks import CodeTask
 
 _FIRST_RETRY_S, _MAX_RETRY_S = 0.5, 30.0
-_CONCURRENCY = LimiterSettings().max_concurrency
-_TIMEOUT = click.FloatRange(0, min_open=True)
+_MAX_CONCURRENCY = 100_000
 
 
 class Batch:
@@ -41,16 +41,19 @@ class Batch:
         options: The options for the tasks.
         results: The file of results.
         progress: Counts the results.
+        languages: The languages of the tasks, as far as they are known.
 
     Attributes:
         stopping: Set when the run is interrupted.
     """
 
-    def __init__(self, tasks: str, options: BatchOptions, results: Results, progress: Progress) -> None:
+    def __init__(
+        self, tasks: str, options: BatchOptions, results: Results, progress: Progress, languages: Sequence[Language]
+    ) -> None:
         self.stopping = asyncio.Event()
+        self._languages = languages
         self._tasks, self._options, self._results, self._progress = tasks, options, results, progress
-        self._permits = asyncio.Semaphore(options.concurrency)
-        self._slots = threading.Semaphore(4 * options.concurrency)
+        self._permits, self._slots = asyncio.Semaphore(), threading.Semaphore()  # `run` sets their numbers
         # The lines, and None at the end and after an interrupt.
         self._queue: asyncio.Queue[Line | None] = asyncio.Queue()
         self._reading_error: Exception | None = None
@@ -65,6 +68,9 @@ class Batch:
             click.UsageError: The tasks cannot be read.
         """
         loop = asyncio.get_running_loop()
+        concurrency = self._options.concurrency or await find_capacity(manager, self._languages)
+        self._permits = asyncio.Semaphore(concurrency)
+        self._slots = threading.Semaphore(4 * concurrency)
         try:
             async with self._writing:
                 showing = self._writing.create_task(self._progress.show())
@@ -89,8 +95,7 @@ class Batch:
             return
         self.stopping.set()
         self._queue.put_nowait(None)
-        with contextlib.suppress(OSError):
-            write_message("what is in flight ends first; interrupt again to stop at once")
+        self._progress.show_message("stopping; tasks in flight finish first, and a second interrupt stops at once")
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         seen: set[str] = set()
@@ -140,35 +145,50 @@ class Batch:
     def _keep(self, record: dict[str, Any]) -> None:
         async def write() -> None:
             await self._results.write(record)
-            self._progress.kinds[kind_of(record)] += 1
+            self._progress.count(record)
             self._slots.release()
 
         self._writing.create_task(write())
 
 
-@click.command("batch")
+@click.command("batch", short_help="Run the tasks of a file.")
 @click.argument("tasks")
-@click.option("--output", "-o", required=True, help="The file of results; - for stdout.")
-@click.option("--concurrency", type=click.IntRange(1, 100_000), default=_CONCURRENCY, help="The most tasks in flight.")
-@click.option("--resume", is_flag=True, help="Continue the file of results.")
-@language_option(help="The language of tasks that name none.")
-@click.option("--timeout-ms", type=_TIMEOUT, help="The limit of tasks that name none; above 30000, of all tasks.")
-@click.option("--function", help="The function to call in tasks that name none.")
-@click.option("--retry-infra", type=click.IntRange(0, 100), default=0, help="Retries after infrastructure errors.")
-@click.option("--limit", type=click.IntRange(0), help="The most tasks to read.")
+@click.option("--output", "-o", required=True, metavar="FILE", help="The file of results, or - for stdout.")
+@click.option(
+    "--concurrency",
+    type=Number(1, _MAX_CONCURRENCY),
+    help="The largest number of tasks in flight. By default it is the number of programs that the servers of the tasks "
+    f"run at once, and {UNKNOWN_CAPACITY} for each server that does not say.",
+)
+@click.option("--resume", is_flag=True, help="Continue a file of results: run the tasks that have no verdict in it.")
+@language_option(help="The language of tasks that do not name one.")
+@timeout_option(help="The time limit of tasks that do not have one. Above 30000, it raises the limit of all tasks.")
+@memory_option(help="The memory limit of every task.")
+@click.option("--function", metavar="NAME", help="The function to call in tasks that do not name one.")
+@click.option("--retry-infra", type=Number(0, 100), default=0, help="Retries of a task after infrastructure errors.")
+@click.option("--limit", type=Number(0, 10**12), help="The largest number of tasks to read.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no summary.")
-@click.option("--summary-json", type=click.File("w", lazy=False), help="A file for the final counts.")
+@click.option("--summary-json", metavar="FILE", type=click.File("w", lazy=False), help="A file for the final counts.")
 @url_option
 def batch_command(
-    tasks: str, output: str, resume: bool, quiet: bool, summary_json: TextIO | None, url: str | None, **given: Any
+    tasks: str,
+    output: str,
+    resume: bool,
+    quiet: bool,
+    summary_json: TextIO | None,
+    url: str | None,
+    memory_mb: int,
+    **given: Any,
 ) -> int:
     """Run the TASKS of a file and write one result per line.
 
     Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have `id`,
     `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit code is 0 when every task has a verdict, 2 when a
-    line is not a task, 3 after an infrastructure error. A retried task may have run before.
+    line is not a task, and 3 after an infrastructure error. A task that is retried may have run before.
     """
-    settings = make_settings(url, given["timeout_ms"])
+    settings = make_settings(
+        url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY
+    )
     options = BatchOptions(max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, **given)
     total, languages = None, tuple(Language)
     source, target = Path(tasks), Path(output)
@@ -179,7 +199,7 @@ def batch_command(
         languages = found or (Language.JAVASCRIPT,)
     progress = Progress(total, quiet=quiet)
     with contextlib.closing(Results(output, resume=resume)) as results:
-        batch = Batch(tasks, options, results, progress)
+        batch = Batch(tasks, options, results, progress, languages)
         run_with_manager(batch.run, settings, languages, workers=None)
     progress.show_summary()
     if summary_json is not None:

@@ -52,7 +52,7 @@ class BatchOptions:
         function: The function to call in tasks that name none.
         max_timeout_ms: The largest `timeout_ms`.
         limit: The most lines to read.
-        concurrency: The most tasks in flight.
+        concurrency: The largest number of tasks in flight; that of the servers when None.
         retry_infra: The most retries of a task.
     """
 
@@ -61,7 +61,7 @@ class BatchOptions:
     function: str | None
     max_timeout_ms: float
     limit: int | None
-    concurrency: int
+    concurrency: int | None
     retry_infra: int
 
 
@@ -146,7 +146,7 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
     try:
         fields = strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         if fields.get("id") is None:
             # The hash keeps --resume from skipping a line whose text has changed.
             fields["id"] = f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
@@ -172,7 +172,7 @@ def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
         _check(name, value)
     values = {"language": options.language, "timeout_ms": options.timeout_ms, "function": options.function, **given}
     if values["language"] is None:
-        raise ValueError("it names no language, and --language is not given")
+        raise ValueError("it has no language, and --language is not given")
     if "code" not in given:
         raise ValueError("'code' is missing")
     if (values["timeout_ms"] or 0) > options.max_timeout_ms:

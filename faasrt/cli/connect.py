@@ -1,45 +1,60 @@
-"""Options and helpers that several commands share."""
+"""Connects the commands with endpoints, or with the embedded FaaS."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import aiohttp
-import click
 
-from faasrt.cli.output import write_message
-from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
+from faasrt.cli.options import token_of_environment
+from faasrt.cli.output import is_terminal, write, write_message
+from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.manager import RuntimeManager
+from faasrt.protocol.health import read_profile
 
 T = TypeVar("T")
-_MAX_TIMEOUT_MS = 86_400_000
+UNKNOWN_CAPACITY = 16
+"""The number of programs that are sent at once to a server whose capacity is unknown."""
+_POLL_S, _LINE_S = 0.5, 10.0
 
 
-def _parse_language(name: str) -> Language:
-    try:
-        return Language.parse(name)
-    except UnsupportedLanguageError as error:
-        raise click.BadParameter(str(error)) from None  # click drops the message of a ValueError
+def make_settings(
+    url: str | None,
+    timeout_ms: float | None = None,
+    memory_mb: int | None = None,
+    *,
+    max_concurrency: int | None = None,
+) -> Settings:
+    """Return the settings of the environment, with the values of options.
 
+    Args:
+        url: The base URL of a FaaS that replaces those of the environment.
+        timeout_ms: The time limit. Above the default limit of the sandbox, it raises that limit.
+        memory_mb: The memory limit; the default one when None.
+        max_concurrency: The largest number of programs in flight; the default one when None.
 
-language_option = functools.partial(click.option, "--language", "-l", type=_parse_language, metavar="LANGUAGE")
-url_option = click.option("--url", help="The base URL of a FaaS, instead of those in the environment.")
-
-
-def make_settings(url: str | None, timeout_ms: float | None = None) -> Settings:
-    """Return the settings of the environment. A `timeout_ms` above the default limit of the sandbox raises that."""
-    timeout_ms = timeout_ms or 0
-    if timeout_ms > _MAX_TIMEOUT_MS:
-        raise click.UsageError(f"--timeout-ms must be at most {_MAX_TIMEOUT_MS}, a day")
-    limit_s = max(SandboxConfig().timeout_limit_s, timeout_ms / 1000)
-    options = SettingsOptions(sandbox=SandboxConfig(timeout_limit_s=limit_s))
+    Raises:
+        click.UsageError: A variable of the environment is wrong.
+        ConfigurationError: The same.
+    """
+    sandbox = SandboxConfig()
+    options = SettingsOptions(
+        sandbox=SandboxConfig(
+            timeout_limit_s=max(sandbox.timeout_limit_s, (timeout_ms or 0) / 1000),
+            memory_limit_mb=memory_mb or sandbox.memory_limit_mb,
+        ),
+        token=token_of_environment(),
+    )
+    if max_concurrency is not None:
+        options["limiter"] = LimiterSettings(max_concurrency=max_concurrency)
     if url is not None:
         options["endpoints"] = dict.fromkeys(Language, url)
     elif not names_endpoints(os.environ):
@@ -66,7 +81,7 @@ def run_with_manager(
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
             url = (await manager.get_health_status()).endpoints[0].endpoint
-            with show_compilation(await report_engine(url)):
+            async with show_start(await report_engine(url, settings.token), url, settings.token):
                 for language in languages:
                     await manager.get_runtime(language)
             return await call(manager)
@@ -74,11 +89,30 @@ def run_with_manager(
     return asyncio.run(work())
 
 
-async def report_engine(url: str, token: str | None = None, *, chosen: bool = False) -> str:
-    """Return the engine of Python at an embedded FaaS, or "". Say why it is `wasm`, unless the user has `chosen` it."""
+async def find_capacity(manager: RuntimeManager, languages: Sequence[Language]) -> int:
+    """Return the number of programs that the servers of some languages run at once, as their health reports say."""
+    capacity = 0
+    for family in dict.fromkeys(language.family for language in languages):
+        members = [language for language in languages if language.family == family]
+        with contextlib.suppress(UnsupportedLanguageError):
+            health = await (await manager.get_runtime(members[0])).get_health_status()
+            for endpoint in health.endpoints:
+                stated = read_profile(endpoint.details).capacities
+                capacity += max((stated.get(name, 0) for name in members), default=0) or UNKNOWN_CAPACITY
+    return capacity or UNKNOWN_CAPACITY
+
+
+async def _ask_python(url: str, token: str | None) -> dict[str, Any]:
+    """Return the state of Python at an embedded FaaS."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{url}/health") as response:
-        python = (await response.json())["languages"].get("python", {})
+        state: dict[str, Any] = (await response.json())["languages"].get("python", {})
+        return state
+
+
+async def report_engine(url: str, token: str | None = None, *, chosen: bool = False) -> str:
+    """Return the engine of Python at an embedded FaaS, or "". Report why it is wasm, unless it was `chosen`."""
+    python = await _ask_python(url, token)
     engine: str = python.get("engine", "")
     if engine == "wasm" and not chosen:
         reason = python["level_reason"] or "another level was chosen"
@@ -86,21 +120,38 @@ async def report_engine(url: str, token: str | None = None, *, chosen: bool = Fa
     return engine
 
 
-@contextlib.contextmanager
-def show_compilation(engine: str) -> Iterator[None]:
-    """Show the elapsed time while the sandbox of the engine `wasm` is compiled, once on a machine."""
+@contextlib.asynccontextmanager
+async def show_start(engine: str, url: str, token: str | None = None) -> AsyncIterator[None]:
+    """Show the progress of the compilation for the engine wasm, once on a machine, while an embedded FaaS starts."""
     from faasrt.local.cache import is_compiled, module_dir
 
     if engine != "wasm" or is_compiled(module_dir()):
         yield
         return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_watch_compilation(url, token))
+        try:
+            yield
+        finally:
+            watching.cancel()
 
-    text, console = "compiling the Python sandbox, once (about 45 s)", Console(stderr=True)
-    if not console.is_terminal:
-        write_message(text)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(f"faasrt: {text}", total=None)
-        yield
+
+async def _watch_compilation(url: str, token: str | None) -> None:
+    live, shown_at = is_terminal(sys.stderr), float("-inf")
+    try:
+        while (python := await _ask_python(url, token)).get("status") == "starting":
+            detail = python["detail"]
+            if detail.startswith("compiling"):
+                if live:
+                    width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+                    write(f"\r\x1b[K{f'faasrt: {detail}'[:width]}", err=True)
+                elif time.monotonic() - shown_at > _LINE_S:
+                    write_message(detail)
+                    shown_at = time.monotonic()
+            await asyncio.sleep(_POLL_S)
+    except (aiohttp.ClientError, OSError, KeyError):
+        pass  # the server is closing, or stderr is closed
+    finally:
+        if live:
+            with contextlib.suppress(OSError):
+                write("\r\x1b[K", err=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
+import re
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,24 +16,35 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import (
+from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_start
+from faasrt.cli.input import open_input
+from faasrt.cli.options import (
+    engine_option,
     language_option,
-    make_settings,
-    report_engine,
-    run_with_manager,
-    show_compilation,
+    memory_option,
+    timeout_option,
     url_option,
 )
-from faasrt.cli.input import open_input
-from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write, write_message
+from faasrt.cli.output import (
+    CODE_FAILED,
+    INFRASTRUCTURE,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    color_of,
+    colored,
+    write,
+    write_message,
+)
 from faasrt.cli.report import report_command
-from faasrt.config import SandboxConfig
-from faasrt.errors import FaasrtError, ServiceError
+from faasrt.cli.serve import report_ready, serve_command
+from faasrt.cli.verdict import describe
+from faasrt.errors import FaasrtError
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult
 
 if TYPE_CHECKING:
-    from faasrt.local import LocalFaaS
+    pass
 
 _LANGUAGE_OF_SUFFIX = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript"}
 
@@ -52,11 +62,27 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED
     except FaasrtError as error:
         is_usage = isinstance(error, ValueError)
-        write_message(str(error) if is_usage else f"{type(error).__name__}: {error}")
+        message = _name_options(str(error))
+        write_message(message if is_usage else f"{colored(type(error).__name__, 'red')}: {message}")
         return USAGE if is_usage else INFRASTRUCTURE
     except OSError as error:
         write_message(f"cannot write the output: {error.strerror or error}")
         return INFRASTRUCTURE
+
+
+# The library and the server name their own parameters in errors.
+_OPTION_OF_PARAMETER = {
+    "memory_limit_mb": "--memory-mb",
+    "timeout_limit_s": "--timeout-s",
+    "timeout_ms": "--timeout-ms",
+    "max_output_bytes": "--output-bytes",
+}
+_PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
+
+
+def _name_options(message: str) -> str:
+    """Return the message of an error with the names of options in place of parameters."""
+    return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -79,8 +105,8 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @url_option
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-    @language_option(help="The language; guessed from .py .js .mjs .ts.")
-    @click.option("-c", "code", help="The program itself, instead of a file.")
+    @language_option(help="The language of the program. By default the suffix of FILE decides: .py, .js, .mjs or .ts.")
+    @click.option("-c", "code", metavar="CODE", help="The program itself, instead of a file.")
     @click.argument("file", required=False)
     @functools.wraps(command)
     def with_program(file: str | None, code: str | None, language: Language | None, **options: Any) -> int:
@@ -89,29 +115,40 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
     return with_program
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="faasrt")
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""Completion of commands and options in bash (zsh_source and fish_source for other shells):
+
+    \b
+      eval "$(_FAASRT_COMPLETE=bash_source faasrt)"
+    """,
+)
+@click.version_option(__version__, "-V", "--version", prog_name="faasrt")
 def commands() -> None:
     """Run untrusted Python, JavaScript and TypeScript in sandboxes.
 
     Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. If none is set, the
-    embedded FaaS is used.
+    embedded FaaS is used. FAASRT_TOKEN is the bearer token for all of them.
 
     Exit codes: 0 success, 1 the code failed, 2 wrong usage or input, 3 infrastructure failure, 130 interrupted.
     """
 
 
-@commands.command("run")
+@commands.command("run", short_help="Run a program.")
 @_program_options
-@click.option("--timeout-ms", type=float, help="The time limit in milliseconds; 30000 by default.")
-def run_command(program: _GivenProgram, as_json: bool, url: str | None, timeout_ms: float | None) -> int:
+@timeout_option(help="The time limit in milliseconds.  [default: 30000]")
+@memory_option(help="The memory limit in MiB.")
+def run_command(
+    program: _GivenProgram, as_json: bool, url: str | None, timeout_ms: float | None, memory_mb: int
+) -> int:
     """Run a program: FILE, or stdin when FILE is -.
 
-    The program's output is passed on. The exit code is 1 when it fails.
+    The output of the program goes to stdout and stderr. The exit code is 1 when the program fails.
     """
+    _refuse_empty(program)
     result = run_with_manager(
         lambda manager: manager.run_code(program.code, program.language, timeout_ms),
-        make_settings(url, timeout_ms),
+        make_settings(url, timeout_ms, memory_mb),
         [program.language],
     )
     if as_json:
@@ -121,10 +158,10 @@ def run_command(program: _GivenProgram, as_json: bool, url: str | None, timeout_
     return OK if result.ok else CODE_FAILED
 
 
-@commands.command("validate")
+@commands.command("validate", short_help="Check the syntax of a program.")
 @_program_options
 def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> int:
-    """Check a program's syntax: FILE, or stdin when FILE is -.
+    """Check the syntax of a program: FILE, or stdin when FILE is -.
 
     The program does not run. The exit code is 1 when it does not parse.
     """
@@ -142,7 +179,7 @@ def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> 
     return OK if result.valid else CODE_FAILED
 
 
-@commands.command("health")
+@commands.command("health", short_help="Probe every endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @url_option
 def health_command(as_json: bool, url: str | None) -> int:
@@ -156,7 +193,8 @@ def health_command(as_json: bool, url: str | None) -> int:
     else:
         for entry in status.endpoints:
             label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
-            write(f"{label:9} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
+            label = colored(f"{label:9}", "green" if entry.healthy else "red", err=False)
+            write(f"{label} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
             write("".join(f"          {line}\n" for line in _describe_languages(entry.details)))
     return OK if status.healthy else INFRASTRUCTURE
 
@@ -174,122 +212,34 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-_LIMITS = SandboxConfig()
-_engine_option = click.option(
-    "--engine", "engines", multiple=True, metavar="LANGUAGE=NAME", help="As python=wasm. May be repeated."
-)
-
-
-@commands.command("serve", context_settings={"show_default": True})
-@click.option("--host", default="127.0.0.1", help="The address; one other than loopback needs a token.")
-@click.option("--port", default=8000, type=click.IntRange(0, 65_535), help="The port; 0 takes a free one.")
-@language_option("languages", multiple=True, help="May be repeated.")
-@click.option("--workers", type=int, help="Python programs at once; the number of CPUs by default.")
-@click.option("--timeout-s", "timeout_limit_s", default=_LIMITS.timeout_limit_s, help="The most seconds of a program.")
-@click.option("--memory-mb", "memory_limit_mb", default=_LIMITS.memory_limit_mb, help="The most MiB of a program.")
-@click.option("--output-bytes", "max_output_bytes", default=_LIMITS.max_output_bytes, help="The most bytes per stream.")
-@click.option("--token", envvar="FAASRT_TOKEN", help="The bearer token of callers. [env: FAASRT_TOKEN]")
-@click.option("--level", default="auto", help="The wall around programs: namespaces, filters or auto.")
-@_engine_option
-@click.option("--python", default=sys.executable, show_default="this one", help="The interpreter of Python programs.")
-def serve_command(
-    host: str,
-    port: int,
-    languages: tuple[Language, ...],
-    workers: int | None,
-    token: str | None,
-    level: str,
-    engines: tuple[str, ...],
-    python: str,
-    **limits: Any,
-) -> int:
-    """Serve the embedded FaaS, for every language unless some are given.
-
-    Ctrl-C or SIGTERM stops it, after the programs in flight have finished.
-    """
-    from faasrt.local import LocalFaaS
-
-    # The library logs nothing by default, but the command shows why an engine fails.
-    logging.basicConfig(format="faasrt: %(message)s")
-    sandbox = SandboxConfig(**limits)
-    faas = LocalFaaS(
-        languages or None,
-        workers=workers,
-        sandbox=sandbox,
-        host=host,
-        port=port,
-        token=token,
-        level=level,
-        engines=dict(map(_parse_engine, engines)),
-        python=python,
-    )
-
-    async def work() -> int:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with faas, asyncio.TaskGroup() as group:
-            write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n")
-            await report_engine(faas.url, token, chosen=bool(engines))
-            ready = group.create_task(_report_ready(faas, write_message))
-            ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else stop.set())
-            await stop.wait()
-            if ready.done() and not any(ready.result()):
-                return INFRASTRUCTURE
-            ready.cancel()
-            write_message("stopping")
-        return OK
-
-    return asyncio.run(work())
-
-
-def _parse_engine(text: str) -> tuple[str, str]:
-    language, separator, engine = text.partition("=")
-    if not separator:
-        raise click.BadParameter(f"{text!r} is not of the form LANGUAGE=NAME, such as python=wasm")
-    return language, engine
-
-
-@commands.command("warmup")
-@_engine_option
-def warmup_command(engines: tuple[str, ...]) -> int:
+@commands.command("warmup", short_help="Prepare the embedded FaaS on this machine.")
+@engine_option
+def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
-    Every engine is started once, and the Python sandbox is compiled for the engine wasm. The exit code is 3 unless all
-    languages can run.
+    Every engine is started once. For the engine wasm, the Python sandbox is compiled, which happens once on a machine.
+    The exit code is 3 unless all languages can run.
     """
     from faasrt.local import LocalFaaS
 
     async def work() -> bool:
-        async with LocalFaaS(workers=1, engines=dict(map(_parse_engine, engines))) as faas:
-            with show_compilation(await report_engine(faas.url, chosen=bool(engines))):
-                return all(await _report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
+        async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
+            engine = await report_engine(faas.url, chosen=bool(engines))
+            async with show_start(engine, faas.url):
+                return all(await report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-async def _report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[bool]:
-    """Report for each language that it is ready, or why it cannot run. Return which are ready."""
-
-    async def one(language: Language) -> bool:
-        try:
-            await faas.wait_ready(language)
-        except ServiceError as error:
-            report(f"{language} cannot run: {error}")
-            return False
-        report(f"{language} is ready")
-        return True
-
-    return await asyncio.gather(*(one(language) for language in faas.languages))
-
-
 def _read_program(file: str | None, code: str | None, language: Language | None) -> _GivenProgram:
     if (file is None) == (code is None):
-        raise click.UsageError("give a FILE, - for stdin, or -c CODE")
+        both = "not both" if file is not None else "or - for stdin"
+        raise click.UsageError(f"give a FILE or -c CODE, {both}")
     if language is None and (guess := _LANGUAGE_OF_SUFFIX.get(Path(file or "").suffix.lower())):
         language = Language(guess)
     if language is None:
-        raise click.UsageError("give the --language: python, javascript or typescript")
+        given = f"the suffix of {file} names no language" if file not in (None, "-") else "-c and - need a language"
+        raise click.UsageError(f"{given}: give --language python, javascript or typescript")
     if file is None:
         return _GivenProgram(code or "", language, "<string>")
     name = "<stdin>" if file == "-" else file
@@ -302,6 +252,11 @@ def _read_program(file: str | None, code: str | None, language: Language | None)
         raise click.UsageError(f"{name} is not UTF-8 (byte {error.start})") from None
 
 
+def _refuse_empty(program: _GivenProgram) -> None:
+    if not program.code.strip():
+        raise click.UsageError(f"{program.name} is empty: there is no program to run")
+
+
 def _show(result: ExecutionResult) -> None:
     write(result.stdout)
     write(result.stderr, err=True)
@@ -312,10 +267,11 @@ def _show(result: ExecutionResult) -> None:
     if result.ret_val:
         write_message(f"return value: {result.ret_val}")
     if not result.ok:
-        error = result.error
-        reason = f": {error.name}: {error.message}".rstrip(": ") if error else ""
-        write_message(f"{result.outcome}{reason}")
+        name, message = (result.error.name, result.error.message) if result.error else ("", "")
+        outcome, text = str(result.outcome), describe(result.outcome, name, message)
+        write_message(f"{colored(outcome, color_of(outcome))}{text.removeprefix(outcome)}")
 
 
 commands.add_command(batch_command)
 commands.add_command(report_command)
+commands.add_command(serve_command)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import TextIO
+
 import click
 
 OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -17,3 +21,22 @@ def write(text: str, *, err: bool = False) -> None:
 def write_message(text: str) -> None:
     """Write a line to stderr."""
     write(f"faasrt: {text}\n", err=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal that can move its cursor."""
+    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def colored(text: str, color: str, *, err: bool = True) -> str:
+    """Return the text in a color when it goes to a terminal. `NO_COLOR` disables colors."""
+    if os.environ.get("NO_COLOR") or not is_terminal(sys.stderr if err else sys.stdout):
+        return text
+    return click.style(text, fg=color)
+
+
+def color_of(kind: str) -> str:
+    """Return the color of an outcome, "infra_error" or "invalid_task"."""
+    return {"OK": "green", "infra_error": "red", "invalid_task": "red", "done before": "bright_black"}.get(
+        kind, "yellow"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language
 from faasrt.local.access import AccessPolicy
+from faasrt.local.access_log import CLIENT_GONE, AccessLog
 from faasrt.local.admission import AdmissionQueue, execute_with_events
 from faasrt.local.connections import log_failure
 from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, KilledError, NotStartedError
@@ -45,12 +47,14 @@ class Service:
         sandbox: The server's own limits.
         access: Decides which requests are allowed.
         emit: Called with the events of executions.
+        access_log: Called for each request; None for no log.
     """
 
     _queues: Mapping[Language, AdmissionQueue]
     _sandbox: SandboxConfig
     _access: AccessPolicy
     _emit: EventDispatcher
+    _access_log: AccessLog | None = None
     _budget: MemoryBudget = attrs.field(factory=MemoryBudget, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
     _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
@@ -72,13 +76,19 @@ class Service:
 
         Cancellation: ends the program that runs for it.
         """
-        with self._budget.reserve() as reserve:
-            response = await self._respond(request, reserve)
-            reserve(response.content_length or 0, beyond_limit=True)
-            # Sent here, so that the answer counts until the client has read it.
-            await response.prepare(request)
-            await response.write_eof()
-            return response
+        started, status, size = time.monotonic(), CLIENT_GONE, 0
+        try:
+            with self._budget.reserve() as reserve:
+                response = await self._respond(request, reserve)
+                reserve(response.content_length or 0, beyond_limit=True)
+                # Sent here, so that the answer counts until the client has read it.
+                await response.prepare(request)
+                await response.write_eof()
+                status, size = response.status, response.content_length or 0
+                return response
+        finally:
+            if self._access_log is not None:
+                self._access_log(request, status=status, elapsed_s=time.monotonic() - started, size=size)
 
     async def _respond(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         try:

@@ -22,6 +22,7 @@ from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, U
 from faasrt.languages import Language
 from faasrt.local import http_limits
 from faasrt.local.access import AccessPolicy
+from faasrt.local.access_log import AccessLog
 from faasrt.local.admission import QUEUE_TIMEOUT_S, AdmissionQueue
 from faasrt.local.app import Service
 from faasrt.local.connections import Listener
@@ -42,6 +43,11 @@ _ENGINES: dict[Language, tuple[type[Engine], ...]] = {
 _MAX_WORKERS = 256
 
 
+def engine_names(language: Language) -> tuple[str, ...]:
+    """Return the names of the engines that can run a language."""
+    return tuple(engine.name for engine in _ENGINES[language.family])
+
+
 def _parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, ...]:
     if names is None:
         return tuple(Language)
@@ -60,7 +66,7 @@ def _parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language,
         )
     parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
     for family, name in parsed.items():
-        known = [engine.name for engine in _ENGINES[family]]
+        known = engine_names(family)
         if name not in known:
             raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
     return parsed
@@ -92,6 +98,7 @@ class LocalFaaS:
         queue_timeout_s: The longest wait of a program in the queue, in seconds, above 0. After it the program is
             refused. The default is shorter than the time that clients wait for an answer.
         telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
+        access_log: A structlog or standard library logger that gets a line at INFO for each request; None for no log.
 
     Raises:
         ConfigurationError: An argument is wrong, or the packages of a language are not installed.
@@ -126,6 +133,7 @@ class LocalFaaS:
         default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.number(above=0, most=1e6)
     )
     telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
+    access_log: Any = attrs.field(default=None, kw_only=True)
     _emit: EventDispatcher = attrs.field(init=False)
     _url: str | None = attrs.field(default=None, init=False)
     _queues: dict[Language, AdmissionQueue] = attrs.field(factory=dict, init=False)
@@ -138,6 +146,8 @@ class LocalFaaS:
             raise ConfigurationError("token must not begin or end with a space")
         if self.token is None and not _is_loopback(self.host):
             raise ConfigurationError(f"listening on {shown(self.host)} needs a token, or listen on 127.0.0.1")
+        if self.access_log is not None and not callable(getattr(self.access_log, "info", None)):
+            raise ConfigurationError(f"access_log must be a structlog or standard logger, got {shown(self.access_log)}")
         if self.sandbox.network_enabled:
             raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
         for engine in self._engine_types(""):
@@ -248,7 +258,8 @@ class LocalFaaS:
     async def _listen(self, listening: asyncio.Future[str]) -> None:
         hosts = None if self.token else frozenset({"localhost", "127.0.0.1", "::1", self.host.lower()})
         access = AccessPolicy(hosts=hosts, token=self.token)
-        service = Service(self._queues, sandbox=self.sandbox, access=access, emit=self._emit)
+        access_log = None if self.access_log is None else AccessLog(self.access_log)
+        service = Service(self._queues, sandbox=self.sandbox, access=access, emit=self._emit, access_log=access_log)
         runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self.drain_s)
         await runner.setup()
         try:

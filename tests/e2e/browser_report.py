@@ -4,7 +4,8 @@
     cd tests && python -m e2e.browser_report [FOLDER]
 
 It makes pages from an ordinary file of results and from a hostile one, opens each at the widths of a desk and of a
-phone, in light and in dark, and checks that nothing runs over the page's edge, that the browser has nothing to complain
+phone, in light and in dark, and checks that nothing runs over the page's edge, that no line of a chart crosses the
+label of a percentile, that the browser has nothing to complain
 of (a blocked script or style, an exception), that nothing is loaded, and that the filter works by keyboard alone. The
 screenshots, and a PDF of the print, go to FOLDER, a new temporary one by default, to be looked at.
 """
@@ -133,6 +134,15 @@ async def look(page: Page, path: Path, folder: Path) -> None:
             && one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
             .map((one) => one.outerHTML.slice(0, 200))"""
         assert await page.value(over) == [], f"{path.name} at {width} px"
+        crossed = """[...document.querySelectorAll('svg.plot')].flatMap((plot) =>
+            [...plot.querySelectorAll('text.mark')].flatMap((label) => {
+                const box = label.getBoundingClientRect();
+                return [...plot.querySelectorAll('line.mark')].map((line) => line.getBoundingClientRect())
+                    .filter((line) => box.left < line.right && line.left < box.right
+                        && box.top < line.bottom && line.top < box.bottom)
+                    .map(() => label.textContent);
+            }))"""
+        assert await page.value(crossed) == [], f"{path.name} at {width} px: a line crosses the label of a percentile"
         wide = await page.value("document.documentElement.scrollWidth")
         assert wide <= width, f"{path.name} is {wide} px wide on a screen of {width} px"
         shown = await page.value("document.querySelectorAll('#failing > li:not([hidden]) details[open]').length")

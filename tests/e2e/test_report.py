@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -22,10 +23,11 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import escape
 
-from faasrt.cli.report import summary, units
+from faasrt.cli.report import reader as reader_module, summary, units
+from faasrt.cli.report.charts import arrange
 from faasrt.cli.report.page import make_environment, render
 from faasrt.cli.report.reader import KINDS, ResultsError, Row
-from faasrt.cli.report.summary import MAX_FAILING, MAX_SLOWEST, Summary, distribution
+from faasrt.cli.report.summary import MAX_FAILING, MAX_REASONS_SHOWN, MAX_SLOWEST, Summary, distribution
 from faasrt.cli.report.text import clean, excerpt, one_line
 from support.report_files import (
     NASTY,
@@ -110,6 +112,79 @@ def test_figures_by_hand(tmp_path: Path) -> None:
         "ConnectError: http://10.0.0.7:8000 refused the connection",
         "'code' must be a string",
     ]
+
+
+def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
+    """Equal reasons are one group, whatever their numbers, endpoints and times; the most frequent comes first."""
+    key_error = {"name": "KeyError", "message": "'name'", "traceback": ""}
+    index_error = {"name": "IndexError", "message": "no item 7 in 20", "traceback": ""}
+    timeout = {"name": "Timeout", "message": "timeout after 2000 ms (limit of the client)", "traceback": ""}
+    tail = "[http://a:1, 3 attempts, {}.20 s, sent: no]"
+    lines = [
+        result(1, "USER_ERROR", error=key_error), result(2, "USER_ERROR", error=key_error, language="typescript"),
+        result(3, "USER_ERROR", error=index_error),
+        result(4, "USER_ERROR", error=index_error | {"message": "no item 8 in 20"}),
+        result(5, "USER_ERROR", error=index_error | {"message": "no item 8 in 20"}),
+        result(6, "TIMEOUT", error=timeout), result(7, "CRASHED"), result(8),
+        *(infrastructure(number, f"hung up {tail.format(number)}") for number in (10, 11, 12, 13)),
+        invalid(20, "line 20: it is not JSON"), invalid(21, "line 21: it is not JSON"),
+        result(30, "USER_ERROR", error=key_error), result(30),
+    ]  # fmt: skip
+    report = report_of(tmp_path / "r.jsonl", lines)
+    assert [(reason.kind, reason.text, reason.count, reason.languages) for reason in report.reasons] == [
+        ("INFRASTRUCTURE", "ConnectError: http://10.0.0.7:8000 hung up", 4, ("python",)),
+        ("USER_ERROR", "IndexError: no item … in …", 3, ("python",)),
+        ("USER_ERROR", "KeyError: 'name'", 2, ("python", "typescript")),
+        ("INVALID_TASK", "it is not JSON", 2, ()),
+        ("TIMEOUT", "after 2,000 ms (limit)", 1, ("python",)),
+        ("CRASHED", "", 1, ("python",)),
+    ]
+    cells = Reader(render(report)).texts["bdi"]
+    assert cells[:2] == ["ConnectError: http://10.0.0.7:8000 hung up", "IndexError: no item … in …"]
+
+
+def test_very_many_reasons(tmp_path: Path) -> None:
+    """Their number is limited, and no failure is lost: the rest is counted together."""
+    words = [
+        "".join(chr(97 + int(digit)) for digit in str(number)) for number in range(reader_module.MAX_REASONS + 500)
+    ]
+    lines = (result(n, "USER_ERROR", error={"name": "E", "message": word}) for n, word in enumerate(words))
+    report = report_of(tmp_path / "r.jsonl", list(lines))
+    assert (report.reasons_total, len(report.reasons)) == (reader_module.MAX_REASONS, MAX_REASONS_SHOWN)
+    assert (report.reasons[0].text, report.reasons[0].count) == ("other reasons", 501)
+    assert f"The {MAX_REASONS_SHOWN} most frequent of {reader_module.MAX_REASONS:,}." in render(report)
+
+
+def test_results_are_split_by_language(tmp_path: Path) -> None:
+    """Each language has its counts and percentiles; results without a language come last."""
+    lines = [
+        result(1, total_ms=10), result(2, "TIMEOUT", total_ms=30), infrastructure(3, total_ms=20),
+        result(4, language="typescript"), result(5, language="<b>"), invalid(6),
+    ]  # fmt: skip
+    report = report_of(tmp_path / "r.jsonl", lines)
+    assert [(part.language, part.total, part.ok, part.failed, part.not_judged) for part in report.languages] == [
+        ("python", 3, 1, 1, 1), ("typescript", 1, 1, 0, 0), ("", 2, 1, 0, 1),
+    ]  # fmt: skip
+    python = report.languages[0].latency
+    assert python is not None
+    assert python.values["p50"] == 20
+    heads = Reader(render(report)).texts["th"]
+    assert {"python", "typescript", "not named"} <= set(heads)
+
+
+@pytest.mark.parametrize("label", [0.05, 0.12])
+def test_labels_of_percentiles_do_not_cross_lines(label: float) -> None:
+    """For percentiles anywhere: no line passes through the label of another, and no label leaves the plot."""
+    places = [number / 40 for number in range(41)]
+    for first, second, third in itertools.combinations_with_replacement(places, 3):
+        marks = arrange([(first, "p50"), (second, "p95"), (third, "p99")])
+        assert sorted(mark.label for mark in marks) == ["p50", "p95", "p99"]
+        for row, mark in enumerate(marks):
+            start, end = (mark.place, mark.place + label) if mark.side == "after" else (mark.place - label, mark.place)
+            assert start >= -1e-9
+            assert end <= 1 + 1e-9
+            # A line reaches from its own row to the axis, so only lines that begin in this row or above pass it.
+            assert not [other for other in marks[:row] if start < other.place < end], marks
 
 
 @pytest.mark.parametrize("lows", [(0.0, 10.0), (3.0, 3.1), (0.01, 1e6), (5.0, 5.0), (0.0, 0.0), (1e11, 1e12)])
@@ -236,7 +311,8 @@ def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
     assert (report.counts, report.latency, report.duration, report.throughput) == ({kind: 1}, None, None, None)
     reader = Reader(render(report))
     assert len([text for text in reader.texts["td"] if len(text) > 10]) == 1
-    assert [text for text in reader.texts["h2"] if text != "Failing tasks"] == ["Outcomes", "Latency", "Duration"]
+    reasons = ["Reasons of failures"] if kind != "OK" else []
+    assert reader.texts["h2"] == ["Outcomes", *reasons, "Latency", "Duration", "Failing tasks"]
     assert len(reader.texts.get("details", [])) == (kind != "OK")
 
 
@@ -394,7 +470,7 @@ def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
         ("deep.jsonl", b"[" * 100_000 + b"\n", "deep.jsonl holds no results of `faasrt batch`"),
         (".", None, "cannot read .: it is a directory"),
         ("/dev/null", None, "cannot read /dev/null: it must be a file, to be read twice"),
-        ("page.html", b"<p>", "page.html holds the results themselves: say with -o where the page shall go"),
+        ("page.html", b"<p>", "page.html holds the results themselves: give another file with --output"),
     ],
 )
 def test_what_gives_no_results_is_2(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:

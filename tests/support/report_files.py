@@ -66,7 +66,13 @@ def ordinary(count: int) -> Iterator[dict[str, Any]]:
     for number in range(1, count + 1):
         at += chance.expovariate(90 + 40 * math.sin(number / count * 7))
         took = chance.lognormvariate(2.6, 0.55) + 2
-        fields = {"finished_at": round(at, 3), "total_ms": round(took, 2), "duration_ms": round(took * 0.8, 2)}
+        language = "typescript" if number % 5 == 0 else "javascript" if number % 3 == 0 else "python"
+        fields: dict[str, Any] = {
+            "language": language,
+            "finished_at": round(at, 3),
+            "total_ms": round(took, 2),
+            "duration_ms": round(took * 0.8, 2),
+        }
         place = chance.random() / (10 if 0.55 < number / count < 0.62 else 1)
         if place > 0.03:
             yield result(number, **fields)

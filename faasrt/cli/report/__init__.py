@@ -11,9 +11,11 @@ from faasrt.cli.report.reader import ResultsError
 from faasrt.cli.report.summary import Summary
 
 
-@click.command("report")
+@click.command("report", short_help="Make an HTML page of the results of a batch.")
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--output", "-o", help="The page to write, or - for stdout; by default beside RESULTS, with .html.")
+@click.option(
+    "--output", "-o", metavar="FILE", help="The page, or - for stdout. By default it is beside RESULTS, with .html."
+)
 def report_command(results: Path, output: str | None) -> int:
     """Write a self-contained HTML page about the RESULTS of a batch."""
     from faasrt.cli.report.page import render  # loads jinja2, which the other commands do not need
@@ -21,7 +23,7 @@ def report_command(results: Path, output: str | None) -> int:
     unpacked = results.with_suffix("") if results.suffix.lower() in {".gz", ".zst"} else results
     target = unpacked.parent / f"{unpacked.stem}.html" if output is None else Path(output)
     if output != "-" and target.exists() and results.exists() and target.samefile(results):
-        raise ResultsError(f"{target} holds the results themselves: say with -o where the page shall go")
+        raise ResultsError(f"{target} holds the results themselves: give another file with --output")
     page = render(Summary(results))
     if output == "-":
         write(page)

@@ -16,6 +16,8 @@ from faasrt.cli.report.summary import Distribution, Throughput, multiples, nice,
 from faasrt.cli.report.units import elapsed, milliseconds, on_axis
 
 PLOT_PX, AXIS_PX, MARK_PX = 150, 24, 17
+# The width of a mark's label on a narrow screen.
+_LABEL_SHARE = 0.12
 
 
 @attrs.frozen
@@ -38,6 +40,36 @@ class Tick:
     minor: bool = False
 
 
+@attrs.frozen
+class Mark:
+    """A labelled line. The label is in a row of its own, on one side of the line: "before" or "after" it."""
+
+    place: float
+    label: str
+    side: str
+
+
+def arrange(marks: Sequence[tuple[float, str]]) -> list[Mark]:
+    """Return marks with their rows and sides, from the top row down. No label crosses the line of another mark.
+
+    A line goes from its row down to the axis. So of two labels on the right of their lines, the left one must be in the
+    higher row, and of two on the left, the right one.
+
+    Args:
+        marks: Places and labels, from left to right.
+    """
+    if marks[-1][0] <= 1 - _LABEL_SHARE:
+        sides = ["after"] * len(marks)
+    elif marks[0][0] >= _LABEL_SHARE:
+        sides = ["before"] * len(marks)
+    else:
+        sides = ["before" if place > 0.5 else "after" for place, _ in marks]
+    arranged = [Mark(place, label, side) for (place, label), side in zip(marks, sides, strict=True)]
+    return [mark for mark in arranged if mark.side == "after"] + [
+        mark for mark in reversed(arranged) if mark.side == "before"
+    ]
+
+
 class Chart:
     """A chart of counts.
 
@@ -45,7 +77,7 @@ class Chart:
         classes: The CSS classes of the counts of a bar, from the bottom up.
         bars: The bars, from left to right.
         ticks: The places on the horizontal axis.
-        marks: Places that a line through the plot marks.
+        marks: Lines through the plot, from the highest label down.
 
     Attributes:
         levels: The labelled counts of the vertical axis.
@@ -53,7 +85,7 @@ class Chart:
     """
 
     def __init__(
-        self, classes: tuple[str, ...], bars: Sequence[Bar], ticks: Sequence[Tick], marks: Sequence[Tick] = ()
+        self, classes: tuple[str, ...], bars: Sequence[Bar], ticks: Sequence[Tick], marks: Sequence[Mark] = ()
     ) -> None:
         self.classes, self.bars, self.ticks, self.marks = classes, bars, ticks, marks
         most = max(1, *(sum(bar.counts) for bar in bars))
@@ -88,8 +120,8 @@ def histogram(data: Distribution) -> Chart:
         bars.append(Bar(place(start), place(end), name, f"{name}: {count:,}", (count,)))
     ticks = [Tick(place(value), on_axis(value), minor) for value, minor in _ticks(data)]
     percentiles = [(name, value) for name, value in data.values.items() if name.startswith("p")]
-    marks = [Tick(place(value), f"{name} {milliseconds(value)}") for name, value in percentiles]
-    return Chart(("bar",), bars, ticks, marks)
+    # The values are beside the chart; with them, the labels would not fit on narrow screens.
+    return Chart(("bar",), bars, ticks, arrange([(place(value), name) for name, value in percentiles]))
 
 
 def throughput(data: Throughput) -> Chart:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from faasrt.cli.input import iter_lines
 from faasrt.cli.report.text import excerpt, one_line
 from faasrt.cli.report.units import milliseconds
+from faasrt.cli.verdict import describe
 from faasrt.errors import FaasrtError
+from faasrt.languages import Language
 from faasrt.results import Outcome
 
 OK, INFRASTRUCTURE, INVALID_TASK, OTHER = "OK", "INFRASTRUCTURE", "INVALID_TASK", "OTHER"
@@ -30,6 +33,14 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 _MAX_NUMBERS = {"total_ms": 1e12, "duration_ms": 1e12, "finished_at": 253_402_300_799}
 # After this number of foreign lines, and no result, the rest of the file is not read.
 _FOREIGN_LINES = 100
+# Further reasons are counted together, so that memory stays small.
+MAX_REASONS = 2_000
+_OTHER_REASONS = "other reasons"
+_REASON_CHARS = 160
+_DIGITS = re.compile(r"\d+")
+_LINE = re.compile(r"^line \d+: ")
+_ENDPOINT = re.compile(r" \[[^\[\]]*sent: \w+\]$")
+_LANGUAGES = {str(language) for language in Language}
 _TEXT_BYTES = {"traceback": 3_000}
 
 
@@ -46,6 +57,8 @@ class Row(NamedTuple):
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: The time of the result, in seconds since 1970.
+        language: The language, or "" when it is missing or unknown.
+        reason: The index of the reason of a failure in `Rows.reasons`.
     """
 
     kind: str
@@ -53,6 +66,40 @@ class Row(NamedTuple):
     total_ms: float
     duration_ms: float
     finished_s: float
+    language: str
+    reason: int
+
+
+class Reasons:
+    """The different reasons of failures. Reasons that differ only in their numbers are one.
+
+    Attributes:
+        texts: A short text for each reason. The first one, "", is that of every result without a reason.
+    """
+
+    def __init__(self) -> None:
+        self.texts = [""]
+        self._numbers: dict[str, int] = {"": 0}
+        self._varying: set[int] = set()
+
+    def add(self, fields: dict[str, Any]) -> int:
+        """Return the index of the reason of a result."""
+        if _kind(fields) == OK:
+            return 0
+        text = one_line(_short_reason(fields), _REASON_CHARS)
+        pattern = _DIGITS.sub("…", text)
+        number = self._numbers.get(pattern)
+        if number is None:
+            if len(self.texts) >= MAX_REASONS:
+                pattern = text = _OTHER_REASONS
+                if pattern in self._numbers:
+                    return self._numbers[pattern]
+            number = self._numbers[pattern] = len(self.texts)
+            self.texts.append(text)
+        elif text != self.texts[number] and number not in self._varying:
+            self._varying.add(number)
+            self.texts[number] = pattern
+        return number
 
 
 class Rows:
@@ -63,6 +110,7 @@ class Rows:
 
     Attributes:
         latest: The results, by the hash of what identifies their task.
+        reasons: The different reasons of failures.
         superseded: The number of results that a later one of the same task replaced.
         unreadable: The number of lines that are not results.
         first_unreadable: The number of the first such line, from 1.
@@ -74,6 +122,7 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.latest: dict[int, Row] = {}
+        self.reasons = Reasons()
         self.superseded = self.unreadable = self.first_unreadable = 0
         self.torn = False
         with _opened(path) as file:
@@ -83,7 +132,9 @@ class Rows:
                     known = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
                     key = hash(next(known, f"offset {offset}"))
                     self.superseded += key in self.latest
-                    self.latest[key] = Row(_kind(fields), offset, *(_number(fields, name) for name in _MAX_NUMBERS))
+                    total_ms, duration_ms, finished_s = (_number(fields, name) for name in _MAX_NUMBERS)
+                    language, reason = _language(fields), self.reasons.add(fields)
+                    self.latest[key] = Row(_kind(fields), offset, total_ms, duration_ms, finished_s, language, reason)
                 elif not line.strip():
                     continue
                 elif not line.endswith(b"\n"):
@@ -120,9 +171,7 @@ class Task:
         name = f"line {_text(fields.get('line')) or '?'}" if fields.get("id") is None else _text(fields["id"])
         self.id = one_line(name, 120)
 
-        marks = ("infra_error", "invalid_task", "error")
-        about: Any = next((fields[mark] for mark in marks if fields.get(mark) is not None), None)
-        about = about if isinstance(about, dict) else {"message": about}
+        about = _about(fields)
         outcome = fields.get("outcome") if self.kind == OTHER else None
         parts = [outcome, about.get("type"), about.get("name"), about.get("message")]
         reason = ": ".join(part for part in map(_text, parts) if part)
@@ -208,6 +257,29 @@ def _kind(fields: dict[str, Any]) -> str:
     if fields.get("invalid_task") is not None:
         return INVALID_TASK
     return next((kind for kind in KINDS if kind == fields.get("outcome")), OTHER)
+
+
+def _about(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what a result says about its failure."""
+    marks = ("infra_error", "invalid_task", "error")
+    about: Any = next((fields[mark] for mark in marks if fields.get(mark) is not None), None)
+    return about if isinstance(about, dict) else {"message": about}
+
+
+def _short_reason(fields: dict[str, Any]) -> str:
+    """Return the reason of a failure without the parts that are different for each task."""
+    about = _about(fields)
+    name, message = _text(about.get("type") or about.get("name")), _text(about.get("message"))
+    kind = _kind(fields)
+    described = describe(kind, name, message)
+    if described.startswith(f"{kind} "):
+        return described.removeprefix(f"{kind} ")
+    return _ENDPOINT.sub("", _LINE.sub("", ": ".join(part for part in (name, message) if part)))
+
+
+def _language(fields: dict[str, Any]) -> str:
+    language = fields.get("language")
+    return language if isinstance(language, str) and language in _LANGUAGES else ""
 
 
 def _number(fields: dict[str, Any], name: str) -> float:

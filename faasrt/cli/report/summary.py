@@ -12,10 +12,13 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
-from faasrt.cli.report.reader import KINDS, OK, Row, Rows, read_tasks
+import attrs
+
+from faasrt.cli.report.reader import INFRASTRUCTURE, INVALID_TASK, KINDS, OK, Row, Rows, read_tasks
 
 MAX_SLOWEST = 100
 MAX_FAILING = 200
+MAX_REASONS_SHOWN = 30
 _MAX_TIME_BINS = 60
 # Widths of a time bin, in seconds. Longer ones are whole days.
 _TIME_STEPS = (
@@ -80,6 +83,28 @@ class Throughput:
             counts[math.floor((row.finished_s - self.start_s) / self.bin_s)] += 1
 
 
+@attrs.frozen
+class Reason:
+    """A reason of failures: the kind and the text, the number of tasks, and their languages."""
+
+    kind: str
+    text: str
+    count: int
+    languages: tuple[str, ...]
+
+
+@attrs.frozen
+class LanguageSummary:
+    """The results of a language; "" for results that name none."""
+
+    language: str
+    total: int
+    ok: int
+    failed: int
+    not_judged: int
+    latency: Distribution | None
+
+
 class Summary:
     """Everything that the page shows about a file of results.
 
@@ -95,6 +120,9 @@ class Summary:
         latency: The distribution of the times that callers waited; None when no time is known.
         duration: The distribution of the times that the servers reported; None when no time is known.
         throughput: The results by time; None when no time is known.
+        languages: The results of each language.
+        reasons: The most frequent reasons of failures, most frequent first.
+        reasons_total: The number of different reasons.
         slowest: The slowest tasks, slowest first.
         failing: The first failing tasks of the file.
 
@@ -112,6 +140,9 @@ class Summary:
         self.failed = self.total - counts[OK]
         self.latency = distribution(row.total_ms for row in latest)
         self.duration = distribution(row.duration_ms for row in latest)
+        self.languages = _by_language(latest)
+        reasons = _by_reason(self.rows)
+        self.reasons, self.reasons_total = reasons[:MAX_REASONS_SHOWN], len(reasons)
         timed = [row for row in latest if not math.isnan(row.finished_s)]
         self.throughput = Throughput(timed) if timed else None
         slowest, failing = _slowest(latest), _failing(latest)
@@ -119,6 +150,33 @@ class Summary:
         tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
         self.slowest = [tasks[row.offset] for row in slowest]
         self.failing = [tasks[row.offset] for row in failing]
+
+
+def _by_language(rows: Iterable[Row]) -> list[LanguageSummary]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.language, []).append(row)
+    summaries = []
+    for language, some in sorted(found.items(), key=lambda item: (not item[0], -len(item[1]), item[0])):
+        counts = Counter(row.kind for row in some)
+        not_judged = counts[INFRASTRUCTURE] + counts[INVALID_TASK]
+        failed = len(some) - counts[OK] - not_judged
+        latency = distribution(row.total_ms for row in some)
+        summaries.append(LanguageSummary(language, len(some), counts[OK], failed, not_judged, latency))
+    return summaries
+
+
+def _by_reason(rows: Rows) -> list[Reason]:
+    counts: Counter[tuple[str, int]] = Counter()
+    languages: dict[tuple[str, int], set[str]] = {}
+    for row in rows.latest.values():
+        if row.kind != OK:
+            counts[row.kind, row.reason] += 1
+            languages.setdefault((row.kind, row.reason), set()).add(row.language)
+    return [
+        Reason(kind, rows.reasons.texts[number], count, tuple(sorted(filter(None, languages[kind, number]))))
+        for (kind, number), count in counts.most_common()
+    ]
 
 
 def _slowest(rows: Iterable[Row]) -> list[Row]:

@@ -19,6 +19,7 @@ import attrs
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.local.engines.compilation import CompilationEstimate
 from faasrt.local.engines.process import STDOUT, ChildProcess
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
@@ -28,6 +29,7 @@ _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_
 _ANSWER_GRACE_S = 2.0
 _CANCEL_TIMEOUT_S = 1.0
 _START_TIMEOUT_S = 60.0
+_ESTIMATE_S = 0.5
 
 
 class WasiWorker:
@@ -177,12 +179,17 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         """Compile the sandbox if the cache does not hold it."""
         if await asyncio.to_thread(is_compiled, self._cache_dir):
             return
-        self.activity = "compiling the Python sandbox, once for this machine"
+        self.activity = activity = "compiling the Python sandbox, once for this machine"
         child = await self._spawn("compile")
         output = bytearray()
         child.receive(lambda fd, data: output.extend(data))
+        estimate = CompilationEstimate(child.pid)
         try:
-            await child.ended.wait()
+            while not child.ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(child.ended.wait(), _ESTIMATE_S)
+                described = await asyncio.to_thread(estimate.describe)
+                self.activity = f"{activity}: {described}" if described else activity
         finally:
             await child.end()
             await asyncio.to_thread(remove_leftovers, self._cache_dir)

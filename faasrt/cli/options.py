@@ -1,0 +1,168 @@
+"""Options and types of values that several commands share. An error names the option, as it was typed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from faasrt import _checks
+from faasrt.config import SandboxConfig
+from faasrt.errors import ConfigurationError, UnsupportedLanguageError
+from faasrt.languages import Language
+
+_LIMITS = SandboxConfig()
+_MAX_TIMEOUT_S = 86_400
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number within limits. NaN and infinity are outside of every range.
+
+    Args:
+        least: The smallest number; an int for whole numbers.
+        most: The largest number.
+        unit: The unit, for the help text.
+        above: Whether the number must be above `least`.
+    """
+
+    def __init__(self, least: float, most: float, *, unit: str = "number", above: bool = False) -> None:
+        self._least, self._most, self._above = least, most, above
+        self._type = int if isinstance(least, int) else float
+        self.name = unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        try:
+            number = self._type(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a {'whole ' if self._type is int else ''}number", param, ctx)
+        if not self._least <= number <= self._most or (self._above and number == self._least):
+            least = f"above {self._least:g}" if self._above else f"at least {self._least:,}"
+            self.fail(f"{value} must be {least} and at most {self._most:,}", param, ctx)
+        return number
+
+
+class _LanguageType(click.ParamType):  # type: ignore[type-arg]
+    name = "language"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language:
+        try:
+            return Language.parse(value)
+        except UnsupportedLanguageError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(language) for language in Language if language.startswith(incomplete.lower())]
+
+
+class _EngineType(click.ParamType):  # type: ignore[type-arg]
+    name = "language=name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Language, str]:
+        if isinstance(value, tuple):
+            return value
+        from faasrt.local.server import engine_names
+
+        name, separator, engine = value.partition("=")
+        if not separator:
+            self.fail(f"{value!r} is not of the form LANGUAGE=NAME, such as python=wasm", param, ctx)
+        try:
+            language = Language.parse(name)
+        except UnsupportedLanguageError as error:
+            self.fail(str(error), param, ctx)
+        known = engine_names(language)
+        if engine not in known:
+            self.fail(f"the engine of {language} must be {' or '.join(known)}, got {engine!r}", param, ctx)
+        return language, engine
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from faasrt.local.server import engine_names
+
+        # Bash treats "=" as the end of a word and may offer the language only.
+        values = [f"{language}={name}" for language in Language for name in engine_names(language)]
+        return [CompletionItem(value) for value in values if value.startswith(incomplete.lower())]
+
+
+class _CheckedType(click.ParamType):  # type: ignore[type-arg]
+    """A string that a function of the library checks."""
+
+    def __init__(self, name: str, check: Callable[[str], str]) -> None:
+        self.name, self._check = name, check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return self._check(value)
+        except ConfigurationError as error:
+            self.fail(str(error), param, ctx)
+
+
+def check_token(token: str) -> str:
+    """Return a bearer token.
+
+    Raises:
+        ConfigurationError: It cannot be sent.
+    """
+    if not token or not token.isascii() or not token.isprintable() or token != token.strip():
+        raise ConfigurationError("a token must be printable ASCII without spaces at its ends")
+    return token
+
+
+def token_of_environment() -> str | None:
+    """Return FAASRT_TOKEN; None when it is not set.
+
+    Raises:
+        click.UsageError: It cannot be sent.
+    """
+    try:
+        return check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
+    except ConfigurationError as error:
+        raise click.UsageError(f"FAASRT_TOKEN: {error}") from None
+
+
+language_option = functools.partial(click.option, "--language", "-l", type=_LanguageType())
+url_option = click.option(
+    "--url",
+    type=_CheckedType("url", _checks.parse_base_url),
+    help="The base URL of a FaaS. It replaces those of the environment.",
+)
+timeout_option = functools.partial(
+    click.option, "--timeout-ms", type=Number(0.0, _MAX_TIMEOUT_S * 1000, unit="ms", above=True)
+)
+memory_option = functools.partial(
+    click.option, "--memory-mb", type=Number(1, 65_536, unit="mib"), default=_LIMITS.memory_limit_mb, show_default=True
+)
+engine_option = click.option(
+    "--engine",
+    "engines",
+    type=_EngineType(),
+    multiple=True,
+    help="The engine of a language, such as python=wasm. Can be repeated.",
+)
+workers_option = click.option(
+    "--workers", type=Number(1, 256), help="Python programs that run at once.  [default: the number of CPUs]"
+)
+token_option = click.option(
+    "--token",
+    type=_CheckedType("text", check_token),
+    envvar="FAASRT_TOKEN",
+    show_envvar=True,
+    help="The bearer token that clients must send.",
+)
+timeout_limit_option = click.option(
+    "--timeout-s",
+    "timeout_limit_s",
+    type=Number(0.0, _MAX_TIMEOUT_S, unit="seconds", above=True),
+    default=_LIMITS.timeout_limit_s,
+    help="The longest time that a program may run.",
+)
+output_option = click.option(
+    "--output-bytes",
+    "max_output_bytes",
+    type=Number(1, 2**30, unit="bytes"),
+    default=_LIMITS.max_output_bytes,
+    help="The largest size of each output stream that is kept.",
+)

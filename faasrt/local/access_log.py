@@ -1,0 +1,39 @@
+"""The access log: one line for each request, without anything that a client or a program has sent."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiohttp import web
+
+_STDLIB = (logging.Logger, logging.LoggerAdapter)
+# nginx's status for a client that closed its connection before the answer.
+CLIENT_GONE = 499
+_MAX_PATH = 100
+
+
+class AccessLog:
+    """Writes a line at INFO for each request: method, path without its query, status, duration and size of the answer.
+
+    Args:
+        logger: A structlog or standard library logger.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def __call__(self, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
+        """Write the line of a request."""
+        fields = {
+            "method": request.method,
+            # A query may hold a token. The raw path cannot hold a line break.
+            "path": request.raw_path.partition("?")[0][:_MAX_PATH],
+            "status": status,
+            "duration_ms": round(elapsed_s * 1000, 1),
+            "bytes": size,
+        }
+        if isinstance(self._logger, _STDLIB):
+            self._logger.info("request %s", " ".join(f"{name}={value}" for name, value in fields.items()))
+        else:
+            self._logger.info("request", **fields)
