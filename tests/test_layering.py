@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "faasrt"
 # The first prefix that fits tells the floor.
 FLOORS = [
+    ("faasrt.docs", 13),
     ("faasrt.examples", 13),
     ("faasrt.cli", 12),
     ("faasrt.ray", 12),

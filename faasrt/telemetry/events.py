@@ -29,6 +29,21 @@ from typing import Protocol, TypeAlias, get_args, runtime_checkable
 
 import attrs
 
+__all__ = [
+    "AttemptFinished",
+    "AttemptStarted",
+    "CallFinished",
+    "CallStarted",
+    "EndpointChanged",
+    "Event",
+    "ExecutionFinished",
+    "ExecutionStarted",
+    "HeaderSink",
+    "LimitChanged",
+    "RetryScheduled",
+    "Sink",
+]
+
 
 @attrs.frozen(kw_only=True)
 class _CallEvent:
