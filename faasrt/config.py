@@ -26,6 +26,7 @@ from attrs.validators import optional
 
 from faasrt import _checks as checks
 from faasrt._checks import instance_of, number, parse_base_url
+from faasrt._record_type import RecordType
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
 
@@ -39,7 +40,7 @@ _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Langu
 
 
 @attrs.frozen(kw_only=True)
-class SandboxConfig:
+class SandboxConfig(metaclass=RecordType):
     """The limits that one execution lives under.
 
     Attributes:
@@ -68,7 +69,7 @@ class SandboxConfig:
 
 
 @attrs.frozen(kw_only=True)
-class TimeoutSettings:
+class TimeoutSettings(metaclass=RecordType):
     """The timeouts of a call, beside the sandbox's own limit.
 
     Attributes:
@@ -92,7 +93,7 @@ class TimeoutSettings:
 
 
 @attrs.frozen(kw_only=True)
-class LimiterSettings:
+class LimiterSettings(metaclass=RecordType):
     """How many calls may be in flight at once.
 
     Attributes:
@@ -117,7 +118,7 @@ class LimiterSettings:
 
 
 @attrs.frozen(kw_only=True)
-class RetrySettings:
+class RetrySettings(metaclass=RecordType):
     """When a failed call is tried again: at once elsewhere, later, or not at all.
 
     Attributes:
@@ -164,7 +165,7 @@ class RetrySettings:
 
 
 @attrs.frozen(kw_only=True)
-class BreakerSettings:
+class BreakerSettings(metaclass=RecordType):
     """When the circuit breaker of an endpoint opens, so that the endpoint gets no calls for a while.
 
     Attributes:
@@ -211,7 +212,7 @@ class SettingsOptions(TypedDict, total=False):
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class Settings(metaclass=RecordType):
     """Everything that a runtime, factory or manager needs to know.
 
     Attributes:

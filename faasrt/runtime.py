@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import attrs
 
+from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language
@@ -27,7 +28,7 @@ from faasrt.transport.lifecycle import CallsInFlight
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
-class Runtime:
+class Runtime(metaclass=RecordType):
     """Runs code in one language, and in those that the same FaaS serves. Made by `RuntimeFactory` or `RuntimeManager`.
 
     Any number of tasks of one event loop may share it.

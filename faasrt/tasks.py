@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypedDict, cast
 
 import attrs
 
+from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
@@ -54,7 +55,7 @@ def _parse_language(name: str | Language) -> Language:
 
 
 @attrs.frozen
-class CodeTask:
+class CodeTask(metaclass=RecordType):
     """One program to run.
 
     Attributes:
@@ -101,7 +102,7 @@ class CodeTask:
 
 
 @attrs.frozen
-class TaskSuccess:
+class TaskSuccess(metaclass=RecordType):
     """A task with a verdict, whatever the verdict is.
 
     Attributes:
@@ -128,7 +129,7 @@ class TaskSuccess:
 
 
 @attrs.frozen
-class TaskFailure:
+class TaskFailure(metaclass=RecordType):
     """A task without a verdict.
 
     Attributes:

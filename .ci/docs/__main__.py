@@ -59,6 +59,8 @@ SECTIONS = {
 SPAN_NAMES = {f"faasrt.{name}" for name in ("attempt_started", "call_id", "language", "outcome")}
 PAGES = {name: title for names in SECTIONS.values() for name, title in names.items()}
 
+MODULES: dict[str, pdoc.doc.Module] = {}
+
 
 def load(name: str) -> pdoc.doc.Module:
     """Return a page with the names that its module exports. The names of `faasrt` are on its own page only."""
@@ -168,11 +170,19 @@ def build(folder: Path) -> None:
     (folder / "search.js").write_text(pdoc.render.search_index(MODULES))
 
 
-if len(sys.argv) != 2:
-    sys.exit("usage: python .ci/docs FOLDER")
-warnings.simplefilter("error")
-MODULES = {name: load(name) for name in PAGES}
-build(Path(sys.argv[1]))
-if dead := dead_links(Path(sys.argv[1])):
-    sys.exit("dead links:\n  " + "\n  ".join(dead))
-print(f"{len(PAGES)} pages: {sys.argv[1]}/index.html")
+def main(arguments: list[str]) -> None:
+    """Build the site, and look for dead links."""
+    if len(arguments) != 1:
+        sys.exit("usage: python .ci/docs FOLDER")
+    folder = Path(arguments[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MODULES.update({name: load(name) for name in PAGES})
+        build(folder)
+    if dead := dead_links(folder):
+        sys.exit("dead links:\n  " + "\n  ".join(dead))
+    print(f"{len(PAGES)} pages: {folder}/index.html")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
