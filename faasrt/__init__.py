@@ -13,21 +13,35 @@ The examples of this package run in `python -m asyncio`, after `import faasrt` a
 COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the examples, `manager` is an open
 `RuntimeManager.from_env()`, and `runtime` is its Python runtime.
 
-Further documentation, for `help(...)` or `python -m pydoc ...`:
+Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
 
-    faasrt.RuntimeManager   the client, one for each application: runtimes, batches (`map`), health, metrics
-    faasrt.Runtime          running programs, calling functions, running many cases at once, validation
-    faasrt.results          the verdicts, and the meaning of each `Outcome`
-    faasrt.errors           the tree of errors
-    faasrt.config           the settings with their defaults, and the environment variables
-    faasrt.transport        deadlines, retries, replicas, limits
-    faasrt.protocol         the envelope: exact results from servers that damage them
-    faasrt.ray              batches on several machines
-    faasrt.local            the embedded FaaS: its protocol, limits and sandboxes
-    faasrt.cli              the command `faasrt`
-    faasrt.telemetry        logs, metrics, traces
-    faasrt.testing          servers that fail on demand, for your own tests
-    faasrt.examples         complete programs: web backends, a batch, a benchmark, a notebook
+* `faasrt.docs.cookbook`: ten short recipes
+* `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
+* `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
+* `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
+* `faasrt.docs.concurrency`: what waits where, and which numbers to change
+* `faasrt.docs.logging_and_metrics`: logs, metrics, traces
+* `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
+
+The reference:
+
+* `faasrt.RuntimeManager`: the client, one for each application: runtimes, batches (`map`), health, metrics
+* `faasrt.Runtime`: running programs, calling functions, running many cases at once, validation
+* `faasrt.results`: the verdicts, and the meaning of each `Outcome`
+* `faasrt.errors`: the tree of errors
+* `faasrt.config`: the settings with their defaults, and the environment variables
+* `faasrt.transport`: deadlines, retries, replicas, limits
+* `faasrt.protocol`: the envelope: exact results from servers that damage them
+* `faasrt.ray`: batches on several machines
+* `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
+* `faasrt.cli`: the command `faasrt`
+* `faasrt.telemetry`: logs, metrics, traces
+* `faasrt.testing`: servers that fail on demand, for your own tests
+
+Public are the names in `faasrt.__all__`, and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
+`faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`,
+`faasrt.testing.FakeFaas`, `faasrt.testing.Reply`, `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other
+names are internal and may change.
 
 From coze-loop's Go runtime to faasrt:
 

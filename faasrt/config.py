@@ -26,6 +26,7 @@ from attrs.validators import optional
 
 from faasrt import _checks as checks
 from faasrt._checks import instance_of, number, parse_base_url
+from faasrt._record_type import RecordType
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
 
@@ -39,7 +40,7 @@ _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Langu
 
 
 @attrs.frozen(kw_only=True)
-class SandboxConfig:
+class SandboxConfig(metaclass=RecordType):
     """The limits of one execution.
 
     Attributes:
@@ -68,7 +69,7 @@ class SandboxConfig:
 
 
 @attrs.frozen(kw_only=True)
-class TimeoutSettings:
+class TimeoutSettings(metaclass=RecordType):
     """The timeouts of a call, in addition to the time limit of the sandbox.
 
     Attributes:
@@ -92,7 +93,7 @@ class TimeoutSettings:
 
 
 @attrs.frozen(kw_only=True)
-class LimiterSettings:
+class LimiterSettings(metaclass=RecordType):
     """The limits on calls in flight, and on calls that wait for a permit to be sent.
 
     Attributes:
@@ -117,7 +118,7 @@ class LimiterSettings:
 
 
 @attrs.frozen(kw_only=True)
-class RetrySettings:
+class RetrySettings(metaclass=RecordType):
     """Whether, when and how often a failed call is retried.
 
     Attributes:
@@ -165,7 +166,7 @@ class RetrySettings:
 
 
 @attrs.frozen(kw_only=True)
-class BreakerSettings:
+class BreakerSettings(metaclass=RecordType):
     """When the circuit breaker of an endpoint opens, so that the endpoint gets no calls for a while.
 
     Attributes:
@@ -212,7 +213,7 @@ class SettingsOptions(TypedDict, total=False):
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class Settings(metaclass=RecordType):
     """The settings of a runtime, factory or manager.
 
     Attributes:

@@ -20,6 +20,8 @@ from faasrt.factory import check_settings
 from faasrt.manager import RuntimeManager
 from faasrt.tasks import TASK_ERRORS, CodeTask, TaskResult
 
+__all__ = ["COLUMNS", "run_tasks"]
+
 _TEXT = pyarrow.string()
 COLUMNS = {
     **dict.fromkeys(["outcome", "value", "ret_val", "stdout", "stderr"], _TEXT),

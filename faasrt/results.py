@@ -23,6 +23,7 @@ from typing import Any
 import attrs
 
 from faasrt import strict_json
+from faasrt._record_type import RecordType
 from faasrt.errors import ExecutionError, ReturnValueError
 
 _REPR_CHARACTERS = 80
@@ -62,7 +63,7 @@ class Outcome(enum.StrEnum):
 
 
 @attrs.frozen
-class UserError:
+class UserError(metaclass=RecordType):
     r"""The exception that ended the user's code, or the limit at which the code was stopped.
 
     For a limit, the name is "Timeout", "MemoryLimit" or "OutputLimit". The message then contains the value of the
@@ -89,7 +90,7 @@ class UserError:
 
 
 @attrs.frozen
-class ExecutionOutput:
+class ExecutionOutput(metaclass=RecordType):
     r"""The output of the user's code, and the text of its last call of `return_val` ("" when never called).
 
     Example:
@@ -104,7 +105,7 @@ class ExecutionOutput:
 
 
 @attrs.frozen
-class Timings:
+class Timings(metaclass=RecordType):
     """The durations of a call in seconds, as measured by the client.
 
     Attributes:
@@ -124,7 +125,7 @@ class Timings:
 
 
 @attrs.frozen(kw_only=True)
-class ExecutionResult:
+class ExecutionResult(metaclass=RecordType):
     r"""The verdict on one execution, with its output and the details of its call.
 
     Attributes:
@@ -244,7 +245,7 @@ class ExecutionResult:
 
 
 @attrs.frozen
-class Diagnostic:
+class Diagnostic(metaclass=RecordType):
     """A syntax error in a program.
 
     Attributes:
@@ -263,7 +264,7 @@ class Diagnostic:
 
 
 @attrs.frozen
-class ValidationResult:
+class ValidationResult(metaclass=RecordType):
     """Whether a program parses. Truthy when it does.
 
     Attributes:
@@ -292,7 +293,7 @@ class ValidationResult:
 
 
 @attrs.frozen(kw_only=True)
-class EndpointHealth:
+class EndpointHealth(metaclass=RecordType):
     """The result of a health probe of one endpoint.
 
     Attributes:
@@ -321,7 +322,7 @@ class EndpointHealth:
 
 
 @attrs.frozen
-class HealthStatus:
+class HealthStatus(metaclass=RecordType):
     """The health of every endpoint behind a runtime or manager. Truthy when all are healthy.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import attrs
 
+from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language
@@ -27,7 +28,7 @@ from faasrt.transport.lifecycle import CallsInFlight
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
-class Runtime:
+class Runtime(metaclass=RecordType):
     """Runs code in one language, and in other languages that have the same endpoints.
 
     `RuntimeFactory` and `RuntimeManager` create runtimes. Any number of tasks in one event loop may share a runtime.

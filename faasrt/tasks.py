@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypedDict, cast
 
 import attrs
 
+from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
@@ -55,7 +56,7 @@ def _parse_language(name: str | Language) -> Language:
 
 
 @attrs.frozen
-class CodeTask:
+class CodeTask(metaclass=RecordType):
     """One program to run.
 
     Attributes:
@@ -102,7 +103,7 @@ class CodeTask:
 
 
 @attrs.frozen
-class TaskSuccess:
+class TaskSuccess(metaclass=RecordType):
     """A task with a verdict, even if its program failed.
 
     Attributes:
@@ -129,7 +130,7 @@ class TaskSuccess:
 
 
 @attrs.frozen
-class TaskFailure:
+class TaskFailure(metaclass=RecordType):
     """A task without a verdict.
 
     Attributes:

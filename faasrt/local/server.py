@@ -17,6 +17,7 @@ from aiohttp import web
 from attrs.validators import optional
 
 from faasrt import _checks
+from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
@@ -77,7 +78,7 @@ def _sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
 
 
 @attrs.define(eq=False, repr=False)
-class LocalFaaS:
+class LocalFaaS(metaclass=RecordType):
     """A FaaS inside this process. Every program runs in a fresh sandbox, in processes that end with this one.
 
     Args:

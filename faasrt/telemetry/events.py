@@ -29,9 +29,26 @@ from typing import Protocol, TypeAlias, get_args, runtime_checkable
 
 import attrs
 
+from faasrt._record_type import RecordType
+
+__all__ = [
+    "AttemptFinished",
+    "AttemptStarted",
+    "CallFinished",
+    "CallStarted",
+    "EndpointChanged",
+    "Event",
+    "ExecutionFinished",
+    "ExecutionStarted",
+    "HeaderSink",
+    "LimitChanged",
+    "RetryScheduled",
+    "Sink",
+]
+
 
 @attrs.frozen(kw_only=True)
-class _CallEvent:
+class _CallEvent(metaclass=RecordType):
     call_id: str
     language: str
 
@@ -112,7 +129,7 @@ class RetryScheduled(_AttemptEvent):
 
 
 @attrs.frozen(kw_only=True)
-class EndpointChanged:
+class EndpointChanged(metaclass=RecordType):
     """The circuit breaker of an endpoint opened or closed.
 
     Attributes:
@@ -129,7 +146,7 @@ class EndpointChanged:
 
 
 @attrs.frozen(kw_only=True)
-class LimitChanged:
+class LimitChanged(metaclass=RecordType):
     """The concurrency limit of an endpoint changed.
 
     Attributes:
@@ -171,7 +188,7 @@ class CallFinished(_CallEvent):
 
 
 @attrs.frozen(kw_only=True)
-class ExecutionStarted:
+class ExecutionStarted(metaclass=RecordType):
     """The embedded FaaS accepted a program and queued it.
 
     Attributes:
@@ -196,7 +213,7 @@ class ExecutionStarted:
 
 
 @attrs.frozen(kw_only=True)
-class ExecutionFinished:
+class ExecutionFinished(metaclass=RecordType):
     """An execution ended or was refused. When its client disconnected, the error is "CancelledError".
 
     Attributes:

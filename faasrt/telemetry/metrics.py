@@ -9,12 +9,14 @@ from typing import Any
 
 import attrs
 
+from faasrt._record_type import RecordType
+
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds of the latency histogram's buckets, in seconds. One more bucket counts slower calls."""
 
 
 @attrs.frozen(kw_only=True)
-class Latency:
+class Latency(metaclass=RecordType):
     """A histogram of the duration of calls.
 
     Attributes:
@@ -39,7 +41,7 @@ class Latency:
 
 
 @attrs.frozen(kw_only=True)
-class CallMetrics:
+class CallMetrics(metaclass=RecordType):
     """The metrics of one endpoint, or of several together.
 
     Attributes:
@@ -71,7 +73,7 @@ class CallMetrics:
 
 
 @attrs.frozen(kw_only=True)
-class EndpointState:
+class EndpointState(metaclass=RecordType):
     """The state of an endpoint for one family of languages.
 
     Attributes:
@@ -100,7 +102,7 @@ class EndpointState:
 
 
 @attrs.frozen(kw_only=True)
-class Metrics:
+class Metrics(metaclass=RecordType):
     """A snapshot of the metrics of a runtime, factory or manager.
 
     Attributes:

@@ -53,6 +53,8 @@ except ModuleNotFoundError as error:
         "faasrt.telemetry.otel needs opentelemetry-api: pip install 'faasrt[otel]'", name=error.name
     ) from None
 
+__all__ = ["OpenTelemetrySink"]
+
 _Attributes = dict[str, str | int | float]
 
 

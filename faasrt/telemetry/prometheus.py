@@ -44,6 +44,8 @@ except ModuleNotFoundError as error:
         "faasrt.telemetry.prometheus needs prometheus-client: pip install 'faasrt[prometheus]'", name=error.name
     ) from None
 
+__all__ = ["PrometheusSink"]
+
 _ENABLED = frozenset({AttemptStarted, AttemptFinished, CallFinished, EndpointChanged, LimitChanged})
 
 

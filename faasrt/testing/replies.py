@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from attrs.validators import and_, ge, instance_of, le, optional
 
+from faasrt._record_type import RecordType
 from faasrt.results import Outcome, UserError
 
 _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
@@ -21,7 +22,7 @@ def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @attrs.frozen(kw_only=True)
-class Reply:
+class Reply(metaclass=RecordType):
     """The answer to one `POST /run_code`, and its faults. By default, the program succeeded.
 
     Attributes:

@@ -1,114 +1,93 @@
-"""The README: each snippet runs, and prints what stands below it."""
+"""README and guide: each snippet runs, and prints what stands below it."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import pydoc
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import aiohttp
 import anyio.to_thread
 import pytest
 
 import faasrt
-from support.package import ROOT
-from support.served import CLEAN, until
+from support import snippets
+from support.snippets import DOCUMENTS, Snippet
 
-README = (ROOT / "README.md").read_text()
-FENCES = [(match[1], match[2]) for match in re.finditer(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)]
+PYTHON = Path(sys.executable)
+README = snippets.text_of("README.md")
+ALL = [snippet for document in DOCUMENTS for snippet in snippets.snippets_of(document)]
+APPLICATIONS = [snippet for snippet in ALL if snippet.serves]
+SAVED = [snippet for snippet in ALL if snippet.file]
+RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves]
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-# As after the quick start: no endpoint is configured.
-ENVIRONMENT = {**CLEAN, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
 async def run(argv: list[str], cwd: Path) -> str:
     done = await anyio.to_thread.run_sync(
-        lambda: subprocess.run(argv, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=100)
+        lambda: subprocess.run(
+            argv, env=snippets.environment(PYTHON), cwd=cwd, capture_output=True, text=True, timeout=100
+        )
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-PYTHON = [
-    (code, FENCES[index + 1][1] if FENCES[index + 1][0] == "text" else "")
-    for index, (kind, code) in enumerate(FENCES[:-1])
-    if kind == "python"
-]
-[APPLICATION] = [code for code, _ in PYTHON if "FastAPI(" in code]
+@pytest.mark.parametrize("snippet", RUN, ids=str)
+async def test_snippets(snippet: Snippet, tmp_path: Path, wasm_sandbox: None) -> None:
+    """A program or command runs as pasted, with the files that its page says to save, and prints what stands below."""
+    for saved in SAVED:
+        if saved.document == snippet.document:
+            (tmp_path / saved.file).write_text(saved.code)
+    await anyio.to_thread.run_sync(snippets.run, snippet, PYTHON, tmp_path)
 
 
-@pytest.mark.parametrize(("code", "expected"), PYTHON)
-async def test_python_snippets(code: str, expected: str, tmp_path: Path) -> None:
-    """A Python snippet is a whole program, whose output is given; one that makes an application prints nothing."""
-    script = tmp_path / "snippet.py"
-    script.write_text(code)
-    assert await run([sys.executable, "-W", "error", str(script)], tmp_path) == expected
+@pytest.mark.parametrize("snippet", APPLICATIONS, ids=str)
+async def test_applications(snippet: Snippet, tmp_path: Path) -> None:
+    """A web application answers, and ends a program whose client has disconnected."""
+    assert "LimiterSettings(max_queue=" in snippet.code
+    await anyio.to_thread.run_sync(snippets.check_application, snippet, PYTHON, tmp_path)
 
 
-async def test_the_application_answers(tmp_path: Path) -> None:
-    """It is served by the command below it, on a port of the test's own, with the packages that are named there."""
-    text = README.partition(APPLICATION)[2].partition("\n\n")[2].partition("\n\n")[0]
-    assert text == "It needs `pip install fastapi uvicorn`. Save it as `app.py` and serve it with `uvicorn app:app`."
-    assert set(re.findall(r"^(?:import|from) (\w+)", APPLICATION, re.MULTILINE)) == {"contextlib", "faasrt", "fastapi"}
-    (tmp_path / "app.py").write_text(APPLICATION)
-    output = tmp_path / "output"
-    with output.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "uvicorn", "app:app", "--port", "0"],
-            env=ENVIRONMENT,
-            cwd=tmp_path,
-            stdout=sink,
-            stderr=sink,
-        )
-    try:
-        await until(lambda: "running on http://" in output.read_text() or process.poll() is not None)
-        url = re.findall(r"running on (\S+)", output.read_text())[0]
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{url}/grade", json={"code": "print(6 * 7)"}) as response,
-        ):
-            assert (response.status, (await response.json())["stdout"]) == (200, "42\n")
-        process.terminate()
-        await until(lambda: process.poll() is not None)
-        assert "Traceback" not in output.read_text()
-    finally:
-        process.kill()
-        process.wait()
+# What the first command of the README installs, and what comes with it.
+INSTALLED = {"faasrt", "aiohttp", "anyio", "structlog", *sys.stdlib_module_names}
+MODULES_OF = {"faasrt[prometheus]": "prometheus_client", "pytest-asyncio": "pytest_asyncio"}
 
 
-CONSOLE = [
-    (lines[0], "".join(f"{line}\n" for line in lines[1:]))
-    for kind, text in FENCES
-    if kind == "console"
-    for lines in (part.splitlines() for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:])
-]
+@pytest.mark.parametrize("snippet", [one for one in ALL if one.kind == "python"], ids=str)
+async def test_snippets_say_which_packages_they_need(snippet: Snippet) -> None:
+    """Each import is of the standard library, of what faasrt brings, or named before it on the page."""
+    imported = set(re.findall(r"^(?:import|from) (\w+)", snippet.code, re.MULTILINE)) - INSTALLED
+    named = " ".join(" ".join(one.installs) for one in ALL if one.document == snippet.document).replace("'", "")
+    named = " ".join(MODULES_OF.get(name, name.replace("-", "_")) for name in named.split())
+    assert all(name in named for name in imported), (imported, named)
 
 
-@pytest.mark.parametrize(("command", "expected"), CONSOLE)
-async def test_console_snippets(command: str, expected: str, tmp_path: Path) -> None:
-    """A command prints what is said, on stdout."""
-    assert await run(["bash", "-c", command + "; true"], tmp_path) == expected
+async def test_two_applications_and_ten_recipes_are_found() -> None:
+    """The parametrized tests above are not empty; the cookbook has ten recipes, each with a program."""
+    assert [snippet.document for snippet in APPLICATIONS] == ["README.md", "faasrt.docs.cookbook"]
+    recipes = re.split(r"^## ", snippets.text_of("faasrt.docs.cookbook"), flags=re.MULTILINE)[1:]
+    assert [recipe.partition(".")[0] for recipe in recipes] == [str(number) for number in range(1, 11)]
+    assert all(recipe.count("```python") == 1 for recipe in recipes)
 
 
-async def test_public_names_are_those_of_the_package() -> None:
-    """The list in the README is `__all__`, no more and no less."""
-    section = README.partition("## Public names")[2].partition("And `faasrt.local")[0]
-    assert sorted(set(re.findall(r"`(\w+)`", section)) - {"import"}) == sorted(faasrt.__all__)
-
-
-async def test_every_snippet_is_of_a_kind_that_is_run() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+async def test_every_snippet_is_of_a_kind_that_is_run(document: str) -> None:
     """No snippet escapes: Python and console snippets run here, the two set-up commands in `.ci/run`."""
-    assert {kind for kind, _ in FENCES} == {"sh", "console", "python", "text"}
-    setups = [code for kind, code in FENCES if kind == "sh"]
-    assert len(setups) == 2
+    assert snippets.kinds_of(document) <= {"sh", "console", "python", "text"}
+    setups = [snippet.code for snippet in snippets.snippets_of(document) if snippet.kind == "sh"]
+    assert len(setups) == (2 if document == "README.md" else 0)
     assert all(code.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ") for code in setups)
+
+
+async def test_each_error_is_explained() -> None:
+    """The page about troubleshooting has a section for each public error."""
+    headings = set(re.findall(r"^### (\w+)$", snippets.text_of("faasrt.docs.troubleshooting"), re.MULTILINE))
+    public = [getattr(faasrt, name) for name in faasrt.__all__ if name.endswith("Error") and name != "UserError"]
+    assert headings >= {error.__name__ for error in public} - {"FaasrtError", "ServiceError"}
 
 
 async def test_it_is_a_front_page() -> None:
@@ -122,7 +101,7 @@ def named_pages(text: str) -> set[str]:
     return {name for sentence in sentences for name in re.findall(r"(faasrt(?:\.\w+)*)`", sentence)}
 
 
-MAP = str(faasrt.__doc__).partition("Read on")[2].partition("From coze-loop")[0]
+MAP = str(faasrt.__doc__).partition("Read on")[2].partition("Public are")[0]
 IN_AN_EXTRA = {"faasrt.ray"}
 PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", MAP)))
 
@@ -130,6 +109,7 @@ PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", MAP)))
 async def test_the_pages_are_found() -> None:
     """The README names those that the map of the package has."""
     assert {"faasrt", "faasrt.Runtime.run_cases", "faasrt.config", "faasrt.errors", "faasrt.local"} <= set(PAGES)
+    assert set(DOCUMENTS[1:]) <= set(PAGES)
 
 
 @pytest.mark.parametrize("name", PAGES)

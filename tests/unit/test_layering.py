@@ -13,6 +13,7 @@ from support.package import modules
 
 # The first prefix that fits tells the floor.
 FLOORS = [
+    ("faasrt.docs", 13),
     ("faasrt.examples", 13),
     ("faasrt.cli", 12),
     ("faasrt.ray", 12),
@@ -37,6 +38,7 @@ FLOORS = [
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
     ("faasrt.strict_json", 1),
+    ("faasrt._record_type", 1),
     ("faasrt._version", 1),
     ("faasrt", 13),
 ]

@@ -1,0 +1,14 @@
+"""The guide: how to do things with faasrt, and what to do when they go wrong.
+
+* `faasrt.docs.cookbook`: ten short recipes, from one program to a tested web service.
+* `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security.
+* `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each.
+* `faasrt.docs.troubleshooting`: each error and common situation, and the remedy.
+* `faasrt.docs.concurrency`: what waits where, and which numbers to change.
+* `faasrt.docs.logging_and_metrics`: logs, metrics and traces.
+
+The reference is in the docstrings of `faasrt` and its modules. Every program in the guide is run by the tests, and
+prints the output shown below it; `...` stands for text that differs from run to run.
+"""
+
+__docformat__ = "markdown"

@@ -1,0 +1,94 @@
+r"""How many calls run at once, what waits where, and which numbers to change.
+
+## The path of a call
+
+1. **The manager's permit.** A manager has at most `max_concurrency` calls in flight (256). Further callers wait in
+   order, without limit by default.
+2. **The endpoint's permit.** Each endpoint has a limit of its own, which starts at the capacity in its `/health` (16 if
+   it states none). It grows with successes, and shrinks when the server refuses or does not answer.
+3. **The server's queue.** The embedded FaaS runs `workers` Python programs at once (the number of CPUs) and four times
+   as many JavaScript programs. Others wait in its queue, and are refused with 429 when that takes too long.
+
+The deadline of a call starts when it has both permits, so waiting costs a program none of its time. That is why
+`asyncio.gather` over ten thousand calls works:
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        calls = (manager.run_code(f"print({number})", "python", timeout_ms=5_000) for number in range(200))
+        results = await asyncio.gather(*calls)
+        print(sum(result.ok for result in results), "of", len(results))
+        print("some waited:", any(result.timings.queued > 0 for result in results))
+
+
+asyncio.run(main())
+```
+
+```text
+200 of 200
+some waited: True
+```
+
+## Which number to change
+
+| you want | set |
+|---|---|
+| to refuse instead of waiting (web backends) | `LimiterSettings(max_queue=100, queue_timeout_s=2)` |
+| to share a server with others politely | a small `LimiterSettings(max_concurrency=...)` |
+| more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
+| more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
+| more tasks per second for many small cases | `run_cases`, or `map(..., coalesce=50)`: many cases share an execution |
+| less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |
+
+A bounded queue refuses at once when it is full:
+
+```python
+import asyncio
+
+import faasrt
+
+SETTINGS = faasrt.Settings(limiter=faasrt.LimiterSettings(max_concurrency=1, max_queue=2))
+
+
+async def main():
+    async with faasrt.RuntimeManager.local(["python"], settings=SETTINGS) as manager:
+        calls = [manager.run_code("print(1)", "python") for _ in range(5)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    print([type(result).__name__ for result in results])
+
+
+asyncio.run(main())
+```
+
+```text
+['ExecutionResult', 'ExecutionResult', 'ExecutionResult', 'QueueFullError', 'QueueFullError']
+```
+
+## What to look at
+
+`manager.get_metrics()` is a snapshot. `queued` and `in_flight` count the calls of this process. `states` has one entry
+for each endpoint: its `limit`, the calls `in_flight`, the state of its circuit breaker, and the `abandoned` calls.
+Those are calls that the client gave up and that may still run there; they count against the limit.
+
+* `queued` grows, and `in_flight` stays at `max_concurrency`: raise `max_concurrency`, if the servers have room.
+* `in_flight` stays at the sum of the endpoints' limits: the servers are the bottleneck. Add workers or replicas.
+* A limit stays low, and `OverloadedError`s appear: the server has other clients, or less capacity than it states.
+* `abandoned` is high: deadlines are too short, or callers disconnect often.
+* `result.timings.queued` is small but `duration_ms` is large: the programs themselves are slow.
+
+## Sizing a machine
+
+Native Python and JavaScript programs use a CPU while they run. Plan one worker for each CPU, and memory for
+`workers * memory_limit_mb` (JavaScript programs have four times the workers), plus what the server itself takes, about
+100 MB. Measure with `python -m faasrt.examples.benchmark`, which prints the time of each phase.
+
+The client needs about 0.1 ms of CPU for a call (`benchmarks/overhead.py`). One process and one event loop handle
+thousands of calls per second; beyond that use several processes, each with a manager of its own.
+"""
+
+__docformat__ = "markdown"

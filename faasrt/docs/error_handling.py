@@ -1,0 +1,121 @@
+r"""Which failures are results, which are exceptions, and what to do with each.
+
+**A failure of the user's code is data. A failure of the infrastructure is an exception.** So `result.outcome` is always
+a statement about the code, and no exception is ever the fault of the code.
+
+## Results
+
+| `result.outcome` | the program | `result.error` |
+|---|---|---|
+| `OK` | ran to its end, with exit code 0 | None |
+| `USER_ERROR` | raised, rejected, or exited with another code | the exception; None after `exit(3)` |
+| `SYNTAX_ERROR` | does not parse; nothing ran | the syntax error |
+| `TIMEOUT`, `MEMORY_LIMIT`, `OUTPUT_LIMIT` | was ended at that limit | the limit, its value, and who set it |
+| `CRASHED` | ended without a message: a hard exit, a trap, a signal | None |
+
+`result.raise_for_outcome()` turns every outcome but `OK` into an `ExecutionError`, for callers that prefer exceptions.
+
+```python
+import asyncio
+
+import faasrt
+
+
+async def main():
+    async with faasrt.RuntimeManager.local(["python"]) as manager:
+        result = await manager.run_code("total = 0\nprint(1 / total)", "python")
+        print(result.outcome, result.exit_code, result.error.name, result.error.message)
+        print(result.error.traceback.splitlines()[1].strip())
+        try:
+            result.raise_for_outcome()
+        except faasrt.ExecutionError as error:
+            print(error)
+
+
+asyncio.run(main())
+```
+
+```text
+USER_ERROR 1 ZeroDivisionError division by zero
+File "main.py", line 2, in <module>
+the code ended as USER_ERROR: ZeroDivisionError: division by zero
+```
+
+A program can print a forged traceback and return any value. Treat `stdout`, `error` and `value` as untrusted input:
+check `value` before you use it, and escape text before you show it.
+
+## Exceptions
+
+All are subclasses of `faasrt.FaasrtError`; `faasrt.errors` shows the tree. Four groups are enough for most programs:
+
+| catch | it means | do |
+|---|---|---|
+| `InvalidRequestError`, `UnsupportedLanguageError` | the caller's input is wrong; nothing was sent | answer with 422 |
+| `QueueFullError`, `OverloadedError` | no capacity now | answer with 503, or try later |
+| `ServiceError` (every other subclass) | a server or the network failed | log it, answer with 502, run it again later |
+| `ConfigurationError`, `RuntimeClosedError` | the application itself is wrong | fix it; do not catch it |
+
+```python
+import asyncio
+
+import faasrt
+
+
+async def grade(manager, code):
+    try:
+        result = await manager.run_code(code, "python", timeout_ms=2_000)
+    except (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError) as error:
+        return f"bad request: {error}"
+    except (faasrt.QueueFullError, faasrt.OverloadedError):
+        return "try again later"
+    except faasrt.ServiceError as error:
+        return f"no verdict ({type(error).__name__}, sent: {error.sent})"
+    return f"verdict: {result.outcome}"
+
+
+async def main():
+    async with faasrt.RuntimeManager.local(["python"]) as manager:
+        for code in ("print(1)", "1 / 0", ""):
+            print(await grade(manager, code))
+    async with faasrt.RuntimeManager.from_url("http://127.0.0.1:9") as manager:  # nothing listens on this port
+        print(await grade(manager, "print(1)"))
+
+
+asyncio.run(main())
+```
+
+```text
+verdict: OK
+verdict: USER_ERROR
+bad request: code must not be empty
+no verdict (ConnectError, sent: no)
+```
+
+## Has the code run?
+
+A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent`:
+
+* `"no"`: the request never reached a server. The code did not run.
+* `"maybe"`: the request was sent, and no answer arrived. The code may have run, and may still be running.
+* `"yes"`: the server answered. A 429 or 503 with `Retry-After` was refused before the code ran.
+
+Code runs at most once by default. Requests that cannot have run are retried, on another endpoint first. Other failures
+are raised, because a second run may send a second mail. Pass `idempotent=True` for code that may run again.
+
+## Validation first
+
+`validate_code` finds syntax errors without running anything: Python is parsed locally, JavaScript and TypeScript by the
+FaaS. It is not a safety check. A program that parses may still do anything that the sandbox allows.
+
+## In batches
+
+`map` raises no error of a task: each item has either a `result` or an `error`. `stop_on` ends the batch early, for
+example `stop_on=faasrt.ConnectError` when a dead server would fail every task.
+
+## Cancellation
+
+`asyncio.CancelledError` passes through every call, and gives its permit and its connection back. The embedded FaaS ends
+the program. Other servers may run it to its end, so the call counts against their limit until then.
+"""
+
+__docformat__ = "markdown"

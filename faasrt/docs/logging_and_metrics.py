@@ -1,0 +1,175 @@
+r"""Log lines, metrics and traces: what there is, and how to switch it on.
+
+Logs, metrics and traces hold ids, sizes, hashes and times. They never hold code, input or output of a program.
+
+## Logs
+
+faasrt logs one line per call: at INFO when the call has a verdict, at WARNING when the infrastructure failed. Attempts
+and retries are at DEBUG. It is silent until the application configures logging, with the standard library:
+
+```python
+import asyncio
+import logging
+import sys
+
+from faasrt import RuntimeManager
+
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
+logging.getLogger("faasrt").setLevel(logging.INFO)
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        await manager.run_code("print(6 * 7)", "python")
+
+
+asyncio.run(main())
+```
+
+```text
+INFO faasrt call_finished call_id='...' language='python' endpoint='http://127.0.0.1:...' outcome='OK' attempts=1 ...
+```
+
+or with structlog, whose processors and context variables then apply to faasrt's lines too:
+
+```python
+import asyncio
+
+import structlog
+
+from faasrt import RuntimeManager
+
+
+def keep(logger, name, event):
+    return {key: event[key] for key in ("event", "request", "outcome") if key in event}
+
+
+structlog.configure(
+    processors=[structlog.contextvars.merge_contextvars, keep, structlog.processors.KeyValueRenderer()],
+    wrapper_class=structlog.make_filtering_bound_logger("INFO"),
+)
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        with structlog.contextvars.bound_contextvars(request="r-17"):
+            await manager.run_code("1 / 0", "python")
+
+
+asyncio.run(main())
+```
+
+```text
+event='call_finished' request='r-17' outcome='USER_ERROR'
+```
+
+`RuntimeManager(logger=...)` sets a logger of either kind for one manager. `faasrt.telemetry.logs` lists the lines.
+
+## Metrics without a library
+
+`manager.get_metrics()` returns outcomes, errors, attempts, retries, a latency histogram and the state of each endpoint.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        for code in ("print(1)", "print(2)", "1 / 0"):
+            await manager.run_code(code, "python")
+        total = manager.get_metrics().total
+        print(dict(total.outcomes), "attempts:", total.attempts, "retries:", total.retries)
+
+
+asyncio.run(main())
+```
+
+```text
+{'OK': 2, 'USER_ERROR': 1} attempts: 3 retries: 0
+```
+
+## Prometheus
+
+`telemetry=[PrometheusSink()]` counts calls, attempts and retries, and measures queueing and durations, by language and
+endpoint. It needs `pip install 'faasrt[prometheus]'`. `faasrt.docs.cookbook` has a program, and
+`faasrt.telemetry.prometheus` the names of the metrics. Alerts that pay off:
+
+| alert | expression |
+|---|---|
+| infrastructure failures | `rate(faasrt_calls_total{error!=""}[5m])` above 1 % of all calls |
+| a server is out | `faasrt_endpoint_breaker_open == 1` for a minute |
+| the queue grows | 0.95 quantile of `faasrt_queue_duration_seconds` above your budget |
+| timeouts rise | `rate(faasrt_calls_total{outcome="TIMEOUT"}[5m])` |
+
+`faasrt serve` has a `/metrics` of its own, about the programs of all its clients.
+
+## OpenTelemetry
+
+A call is a span, with its attempts as events. The trace continues in the FaaS by the header `traceparent`. This needs
+`pip install 'faasrt[otel]' opentelemetry-sdk`.
+
+```python
+import asyncio
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from faasrt import RuntimeManager
+from faasrt.telemetry.otel import OpenTelemetrySink
+
+spans = InMemorySpanExporter()  # in production: an exporter of OTLP
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+
+
+async def main():
+    async with RuntimeManager.local(["python"], telemetry=[OpenTelemetrySink()]) as manager:
+        await manager.run_code("print(1)", "python")
+    for span in spans.get_finished_spans():
+        print(span.kind.name, span.attributes["faasrt.outcome"])
+
+
+asyncio.run(main())
+```
+
+```text
+SERVER OK
+CLIENT OK
+```
+
+## Your own sink
+
+A sink is any callable. It is called with every event of `faasrt.telemetry.events`, in the event loop, so it must not
+block. A sink that fails is logged once and never fails a call.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+from faasrt.telemetry.events import CallFinished
+
+
+def alert(event):
+    if isinstance(event, CallFinished) and event.error:
+        print(event.language, event.error, "after", event.attempts, "attempts")
+
+
+async def main():
+    async with RuntimeManager.from_url("http://127.0.0.1:9", telemetry=[alert]) as manager:  # nothing listens here
+        await asyncio.gather(manager.run_code("print(1)", "python"), return_exceptions=True)
+
+
+asyncio.run(main())
+```
+
+```text
+python ConnectError after 3 attempts
+```
+"""
+
+__docformat__ = "markdown"

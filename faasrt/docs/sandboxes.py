@@ -1,0 +1,117 @@
+r"""How programs in the embedded FaaS differ from `python main.py` and `deno run main.ts`, and how safe the sandbox is.
+
+Every program runs in a fresh sandbox. Nothing that it leaves behind reaches another program.
+
+## The engines
+
+| engine | languages | what runs | it is the default |
+|---|---|---|---|
+| `native` | Python | CPython itself, with the packages of an environment of yours | on Linux with namespaces |
+| `wasm` | Python | CPython 3.15 as WebAssembly, with numpy, pandas, scipy, scikit-learn and sympy | elsewhere |
+| `deno` | JavaScript, TypeScript | Deno without permissions | always |
+
+`result.metadata` names the engine, the version and the platform. `native` gives the results that authors of Python
+programs expect. `wasm` is the stronger wall, and works where the kernel offers no namespaces.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+
+CODE = "import sys; print(sys.maxsize > 2**32)"
+
+
+async def main():
+    for engine in ("native", "wasm"):
+        async with RuntimeManager.local(["python"], engines={"python": engine}) as manager:
+            result = await manager.run_code(CODE, "python")
+            print(result.metadata["engine"], "64 bits:", result.stdout.strip())
+
+
+asyncio.run(main())
+```
+
+```text
+native 64 bits: True
+wasm 64 bits: False
+```
+
+On the command line it is `faasrt serve --engine python=wasm`. The first use of `wasm` on a machine compiles the
+sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ahead of time.
+
+To give native programs other packages, make an environment for them:
+`RuntimeManager.local(python="/srv/graders/bin/python")`, or `faasrt serve --python /srv/graders/bin/python`. CPython
+3.9 and newer work, and faasrt need not be installed there.
+
+## Differences from CPython
+
+| | CPython | `native` | `wasm` |
+|---|---|---|---|
+| `return_val(text)` | undefined | returns a value to the caller | the same |
+| top-level `await` | a syntax error | works | works |
+| stdin | yours | empty | empty |
+| command line | yours | `["main.py"]` | `["main.py"]` |
+| environment variables | yours | a few of the sandbox's own | a few of the sandbox's own |
+| integers of numpy, `sys.maxsize` | 64 bits | 64 bits | 32 bits: `np.arange(10**5).sum()` overflows |
+| packages | yours | yours | the five above |
+| network | yes | none; Unix sockets work | none, and no `socket`, no `ssl` |
+| files | yours | /tmp is writable and private; the system's libraries can be read | only the standard library |
+| threads, `multiprocessing`, `subprocess` | yes | yes | no |
+| `asyncio` | yes | yes | yes, without sockets and subprocesses |
+| hash of a `str` | random | the same in every run | the same in every run |
+| threads of numeric libraries | all CPUs | one | one |
+| too much memory | the machine suffers | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
+| depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
+| user and host | yours | uid 1000 on `sandbox` | none |
+
+## Differences from Deno
+
+| | `deno run` | `deno` here |
+|---|---|---|
+| `return_val(text)` | undefined | returns a value to the caller |
+| permissions | asks | refuses: no files, network, environment, processes, system information |
+| `npm:`, `jsr:`, `https:` imports | work | a `TypeError` |
+| `node:` modules | work | those that need no permission, such as `node:crypto` |
+| `Worker` | works | undefined |
+| types of TypeScript | removed (checked by `deno check`) | removed, not checked |
+| `import.meta.main` | true | false |
+| stdin, `prompt()`, `Deno.args` | yours | empty |
+| a promise that never settles, with nothing left to do | a warning | USER_ERROR |
+
+## Limits
+
+| limit | option | default | what happens |
+|---|---|---|---|
+| wall-clock time | `timeout_ms`, `SandboxConfig(timeout_limit_s=...)` | 30 s | TIMEOUT |
+| memory | `SandboxConfig(memory_limit_mb=...)` | 128 MiB | MEMORY_LIMIT |
+| output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut, and OUTPUT_LIMIT above twice that |
+
+The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
+The least memory limit is 48 MiB for Python and 16 MiB for JavaScript; `import pandas` alone takes about 100 MiB.
+The memory limit is approximate: `faasrt.local` says by how much.
+
+## Security
+
+Native programs and Deno run in a jail that the Linux kernel enforces. It has two levels:
+
+* `namespaces`: own users, processes, network, IPC, host name and a read-only root, besides everything in `filters`. It
+  works for root, and for other users where unprivileged user namespaces are allowed.
+* `filters`: a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), and no capabilities.
+  Default containers of Docker and Kubernetes allow this. `native` needs namespaces, so Python runs on `wasm` here.
+
+`faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
+below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.
+
+Programs cannot reach files, sockets, processes or variables of the machine, nor traces of other programs. No web page
+can reach the server. An address other than loopback needs a token.
+
+**Not defended** are holes in the kernel, wasmtime, V8 and Deno; side channels such as timing and caches; the machine as
+a whole (limits are per program, so choose `workers` for its capacity); and plain HTTP (put TLS in front). A program can
+forge its own result, but not that of another program. So a grader that runs in the same program as the answer that it
+grades can be deceived by the answer; run them as two programs.
+
+For programs of real attackers add a second layer: a virtual machine, or a container without capabilities and secrets,
+with Python on `wasm`. Read the docstring of `faasrt.local` before you let others use a server.
+"""
+
+__docformat__ = "markdown"

@@ -1,0 +1,162 @@
+r"""Each error and common situation, with its meaning and its remedy.
+
+Start with `faasrt health`. It shows every endpoint, its engines and levels, and why one is not ready. With no endpoint
+configured it starts the embedded FaaS and shows that.
+
+## Errors before anything is sent
+
+### ConfigurationError
+
+A setting, an environment variable or the installation is wrong. The message names it and says what is allowed.
+
+* *no endpoint is configured*: set `COZE_LOOP_FAAS_URL`, or use `RuntimeManager.local()`, or
+  `RuntimeManager.from_env(local_fallback=True)`, which uses the embedded FaaS when no variable is set.
+* *the embedded FaaS needs ...: pip install 'faasrt[local]'*: the extra `local` is not installed.
+* *this manager belongs to another event loop*: a manager works in the loop that used it first. Make one in each
+  `asyncio.run`, and one in each worker process of a web server (open it in `lifespan`, not at import).
+* *listening on ... needs a token*: pass `--token` or set `FAASRT_TOKEN`, on the server and for its clients.
+* *cannot listen on 127.0.0.1:8000: ... address already in use*: another process has the port. Choose one with `--port`;
+  `--port 0` takes a free one.
+* *cannot write temporary files*: set `TMPDIR` and `FAASRT_CACHE_DIR` to folders that the process may write.
+
+### UnsupportedLanguageError
+
+The language is unknown, or no endpoint is configured for it. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`.
+
+### InvalidRequestError
+
+An argument is wrong: empty code, `timeout_ms` of 0 or above the sandbox's limit, arguments that are not JSON. To allow
+more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
+
+### RuntimeClosedError
+
+The manager was closed before the call or during it. Keep the `async with` block open for as long as calls are made. The
+same error means that `LocalFaaS` or `FakeFaas` was used before it was opened.
+
+### QueueFullError
+
+Your process already has `max_queue` callers waiting. Refuse the request (503), or raise `max_queue` or
+`max_concurrency`. It is never raised unless you set `LimiterSettings(max_queue=...)`. See `faasrt.docs.concurrency`.
+
+## Errors of a server
+
+These are subclasses of `ServiceError`. The message ends with the endpoint, the attempts, the time and `sent`.
+
+### ConnectError
+
+No server was reached: wrong host or port, a server that is down, a firewall, TLS. Try
+`curl http://HOST:PORT/health`. In a container, `localhost` is the container itself: use the name of the service. The
+code did not run, and the call was already retried.
+
+### ConnectionLostError
+
+The connection broke before the answer was complete. The server was restarted, or a proxy has a shorter timeout than the
+program needs. Raise the proxy's read timeout above `timeout_limit_s` plus `TimeoutSettings.grace_s`.
+
+### DeadlineExceededError
+
+No answer arrived in time. The server is overloaded or hangs, or it starts slowly: raise
+`TimeoutSettings(grace_s=...)`, and `startup_s` for servers such as python-faas that start an interpreter for each
+request. *no permit came free* means that the call waited longer than `queue_timeout_s`, and nothing was sent: lower the
+load, add replicas, or raise `queue_timeout_s`.
+
+### OverloadedError
+
+The server has no free capacity (429 or 503), and retries did not help. Lower `max_concurrency`, add replicas, or start
+the server with more `--workers`. `error.retry_after_s` says how long to wait.
+
+The embedded FaaS also answers 503 while an engine is not ready, such as during the first compilation, and when the
+process of a program could not be started. `faasrt health` shows the reason.
+
+### RejectedError
+
+The server refused the request (another 4xx); `error.error` and `error.details` say why. 401: the token is missing or
+wrong. 404: the URL is not that of a FaaS, or a gateway needs a path. 413: the program is too large. 400 from the
+embedded FaaS names the field that it cannot honour, such as `network_enabled`.
+
+### ServerError
+
+The server failed (5xx), or its interpreter did not start. Look into its logs. If your program is at fault, the server
+should say so in a result; the embedded FaaS does.
+
+### ProtocolError
+
+The answer is not one of a FaaS: often a login page, a redirect or an error page of a proxy. Compare the URL with
+`curl -i URL/health`.
+
+## Errors after a result
+
+### ReturnValueError
+
+`result.value` was read, but the program did not call `return_val` with JSON. Read `result.ret_val` for text, and look
+at `result.outcome` first. If the value was cut, raise `max_output_bytes`.
+
+### ExecutionError
+
+`raise_for_outcome()` was called on a result that is not `OK`; `error.result` is that result.
+
+## Results that surprise
+
+### A package is missing: `ModuleNotFoundError: No module named 'numpy'`
+
+Programs on `native` import what the interpreter of the server can import. Install the package there:
+`pip install 'faasrt[science]'` brings numpy, pandas, scipy, scikit-learn and sympy. Or name another environment with
+`faasrt serve --python`. On `wasm` there are those five and the standard library, and no others.
+
+### MEMORY_LIMIT for a small program
+
+The limit of 128 MiB includes the interpreter and its packages. Pass `SandboxConfig(memory_limit_mb=512)`, and start a
+server of its own with `faasrt serve --memory-mb 512`: a request can only lower the server's limit.
+
+### TIMEOUT although the program is fast
+
+The time includes imports: the first import of a large package reads it from the disk. On python-faas, a sum over an
+endless iterator, or another single call of C code, cannot be interrupted, and blocks a worker of the server.
+
+### A number differs from my machine
+
+Look at `result.metadata["platform"]`. On `wasm`, numpy's integers have 32 bits. See `faasrt.docs.sandboxes`.
+
+### stdout is cut
+
+`result.truncated` names the streams that were longer than `max_output_bytes`. Head and tail are kept.
+
+## The embedded FaaS
+
+### The first Python program takes 45 seconds
+
+The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk). Run
+`faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The engine
+`native` compiles nothing.
+
+### `faasrt health` says that the level is `filters`
+
+The kernel offers no namespaces to this process, as in a container with Docker's default profile. Python then runs on
+`wasm`. To get `namespaces`, run on the host, in a virtual machine, or in a container that allows user namespaces. Do
+not use `--privileged` for this: it removes the container's own wall.
+
+### `the engine native needs the level namespaces`
+
+You chose `native` where the level is `filters`. Choose `wasm`, or see above.
+
+### A process of the server was killed
+
+The machine ran out of memory: limits are per program. Lower `--workers` or `--memory-mb`.
+
+## The client
+
+### Warnings about a manager that was never closed
+
+Use `async with`, or call `await manager.aclose()` at the end.
+
+### Nothing is logged
+
+Logging is silent until the application configures it. See `faasrt.docs.logging_and_metrics`.
+
+### Calls are slower than the server
+
+Look at `result.timings`: `queued` is the wait for a permit here, `attempts` the time at the server. See
+`faasrt.docs.concurrency`.
+"""
+
+__docformat__ = "markdown"

@@ -1,0 +1,58 @@
+"""Run every snippet of README and guide in a new environment that has only what the text says to install.
+
+    python tests/fresh_snippets.py
+
+Not run by pytest: it installs packages, and takes some minutes. The environment starts with the first command of the
+README, in a copy of the last commit. What a page installs is taken away after it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import snippets
+
+
+def packages(python: Path) -> set[str]:
+    """Return the names of the installed packages."""
+    done = subprocess.run([python, "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True)
+    return {line.partition("==")[0] for line in done.stdout.splitlines()}
+
+
+def main() -> None:
+    """Run the snippets of one page after the other."""
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "source"
+        source.mkdir()
+        archive = subprocess.run(["git", "archive", "HEAD"], cwd=snippets.ROOT, check=True, capture_output=True)
+        subprocess.run(["tar", "-x"], cwd=source, check=True, input=archive.stdout)
+        first = next(one for one in snippets.snippets_of("README.md") if one.kind == "sh")
+        clean = {key: value for key, value in snippets.CLEAN.items() if key != "VIRTUAL_ENV"}
+        done = subprocess.run(["bash", "-ec", first.code], cwd=source, env=clean, check=True, stdout=subprocess.PIPE)
+        assert done.stdout.endswith(b"\n42\n")
+        python = source / ".venv/bin/python"
+        for document in snippets.DOCUMENTS:
+            before, folder = packages(python), Path(name) / document
+            folder.mkdir()
+            for snippet in snippets.snippets_of(document):
+                for arguments in snippet.installs:
+                    assert re.fullmatch(r"[\w .,'\[\]-]+", arguments), arguments
+                    command = f"'{python}' -m pip install -q {arguments}"
+                    subprocess.run(["bash", "-ec", command], cwd=source, check=True)
+                if snippet.serves:
+                    snippets.check_application(snippet, python, folder)
+                elif snippet.kind != "sh":
+                    snippets.run(snippet, python, folder)
+                print("ran", snippet, *snippet.installs, flush=True)
+            if added := packages(python) - before:
+                subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *sorted(added)], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The snippets of README and guide: found in the text, and run as a reader pastes them."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import inspect
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from support.package import ROOT
+from support.served import CLEAN, PATIENCE_S
+
+GUIDE = ["cookbook", "sandboxes", "error_handling", "troubleshooting", "concurrency", "logging_and_metrics"]
+DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
+LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').setLevel('DEBUG')\n"
+
+
+@attrs.frozen
+class Snippet:
+    """A program or a command, and what surrounds it.
+
+    Attributes:
+        document: Where it stands.
+        number: Its position there.
+        kind: "python", "console" or "sh".
+        code: The program, or the command.
+        expected: What it prints, by the text; "..." stands for anything.
+        file: The name under which to save a program that is not run itself; or "".
+        installs: The arguments of the `pip install` commands between the snippet before it and this one.
+    """
+
+    document: str
+    number: int
+    kind: str
+    code: str = attrs.field(repr=False)
+    expected: str = attrs.field(repr=False)
+    file: str = ""
+    installs: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a web application, which does not end by itself."""
+        return bool(re.search(r"FastAPI\(|run_app\(", self.code))
+
+    def __str__(self) -> str:
+        return f"{self.document}-{self.number}-{self.kind}"
+
+
+def text_of(document: str) -> str:
+    """Return the text of a document."""
+    if document == "README.md":
+        return (ROOT / document).read_text()
+    return str(inspect.getdoc(importlib.import_module(document)))
+
+
+def kinds_of(document: str) -> set[str]:
+    """Return the kinds of all fenced blocks of a document."""
+    return set(re.findall(r"^```(\w+)$", text_of(document), re.MULTILINE))
+
+
+def snippets_of(document: str) -> list[Snippet]:
+    """Return the snippets of a document, in order."""
+    text, found, end = text_of(document), [], 0
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```\n?", text, re.DOTALL | re.MULTILINE):
+        kind, code = match.groups()
+        before, end = text[end : match.start()], match.end()
+        if kind == "text":
+            assert before.strip() == "", f"{document}: an output stands without its program: {code}"
+            assert found[-1].kind == "python"
+            found[-1] = attrs.evolve(found[-1], expected=code)
+            continue
+        saved = re.search(r"Save\s+it\s+as\s+`(\S+)`", before)
+        parts = re.split(r"^\$ ", code, flags=re.MULTILINE)[1:] if kind == "console" else [code]
+        for part in parts:
+            command, _, expected = part.partition("\n") if kind == "console" else (part, "", "")
+            installs = tuple(re.findall(r"`pip install ([^`]+)`", before)) if part is parts[0] else ()
+            file = saved[1] if saved and kind == "python" else ""
+            found.append(Snippet(document, len(found), kind, command, expected, file, installs))
+    return found
+
+
+def environment(python: Path, **variables: str) -> dict[str, str]:
+    """Return the environment after the quick start: the commands of Python are found, and no endpoint is configured."""
+    return {**CLEAN, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", **variables}
+
+
+def run(snippet: Snippet, python: Path, folder: Path) -> None:
+    """Run a program or a command in a folder, which has the files of the snippets before it; compare what it prints."""
+    if snippet.kind == "python":
+        script = folder / (snippet.file or "snippet.py")
+        script.write_text(snippet.code)
+        if snippet.file:
+            return
+        argv = [str(python), "-W", "error", script.name]
+    else:
+        argv = ["bash", "-c", f"{snippet.code}\ntrue"]
+    done = subprocess.run(argv, env=environment(python), cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{snippet}: {done.stderr}"
+    same = doctest.OutputChecker().check_output(snippet.expected, done.stdout, doctest.ELLIPSIS)
+    assert same, f"{snippet} prints\n{done.stdout}\nbut should print\n{snippet.expected}\n{done.stderr}"
+
+
+def check_application(snippet: Snippet, python: Path, folder: Path) -> None:
+    """Serve an application as its text says, but on a free port; it answers, and ends what a lost client started."""
+    with serving(snippet, python, folder) as (url, output):
+        path, program = ("/grade", {}) if "FastAPI(" in snippet.code else ("/run", {"language": "python"})
+        answer = post(f"{url}{path}", {**program, "code": "print(6 * 7)"})
+        assert (answer["outcome"], answer["stdout"]) == ("OK", "42\n")
+        with contextlib.suppress(urllib.error.HTTPError):
+            post(f"{url}{path}", {**program, "code": ""})
+            raise AssertionError("an empty program is no program")
+        assert "CancelledError" not in output.read_text()
+        with contextlib.suppress(TimeoutError):
+            # The program has started long before; a slow machine only makes it end in the queue.
+            post(f"{url}{path}", {**program, "code": "import time; time.sleep(4)"}, timeout_s=1)
+            raise AssertionError("it has not waited")
+        for line in ("call_finished", "execution_finished"):  # of the client, and of the embedded FaaS
+            wait_for(lambda line=line: re.search(rf"{line}.*CancelledError", output.read_text()))
+    assert "Traceback" not in output.read_text()
+
+
+@contextlib.contextmanager
+def serving(snippet: Snippet, python: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Run an application; its log, with that of faasrt, is in a file."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    code, argv = snippet.code, [str(python), snippet.file]
+    if "FastAPI(" in code:
+        argv = [str(python.parent / "uvicorn"), f"{snippet.file.removesuffix('.py')}:app", "--port", str(port)]
+    else:
+        assert "port=8080" in code
+        code = code.replace("port=8080", f"port={port}")
+    (folder / snippet.file).write_text(code)
+    (folder / "log").mkdir()
+    (folder / "log" / "sitecustomize.py").write_text(LOGGING)
+    output = folder / "output"
+    variables = environment(python, PYTHONPATH=str(folder / "log"))
+    with output.open("wb") as sink:
+        process = subprocess.Popen(argv, cwd=folder, env=variables, stdout=sink, stderr=sink)
+    try:
+        wait_for(lambda: process.poll() is not None or is_open(port))
+        assert process.poll() is None, output.read_text()
+        yield f"http://127.0.0.1:{port}", output
+        process.terminate()
+        process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def post(url: str, body: dict[str, str], timeout_s: float = PATIENCE_S) -> dict[str, object]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout_s) as answer:
+        return dict(json.load(answer))
