@@ -16,6 +16,7 @@ from faasrt.protocol.envelope import GuestJob, wrap
 from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.request import RunRequest
+from support.doubles.python_faas import mangle
 
 NONCE = "abc123"
 
