@@ -129,7 +129,7 @@ def wrap(
         "code": run.code,
         "language": run.language.value,
         "max_output_bytes": max_output_bytes,
-        # A lossless server returns the output of a whole program even if it stops the program.
+        # A lossless server itself returns the output of a single call, even if it stops the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
         "case_ms": None if profile.enforces_timeouts else run.timeout_ms,
         "limit_ms": None if job.function is None else run.timeout_ms,

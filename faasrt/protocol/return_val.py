@@ -102,7 +102,7 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
-    # With a newline added at the start, a newline precedes each line. Its index in `text` is that of the line in stdout.
+    # The added newline makes every line follow a newline, whose index in `text` is that of the line in stdout.
     text = "\n" + stdout
     start = len(text)
     for _ in range(_MAX_LINES):
