@@ -14,7 +14,7 @@ from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-# The client sets these itself, or leaves them to HTTP.
+# The client or aiohttp sets these headers.
 _OWN_HEADERS = {"accept-encoding", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"}
 
 

@@ -122,9 +122,9 @@ async def stop_maps(maps: set[Map]) -> None:
 
     Cancellation: the maps still stop, in the background.
     """
-    stopping = [one.stop() for one in maps]
-    for one in maps:
-        one._results.put_nowait(RuntimeClosedError("this manager was closed before all results were read"))
+    stopping = [running_map.stop() for running_map in maps]
+    for running_map in maps:
+        running_map._results.put_nowait(RuntimeClosedError("this manager was closed before all results were read"))
     if stopping:
         await asyncio.wait(stopping)
 

@@ -277,13 +277,12 @@ class RuntimeManager(RuntimeCache):
     ) -> ResultStream:
         """Run many tasks, and yield each result when it is available.
 
-        Tasks are read lazily. At any time, the tasks that were read and whose results were not yielded yet are those in
-        flight and a window of the same size (64 at most). The error of a task is in its result. A cancellation, or
-        closing the results or the manager, stops the source (a generator is closed), cancels the executions in flight
-        and returns their permits.
+        Tasks are read lazily: those in flight, and a window of the same size (64 at most). The error of a task is in
+        its result. A cancellation, or closing the results or the manager, stops the source (a generator is closed),
+        cancels the executions in flight and returns their permits.
 
-        After a `break`, the results are closed when nothing refers to them any more. To close them at once, use
-        `async with`. Until then the tasks of the window are still read and run, but no others.
+        After a `break`, the results are closed when they are garbage-collected. To close them at once, use `async
+        with`. Until then the tasks of the window are still read and run, but no others.
 
         Args:
             tasks: Any iterable or asynchronous iterable. An iterable that blocks also blocks the event loop.
@@ -292,7 +291,7 @@ class RuntimeManager(RuntimeCache):
             ordered: Whether the results have the order of the tasks. A slow task then delays the results after it, and
                 no task beyond the window is read. Default: False.
             stop_on: Ends the map after the first result that matches: an `Outcome`, an error class, a collection of
-                these, or a function that takes a `TaskResult`. Default: None, which means no result.
+                these, or a function that takes a `TaskResult`. Default: None, which never ends the map early.
             coalesce: The maximum number of consecutive tasks, differing only in `args`, that share an execution, from 1
                 to 100,000. A task then sees the globals that earlier ones changed; see `Runtime.run_cases`. Default: 1.
 

@@ -121,7 +121,7 @@ async def _start() -> Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", "-W", "ignore", str(_PROGRAM), stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
-    except (OSError, RuntimeError) as error:  # asyncio may need a thread, or may not support processes at all
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can start; NotImplementedError: no processes
         raise _failure(f"the process that checks Python cannot start: {error}") from None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -3,7 +3,7 @@
 The reference servers damage the results of programs. Therefore the client sends a guest program in the same language,
 which contains the job as base64 of JSON. It runs the user's code in a new module with `return_val` defined. It records
 stdout, stderr, the exception with line numbers of the user's code, the exit code and the return value, and returns all
-of them in one frame (see `frames`). The frame takes the way of a return value:
+of them in one frame (see `frames`). It passes the frame to the server like a return value:
 
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
     js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process ends
@@ -129,7 +129,7 @@ def wrap(
         "code": run.code,
         "language": run.language.value,
         "max_output_bytes": max_output_bytes,
-        # A lossless server returns the output of a single call even when it has to end the call.
+        # A lossless server itself returns the output of a single call, even if it stops the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
         "case_ms": None if profile.enforces_timeouts else run.timeout_ms,
         "limit_ms": None if job.function is None else run.timeout_ms,

@@ -164,7 +164,7 @@ def _decode(text: str) -> dict[str, Any] | None:
     try:
         decoded = base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass")
         if len(decoded) > _MAX_STRUCTURE and len(_STRING.sub("", decoded)) > _MAX_STRUCTURE:
-            return None  # a program forged it, because decoding that much structure takes very long
+            return None  # decoding would take very long, and only a program can have forged such a frame
         value = strict_json.loads(decoded)
     except (ValueError, RecursionError):
         return None

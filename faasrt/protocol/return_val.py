@@ -31,7 +31,7 @@ function return_val(value) {
 
 _DEFINITION = {
     Language.PYTHON: re.compile(r"^(?:def return_val\b|return_val\s*=)", re.MULTILINE),
-    # The white space excludes newlines, because the work of a pattern that matches them is quadratic.
+    # The indentation must not match newlines: with many empty lines, the search would take quadratic time.
     Language.JAVASCRIPT: re.compile(
         r"^[^\S\n]*(?:function\s+return_val\b|(?:const|let|var)\s+return_val\s*=)", re.MULTILINE
     ),
@@ -102,7 +102,7 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
-    # With this extra newline every line follows a newline, whose index in `text` is the index of the line in stdout.
+    # The added newline makes every line follow a newline, whose index in `text` is that of the line in stdout.
     text = "\n" + stdout
     start = len(text)
     for _ in range(_MAX_LINES):

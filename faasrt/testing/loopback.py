@@ -157,7 +157,7 @@ class LoopbackServer:
 
 
 def reset(transport: asyncio.WriteTransport) -> None:
-    """Close a connection at once with RST. Harmless if already closed."""
+    """Close a connection at once, with RST. Harmless if already closed."""
     if not transport.is_closing():
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

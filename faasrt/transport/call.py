@@ -256,7 +256,7 @@ class Transport:
         timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
         profile = _UNKNOWN
         if execution.needs_profile:
-            profile = self._profiles.known(endpoint.url) or await self._fetch_profile(endpoint.url, context)
+            profile = self._profiles.cached(endpoint.url) or await self._fetch_profile(endpoint.url, context)
             endpoint.limit.set_capacity(profile.capacities.get(run.language.family))
             self._pool.wake()
         # The time of the attempt starts only here, after the health report.

@@ -42,7 +42,7 @@ class CallContext:
     ) -> None:
         self._emit = emit
         self._counters = counters
-        self._at: CallCounters | None = None
+        self._endpoint_counters: CallCounters | None = None
         self._clock = clock
         self._language = language.value
         self._call_id = f"{random.getrandbits(64):016x}"
@@ -80,7 +80,7 @@ class CallContext:
         self.attempts += 1
         self.endpoint = endpoint
         self._attempt_started = self._clock()
-        counters = self._at = self._counters.at(self._language, endpoint)
+        counters = self._endpoint_counters = self._counters.at(self._language, endpoint)
         counters.attempt_started(retry=self.attempts > 1)
         if self._emit.is_enabled_for(AttemptStarted):
             self._emit(
@@ -91,8 +91,8 @@ class CallContext:
         """Report that an attempt ended, with an answer or without one."""
         duration_s = self._clock() - self._attempt_started
         self._attempts_s.append(duration_s)
-        if self._at is not None:
-            self._at.attempt_finished()
+        if self._endpoint_counters is not None:
+            self._endpoint_counters.attempt_finished()
         if error is not None or self._emit.is_enabled_for(AttemptFinished):
             self._emit(
                 AttemptFinished(
@@ -155,7 +155,7 @@ class CallContext:
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         total_s = self._clock() - self.started
         outcome = result.outcome.value if result else None
-        counters = self._counters.at(self._language, "") if self._at is None else self._at
+        counters = self._counters.at(self._language, "") if self._endpoint_counters is None else self._endpoint_counters
         counters.call_finished(outcome, _name_of(error), total_s)
         if error is not None or self._emit.is_enabled_for(CallFinished):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()

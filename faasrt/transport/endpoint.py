@@ -98,20 +98,20 @@ class Profiles:
     ) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._known: dict[str, EndpointProfile] = {}
+        self._cached: dict[str, EndpointProfile] = {}
         self._unknown_until: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._fetches: dict[str, int] = defaultdict(int)
 
-    def known(self, url: str) -> EndpointProfile | None:
+    def cached(self, url: str) -> EndpointProfile | None:
         """Return the cached profile of an endpoint, or None if it must be fetched.
 
         For `UNKNOWN_S`, an endpoint that did not answer has the profile of an unknown server.
         """
-        known = self._known.get(url)
-        if known is None and self._clock() < self._unknown_until.get(url, 0.0):
+        cached = self._cached.get(url)
+        if cached is None and self._clock() < self._unknown_until.get(url, 0.0):
             return EndpointProfile()
-        return known
+        return cached
 
     async def get(self, url: str, within_s: float) -> EndpointProfile:
         """Return the profile of an endpoint. If it does not answer in time, return that of an unknown server.
@@ -124,10 +124,10 @@ class Profiles:
         answered, hung = None, True
         try:
             async with asyncio.timeout(within_s), self._locks[url]:
-                known = self.known(url)
-                if known is not None or self._fetches[url] != fetches_before:
+                cached = self.cached(url)
+                if cached is not None or self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
-                    return known or EndpointProfile()
+                    return cached or EndpointProfile()
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
                 hung = answered is None and self._clock() - started > _FAST_FAILURE_S
@@ -136,7 +136,7 @@ class Profiles:
                 return EndpointProfile()
         self._fetches[url] += 1
         if answered is not None:
-            self._known[url] = answered
+            self._cached[url] = answered
         elif hung:
             # The server may still run code, so not every call must wait for its health report.
             self._unknown_until[url] = self._clock() + UNKNOWN_S
@@ -147,10 +147,10 @@ class Profiles:
 
         The fact that it did not answer is kept for `UNKNOWN_S`, because otherwise each failing call would wait again.
         """
-        self._known.pop(url, None)
+        self._cached.pop(url, None)
 
     def clear(self) -> None:
         """Remove all profiles, and the locks, which belong to an event loop."""
-        self._known.clear()
+        self._cached.clear()
         self._unknown_until.clear()
         self._locks.clear()

@@ -27,7 +27,7 @@ from faasrt.results import EndpointHealth, HealthStatus
 # closes a connection during a POST, it is unknown whether the code ran.
 _KEEP_ALIVE_S = 4.0
 _PIECE_BYTES = 65_536
-_WHOLE_BYTES = 262_144
+_WRITE_BYTES = 262_144
 _FAILURE_BODY_BYTES = 65_536
 _HEALTH_BODY_BYTES = 262_144
 _PATHS = ("/run_code", "/validate_code", "/health")
@@ -77,9 +77,9 @@ class RequestBody(aiohttp.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         self.sending = True
         # A large body is written in pieces, so that the event loop can do other work.
-        for start in range(0, len(self._value), _WHOLE_BYTES):
-            await writer.write(self._value[start : start + _WHOLE_BYTES])
-            if len(self._value) > _WHOLE_BYTES:
+        for start in range(0, len(self._value), _WRITE_BYTES):
+            await writer.write(self._value[start : start + _WRITE_BYTES])
+            if len(self._value) > _WRITE_BYTES:
                 await asyncio.sleep(0)
 
 

@@ -205,7 +205,7 @@ async def test_a_probe_in_vain_is_remembered_for_a_while() -> None:
         asked.profiles.forget("http://faas")
     assert asked.count == 1
     asked.now += UNKNOWN_S
-    assert asked.profiles.known("http://faas") is None
+    assert asked.profiles.cached("http://faas") is None
     asked.hangs, asked.answer = False, EndpointProfile(lossless=True)
     assert await asked.get() == asked.answer
     assert asked.count == 2

@@ -30,7 +30,7 @@ def set_recursion_limit(limit):
     try:
         sys.setrecursionlimit(limit)
     except RecursionError:
-        pass  # the stack is deeper than the limit; the process ends with the program
+        pass  # the stack is deeper than the limit; no matter, because the process ends after the program
 
 
 def write_all(fd, text):
@@ -140,7 +140,7 @@ class Guest:
         # End the process at once, while the program runs. The frame goes to every stream that the server may read.
         self.guard.disarm()
         self.restore()
-        self.progress = False  # the final frame holds every record
+        self.progress = False  # the final frame contains all records
         if fields is not None:
             self.record(fields)
         if self.server_return_val is None:
@@ -204,7 +204,7 @@ class Guest:
             try:
                 return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
             finally:
-                # First, because a trace function of the program would run in the guest's functions too.
+                # Do this first: a trace function of the program would also trace the guest's functions.
                 sys.settrace(None)
                 sys.setprofile(None)
         except LimitExceeded:
@@ -400,7 +400,7 @@ class Guest:
     def frame(self, records, final=True):
         flags = f'"final":{encode(final)},"progress":{encode(self.progress)}'
         text = f'{{"nonce":{quote(self.job["nonce"])},{flags},"records":[' + ",".join(records) + "]}"
-        # The padding of base64 marks the end of a frame where a server joins lines.
+        # The padding of base64 marks the end of the frame, because some servers join lines.
         text += " " * ((1 - len(text)) % 3)
         return "faasrt1:" + to_base64(text)
 
