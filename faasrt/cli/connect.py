@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from faasrt.cli.options import token_of_environment
-from faasrt.cli.output import is_terminal, write, write_message
+from faasrt.cli.output import is_terminal, line_width, write, write_message
 from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language
@@ -143,8 +143,10 @@ async def _watch_compilation(url: str, token: str | None) -> None:
             detail = python["detail"]
             if detail.startswith("compiling"):
                 if live:
-                    width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-                    write(f"\r\x1b[K{f'faasrt: {detail}'[:width]}", err=True)
+                    line, width = f"faasrt: {detail}", line_width()
+                    if len(line) > width:
+                        line = line.replace(", once for this machine", "")
+                    write(f"\r\x1b[K{line[:width]}", err=True)
                 elif time.monotonic() - shown_at > _LINE_S:
                     write_message(detail)
                     shown_at = time.monotonic()

@@ -28,6 +28,12 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def line_width() -> int:
+    """Return the number of characters of a line on stderr, a terminal, that does not wrap."""
+    # Not COLUMNS, nor the size of stdout: only this terminal decides where its lines wrap. A size of 0 is unknown.
+    return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+
+
 def colored(text: str, color: str, *, err: bool = True) -> str:
     """Return the text in a color when it goes to a terminal. `NO_COLOR` disables colors."""
     if os.environ.get("NO_COLOR") or not is_terminal(sys.stderr if err else sys.stdout):
