@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.error
@@ -108,6 +111,9 @@ def test_json_holds_every_field() -> None:
         (["serve", "--timeout-s", "inf"], "'--timeout-s': inf must be"),
         (["serve", "--memory-mb", "10"], "--memory-mb must be at least 48 for python"),
         (["serve", "--output-bytes", "0"], "'--output-bytes': 0 must be"),
+        (["serve", "--python", "/no/python"], "--python /no/python is not a program"),
+        (["serve", "--host", "192.0.2.1", "--token", "x", "--port", "0"], "--host and --port name another address"),
+        (["batch", "/", "-o", "-"], "cannot read /: Is a directory"),
         (["serve", "--level", "high"], "'--level': 'high' is not one of"),
         (["serve", "--token", " "], "'--token'"),
         (["serve", "--engine", "python"], "'--engine': 'python' is not of the form LANGUAGE=NAME"),
@@ -451,6 +457,7 @@ def read_terminal(primary: int) -> bytes:
 def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     """A terminal shows the progress and the remaining time. Ctrl-C ends the compiler and leaves the cache as it was."""
     primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     process = subprocess.Popen(
         [FAASRT, "warmup", "--engine", "python=wasm"],
         env={**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path)},
@@ -461,8 +468,9 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     )
     os.close(secondary)
     shown = b""
-    while not re.search(rb"\r\x1b\[Kfaasrt: compiling the Python sandbox: \d+ %, about \d+ s left", shown):
+    while not re.search(rb"\r\x1b\[Kfaasrt: compiling the Python sandbox: \d+ %, (about )?\d+ s left", shown):
         shown += os.read(primary, 65_536)
+    assert all(len(line) < 60 for line in shown.decode().replace("\x1b[K", "").splitlines())
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     os.killpg(process.pid, signal.SIGINT)
