@@ -8,7 +8,8 @@
     faasrt warmup                         prepares the sandboxes of this machine
     faasrt batch TASKS -o RESULTS         runs the tasks of a file
     faasrt report RESULTS                 makes one self-contained HTML page about the results of a batch: outcomes,
-                                          latency, throughput, the slowest and the failing tasks
+                                          reasons, languages, latency, throughput, and the slowest and
+                                          the failing tasks
 
 `faasrt COMMAND --help` lists the options. The program's stdout goes to stdout and its stderr to stderr; messages of
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.
@@ -19,14 +20,27 @@ faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, wi
               3      the infrastructure failed
               130    interrupted
 
-**Time limits.** The sandbox's limit is 30 s. A larger `--timeout-ms` raises it; a server may have a lower limit.
+**Limits.** The limit of the sandbox is 30 s and 128 MiB. A larger `--timeout-ms` or `--memory-mb` raises it; a server
+may have a lower limit. The message of a program that was ended names the limit, such as `TIMEOUT after 2,000 ms
+(limit)`, or `(limit of the server)`.
+
+**Terminals.** Messages have colors on a terminal, unless `NO_COLOR` is set. Progress is one line, which is never wider
+than the terminal. `faasrt serve` prints how a client uses it; `--access-log` writes a line to stderr for each request,
+with its method, path, status, duration and the size of the answer.
+
+**Shell completion.** This completes commands, options and languages in bash, for example in ~/.bashrc; zsh and fish
+have `zsh_source` and `fish_source`:
+
+    eval "$(_FAASRT_COMPLETE=bash_source faasrt)"
 
 **Batches.** Tasks are JSON Lines (.gz and .zst too, - for stdin) with `code` and `language`, and optionally `id`,
 `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The default `id` is made of the line's number and text. A result
 is JSON, too: `id`, `line` and `language`, then `outcome` and the fields of `ExecutionResult`, or `infra_error`, or
-`invalid_task`. Results count when they are on the disk, and `--resume` runs the tasks without a verdict, even after a
-`kill -9`. Exit codes: 0 every task has a verdict, 2 a line is not a task, 3 the infrastructure failed a task, 130 after
-Ctrl-C, the first of which lets tasks in flight finish.
+`invalid_task`. By default, the number of tasks in flight is the number of programs that the servers run at once, as
+their `/health` says, and 16 for each server that does not say. The summary on the terminal counts the errors by type,
+with their reasons. Results count when they are on the disk, and `--resume` runs the tasks without a verdict, even
+after a `kill -9`. Exit codes: 0 every task has a verdict, 2 a line is not a task, 3 the infrastructure failed a task,
+130 after Ctrl-C, the first of which lets tasks in flight finish.
 """
 
 from __future__ import annotations

@@ -194,6 +194,8 @@ def batch_command(
     source, target = Path(tasks), Path(output)
     if "-" not in (tasks, output) and source.exists() and target.exists() and source.samefile(target):
         raise click.UsageError("the tasks and the results are the same file")
+    if source.is_dir():
+        raise click.UsageError(f"cannot read {tasks}: Is a directory")
     if tasks != "-" and (source.is_file() or not source.exists()):  # a pipe can be read only once
         total, found = survey(tasks, options)
         languages = found or (Language.JAVASCRIPT,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from faasrt.cli.batch_output import kind_of
-from faasrt.cli.output import color_of, colored, is_terminal, write, write_message
+from faasrt.cli.output import color_of, colored, is_terminal, line_width, write, write_message
 from faasrt.cli.report.text import one_line
 from faasrt.cli.verdict import describe
 
@@ -96,8 +95,7 @@ class Progress:
                     write(_ERASE, err=True)
 
     def _draw(self) -> None:
-        # Not COLUMNS, nor the size of stdout: only this terminal decides where its lines wrap.
-        width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+        width = line_width()
         console = Console(file=sys.stderr, force_terminal=True, width=width, highlight=False)
         write(_ERASE, err=True)
         console.print(self._line(width), end="", no_wrap=True, overflow="ellipsis", crop=True)

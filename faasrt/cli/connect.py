@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
 
 from faasrt.cli.options import token_of_environment
-from faasrt.cli.output import is_terminal, write, write_message
+from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
 from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language
@@ -121,37 +120,48 @@ async def report_engine(url: str, token: str | None = None, *, chosen: bool = Fa
 
 
 @contextlib.asynccontextmanager
-async def show_start(engine: str, url: str, token: str | None = None) -> AsyncIterator[None]:
-    """Show the progress of the compilation for the engine wasm, once on a machine, while an embedded FaaS starts."""
+async def show_start(
+    engine: str, url: str, token: str | None = None, *, live: bool | None = None
+) -> AsyncIterator[None]:
+    """Show the progress of the compilation for the engine wasm, once on a machine, while an embedded FaaS starts.
+
+    Args:
+        engine: The engine of Python.
+        url: The base URL of the embedded FaaS.
+        token: Its token.
+        live: Whether to replace one line in place, instead of a line from time to time; if None, on a terminal.
+    """
     from faasrt.local.cache import is_compiled, module_dir
 
     if engine != "wasm" or is_compiled(module_dir()):
         yield
         return
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(_watch_compilation(url, token))
+        watching = group.create_task(_watch_compilation(url, token, is_terminal(sys.stderr) if live is None else live))
         try:
             yield
         finally:
             watching.cancel()
 
 
-async def _watch_compilation(url: str, token: str | None) -> None:
-    live, shown_at = is_terminal(sys.stderr), float("-inf")
+async def _watch_compilation(url: str, token: str | None, live: bool) -> None:
+    pause_s = _POLL_S
     try:
         while (python := await _ask_python(url, token)).get("status") == "starting":
             detail = python["detail"]
             if detail.startswith("compiling"):
                 if live:
-                    width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-                    write(f"\r\x1b[K{f'faasrt: {detail}'[:width]}", err=True)
-                elif time.monotonic() - shown_at > _LINE_S:
+                    line, width = f"faasrt: {detail}", line_width()
+                    for phrase in (", once for this machine", "about "):
+                        line = line if len(line) <= width else line.replace(phrase, "")
+                    erase_line()
+                    write(line[:width], err=True)
+                else:
                     write_message(detail)
-                    shown_at = time.monotonic()
-            await asyncio.sleep(_POLL_S)
+                    pause_s = _LINE_S
+            await asyncio.sleep(pause_s)
     except (aiohttp.ClientError, OSError, KeyError):
         pass  # the server is closing, or stderr is closed
     finally:
         if live:
-            with contextlib.suppress(OSError):
-                write("\r\x1b[K", err=True)
+            erase_line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TextIO
@@ -26,6 +27,19 @@ def write_message(text: str) -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Return whether a stream is a terminal that can move its cursor."""
     return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def line_width() -> int:
+    """Return the number of characters of a line on stderr, a terminal, that does not wrap."""
+    # Not COLUMNS, nor the size of stdout: only this terminal decides where its lines wrap. A size of 0 is unknown.
+    return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+
+
+def erase_line() -> None:
+    """Erase the line of progress, if stderr is a terminal."""
+    if is_terminal(sys.stderr):
+        with contextlib.suppress(OSError):
+            write("\r\x1b[K", err=True)
 
 
 def colored(text: str, color: str, *, err: bool = True) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import shutil
 import signal
 import socket
 import sys
@@ -26,9 +27,9 @@ from faasrt.cli.options import (
     token_option,
     workers_option,
 )
-from faasrt.cli.output import INFRASTRUCTURE, OK, write, write_message
+from faasrt.cli.output import INFRASTRUCTURE, OK, erase_line, write, write_message
 from faasrt.config import SandboxConfig
-from faasrt.errors import ServiceError
+from faasrt.errors import ConfigurationError, ServiceError
 from faasrt.languages import Language
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def serve_command(
     logging.basicConfig(format="faasrt: %(message)s")
     if token is None and not _is_loopback(options["host"]):
         raise click.UsageError(f"--host {options['host']} can be reached from other machines, so it needs --token")
+    if shutil.which(options["python"]) is None:
+        raise click.UsageError(f"--python {options['python']} is not a program")
     sandbox = SandboxConfig(
         timeout_limit_s=timeout_limit_s, memory_limit_mb=memory_limit_mb, max_output_bytes=max_output_bytes
     )
@@ -101,7 +104,12 @@ def serve_command(
             write_message("stopping")
         return OK
 
-    return asyncio.run(work())
+    try:
+        return asyncio.run(work())
+    except ConfigurationError as error:
+        if str(error).startswith("cannot listen on"):
+            raise click.UsageError(f"{error}; --host and --port name another address") from None
+        raise
 
 
 def _describe_client(url: str, token: str | None) -> str:
@@ -140,7 +148,7 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _start(faas: LocalFaaS, engine: str, token: str | None) -> list[bool]:
-    async with show_start(engine, faas.url, token):
+    async with show_start(engine, faas.url, token, live=False):
         return await report_ready(faas, write_message)
 
 
@@ -151,8 +159,10 @@ async def report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[b
         try:
             await faas.wait_ready(language)
         except ServiceError as error:
+            erase_line()
             report(f"{language} cannot run: {error}")
             return False
+        erase_line()
         report(f"{language} is ready")
         return True
 

@@ -73,7 +73,8 @@ declared as `application/json` or not strict JSON (of more than 64 KiB, only str
 type, and limits that it cannot enforce; a `Host` that is not its own, any `Origin`, and requests from other sites, so
 that no web page can reach it; a missing or wrong token. It holds at most 1,000 connections (or half of the process's
 descriptors) and 64 MiB of requests and answers. The head of a request, its body and the taking of its answer have 30
-s each. Its log holds no part of a program.
+s each. Its log holds no part of a program. The access log, off by default,
+has the method, path, status, duration and size of each request, and nothing of its query, headers or body.
 
 **What is defended.** Programs cannot reach files, sockets, processes or variables of the machine, nor traces of other
 programs. Time, memory and output are bounded. The tests attack all of that (`tests/integration/test_threats_*.py`,

@@ -14,12 +14,15 @@ import re
 import resource
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import anyio.to_thread
@@ -29,6 +32,7 @@ import zstandard
 from aiohttp import web
 
 from faasrt.local import LocalFaaS
+from faasrt.results import Outcome, UserError
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 from support.served import until
 
@@ -142,7 +146,7 @@ async def test_invalid_lines_are_results(url: str, tmp_path: Path) -> None:
     problems = {record["line"]: record["invalid_task"] for record in found if "invalid_task" in record}
     assert sorted(problems) == [2, 3, 4, *range(6, 18)]
     for line, words in {
-        2: "not JSON", 3: "not UTF-8", 4: "no JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
+        2: "not JSON", 3: "not UTF-8", 4: "not a JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
         9: "'timeout_ms'", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "'ext'",
         16: "longer", 17: "nested",
     }.items():  # fmt: skip
@@ -305,7 +309,7 @@ async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
                 process = subprocess.Popen(command, env=CLEAN, stderr=sink)
             await until(lambda: len(arrived) == 5)
             process.send_signal(signal.SIGINT)
-            await until(lambda: "what is in flight ends first" in stderr.read_text())  # noqa: B023
+            await until(lambda: "tasks in flight finish first" in stderr.read_text())  # noqa: B023
             if signals == 1:
                 go_on.set()
             else:
@@ -319,33 +323,162 @@ async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
         assert len(read(out)) == (5 if signals == 1 else 0)
 
 
-async def test_progress_on_a_terminal(tmp_path: Path) -> None:
-    """The line of progress is replaced in place, and erased before the summary."""
-    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
+async def run_on_terminal(
+    command: list[str], columns: int, shown: bytearray | None = None, **env: str
+) -> tuple[int, bytes]:
+    """Run a command whose stderr is a terminal of some width. Return its exit code and what it has `shown`."""
+    shown = bytearray() if shown is None else shown
     primary, secondary = pty.openpty()
-    async with holding_faas() as (url, _, go_on):
-        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url]
-        process = subprocess.Popen(command, env=CLEAN, stderr=secondary)
-        os.close(secondary)
-        shown = b""
-        while b"\r\x1b[Kfaasrt: 0/5 done, 0.0/s, 5 in flight" not in shown:
-            shown += await anyio.to_thread.run_sync(os.read, primary, 65_536)
-        go_on.set()
-        while b"5 tasks in" not in shown:
-            shown += await anyio.to_thread.run_sync(os.read, primary, 65_536)
-        assert await anyio.to_thread.run_sync(process.wait) == 0
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    # Neither COLUMNS nor the size of another stream is that of the terminal.
+    env = {**CLEAN, "TERM": "xterm", "COLUMNS": "500", **env}
+    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=secondary)
+    os.close(secondary)
+    with contextlib.suppress(OSError):  # the other side is closed
+        while data := await anyio.to_thread.run_sync(os.read, primary, 65_536):
+            shown += data
     os.close(primary)
-    assert re.search(rb"\r\x1b\[KOK +5\r\n", shown)
+    return await anyio.to_thread.run_sync(process.wait), bytes(shown)
+
+
+def lines_of_progress(shown: bytes) -> list[str]:
+    """Return what stood in the line of progress, without colors."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
+    return [text for text in re.findall(r"\r\x1b\[K([^\r\n\x1b]*)", plain) if " done" in text]
+
+
+@pytest.mark.parametrize("columns", [60, 61, 80, 100, 120, 160, 200])
+async def test_progress_is_one_line_of_a_terminal(columns: int, tmp_path: Path) -> None:
+    """It is replaced in place, is narrower than the terminal, keeps what matters most, and is erased at the end."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(1_000)))
+
+    def answer(body: dict[str, Any]) -> Reply:
+        number = int(body["code"][6:-1]) if body["code"].startswith("print(") else 9
+        errors = {1: "ZeroDivisionError", 2: "KeyError"}
+        if number % 10 == 0:
+            return Reply.crash()
+        if number % 10 in errors:
+            return Reply(outcome=Outcome.USER_ERROR, error=UserError(errors[number % 10]), delay_s=0.02)
+        return Reply(stdout="x", delay_s=0.02)
+
+    async with FakeFaas() as faas:
+        faas.handler = answer
+        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--concurrency", "16"]
+        code, shown = await run_on_terminal(command, columns)
+    assert code == 3
+    lines = lines_of_progress(shown)
+    assert lines
+    assert max(map(len, lines)) < columns, lines
+    for line in lines:
+        assert re.match(r"faasrt: [\d,]+/1,000 done, ", line)
+    assert any(re.search(r"\d infra errors", line) for line in lines)
+    assert any(" left" in line for line in lines)
+    assert any("USER_ERROR" in line for line in lines) == (columns >= 100)
+    assert any("━" in line for line in lines) == (columns >= 120)
+    # The summary is below the place of the line, which is empty by then.
+    assert re.search(rb"\r\x1b\[K\x1b\[32mOK +\x1b\[0m +\d+\r\n", shown)
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, {"TERM": "dumb"}])
+async def test_progress_without_colors(variables: dict[str, str], url: str, tmp_path: Path) -> None:
+    """`NO_COLOR` leaves the line of progress without colors. A terminal that cannot erase gets no such line."""
+    sleep = {"code": "import time; time.sleep(0.4)", "language": "py"}
+    tasks = write(tmp_path / "tasks.jsonl", *[sleep] * 4, {"code": "1 / 0", "language": "py"}, b"no json")
+    command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url]
+    code, shown = await run_on_terminal(command, 80, **variables)
+    assert code == 2
+    assert b"OK                   4\r\n" in shown
+    assert set(re.findall(rb"\x1b\[[\d;]*[A-Za-z]", shown)) <= ({b"\x1b[K"} if "NO_COLOR" in variables else set())
+    assert bool(lines_of_progress(shown)) == ("NO_COLOR" in variables)
+
+
+async def test_reasons_are_on_the_terminal(tmp_path: Path) -> None:
+    """The summary counts the errors by type, with the reason of each; the first of a type is shown at once."""
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        *(program(number) for number in range(4)),
+        {**program(5), "code": "zero"},
+        {**program(6), "code": "slow"},
+        b"no json",
+    )
+    replies = {
+        "print(0)": Reply.crash(),
+        "zero": Reply(outcome=Outcome.USER_ERROR, error=UserError("ZeroDivisionError", "division by zero")),
+        "slow": Reply(
+            outcome=Outcome.TIMEOUT, error=UserError("Timeout", "timeout after 2000 ms (limit of the client)")
+        ),
+    }
+    async with FakeFaas() as faas:
+        faas.handler = lambda body: replies.get(body["code"], Reply(status=418, details="a teapot"))
+        command = ["--url", faas.url, "--concurrency", "1", "--summary-json", str(tmp_path / "sum")]
+        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), *command)
+    assert code == 3
+    assert re.search(r"^USER_ERROR +1   1 ZeroDivisionError$", stderr, re.MULTILINE)
+    assert re.search(r"^TIMEOUT +1   1 after 2,000 ms \(limit\)$", stderr, re.MULTILINE)
+    assert re.search(r"^faasrt: infra errors: 3 RejectedError, 1 ServerError: .*a teapot", stderr, re.MULTILINE)
+    assert re.search(r"^faasrt: infra errors: ServerError: ", stderr, re.MULTILINE)
+    assert re.search(r"^faasrt: invalid tasks: 1, the first: line 7: it is not JSON", stderr, re.MULTILINE)
+    assert [len(re.findall(rf"^faasrt: first {name}: ", stderr, re.MULTILINE)) for name in ("RejectedError", "ServerError")] == [1, 1]  # fmt: skip  # noqa: E501
+    assert json.loads((tmp_path / "sum").read_text())["infra_error_types"] == {"RejectedError": 3, "ServerError": 1}
+
+
+async def test_the_default_concurrency_is_the_capacity_of_the_server(tmp_path: Path) -> None:
+    """The number of tasks in flight is that of the server, or 16 when it does not say. --concurrency overrides it."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(400)))
+    js = write(tmp_path / "js.jsonl", {"id": "js", "code": "1", "language": "js"}, *(program(n) for n in range(400)))
+    for file, capacities, options, expected in (
+        (tasks, {"python": 3, "javascript": 50}, [], 3),
+        (js, {"python": 3, "javascript": 5}, [], 8),
+        (tasks, {}, [], 16),
+        (tasks, {}, ["--concurrency", "7"], 7),
+    ):
+        async with holding_faas(capacities) as (url, arrived, go_on):
+            command = [*FAASRT, "batch", file, "-o", str(tmp_path / f"out-{expected}"), "--url", url, *options]
+            shown = bytearray()
+            running = asyncio.create_task(run_on_terminal(command, 200, shown))
+            await until(lambda: b" %d in flight" % expected in shown)  # noqa: B023
+            go_on.set()
+            assert (await running)[0] == 0
+            assert len(arrived) >= 400
+            assert max(int(number) for number in re.findall(rb"(\d+) in flight", shown)) == expected
+
+
+async def test_a_concurrency_above_the_default_limit_of_a_manager(tmp_path: Path) -> None:
+    """`--concurrency 400` reaches a server that runs 400 programs at once."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(500)))
+    async with holding_faas({"python": 1_000}) as (url, arrived, go_on):
+        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url, "--concurrency", "400"]
+        process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.DEVNULL)
+        await until(lambda: len(arrived) >= 400)
+        assert len(arrived) == 400
+        go_on.set()
+        assert await anyio.to_thread.run_sync(process.wait) == 0
+
+
+async def test_the_memory_limit_of_a_batch(url: str, tmp_path: Path) -> None:
+    """`--memory-mb` holds for every task."""
+    code = "const all = []; while (true) all.push(new Uint8Array(2 ** 20).fill(1))"
+    tasks = write(tmp_path / "tasks.jsonl", {"code": code, "language": "js"})
+    assert (await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--memory-mb", "40"))[0] == 0
+    (found,) = read(tmp_path / "out")
+    assert (found["outcome"], found["error"]["message"]) == (
+        "MEMORY_LIMIT",
+        "more than 40 MiB of memory (limit of the client)",
+    )
 
 
 @contextlib.asynccontextmanager
-async def holding_faas() -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
+async def holding_faas(
+    capacities: Mapping[str, int] = MappingProxyType({"python": 16}),
+) -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
     """Yield the URL of a FaaS, the programs that arrived, and the event that lets it answer."""
     arrived: list[int] = []
     go_on = asyncio.Event()
 
     async def health(request: web.Request) -> web.Response:
-        return web.json_response({"capabilities": {"lossless": True, "enforces_timeouts": True}})
+        languages = {name: {"capacity": capacity} for name, capacity in capacities.items()}
+        capabilities = {"lossless": True, "enforces_timeouts": True}
+        return web.json_response({"status": "healthy", "capabilities": capabilities, "languages": languages})
 
     async def run_code(request: web.Request) -> web.Response:
         arrived.append(len(arrived))

