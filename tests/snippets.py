@@ -105,7 +105,7 @@ def run(snippet: Snippet, python: Path, folder: Path) -> None:
         argv = [str(python), "-W", "error", script.name]
     else:
         argv = ["bash", "-c", f"{snippet.code}\ntrue"]
-    done = subprocess.run(argv, env=environment(python), cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(argv, env=environment(python), cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{snippet}: {done.stderr}"
     same = doctest.OutputChecker().check_output(snippet.expected, done.stdout, doctest.ELLIPSIS)
     assert same, f"{snippet} prints\n{done.stdout}\nbut should print\n{snippet.expected}\n{done.stderr}"

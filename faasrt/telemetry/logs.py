@@ -5,10 +5,10 @@ application's processors and context variables. Otherwise they go to the standar
 silent until the application configures logging. `logger=` replaces both; it takes a structlog logger or one of the
 standard library's.
 
-Level    Lines
-WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
-INFO     `call_finished` of every other call, cancelled ones included; `endpoint_changed` when a breaker closes.
-DEBUG    All other events. The error of an attempt is here too: the call reports it when no retry succeeds.
+    Level    Lines
+    WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
+    INFO     `call_finished` of every other call, cancelled ones included; `endpoint_changed` when a breaker closes.
+    DEBUG    All other events. The error of an attempt is here too: the call reports it when no retry succeeds.
 
 So there is one line per call at INFO, and one per failed call at WARNING. A line is the name of the event and its
 fields. Fields that are None or empty are left out.
