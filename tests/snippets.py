@@ -35,7 +35,7 @@ class Snippet:
         number: Its position there.
         kind: "python", "console" or "sh".
         code: The program, or the command.
-        expected: What it prints, by the text; "..." stands for anything.
+        expected: The output that the page shows; "..." stands for any text.
         file: The name under which to save a program that is not run itself; or "".
         installs: The arguments of the `pip install` commands between the snippet before it and this one.
     """
