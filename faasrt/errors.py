@@ -1,6 +1,6 @@
 """The errors of faasrt.
 
-Failures of the user's code are data (`ExecutionResult.outcome`). Failures of the infrastructure raise these errors::
+Failures of the user's code are data (`ExecutionResult.outcome`). Failures of the infrastructure raise these errors:
 
     FaasrtError
     ├── ConfigurationError(ValueError)         a setting is wrong; nothing was sent

@@ -104,7 +104,8 @@ def link_public_names(text: Markup, module: pdoc.doc.Module) -> Markup:
         return f'<code><a href="{target}#{anchor}">{match[1]}</a>{match[2]}</code>'
 
     names = "|".join(name for name in faasrt.__all__ if name != "__version__")
-    return Markup(re.sub(rf"<code>((?:{names})(?:\.\w+)?)((?:\([^<>]*\))?)</code>", link, text))
+    linked = re.sub(rf"<code>((?:{names})(?:\.\w+)?)((?:\([^<>]*\))?)</code>", link, text)
+    return Markup(re.sub(rf"── ({names})\b", rf'── <a href="{target}#\1">\1</a>', linked))  # the tree of errors
 
 
 @pdoc.render_helpers.pass_context

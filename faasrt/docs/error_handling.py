@@ -8,10 +8,10 @@ a statement about the code, and no exception is ever the fault of the code.
 | `result.outcome` | the program | `result.error` |
 |---|---|---|
 | `OK` | ran to its end, with exit code 0 | None |
-| `USER_ERROR` | raised, rejected, or exited with another code | the exception; None after `exit(3)` |
+| `USER_ERROR` | raised, rejected, or exited with another code | the exception, `SystemExit` for `exit(3)` |
 | `SYNTAX_ERROR` | does not parse; nothing ran | the syntax error |
 | `TIMEOUT`, `MEMORY_LIMIT`, `OUTPUT_LIMIT` | was ended at that limit | the limit, its value, and who set it |
-| `CRASHED` | ended without a message: a hard exit, a trap, a signal | None |
+| `CRASHED` | ended without a message: a hard exit, a trap, a signal | None, or the signal |
 
 `result.raise_for_outcome()` turns every outcome but `OK` into an `ExecutionError`, for callers that prefer exceptions.
 

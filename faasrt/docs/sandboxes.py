@@ -76,7 +76,7 @@ To give native programs other packages, make an environment for them:
 | types of TypeScript | removed (checked by `deno check`) | removed, not checked |
 | `import.meta.main` | true | false |
 | stdin, `prompt()`, `Deno.args` | yours | empty |
-| a promise that never settles, with nothing left to do | a warning | USER_ERROR |
+| a promise that never settles, with nothing left to do | an error | USER_ERROR |
 
 ## Limits
 
@@ -97,7 +97,7 @@ Native programs and Deno run in a jail that the Linux kernel enforces. It has tw
 * `namespaces`: own users, processes, network, IPC, host name and a read-only root, besides everything in `filters`. It
   works for root, and for other users where unprivileged user namespaces are allowed.
 * `filters`: a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), and no capabilities.
-  Default containers of Docker and Kubernetes allow this. `native` needs namespaces, so Python runs on `wasm` here.
+  Containers with Docker's defaults allow this. `native` needs namespaces, so Python runs on `wasm` at this level.
 
 `faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
 below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.

@@ -4,7 +4,7 @@
     python -m faasrt.examples.benchmark --runs 1000 --concurrency 64
     COZE_LOOP_PYTHON_FAAS_URL=http://one:8000,http://two:8000 python -m faasrt.examples.benchmark
 
-The phases of a call add up to its total:
+The phases of a call, which add up to its total, are:
 
     queued      waiting for a permit in this process
     program     the program itself, as reported by the server

@@ -5,10 +5,10 @@ processors and context variables. Otherwise they go to the standard library's lo
 the application configures logging. The argument `logger` replaces both; it may be a structlog or standard library
 logger.
 
-Level    Lines
-WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
-INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes.
-DEBUG    All other events, including failed attempts: `call_finished` reports the error if no retry succeeds.
+    Level    Lines
+    WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
+    INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes.
+    DEBUG    All other events, including failed attempts: `call_finished` reports the error if no retry succeeds.
 
 So at level INFO there is one line per call. A line consists of the name of the event and its fields. Fields that are
 None or empty are left out.

@@ -3,7 +3,7 @@ r"""The pytest plugin: fixtures with a FaaS for tests. Installing faasrt adds th
 `faasrt_fake` is a new `FakeFaas` for each test, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
 `faasrt_local` is the base URL of an embedded FaaS that the whole session shares; it needs the extra `local`.
 
-A test file::
+A test file, for example:
 
     import pytest
 

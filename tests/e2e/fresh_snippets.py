@@ -3,7 +3,7 @@
     python tests/fresh_snippets.py
 
 Not run by pytest: it installs packages, and takes some minutes. The environment starts with the first command of the
-README, in a copy of the last commit. What a page installs is taken away after it.
+README, in a copy of the last commit. Packages that a page installs are removed after it.
 """
 
 from __future__ import annotations

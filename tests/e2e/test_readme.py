@@ -52,7 +52,7 @@ async def test_applications(snippet: Snippet, tmp_path: Path) -> None:
     await anyio.to_thread.run_sync(snippets.check_application, snippet, PYTHON, tmp_path)
 
 
-# What the first command of the README installs, and what comes with it.
+# Installed by the first command of the README, or part of Python.
 INSTALLED = {"faasrt", "aiohttp", "anyio", "structlog", *sys.stdlib_module_names}
 MODULES_OF = {"faasrt[prometheus]": "prometheus_client", "pytest-asyncio": "pytest_asyncio"}
 

@@ -36,7 +36,7 @@ class Snippet:
         number: Its position there.
         kind: "python", "console" or "sh".
         code: The program, or the command.
-        expected: What it prints, by the text; "..." stands for anything.
+        expected: The output that the page shows; "..." stands for any text.
         file: The name under which to save a program that is not run itself; or "".
         installs: The arguments of the `pip install` commands between the snippet before it and this one.
     """
@@ -106,7 +106,7 @@ def run(snippet: Snippet, python: Path, folder: Path) -> None:
         argv = [str(python), "-W", "error", script.name]
     else:
         argv = ["bash", "-c", f"{snippet.code}\ntrue"]
-    done = subprocess.run(argv, env=environment(python), cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(argv, env=environment(python), cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{snippet}: {done.stderr}"
     same = doctest.OutputChecker().check_output(snippet.expected, done.stdout, doctest.ELLIPSIS)
     assert same, f"{snippet} prints\n{done.stdout}\nbut should print\n{snippet.expected}\n{done.stderr}"
