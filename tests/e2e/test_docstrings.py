@@ -132,7 +132,7 @@ def figures() -> Iterator[tuple[str, str]]:
     words = {3: "three", 5: "five", 10: "ten"}
     retry, breaker = faasrt.RetrySettings(), faasrt.BreakerSettings()
     yield "faasrt.transport", f"At most {words[retry.max_attempts]} attempts are made"
-    yield "faasrt.transport", f"({words[retry.budget / retry.retry_cost]} retries, refilled by successes)"
+    yield "faasrt.transport", f"({words[int(retry.budget / retry.retry_cost)]} retries, refilled by successes)"
     yield "faasrt.transport", f"fails {words[breaker.consecutive_failures]} times in a row"
     yield "faasrt.transport", f"more than a fifth of at least {breaker.min_calls} calls in {breaker.window_s:g} s"
     assert breaker.min_success_rate == 0.8

@@ -306,7 +306,9 @@ def test_a_file_name_with_invisible_characters(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
     """A result of any kind, without times, texts and facts, makes a whole page that explains its kind."""
-    fields = {"INFRASTRUCTURE": {"infra_error": {}}, "INVALID_TASK": {"invalid_task": ""}}.get(kind, {"outcome": kind})
+    fields: Any = {"INFRASTRUCTURE": {"infra_error": {}}, "INVALID_TASK": {"invalid_task": ""}}.get(
+        kind, {"outcome": kind}
+    )
     report = report_of(tmp_path / "r.jsonl", [fields])
     assert (report.counts, report.latency, report.duration, report.throughput) == ({kind: 1}, None, None, None)
     reader = Reader(render(report))
@@ -332,7 +334,7 @@ def test_the_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> N
     page = render(report_of(tmp_path / "r.jsonl", list(ordinary(500))))
     reader = Reader(page)
     (policy,) = [
-        value for tag, name, value in reader.attributes if (tag, name) == ("meta", "content") and "src" in value
+        value for tag, name, value in reader.attributes if (tag, name) == ("meta", "content") and "src" in str(value)
     ]
     for tag in ("style", "script"):
         text = page.split(f"<{tag}>")[1].split(f"</{tag}>")[0]

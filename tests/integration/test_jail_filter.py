@@ -16,6 +16,7 @@ import pytest_asyncio
 from faasrt import Outcome, RuntimeManager
 from faasrt.local import LocalFaaS
 from faasrt.local.jail import seccomp
+from faasrt.local.jail.syscalls import ARCHITECTURE
 from support.helpers import manager_for
 from support.native_attacks import PRELUDE
 
@@ -214,7 +215,7 @@ async def native() -> AsyncIterator[RuntimeManager]:
             yield manager
 
 
-@pytest.mark.skipif(seccomp.ARCHITECTURE != "x86_64", reason="the numbers are those of x86-64")
+@pytest.mark.skipif(ARCHITECTURE != "x86_64", reason="the numbers are those of x86-64")
 @pytest.mark.asyncio(loop_scope="session")
 async def test_every_other_call_fails_in_the_jail(native: RuntimeManager) -> None:
     """Every number up to 520 that the filter does not list, and many of x32, fails in a program, which lives on."""

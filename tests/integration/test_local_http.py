@@ -175,7 +175,7 @@ BAD_FIELDS = {
     "ext": (1, True, "a", [], [["a", "b"]]),
     "sandbox": (None, 1, "a", [], {"cpus": 1}, {"\ud800": 1}, {"timeout": 5}),
 }
-BAD_LIMITS = {
+BAD_LIMITS: dict[str, tuple[Any, ...]] = {
     "timeout_ms": (None, 0, -1, "5", True, [], DEEP),
     "memory_limit_mb": (None, 0, 1, -1, "64", True, [64], DEEP),
     "max_output_bytes": (None, 0, -1, "5", True, {}, DEEP),

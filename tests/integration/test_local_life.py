@@ -8,6 +8,7 @@ import signal
 from asyncio.subprocess import DEVNULL
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -31,7 +32,7 @@ def options(engine: str) -> list[str]:
     return ["--engine", "python=wasm"] if engine == "wasm" else []
 
 
-async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, object]]]:
+async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, Any]]]:
     """Start a program that takes its time, and give its call once it runs."""
     call = asyncio.create_task(server.run(language, SLOW[language].format(seconds)))
     await server.until_pool(language, active=1)

@@ -72,8 +72,8 @@ def traceparent(span: ReadableSpan | trace.Span) -> str:
 
 
 async def error_of(call: Awaitable[Any]) -> str:
-    (found,) = await asyncio.gather(call, return_exceptions=True)
-    return type(found).__name__
+    found: tuple[Any] = await asyncio.gather(call, return_exceptions=True)
+    return type(found[0]).__name__
 
 
 async def test_a_call_is_a_span(spans: Spans, fake: FakeFaas) -> None:

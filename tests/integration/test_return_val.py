@@ -48,6 +48,7 @@ def test_python_takes_the_text_between_the_first_markers(text: str) -> None:
     """As the expression does that says it in one line, but in linear time."""
     marked = re.compile(f"{START}\n(.*?)\n?{END}\n?", re.DOTALL)
     found = marked.search(text)
+    expected: tuple[str, str, frozenset[str]]
     expected = (marked.sub("", text), found[1], frozenset()) if found else (text, "", frozenset())
     assert take_return_val(text, PYTHON) == expected
 
@@ -57,7 +58,7 @@ def test_python_takes_the_text_between_the_first_markers(text: str) -> None:
 def test_javascript_takes_the_last_line_that_is_an_object(text: str) -> None:
     """The line goes with one line end; a line that only looks like an object stays."""
     lines = text.split("\n")
-    expected = text, "", frozenset()
+    expected: tuple[str, str, frozenset[str]] = text, "", frozenset()
     for index in range(len(lines) - 1, -1, -1):
         if lines[index] == '{"a": 1}' or re.fullmatch(r"\{[ ]*\}|\{\"a\": 1\}", lines[index]):
             expected = "\n".join(lines[:index] + lines[index + 1 :]), lines[index], frozenset()

@@ -44,9 +44,9 @@ await ended(new Worker({worker!r}, {{ eval: true }}));
 console.log(String(await ended(new Worker(new URL({static!r})))));
 """
     result = await place.run(code, "js")
-    lines = result.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:6]] == ["denied"] * 6, result
-    assert READ in lines[6]
+    told = result.stdout.splitlines()
+    assert [line.split()[0] for line in told[:6]] == ["denied"] * 6, result
+    assert READ in told[6]
     assert await place.sink.all_seen() == []
 
 

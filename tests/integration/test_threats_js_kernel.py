@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -189,7 +190,7 @@ async def test_no_other_system_call_exists(place: Place) -> None:
 
 
 # Calls that are allowed with other arguments: the name, the arguments, the answers.
-ARGUMENTS = [
+ARGUMENTS: list[tuple[str, list[Any], set[int]]] = [
     ("socket", [1, 1, 0], {EACCES}),
     ("socket", [2, 1, 0], {EACCES}),
     ("socket", [16, 3, 0], {EACCES}),

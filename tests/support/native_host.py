@@ -93,8 +93,8 @@ async def host_of(user: str, level: str) -> AsyncIterator[Host]:
             listener.listen()
             if not abstract:
                 file.chmod(0o777)
-        for path in (folder / "tmp", canary) if other else ():
-            os.chown(path, _UID, _UID)
+        for owned in (folder / "tmp", canary) if other else ():
+            os.chown(owned, _UID, _UID)
         packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
         env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
         env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}

@@ -98,7 +98,7 @@ def ordinary(count: int) -> Iterator[dict[str, Any]]:
 def hostile() -> Iterator[dict[str, Any]]:
     """Results that hold all that could break a page, in every field."""
     for number, text in enumerate(NASTY):
-        error = {"name": text, "message": text, "traceback": text}
+        error: dict[str, Any] = {"name": text, "message": text, "traceback": text}
         fields: dict[str, Any] = {
             "error": error,
             "stdout": text,

@@ -72,7 +72,8 @@ def kinds_of(document: str) -> set[str]:
 
 def snippets_of(document: str) -> list[Snippet]:
     """Return the snippets of a document, in order."""
-    text, found, end = text_of(document), [], 0
+    text, end = text_of(document), 0
+    found: list[Snippet] = []
     for match in re.finditer(r"^```(\w+)\n(.*?)^```\n?", text, re.DOTALL | re.MULTILINE):
         kind, code = match.groups()
         before, end = text[end : match.start()], match.end()

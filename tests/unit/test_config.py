@@ -26,7 +26,8 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
-from faasrt.config import names_endpoints, parse_base_url
+from faasrt._checks import parse_base_url
+from faasrt.config import names_endpoints
 
 
 def test_sandbox_defaults() -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 
 import faasrt
 from faasrt import errors
-from support.package import ROOT
 
 
 def test_every_exported_name_exists() -> None:
@@ -21,15 +18,6 @@ def test_every_exported_name_exists() -> None:
         assert getattr(faasrt, name) is not None
     with pytest.raises(AttributeError):
         faasrt.nope  # noqa: B018
-
-
-def test_import_loads_nothing_heavy() -> None:
-    """Importing the package costs neither aiohttp nor the engines."""
-    code = (
-        "import sys, faasrt; print(sorted({'aiohttp', 'attrs', 'structlog', 'click', 'wasmtime'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 ERRORS = [
@@ -64,16 +52,6 @@ def test_service_errors_name_endpoint_attempts_and_time() -> None:
     """The message of an infrastructure failure says where, how often and how long."""
     error = faasrt.ConnectError("cannot connect", endpoint="http://x:1", attempts=1, elapsed_s=0.5, sent="no")
     assert str(error) == "cannot connect [http://x:1, 1 attempt, 0.50 s, sent: no]"
-
-
-def test_the_typed_sample_runs() -> None:
-    """`typed_sample.py` is checked by mypy in the CI, and is no fiction."""
-    sample = ROOT / "tests" / "support" / "typed_sample.py"
-    done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    mypy = [sys.executable, "-m", "mypy", "--strict", str(sample)]
-    done = subprocess.run(mypy, capture_output=True, text=True, timeout=100, cwd=ROOT)
-    assert done.returncode == 0, done.stdout
 
 
 def test_every_public_thing_is_documented() -> None:

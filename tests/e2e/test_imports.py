@@ -1,0 +1,24 @@
+"""The package in a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support.package import ROOT
+
+
+def test_import_loads_nothing_heavy() -> None:
+    """Importing the package costs neither aiohttp nor the engines."""
+    code = (
+        "import sys, faasrt; print(sorted({'aiohttp', 'attrs', 'structlog', 'click', 'wasmtime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_typed_sample_runs() -> None:
+    """`typed_sample.py`, which mypy checks in the CI, runs."""
+    sample = ROOT / "tests" / "support" / "typed_sample.py"
+    done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
