@@ -1,6 +1,6 @@
 """Run every snippet of README and guide in a new environment that has only what the text says to install.
 
-    python tests/fresh_snippets.py
+    cd tests && python -m e2e.fresh_snippets
 
 Not run by pytest: it installs packages, and takes some minutes. The environment starts with the first command of the
 README, in a copy of the last commit. Packages that a page installs are removed after it.
@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from support import snippets
+from support.package import ROOT
+from support.served import CLEAN
 
 
 def packages(python: Path) -> set[str]:
@@ -30,10 +30,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "source"
         source.mkdir()
-        archive = subprocess.run(["git", "archive", "HEAD"], cwd=snippets.ROOT, check=True, capture_output=True)
+        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True)
         subprocess.run(["tar", "-x"], cwd=source, check=True, input=archive.stdout)
         first = next(one for one in snippets.snippets_of("README.md") if one.kind == "sh")
-        clean = {key: value for key, value in snippets.CLEAN.items() if key != "VIRTUAL_ENV"}
+        clean = {key: value for key, value in CLEAN.items() if key != "VIRTUAL_ENV"}
         done = subprocess.run(["bash", "-ec", first.code], cwd=source, env=clean, check=True, stdout=subprocess.PIPE)
         assert done.stdout.endswith(b"\n42\n")
         python = source / ".venv/bin/python"

@@ -137,5 +137,4 @@ async def test_programs_end_with_the_server() -> None:
         processes = host.server.children(recursive=True)
         assert processes
         host.server.kill()
-        for process in processes:
-            await until(lambda process=process: not process.is_running())
+        await until(lambda: not any(process.is_running() for process in processes))
