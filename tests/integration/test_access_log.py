@@ -9,10 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
-from served import until
 
 from faasrt import ConfigurationError
 from faasrt.local import LocalFaaS
+from support.served import until
 
 
 async def test_structlog_gets_fields() -> None:
