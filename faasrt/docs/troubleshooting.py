@@ -137,7 +137,13 @@ not use `--privileged` for this: it removes the container's own wall.
 
 ### `the engine native needs the level namespaces`
 
-You chose `native` where the level is `filters`. Choose `wasm`, or see above.
+You chose `native` where the level is `filters`. Choose `wasm`, see above, or choose the level as well
+(`--level filters`), which gives programs a weaker wall.
+
+### `programs run as another user, who cannot read ...`
+
+At the level `filters`, root runs programs as another user. That user cannot read the interpreter, which is usually
+below `/root`. Start the server as an ordinary user, or choose an interpreter that all users can read (`--python`).
 
 ### A process of the server was killed
 
