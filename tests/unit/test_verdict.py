@@ -157,6 +157,7 @@ def test_verdicts(body: Any, status: int, outcome: Outcome) -> None:
         ({"error": "timeout"}, 504, ServerError),
         (b"", 302, ProtocolError),
         (b"", 204, ProtocolError),
+        ({"output": output()}, 201, ProtocolError),
         (b"", 200, ProtocolError),
         (b"null", 200, ProtocolError),
         (b"[]", 200, ProtocolError),
