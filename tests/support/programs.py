@@ -116,7 +116,7 @@ JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("is no JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
 ]
 
-# What an independent review broke. code: outcome, stdout, what stands in stderr
+# Programs whose results a server easily changes. code: outcome, stdout, what stands in stderr
 EXACT_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     "import logging\nprint('hi')": (Outcome.OK, "hi\n", ""),
     "import asyncio\nasync def f(): print('in', end='')\nasyncio.run(f())": (Outcome.OK, "in", ""),
