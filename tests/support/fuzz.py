@@ -24,7 +24,7 @@ import attrs
 
 from faasrt import Outcome, RuntimeManager, Settings
 from support.doubles import JsFaas, PythonFaas
-from support.programs import PROGRAMS, REVIEWED_JAVASCRIPT, REVIEWED_PYTHON
+from support.programs import EXACT_JAVASCRIPT, EXACT_PYTHON, PROGRAMS
 
 TEXTS = [
     "__COZE_RETURN_VAL_START__",
@@ -118,8 +118,8 @@ def made(chance: random.Random) -> Program:
 def mutated(chance: random.Random) -> Program:
     """A program of the tests with some characters changed."""
     corpus = {
-        "python": [*PROGRAMS["python"], *REVIEWED_PYTHON],
-        "javascript": [*PROGRAMS["javascript"], *REVIEWED_JAVASCRIPT],
+        "python": [*PROGRAMS["python"], *EXACT_PYTHON],
+        "javascript": [*PROGRAMS["javascript"], *EXACT_JAVASCRIPT],
     }
     language = chance.choice(list(corpus))
     code = chance.choice(corpus[language])

@@ -116,8 +116,8 @@ JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("is no JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
 ]
 
-# Programs that failed in an independent review. code: outcome, stdout, a part of stderr
-REVIEWED_PYTHON: dict[str, tuple[Outcome, str, str]] = {
+# Programs whose results a server easily changes. code: outcome, stdout, a part of stderr
+EXACT_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     "import logging\nprint('hi')": (Outcome.OK, "hi\n", ""),
     "import asyncio\nasync def f(): print('in', end='')\nasyncio.run(f())": (Outcome.OK, "in", ""),
     "print('hi')\nraise SyntaxError(5)": (Outcome.USER_ERROR, "hi\n", "SyntaxError"),
@@ -143,7 +143,7 @@ REVIEWED_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     ),
 }
 # Programs that need processes and threads, or results that only the envelope returns.
-REVIEWED_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
+EXACT_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
     "from concurrent.futures import ThreadPoolExecutor\nex = ThreadPoolExecutor(2)\nprint(ex.submit(lambda: 5).result())": (
         Outcome.OK,
         "5\n",
@@ -160,7 +160,7 @@ REVIEWED_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
     "import os\nprint('x', flush=True)\nos.close(1)": (Outcome.OK, "x\n", ""),
     "import warnings\nwarnings.warn('x')": (Outcome.OK, "", "  warnings.warn('x')"),
 }
-REVIEWED_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
+EXACT_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
     "console.log(new Error('shown').stack);": (Outcome.OK, "Error: shown\n    at main.js:1:13\n", ""),
     "console.error(new Error('shown'));": (Outcome.OK, "", "at main.js:1:15"),
     "process.on('unhandledRejection', (e) => console.log('caught', e.message)); Promise.reject(new Error('a'));": (
