@@ -283,7 +283,7 @@ async def test_too_much_is_refused_before_it_runs() -> None:
     with pytest.raises(BusyError, match="wait already") as full:
         await queue.execute(None)  # type: ignore[arg-type]
     assert full.value.status == 429
-    with pytest.raises(BusyError, match="came free"):
+    with pytest.raises(BusyError, match="became free"):
         await waiting
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
