@@ -77,7 +77,7 @@ async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) ->
         ({"code": "1"}, "language"),
         ({"language": "ruby", "code": "1"}, "ruby"),
         ({"language": ["js"], "code": "1"}, "language"),
-        ({"language": "python", "code": "1"}, "not served here"),
+        ({"language": "python", "code": "1"}, "does not run python"),
         ({"language": "js"}, "'code'"),
         ({"language": "js", "code": 5}, "'code'"),
         ({"language": "js", "code": " "}, "empty"),

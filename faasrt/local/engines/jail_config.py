@@ -83,8 +83,8 @@ class JailConfig:
             "policy": self.policy if jailed else f"{self.policy}-filters",
             "rights": rights,
             "root": str(root),
-            # Python programs can have sockets. In a shared network they would see the names of each other's sockets, and
-            # the buffers of a program could not be counted.
+            # Python programs can have sockets. In a shared network they would see the names of each other's sockets,
+            # and the socket buffers of a single program could not be counted.
             "private_network": jailed and self.policy == "python",
         }
 

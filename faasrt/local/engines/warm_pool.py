@@ -42,7 +42,7 @@ class PooledEngine(Engine, Generic[_P]):
         min_warm: The smallest number of processes to keep.
         reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
             keep includes the ones that are running a program.
-        retry_start_s: The pause after a failed start, in seconds. It doubles with each failure, up to the second number.
+        retry_start_s: The first and the longest pause after failed starts, in seconds. The pause doubles every time.
         warm_timeout_s: How long a program waits for a warm process, in seconds.
     """
 
