@@ -1,1 +1,1 @@
-"""Benchmarks: each module runs alone, `python -m benchmarks.NAME`, and prints ratios within one run."""
+"""Benchmarks. Each module is a program: `python -m benchmarks.NAME`. See README.md."""

@@ -1,10 +1,9 @@
-"""Where the adaptive limit settles, against fixed limits, on a server that does not tell its size.
+"""The adaptive limit compared with fixed limits, on a server that does not state its capacity.
 
     python -m benchmarks.adaptive [--calls 2000] [--rounds 3]
 
-The server gives its best at 8 in flight: beyond that each call takes longer, in proportion, and one beyond 16 is
-refused with 429. The fixed limits are those of a loop over aiohttp with a semaphore, as one writes it by hand. Each
-contender has such a server to itself.
+The server is fastest with 8 calls in flight. With more, each call takes longer, in proportion; beyond 16, calls are
+refused with 429. The fixed limits are semaphores in a loop over aiohttp. Each contender has a server of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from benchmarks.harness import Figures, answer, contenders, parser, play, spreads
+from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_requests, spreads
 from benchmarks.report import Report, Spread
 from faasrt import FaasrtError, LimiterSettings, RetrySettings, RuntimeManager, Settings
 from faasrt.testing import FakeFaas, Reply
@@ -72,7 +71,7 @@ async def adaptive(calls: int) -> Figures:
 
 
 def measure(contender: str, calls: int) -> Figures:
-    """Answered calls a second, and refusals."""
+    """Return the answered calls per second, the number of refused calls, and the limit at the end."""
     return asyncio.run(adaptive(calls) if contender == "adaptive" else fixed(int(contender), calls))
 
 
@@ -82,11 +81,11 @@ def main() -> None:
     options.add_argument("--fixed", nargs="+", default=FIXED, help="the fixed limits")
     given = options.parse_args()
     if given.contender:
-        answer(functools.partial(measure, given.contender))
+        serve_requests(functools.partial(measure, given.contender))
         return
     report = Report("adaptive", vars(given))
     with contenders("benchmarks.adaptive", [*given.fixed, "adaptive"]) as started:
-        rounds = play(started, given, calls=given.calls)
+        rounds = run_rounds(started, given, calls=given.calls)
     best = [max(rounds[name][number]["answered/s"] for name in given.fixed) for number in range(given.rounds)]
     for name, found in rounds.items():
         of_best = Spread.of(mine["answered/s"] / most for mine, most in zip(found, best, strict=True))

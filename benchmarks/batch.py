@@ -1,10 +1,11 @@
-"""A batch that is killed again and again: every task ends with the verdict of an undisturbed run.
+"""A batch that is killed again and again gets the same results as one that is not.
 
     python -m benchmarks.batch [--tasks 3000] [--kills 5]
 
-`faasrt batch` runs mixed tasks (good ones, errors, loops, bombs, floods, syntax errors; three languages) at a
-`faasrt serve` of its own; it is killed by SIGKILL at random moments and resumed each time. Then the same tasks run
-undisturbed, and the verdicts are compared. The server's own count of executions says what was run twice.
+`faasrt batch` runs mixed tasks in three languages on a `faasrt serve` of its own: good programs, errors, endless loops,
+programs that use too much memory or print too much, and syntax errors. First it runs without interruption. Then it runs
+the same tasks again, is killed with SIGKILL at random moments and resumed each time, and the results are compared. The
+server's metrics show how many programs ran twice.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ GOOD = [0, 3, 8, 13]
 
 
 def make_tasks(count: int) -> list[dict[str, Any]]:
-    """Four of five are good ones, as in real batches."""
+    """Return tasks. Four of five are good programs, as in real batches."""
     chosen = random.Random(7)
     tasks = []
     for number in range(count):
@@ -55,11 +56,11 @@ def make_tasks(count: int) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> dict[str, tuple[Any, ...]]:
-    """The verdicts of a results file; an id that stands there twice is a failure of ours."""
+    """Return the results in a results file, by id. Raise AssertionError if an id occurs twice."""
     verdicts: dict[str, tuple[Any, ...]] = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
-        assert record["id"] not in verdicts, f"{record['id']} stands there twice"
+        assert record["id"] not in verdicts, f"the id {record['id']} occurs twice"
         error = record["error"] or {}
         stdout = record["stdout"] if record["outcome"] in ("OK", "USER_ERROR") else ""
         verdicts[record["id"]] = (record["outcome"], stdout, record["value"], error.get("name"))
@@ -67,14 +68,14 @@ def read(path: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def executions(url: str) -> int:
-    """How many programs the server has begun and ended."""
+    """Return how many programs the server has run to their ends."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
         engines = json.load(answer)["engines"].values()
     return sum(sum(counts.values()) for engine in engines for counts in engine["executions"].values())
 
 
 def run_batch(tasks: Path, results: Path, url: str, *, kill_after_s: float | None, resume: bool) -> int:
-    """Run the command, and kill it after a while."""
+    """Run the command, and return its exit code. If `kill_after_s` is not None, kill it after this time."""
     command = [*FAASRT, "batch", str(tasks), "-o", str(results), "--url", url, "--concurrency", "8", "--quiet"]
     process = subprocess.Popen([*command, *(["--resume"] if resume else [])])
     try:
@@ -85,7 +86,7 @@ def run_batch(tasks: Path, results: Path, url: str, *, kill_after_s: float | Non
 
 
 def measure(count: int, kills: int) -> dict[str, float]:
-    """Return the figures of a batch; raise AssertionError when a result is wrong or missing."""
+    """Return the figures of a batch. Raise AssertionError if a result is wrong or missing."""
     with tempfile.TemporaryDirectory() as name, faas() as server:
         folder = Path(name)
         tasks, results, calm = folder / "tasks.jsonl", folder / "results.jsonl", folder / "calm.jsonl"
@@ -107,7 +108,7 @@ def measure(count: int, kills: int) -> dict[str, float]:
     assert len(wanted) == count
     differing = [key for key, verdict in wanted.items() if found.get(key) != verdict]
     assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
-    # Executions that a kill interrupted run again: at most 8 in flight, and 8 that wait to be written.
+    # A kill makes some programs run again: at most 8 in flight, and 8 whose results had not been written yet.
     assert again <= 16 * killed, again
     return {"tasks": count, "tasks/s undisturbed": count / calm_s, "kills": killed, "executions more": again}
 
@@ -120,7 +121,7 @@ def main() -> None:
     for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
         del os.environ[name]
     report = Report("batch", vars(given))
-    report.row("Killed and resumed: each id once, the same verdicts", **measure(given.tasks, given.kills))
+    report.row("Killed and resumed: each id once, the same results", **measure(given.tasks, given.kills))
     report.print(given.json)
 
 

@@ -1,9 +1,9 @@
-"""What `run_cases` saves where a start-up is dear: cases a second in one execution, against a call for each.
+"""The rate of `run_cases` compared with `call_function`, on a server whose interpreter takes long to start.
 
     python -m benchmarks.cases [--start-up 1.5] [--cases 200] [--calls 16] [--rounds 3]
 
-The server is the tests' double of python-faas, with its eight slots and a simulated start-up. The calls are a sample:
-200 of them would take as long for each as 16 do.
+The server is the tests' double of python-faas, which runs eight programs at once and simulates the start-up. There are
+fewer calls than cases because a call takes the same time with 16 of them as with 200.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.harness import Figures, answer, contenders, parser, play, ratio, spreads
+from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings, TimeoutSettings
 from faasrt.runtime import Runtime
@@ -36,7 +36,7 @@ CONTENDERS = {"call_function": by_calls, "run_cases": by_cases}
 
 
 def measure(contender: str, start_up_s: float, counts: dict[str, int]) -> Figures:
-    """Cases a second."""
+    """Return the cases per second."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from support.doubles import PythonFaas
 
@@ -59,17 +59,17 @@ def measure(contender: str, start_up_s: float, counts: dict[str, int]) -> Figure
 
 def main() -> None:
     options = parser(__doc__, rounds=3)
-    options.add_argument("--start-up", type=float, default=1.5, help="seconds")
+    options.add_argument("--start-up", type=float, default=1.5, help="start-up time in seconds (default %(default)s)")
     options.add_argument("--cases", type=int, default=200)
     options.add_argument("--calls", type=int, default=16)
     given = options.parse_args()
     if given.contender:
-        answer(functools.partial(measure, given.contender))
+        serve_requests(functools.partial(measure, given.contender))
         return
     report = Report("cases", vars(given))
     counts = {"call_function": given.calls, "run_cases": given.cases}
     with contenders("benchmarks.cases", CONTENDERS) as started:
-        rounds = play(started, given, start_up_s=given.start_up, counts=counts)
+        rounds = run_rounds(started, given, start_up_s=given.start_up, counts=counts)
     for name in CONTENDERS:
         times = {"of call_function": ratio(rounds, name, "call_function", "cases/s")}
         report.row(f"A start-up of {given.start_up:g} s", by=name, **spreads(rounds, name), **times)

@@ -1,12 +1,12 @@
-"""The clients that are compared: each sends the same program, with the same fields, and reads its stdout.
+"""The clients that are compared. Each sends the same program with the same fields, and reads its stdout.
 
-    hand               the loop that a careful user writes by hand with aiohttp
-    tuned              bare aiohttp with all that can be made ahead made ahead; nobody writes this, it is the limit
-    httpx              the hand-written loop with httpx
-    faasrt             `Runtime.run_code`, nobody listening to its events
-    faasrt+telemetry   the same with Prometheus, and structlog lines at info level into /dev/null
+    hand               a loop over aiohttp, as a careful user writes it
+    tuned              aiohttp with everything possible prepared before the calls: the upper limit of what is possible
+    httpx              the same loop as `hand`, over httpx
+    faasrt             `Runtime.run_code` without telemetry sinks
+    faasrt+telemetry   `Runtime.run_code` with Prometheus, and log lines at INFO that are written to /dev/null
 
-All have a deadline for each call, and none limits the connections.
+All have a deadline for each call, and none limits the number of connections.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Client = Callable[[str, int], AbstractAsyncContextManager[Call]]
 
 
 def request_body() -> dict[str, Any]:
-    """The fields that faasrt sends."""
+    """Return the fields that faasrt sends."""
     sandbox = {"memory_limit_mb": 128, "timeout_ms": LIMIT_MS, "max_output_bytes": 1_048_576, "network_enabled": False}
     return {
         "language": "python",
@@ -58,7 +58,7 @@ def request_body() -> dict[str, Any]:
 
 def check(stdout: str) -> None:
     if stdout != STDOUT:
-        raise AssertionError(f"{stdout!r} where {STDOUT!r} was due")
+        raise AssertionError(f"stdout must be {STDOUT!r}, got {stdout!r}")
 
 
 @asynccontextmanager

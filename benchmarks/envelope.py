@@ -1,11 +1,11 @@
-"""The cost of the envelope compared with a plain request: bytes, CPU of the client, and time of the run.
+"""The cost of the envelope compared with plain requests: bytes, CPU time of the client, and time of the run.
 
     python -m benchmarks.envelope [--runs 20] [--rounds 5]
 
-Both ways run the same programs on the embedded FaaS, which needs no envelope and takes it when told
-(`Settings.envelope="always"`). The client's part (making the request, reading the answer) is measured apart from the
-run, which is the time from sending to the end of the answer. Every enveloped request carries a whole guest program: the
-one for Python takes about 40 KB as base64, that for JavaScript 24 KB.
+The same programs run on the embedded FaaS with and without the envelope. This server does not need the envelope, but
+`Settings.envelope="always"` forces it. The client's work (making the request, reading the answer) is measured
+separately from the run, which is the time from sending the request to the end of the answer. Each request with the
+envelope contains a guest program: about 40 KB as base64 for Python, and 24 KB for JavaScript.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from benchmarks.harness import Figures, answer, contenders, parser, play, spread
+from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_requests, spread
 from benchmarks.report import Report, Spread
 from benchmarks.server import faas
 from faasrt import Language, Outcome, SandboxConfig
@@ -39,7 +39,7 @@ FIGURES = ("request KB", "answer KB", "encode us", "decode us", "run ms")
 
 
 def programs(language: str) -> dict[str, str]:
-    """A small program, the same with a MB of comments, and with a MB of output."""
+    """Return a small program, one with a MB of comments, and one with a MB of output."""
     small, comment = SMALL[language], f"{COMMENT[language]} {LINE}".replace("\\n", "\n")
     repeated = f'"{LINE}" * {MB // 52}' if language == "python" else f'"{LINE}".repeat({MB // 52})'
     return {
@@ -50,7 +50,7 @@ def programs(language: str) -> dict[str, str]:
 
 
 def cpu_us(action: Callable[[], object], runs: int) -> float:
-    """The CPU time of an action: the median of several, since the garbage collector comes between some."""
+    """Return the CPU time of an action. It is the median of several, because the garbage collector slows some down."""
     times = []
     for _ in range(runs):
         started = time.process_time_ns()
@@ -60,7 +60,7 @@ def cpu_us(action: Callable[[], object], runs: int) -> float:
 
 
 def measure(way: str, url: str, language: str, runs: int) -> Figures:
-    """The figures of each program."""
+    """Return the figures of all programs."""
     figures: Figures = {}
     with urllib.request.urlopen(f"{url}/health") as health:
         profile = read_profile(json.load(health))
@@ -103,12 +103,12 @@ def main() -> None:
     options.add_argument("--languages", nargs="+", choices=SMALL, default=list(SMALL))
     given = options.parse_args()
     if given.contender:
-        answer(functools.partial(measure, given.contender))
+        serve_requests(functools.partial(measure, given.contender))
         return
     report = Report("envelope", vars(given))
     with faas() as server, contenders("benchmarks.envelope", MODES) as started:
         for language in given.languages:
-            rounds = play(started, given, url=server.url, language=language, runs=given.runs)
+            rounds = run_rounds(started, given, url=server.url, language=language, runs=given.runs)
             for way in MODES:
                 figures = {figure: spread(rounds, way, f"small {figure}") for figure in FIGURES}
                 report.row("A small program", language=language, way=way, **figures)

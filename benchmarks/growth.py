@@ -1,11 +1,14 @@
-"""How the cost of a call grows with the calls in flight: CPU, and memory while its answer is awaited.
+"""How the cost of a call grows with the number of calls in flight: CPU time, and memory while a call waits.
 
     python -m benchmarks.growth [--in-flight 10 100 1000 10000] [--calls 10000] [--rounds 3] [--plot FILE.png]
 
-The server holds its answers until so many programs wait for them, so that they are in flight all at once, and every
-measurement has a process of its own. `GC us` is that part of the CPU which Python's garbage collector takes: it looks
-again and again at all that is alive, whoever made it. `waiting KB` is what a call in flight adds to the process's
-memory, with its connection; `left KB` what is added when all is closed again, for each that was in flight.
+The server holds its answers until all calls have arrived, so that they are in flight at the same time. Every
+measurement has a process of its own. The columns:
+
+    CPU us        CPU time of a call
+    GC us         the part of it that Python's garbage collector takes, which examines all objects again and again
+    waiting KB    the memory that a call in flight adds to the process, with its connection
+    left KB       the memory that remains after everything is closed, divided by the number of calls that were in flight
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import psutil
 
 from benchmarks import load
 from benchmarks.clients import CLIENTS
-from benchmarks.harness import Figures, FreshContender, answer, parser, play, spreads
+from benchmarks.harness import Figures, FreshContender, parser, run_rounds, serve_requests, spreads
 from benchmarks.report import Report
 from benchmarks.stub import control, raise_file_limit, stub
 
@@ -31,7 +34,7 @@ COLOURS = {"hand": "#9a9a9a", "faasrt": "#1f6fb2"}
 
 
 def resident_kb() -> float:
-    """The memory of this process, without what could be collected."""
+    """Return the memory of this process after a garbage collection."""
     gc.collect()
     return psutil.Process().memory_info().rss / 1000
 
@@ -48,7 +51,7 @@ async def run(contender: str, url: str, in_flight: int, calls: int) -> Figures:
         waiting = resident_kb()
         await control(url, "hold", in_flight)
         await first
-        # Whole waves, or the last one would wait for ever.
+        # A multiple of `in_flight`, because the server holds the answers of an incomplete wave forever.
         waves = max(2, calls // in_flight)
         figures = await load.measure(call, in_flight, range(waves * in_flight))
     left = resident_kb()
@@ -62,13 +65,13 @@ async def run(contender: str, url: str, in_flight: int, calls: int) -> Figures:
 
 
 def measure(contender: str, **options: Any) -> Figures:
-    """The figures of a call, at a number in flight."""
+    """Return the figures of a call with a number of calls in flight."""
     raise_file_limit()
     return asyncio.run(run(contender, **options))
 
 
 def plot(found: dict[str, list[Figures]], in_flight: list[int], file: Path) -> None:
-    """Draw CPU and memory of a call against the calls in flight."""
+    """Draw the CPU time and the memory of a call against the number of calls in flight."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -96,26 +99,26 @@ def plot(found: dict[str, list[Figures]], in_flight: list[int], file: Path) -> N
 def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--in-flight", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
-    options.add_argument("--calls", type=int, default=10_000, help="of a measurement; at least two waves are made")
+    options.add_argument("--calls", type=int, default=10_000, help="per measurement; at least twice those in flight")
     options.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG")
     given = options.parse_args()
     if given.contender:
-        answer(functools.partial(measure, given.contender))
+        serve_requests(functools.partial(measure, given.contender))
         return
     report = Report("growth", vars(given))
     asked = {name: FreshContender("benchmarks.growth", name) for name in WORDS}
     found: dict[str, list[Figures]] = {name: [] for name in WORDS}
     with stub(CAPACITY) as url:
         for in_flight in given.in_flight:
-            rounds = play(asked, given, url=url, in_flight=in_flight, calls=given.calls)
+            rounds = run_rounds(asked, given, url=url, in_flight=in_flight, calls=given.calls)
             for name in WORDS:
                 figures = spreads(rounds, name)
                 report.row(WORDS[name], **{"in flight": in_flight}, **figures)
                 found[name].append({figure: values.median for figure, values in figures.items()})
-    # Ten calls find much of the memory that they need in the process already.
+    # The first memory figure is left out: ten calls mostly use memory that the process already has.
     for figure, points in (("CPU - GC us", found["faasrt"]), ("waiting KB", found["faasrt"][1:])):
         values = [point[figure] for point in points]
-        report.goal(f"{figure} of a call grows to {GOAL} times its least at most", max(values) / min(values),
+        report.goal(f"{figure} of a call grows to at most {GOAL} times its minimum", max(values) / min(values),
                     max(values) <= GOAL * min(values))  # fmt: skip
     if given.plot:
         plot(found, given.in_flight, given.plot)

@@ -1,8 +1,9 @@
-"""The cost of the loop guard for a bare loop and a loop of calls: times with it as ratios to times without it.
+"""How much the loop guard slows down a bare loop and a loop of calls: the time with it divided by the time without it.
 
     python -m benchmarks.guard [--pyodide] [--rounds 7]
 
-Both are measured in turn in each interpreter, which is a process of its own. `--pyodide` fetches Pyodide from npm.
+The loop guard is the part of the Python envelope that ends endless loops. Each interpreter runs in a process of its
+own, and measures with and without the guard in turn. `--pyodide` downloads Pyodide from npm.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def in_pyodide(program: str) -> Any:
 
 def main() -> None:
     options = parser(__doc__, rounds=7)
-    options.add_argument("--size", type=int, default=1_000_000, help="steps of a loop")
+    options.add_argument("--size", type=int, default=1_000_000, help="iterations of each loop (default %(default)s)")
     options.add_argument("--pyodide", action="store_true")
     given = options.parse_args()
     program = PROGRAM.format(guard=GUARD, size=given.size, rounds=given.rounds)

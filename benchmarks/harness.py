@@ -1,8 +1,9 @@
-"""The frame of the benchmarks: contenders in processes of their own, asked in turn, in rounds.
+"""Runs benchmarks that compare alternatives (contenders), each in a process of its own, in rounds.
 
-A module that compares contenders starts itself once more for each (`--contender NAME`). Such a process measures when it
-is asked to, one line of JSON in, one out, and sleeps in between. All contenders measure in every round, in an order
-that is shuffled with a seed: what disturbs the machine for a while hits all alike, and ratios are taken within a round.
+A module that compares contenders starts itself again for each of them, with `--contender NAME`. Such a process reads a
+line of JSON with arguments, measures, writes a line of JSON with the figures, and waits for the next line. In every
+round all contenders measure one after another, in a random order that a seed fixes. Anything that disturbs the machine
+for a while then affects all of them, and ratios compare measurements of the same round.
 """
 
 from __future__ import annotations
@@ -24,42 +25,42 @@ Figures = dict[str, float]
 Rounds = dict[str, list[Figures]]
 
 
-def parser(words: str | None, *, rounds: int | None = None) -> argparse.ArgumentParser:
-    """Make a parser with the options that all benchmarks have.
+def parser(description: str | None, *, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have.
 
     Args:
-        words: The docstring of the module.
-        rounds: How often to measure unless told; None where nothing is repeated.
+        description: The docstring of the module.
+        rounds: The default number of rounds; None for a benchmark without rounds.
     """
-    made = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", action="store_true", help="one JSON document in place of tables")
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     if rounds is not None:
-        made.add_argument("--rounds", type=int, default=rounds, help="measurements of each contender; medians count")
-        made.add_argument("--seed", type=int, default=1, help="of the order in which the contenders measure")
+        made.add_argument("--rounds", type=int, default=rounds, help="number of rounds (default %(default)s)")
+        made.add_argument("--seed", type=int, default=1, help="seed for the order of contenders (default %(default)s)")
     made.add_argument("--contender", help=argparse.SUPPRESS)
     return made
 
 
-def answer(measure: Callable[..., Mapping[str, Any]]) -> None:
-    """Be a contender: measure for each line of stdin."""
+def serve_requests(measure: Callable[..., Mapping[str, Any]]) -> None:
+    """Measure once for each line of stdin, and print the figures. This is what a contender's process does."""
     for line in sys.stdin:
         print(json.dumps(measure(**json.loads(line))), flush=True)
 
 
-class Measuring(Protocol):
-    """What measures when it is asked."""
+class Measurable(Protocol):
+    """Something that can be measured again and again."""
 
     def ask(self, *args: Any, **request: Any) -> Any:
-        """Measure, with these arguments, and give the figures."""
+        """Measure with these arguments, and return the figures."""
 
 
 class Contender:
-    """A process that measures when it is asked.
+    """A contender in a process that keeps running between measurements.
 
     Args:
-        module: The benchmark.
-        name: Which of its contenders.
-        options: Further options of its command line.
+        module: The module of the benchmark.
+        name: The name of the contender.
+        options: Further options of the command line.
     """
 
     def __init__(self, module: str, name: str, *options: str) -> None:
@@ -75,7 +76,7 @@ class Contender:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the contender {self._name} ended with exit code {self._process.wait()}")
+            raise RuntimeError(f"the process of contender {self._name} ended with exit code {self._process.wait()}")
         return json.loads(line)
 
     def close(self) -> None:
@@ -85,7 +86,7 @@ class Contender:
 
 @attrs.frozen
 class FreshContender:
-    """A contender that measures in a new process each time, as memory is only to be had so."""
+    """A contender that measures in a new process each time, because a used process has more memory."""
 
     module: str
     name: str
@@ -98,7 +99,7 @@ class FreshContender:
 
 @contextlib.contextmanager
 def contenders(module: str, names: Iterable[str], *options: str) -> Iterator[dict[str, Contender]]:
-    """Start contenders, and end them."""
+    """Start the processes of contenders, and end them afterwards."""
     with contextlib.ExitStack() as stack:
         started = {}
         for name in names:
@@ -107,8 +108,8 @@ def contenders(module: str, names: Iterable[str], *options: str) -> Iterator[dic
         yield started
 
 
-def play(started: Mapping[str, Measuring], options: argparse.Namespace, **request: Any) -> Rounds:
-    """Ask every contender the same in every round, and give the figures of each."""
+def run_rounds(started: Mapping[str, Measurable], options: argparse.Namespace, **request: Any) -> Rounds:
+    """Measure every contender with the same arguments in every round. Return the figures of each round."""
     chosen = random.Random(options.seed)
     figures: Rounds = {name: [] for name in started}
     for _ in range(options.rounds):
@@ -118,16 +119,16 @@ def play(started: Mapping[str, Measuring], options: argparse.Namespace, **reques
 
 
 def spread(rounds: Rounds, contender: str, figure: str) -> Spread:
-    """A figure of a contender over the rounds."""
+    """Return the spread of a contender's figure over the rounds."""
     return Spread.of(found[figure] for found in rounds[contender])
 
 
 def spreads(rounds: Rounds, contender: str) -> dict[str, Spread]:
-    """Every figure of a contender over the rounds."""
+    """Return the spreads of all figures of a contender."""
     return {figure: spread(rounds, contender, figure) for figure in rounds[contender][0]}
 
 
 def ratio(rounds: Rounds, contender: str, base: str, figure: str) -> Spread:
-    """A figure of a contender as a multiple of another's, round by round."""
+    """Return the spread of a contender's figure divided by that of another contender in the same round."""
     pairs = zip(rounds[contender], rounds[base], strict=True)
     return Spread.of(mine[figure] / theirs[figure] for mine, theirs in pairs)

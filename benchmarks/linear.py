@@ -1,10 +1,10 @@
-"""How the work on hostile text grows with its size: CPU seconds of a text, and of one four times as long.
+"""Whether the CPU time for hostile text grows in proportion to its size: a text compared with one four times as long.
 
     python -m benchmarks.linear [--kb 512] [--rounds 5]
 
-Each row is a text that a program can print, send or return, repeated to the size that is given, and the step that reads
-it. Linear work takes four times as long for four times the text; quadratic work sixteen times. Beside it stands the
-time that decoding the same text from JSON takes.
+Each row is a text that a program can print, send or return, repeated up to the given size, and the function that reads
+it. If the time is linear, four times the text takes four times as long; if it is quadratic, sixteen times. The column
+`of decoding` compares it with the time for decoding the same text from JSON.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _cpu_ms(step: Callable[[str], object], text: str, rounds: int) -> float:
 
 def main() -> None:
     options = parser(__doc__, rounds=5)
-    options.add_argument("--kb", type=int, default=512, help="the size of the shorter text")
+    options.add_argument("--kb", type=int, default=512, help="size of the shorter text in KB (default %(default)s)")
     given = options.parse_args()
     report = Report("linear", vars(given))
     for name, piece, step in STEPS:

@@ -1,4 +1,4 @@
-"""A load with an exact number of calls in flight."""
+"""Makes calls with an exact number of them in flight."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Call = Callable[[], Awaitable[object]]
 
 
 async def drive(call: Call, in_flight: int, turns: Iterable[object]) -> list[float]:
-    """Make a call for each turn from so many tasks, each of which begins the next as soon as one has ended.
+    """Make a call for each turn. `in_flight` tasks make them, one after another each.
 
     Returns:
-        The seconds that each took.
+        The duration of each call in seconds.
     """
     left, times = iter(turns), []
 
@@ -31,7 +31,7 @@ async def drive(call: Call, in_flight: int, turns: Iterable[object]) -> list[flo
 
 
 def turns_within(seconds: float) -> Iterator[None]:
-    """As many turns as begin within that time of the first one."""
+    """Yield turns until this time has passed since the first one."""
     end = time.perf_counter() + seconds
     yield
     while time.perf_counter() < end:
@@ -39,9 +39,9 @@ def turns_within(seconds: float) -> Iterator[None]:
 
 
 async def measure(call: Call, in_flight: int, turns: Iterable[object]) -> dict[str, float]:
-    """Drive a load, and give its rate, the CPU that this process took for a call, and the latency.
+    """Make calls, and return their rate, the CPU time of this process per call, and their latency.
 
-    Of the CPU, `GC us` went to Python's garbage collector, which looks at all that is in flight again and again.
+    `GC us` is the part of the CPU time that Python's garbage collector took.
     """
     gc.collect()
     with collecting() as spent:
@@ -55,7 +55,7 @@ async def measure(call: Call, in_flight: int, turns: Iterable[object]) -> dict[s
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[float]]:
-    """Record the CPU seconds of each run of the garbage collector."""
+    """Yield a list to which the CPU seconds of each run of the garbage collector are added."""
     spent: list[float] = []
     began = 0.0
 
@@ -74,6 +74,6 @@ def collecting() -> Iterator[list[float]]:
 
 
 def latency(times: list[float]) -> dict[str, float]:
-    """The median and the 99th percentile of some seconds, in milliseconds."""
+    """Return the median and the 99th percentile of durations in seconds, in milliseconds."""
     p99 = statistics.quantiles(times, n=100)[98] if len(times) > 1 else times[0]
     return {"p50 ms": 1000 * statistics.median(times), "p99 ms": 1000 * p99}

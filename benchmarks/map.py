@@ -1,9 +1,9 @@
-"""Many tasks through `RuntimeManager.map`: rate, memory, and how far the source is ahead.
+"""Many tasks through `RuntimeManager.map`: rate, memory, and how many tasks are read ahead.
 
     python -m benchmarks.map [--tasks 10000 100000 1000000] [--concurrency 64]
 
-The server is a process of its own that answers every program at once with the same verdict. Each number of tasks has a
-process of its own too.
+The server runs in a process of its own, and answers every program at once with the same result. Each number of tasks is
+measured in a process of its own, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from benchmarks.harness import Figures, FreshContender, answer, parser
+from benchmarks.harness import Figures, FreshContender, parser, serve_requests
 from benchmarks.report import Report
 from benchmarks.stub import stub
 from faasrt import CodeTask, RuntimeManager, Settings
@@ -54,7 +54,7 @@ async def run(url: str, tasks: int, concurrency: int) -> Figures:
 
 
 def measure(url: str, tasks: int, concurrency: int) -> Figures:
-    """Map the tasks, and give the figures; memory has grown since the first thousand."""
+    """Run the tasks through `map`, and return the figures. `grown MiB` counts from the first thousand tasks on."""
     return asyncio.run(run(url, tasks, concurrency))
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     options.add_argument("--concurrency", type=int, default=64)
     given = options.parse_args()
     if given.contender:
-        answer(measure)
+        serve_requests(measure)
         return
     report = Report("map", vars(given))
     with stub(capacity=given.concurrency) as url:

@@ -1,10 +1,10 @@
-"""What faasrt costs beside a loop over aiohttp: `Runtime.run_code` against a server that answers at once.
+"""The cost of `Runtime.run_code` compared with a loop over aiohttp, against a server that answers at once.
 
     python -m benchmarks.overhead [--in-flight 1 16 64 256] [--loops asyncio uvloop] [--seconds 0.5] [--rounds 9]
 
-The contenders are those of `benchmarks.clients`. `of hand` and `of tuned` compare calls a second; `CPU of hand` and
-`CPU of tuned` the CPU time of a call, where less is better, and which is what to look at on a machine that has other
-work to do. Each goal is checked on both.
+The contenders are the clients in `benchmarks.clients`. The columns `of hand` and `of tuned` are ratios of calls per
+second. `CPU of hand` and `CPU of tuned` are ratios of the CPU time of a call, where less is better; look at these if
+the machine has other work to do. Each goal is checked for both.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 from benchmarks import load
 from benchmarks.clients import CLIENTS
-from benchmarks.harness import answer, contenders, parser, play, ratio, spreads
+from benchmarks.harness import contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.report import Report
 from benchmarks.stub import stub
 
 CAPACITY = 1_024
 GOAL_AT = 64
-# Contender, base, least ratio of calls a second.
+# Contender, the contender that it is compared with, the smallest ratio of calls per second.
 GOALS = [("faasrt", "hand", 1.0), ("faasrt", "tuned", 0.85), ("faasrt+telemetry", "hand", 0.9)]
 
 
 def measure(contender: str, url: str, loop: str, in_flight: int, seconds: float) -> dict[str, float]:
-    """Measure in a fresh event loop, after the connections have been made."""
+    """Measure a client in a new event loop, after its connections have been opened."""
 
     async def run() -> dict[str, float]:
         async with CLIENTS[contender](url, in_flight) as call:
@@ -50,13 +50,13 @@ def main() -> None:
     options.add_argument("--contenders", nargs="+", choices=CLIENTS, default=list(CLIENTS))
     given = options.parse_args()
     if given.contender:
-        answer(functools.partial(measure, given.contender))
+        serve_requests(functools.partial(measure, given.contender))
         return
     report = Report("overhead", vars(given))
     with stub(CAPACITY) as url, contenders("benchmarks.overhead", given.contenders) as started:
         for loop in given.loops:
             for in_flight in given.in_flight:
-                rounds = play(started, given, url=url, loop=loop, in_flight=in_flight, seconds=given.seconds)
+                rounds = run_rounds(started, given, url=url, loop=loop, in_flight=in_flight, seconds=given.seconds)
                 for name in started:
                     figures = spreads(rounds, name)
                     bases = [base for base in ("hand", "tuned") if base in started]
@@ -70,9 +70,9 @@ def main() -> None:
                         if name in started and beside in started:
                             by_rate = ratio(rounds, name, beside, "calls/s")
                             by_cpu = ratio(rounds, beside, name, "CPU us")
-                            words = f"{loop}, {GOAL_AT} in flight: {name} at least {least} of {beside} by"
-                            report.goal(f"{words} calls/s", by_rate, by_rate.median >= least)
-                            report.goal(f"{words} CPU time", by_cpu, by_cpu.median >= least)
+                            goal = f"{loop}, {GOAL_AT} in flight: {name} at least {least} of {beside} by"
+                            report.goal(f"{goal} calls/s", by_rate, by_rate.median >= least)
+                            report.goal(f"{goal} CPU time", by_cpu, by_cpu.median >= least)
     report.print(given.json)
 
 

@@ -1,4 +1,7 @@
-"""The output of a benchmark: tables and goals for people, or one JSON document for programs, from the same figures."""
+"""The output of a benchmark: tables and goals for people, or one JSON document for programs.
+
+A figure is a measured number. Its name contains its unit, such as "CPU us".
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _PACKAGES = ("faasrt", "aiohttp", "anyio", "httpx", "prometheus-client", "struct
 
 @attrs.frozen
 class Spread:
-    """The same figure from several rounds: median, quartiles, least and most."""
+    """One figure from several rounds: median, quartiles, minimum and maximum."""
 
     median: float
     q1: float
@@ -42,7 +45,7 @@ class Spread:
 
 
 def short(value: object) -> str:
-    """Write a figure with as many digits as mean something."""
+    """Format a figure with about three significant digits; None as "-"."""
     if not isinstance(value, float):
         return "-" if value is None else str(value)
     if value == 0:
@@ -51,7 +54,7 @@ def short(value: object) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on."""
+    """Return the facts on which figures depend: the machine and the versions of packages."""
     cpus = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     versions = {}
     for name in _PACKAGES:
@@ -79,8 +82,8 @@ class Report:
     """The figures of one run of a benchmark.
 
     Args:
-        name: The benchmark.
-        options: The options that it ran with.
+        name: The name of the benchmark.
+        options: The options of its command line.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
@@ -90,12 +93,12 @@ class Report:
         self._goals: list[dict[str, Any]] = []
 
     def row(self, table: str, **figures: Any) -> None:
-        """Add a row to a table; the names of the figures, with their units, are the columns."""
+        """Add a row to a table. The names of the figures are the columns."""
         self._tables[table].append(figures)
 
-    def goal(self, words: str, figure: float | Spread, reached: bool) -> None:
-        """Say whether a goal was reached."""
-        self._goals.append({"goal": words, "figure": figure, "reached": reached})
+    def goal(self, description: str, figure: float | Spread, reached: bool) -> None:
+        """Add a goal, the figure that was measured for it, and whether the goal was reached."""
+        self._goals.append({"goal": description, "figure": figure, "reached": reached})
 
     def print(self, as_json: bool) -> None:
         """Print everything to stdout."""
@@ -112,7 +115,7 @@ class Report:
         facts = machine()
         print(f"{self._name}: {facts['cpus']} CPUs ({facts['cpu']}), Python {facts['python']}, {facts['date']}")
         if self._options.get("rounds", 1) > 1:
-            print("Medians of the rounds; ± is half of what lies between their quartiles.")
+            print("Medians of the rounds; ± is half of the distance between the quartiles.")
         for title, rows in self._tables.items():
             print(f"\n{title}")
             _print_table(rows)

@@ -1,4 +1,4 @@
-"""A server in a process of its own, which prints its URL when it is ready."""
+"""Runs a server in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
 
 @attrs.frozen
 class Server:
-    """A server that runs."""
+    """A running server."""
 
     process: subprocess.Popen[str]
     url: str
@@ -27,11 +27,11 @@ class Server:
 
 @contextlib.contextmanager
 def serving(command: list[str], env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Start a server, and have it end at the end.
+    """Start a server, yield it, and end it afterwards.
 
     Args:
-        command: What to run; its first line on stdout names the URL.
-        env: Its environment; that of this process when None.
+        command: The command. Its first line on stdout must contain the URL.
+        env: The environment of the command; None means that of this process.
     """
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -44,7 +44,7 @@ def serving(command: list[str], env: Mapping[str, str] | None = None) -> Iterato
 
 @contextlib.contextmanager
 def faas(*options: str) -> Iterator[Server]:
-    """Run the embedded FaaS, by `faasrt serve`, and wait until it can run every language."""
+    """Run `faasrt serve`, and yield it when it can run every language."""
     with serving([*FAASRT, "serve", "--port", "0", *options]) as server:
         while not _ready(server.url):
             time.sleep(0.1)

@@ -1,10 +1,10 @@
-"""A server under everything at once, for long: every verdict is checked, and nothing of it may grow.
+"""Runs a server under a mixed load for a long time. Every result is checked, and its use of resources must not grow.
 
     python -m benchmarks.soak [--runs 5000] [--kills 50] [--idle 5] [--engine native]
 
-The server is `faasrt serve` in a process of its own, watched from outside. It is measured at rest, after a fifth of the
-runs and at the end. Then processes of it are killed with SIGKILL, one after another, and every language must run again.
-The exit code is 1 when a verdict was wrong, or anything has grown beyond its slack.
+The server is `faasrt serve` in a process of its own. Its resources are measured after a fifth of the runs and at the
+end, when no program runs. Then its processes are killed with SIGKILL, one after another, and every language must work
+again. The exit code is 1 if a result was wrong, or if a resource has grown by more than its SLACK.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from faasrt import RetrySettings, RuntimeManager, ServiceError, Settings
 
 IN_FLIGHT = 8
 FIRST = 0.2
-# How much more there may be at the end than after the first fifth. Each Deno process has some eight files.
+# How much each resource may grow between the first fifth of the runs and the end. Each Deno process has about eight
+# open files.
 SLACK = {
     "server MB": 24, "worker MB": 48, "descriptors": 120, "threads": 8, "processes": 8, "zombies": 2, "files": 80,
     "mounts": 0, "namespaces": 80,
@@ -43,7 +44,7 @@ BOMBS = {
     "python": "x = []\nwhile True: x.append(bytearray(10**6))",
     "javascript": "const x = []; for (;;) x.push(new Array(1e5).fill(x.length))",
 }
-# Language, program, outcome, stdout; {} is the run's number.
+# Language, program, outcome, stdout. {} is replaced by the number of the run.
 PROGRAMS = [
     ("python", "print({})", "OK", "{}\n"),
     ("python", "import json\nreturn_val(json.dumps([{}]))\nprint({})", "OK", "{}\n"),
@@ -60,7 +61,8 @@ PROGRAMS = [
     ("python", "import os\nos._exit({} % 5)", "CRASHED", ""),
     ("javascript", "process.abort()", "CRASHED", ""),
 ]
-# Programs of native Python that leave nothing behind, whatever they do.
+# Programs for native Python that start processes or threads, send signals, or fill /tmp, and their outcomes. The server
+# must remove everything that they leave behind.
 HOSTILE = [
     (
         "import os, time\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        time.sleep(1)",
@@ -81,7 +83,7 @@ FUNCTIONS = {
 
 
 class Soak:
-    """The runs, each of a kind that is drawn at random, the same ones every time."""
+    """The runs. The kind of each is random, with a fixed seed."""
 
     def __init__(self, manager: RuntimeManager, server: Watched, python: str) -> None:
         self._manager, self._server, self._python = manager, server, python
@@ -95,7 +97,7 @@ class Soak:
         self.wrong: list[str] = []
 
     async def run(self, numbers: range) -> None:
-        """Do runs, several at once."""
+        """Make the runs with these numbers, several at once."""
         queue = iter(numbers)
 
         async def work() -> None:
@@ -176,17 +178,17 @@ class Soak:
 
 def expect(got: Any, wanted: Any) -> None:
     if got != wanted:
-        raise AssertionError(f"{got!r:.300} where {wanted!r:.300} was due")
+        raise AssertionError(f"expected {wanted!r:.300}, got {got!r:.300}")
 
 
 class Watched:
-    """A server's process, seen from outside."""
+    """A server whose process is observed from outside."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, folder: Path) -> None:
         self.process, self.url, self._folder = process, url, folder
 
     def figures(self) -> dict[str, int]:
-        """Return its use of resources. A process that waits for a program has up to eight descriptors."""
+        """Return the resources that the server uses."""
         server = psutil.Process(self.process.pid)
         states, workers_mb, namespaces = Counter[str](), [0], set[str]()
         for child in server.children(recursive=True):
@@ -209,7 +211,7 @@ class Watched:
         }
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that it and its processes have taken."""
+        """Return the CPU time that the server and its processes have used, in seconds."""
         server, seconds = psutil.Process(self.process.pid), 0.0
         for process in (server, *server.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -219,48 +221,48 @@ class Watched:
 
 @contextlib.contextmanager
 def serving(engine: str) -> Iterator[Watched]:
-    """Run `faasrt serve`, and see at the end that it leaves in good order, with nothing left behind."""
+    """Run `faasrt serve`. At the end check that it exits with code 0 and leaves no files behind."""
     with tempfile.TemporaryDirectory() as name:
         with running(
             [*FAASRT, "serve", "--port", "0", "--engine", f"python={engine}"], env={**os.environ, "TMPDIR": name}
         ) as server:
             yield Watched(server.process, server.url, Path(name))
         left = (server.process.returncode, os.listdir(name))  # noqa: PTH208
-        assert left == (0, []), f"the server has not left in good order: {left}"
+        assert left == (0, []), f"exit code and remaining files must be (0, []), got {left}"
 
 
-async def until(manager: RuntimeManager, shown: Callable[[dict[str, Any]], bool]) -> None:
-    """Wait until every language is as it should be."""
+async def wait_for_health(manager: RuntimeManager, condition: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until the health of every language meets a condition."""
     while True:
         status = await manager.get_health_status()
         languages = status.endpoints[0].details.get("languages", {})
-        if languages and all(shown(entry) for entry in languages.values()):
+        if languages and all(condition(entry) for entry in languages.values()):
             return
         await asyncio.sleep(0.1)
 
 
 async def measure(runs: int, kills: int, idle_s: float, engine: str, report: Report) -> bool:
-    """Report everything; give whether all is well."""
+    """Run the soak, and add its figures to the report. Return whether it passed."""
     with serving(engine) as server:
         settings = Settings(
             endpoints=dict.fromkeys(FUNCTIONS, server.url),
-            # Long programs delay others, and those that wait too long are refused before they start.
+            # Long programs delay others. Programs that wait too long in the queue are refused, so retry them.
             retry=RetrySettings(max_attempts=50, budget=1e6, throttled_base_delay_s=0.2),
         )
         async with RuntimeManager(settings=settings) as manager:
-            await until(manager, lambda entry: entry["status"] == "ready")
+            await wait_for_health(manager, lambda entry: entry["status"] == "ready")
             soak = Soak(manager, server, engine)
             figures = []
             started = time.perf_counter()
             for first, last in itertools.pairwise((0, max(1, int(runs * FIRST)), runs)):
                 await soak.run(range(first, last))
-                await until(manager, lambda entry: not entry["active"] and not entry["queued"])
+                await wait_for_health(manager, lambda entry: not entry["active"] and not entry["queued"])
                 figures.append(server.figures())
                 report.row("The server", runs=last, **figures[-1])
             per_second = runs / (time.perf_counter() - started)
             for number in range(kills):
                 await soak.kill(number)
-            await until(manager, lambda entry: entry["status"] == "ready" and not entry["active"])
+            await wait_for_health(manager, lambda entry: entry["status"] == "ready" and not entry["active"])
             figures.append(server.figures())
             report.row("The server", runs=f"{kills} kills", **figures[-1])
         await asyncio.sleep(min(1.0, idle_s))
@@ -271,8 +273,8 @@ async def measure(runs: int, kills: int, idle_s: float, engine: str, report: Rep
     grown = [
         name for name, slack in SLACK.items() if max(figures[1][name], figures[2][name]) - figures[0][name] > slack
     ]
-    report.goal("no wrong verdict", len(soak.wrong), not soak.wrong)
-    report.goal(f"nothing grows{''.join(f' ({name} does)' for name in grown)}", len(grown), not grown)
+    report.goal("no wrong result", len(soak.wrong), not soak.wrong)
+    report.goal(f"no resource grows{''.join(f' ({name} does)' for name in grown)}", len(grown), not grown)
     print(*soak.wrong[:10], sep="\n", file=sys.stderr)
     return not soak.wrong and not grown
 
@@ -281,13 +283,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--runs", type=int, default=5_000)
     options.add_argument("--kills", type=int, default=50)
-    options.add_argument("--engine", choices=["native", "wasm"], default="native", help="of Python")
-    options.add_argument("--idle", type=float, default=5.0, help="seconds")
+    options.add_argument("--engine", choices=["native", "wasm"], default="native", help="engine for Python")
+    options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
     given = options.parse_args()
     report = Report("soak", vars(given))
-    well = asyncio.run(measure(given.runs, given.kills, given.idle, given.engine, report))
+    passed = asyncio.run(measure(given.runs, given.kills, given.idle, given.engine, report))
     report.print(given.json)
-    sys.exit(not well)
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How long faasrt takes to be there: imports and commands, each in a fresh process, beside a bare Python.
+"""How long faasrt takes to start: imports and commands, each in a new process, compared with a bare Python.
 
     python -m benchmarks.startup [--starts warm cold] [--rounds 9]
 
-Cold is without compiled bytecode (an empty PYTHONPYCACHEPREFIX), as right after an installation; warm is any later
-start. The files themselves are in the system's cache either way. `faasrt run` is measured with a server that answers at
-once, and with the embedded FaaS, which it starts and ends.
+A cold start has no compiled bytecode (an empty PYTHONPYCACHEPREFIX), like the first one after an installation. A warm
+start is any later one. In both cases the files are in the system's cache. `faasrt run` is measured with a server that
+answers at once, and with the embedded FaaS, which it starts and ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from benchmarks.harness import Figures, Rounds, parser, play, spreads
+from benchmarks.harness import Figures, Rounds, parser, run_rounds, spreads
 from benchmarks.report import Report, Spread
 from benchmarks.server import FAASRT
 from benchmarks.stub import stub
@@ -32,7 +32,7 @@ IMPORTS = {
     "import what it takes to run": "from faasrt import RuntimeManager",
     "import aiohttp": "import aiohttp",
 }
-# Modules that a pure client must not load.
+# Modules that a client must not import, because it does not need them.
 HEAVY = (
     "click", "deno", "email", "http.server", "IPython", "matplotlib", "multiprocessing", "numpy", "opentelemetry",
     "pandas", "prometheus_client", "pyarrow", "pydantic", "pytest", "ray", "rich", "sqlite3", "unittest", "uvloop",
@@ -42,13 +42,13 @@ HEAVY = (
 
 @attrs.frozen
 class Command:
-    """A command, as a contender."""
+    """A command as a contender. It is measured in a new process each time."""
 
     command: Sequence[str]
     env: dict[str, str] = attrs.field(factory=dict)
 
     def ask(self, *, cold: bool) -> Figures:
-        """Run it once."""
+        """Run the command once, with or without compiled bytecode, and return its wall-clock and CPU time."""
         with tempfile.TemporaryDirectory() as folder:
             env = {name: value for name, value in os.environ.items() if not name.startswith("COZE_LOOP_")}
             env |= self.env | ({"PYTHONPYCACHEPREFIX": folder} if cold else {})
@@ -61,13 +61,13 @@ class Command:
 
 
 def heavy(statement: str) -> list[str]:
-    """The heavy modules that an import brings along."""
+    """Return the modules of HEAVY that a statement imports."""
     program = f"import sys\n{statement}\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
     return subprocess.check_output([sys.executable, "-c", program], text=True).split()
 
 
 def beyond_bare(rounds: Rounds, name: str, figure: str) -> Spread:
-    """A figure of a command, without that of a Python which does nothing."""
+    """Return a figure of a command minus the same figure of a Python that does nothing, round by round."""
     pairs = zip(rounds[name], rounds[BARE], strict=True)
     return Spread.of(mine[figure] - theirs[figure] for mine, theirs in pairs)
 
@@ -86,14 +86,14 @@ def main() -> None:
             "faasrt run -c, embedded FaaS": Command([*FAASRT, *PROGRAM]),
         }
         for start in given.starts:
-            rounds = play(commands, given, cold=start == "cold")
+            rounds = run_rounds(commands, given, cold=start == "cold")
             for name in commands:
                 more = {f"{figure} more than bare": beyond_bare(rounds, name, figure) for figure in ("ms", "CPU ms")}
                 report.row(f"{start.capitalize()} starts", command=name, **spreads(rounds, name), **more)
                 if start == "warm" and name in list(IMPORTS)[:2]:
                     for figure, spread in more.items():
-                        words = f"{name}: at most {IMPORT_GOAL_MS} {figure}"
-                        report.goal(words, spread, spread.median <= IMPORT_GOAL_MS)
+                        goal = f"{name}: at most {IMPORT_GOAL_MS} {figure}"
+                        report.goal(goal, spread, spread.median <= IMPORT_GOAL_MS)
     for name, statement in IMPORTS.items():
         report.row("Heavy modules imported", command=name, modules=", ".join(heavy(statement)) or "none")
     report.print(given.json)

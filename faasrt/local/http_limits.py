@@ -1,4 +1,4 @@
-"""Limits on the connections and requests of clients, and the memory that they hold."""
+"""Limits on connections, requests, and the memory that they use."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Protocol
 from faasrt.local.admission import BusyError
 
 MAX_CONNECTIONS = 1_000
-"""The largest number of open connections; lower when the process may open fewer than twice as many files."""
+"""The largest number of open connections. `max_connections` lowers it if the process may open few files."""
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20
-"""The largest size of all bodies and answers together, from a body's first byte until its answer has been sent."""
+"""The largest size of all bodies and answers together. They count until the answer has been sent."""
 MAX_STRUCTURE_BYTES = 64 * 2**10
-"""Characters of a body's JSON that may stand outside of strings."""
+"""The largest number of characters outside of strings, in the JSON of a body."""
 MAX_STRINGS = 10_000
-"""Strings in a body's JSON that is larger than MAX_STRUCTURE_BYTES."""
+"""The largest number of strings in a body that is larger than MAX_STRUCTURE_BYTES."""
 REQUEST_TIMEOUT_S = 30.0
-"""Seconds for the head of a request, again for its body, and again for reading the answer."""
+"""The time for receiving the head of a request, for receiving its body, and for sending the answer, each."""
 LINGER_S = 10.0
-"""Seconds for which the rest of a refused request is read and discarded, so that its sender can read the refusal."""
+"""How long the server reads and discards the rest of a refused request, so that its sender can read the refusal."""
 
 
 def max_connections() -> int:
-    """Return the largest number of open connections: at most half of the process's descriptors."""
-    return min(MAX_CONNECTIONS, _open_files() // 2)
+    """Return the largest number of open connections. It is at most half the number of files that may be open."""
+    return min(MAX_CONNECTIONS, _max_open_files() // 2)
 
 
 def backlog() -> int:
     """Return the number of connections that the system may queue until they are accepted.
 
-    With a shorter queue, some clients of a burst wait a second until their system tries again. The queue takes at most
-    a quarter of the descriptors, which leaves another quarter for programs.
+    With a shorter queue, some clients of a burst would wait a second until their system tries again. The queue may use
+    a quarter of the descriptors. As connections may use half of them, another quarter is left for programs.
     """
-    return min(MAX_CONNECTIONS, _open_files() // 4)
+    return min(MAX_CONNECTIONS, _max_open_files() // 4)
 
 
-def _open_files() -> int:
+def _max_open_files() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 4 * MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(4, files)
 
@@ -47,23 +47,27 @@ def _open_files() -> int:
 class Reserve(Protocol):
     """Reserves more bytes for one request.
 
+    Args:
+        size: The number of bytes.
+        beyond_limit: Whether to reserve the bytes even beyond MAX_HELD_BYTES. It is true for answers, because the
+            program has already run.
+
     Raises:
-        BusyError: All requests together would hold more than MAX_HELD_BYTES. Bytes for the answer to a program that has
-            run are reserved `beyond_limit`.
+        BusyError: All requests together would hold more than MAX_HELD_BYTES.
     """
 
     def __call__(self, size: int, *, beyond_limit: bool = False) -> None: ...
 
 
 class MemoryBudget:
-    """The bytes that all requests hold together."""
+    """Counts the bytes that all requests hold together, and limits them to MAX_HELD_BYTES."""
 
     def __init__(self) -> None:
         self._held = 0
 
     @contextlib.contextmanager
     def reserve(self) -> Iterator[Reserve]:
-        """Yield a function that reserves bytes for one request, and free them afterwards."""
+        """Yield a function that reserves bytes for one request. Free the bytes afterwards."""
         held = 0
 
         def add(size: int, *, beyond_limit: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""JSON responses. Every refusal is `{"error", "details"}`."""
+"""JSON responses. The body of every error is `{"error", "details"}`."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, 
 
 
 def error_response(status: int, error: str, details: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return a refusal in the format of the reference servers."""
+    """Return an error in the format of coze-loop's servers."""
     return json_response(status, {"error": error, "details": details}, headers)

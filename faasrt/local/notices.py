@@ -1,7 +1,7 @@
-"""The line on stderr that says how a program ended that printed nothing there.
+"""The notice: one line on stderr that says how a program failed, if the program itself printed nothing there.
 
-The backend of coze-loop takes an empty stderr for success. The answer repeats the line as `notice`, and faasrt's own
-client removes it from the result.
+It is needed because the backend of coze-loop takes an empty stderr for success. The answer repeats the line as
+`notice`, and faasrt's own client removes it from the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MAX_CHARACTERS = 200
 
 
 def notice_of(result: EngineResult) -> str:
-    """Return one line that says how a program ended, or "" for a success."""
+    """Return the notice for a result; "" for a success."""
     return "" if result.outcome is Outcome.OK else f"faasrt: {_reason(result)}\n"
 
 
@@ -31,5 +31,5 @@ def _reason(result: EngineResult) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Shorten a text that a program may have chosen."""
+    """Shorten a text that may come from the program."""
     return " ".join(text[:_MAX_CHARACTERS].split())

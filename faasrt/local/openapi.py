@@ -1,6 +1,6 @@
-"""The OpenAPI document of the embedded FaaS, the answer to `GET /openapi.json`.
+"""The OpenAPI document of the embedded FaaS, which `GET /openapi.json` returns.
 
-`openapi.json` is the template. `tests/integration/test_openapi.py` checks it against a running server.
+The file `openapi.json` is its template. `tests/integration/test_openapi.py` checks it against a running server.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from faasrt.languages import Language
 from faasrt.local import http_limits
 from faasrt.local.engines.base import Engine
 
-# Read at import, because the event loop must not wait for a file.
+# Read at import, so that the event loop never waits for the file.
 _TEMPLATE = resources.files("faasrt.local").joinpath("openapi.json").read_text("utf-8")
 
 
 def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
-    """Return the document of a server.
+    """Fill the template with the languages and limits of a server.
 
     Args:
         engines: The engine of each language.
-        sandbox: The limits of the server; a request can only lower them.
+        sandbox: The limits of the server. A request can only lower them.
     """
     memory_mb = {language: engine.min_memory_mb for language, engine in engines.items()}
     text = _TEMPLATE
@@ -40,7 +40,7 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "LANGUAGE_NAMES": sorted(name for language in engines for name in language.names),
         "NETWORK_ENABLED": {"const": False},
     }.items():
-        # Where the placeholder is a whole value, it may be of any type.
+        # A placeholder that is a whole JSON string is replaced with its quotes, by a value of any type.
         text = text.replace(f'"{{{name}}}"', json.dumps(value)).replace(f"{{{name}}}", str(value))
     filled: dict[str, Any] = json.loads(text)
     fields = {name: schema["properties"] for name, schema in filled["components"]["schemas"].items()}

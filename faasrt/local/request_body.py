@@ -1,4 +1,4 @@
-"""Reads and checks the body of a request. A program only runs when every field of its request is valid."""
+"""Reads and checks the bodies of requests. A program runs only if every field of its request is valid."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _SANDBOX_FIELDS = ("memory_limit_mb", "timeout_ms", "max_output_bytes", "network
 
 
 class BadRequestError(Exception):
-    """The request is invalid; the message names the problem. Answered with 400."""
+    """The request is invalid. The server answers 400 with this error's message."""
 
 
 async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> bytes:
-    """Read the body of a request. It must be small enough, not compressed, and arrive in time.
+    """Read the body of a request.
 
     Args:
-        request: The request. Access must have been checked.
-        reserve: http_limits.Reserves the bytes of the body.
+        request: The request. Its headers must have passed `AccessPolicy.check`.
+        reserve: Reserves the bytes of the body.
 
     Raises:
-        web.HTTPException: The body is refused.
-        BadRequestError: The body is not valid HTTP.
+        web.HTTPException: The body is compressed, larger than `http_limits.MAX_BODY_BYTES`, or too slow.
+        BadRequestError: The body does not match its headers.
         BusyError: Other requests hold too much memory.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise web.HTTPUnsupportedMediaType(
-            text="a compressed body is refused: send it without Content-Encoding",
+            text="the body must not be compressed: send it without Content-Encoding",
             headers={"Accept-Encoding": "identity"},
         )
     _check_size(request.content_length or 0)
     if request.headers.get("Expect", "").lower() == "100-continue":
-        # Sent after the checks above, so that a client does not send a body that is refused.
+        # Sent after the checks above, so that clients do not send a body that will be refused.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     body = bytearray()
@@ -58,35 +58,35 @@ async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> b
                 reserve(len(chunk))
                 body += chunk
     except TimeoutError:
-        # In this protocol a 408 is a timeout of the program, unless this header says that it was not started.
+        # In this protocol, 408 means that the program timed out, unless this header says that it was not started.
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {http_limits.REQUEST_TIMEOUT_S:g} s",
             headers={NOT_STARTED_HEADER: "1", "Connection": "close"},
         ) from None
     except web.RequestPayloadError:
-        raise BadRequestError("the body is cut short, or not encoded as its headers say") from None
+        raise BadRequestError("the body is incomplete, or is not encoded as its headers say") from None
     return bytes(body)
 
 
 def _check_size(size: int) -> None:
     if size > http_limits.MAX_BODY_BYTES:
         raise web.HTTPRequestEntityTooLarge(
-            http_limits.MAX_BODY_BYTES, size, text=f"the body may be {http_limits.MAX_BODY_BYTES} bytes at most"
+            http_limits.MAX_BODY_BYTES, size, text=f"the body must have at most {http_limits.MAX_BODY_BYTES} bytes"
         )
 
 
 def decode_body(body: bytes) -> dict[str, Any]:
-    """Decode a JSON object.
+    """Decode a body, which must be a JSON object.
 
     Raises:
-        BadRequestError: The body is not UTF-8, not JSON by RFC 8259, nested too deeply, or not an object; it repeats a
-            name; or it is large outside of its strings.
+        BadRequestError: The body is not UTF-8, not JSON according to RFC 8259, nested too deeply, or not an object; an
+            object in it has two fields of the same name; or the body is large and not because of its strings.
     """
     try:
         text = body.decode("utf-8")
         if len(text) > http_limits.MAX_STRUCTURE_BYTES:
             _check_structure(text)
-        fields = strict_json.loads(text, object_pairs_hook=_unique)
+        fields = strict_json.loads(text, object_pairs_hook=_dict_without_duplicates)
     except UnicodeDecodeError as error:
         raise BadRequestError(f"the body is not JSON: it is not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -99,10 +99,10 @@ def decode_body(body: bytes) -> dict[str, Any]:
 
 
 def _check_structure(text: str) -> None:
-    """Refuse a large text unless its strings make it large.
+    """Refuse a large JSON text unless it is large because of its strings.
 
-    Decoding a program of 8 MiB takes 10 ms. 8 MiB of brackets take half a second and a few hundred MB, and a thread
-    would not help, because the decoder never releases the GIL.
+    Decoding one string of 8 MiB takes 10 ms. Decoding 8 MiB of brackets takes half a second and a few hundred MB, and
+    blocks the event loop even from a thread, because the decoder never releases the GIL.
     """
     outside = count = end = 0
     while (start := text.find('"', end)) >= 0 and count <= http_limits.MAX_STRINGS:
@@ -112,14 +112,17 @@ def _check_structure(text: str) -> None:
     if start < 0:
         outside += len(text) - end
     if count > http_limits.MAX_STRINGS or outside > http_limits.MAX_STRUCTURE_BYTES:
-        raise BadRequestError("the body holds too many values: only its strings may be large")
+        raise BadRequestError(
+            f"the body contains too many values: it may have {http_limits.MAX_STRINGS} strings, and "
+            f"{http_limits.MAX_STRUCTURE_BYTES} characters outside of strings"
+        )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        # A proxy that checked the request may have read the other value.
-        raise ValueError("a name comes twice in one object")
+        # A proxy in front of this server may have checked the other value.
+        raise ValueError("an object has two fields of the same name")
     return fields
 
 
@@ -127,43 +130,43 @@ def parse_language(fields: dict[str, Any], served: tuple[Language, ...]) -> Lang
     """Return the language of a request.
 
     Raises:
-        BadRequestError: It is missing, unknown or not served.
+        BadRequestError: The language is missing, unknown or not served.
     """
     try:
         language = Language.parse(_get(fields, "language", str, "a string"))
     except UnsupportedLanguageError as error:
         raise BadRequestError(str(error)) from None
     if language not in served:
-        raise BadRequestError(f"{language} is not served here; this server runs {', '.join(served)}")
+        raise BadRequestError(f"this server does not run {language}, only {', '.join(served)}")
     return language
 
 
 def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> EngineJob:
-    """Return the program of a request, which may be empty, with its limits.
+    """Return the program of a request with its limits. The program may be empty.
 
     Args:
         fields: The decoded body.
         language: The language of the program.
         engine: The engine of the language.
-        own: The limits of the server; a request can only lower them.
+        own: The limits of the server. A request can only lower them.
 
     Raises:
         BadRequestError: A field is invalid, or the engine cannot enforce a limit.
     """
     code = _get(fields, "code", str, "a string")
-    # coze-loop sends these two, and servers do not use them. Go encodes an empty map as null.
+    # coze-loop sends these two fields, which are not used. Go encodes an empty map as null.
     _get(fields, "priority", str | None, "a string", "")
     _get(fields, "ext", dict | None, "an object", {})
     sandbox = _get(fields, "sandbox", dict, "an object", {})
     if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
-        raise BadRequestError(f"'sandbox' has no {min(unknown)[:50]!r}; it may hold {', '.join(_SANDBOX_FIELDS)}")
+        raise BadRequestError(f"'sandbox' has no field {min(unknown)[:50]!r}, only {', '.join(_SANDBOX_FIELDS)}")
     network_enabled = _get(sandbox, "network_enabled", bool, "true or false", False)
     if network_enabled:
-        raise BadRequestError("'network_enabled' is refused: no sandbox of this server has a network")
+        raise BadRequestError("'network_enabled' must be false: no sandbox of this server has a network")
     limits = _parse_limits(fields, sandbox, own)
     if limits.memory_limit_mb < engine.min_memory_mb:
         raise BadRequestError(
-            f"'memory_limit_mb' must be at least {engine.min_memory_mb} for {language}: a sandbox needs that to start"
+            f"'memory_limit_mb' must be at least {engine.min_memory_mb} for {language}: a sandbox needs this to start"
         )
     return EngineJob(language=language, code=code, limits=limits)
 
@@ -195,7 +198,7 @@ def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxC
 
 
 def _positive(fields: dict[str, Any], name: str) -> float:
-    """Return a number above 0; infinity if the field is missing."""
+    """Return the number in a field; infinity if the field is missing."""
     if name not in fields:
         return math.inf
     value = fields[name]

@@ -36,7 +36,7 @@ from faasrt.local.folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
-# By family of languages. The first one is the default where the kernel offers namespaces, the last one elsewhere.
+# By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
 _ENGINES: dict[Language, tuple[type[Engine], ...]] = {
     Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
     Language.JAVASCRIPT: (DenoEngine,),
@@ -53,10 +53,10 @@ def _parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, 
     if names is None:
         return tuple(Language)
     if isinstance(names, (bytes, bytearray, Mapping)) or not isinstance(names, Iterable):
-        raise ConfigurationError(f"languages must name languages, such as ['python'], got {shown(names)}")
+        raise ConfigurationError(f"languages must be a list of languages, such as ['python'], got {shown(names)}")
     parsed = [Language.parse(name) for name in ([names] if isinstance(names, str) else names)]
     if not parsed:
-        raise ConfigurationError("languages must name at least one language")
+        raise ConfigurationError("languages must not be empty")
     return tuple(dict.fromkeys(parsed))
 
 
@@ -79,30 +79,30 @@ def _sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
 
 @attrs.define(eq=False, repr=False)
 class LocalFaaS(metaclass=RecordType):
-    """A FaaS inside this process. Every program runs in a fresh sandbox, in processes that end with this one.
+    """A FaaS inside this process. Every program runs in a fresh sandbox. The sandboxes' processes end with this one.
 
     Args:
-        languages: Names or `Language`s to serve; None serves all three.
-        workers: The number of Python programs that run at once, from 1 to 256; for JavaScript it is four times that
-            number. None means the number of CPUs.
-        sandbox: The limits of every program; a request can only lower them.
+        languages: The languages to serve, as names or `Language`s; None serves all three.
+        workers: The number of Python programs that can run at once, from 1 to 256. Four times as many JavaScript and
+            TypeScript programs can run at once. None means the number of CPUs.
+        sandbox: The limits of every program. A request can only lower them. None means `SandboxConfig()`.
         host: The address to listen on. An address other than loopback needs a token.
         port: The port; 0 takes a free one.
         token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
-        level: The wall that the kernel builds around programs: "namespaces", "filters", or "auto" for the highest that
-            works here.
-        engines: The names of engines, by language: "native" or "wasm" for Python, "deno" for the others. The default
-            for Python is "native" where the level is "namespaces", else "wasm".
-        python: The path of the interpreter of Python programs on the engine "native", CPython 3.9 or newer. Programs
-            can import the packages that it can. The default is the interpreter of this process.
-        drain_s: Seconds, above 0, for programs in flight to end when the server is closed.
-        queue_timeout_s: The longest wait of a program in the queue, in seconds, above 0. After it the program is
-            refused. The default is shorter than the time that clients wait for an answer.
+        level: The level of the jail around programs: "namespaces", "filters", or "auto" for the highest one that works
+            on this machine. See `faasrt.local`.
+        engines: The name of the engine for each language: "native" or "wasm" for Python, "deno" for the others. The
+            default for Python is "native" at the level "namespaces", else "wasm".
+        python: The path of the interpreter for Python programs on the engine "native", CPython 3.9 or newer. Programs
+            can import the packages that are installed for it. The default is the interpreter of this process.
+        drain_s: How long `aclose` waits for programs in flight, in seconds, above 0.
+        queue_timeout_s: How long a program may wait in the queue, in seconds, above 0. After this time it is refused.
+            The default is shorter than the time that clients wait for an answer.
         telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
         access_log: A structlog or standard library logger that gets a line at INFO for each request; None for no log.
 
     Raises:
-        ConfigurationError: An argument is wrong, or the packages of a language are not installed.
+        ConfigurationError: An argument is invalid, or the package of an engine is not installed.
 
     Example:
         >>> from faasrt.local import LocalFaaS
@@ -144,11 +144,11 @@ class LocalFaaS(metaclass=RecordType):
     def __attrs_post_init__(self) -> None:
         self._emit = EventDispatcher(check_sinks(self.telemetry))
         if self.token is not None and self.token != self.token.strip():
-            raise ConfigurationError("token must not begin or end with a space")
+            raise ConfigurationError("token must not begin or end with white space")
         if self.token is None and not _is_loopback(self.host):
-            raise ConfigurationError(f"listening on {shown(self.host)} needs a token, or listen on 127.0.0.1")
+            raise ConfigurationError(f"listening on {shown(self.host)} needs a token: set one, or listen on 127.0.0.1")
         if self.access_log is not None and not callable(getattr(self.access_log, "info", None)):
-            raise ConfigurationError(f"access_log must be a structlog or standard logger, got {shown(self.access_log)}")
+            raise ConfigurationError(f"access_log must be a structlog or stdlib logger, got {shown(self.access_log)}")
         if self.sandbox.network_enabled:
             raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
         for engine in self._engine_types(""):
@@ -163,7 +163,7 @@ class LocalFaaS(metaclass=RecordType):
                 )
 
     def _engine_types(self, level: str) -> list[type[Engine]]:
-        """Return the engines of the languages, as they are at a level."""
+        """Return the chosen or default engine of each language at a level."""
         found = []
         for family in dict.fromkeys(language.family for language in self.languages):
             known = {engine.name: engine for engine in _ENGINES[family]}
@@ -173,7 +173,7 @@ class LocalFaaS(metaclass=RecordType):
 
     @property
     def url(self) -> str:
-        """The base URL.
+        """The base URL of the server.
 
         Raises:
             RuntimeClosedError: The server is not running.
@@ -183,7 +183,7 @@ class LocalFaaS(metaclass=RecordType):
         return self._url
 
     async def start(self) -> None:
-        """Listen, and start the engines. `wait_ready` waits until a language can run.
+        """Listen, and begin to start the engines. `wait_ready` waits until a language can run.
 
         Raises:
             ConfigurationError: The server cannot listen on the address.
@@ -192,9 +192,9 @@ class LocalFaaS(metaclass=RecordType):
         Cancellation: closes the server.
         """
         if self._task is not None:
-            raise RuntimeClosedError("a LocalFaaS can be started once: make a new one")
+            raise RuntimeClosedError("a LocalFaaS can be started only once: make a new one")
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        # The only task outside of a task group, because other tasks may start and close the server.
+        # This task is outside of a task group, because one task may start the server and another may close it.
         self._task = asyncio.create_task(self._run(listening), name="faasrt-local")
         try:
             waiting: set[asyncio.Future[Any]] = {listening, self._task}
@@ -207,25 +207,25 @@ class LocalFaaS(metaclass=RecordType):
             raise
 
     async def wait_ready(self, language: str | Language) -> None:
-        """Wait until a language can run. The first use of Python on a machine compiles its sandbox (about 45 s).
+        """Wait until a language can run. The first start of the engine "wasm" on a machine compiles it (about 45 s).
 
         Raises:
             UnsupportedLanguageError: The language is not served.
-            ServerError: The engine cannot start; the message says why.
+            ServerError: The engine cannot start. The message says why.
         """
         queue = self._queues.get(Language.parse(language))
         if queue is None:
-            raise UnsupportedLanguageError(f"{language} is not served here")
+            raise UnsupportedLanguageError(f"{language} is not one of the languages of this LocalFaaS")
         try:
             await queue.engine.wait_ready()
         except EngineError as error:
             raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
 
     async def aclose(self) -> None:
-        """Stop listening, wait for programs in flight, and end everything. Closing twice is harmless."""
+        """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
         self._url = None
         self._closing.set()
-        # The task is also done when its event loop was closed before the server.
+        # If the event loop was closed before the server, the task is done already.
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
 

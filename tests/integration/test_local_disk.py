@@ -66,7 +66,7 @@ def test_a_cache_of_no_use(bad_cache: dict[str, str]) -> None:
     assert (exit_code, words) == (3, [])
     (line,) = [line for line in stdout.splitlines() if "ready" not in line]
     assert "could not be compiled into" in line
-    assert "FAASRT_CACHE_DIR names another place" in line
+    assert "FAASRT_CACHE_DIR sets another folder" in line
     assert faasrt(*RUN_PY, env=bad_cache) == (0, "1\n", [])
     assert faasrt(*RUN_JS, env=bad_cache) == (0, "1\n", [])
 

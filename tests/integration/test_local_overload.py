@@ -31,7 +31,7 @@ def judge(answers: list[Answer]) -> list[int]:
             ran.append(number)
         else:
             assert (status, body["error"]) == (429, "overloaded")
-            assert "no sandbox came free" in body["details"]
+            assert "no sandbox became free" in body["details"]
             assert headers["x-faasrt-not-started"] == "1"
             assert int(headers["Retry-After"]) > 0
     return ran

@@ -77,7 +77,7 @@ async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) ->
         ({"code": "1"}, "language"),
         ({"language": "ruby", "code": "1"}, "ruby"),
         ({"language": ["js"], "code": "1"}, "language"),
-        ({"language": "python", "code": "1"}, "not served here"),
+        ({"language": "python", "code": "1"}, "does not run python"),
         ({"language": "js"}, "'code'"),
         ({"language": "js", "code": 5}, "'code'"),
         ({"language": "js", "code": " "}, "empty"),
@@ -283,7 +283,7 @@ async def test_too_much_is_refused_before_it_runs() -> None:
     with pytest.raises(BusyError, match="wait already") as full:
         await queue.execute(None)  # type: ignore[arg-type]
     assert full.value.status == 429
-    with pytest.raises(BusyError, match="came free"):
+    with pytest.raises(BusyError, match="became free"):
         await waiting
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

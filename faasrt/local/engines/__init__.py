@@ -1,1 +1,1 @@
-"""The engines that run programs, one for each family of languages."""
+"""The engines. An engine runs the programs of a language, or of a family of languages such as JavaScript."""

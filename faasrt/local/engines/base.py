@@ -1,4 +1,4 @@
-"""The interface of engines. An engine runs programs, each in a fresh, disposable sandbox."""
+"""The interface of engines. An engine runs programs, each in a fresh sandbox that is thrown away afterwards."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _logger = logging.getLogger("faasrt.local")
 
 
 class EngineError(Exception):
-    """The engine failed, not the program. The message says what to do about it.
+    """The engine failed, not the program. The message says why.
 
     Attributes:
         status: The HTTP status of the answer.
-        kind: The kind of the failure, for the answer.
+        kind: The `error` in the body of the answer.
     """
 
     status = 500
@@ -37,7 +37,7 @@ class EngineError(Exception):
 
 
 class KilledError(EngineError):
-    """The process of a program was killed. The program may have hidden that it did this itself."""
+    """The process of a program was killed by a signal, apparently from outside. The program may have sent it itself."""
 
 
 class NotStartedError(EngineError):
@@ -48,11 +48,11 @@ class NotStartedError(EngineError):
 
 @attrs.frozen(kw_only=True)
 class EngineJob:
-    """A program to run, checked by the server.
+    """A program to run, from a request that the server has checked.
 
     Attributes:
         language: One of the engine's languages.
-        code: The program.
+        code: The source of the program.
         limits: The limits of the execution.
         check: Whether to parse the program without running it.
     """
@@ -65,12 +65,20 @@ class EngineJob:
 
 @attrs.frozen(kw_only=True)
 class EngineResult:
-    """How a program ended.
+    """The result of a program.
 
     Attributes:
+        outcome: The outcome.
+        stdout: The output, cut to the limit.
+        stderr: The error output, cut to the limit.
+        ret_val: The return value, or "".
+        truncated: The sorted names of the streams that were cut.
+        error: The exception that ended the program; None if there was none.
+        exit_code: The exit code; None if the program was ended from outside.
+        duration_ms: The duration in milliseconds.
         line: The line of a syntax error, from 1; None if unknown.
         column: The column of a syntax error, from 1; None if unknown.
-        instance_id: Names the process that ran the program.
+        instance_id: The name of the process that ran the program.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -91,12 +99,12 @@ class EngineOptions:
     """The options of an engine.
 
     Attributes:
-        workers: The number of programs for which the machine has capacity. A program is assumed to use one core.
+        workers: The number of programs that the machine can run at once, if each uses one core.
         folder: An existing folder for temporary files.
-        memory_limit_mb: The memory limit of most programs, in MiB.
-        level: The level of the jail; "" when none works here.
-        level_reason: Why the level is not higher; "" if it is the highest, or was chosen.
-        python: The interpreter of Python programs.
+        memory_limit_mb: The memory limit of the server, which most programs have, in MiB.
+        level: The level of the jail; "" if no level works on this machine.
+        level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
+        python: The path of the interpreter for Python programs.
     """
 
     workers: int
@@ -115,19 +123,19 @@ class Engine(abc.ABC):
 
     Attributes:
         name: The name in `/health` and `/metrics`.
-        languages: The languages of its programs.
-        package: The package that the engine needs.
-        programs_per_worker: The number of programs that run at once for each worker.
-        min_memory_mb: The smallest memory limit, in MiB, with which a sandbox starts.
+        languages: The languages that it runs.
+        package: The Python package that must be installed for it.
+        programs_per_worker: The number of programs that may run at once for each worker.
+        min_memory_mb: The smallest memory limit with which a sandbox can start, in MiB.
         jailed: Whether the programs run in a jail.
-        platform: What programs see as their machine.
-        capacity: How many programs run at once.
-        runtime: The interpreter and its version; complete once the engine is ready.
+        platform: The system and machine that programs see.
+        capacity: The number of programs that may run at once.
+        runtime: The interpreter and its version. It is complete when the engine is ready.
         ready: Whether the engine can run programs now.
-        problem: Why the engine is not ready, or "".
+        problem: Why the engine has failed, or "".
         activity: The current step of the start, for people to read.
         active: The number of running programs.
-        level: The level of the jail around programs; "" without one.
+        level: The level of the jail around programs; "" without a jail.
     """
 
     name: ClassVar[str]
@@ -172,16 +180,16 @@ class Engine(abc.ABC):
             raise EngineError(self.problem)
 
     def log_failure(self, problem: str) -> None:
-        """Log a failure, unless it is the same as the last one since the engine was ready."""
+        """Log a failure, unless it equals the last one that was logged since the engine was ready."""
         if problem != self._last_logged:
             self._last_logged = problem
             _logger.warning("the engine %s: %s", self.name, problem)
 
     async def run(self) -> None:
-        """Serve until cancelled. A failure of this engine is logged, and does not affect other engines.
+        """Serve until cancelled. Failures are logged and do not affect other engines.
 
-        An engine that was ready for some time restarts at once. Otherwise it restarts after a pause, because the
-        machine may be short of descriptors, memory or disk.
+        After a failure the engine restarts. If it was not ready for long, it waits before, from 5 s, doubling to 300 s,
+        because the machine may be short of descriptors, memory or disk space.
         """
         delay_s = 0.0
         try:
@@ -206,20 +214,20 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def serve(self) -> None:
-        """Keep the engine able to run programs until cancelled, then end all processes. May be called again afterwards.
+        """Start the engine, keep it ready until cancelled, and then end its processes. It may be called again.
 
         Raises:
             EngineError: The engine cannot serve at the moment.
         """
 
     async def execute(self, job: EngineJob) -> EngineResult:
-        """Run or check one program. The caller ensures that at most `capacity` programs run at once.
+        """Run or check one program. The caller must run at most `capacity` programs at once.
 
         Raises:
             NotStartedError: The engine failed before the program began.
             EngineError: The engine failed; the program may have begun.
 
-        Cancellation: ends the program, and reuses its process or kills it.
+        Cancellation: ends the program. Its process is reused or killed.
         """
         self.active += 1
         attempts, retry_until = 0, time.monotonic() + _ATTEMPTS_S
@@ -229,7 +237,7 @@ class Engine(abc.ABC):
                 try:
                     return await self._execute_once(job)
                 except NotStartedError:
-                    # A waiting process may have died, and the engine may not know it yet.
+                    # The process may have died while it waited for a program, before the engine noticed it.
                     if attempts == _ATTEMPTS or time.monotonic() > retry_until:
                         raise
         except EngineError as error:
@@ -250,4 +258,4 @@ class Engine(abc.ABC):
     @property
     @abc.abstractmethod
     def idle(self) -> int:
-        """The number of processes that wait for a program."""
+        """The number of processes that are waiting for a program."""

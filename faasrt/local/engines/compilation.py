@@ -1,4 +1,4 @@
-"""The estimate of the time that a compilation of the Python sandbox takes."""
+"""Estimates how long the compilation of the WebAssembly sandbox takes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# The memory of the compiler grows in step with the code that it has compiled, on any machine and any number of cores:
-# measured with wasmtime 49 on one core and on two. The last part of the work, which writes the module, is short.
+# The memory of the compiler grows in proportion to the code that it has compiled, from _FIRST_MB to _LAST_MB, with any
+# number of cores (measured with wasmtime 49 on one core and on two). Compiling takes _LAST_SHARE of the time; the rest
+# is for writing the module.
 _FIRST_MB, _LAST_MB = 270, 1_700
 _LAST_SHARE = 0.92
-# Before this share is compiled, the first measurements say too little.
+# Below this share, there is no estimate, because it would be too inaccurate.
 _LEAST_SHARE = 0.1
 _ANONYMOUS_KB = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 
 
 class CompilationEstimate:
-    """Estimates the rest of a compilation from the memory that its process has filled so far.
+    """Estimates the progress of a compilation from the memory of its process.
 
     Args:
-        pid: The process.
-        read_mb: Returns the memory of the process in MiB, or 0.
+        pid: The pid of the process that compiles.
+        read_mb: Returns the memory of a process in MiB, or 0; None reads it from /proc.
         clock: A monotonic clock in seconds.
     """
 
@@ -35,7 +36,7 @@ class CompilationEstimate:
     def describe(self) -> str:
         """Return the progress and the remaining time, such as "42 %, about 25 s left"; "" while there is no estimate.
 
-        The process may wait for another one that compiles. Its clock starts when its own work starts.
+        The process may first wait for another process that compiles. This time does not count.
         """
         now, filled = self._clock(), self._read_mb(self._pid)
         if filled < _FIRST_MB and self._started is None:
@@ -53,7 +54,7 @@ class CompilationEstimate:
 
 
 def _anonymous_mb(pid: int) -> float:
-    """Return the memory that a process has filled with its own data, in MiB; 0 when it is unknown."""
+    """Return the resident anonymous memory of a process, in MiB; 0 if it is unknown."""
     try:
         found = _ANONYMOUS_KB.search(Path(f"/proc/{pid}/status").read_text())
     except OSError:

@@ -1,4 +1,4 @@
-"""The JavaScript and TypeScript engine: one Deno process without permissions for each program, from a warm pool."""
+"""The engine `deno` for JavaScript and TypeScript: a warm Deno process without permissions for each program."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome
 
-# Besides its heap, V8 needs memory for compiled code, the TypeScript compiler and buffers.
+# Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
 _CPU_GRACE_S = 5
 _START_TIMEOUT_S = 20.0
 _READY = b"\0ready\n"
 _T = TypeVar("_T")
 _WATCH_INTERVAL_S = 0.25
-# Programs can read the paths in stacks, and must not learn where faasrt is installed.
+# Stack traces contain these paths. Programs must not learn where faasrt is installed, so the real paths are not used.
 _EXECUTABLE, _RUNNER = "/sandbox/deno", "/sandbox/runner.js"
 _RUNNER_FD = "/proc/self/fd/3"
-# The folder of Deno does not exist and cannot be created, so that nothing is stored. The server's environment must not
-# reach a program, nor change the behaviour of Deno.
+# The whole environment, so that the server's variables neither reach a program nor change how Deno works. DENO_DIR does
+# not exist and cannot be created, so that nothing is stored.
 _ENVIRONMENT = {
     "DENO_DIR": "/sandbox/none",
-    "DENO_EMIT_CACHE_MODE": "disable",  # or it waits 150 ms for a folder to write the first module of TypeScript to
+    "DENO_EMIT_CACHE_MODE": "disable",  # otherwise the first TypeScript module waits 150 ms for a folder to write to
     "HOME": "/sandbox",
     "DENO_NO_UPDATE_CHECK": "1",
     "NO_COLOR": "1",
 }
 _LIMITS = {
-    "RLIMIT_NOFILE": 64,  # an event loop, its pipes and a few pairs of sockets
-    "RLIMIT_FSIZE": 0,  # it has no file to write to
+    "RLIMIT_NOFILE": 64,  # enough for an event loop, its pipes and a few pairs of sockets
+    "RLIMIT_FSIZE": 0,  # there is no file to write to
     "RLIMIT_CORE": 0,
     "RLIMIT_MEMLOCK": 0,
     "RLIMIT_MSGQUEUE": 0,
@@ -70,7 +70,7 @@ _PERMISSIONS = (
 class DenoEngine(PooledEngine[JailedProcess]):
     """Runs JavaScript and TypeScript.
 
-    The warm processes have the usual memory limit. A program with another limit waits about 20 ms for a new process.
+    Warm processes have the memory limit of the server. A program with another limit waits about 20 ms for a new one.
     """
 
     name = "deno"
@@ -94,7 +94,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         if not self.level:
-            raise EngineError(f"no jail works here: {self.options.level_reason}")
+            raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
         libraries = await asyncio.to_thread(_find_libraries, self._path)
         mounts = [(self._path, _EXECUTABLE), (str(self._runner), _RUNNER), *((path, path) for path in libraries)]
         config = JailConfig(
@@ -139,14 +139,14 @@ class DenoEngine(PooledEngine[JailedProcess]):
             return attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
         finally:
             child.kill()
-            # Breaks a reference cycle that would keep the output until the next collection.
+            # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
             child.receive(ignore_output)
 
     async def _watch(self, run: DenoRun, child: JailedProcess) -> None:
-        """Wait for the end of a program.
+        """Wait until a program has ended, and check its process four times a second.
 
-        End it when its process holds more memory than allowed, some of which no limit of the system counts, and when it
-        has closed stdout: Deno ignores writes to a closed descriptor, so the runner's last message would be lost.
+        End the program if its process uses too much memory, because resource limits do not count all memory. Also end
+        it if it has closed stdout, because the runner's last message would be lost: Deno ignores failed writes.
         """
         lost_stdout = False
         max_rss_bytes = self._base_rss_bytes + (_HEADROOM_MB + run.job.limits.memory_limit_mb) * 2**20
@@ -158,20 +158,21 @@ class DenoEngine(PooledEngine[JailedProcess]):
             rss_bytes, has_stdout = await _in_thread(_measure, child) or (0, True)
             if rss_bytes > max_rss_bytes:
                 run.end(Outcome.MEMORY_LIMIT)
-            # A process that is ending has no descriptors either, but only for a moment.
+            # A process that is ending has no stdout either, but only for a moment. So end it only at the second check.
             lost_before, lost_stdout = lost_stdout, not has_stdout
             if lost_before and lost_stdout and not run.ended.is_set():
                 run.end()
 
     async def _start(self, job: EngineJob | None = None) -> JailedProcess:
-        """Start a process, for a certain program or for any with the usual limit."""
+        """Start a process with the memory limit of a job; without a job, with that of the server."""
         memory_limit_mb = job.limits.memory_limit_mb if job else self.options.memory_limit_mb
-        # V8's limit of the heap does not count buffers and WebAssembly memory.
+        # RLIMIT_DATA also counts buffers and WebAssembly memory, which are not part of V8's heap.
         data_bytes = self._base_data_bytes + (memory_limit_mb + _HEADROOM_MB) * 2**20
         return await self._start_child(memory_limit_mb, RLIMIT_DATA=data_bytes)
 
     async def _start_child(self, memory_limit_mb: int, **limits: int) -> JailedProcess:
-        # Without namespaces the folder of the runner has a name, and may be closed to the uid of the process.
+        # At the level "filters", the process may have a uid that cannot read the folder of the runner. So it gets the
+        # runner as an open file.
         runner = _RUNNER if self.level == "namespaces" else _RUNNER_FD
         flags = [*_PERMISSIONS, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         child = await self._jail.start(["deno", "run", *flags, runner], limits=limits)
@@ -184,15 +185,15 @@ class DenoEngine(PooledEngine[JailedProcess]):
 
 
 def _limit_cpu(child: ChildProcess, job: EngineJob) -> None:
-    """Limit the CPU time, as a fallback: the deadline ends a program earlier, whatever the number of its threads."""
+    """Limit the CPU time. This is only a fallback: however many threads a program has, its deadline comes first."""
     cpu_s = math.ceil(job.limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
-    # In a container, root may lack the right to limit the process of another user.
+    # In a container, root may not be allowed to limit the process of another user.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         resource.prlimit(child.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
 
 
 async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Call a function in a thread; return None if the system refuses a thread."""
+    """Call a function in a thread. Return None if the system cannot start a thread."""
     try:
         return await asyncio.to_thread(function, *arguments)
     except RuntimeError:
@@ -218,7 +219,7 @@ async def _until_ready(child: ChildProcess) -> None:
             while _READY not in output:
                 if child.ended.is_set():
                     reason = output[-500:].decode("utf-8", "replace").strip()
-                    raise NotStartedError(f"Deno does not start (exit code {child.returncode}): {reason}")
+                    raise NotStartedError(f"Deno did not start (exit code {child.returncode}): {reason}")
                 await changed.wait()
                 changed.clear()
     except TimeoutError:
@@ -226,9 +227,9 @@ async def _until_ready(child: ChildProcess) -> None:
 
 
 def _runner_source() -> str:
-    """Return the source of the runner, as a text that it evaluates.
+    """Return the source of the runner's module. It contains the runner as a string, and evaluates it.
 
-    Deno analyses the code of each module before V8 does, which takes 2 ms for this one. It does not analyse texts.
+    Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
     """
     body = re.sub(r"(?m)^export ", "", read_runner("js_errors.js", "deno_main.js").decode("utf-8"))
     function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{_RUNNER}'
@@ -246,7 +247,7 @@ def _find_executable() -> str:
 
 
 def _find_libraries(executable: str) -> list[str]:
-    """Return the paths of the libraries that a program is linked to, and of the loader; or of their folders."""
+    """Return the paths of the loader and the libraries that an executable needs. If `ldd` fails, return all folders."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         listed = subprocess.run(["ldd", executable], capture_output=True, text=True, check=True, timeout=60)  # noqa: S603, S607
         return [word for line in listed.stdout.splitlines() for word in line.split() if word.startswith("/")]
@@ -254,12 +255,12 @@ def _find_libraries(executable: str) -> list[str]:
 
 
 def _measure(child: ChildProcess) -> tuple[int, bool]:
-    """Return the resident memory of a process in bytes, and whether it has stdout."""
+    """Return the resident memory of a process in bytes, and whether its stdout is open."""
     return _memory_bytes(child.pid)[1], child.has_stdout()
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:
-    """Return the memory of a process in bytes, as RLIMIT_DATA counts it and as resident; 0 when it has ended."""
+    """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes; 0 if the process has ended."""
     found = {"VmData": 0, "VmRSS": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

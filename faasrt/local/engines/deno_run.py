@@ -1,4 +1,4 @@
-"""Runs one program in one Deno process, and turns its output into a result."""
+"""Runs one program in a Deno process, and turns its output into a result."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.return_val import defines_return_val
 from faasrt.results import Outcome, UserError
 
-# A return value is JSON inside JSON: one of its control characters may take seven bytes.
+# The largest message. A return value may be JSON, encoded as JSON again: a control character takes up to seven bytes.
 _MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
-# All messages of a program together are bounded, because reading them is work for the server.
+# The largest total of a program's messages. It is limited because reading them costs the server time.
 _TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
-# The start of V8's own diagnostics when its heap is full. They are not output of the program.
+# V8 begins its diagnostics with these when its heap is full. They are not output of the program.
 _V8_DIAGNOSTICS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
 _FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has panicked", re.MULTILINE)
-# V8 and Deno print these before a signal ends them for lack of memory.
+# V8 and Deno print these when they run out of memory, before they end with a signal.
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
-# The fields that are kept of each kind of message. A program can find the mark and forge messages, which must only
-# affect its own result, and must not cost memory.
+# The kinds of messages, and the fields of each that are kept. A program can find the mark and forge messages. This must
+# only affect its own result, and must not take much memory.
 _MESSAGE_FIELDS = {
     "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
     **dict.fromkeys(("exit", "abort", "node", "watched", "kill", "done"), ()),
 }
-# The signals of the system for faults of the process itself. Others come from outside, or through Node.
+# Signals that a process gets for its own faults. Other signals come from outside, or from the program through Node.
 _FAULTS = frozenset({
     signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
     signal.SIGXCPU, signal.SIGXFSZ,
@@ -48,19 +48,19 @@ _LAST_MESSAGES = frozenset({"error", "done"})
 
 
 class StdoutParser:
-    """Separates the messages of the runner, which begin with a mark and end with the line, from a program's output.
+    """Separates the runner's messages from the program's output. A message begins with a mark and ends with a newline.
 
     Args:
         mark: The start of a message.
         max_output_bytes: The largest output.
-        max_message_bytes: The largest message. The size of all messages is bounded, too.
+        max_message_bytes: The largest message. The total of all messages is limited too.
 
     Attributes:
         output: The output of the program.
         messages: The fields of the last message of each kind.
         limit_exceeded: Whether the output or the messages are too large.
         message_too_large: Whether the messages are too large.
-        complete: Whether the last message has arrived.
+        complete: Whether the runner's last message has arrived.
     """
 
     def __init__(self, mark: bytes, max_output_bytes: int, max_message_bytes: int) -> None:
@@ -87,12 +87,12 @@ class StdoutParser:
             del self._pending[: end + 1]
         if self.complete:
             self._pending.clear()
-        # The pending bytes may end with the beginning of a mark.
+        # Keep the end of the pending bytes if it may be the beginning of a mark.
         split = self._pending.rfind(self._mark[:1], max(0, len(self._pending) - len(self._mark) + 1))
         self._add_output(len(self._pending) if split < 0 else split)
 
     def finish(self) -> None:
-        """Parse the end of the stream. An incomplete message is dropped."""
+        """Handle the end of the stream: what is pending is output, unless it is an incomplete message."""
         if not self._pending.startswith(self._mark):
             self._add_output(len(self._pending))
 
@@ -112,7 +112,7 @@ class StdoutParser:
 
 
 class DenoRun:
-    """A program in a Deno process.
+    """One run of a program in a Deno process.
 
     Args:
         job: The program and its limits.
@@ -120,7 +120,7 @@ class DenoRun:
 
     Attributes:
         job: The program and its limits.
-        ended: Set when the program has ended; its process may take longer.
+        ended: Set when the program has ended. Its process may end later.
     """
 
     def __init__(self, job: EngineJob, child: ChildProcess) -> None:
@@ -136,7 +136,7 @@ class DenoRun:
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
-        """Send the program."""
+        """Send the program to the process."""
         self._child.receive(self._receive, self.ended.set)
         fields = {
             "code": self.job.code,
@@ -148,12 +148,16 @@ class DenoRun:
         self._child.write(json.dumps(fields).encode(), eof=True)
 
     def end(self, limit: Outcome | None = None) -> None:
-        """End the program, maybe because it exceeded a limit."""
+        """End the program.
+
+        Args:
+            limit: The limit that it exceeded, as an outcome; None if it exceeded none.
+        """
         self._ended_by.add(limit)
         self._child.kill()
 
     def result(self) -> EngineResult:
-        """Return the result of the program after its end.
+        """Return the result of the program. Call this after `ended` is set.
 
         Raises:
             NotStartedError: The process ended before the program began.
@@ -161,7 +165,7 @@ class DenoRun:
         """
         self._stdout.finish()
         stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)
-        # V8 prints a message before it aborts. A failed allocation of another library aborts without one.
+        # V8 prints a message before it aborts. Other libraries abort without a message if an allocation fails.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
             and "abort" not in self._stdout.messages
@@ -174,7 +178,7 @@ class DenoRun:
         if out_of_memory:
             for start in _V8_DIAGNOSTICS:
                 stderr = stderr.partition(start)[0]
-        # The stacks that the program or Deno prints name the URL from which the program was imported.
+        # Stack traces that the program or Deno printed contain the URL from which the program was imported.
         messages = self._stdout.messages
         location = read_text(messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
         if _BLOB_URL.fullmatch(location):
@@ -189,7 +193,7 @@ class DenoRun:
 
     @property
     def _signal(self) -> int | None:
-        """The signal that ended the process, unless this run sent it."""
+        """The signal that ended the process; None if there was none, or if `end` sent it."""
         number = -(self._child.returncode or 0)
         return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
 
@@ -217,7 +221,7 @@ class DenoRun:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
         may_have_killed_itself = "kill" in messages or ("node" in messages and "watched" not in messages)
         if self._signal is not None and self._signal not in _FAULTS and not may_have_killed_itself:
-            # Usually the system is out of memory.
+            # Usually the reason is that the system is out of memory.
             raise KilledError(f"a Deno process was killed from outside (signal {self._signal})")
         if Outcome.OUTPUT_LIMIT in self._ended_by:
             return {"outcome": Outcome.OUTPUT_LIMIT}

@@ -1,4 +1,4 @@
-"""The description of a jail."""
+"""Describes a jail: what its processes see, and what they may do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import attrs
 from faasrt.local.jail.landlock import ALL, READ, WRITE
 
 _DEVICES = ("/dev/null", "/dev/full")
-# Without namespaces and root, the kernel counts the threads of programs together with all others of the user.
+# Without namespaces and root, RLIMIT_NPROC counts all threads of the user, not only those of the program.
 _MORE_THREADS = 1000
 
 
@@ -22,20 +22,22 @@ class JailConfig:
     """The contents of a jail, and the rights of its processes.
 
     Attributes:
-        level: What surrounds the processes.
-        policy: The filter on system calls: "deno" or "python".
-        mounts: Files and folders of the host, and where processes see them, read-only. At the level `filters` they are
-            where they are on the host.
-        files: The contents of further files, by path.
-        links: The targets of symbolic links, by path.
-        tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only. It needs namespaces.
-        executable: The program to run, one of the paths that processes see; None runs `runner` in the launcher itself.
-        runner: The source of the code that runs a program; it defines `main`.
-        imports: Modules that the launcher imports for all programs. One that cannot be imported is left out.
-        packages: Packages to look for.
-        needed: Folders that processes must be able to read, or the jail is not used.
-        env: The environment of programs.
-        limits: The limits of each process, by the names of the module `resource`.
+        level: The level of the jail, "namespaces" or "filters".
+        policy: The seccomp filter: "deno" or "python".
+        mounts: Pairs of a path on the host and the path where processes see this file or folder, read-only. At the
+            level "filters", processes see the paths of the host.
+        files: The contents of further files, by path. Only at the level "namespaces".
+        links: The targets of symbolic links, by path. Only at the level "namespaces".
+        tmp_bytes: The size of the writable /tmp of each program; 0 makes /tmp read-only. Only at the level
+            "namespaces".
+        executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
+            of the launcher that calls the `main` of `runner`.
+        runner: The source of the runner; "" if there is an executable.
+        imports: Modules that the launcher imports before it forks. Modules that cannot be imported are skipped.
+        packages: Packages to look for. The launcher reports which of them are installed.
+        needed: Folders that processes must be able to read. If they cannot, the jail is not used.
+        env: The environment variables of programs.
+        limits: The resource limits of each process, by the names of the module `resource`.
         open_files: Files of the host that each process has open for reading, after its other descriptors.
     """
 
@@ -55,10 +57,10 @@ class JailConfig:
     open_files: Sequence[str] = ()
 
     def for_launcher(self, root: Path) -> dict[str, Any]:
-        """Return the configuration as the launcher reads it. This blocks: not for an event loop's thread.
+        """Return the configuration for the launcher. This reads files, so call it in a thread.
 
         Args:
-            root: The folder that becomes the root of the processes.
+            root: An empty folder of the host, on which the launcher mounts the root folder of the jail.
         """
         jailed = self.level == "namespaces"
         host_paths = {target: source for source, target in self.mounts}
@@ -71,7 +73,7 @@ class JailConfig:
             ]
         executable, limits = self.executable, dict(self.limits)
         if not jailed and os.getuid() and "RLIMIT_NPROC" in limits:
-            limits["RLIMIT_NPROC"] = _threads_of_user() + _MORE_THREADS
+            limits["RLIMIT_NPROC"] = _count_threads_of_user() + _MORE_THREADS
         return {
             **attrs.asdict(self),
             "limits": limits,
@@ -81,14 +83,15 @@ class JailConfig:
             "policy": self.policy if jailed else f"{self.policy}-filters",
             "rights": rights,
             "root": str(root),
-            # Programs with sockets would see the names of each other's, and their buffers could not be counted.
+            # Python programs can have sockets. In a shared network they would see the names of each other's sockets,
+            # and the socket buffers of a single program could not be counted.
             "private_network": jailed and self.policy == "python",
         }
 
 
-def _threads_of_user() -> int:
+def _count_threads_of_user() -> int:
     count, uid = 0, os.getuid()
     for path in Path("/proc").glob("[0-9]*/task"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             count += len([*path.iterdir()]) if path.stat().st_uid == uid else 0
     return count

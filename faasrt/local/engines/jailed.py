@@ -1,4 +1,4 @@
-"""The server's side of a jail: starts the launcher, checks the jail, and starts processes in it."""
+"""The server's side of a jail: starts the launcher (`jail/launcher.py`), checks the jail, starts processes in it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
 LEVELS = ("namespaces", "filters")
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
-# Programs can read the command line, so it names no path. The stack can only grow as far as the limit at the start of
-# the interpreter allows.
+# The shell raises the limit of the stack (to 1 GiB if possible) before it starts the interpreter, because the stack can
+# never grow beyond the limit at that time. Programs can read the command line of the launcher, so it has no paths.
 _COMMAND = (
     "/bin/sh",
     "-c",
@@ -42,13 +42,14 @@ sys.path.insert(0, {parent!r})
 from jail import launcher
 del sys.path[0]
 sys.excepthook = launcher.main(server)
-# In the process of a program: the interpreter calls the hook when no other function runs any more.
+# Only the process of a program gets here. The exception makes the interpreter call the hook, which runs the program
+# with no other function on the stack.
 raise SystemError
 """
 
 
 class JailedProcess(ChildProcess):
-    """A process in a jail, and all that it starts.
+    """A process in a jail, with the processes that it starts.
 
     Attributes:
         out_of_memory: Whether the launcher ended it because of its memory.
@@ -64,7 +65,7 @@ class JailedProcess(ChildProcess):
         )
 
     def limit_memory(self, max_bytes: int) -> None:
-        """End the program when its processes hold more memory than this, beyond that of a process without a program."""
+        """End the program if its processes use this much more memory than a process without a program."""
         self._jail.send({"watch": self._number, "bytes": max_bytes})
 
     def mark_exited(self, returncode: int) -> None:
@@ -76,7 +77,7 @@ class JailedProcess(ChildProcess):
 
 @attrs.define
 class _Start:
-    """A process that is about to start, what waits for it, and its pipes, which it owns afterwards."""
+    """A process that is starting: its pipes, and the future that `Jail.start` waits for."""
 
     stdin: IO[bytes]
     outputs: Mapping[int, IO[bytes]]
@@ -87,8 +88,11 @@ class _Start:
 class Jail:
     """A launcher, and the processes that it has started. Created by `open_jail`.
 
+    Args:
+        server: The socket to the launcher.
+
     Attributes:
-        packages: Those of the packages in the configuration that are installed.
+        packages: The packages in the configuration that are installed.
     """
 
     def __init__(self, server: socket.socket) -> None:
@@ -110,14 +114,14 @@ class Jail:
         """Start a process.
 
         Args:
-            argv: The arguments of the executable.
-            limits: Further limits of the process, by the names of the module `resource`.
+            argv: The command line, if the jail has an executable.
+            limits: Further resource limits of the process, by the names of the module `resource`.
             channel: Whether the job and the messages have descriptors of their own, 3 and 4, and stdin is empty. If
                 not, the job is written to stdin.
-            canary: Tries to break out with these traps, instead of running a program.
+            canary: The traps. If they are given, the process does not run a program, but the canary.
 
         Raises:
-            NotStartedError: The system refuses, or the launcher has ended.
+            NotStartedError: The process cannot start, or the launcher has ended.
 
         Cancellation: ends the process.
         """
@@ -148,7 +152,7 @@ class Jail:
         """Send a message to the launcher.
 
         Raises:
-            OSError: The launcher has ended, or does not read.
+            OSError: The launcher has ended, or does not read its messages.
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._server.sendmsg([json.dumps(message).encode()], rights)
@@ -177,17 +181,17 @@ class Jail:
             else:
                 start = self._starts.get(message["refused"])
                 if start is not None and not start.reply.done():
-                    reason = f"the jail could not start a process: {message['reason']}"
+                    reason = f"cannot start a process in the jail: {message['reason']}"
                     start.reply.set_exception(NotStartedError(reason))
 
     def _mark_started(self, number: int, pidfds: Sequence[int]) -> None:
-        """Record that a process has started, at once, because the message of its end may have arrived too."""
+        """Record that a process has started. This must not wait, because the message of its end may be next."""
         start = self._starts.get(number)
         try:
             if len(pidfds) < 2:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if start is None or start.reply.done():
-                # The caller was cancelled.
+                # `start` was cancelled.
                 signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
                 raise ProcessLookupError
             start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start.stdin, start.outputs)
@@ -201,16 +205,16 @@ class Jail:
             start.reply.set_result(None)
 
     async def watch(self) -> None:
-        """Wait for the end of the launcher, which does not end by itself.
+        """Wait until the launcher has ended, which only happens if it is killed.
 
         Raises:
-            EngineError: It has ended.
+            EngineError: The launcher has ended.
         """
         await self._ended.wait()
         raise EngineError("the launcher of the jail was killed from outside")
 
     def mark_ended(self) -> None:
-        """Record that the launcher has ended, and end all of its processes."""
+        """Record that the launcher has ended, and kill all of its processes."""
         self._ended.set()
         for start in self._starts.values():
             if not start.reply.done():
@@ -222,13 +226,17 @@ class Jail:
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
-    """Find the highest level at which a jail works here, or check that the one that is wanted does.
+    """Find the highest level that works on this machine, or check that a certain level works.
+
+    Args:
+        wanted: "auto" to find the highest level, else the level to check.
+        folder: A folder for temporary files.
 
     Returns:
-        The level, and why it is not higher, or "".
+        The level, and the reason why it is not higher, or "".
 
     Raises:
-        EngineError: No level works, or not the one that is wanted.
+        EngineError: No level works, or the wanted level does not work.
     """
     reasons: list[str] = []
     spawner = Spawner()
@@ -248,11 +256,11 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
 
 @contextlib.asynccontextmanager
 async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailConfig) -> AsyncIterator[Jail]:
-    """Build a jail, and yield it once a canary could not break out. Afterwards end all of its processes.
+    """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes.
 
     Args:
         spawner: Starts the launcher.
-        python: The interpreter of the launcher.
+        python: The path of the launcher's interpreter.
         folder: A folder for the jail's mounts and traps.
         config: The contents of the jail.
 
@@ -292,7 +300,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             yield jail
         finally:
             loop.remove_reader(ours.fileno())
-            # The kernel ends the processes of its pid namespace with it.
+            # The kernel kills the processes in the jail when the launcher ends.
             await launcher.end()
             jail.mark_ended()
             with contextlib.suppress(OSError):
@@ -300,7 +308,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
 
 
 def _pid_of(pidfd: int) -> int:
-    """Return the process id in this process's own namespace."""
+    """Return the pid of a process as this process sees it."""
     fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
     try:
         lines = os.read(fd, 4096).splitlines()
@@ -314,7 +322,7 @@ def _library_path() -> dict[str, str]:
 
 
 async def _check(jail: Jail, folder: Path, needed: Sequence[str]) -> None:
-    """Raise EngineError if a process in the jail can reach what is outside."""
+    """Run the canary in the jail. Raise EngineError if it breaks out, or cannot read the needed folders."""
     with contextlib.ExitStack() as stack:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
         traps["needed"] = [*needed]
@@ -344,6 +352,6 @@ async def _check(jail: Jail, folder: Path, needed: Sequence[str]) -> None:
         reason = output[-500:].decode("utf-8", "replace").strip()
         raise EngineError(f"the check of the jail failed (exit code {process.returncode}): {reason}") from None
     if found["ways_out"]:
-        raise EngineError(f"a process got out of the jail, so it is not used: it could {', '.join(found['ways_out'])}")
+        raise EngineError(f"the jail is not safe, so it is not used: a process could {', '.join(found['ways_out'])}")
     if found["unreadable"]:
         raise EngineError(f"programs run as another user, who cannot read {', '.join(found['unreadable'])}")

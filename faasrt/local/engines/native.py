@@ -1,4 +1,8 @@
-"""The Python engine `native`: CPython itself, in processes forked from one that has imported the packages."""
+"""The engine `native` for Python: CPython, in processes forked from one that has already imported packages.
+
+A tier is a launcher that has imported certain packages, and the warm processes that are forked from it. One tier has
+imported the standard library only. The others start when a program first uses their package.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ from faasrt.results import Outcome
 
 _START_TIMEOUT_S = 60.0
 _CPU_GRACE_S = 5
-# A tier that no program has used for this time is ended, to free its memory.
+# A tier that no program has used for this time ends, to free its memory.
 _IDLE_S = 600.0
 _DESCRIBE = (
     "import json,platform,sys; print(json.dumps([platform.python_version(), sys.executable, sys.prefix, "
@@ -90,8 +94,8 @@ _STANDARD_LIBRARY = [
 _NUMPY = ["numpy", "numpy.random", "numpy.linalg", "numpy.fft"]
 _SCIPY = ["scipy", "scipy.linalg", "scipy.optimize", "scipy.stats"]
 _SKLEARN = ["sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.metrics", "sklearn.model_selection"]
-# The modules that the process of a tier has imported, by the package after which it is named. A program gets the first
-# tier whose package its text names; a wrong guess only costs time.
+# The modules that each tier has imported, by the name of the tier. A program runs in the first tier whose name occurs
+# in its source. If this guess is wrong, the program is only slower.
 _TIERS = {
     "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
     "scipy": [*_NUMPY, *_SCIPY],
@@ -104,10 +108,10 @@ _LIMITS = {
     "RLIMIT_NOFILE": 256,
     "RLIMIT_NPROC": 64,  # processes and threads together
     "RLIMIT_FSIZE": 64 * 2**20,
-    "RLIMIT_CORE": 1,  # none at all: 0 does not stop those that the host pipes to a program
+    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
     "RLIMIT_MEMLOCK": 65_536,
     "RLIMIT_MSGQUEUE": 0,
-    "RLIMIT_SIGPENDING": 1024,  # timers and queued signals, which are memory of the kernel
+    "RLIMIT_SIGPENDING": 1024,  # timers and queued signals, which use kernel memory
     "RLIMIT_NICE": 0,
     "RLIMIT_RTPRIO": 0,
 }
@@ -126,14 +130,14 @@ _LINKS = {
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
 }
-# Not /dev/zero: a shared mapping of it is memory that cannot be counted.
+# Not /dev/zero, because a shared mapping of it is memory that is not counted for any process.
 _DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
 _SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
 
 
 @attrs.frozen
 class Interpreter:
-    """The interpreter of programs, as it describes itself."""
+    """The interpreter of programs. The attributes are its own `platform.python_version()` and fields of `sys`."""
 
     version: str
     executable: str
@@ -141,7 +145,12 @@ class Interpreter:
     base_prefix: str
 
     def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
-        """Return the jail of a tier that has imported some modules."""
+        """Return the configuration of a tier's jail. This reads files, so call it in a thread.
+
+        Args:
+            level: The level of the jail.
+            imports: The modules that the tier imports.
+        """
         mounts = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
         links = dict(_LINKS)
         for name in ("bin", "sbin", "lib", "lib32", "lib64"):
@@ -151,7 +160,7 @@ class Interpreter:
             elif path.is_dir():
                 mounts[str(path)] = str(path)
         for prefix in {self.prefix, self.base_prefix}:
-            # Not the whole folder: an environment may be in the home folder of a user.
+            # Not the whole prefix, because users may keep other files there.
             for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
                 path = Path(prefix, name)
                 if not path.is_relative_to("/usr") and path.exists():
@@ -162,7 +171,8 @@ class Interpreter:
             "TMPDIR": "/tmp",  # noqa: S108
             "LANG": "C.UTF-8",
             "PYTHONHASHSEED": "0",
-            # Threads of a numeric library would outnumber the cores, and they do not survive a fork.
+            # Numeric libraries start a thread for each core. With several programs at once these would be too many, and
+            # threads do not survive a fork.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
@@ -188,12 +198,12 @@ class PythonTier(PooledEngine[JailedProcess]):
 
     Args:
         options: The options.
-        imports: The modules. One that cannot be imported is left out.
-        interpreter: The interpreter; None when it is found out later.
+        imports: The modules. Modules that cannot be imported are skipped.
+        interpreter: The interpreter; None if a subclass sets it later.
 
     Attributes:
-        packages: The packages with a tier of their own that are installed.
-        used_at: When a program last ran here.
+        packages: The names of tiers whose package is installed.
+        used_at: When a program last ran in this tier, by `time.monotonic`.
     """
 
     name = "native"
@@ -235,7 +245,7 @@ class PythonTier(PooledEngine[JailedProcess]):
                 await ready.wait()
             if process.ended.is_set():
                 reason = output[-500:].decode("utf-8", "replace").strip()
-                raise NotStartedError(f"a Python process does not start (exit code {process.returncode}): {reason}")
+                raise NotStartedError(f"a Python process did not start (exit code {process.returncode}): {reason}")
         except BaseException as error:
             await process.end()
             if isinstance(error, TimeoutError):
@@ -258,7 +268,7 @@ class PythonTier(PooledEngine[JailedProcess]):
             started = time.perf_counter()
             timer = asyncio.get_running_loop().call_later(limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
             try:
-                # A fallback: the deadline ends a program earlier, whatever the number of its processes.
+                # Only a fallback. However many processes the program has, its deadline comes first.
                 cpu_s = math.ceil(limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
                 run.begin(memory_bytes, cpu_s)
                 await run.ended.wait()
@@ -272,7 +282,7 @@ class PythonTier(PooledEngine[JailedProcess]):
 
 
 class NativePythonEngine(PythonTier):
-    """Runs Python: the tier of the standard library, and further tiers that start when a program first needs them."""
+    """Runs Python. It is the tier of the standard library, and starts other tiers when a program first needs them."""
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options, _STANDARD_LIBRARY)
@@ -281,7 +291,7 @@ class NativePythonEngine(PythonTier):
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         if self.level != "namespaces" and self.options.level_reason:
             raise EngineError(
-                "the engine native needs the level namespaces, or that you choose the level filters: "
+                "the engine native needs the level namespaces, unless you choose the level filters explicitly: "
                 f"{self.options.level_reason}"
             )
         self._interpreter = await _describe(self.options.python)
@@ -294,7 +304,7 @@ class NativePythonEngine(PythonTier):
         return await (super()._execute_once(job) if tier is None else tier.execute(job))
 
     def _choose_tier(self, code: str) -> PythonTier | None:
-        """Return the tier that has imported what a program uses; None when that is this one, or while it starts."""
+        """Return the tier for a program; None if it is this one, or while the other one starts."""
         named = self.packages.intersection(_NAMED.findall(code))
         name = next((name for name in _TIERS if name in named), None)
         if name is None:
@@ -306,7 +316,7 @@ class NativePythonEngine(PythonTier):
         return tier if tier.ready else None
 
     async def _run_tier(self, name: str, tier: PythonTier) -> None:
-        """Run a tier until no program has used it for long."""
+        """Run a tier until no program has used it for ten minutes."""
         try:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(tier.run())
@@ -318,10 +328,10 @@ class NativePythonEngine(PythonTier):
 
 
 async def _describe(python: str) -> Interpreter:
-    """Return what an interpreter says about itself.
+    """Run an interpreter to find out its version and its paths.
 
     Raises:
-        EngineError: It does not run, or is not CPython 3.9 or newer.
+        EngineError: The interpreter does not run, or is not CPython 3.9 or newer.
     """
     try:
         process = await asyncio.to_thread(
@@ -336,5 +346,5 @@ async def _describe(python: str) -> Interpreter:
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise EngineError(f"the interpreter {python} does not run: {error}") from None
     if not supported:
-        raise EngineError(f"the interpreter {python} must be CPython 3.9 or newer, but is {version}")
+        raise EngineError(f"the interpreter {python} must be CPython 3.9 or newer; its version is {version}")
     return Interpreter(version, executable, prefix, base_prefix)

@@ -1,4 +1,4 @@
-"""Runs one program in one native Python process, and turns its output into a result."""
+"""Runs one program in a native Python process, and turns its output into a result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from faasrt.local.engines.report import cut_streams, decode_message, read_error,
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.results import Outcome, UserError
 
-# A return value is JSON inside JSON: one of its control characters may take seven bytes. Besides, each message is
-# bounded, and so are all of a program together, because reading them is work for the server.
+# The largest message. A return value may be JSON, which is encoded as JSON once more, so that a control character takes
+# up to seven bytes. The total of a program's messages is limited too, because reading them costs the server time.
 _MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
 _TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
-# The fields that are kept of each kind of message.
+# The kinds of messages, and the fields of each that are kept.
 _FIELDS = {
     "started": (),
     "ret_val": ("text",),
@@ -34,7 +34,7 @@ _FIELDS = {
     "own_return_val": (),
     "done": (),
 }
-# The packages that are named otherwise than their modules.
+# Packages whose name on PyPI differs from the name of their module.
 _PACKAGES = {
     "attr": "attrs",
     "bs4": "beautifulsoup4",
@@ -47,24 +47,24 @@ _PACKAGES = {
     "yaml": "PyYAML",
 }
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_LINE_BYTES = 32  # what a message costs beyond its bytes
+_LINE_BYTES = 32  # added for each message, because reading even an empty one costs time
 _PREFIX = b'{"kind":"'
 _KIND_AT = len(_PREFIX)
 _KINDS = {_PREFIX + kind.encode(): kind for kind in _FIELDS}
-# The system or its operator sends these. All others come from the program: faults, alarms, closed pipes.
+# The system or its operator sends these signals. All other signals come from the program: faults, alarms, closed pipes.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 
 
 class NativeRun:
-    """A program in a process.
+    """One run of a program in a process.
 
     Args:
         job: The program and its limits.
-        process: A process that waits for a program.
+        process: A warm process.
         python: The path of its interpreter.
 
     Attributes:
-        ended: Set when the program has ended; its process may take longer.
+        ended: Set when the program has ended. Its process may end later.
     """
 
     def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
@@ -81,7 +81,12 @@ class NativeRun:
         self.ended = asyncio.Event()
 
     def begin(self, memory_bytes: int, cpu_s: int) -> None:
-        """Send the program."""
+        """Send the program to the process.
+
+        Args:
+            memory_bytes: The memory limit of the program.
+            cpu_s: The CPU time limit of each of its processes.
+        """
         self._process.receive(self._receive, self.ended.set)
         fields = {
             "code": self._job.code,
@@ -98,7 +103,7 @@ class NativeRun:
         self._process.kill()
 
     def result(self) -> EngineResult:
-        """Return the result of the program after its end.
+        """Return the result of the program. Call this after `ended` is set.
 
         Raises:
             NotStartedError: The process ended before the program began.
@@ -137,20 +142,21 @@ class NativeRun:
             return
         *lines, self._pending = self._pending.split(b"\n")
         for line in lines:
-            # A program can send millions of messages. The last one of each kind counts, so only that is decoded.
+            # A program can send millions of messages. Only the last one of each kind counts, so only that is decoded.
             kind = _KINDS.get(bytes(line[: line.find(b'"', _KIND_AT)]))
             if kind is not None:
                 self._lines[kind] = line
-        self._started = self._started or "started" in self._lines  # nothing that the program sends later undoes it
+        self._started = self._started or "started" in self._lines  # a program cannot undo it with a later message
         if "done" in self._lines:
-            # All output was written before. To wait for the end of the process would take as long as a short program.
+            # The process has written all of its output before this message. It is killed, because waiting for its end
+            # takes as long as running a short program.
             self._process.drain(STDOUT)
             self._process.drain(STDERR)
             self._process.kill()
             self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
-        """Return the fields of the last message of each kind, without those that are malformed."""
+        """Return the fields of the last message of each kind. Malformed messages are left out."""
         messages = {}
         for kind, line in self._lines.items():
             if message := decode_message(bytes(line)):
@@ -159,7 +165,7 @@ class NativeRun:
 
     def _classify(self) -> dict[str, Any]:
         messages = self._messages
-        returncode = 0 if "done" in messages else self._process.returncode or 0  # it is killed at its last message
+        returncode = 0 if "done" in messages else self._process.returncode or 0  # "done" makes the server kill it
         if self._ended_by is Outcome.TIMEOUT:
             return {"outcome": Outcome.TIMEOUT}
         if self._process.out_of_memory:
@@ -173,7 +179,7 @@ class NativeRun:
         if returncode < 0:
             name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
             if -returncode in _FROM_OUTSIDE and "kill" not in messages:
-                # Usually the system is out of memory.
+                # Usually the reason is that the system is out of memory.
                 raise KilledError(f"a Python process was killed from outside ({name})")
             return {"outcome": Outcome.CRASHED, "error": UserError(name, f"the program was ended by {name}")}
         if "error" in messages:
@@ -190,8 +196,8 @@ class NativeRun:
         return {"outcome": Outcome.OK if "done" in messages else Outcome.CRASHED, "exit_code": returncode}
 
     def _hint(self, error: UserError, module: str) -> UserError:
-        """Return an error with a hint how to install a package for programs."""
-        if _MODULE.fullmatch(module) is None:  # the program wrote the message
+        """Add to an error how to install the missing package."""
+        if _MODULE.fullmatch(module) is None:  # the program has forged the message
             return error
         command = f"{shlex.quote(self._python)} -m pip install {_PACKAGES.get(module, module)}"
         return attrs.evolve(error, message=f"{error.message} (to install it for programs, run: {command})")

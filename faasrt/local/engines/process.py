@@ -1,7 +1,7 @@
-"""Child processes in their own sessions, so that each can be ended with all processes that it started.
+"""Child processes. Each has its own session, so that it can be killed together with the processes that it started.
 
-asyncio's subprocesses are not used, because before Python 3.12 each of them costs a thread, and waits forever when its
-event loop ends during the start.
+asyncio's subprocesses are not used. Before Python 3.12 each of them needs a thread, and hangs if its event loop is
+closed while the process starts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from faasrt.local.engines.base import NotStartedError
 
 STDOUT, STDERR = 1, 2
 MESSAGES = 4
-"""The descriptor on which a process with a channel sends its messages. It reads its job from descriptor 3."""
+"""The descriptor to which a process with a channel writes its messages. It reads its job from descriptor 3."""
 _READ_BYTES = 65_536
-# 16 reads empty a full pipe of 1 MiB, the largest size.
+# 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -30,25 +30,23 @@ _CLOSE_TIMEOUT_S = 5.0
 class Spawner:
     """Starts processes from a thread, because a start blocks for a millisecond or more.
 
-    Raises:
-        RuntimeError: The system refuses the thread.
+    The thread lives until `close`. It is the parent of the processes for PDEATHSIG: a process that is to be killed when
+    its parent ends is killed when the thread ends.
 
-    The thread lives until `close`. To the system it is the parent of the processes, and a process that is to die with
-    its parent dies with that thread.
+    Raises:
+        RuntimeError: The system cannot start a thread.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
         self._idle: Future[int]
-        # The first task starts the thread. If the system refuses it, no process must have been started.
+        # Start the thread now, with a task that does nothing. If it cannot start, no process has been started yet.
         self._threads.submit(int)
 
     async def start(
         self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, pass_fds: Sequence[int] = ()
     ) -> ChildProcess:
-        """Start a process.
-
-        Ctrl-C in a terminal does not reach the process, so that its owner can end it in order.
+        """Start a process. Ctrl-C in a terminal does not reach it, so that the server can end it properly.
 
         Args:
             argv: The command.
@@ -57,9 +55,9 @@ class Spawner:
             pass_fds: Descriptors that it inherits.
 
         Raises:
-            NotStartedError: The system refuses; it may be short of descriptors, memory or processes.
+            NotStartedError: The process cannot start. The system may be short of descriptors, memory or processes.
 
-        Cancellation: a process that still starts is killed.
+        Cancellation: if the process still starts, it is killed.
         """
         future = self._threads.submit(_spawn, argv, env, folder, pass_fds)
         try:
@@ -71,15 +69,15 @@ class Spawner:
             raise
 
     def close(self) -> None:
-        """Let the thread end after the pending starts. This does not wait."""
+        """End the thread after the pending starts, without waiting for it."""
         self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
         self._threads.shutdown(wait=False)
 
     async def wait_closed(self) -> None:
-        """Wait, after `close`, until each process whose start was cancelled has ended.
+        """Wait until all processes whose start was cancelled have ended. Call this after `close`.
 
-        Such a process may still write into its folder, or create it again. The wait is bounded, because a process that
-        is stopped at the wrong moment blocks the thread.
+        Such a process may still write into its folder, or create it again. This waits at most 5 s, because a process
+        that is stopped (SIGSTOP) while it starts blocks the thread.
         """
         await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_TIMEOUT_S)
 
@@ -121,7 +119,7 @@ def ignore_output(fd: int, data: bytes) -> None:
 
 
 def _adopt(process: subprocess.Popen[bytes], pidfd: int) -> ChildProcess:
-    """Return the child of a new process with three pipes, and follow the process until its end."""
+    """Return a `ChildProcess` for a new process with three pipes, and wait for its exit in the event loop."""
     loop = asyncio.get_running_loop()
 
     def on_exit() -> None:
@@ -144,19 +142,20 @@ def _adopt(process: subprocess.Popen[bytes], pidfd: int) -> ChildProcess:
 class ChildProcess:
     """A process whose output is passed to a function. Created by `Spawner.start` and `Jail.start`.
 
-    The output is ignored until `receive` is called. None arrives before the first `await` after the creation.
+    Output that arrives before `receive` is called is discarded. No output arrives before the first `await` after the
+    creation.
 
     Args:
         pid: The process id.
         stdin: The pipe to which `write` writes.
         outputs: The pipes of its output, by their descriptors in the process.
-        kill: Kills the process and all that it started.
+        kill: Kills the process and all processes that it started.
 
     Attributes:
         pid: The process id.
-        returncode: The exit code, -N for signal N; None while the process runs.
+        returncode: The exit code, or -N after signal N; None while the process runs.
         killed: Whether `kill` was called.
-        ended: Set when the process has ended and all of its output was received.
+        ended: Set when the process has ended and all of its output has been received.
     """
 
     def __init__(self, pid: int, stdin: IO[bytes], outputs: Mapping[int, IO[bytes]], kill: Callable[[], None]) -> None:
@@ -172,7 +171,7 @@ class ChildProcess:
         self._write_buffer = bytearray()
         self._close_when_sent = False
         self._outputs = dict(outputs)
-        self._stdout_inode = os.fstat(self._outputs[STDOUT].fileno()).st_ino  # both ends of a pipe share it
+        self._stdout_inode = os.fstat(self._outputs[STDOUT].fileno()).st_ino  # both ends of a pipe have the same inode
         os.set_blocking(stdin.fileno(), False)
         try:
             for fd, pipe in self._outputs.items():
@@ -184,11 +183,11 @@ class ChildProcess:
             raise
 
     def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
-        """Pass the output from now on to a function.
+        """Pass all later output to a function.
 
         Args:
-            function: Called with the descriptor (1 or 2) and the bytes.
-            on_end: Called once, when `ended` is set.
+            function: Called with the descriptor (STDOUT, STDERR or MESSAGES) and the bytes.
+            on_end: Called once, when `ended` is set; None calls nothing.
         """
         self._on_output, self._on_end = function, on_end
         if self.ended.is_set() and on_end is not None:
@@ -196,13 +195,13 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still run a program, as far as this process knows."""
+        """Whether the process can still run a program, as far as the server knows."""
         return self.returncode is None and not self.killed and STDOUT in self._outputs
 
     def has_stdout(self) -> bool:
-        """Return whether stdout is still the pipe of the start; True if that is unknown.
+        """Return whether the process still has the stdout that it started with; True if this is unknown.
 
-        This blocks: not for an event loop's thread.
+        This reads a file, so call it in a thread.
         """
         try:
             return os.stat(f"/proc/{self.pid}/fd/{STDOUT}").st_ino == self._stdout_inode  # noqa: PTH116
@@ -212,19 +211,19 @@ class ChildProcess:
             return True
 
     def write(self, data: bytes, *, eof: bool = False) -> None:
-        """Send bytes to stdin, and close it afterwards if `eof` is true. A process that has ended gets no bytes."""
+        """Send bytes to stdin, and then close it if `eof` is true. Discard the bytes if the process has ended."""
         self._write_buffer += data
         self._close_when_sent = eof
         self._send()
 
     def drain(self, fd: int) -> None:
-        """Receive the output that the process has written so far."""
+        """Receive the output that the process has written to a descriptor so far."""
         for _ in range(_DRAIN_READS):
             if not self._read(fd):
                 return
 
     def kill(self) -> None:
-        """Kill the process and its group. Harmless when it has ended."""
+        """Kill the process and all processes that it started. This is safe after its end."""
         if self.killed:
             return
         self.killed = True
@@ -245,7 +244,7 @@ class ChildProcess:
         await self.ended.wait()
 
     def _read(self, fd: int) -> bool:
-        """Receive some output; return whether there may be more."""
+        """Receive some output. Return whether there may be more."""
         pipe = self._outputs.get(fd)
         if pipe is None:
             return False
@@ -297,7 +296,16 @@ class ChildProcess:
 def open_pipes(
     ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, channel: bool
 ) -> tuple[IO[bytes], dict[int, IO[bytes]], list[int]]:
-    """Return the pipe to write a job to, the pipes to read from, and the descriptors of the process from 0 upwards."""
+    """Open the pipes between the server and a process that is to start.
+
+    Args:
+        ours: Closes the server's ends.
+        theirs: Closes the process's ends. Close it when the process has them.
+        channel: Whether the job and the messages get descriptors of their own, 3 and 4. If so, stdin is empty.
+
+    Returns:
+        The pipe to write the job to, the pipes to read from, and the descriptors of the process, from 0 upwards.
+    """
 
     def pipe(*, to_process: bool) -> tuple[IO[bytes], int]:
         read, write = os.pipe()

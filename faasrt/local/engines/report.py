@@ -1,6 +1,7 @@
-"""The sources of the runners; and their messages, which a program can forge, as fields of an `EngineResult`.
+"""Loads the runners, and turns their messages into fields of an `EngineResult`.
 
-The workers of the Python engine import this module too, so it must load quickly.
+A runner is the code that runs a program inside a sandbox (`faasrt.local.runners`). A program can forge its messages, so
+they are not trusted. The workers of the engine "wasm" import this module too, so it must load quickly.
 """
 
 from __future__ import annotations
@@ -17,21 +18,26 @@ from faasrt.protocol.return_val import take_return_val
 from faasrt.protocol.streams import cut, cut_text
 from faasrt.results import Outcome, UserError
 
-# UTF-8 bytes to keep of an exception's name, and of its traceback.
+# The number of UTF-8 bytes that are kept of an exception's name, and of its traceback.
 _ERROR_BYTES = 32_768
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-# The format of a message. Decoding any other JSON may take seconds and hundreds of MB.
+# The format of a message. Other texts are not decoded, because some JSON takes seconds and hundreds of MB.
 _MESSAGE = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,7}\}' % _STRING)
 
 
 def read_runner(errors: str, runner: str) -> bytes:
-    """Return the source of a runner: the file that describes errors, which guest programs share, and its own."""
+    """Return the source of a runner.
+
+    Args:
+        errors: The file in `faasrt.protocol.guest` with the functions that describe errors. It comes first.
+        runner: The file in `faasrt.local.runners`.
+    """
     shared = files("faasrt.protocol.guest").joinpath(errors)
     return shared.read_bytes() + files("faasrt.local.runners").joinpath(runner).read_bytes()
 
 
 def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:
-    """Decode a message, a flat JSON object that begins at `start`; return {} when it is malformed."""
+    """Decode a message, a flat JSON object that begins at `start`. Return {} if it is malformed."""
     try:
         message: dict[str, Any] = json.loads(data[start:]) if _MESSAGE.fullmatch(data, start) else {}
     except ValueError:
@@ -40,18 +46,18 @@ def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:
 
 
 def read_text(message: Mapping[str, Any], name: str) -> str:
-    """Return a text of a message; "" when it is missing or malformed."""
+    """Return a text field of a message; "" if it is missing or malformed."""
     text = message.get(name)
     return text if isinstance(text, str) else ""
 
 
 def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[str, Any]:
-    """Return the fields of the result of a program that an error ended.
+    """Return the fields of an `EngineResult` for a program that ended with an error.
 
     Args:
-        message: The message of the runner about the error.
-        limit: UTF-8 bytes to keep of the error's own message.
-        unnamed: The name of an error without one.
+        message: The runner's message about the error.
+        limit: The number of UTF-8 bytes to keep of the error's message.
+        unnamed: The name to use for an error that has none.
     """
     in_compiler = message.get("phase") == "compile"
     name, traceback = (cut_text(read_text(message, key), _ERROR_BYTES)[0] for key in ("name", "traceback"))
@@ -71,14 +77,15 @@ def _read_position(value: Any) -> int | None:
 def cut_streams(
     stdout: bytes, stderr: bytes, ret_val: bytes, limit: int, *, own_return_val: Language | None
 ) -> dict[str, Any]:
-    """Return the streams of a program, each cut to the limit, and the sorted names of those that were cut.
+    """Return the fields of an `EngineResult` for the streams of a program, each cut to the limit.
 
     Args:
         stdout: The output of the program.
-        stderr: Its errors.
-        ret_val: Its return value.
-        limit: UTF-8 bytes to keep of each stream.
-        own_return_val: The language of a program that defines its own `return_val`, which prints the value.
+        stderr: The error output of the program.
+        ret_val: The return value of the program.
+        limit: The number of UTF-8 bytes to keep of each stream.
+        own_return_val: The language, if the program defines a `return_val` of its own, which prints the return value
+            to stdout; else None.
     """
     streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
     texts = {name: text for name, (text, _) in streams.items()}

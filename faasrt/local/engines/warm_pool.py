@@ -1,4 +1,7 @@
-"""Engines that keep processes warm: their processes start ahead of demand, and end when they are idle for long."""
+"""A base class for engines with warm processes.
+
+A warm process has started and waits for a program. Processes start ahead of demand, and end if they are idle for long.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ class Process(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still run a program, as far as is known."""
+        """Whether the process can still run a program, as far as the engine knows."""
 
     def kill(self) -> None:
-        """Kill the process, and all that it started."""
+        """Kill the process and all processes that it started."""
 
 
 _P = TypeVar("_P", bound=Process)
@@ -36,10 +39,11 @@ class PooledEngine(Engine, Generic[_P]):
     """An engine with a pool of warm processes.
 
     Attributes:
-        min_warm: The smallest number of processes that wait for programs.
-        reuses_processes: Whether a process runs several programs. If not, only waiting processes count as warm.
-        retry_start_s: The pause after a failed start, in seconds, and the longest pause, up to which it doubles.
-        warm_timeout_s: The longest wait for a warm process, in seconds.
+        min_warm: The smallest number of processes to keep.
+        reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
+            keep includes the ones that are running a program.
+        retry_start_s: The first and the longest pause after failed starts, in seconds. The pause doubles every time.
+        warm_timeout_s: How long a program waits for a warm process, in seconds.
     """
 
     min_warm: ClassVar[int]
@@ -53,12 +57,12 @@ class PooledEngine(Engine, Generic[_P]):
         self._group: asyncio.TaskGroup
         self._processes: set[_P] = set()
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
-        self._peak = 0  # the largest number of programs at once, recently
+        self._peak = 0  # the largest number of programs that recently ran at once
         self._starting = 0
         self._demand_changed = asyncio.Event()
 
     async def serve(self) -> None:
-        """Keep processes warm until cancelled, then end all of them."""
+        """Keep processes warm until cancelled, and then end them."""
         self._spawner = Spawner()
         try:
             async with contextlib.AsyncExitStack() as resources:
@@ -73,37 +77,38 @@ class PooledEngine(Engine, Generic[_P]):
             await self._prepare(resources)
             async with asyncio.TaskGroup() as self._group:
                 self._group.create_task(self._watch_resources())
-                await self._add_process()  # alone, because it fills the caches for the others
+                await self._add_process()  # one alone, because it fills the caches for the others
                 self._group.create_task(self._decay_peak())
                 for _ in range(len(os.sched_getaffinity(0))):
                     self._group.create_task(self._refill())
         except* EngineError as group:
             failure = group.exceptions[0]
         finally:
-            # All are killed before the first await, which a second cancellation may interrupt.
+            # Kill all processes before the first await, because a second cancellation may interrupt an await.
             for process in self._processes:
                 process.kill()
             await resources.aclose()
             for process in list(self._processes):
-                await self._bury(process)
+                await self._remove_when_ended(process)
         if failure is not None:
             raise failure
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
-        """Do what is needed before the first start.
+        """Prepare the engine before the first process starts. The default does nothing.
 
         Args:
-            resources: Closed after the processes were killed; their ends may be reported through them.
+            resources: A stack for resources such as a jail. It is closed after the processes have been killed, because
+                their ends may be reported through a resource.
 
         Raises:
             EngineError: The engine cannot serve at the moment.
         """
 
     async def _watch_resources(self) -> None:
-        """Watch what `_prepare` has opened.
+        """Watch the resources that `_prepare` has opened. The default returns at once.
 
         Raises:
-            EngineError: No process can start with it any more.
+            EngineError: A resource has failed, so that no process can start any more.
         """
 
     @abc.abstractmethod
@@ -111,28 +116,28 @@ class PooledEngine(Engine, Generic[_P]):
         """Start a process, and return it when it is ready for a program.
 
         Raises:
-            NotStartedError: It cannot start; the message says why.
+            NotStartedError: The process cannot start. The message says why.
 
         Cancellation: ends the process.
         """
 
     @property
     def idle(self) -> int:
-        """The number of processes that wait for a program."""
+        """The number of processes that are waiting for a program."""
         return self._warm.qsize()
 
     @property
     def _process_count(self) -> int:
-        """The number of processes that count towards the target."""
+        """The number of processes to compare with the target."""
         return len(self._processes) if self.reuses_processes else self.idle
 
     @property
     def _target(self) -> int:
-        """The number of processes to keep: the recent peak of programs at once, within bounds."""
+        """The number of processes to keep: the recent peak, but at least `min_warm` and at most the capacity."""
         return min(self.capacity, max(self.min_warm, self._peak))
 
     async def _get_warm(self) -> _P:
-        """Wait for a warm process.
+        """Take a warm process, or wait for one.
 
         Raises:
             NotStartedError: No process became ready in time, or the engine failed.
@@ -154,12 +159,12 @@ class PooledEngine(Engine, Generic[_P]):
                 return process
 
     async def _refill(self) -> None:
-        """Start processes ahead of demand. Several tasks run this, and each starts one process at a time."""
+        """Start processes ahead of demand. One task for each CPU runs this; each starts one process at a time."""
         while True:
             await self._add_process()
 
     async def _add_process(self) -> None:
-        """Wait until the engine has fewer processes than its target, and start one, with retries."""
+        """Wait until the engine has fewer processes than its target, and start one. Retry failed starts."""
         delay_s, max_delay_s = self.retry_start_s
         while True:
             while self._process_count + self._starting >= self._target:
@@ -182,12 +187,12 @@ class PooledEngine(Engine, Generic[_P]):
             delay_s = min(2 * delay_s, max_delay_s)
 
     def _track(self, process: _P) -> None:
-        """Take over a process: it is cleaned up after its end, however it ends."""
+        """Add a process to the engine. It is removed when it ends."""
         self._processes.add(process)
-        self._group.create_task(self._bury(process))
+        self._group.create_task(self._remove_when_ended(process))
 
-    async def _bury(self, process: _P) -> None:
-        """Wait for the end of a process, clean up after it, and let another one take its place."""
+    async def _remove_when_ended(self, process: _P) -> None:
+        """Wait until a process has ended, and remove it, so that another one can start."""
         await process.ended.wait()
         for _ in range(self._warm.qsize()):
             other = self._warm.get_nowait()
@@ -197,7 +202,7 @@ class PooledEngine(Engine, Generic[_P]):
         self._demand_changed.set()
 
     async def _decay_peak(self) -> None:
-        """Halve the peak at regular intervals, and end idle processes beyond the new target."""
+        """Halve the recorded peak every 30 s, and end idle processes beyond the new target."""
         while True:
             await asyncio.sleep(_PEAK_DECAY_S)
             self._peak = max(self.active, self._peak // 2)

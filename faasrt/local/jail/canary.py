@@ -1,4 +1,4 @@
-"""Tries to break out of a new jail, in the place of a program. A jail from which it gets out is not used."""
+"""The canary: a test program that tries to break out of a new jail. If it succeeds, the jail is not used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .syscalls import syscall
 
 
 def find_ways_out(traps: dict[str, Any]) -> list[str]:
-    """Return the names of the attempts that succeeded.
+    """Try to break out, and return the names of the attempts that succeeded.
 
     Args:
-        traps: What the server has prepared: the path of a `file` and of a `folder`, the `port`, the `path` and the
-            `abstract` name of sockets that listen, and its `pid`.
+        traps: Resources of the server that must be out of reach: a `file` and a `folder`, by their paths; listening
+            sockets, by their `port`, `path` and `abstract` name; and the server's process, by its `pid`.
     """
     return [name for name, attempt in _attempts(traps) if _succeeds(attempt)]
 
@@ -68,7 +68,7 @@ def _unix(address: str) -> None:
 
 
 def _signal_all() -> None:
-    # In a pid namespace this reaches the program's own processes only, of which there is none beside this one.
+    # -1 means all processes but this one. In a pid namespace there are no others, and the call fails.
     os.kill(-1, 0)
 
 
@@ -77,7 +77,7 @@ def _fail() -> None:
 
 
 def main(traps: dict[str, Any]) -> None:
-    """Write the ways out, and the needed folders that cannot be read, to stdout as JSON."""
+    """Write to stdout, as JSON, the attempts that succeeded, and the needed folders that cannot be read."""
     unreadable = [folder for folder in traps["needed"] if not os.access(folder, os.R_OK | os.X_OK)]
     os.write(1, json.dumps({"ways_out": find_ways_out(traps), "unreadable": unreadable}).encode())
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Landlock: the kernel's rules about which files, ports, sockets and processes a process may reach."""
+"""Landlock: a process asks the kernel to restrict which files, ports, sockets and processes it may reach."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .syscalls import syscall
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
 _MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE, _TRUNCATE = 1 << 6, 1 << 11, 1 << 14
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # the others are about folders
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # the other rights apply to folders
 _TCP = 3  # bind and connect
-_SCOPE = 3  # abstract sockets, and signals, of processes outside
+_SCOPE = 3  # connect to abstract sockets of processes outside, and send signals to them
 _CREATE_VERSION, _RULE_PATH_BENEATH = 1, 1
 
 READ = _EXECUTE | _READ_FILE | _READ_FOLDER
@@ -21,7 +21,7 @@ ALL = (1 << 16) - 1 & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE)
 
 
 def abi_version() -> int:
-    """Return the version of the kernel's Landlock; 0 without it."""
+    """Return the version of Landlock that the kernel supports; 0 if it supports none."""
     try:
         return syscall("landlock_create_ruleset", None, 0, _CREATE_VERSION)
     except OSError:
@@ -29,11 +29,16 @@ def abi_version() -> int:
 
 
 def create_ruleset(rights: list[list[Any]]) -> int | None:
-    """Return a descriptor of rules that deny everything except rights beneath paths; None without Landlock.
+    """Create rules that deny all access to files, except the given rights.
 
-    Each right is a path and the access beneath it.
-    A path that does not exist is skipped. TCP, and abstract sockets and signals of processes outside, are denied as far
-    as the kernel's version goes.
+    The rules also deny TCP, and signals and abstract sockets of processes outside, if the kernel's version supports it.
+
+    Args:
+        rights: Pairs of a path and the access that is allowed to it and to everything beneath it. Paths that do not
+            exist are skipped.
+
+    Returns:
+        The descriptor of the rules; None if the kernel does not support Landlock.
     """
     abi = abi_version()
     if not abi:
@@ -54,6 +59,6 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
 
 
 def restrict(ruleset: int | None) -> None:
-    """Apply rules to this process and all that it starts."""
+    """Apply rules to this process and all processes that it starts. They cannot be removed."""
     if ruleset is not None:
         syscall("landlock_restrict_self", ruleset, 0)

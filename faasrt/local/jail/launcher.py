@@ -1,13 +1,13 @@
-"""The process that builds a jail once, and starts a process in it for each program.
+"""The launcher: a process that builds a jail once, and then starts a process in it for each program.
 
-It talks to the server over a socket that keeps messages apart. Each message is JSON. The server first sends the
+It talks to the server over a SOCK_SEQPACKET socket. Each packet is a message in JSON. The server first sends the
 configuration, and the launcher answers `{"ready": true, "packages"}` or `{"failed": reason}`. Then:
 
-    -> {"start": id, "argv", "limits"}, descriptors   starts a process with these descriptors, from 0 upwards
-    <- {"started": id} and two pidfds                 of the process, and of what to kill to end the whole program
-    <- {"refused": id, "reason"}                      it could not be started
-    -> {"watch": id, "bytes"}                         ends the program when its processes hold more memory
-    <- {"ended": id, "status", "memory"}              the wait status, and whether the memory was the reason
+    -> {"start": id, "argv", "limits"}, descriptors   start a process with these descriptors, from 0 upwards
+    <- {"started": id}, two pidfds                    of the process, and of the process to kill to end the program
+    <- {"refused": id, "reason"}                      the process could not be started
+    -> {"watch": id, "bytes"}                         end the program if its processes use more memory than this
+    <- {"ended": id, "status", "memory"}              the wait status, and whether the memory limit was the reason
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """
@@ -40,30 +40,30 @@ _WATCH_INTERVAL_S = 0.05
 _MOST_DESCRIPTORS = 8
 _FAILED_STATUS = 125
 _THREAD_STACK_BYTES = 8 * 2**20
-_STACK_BYTES = 512 * 2**20  # for recursion through C code
+_STACK_BYTES = 512 * 2**20  # for deep recursion in C code
 _STACK_RESERVE_BYTES = 2**20
-# Memory of the kernel that no limit counts: the buffer of a socket, beyond a number that every program may have, and
-# the description of a mapping.
+# Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
+# of each program; and the descriptions of mappings.
 _SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
 _MAPPING_BYTES = 512
-_LOCK_BYTES = 65_536  # more than it takes, because many locks on a file of all programs slow down the others
+_LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _MOST_PROGRAMS = 1000
-_FIRST_PID = 2  # of a program in its namespace, in which `init` is 1
+_FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
 
 
 class _Program:
-    """A program that runs.
+    """A running program.
 
     Attributes:
         number: Its id in messages.
-        pid, pidfd: The process.
+        pid, pidfd: Its first process.
         init, init_pidfd: The first process of its pid namespace; None and -1 without namespaces.
-        stack: The memory in which `init` runs.
-        slot: The number of its uid.
-        max_bytes: The memory that its processes may hold together; None while it is not watched.
+        stack: The stack of `init`.
+        slot: Its slot (see `namespaces`).
+        max_bytes: The memory that its processes may use together; None before the message "watch".
         check_at: When to check its memory next.
-        out_of_memory: Whether it was ended for its memory.
-        is_hidden: Whether the memory of one of its processes could not be read the last time.
+        out_of_memory: Whether it was ended because of its memory.
+        is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
     def __init__(self, number: int, slot: int) -> None:
@@ -78,12 +78,12 @@ class _Program:
 
     @property
     def whole_pidfd(self) -> int:
-        """The process to kill to end the whole program."""
+        """The pidfd of the process to kill to end the program with all of its processes."""
         return self.pidfd if self.init is None else self.init_pidfd
 
 
 class Launcher:
-    """Starts programs in a jail that was built, and watches them.
+    """Starts programs in a jail that has been built, and watches them.
 
     Args:
         server: The socket to the server.
@@ -91,7 +91,7 @@ class Launcher:
         slots: The number of uids for programs; 0 without namespaces.
 
     Attributes:
-        in_program: Whether this is the process of a program, and no launcher any more.
+        in_program: Whether this process is a fork that is to run a program, and no longer the launcher.
     """
 
     def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
@@ -110,7 +110,7 @@ class Launcher:
         self.in_program = False
 
     def serve(self) -> None:
-        """Answer the server until it closes the socket, or return in the process of a program to run its body."""
+        """Handle messages until the server closes the socket. Also return in each fork that is to run a program."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         while True:
@@ -139,18 +139,18 @@ class Launcher:
                 now = time.monotonic()
                 if now >= program.check_at:
                     self._check_memory(program)
-                    # Figures that take long to read must not keep this process from its other work.
+                    # If reading the memory takes long, check less often, so that there is time for other work.
                     program.check_at = now + max(_WATCH_INTERVAL_S, 4 * (time.monotonic() - now))
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        with contextlib.suppress(OSError):  # the server is gone, which the next receive shows
+        with contextlib.suppress(OSError):  # the server has ended; the next receive notices it
             self._server.sendmsg([json.dumps(message).encode()], rights)
 
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> _Program | None:
         number = message["start"]
         if not self._free_slots:
-            self._send({"refused": number, "reason": "too many programs run in this jail"})
+            self._send({"refused": number, "reason": "too many programs are running in this jail"})
             return None
         program = _Program(number, self._free_slots.pop())
         try:
@@ -159,7 +159,7 @@ class Launcher:
                     self._networks[program.slot] = self._make_network()
                 program.init, program.stack = syscalls.start_init()
                 program.init_pidfd = os.pidfd_open(program.init)
-                # Children are born in the new namespace, this process stays where it is.
+                # From now on children start in the new namespace. This process stays in its own.
                 syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)
             try:
                 program.pid = os.fork()
@@ -168,7 +168,7 @@ class Launcher:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
             if program.pid == 0:
                 self._run(message, descriptors, program.slot)
-                descriptors.clear()  # they are closed, and other files may have their numbers
+                descriptors.clear()  # `_run` has closed them, and other files may have the same numbers
                 return None
             program.pidfd = os.pidfd_open(program.pid)
         except OSError as error:
@@ -182,12 +182,12 @@ class Launcher:
         return program
 
     def _run(self, message: dict[str, Any], descriptors: list[int], slot: int) -> None:
-        """Finish the jail in the process of a program, and run the program. Return only if the body is to run it."""
+        """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
         config = self._config
         try:
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
-            # Made before the uid changes, as only root may be allowed to look up the paths.
+            # Created before the uid changes, because the paths may be accessible to root only.
             ruleset = landlock.create_ruleset(config["rights"])
             if not self._slots:
                 os.setsid()
@@ -195,7 +195,7 @@ class Launcher:
                     _become(self._first_uid + slot)
                 syscalls.drop_capabilities()
                 syscalls.die_with_parent()
-            # In two steps, because a number of one may be the target of another.
+            # In two steps, because the number of one descriptor may be the target of another.
             moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors + self._files]
             for target, fd in enumerate(moved):
                 os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
@@ -223,12 +223,12 @@ class Launcher:
     def _reap(self, program: _Program) -> None:
         _, status = os.waitpid(program.pid, 0)
         program.pid = -1
-        # Reported first, because the end of a namespace takes as long as a short program.
+        # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "memory": program.out_of_memory})
         self._end(program)
 
     def _end(self, program: _Program) -> None:
-        """End what is left of a program, and free its slot."""
+        """Kill the remaining processes of a program, close its descriptors, and free its slot."""
         if program.pid > 0:
             os.kill(program.pid, signal.SIGKILL)
             os.waitpid(program.pid, 0)
@@ -243,7 +243,7 @@ class Launcher:
         self._free_slots.append(program.slot)
 
     def _make_network(self) -> int:
-        """Return a descriptor of a new network, for one program after the other: to make one takes long."""
+        """Create a network namespace, and return its descriptor. Programs reuse it, because creation takes long."""
         path = "/proc/self/ns/net"
         own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -255,7 +255,7 @@ class Launcher:
         return network
 
     def _check_memory(self, program: _Program) -> None:
-        """End a program whose processes hold too much memory."""
+        """End a program if its processes use too much memory."""
         assert program.max_bytes is not None
         limit = program.max_bytes + self._base_bytes
         own = f"/proc/{program.pid}"
@@ -270,16 +270,16 @@ class Launcher:
                 stored = os.statvfs(f"{own}/root/tmp")
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
-            processes = [own]  # it has just ended, or its first thread has
-        # The end of the first thread of a process hides the memory of the others. All threads end at different moments
-        # at the end of a process, so this counts when it is seen twice.
+            processes = [own]  # the process or its first thread has just ended
+        # If the first thread of a process ends before the others, /proc hides the memory of the process. This also
+        # happens for a moment when a process ends normally, so a program is ended only if two checks in a row see it.
         hidden = any(map(memory.has_lost_first_thread, processes))
         if hidden and program.is_hidden:
             self._end_for_memory(program)
             return
         program.is_hidden = hidden
-        # The resident memory counts shared pages once for each process, and mapped memory costs little unless it is in
-        # many pieces. The exact figures take long to read.
+        # First a quick check with upper bounds: resident memory counts a shared page once for each process, and mapped
+        # memory bounds the number of mappings, which use kernel memory. The exact numbers, below, take long to read.
         sizes = [memory.sizes(process) for process in processes]
         limit -= _LOCK_BYTES * memory.count_locks(program.pid) if self._slots else 0
         mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
@@ -297,16 +297,16 @@ class Launcher:
 
 
 def _enlarge_stack() -> None:
-    """Extend the stack of this process and its forks, and keep the usual size for programs that they execute.
+    """Enlarge the stack of this process and its forks, and then lower the limit for programs that they execute.
 
-    Those take the limit as the size of the stacks of their threads too.
+    Executed programs also use this limit as the size of the stacks of their threads.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     size = _STACK_BYTES if soft == resource.RLIM_INFINITY else min(_STACK_BYTES, soft - _STACK_RESERVE_BYTES)
     if size > _THREAD_STACK_BYTES:
         with open("/proc/self/maps", encoding="ascii") as file:
             stack = next(line for line in file if line.endswith("[stack]\n"))
-        # The kernel extends the stack down to an address that is used, and nothing makes it smaller again.
+        # Writing to an address makes the kernel extend the stack down to it. The stack never shrinks again.
         ctypes.memset(int(stack.split()[0].split("-")[1], 16) - size, 0, 1)
     most = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (min(_THREAD_STACK_BYTES, most), most))
@@ -331,7 +331,7 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def main(server: socket.socket) -> Callable[..., None]:
-    """Build the jail that the server describes, and serve. Return only in the process of a program: its body."""
+    """Build the jail that the server describes, and serve. Return only in a fork: the function that runs a program."""
     syscalls.die_with_parent()
     server.set_inheritable(False)
     try:
@@ -352,9 +352,9 @@ def main(server: socket.socket) -> Callable[..., None]:
         os.environ.update(config["env"])
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         gc.collect()
-        gc.freeze()  # or a collection in a program would copy all pages of this process
+        gc.freeze()  # otherwise a garbage collection in a program would copy all pages of this process
         for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
-            del sys.modules[name]  # a program may have a module of this name
+            del sys.modules[name]  # a program may import its own module of this name
         packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
         server.send(json.dumps({"ready": True, "packages": packages}).encode())
     except Exception as error:

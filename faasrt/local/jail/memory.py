@@ -1,4 +1,7 @@
-"""The memory of processes, as /proc shows it. A process that has ended has none."""
+"""Reads the memory of processes from /proc. The functions return 0 for a process that has ended.
+
+The argument `folder` is the folder of a process in some /proc, such as "/proc/42".
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 def has_lost_first_thread(folder: str) -> bool:
-    """Return whether the first thread of a process has ended before others. Its memory cannot be read then."""
+    """Return whether the first thread of a process has ended before the others. If so, /proc hides its memory."""
     with contextlib.suppress(OSError, IndexError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
         return fields[0] == "Z" and int(fields[17]) > 1
@@ -19,7 +22,7 @@ def has_lost_first_thread(folder: str) -> bool:
 
 
 def sizes(folder: str) -> tuple[int, int]:
-    """Return the bytes that a process has mapped, and those of them that are resident."""
+    """Return the bytes of address space that a process has mapped, and how many of them are resident."""
     try:
         with open(f"{folder}/statm", encoding="ascii") as file:
             mapped, resident = file.read().split()[:2]
@@ -37,7 +40,7 @@ def count_mappings(folder: str) -> int:
 
 
 def proportional_bytes(folder: str) -> int:
-    """Return the memory of a process, where a page that n processes share counts as 1/n."""
+    """Return the memory of a process in bytes. A page that n processes share counts as 1/n."""
     try:
         with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
             return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
@@ -46,7 +49,7 @@ def proportional_bytes(folder: str) -> int:
 
 
 def count_locks(pid: int) -> int:
-    """Return the number of locks on files that a process, and those in its pid namespace, hold."""
+    """Return the number of file locks that the processes in the pid namespace of a process hold."""
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
         holders = collections.Counter(line.split()[-4] for line in file)
         own = os.readlink(f"/proc/{pid}/ns/pid")

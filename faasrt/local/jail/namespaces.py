@@ -1,4 +1,8 @@
-"""The jail of the level `namespaces`: its own users, files, processes and network."""
+"""A jail of the level "namespaces": its own users, files, processes and network.
+
+Each running program has a slot, a number that no other running program in the jail has. If the server runs as root,
+each slot has its own uid. Otherwise all programs have the same uid.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +17,17 @@ _PRIVATE_FILE_SYSTEM = MS_NOSUID | MS_NODEV
 PROGRAM_ID = 1000
 """The uid and gid of programs, as they see them."""
 _SLOTS = 1000
-# The ids of the host from which jails take theirs when root starts them: Linux distributions leave them unused. Each
-# jail takes other ones, one for the launcher and one for each program that runs, so that the kernel keeps programs and
-# their quotas apart.
+# If the server runs as root, a jail takes its uids from this range, which Linux distributions leave unused. Each jail
+# takes a random block: one id for the launcher, and one for each running program, so that the kernel isolates programs
+# and counts their resources separately.
 _FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
 
 
 def enter(config: dict[str, Any]) -> int:
     """Move this process into a new jail, as its first process, and return the number of uids for programs.
 
-    The process that called this function stays outside as the parent, and ends when the jail does.
+    This forks. The function returns in the child, which is in the jail. The parent stays outside, and exits when the
+    child does.
     """
     uid, gid = os.getuid(), os.getgid()
     if uid:
@@ -35,8 +40,8 @@ def enter(config: dict[str, Any]) -> int:
     _build_root(config)
     if not uid:
         slots = _become_mapped_root()
-    # A network with nothing in it, not even a loopback interface that is up; and no shared memory, queues or names of
-    # the host.
+    # The new network namespace has only a loopback interface, which is down. The new IPC and UTS namespaces hide the
+    # host's shared memory, message queues and names.
     syscalls.unshare(
         syscalls.CLONE_NEWPID
         | syscalls.CLONE_NEWNET
@@ -51,16 +56,16 @@ def enter(config: dict[str, Any]) -> int:
 
 
 def _fork_and_wait() -> None:
-    """Fork; return in the child, and have the parent wait for it and end as it does."""
+    """Fork. Return in the child; in the parent, wait for the child and exit with its exit code."""
     pid = os.fork()
     if pid:
-        _end_with(pid)
+        _exit_with(pid)
     syscalls.die_with_parent()
 
 
-def _end_with(pid: int) -> NoReturn:
-    """Wait for a child, and end as it does."""
-    # This process must not keep a pipe or socket of the child open.
+def _exit_with(pid: int) -> NoReturn:
+    """Wait for a child, and exit with its exit code."""
+    # This process must not keep the pipes and sockets of the child open.
     syscalls.close_descriptors(3)
     _, status = os.waitpid(pid, 0)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
@@ -75,7 +80,11 @@ def _map_ids(pid: str, uids: str, gids: str) -> None:
 
 
 def _become_mapped_root() -> int:
-    """Enter a user namespace whose ids have no rights on the host; return the number of ids for programs."""
+    """Enter a user namespace whose root has no rights on the host. Return the number of uids for programs.
+
+    Only a process outside of the namespace can map its ids. So this forks: the child enters the namespace and returns
+    from this function, the parent maps the ids.
+    """
     first, count = host_ids()
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
@@ -86,11 +95,11 @@ def _become_mapped_root() -> int:
         ids = f"0 {first} {count}"
         _map_ids(str(pid), ids, ids)
         os.write(mapped_write, b"1")
-        _end_with(pid)
+        _exit_with(pid)
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     os.write(ready_write, b"1")
     if not os.read(mapped_read, 1):
-        raise OSError("the ids of the jail could not be mapped")
+        raise OSError("the parent could not map the user ids of the jail")
     for fd in (ready_read, ready_write, mapped_read, mapped_write):
         os.close(fd)
     os.setresgid(0, 0, 0)
@@ -102,20 +111,23 @@ def _become_mapped_root() -> int:
 
 
 def host_ids() -> tuple[int, int]:
-    """Return the first id to use, and how many; in a container, from the end of the ids that it has."""
+    """Return the first uid of the host to use for a jail, and the number of uids.
+
+    A container may have a limited range of uids. The jail then takes the last ones of this range.
+    """
     with open("/proc/self/uid_map", encoding="ascii") as file:
         first, _, count = (int(field) for field in file.readline().split())
     if first + count > _LAST_HOST_ID:
         blocks = (_LAST_HOST_ID - _FIRST_HOST_ID) // (_SLOTS + 1)
         return _FIRST_HOST_ID + int.from_bytes(os.urandom(4), "big") % blocks * (_SLOTS + 1), _SLOTS + 1
     if count < 10:
-        raise OSError("too few user ids in this container")
+        raise OSError("too few user ids in this container: the jail needs at least 10")
     used = min(_SLOTS + 1, count // 2)
     return first + count - used, used
 
 
 def _build_root(config: dict[str, Any]) -> None:
-    """Make a file system of a few read-only mounts the root of this process."""
+    """Build a file system of a few read-only mounts, and make it the root of this process."""
     root = config["root"]
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("root", root, "tmpfs", _PRIVATE_FILE_SYSTEM, "size=1m,mode=755")
@@ -130,7 +142,7 @@ def _build_root(config: dict[str, Any]) -> None:
         os.symlink(target, root + path)
     for path in ("/proc", "/tmp"):
         os.makedirs(root + path, exist_ok=True)
-    # The kernel lets a user namespace mount a new /proc only where it sees the whole of an old one.
+    # In a user namespace, the kernel allows mounting a new /proc only if a complete /proc is already visible.
     mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
     syscalls.change_root(root)
     mount(None, "/", None, MS_REC | MS_PRIVATE)
@@ -144,7 +156,7 @@ def _bind(source: str, target: str) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         open(target, "a", encoding="ascii").close()
     mount(source, target, None, MS_BIND | MS_REC)
-    # A device can be written to all the same; only its times are protected.
+    # A device file on a read-only mount can still be written to. Only its metadata are protected.
     syscalls.make_read_only(target, devices=source.startswith("/dev/"))
 
 
@@ -153,15 +165,15 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
 
     Args:
         config: The configuration of the jail.
-        slot: The number of its uid.
-        slots: The number of uids.
-        network: A network that no other program uses; None keeps that of the jail.
+        slot: The slot of the program.
+        slots: The number of uids for programs.
+        network: The descriptor of a network namespace that no other running program uses; None keeps the jail's one.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC)
     if network is not None:
         syscalls.join_namespace(network, syscalls.CLONE_NEWNET)
     if config["tmp_bytes"]:
-        # An environment may be installed below /tmp, which would hide it.
+        # The new /tmp would hide an environment that is installed below /tmp. So its mounts are bound again.
         below = [target for _, target in config["mounts"] if target.startswith("/tmp/")]
         kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in below]
         options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
@@ -171,7 +183,7 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
         os.mkdir("/tmp/.shm")
         os.chmod("/tmp/.shm", 0o1777)
     own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    # Only the processes of the program, and nothing about the machine.
+    # The new /proc shows only the processes of the program, and nothing about the machine.
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=ptraceable")
     os.chdir("/tmp")
     os.setsid()
@@ -181,8 +193,9 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        syscalls.set_dumpable(True)  # or /proc/self belongs to root, and the ids cannot be mapped
-    # A user namespace of its own: the kernel counts the processes of the program in it, and all rights end at it.
+        syscalls.set_dumpable(True)  # otherwise /proc/self would belong to root, and the ids could not be mapped
+    # In a user namespace of its own, the program has no rights outside of it, and the kernel counts its processes
+    # separately.
     syscalls.unshare(syscalls.CLONE_NEWUSER)
     for name, text in (
         ("setgroups", "deny"),

@@ -1,6 +1,7 @@
-"""The filter on system calls: a list of those that are allowed, with conditions on their arguments.
+"""The seccomp filter: the list of allowed system calls, with conditions on their arguments.
 
-A call that is not listed fails with EPERM. Each group of calls says what needs it.
+A call that is not in the list fails with EPERM. The comments say what each group of calls is needed for, and why a call
+or an argument is refused. A filter is a program for the kernel's classic BPF machine.
 """
 
 from __future__ import annotations
@@ -10,54 +11,57 @@ import struct
 
 from .syscalls import ARCHITECTURE, CLONE_NAMESPACES, CLONE_PARENT, CLONE_THREAD, CLONE_VM, NUMBERS
 
-# Calls that every program makes.
+# Needed by all programs.
 _COMMON = (
-    # Open, read and write files; the mounts and Landlock decide which.
+    # Open, read and write files. The mounts and Landlock decide which files.
     "read write readv writev pread64 pwrite64 open openat close lseek access faccessat faccessat2 stat fstat lstat "
     "newfstatat statx readlink readlinkat getdents64 getcwd dup dup2 dup3 ftruncate fsync fdatasync umask "
-    # Wait for descriptors, and wake other threads through them.
+    # Wait for descriptors, and wake other threads through an eventfd.
     "poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2 "
-    # Memory of the process itself. `pkey` calls are V8's protection of its code.
+    # Manage the memory of the process. V8 protects its machine code with the `pkey` calls.
     "mmap munmap mprotect mremap madvise brk mincore membarrier pkey_alloc pkey_mprotect pkey_free "
     # Threads, locks and signals within the process.
     "futex futex_waitv futex_wait futex_wake futex_requeue set_robust_list get_robust_list rseq set_tid_address gettid "
     "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait rt_sigsuspend rt_sigpending sigaltstack restart_syscall "
     "pause arch_prctl exit exit_group sched_yield sched_getaffinity sched_setaffinity sched_getparam "
     "sched_getscheduler getcpu "
-    # Who and where the process is. These only read.
+    # Read facts about the process and the system. These calls change nothing.
     "getpid getppid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid getpriority "
     "getrusage getrlimit sysinfo uname getrandom times "
     # Clocks and timers.
     "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time alarm getitimer setitimer timerfd_create "
     "timerfd_settime timerfd_gettime "
 )
-# What CPython programs need beyond that.
+# Needed by Python programs as well.
 _PYTHON = (
-    # Pipes and pairs of sockets: asyncio, subprocess and multiprocessing.
+    # Pipes and pairs of sockets, for asyncio, subprocess and multiprocessing.
     "pipe pipe2 shutdown recvfrom recvmsg recvmmsg getsockname getpeername eventfd epoll_create signalfd signalfd4 "
-    # Copies between descriptors, and folders.
+    # Copy between descriptors, and list folders.
     "sendfile splice tee preadv pwritev msync getdents close_range "
-    # The functions of the modules signal, time, resource, os and sched.
+    # Functions of the modules signal, time, resource and os.
     "timer_create timer_settime timer_gettime timer_getoverrun timer_delete setrlimit mlock munlock mlock2 mlockall "
     "munlockall sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_getattr capget get_mempolicy "
     "map_shadow_stack "
 )
-# What only a namespace confines.
+# Safe only at the level "namespaces", because namespaces limit what these calls can reach.
 _PYTHON_IN_NAMESPACES = (
-    # Processes of their own: subprocess and multiprocessing. They stay in the same jail.
+    # Start processes and send them signals, for subprocess and multiprocessing. The processes stay in the jail.
     "fork vfork execve execveat wait4 waitid setpgid setsid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
     "pidfd_open pidfd_send_signal "
-    # Files in their private /tmp. Landlock covers neither the rights, times and locks of files nor the current folder.
+    # Create and change files in the private /tmp. Without a mount namespace these calls would be unsafe, because
+    # Landlock does not restrict the mode, times and locks of files, or the current folder.
     "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat chmod fchmod "
     "fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat truncate fallocate chdir fchdir "
     "mknod mknodat statfs fstatfs flock sync_file_range copy_file_range getxattr lgetxattr fgetxattr listxattr "
     "llistxattr flistxattr "
-    # Sockets of the family AF_UNIX that have a name.
+    # AF_UNIX sockets with a name.
     "connect accept accept4 bind listen sendto sendmsg sendmmsg "
 )
-# Landlock does not hide whether a path exists. Python looks up the paths of its modules; Deno has one file.
+# Look up paths. Landlock does not hide whether a path exists, so Deno does not get these calls at the level "filters".
+# It needs only one file, which is already open. Python needs these calls to find its modules.
 _PATHS = "access faccessat faccessat2 stat lstat readlink readlinkat"
-# After ENOSYS, the C library falls back to older calls, whose arguments a filter can read.
+# These fail with ENOSYS, as on an older kernel, so that the C library falls back to older calls. A filter cannot check
+# clone3 and openat2, because their arguments are in memory. Programs do not need the features of the other calls.
 _ABSENT = (
     "clone3 openat2 io_uring_setup io_uring_enter io_uring_register userfaultfd memfd_secret statmount listmount "
     "landlock_create_ruleset"
@@ -68,26 +72,27 @@ _KILL, _ALLOW, _ERRNO = 0x8000_0000, 0x7FFF_0000, 0x0005_0000
 _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _AF_UNIX, _RLIMIT_CORE, _MAP_SHARED, _MAP_ANONYMOUS = 1, 4, 1, 0x20
 _SOCK_STREAM, _SOCKET_TYPE = 1, 0xF
-# Not: resize a pipe (kernel memory), take leases, watch folders, send signals on input.
+# Commands of fcntl that are refused: F_SETPIPE_SZ, which allocates kernel memory; F_SETLEASE; F_NOTIFY, which watches a
+# folder; F_SETSIG and F_SETOWN (and F_SETOWN_EX), which send signals.
 _FCNTL = [1031, 1024, 1026, 10, 8, 15]
-# Names of threads and memory, PDEATHSIG, timer slack, huge pages; and reading of dumpable, seccomp, capabilities and
-# no_new_privs.
+# Options of prctl that are allowed: those that set the names of threads and memory, PDEATHSIG, timer slack and huge
+# pages, and those that read the flags dumpable, seccomp, capabilities and no_new_privs.
 _PRCTL = [15, 16, 0x5356_4D41, 1, 2, 29, 30, 41, 42, 3, 21, 23, 38, 39]
-_X32_BIT = 0x4000_0000  # marks the calls of a second, 32-bit interface of x86-64
+_X32_BIT = 0x4000_0000  # set in the call numbers of x32, a second interface of x86-64 with 32-bit pointers
 _AT_EMPTY_PATH = 0x1000
-_LINK_BYTES = 256  # of Rust's function current_exe
+_LINK_BYTES = 256  # the buffer size that Rust's std::env::current_exe passes to readlink
 EXECUTABLE_FD = 60
-"""The descriptor of the only program that a process without subprocesses may execute; it closes when it does."""
+"""The descriptor of Deno's executable, the only one that a Deno process may execute. It is closed by the execution."""
 
-_Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if false, the operand
+_Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if false (in instructions), the operand
 
 
 def build_filter(policy: str, pid: int) -> bytes:
     """Return the instructions of a filter.
 
     Args:
-        policy: "python" or "deno", with "-filters" appended for processes without namespaces.
-        pid: The process itself, which may send signals to itself.
+        policy: "python" or "deno" at the level "namespaces"; "python-filters" or "deno-filters" at the level "filters".
+        pid: The pid of the process, which may send signals to itself.
     """
     names = set(_COMMON.split())
     if policy == "python":
@@ -121,29 +126,32 @@ def build_filter(policy: str, pid: int) -> bytes:
 
 
 def _python_rules() -> dict[str, list[_Instruction]]:
-    # No other family than AF_UNIX: internet sockets, and those that configure or observe the kernel.
     return {
         **_shared_rules(),
-        # Nor a child of the launcher: it would wait for the end of a namespace that waits for it to collect the child.
+        # No new namespaces (0x80 is CLONE_NEWTIME). No CLONE_PARENT, which would make the new process a child of the
+        # launcher. The launcher would never reap it, and would then wait forever for the end of its pid namespace.
         "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | CLONE_PARENT | 0x80), _fail(errno.EPERM), _allow()],
-        # Without root, the first process of the namespace has the uid of the program. It must end when it is killed, so
-        # its priority must stay. All processes of a uid (PRIO_USER) include it.
+        # Not for process 1, the init process of the pid namespace. If the server does not run as root, it has the same
+        # uid as the program, and with a low priority it would not end promptly when it is killed. Therefore setpriority
+        # only works for single processes (PRIO_PROCESS): PRIO_USER would include process 1.
         **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity"), _never(0, [1])),
         "setpriority": [_argument(0), (_EQUAL, 0, 3, 0), _argument(1), (_EQUAL, 1, 0, 1), _allow(), _fail(errno.EPERM)],
-        # The limit of core dumps is 1, which alone stops those that the host pipes to a program.
+        # Not RLIMIT_CORE. It is 1, the only value that also prevents core dumps that the host pipes to a program.
         "setrlimit": _never(0, [_RLIMIT_CORE]),
+        # Only AF_UNIX. Other families reach a network, or configure or observe the kernel.
         "socket": _only(0, [_AF_UNIX], errno.EACCES),
-        # No locks of open files (F_OFD_*): nothing tells which program holds them.
+        # No locks of open file descriptions (F_OFD_*), because /proc/locks does not show which program holds them.
         "fcntl": _never(1, [*_FCNTL, 36, 37, 38]),
-        # A larger buffer is kernel memory that no limit counts: SO_SNDBUF, SO_RCVBUF and their FORCE variants.
-        # The others attach a filter, which is memory too: SO_ATTACH_FILTER, SO_ATTACH_BPF and those of port groups.
+        # Not SO_SNDBUF, SO_RCVBUF and their FORCE variants: a larger buffer is kernel memory that no limit counts. Not
+        # SO_ATTACH_FILTER, SO_ATTACH_BPF and their REUSEPORT variants: a filter is such memory, too.
         "setsockopt": _never(2, [7, 8, 32, 33, 26, 50, 51, 52]),
-        # SO_COOKIE counts the sockets of all programs.
+        # Not SO_COOKIE, a number that shows how many sockets all programs have created.
         "getsockopt": _never(2, [57]),
-        # No flags: RWF_NOWAIT tells whether other programs have read a file of the host.
+        # No flags, because RWF_NOWAIT shows whether a file of the host is cached, that is, whether others have read it.
         "preadv2": _only(5, [0], errno.EPERM),
         "pwritev2": _only(5, [0], errno.EPERM),
-        # Memory that outlasts its mapping, and that no figure of a process shows. Files in /tmp can be shared instead.
+        # No shared anonymous memory: it can outlive its mapping, and is then not counted for any process. Programs can
+        # share files in /tmp instead.
         "mmap": [
             _argument(3),
             (_ANY_BIT, 0, 2, _MAP_SHARED),
@@ -151,9 +159,9 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             _fail(errno.EPERM),
             _allow(),
         ],
-        # Only the query. Other values change how addresses are laid out.
+        # Only the query. Other values would turn off protections such as the random layout of addresses.
         "personality": _only(0, [0xFFFF_FFFF], errno.EPERM),
-        # One's own limits, which can only be lowered.
+        # Only the caller's own limits, which a process can only lower. Read RLIMIT_CORE, but do not set it.
         "prlimit64": [
             _argument(0),
             (_EQUAL, 0, 7, 0),
@@ -174,7 +182,7 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
         **_shared_rules(),
         **_single_process_rules(pid),
         "recvfrom": [_allow()],
-        # It reads its limits: no process but itself, and no new value.
+        # Only reading the caller's own limits.
         "prlimit64": [
             _argument(0),
             (_EQUAL, 0, 5, 0),
@@ -185,7 +193,7 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
             _allow(),
             _fail(errno.EPERM),
         ],
-        # The launcher starts Deno itself with this, after the filter.
+        # The launcher executes Deno with this call after it has installed the filter.
         "execveat": _only(0, [EXECUTABLE_FD], errno.EPERM),
     }
 
@@ -193,7 +201,7 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
 def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
     only_self = _only(0, [pid], errno.EPERM)
     return {
-        # Threads, and nothing else: all of CLONE_VM and CLONE_THREAD must be set.
+        # Only threads: both CLONE_VM and CLONE_THREAD must be set. No new namespaces (0x80 is CLONE_NEWTIME).
         "clone": [
             _argument(0),
             (_AND, 0, 0, CLONE_VM | CLONE_THREAD),
@@ -206,7 +214,7 @@ def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
         "socket": [_fail(errno.EACCES)],
         "kill": only_self,
         "tgkill": only_self,
-        # Deno and asyncio wake threads through pairs of sockets, without an address.
+        # Only without an address: Deno and asyncio use it to wake threads through pairs of sockets.
         "sendto": [_argument(4), (_EQUAL, 0, 3, 0), _upper(4), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)],
     }
 
@@ -214,9 +222,9 @@ def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
 def _rules_without_namespaces() -> dict[str, list[_Instruction]]:
     refused = [_fail(errno.EPERM)]
     return {
-        # Priorities and processors of other processes with the same uid.
+        # These could change the priorities and processors of other processes with the same uid.
         **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity", "setpriority"), refused),
-        # A socket of another type than SOCK_STREAM can be connected anew, to a socket of the host.
+        # Only SOCK_STREAM. A socket of another type can be connected again, to a socket of the host.
         "socketpair": [
             _argument(0),
             (_EQUAL, 1, 0, _AF_UNIX),
@@ -227,9 +235,9 @@ def _rules_without_namespaces() -> dict[str, list[_Instruction]]:
             _allow(),
             _fail(errno.EACCES),
         ],
-        # No lock either, which processes of the host would notice: F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW.
+        # No locks (F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW), because processes of the host would notice them.
         "fcntl": _never(1, [*_FCNTL, 6, 7, 37, 38]),
-        # Nor PDEATHSIG: the end of the launcher must end the process.
+        # Not PDEATHSIG (1), because the process must be killed when the launcher ends.
         "prctl": _only(0, [option for option in _PRCTL if option != 1], errno.EPERM),
     }
 
@@ -238,15 +246,17 @@ def _shared_rules() -> dict[str, list[_Instruction]]:
     return {
         "socketpair": _only(0, [_AF_UNIX], errno.EACCES),
         "fcntl": _never(1, _FCNTL),
-        # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ, TIOCGPGRP: the kind and the flags of a descriptor.
+        # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ and TIOCGPGRP read the kind of a descriptor, and read
+        # or set its flags.
         "ioctl": _only(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
         "prctl": _only(0, _PRCTL, errno.EPERM),
     }
 
 
 def _rules_without_paths() -> dict[str, list[_Instruction]]:
-    # Of descriptors they are allowed; the C library asks for the size of a file in this way. Node's `process` reads the
-    # link to the executable, with a buffer of this size. The resolution of a path reads links with larger ones.
+    # newfstatat and statx are allowed for descriptors (AT_EMPTY_PATH), because the C library uses them to read the size
+    # of a file. readlink is allowed only with the buffer size with which Node's `process` reads the link to the
+    # executable. Functions that resolve a path use larger buffers.
     return {
         "readlink": _only(2, [_LINK_BYTES], errno.EACCES),
         "readlinkat": _only(3, [_LINK_BYTES], errno.EACCES),
@@ -260,7 +270,7 @@ def _argument(index: int) -> _Instruction:
 
 
 def _upper(index: int) -> _Instruction:
-    """Load the upper half of an argument, which only pointers and sizes have."""
+    """Load the upper 32 bits of an argument. Only pointers and sizes use them."""
     return (_LOAD, 0, 0, 20 + 8 * index)
 
 

@@ -1,4 +1,4 @@
-"""System calls that Python does not offer, through ctypes. A failed call raises OSError."""
+"""System calls that the standard library does not offer, through ctypes. A failed call raises OSError."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SECCOMP_SET_MODE_FILTER = 1
 _CLONE_FILES = 0x400
 _STACK_BYTES = 16_384
 _M_ARENA_MAX = -8
-_ATTRIBUTES_BYTES = 128  # more than a pthread_attr_t has on any platform
+_ATTRIBUTES_BYTES = 128  # larger than pthread_attr_t on any platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -58,43 +58,46 @@ def prctl(option: int, value: int = 0, name: str = "prctl") -> None:
 
 
 def die_with_parent() -> None:
-    """Request a SIGKILL from the kernel when the parent ends. A change of the uid cancels this."""
+    """Make the kernel kill this process when its parent ends. A change of the uid cancels this."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Set whether other processes of the same uid may read /proc/self. A change of the uid cancels this."""
+    """Set whether other processes of the same uid may read this one's /proc files. A change of the uid clears this."""
     prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def forbid_new_privileges() -> None:
-    """Ignore set-uid bits in this process and in all that it starts."""
+    """Ignore set-uid bits and file capabilities when this process, or one that it starts, executes a program."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities() -> None:
-    """Drop every capability, also for later programs."""
+    """Drop every capability of this process and of the programs that it executes."""
     limit_capabilities()
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     syscall("capset", header, bytes(24))
 
 
 def limit_capabilities() -> None:
-    """Drop all capabilities of later programs. This needs a right that a change of the uid takes away."""
+    """Empty the capability bounding set, so that executed programs get no capabilities.
+
+    Call this before the uid changes, because it needs CAP_SETPCAP.
+    """
     for capability in range(64):
         try:
             prctl(_PR_CAPBSET_DROP, capability)
-        except OSError:  # there are no more, or there is no right to drop any: then none can be gained either
+        except OSError:  # no such capability; or no CAP_SETPCAP, and then this process cannot gain any either
             break
 
 
 def unshare(flags: int) -> None:
-    """Move this process into new namespaces; new pid namespaces only hold its future children."""
+    """Move this process into new namespaces. A new pid namespace applies to its future children only."""
     syscall("unshare", flags)
 
 
 def join_namespace(fd: int, kind: int) -> None:
-    """Enter the namespace of a descriptor, or of the process of a pidfd."""
+    """Enter a namespace: the one that a descriptor refers to, or the one of a process that a pidfd refers to."""
     syscall("setns", fd, kind)
 
 
@@ -104,14 +107,14 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 
 
 def make_read_only(path: str, *, devices: bool = False) -> None:
-    """Make a mount, and those below it, read-only, without devices and set-uid programs."""
+    """Make a mount and the mounts below it read-only, without set-uid bits, and without device files by default."""
     attributes = _ATTR_RDONLY | _ATTR_NOSUID | (0 if devices else _ATTR_NODEV)
     value = struct.pack("QQQQ", attributes, 0, 0, 0)
     syscall("mount_setattr", _AT_FDCWD, os.fsencode(path), _AT_RECURSIVE, value, len(value))
 
 
 def change_root(path: str) -> None:
-    """Make a mount the root of this process's mount namespace, and detach the old root."""
+    """Make a mount the root folder of this process's mount namespace, and detach the old root folder."""
     os.chdir(path)
     syscall("pivot_root", b".", b".")
     syscall("umount2", b".", _MNT_DETACH)
@@ -119,21 +122,21 @@ def change_root(path: str) -> None:
 
 
 def close_descriptors(first: int, last: int = 0xFFFF_FFFF) -> None:
-    """Close the descriptors from a number to another."""
+    """Close the descriptors from `first` to `last`, both included."""
     syscall("close_range", first, last, 0)
 
 
 def start_init() -> tuple[int, ctypes.Array[ctypes.c_char]]:
-    """Start the first process of a new pid namespace, which only waits; return its id and its stack.
+    """Start the first process (init) of a new pid namespace. It only waits. Return its pid and its stack.
 
-    The stack must be kept until the process has ended. It shares the memory of this process, because copying the page
-    tables of an interpreter with its packages takes longer than all the rest of a start.
+    The caller must keep the stack until the process has ended. The process shares the memory of this one, because a
+    fork would copy the page tables of an interpreter with its packages, which takes longer than the rest of a start.
     """
     stack = ctypes.create_string_buffer(_STACK_BYTES)
     top = ctypes.c_void_p((ctypes.addressof(stack) + _STACK_BYTES) & ~15)
     flags = CLONE_NEWPID | CLONE_VM | _CLONE_FILES | signal.SIGCHLD
-    # `pause` takes no argument and does not return, because all signals but those from outside are blocked: a handler
-    # of this process would run in its memory.
+    # The process runs `pause`, which takes no argument, and never returns because all signals that can be blocked are
+    # blocked. Otherwise a signal handler of this process could run in it and change the memory of this process.
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = _libc.clone(ctypes.cast(_libc.pause, ctypes.c_void_p), top, ctypes.c_int(flags), None)
@@ -143,7 +146,7 @@ def start_init() -> tuple[int, ctypes.Array[ctypes.c_char]]:
 
 
 def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:
-    """Replace this process by the program of a descriptor. Return only by raising OSError."""
+    """Execute the file of a descriptor in place of this process. Return only by raising OSError."""
     arguments, variables = [os.fsencode(text) for text in argv], [os.fsencode(f"{k}={v}") for k, v in env.items()]
     argument_array = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
     variable_array = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
@@ -151,8 +154,8 @@ def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:
 
 
 def limit_threads(stack_bytes: int) -> None:
-    """Bound the address space of a thread: its stack, which would be as large as the main thread's, and its heap."""
-    if hasattr(_libc, "mallopt"):  # the GNU C library reserves 64 MiB for each of the first threads
+    """Limit the address space that a thread reserves: its stack, by default as large as the main one, and its heap."""
+    if hasattr(_libc, "mallopt"):  # glibc reserves a heap of 64 MiB for each of the first threads
         _libc.mallopt(_M_ARENA_MAX, 2)
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
     _libc.pthread_attr_init(attributes)
@@ -165,7 +168,7 @@ class _FilterProgram(ctypes.Structure):
 
 
 def install_filter(instructions: bytes) -> None:
-    """Install a seccomp filter, for this process and all that it starts. It cannot be removed."""
+    """Install a seccomp filter for this process and all processes that it starts. It cannot be removed."""
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _FilterProgram(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     syscall("seccomp", _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(program))  # type: ignore[arg-type]

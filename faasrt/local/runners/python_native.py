@@ -1,21 +1,21 @@
-"""Runs the user's program as `python main.py` would, in a process of its own that a launcher has jailed.
+"""Runs the user's program as `python main.py` would, in a process of its own inside the jail.
 
-The runner sends messages to the server through descriptor 4, each JSON on a line. It sends "ready", and reads one job
-from descriptor 3, JSON up to the end: {code, check, memoryBytes, cpuSeconds, maxMessageBytes}. Then it sends:
+The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 4,
+one line of JSON each. It first sends "ready", and reads one job from descriptor 3, which is JSON until the end of the
+stream: {code, check, memoryBytes, cpuSeconds, maxMessageBytes}. Then it sends:
 
-    {"kind": "started"}            the program begins; an earlier failure is the host's
+    {"kind": "started"}            the program begins; until here, a failure is not the program's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts
     {"kind": "error", ...}         the exception that ended the program
-    {"kind": "missing", "package"} the package that the program could not import, since it is not installed
+    {"kind": "missing", "package"} the program could not import this package, because it is not installed
     {"kind": "exit"}               the program exited with a code other than 0
     {"kind": "kill"}               the program sends itself a signal; without this, a signal came from outside
-    {"kind": "done"}               the program ran to its end; without this it ended in a hard exit
+    {"kind": "done"}               the program ran to its end; without this, the process just stopped (os._exit)
     {"kind": "own_return_val"}     the program defines its own return_val
 
-The program is hostile and can write to the channel too. That only affects its own result.
+The program may be hostile, and can write messages too. This only affects its own result.
 
-The launcher has imported packages, and may be of any CPython from 3.9 on. The host puts
-faasrt/protocol/guest/python_errors.py in front of this file.
+This file must run on CPython 3.9 and newer. The server puts faasrt/protocol/guest/python_errors.py in front of it.
 """
 
 import atexit
@@ -35,18 +35,18 @@ import sys
 import threading
 import weakref
 
-# The program can delete builtins, and this file goes on to use them.
+# Keep the builtins as globals, because the program may delete builtins that this file needs afterwards.
 globals().update({name: value for name, value in vars(builtins).items() if name[:1] != "_"})
 
 JOB_FD, START_FD = 3, 4
-# Above all that a program opens, so that those get the numbers that they get elsewhere.
+# A high number, so that the files of a program get the same descriptors as in `python main.py`.
 MESSAGES_FD = 255
-# Memory that a program asks for and may never touch, above all the stacks of threads. The launcher watches what is
-# really in use.
+# The resource limits allow this much more than the memory limit, because programs allocate memory that they never use,
+# such as most of a thread's stack. The launcher checks how much memory is in use.
 UNTOUCHED_BYTES = 512 * 2**20
-# Not counted as data: shared mappings, and the address space that the allocator reserves.
+# The limit of the address space allows this much in addition, for shared mappings and for what the allocator reserves.
 RESERVED_BYTES = 512 * 2**20
-with open("/proc/self/status", encoding="ascii") as file:  # of the launcher, which programs are copies of
+with open("/proc/self/status", encoding="ascii") as file:  # of the launcher, whose memory its forks share
     SIZES = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmData", "VmSize"))}
 LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
 FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all output
@@ -54,7 +54,7 @@ FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all o
 
 def send(kind, **fields):
     if own_pid() != pid and kind != "kill":
-        return  # a process that the program has forked; its end is not that of the program
+        return  # this is a process that the program has forked; its end is not the end of the program
     texts = [f'"kind":"{kind}"']
     for name, value in fields.items():
         texts.append(f'"{name}":{"null" if value is None else quote(value) if isinstance(value, str) else value}')
@@ -66,7 +66,7 @@ def send(kind, **fields):
         pass  # the program closed the channel
 
 
-quote = json.encoder.encode_basestring_ascii  # written in C, so that no program can break it
+quote = json.encoder.encode_basestring_ascii  # written in C, so a program cannot patch parts of it
 write_fd = os.write
 leave, own_pid, pid = os._exit, os.getpid, 0
 has_files = True
@@ -74,11 +74,11 @@ show_error = sys.excepthook
 
 
 def text_stream(fd, mode, errors):
-    """Return a standard stream like the interpreter's own, without those of the launcher."""
+    """Return a standard stream like the interpreter's own. The launcher's streams have other buffers and encodings."""
     raw = io.FileIO(fd, mode, closefd=False)
     raw.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
     buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
-    # So that the lines before an endless loop or a hard exit reach the caller.
+    # Line-buffered, so that the output of a program that is later killed is not lost.
     stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=mode == "w")
     stream.mode = mode
     return stream
@@ -90,8 +90,9 @@ def return_val(value):
 
 
 def report_signals(event, arguments):
-    # A signal that the program sends itself must not look like one from the system. What a foreign function or another
-    # process of the program does is not seen, so each signal may be theirs once there is one.
+    # This audit hook sends "kill" before the program sends itself a signal, so that it does not look like a signal from
+    # the system. Signals from ctypes functions and from other processes of the program cause no audit event, so "kill"
+    # is sent as soon as the program uses ctypes or starts a process.
     if event in SENDERS and not UNSEEN:
         if event in UNSEEN_SENDERS:
             UNSEEN.append(event)
@@ -107,7 +108,7 @@ SENDERS = UNSEEN_SENDERS | {"os.kill", "os.killpg", "signal.pthread_kill"}
 
 
 def report_call(function):
-    """Return a function that reports a signal first, because the interpreter has no event for it."""
+    """Return a function that sends "kill" and then calls another one, for which there is no audit event."""
 
     @functools.wraps(function)
     def call(*arguments, **options):
@@ -130,7 +131,7 @@ def set_memory_limit(memory_bytes):
 
 
 class SharedMemory(mmap.mmap):
-    """A mapping whose anonymous memory is a file in /tmp: only that is counted, so the jail refuses all else."""
+    """An mmap whose shared anonymous memory is a file in /tmp, which is counted. The jail refuses other such memory."""
 
     def __new__(cls, fileno, length, flags=mmap.MAP_SHARED, *arguments, **options):
         if fileno != -1 or not flags & mmap.MAP_SHARED:
@@ -149,7 +150,7 @@ mmap.mmap = SharedMemory
 
 
 def reseed():
-    # Each program is a copy of one process, and would otherwise see the same numbers.
+    # All programs are forks of one process, and would otherwise get the same random numbers.
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
@@ -165,13 +166,13 @@ def read_job():
 
 
 def main(*_):
-    """Run one program. Does not return. The interpreter calls this as `sys.excepthook`, with no frame below it."""
+    """Run one program, and exit. The interpreter calls this as `sys.excepthook`, with no other frame on the stack."""
     global pid, has_files
     pid = own_pid()
-    has_files = os.getcwd() != "/"  # without namespaces there is no folder for programs
+    has_files = os.getcwd() != "/"  # without namespaces, programs have no folder
     job = read_job()
     if job is None:
-        leave(0)  # the server ended, or does not need this process any more
+        leave(0)  # the server has ended, or does not need this process any more
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
     known = {*sys.modules} - {"__main__"}
@@ -196,7 +197,7 @@ def main(*_):
         send("done")
         leave(0)
     if text != code:
-        write_program(text)  # the compiler, which reads lines from the file, must not find the mark of the byte order
+        write_program(text)  # with its byte order mark; until here the file has none, because the compiler reads it
     namespace["return_val"] = return_val
     reserve = memory_reserve()
     try:
@@ -208,7 +209,7 @@ def main(*_):
             exec(program, namespace)
     except BaseException as error:
         failure = error
-    # No exception is handled any more, which the program's own hook for exceptions can see.
+    # Outside of the `except` block, because the program's excepthook could notice that an exception is being handled.
     del reserve
     if failure is not None:
         flush(sys.stderr, sys.stdout)
@@ -236,7 +237,7 @@ def write_program(text):
 
 
 def prepare(code):
-    """Return the namespace of the program, after preparing the process as the interpreter does for `main.py`."""
+    """Prepare the process as the interpreter does for `python main.py`, and return the namespace of the program."""
     for stream, fd, mode, errors in (
         ("stdin", 0, "r", "surrogateescape"),
         ("stdout", 1, "w", "surrogatepass"),
@@ -256,7 +257,7 @@ def prepare(code):
     sys.dont_write_bytecode = False
     main_thread = threading.main_thread()
     if hasattr(main_thread, "_native_id"):
-        main_thread._native_id = threading.get_native_id()  # Python before 3.13 keeps that of the launcher
+        main_thread._native_id = threading.get_native_id()  # before Python 3.13, a fork keeps the id of its parent
     main_module = type(sys)("__main__")
     annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
     sys.modules["__main__"] = main_module
@@ -264,14 +265,14 @@ def prepare(code):
     namespace["__loader__"] = Source(code)
     namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
     lines = io.StringIO(code, newline=None).read().split("\n")
-    linecache.clearcache()  # Python keeps the text of -c, which is the launcher's, under the name that `eval` uses too
+    linecache.clearcache()  # it contains the launcher's -c code as "<string>", the file name that `eval` uses too
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
     reseed()
     return namespace
 
 
 def report(error, phase, limit, stderr):
-    """Print an exception as the interpreter does, tell the server of it, and return the exit code."""
+    """Print an exception as the interpreter does, send it to the server, and return the exit code."""
     fields = error_fields(error, phase, limit)
     send("error", **fields)
     if isinstance(error, ModuleNotFoundError):
@@ -279,8 +280,8 @@ def report(error, phase, limit, stderr):
     hook = getattr(sys, "excepthook", None)
     is_plain = hook is show_error and (len(fields["traceback"]) > limit // 8 or not has_files)
     if isinstance(error, MemoryError) or is_plain:
-        # There is little memory left, or the whole of it may exceed the limit of the output, or the interpreter could
-        # not read the lines of the program.
+        # Print the shortened traceback: there is little memory left, the full traceback may exceed the output limit, or
+        # the interpreter cannot read the lines of the program from a file.
         write(stderr, fields["traceback"])
         return 1
     tb = error.__traceback__
@@ -305,7 +306,7 @@ def report(error, phase, limit, stderr):
 
 
 def show_failure(error):
-    """Print an exception of code that a function of this file has called."""
+    """Print an exception without the frame of this file, which comes first in its traceback."""
     tb = error.__traceback__
     error.__traceback__ = tb and tb.tb_next
     show_error(type(error), error, error.__traceback__)
@@ -318,11 +319,11 @@ def report_missing(error):
             if package not in getattr(sys, "stdlib_module_names", ()):
                 send("missing", package=package)
     except BaseException:
-        pass  # the program raised it, or there are no modules any more
+        pass  # the program has forged the exception, or has removed modules
 
 
 def finish(exit_code, known, stdout, stderr):
-    """Do the parts of the interpreter's shutdown that a program can see, and return the exit code."""
+    """Do the parts of the interpreter's shutdown that a program can notice, and return the exit code."""
     try:
         threading._shutdown()
     except BaseException as error:
@@ -330,7 +331,7 @@ def finish(exit_code, known, stdout, stderr):
     try:
         atexit._run_exitfuncs()
     except BaseException:
-        pass  # Python 3.9 raises what it has printed
+        pass  # Python 3.9 prints the exception, and then also raises it
     try:
         if not flush_standard():
             exit_code = FLUSH_FAILED
@@ -342,13 +343,13 @@ def finish(exit_code, known, stdout, stderr):
         sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
         release_modules(known)
     except BaseException:
-        pass  # the program changed what this needs
+        pass  # the program has changed or deleted something that is needed here
     flush(sys.stdout, sys.stderr, stdout, stderr)
     return exit_code
 
 
 def flush_standard():
-    """Flush the standard streams as the interpreter does at its end, and return whether that worked."""
+    """Flush the standard streams as the interpreter does at its end. Return whether this worked."""
     flushed = True
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name, None)
@@ -356,7 +357,7 @@ def flush_standard():
             if stream is None or stream.closed:
                 continue
         except BaseException:
-            pass  # a stream of the program's own
+            pass  # the program has replaced the stream
         try:
             stream.flush()
         except BaseException as error:
@@ -369,19 +370,19 @@ def flush_standard():
 
 
 def release_modules(known):
-    """Release the modules that the program has imported or made, above all its own, and what they hold."""
+    """Release the modules that the program has imported or created, so that finalizers of their objects run."""
     released = []
     for name in [name for name in sys.modules if name not in known]:
         module = sys.modules.pop(name)
         if type(module) is type(sys):
             released.append(weakref.ref(module))
-    module = None  # or this variable keeps the last one
+    module = None  # otherwise this variable would keep the last module alive
     gc.collect()
     for reference in released:
         module = reference()
         if module is None:
             continue
-        # In the order of the interpreter: names with one underscore first, then the others.
+        # In the same order as the interpreter: first the names with one leading underscore, then the others.
         names = vars(module)
         for name in [name for name in names if name[:1] == "_" and name[1:2] != "_"]:
             names[name] = None
