@@ -122,8 +122,9 @@ answers. The head of a request, its body, and reading its answer may take 30 s e
 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,
-status, duration and size of each request, and nothing of its query, headers or body. A client that disconnects ends its program. On SIGTERM the server
-lets running programs end first. It leaves no process and no file behind, not even after SIGKILL.
+status, duration and size of each request, and nothing of its query, headers or body. A client that disconnects ends its
+program. On SIGTERM the server lets running programs end first. It leaves no process and no file behind, not even after
+SIGKILL.
 
 Example:
     >>> from faasrt.local import LocalFaaS
