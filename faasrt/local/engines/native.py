@@ -304,7 +304,7 @@ class NativePythonEngine(PythonTier):
         return await (super()._execute_once(job) if tier is None else tier.execute(job))
 
     def _choose_tier(self, code: str) -> PythonTier | None:
-        """Return the tier for a program; None if it is this one, or while the other one starts."""
+        """Return the other tier that is to run a program; None if this one is, for example while the other starts."""
         named = self.packages.intersection(_TIER_NAMES.findall(code))
         name = next((name for name in _TIERS if name in named), None)
         if name is None:

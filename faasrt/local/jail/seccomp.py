@@ -107,10 +107,10 @@ def build_filter(policy: str, pid: int) -> bytes:
         names -= set(_PATHS.split())
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
     instructions = [
-        (_LOAD, 0, 0, 4),
+        (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
         (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),
+        (_LOAD, 0, 0, 0),  # the number of the call
     ]
     if ARCHITECTURE == "x86_64":
         instructions += [(_GREATER_EQUAL, 0, 1, _X32_BIT), _fail(errno.ENOSYS)]
