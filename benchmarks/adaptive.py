@@ -79,18 +79,18 @@ def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--calls", type=int, default=2_000)
     options.add_argument("--fixed", nargs="+", default=FIXED, help="the fixed limits")
-    given = options.parse_args()
-    if given.contender:
-        serve_requests(functools.partial(measure, given.contender))
+    args = options.parse_args()
+    if args.contender:
+        serve_requests(functools.partial(measure, args.contender))
         return
-    report = Report("adaptive", vars(given))
-    with contenders("benchmarks.adaptive", [*given.fixed, "adaptive"]) as started:
-        rounds = run_rounds(started, given, calls=given.calls)
-    best = [max(rounds[name][number]["answered/s"] for name in given.fixed) for number in range(given.rounds)]
+    report = Report("adaptive", vars(args))
+    with contenders("benchmarks.adaptive", [*args.fixed, "adaptive"]) as started:
+        rounds = run_rounds(started, args, calls=args.calls)
+    best = [max(rounds[name][number]["answered/s"] for name in args.fixed) for number in range(args.rounds)]
     for name, found in rounds.items():
         of_best = Spread.of(mine["answered/s"] / most for mine, most in zip(found, best, strict=True))
-        report.row(f"{given.calls} calls", limit=name, **spreads(rounds, name), **{"of the best fixed": of_best})
-    report.print(given.json)
+        report.row(f"{args.calls} calls", limit=name, **spreads(rounds, name), **{"of the best fixed": of_best})
+    report.print(args.json)
 
 
 if __name__ == "__main__":

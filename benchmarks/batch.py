@@ -117,12 +117,12 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--tasks", type=int, default=3_000)
     options.add_argument("--kills", type=int, default=5)
-    given = options.parse_args()
+    args = options.parse_args()
     for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
         del os.environ[name]
-    report = Report("batch", vars(given))
-    report.row("Killed and resumed: each id once, the same results", **measure(given.tasks, given.kills))
-    report.print(given.json)
+    report = Report("batch", vars(args))
+    report.row("Killed and resumed: each id once, the same results", **measure(args.tasks, args.kills))
+    report.print(args.json)
 
 
 if __name__ == "__main__":

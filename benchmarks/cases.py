@@ -62,18 +62,18 @@ def main() -> None:
     options.add_argument("--start-up", type=float, default=1.5, help="start-up time in seconds (default %(default)s)")
     options.add_argument("--cases", type=int, default=200)
     options.add_argument("--calls", type=int, default=16)
-    given = options.parse_args()
-    if given.contender:
-        serve_requests(functools.partial(measure, given.contender))
+    args = options.parse_args()
+    if args.contender:
+        serve_requests(functools.partial(measure, args.contender))
         return
-    report = Report("cases", vars(given))
-    counts = {"call_function": given.calls, "run_cases": given.cases}
+    report = Report("cases", vars(args))
+    counts = {"call_function": args.calls, "run_cases": args.cases}
     with contenders("benchmarks.cases", CONTENDERS) as started:
-        rounds = run_rounds(started, given, start_up_s=given.start_up, counts=counts)
+        rounds = run_rounds(started, args, start_up_s=args.start_up, counts=counts)
     for name in CONTENDERS:
         times = {"of call_function": ratio(rounds, name, "call_function", "cases/s")}
-        report.row(f"A start-up of {given.start_up:g} s", by=name, **spreads(rounds, name), **times)
-    report.print(given.json)
+        report.row(f"A start-up of {args.start_up:g} s", by=name, **spreads(rounds, name), **times)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

@@ -101,14 +101,14 @@ def main() -> None:
     options = parser(__doc__, rounds=5)
     options.add_argument("--runs", type=int, default=20, help="of each program in a round")
     options.add_argument("--languages", nargs="+", choices=SMALL, default=list(SMALL))
-    given = options.parse_args()
-    if given.contender:
-        serve_requests(functools.partial(measure, given.contender))
+    args = options.parse_args()
+    if args.contender:
+        serve_requests(functools.partial(measure, args.contender))
         return
-    report = Report("envelope", vars(given))
+    report = Report("envelope", vars(args))
     with faas() as server, contenders("benchmarks.envelope", MODES) as started:
-        for language in given.languages:
-            rounds = run_rounds(started, given, url=server.url, language=language, runs=given.runs)
+        for language in args.languages:
+            rounds = run_rounds(started, args, url=server.url, language=language, runs=args.runs)
             for way in MODES:
                 figures = {figure: spread(rounds, way, f"small {figure}") for figure in FIGURES}
                 report.row("A small program", language=language, way=way, **figures)
@@ -119,7 +119,7 @@ def main() -> None:
                         for figure in FIGURES
                     }
                     report.row(f"Each MB of {kind} adds", language=language, way=name, **more)
-    report.print(given.json)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

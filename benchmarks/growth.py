@@ -101,16 +101,16 @@ def main() -> None:
     options.add_argument("--in-flight", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
     options.add_argument("--calls", type=int, default=10_000, help="per measurement; at least twice those in flight")
     options.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG")
-    given = options.parse_args()
-    if given.contender:
-        serve_requests(functools.partial(measure, given.contender))
+    args = options.parse_args()
+    if args.contender:
+        serve_requests(functools.partial(measure, args.contender))
         return
-    report = Report("growth", vars(given))
-    asked = {name: FreshContender("benchmarks.growth", name) for name in WORDS}
+    report = Report("growth", vars(args))
+    measurables = {name: FreshContender("benchmarks.growth", name) for name in WORDS}
     found: dict[str, list[Figures]] = {name: [] for name in WORDS}
     with stub(CAPACITY) as url:
-        for in_flight in given.in_flight:
-            rounds = run_rounds(asked, given, url=url, in_flight=in_flight, calls=given.calls)
+        for in_flight in args.in_flight:
+            rounds = run_rounds(measurables, args, url=url, in_flight=in_flight, calls=args.calls)
             for name in WORDS:
                 figures = spreads(rounds, name)
                 report.row(WORDS[name], **{"in flight": in_flight}, **figures)
@@ -120,9 +120,9 @@ def main() -> None:
         values = [point[figure] for point in points]
         report.goal(f"{figure} of a call grows to at most {GOAL} times its minimum", max(values) / min(values),
                     max(values) <= GOAL * min(values))  # fmt: skip
-    if given.plot:
-        plot(found, given.in_flight, given.plot)
-    report.print(given.json)
+    if args.plot:
+        plot(found, args.in_flight, args.plot)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

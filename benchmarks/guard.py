@@ -92,18 +92,18 @@ def main() -> None:
     options = parser(__doc__, rounds=7)
     options.add_argument("--size", type=int, default=1_000_000, help="iterations of each loop (default %(default)s)")
     options.add_argument("--pyodide", action="store_true")
-    given = options.parse_args()
-    program = PROGRAM.format(guard=GUARD, size=given.size, rounds=given.rounds)
+    args = options.parse_args()
+    program = PROGRAM.format(guard=GUARD, size=args.size, rounds=args.rounds)
     found = {"CPython": in_cpython(program), "WASI": asyncio.run(in_wasi(program))}
-    if given.pyodide:
+    if args.pyodide:
         found["Pyodide"] = in_pyodide(program)
-    report = Report("guard", vars(given))
+    report = Report("guard", vars(args))
     for interpreter, watches in found.items():
         for watch, pairs in watches.items():
             if pairs is not None:
                 times = {"bare loop": Spread.of(pairs["bare"]), "calls": Spread.of(pairs["calls"])}
-                report.row("Times the time without it", interpreter=interpreter, guard=watch, **times)
-    report.print(given.json)
+                report.row("Time with the guard / time without it", interpreter=interpreter, guard=watch, **times)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

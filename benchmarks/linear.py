@@ -74,15 +74,15 @@ def _cpu_ms(step: Callable[[str], object], text: str, rounds: int) -> float:
 def main() -> None:
     options = parser(__doc__, rounds=5)
     options.add_argument("--kb", type=int, default=512, help="size of the shorter text in KB (default %(default)s)")
-    given = options.parse_args()
-    report = Report("linear", vars(given))
+    args = options.parse_args()
+    report = Report("linear", vars(args))
     for name, piece, step in STEPS:
-        small, large = (piece * (size * given.kb * 1024 // len(piece)) for size in (1, 4))
-        one, four = (_cpu_ms(step, text, given.rounds) for text in (small, large))
+        small, large = (piece * (size * args.kb * 1024 // len(piece)) for size in (1, 4))
+        one, four = (_cpu_ms(step, text, args.rounds) for text in (small, large))
         body = json.dumps({"stdout": large}).encode()
-        decoding = _cpu_ms(lambda data: decode_object(data), body, given.rounds)  # type: ignore[arg-type]
+        decoding = _cpu_ms(lambda data: decode_object(data), body, args.rounds)  # type: ignore[arg-type]
         report.row(
-            f"{given.kb} KB, and four times as much",
+            f"{args.kb} KB, and four times as much",
             text=name,
             **{
                 "CPU ms": one,
@@ -91,7 +91,7 @@ def main() -> None:
                 "of decoding": four / decoding,
             },
         )
-    report.print(given.json)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

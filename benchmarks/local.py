@@ -150,31 +150,31 @@ def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--runs", type=int, default=100, help="programs per contender and round (default %(default)s)")
     options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
-    given = options.parse_args()
-    if given.contender:
-        serve_requests(functools.partial(measure, given.contender))
+    args = options.parse_args()
+    if args.contender:
+        serve_requests(functools.partial(measure, args.contender))
         return
-    report = Report("local", vars(given))
-    names = dict.fromkeys(name for several in CONTENDERS.values() for name in several)
+    report = Report("local", vars(args))
+    names = dict.fromkeys(name for contender_names in CONTENDERS.values() for name in contender_names)
     with contenders("benchmarks.local", names) as started:
-        for program, those in CONTENDERS.items():
-            running = {name: started[name] for name in those}
-            rounds = run_rounds(running, given, what="programs", program=program, runs=given.runs)
-            for name in those:
+        for program, compared in CONTENDERS.items():
+            running = {name: started[name] for name in compared}
+            rounds = run_rounds(running, args, what="programs", program=program, runs=args.runs)
+            for name in compared:
                 figures = {
                     **spreads(rounds, name),
-                    f"rate of {those[-1]}'s": ratio(rounds, name, those[-1], "programs/s"),
+                    f"rate of {compared[-1]}": ratio(rounds, name, compared[-1], "programs/s"),
                 }
                 report.row(f"{program}, {IN_FLIGHT.get(program, 4)} in flight for programs/s", engine=name, **figures)
             if program in GOALS:
                 rate = ratio(rounds, "native", "python -I", "programs/s")
                 goal = f"{program}: native runs at least {GOALS[program]} times as many programs a second as python -I"
                 report.goal(goal, rate, rate.median >= GOALS[program])
-        ours = {"native": started["native"]}
-        for what, more in (("first answer", {}), ("idle", {"idle_s": given.idle})):
-            for figure, values in spreads(run_rounds(ours, given, what=what, **more), "native").items():
+        native_only = {"native": started["native"]}
+        for what, more in (("first answer", {}), ("idle", {"idle_s": args.idle})):
+            for figure, values in spreads(run_rounds(native_only, args, what=what, **more), "native").items():
                 report.row("At the start and while idle", figure=figure, native=values)
-    report.print(given.json)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

@@ -62,17 +62,17 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     options.add_argument("--concurrency", type=int, default=64)
-    given = options.parse_args()
-    if given.contender:
+    args = options.parse_args()
+    if args.contender:
         serve_requests(measure)
         return
-    report = Report("map", vars(given))
-    with stub(capacity=given.concurrency) as url:
-        for tasks in given.tasks:
+    report = Report("map", vars(args))
+    with stub(capacity=args.concurrency) as url:
+        for tasks in args.tasks:
             mapping = FreshContender("benchmarks.map", "map")
-            figures = mapping.ask(url=url, tasks=tasks, concurrency=given.concurrency)
-            report.row(f"{given.concurrency} in flight", tasks=tasks, **figures)
-    report.print(given.json)
+            figures = mapping.ask(url=url, tasks=tasks, concurrency=args.concurrency)
+            report.row(f"{args.concurrency} in flight", tasks=tasks, **figures)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

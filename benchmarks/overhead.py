@@ -48,15 +48,15 @@ def main() -> None:
     options.add_argument("--loops", nargs="+", choices=["asyncio", "uvloop"], default=["asyncio", "uvloop"])
     options.add_argument("--seconds", type=float, default=0.5, help="for a contender in a round")
     options.add_argument("--contenders", nargs="+", choices=CLIENTS, default=list(CLIENTS))
-    given = options.parse_args()
-    if given.contender:
-        serve_requests(functools.partial(measure, given.contender))
+    args = options.parse_args()
+    if args.contender:
+        serve_requests(functools.partial(measure, args.contender))
         return
-    report = Report("overhead", vars(given))
-    with stub(CAPACITY) as url, contenders("benchmarks.overhead", given.contenders) as started:
-        for loop in given.loops:
-            for in_flight in given.in_flight:
-                rounds = run_rounds(started, given, url=url, loop=loop, in_flight=in_flight, seconds=given.seconds)
+    report = Report("overhead", vars(args))
+    with stub(CAPACITY) as url, contenders("benchmarks.overhead", args.contenders) as started:
+        for loop in args.loops:
+            for in_flight in args.in_flight:
+                rounds = run_rounds(started, args, url=url, loop=loop, in_flight=in_flight, seconds=args.seconds)
                 for name in started:
                     figures = spreads(rounds, name)
                     bases = [base for base in ("hand", "tuned") if base in started]
@@ -73,7 +73,7 @@ def main() -> None:
                             goal = f"{loop}, {GOAL_AT} in flight: {name} at least {least} of {beside} by"
                             report.goal(f"{goal} calls/s", by_rate, by_rate.median >= least)
                             report.goal(f"{goal} CPU time", by_cpu, by_cpu.median >= least)
-    report.print(given.json)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

@@ -285,10 +285,10 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=50)
     options.add_argument("--engine", choices=["native", "wasm"], default="native", help="engine for Python")
     options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
-    given = options.parse_args()
-    report = Report("soak", vars(given))
-    passed = asyncio.run(measure(given.runs, given.kills, given.idle, given.engine, report))
-    report.print(given.json)
+    args = options.parse_args()
+    report = Report("soak", vars(args))
+    passed = asyncio.run(measure(args.runs, args.kills, args.idle, args.engine, report))
+    report.print(args.json)
     sys.exit(not passed)
 
 

@@ -75,8 +75,8 @@ def beyond_bare(rounds: Rounds, name: str, figure: str) -> Spread:
 def main() -> None:
     options = parser(__doc__, rounds=9)
     options.add_argument("--starts", nargs="+", choices=["warm", "cold"], default=["warm", "cold"])
-    given = options.parse_args()
-    report = Report("startup", vars(given))
+    args = options.parse_args()
+    report = Report("startup", vars(args))
     with stub() as url:
         commands = {
             BARE: Command([sys.executable, "-c", "pass"]),
@@ -85,8 +85,8 @@ def main() -> None:
             "faasrt run -c, a server": Command([*FAASRT, *PROGRAM], {"COZE_LOOP_FAAS_URL": url}),
             "faasrt run -c, embedded FaaS": Command([*FAASRT, *PROGRAM]),
         }
-        for start in given.starts:
-            rounds = run_rounds(commands, given, cold=start == "cold")
+        for start in args.starts:
+            rounds = run_rounds(commands, args, cold=start == "cold")
             for name in commands:
                 more = {f"{figure} more than bare": beyond_bare(rounds, name, figure) for figure in ("ms", "CPU ms")}
                 report.row(f"{start.capitalize()} starts", command=name, **spreads(rounds, name), **more)
@@ -96,7 +96,7 @@ def main() -> None:
                         report.goal(goal, spread, spread.median <= IMPORT_GOAL_MS)
     for name, statement in IMPORTS.items():
         report.row("Heavy modules imported", command=name, modules=", ".join(heavy(statement)) or "none")
-    report.print(given.json)
+    report.print(args.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ It needs Linux and the extra `local` (`pip install 'faasrt[local]'`). There are 
 * `faasrt serve` is the server for other programs, such as a coze-loop backend.
 
 **Which engine?** An engine runs the programs of a language, each in a process or a WebAssembly instance of its own.
-Processes and instances come from a pool that grows with demand and shrinks when idle.
+Each engine keeps a pool of processes ready, which grows with demand and shrinks when idle.
 
     engine   language     runs                                    choose it for
 
@@ -23,12 +23,14 @@ engine, the level of its jail, and the platform.
 
 *native* runs a program as `python main.py` does, as uid 1000, in a folder of its own. The program can use threads,
 processes, `multiprocessing`, files below /tmp, sqlite, Unix sockets, signals, the programs in /usr, and every package
-of the environment, under its real path. The environment is that of `python=...`, by default that of this process;
-`pip install 'faasrt[science]'` adds numpy, pandas, scipy, scikit-learn and sympy. Programs are forked from a process
-that has already imported much of the standard library. The first program that names one of these five packages imports
-it itself; from then on, a process that has imported it is kept ready until no program has used it for ten minutes. The
-differences from CPython: tracebacks call the program `main.py`, `return_val` is defined, top-level `await` works, stdin
-is empty, the hash seed is fixed, numeric libraries use one thread, and there is no network.
+of the environment, under its real path. `python=...` chooses the interpreter and so the environment; the default is the
+interpreter of this process. `pip install 'faasrt[science]'` adds numpy, pandas, scipy, scikit-learn and sympy. Programs
+are forked from a process that has already imported much of the standard library. The first program that names one of
+these five packages imports it itself; from then on, a process that has imported it is kept ready until no program has
+used it for ten minutes.
+
+The differences between *native* and CPython: tracebacks call the program `main.py`, `return_val` is defined, top-level
+`await` works, stdin is empty, the hash seed is fixed, numeric libraries use one thread, and there is no network.
 
 *wasm* isolates better, but is another platform. It has 32 bits (`np.arange(10**5).sum()` overflows), no threads,
 processes or sockets, no files but those of the standard library, no packages but the five above, and less room for
@@ -37,11 +39,12 @@ cores, 2.4 GB of memory, 300 MB of disk); `faasrt warmup` compiles it ahead of t
 FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
 
 *deno* gives programs no files, network, environment, processes or workers, and no `npm:`, `jsr:` or `https:` imports.
-It removes TypeScript's types without checking them. A program that prevents its own end with `onerror` or
-`onunhandledrejection` still ends as USER_ERROR; listeners added with `addEventListener` are honoured.
+It removes TypeScript's types without checking them. As in Deno, a listener that a program adds with `addEventListener`
+can suppress an uncaught error. Handlers in `onerror` and `onunhandledrejection` cannot: the program still ends as
+USER_ERROR.
 
-**Which level?** Native and Deno processes run in a jail: restrictions that the Linux kernel enforces. It has two
-levels.
+**Which level?** Native and Deno processes run in a jail: restrictions that the Linux kernel enforces on them. The jail
+has one of two levels.
 
     namespaces   Linux namespaces with their own users, processes, network (an empty one), IPC and host name; a root
                  folder of a few read-only mounts; for Python a private /tmp in memory; under root, a uid for each
@@ -83,13 +86,14 @@ container without capabilities, with Python on the engine `wasm`. Engines genera
 allow executable memory.
 
 **Limits.** The memory limit is approximate. A native program may exceed it by up to half a GiB for a moment before it
-is ended; its files in /tmp count, and are limited to 64 MiB. A JavaScript process may hold about 110 MiB more than its
-limit.
+is ended. Its files in /tmp count as memory, and are limited to 64 MiB. A JavaScript process may use about 110 MiB more
+than its limit.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
-program that ends itself with a signal is CRASHED, too. If a process is killed from outside, that is a failure of the
-server. The answer then has `x-faasrt-program-suspect: 1`, because a program can hide that it killed itself, and the
-client's circuit breaker does not count it. The FaaS ends executions, not single cases: see `Runtime.run_cases`.
+program that ends itself with a signal is CRASHED, too. If a process is killed from outside, the call fails with a
+server error. As a program can hide that it killed itself, this answer has the header `x-faasrt-program-suspect: 1`, and
+the client's circuit breaker does not count it. At a limit the FaaS ends a whole execution, not a single case: see
+`Runtime.run_cases`.
 
 **Speed.** Seen from a client, a short program takes about 5 ms in native Python, 14 ms in WebAssembly, and 6 ms in
 JavaScript and TypeScript (`benchmarks/local.py`).

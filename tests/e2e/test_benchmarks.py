@@ -28,7 +28,7 @@ RUNS = [
     ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
     ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),
     # Pyodide, and CPython by each way that this Python has to end a loop.
-    ("guard --size 2000 --rounds 1", [("Times", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
+    ("guard --size 2000 --rounds 1", [("Time", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
     (
         "local --runs 4 --idle 0.1 --rounds 1",
         [

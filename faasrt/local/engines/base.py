@@ -17,10 +17,10 @@ from faasrt.languages import Language
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome, UserError
 
-_ATTEMPTS = 4
-_ATTEMPTS_S = 5.0
+# If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
+_MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
-_LASTING_S = 1.0
+_MIN_READY_S = 1.0  # an engine that fails sooner has not really started
 _logger = logging.getLogger("faasrt.local")
 
 
@@ -203,7 +203,7 @@ class Engine(abc.ABC):
                 except Exception as error:
                     _logger.exception("the engine %s failed", self.name)
                     self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
-                if self._was_ready and time.monotonic() - began > max(_LASTING_S, delay_s):
+                if self._was_ready and time.monotonic() - began > max(_MIN_READY_S, delay_s):
                     delay_s = 0.0
                 else:
                     delay_s = min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
@@ -230,7 +230,7 @@ class Engine(abc.ABC):
         Cancellation: ends the program. Its process is reused or killed.
         """
         self.active += 1
-        attempts, retry_until = 0, time.monotonic() + _ATTEMPTS_S
+        attempts, retry_until = 0, time.monotonic() + _RETRY_FOR_S
         try:
             while True:
                 attempts += 1
@@ -238,7 +238,7 @@ class Engine(abc.ABC):
                     return await self._execute_once(job)
                 except NotStartedError:
                     # The process may have died while it waited for a program, before the engine noticed it.
-                    if attempts == _ATTEMPTS or time.monotonic() > retry_until:
+                    if attempts == _MAX_ATTEMPTS or time.monotonic() > retry_until:
                         raise
         except EngineError as error:
             self.log_failure(str(error))

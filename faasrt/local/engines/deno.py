@@ -76,7 +76,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
     name = "deno"
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
     package = "deno"
-    programs_per_worker = 4  # most programs end before a core has time for another
+    programs_per_worker = 4  # most programs are so short that four of them can share a core
     min_memory_mb = 16
     min_warm = 2
     reuses_processes = False

@@ -62,9 +62,9 @@ class JailConfig:
         Args:
             root: An empty folder of the host, on which the launcher mounts the root folder of the jail.
         """
-        jailed = self.level == "namespaces"
+        has_namespaces = self.level == "namespaces"
         host_paths = {target: source for source, target in self.mounts}
-        if jailed:
+        if has_namespaces:
             rights = [("/", READ)] + [(path, WRITE) for path in _DEVICES]
             rights += [("/tmp", ALL)] if self.tmp_bytes else []  # noqa: S108
         else:
@@ -72,20 +72,20 @@ class JailConfig:
                 (os.path.realpath(source), WRITE if source in _DEVICES else READ) for source in host_paths.values()
             ]
         executable, limits = self.executable, dict(self.limits)
-        if not jailed and os.getuid() and "RLIMIT_NPROC" in limits:
+        if not has_namespaces and os.getuid() and "RLIMIT_NPROC" in limits:
             limits["RLIMIT_NPROC"] = _count_threads_of_user() + _MORE_THREADS
         return {
             **attrs.asdict(self),
             "limits": limits,
             "mounts": [(os.path.realpath(source), target) for target, source in host_paths.items()],
-            "executable": executable if jailed or executable is None else host_paths[executable],
-            "tmp_bytes": self.tmp_bytes if jailed else 0,
-            "policy": self.policy if jailed else f"{self.policy}-filters",
+            "executable": executable if has_namespaces or executable is None else host_paths[executable],
+            "tmp_bytes": self.tmp_bytes if has_namespaces else 0,
+            "policy": self.policy if has_namespaces else f"{self.policy}-filters",
             "rights": rights,
             "root": str(root),
             # Python programs can have sockets. In a shared network they would see the names of each other's sockets,
             # and the socket buffers of a single program could not be counted.
-            "private_network": jailed and self.policy == "python",
+            "private_network": has_namespaces and self.policy == "python",
         }
 
 

@@ -103,7 +103,7 @@ _TIERS = {
     "sympy": ["sympy"],
     "numpy": _NUMPY,
 }
-_NAMED = re.compile(rf"\b(?:{'|'.join(_TIERS)})\b")
+_TIER_NAMES = re.compile(rf"\b(?:{'|'.join(_TIERS)})\b")
 _LIMITS = {
     "RLIMIT_NOFILE": 256,
     "RLIMIT_NPROC": 64,  # processes and threads together
@@ -137,7 +137,7 @@ _SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
 
 @attrs.frozen
 class Interpreter:
-    """The interpreter of programs. The attributes are its own `platform.python_version()` and fields of `sys`."""
+    """The interpreter of programs: its version, and `executable`, `prefix` and `base_prefix` of its module `sys`."""
 
     version: str
     executable: str
@@ -304,8 +304,8 @@ class NativePythonEngine(PythonTier):
         return await (super()._execute_once(job) if tier is None else tier.execute(job))
 
     def _choose_tier(self, code: str) -> PythonTier | None:
-        """Return the tier for a program; None if it is this one, or while the other one starts."""
-        named = self.packages.intersection(_NAMED.findall(code))
+        """Return the other tier that is to run a program; None if this one is, for example while the other starts."""
+        named = self.packages.intersection(_TIER_NAMES.findall(code))
         name = next((name for name in _TIERS if name in named), None)
         if name is None:
             return None

@@ -196,7 +196,7 @@ class NativeRun:
         return {"outcome": Outcome.OK if "done" in messages else Outcome.CRASHED, "exit_code": returncode}
 
     def _hint(self, error: UserError, module: str) -> UserError:
-        """Add to an error how to install the missing package."""
+        """Add a hint to an error: the command that installs the missing package."""
         if _MODULE.fullmatch(module) is None:  # the program has forged the message
             return error
         command = f"{shlex.quote(self._python)} -m pip install {_PACKAGES.get(module, module)}"

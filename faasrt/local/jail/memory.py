@@ -53,5 +53,6 @@ def count_locks(pid: int) -> int:
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
         holders = collections.Counter(line.split()[-4] for line in file)
         own = os.readlink(f"/proc/{pid}/ns/pid")
+        # Processes with fewer than ten locks do not count.
         return sum(n for holder, n in holders.items() if n > 9 and os.readlink(f"/proc/{holder}/ns/pid") == own)
     return 0

@@ -74,7 +74,7 @@ def _exit_with(pid: int) -> NoReturn:
 def _map_ids(pid: str, uids: str, gids: str) -> None:
     for name, text in (("setgroups", "deny"), ("uid_map", uids), ("gid_map", gids)):
         if name == "setgroups" and pid != "self":
-            continue
+            continue  # only an unprivileged process must give up setgroups before it maps gids
         with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
             file.write(text)
 

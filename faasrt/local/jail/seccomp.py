@@ -107,10 +107,10 @@ def build_filter(policy: str, pid: int) -> bytes:
         names -= set(_PATHS.split())
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
     instructions = [
-        (_LOAD, 0, 0, 4),
+        (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
         (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),
+        (_LOAD, 0, 0, 0),  # the number of the call
     ]
     if ARCHITECTURE == "x86_64":
         instructions += [(_GREATER_EQUAL, 0, 1, _X32_BIT), _fail(errno.ENOSYS)]
@@ -134,22 +134,22 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         # Not for process 1, the init process of the pid namespace. If the server does not run as root, it has the same
         # uid as the program, and with a low priority it would not end promptly when it is killed. Therefore setpriority
         # only works for single processes (PRIO_PROCESS): PRIO_USER would include process 1.
-        **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity"), _never(0, [1])),
+        **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity"), _deny_if(0, [1])),
         "setpriority": [_argument(0), (_EQUAL, 0, 3, 0), _argument(1), (_EQUAL, 1, 0, 1), _allow(), _fail(errno.EPERM)],
         # Not RLIMIT_CORE. It is 1, the only value that also prevents core dumps that the host pipes to a program.
-        "setrlimit": _never(0, [_RLIMIT_CORE]),
+        "setrlimit": _deny_if(0, [_RLIMIT_CORE]),
         # Only AF_UNIX. Other families reach a network, or configure or observe the kernel.
-        "socket": _only(0, [_AF_UNIX], errno.EACCES),
+        "socket": _allow_if(0, [_AF_UNIX], errno.EACCES),
         # No locks of open file descriptions (F_OFD_*), because /proc/locks does not show which program holds them.
-        "fcntl": _never(1, [*_FCNTL, 36, 37, 38]),
+        "fcntl": _deny_if(1, [*_FCNTL, 36, 37, 38]),
         # Not SO_SNDBUF, SO_RCVBUF and their FORCE variants: a larger buffer is kernel memory that no limit counts. Not
         # SO_ATTACH_FILTER, SO_ATTACH_BPF and their REUSEPORT variants: a filter is such memory, too.
-        "setsockopt": _never(2, [7, 8, 32, 33, 26, 50, 51, 52]),
+        "setsockopt": _deny_if(2, [7, 8, 32, 33, 26, 50, 51, 52]),
         # Not SO_COOKIE, a number that shows how many sockets all programs have created.
-        "getsockopt": _never(2, [57]),
+        "getsockopt": _deny_if(2, [57]),
         # No flags, because RWF_NOWAIT shows whether a file of the host is cached, that is, whether others have read it.
-        "preadv2": _only(5, [0], errno.EPERM),
-        "pwritev2": _only(5, [0], errno.EPERM),
+        "preadv2": _allow_if(5, [0], errno.EPERM),
+        "pwritev2": _allow_if(5, [0], errno.EPERM),
         # No shared anonymous memory: it can outlive its mapping, and is then not counted for any process. Programs can
         # share files in /tmp instead.
         "mmap": [
@@ -160,7 +160,7 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             _allow(),
         ],
         # Only the query. Other values would turn off protections such as the random layout of addresses.
-        "personality": _only(0, [0xFFFF_FFFF], errno.EPERM),
+        "personality": _allow_if(0, [0xFFFF_FFFF], errno.EPERM),
         # Only the caller's own limits, which a process can only lower. Read RLIMIT_CORE, but do not set it.
         "prlimit64": [
             _argument(0),
@@ -169,7 +169,7 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             (_EQUAL, 0, 4, _RLIMIT_CORE),
             _argument(2),
             (_EQUAL, 0, 3, 0),
-            _upper(2),
+            _upper_half(2),
             (_EQUAL, 0, 1, 0),
             _allow(),
             _fail(errno.EPERM),
@@ -188,18 +188,18 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
             (_EQUAL, 0, 5, 0),
             _argument(2),
             (_EQUAL, 0, 3, 0),
-            _upper(2),
+            _upper_half(2),
             (_EQUAL, 0, 1, 0),
             _allow(),
             _fail(errno.EPERM),
         ],
         # The launcher executes Deno with this call after it has installed the filter.
-        "execveat": _only(0, [EXECUTABLE_FD], errno.EPERM),
+        "execveat": _allow_if(0, [EXECUTABLE_FD], errno.EPERM),
     }
 
 
 def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
-    only_self = _only(0, [pid], errno.EPERM)
+    only_self = _allow_if(0, [pid], errno.EPERM)
     return {
         # Only threads: both CLONE_VM and CLONE_THREAD must be set. No new namespaces (0x80 is CLONE_NEWTIME).
         "clone": [
@@ -215,7 +215,7 @@ def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
         "kill": only_self,
         "tgkill": only_self,
         # Only without an address: Deno and asyncio use it to wake threads through pairs of sockets.
-        "sendto": [_argument(4), (_EQUAL, 0, 3, 0), _upper(4), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)],
+        "sendto": [_argument(4), (_EQUAL, 0, 3, 0), _upper_half(4), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)],
     }
 
 
@@ -236,20 +236,20 @@ def _rules_without_namespaces() -> dict[str, list[_Instruction]]:
             _fail(errno.EACCES),
         ],
         # No locks (F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW), because processes of the host would notice them.
-        "fcntl": _never(1, [*_FCNTL, 6, 7, 37, 38]),
+        "fcntl": _deny_if(1, [*_FCNTL, 6, 7, 37, 38]),
         # Not PDEATHSIG (1), because the process must be killed when the launcher ends.
-        "prctl": _only(0, [option for option in _PRCTL if option != 1], errno.EPERM),
+        "prctl": _allow_if(0, [option for option in _PRCTL if option != 1], errno.EPERM),
     }
 
 
 def _shared_rules() -> dict[str, list[_Instruction]]:
     return {
-        "socketpair": _only(0, [_AF_UNIX], errno.EACCES),
-        "fcntl": _never(1, _FCNTL),
+        "socketpair": _allow_if(0, [_AF_UNIX], errno.EACCES),
+        "fcntl": _deny_if(1, _FCNTL),
         # FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TCGETS, TIOCGWINSZ and TIOCGPGRP read the kind of a descriptor, and read
         # or set its flags.
-        "ioctl": _only(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
-        "prctl": _only(0, _PRCTL, errno.EPERM),
+        "ioctl": _allow_if(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
+        "prctl": _allow_if(0, _PRCTL, errno.EPERM),
     }
 
 
@@ -258,19 +258,20 @@ def _rules_without_paths() -> dict[str, list[_Instruction]]:
     # of a file. readlink is allowed only with the buffer size with which Node's `process` reads the link to the
     # executable. Functions that resolve a path use larger buffers.
     return {
-        "readlink": _only(2, [_LINK_BYTES], errno.EACCES),
-        "readlinkat": _only(3, [_LINK_BYTES], errno.EACCES),
+        "readlink": _allow_if(2, [_LINK_BYTES], errno.EACCES),
+        "readlinkat": _allow_if(3, [_LINK_BYTES], errno.EACCES),
         "newfstatat": [_argument(3), (_ANY_BIT, 0, 1, _AT_EMPTY_PATH), _allow(), _fail(errno.EACCES)],
         "statx": [_argument(2), (_ANY_BIT, 0, 1, _AT_EMPTY_PATH), _allow(), _fail(errno.EACCES)],
     }
 
 
 def _argument(index: int) -> _Instruction:
+    """Load an argument, or its lower half if it has 64 bits."""
     return (_LOAD, 0, 0, 16 + 8 * index)
 
 
-def _upper(index: int) -> _Instruction:
-    """Load the upper 32 bits of an argument. Only pointers and sizes use them."""
+def _upper_half(index: int) -> _Instruction:
+    """Load the upper half of an argument. It is 0 except for pointers and sizes."""
     return (_LOAD, 0, 0, 20 + 8 * index)
 
 
@@ -282,11 +283,13 @@ def _fail(number: int) -> _Instruction:
     return (_RETURN, 0, 0, _ERRNO | number)
 
 
-def _only(index: int, values: list[int], error: int) -> list[_Instruction]:
+def _allow_if(index: int, values: list[int], error: int) -> list[_Instruction]:
+    """Allow the call if an argument has one of these values, else fail with the error."""
     allowed = [instruction for value in values for instruction in ((_EQUAL, 0, 1, value), _allow())]
     return [_argument(index), *allowed, _fail(error)]
 
 
-def _never(index: int, values: list[int]) -> list[_Instruction]:
+def _deny_if(index: int, values: list[int]) -> list[_Instruction]:
+    """Fail with EPERM if an argument has one of these values, else allow the call."""
     denied = [instruction for value in values for instruction in ((_EQUAL, 0, 1, value), _fail(errno.EPERM))]
     return [_argument(index), *denied, _allow()]

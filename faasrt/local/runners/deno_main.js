@@ -52,6 +52,7 @@ function readAll() {
   return text;
 }
 
+// Nothing ever notifies this array, so waiting on it never ends.
 const never = new Int32Array(new SharedArrayBuffer(4));
 const wait = Atomics.wait;
 

@@ -26,7 +26,7 @@ import linecache
 import sys
 from atexit import _run_exitfuncs as run_exit_functions
 from gc import collect
-from posix import _exit as leave
+from posix import _exit as exit_now
 
 import _host
 
@@ -124,7 +124,7 @@ def main():
     except BaseException as error:
         write(stderr, report_error(error, "compile", max_message_bytes))
         flush(stderr)
-        leave(0)
+        exit_now(0)
     if task == b"run":
         sys.meta_path.insert(0, SelectorLoopPatch())
         namespace["return_val"] = return_val
@@ -143,7 +143,7 @@ def main():
         collect()
         flush(sys.stdout, sys.stderr, stdout, stderr)
     finally:
-        leave(0)
+        exit_now(0)
 
 
 main()

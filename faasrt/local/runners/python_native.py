@@ -68,7 +68,7 @@ def send(kind, **fields):
 
 quote = json.encoder.encode_basestring_ascii  # written in C, so a program cannot patch parts of it
 write_fd = os.write
-leave, own_pid, pid = os._exit, os.getpid, 0
+exit_now, own_pid, pid = os._exit, os.getpid, 0
 has_files = True
 show_error = sys.excepthook
 
@@ -90,21 +90,21 @@ def return_val(value):
 
 
 def report_signals(event, arguments):
-    # This audit hook sends "kill" before the program sends itself a signal, so that it does not look like a signal from
-    # the system. Signals from ctypes functions and from other processes of the program cause no audit event, so "kill"
-    # is sent as soon as the program uses ctypes or starts a process.
-    if event in SENDERS and not UNSEEN:
-        if event in UNSEEN_SENDERS:
-            UNSEEN.append(event)
+    # An audit hook that sends "kill" before the program sends itself a signal, so that this does not look like a signal
+    # from the system. Signals from ctypes functions and from other processes of the program cause no audit event. So
+    # "kill" is sent as soon as the program uses ctypes or starts a process, and is not needed after that.
+    if event in SIGNAL_EVENTS and not untracked:
+        if event in UNTRACKED_EVENTS:
+            untracked.append(event)
         elif not arguments[1]:
             return
         send("kill")
 
 
-UNSEEN = []
-UNSEEN_SENDERS = {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function", "subprocess.Popen", "os.fork", "os.forkpty"}
-UNSEEN_SENDERS |= {"os.exec", "os.posix_spawn", "os.system"}
-SENDERS = UNSEEN_SENDERS | {"os.kill", "os.killpg", "signal.pthread_kill"}
+untracked = []
+UNTRACKED_EVENTS = {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function", "os.exec", "os.posix_spawn", "os.system"}
+UNTRACKED_EVENTS |= {"subprocess.Popen", "os.fork", "os.forkpty"}
+SIGNAL_EVENTS = UNTRACKED_EVENTS | {"os.kill", "os.killpg", "signal.pthread_kill"}
 
 
 def report_call(function):
@@ -172,7 +172,7 @@ def main(*_):
     has_files = os.getcwd() != "/"  # without namespaces, programs have no folder
     job = read_job()
     if job is None:
-        leave(0)  # the server has ended, or does not need this process any more
+        exit_now(0)  # the server has ended, or does not need this process any more
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
     known = {*sys.modules} - {"__main__"}
@@ -192,10 +192,10 @@ def main(*_):
     if failure is not None:
         report(failure, "compile", limit, stderr)
         flush(stderr)
-        leave(1)
+        exit_now(1)
     if job["check"]:
         send("done")
-        leave(0)
+        exit_now(0)
     if text != code:
         write_program(text)  # with its byte order mark; until here the file has none, because the compiler reads it
     namespace["return_val"] = return_val
@@ -227,7 +227,7 @@ def main(*_):
     exit_code = finish(exit_code, known, stdout, stderr)
     if not exit_code:
         send("done")
-    leave(exit_code)
+    exit_now(exit_code)
 
 
 def write_program(text):
