@@ -60,8 +60,8 @@ def test_the_filter_names_calls_that_exist() -> None:
 class Filter:
     """The instructions of a filter, run as the kernel does."""
 
-    def __init__(self, policy: str, architecture: str) -> None:
-        code = seccomp.build_filter(policy, PID)
+    def __init__(self, policy: str, architecture: str, *, may_truncate: bool = True) -> None:
+        code = seccomp.build_filter(policy, PID, may_truncate=may_truncate)
         self.architecture = architecture
         self.numbers = TABLE[architecture]
         self.instructions = list(struct.iter_unpack("HBBI", code))
@@ -192,6 +192,29 @@ def test_single_processes_start_threads_only(architecture: str) -> None:
         own = ALLOW if policy == "python-filters" else "EPERM"
         assert [one.decide("prlimit64", *a) for a in ((0, 7), (0, 7, 8), (1, 7))] == [ALLOW, own, "EPERM"]
         assert [one.decide("sendto", 3, 8, 8, 0, a) for a in (0, 8, 1 << 40)] == [ALLOW, "EPERM", "EPERM"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_files_are_opened_with_an_access_mode(architecture: str, policy: str) -> None:
+    """Access mode 3 needs no right of Landlock, and before its version 3 truncation needs none either."""
+    one = Filter(policy, architecture)
+    assert [one.decide("openat", 0, 0, flags) for flags in (0, 1, 2, 0o1001, 3, 0o1003)] == [
+        *[ALLOW] * 4,
+        *["EPERM"] * 2,
+    ]
+    if "open" in one.numbers:
+        assert [one.decide("open", 0, flags) for flags in (2, 3)] == [ALLOW, "EPERM"]
+    one = Filter(policy, architecture, may_truncate=False)
+    assert [one.decide("openat", 0, 0, flags) for flags in (1, 0o1000, 0o1001)] == [ALLOW, *["EPERM"] * 2]
+
+
+def test_threads_share_descriptors(architecture: str) -> None:
+    """The limit of descriptors applies to each table, so a thread gets no table of its own."""
+    for policy in ("python", "python-filters"):
+        one = Filter(policy, architecture)
+        assert [one.decide("close_range", 3, 9, flags) for flags in (0, 4, 2, 6)] == [ALLOW, ALLOW, "EPERM", "EPERM"]
+    for policy in ("deno", "deno-filters", "python-filters"):
+        assert Filter(policy, architecture).decide("clone", 0x3D0F00 & ~0x400) == "EPERM"
 
 
 def test_without_namespaces_nothing_reaches_other_processes(architecture: str) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
 import sys
+from typing import Any
 
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
+from faasrt.local.engines import jailed
+from faasrt.local.jail.seccomp import EXECUTABLE_FD
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512)
@@ -285,3 +291,38 @@ async def test_a_program_leaves_no_sign_for_others(native: RuntimeManager, code:
     result = await run(native, code)
     assert result.error is not None
     assert result.error.name in ("PermissionError", "OSError")
+
+
+class _SocketsAt60:
+    """The module `socket`, but the second socket of a pair has the descriptor 60."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(socket, name)
+
+    def socketpair(self, family: int, kind: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = socket.socketpair(family, kind)
+        with theirs:
+            os.dup2(theirs.fileno(), EXECUTABLE_FD)
+        return ours, socket.socket(fileno=EXECUTABLE_FD)
+
+
+async def test_a_program_has_no_descriptor_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher's socket is closed, even if it has the number of the descriptor from which Deno is executed."""
+    taken = fcntl.fcntl(0, fcntl.F_DUPFD, EXECUTABLE_FD)  # so that nothing of the server has this number
+    if taken != EXECUTABLE_FD:
+        os.close(taken)
+        pytest.skip(f"the descriptor {EXECUTABLE_FD} of this process is in use")
+    monkeypatch.setattr(jailed, "socket", _SocketsAt60())
+    code = (
+        "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
+        "    except OSError: pass\nprint(found)"
+    )
+    async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
+        assert (await manager.run_code(code, "python")).stdout == "[0, 1, 2, 255]\n"
+
+
+async def test_the_start_time_is_that_of_the_program(native: RuntimeManager) -> None:
+    """The module `logging`, which the launcher has imported for all programs, counts from the start of each one."""
+    code = "import logging; print(logging._startTime)"
+    first, second = [(await run(native, code)).stdout for _ in range(2)]
+    assert first != second

@@ -123,6 +123,8 @@ DENIED = {
     "a larger buffer": "unix().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)",
     "a larger buffer by force": "unix().setsockopt(socket.SOL_SOCKET, 32, 1 << 30)",
     "a lock of an open file": "fcntl.fcntl(os.open(os.__file__, 0), 37, struct.pack('hhqqi4x', 0, 0, 0, 1, 0))",
+    "a file without an access mode": "os.open('/usr', 3)",
+    "a table of descriptors for a thread": "call(436, 3, 4, 2)",
     "a larger pipe": "fcntl.fcntl(1, 1031, 1 << 20)",
     # Other processes.
     "end the server": "os.kill(SERVER_PID, 9)",

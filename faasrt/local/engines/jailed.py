@@ -296,7 +296,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
                 raise EngineError(f"the jail cannot be built: {reason}")
             jail.packages = frozenset(answer["packages"])
             loop.add_reader(ours.fileno(), jail.receive)
-            await _check(jail, folder, config.needed)
+            await _check(jail, folder, config)
             yield jail
         finally:
             loop.remove_reader(ours.fileno())
@@ -321,11 +321,13 @@ def _library_path() -> dict[str, str]:
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
-async def _check(jail: Jail, folder: Path, needed: Sequence[str]) -> None:
+async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
     """Run the canary in the jail. Raise EngineError if it breaks out, or cannot read the needed folders."""
     with contextlib.ExitStack() as stack:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
-        traps["needed"] = [*needed]
+        traps["needed"] = [*config.needed]
+        # With namespaces, a jail has a file of its own there.
+        traps["system_file"] = "/etc/passwd" if config.level == "filters" else "/etc/shadow"
         await asyncio.to_thread(Path(traps["file"]).write_text, "canary")
         tcp, unix, abstract = (
             stack.enter_context(socket.socket(kind)) for kind in (socket.AF_INET, *[socket.AF_UNIX] * 2)

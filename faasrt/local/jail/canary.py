@@ -11,13 +11,16 @@ from typing import Any
 from . import syscalls
 from .syscalls import syscall
 
+_MOST_DESCRIPTORS = 4096
+
 
 def find_ways_out(traps: dict[str, Any]) -> list[str]:
     """Try to break out, and return the names of the attempts that succeeded.
 
     Args:
         traps: Resources of the server that must be out of reach: a `file` and a `folder`, by their paths; listening
-            sockets, by their `port`, `path` and `abstract` name; and the server's process, by its `pid`.
+            sockets, by their `port`, `path` and `abstract` name; and the server's process, by its `pid`. A
+            `system_file` that every user could read without a jail. The `descriptors` that processes have.
     """
     return [name for name, attempt in _attempts(traps) if _succeeds(attempt)]
 
@@ -26,8 +29,10 @@ def _attempts(traps: dict[str, Any]) -> list[tuple[str, Callable[[], object]]]:
     file, folder, pid = traps["file"], traps["folder"], traps["pid"]
     return [
         ("read a file of the host", lambda: os.open(file, os.O_RDONLY)),
+        ("read a file of the system", lambda: os.open(traps["system_file"], os.O_RDONLY)),
         ("write a file of the host", lambda: os.open(file, os.O_WRONLY)),
         ("truncate a file of the host", lambda: os.open(file, os.O_RDONLY | os.O_TRUNC)),
+        ("open a file of the host without an access mode", lambda: os.open(file, 3)),
         ("create a file on the host", lambda: os.open(f"{folder}/new", os.O_CREAT | os.O_WRONLY)),
         ("list a folder of the host", lambda: os.listdir(folder)),
         ("write to the root folder", lambda: os.open("/new", os.O_CREAT | os.O_WRONLY)),
@@ -44,6 +49,7 @@ def _attempts(traps: dict[str, Any]) -> list[tuple[str, Callable[[], object]]]:
         ("read the memory of the server", lambda: syscall("ptrace", 16, pid, 0, 0)),
         ("create a user namespace", lambda: syscalls.unshare(syscalls.CLONE_NEWUSER)),
         ("mount a file system", lambda: syscalls.mount("x", "/tmp", "tmpfs", 0)),
+        ("use a descriptor of the launcher", lambda: _find_descriptor(set(traps["descriptors"]))),
         ("become root", lambda: os.setresuid(0, 0, 0) if os.getuid() else _fail()),
     ]
 
@@ -72,12 +78,18 @@ def _signal_all() -> None:
     os.kill(-1, 0)
 
 
+def _find_descriptor(known: set[int]) -> None:
+    if not any(_succeeds(lambda fd=fd: os.fstat(fd)) for fd in set(range(_MOST_DESCRIPTORS)) - known):  # type: ignore[misc]
+        raise OSError("there are no others")
+
+
 def _fail() -> None:
     raise OSError("this process is root already")
 
 
-def main(traps: dict[str, Any]) -> None:
+def main(traps: dict[str, Any], descriptors: list[int]) -> None:
     """Write to stdout, as JSON, the attempts that succeeded, and the needed folders that cannot be read."""
     unreadable = [folder for folder in traps["needed"] if not os.access(folder, os.R_OK | os.X_OK)]
-    os.write(1, json.dumps({"ways_out": find_ways_out(traps), "unreadable": unreadable}).encode())
+    ways_out = find_ways_out({**traps, "descriptors": descriptors})
+    os.write(1, json.dumps({"ways_out": ways_out, "unreadable": unreadable}).encode())
     os._exit(0)

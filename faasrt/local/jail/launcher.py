@@ -48,6 +48,9 @@ _SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
 _MAPPING_BYTES = 512
 _LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _MOST_PROGRAMS = 1000
+_LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
+_CAP_KILL = 5
+_MOST_THREADS = 64
 _FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
 
 
@@ -105,7 +108,8 @@ class Launcher:
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
-        self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
+        self._may_truncate = bool(slots) or landlock.abi_version() >= _LANDLOCK_OF_TRUNCATION
+        self._filter = self._build_filter(_FIRST_PID) if slots else None
         self._base_mapped, self._base_bytes = memory.sizes("/proc/self")
         self.in_program = False
 
@@ -203,13 +207,18 @@ class Launcher:
                 os.dup2(self._executable, seccomp.EXECUTABLE_FD, inheritable=False)
             syscalls.forbid_new_privileges()
             landlock.restrict(ruleset)
-            syscalls.close_descriptors(len(moved), seccomp.EXECUTABLE_FD - 1)
-            syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
+            kept = list(range(len(moved)))
+            if self._executable is None:
+                syscalls.close_descriptors(len(moved))
+            else:
+                kept.append(seccomp.EXECUTABLE_FD)
+                syscalls.close_descriptors(len(moved), seccomp.EXECUTABLE_FD - 1)
+                syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
             for name, value in {**config["limits"], **message["limits"]}.items():
                 resource.setrlimit(getattr(resource, name), (value, value))
-            syscalls.install_filter(self._filter or seccomp.build_filter(config["policy"], os.getpid()))
+            syscalls.install_filter(self._filter or self._build_filter(os.getpid()))
             if message["canary"]:
-                canary.main(message["canary"])
+                canary.main(message["canary"], kept)
             if self._executable is not None:
                 syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
             self.in_program = True
@@ -219,6 +228,9 @@ class Launcher:
                 os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(_FAILED_STATUS)
+
+    def _build_filter(self, pid: int) -> bytes:
+        return seccomp.build_filter(self._config["policy"], pid, may_truncate=self._may_truncate)
 
     def _reap(self, program: _Program) -> None:
         _, status = os.waitpid(program.pid, 0)
@@ -271,6 +283,10 @@ class Launcher:
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
             processes = [own]  # the process or its first thread has just ended
+        # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
+        if self._config["runner"] and not self._slots and memory.count_threads(own) > _MOST_THREADS:
+            self._end_for_memory(program)
+            return
         # If the first thread of a process ends before the others, /proc hides the memory of the process. This also
         # happens for a moment when a process ends normally, so a program is ended only if two checks in a row see it.
         hidden = any(map(memory.has_lost_first_thread, processes))
@@ -312,6 +328,16 @@ def _enlarge_stack() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (min(_THREAD_STACK_BYTES, most), most))
 
 
+def _require_filters() -> None:
+    """Raise OSError if processes cannot be confined, or not be killed, without namespaces."""
+    if not landlock.abi_version():
+        raise OSError("the kernel has no Landlock")
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    if os.getuid() == 0 and not effective & 1 << _CAP_KILL:
+        raise OSError("root needs the capability CAP_KILL to end programs, which run as another user")
+
+
 def _become(uid: int) -> None:
     syscalls.limit_capabilities()
     os.setgroups([])
@@ -336,7 +362,11 @@ def main(server: socket.socket) -> Callable[..., None]:
     server.set_inheritable(False)
     try:
         config = json.loads(server.recv(_MESSAGE_BYTES))
-        slots = namespaces.enter(config) if config["level"] == "namespaces" else 0
+        slots = 0
+        if config["level"] == "namespaces":
+            slots = namespaces.enter(config)
+        else:
+            _require_filters()
         body: Callable[..., None] | None = None
         if config["runner"]:
             syscalls.limit_threads(_THREAD_STACK_BYTES)

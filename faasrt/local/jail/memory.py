@@ -11,14 +11,25 @@ import os
 import resource
 
 _PAGE_BYTES = resource.getpagesize()
+_FREE_LOCKS = 9  # of each process
+_NO_STAT = ["0"] * 50
 
 
 def has_lost_first_thread(folder: str) -> bool:
     """Return whether the first thread of a process has ended before the others. If so, /proc hides its memory."""
-    with contextlib.suppress(OSError, IndexError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
-        fields = file.read().rpartition(")")[2].split()
-        return fields[0] == "Z" and int(fields[17]) > 1
-    return False
+    fields = _read_stat(folder)
+    return fields[0] == "Z" and int(fields[17]) > 1
+
+
+def count_threads(folder: str) -> int:
+    return int(_read_stat(folder)[17])
+
+
+def _read_stat(folder: str) -> list[str]:
+    """Return the fields of /proc/PID/stat after the name of the executable."""
+    with contextlib.suppress(OSError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split() or _NO_STAT
+    return _NO_STAT
 
 
 def sizes(folder: str) -> tuple[int, int]:
@@ -43,16 +54,19 @@ def proportional_bytes(folder: str) -> int:
     """Return the memory of a process in bytes. A page that n processes share counts as 1/n."""
     try:
         with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("Pss:", "SwapPss:")))
     except OSError:
         return sizes(folder)[1]
 
 
 def count_locks(pid: int) -> int:
     """Return the number of file locks that the processes in the pid namespace of a process hold."""
+    count = 0
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
         holders = collections.Counter(line.split()[-4] for line in file)
         own = os.readlink(f"/proc/{pid}/ns/pid")
-        # Processes with fewer than ten locks do not count.
-        return sum(n for holder, n in holders.items() if n > 9 and os.readlink(f"/proc/{holder}/ns/pid") == own)
-    return 0
+        for holder, locks in holders.items():
+            if locks > _FREE_LOCKS:
+                with contextlib.suppress(OSError):  # it has just ended
+                    count += locks if os.readlink(f"/proc/{holder}/ns/pid") == own else 0
+    return count

@@ -113,7 +113,7 @@ def _become_mapped_root() -> int:
 def host_ids() -> tuple[int, int]:
     """Return the first uid of the host to use for a jail, and the number of uids.
 
-    A container may have a limited range of uids. The jail then takes the last ones of this range.
+    A container may have a limited range of uids. The jail then takes some of its upper half.
     """
     with open("/proc/self/uid_map", encoding="ascii") as file:
         first, _, count = (int(field) for field in file.readline().split())
@@ -122,8 +122,10 @@ def host_ids() -> tuple[int, int]:
         return _FIRST_HOST_ID + int.from_bytes(os.urandom(4), "big") % blocks * (_SLOTS + 1), _SLOTS + 1
     if count < 10:
         raise OSError("too few user ids in this container: the jail needs at least 10")
-    used = min(_SLOTS + 1, count // 2)
-    return first + count - used, used
+    # Each jail takes one of the blocks in the upper half, at random, because others may use the same range.
+    used = min(_SLOTS + 1, max(10, count // 256), count // 2)
+    blocks = max(1, count // 2 // used)
+    return first + count - used * (1 + int.from_bytes(os.urandom(4), "big") % blocks), used
 
 
 def _build_root(config: dict[str, Any]) -> None:

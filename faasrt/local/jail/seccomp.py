@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from .syscalls import ARCHITECTURE, CLONE_NAMESPACES, CLONE_PARENT, CLONE_THREAD, CLONE_VM, NUMBERS
+from .syscalls import ARCHITECTURE, CLONE_FILES, CLONE_NAMESPACES, CLONE_PARENT, CLONE_THREAD, CLONE_VM, NUMBERS
 
 # Needed by all programs.
 _COMMON = (
@@ -37,7 +37,7 @@ _PYTHON = (
     # Pipes and pairs of sockets, for asyncio, subprocess and multiprocessing.
     "pipe pipe2 shutdown recvfrom recvmsg recvmmsg getsockname getpeername eventfd epoll_create signalfd signalfd4 "
     # Copy between descriptors, and list folders.
-    "sendfile splice tee preadv pwritev msync getdents close_range "
+    "sendfile splice tee preadv pwritev msync getdents "
     # Functions of the modules signal, time, resource and os.
     "timer_create timer_settime timer_gettime timer_getoverrun timer_delete setrlimit mlock munlock mlock2 mlockall "
     "munlockall sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_getattr capget get_mempolicy "
@@ -79,7 +79,7 @@ _FCNTL = [1031, 1024, 1026, 10, 8, 15]
 # pages, and those that read the flags dumpable, seccomp, capabilities and no_new_privs.
 _PRCTL = [15, 16, 0x5356_4D41, 1, 2, 29, 30, 41, 42, 3, 21, 23, 38, 39]
 _X32_BIT = 0x4000_0000  # set in the call numbers of x32, a second interface of x86-64 with 32-bit pointers
-_AT_EMPTY_PATH = 0x1000
+_AT_EMPTY_PATH, _O_TRUNC = 0x1000, 0o1000
 _LINK_BYTES = 256  # the buffer size that Rust's std::env::current_exe passes to readlink
 EXECUTABLE_FD = 60
 """The descriptor of Deno's executable, the only one that a Deno process may execute. It is closed by the execution."""
@@ -87,12 +87,13 @@ EXECUTABLE_FD = 60
 _Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if false (in instructions), the operand
 
 
-def build_filter(policy: str, pid: int) -> bytes:
+def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
     """Return the instructions of a filter.
 
     Args:
         policy: "python" or "deno" at the level "namespaces"; "python-filters" or "deno-filters" at the level "filters".
         pid: The pid of the process, which may send signals to itself.
+        may_truncate: Whether O_TRUNC is allowed. Landlock checks it from version 3 on.
     """
     names = set(_COMMON.split())
     if policy == "python":
@@ -106,6 +107,7 @@ def build_filter(policy: str, pid: int) -> bytes:
     if policy == "deno-filters":
         names -= set(_PATHS.split())
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
+    rules |= {"open": _open_rule(1, may_truncate), "openat": _open_rule(2, may_truncate)}
     instructions = [
         (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
@@ -147,6 +149,8 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         "setsockopt": _deny_if(2, [7, 8, 32, 33, 26, 50, 51, 52]),
         # Not SO_COOKIE, a number that shows how many sockets all programs have created.
         "getsockopt": _deny_if(2, [57]),
+        # No other flag than CLOSE_RANGE_CLOEXEC (4): CLOSE_RANGE_UNSHARE gives a thread its own table of descriptors.
+        "close_range": _allow_if(2, [0, 4], errno.EPERM),
         # No flags, because RWF_NOWAIT shows whether a file of the host is cached, that is, whether others have read it.
         "preadv2": _allow_if(5, [0], errno.EPERM),
         "pwritev2": _allow_if(5, [0], errno.EPERM),
@@ -201,11 +205,12 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
 def _single_process_rules(pid: int) -> dict[str, list[_Instruction]]:
     only_self = _allow_if(0, [pid], errno.EPERM)
     return {
-        # Only threads: both CLONE_VM and CLONE_THREAD must be set. No new namespaces (0x80 is CLONE_NEWTIME).
+        # Only threads, with one table of descriptors, because the limit of descriptors applies to each table. No new
+        # namespaces (0x80 is CLONE_NEWTIME).
         "clone": [
             _argument(0),
-            (_AND, 0, 0, CLONE_VM | CLONE_THREAD),
-            (_EQUAL, 0, 3, CLONE_VM | CLONE_THREAD),
+            (_AND, 0, 0, CLONE_VM | CLONE_THREAD | CLONE_FILES),
+            (_EQUAL, 0, 3, CLONE_VM | CLONE_THREAD | CLONE_FILES),
             _argument(0),
             (_ANY_BIT, 1, 0, CLONE_NAMESPACES | 0x80),
             _allow(),
@@ -251,6 +256,12 @@ def _shared_rules() -> dict[str, list[_Instruction]]:
         "ioctl": _allow_if(1, [0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413, 0x540F], errno.ENOTTY),
         "prctl": _allow_if(0, _PRCTL, errno.EPERM),
     }
+
+
+def _open_rule(flags: int, may_truncate: bool) -> list[_Instruction]:
+    """Refuse the access mode 3, which needs no right of Landlock, and O_TRUNC if it is not allowed."""
+    truncation = [] if may_truncate else [_argument(flags), (_ANY_BIT, 0, 1, _O_TRUNC), _fail(errno.EPERM)]
+    return [_argument(flags), (_AND, 0, 0, 3), (_EQUAL, 0, 1, 3), _fail(errno.EPERM), *truncation, _allow()]
 
 
 def _rules_without_paths() -> dict[str, list[_Instruction]]:

@@ -15,7 +15,7 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "syscalls.jso
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
-CLONE_THREAD, CLONE_PARENT, CLONE_VM = 0x1_0000, 0x8000, 0x100
+CLONE_THREAD, CLONE_PARENT, CLONE_FILES, CLONE_VM = 0x1_0000, 0x8000, 0x400, 0x100
 CLONE_NAMESPACES = 0x7E02_0000  # all of the namespaces above
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
@@ -27,7 +27,6 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SECCOMP_SET_MODE_FILTER = 1
-_CLONE_FILES = 0x400
 _STACK_BYTES = 16_384
 _M_ARENA_MAX = -8
 _ATTRIBUTES_BYTES = 128  # larger than pthread_attr_t on any platform
@@ -134,7 +133,7 @@ def start_init() -> tuple[int, ctypes.Array[ctypes.c_char]]:
     """
     stack = ctypes.create_string_buffer(_STACK_BYTES)
     top = ctypes.c_void_p((ctypes.addressof(stack) + _STACK_BYTES) & ~15)
-    flags = CLONE_NEWPID | CLONE_VM | _CLONE_FILES | signal.SIGCHLD
+    flags = CLONE_NEWPID | CLONE_VM | CLONE_FILES | signal.SIGCHLD
     # The process runs `pause`, which takes no argument, and never returns because all signals that can be blocked are
     # blocked. Otherwise a signal handler of this process could run in it and change the memory of this process.
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

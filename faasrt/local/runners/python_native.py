@@ -26,6 +26,7 @@ import importlib.util
 import io
 import json
 import linecache
+import logging
 import mmap
 import os
 import random
@@ -33,6 +34,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import weakref
 
 # Keep the builtins as globals, because the program may delete builtins that this file needs afterwards.
@@ -67,10 +69,8 @@ def send(kind, **fields):
 
 
 quote = json.encoder.encode_basestring_ascii  # written in C, so a program cannot patch parts of it
-write_fd = os.write
-exit_now, own_pid, pid = os._exit, os.getpid, 0
-has_files = True
-show_error = sys.excepthook
+write_fd, exit_now, own_pid, show_error = os.write, os._exit, os.getpid, sys.excepthook
+pid, has_files = 0, True
 
 
 def text_stream(fd, mode, errors):
@@ -150,11 +150,12 @@ mmap.mmap = SharedMemory
 
 
 def reseed():
-    # All programs are forks of one process, and would otherwise get the same random numbers.
+    # All programs are forks of one process. Without this they would share its random numbers and its start time.
     random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    now = time.time_ns()
+    logging._startTime = now if isinstance(logging._startTime, int) else now / 1e9
 
 
 def read_job():
