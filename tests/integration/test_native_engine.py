@@ -270,8 +270,9 @@ async def test_the_memory_of_a_process_without_its_first_thread_is_limited(nativ
 async def test_a_program_that_hides_how_it_ended_does_not_open_the_breaker(native: RuntimeManager) -> None:
     """Its own call fails, because the system may have killed it; those of others go on."""
     for _ in range(10):
-        with pytest.raises(ServerError, match="killed from outside"):
+        with pytest.raises(ServerError, match="killed from outside") as failure:
             await run(native, "import os\nos.close(255)\nos.kill(os.getpid(), 9)")
+        assert not failure.value.blames_endpoint
     assert (await run(native, "print(1)")).outcome is Outcome.OK
     assert {state.state for state in native.get_metrics().states} == {"closed"}
 
