@@ -152,7 +152,7 @@ class ExecutionError(FaasrtError):
 
 
 class ServiceError(FaasrtError):
-    """A FaaS, or the connection to it, failed. This is never a failure of the user's code.
+    """A FaaS, or the connection to it, failed. This is never a verdict on the user's code.
 
     Attributes:
         endpoint: The base URL of the last attempt.
