@@ -1,7 +1,8 @@
-r"""Run untrusted Python, JavaScript and TypeScript on HTTP FaaS code-execution services, from asyncio.
+r"""Run untrusted Python, JavaScript and TypeScript from asyncio.
 
-faasrt speaks the protocol of coze-loop's evaluation runtime, and includes an embedded FaaS. Failures of the user's code
-are data (`result.outcome`). Failures of the infrastructure are exceptions.
+faasrt sends a program to a code-execution server over HTTP (a "FaaS"), or runs it in a sandbox on this machine (the
+embedded FaaS), and returns an `ExecutionResult`. It speaks the protocol of coze-loop's evaluation runtime. Failures of
+the user's code are data (`result.outcome`). Failures of the infrastructure are exceptions.
 
 Example:
     >>> async with faasrt.RuntimeManager.local() as manager:
@@ -27,11 +28,11 @@ The reference:
 
 * `faasrt.RuntimeManager`: the client, one for each application: runtimes, batches (`map`), health, metrics
 * `faasrt.Runtime`: running programs, calling functions, running many cases at once, validation
-* `faasrt.results`: the verdicts, and the meaning of each `Outcome`
+* `faasrt.results`: the results, and the meaning of each `Outcome`
 * `faasrt.errors`: the tree of errors
 * `faasrt.config`: the settings with their defaults, and the environment variables
 * `faasrt.transport`: deadlines, retries, replicas, limits
-* `faasrt.protocol`: the envelope: exact results from servers that damage them
+* `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
 * `faasrt.ray`: batches on several machines
 * `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
 * `faasrt.cli`: the command `faasrt`

@@ -220,10 +220,10 @@ class Settings(metaclass=RecordType):
         sandbox: The limits of an execution.
         endpoints: The base URLs of the FaaS replicas for each language. Keys may be names such as "py"; values may be
             one URL or a sequence of URLs. A language without a URL is not supported. Default: no endpoints.
-        envelope: Whether programs are sent in an envelope, which returns exact results from servers that damage them;
-            see `faasrt.protocol`. "auto" sends it unless the endpoint's `GET /health`, requested once, reports a
-            lossless server, such as the embedded FaaS. "always" sends it to every endpoint, and "never" to none.
-            `call_function` and `run_cases` always use it. Default: auto.
+        envelope: Whether a program is sent in an envelope: a small program that runs it and returns its exact results,
+            which python-faas and js-faas do not; see `faasrt.protocol`. "auto" sends it unless the endpoint's
+            `GET /health`, requested once, reports a lossless server, such as the embedded FaaS. "always" sends it to
+            every endpoint, and "never" to none. `call_function` and `run_cases` always use it. Default: auto.
         timeouts: The timeouts of a call.
         limiter: The limits on calls in flight.
         retry: Whether, when and how often a failed call is retried.

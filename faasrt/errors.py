@@ -19,8 +19,9 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         ├── ServerError                        another 5xx, a 200 with an error, or an interpreter that did not start
         └── ProtocolError                      the answer does not follow the protocol
 
-A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): the code cannot
-have run when it is "no". Errors hold only strings and numbers, and survive `pickle` and `copy`.
+A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): whether the
+request reached a server. If it is "no", the code did not run. Errors hold only strings and numbers, and survive
+`pickle` and `copy`.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class ExecutionError(FaasrtError):
 
 
 class ServiceError(FaasrtError):
-    """A FaaS, or the connection to it, failed. This is never a failure of the user's code.
+    """A FaaS, or the connection to it, failed. This is never a verdict on the user's code.
 
     Attributes:
         endpoint: The base URL of the last attempt.
@@ -283,7 +284,8 @@ class _AnsweredError(ServiceError):
 
 
 class RejectedError(_AnsweredError):
-    """The server refused the request as invalid (a 4xx other than 408 and 429). A retry would fail too.
+    """The server refused the request as invalid (a 4xx other than 429, and other than a 408 after the code has
+    started). A retry would fail too.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply

@@ -151,7 +151,8 @@ class RuntimeManager(RuntimeCache):
             workers: The maximum number of Python programs that run at once. JavaScript and TypeScript have four times
                 that number. Default: None, which means the number of CPUs.
             sandbox: The limits of every program. Default: None, which means those of `settings`.
-            settings: All other settings; `endpoints` must be empty.
+            settings: All other settings; `endpoints` must be empty. `LimiterSettings.queue_timeout_s` (30 s if None)
+                also limits the wait in the FaaS's queue, and is added to `TimeoutSettings.grace_s`.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
             **options: `level`, `engines`, `python`, `host`, `port` and `drain_s`; see `faasrt.local.LocalFaaS`.

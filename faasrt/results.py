@@ -1,6 +1,7 @@
-"""The results of calls: typed verdicts, validation results and health.
+"""The results of calls: executions, validation and health.
 
-An `Outcome` is always about the user's code. Failures of the infrastructure are the errors of `faasrt.errors`.
+An `Outcome` is the verdict on the user's code: it says how the code ended. Failures of the infrastructure are the
+errors of `faasrt.errors`.
 
     OK             the code ran to its end, with exit code 0
     USER_ERROR     it raised, rejected, or exited with another code: see `result.error` and `result.exit_code`
@@ -8,7 +9,7 @@ An `Outcome` is always about the user's code. Failures of the infrastructure are
     TIMEOUT        it was stopped at its time limit
     MEMORY_LIMIT   it was stopped at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
     OUTPUT_LIMIT   it was stopped for far exceeding its output limit (more than twice that, on the embedded FaaS)
-    CRASHED        its process ended without an error message: a hard exit, a trap, a signal
+    CRASHED        its process ended without reporting an error: a hard exit, a trap or a signal
 
 A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
 `result.value` is this text decoded as JSON.
@@ -59,19 +60,19 @@ class Outcome(enum.StrEnum):
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     """It was stopped for far exceeding its output limit."""
     CRASHED = "CRASHED"
-    """Its process ended without an error message: a hard exit, a trap, a signal."""
+    """Its process ended without reporting an error: a hard exit, a trap or a signal."""
 
 
 @attrs.frozen
 class UserError(metaclass=RecordType):
-    r"""The exception that ended the user's code, or the limit at which the code was stopped.
-
-    For a limit, the name is "Timeout", "MemoryLimit" or "OutputLimit". The message then contains the value of the
-    limit, and whether the client or the server set it.
+    r"""The reason why the user's code did not end with OK.
 
     Attributes:
-        name: The name of the exception's type, such as "ValueError" or "TypeError".
-        message: The message of the exception; may be empty.
+        name: The name of the exception's type, such as "ValueError". For an exit with another code than 0, "SystemExit"
+            (Python) or "Exit" (JavaScript). For a limit, "Timeout", "MemoryLimit" or "OutputLimit". For a crash, the
+            signal, such as "SIGSEGV", or "Trap" (WebAssembly). "UnknownCase": see `Runtime.run_cases`.
+        message: The message of the exception; may be empty. For a limit, it contains the value of the limit, and
+            whether the client or the server set it.
         traceback: The traceback or stack as the language prints it, with line numbers of the user's code; may be empty.
 
     Example:
@@ -109,29 +110,29 @@ class Timings(metaclass=RecordType):
     """The durations of a call in seconds, as measured by the client.
 
     Attributes:
-        queued: The total time spent waiting for permits.
-        total: The time from the call to its result.
-        attempts: The time of each attempt, from sending the request to the end of the answer.
+        queued_s: The total time spent waiting for permits.
+        total_s: The time from the call to its result.
+        attempts_s: The time of each attempt, from sending the request to the end of the answer.
 
     Example:
         >>> timings = (await manager.run_code("print(1)", "python")).timings
-        >>> 0 <= timings.queued + sum(timings.attempts) <= timings.total
+        >>> 0 <= timings.queued_s + sum(timings.attempts_s) <= timings.total_s
         True
     """
 
-    queued: float = 0.0
-    total: float = 0.0
-    attempts: tuple[float, ...] = ()
+    queued_s: float = 0.0
+    total_s: float = 0.0
+    attempts_s: tuple[float, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class ExecutionResult(metaclass=RecordType):
-    r"""The verdict on one execution, with its output and the details of its call.
+    r"""The result of one execution: the verdict on the code, its output, and the details of the call.
 
     Attributes:
-        outcome: How the code ended.
+        outcome: The verdict: how the code ended.
         output: The text of the three streams, each cut to `max_output_bytes`.
-        error: The exception that ended the code, or the limit at which the code was stopped; None otherwise.
+        error: The reason why the code did not end with OK; None if it did, or if the reason is unknown.
         exit_code: The exit code according to the server; None if unknown.
         truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut.
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
@@ -228,7 +229,7 @@ class ExecutionResult(metaclass=RecordType):
         fields = attrs.asdict(self, recurse=False) | {
             "error": attrs.asdict(self.error) if self.error else None,
             "truncated": sorted(self.truncated),
-            "timings": {**attrs.asdict(self.timings), "attempts": list(self.timings.attempts)},
+            "timings": {**attrs.asdict(self.timings), "attempts_s": list(self.timings.attempts_s)},
             "metadata": dict(self.metadata),
         }
         outcome, output = str(fields.pop("outcome")), attrs.asdict(fields.pop("output"))

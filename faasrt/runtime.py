@@ -67,7 +67,7 @@ class Runtime(metaclass=RecordType):
         priority: str = "normal",
         idempotent: bool | None = None,
     ) -> ExecutionResult:
-        r"""Run a program, at most once, and return the verdict.
+        r"""Run a program, at most once, and return the result.
 
         Args:
             code: The program; not empty.
@@ -78,11 +78,11 @@ class Runtime(metaclass=RecordType):
             sandbox: The limits of this call. They can lower the limits of the server, not raise them. Default: None,
                 which means the limits in the settings.
             priority: A priority for the server's scheduler; the known servers ignore it. Default: "normal".
-            idempotent: Whether the program may run again if an answer is lost or a server fails. A request that cannot
-                have run is retried in any case. Default: None, which means `RetrySettings.idempotent`.
+            idempotent: Whether the program may run again if an answer is lost or a server fails. A call whose
+                code cannot have run is retried in any case. Default: None, which means `RetrySettings.idempotent`.
 
         Returns:
-            The verdict. A program that fails is a result, not an exception.
+            The result. A program that fails is an outcome, not an exception.
 
         Raises:
             InvalidRequestError: An argument is wrong; nothing was sent.
@@ -141,7 +141,7 @@ class Runtime(metaclass=RecordType):
             timeout_ms: The time limit of the definitions and the call together, in milliseconds; see `run_code`.
 
         Returns:
-            The verdict. `value` is the return value of the function. If the function is missing, raises or exits, the
+            The result. `value` is the return value of the function. If the function is missing, raises or exits, the
             outcome is USER_ERROR. Calls of `return_val` are ignored.
 
         Raises:
@@ -184,13 +184,14 @@ class Runtime(metaclass=RecordType):
         globals and caches that earlier cases changed, unless `isolate` is true. The output of every case begins with
         the output of the definitions, cut to 8 KiB.
 
-        A case that stops the execution (at its time limit, by an exit or by a crash) gets that verdict, and the cases
-        after it run in another execution. So N cases, k of which do this, need k + 1 executions. They need more if the
-        arguments (1 MiB) or the results (64 KiB) are large, or if the cases exceed the time limit of the sandbox.
+        If a case reaches its time limit, exits or crashes, the execution ends. That case gets the verdict, and the
+        remaining cases run in a new execution. If k cases end their execution, k + 1 executions are needed. Large
+        arguments (over 1 MiB in total) or results (over 64 KiB), and long run times, need more.
 
-        Some servers, such as the embedded FaaS, enforce time limits themselves, but per execution, not per case. There,
-        a case that hits its time limit may be stopped late, at up to 2.5 times the limit; or a tenth early, if the
-        server does not grant more time. Its output is lost. A case that took longer than its limit is always a TIMEOUT.
+        Some servers, such as the embedded FaaS, stop executions, not cases. On these servers a case may run for up to
+        2.5 times its limit (with limits below 500 ms, twice its limit and 250 ms) before it is stopped, and its output
+        is then lost. If the server's maximum time limit is close to `timeout_ms`, a case may instead be stopped after
+        90 % of its limit, less the time of the definitions. A case that took longer than its limit is always a TIMEOUT.
 
         Args:
             code: The program; not empty.

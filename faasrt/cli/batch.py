@@ -163,7 +163,7 @@ class Batch:
 @click.option("--resume", is_flag=True, help="Continue a file of results: run the tasks that have no verdict in it.")
 @language_option(help="The language of tasks that do not name one.")
 @timeout_option(help="The time limit of tasks that do not have one. Above 30000, it raises the limit of all tasks.")
-@memory_option(help="The memory limit of every task.")
+@memory_option(help="The memory limit of every task, in MiB.")
 @click.option("--function", metavar="NAME", help="The function to call in tasks that do not name one.")
 @click.option("--retry-infra", type=Number(0, 100), default=0, help="Retries of a task after infrastructure errors.")
 @click.option("--limit", type=Number(0, 10**12), help="The largest number of tasks to read.")

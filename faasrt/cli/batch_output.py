@@ -43,7 +43,7 @@ async def run_task(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
         return {**fields, "infra_error": about, "total_ms": round(error.elapsed_s * 1000, 3)}
     verdict = result.to_dict()
     del verdict["metadata"], verdict["timings"]
-    return {**fields, **verdict, "total_ms": round(result.timings.total * 1000, 3)}
+    return {**fields, **verdict, "total_ms": round(result.timings.total_s * 1000, 3)}
 
 
 def kind_of(record: dict[str, Any]) -> str:
@@ -62,7 +62,7 @@ class Results:
         done: The ids that have a verdict from an earlier run.
 
     Raises:
-        click.UsageError: The file holds results already, another run writes it, or it cannot be written.
+        click.UsageError: The file already contains results, another run writes it, or it cannot be written.
     """
 
     def __init__(self, target: str, *, resume: bool) -> None:
@@ -81,7 +81,7 @@ class Results:
             self._file = self._open_locked()
             if self._path.stat().st_size:
                 if not resume:
-                    raise click.UsageError(f"{target} holds results already: --resume goes on with them")
+                    raise click.UsageError(f"{target} already contains results: pass --resume to continue")
                 self._keep_verdicts()
         except OSError as error:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
@@ -163,4 +163,4 @@ def _id_of_verdict(line: bytes, number: int) -> str | None:
             return None
         case {"id": str() | int() as task_id, "outcome": str() as outcome} if outcome in _OUTCOMES:
             return str(task_id)
-    raise click.UsageError(f"line {number} of the file is no result: is it the right one?")
+    raise click.UsageError(f"line {number} is not a result of `faasrt batch`: is this the right file?")

@@ -133,7 +133,12 @@ timeout_option = functools.partial(
     click.option, "--timeout-ms", type=Number(0.0, _MAX_TIMEOUT_S * 1000, unit="ms", above=True)
 )
 memory_option = functools.partial(
-    click.option, "--memory-mb", type=Number(1, 65_536, unit="mib"), default=_LIMITS.memory_limit_mb, show_default=True
+    click.option,
+    "--memory-mb",
+    metavar="MiB",
+    type=Number(1, 65_536),
+    default=_LIMITS.memory_limit_mb,
+    show_default=True,
 )
 engine_option = click.option(
     "--engine",

@@ -75,7 +75,7 @@ def serve_command(
     if token is None and not _is_loopback(options["host"]):
         raise click.UsageError(f"--host {options['host']} can be reached from other machines, so it needs --token")
     if shutil.which(options["python"]) is None:
-        raise click.UsageError(f"--python {options['python']} is not a program")
+        raise click.UsageError(f"--python {options['python']}: no such executable")
     sandbox = SandboxConfig(
         timeout_limit_s=timeout_limit_s, memory_limit_mb=memory_limit_mb, max_output_bytes=max_output_bytes
     )

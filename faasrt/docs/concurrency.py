@@ -2,15 +2,20 @@ r"""How many calls run at once, what waits where, and which numbers to change.
 
 ## The path of a call
 
-1. **The manager's permit.** A manager has at most `max_concurrency` calls in flight (256). Further callers wait in
-   order, without limit by default.
-2. **The endpoint's permit.** Each endpoint has a limit of its own, which starts at the capacity in its `/health` (16 if
-   it states none). It grows with successes, and shrinks when the server refuses or does not answer.
-3. **The server's queue.** The embedded FaaS runs `workers` Python programs at once (the number of CPUs) and four times
-   as many JavaScript programs. Others wait in its queue, and are refused with 429 when that takes too long.
+A call is sent when it gets a permit. A permit needs room in two places:
 
-The deadline of a call starts when it has both permits, so waiting costs a program none of its time. That is why
-`asyncio.gather` over ten thousand calls works:
+1. **The manager.** It has at most `max_concurrency` calls in flight (256).
+2. **An endpoint.** Each has a limit of its own, which starts at the capacity in its `/health` (16 if it states none),
+   grows with successes, and shrinks when the server refuses or does not answer.
+
+Calls without a permit wait in order, by default without a time limit. The deadline of a call starts when it gets its
+first permit, so this wait costs the program no time.
+
+After the call is sent, the server may queue it, too. The embedded FaaS runs `workers` Python programs at once (by
+default the number of CPUs) and four times as many JavaScript programs, and refuses with 429 a program that waits too
+long. `RuntimeManager.local` extends the deadline by the longest such wait.
+
+So `asyncio.gather` over ten thousand calls works:
 
 ```python
 import asyncio
@@ -23,7 +28,7 @@ async def main():
         calls = (manager.run_code(f"print({number})", "python", timeout_ms=5_000) for number in range(200))
         results = await asyncio.gather(*calls)
         print(sum(result.ok for result in results), "of", len(results))
-        print("some waited:", any(result.timings.queued > 0 for result in results))
+        print("some waited:", any(result.timings.queued_s > 0 for result in results))
 
 
 asyncio.run(main())
@@ -79,7 +84,7 @@ Those are calls that the client gave up and that may still run there; they count
 * `in_flight` stays at the sum of the endpoints' limits: the servers are the bottleneck. Add workers or replicas.
 * A limit stays low, and `OverloadedError`s appear: the server has other clients, or less capacity than it states.
 * `abandoned` is high: deadlines are too short, or callers disconnect often.
-* `result.timings.queued` is small but `duration_ms` is large: the programs themselves are slow.
+* `result.timings.queued_s` is small but `duration_ms` is large: the programs themselves are slow.
 
 ## Sizing a machine
 

@@ -164,10 +164,12 @@ async def run(request):
     program = await request.json()
     try:
         result = await request.app[MANAGER].run_code(program["code"], program["language"], timeout_ms=5_000)
-    except faasrt.InvalidRequestError as error:
+    except (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError) as error:
         raise web.HTTPUnprocessableEntity(text=str(error)) from None
-    except (faasrt.QueueFullError, faasrt.ServiceError):
+    except (faasrt.QueueFullError, faasrt.OverloadedError):
         raise web.HTTPServiceUnavailable(text="no capacity; try again later") from None
+    except faasrt.ServiceError:
+        raise web.HTTPBadGateway(text="the code-execution server failed") from None
     return web.json_response(text=result.to_json())
 
 

@@ -1,17 +1,23 @@
 r"""Which failures are results, which are exceptions, and what to do with each.
 
 **A failure of the user's code is data. A failure of the infrastructure is an exception.** So `result.outcome` is always
-a statement about the code, and no exception is ever the fault of the code.
+a statement about the code. A `ServiceError` is never a verdict on the code. (In rare cases a hostile program causes
+one, for example by killing its own process.) `ReturnValueError` and `ExecutionError` are raised only when you read
+`result.value` or call `raise_for_outcome()`.
 
 ## Results
 
-| `result.outcome` | the program | `result.error` |
+| `result.outcome` | the program ... | `result.error` |
 |---|---|---|
 | `OK` | ran to its end, with exit code 0 | None |
-| `USER_ERROR` | raised, rejected, or exited with another code | the exception, `SystemExit` for `exit(3)` |
+| `USER_ERROR` | raised, rejected, or exited with another code | the exception, or `SystemExit` or `Exit` |
 | `SYNTAX_ERROR` | does not parse; nothing ran | the syntax error |
-| `TIMEOUT`, `MEMORY_LIMIT`, `OUTPUT_LIMIT` | was ended at that limit | the limit, its value, and who set it |
-| `CRASHED` | ended without a message: a hard exit, a trap, a signal | None, or the signal |
+| `TIMEOUT`, `MEMORY_LIMIT` | was ended at that limit | the limit, its value, and who set it |
+| `OUTPUT_LIMIT` | was ended at twice its output limit | the limit, its value, and who set it |
+| `CRASHED` | ended without reporting an error: a hard exit, a trap or a signal | None, the signal, or `Trap` |
+
+A non-zero exit, such as `exit(3)`, has the name `SystemExit` in Python and `Exit` in JavaScript. `result.error.name`
+names the limit as `Timeout`, `MemoryLimit` or `OutputLimit`.
 
 `result.raise_for_outcome()` turns every outcome but `OK` into an `ExecutionError`, for callers that prefer exceptions.
 
@@ -95,12 +101,14 @@ no verdict (ConnectError, sent: no)
 
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent`:
 
-* `"no"`: the request never reached a server. The code did not run.
+* `"no"`: the request did not reach a server. The code did not run.
 * `"maybe"`: the request was sent, and no answer arrived. The code may have run, and may still be running.
-* `"yes"`: the server answered. A 429 or 503 with `Retry-After` was refused before the code ran.
+* `"yes"`: the server answered. The code may have run, unless the answer refused it: any 429, or a 503 with
+  `Retry-After` or `x-faasrt-not-started: 1`. (With `idempotent=True`, an earlier attempt may have run it.)
 
-Code runs at most once by default. Requests that cannot have run are retried, on another endpoint first. Other failures
-are raised, because a second run may send a second mail. Pass `idempotent=True` for code that may run again.
+Code runs at most once by default. A request is retried if its code cannot have run, on another endpoint first. Other
+failures are raised, because a second run may, for example, send a second mail. Pass `idempotent=True` for code that may
+run again.
 
 ## Validation first
 

@@ -7,11 +7,12 @@ Every program runs in a fresh sandbox. Nothing that it leaves behind reaches ano
 | engine | languages | what runs | it is the default |
 |---|---|---|---|
 | `native` | Python | CPython itself, with the packages of an environment of yours | on Linux with namespaces |
-| `wasm` | Python | CPython 3.15 as WebAssembly, with numpy, pandas, scipy, scikit-learn and sympy | elsewhere |
+| `wasm` | Python | CPython 3.15 as WebAssembly, with five packages (see below) | on Linux without namespaces |
 | `deno` | JavaScript, TypeScript | Deno without permissions | always |
 
-`result.metadata` names the engine, the version and the platform. `native` gives the results that authors of Python
-programs expect. `wasm` is the stronger wall, and works where the kernel offers no namespaces.
+The five packages of `wasm` are numpy, pandas, scipy, scikit-learn and sympy. `result.metadata` names the engine, the
+version and the platform. `native` gives the results that authors of Python programs expect. `wasm` is the stronger
+wall, and works where the kernel offers no namespaces.
 
 ```python
 import asyncio
@@ -84,7 +85,7 @@ To give native programs other packages, make an environment for them:
 |---|---|---|---|
 | wall-clock time | `timeout_ms`, `SandboxConfig(timeout_limit_s=...)` | 30 s | TIMEOUT |
 | memory | `SandboxConfig(memory_limit_mb=...)` | 128 MiB | MEMORY_LIMIT |
-| output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut, and OUTPUT_LIMIT above twice that |
+| output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut; OUTPUT_LIMIT above twice that |
 
 The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
 The least memory limit is 48 MiB for Python and 16 MiB for JavaScript; `import pandas` alone takes about 100 MiB.
@@ -104,8 +105,8 @@ Native programs and Deno run in a jail that the Linux kernel enforces. It has tw
 `faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
 below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.
 
-Programs cannot reach files, sockets, processes or variables of the machine, nor traces of other programs. No web page
-can reach the server. An address other than loopback needs a token.
+Apart from the files listed above, programs cannot reach files, sockets, processes or environment variables of the
+machine, or data of other programs. Web pages cannot reach the server. An address other than loopback needs a token.
 
 **Not defended** are holes in the kernel, wasmtime, V8 and Deno; side channels such as timing and caches; the machine as
 a whole (limits are per program, so choose `workers` for its capacity); and plain HTTP (put TLS in front). A program can

@@ -14,7 +14,8 @@ A setting, an environment variable or the installation is wrong. The message nam
 * *the embedded FaaS needs ...: pip install 'faasrt[local]'*: the extra `local` is not installed.
 * *this manager belongs to another event loop*: a manager works in the loop that used it first. Make one in each
   `asyncio.run`, and one in each worker process of a web server (open it in `lifespan`, not at import).
-* *listening on ... needs a token*: pass `--token` or set `FAASRT_TOKEN`, on the server and for its clients.
+* *listening on ... needs a token* (the command line says *--host ... needs --token*): pass `--token` or set
+  `FAASRT_TOKEN`, on the server and for its clients.
 * *cannot listen on 127.0.0.1:8000: ... address already in use*: another process has the port. Choose one with `--port`;
   `--port 0` takes a free one.
 * *cannot write temporary files*: set `TMPDIR` and `FAASRT_CACHE_DIR` to folders that the process may write.
@@ -55,10 +56,10 @@ program needs. Raise the proxy's read timeout above `timeout_limit_s` plus `Time
 
 ### DeadlineExceededError
 
-No answer arrived in time. The server is overloaded or hangs, or it starts slowly: raise
-`TimeoutSettings(grace_s=...)`, and `startup_s` for servers such as python-faas that start an interpreter for each
-request. *no permit came free* means that the call waited longer than `queue_timeout_s`, and nothing was sent: lower the
-load, add replicas, or raise `queue_timeout_s`.
+No answer arrived in time. The server is overloaded or hangs, or it starts slowly: raise `TimeoutSettings(grace_s=...)`,
+and `startup_s` for servers such as python-faas that start an interpreter for each request. *no permit was free within
+... s* means that the call waited longer than `queue_timeout_s`, and nothing was sent: lower the load, add replicas, or
+raise `queue_timeout_s`.
 
 ### OverloadedError
 
@@ -81,7 +82,7 @@ should say so in a result; the embedded FaaS does.
 
 ### ProtocolError
 
-The answer is not one of a FaaS: often a login page, a redirect or an error page of a proxy. Compare the URL with
+The answer did not come from a FaaS. Often it is a login page, a redirect, or a proxy's error page. Check the URL with
 `curl -i URL/health`.
 
 ## Errors after a result
@@ -161,7 +162,7 @@ Logging is silent until the application configures it. See `faasrt.docs.logging_
 
 ### Calls are slower than the server
 
-Look at `result.timings`: `queued` is the wait for a permit here, `attempts` the time at the server. See
+Look at `result.timings`: `queued_s` is the wait for a permit here, `attempts_s` the time at the server. See
 `faasrt.docs.concurrency`.
 """
 

@@ -55,15 +55,15 @@ async def measure(runs: int, concurrency: int) -> Measured:
 
 def phases(result: ExecutionResult) -> dict[str, float]:
     """Return the seconds of each phase of a call."""
-    timings, requests = result.timings, sum(result.timings.attempts)
+    timings, requests = result.timings, sum(result.timings.attempts_s)
     # Some servers round their milliseconds up.
     program = min((result.duration_ms or 0) / 1_000, requests)
     return {
-        "queued": timings.queued,
+        "queued": timings.queued_s,
         "program": program,
         "server": requests - program,
-        "client": timings.total - timings.queued - requests,
-        "total": timings.total,
+        "client": timings.total_s - timings.queued_s - requests,
+        "total": timings.total_s,
     }
 
 
@@ -74,7 +74,7 @@ def describe(measured: Measured) -> str:
     for result in measured.results:
         for phase, seconds in phases(result).items():
             by_phase[phase].append(seconds)
-        by_endpoint[result.endpoint].append(result.timings.total)
+        by_endpoint[result.endpoint].append(result.timings.total_s)
     rate = f"{ended.total()} runs in {measured.wall_s:.1f} s, {ended.total() / measured.wall_s:.0f} per second: "
     lines = [rate + ", ".join(f"{name} {count}" for name, count in ended.most_common())]
     lines.append(f"{'ms':30}{'runs':>8}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}")

@@ -14,7 +14,7 @@ Each engine keeps a pool of processes ready, which grows with demand and shrinks
     native   Python       CPython of an environment, inside a     results equal to CPython's, and your own packages.
                           jail                                    The default on Linux with namespaces
     wasm     Python       CPython 3.15 as WebAssembly, under      stronger isolation, and containers without namespaces.
-                          wasmtime                                The default elsewhere
+                          wasmtime                                The default on Linux without namespaces
     deno     JavaScript,  Deno without permissions, inside a      the only engine of these languages
              TypeScript   jail
 
@@ -64,9 +64,9 @@ The native engine needs `namespaces`, unless you choose both `level="filters"` a
 processes the machine has. If the server runs as root, programs run as another user, who must be able to read the
 interpreter; otherwise they run as the user of the server. A JavaScript program at `filters` cannot look up paths.
 
-**What is protected.** Programs cannot reach files, sockets, processes or variables of the machine, or traces of other
-programs. Time, memory and output are bounded. The tests attack all of this (`tests/integration/test_threats_*.py`,
-`tests/integration/test_local_*.py`).
+**What is protected.** Apart from the files listed above, programs cannot reach files, sockets, processes or environment
+variables of the machine, or data of other programs. Web pages cannot reach the server. Time, memory and output are
+limited. The tests attack each of these (`tests/integration/test_threats_*.py`, `tests/integration/test_local_*.py`).
 
 **What is not protected:**
 
@@ -77,8 +77,11 @@ programs. Time, memory and output are bounded. The tests attack all of this (`te
 * A program's own result: the program can forge its outcome, output and value, but not those of another program.
 * Facts about the machine: the version of the kernel, the number of CPUs, memory, load and uptime. A native program also
   sees the packages of its environment and their paths.
-* Programs that run at the same time and want to signal to each other, through the load or through locks on files of the
-  environment. Many locks count as memory.
+* Programs that run at the same time and want to signal to each other: through the load, or through locks and futexes on
+  shared files of the environment. Many locks count as memory.
+* The CPU time of other processes: at the level `filters`, a program can read it.
+* The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
+  with each other and with the server.
 
 **For code from real attackers** add a second layer: a virtual machine or a container without secrets, not as root, with
 limits on memory and processes, and with user namespaces for the jail. Or run the server at the level `filters` in a
@@ -127,8 +130,7 @@ Receiving the head of a request, receiving its body, and reading its answer may 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,
 status, duration and size of each request, and nothing of its query, headers or body. A client that disconnects ends its
-program. On SIGTERM the server lets running programs end first. It leaves no process and no file behind, not even after
-SIGKILL.
+program. On SIGTERM, running programs finish first. After SIGKILL, no process or file is left behind.
 
 Example:
     >>> from faasrt.local import LocalFaaS

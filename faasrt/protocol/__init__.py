@@ -1,9 +1,10 @@
-r"""The wire protocol, and the envelope that gets exact results from servers that damage them. No I/O happens here.
+r"""The wire protocol, and the envelope, which gets exact results from python-faas and js-faas. No I/O happens here.
 
-coze-loop's own servers, python-faas and js-faas, are called the reference servers. They damage programs and results.
-Unless `GET /health` reports a lossless server, such as the embedded FaaS, a program is sent in an envelope: a small
-guest program that runs the user's program and returns its results undamaged (see `faasrt.protocol.envelope`).
-`Settings(envelope="never")` disables the envelope, and `"always"` sends it to lossless servers too.
+coze-loop's own servers, python-faas and js-faas, are called the reference servers. They change programs, and lose or
+change parts of their results, as the tables below show. Unless `GET /health` reports a lossless server, such as the
+embedded FaaS, a program is sent in an envelope: a small guest program that runs the user's program and returns its
+results undamaged (see `faasrt.protocol.envelope`). `Settings(envelope="never")` disables the envelope, and `"always"`
+sends it to lossless servers too.
 
     program                                 sent plain to python-faas           in the envelope
 

@@ -1,8 +1,8 @@
 """Distributes the cases of a function over executions, and reads the result of each case.
 
-A case runs once, unless the caller allows more. A case that stops its execution gets that verdict, and the cases after
-it go into the next execution. So N cases, k of which do this, take k + 1 executions, or more if the arguments, results
-or times exceed the limits of an execution.
+A case runs once, unless the caller allows more. If a case ends its execution, it gets the verdict, and the remaining
+cases go into a new execution. If k cases do this, k + 1 executions are needed, and more if the arguments, results or
+times exceed the limits of an execution.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class EndpointProfile:
         cold_start: Whether the server starts an interpreter for each request, which takes one or two seconds.
         timeout_limit_ms: The maximum time limit that the server accepts, in milliseconds; None if unknown.
         max_output_bytes: The number of bytes that the server keeps of each stream; None if unknown.
-        capacities: The number of programs that the server runs at once, by language; without unknown ones.
+        capacities: The number of programs that the server runs at once, by language; without unknown ones. TypeScript
+            uses that of JavaScript.
     """
 
     lossless: bool = False

@@ -4,10 +4,10 @@
 calls wait in order, by default without a time limit; `LimiterSettings` can limit the length of the queue and the wait.
 Waiting calls fail at once when the manager closes, or when the circuit breaker of every endpoint is open.
 
-**Deadlines.** The time of a call starts when it has its first permit. All attempts and the delays between them must
-finish within the program's time limit plus `grace_s`. Each request contains the time that is left. Waiting for an
-endpoint's `/health` (at most `health_s`) does not count; an endpoint that does not answer it is asked again after 30 s.
-A cancelled call returns its permit and closes its connection.
+**Deadlines.** The deadline of a call starts when it gets its first permit; retries do not restart it. All attempts and
+the delays between them must finish within the program's time limit plus `grace_s`. Each request contains the time that
+is left. Waiting for an endpoint's `/health` (at most `health_s`) does not count; an endpoint that does not answer it is
+asked again after 30 s. A cancelled call returns its permit and closes its connection.
 
 **Retries.** Code runs at most once, unless a call has `idempotent=True` (or all calls do, by
 `RetrySettings.idempotent`):
@@ -28,10 +28,10 @@ and short if another replica is healthy. A budget (ten retries, refilled by succ
 endpoints that are down. There is one budget for Python, and one for JavaScript and TypeScript; these two groups are
 called families of languages. All callers of a factory share the budgets. `RetrySettings` has the numbers.
 
-**Replicas.** With several URLs for a language, each call goes to the less loaded of two random replicas. If a replica
-fails five times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no
-calls for 5 s, doubling up to 300 s; then one call probes it. If all breakers are open, all replicas are used. Failures
-of the user's code never count. `BreakerSettings` has the numbers.
+**Replicas.** With several URLs for a language, each call goes to the less loaded of two replicas chosen at random. If a
+replica fails five times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets
+no calls for 5 s, doubling up to 300 s; then one call probes it. If all breakers are open, all replicas are used.
+Failures of the user's code never count. `BreakerSettings` has the numbers.
 
 **Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. In addition, each replica has an
 adaptive limit for each family of languages. It starts at the capacity in its `/health` (else 16), grows with successes,

@@ -130,7 +130,7 @@ class CallContext:
         """Return the result of an execution with the fields about the call."""
         if self._timings is None:  # the cases of an execution share them
             total_s = self._clock() - self.started
-            self._timings = Timings(queued=self.queued_s, total=total_s, attempts=tuple(self._attempts_s))
+            self._timings = Timings(queued_s=self.queued_s, total_s=total_s, attempts_s=tuple(self._attempts_s))
         return ExecutionResult(
             outcome=verdict.outcome,
             output=verdict.output,

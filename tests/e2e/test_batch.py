@@ -247,7 +247,7 @@ async def test_foreign_files_are_not_overwritten(url: str, tmp_path: Path) -> No
         (tmp_path / "other").write_bytes(content)
         code, _, stderr = await batch(tasks, "-o", str(tmp_path / "other"), "--url", url, "--resume")
         assert (code, (tmp_path / "other").read_bytes()) == (2, content)
-        assert "line 1 of the file is no result" in stderr
+        assert "line 1 is not a result of `faasrt batch`" in stderr
     code, _, stderr = await batch(tasks, "-o", tasks, "--url", url, "--resume")
     assert code == 2
     assert "same file" in stderr

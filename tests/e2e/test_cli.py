@@ -112,7 +112,7 @@ def test_json_holds_every_field() -> None:
         (["serve", "--timeout-s", "inf"], "'--timeout-s': inf must be"),
         (["serve", "--memory-mb", "10"], "--memory-mb must be at least 48 for python"),
         (["serve", "--output-bytes", "0"], "'--output-bytes': 0 must be"),
-        (["serve", "--python", "/no/python"], "--python /no/python is not a program"),
+        (["serve", "--python", "/no/python"], "--python /no/python: no such executable"),
         (["serve", "--host", "192.0.2.1", "--token", "x", "--port", "0"], "--host and --port name another address"),
         (["batch", "/", "-o", "-"], "cannot read /: Is a directory"),
         (["serve", "--level", "high"], "'--level': 'high' is not one of"),

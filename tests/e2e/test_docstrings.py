@@ -149,7 +149,7 @@ def figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.config.SandboxConfig", least
     yield "faasrt.results", f"(more than {({2: 'twice'})[OUTPUT_FACTOR]} that, on the embedded FaaS)"
     yield "faasrt.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"
-    yield "faasrt.runtime.Runtime.run_cases", f"arguments ({MAX_REQUEST_BYTES // 2**20} MiB)"
+    yield "faasrt.runtime.Runtime.run_cases", f"arguments (over {MAX_REQUEST_BYTES // 2**20} MiB in total)"
     yield "faasrt.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"
 
 

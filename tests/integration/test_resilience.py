@@ -134,7 +134,7 @@ async def test_what_cannot_have_run_is_tried_again(reply: Reply) -> None:
     async with fleet(1) as (manager, (fake,)):
         fake.script(reply, reply)
         result = await manager.run_code("1", "python")
-        assert (result.attempts, fake.executions, len(result.timings.attempts)) == (3, 1, 3)
+        assert (result.attempts, fake.executions, len(result.timings.attempts_s)) == (3, 1, 3)
         fake.script(reply, reply, reply)
         with pytest.raises(OverloadedError) as caught:
             await manager.run_code("1", "python")

@@ -30,7 +30,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
     assert_type(result.error, faasrt.UserError | None)
     assert_type(result.exit_code, int | None)
     assert_type(result.truncated, frozenset[str])
-    assert_type(result.timings.attempts, tuple[float, ...])
+    assert_type(result.timings.attempts_s, tuple[float, ...])
     assert_type(result.raise_for_outcome(), faasrt.ExecutionResult)
     called = await runtime.call_function(
         "def f(*a, **k): pass", "f", [1, [None]], {"x": 2}, language="py", timeout_ms=1_000

@@ -1,4 +1,4 @@
-"""The table of `protocol/verdict.py`, row by row, and on the recorded answers of the real servers."""
+"""The table of `protocol/response.py`, row by row, and the recorded answers of the real servers."""
 
 from __future__ import annotations
 
