@@ -49,7 +49,7 @@ async def test_local_fallback() -> None:
 
 
 async def test_headers_are_sent_with_every_request(serve: Any) -> None:
-    """They are sent with programs and with requests to `/health`. Headers that the client sets itself are refused."""
+    """The headers are sent with programs and with requests to `/health`. Headers of the client itself are refused."""
     seen: dict[str, Any] = {}
 
     async def handler(request: web.Request) -> web.Response:

@@ -128,7 +128,7 @@ async def test_cases_that_damage_the_interpreter(code: str, expected: list[Any])
 
 
 async def test_isolated_cases_start_with_working_streams_and_prototypes() -> None:
-    """This holds although the case before closed its streams or changed `Object.prototype`."""
+    """The case before closed its streams or changed `Object.prototype`, which does not affect the next one."""
     async with doubles() as (manager, _, _):
         runtime = await manager.get_runtime("python")
         code = "import sys\ndef f(i):\n    print(i)\n    sys.stdout.close()\n    sys.stdout = None\n    return i"

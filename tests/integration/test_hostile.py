@@ -239,7 +239,7 @@ async def test_proxy_variables_are_ignored(raw_server: RawServer, monkeypatch: p
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_a_second_answer_is_not_used_for_the_next_call(raw_server: RawServer, later: bool) -> None:
-    """This holds for a second answer that follows at once, and for one on an idle connection."""
+    """A server sends a second answer to one request, at once or on the idle connection. The next call ignores it."""
     number = 0
     sent = asyncio.Event()
 

@@ -221,7 +221,7 @@ async def test_cancelled_aclose_ends_all_calls(raw_server: Serve) -> None:
 
 
 async def test_aclose_cancelled_late_closes_the_sessions(raw_server: Serve) -> None:
-    """This holds even while `aclose` waits for the process that checks Python code."""
+    """If `aclose` is cancelled while it waits for the process that checks Python code, the sessions still close."""
     server, before = StoppingServer(), len(open_sessions())
     runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(server.handle)})).create_runtime("py")
     assert (await runtime.run_code("1")).ok

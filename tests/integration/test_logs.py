@@ -163,7 +163,7 @@ def test_levels_of_events(
 
 
 async def test_one_line_per_call_at_info(caplog: pytest.LogCaptureFixture) -> None:
-    """This holds for calls with retries, failures and cancellations, too. The line of a failure contains the reason."""
+    """Calls with retries, failures and cancellations also have one line. That of a failure contains the reason."""
     caplog.set_level("INFO", "faasrt")
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK) as manager:
         fake.script(Reply(), Reply.overloaded("0"), Reply(), Reply.crash(), Reply(outcome="USER_ERROR"))
@@ -387,7 +387,7 @@ class Counting:
 
 @pytest.mark.parametrize("handled", [False, True])
 def test_lines_without_a_handler_are_not_formatted(handled: bool) -> None:
-    """This includes lines of failures, which are above the default level of the standard library."""
+    """A failed call is above the default level, but its line is not formatted if no handler writes it."""
     logger = logging.Logger("quiet", logging.WARNING)
     logger.addHandler(logging.StreamHandler(io.StringIO()) if handled else logging.NullHandler())
     Counting.formatted = 0
@@ -397,7 +397,7 @@ def test_lines_without_a_handler_are_not_formatted(handled: bool) -> None:
 
 
 def test_an_unconfigured_process_does_not_import_structlog() -> None:
-    """It also prints nothing when a call fails and a breaker opens."""
+    """A failed call, which opens a breaker, neither imports structlog nor prints anything."""
     code = """if True:
         import asyncio, sys
         from faasrt import BreakerSettings, RuntimeManager

@@ -319,7 +319,7 @@ async def test_a_break_without_closing_the_results(way: str) -> None:
 
 
 async def test_closing_the_manager_wakes_a_waiting_consumer() -> None:
-    """This holds even if the source yields no more tasks and does not end."""
+    """A consumer that waits for a result gets RuntimeClosedError, even if the source hangs."""
     source = Endless(hangs_at=2)
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         results = manager.map(source.tasks(), concurrency=2)

@@ -128,7 +128,7 @@ async def test_spans_of_concurrent_calls_have_the_right_parents(spans: Spans, fa
 
 
 async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: FakeFaas) -> None:
-    """They are in order, with their errors. The span has the status of the last attempt, and the number of retries."""
+    """The events are in order, with errors. The span has the status of the last attempt and the number of retries."""
     fake.script(Reply.overloaded("0"), Reply.crash(), Reply())
     breaker = BreakerSettings(consecutive_failures=1, base_open_s=0.001, max_open_s=0.001)
     async with manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=[spans.sink]) as manager:
@@ -159,7 +159,7 @@ async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: F
 
 
 async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, fake: FakeFaas) -> None:
-    """They are not in spans of calls to another endpoint, or in another family of languages."""
+    """Spans of calls to another endpoint, or in another family of languages, do not contain these events."""
     breaker = BreakerSettings(consecutive_failures=1)
     replies = {"fail": Reply.crash(), "hang": Reply(hang=True)}
     async with FakeFaas() as other:

@@ -136,7 +136,7 @@ async def until_stable(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) 
 
 
 async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """They have the same values during and after a mixed load."""
+    """`get_metrics()`, the Prometheus sink and the log have the same values during and after a mixed load."""
     caplog.set_level("DEBUG", "faasrt")
     registry = CollectorRegistry()
     replies = {
@@ -255,7 +255,7 @@ def test_two_sinks_need_two_registries_or_namespaces() -> None:
 
 
 def test_a_refused_sink_registers_no_metric() -> None:
-    """This holds even if only the last of its metrics exists already."""
+    """If only the last metric of a sink exists already, the sink is refused, and registers none of the others."""
     from prometheus_client import Gauge
 
     registry = CollectorRegistry()

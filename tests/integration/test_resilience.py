@@ -201,7 +201,7 @@ TOXICS: dict[str, tuple[str, Toxics]] = {
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("name", TOXICS)
 async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool) -> None:
-    """Whatever fault the network has, the call ends, and no task and no permit remains."""
+    """For each network fault, the call ends with a ServiceError, and no task and no permit remains."""
     direction, toxics = TOXICS[name]
     tasks = asyncio.all_tasks()
     async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:

@@ -32,7 +32,7 @@ QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_dela
 
 
 class Sender:
-    """A sink that adds headers to requests, one mapping per request. It raises a mapping that is an exception."""
+    """A sink that adds headers to requests, one mapping per request. If one is an exception, the sink raises it."""
 
     def __init__(self, *headers: Any) -> None:
         self.headers = list(headers)

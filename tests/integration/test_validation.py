@@ -59,7 +59,7 @@ async def test_diagnostics_of_local_checks(code: str, place: tuple[int, int] | N
      "'\ud800'", "x = " + "9" * 5_000],
 )  # fmt: skip
 async def test_programs_that_crash_or_exhaust_the_parser(code: str) -> None:
-    """They are invalid. Only the process of the checker may crash, and the next check works."""
+    """Such programs are invalid. Only the process of the checker may crash, and the next check works."""
     checker = PythonChecker()
     before_s = time.thread_time()
     result = await checker.check(code)

@@ -77,7 +77,7 @@ def test_imports_only_from_lower_layers(module: str) -> None:
 
 
 def test_no_import_cycles() -> None:
-    """This includes imports within a package."""
+    """Modules of the same package may import each other in one direction only."""
     known = modules()
     graph = {module: imports_of(path, known) - {"faasrt", module} for module, path in known.items()}
     graph["faasrt"] = set()

@@ -93,7 +93,7 @@ def test_searching_frames_takes_linear_time(piece: str) -> None:
 @pytest.mark.parametrize("ret_val", ["faasrt1:" + "\x01" * 4_398_000, "faasrt1:" + "A" * 4_398_000, "\x01" * LIMIT])
 @pytest.mark.parametrize("stdout", ["", "\x01" * LIMIT, '"' * LIMIT, "é\ud800" * (LIMIT // 5)])
 def test_a_response_is_encoded_at_most_twice(ret_val: str, stdout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if escapes make the JSON much larger than the text, it fits into the size that the client accepts."""
+    """A response fits into the size that the client accepts, even if escapes make its JSON much larger."""
     from faasrt.local import app
 
     encoded: list[int] = []

@@ -117,7 +117,7 @@ def test_calls_sent_before_the_breaker_closed_do_not_reopen_it() -> None:
 
 
 def test_calls_sent_before_the_breaker_opened_do_not_change_it() -> None:
-    """Their success does not close the breaker, and their failure does not keep it open for longer."""
+    """A late success does not close the breaker, and a late failure does not keep it open for longer."""
     one = breaker(consecutive_failures=1)
     one.fail(100, 100)
     one.succeed(101, 99)
@@ -180,7 +180,7 @@ class Breakers(RuleBasedStateMachine):
 TestBreakers = Breakers.TestCase
 
 
-def test_limit_grows_by_one_after_as_many_successes() -> None:
+def test_limit_of_n_grows_by_one_after_n_successes() -> None:
     """The limit grows only while at least half of it is in use, and never above its cap."""
     limit = AdaptiveLimit(cap=18)
     assert limit.limit == 1
@@ -480,7 +480,7 @@ async def test_a_higher_limit_wakes_waiting_calls() -> None:
 
 
 def test_endpoint_that_backs_off_gets_no_calls() -> None:
-    """This holds although it is the least loaded endpoint, unless there is no other."""
+    """The endpoint has no calls in flight, but `choose` returns the other one, until the back-off ends."""
     endpoints, source = group_of(2), random.Random(3).random
     endpoints[0].limit.back_off(110)
     for _ in range(10):

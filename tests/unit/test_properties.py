@@ -88,7 +88,7 @@ def test_answers_with_arbitrary_fields(body: dict[str, Any], status: int, limit:
     body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps({"valid": True, "diagnostics": value}).encode())
 )
 def test_arbitrary_answers_to_validations(body: bytes) -> None:
-    """They give a `ValidationResult` or a FaasrtError."""
+    """Arbitrary bytes and arbitrary diagnostics give a `ValidationResult` or a FaasrtError."""
     with contextlib.suppress(FaasrtError):
         assert isinstance(decode_validation(body), ValidationResult)
 

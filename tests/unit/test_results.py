@@ -42,7 +42,7 @@ def test_value_raises_for_invalid_json(ret_val: str) -> None:
 
 
 def test_value_raises_for_a_truncated_text() -> None:
-    """This holds even if the rest of the text is valid JSON, because the program did not return that value."""
+    """A truncated text that is valid JSON by chance is not the value that the program returned."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val="1"), truncated=frozenset({"ret_val"}))
     with pytest.raises(ReturnValueError, match="max_output_bytes"):
         result.value  # noqa: B018

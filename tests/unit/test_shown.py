@@ -66,7 +66,7 @@ def test_messages_about_large_arguments_are_short(name: str, value: object) -> N
     ids=["text", "none", "nan", "int", "list", "bytes", "large int", "large list"],
 )
 def test_short_values_are_shown_in_full(value: object, text: str) -> None:
-    """They are shown as their `repr`, except for integers that are too large for `repr`."""
+    """A short value is shown as its `repr`, and one that cannot be formatted by its type."""
     assert shown(value) == text
 
 
