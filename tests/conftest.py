@@ -1,4 +1,4 @@
-"""Fixtures: real servers on port 0, and embedded FaaS that many tests share."""
+"""Fixtures: real servers on free ports, and embedded FaaS that many tests share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from support.helpers import WASM
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # Remove variables that could change the result of a test: endpoints, proxies and terminal settings.
-_FOREIGN = ("COZE_LOOP_", "FAASRT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RAY_", "OTEL_")
-_LOOKS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES")
+_VARIABLES = ("COZE_LOOP_", "FAASRT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RAY_", "OTEL_")
+_TERMINAL = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES")
 for _name in list(os.environ):
-    if (_name.upper().startswith(_FOREIGN) and _name != "FAASRT_CACHE_DIR") or _name in _LOOKS:
+    if (_name.upper().startswith(_VARIABLES) and _name != "FAASRT_CACHE_DIR") or _name in _TERMINAL:
         del os.environ[_name]
 
 
@@ -34,7 +34,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config) -> None:
-    """Compile it before there are processes of pytest-xdist, which all would wait."""
+    """Compile the Python sandbox before pytest-xdist starts its processes, which would all wait for it."""
     _prepare_sandbox(config)
 
 
@@ -101,7 +101,7 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
     handlers: set[asyncio.Task[None]] = set()
 
     async def start(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> str:
-        async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def handle_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             handlers.add(task)
@@ -113,7 +113,7 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
             finally:
                 writer.close()
 
-        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        server = await asyncio.start_server(handle_connection, "127.0.0.1", 0)
         servers.append(server)
         return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 

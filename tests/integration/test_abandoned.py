@@ -1,4 +1,4 @@
-"""Calls that ended here while their code may still run there: they count against the endpoint's limit."""
+"""Abandoned calls: the client gave up, but the code may still run. They count against the limit of the endpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TIMEOUT_MS = 300
 
 
 class Server:
-    """Has eight slots, and runs every program to its time limit, whatever becomes of its caller, as js-faas does.
+    """A server with eight slots. Programs run until their time limit, even if the client disconnects, as in js-faas.
 
     Attributes:
-        ending: The end that the caller sees: "answer" at the end, "lost" or "504" at once, "late" long after the end.
+        ending: "answer" (when the program ends), "lost" (closes the connection at once), "504", or "late" (no answer).
     """
 
     def __init__(self, ending: str = "answer", capabilities: Any = None) -> None:
@@ -83,8 +83,8 @@ def abandoned(manager: RuntimeManager) -> int:
     return sum(state.abandoned for state in manager.get_metrics().states)
 
 
-async def test_callers_that_cancel_in_a_loop(serve: Serve) -> None:
-    """A server with eight slots never runs more than eight programs, however fast they are given up."""
+async def test_cancelled_calls_hold_their_slot_until_their_time_limit(serve: Serve) -> None:
+    """A server with eight slots never runs more than eight programs, even if calls are cancelled in a loop."""
     server = Server()
     server.release.set()
     async with await server.manager(serve) as manager:
@@ -99,8 +99,8 @@ async def test_callers_that_cancel_in_a_loop(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("ending", "error"), [("lost", ConnectionLostError), ("late", DeadlineExceededError), ("504", ServerError)]
 )
-async def test_calls_whose_answer_does_not_come(serve: Serve, ending: str, error: type[Exception]) -> None:
-    """A connection that breaks, a deadline that passes, and a gateway that gives up leave the code running."""
+async def test_calls_without_an_answer_hold_their_slot(serve: Serve, ending: str, error: type[Exception]) -> None:
+    """After a lost connection, a missed deadline or a 504 of a gateway, the code may still run."""
     server = Server(ending)
     server.release.set()
     async with await server.manager(serve, timeouts=TimeoutSettings(grace_s=0.05)) as manager:
@@ -110,8 +110,8 @@ async def test_calls_whose_answer_does_not_come(serve: Serve, ending: str, error
         assert server.peak <= SLOTS
 
 
-async def test_gather_and_map_after_many_cancellations(serve: Serve) -> None:
-    """A cancelled batch is charged once, and the next one waits for the slots and runs."""
+async def test_a_cancelled_batch_is_charged_only_for_sent_calls(serve: Serve) -> None:
+    """Calls that waited for a permit are not charged. The next batch waits for the slots, and then runs."""
     server = Server()
     server.release.set()
     async with await server.manager(serve) as manager:
@@ -120,14 +120,14 @@ async def test_gather_and_map_after_many_cancellations(serve: Serve) -> None:
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await batch
-        assert abandoned(manager) == SLOTS  # and none for those that waited
+        assert abandoned(manager) == SLOTS  # the calls that waited are not charged
         tasks = [CodeTask("1", "python", timeout_ms=50) for _ in range(10)]
         assert all([item.result async for item in manager.map(tasks)])
     assert (server.started, server.peak) == (SLOTS + 10, SLOTS)
 
 
-async def test_nothing_is_charged_when_nothing_was_sent(serve: Serve) -> None:
-    """A call that is cancelled while it waits for a health report or a permit leaves no trace."""
+async def test_cancelled_calls_that_were_not_sent_are_not_charged(serve: Serve) -> None:
+    """For example calls that are cancelled while they wait for the answer of `/health` or for a permit."""
     server = Server()
     async with await server.manager(serve) as manager:
         calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(3)]
@@ -140,8 +140,8 @@ async def test_nothing_is_charged_when_nothing_was_sent(serve: Serve) -> None:
         assert abandoned(manager) == 0
 
 
-async def test_a_server_that_ends_programs_with_their_connection(serve: Serve) -> None:
-    """It says so in its health report, and gives the slot back at once."""
+async def test_no_charge_if_the_server_cancels_on_disconnect(serve: Serve) -> None:
+    """If `/health` reports `cancels_on_disconnect`, a cancelled call frees its slot at once."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.health = {"languages": {"python": {"capacity": 1}}}
         faas.default = Reply(hang=True)
@@ -155,8 +155,8 @@ async def test_a_server_that_ends_programs_with_their_connection(serve: Serve) -
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_embedded_faas_frees_what_was_given_up(local: RuntimeManager) -> None:
-    """Far more programs than there are slots can be cancelled, and the next one runs at once."""
+async def test_embedded_faas_frees_the_slots_of_cancelled_calls(local: RuntimeManager) -> None:
+    """Three times as many calls as there are slots are cancelled, and the next program runs at once."""
     status = await local.get_health_status()
     assert status.endpoints[0].details["capabilities"]["cancels_on_disconnect"] is True
     capacity = status.endpoints[0].details["languages"]["javascript"]["capacity"]

@@ -1,4 +1,4 @@
-"""Any text that a program prints, returns or raises comes back identical through servers that damage it."""
+"""Any text that a program prints, returns or raises is exact, even on servers that damage output."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def literal(text: str, language: str) -> str:
     return ascii(text) if language == "python" else json.dumps(text)
 
 
-def three_programs(text: str, language: str) -> list[str]:
-    said = literal(text, language)
+def programs_with(text: str, language: str) -> list[str]:
+    quoted = literal(text, language)
     if language == "python":
         return [
-            f"import sys\nt = {said}\nprint(t, end='')\nprint(t, end='', file=sys.stderr)\nreturn_val(t)",
-            f"raise ValueError({said})",
+            f"import sys\nt = {quoted}\nprint(t, end='')\nprint(t, end='', file=sys.stderr)\nreturn_val(t)",
+            f"raise ValueError({quoted})",
         ]
     lone = "const lone = /[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff]/g;"
     return [
-        f"{lone} const t = {said}; console.log('%s', t); console.error('%s', t); return_val(t);",
-        f"throw new TypeError({said})",
+        f"{lone} const t = {quoted}; console.log('%s', t); console.error('%s', t); return_val(t);",
+        f"throw new TypeError({quoted})",
     ]
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
 @configure(max_examples=25, deadline=None)
 @given(text=TEXTS)
-def test_any_text_comes_back(language: str, text: str) -> None:
-    """Printed, returned or raised, whatever is in it."""
+def test_any_text_is_exact(language: str, text: str) -> None:
+    """stdout, stderr, the return value and the message of an error contain the text unchanged."""
 
     async def run() -> list[ExecutionResult]:
         async with doubles() as (manager, _, _):
-            programs = three_programs(text, language)
+            programs = programs_with(text, language)
             return list(await asyncio.gather(*(manager.run_code(code, language) for code in programs)))
 
     printed, raised = asyncio.run(run())
     if language == "javascript":
-        # There two surrogates that stand together are one character.
+        # In JavaScript, two adjacent surrogates are one character.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     end = "" if language == "python" else "\n"
     assert (printed.stdout, printed.stderr, printed.ret_val) == (text + end, text + end, text)

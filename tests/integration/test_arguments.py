@@ -1,4 +1,4 @@
-"""Arguments of a wrong type or size are refused by every setting and method, before anything is sent."""
+"""Every setting and every method refuses arguments of a wrong type or size before a request is sent."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ WRONG: dict[str, Any] = {
     "function": len,
 }
 SETTINGS = (SandboxConfig, TimeoutSettings, LimiterSettings, RetrySettings, BreakerSettings, Settings)
-# The values that an argument takes, by its name; all others in WRONG are wrong for it.
+# The values that an argument accepts, by its name. It must refuse all other values in WRONG.
 RIGHT: dict[str, set[str]] = {
     "network_enabled": {"true", "false"},
     "idempotent": {"true", "false"},
@@ -76,17 +76,17 @@ RIGHT: dict[str, set[str]] = {
 
 
 def wrong(arguments: dict[str, set[str]]) -> list[tuple[str, str]]:
-    """Each argument with the name of each value that is wrong for it, given those that are right."""
+    """Return each argument with the name of each value that it must refuse, given the values that it accepts."""
     return [(argument, name) for argument, right in arguments.items() for name in WRONG if name not in right]
 
 
-def right_for(field: attrs.Attribute[Any]) -> set[str]:
+def accepted_by(field: attrs.Attribute[Any]) -> set[str]:
     if field.name in RIGHT:
         return RIGHT[field.name]
     return {"float"} if "float" in str(field.type) else set()
 
 
-def short(error: BaseException) -> bool:
+def is_short(error: BaseException) -> bool:
     return len(str(error)) < 2_000
 
 
@@ -99,20 +99,19 @@ def short(error: BaseException) -> bool:
         for field in attrs.fields(kind)
     ],
 )
-async def test_every_setting(kind: Any, field: attrs.Attribute[Any], name: str) -> None:
-    """A wrong value is a ConfigurationError that names the setting, or what is wrong with its language."""
-    if name in right_for(field):
+async def test_settings_refuse_wrong_values(kind: Any, field: attrs.Attribute[Any], name: str) -> None:
+    """The error names the setting, or the expected form of a URL."""
+    if name in accepted_by(field):
         assert getattr(kind(**{field.name: WRONG[name]}), field.name) == WRONG[name]
         return
     with pytest.raises(REFUSALS) as caught:
         kind(**{field.name: WRONG[name]})
-    assert short(caught.value)
+    assert is_short(caught.value)
     assert field.name in str(caught.value) or "a FaaS URL must look like" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-async def test_misspelt_settings(kind: Any) -> None:
-    """They are a TypeError, as for any function, and so is what is given by place."""
+async def test_misspelt_and_positional_settings_are_type_errors(kind: Any) -> None:
     with pytest.raises(TypeError):
         kind(timout_s=1)
     with pytest.raises(TypeError):
@@ -136,8 +135,8 @@ async def test_misspelt_settings(kind: Any) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_the_urls_of_a_language(urls: Any) -> None:
-    """A URL or several, and each of them a string."""
+async def test_urls_must_be_strings(urls: Any) -> None:
+    """The value of an endpoint is one URL or a list of URLs. Each URL is a string."""
     with pytest.raises(ConfigurationError, match=r"endpoints\['python'\]|URL"):
         Settings(endpoints={"python": urls})
 
@@ -145,8 +144,8 @@ async def test_the_urls_of_a_language(urls: Any) -> None:
 @pytest.mark.parametrize(
     "name", [None, 5, b"py", "cobol", HUGE, "x" * 1_000_000, True, ("py",)], ids=lambda value: type(value).__name__
 )
-async def test_names_of_languages(name: Any) -> None:
-    """Every place that takes one refuses what is none, in a message that can be read."""
+async def test_unknown_languages_are_refused(name: Any) -> None:
+    """Every function with a language refuses invalid ones, with a short message."""
     manager = RuntimeManager(settings=Settings(endpoints={"py": "http://127.0.0.1:1"}))
     factory = RuntimeFactory(Settings(endpoints={"py": "http://127.0.0.1:1"}))
     for make in (
@@ -158,7 +157,7 @@ async def test_names_of_languages(name: Any) -> None:
     ):
         with pytest.raises(UnsupportedLanguageError) as caught:
             make()
-        assert short(caught.value)
+        assert is_short(caught.value)
     for call in (manager.get_runtime(name), manager.run_code("1", name), manager.validate_code("1", name)):
         with pytest.raises(UnsupportedLanguageError):
             await call
@@ -176,8 +175,7 @@ async def test_names_of_languages(name: Any) -> None:
         {"COZE_LOOP_JS_FAAS_DOMAIN": 5},
     ],
 )
-async def test_the_environment(environ: Any) -> None:
-    """Names and values are strings."""
+async def test_environment_variables_must_be_strings(environ: Any) -> None:
     for make in (Settings.from_env, RuntimeManager.from_env):
         with pytest.raises(ConfigurationError):
             make(environ)
@@ -185,8 +183,8 @@ async def test_the_environment(environ: Any) -> None:
         Settings.from_env({"COZE_LOOP_FAAS_URL": "http://a"}, tokn="a")
 
 
-async def test_a_retry_that_costs_more_than_there_can_be() -> None:
-    """It would never be made, so it is refused, in either order."""
+async def test_retry_cost_must_not_exceed_the_budget() -> None:
+    """Otherwise no call would ever be retried."""
     for arguments in ({"retry_cost": 51}, {"budget": 4}, {"budget": 1, "retry_cost": 1.5}):
         with pytest.raises(ConfigurationError, match="retry_cost"):
             RetrySettings(**arguments)
@@ -220,14 +218,13 @@ CONSTRUCTORS: list[tuple[Any, str, set[str]]] = [
     ("make", "argument", "right"),
     [pytest.param(*one, id=f"{one[0].__qualname__}-{one[1]}") for one in CONSTRUCTORS],
 )
-async def test_every_constructor(make: Any, argument: str, right: set[str], name: str) -> None:
-    """Managers, factories and the embedded FaaS, too."""
+async def test_constructors_refuse_wrong_values(make: Any, argument: str, right: set[str], name: str) -> None:
     if name in right:
         make(**{argument: WRONG[name]})
         return
     with pytest.raises(REFUSALS) as caught:
         make(**{argument: WRONG[name]})
-    assert short(caught.value)
+    assert is_short(caught.value)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -240,7 +237,7 @@ async def fake() -> AsyncIterator[tuple[FakeFaas, RuntimeManager]]:
 
 FUNCTION = "def f(x): return x"
 ANY_TEXT = {"str", "long"}
-# For each method its right arguments, and for each argument what else is right.
+# For each method: valid arguments, and the other values that each argument accepts.
 METHODS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     "run_code": (
         {"code": "1"},
@@ -293,17 +290,17 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     ("method", "argument", "name"),
     [(method, *one) for method, (_, arguments) in METHODS.items() for one in wrong(arguments)],
 )
-async def test_every_argument_of_a_call(
+async def test_calls_refuse_wrong_arguments(
     fake: tuple[FakeFaas, RuntimeManager], method: str, argument: str, name: str
 ) -> None:
-    """Nothing reaches the server."""
+    """No request is sent."""
     faas, manager = fake
     given, _ = METHODS[method]
     runtime = await manager.get_runtime("py")
     requests = len(faas.requests)
     with pytest.raises(REFUSALS) as caught:
         await getattr(runtime, method)(**(given | {argument: WRONG[name]}))
-    assert short(caught.value)
+    assert is_short(caught.value)
     assert len(faas.requests) == requests
     with pytest.raises(TypeError):
         await getattr(runtime, method)(**given, misspelt=1)
@@ -324,8 +321,8 @@ OPTIONAL_MS = {"None", "float"}
         }
     ),
 )
-async def test_every_argument_of_map(fake: tuple[FakeFaas, RuntimeManager], argument: str, name: str) -> None:
-    """At once, or, for the items of `tasks`, when they are read."""
+async def test_map_refuses_wrong_arguments(fake: tuple[FakeFaas, RuntimeManager], argument: str, name: str) -> None:
+    """`map` itself raises the error. For wrong `tasks`, the first `anext` may raise it."""
     faas, manager = fake
     requests = len(faas.requests)
 
@@ -336,12 +333,12 @@ async def test_every_argument_of_map(fake: tuple[FakeFaas, RuntimeManager], argu
 
     with pytest.raises(REFUSALS) as caught:
         await first()
-    assert short(caught.value)
+    assert is_short(caught.value)
     assert len(faas.requests) == requests
 
 
-async def test_stop_on_is_not_async(fake: tuple[FakeFaas, RuntimeManager]) -> None:
-    """A coroutine is true, so it would stop at the first result."""
+async def test_stop_on_must_not_be_async(fake: tuple[FakeFaas, RuntimeManager]) -> None:
+    """A coroutine is always true, so `map` would stop at the first result."""
 
     async def stop(item: Any) -> bool:
         return False
@@ -354,28 +351,30 @@ async def test_stop_on_is_not_async(fake: tuple[FakeFaas, RuntimeManager]) -> No
     ("field", "name"),
     wrong({"code": ANY_TEXT, "timeout_ms": OPTIONAL_MS, "ext": {"None", "dict"}, "function": {"None"} | ANY_TEXT}),
 )
-async def test_every_field_of_a_task(fake: tuple[FakeFaas, RuntimeManager], field: str, name: str) -> None:
-    """The error is in its own item of a map; a task beside it runs."""
+async def test_wrong_fields_of_a_task_are_errors_of_its_item(
+    fake: tuple[FakeFaas, RuntimeManager], field: str, name: str
+) -> None:
+    """`map` reports the error in the item of the task, and runs the other tasks."""
     faas, manager = fake
     requests = len(faas.requests)
     task = CodeTask(**({"code": FUNCTION, "language": "py", "function": "f"} | {field: WRONG[name]}))
     found = [item async for item in manager.map([task, CodeTask("1", "py")], ordered=True)]
     assert isinstance(found[0].error, REFUSALS)
-    assert short(found[0].error)
+    assert is_short(found[0].error)
     assert isinstance(found[1].result, ExecutionResult)
     assert len(faas.requests) == requests + 1
 
 
 @pytest.mark.parametrize(("field", "name"), wrong({"language": set(), "args": {"list"}, "kwargs": {"dict"}}))
-async def test_fields_that_make_no_task(field: str, name: str) -> None:
-    """Refused when the task is made."""
+async def test_code_task_refuses_wrong_fields(field: str, name: str) -> None:
+    """These fields are checked when the task is created."""
     with pytest.raises(REFUSALS) as caught:
         CodeTask(**({"code": FUNCTION, "language": "py", "function": "f"} | {field: WRONG[name]}))
-    assert short(caught.value)
+    assert is_short(caught.value)
 
 
-async def test_arguments_of_a_task() -> None:
-    """Any sequence will do; one value whose items are no arguments will not."""
+async def test_code_task_accepts_any_sequence_of_arguments() -> None:
+    """Strings, bytes, sets and mappings are refused, because their items are hardly meant as arguments."""
     assert CodeTask("1", "py", args=range(3)).args == (0, 1, 2)
     assert CodeTask("1", "py", args=(n for n in (1, 2))).args == (1, 2)
     for args in ("abc", b"abc", bytearray(b"abc"), {"a": 1}, {1, 2}, frozenset({1}), 5, None):
@@ -395,8 +394,8 @@ async def test_arguments_of_a_task() -> None:
         (logging.WARNING, []),
     ],
 )
-async def test_a_logger_of_the_standard_library(level: int, events: list[str], kind: str) -> None:
-    """It gets a line for each event of its level, with the fields; a failed call is one warning."""
+async def test_standard_library_loggers_get_the_events_of_their_level(level: int, events: list[str], kind: str) -> None:
+    """Each event of the level of the logger is one line with its fields. A failed call is one warning."""
     records: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
@@ -425,7 +424,7 @@ async def test_a_logger_of_the_standard_library(level: int, events: list[str], k
 
 
 @pytest.mark.parametrize("logger", [logging, logging.Logger, structlog, structlog.get_logger])
-async def test_what_looks_like_a_logger(logger: Any) -> None:
-    """Modules, classes and functions that make loggers are none themselves."""
+async def test_invalid_loggers_are_refused(logger: Any) -> None:
+    """Modules, classes and functions that create loggers are not loggers."""
     with pytest.raises(ConfigurationError, match="logger"):
         RuntimeManager(logger=logger)

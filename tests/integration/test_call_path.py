@@ -1,4 +1,4 @@
-"""The path of one call through the package."""
+"""How many functions of the package a call passes through."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
             if frame.f_code.co_filename.startswith(PACKAGE):
                 path.insert(0, frame.f_code.co_qualname)
             frame = frame.f_back
-        assert frame is not None, f"the request was sent from another task than the call's: {path}"
+        assert frame is not None, f"the request was not sent from the task of the call: {path}"
         paths.append(path)
         return post(session, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Runtime, factory and manager against servers over real sockets."""
+"""Runtime, factory and manager with real servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def answer(request: web.Request) -> web.Response:
 
 
 async def test_run_code_sends_the_protocol(serve: Serve) -> None:
-    """The request is what the reference servers expect, with our sandbox beside it."""
+    """The request has the fields that the reference servers expect, and the limits in `sandbox`."""
     seen: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -69,8 +69,8 @@ async def test_run_code_sends_the_protocol(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("given", "sent"), [(None, 2_000), (1_000, 1_000), (0.2, 1), (2_000, 2_000), (1_999.5, 2_000)])
-async def test_timeout_within_the_sandbox(serve: Serve, given: Any, sent: int) -> None:
-    """None means the sandbox's limit; fractions are rounded up."""
+async def test_timeout_defaults_to_the_limit_of_the_sandbox(serve: Serve, given: Any, sent: int) -> None:
+    """Fractions of milliseconds are rounded up."""
     seen: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -109,10 +109,10 @@ async def test_timeout_within_the_sandbox(serve: Serve, given: Any, sent: int) -
         ({"idempotent": "yes"}, InvalidRequestError, "idempotent"),
     ],
 )
-async def test_bad_arguments_are_refused_before_anything_is_sent(
+async def test_wrong_arguments_are_refused_before_a_request(
     serve: Serve, arguments: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
-    """Each argument is checked, the message names it, and the server sees no connection."""
+    """The message names the argument, and the server gets no request."""
     calls = 0
 
     async def handler(request: web.Request) -> web.Response:
@@ -127,8 +127,8 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(
     assert calls == 0
 
 
-async def test_limits_of_a_call_win_over_those_of_the_settings(serve: Serve) -> None:
-    """`sandbox=` is for this call only."""
+async def test_limits_of_a_call_override_those_of_the_settings(serve: Serve) -> None:
+    """The argument `sandbox` of a call replaces the sandbox of the settings."""
     seen: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -145,7 +145,7 @@ async def test_limits_of_a_call_win_over_those_of_the_settings(serve: Serve) -> 
 
 
 async def test_javascript_and_typescript_share_a_runtime(serve: Serve) -> None:
-    """Both go to the same FaaS, so either runtime runs both."""
+    """One FaaS runs both languages, so the runtime of either runs both."""
     seen: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -163,8 +163,8 @@ async def test_javascript_and_typescript_share_a_runtime(serve: Serve) -> None:
     assert seen == ["javascript", "typescript"]
 
 
-async def test_one_runtime_for_a_thousand_callers(serve: Serve) -> None:
-    """Concurrent callers get the same object, and 1,000 calls in flight use few sessions."""
+async def test_concurrent_callers_share_one_runtime(serve: Serve) -> None:
+    """1,000 callers get the same runtime, and 200 concurrent calls use at most `max_concurrency` connections."""
     peers: set[Any] = set()
 
     async def handler(request: web.Request) -> web.Response:
@@ -190,7 +190,7 @@ async def test_one_runtime_for_a_thousand_callers(serve: Serve) -> None:
 
 
 async def test_replicas_share_the_calls(serve: Serve) -> None:
-    """Several URLs of a language get about as many each."""
+    """If a language has several URLs, each gets a similar number of calls."""
     counts = [0, 0]
 
     def counting(index: int) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -207,8 +207,7 @@ async def test_replicas_share_the_calls(serve: Serve) -> None:
     assert set(endpoints) == set(urls)
 
 
-async def test_a_failure_tells_where_and_how_far(serve: Serve) -> None:
-    """Errors carry endpoint, attempts, elapsed time and whether the code may have run."""
+async def test_errors_contain_endpoint_attempts_time_and_sent(serve: Serve) -> None:
 
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"error": "full"}, status=503, headers={"Retry-After": "3"})
@@ -223,8 +222,8 @@ async def test_a_failure_tells_where_and_how_far(serve: Serve) -> None:
     assert error.elapsed_s > 0
 
 
-async def test_a_dead_server_is_a_connect_error(unused_tcp_port: int) -> None:
-    """Nothing was sent, and the error says so."""
+async def test_refused_connection_is_a_connect_error(unused_tcp_port: int) -> None:
+    """The error has `sent="no"`, and the endpoint is unhealthy."""
     async with manager_for(f"http://127.0.0.1:{unused_tcp_port}") as manager:
         with pytest.raises(faasrt.ConnectError) as info:
             await manager.run_code("1", "py")
@@ -234,8 +233,8 @@ async def test_a_dead_server_is_a_connect_error(unused_tcp_port: int) -> None:
     assert status.endpoints[0].error
 
 
-async def test_a_silent_server_ends_at_the_deadline(raw_server: Serve) -> None:
-    """The limit of the code plus the grace is all that a call waits."""
+async def test_call_to_a_silent_server_ends_at_its_deadline(raw_server: Serve) -> None:
+    """The deadline is the time limit of the code plus `grace_s`. Then the connection is closed."""
     gone = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -250,8 +249,8 @@ async def test_a_silent_server_ends_at_the_deadline(raw_server: Serve) -> None:
         await gone.wait()
 
 
-async def test_a_broken_connection_is_a_lost_answer(raw_server: Serve) -> None:
-    """The request was sent; whether the code ran is unknown."""
+async def test_connection_closed_after_the_request_is_a_lost_connection(raw_server: Serve) -> None:
+    """The code may have run, so the error has `sent="maybe"`."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -262,8 +261,8 @@ async def test_a_broken_connection_is_a_lost_answer(raw_server: Serve) -> None:
     assert info.value.sent == "maybe"
 
 
-async def test_a_flood_is_cut_off(raw_server: Serve) -> None:
-    """A body beyond the cap is not read to its end, and is the code's fault."""
+async def test_too_large_answer_is_an_output_limit(raw_server: Serve) -> None:
+    """The client stops reading a body that is larger than the limits allow."""
     sent = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -283,7 +282,7 @@ async def test_a_flood_is_cut_off(raw_server: Serve) -> None:
 
 
 async def test_a_redirect_is_not_followed(serve: Serve) -> None:
-    """Code goes to the configured server and to no other."""
+    """Code is sent only to configured servers."""
     calls = 0
 
     async def elsewhere(request: web.Request) -> web.Response:
@@ -302,8 +301,8 @@ async def test_a_redirect_is_not_followed(serve: Serve) -> None:
     assert calls == 0
 
 
-async def test_permits_bound_what_is_in_flight(serve: Serve) -> None:
-    """`max_concurrency` holds, the queue is bounded, and a call that waits too long fails without being sent."""
+async def test_max_concurrency_and_queue_limits(serve: Serve) -> None:
+    """The server runs at most `max_concurrency` calls. Calls beyond the queue, or that wait too long, are not sent."""
     running, peak = 0, 0
     go = asyncio.Event()
 
@@ -330,7 +329,7 @@ async def test_permits_bound_what_is_in_flight(serve: Serve) -> None:
 
 
 async def test_cancellation_frees_the_permit_and_the_connection(raw_server: Serve) -> None:
-    """A cancelled call leaves nothing behind: the next one gets its permit, and the server sees the end."""
+    """The next call gets the permit of a cancelled one, and the server sees that the connection is closed."""
     arrived, gone = asyncio.Event(), asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -353,8 +352,8 @@ async def test_cancellation_frees_the_permit_and_the_connection(raw_server: Serv
             await gone.wait()
 
 
-async def test_everything_after_close_is_refused(serve: Serve) -> None:
-    """Closing twice is harmless; using a closed thing is a clear error."""
+async def test_use_after_close_is_an_error(serve: Serve) -> None:
+    """Every method of a closed manager or runtime raises RuntimeClosedError. Closing twice is allowed."""
     manager = manager_for(await serve(answer))
     runtime = await manager.get_runtime("py")
     assert (await runtime.run_code("1")).ok
@@ -374,8 +373,8 @@ async def test_everything_after_close_is_refused(serve: Serve) -> None:
             await call
 
 
-async def test_a_runtime_of_its_own(serve: Serve) -> None:
-    """The factory's runtimes share sessions, and the last one closes them."""
+async def test_runtimes_of_a_factory_share_sessions(serve: Serve) -> None:
+    """After one runtime is closed, the others still work."""
     factory = RuntimeFactory(Settings(endpoints={"python": await serve(answer), "js": await serve(answer)}))
     assert factory.get_supported_languages() == (Language.PYTHON, Language.JAVASCRIPT)
     async with factory.create_runtime("python") as one, factory.create_runtime("js") as two:
@@ -386,14 +385,13 @@ async def test_a_runtime_of_its_own(serve: Serve) -> None:
         factory.create_runtime("ts")
 
 
-def test_a_manager_takes_a_factory_or_settings() -> None:
-    """Both together would leave it open which one counts."""
+def test_manager_refuses_a_factory_with_settings() -> None:
     with pytest.raises(ConfigurationError):
         RuntimeManager(RuntimeFactory(), settings=Settings())
 
 
-def test_another_loop_is_a_clear_error(unused_tcp_port: int) -> None:
-    """A session belongs to its loop; its use in another loop is an error and does not hang."""
+def test_use_in_another_event_loop_is_an_error(unused_tcp_port: int) -> None:
+    """A session belongs to its event loop. In another loop a runtime can only be closed."""
     runtime = RuntimeFactory(Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"})).create_runtime("py")
 
     async def call() -> None:
@@ -406,8 +404,8 @@ def test_another_loop_is_a_clear_error(unused_tcp_port: int) -> None:
     asyncio.run(runtime.aclose())
 
 
-async def test_validation_travels(serve: Serve) -> None:
-    """`validate_code` asks the FaaS; an empty program needs no asking; a server that cannot says so."""
+async def test_validate_code_uses_the_server(serve: Serve) -> None:
+    """`validate_code` sends JavaScript to the FaaS, unless it is empty. A server that cannot validate is an error."""
     seen: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -436,8 +434,8 @@ async def test_validation_travels(serve: Serve) -> None:
      b'{"valid": false, "diagnostics": [1], "checked_by": ""}',
      b'{"valid": false, "diagnostics": [{"message": "x", "line": 0, "column": 1}], "checked_by": ""}'],
 )  # fmt: skip
-async def test_nonsense_is_no_validation(serve: Serve, body: bytes) -> None:
-    """A broken answer raises; it never reads as "invalid"."""
+async def test_invalid_answer_to_a_validation_is_an_error(serve: Serve, body: bytes) -> None:
+    """An invalid answer is a ProtocolError, and does not mean that the code is invalid."""
 
     async def handler(request: web.Request) -> web.Response:
         return web.Response(body=body)
@@ -447,8 +445,8 @@ async def test_nonsense_is_no_validation(serve: Serve, body: bytes) -> None:
             await manager.validate_code("let a = ;", "js")
 
 
-async def test_health_is_read_off_every_endpoint(serve: Serve, unused_tcp_port: int) -> None:
-    """Each endpoint is probed once; a dead or odd one is an unhealthy entry."""
+async def test_health_of_every_endpoint(serve: Serve, unused_tcp_port: int) -> None:
+    """The status has one entry per endpoint. An unreachable endpoint, or one with an invalid answer, is unhealthy."""
 
     async def healthy(request: web.Request) -> web.Response:
         return web.json_response({"status": "healthy", "version": "v1"})
@@ -469,8 +467,8 @@ async def test_health_is_read_off_every_endpoint(serve: Serve, unused_tcp_port: 
     assert all(entry.error for entry in status.endpoints[1:])
 
 
-async def test_events_hold_no_code_and_no_output(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """The log holds ids, sizes, hashes and times, and no text of the user."""
+async def test_log_contains_no_code_and_no_output(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The log contains ids, sizes, hashes and times, but no text of programs or callers."""
 
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"output": {"stdout": "s3cret-output"}})
@@ -484,8 +482,8 @@ async def test_events_hold_no_code_and_no_output(serve: Serve, caplog: pytest.Lo
     assert "s3cret" not in text
 
 
-def test_the_library_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
-    """Without any configuration of logging nothing is printed, whatever happens."""
+def test_nothing_is_printed_without_logging(capfd: pytest.CaptureFixture[str]) -> None:
+    """If logging is not configured, a failed call prints nothing."""
 
     async def main() -> None:
         async with manager_for("http://127.0.0.1:1") as manager:
@@ -496,7 +494,6 @@ def test_the_library_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_json_of_a_result(serve: Serve) -> None:
-    """`to_dict` of a whole result is JSON."""
+def test_result_with_metadata_can_be_encoded_as_json(serve: Serve) -> None:
     result = faasrt.ExecutionResult(outcome=Outcome.OK, metadata={"nested": [1, {"a": None}]})
     assert json.loads(json.dumps(result.to_dict()))["metadata"] == {"nested": [1, {"a": None}]}

@@ -1,4 +1,4 @@
-"""Headers, TLS, a proxy and a session of the caller's own."""
+"""URLs, headers, TLS, proxies, and sessions that the caller provides."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.helpers import manager_for
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}}
 
 
-async def test_one_url_for_every_language() -> None:
-    """`from_url` takes a URL, several replicas, or a mapping."""
+async def test_from_url() -> None:
+    """`from_url` accepts one URL or several for all languages, or a mapping from languages to URLs."""
     async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
         assert [(await manager.run_code("1", language)).ok for language in ("py", "js", "ts")] == [True] * 3
         assert repr(manager) == "<RuntimeManager of python, javascript, typescript>"
@@ -36,8 +36,8 @@ async def test_one_url_for_every_language() -> None:
         Settings.for_url(5)  # type: ignore[arg-type]
 
 
-async def test_the_embedded_faas_as_a_fallback() -> None:
-    """Only when no endpoint is configured, and only if the caller says so."""
+async def test_local_fallback() -> None:
+    """The embedded FaaS is used only if no endpoint is configured and `local_fallback` is true."""
     with pytest.raises(ConfigurationError, match="local_fallback=True"):
         RuntimeManager.from_env({})
     manager = RuntimeManager.from_env({}, local_fallback=True, token="unused")
@@ -48,8 +48,8 @@ async def test_the_embedded_faas_as_a_fallback() -> None:
         RuntimeManager.from_env({}, local_fallback="yes")  # type: ignore[arg-type]
 
 
-async def test_headers_go_along_with_every_request(serve: Any) -> None:
-    """With the program and with the probe of its server; the client's own headers cannot be set."""
+async def test_headers_are_sent_with_every_request(serve: Any) -> None:
+    """The headers are sent with programs and with requests to `/health`. Headers of the client itself are refused."""
     seen: dict[str, Any] = {}
 
     async def handler(request: web.Request) -> web.Response:
@@ -67,8 +67,8 @@ async def test_headers_go_along_with_every_request(serve: Any) -> None:
             Settings(headers={name: value})  # type: ignore[dict-item]
 
 
-async def test_a_session_of_the_callers_own(serve: Any) -> None:
-    """It carries every request, in its own way, and stays open."""
+async def test_session_of_the_caller(serve: Any) -> None:
+    """All requests use the session and its headers. Closing the manager does not close it."""
     seen: list[tuple[str, str, str, str | None]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -87,8 +87,8 @@ async def test_a_session_of_the_callers_own(serve: Any) -> None:
     assert [one[0] for one in seen] == ["/health", "/run_code", "/health"] * 2
 
 
-async def test_a_proxy(serve: Any) -> None:
-    """Requests go through it, with the user info of its URL."""
+async def test_proxy(serve: Any) -> None:
+    """Requests go through the proxy, with the user info of its URL as credentials."""
     seen: list[tuple[str, str | None]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -107,8 +107,8 @@ async def test_a_proxy(serve: Any) -> None:
             Settings(proxy=wrong)  # type: ignore[arg-type]
 
 
-async def test_tls() -> None:
-    """An unknown certificate is refused, unless the caller trusts it or verifies nothing."""
+async def test_tls_certificates() -> None:
+    """An unknown certificate is refused, unless the caller trusts it or disables verification."""
     authority, server_side = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(server_side)
     trusting = ssl.create_default_context()

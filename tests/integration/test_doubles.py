@@ -1,4 +1,4 @@
-"""The doubles of the reference servers, held against what was recorded and seen of the real ones."""
+"""The doubles of the reference servers behave like recordings of the real servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.served import at_work_in, is_gone
 
 Double = PythonFaas | JsFaas
 DOUBLES: dict[str, Callable[..., Double]] = {"python": PythonFaas, "js": JsFaas}
-# What js-faas prints once the script has run, and returns as stdout when the process then dies.
+# js-faas prints this report when the script has run. If the process then crashes, the report is its stdout.
 REPORT = '{{"stdout":"{}\\n","stderr":"","ret_val":""}}\n'
 LATE = "error: Uncaught (in promise) Error: late"
 FOREVER = {"python": "while True: pass", "js": "while (true) {}"}
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def expanded(response: Any) -> Any:
-    """The recorded answer, with the output that was replaced by its length: js-faas keeps the line's end."""
+    """Return a recorded answer with its full output, if the recording only describes it."""
     if isinstance(response, dict) and "output" in response:
         described = re.fullmatch(r"<(\d+) characters, all 'x' but for line ends>", response["output"]["stdout"])
         if described:
@@ -86,7 +86,7 @@ def expanded(response: Any) -> Any:
 
 
 def comparable(response: Any, record: dict[str, Any]) -> Any:
-    """Without what no two servers share, once that has the form it must have: times, counts, and the folder's path."""
+    """Check the format of times, counts and paths in an answer, and replace them, because they always differ."""
     if not isinstance(response, dict):
         return response
     if "metadata" in response:
@@ -108,7 +108,7 @@ def comparable(response: Any, record: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(("language", "record"), recorded())
 async def test_recorded_answers(language: str, record: dict[str, Any], http: aiohttp.ClientSession) -> None:
-    """The double gives the status and the whole answer that the real server gave."""
+    """The double returns the same status and answer as the real server."""
     async with DOUBLES[language]() as double:
         if record["case"].startswith("GET "):
             async with http.get(double.url + record["case"].removeprefix("GET ")) as response:
@@ -137,10 +137,10 @@ async def test_recorded_answers(language: str, record: dict[str, Any], http: aio
         ("{not json}", "{not json}"),
     ],
 )
-async def test_python_prints_json_again(
+async def test_python_reformats_the_json_of_return_values(
     python: PythonFaas, http: aiohttp.ClientSession, printed: str, ret_val: str
 ) -> None:
-    """What stands between the markers goes through JavaScript's JSON, numbers and order of keys included."""
+    """The text between the markers is parsed and written by JavaScript, which changes numbers and the order of keys."""
     markers = ("__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__")
     code = f"print({markers[0]!r})\nprint({printed!r})\nprint({markers[1]!r})"
     assert await output(http, python, code) == ("", "", ret_val)
@@ -175,7 +175,7 @@ async def test_python_prints_json_again(
 async def test_python_programs(
     python: PythonFaas, http: aiohttp.ClientSession, code: str, expected: tuple[str, ...]
 ) -> None:
-    """All ways to the standard output, braces, the trailing expression, top-level await and asyncio.run."""
+    """Ways to write to stdout, braces in the output, a last expression, top-level await and asyncio.run."""
     answer = await run(http, python, code)
     assert tuple(answer["output"].values()) == expected
     assert answer["metadata"]["status"] == "success"
@@ -198,10 +198,10 @@ async def test_python_programs(
         ),
     ],
 )
-async def test_python_processes_that_die(
+async def test_python_crashes_lose_stdout(
     python: PythonFaas, http: aiohttp.ClientSession, code: str, stderr: str
 ) -> None:
-    """Their standard output is lost, and what they wrote to the standard error is all that is left."""
+    """If the process of a program crashes, its stdout is lost, and its stderr is kept."""
     answer = await run(http, python, code)
     assert (answer["output"]["stdout"], answer["output"]["ret_val"]) == ("", "")
     assert stderr in answer["output"]["stderr"]
@@ -210,8 +210,8 @@ async def test_python_processes_that_die(
     assert (answer["metadata"]["status"], answer["metadata"]["exit_code"]) == ("error", 1)
 
 
-async def test_python_never_ends_a_program(http: aiohttp.ClientSession) -> None:
-    """Eight endless loops take all the slots, a ninth program waits, `/health` sees nothing, closing ends it all."""
+async def test_python_does_not_stop_programs_at_their_timeout(http: aiohttp.ClientSession) -> None:
+    """Eight endless loops occupy all slots until the double closes. A ninth program waits, and `/health` is healthy."""
     async with PythonFaas() as double:
         loops = [asyncio.create_task(run(http, double, FOREVER["python"], timeout=100)) for _ in range(8)]
         await until(lambda: double.running == 8)
@@ -234,10 +234,10 @@ async def test_python_never_ends_a_program(http: aiohttp.ClientSession) -> None:
     ("interpreter", "status", "error"),
     [("/nonexistent", 500, "Execution failed"), ("/no/timeout", 408, "Execution timeout")],
 )
-async def test_python_failures(
+async def test_python_failures_to_start_a_program(
     python: PythonFaas, http: aiohttp.ClientSession, interpreter: str, status: int, error: str
 ) -> None:
-    """A failure is a timeout when its message says so; nothing was executed."""
+    """The status is 408 if the message contains the word "timeout", and 500 otherwise."""
     python.interpreter = interpreter
     assert await post(http, python, '{"language": "py", "code": "1"}') == (
         status,
@@ -264,13 +264,13 @@ async def test_python_failures(
     ],
 )
 async def test_js_programs(js: JsFaas, http: aiohttp.ClientSession, code: str, expected: tuple[str, ...]) -> None:
-    """Output that is captured, output that is lost, and output that is taken for the value."""
+    """Output that is captured, output that is lost, and output that becomes the return value."""
     stdout, stderr, ret_val = await output(http, js, code, timeout=1_000)
     assert (stdout, re.split("\n    at|\n  \\(new Function", stderr)[0], ret_val) == expected
 
 
-async def test_js_believes_the_last_object_on_the_real_stdout(js: JsFaas, http: aiohttp.ClientSession) -> None:
-    """A program that prints after the wrapper writes the answer itself; only objects count."""
+async def test_js_uses_the_last_object_on_stdout_as_report(js: JsFaas, http: aiohttp.ClientSession) -> None:
+    """If a program prints a JSON object after the report of the wrapper, the server returns it as the answer."""
     forged = json.dumps({"stdout": "forged", "ret_val": "42"}) + "\n[1]\nnot json\n"
     code = f"""
         console.log("real");
@@ -279,8 +279,8 @@ async def test_js_believes_the_last_object_on_the_real_stdout(js: JsFaas, http: 
     assert await output(http, js, code) == ("forged", "", "42")
 
 
-async def test_js_ends_a_loop_at_its_timeout(js: JsFaas, http: aiohttp.ClientSession) -> None:
-    """As an empty success, which only the duration tells from a program that printed nothing."""
+async def test_js_stops_loops_at_their_timeout(js: JsFaas, http: aiohttp.ClientSession) -> None:
+    """The answer is an empty success. Only its duration differs from that of a program without output."""
     answer = await run(http, js, "console.log('lost'); " + FOREVER["js"], timeout=300)
     assert answer["output"] == {"stdout": "", "stderr": "", "ret_val": ""}
     assert answer["metadata"].pop("duration") >= 300
@@ -288,15 +288,14 @@ async def test_js_ends_a_loop_at_its_timeout(js: JsFaas, http: aiohttp.ClientSes
     assert js.running == 0
 
 
-async def test_js_failures(js: JsFaas, http: aiohttp.ClientSession) -> None:
-    """A program that could not be run is the one thing but bad JSON that is a server error."""
+async def test_js_failures_to_start_a_program(js: JsFaas, http: aiohttp.ClientSession) -> None:
     js.interpreter = "/nonexistent"
     status, answer = await post(http, js, '{"language": "TypeScript", "code": "1"}')
     assert (status, answer["error"]) == (500, "Internal server error")
 
 
-async def test_helm_runs_another_js_faas(http: aiohttp.ClientSession) -> None:
-    """Its health names the runtime and Deno's version, its runs are completed, and its failures have an output."""
+async def test_js_version_of_helm(http: aiohttp.ClientSession) -> None:
+    """`/health` has the runtime and the version of Deno, the status is "completed", and failures have an output."""
     async with JsFaas(version="helm") as helm:
         async with http.get(f"{helm.url}/health") as response:
             health = await response.json()
@@ -310,15 +309,17 @@ async def test_helm_runs_another_js_faas(http: aiohttp.ClientSession) -> None:
 
 
 @pytest.mark.parametrize("double", [PythonFaas, JsFaas])
-async def test_a_gateway_may_offer_no_health(double: type[Double], http: aiohttp.ClientSession) -> None:
-    """Then the path is not found."""
+async def test_health_is_optional(double: type[Double], http: aiohttp.ClientSession) -> None:
+    """With `has_health=False`, the answer to `/health` is a 404."""
     async with double(has_health=False) as server, http.get(f"{server.url}/health") as response:
         assert response.status == 404
 
 
 @pytest.mark.parametrize("language", DOUBLES)
-async def test_programs_outlive_their_clients(language: str, http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    """A client that goes away does not end its program, which keeps its slot."""
+async def test_programs_continue_after_their_client_disconnects(
+    language: str, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """The program also keeps its slot."""
     go_on, mark = tmp_path / "go_on", tmp_path / "mark"
     codes = {
         "python": f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.01)\n"
@@ -342,7 +343,7 @@ async def test_programs_outlive_their_clients(language: str, http: aiohttp.Clien
 
 @pytest.mark.parametrize("language", DOUBLES)
 async def test_start_up_holds_the_slot(language: str, http: aiohttp.ClientSession) -> None:
-    """Each execution takes its start-up, one after the other where there is one slot."""
+    """With one slot, the simulated start-ups run one after the other."""
     async with DOUBLES[language](slots=1, start_up_s=0.3) as double:
         answers = await asyncio.gather(*(run(http, double, "1;") for _ in range(2)))
         assert all(answer["metadata"]["duration"] >= 300 for answer in answers)
@@ -361,7 +362,7 @@ async def test_start_up_holds_the_slot(language: str, http: aiohttp.ClientSessio
 async def test_no_process_and_no_file_is_left(
     language: str, ending: str, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """The children of a program go with it, at its end as at the double's."""
+    """The child processes of a program are killed when it ends, or when the double closes."""
     mark = tmp_path / "mark"
     left: list[psutil.Process] = []
     then = FOREVER[language] if ending == "by closing" else ""

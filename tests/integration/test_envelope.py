@@ -1,4 +1,4 @@
-"""The envelope: through servers that damage everything, results are those of a local interpreter."""
+"""The envelope: results from servers that damage output are the same as those of a local interpreter."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded", "embedded, enveloped"]
 
 
-async def at_the_doubles(code: str, language: str, **options: Any) -> ExecutionResult:
+async def run_on_doubles(code: str, language: str, **options: Any) -> ExecutionResult:
     async with doubles() as (manager, _, _):
         return await manager.run_code(code, language, **options)
 
 
 def places_in(stack: str) -> list[str]:
-    """The user's own places in a traceback or stack."""
+    """Return the lines of the user's program in a traceback or stack trace."""
     return re.findall(r"main\.[jt]s:\d+:\d+|main\.py\", line \d+, in .*", stack)
 
 
 def check(result: ExecutionResult, ending: Ending, code: str, language: str, *, same_python: bool) -> None:
-    """Hold a result against what the interpreter itself gives."""
+    """Compare a result with the output of the interpreter itself."""
     stdout, ret_val = ending.stdout, ending.ret_val
     if re.search("(def|function) return_val", code):
         stdout, ret_val, _ = take_return_val(stdout, Language.parse(language))
     assert (result.stdout, result.ret_val, result.exit_code) == (stdout, ret_val, ending.exit_code)
     assert result.ok is (ending.exit_code == 0)
     if "Exception in thread" in ending.stderr and same_python:
-        # The hook of threads reads the file, which is none here, and shows no line of it.
+        # threading.excepthook reads source lines from the file, which does not exist here.
         assert places_in(result.stderr) == places_in(ending.stderr)
     elif result.ok or result.error is None or (language == "python" and same_python):
         assert result.stderr == ending.stderr
     elif language == "python":
-        # Pythons of other versions draw other underlines.
+        # Other versions of Python print other underlines.
         assert places_in(result.stderr) == places_in(ending.stderr)
         assert result.stderr.splitlines()[-1:] == ending.stderr.splitlines()[-1:]
     elif result.error.name != "Exit":
@@ -58,7 +58,7 @@ def check(result: ExecutionResult, ending: Ending, code: str, language: str, *, 
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_recorded_programs(place: str, local: RuntimeManager) -> None:
-    """Each program that was sent to the reference servers ends as it does in its own interpreter."""
+    """Each recorded program gives the same result as its interpreter."""
     programs = recorded_programs()
     assert len(programs) == 47
     async with manager_at(place, local) as manager:
@@ -81,7 +81,7 @@ async def test_recorded_programs(place: str, local: RuntimeManager) -> None:
 
 @pytest.mark.parametrize("language", PROGRAMS)
 async def test_programs_of_many_kinds(language: str) -> None:
-    """Streams, exceptions, exits, threads, timers, modules: all as in the interpreter itself."""
+    """Streams, exceptions, exits, threads, timers and modules give the same result as the interpreter."""
     async with doubles() as (manager, _, _):
         for code in PROGRAMS[language]:
             result = await manager.run_code(code, language, timeout_ms=10_000)
@@ -97,8 +97,8 @@ LARGE = ["x" * 1_000_000, "\0" * 1_000_000, "\n" * 1_000_000, "é\r\n" * 250_000
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
 @pytest.mark.parametrize("place", ["doubles", "embedded, enveloped"])
-async def test_a_megabyte_comes_back(language: str, place: str, local: RuntimeManager) -> None:
-    """A stream within the limit is whole, also where its escapes would be six times as long."""
+async def test_streams_of_one_megabyte_are_exact(language: str, place: str, local: RuntimeManager) -> None:
+    """A stream within the limit is not truncated, even if its JSON escapes would be six times as long."""
     async with manager_at(place, local) as manager:
         for text in LARGE:
             if language == "python":
@@ -114,8 +114,8 @@ async def test_a_megabyte_comes_back(language: str, place: str, local: RuntimeMa
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_streams_are_cut_inside(language: str) -> None:
-    """Head and tail stay, a marker says how much is gone, and more than twice the limit ends the program."""
+async def test_streams_are_truncated_by_the_envelope(language: str) -> None:
+    """Start and end stay, with a marker between them. A program with more than twice the limit is stopped."""
     async with doubles(sandbox=SandboxConfig(max_output_bytes=10_000)) as (manager, _, _):
         programs = {
             "python": ["print('a' * 6000 + 'b' * 6000)", "while True:\n    print('c' * 100)"],
@@ -134,13 +134,13 @@ async def test_streams_are_cut_inside(language: str) -> None:
         assert (flood.outcome, flood.truncated) == (Outcome.OUTPUT_LIMIT, {"stdout"})
 
 
-async def test_three_full_streams_fit() -> None:
-    """Where the frame cannot hold everything, streams are cut further, and it is said."""
+async def test_three_full_streams_are_truncated() -> None:
+    """If the frame cannot hold three full streams, some are truncated, and reported as truncated."""
     for language, code in {
         "python": "import sys\nt = '\\0' * 900_000\nprint(t)\nprint(t, file=sys.stderr)\nreturn_val(t)",
         "javascript": "const t = '\\0'.repeat(900_000); console.log(t); console.error(t); return_val(t);",
     }.items():
-        result = await at_the_doubles(code, language)
+        result = await run_on_doubles(code, language)
         assert result.outcome is Outcome.OK
         assert result.truncated
         for name in ("stdout", "stderr", "ret_val"):
@@ -152,8 +152,8 @@ async def test_three_full_streams_fit() -> None:
 @pytest.mark.parametrize(
     ("language", "tricks"), [("python", PYTHON_TRICKS), ("javascript", JS_TRICKS)], ids=["python", "javascript"]
 )
-async def test_tricks_are_told_honestly(language: str, tricks: list[tuple[str, str, Outcome | None]]) -> None:
-    """Whatever a program does to itself and to us, its verdict is what happened, and the next program runs."""
+async def test_outcomes_of_tricky_programs(language: str, tricks: list[tuple[str, str, Outcome | None]]) -> None:
+    """A program that tampers with the interpreter or the envelope gets the right outcome, and the next program runs."""
     async with doubles() as (manager, python, js):
         for name, code, outcome in tricks:
             result = await manager.run_code(code, language, timeout_ms=1_000)
@@ -163,13 +163,13 @@ async def test_tricks_are_told_honestly(language: str, tricks: list[tuple[str, s
 
 
 async def test_output_survives_a_hard_exit() -> None:
-    """The output before os._exit comes back, with the exit code."""
-    result = await at_the_doubles("import os\nprint('said')\nos._exit(4)", "python")
+    """The result has the output before `os._exit`, and the exit code."""
+    result = await run_on_doubles("import os\nprint('said')\nos._exit(4)", "python")
     assert (result.outcome, result.stdout, result.exit_code) == (Outcome.CRASHED, "said\n", 4)
 
 
-async def test_eight_endless_loops() -> None:
-    """All are ended from inside, so the ninth program finds a slot on a server that never ends anything."""
+async def test_endless_loops_do_not_occupy_slots_forever() -> None:
+    """The envelope stops eight loops at their time limit, so a ninth program runs. The server never stops programs."""
     async with doubles() as (manager, python, _):
         loops = (manager.run_code("print('on')\nwhile True: pass", "python", timeout_ms=500) for _ in range(8))
         results = await asyncio.gather(*loops)
@@ -180,13 +180,13 @@ async def test_eight_endless_loops() -> None:
 
 
 async def test_never_sends_plain_requests() -> None:
-    """envelope="never" gives what the server gives."""
+    """With envelope="never", the result is the answer of the server, without newlines."""
     async with doubles(envelope="never") as (manager, _, _):
         assert (await manager.run_code("print('a')\nprint('b')", "python")).stdout == "ab"
 
 
-async def test_the_guard_counts_events_where_nothing_else_is_there(local: RuntimeManager) -> None:
-    """WASI has neither signals nor Pyodide's buffer: there sys.monitoring ends the loop."""
+async def test_guest_stops_loops_with_sys_monitoring(local: RuntimeManager) -> None:
+    """Without signals and without the interrupt buffer of Pyodide, sys.monitoring stops endless loops."""
     for loop in (
         "while True: pass",
         "def f(): pass\nfor _ in iter(int, 1): f()",

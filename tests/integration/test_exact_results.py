@@ -1,4 +1,4 @@
-"""Verdicts, output and values of programs are exact, at limits and with unusual text, wherever they run."""
+"""Outcomes, output and values are exact on the doubles and the embedded FaaS, even at limits and for unusual text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PLACES = ["doubles", "embedded", "embedded, enveloped"]
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_programs(place: str, local: RuntimeManager) -> None:
-    """Verdict and output are those of the interpreter, wherever the program runs."""
+async def test_outcome_and_output_of_programs(place: str, local: RuntimeManager) -> None:
+    """Outcome, stdout and stderr are the same at every place."""
     programs = [(code, "python", expected) for code, expected in EXACT_PYTHON.items()]
     programs += [(code, "js", expected) for code, expected in EXACT_JAVASCRIPT.items()]
     if place == "doubles":
@@ -32,8 +32,8 @@ async def test_programs(place: str, local: RuntimeManager) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("language", ["python", "js"])
-async def test_a_raised_megabyte(place: str, language: str, local: RuntimeManager) -> None:
-    """A message within the limit on output is whole."""
+async def test_error_messages_of_one_megabyte_are_exact(place: str, language: str, local: RuntimeManager) -> None:
+    """An error message is truncated only above `max_output_bytes`."""
     code = "raise ValueError('x' * 10**6)" if language == "python" else "throw new Error('x'.repeat(1e6));"
     async with manager_at(place, local) as manager:
         result = await manager.run_code(code, language)
@@ -54,8 +54,8 @@ async def results_of(manager: RuntimeManager, language: str, code: str, cases: l
 
 @pytest.mark.parametrize("place", ["doubles", "embedded"])
 @pytest.mark.parametrize("language", ["python", "js"])
-async def test_cases_under_small_limits(place: str, language: str, local: RuntimeManager) -> None:
-    """Progress reports are no output of the program, and take none of its limit."""
+async def test_progress_of_cases_does_not_count_as_output(place: str, language: str, local: RuntimeManager) -> None:
+    """The progress frames of cases are not output of the program, so they do not count towards a small limit."""
     loop = "while True: pass" if language == "python" else "while (true) {}"
     python = f"def f(i):\n    if i == 40:\n        {loop}\n    return [i] * 50"
     js = f"const f = (i) => {{ if (i === 40) {loop} return Array(50).fill(i); }};"
@@ -73,8 +73,8 @@ async def test_cases_under_small_limits(place: str, language: str, local: Runtim
 
 
 @pytest.mark.parametrize("place", ["doubles", "embedded"])
-async def test_cases_with_full_streams(place: str, local: RuntimeManager) -> None:
-    """Large definitions and large results: each case has its own verdict and value, in few executions."""
+async def test_cases_with_large_output_and_values(place: str, local: RuntimeManager) -> None:
+    """Each case has its own outcome and value, even if definitions and cases print almost as much as the limit."""
     python = (
         "import sys\nprint('d' * 900_000)\ndef f(i):\n    if i == 1:\n        while True: pass\n"
         "    print('e' * 900_000, file=sys.stderr)\n    return 'r' * 900_000"
@@ -95,8 +95,8 @@ async def test_cases_with_full_streams(place: str, local: RuntimeManager) -> Non
             assert len(results[2].stdout) < 8_300
 
 
-async def test_large_definitions_do_not_split_cases() -> None:
-    """The output of the definitions appears once."""
+async def test_large_output_of_definitions_is_sent_once() -> None:
+    """200 cases share at most two executions, because the output of the definitions is not repeated for each case."""
     async with doubles() as (manager, python, js):
         for language, code in {
             "python": "print('d' * 900_000)\ndef f(i): print(i); return i",
@@ -121,14 +121,14 @@ async def test_large_definitions_do_not_split_cases() -> None:
         ),
     ],
 )
-async def test_cases_that_break_things(code: str, expected: list[Any]) -> None:
-    """Neither our own means nor the neighbours suffer from what a case does."""
+async def test_cases_that_damage_the_interpreter(code: str, expected: list[Any]) -> None:
+    """Other cases keep their results, and time limits still work."""
     async with doubles() as (manager, _, _):
         assert await results_of(manager, "python", code, list(range(4)), timeout_ms=500) == expected
 
 
-async def test_isolated_cases_get_their_streams_and_prototypes_back() -> None:
-    """A fresh namespace has the streams that it can print to."""
+async def test_isolated_cases_start_with_working_streams_and_prototypes() -> None:
+    """The case before closed its streams or changed `Object.prototype`, which does not affect the next one."""
     async with doubles() as (manager, _, _):
         runtime = await manager.get_runtime("python")
         code = "import sys\ndef f(i):\n    print(i)\n    sys.stdout.close()\n    sys.stdout = None\n    return i"
@@ -143,8 +143,8 @@ async def test_isolated_cases_get_their_streams_and_prototypes_back() -> None:
         assert [(result.value, result.stdout) for result in results] == [(1, "1\ng\n"), (2, "2\ng\n")]
 
 
-async def test_half_a_character_stays_with_its_case() -> None:
-    """Bytes that a case leaves unfinished are not finished by the next one."""
+async def test_incomplete_characters_are_not_joined_across_cases() -> None:
+    """If a case writes only some bytes of a character, bytes of the next case do not complete it."""
     code = "const f = (bytes) => { Deno.stdout.writeSync(new Uint8Array(bytes)); };"
     async with doubles() as (manager, _, _):
         runtime = await manager.get_runtime("js")
@@ -152,8 +152,8 @@ async def test_half_a_character_stays_with_its_case() -> None:
         assert [result.stdout for result in results] == ["\ufffd", "\ufffd", "€"]
 
 
-async def test_syntax_errors_of_functions_are_the_users(local: RuntimeManager) -> None:
-    """What stands behind the program for us is not shown, and moves no error."""
+async def test_syntax_errors_of_functions_do_not_mention_faasrt(local: RuntimeManager) -> None:
+    """The error is the same as that of the program alone, without the code that faasrt appends to it."""
     async with doubles() as (manager, _, _):
         for place in (manager, local):
             runtime = await place.get_runtime("js")
@@ -166,14 +166,13 @@ async def test_syntax_errors_of_functions_are_the_users(local: RuntimeManager) -
             assert (await runtime.call_function("function name(i) { return i + 1 }", "name", [1])).value == 2
 
 
-async def test_slow_definitions(local: RuntimeManager) -> None:
-    """They take nothing of the time of the cases."""
+async def test_time_of_definitions_does_not_count_for_cases(local: RuntimeManager) -> None:
     code = "import time\ntime.sleep(0.4)\ndef f(i):\n    time.sleep(0.4)\n    return i"
     assert await results_of(local, "python", code, [0, 1, 2], timeout_ms=600) == [0, 1, 2]
 
 
-async def test_errors_fit_into_small_frames() -> None:
-    """A message of many bytes is cut like a stream, and takes no neighbour's room."""
+async def test_long_error_messages_do_not_split_cases() -> None:
+    """An error message is truncated like a stream, so three cases still fit into one execution."""
     code = "const f = () => { throw new Error('😀'.repeat(15_000)); };"
     async with doubles(sandbox=SandboxConfig(max_output_bytes=1_000)) as (manager, _, js):
         runtime = await manager.get_runtime("js")
@@ -182,8 +181,8 @@ async def test_errors_fit_into_small_frames() -> None:
         assert js.executions == 1
 
 
-async def test_odd_values_and_arguments() -> None:
-    """A time zone has no form in JSON; JavaScript has no large integers; Python's names are normalized."""
+async def test_unusual_values_and_arguments() -> None:
+    """A time zone is not valid as a value, large integers are refused for JavaScript, and Python normalizes names."""
     async with doubles() as (manager, _, _):
         python = await manager.get_runtime("python")
         zone = await python.call_function("import datetime\ndef f(): return datetime.timezone.utc", "f")

@@ -1,4 +1,4 @@
-"""call_function and run_cases: arguments in and values out as JSON, on damaging servers and on the embedded FaaS."""
+"""`call_function` and `run_cases` on the doubles of the reference servers and on the embedded FaaS."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ CODE = {"python": PYTHON, "javascript": JAVASCRIPT, "typescript": TYPESCRIPT}
 @pytest.mark.parametrize("language", CODE)
 @pytest.mark.parametrize("place", PLACES)
 async def test_call_function(place: str, language: str, local: RuntimeManager) -> None:
-    """The value, the output, and the other ways in which a call can end."""
+    """Values, output, exceptions, missing functions, exits, timeouts and syntax errors."""
     async with manager_at(place, local) as manager:
         runtime = await manager.get_runtime(language)
         code = CODE[language]
@@ -116,8 +116,8 @@ async def test_call_function(place: str, language: str, local: RuntimeManager) -
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_what_python_is_called_with(place: str, local: RuntimeManager) -> None:
-    """Keyword arguments, defaults, classes and methods of modules are called as in Python."""
+async def test_python_functions_and_arguments(place: str, local: RuntimeManager) -> None:
+    """Keyword arguments and defaults work, and classes, imported functions and lambdas can be called."""
     async with manager_at(place, local) as manager:
         python = await manager.get_runtime("python")
         assert (await python.call_function(PYTHON, "grade", ["ab"], {"weight": 5})).value["score"] == 10
@@ -130,8 +130,8 @@ async def test_what_python_is_called_with(place: str, local: RuntimeManager) -> 
         assert (await python.call_function("return_val('x')\ndef f(): return_val('y'); return 1", "f")).value == 1
 
 
-async def test_what_javascript_is_called_with() -> None:
-    """Exports, the default export, constants; not what the language itself has."""
+async def test_javascript_functions() -> None:
+    """Exports, the default export, constants and imports can be called. Globals of the language cannot."""
     async with doubles() as (manager, _, _):
         js = await manager.get_runtime("js")
         assert (await js.call_function(JAVASCRIPT, "exported", [5])).value == 5
@@ -218,7 +218,7 @@ def returning(expression: str, language: str) -> str:
 @pytest.mark.parametrize("language", VALUES)
 @pytest.mark.parametrize("place", PLACES)
 async def test_values_are_encoded(place: str, language: str, local: RuntimeManager) -> None:
-    """Each kind of value has its form in JSON, and what has none says where it stands."""
+    """Each kind of value has a form in JSON. The error for any other value says where it is."""
     async with manager_at(place, local) as manager:
         runtime = await manager.get_runtime(language)
         for expression, expected in VALUES[language]:
@@ -233,7 +233,7 @@ async def test_values_are_encoded(place: str, language: str, local: RuntimeManag
 
 
 async def test_numpy_and_pandas_values(local: RuntimeManager) -> None:
-    """Scalars are numbers, arrays and columns lists, frames lists of rows."""
+    """Scalars become numbers or strings, arrays become lists, and data frames become lists of rows."""
     code = """
 import numpy as np, pandas as pd
 def f():
@@ -282,7 +282,7 @@ CYCLE.append(CYCLE)
     ],
 )
 async def test_arguments_must_be_json(arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
-    """What would come out as something else is refused, by name, before anything is sent."""
+    """Values that JSON would change are refused before a request is sent, and the message says where they are."""
     async with doubles() as (manager, python, _):
         runtime = await manager.get_runtime("python")
         with pytest.raises(InvalidRequestError, match=words):
@@ -290,8 +290,7 @@ async def test_arguments_must_be_json(arguments: tuple[Any, ...], options: dict[
         assert python.executions == 0
 
 
-async def test_other_arguments_are_checked() -> None:
-    """Names, cases and flags."""
+async def test_function_names_cases_and_flags_are_checked() -> None:
     async with doubles() as (manager, python, js):
         runtime = await manager.get_runtime("python")
         for name in ("", "a.b", "1a", "f()", None, 5, "$x", "a b"):
@@ -315,7 +314,7 @@ async def test_other_arguments_are_checked() -> None:
 @pytest.mark.parametrize("language", CODE)
 @pytest.mark.parametrize("place", PLACES)
 async def test_cases_have_their_own_results(place: str, language: str, local: RuntimeManager) -> None:
-    """One execution: each case has its streams, its error and its value, and sees what the one before left."""
+    """Each case has its own output, error and value. Without `isolate`, it sees variables of earlier cases."""
     async with manager_at(place, local) as manager:
         runtime = await manager.get_runtime(language)
         turns = ["a", "raise", "bb"]
@@ -333,8 +332,8 @@ async def test_cases_have_their_own_results(place: str, language: str, local: Ru
         assert [result.stdout for result in fresh] == ["defining\nturn a\n", "defining\nturn b\n"]
 
 
-KILLERS = ["loop", "exit", "hard", "leave", "sleep"]
-VERDICTS = {
+STOPPING = ["loop", "exit", "hard", "leave", "sleep"]
+OUTCOMES = {
     "loop": Outcome.TIMEOUT,
     "sleep": Outcome.TIMEOUT,
     "exit": Outcome.USER_ERROR,
@@ -344,30 +343,32 @@ VERDICTS = {
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
 @pytest.mark.parametrize("place", PLACES)
-async def test_killers_cost_one_execution_each(place: str, language: str, local: RuntimeManager) -> None:
-    """k cases that end the execution cost k more of them; the others run once, and have their values."""
-    turns = [turn for killer in KILLERS for turn in ("x", killer)] + ["last"]
+async def test_each_case_that_stops_its_execution_costs_one_more_execution(
+    place: str, language: str, local: RuntimeManager
+) -> None:
+    """k such cases need k + 1 executions. Every other case runs once, and has its value."""
+    turns = [turn for stopping in STOPPING for turn in ("x", stopping)] + ["last"]
     if place == "doubles":
         async with doubles() as (manager, python, js):
             runtime = await manager.get_runtime(language)
             results = await runtime.run_cases(CODE[language], "grade", [(turn,) for turn in turns], timeout_ms=400)
-            assert (python if language == "python" else js).executions == len(KILLERS) + 1
+            assert (python if language == "python" else js).executions == len(STOPPING) + 1
     else:
         runtime = await local.get_runtime(language)
         before = runtime.get_metrics().total.calls
         results = await runtime.run_cases(CODE[language], "grade", [(turn,) for turn in turns], timeout_ms=400)
-        assert runtime.get_metrics().total.calls - before == len(KILLERS) + 1
+        assert runtime.get_metrics().total.calls - before == len(STOPPING) + 1
     for turn, result in zip(turns, results, strict=True):
         if turn in ("x", "last"):
             assert result.value == {"turn": turn, "score": len(turn), "count": 1}, (turn, result)
         elif turn == "hard" and language == "python":
             assert (result.outcome, result.exit_code) == (Outcome.CRASHED, 4)
         else:
-            assert result.outcome is VERDICTS.get(turn, Outcome.USER_ERROR), (turn, result)
+            assert result.outcome is OUTCOMES.get(turn, Outcome.USER_ERROR), (turn, result)
 
 
-async def test_a_crash_is_laid_to_its_case() -> None:
-    """A process that dies says on its stderr how far it came, so the rest need not run again."""
+async def test_a_crash_is_attributed_to_its_case() -> None:
+    """The progress on stderr shows which case crashed, so no case runs twice."""
     code = """
 import ctypes, pathlib
 def f(x):
@@ -387,16 +388,16 @@ def f(x):
         assert log.read_text() == "0 1 2 3 4 5 6 "
 
 
-async def test_a_crash_after_a_slow_start() -> None:
-    """Where the start-up takes longer than the limit, silence for so long is no timeout."""
+async def test_a_crash_after_a_slow_start_is_no_timeout() -> None:
+    """If the interpreter starts slowly, the program may crash later than its time limit after the request."""
     async with doubles() as (manager, python, _):
         python.start_up_s = 0.3
         result = await manager.run_code("import ctypes\nctypes.string_at(0)", "python", timeout_ms=200)
         assert result.outcome is Outcome.CRASHED
 
 
-async def test_a_crash_that_says_nothing() -> None:
-    """js-faas gives nothing back of a process that died: all its cases get the verdict, or run again if they may."""
+async def test_a_crash_without_progress_is_attributed_to_all_cases() -> None:
+    """js-faas returns no output of a crashed process, so all its cases are CRASHED. Idempotent cases run again."""
     code = "const f = (x) => { if (x === 2) Deno.kill(Deno.pid, 'SIGKILL'); return x; };"
     async with doubles() as (manager, _, js):
         runtime = await manager.get_runtime("js")
@@ -423,7 +424,7 @@ async def test_a_crash_that_says_nothing() -> None:
     ],
 )
 async def test_definitions_that_fail(definitions: str, outcome: Outcome) -> None:
-    """Every case gets the verdict, and nothing is tried again."""
+    """If the definitions fail, every case gets their outcome after one execution."""
     async with doubles(sandbox=SandboxConfig(max_output_bytes=10_000)) as (manager, python, _):
         runtime = await manager.get_runtime("python")
         results = await runtime.run_cases(
@@ -434,8 +435,8 @@ async def test_definitions_that_fail(definitions: str, outcome: Outcome) -> None
         assert python.executions == 1
 
 
-async def test_large_results_are_split() -> None:
-    """A case's streams are never cut because of its neighbours': the execution ends, and another goes on."""
+async def test_cases_with_large_output_are_split() -> None:
+    """Output of other cases never truncates the output of a case. The remaining cases run in a new execution."""
     limit = 50_000
     async with doubles(sandbox=SandboxConfig(max_output_bytes=limit)) as (manager, python, js):
         for language, code in {
@@ -451,8 +452,8 @@ async def test_large_results_are_split() -> None:
         assert 1 < js.executions < 12
 
 
-async def test_large_arguments_are_split() -> None:
-    """No request grows beyond a mebibyte of arguments, unless a single case does."""
+async def test_cases_with_large_arguments_are_split() -> None:
+    """A request contains at most 1 MiB of arguments, or only one case."""
     async with doubles() as (manager, python, _):
         runtime = await manager.get_runtime("python")
         cases = [("x" * 400_000,)] * 5 + [("y" * 1_500_000,)]
@@ -462,7 +463,7 @@ async def test_large_arguments_are_split() -> None:
 
 
 async def test_two_hundred_cases_take_one_execution() -> None:
-    """What costs a start-up each as calls costs one as cases; `benchmarks/cases.py` has the times."""
+    """The cases share one start of the interpreter. `benchmarks/cases.py` measures the difference."""
     async with doubles() as (manager, python, _):
         runtime = await manager.get_runtime("python")
         results = await runtime.run_cases(PYTHON, "grade", [("t" * (number % 7),) for number in range(200)])
@@ -470,8 +471,8 @@ async def test_two_hundred_cases_take_one_execution() -> None:
         assert python.executions == 1
 
 
-async def test_a_late_case_is_a_timeout() -> None:
-    """A case that came to its end after its limit has passed it all the same, and the next one runs."""
+async def test_a_case_that_returns_after_its_limit_is_a_timeout() -> None:
+    """The next case still runs in the same execution."""
     code = "import signal, time\ndef f(s):\n    signal.alarm(0)\n    time.sleep(s)\n    return s"
     async with doubles() as (manager, python, _):
         results = await (await manager.get_runtime("python")).run_cases(code, "f", [(0.3,), (0,)], timeout_ms=100)
@@ -480,7 +481,7 @@ async def test_a_late_case_is_a_timeout() -> None:
 
 
 async def test_many_cases_on_the_embedded_faas(local: RuntimeManager) -> None:
-    """A thousand cases, in order, in few executions."""
+    """A thousand cases need at most ten executions, and their results are in order."""
     for language in ("python", "js"):
         runtime = await local.get_runtime(language)
         code = "def f(n): return n * n" if language == "python" else "const f = (n) => n * n;"

@@ -1,12 +1,12 @@
-"""Random programs; `python -m support.fuzz` runs thousands."""
+"""Random programs. `python -m support.fuzz` runs thousands of them."""
 
 from __future__ import annotations
 
 from support import fuzz
 
 
-async def test_random_programs_end_as_they_were_made_to() -> None:
-    """On the embedded FaaS and on both kinds of doubles: outcome, output and value."""
+async def test_random_programs_have_the_expected_results() -> None:
+    """Outcome, output and value are as expected on the embedded FaaS and on both doubles."""
     outcomes, problems = await fuzz.run(60, seed=5, in_flight=4)
     assert problems == []
     assert sum(outcomes.values()) == 60

@@ -1,4 +1,4 @@
-"""A coze-loop backend against the embedded FaaS: the bytes that its Go client sends, and the types that it insists on.
+"""The embedded FaaS with the Go client of a coze-loop backend: the bytes that it sends, and the types that it requires.
 
 Source: wire/README.md, "The Go client that these servers were written for".
 """
@@ -17,7 +17,7 @@ from support.rawhttp import Connection, connected, exchange, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# The struct of the answer. Go takes null, or a field that is missing, for the zero value of any type.
+# The struct of the answer. Go reads null or a missing field as the zero value of the type.
 ANSWER = {
     "output": {"stdout": str, "stderr": str, "ret_val": str},
     "metadata": {
@@ -37,18 +37,18 @@ ANSWER = {
 
 
 class _Float(float):
-    """A number that is written with a point or an exponent, which Go refuses to put into an int."""
+    """A number that is written with a point or an exponent, which Go does not accept as an int."""
 
 
 def unmarshal(body: bytes) -> dict[str, Any]:
-    """Decode as `json.Unmarshal` into the struct does; unknown fields are ignored."""
+    """Decode an answer like `json.Unmarshal` with the struct. Unknown fields are ignored."""
     return _fill(ANSWER, json.loads(body.decode("utf-8"), parse_float=_Float))
 
 
 def _fill(kind: Any, value: Any) -> Any:
     if isinstance(kind, dict):
         assert value is None or isinstance(value, dict)
-        # A name counts in any case, so that an `Error` of ours would be the client's `error`.
+        # Go ignores the case of names, so it would read a field `Error` as `error`.
         given = {name.lower(): field for name, field in (value or {}).items()}
         return {name: _fill(field, given.get(name.lower())) for name, field in kind.items()}
     if value is None:
@@ -58,7 +58,7 @@ def _fill(kind: Any, value: Any) -> Any:
 
 
 def marshal(language: str, code: str, timeout: int, ext: dict[str, str] | None) -> bytes:
-    """Encode as `json.Marshal` does: fields in the struct's order, HTML and two line separators escaped."""
+    """Encode a request like `json.Marshal`: fields in the order of the struct, and HTML and line separators escaped."""
     fields = {"language": language, "code": code, "timeout": timeout, "priority": "normal", "ext": ext}
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -67,7 +67,7 @@ def marshal(language: str, code: str, timeout: int, ext: dict[str, str] | None) 
 
 
 class GoClient:
-    """Sends what `net/http` sends, over one connection that it keeps, as `net/http` does."""
+    """Sends the same requests as `net/http`, over one connection that stays open."""
 
     def __init__(self, url: str, connection: Connection) -> None:
         self.host = urlsplit(url).netloc
@@ -84,7 +84,7 @@ class GoClient:
         )
         await self.connection.send(head.encode() + body)
         answer = await self.connection.answer()
-        # It would undo gzip, and nothing else; another status than 200 is a failure, and so is a top-level error.
+        # The Go client decodes only gzip. For it, a status other than 200 or a top-level `error` is a failure.
         assert answer.headers.get("content-encoding", "gzip") == "gzip"
         assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
         fields = unmarshal(answer.body)
@@ -103,7 +103,7 @@ async def url_of(manager: RuntimeManager) -> str:
     return (await manager.get_health_status()).endpoints[0].endpoint
 
 
-# The names of the languages in the backend, and in our own protocol.
+# The names of languages in the backend and in the protocol of faasrt.
 PROGRAMS = [
     (
         "python",
@@ -118,15 +118,15 @@ PROGRAMS = [
 ]
 
 
-@pytest.mark.parametrize(("language", "code", "ret_val", "told"), PROGRAMS)
-async def test_a_program_runs(local: RuntimeManager, language: str, code: str, ret_val: str, told: str) -> None:
-    """Output and return value arrive as they were written, whatever name of the language is used."""
+@pytest.mark.parametrize(("language", "code", "ret_val", "reported"), PROGRAMS)
+async def test_programs_run(local: RuntimeManager, language: str, code: str, ret_val: str, reported: str) -> None:
+    """Output and return value are exact, for each name of a language."""
     url = await url_of(local)
     async with connected(url) as connection:
         fields = await GoClient(url, connection).run(language, code, ext={"span": "1"})
     assert fields["output"] == {"stdout": 'a < b & "c" é\n', "stderr": "", "ret_val": ret_val}
     metadata = fields["metadata"]
-    assert (metadata["language"], metadata["status"], metadata["exit_code"]) == (told, "success", 0)
+    assert (metadata["language"], metadata["status"], metadata["exit_code"]) == (reported, "success", 0)
     assert metadata["timed_out"] is False
 
 
@@ -141,8 +141,8 @@ async def test_a_program_runs(local: RuntimeManager, language: str, code: str, r
         ("python", "import sys\nprint('why', file=sys.stderr)\nsys.exit(3)", "why"),
     ],
 )
-async def test_an_error_is_told_in_stderr(local: RuntimeManager, language: str, code: str, words: str) -> None:
-    """The program's failure is a 200 without `error`, which would make the client run it three times more."""
+async def test_errors_of_programs_are_in_stderr(local: RuntimeManager, language: str, code: str, words: str) -> None:
+    """The answer is a 200 without `error`, because the client would retry a program with `error` three times."""
     url = await url_of(local)
     async with connected(url) as connection:
         fields = await GoClient(url, connection).run(language, code)
@@ -155,8 +155,8 @@ async def test_an_error_is_told_in_stderr(local: RuntimeManager, language: str, 
 @pytest.mark.parametrize(
     ("language", "code"), [("python", "while True: pass"), ("js", "for (;;);"), ("ts", "for (;;);")]
 )
-async def test_a_timeout_is_told(local: RuntimeManager, language: str, code: str) -> None:
-    """It is a 200 that says so; its exit code may be null, which Go reads as 0."""
+async def test_timeouts_are_reported(local: RuntimeManager, language: str, code: str) -> None:
+    """The answer is a 200 with `timed_out`. Its exit code may be null, which Go reads as 0."""
     url = await url_of(local)
     async with connected(url) as connection:
         fields = await GoClient(url, connection).run(language, code, timeout_ms=300)
@@ -164,8 +164,8 @@ async def test_a_timeout_is_told(local: RuntimeManager, language: str, code: str
     assert fields["metadata"]["duration"] > 0
 
 
-async def test_the_connection_is_kept(local: RuntimeManager) -> None:
-    """One after another over one connection, with an empty map, which Go writes as null, and with a large program."""
+async def test_connection_stays_open(local: RuntimeManager) -> None:
+    """Several programs of 1 MB run over one connection. `ext` may be null, as Go writes an empty map, or `{}`."""
     url = await url_of(local)
     async with connected(url) as connection:
         client = GoClient(url, connection)
@@ -177,8 +177,8 @@ async def test_the_connection_is_kept(local: RuntimeManager) -> None:
     assert len(set(tasks)) == 3
 
 
-async def test_many_backends_at_once(local: RuntimeManager) -> None:
-    """Each gets the answer to its own program."""
+async def test_many_connections_at_once(local: RuntimeManager) -> None:
+    """Each client gets the answer to its own program."""
     url = await url_of(local)
 
     async def one(number: int) -> None:
@@ -191,8 +191,8 @@ async def test_many_backends_at_once(local: RuntimeManager) -> None:
             group.create_task(one(number))
 
 
-async def test_the_reader_is_as_strict_as_go() -> None:
-    """A float for an int, a number for a string or an `Error` in another case would not pass for an answer."""
+async def test_unmarshal_is_as_strict_as_go() -> None:
+    """The helper of these tests refuses wrong types, and ignores the case of names."""
     good = {"output": {"stdout": "a"}, "metadata": {"duration": 1, "exit_code": None}}
     assert unmarshal(json.dumps(good).encode())["metadata"]["exit_code"] == 0
     assert unmarshal(json.dumps({**good, "Error": "x"}).encode())["error"] == "x"
@@ -231,10 +231,10 @@ NOTICES = [
 
 
 @pytest.mark.parametrize(("language", "code", "fields", "notice"), NOTICES)
-async def test_no_failure_looks_like_a_success(
+async def test_failures_without_stderr_get_a_notice(
     local: RuntimeManager, language: str, code: str, fields: dict[str, Any], notice: str
 ) -> None:
-    """The backend takes an empty stderr for success: where a program wrote nothing, the server says how it ended."""
+    """The backend treats an empty stderr as a success, so the server writes to it how the program ended."""
     url = await url_of(local)
     body = json.dumps({"language": language, "code": code, **fields}).encode()
     raw = await exchange(url, request(body, target="/run_code"))
@@ -258,8 +258,8 @@ async def test_no_failure_looks_like_a_success(
         ("python", "import sys; sys.stderr.write('\\n'); sys.exit(3)", "\n"),
     ],
 )
-async def test_the_programs_own_words_stay(local: RuntimeManager, language: str, code: str, stderr: str) -> None:
-    """A program that wrote to stderr, or that succeeded, gets no notice; and the client takes nothing of its words."""
+async def test_stderr_of_programs_is_not_changed(local: RuntimeManager, language: str, code: str, stderr: str) -> None:
+    """A program that succeeds or writes to stderr gets no notice, and the client removes nothing from its stderr."""
     body = json.dumps({"language": language, "code": code, "timeout": 500}).encode()
     answer = (await exchange(await url_of(local), request(body))).json()
     assert "notice" not in answer

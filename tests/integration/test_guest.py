@@ -1,4 +1,4 @@
-"""The guest programs by themselves, in plain CPython and Deno, without a server around them."""
+"""The guest programs in CPython and Deno, without a server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def wrapped(
 def run(
     code: str, language: str, folder: Path, limit_ms: int = 5_000, max_output_bytes: int = 10_000, **job: Any
 ) -> tuple[GuestReport, subprocess.CompletedProcess[str]]:
-    """Run a wrapped program as a file of its own."""
+    """Wrap a program, and run it from a file."""
     text = wrapped(code, language, limit_ms=limit_ms, max_output_bytes=max_output_bytes, **job)
     file = folder / ("program.py" if language == "python" else "program.js")
     file.write_text(text)
@@ -55,8 +55,8 @@ def run(
     ("code", "language"),
     [("print('said')\nreturn_val(5)", "python"), ("console.log('said'); return_val(5);", "javascript")],
 )
-def test_a_frame_and_nothing_else_comes_out(code: str, language: str, tmp_path: Path) -> None:
-    """The process's own streams hold the frame in the place where the server looks, and none of the user's text."""
+def test_guest_prints_only_frames(code: str, language: str, tmp_path: Path) -> None:
+    """The frame is where the server looks for the return value. Output of the program is only inside the frame."""
     report, done = run(code, language, tmp_path)
     assert report.final
     assert report.records[0].texts == {"stdout": "said\n", "stderr": "", "ret_val": "5"}
@@ -71,8 +71,8 @@ def test_a_frame_and_nothing_else_comes_out(code: str, language: str, tmp_path: 
         assert lines[1].startswith('{"stdout":"","stderr":"","ret_val":"faasrt1:')
 
 
-def test_progress_goes_to_stderr(tmp_path: Path) -> None:
-    """Each case's record is written as it ends, so that a process that dies has told of those before."""
+def test_progress_of_cases_is_written_to_stderr(tmp_path: Path) -> None:
+    """The record of each case is written when it ends, so it is known even if a later case kills the process."""
     code = "import os, signal\ndef f(x):\n    if x == 2: os.kill(os.getpid(), signal.SIGKILL)\n    return x"
     cases = [f"[[{number}], {{}}]" for number in range(4)]
     report, done = run(code, "python", tmp_path, function="f", cases=cases, single=False, begin_within_ms=1_000.0)
@@ -82,8 +82,8 @@ def test_progress_goes_to_stderr(tmp_path: Path) -> None:
     assert {index: record.texts["ret_val"] for index, record in report.records.items()} == {-1: "", 0: "0", 1: "1"}
 
 
-def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
-    """A thread that never ends would keep the process; the frame goes to both streams, and the process goes."""
+def test_threads_that_never_end_are_stopped(tmp_path: Path) -> None:
+    """At the time limit, the guest program writes the frame to stdout and stderr, and exits."""
     code = "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()"
     report, done = run(code, "python", tmp_path, limit_ms=300)
     assert report.records[0].outcome is Outcome.TIMEOUT
@@ -92,8 +92,8 @@ def test_what_a_thread_leaves_behind_is_ended(tmp_path: Path) -> None:
         assert read(stream).final
 
 
-def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
-    """The guest program undoes all changes, because the server goes on to use the process."""
+def test_guest_restores_the_state_of_the_interpreter(tmp_path: Path) -> None:
+    """The server uses the process afterwards, so the guest program restores streams, modules and builtins."""
     code = "import builtins, sys\nbuiltins.print = sys.stdout = None\nsys.setrecursionlimit(99)\ndel builtins.len"
     text = wrapped(code, "python", limit_ms=1_000, max_output_bytes=1_000)
     file = tmp_path / "host.py"
@@ -109,8 +109,8 @@ def test_the_host_gets_its_interpreter_back(tmp_path: Path) -> None:
     assert read(done.stdout).records[0].outcome is Outcome.OK
 
 
-def test_what_is_sent_holds_no_comments_and_survives_the_servers_rewriting() -> None:
-    """python-faas escapes newlines between quotes: no pair of quotes in the wrapped program spans a line."""
+def test_wrapped_programs_are_not_changed_by_the_server() -> None:
+    """python-faas escapes newlines between quotes, so no quotes span lines. Comments are removed."""
     text = wrapped("# don't\nprint('''a\nb''')\n", "python", limit_ms=1_000, max_output_bytes=1_000)
     assert mangle(text) == text
     assert text.rstrip().splitlines()[-1].startswith("_faasrt = ")

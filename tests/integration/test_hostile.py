@@ -1,4 +1,4 @@
-"""Hostile answers over real sockets: each gives the documented error, in time, and costs little memory."""
+"""Hostile answers of servers give the documented error before the deadline, and need little memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def endless(first: bytes, more: bytes, pause_s: float = 0.0) -> Callable[[], AsyncIterator[bytes]]:
-    """Bytes, then the same bytes for ever."""
+    """Return an iterator of some first bytes, and then the same bytes forever."""
 
     async def parts() -> AsyncIterator[bytes]:
         yield first
@@ -56,7 +56,7 @@ BOMB = gzip.compress(bytes(50_000_000))
 DEFLATE_BOMB = zlib.compress(bytes(50_000_000))
 DEEP = b'{"output": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 
-# name -> what the server sends (then it closes), and what the call gives
+# name -> the answer of the server, which then closes the connection, and the error or outcome of the call
 ANSWERS: dict[str, tuple[bytes | Callable[[], AsyncIterator[bytes]], type[BaseException] | Outcome]] = {
     "fine": (whole(FINE), Outcome.OK),
     "fine, chunked": (CHUNKED + chunk(FINE) + chunk(b""), Outcome.OK),
@@ -93,7 +93,7 @@ ANSWERS: dict[str, tuple[bytes | Callable[[], AsyncIterator[bytes]], type[BaseEx
     "gzip bomb": (whole(BOMB, OK_HEAD + b"Content-Encoding: gzip\r\n"), ProtocolError),
     "deflate bomb": (whole(DEFLATE_BOMB, OK_HEAD + b"Content-Encoding: deflate\r\n"), ProtocolError),
     "brotli": (whole(FINE, OK_HEAD + b"Content-Encoding: br\r\n"), ProtocolError),
-    "gzip without a word": (whole(gzip.compress(FINE)), ProtocolError),
+    "gzip without Content-Encoding": (whole(gzip.compress(FINE)), ProtocolError),
     "302": (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n", ProtocolError),
     "307": (b"HTTP/1.1 307 T\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n", ProtocolError),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", ProtocolError),
@@ -125,7 +125,7 @@ ANSWERS: dict[str, tuple[bytes | Callable[[], AsyncIterator[bytes]], type[BaseEx
 
 @pytest.fixture
 def peak_memory() -> Iterator[Callable[[], int]]:
-    """How much Python's memory has grown at its peak, in bytes."""
+    """Return a function for the peak growth of Python's memory, in bytes."""
     tracemalloc.start()
     try:
         base = tracemalloc.get_traced_memory()[0]
@@ -136,7 +136,7 @@ def peak_memory() -> Iterator[Callable[[], int]]:
 
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_hostile_answers(name: str, raw_server: RawServer, peak_memory: Callable[[], int]) -> None:
-    """Whatever a server sends, a call gives a result or a documented error with endpoint and advice."""
+    """Each answer gives a result or a documented error, whose message contains the endpoint."""
     answer, expected = ANSWERS[name]
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -167,8 +167,8 @@ async def test_hostile_answers(name: str, raw_server: RawServer, peak_memory: Ca
     assert peak_memory() < 32 * 2**20
 
 
-async def test_a_flood_of_floods_keeps_memory_flat(raw_server: RawServer) -> None:
-    """Ten endless answers at once: the process does not grow with what they send."""
+async def test_endless_answers_need_little_memory(raw_server: RawServer) -> None:
+    """Ten concurrent endless answers do not increase the memory of the process."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -185,8 +185,8 @@ async def test_a_flood_of_floods_keeps_memory_flat(raw_server: RawServer) -> Non
     assert grown < 32 * 2**20
 
 
-async def test_nothing_is_sent_to_where_a_redirect_points(raw_server: RawServer) -> None:
-    """The other host sees no connection at all."""
+async def test_redirects_are_not_followed(raw_server: RawServer) -> None:
+    """The target of a redirect gets no connection."""
     connections = 0
 
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,8 +207,8 @@ async def test_nothing_is_sent_to_where_a_redirect_points(raw_server: RawServer)
     assert connections == 0
 
 
-async def test_cookies_are_not_kept(raw_server: RawServer) -> None:
-    """A server cannot mark its callers."""
+async def test_cookies_are_not_sent_back(raw_server: RawServer) -> None:
+    """The client ignores `Set-Cookie`, so a server cannot track its callers."""
     heads: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -223,8 +223,8 @@ async def test_cookies_are_not_kept(raw_server: RawServer) -> None:
     assert b"cookie" not in heads[1].lower()
 
 
-async def test_the_environment_is_not_obeyed(raw_server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxy variables do not divert programs to another host."""
+async def test_proxy_variables_are_ignored(raw_server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment variables such as HTTP_PROXY do not send programs to another host."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
@@ -238,8 +238,8 @@ async def test_the_environment_is_not_obeyed(raw_server: RawServer, monkeypatch:
 
 
 @pytest.mark.parametrize("later", [False, True])
-async def test_no_call_gets_the_answer_to_another(raw_server: RawServer, later: bool) -> None:
-    """A second answer to one request, at once or while the connection rests, never becomes that of the next call."""
+async def test_a_second_answer_is_not_used_for_the_next_call(raw_server: RawServer, later: bool) -> None:
+    """A server sends a second answer to one request, at once or on the idle connection. The next call ignores it."""
     number = 0
     sent = asyncio.Event()
 

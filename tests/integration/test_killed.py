@@ -1,4 +1,4 @@
-"""Programs that are killed on the reference servers, and servers that cannot start their interpreters."""
+"""Programs whose process is killed on reference servers, and servers that cannot start their interpreter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from faasrt.testing import FakeFaas, Reply
 from support.doubles import JsFaas, PythonFaas
 from support.helpers import manager_for
 
-# How js-faas is deployed: two versions, and a gateway that passes nothing but `/run_code` on.
+# Deployments of js-faas: two versions, each also behind a gateway that forwards only `/run_code`.
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     "docker-compose": {},
     "helm": {"version": "helm"},
@@ -29,7 +29,7 @@ LOOPS = {
     "async loop": "await 1; while (true) {}",
     "own return_val": "function return_val(v) { console.log(v); }\nwhile (true) {}",
 }
-DEATHS = {
+CRASHES = {
     "SIGKILL": "Deno.kill(Deno.pid, 'SIGKILL'); await new Promise((r) => setTimeout(r, 60_000));",
     "SIGTERM": "Deno.kill(Deno.pid, 'SIGTERM'); await new Promise((r) => setTimeout(r, 60_000));",
     "abort": "process.abort();",
@@ -46,27 +46,27 @@ def outcomes(results: list[ExecutionResult]) -> list[str]:
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
-async def test_js_faas_kills_programs(deployment: str) -> None:
-    """A program that used up its time is a TIMEOUT, any other death CRASHED; the server's own line is no output."""
+async def test_js_faas_timeouts_and_crashes_of_programs(deployment: str) -> None:
+    """A program that runs until its time limit is a TIMEOUT, and any other crash is CRASHED. Neither has output."""
     async with JsFaas(**DEPLOYMENTS[deployment]) as js, manager_for(js.url) as manager:
         for language in ("javascript", "typescript"):
             loops = await asyncio.gather(*(manager.run_code(code, language, timeout_ms=300) for code in LOOPS.values()))
             for name, result in zip(LOOPS, loops, strict=True):
                 assert (result.outcome, result.output) == (Outcome.TIMEOUT, NOTHING), name
-        deaths = (manager.run_code(code, "javascript", timeout_ms=20_000) for code in DEATHS.values())
-        for name, result in zip(DEATHS, await asyncio.gather(*deaths), strict=True):
+        deaths = (manager.run_code(code, "javascript", timeout_ms=20_000) for code in CRASHES.values())
+        for name, result in zip(CRASHES, await asyncio.gather(*deaths), strict=True):
             assert (result.outcome, result.output) == (Outcome.CRASHED, NOTHING), name
         assert (await manager.run_code("console.log('next')", "javascript")).stdout == "next\n"
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
-async def test_js_faas_kills_function_calls(deployment: str) -> None:
-    """A function that loops is a TIMEOUT; one that kills the process is CRASHED."""
+async def test_js_faas_timeouts_and_crashes_of_functions(deployment: str) -> None:
+    """A function that loops is a TIMEOUT. A function that kills the process is CRASHED."""
     async with JsFaas(**DEPLOYMENTS[deployment]) as js, manager_for(js.url) as manager:
         runtime = await manager.get_runtime("javascript")
         loop = await runtime.call_function("const f = () => { while (true) {} };", "f", timeout_ms=300)
         assert (loop.outcome, loop.output) == (Outcome.TIMEOUT, NOTHING)
-        code = f"const f = async () => {{ {DEATHS['SIGKILL']} }};"
+        code = f"const f = async () => {{ {CRASHES['SIGKILL']} }};"
         death = await runtime.call_function(code, "f", timeout_ms=20_000)
         assert (death.outcome, death.output) == (Outcome.CRASHED, NOTHING)
         kill = "const f = (n) => { if (n === 1) Deno.kill(Deno.pid, 'SIGKILL'); for (; n === 1; ); return n; };"
@@ -77,8 +77,8 @@ async def test_js_faas_kills_function_calls(deployment: str) -> None:
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
-async def test_js_faas_without_the_envelope(deployment: str) -> None:
-    """The report of the server's wrapper is unpacked, and tells a dead process from one that ended."""
+async def test_js_faas_timeouts_and_crashes_without_the_envelope(deployment: str) -> None:
+    """If stdout is the report of the server's wrapper, the process crashed. The output is read from the report."""
     async with (
         JsFaas(**DEPLOYMENTS[deployment]) as js,
         manager_for(js.url, envelope="never") as manager,
@@ -93,8 +93,8 @@ async def test_js_faas_without_the_envelope(deployment: str) -> None:
             assert (result.outcome, result.stdout, result.ret_val) == (outcome, "said\n", "")
 
 
-async def test_a_line_that_looks_like_the_report_is_output() -> None:
-    """A program that prints such a line gets it back from the envelope."""
+async def test_output_that_looks_like_the_report_is_kept() -> None:
+    """With the envelope, a printed line in the format of the report is ordinary output."""
     line = '{"stdout":"","stderr":"","ret_val":""}'
     async with JsFaas() as js, manager_for(js.url) as manager:
         result = await manager.run_code(f"console.log('{line}'); console.log('x');", "javascript")
@@ -102,7 +102,7 @@ async def test_a_line_that_looks_like_the_report_is_output() -> None:
 
 
 async def failures_of(manager: RuntimeManager, language: str, code: str) -> list[ServerError]:
-    """The errors of a program, a call and several cases."""
+    """Return the errors of `run_code`, `call_function` and `run_cases`."""
     runtime = await manager.get_runtime(language)
     failures = []
     for call in (
@@ -119,7 +119,7 @@ async def failures_of(manager: RuntimeManager, language: str, code: str) -> list
 @pytest.mark.parametrize("has_health", [True, False])
 @pytest.mark.parametrize("broken", ["no driver", "silent"])
 async def test_python_faas_cannot_start_its_interpreter(broken: str, has_health: bool, tmp_path: Path) -> None:
-    """It answers 200 with exit code 1: that is the server's failure, of every program, and is never run again."""
+    """The answer is a 200 with exit code 1. It is a ServerError, and is not retried."""
     python = PythonFaas(driver=tmp_path / "main.ts", has_health=has_health)
     if broken == "silent":
         python.interpreter = "false"
@@ -134,7 +134,7 @@ async def test_python_faas_cannot_start_its_interpreter(broken: str, has_health:
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
 async def test_js_faas_cannot_start_its_interpreter(deployment: str) -> None:
-    """A Deno that exits at once never ran the program."""
+    """If Deno exits at once, the program did not run, so this is a ServerError."""
     js = JsFaas(**DEPLOYMENTS[deployment])
     js.interpreter = "false"
     async with js, manager_for(js.url) as manager:
@@ -142,8 +142,8 @@ async def test_js_faas_cannot_start_its_interpreter(deployment: str) -> None:
 
 
 @pytest.mark.parametrize("has_health", [True, False])
-async def test_python_programs_that_die_are_the_users(has_health: bool) -> None:
-    """The guest program announced its start, so the program ended its process."""
+async def test_python_faas_crashes_of_programs(has_health: bool) -> None:
+    """The guest program announced its start, so the crash is the outcome of the program, and no ServerError."""
     async with PythonFaas(has_health=has_health) as python, manager_for(python.url) as manager:
         runtime = await manager.get_runtime("python")
         for death in ("os.kill(os.getpid(), 9)", "ctypes.string_at(0)", "js_gone()"):
@@ -157,7 +157,7 @@ async def test_python_programs_that_die_are_the_users(has_health: bool) -> None:
 
 @pytest.mark.parametrize("has_health", [True, False])
 async def test_a_slow_start_is_no_timeout(has_health: bool, tmp_path: Path) -> None:
-    """The start of the interpreter can take longer than the program's limit, and counts in the server's duration."""
+    """The duration that the server reports includes the start of the interpreter, which can exceed the time limit."""
     async with PythonFaas(has_health=has_health, start_up_s=0.5) as python, manager_for(python.url) as manager:
         code = "import os\nos.close(2)\nos.kill(os.getpid(), 9)"
         assert (await manager.run_code(code, "python", timeout_ms=300)).outcome is Outcome.CRASHED
@@ -167,8 +167,8 @@ async def test_a_slow_start_is_no_timeout(has_health: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("language", "state"), [("javascript", "closed"), ("python", "open")])
-async def test_whose_failure_a_missing_start_is(language: str, state: str) -> None:
-    """A JavaScript program can write the answer of its server itself, so it must not fail the calls of others."""
+async def test_missing_start_opens_the_breaker_only_for_python(language: str, state: str) -> None:
+    """A JavaScript program can forge the answer of its server, so such answers must not stop the calls of others."""
     metadata = {"language": language, "status": "success", "exit_code": 1, "duration": 5}
     if language == "python":
         metadata["runtime"] = "pyodide-deno"
@@ -181,8 +181,8 @@ async def test_whose_failure_a_missing_start_is(language: str, state: str) -> No
         assert manager.get_metrics().states[0].state == state
 
 
-async def test_recursion_on_python_faas() -> None:
-    """It stops at CPython's default of 1,000, not at the server's 400."""
+async def test_recursion_limit_on_python_faas() -> None:
+    """The limit is 1,000, the default of CPython, instead of the server's 400."""
     async with PythonFaas() as python, manager_for(python.url) as manager:
         code = "import sys\ndef f(n): return n and f(n - 1)\nprint(sys.getrecursionlimit())\nf(900)\nf(1000)"
         result = await manager.run_code(code, "python")

@@ -1,4 +1,4 @@
-"""Sharing, closing and cancelling: permits, connections, tasks and descriptors come back to their base counts."""
+"""Sharing, closing and cancellation. Permits, connections, tasks and file descriptors are released."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from support.helpers import manager_for
 Serve = Callable[..., Awaitable[str]]
 FINE = b'{"output": {"stdout": "hi", "stderr": "", "ret_val": ""}}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(FINE), FINE)
-# It runs nothing, so nothing is left of a call that is given up.
+# The server runs no programs, so cancelled calls are not charged as abandoned.
 PROFILE = b'{"status": "healthy", "capabilities": {"cancels_on_disconnect": true}}'
 HEALTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(PROFILE), PROFILE)
 
 
-class Stage:
-    """A server that counts connections, and stops at a place of the exchange until it may go on."""
+class StoppingServer:
+    """A server that counts connections. It sends `stop_at` bytes of each answer, and the rest when `go` is set."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
@@ -76,7 +76,7 @@ class Stage:
             self.open -= 1
 
 
-async def settled(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
@@ -86,11 +86,11 @@ def open_sessions() -> list[aiohttp.ClientSession]:
     return [thing for thing in gc.get_objects() if isinstance(thing, aiohttp.ClientSession) and not thing.closed]
 
 
-async def test_a_thousand_callers_share_two_sessions(raw_server: Serve) -> None:
-    """Two URLs: one runtime per language, two sessions, and connections that are reused."""
+async def test_concurrent_callers_share_runtimes_and_sessions(raw_server: Serve) -> None:
+    """1,000 calls to two URLs need two runtimes, two sessions, and at most 20 connections per URL."""
     before = len(open_sessions())
-    stages = [Stage(), Stage()]
-    urls = [await raw_server(stage.handle) for stage in stages]
+    servers = [StoppingServer(), StoppingServer()]
+    urls = [await raw_server(server.handle) for server in servers]
     settings = Settings(
         endpoints={"python": urls[0], "javascript": urls[1]},
         limiter=LimiterSettings(max_concurrency=20),
@@ -107,40 +107,40 @@ async def test_a_thousand_callers_share_two_sessions(raw_server: Serve) -> None:
         runtimes = await asyncio.gather(*(call(number) for number in range(1_000)))
         assert len({id(runtime) for runtime in runtimes}) == 2
         assert len(open_sessions()) == before + 2
-        assert [stage.calls for stage in stages] == [500, 500]
-        assert all(stage.connections <= 20 for stage in stages)
-    await settled(lambda: all(stage.open == 0 for stage in stages))
+        assert [server.calls for server in servers] == [500, 500]
+        assert all(server.connections <= 20 for server in servers)
+    await wait_until(lambda: all(server.open == 0 for server in servers))
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 20, len(ANSWER) - len(FINE), len(ANSWER) - 1])
-async def test_cancelled_at_every_await(raw_server: Serve, stop_at: int) -> None:
-    """Wherever the answer stops, a cancelled call gives everything back, and the next one runs."""
-    stage = Stage(stop_at)
+async def test_cancelled_calls_release_everything(raw_server: Serve, stop_at: int) -> None:
+    """Wherever the answer stops, a cancelled call releases its permit, connection and tasks, and the next call runs."""
+    server = StoppingServer(stop_at)
     process = psutil.Process()
     limiter = LimiterSettings(max_concurrency=1)
-    async with manager_for(await raw_server(stage.handle), limiter=limiter) as manager:
+    async with manager_for(await raw_server(server.handle), limiter=limiter) as manager:
         await manager.get_runtime("py")
         descriptors, tasks = process.num_fds(), len(asyncio.all_tasks())
         for _ in range(3):
             call = asyncio.create_task(manager.run_code("1", "py"))
             waiting = asyncio.create_task(manager.run_code("1", "py"))
-            await stage.arrived.wait()
-            stage.arrived.clear()
+            await server.arrived.wait()
+            server.arrived.clear()
             waiting.cancel()  # while it waits for the permit
             call.cancel()  # while it waits for the answer
             ends = await asyncio.gather(call, waiting, return_exceptions=True)
             assert all(isinstance(end, asyncio.CancelledError) for end in ends)
-            await settled(lambda: stage.open == 0)
+            await wait_until(lambda: server.open == 0)
         metrics = manager.get_metrics()
         assert (metrics.in_flight, metrics.queued, metrics.total.in_flight) == (0, 0, 0)
         assert metrics.total.errors == {"CancelledError": 6}
-        await settled(lambda: len(asyncio.all_tasks()) == tasks and process.num_fds() == descriptors)
-        stage.go.set()
+        await wait_until(lambda: len(asyncio.all_tasks()) == tasks and process.num_fds() == descriptors)
+        server.go.set()
         assert (await manager.run_code("1", "py")).ok
 
 
-async def test_cancelled_while_connecting() -> None:
-    """A call that hangs in the TCP handshake is ended by its own deadline, and by cancellation."""
+async def test_calls_that_cannot_connect_end() -> None:
+    """A call without an answer to its TCP handshake ends after `connect_s`, or when it is cancelled."""
     import socket
 
     listener = socket.socket()
@@ -159,7 +159,7 @@ async def test_cancelled_while_connecting() -> None:
                 await manager.run_code("1", "py")
             assert info.value.sent == "no"
             call = asyncio.create_task(manager.run_code("1", "py"))
-            await settled(lambda: manager.get_metrics().in_flight == 1)
+            await wait_until(lambda: manager.get_metrics().in_flight == 1)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
@@ -171,59 +171,59 @@ async def test_cancelled_while_connecting() -> None:
 
 
 async def test_closing_waits_for_calls_in_flight(raw_server: Serve) -> None:
-    """Within `close_s` a call still gets its answer; new ones are refused at once."""
-    stage = Stage(10)
-    manager = manager_for(await raw_server(stage.handle))
+    """For up to `close_s`, calls in flight still get their answer. New calls are refused at once."""
+    server = StoppingServer(10)
+    manager = manager_for(await raw_server(server.handle))
     runtime = await manager.get_runtime("py")
     call = asyncio.create_task(runtime.run_code("1"))
-    await stage.arrived.wait()
+    await server.arrived.wait()
     closing = asyncio.create_task(manager.aclose())
-    await settled(lambda: runtime.closed)
+    await wait_until(lambda: runtime.closed)
     for late in (runtime.run_code("1"), manager.run_code("1", "py"), runtime.validate_code("1")):
         with pytest.raises(RuntimeClosedError):
             await late
     assert not closing.done()
-    stage.go.set()
+    server.go.set()
     assert (await call).ok
     await closing
-    await settled(lambda: stage.open == 0)
+    await wait_until(lambda: server.open == 0)
 
 
-async def test_closing_ends_what_takes_too_long(raw_server: Serve) -> None:
-    """After `close_s` a call ends with a clear error, also one that still waits for its permit."""
-    stage = Stage(10)
+async def test_closing_ends_calls_after_close_s(raw_server: Serve) -> None:
+    """After `close_s`, all calls raise RuntimeClosedError, including those that wait for a permit."""
+    server = StoppingServer(10)
     settings = {"timeouts": TimeoutSettings(close_s=0.05), "limiter": LimiterSettings(max_concurrency=1)}
-    manager = manager_for(await raw_server(stage.handle), **settings)
+    manager = manager_for(await raw_server(server.handle), **settings)
     calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(3)]
-    await stage.arrived.wait()
+    await server.arrived.wait()
     await manager.aclose()
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [RuntimeClosedError] * 3
-    await settled(lambda: stage.open == 0)
+    await wait_until(lambda: server.open == 0)
     assert manager.get_metrics().total.errors == {"RuntimeClosedError": 3}
 
 
-async def test_cancelled_closing_still_closes(raw_server: Serve) -> None:
-    """Whoever gives up waiting for calls in flight ends them; nothing stays open."""
-    stage = Stage(10)
-    manager = manager_for(await raw_server(stage.handle))
+async def test_cancelled_aclose_ends_all_calls(raw_server: Serve) -> None:
+    """If `aclose` is cancelled while it waits for calls in flight, they end, and all connections are closed."""
+    server = StoppingServer(10)
+    manager = manager_for(await raw_server(server.handle))
     call = asyncio.create_task(manager.run_code("1", "py"))
-    await stage.arrived.wait()
+    await server.arrived.wait()
     closing = asyncio.create_task(manager.aclose())
-    await settled(lambda: not call.done() and manager.get_metrics().in_flight == 1)
+    await wait_until(lambda: not call.done() and manager.get_metrics().in_flight == 1)
     await asyncio.sleep(0)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
     with pytest.raises(RuntimeClosedError):
         await call
-    await settled(lambda: stage.open == 0)
+    await wait_until(lambda: server.open == 0)
 
 
-async def test_closing_that_is_cancelled_late_closes_the_sessions(raw_server: Serve) -> None:
-    """Also while the process that checks Python is waited for."""
-    stage, before = Stage(), len(open_sessions())
-    runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(stage.handle)})).create_runtime("py")
+async def test_aclose_cancelled_late_closes_the_sessions(raw_server: Serve) -> None:
+    """If `aclose` is cancelled while it waits for the process that checks Python code, the sessions still close."""
+    server, before = StoppingServer(), len(open_sessions())
+    runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(server.handle)})).create_runtime("py")
     assert (await runtime.run_code("1")).ok
     assert await runtime.validate_code("1")
     assert len(open_sessions()) == before + 1
@@ -239,35 +239,35 @@ async def test_closing_that_is_cancelled_late_closes_the_sessions(raw_server: Se
     await process.wait()
 
 
-async def test_a_users_cancellation_stays_a_cancellation(raw_server: Serve) -> None:
-    """A task that its owner cancels while the manager closes is cancelled, not failed."""
-    stage = Stage(10)
-    manager = manager_for(await raw_server(stage.handle), timeouts=TimeoutSettings(close_s=0.05))
+async def test_call_cancelled_during_aclose_raises_cancelled_error(raw_server: Serve) -> None:
+    """A call that its caller cancels while the manager closes does not raise RuntimeClosedError."""
+    server = StoppingServer(10)
+    manager = manager_for(await raw_server(server.handle), timeouts=TimeoutSettings(close_s=0.05))
     call = asyncio.create_task(manager.run_code("1", "py"))
-    await stage.arrived.wait()
+    await server.arrived.wait()
     closing = asyncio.create_task(manager.aclose())
-    await settled(lambda: not closing.done())
+    await wait_until(lambda: not closing.done())
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     await closing
 
 
-async def test_clear_cache_never_closes_under_a_call(raw_server: Serve) -> None:
-    """A dropped runtime closes when its calls have ended; the next caller gets a new one meanwhile."""
-    stage = Stage(10)
-    async with manager_for(await raw_server(stage.handle)) as manager:
+async def test_clear_cache_waits_for_calls_in_flight(raw_server: Serve) -> None:
+    """A removed runtime closes when its calls have ended. Meanwhile, new callers get a new runtime."""
+    server = StoppingServer(10)
+    async with manager_for(await raw_server(server.handle)) as manager:
         old = await manager.get_runtime("py")
         call = asyncio.create_task(old.run_code("1"))
-        await stage.arrived.wait()
+        await server.arrived.wait()
         clearing = asyncio.create_task(manager.clear_cache())
-        await settled(lambda: old.closed)
+        await wait_until(lambda: old.closed)
         new = await manager.get_runtime("py")
         assert new is not old
         with pytest.raises(RuntimeClosedError):
             await old.run_code("1")
         assert not clearing.done()
-        stage.go.set()
+        server.go.set()
         assert (await call).ok
         await clearing
         assert (await new.run_code("1")).ok
@@ -276,7 +276,7 @@ async def test_clear_cache_never_closes_under_a_call(raw_server: Serve) -> None:
         assert manager.get_metrics().total.outcomes == {"OK": 3}
 
 
-# Each too large to share a request with another one: so many executions.
+# Each case is too large to share a request with another one, so three executions are needed.
 CASES = [("x" * 600_000,)] * 3
 
 
@@ -294,36 +294,36 @@ def several_executions(manager: RuntimeManager, way: str) -> asyncio.Task[list[A
 @pytest.mark.parametrize("closing", ["clear_cache", "aclose"])
 @pytest.mark.parametrize("way", ["run_cases", "map"])
 async def test_several_executions_are_one_call_in_flight(raw_server: Serve, way: str, closing: str) -> None:
-    """Closing waits for all executions of a `run_cases`, and of tasks that share executions."""
-    stage = Stage(10)
-    async with manager_for(await raw_server(stage.handle)) as manager:
+    """Closing waits for all executions of a `run_cases`, and of the tasks of a `map`."""
+    server = StoppingServer(10)
+    async with manager_for(await raw_server(server.handle)) as manager:
         runtime = await manager.get_runtime("py")
         call = several_executions(manager, way)
-        await stage.arrived.wait()
+        await server.arrived.wait()
         closed = asyncio.create_task(getattr(manager, closing)())
-        await settled(lambda: runtime.closed)
-        stage.go.set()
+        await wait_until(lambda: runtime.closed)
+        server.go.set()
         assert [type(result) for result in await call] == [faasrt.ExecutionResult] * 3
         await closed
-    assert stage.calls == 3
+    assert server.calls == 3
 
 
-async def test_closing_ends_several_executions_that_take_too_long(raw_server: Serve) -> None:
-    """After `close_s`, with the error that every other call gets, and none of the executions that were to come."""
-    stage = Stage(10)
-    manager = manager_for(await raw_server(stage.handle), timeouts=TimeoutSettings(close_s=0.05))
+async def test_closing_ends_several_executions_after_close_s(raw_server: Serve) -> None:
+    """A `run_cases` raises RuntimeClosedError, and starts no further executions."""
+    server = StoppingServer(10)
+    manager = manager_for(await raw_server(server.handle), timeouts=TimeoutSettings(close_s=0.05))
     call = several_executions(manager, "run_cases")
-    await stage.arrived.wait()
+    await server.arrived.wait()
     await manager.aclose()
     with pytest.raises(RuntimeClosedError):
         await call
-    assert (stage.calls, manager.get_metrics().total.errors) == (1, {"RuntimeClosedError": 1})
+    assert (server.calls, manager.get_metrics().total.errors) == (1, {"RuntimeClosedError": 1})
     assert call.cancelling() == 0
 
 
-async def test_a_failed_creation_is_not_kept(raw_server: Serve) -> None:
-    """The next caller tries again, and of many at once one makes it."""
-    stage = Stage()
+async def test_failed_creation_of_a_runtime_is_not_cached(raw_server: Serve) -> None:
+    """The next callers create the runtime again, once for all of them."""
+    server = StoppingServer()
     made = 0
 
     class Factory(RuntimeFactory):
@@ -334,7 +334,7 @@ async def test_a_failed_creation_is_not_kept(raw_server: Serve) -> None:
                 raise ConfigurationError("not yet")
             return super().create_runtime(language)
 
-    factory = Factory(Settings(endpoints={"py": await raw_server(stage.handle)}))
+    factory = Factory(Settings(endpoints={"py": await raw_server(server.handle)}))
     async with RuntimeManager(factory) as manager:
         with pytest.raises(ConfigurationError, match="not yet"):
             await manager.get_runtime("py")
@@ -343,10 +343,10 @@ async def test_a_failed_creation_is_not_kept(raw_server: Serve) -> None:
     assert len(set(runtimes)) == 1
 
 
-async def test_a_forgotten_manager_warns(raw_server: Serve) -> None:
-    """The warning names it and what to do; one that was closed, or never used, is silent."""
-    stage = Stage()
-    url = await raw_server(stage.handle)
+async def test_unclosed_manager_warns(raw_server: Serve) -> None:
+    """The warning names the manager and how to close it. A closed or unused manager causes no warning."""
+    server = StoppingServer()
+    url = await raw_server(server.handle)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         manager: RuntimeManager | None = manager_for(url)
@@ -376,7 +376,7 @@ def run_script(code: str) -> str:
 
 @pytest.mark.parametrize("runner", ["asyncio.run", "uvloop.run"])
 def test_one_manager_per_run(runner: str) -> None:
-    """A manager in each of several runs works, under asyncio's loop and uvloop, embedded FaaS included."""
+    """Several runs of an event loop, each with its own manager and embedded FaaS, work with asyncio and uvloop."""
     code = f"""
 import asyncio, uvloop, faasrt
 async def main(n):
@@ -390,8 +390,8 @@ for n in range(3):
     assert run_script(code) == "0 0 True\n1 1 True\n2 2 True\n"
 
 
-def test_a_manager_of_another_loop_is_a_clear_error() -> None:
-    """Left open in one `asyncio.run`, it is refused in the next, can be closed there, and leaves no process."""
+def test_manager_of_another_event_loop_is_an_error() -> None:
+    """A manager that stays open after `asyncio.run` can only be closed in the next run. Then no process is left."""
     code = """
 import asyncio, psutil, faasrt
 manager = faasrt.RuntimeManager.local(["js"], workers=1)
@@ -403,14 +403,14 @@ try:
 except faasrt.ConfigurationError as error:
     print("another event loop" in str(error))
 asyncio.run(manager.aclose())
-print(psutil.wait_procs(psutil.Process().children(), timeout=30)[1])  # the system takes a moment to end them
+print(psutil.wait_procs(psutil.Process().children(), timeout=30)[1])  # it takes a moment until the processes have ended
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "1\nTrue\n[]\n"), done.stderr
 
 
-async def test_metrics_count_what_happens(serve: Serve, unused_tcp_port: int) -> None:
-    """Outcomes and errors, per endpoint and in total, with attempts and a histogram of the time."""
+async def test_metrics_count_outcomes_errors_and_attempts(serve: Serve, unused_tcp_port: int) -> None:
+    """The metrics have counters per endpoint and in total, and a histogram of the duration."""
 
     async def handler(request: web.Request) -> web.Response:
         code = (await request.json())["code"]
@@ -441,37 +441,37 @@ async def test_metrics_count_what_happens(serve: Serve, unused_tcp_port: int) ->
     assert json.loads(json.dumps(everything.to_dict()))["total"]["outcomes"] == {"OK": 2, "TIMEOUT": 1}
 
 
-async def test_a_failing_sink_fails_no_call(raw_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """It is reported once."""
+async def test_a_failing_sink_does_not_fail_calls(raw_server: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged once."""
 
     class Logger:
         def log(self, *args: Any, **kwargs: Any) -> None:
             raise ZeroDivisionError
 
-    stage = Stage()
-    settings = Settings(endpoints={"py": await raw_server(stage.handle)})
+    server = StoppingServer()
+    settings = Settings(endpoints={"py": await raw_server(server.handle)})
     async with RuntimeManager(settings=settings, logger=Logger()) as manager:
         assert (await manager.run_code("1", "py")).ok
         assert (await manager.run_code("1", "py")).ok
     assert caplog.text.count("a telemetry sink failed") == 1
 
 
-async def test_events_tell_the_life_of_a_call(raw_server: Serve) -> None:
-    """In order, with levels, under one id."""
+async def test_events_of_a_call(raw_server: Serve) -> None:
+    """Each event has its level. All events of a call have the same id."""
     lines: list[tuple[int, str, dict[str, Any]]] = []
 
     class Logger:
         def log(self, level: int, event: str, **fields: Any) -> None:
             lines.append((level, event, fields))
 
-    stage = Stage()
-    settings = Settings(endpoints={"py": await raw_server(stage.handle)})
+    server = StoppingServer()
+    settings = Settings(endpoints={"py": await raw_server(server.handle)})
     async with RuntimeManager(settings=settings, logger=Logger()) as manager:
         await manager.run_code("print(1)", "py")
     assert [(level, event) for level, event, _ in lines] == [
         (10, "call_started"),
         (10, "attempt_started"),
-        (10, "limit_changed"),  # it is known now what the endpoint is
+        (10, "limit_changed"),  # the capacity of the endpoint is known now
         (10, "attempt_finished"),
         (20, "call_finished"),
     ]

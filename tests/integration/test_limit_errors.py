@@ -1,4 +1,4 @@
-"""The error of a program that was ended at a limit names the limit, its value, and whose it is."""
+"""The error of a program that was stopped at a limit names the limit, its value, and who set it: client or server."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from support.rawhttp import exchange, request
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ENDLESS = {"python": "while True: pass", "js": "for (;;);"}
-HUNGRY = {
+ALLOCATING = {
     "python": "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
     "js": "const x = []; for (;;) x.push(new Array(1000).fill(x.length))",
 }
-TALKATIVE = {"python": "while True: print('x' * 99)", "js": "for (;;) console.log('x'.repeat(99))"}
+PRINTING = {"python": "while True: print('x' * 99)", "js": "for (;;) console.log('x'.repeat(99))"}
 CASES = [
     pytest.param(language, programs, limit, outcome, name, message, id=f"{language}-{limit}")
     for language in ("python", "js")
     for programs, limit, outcome, name, message in [
         (ENDLESS, "timeout_ms", Outcome.TIMEOUT, "Timeout", "timeout after {} ms (limit of the {})"),
         (
-            HUNGRY,
+            ALLOCATING,
             "memory_limit_mb",
             Outcome.MEMORY_LIMIT,
             "MemoryLimit",
             "more than {} MiB of memory (limit of the {})",
         ),
         (
-            TALKATIVE,
+            PRINTING,
             "max_output_bytes",
             Outcome.OUTPUT_LIMIT,
             "OutputLimit",
@@ -44,14 +44,14 @@ CASES = [
         ),
     ]
 ]
-# With 48 MiB the interpreter itself runs out of memory. A limit that both set is the client's.
+# With 48 MiB, the interpreter itself runs out of memory. A limit that both set counts as the client's.
 SERVER = {"timeout_ms": 2_000, "memory_limit_mb": 48, "max_output_bytes": 5_000}
 CLIENT = {"timeout_ms": 500, "memory_limit_mb": 48, "max_output_bytes": 1_000}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def faas() -> AsyncIterator[LocalFaaS]:
-    """An embedded FaaS with low limits."""
+    """Yield an embedded FaaS with low limits."""
     limits = SandboxConfig(timeout_limit_s=2, memory_limit_mb=48, max_output_bytes=5_000)
     async with LocalFaaS(["python", "js"], workers=1, sandbox=limits) as server:
         await asyncio.gather(server.wait_ready("python"), server.wait_ready("js"))
@@ -60,7 +60,7 @@ async def faas() -> AsyncIterator[LocalFaaS]:
 
 @pytest.mark.parametrize("owner", ["client", "server"])
 @pytest.mark.parametrize(("language", "programs", "limit", "outcome", "name", "message"), CASES)
-async def test_the_embedded_faas_names_the_lower_limit(
+async def test_embedded_faas_names_the_lower_limit(
     faas: LocalFaaS,
     language: str,
     programs: dict[str, str],
@@ -91,15 +91,17 @@ async def test_the_embedded_faas_names_the_lower_limit(
         result.raise_for_outcome()
 
 
-async def test_without_a_request_the_limit_is_the_servers(faas: LocalFaaS) -> None:
-    """A backend that sends no limits is not named as their owner."""
+async def test_limits_are_the_servers_if_the_client_sends_none(faas: LocalFaaS) -> None:
+    """If a request contains no limits, the message says "limit of the server"."""
     answer = (await exchange(faas.url, request(json.dumps({"language": "js", "code": "for (;;);"}).encode()))).json()
     assert answer["error_info"]["message"] == "timeout after 2000 ms (limit of the server)"
 
 
 @pytest.mark.parametrize(("double", "language"), [(PythonFaas, "python"), (JsFaas, "js"), (JsFaas, "ts")])
 @pytest.mark.parametrize("mode", ["auto", "always"])
-async def test_reference_servers(double: Callable[[], PythonFaas | JsFaas], language: str, mode: str) -> None:
+async def test_limit_errors_of_reference_servers(
+    double: Callable[[], PythonFaas | JsFaas], language: str, mode: str
+) -> None:
     """The client adds the error, because these servers only report that a program ended, if at all."""
     family = "python" if language == "python" else "js"
     sandbox = SandboxConfig(timeout_limit_s=10, max_output_bytes=1_000)
@@ -107,7 +109,7 @@ async def test_reference_servers(double: Callable[[], PythonFaas | JsFaas], lang
         settings = Settings(endpoints={language: server.url}, sandbox=sandbox, envelope=mode)  # type: ignore[arg-type]
         async with RuntimeManager(settings=settings) as manager:
             slow = await manager.run_code(ENDLESS[family], language, 700)
-            loud = await manager.run_code(TALKATIVE[family], language)
+            loud = await manager.run_code(PRINTING[family], language)
     assert (slow.outcome, slow.error) == (
         Outcome.TIMEOUT,
         UserError("Timeout", "timeout after 700 ms (limit of the client)"),
@@ -118,7 +120,7 @@ async def test_reference_servers(double: Callable[[], PythonFaas | JsFaas], lang
     )
 
 
-SLEEPY = {
+LOOPING = {
     "python": "import time\ndef f(n):\n    while n: pass\n    return n",
     "js": "function f(n) { while (n); return n; }",
 }
@@ -126,7 +128,7 @@ SLEEPY = {
 
 @pytest.mark.parametrize("language", ["python", "js"])
 @pytest.mark.parametrize("place", ["embedded", "double"])
-async def test_cases(faas: LocalFaaS, language: str, place: str) -> None:
+async def test_limit_errors_of_cases(faas: LocalFaaS, language: str, place: str) -> None:
     """The error of a case names the limit of a case, not the longer one of its execution."""
     double = {"python": PythonFaas, "js": JsFaas}[language]()
     async with double:
@@ -134,17 +136,17 @@ async def test_cases(faas: LocalFaaS, language: str, place: str) -> None:
         settings = Settings(endpoints={language: url}, sandbox=SandboxConfig(timeout_limit_s=10))
         async with RuntimeManager(settings=settings) as manager:
             results = await manager.run_cases(
-                SLEEPY[language], "f", [(0,), (1,), (0,)], language=language, timeout_ms=400
+                LOOPING[language], "f", [(0,), (1,), (0,)], language=language, timeout_ms=400
             )
-            single = await manager.call_function(SLEEPY[language], "f", (1,), language=language, timeout_ms=400)
+            single = await manager.call_function(LOOPING[language], "f", (1,), language=language, timeout_ms=400)
     assert [result.outcome for result in results] == [Outcome.OK, Outcome.TIMEOUT, Outcome.OK]
     expected = UserError("Timeout", "timeout after 400 ms (limit of the client)")
     assert [result.error for result in results] == [None, expected, None]
     assert (single.outcome, single.error) == (Outcome.TIMEOUT, expected)
 
 
-async def test_output_of_a_case_beyond_the_limit_of_the_server(faas: LocalFaaS) -> None:
-    """The guest program keeps as much as the server, and the error says so."""
+async def test_output_limit_of_the_server_applies_to_cases(faas: LocalFaaS) -> None:
+    """If the server's limit is lower than the client's, the guest program applies it, and the error names it."""
     sandbox = SandboxConfig(timeout_limit_s=2, max_output_bytes=100_000)
     async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=sandbox)) as manager:
         (result,) = await manager.run_cases(
@@ -156,8 +158,8 @@ async def test_output_of_a_case_beyond_the_limit_of_the_server(faas: LocalFaaS) 
     )
 
 
-async def test_servers_that_only_name_the_outcome() -> None:
-    """The client adds the error, and keeps an error that the server gave."""
+async def test_limit_errors_of_servers_that_report_only_the_outcome() -> None:
+    """The client adds an error, unless the answer contains one."""
     async with FakeFaas() as fake, RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
         fake.handler = lambda request: Reply(outcome="MEMORY_LIMIT")
         bare = await manager.run_code("1", "python")
@@ -168,8 +170,8 @@ async def test_servers_that_only_name_the_outcome() -> None:
     assert named.error == given
 
 
-async def test_an_answer_that_is_too_large() -> None:
-    """It is an output limit of the client, whose value the error names."""
+async def test_limit_error_of_a_too_large_answer() -> None:
+    """The outcome is OUTPUT_LIMIT, and the error names the limit of the client."""
     sandbox = SandboxConfig(max_output_bytes=1_000)
     async with FakeFaas() as fake:
         fake.handler = lambda request: Reply(stdout="x" * 400_000)

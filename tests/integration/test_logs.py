@@ -1,4 +1,4 @@
-"""Log lines: their logger, level, fields and cost, with real configurations of structlog and the standard library."""
+"""Log lines: logger, level, fields and cost, with real configurations of structlog and the standard library."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def read_json(output: io.StringIO) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("structured", [False, True])
-def test_every_event_becomes_a_line(structured: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """It has the name of the event, its fields without the empty ones, and one level."""
+def test_each_event_is_one_line(structured: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the name of the event, its level, and its fields except empty ones."""
     caplog.set_level("DEBUG", "faasrt")
     output = write_json(logging.DEBUG) if structured else io.StringIO()
     sink = LogSink()
@@ -153,15 +153,17 @@ def test_every_event_becomes_a_line(structured: bool, caplog: pytest.LogCaptureF
         (EndpointChanged, {"state": "closed"}, "INFO"),
     ],
 )
-def test_levels(event: type[Event], changes: dict[str, Any], level: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A failed call and an open breaker are warnings; a failed attempt is not, because its call reports it."""
+def test_levels_of_events(
+    event: type[Event], changes: dict[str, Any], level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed call and an open breaker are warnings. A failed attempt is not, because its call reports it."""
     caplog.set_level("DEBUG", "faasrt")
     LogSink()(attrs.evolve(next(each for each in EVENTS if type(each) is event), **changes))
     assert [record.levelname for record in caplog.records] == [level]
 
 
 async def test_one_line_per_call_at_info(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever happens in it: retries, a failure, a cancellation. The line of a failure holds the reason."""
+    """Calls with retries, failures and cancellations also have one line. That of a failure contains the reason."""
     caplog.set_level("INFO", "faasrt")
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK) as manager:
         fake.script(Reply(), Reply.overloaded("0"), Reply(), Reply.crash(), Reply(outcome="USER_ERROR"))
@@ -195,7 +197,7 @@ async def test_one_line_per_call_at_info(caplog: pytest.LogCaptureFixture) -> No
 
 
 async def test_a_failed_call_of_the_embedded_faas_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Client and server log through one logger there; only the client's line is a warning."""
+    """Client and server use the same logger. Only the line of the client is a warning."""
     caplog.set_level("DEBUG", "faasrt")
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[LogSink()])
     async with faas, manager_for(faas.url, retry=ONCE) as manager:
@@ -213,8 +215,8 @@ async def test_a_failed_call_of_the_embedded_faas_is_one_warning(caplog: pytest.
     assert "execution_finished" in caplog.text
 
 
-async def test_structlog_lines_hold_context_variables() -> None:
-    """Those that are bound where a call is made, also when many calls are in flight."""
+async def test_structlog_lines_contain_context_variables() -> None:
+    """Each line has the context variables of its own call, even with many calls in flight."""
     output = write_json()
 
     async def call(number: int) -> None:
@@ -236,7 +238,7 @@ async def test_structlog_lines_hold_context_variables() -> None:
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_structlog_may_be_configured_later(when: str, cached: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Before the manager is made, and after its first calls, whose lines went to the standard library."""
+    """structlog may be configured before the manager is created, or after its first calls, which use logging."""
     caplog.set_level("INFO", "faasrt")
     options = {"cache_logger_on_first_use": cached}
     output = write_json(**options) if when == "before" else io.StringIO()
@@ -277,7 +279,7 @@ def configure_stdlib() -> None:
 @pytest.mark.parametrize("configure", [configure_nothing, configure_native, configure_cached, configure_stdlib])
 @pytest.mark.parametrize("called_before", [False, True])
 async def test_capture_logs(configure: Any, given: bool, called_before: bool) -> None:
-    """It is entered after the manager was made, or used, whatever the configuration; outside of it nothing changes."""
+    """`capture_logs` captures all lines for any configuration, even if it is entered after the first call."""
     configure()
     logger = structlog.get_logger("app") if given else None
     async with FakeFaas() as fake, RuntimeManager.from_url(fake.url, logger=logger) as manager:
@@ -296,7 +298,7 @@ async def test_capture_logs(configure: Any, given: bool, called_before: bool) ->
 
 @pytest.mark.parametrize("given", [False, True])
 async def test_structlog_through_the_standard_library(given: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """The name of the logger and its level hold."""
+    """The records have the name and the level of the logger."""
     configure_stdlib()
     name = "app" if given else "faasrt"
     caplog.set_level("INFO", name)
@@ -309,8 +311,8 @@ async def test_structlog_through_the_standard_library(given: bool, caplog: pytes
     assert (record.msg["event"], record.msg["logger"]) == ("call_finished", name)
 
 
-def test_a_line_goes_to_the_applications_own_logger() -> None:
-    """It keeps the values that the application bound to it."""
+def test_logger_of_the_application_is_used() -> None:
+    """The lines contain the values that the application has bound to its logger."""
     lines = structlog.testing.LogCapture()
     logger = structlog.wrap_logger(None, processors=[lines], wrapper_class=structlog.stdlib.BoundLogger, app="a")
     sink = LogSink(logger)
@@ -324,7 +326,7 @@ def test_a_line_goes_to_the_applications_own_logger() -> None:
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
 def test_is_enabled_for(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The sink takes an event exactly when one that reports no failure becomes a line."""
+    """`is_enabled_for` is true if an event of this type, without a failure, is logged at the level."""
     caplog.set_level(level, "faasrt")
     sink = LogSink()
     for event in EVENTS:
@@ -334,8 +336,8 @@ def test_is_enabled_for(level: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("kind", ["filtering", "stdlib", "lazy"])
-async def test_the_level_of_the_applications_logger_holds(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Below it no line is made, no record, and no hash of a program; and it may be configured after the manager."""
+async def test_level_of_the_applications_logger_applies(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Events below the level are neither enabled nor logged. The logger may be configured after the manager."""
     output = io.StringIO()
     if kind == "stdlib":
         caplog.set_level("INFO", "app")
@@ -363,8 +365,8 @@ async def test_the_level_of_the_applications_logger_holds(kind: str, caplog: pyt
 
 
 @pytest.mark.parametrize("wrapper", [structlog.stdlib.BoundLogger, structlog.BoundLogger])
-def test_a_logger_without_levels_gets_everything(wrapper: Any) -> None:
-    """Such as a structlog logger for the standard library that wraps another one."""
+def test_a_logger_without_levels_gets_all_events(wrapper: Any) -> None:
+    """An example is a structlog logger for the standard library that wraps another logger."""
     output = io.StringIO()
     sink = LogSink(structlog.wrap_logger(structlog.WriteLogger(output), wrapper_class=wrapper))
     for event in EVENTS:
@@ -374,28 +376,28 @@ def test_a_logger_without_levels_gets_everything(wrapper: Any) -> None:
 
 
 class Counting:
-    """A field of an event that counts how often it is written."""
+    """A field of an event that counts how often it is formatted."""
 
-    written = 0
+    formatted = 0
 
     def __repr__(self) -> str:
-        Counting.written += 1
+        Counting.formatted += 1
         return "endpoint"
 
 
 @pytest.mark.parametrize("handled", [False, True])
-def test_a_line_that_no_handler_takes_is_not_put_together(handled: bool) -> None:
-    """Not even that of a failure, which the default level of the standard library lets through."""
+def test_lines_without_a_handler_are_not_formatted(handled: bool) -> None:
+    """A failed call is above the default level, but its line is not formatted if no handler writes it."""
     logger = logging.Logger("quiet", logging.WARNING)
     logger.addHandler(logging.StreamHandler(io.StringIO()) if handled else logging.NullHandler())
-    Counting.written = 0
+    Counting.formatted = 0
     event = next(event for event in EVENTS if isinstance(event, CallFinished))
     LogSink(logger)(attrs.evolve(event, error="ServerError", endpoint=Counting()))  # type: ignore[arg-type]
-    assert Counting.written == handled
+    assert Counting.formatted == handled
 
 
 def test_an_unconfigured_process_does_not_import_structlog() -> None:
-    """Nor does it print anything, when a call fails and its breaker opens."""
+    """A failed call, which opens a breaker, neither imports structlog nor prints anything."""
     code = """if True:
         import asyncio, sys
         from faasrt import BreakerSettings, RuntimeManager
@@ -411,7 +413,7 @@ def test_an_unconfigured_process_does_not_import_structlog() -> None:
 
 
 async def test_a_failing_sink_is_reported_through_structlog() -> None:
-    """Once, with the exception."""
+    """The failure is logged once, with the exception."""
     output = io.StringIO()
     processors = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(processors=processors, logger_factory=structlog.WriteLoggerFactory(output))
@@ -426,8 +428,8 @@ async def test_a_failing_sink_is_reported_through_structlog() -> None:
     assert "ZeroDivisionError" in line["exception"]
 
 
-async def test_a_failing_processor_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
-    """The standard library's logger reports it, once."""
+async def test_a_failing_processor_does_not_fail_calls(caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged once by the standard library's logger."""
 
     def fail(logger: Any, method: str, fields: Any) -> Any:
         raise ZeroDivisionError
@@ -442,7 +444,7 @@ async def test_a_failing_processor_fails_no_call(caplog: pytest.LogCaptureFixtur
     assert caplog.text.count("a telemetry sink failed") == 1
 
 
-def test_the_names_of_events_are_complete() -> None:
-    """An event that is added gets a name, or this fails."""
+def test_each_event_has_a_name() -> None:
+    """EVENT_NAMES, and LEVELS of this module, contain every type of event."""
     assert set(EVENT_NAMES) == KINDS
     assert list(LEVELS) == [EVENT_NAMES[type(event)] for event in EVENTS]

@@ -1,4 +1,4 @@
-"""RuntimeManager.map: lazy, bounded, each task with its own ending, and nothing left when it is left."""
+"""`RuntimeManager.map`: its order, limits, errors, and what it cleans up when it ends early."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def running(name: str) -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if name in repr(task.get_coro())]
 
 
-async def test_runs_real_programs_in_three_languages(local: RuntimeManager) -> None:
-    """Each task has its result, whatever became of it, and keeps its place and its name."""
+async def test_map_runs_programs_in_three_languages(local: RuntimeManager) -> None:
+    """Each item has the task, its index, and its result or its error."""
     programs = [
         CodeTask("print(1)", "py", id="a"),
         CodeTask("console.log(2)", "js", id="b"),
@@ -70,8 +70,8 @@ async def test_runs_real_programs_in_three_languages(local: RuntimeManager) -> N
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_is_lazy_and_bounded(ordered: bool) -> None:
-    """No more than `concurrency` run, and the source is a window ahead of what was taken at most."""
+async def test_map_is_lazy_and_bounded(ordered: bool) -> None:
+    """At most `concurrency` tasks run, and the source is read at most two times `concurrency` ahead of the consumer."""
     read = 0
 
     def source() -> Iterator[CodeTask]:
@@ -86,14 +86,14 @@ async def test_is_lazy_and_bounded(ordered: bool) -> None:
             taken += 1
             assert read - taken <= 10
             if taken % 100 == 0:
-                await asyncio.sleep(0.05)  # a slow consumer: nothing runs ahead of it
+                await asyncio.sleep(0.05)  # a slow consumer
                 assert read - taken <= 10
         assert (taken, read, faas.executions) == (500, 500, 500)
         assert faas.peak <= 5
 
 
-async def test_order_is_kept_where_it_is_asked_for() -> None:
-    """A slow first task holds up the others, which wait in the window."""
+async def test_ordered() -> None:
+    """With `ordered`, results have the order of the tasks, even if the first task is slow."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.health = {"capabilities": {}, "limits": {}}
         faas.handler = lambda body: Reply(stdout=body["code"], delay_s=0.3 if body["code"] == "print(0)" else 0)
@@ -106,7 +106,7 @@ async def test_order_is_kept_where_it_is_asked_for() -> None:
 
 
 async def test_infrastructure_failures_are_in_their_items() -> None:
-    """One task's 500 is its own; the others go on."""
+    """A ServerError of one task does not affect the others."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         found = {item.task.id: item async for item in manager.map(tasks(10), concurrency=2)}
@@ -119,8 +119,8 @@ async def test_infrastructure_failures_are_in_their_items() -> None:
     "stop_on",
     [ServiceError, (Outcome.TIMEOUT, ServerError), lambda item: item.task.id == "3", {ServerError}],
 )
-async def test_stops_where_it_is_asked_to(stop_on: Any) -> None:
-    """The result that fits is the last one, and the source is read no further."""
+async def test_stop_on(stop_on: Any) -> None:
+    """The first matching result is the last one. Then the source is closed."""
     source = tasks(10_000)
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
@@ -131,8 +131,8 @@ async def test_stops_where_it_is_asked_to(stop_on: Any) -> None:
         assert not running("Map._work")
 
 
-async def test_stops_on_an_outcome() -> None:
-    """An outcome is a condition, too; in order, earlier results come first."""
+async def test_stop_on_an_outcome() -> None:
+    """With `ordered`, all results before the matching one are returned."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply(outcome="TIMEOUT" if body["code"] == "print(5)" else "OK")
         found = [
@@ -142,8 +142,8 @@ async def test_stops_on_an_outcome() -> None:
 
 
 @pytest.mark.parametrize("way", ["break", "cancel", "raise", "aclose"])
-async def test_leaving_frees_everything(way: str) -> None:
-    """However it is left: no task, no call in flight, and the source's own cleaning up is done."""
+async def test_leaving_a_map_early_cleans_up(way: str) -> None:
+    """No task and no call remains, and the source is closed."""
     cleaned = asyncio.Event()
 
     async def source() -> AsyncIterator[CodeTask]:
@@ -185,8 +185,8 @@ async def test_leaving_frees_everything(way: str) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_what_the_source_raises_comes_last() -> None:
-    """First the results of all that was read, then the error."""
+async def test_an_error_of_the_source_is_raised_after_the_results() -> None:
+    """The results of all tasks that were read before are returned first."""
 
     def source() -> Iterator[CodeTask]:
         yield from tasks(7)
@@ -199,8 +199,8 @@ async def test_what_the_source_raises_comes_last() -> None:
             await anext(results)
 
 
-async def test_a_source_that_raises_before_it_waits() -> None:
-    """An iterator of which `__anext__` is no coroutine function ends the map with its error, as any other does."""
+async def test_an_error_of_a_synchronous_anext_is_raised() -> None:
+    """`__anext__` of the source may be an ordinary function that raises."""
 
     class Broken:
         def __aiter__(self) -> Broken:
@@ -214,8 +214,8 @@ async def test_a_source_that_raises_before_it_waits() -> None:
             assert [item async for item in manager.map(Broken())]
 
 
-async def test_an_unused_map_leaves_nothing() -> None:
-    """Nothing is read before the first result is asked for, and closing the map closes its source."""
+async def test_an_unused_map_reads_nothing() -> None:
+    """The source is read when the first result is requested. Closing the map closes its source."""
     source = tasks(3)
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         results = manager.map(source)
@@ -241,23 +241,23 @@ async def test_an_unused_map_leaves_nothing() -> None:
         ({"stop_on": ["TIMEOUT"]}, "stop_on"),
     ],
 )
-async def test_bad_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
-    """At once, before anything is read."""
+async def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
+    """`map` raises the error at once, before it reads the source."""
     manager = manager_for("http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match=words):
         manager.map([], **arguments)
 
 
 @pytest.mark.parametrize("given", [5, None, [CodeTask("1", "py"), "print(1)"], "print(1)"])
-async def test_what_is_no_task_is_a_clear_error(given: Any) -> None:
-    """Something that cannot be iterated, and items of another type."""
+async def test_sources_without_tasks_are_refused(given: Any) -> None:
+    """The source must be iterable, and its items must be CodeTasks."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         with pytest.raises(InvalidRequestError, match=r"iterable of CodeTasks|must yield CodeTasks"):
             assert [item async for item in manager.map(given)]
 
 
-async def test_a_closed_manager_ends_it() -> None:
-    """Not a million items with the same error."""
+async def test_closing_the_manager_ends_a_map() -> None:
+    """The map raises RuntimeClosedError once, not for each remaining task."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         results = manager.map(tasks(1_000_000), concurrency=2)
         await anext(results)
@@ -269,7 +269,7 @@ async def test_a_closed_manager_ends_it() -> None:
 
 
 class Endless:
-    """A source without an end: it counts what is read, and says when it was closed."""
+    """An endless source that counts how many tasks were read, and records that it was closed."""
 
     def __init__(self, *, hangs_at: int | None = None) -> None:
         self.read = 0
@@ -292,14 +292,14 @@ class Endless:
 
 
 @pytest.mark.parametrize("way", ["aclose", "manager", "with"])
-async def test_a_break_with_the_results_still_referenced(way: str) -> None:
-    """No more than the window is read and run; closing the results or the manager ends the rest."""
+async def test_a_break_without_closing_the_results(way: str) -> None:
+    """Only a limited number of tasks runs after a `break`. Closing the results or the manager closes the source."""
     source = Endless()
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         results = manager.map(source.tasks(), concurrency=3)
         async for _ in results:
             break
-        # One was taken; three may be in flight, and a window of three more be read.
+        # One result was returned, three tasks may be in flight, and three more may be read.
         await faas.wait_until(lambda: faas.executions == 7)
         async with asyncio.timeout(10):
             while faas.in_flight or manager.get_metrics().in_flight:
@@ -318,8 +318,8 @@ async def test_a_break_with_the_results_still_referenced(way: str) -> None:
         await results.aclose()
 
 
-async def test_closing_the_manager_wakes_who_waits_for_a_result() -> None:
-    """Also when the source has nothing to give."""
+async def test_closing_the_manager_wakes_a_waiting_consumer() -> None:
+    """A consumer that waits for a result gets RuntimeClosedError, even if the source hangs."""
     source = Endless(hangs_at=2)
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         results = manager.map(source.tasks(), concurrency=2)
@@ -338,7 +338,7 @@ async def test_closing_the_manager_wakes_who_waits_for_a_result() -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 async def test_two_cancellations_close_the_source(steps: int) -> None:
-    """Wherever the second one comes in, the source's own cleaning up is done, and then the caller is cancelled."""
+    """Whenever the second cancellation arrives, the source is closed before the caller is cancelled."""
     source = Endless(hangs_at=3)
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.default = Reply(hang=True)
@@ -365,8 +365,8 @@ async def test_two_cancellations_close_the_source(steps: int) -> None:
         assert manager.get_metrics().in_flight == 0
 
 
-async def test_few_tasks_need_few_workers() -> None:
-    """Workers are started as tasks arrive, whatever the concurrency allows."""
+async def test_workers_are_started_as_tasks_arrive() -> None:
+    """Three tasks need at most four workers, even with a high concurrency."""
     most = 0
 
     def source(count: int) -> Iterator[CodeTask]:
@@ -383,8 +383,8 @@ async def test_few_tasks_need_few_workers() -> None:
         assert most == 5
 
 
-async def test_the_end_of_the_loop_ends_a_map() -> None:
-    """An `asyncio.run` that ends while results are waited for closes the source, and leaves no task."""
+async def test_the_end_of_the_event_loop_ends_a_map() -> None:
+    """If `asyncio.run` ends while a consumer waits for a result, the source is closed, and no task remains."""
     kept: list[Any] = []
 
     async def main() -> None:
@@ -399,8 +399,8 @@ async def test_the_end_of_the_loop_ends_a_map() -> None:
     assert waiting.cancelled()
 
 
-async def test_waiting_for_room_is_no_failure() -> None:
-    """However many tasks wait, and for however long: each has its turn."""
+async def test_tasks_wait_for_permits() -> None:
+    """Tasks beyond `max_concurrency` wait as long as necessary, and do not fail."""
     limiter = LimiterSettings(max_concurrency=2)
     async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
         faas.default = Reply(delay_s=0.05)
@@ -410,7 +410,7 @@ async def test_waiting_for_room_is_no_failure() -> None:
 
 
 async def test_a_map_waits_in_the_same_queue_as_other_calls() -> None:
-    """A call beside it has its turn, and so do its own retries."""
+    """Another call gets its permit before the tasks that queue later, and retries get theirs."""
     limiter = LimiterSettings(max_concurrency=2)
     async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
         faas.default = Reply(delay_s=0.02)
@@ -426,8 +426,7 @@ async def test_a_map_waits_in_the_same_queue_as_other_calls() -> None:
         assert all(item.result for item in await mapping)
 
 
-async def test_a_source_that_ends_in_a_cancellation() -> None:
-    """It is no way to hang."""
+async def test_a_source_that_raises_cancelled_error_does_not_hang() -> None:
 
     async def source() -> AsyncIterator[CodeTask]:
         yield CodeTask("1", "python")
@@ -441,7 +440,7 @@ async def test_a_source_that_ends_in_a_cancellation() -> None:
 
 
 async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeManager) -> None:
-    """As many as may; each still has its own verdict, and one that cannot be sent spoils no other."""
+    """With `coalesce`, such tasks share executions. Each has its own result, and an invalid task affects no other."""
     code = "import time\nSTARTED = time.perf_counter_ns()\ndef f(n):\n    return [1 // n, STARTED]"
     together = [CodeTask(code, "py", function="f", args=(number,), id=str(number)) for number in range(20)]
     alone = CodeTask(code, "py", function="f", kwargs={"n": 1})
@@ -458,8 +457,8 @@ async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeMan
     assert all(item.result and item.result.value[0] == 1 // int(item.task.id or 1) for item in found[10:21])
 
 
-async def test_a_slow_source_is_not_waited_for_to_fill_a_batch() -> None:
-    """Available tasks run; later ones have their own execution."""
+async def test_coalesce_does_not_wait_for_a_slow_source() -> None:
+    """Available tasks run at once. Later tasks get another execution."""
     gate = asyncio.Event()
 
     async def source() -> AsyncIterator[CodeTask]:

@@ -1,4 +1,4 @@
-"""The OpenTelemetry sink: one span per call, and one trace from the caller through the client into the FaaS."""
+"""The OpenTelemetry sink: one span per call, and one trace through caller, client and server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Spans:
-    """A tracer provider that keeps the spans that ended, and a sink that uses it."""
+    """A tracer provider that keeps ended spans, and a sink that uses it."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -76,8 +76,8 @@ async def error_of(call: Awaitable[Any]) -> str:
     return type(found[0]).__name__
 
 
-async def test_a_call_is_a_span(spans: Spans, fake: FakeFaas) -> None:
-    """A CLIENT span below the caller's span, with the attributes of HTTP and of the call."""
+async def test_span_of_a_call(spans: Spans, fake: FakeFaas) -> None:
+    """A call has a CLIENT span, whose parent is the span of the caller. It has attributes of HTTP and of the call."""
     fake.script(Reply.ok("é\n"))
     async with manager_for(fake.url, telemetry=[spans.sink]) as manager:
         with spans.tracer.start_as_current_span("caller") as caller:
@@ -111,8 +111,8 @@ async def test_a_call_is_a_span(spans: Spans, fake: FakeFaas) -> None:
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_calls_at_once_have_the_parents_of_their_tasks(spans: Spans, fake: FakeFaas) -> None:
-    """The parent is the span of the caller, also with many calls in flight."""
+async def test_spans_of_concurrent_calls_have_the_right_parents(spans: Spans, fake: FakeFaas) -> None:
+    """The parent of each span is the span of its own caller, even with many calls in flight."""
 
     async def one(number: int) -> tuple[int, int]:
         with spans.tracer.start_as_current_span(str(number)) as caller:
@@ -128,7 +128,7 @@ async def test_calls_at_once_have_the_parents_of_their_tasks(spans: Spans, fake:
 
 
 async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: FakeFaas) -> None:
-    """In their order, with the errors. The span has the status of the last attempt and the number of retries."""
+    """The events are in order, with errors. The span has the status of the last attempt and the number of retries."""
     fake.script(Reply.overloaded("0"), Reply.crash(), Reply())
     breaker = BreakerSettings(consecutive_failures=1, base_open_s=0.001, max_open_s=0.001)
     async with manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=[spans.sink]) as manager:
@@ -159,7 +159,7 @@ async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: F
 
 
 async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, fake: FakeFaas) -> None:
-    """Not in those of another endpoint, or of another family of languages."""
+    """Spans of calls to another endpoint, or in another family of languages, do not contain these events."""
     breaker = BreakerSettings(consecutive_failures=1)
     replies = {"fail": Reply.crash(), "hang": Reply(hang=True)}
     async with FakeFaas() as other:
@@ -167,11 +167,11 @@ async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, f
             server.handler = lambda body: replies[body["code"]]
         async with (
             manager_for(fake.url, breaker=breaker, telemetry=[spans.sink]) as manager,
-            manager_for(other.url, telemetry=[spans.sink]) as elsewhere,
+            manager_for(other.url, telemetry=[spans.sink]) as other_manager,
         ):
             calls = [
                 asyncio.create_task(place.run_code("hang", language))
-                for place, language in ((manager, "python"), (manager, "javascript"), (elsewhere, "python"))
+                for place, language in ((manager, "python"), (manager, "javascript"), (other_manager, "python"))
             ]
             while fake.in_flight + other.in_flight < 3:
                 await asyncio.sleep(0.001)
@@ -189,8 +189,8 @@ async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, f
 
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.OK}))
-async def test_a_program_that_fails_is_no_error_of_its_span(spans: Spans, fake: FakeFaas, outcome: Outcome) -> None:
-    """The outcome of the program is an attribute."""
+async def test_a_failed_program_is_no_error_of_its_span(spans: Spans, fake: FakeFaas, outcome: Outcome) -> None:
+    """The outcome of the program is only an attribute of the span."""
     fake.script(Reply(outcome=outcome, stderr="boom"))
     async with manager_for(fake.url, telemetry=[spans.sink]) as manager:
         await manager.run_code("1", "python")
@@ -199,10 +199,8 @@ async def test_a_program_that_fails_is_no_error_of_its_span(spans: Spans, fake: 
     assert "error.type" not in (span.attributes or {})
 
 
-async def test_failures_of_the_infrastructure_are_errors_of_the_span(
-    spans: Spans, fake: FakeFaas, unused_tcp_port: int
-) -> None:
-    """With the class of the error, the status if there was one, and no text of the server."""
+async def test_service_errors_are_errors_of_the_span(spans: Spans, fake: FakeFaas, unused_tcp_port: int) -> None:
+    """The span has the class of the error and the status if known, but no text of the server."""
     dead = f"http://127.0.0.1:{unused_tcp_port}"
     limiter = LimiterSettings(max_concurrency=1, max_queue=1)
     async with manager_for(fake.url, retry=QUICK, telemetry=[spans.sink]) as manager:
@@ -237,8 +235,8 @@ async def test_failures_of_the_infrastructure_are_errors_of_the_span(
     assert {(span.status.status_code, span.status.description) for span in spans.ended()} == {(StatusCode.ERROR, None)}
 
 
-async def test_nothing_is_kept_of_calls_that_are_over(spans: Spans, fake: FakeFaas) -> None:
-    """After a thousand calls that ended in every way each has an ended span, and the sink holds none."""
+async def test_sink_keeps_no_ended_spans(spans: Spans, fake: FakeFaas) -> None:
+    """A thousand calls with all kinds of results have an ended span each, and the sink keeps none of them."""
     codes = ["ok", "user", "crash", "busy", "lost", "hang"]
     replies = [Reply(), Reply(outcome="USER_ERROR"), Reply.crash(), Reply.overloaded("0"), Reply(reset_after=0)]
     fake.handler = lambda body: dict(zip(codes, [*replies, Reply(hang=True)], strict=True))[body["code"]]
@@ -256,8 +254,8 @@ async def test_nothing_is_kept_of_calls_that_are_over(spans: Spans, fake: FakeFa
     assert (spans.sink._calls, spans.sink._executions) == ({}, {})
 
 
-async def test_each_attempt_carries_the_trace(serve: Serve, spans: Spans) -> None:
-    """That of the call's span, with its tracestate; a validation carries that of the caller's span."""
+async def test_attempts_and_validations_send_the_trace(serve: Serve, spans: Spans) -> None:
+    """Attempts send the traceparent of the call's span, validations that of the caller's span, both with tracestate."""
     seen: list[Mapping[str, str]] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -280,8 +278,8 @@ async def test_each_attempt_carries_the_trace(serve: Serve, spans: Spans) -> Non
     assert [headers.get("tracestate") for headers in seen] == ["vendor=1,other=a:b"] * 3 + [None]
 
 
-async def test_the_embedded_faas_continues_the_trace(spans: Spans) -> None:
-    """Caller, client and server are one trace, each the child of the one before, with its tracestate."""
+async def test_embedded_faas_continues_the_trace(spans: Spans) -> None:
+    """The server's span is a child of the client's, which is a child of the caller's. All have the same tracestate."""
     upstream = TraceContextTextMapPropagator().extract({"traceparent": TRACE, "tracestate": "vendor=1"})
     with spans.tracer.start_as_current_span("start"):
         manager = RuntimeManager.local(["js"], workers=1, telemetry=[spans.sink])
@@ -341,8 +339,8 @@ def error_type(span: ReadableSpan) -> Any:
     return (span.attributes or {}).get("error.type")
 
 
-async def test_a_refusal_by_the_embedded_faas_is_no_error_of_its_own(spans: Spans) -> None:
-    """A 429 is not an error of the server's span; a 503 is."""
+async def test_a_429_is_no_error_of_the_server_span(spans: Spans) -> None:
+    """The embedded FaaS refuses a program because it is busy, so this is no failure of the server."""
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[spans.sink])
     async with faas, manager_for(faas.url) as manager, aiohttp.ClientSession() as session:
 
@@ -372,8 +370,8 @@ async def test_a_refusal_by_the_embedded_faas_is_no_error_of_its_own(spans: Span
         ("https://[::1]:8443", "::1", 8443),
     ],
 )
-def test_where_a_call_went(spans: Spans, endpoint: str, address: str, port: int) -> None:
-    """Host and port are attributes even where the URL leaves the port out."""
+def test_address_and_port_of_the_endpoint(spans: Spans, endpoint: str, address: str, port: int) -> None:
+    """Host and port are attributes, even if the URL contains no port."""
     spans.sink(CallStarted(call_id="c", language="python", code_bytes=1, code_hash="0" * 16, timeout_ms=1.0))
     spans.sink(AttemptStarted(call_id="c", language="python", attempt=1, endpoint=endpoint))
     spans.sink(
@@ -395,8 +393,8 @@ def test_where_a_call_went(spans: Spans, endpoint: str, address: str, port: int)
     assert attributes["url.full"] == f"{endpoint}/run_code"
 
 
-def test_it_does_without_an_sdk() -> None:
-    """With the API alone calls work, and the trace of an upstream service is passed on."""
+def test_sink_works_without_the_sdk() -> None:
+    """With only the API installed, calls work, and the trace of an upstream service is sent to the server."""
     code = f"""if True:
         import asyncio, sys
         sys.modules["opentelemetry.sdk"] = None
@@ -429,8 +427,8 @@ def test_it_does_without_an_sdk() -> None:
     assert (done.stdout, done.stderr) == (f"None\n{TRACE}\n", "")
 
 
-def test_the_extra_is_named_where_it_is_missing() -> None:
-    """Importing the sink without it raises an error that names the extra; faasrt itself does not need it."""
+def test_missing_extra_is_named() -> None:
+    """Without opentelemetry-api, importing the sink raises an error that names the extra. faasrt can be imported."""
     code = "import sys; sys.modules['opentelemetry'] = None; import faasrt.manager, faasrt.telemetry.otel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (

@@ -1,4 +1,4 @@
-"""Sinks, spans, metrics and log lines never hold the code, input or output of a user, or the text of a server."""
+"""Sinks, spans, metrics and log lines contain no code, input or output of programs, and no text of servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaas, Reply
 from support.helpers import manager_for
 
-# As text, and as base64.
+# The text that must not appear, and its base64 form.
 SECRET = "s3cretS3CRETs3cret"
 HIDDEN = (SECRET, "czNjcmV0UzNDUkVUczNjcmV0")
 ERROR = UserError(name=SECRET, message=SECRET, traceback=SECRET)
@@ -45,8 +45,8 @@ REPLIES = [
 ]
 
 
-class Watch:
-    """Every sink, and all that they show."""
+class AllSinks:
+    """All sinks of faasrt, and the text of everything that they received or wrote."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -74,7 +74,7 @@ class Watch:
 
 
 async def use_everything(manager: RuntimeManager, language: str) -> None:
-    """Call every method, with the secret in every argument that can hold it. Failures are expected."""
+    """Call every method, with the secret in every argument that can contain it. Failures are expected."""
     code = f"/* {SECRET} */" if language == "js" else f"# {SECRET}"
     function = f"function f{SECRET}(a) {{ return a }}" if language == "js" else f"def f{SECRET}(a): return a"
     runtime = await manager.get_runtime(language)
@@ -90,16 +90,16 @@ async def use_everything(manager: RuntimeManager, language: str) -> None:
 
 
 @pytest.mark.parametrize("envelope", ["auto", "always"])
-async def test_nothing_of_a_user_is_shown(envelope: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """For any answer of the server: in events, sinks, the log at DEBUG, and `get_metrics()`."""
+async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """For any answer of the server, events, sinks, the log at DEBUG and `get_metrics()` do not contain the secret."""
     caplog.set_level("DEBUG")
-    watch = Watch()
+    sinks = AllSinks()
     breaker = BreakerSettings(consecutive_failures=3, base_open_s=0.001, max_open_s=0.001)
     retry = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001)
     async with FakeFaas() as fake:
         fake.health = {"version": SECRET}
         settings = Settings(endpoints={"py": fake.url}, retry=retry, breaker=breaker, envelope=envelope)
-        async with RuntimeManager(settings=settings, telemetry=watch.sinks) as manager:
+        async with RuntimeManager(settings=settings, telemetry=sinks.sinks) as manager:
             for reply in REPLIES:
                 fake.default = reply
                 await use_everything(manager, "py")
@@ -109,9 +109,9 @@ async def test_nothing_of_a_user_is_shown(envelope: Any, caplog: pytest.LogCaptu
                 await asyncio.sleep(0.001)
             call.cancel()
             await asyncio.wait([call])
-            shown = watch.shown() + caplog.text + json.dumps(manager.get_metrics().to_dict())
+            shown = sinks.shown() + caplog.text + json.dumps(manager.get_metrics().to_dict())
         assert SECRET in str(fake.requests[0])
-    async with RuntimeManager.local(["js"], workers=1, telemetry=watch.sinks) as manager:
+    async with RuntimeManager.local(["js"], workers=1, telemetry=sinks.sinks) as manager:
         await use_everything(manager, "js")
         call = asyncio.create_task(manager.run_code(f"while (true) console.log('{SECRET}')", "js"))
         while not manager.get_metrics().total.in_flight:
@@ -123,10 +123,10 @@ async def test_nothing_of_a_user_is_shown(envelope: Any, caplog: pytest.LogCaptu
             for accepted in ("application/json", "text/plain"):
                 async with session.get(f"{url}/metrics", headers={"Accept": accepted}) as response:
                     shown += await response.text()
-        shown += watch.shown() + caplog.text + json.dumps(manager.get_metrics().to_dict())
-    assert {type(event) for event in watch.events} == set(get_args(Event))
+        shown += sinks.shown() + caplog.text + json.dumps(manager.get_metrics().to_dict())
+    assert {type(event) for event in sinks.events} == set(get_args(Event))
     assert not [hidden for hidden in HIDDEN if hidden in shown]
-    # All sinks were looked at.
+    # Check that the text contains the output of all sinks.
     for word in (
         "faasrt_calls_total",
         "faasrt.code_hash",
@@ -188,13 +188,13 @@ ANSWERS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("envelope", ["never", "always"])
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_a_reason_holds_no_text_of_the_server(
+async def test_reasons_contain_no_text_of_the_server(
     name: str,
     envelope: str,
     raw_server: Callable[..., Awaitable[str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Events of a failed call have a reason, in the words of faasrt, wherever the server puts its text."""
+    """Events of a failed call have a reason. It contains no text of the server, wherever the answer contains text."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -216,14 +216,14 @@ async def test_a_reason_holds_no_text_of_the_server(
         assert all(event.reason for event in failures)
         assert failures[-1].reason == str(error.args[0]).partition(":")[0]
     else:
-        assert (name, envelope) == ("not started", "never")  # the stderr of a program, without an envelope
+        assert (name, envelope) == ("not started", "never")  # without an envelope, this is the stderr of a program
     shown = caplog.text + repr(seen)
     assert "call_finished" in shown
     assert SECRET not in shown
 
 
-# Expressions that may stand in a message before its first colon: numbers, own names, and types of JSON values.
-OWN = {
+# Expressions that may be in a message before its first colon: numbers, names of faasrt, and types of JSON values.
+ALLOWED = {
     "status",
     "code",  # the exit code
     "name",  # a field of the protocol
@@ -265,13 +265,13 @@ def messages(path: Path) -> Iterator[ast.expr]:
 
 
 def test_messages_quote_a_server_only_after_their_first_colon() -> None:
-    """The reason of an error is its message up to there."""
+    """The reason of an error is its message before the first colon."""
     found = [(path.name, message) for path in SOURCES for message in messages(path)]
     assert len(found) > 25
     for name, message in found:
         assert isinstance(message, ast.JoinedStr | ast.Constant), (name, ast.unparse(message))
         for part in message.values if isinstance(message, ast.JoinedStr) else []:
             if isinstance(part, ast.FormattedValue):
-                assert ast.unparse(part.value) in OWN, (name, ast.unparse(message))
+                assert ast.unparse(part.value) in ALLOWED, (name, ast.unparse(message))
             elif ":" in ast.literal_eval(part):
                 break

@@ -1,4 +1,4 @@
-"""What an endpoint is: asked once, shared, forgotten after a failure; and no health report does any harm."""
+"""Profiles of endpoints are requested once from `/health`, shared by all calls, and forgotten after a failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOSSLESS = {"status": "healthy", "capabilities": {"lossless": True, "enforces_ti
 
 
 class Server:
-    """Counts health probes and plain and enveloped programs, and sends the given answers."""
+    """A server that counts requests to `/health` and programs with or without envelope, and sends the given answers."""
 
     def __init__(self, health: Any = LOSSLESS, health_status: int = 200) -> None:
         self.health, self.health_status = health, health_status
@@ -61,8 +61,8 @@ class Server:
         return manager_for(await serve(self.handle, "/{path:.*}"), **options)
 
 
-async def test_a_thousand_callers_ask_once(serve: Serve) -> None:
-    """Those that come first wait for the one answer."""
+async def test_concurrent_callers_request_health_once(serve: Serve) -> None:
+    """1,000 concurrent calls share one request to `/health`."""
     server = Server()
     async with await server.manager(serve) as manager:
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(1_000)))
@@ -73,7 +73,7 @@ async def test_a_thousand_callers_ask_once(serve: Serve) -> None:
     ("health", "status", "enveloped"),
     [
         (LOSSLESS, 200, False),
-        (LOSSLESS, 503, False),  # it starts: it still is what it says
+        (LOSSLESS, 503, False),  # a server that starts up reports its capabilities, too
         ({"status": "healthy"}, 200, True),
         ({"capabilities": {"lossless": "yes"}}, 200, True),
         ({"capabilities": [1]}, 200, True),
@@ -84,8 +84,10 @@ async def test_a_thousand_callers_ask_once(serve: Serve) -> None:
         ("x" * 1_000_000, 200, True),
     ],
 )
-async def test_what_a_health_report_means(serve: Serve, health: Any, status: int, enveloped: bool) -> None:
-    """Only a server that calls itself lossless gets plain requests; no report is an error of the call."""
+async def test_only_lossless_servers_get_programs_without_envelope(
+    serve: Serve, health: Any, status: int, enveloped: bool
+) -> None:
+    """An invalid answer of `/health` is no error of the call."""
     server = Server(health, status)
     async with await server.manager(serve) as manager:
         for _ in range(2):
@@ -94,16 +96,16 @@ async def test_what_a_health_report_means(serve: Serve, health: Any, status: int
 
 
 @pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])
-async def test_modes(serve: Serve, mode: str, plain: int, probes: int) -> None:
-    """Neither "always" nor "never" listens to what the server calls itself."""
+async def test_envelope_always_and_never(serve: Serve, mode: str, plain: int, probes: int) -> None:
+    """With envelope="always" or "never", the capabilities of the server do not matter."""
     server = Server()
     async with await server.manager(serve, envelope=mode) as manager:
         await manager.run_code("1", "python")
     assert (server.plain, server.enveloped, server.probes) == (plain, 1 - plain, probes)
 
 
-async def test_a_failure_is_a_reason_to_ask_again(serve: Serve) -> None:
-    """After an endpoint has failed, another server may stand there; a refusal is no failure."""
+async def test_health_is_requested_again_after_a_failure(serve: Serve) -> None:
+    """After a ServerError, there may be another server at the URL. A RejectedError is no such failure."""
     server = Server()
     async with await server.manager(serve) as manager:
         await manager.run_code("1", "python")
@@ -119,8 +121,8 @@ async def test_a_failure_is_a_reason_to_ask_again(serve: Serve) -> None:
     assert (server.probes, server.plain, server.enveloped) == (2, 3, 1)
 
 
-async def test_a_health_report_that_hangs(serve: Serve) -> None:
-    """It is waited for once, for a part of the call's own time, and then the program is sent."""
+async def test_hanging_health_is_requested_once(serve: Serve) -> None:
+    """The first call waits for `/health` for up to `health_s`. Then all programs are sent with an envelope."""
     server = Server()
     server.release.clear()
     timeouts = TimeoutSettings(grace_s=0.4, health_s=0.2)
@@ -131,12 +133,14 @@ async def test_a_health_report_that_hangs(serve: Serve) -> None:
     assert (server.probes, server.enveloped) == (1, 2)
 
 
-async def test_a_health_report_that_hangs_costs_the_program_none_of_its_time(serve: Serve) -> None:
-    """The attempt's clock starts after the probe: timeout and grace are there in full."""
+async def test_hanging_health_does_not_shorten_the_timeout(serve: Serve) -> None:
+    """The time of the attempt starts after the request to `/health`, so the program has its full timeout and grace."""
     server = Server()
     server.release.clear()
     server.delay_s = 1.1
-    timeouts = TimeoutSettings(grace_s=1.5, health_s=0.8)  # half the attempt, as it was, would leave 0.8 s
+    timeouts = TimeoutSettings(
+        grace_s=1.5, health_s=0.8
+    )  # 0.8 s would remain if `/health` counted as part of the attempt
     async with await server.manager(serve, timeouts=timeouts) as manager:
         result = await manager.run_code("1", "python", timeout_ms=100)
         server.release.set()
@@ -144,8 +148,8 @@ async def test_a_health_report_that_hangs_costs_the_program_none_of_its_time(ser
     assert server.timeouts_ms == [100]
 
 
-async def test_callers_behind_a_health_report_that_hangs(serve: Serve) -> None:
-    """All of them share the one probe, and it does not count as waiting in the queue."""
+async def test_concurrent_callers_share_a_hanging_health_request(serve: Serve) -> None:
+    """The wait for `/health` does not count as time in the queue."""
     server = Server()
     server.release.clear()
     options = {"timeouts": TimeoutSettings(health_s=0.5), "limiter": LimiterSettings(queue_timeout_s=0.1)}
@@ -157,8 +161,8 @@ async def test_callers_behind_a_health_report_that_hangs(serve: Serve) -> None:
     assert server.probes == 1
 
 
-async def test_everything_hangs(serve: Serve) -> None:
-    """The call ends by its deadline after the probe, and failing makes no later call wait for the probe again."""
+async def test_calls_end_if_health_and_programs_hang(serve: Serve) -> None:
+    """Each call ends at its deadline. Only the first call waits for `/health`."""
     probes = 0
 
     async def handle(request: web.Request) -> web.Response:
@@ -176,8 +180,8 @@ async def test_everything_hangs(serve: Serve) -> None:
     assert probes == 1
 
 
-class Asked:
-    """Endpoints that answer as the test says, and a clock that the test moves."""
+class HealthRequests:
+    """`Profiles` with simulated requests to `/health`, and a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now, self.count, self.takes_s = 100.0, 0, 0.0
@@ -196,38 +200,38 @@ class Asked:
         return await self.profiles.get("http://faas", 0.01 if self.hangs else 10)
 
 
-async def test_a_probe_in_vain_is_remembered_for_a_while() -> None:
-    """Failing calls do not bring the probe back; time does."""
-    asked = Asked()
-    asked.hangs = True
+async def test_failed_health_requests_are_not_repeated_at_once() -> None:
+    """After a request without an answer, `/health` is requested again only after UNKNOWN_S, even if calls fail."""
+    requests = HealthRequests()
+    requests.hangs = True
     for _ in range(3):
-        assert await asked.get() == EndpointProfile()
-        asked.profiles.forget("http://faas")
-    assert asked.count == 1
-    asked.now += UNKNOWN_S
-    assert asked.profiles.cached("http://faas") is None
-    asked.hangs, asked.answer = False, EndpointProfile(lossless=True)
-    assert await asked.get() == asked.answer
-    assert asked.count == 2
-    asked.now += 1_000_000
-    assert await asked.get() == asked.answer  # what it said holds until it fails
-    asked.profiles.forget("http://faas")
-    await asked.get()
-    assert asked.count == 3
+        assert await requests.get() == EndpointProfile()
+        requests.profiles.forget("http://faas")
+    assert requests.count == 1
+    requests.now += UNKNOWN_S
+    assert requests.profiles.cached("http://faas") is None
+    requests.hangs, requests.answer = False, EndpointProfile(lossless=True)
+    assert await requests.get() == requests.answer
+    assert requests.count == 2
+    requests.now += 1_000_000
+    assert await requests.get() == requests.answer  # a profile is kept until the endpoint fails
+    requests.profiles.forget("http://faas")
+    await requests.get()
+    assert requests.count == 3
 
 
 @pytest.mark.parametrize(("takes_s", "count"), [(0.01, 2), (3.0, 1)], ids=["promptly", "slowly"])
-async def test_an_endpoint_that_cannot_be_reached(takes_s: float, count: int) -> None:
-    """A refused connection is no reason to wait: it may be back in a moment. One that takes long to fail is."""
-    asked = Asked()
-    asked.takes_s = takes_s
+async def test_health_is_requested_again_after_a_prompt_failure(takes_s: float, count: int) -> None:
+    """After a refused connection, the next call requests `/health` again. After a slow failure, it does not."""
+    requests = HealthRequests()
+    requests.takes_s = takes_s
     for _ in range(2):
-        assert await asked.get() == EndpointProfile()
-    assert asked.count == count
+        assert await requests.get() == EndpointProfile()
+    assert requests.count == count
 
 
-async def test_cancelled_while_it_asks(serve: Serve) -> None:
-    """The next in line asks in place of a caller that is cancelled, and nothing stays behind."""
+async def test_another_caller_requests_health_after_a_cancellation(serve: Serve) -> None:
+    """If the caller that waits for `/health` is cancelled, the next caller requests it, and no permit is lost."""
     server = Server()
     server.release.clear()
     async with await server.manager(serve) as manager:
@@ -250,8 +254,8 @@ REFERENCE = {
 }
 
 
-async def test_an_unknown_server_answers_without_a_frame(serve: Serve) -> None:
-    """The answer is all there is to judge a program by; a function call without a frame has no value."""
+async def test_unknown_servers_may_answer_without_a_frame(serve: Serve) -> None:
+    """Then the outcome of a program is that of the answer. A function call is CRASHED, because it has no value."""
     server = Server({"status": "healthy"})
     async with await server.manager(serve) as manager:
         assert (await manager.run_code("1", "python")).outcome is Outcome.OK
@@ -259,8 +263,8 @@ async def test_an_unknown_server_answers_without_a_frame(serve: Serve) -> None:
         assert called.outcome is Outcome.CRASHED
 
 
-async def test_a_reference_server_answers_without_a_frame(serve: Serve) -> None:
-    """It returns the announcement of every guest program that it starts, so it did not start this one."""
+async def test_reference_servers_must_answer_with_a_frame(serve: Serve) -> None:
+    """A reference server returns a frame of every program that it starts. An answer without one is a ServerError."""
     server = Server(REFERENCE)
     async with await server.manager(serve) as manager:
         runtime = await manager.get_runtime("python")
@@ -290,8 +294,8 @@ NAMES = st.sampled_from(
         st.sampled_from(["version", "capabilities", "limits", "x"]), JSON | st.dictionaries(NAMES, JSON), max_size=4
     )
 )
-def test_any_report_gives_a_profile(health: dict[str, Any]) -> None:
-    """Types that are wrong count as not said."""
+def test_read_profile_accepts_any_answer(health: dict[str, Any]) -> None:
+    """Values of wrong types are ignored."""
     profile = read_profile(health)
     assert isinstance(profile, EndpointProfile)
     for number in (profile.timeout_limit_ms, profile.max_output_bytes):

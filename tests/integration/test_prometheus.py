@@ -1,4 +1,4 @@
-"""The Prometheus sink: its metrics, and that they agree with `get_metrics()` and the log."""
+"""The metrics of the Prometheus sink agree with `get_metrics()`, the log and `faasrt health`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def read_lines(messages: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, Any]]) -> None:
-    """Assert that the three agree at this moment."""
+    """Assert that `get_metrics()`, the Prometheus samples and the log lines have the same values."""
     finished = [line for line in lines if line["event"] == "call_finished"]
     started = [line for line in lines if line["event"] == "attempt_started"]
     ended = [line for line in lines if line["event"] == "attempt_finished"]
@@ -126,8 +126,8 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
     assert {key for key, state in states.items() if state.state != "closed"} == set(open_breakers)
 
 
-async def settled(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) -> None:
-    """Wait until each call is over, waits for a permit, or has one and has sent its request."""
+async def until_stable(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) -> None:
+    """Wait until each call has ended, waits for a permit, or has sent its request."""
     while True:
         metrics, left = manager.get_metrics(), sum(not call.done() for call in calls)
         if (metrics.in_flight + metrics.queued, metrics.total.in_flight) == (left, metrics.in_flight):
@@ -136,7 +136,7 @@ async def settled(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) -> No
 
 
 async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """After a mixed load and in the middle of it they hold the same values, exactly."""
+    """`get_metrics()`, the Prometheus sink and the log have the same values during and after a mixed load."""
     caplog.set_level("DEBUG", "faasrt")
     registry = CollectorRegistry()
     replies = {
@@ -178,7 +178,7 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
             calls: list[asyncio.Task[Any]] = []
             while not any(call.done() for call in calls):
                 calls.append(asyncio.create_task(run("hang")))
-                await settled(manager, calls)
+                await until_stable(manager, calls)
             assert isinstance(calls.pop().result(), QueueFullError)
             check()
             assert manager.get_metrics().total.in_flight == len(calls) - 2 > 0
@@ -202,8 +202,8 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
     assert total(scrape(registry), "faasrt_attempts_in_flight") == {}
 
 
-async def test_an_open_breaker_shows(caplog: pytest.LogCaptureFixture) -> None:
-    """While it is open; in the metrics, in the gauge and in the log."""
+async def test_metrics_and_log_show_an_open_breaker(caplog: pytest.LogCaptureFixture) -> None:
+    """`get_metrics()`, the gauge and the log show the breaker as open only while it is open."""
     caplog.set_level("DEBUG", "faasrt")
     registry = CollectorRegistry()
     breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
@@ -217,8 +217,8 @@ async def test_an_open_breaker_shows(caplog: pytest.LogCaptureFixture) -> None:
             check_agreement(manager.get_metrics(), scrape(registry), lines)
 
 
-async def test_labels_do_not_grow_with_the_calls() -> None:
-    """A thousand different programs have the series of one program, and labels only from the configuration."""
+async def test_number_of_series_does_not_grow_with_calls() -> None:
+    """A thousand different programs have the same series as one program. Labels contain only configured values."""
     registry = CollectorRegistry()
     async with FakeFaas() as fake, manager_for(fake.url, telemetry=[PrometheusSink(registry)]) as manager:
         await manager.run_code("0", "py")
@@ -231,8 +231,8 @@ async def test_labels_do_not_grow_with_the_calls() -> None:
     assert after["faasrt_attempts_total", frozenset({("language", "python"), ("endpoint", fake.url)})] == 1_001
 
 
-async def test_managers_share_a_sink() -> None:
-    """Its metrics are the sums over them."""
+async def test_managers_may_share_a_sink() -> None:
+    """The metrics of the sink are the sums over all its managers."""
     registry = CollectorRegistry()
     sink = PrometheusSink(registry)
     async with FakeFaas() as fake:
@@ -242,8 +242,8 @@ async def test_managers_share_a_sink() -> None:
     assert total(scrape(registry), "faasrt_calls_total") == {(): 2}
 
 
-def test_two_sinks_need_two_registries_or_names() -> None:
-    """A registry takes a metric once. The error says so, and the registry stays as it was."""
+def test_two_sinks_need_two_registries_or_namespaces() -> None:
+    """A second sink for the same registry is refused, and the registry does not change."""
     registry = CollectorRegistry()
     PrometheusSink(registry)
     before = generate_latest(registry)
@@ -254,8 +254,8 @@ def test_two_sinks_need_two_registries_or_names() -> None:
     PrometheusSink(CollectorRegistry())
 
 
-def test_a_refused_sink_leaves_no_metric_behind() -> None:
-    """Even when only the last of its metrics exists already."""
+def test_a_refused_sink_registers_no_metric() -> None:
+    """If only the last metric of a sink exists already, the sink is refused, and registers none of the others."""
     from prometheus_client import Gauge
 
     registry = CollectorRegistry()
@@ -268,15 +268,15 @@ def test_a_refused_sink_leaves_no_metric_behind() -> None:
 
 @pytest.mark.parametrize("namespace", ["", "a b", "1a", "é", None, "a-b"])
 def test_wrong_arguments_are_refused(namespace: Any) -> None:
-    """The error names the argument."""
+    """The message names the argument."""
     with pytest.raises(ConfigurationError, match="namespace"):
         PrometheusSink(CollectorRegistry(), namespace=namespace)
     with pytest.raises(ConfigurationError, match="registry"):
         PrometheusSink(namespace)
 
 
-def test_the_extra_is_named_where_it_is_missing() -> None:
-    """Importing the sink without it raises an error that names the extra; faasrt itself does not need it."""
+def test_missing_extra_is_named() -> None:
+    """Without prometheus-client, importing the sink raises an error that names the extra. faasrt can be imported."""
     code = "import sys; sys.modules['prometheus_client'] = None; import faasrt.manager, faasrt.telemetry.prometheus"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (
@@ -293,8 +293,8 @@ async def health(url: str) -> tuple[int, dict[str, Any]]:
     return process.returncode or 0, json.loads(stdout)
 
 
-async def test_the_command_health_agrees() -> None:
-    """The server reports the capacity and the running programs that the sinks of the client count."""
+async def test_faasrt_health_agrees_with_the_metrics() -> None:
+    """The server reports the same capacity and the same number of running programs as the sinks of the client."""
     registry = CollectorRegistry()
     seen: list[Any] = []
     async with RuntimeManager.local(["js"], workers=1, telemetry=[PrometheusSink(registry), seen.append]) as manager:
@@ -304,14 +304,14 @@ async def test_the_command_health_agrees() -> None:
         url = (await manager.get_runtime("js")).get_metrics().states[0].endpoint
         while (await manager.get_health_status()).endpoints[0].details["languages"]["javascript"]["active"] < 3:
             await asyncio.sleep(0.001)
-        code, told = await health(url)
+        code, reported = await health(url)
         samples, metrics = scrape(registry), manager.get_metrics()
         running = Counter(type(event) for event in seen)
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
-    assert (code, told["healthy"]) == (0, True)
-    (endpoint,) = told["endpoints"]
+    assert (code, reported["healthy"]) == (0, True)
+    (endpoint,) = reported["endpoints"]
     language = endpoint["details"]["languages"]["javascript"]
     at = endpoint["endpoint"]
     assert language["active"] + language["queued"] == running[ExecutionStarted] - running[ExecutionFinished] == 3
@@ -323,8 +323,8 @@ async def test_the_command_health_agrees() -> None:
     assert total(samples, "faasrt_calls_total", "outcome") == {("OK",): 2, ("USER_ERROR",): 1}
 
 
-async def test_the_command_health_agrees_on_failures(unused_tcp_port: int) -> None:
-    """An unreachable endpoint has an open breaker here, and is unhealthy there, under one name."""
+async def test_faasrt_health_agrees_with_the_metrics_on_failures(unused_tcp_port: int) -> None:
+    """An unreachable endpoint has an open breaker in the metrics, and `faasrt health` reports it as unhealthy."""
     registry = CollectorRegistry()
     seen: list[Any] = []
     sink = PrometheusSink(registry)
@@ -332,9 +332,9 @@ async def test_the_command_health_agrees_on_failures(unused_tcp_port: int) -> No
     async with manager_for(url, retry=QUICK, telemetry=[sink, seen.append]) as manager:
         await asyncio.gather(*(manager.run_code("1", "py") for _ in range(5)), return_exceptions=True)
         states = manager.get_metrics().states
-    code, told = await health(url)
-    assert (code, told["healthy"]) == (3, False)
-    assert [entry["endpoint"] for entry in told["endpoints"]] == [url]
+    code, reported = await health(url)
+    assert (code, reported["healthy"]) == (3, False)
+    assert [entry["endpoint"] for entry in reported["endpoints"]] == [url]
     assert [(state.endpoint, state.state) for state in states] == [(url, "open")]
     assert total(scrape(registry), "faasrt_endpoint_breaker_open", "endpoint") == {(url,): 1}
     assert {event.error for event in seen if isinstance(event, CallFinished)} == {"ConnectError"}

@@ -1,4 +1,4 @@
-"""Waiting for a permit: any number of calls by default, in order, and never for a server that is gone."""
+"""Calls that wait for a permit: by default without limits, in order, and not for an endpoint that is down."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def until_queued(manager: RuntimeManager, count: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_gather_works_by_default() -> None:
-    """2,500 calls at once, on a server that runs 8: each has its turn."""
+async def test_thousands_of_calls_may_wait_by_default() -> None:
+    """2,500 concurrent calls to a server with a capacity of 8 all succeed in one attempt each."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.health = {"pool_status": {"config": {"maxSize": 8}}}
         faas.capacity, faas.default = 8, Reply(delay_s=0.001)
@@ -40,7 +40,7 @@ async def test_gather_works_by_default() -> None:
 
 
 async def test_the_deadline_starts_with_the_permit() -> None:
-    """Calls that wait for longer than their own time are served all the same, with their whole time."""
+    """A call that waits in the queue for longer than its deadline still runs, with its full time limit."""
     async with (
         FakeFaas() as faas,
         manager_for(
@@ -55,8 +55,8 @@ async def test_the_deadline_starts_with_the_permit() -> None:
         assert {request["timeout"] for request in faas.requests} == {100}
 
 
-async def test_closing_fails_the_calls_that_wait() -> None:
-    """At once, while the call in flight gets its time; nothing of them was sent."""
+async def test_closing_fails_waiting_calls() -> None:
+    """Waiting calls raise RuntimeClosedError at once, and are not sent. The call in flight still gets its answer."""
     async with FakeFaas() as faas:
         manager = manager_for(faas.url, limiter=LimiterSettings(max_concurrency=1))
         faas.default = Reply(delay_s=0.3)
@@ -76,8 +76,8 @@ async def test_closing_fails_the_calls_that_wait() -> None:
         assert (metrics.in_flight, metrics.queued) == (0, 0)
 
 
-async def test_clearing_the_cache_waits_for_the_calls_that_wait() -> None:
-    """They were accepted, so they run."""
+async def test_clear_cache_waits_for_waiting_calls() -> None:
+    """Calls that wait for a permit still run."""
     async with FakeFaas() as faas, manager_for(faas.url, limiter=LimiterSettings(max_concurrency=1)) as manager:
         faas.default = Reply(delay_s=0.05)
         calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
@@ -86,12 +86,12 @@ async def test_clearing_the_cache_waits_for_the_calls_that_wait() -> None:
         assert all(task.done() and task.result().ok for task in calls)
 
 
-@pytest.mark.parametrize(("gone", "error"), [("down", ConnectError), ("failing", ServerError)])
-async def test_a_dead_server_hangs_no_call(gone: str, error: type[FaasrtError]) -> None:
-    """Once its breaker is open, the calls that wait get the last error; they were not sent."""
+@pytest.mark.parametrize(("failure", "error"), [("down", ConnectError), ("failing", ServerError)])
+async def test_waiting_calls_fail_when_the_breaker_opens(failure: str, error: type[FaasrtError]) -> None:
+    """Calls that wait for an endpoint that is down raise its last error, with `sent="no"`."""
     async with FakeFaas() as faas, manager_for(faas.url, envelope="never") as manager:
-        faas.default = Reply(status=500, delay_s=0.05) if gone == "failing" else Reply()
-        if gone == "down":
+        faas.default = Reply(status=500, delay_s=0.05) if failure == "failing" else Reply()
+        if failure == "down":
             faas.down()
         calls = (manager.run_code("1", "python") for _ in range(500))
         errors: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
@@ -100,7 +100,7 @@ async def test_a_dead_server_hangs_no_call(gone: str, error: type[FaasrtError]) 
         assert len(never_sent) > 400
         assert {(found.sent, found.endpoint) for found in never_sent} == {("no", faas.url)}
         assert manager.get_metrics().queued == 0
-        # It is tried again, by the calls that come next.
+        # Later calls probe the endpoint again.
         faas.default = Reply()
         await faas.up()
         while True:
@@ -111,7 +111,7 @@ async def test_a_dead_server_hangs_no_call(gone: str, error: type[FaasrtError]) 
                 await asyncio.sleep(0.01)
 
 
-async def test_a_cancelled_probe_fails_nobody() -> None:
+async def test_a_cancelled_probe_does_not_fail_waiting_calls() -> None:
     """Only a failure of the endpoint fails the calls that wait for it."""
     breaker = BreakerSettings(base_open_s=0.05, max_open_s=0.05)
     async with (
@@ -134,8 +134,8 @@ async def test_a_cancelled_probe_fails_nobody() -> None:
         assert all(result.ok for result in await asyncio.gather(*waiting))
 
 
-async def test_a_server_full_of_abandoned_calls_hangs_no_call() -> None:
-    """With its breaker open and no call in flight, a call that finds no room gets the last error at once."""
+async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit() -> None:
+    """If the breaker is open and no call is in flight, a new call does not wait, but raises the last error."""
     async with FakeFaas() as faas:
         timeouts = TimeoutSettings(grace_s=0.05)
         async with manager_for(faas.url, timeouts=timeouts) as manager:
@@ -154,8 +154,8 @@ async def test_a_server_full_of_abandoned_calls_hangs_no_call() -> None:
             assert (caught.value.attempts, caught.value.sent) == (0, "no")
 
 
-async def test_a_bounded_queue() -> None:
-    """`max_queue` refuses at once, `queue_timeout_s` after a while; both only when they are set."""
+async def test_max_queue_and_queue_timeout_s() -> None:
+    """A call beyond `max_queue` fails at once. A waiting call fails after `queue_timeout_s`."""
     limiter = LimiterSettings(max_concurrency=1, max_queue=2, queue_timeout_s=0.1)
     async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
         assert (await manager.run_code("1", "python")).ok

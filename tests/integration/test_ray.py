@@ -1,4 +1,4 @@
-"""The tasks as rows of a Ray Dataset, on a real local cluster with two actors."""
+"""`faasrt.ray` on a real local Ray cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Start a cluster for this module, beside any other cluster of the machine."""
+    """Start a cluster for this module. It does not use other clusters of the machine."""
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
@@ -36,7 +36,7 @@ def cluster() -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving(server: Any) -> Iterator[Any]:
-    """A server in an event loop of its own: Ray's driver blocks."""
+    """Run a server in its own event loop in another thread, because Ray blocks the main thread."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as opened:
         if isinstance(opened, LocalFaaS):
             portal.call(opened.wait_ready, "python")
@@ -50,8 +50,8 @@ def run(rows: list[dict[str, Any]], settings: Settings, **options: Any) -> list[
 
 
 @pytest.mark.usefixtures("cluster")
-def test_rows_get_their_verdicts() -> None:
-    """Each row gets its own verdict; an invalid row does not affect the others."""
+def test_each_row_gets_its_result() -> None:
+    """An invalid row does not affect the others."""
     with serving(LocalFaaS()) as faas:
         rows: list[dict[str, Any]] = [
             {"name": n, "language": "py", "code": f"print({n})", "function": None, "args": None} for n in range(60)
@@ -78,7 +78,7 @@ def test_rows_get_their_verdicts() -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_infrastructure_failures_are_columns() -> None:
-    """And the rows can be run again by the same function."""
+    """The column `infra_error` contains the error. Failed rows can be passed to `run_tasks` again."""
     with serving(FakeFaas()) as faas:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         settings = Settings(endpoints={"python": faas.url})
@@ -93,15 +93,14 @@ def test_infrastructure_failures_are_columns() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example in the docstring of `run_tasks` works as shown."""
+def test_example_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(LocalFaaS(["python"])) as faas:
         monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
         name = "faasrt.ray.run_tasks"
         asyncio.run(docstrings.run(name, dict(docstrings.docstrings())[name]))
 
 
-def test_settings_travel() -> None:
-    """The settings of an actor survive pickle."""
+def test_settings_can_be_pickled() -> None:
+    """Ray sends the settings to its actors."""
     settings = Settings(endpoints={"python": "http://127.0.0.1:1"}, envelope="always")
     assert pickle.loads(pickle.dumps(settings)) == settings

@@ -1,4 +1,4 @@
-"""Never twice, never late, never lost: the client against servers and networks that fail in every way."""
+"""The client with failing servers and networks: retries, deadlines, breakers, limits and abandoned calls."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_dela
 
 
 @contextlib.asynccontextmanager
-async def fleet(count: int, **settings: Any) -> AsyncIterator[tuple[RuntimeManager, list[FakeFaas]]]:
-    """A manager with several replicas for Python."""
+async def endpoint_group(count: int, **settings: Any) -> AsyncIterator[tuple[RuntimeManager, list[FakeFaas]]]:
+    """Yield a manager with several endpoints for Python, and their servers."""
     async with contextlib.AsyncExitStack() as stack:
         fakes = [await stack.enter_async_context(FakeFaas()) for _ in range(count)]
         endpoints = {"python": [fake.url for fake in fakes]}
@@ -52,8 +52,8 @@ async def outcome_of(call: Any) -> Any:
 
 
 async def test_at_most_once_at_every_byte_of_a_request() -> None:
-    """Wherever the connection breaks while the request is on its way, the code ran once at most."""
-    async with fleet(1) as (manager, (fake,)):
+    """If the connection breaks while the request is sent, the code runs at most once."""
+    async with endpoint_group(1) as (manager, (fake,)):
         await manager.run_code("print(1)", "python")
         size = 600
         for offset in range(size):
@@ -66,15 +66,15 @@ async def test_at_most_once_at_every_byte_of_a_request() -> None:
 
 
 async def test_at_most_once_at_every_byte_of_an_answer() -> None:
-    """Wherever the connection breaks while the answer is on its way, the code is not sent again."""
-    async with fleet(1) as (manager, (fake,)):
+    """If the connection breaks while the answer is sent, the request is not retried."""
+    async with endpoint_group(1) as (manager, (fake,)):
         errors = results = 0
         for offset in range(480):
             reply = Reply(stdout="x", reset_after=offset)
             fake.handler = lambda body, reply=reply: reply  # type: ignore[misc]
             before, requests = fake.executions, len(fake.requests)
             found = await outcome_of(manager.run_code("print(1)", "python"))
-            # None, when the connection that it was sent on had just been reset behind the answer before.
+            # It is 0 if the previous call's connection, which was reset after its answer, was reused.
             assert fake.executions - before == len(fake.requests) - requests <= 1, offset
             if isinstance(found, ServiceError):
                 errors += 1
@@ -83,7 +83,7 @@ async def test_at_most_once_at_every_byte_of_an_answer() -> None:
             else:
                 results += 1
                 assert found.stdout == "x"
-        # The last offsets lie behind the answer: then it has come.
+        # The last offsets are after the answer, so these calls have a result.
         assert errors > 300
         assert results > 0
 
@@ -99,10 +99,10 @@ async def test_at_most_once_at_every_byte_of_an_answer() -> None:
         (Reply(reset_after=30), ConnectionLostError),
     ],
 )
-async def test_what_may_have_run_runs_again_only_if_it_may(reply: Reply, error: type[ServiceError]) -> None:
-    """By default it is raised after one attempt; with `idempotent` the next attempt gives the result."""
+async def test_ambiguous_failures_are_retried_only_if_idempotent(reply: Reply, error: type[ServiceError]) -> None:
+    """By default the error is raised after one attempt. With `idempotent`, the next attempt gives the result."""
     timeouts = TimeoutSettings(grace_s=0.5)
-    async with fleet(1, timeouts=timeouts) as (manager, (fake,)):
+    async with endpoint_group(1, timeouts=timeouts) as (manager, (fake,)):
         fake.script(reply)
         with pytest.raises(error) as caught:
             await manager.run_code("1", "python", timeout_ms=50)
@@ -110,7 +110,7 @@ async def test_what_may_have_run_runs_again_only_if_it_may(reply: Reply, error: 
         fake.script(reply)
         result = await manager.run_code("1", "python", timeout_ms=50, idempotent=True)
         assert (result.ok, result.attempts, len(fake.requests)) == (True, 2, 3)
-    async with fleet(1, timeouts=timeouts, retry=attrs.evolve(QUICK, idempotent=True)) as (manager, (fake,)):
+    async with endpoint_group(1, timeouts=timeouts, retry=attrs.evolve(QUICK, idempotent=True)) as (manager, (fake,)):
         fake.script(reply)
         assert (await manager.run_code("1", "python", timeout_ms=50)).ok
         fake.script(reply)
@@ -118,9 +118,9 @@ async def test_what_may_have_run_runs_again_only_if_it_may(reply: Reply, error: 
             await manager.run_code("1", "python", timeout_ms=50, idempotent=False)
 
 
-async def test_a_server_that_hangs_uses_up_the_call() -> None:
-    """Attempts share one deadline, so that nothing is left for a retry, whether the code may run again or not."""
-    async with fleet(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
+async def test_no_retry_after_the_deadline() -> None:
+    """All attempts share one deadline. If the server hangs, no time is left for a retry, even if idempotent."""
+    async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
         for idempotent in (False, True):
             fake.script(Reply(hang=True))
             with pytest.raises(DeadlineExceededError) as caught:
@@ -129,9 +129,9 @@ async def test_a_server_that_hangs_uses_up_the_call() -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply.overloaded(), Reply.overloaded("0"), Reply.unavailable("0")])
-async def test_what_cannot_have_run_is_tried_again(reply: Reply) -> None:
-    """A refusal before execution is no reason to fail; three attempts are."""
-    async with fleet(1) as (manager, (fake,)):
+async def test_refused_requests_are_retried(reply: Reply) -> None:
+    """A request that was refused before execution is retried, up to three attempts."""
+    async with endpoint_group(1) as (manager, (fake,)):
         fake.script(reply, reply)
         result = await manager.run_code("1", "python")
         assert (result.attempts, fake.executions, len(result.timings.attempts_s)) == (3, 1, 3)
@@ -141,9 +141,9 @@ async def test_what_cannot_have_run_is_tried_again(reply: Reply) -> None:
         assert caught.value.attempts == 3
 
 
-async def test_the_users_own_failure_is_never_tried_again() -> None:
-    """Neither a timeout nor an error of the code, nor a request that is refused as wrong."""
-    async with fleet(1) as (manager, (fake,)):
+async def test_failures_of_the_code_are_not_retried() -> None:
+    """Timeouts and errors of the code, and rejected requests, are not retried, even if idempotent."""
+    async with endpoint_group(1) as (manager, (fake,)):
         for reply in (Reply(outcome="TIMEOUT"), Reply(outcome="USER_ERROR"), Reply(status=408), Reply(status=400)):
             fake.script(reply)
             before = len(fake.requests)
@@ -151,10 +151,10 @@ async def test_the_users_own_failure_is_never_tried_again() -> None:
             assert len(fake.requests) - before == 1
 
 
-async def test_events_and_metrics_tell_of_retries() -> None:
-    """A retry is an event with its wait, and counted; the endpoint's state is there to see."""
+async def test_retries_are_in_events_and_metrics() -> None:
+    """A retry is an event with its wait, and a counter. The metrics contain the state of the endpoint."""
     seen: list[Any] = []
-    async with fleet(1) as (manager, (fake,)):
+    async with endpoint_group(1) as (manager, (fake,)):
         await manager.run_code("1", "python")
         manager._factory._emit._sinks += (seen.append,)
         fake.script(Reply.overloaded("0"))
@@ -168,9 +168,9 @@ async def test_events_and_metrics_tell_of_retries() -> None:
     assert (state.endpoint, state.family, state.state, state.in_flight) == (fake.url, "python", "closed", 0)
 
 
-async def test_no_storm_on_a_dead_fleet() -> None:
-    """A thousand calls make ten retries; when it is back, so is the throughput, at once."""
-    async with fleet(2) as (manager, fakes):
+async def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
+    """A thousand calls share ten retries. When the endpoints are up again, all calls succeed."""
+    async with endpoint_group(2) as (manager, fakes):
         for fake in fakes:
             fake.down()
         results = await asyncio.gather(*(outcome_of(manager.run_code("1", "python")) for _ in range(1_000)))
@@ -201,7 +201,7 @@ TOXICS: dict[str, tuple[str, Toxics]] = {
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("name", TOXICS)
 async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool) -> None:
-    """Whatever the network does, in whatever phase; and nothing stays behind."""
+    """For each network fault, the call ends with a ServiceError, and no task and no permit remains."""
     direction, toxics = TOXICS[name]
     tasks = asyncio.all_tasks()
     async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
@@ -221,14 +221,14 @@ async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool) -> N
             setattr(proxy, direction, Toxics())
             metrics = manager.get_metrics()
             assert (metrics.in_flight, metrics.queued) == (0, 0)
-            # An abandoned call may still run there: the next one waits for no more than that.
+            # An abandoned call may still run on the server. The next call waits for at most its time limit.
             assert (await manager.run_code("1", "python", timeout_ms=5_000)).ok
     assert asyncio.all_tasks() == tasks
 
 
-async def test_the_server_is_told_the_time_that_is_left() -> None:
-    """A second attempt has less of it, and says so."""
-    async with fleet(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
+async def test_retries_send_the_remaining_time() -> None:
+    """The timeout that a second attempt sends is shortened to the time until the deadline."""
+    async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
         await manager.run_code("1", "python", timeout_ms=400)
         fake.script(Reply(delay_s=0.2, reset_after=0))
         assert (await manager.run_code("1", "python", timeout_ms=400, idempotent=True)).attempts == 2
@@ -238,9 +238,9 @@ async def test_the_server_is_told_the_time_that_is_left() -> None:
         assert second["sandbox"]["timeout_ms"] == second["timeout"]
 
 
-async def test_a_call_that_was_given_up_keeps_its_slot() -> None:
-    """The code may still run there: the slot is charged until the server's own limit has passed."""
-    async with fleet(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
+async def test_abandoned_calls_are_charged_to_the_endpoint() -> None:
+    """The code may still run after the deadline, so the call counts against the limit of the endpoint for a while."""
+    async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
         fake.health = {"capabilities": {"cancels_on_disconnect": False}}
         await manager.run_code("1", "python")
         fake.script(Reply(hang=True))
@@ -251,9 +251,9 @@ async def test_a_call_that_was_given_up_keeps_its_slot() -> None:
         assert state.limit < 16
 
 
-async def test_cancelled_between_attempts() -> None:
-    """A call that waits to be tried again holds nothing."""
-    async with fleet(1) as (manager, (fake,)):
+async def test_a_call_cancelled_between_attempts_holds_no_permit() -> None:
+    """A call that waits for its next attempt holds no permit, and can be cancelled."""
+    async with endpoint_group(1) as (manager, (fake,)):
         fake.default = Reply.overloaded("20")
         call = asyncio.create_task(manager.run_code("1", "python"))
         while len(fake.requests) < 1 or manager.get_metrics().in_flight:
@@ -266,20 +266,20 @@ async def test_cancelled_between_attempts() -> None:
         assert (metrics.in_flight, metrics.queued, len(fake.requests)) == (0, 0, 1)
 
 
-async def test_sick_replicas_are_left_out() -> None:
-    """One answers 503, one hangs: once that is seen they get next to nothing, and no call fails any more."""
+async def test_endpoints_with_open_breakers_get_almost_no_calls() -> None:
+    """One endpoint answers 503, and one hangs. When their breakers are open, calls go to the third, and none fails."""
     settings = {
         "timeouts": TimeoutSettings(grace_s=0.4),
         "breaker": BreakerSettings(base_open_s=60),
         "retry": RetrySettings(base_delay_s=0.001, max_delay_s=0.002, budget=1_000, throttled_base_delay_s=0.001),
     }
-    async with fleet(3, **settings) as (manager, (well, refusing, hanging)):
+    async with endpoint_group(3, **settings) as (manager, (healthy, refusing, hanging)):
         refusing.default, hanging.default = Reply.unavailable(), Reply(hang=True)
 
         async def some(count: int) -> None:
             calls = (manager.run_code("1", "python", timeout_ms=200, idempotent=True) for _ in range(count))
             found = await asyncio.gather(*(outcome_of(call) for call in calls))
-            # A call that hung has no time left for another replica.
+            # A call that hung has no time left for another endpoint.
             failed = [result for result in found if isinstance(result, FaasrtError)]
             assert all(isinstance(error, DeadlineExceededError) and error.endpoint == hanging.url for error in failed)
             failures.append(len(failed))
@@ -289,7 +289,7 @@ async def test_sick_replicas_are_left_out() -> None:
             await some(8)
         failures.clear()
         states = {state.endpoint: state.state for state in manager.get_metrics().states}
-        assert states == {well.url: "closed", refusing.url: "open", hanging.url: "open"}
+        assert states == {healthy.url: "closed", refusing.url: "open", hanging.url: "open"}
         before = len(refusing.requests) + len(hanging.requests)
         for _ in range(20):
             await some(10)
@@ -297,35 +297,35 @@ async def test_sick_replicas_are_left_out() -> None:
         assert sum(failures) == 0
 
 
-async def test_a_canary_brings_a_replica_back() -> None:
-    """When its time is over, one of a hundred waiting calls tries it; if that is well, it is back."""
+async def test_a_successful_probe_closes_the_breaker() -> None:
+    """One call probes the endpoint. Until it succeeds, a hundred other calls go to the other endpoint."""
     seen: list[Any] = []
     settings = {"breaker": BreakerSettings(base_open_s=0.05, consecutive_failures=2)}
-    async with fleet(2, **settings) as (manager, (well, sick)):
+    async with endpoint_group(2, **settings) as (manager, (healthy, failing)):
         await manager.run_code("1", "python")
         manager._factory._emit._sinks += (seen.append,)
-        sick.default = Reply.crash()
+        failing.default = Reply.crash()
         while not any(isinstance(event, EndpointChanged) for event in seen):
             await manager.run_code("1", "python", idempotent=True)
-        sick.default = Reply(delay_s=0.5)
-        before, calls = len(sick.requests), []
-        while sick.in_flight == 0:
+        failing.default = Reply(delay_s=0.5)
+        before, calls = len(failing.requests), []
+        while failing.in_flight == 0:
             calls.append(asyncio.create_task(manager.run_code("1", "python", idempotent=True)))
             await asyncio.sleep(0.005)
         hundred = await asyncio.gather(*(manager.run_code("1", "python") for _ in range(100)))
-        assert {result.endpoint for result in hundred} == {well.url}
-        assert len(sick.requests) - before == 1
+        assert {result.endpoint for result in hundred} == {healthy.url}
+        assert len(failing.requests) - before == 1
         assert all(result.ok for result in await asyncio.gather(*calls))
         changes = [(event.endpoint, event.state) for event in seen if isinstance(event, EndpointChanged)]
-        assert changes == [(sick.url, "open"), (sick.url, "closed")]
-        sick.default, before = Reply(), len(sick.requests)
+        assert changes == [(failing.url, "open"), (failing.url, "closed")]
+        failing.default, before = Reply(), len(failing.requests)
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(100)))
-        assert len(sick.requests) - before > 20
+        assert len(failing.requests) - before > 20
 
 
-async def test_equal_replicas_get_equal_shares() -> None:
-    """25 % each, within 3."""
-    async with fleet(4) as (manager, fakes):
+async def test_equal_endpoints_get_equal_shares() -> None:
+    """Each of four endpoints gets 25 % of the calls, plus or minus 3."""
+    async with endpoint_group(4) as (manager, fakes):
         for _ in range(60):
             await asyncio.gather(*(manager.run_code("1", "python") for _ in range(40)))
         shares = [fake.executions / 2_400 for fake in fakes]
@@ -341,9 +341,9 @@ async def test_equal_replicas_get_equal_shares() -> None:
         ({}, 16),
     ],
 )
-async def test_the_servers_size_bounds_what_it_gets(health: dict[str, Any], limit: int) -> None:
-    """The limit starts there, and those who wait for it are served all the same."""
-    async with fleet(1) as (manager, (fake,)):
+async def test_limit_starts_at_the_reported_capacity(health: dict[str, Any], limit: int) -> None:
+    """Calls beyond the capacity wait, and succeed. Without a capacity, the limit starts at 16."""
+    async with endpoint_group(1) as (manager, (fake,)):
         fake.health = health
         await manager.run_code("1", "python")
         fake.default = Reply(delay_s=0.01)
@@ -353,9 +353,9 @@ async def test_the_servers_size_bounds_what_it_gets(health: dict[str, Any], limi
         assert limit <= state.limit <= limit + (1 if limit == 16 else 0)
 
 
-async def test_a_limit_settles_where_the_server_does() -> None:
-    """A server that refuses beyond 16 and does not tell: few refusals, and it is used."""
-    async with fleet(1, retry=RetrySettings(max_attempts=1)) as (manager, (fake,)):
+async def test_limit_adapts_to_an_unreported_capacity() -> None:
+    """A server refuses calls beyond 16 without reporting this. Fewer than 5 % of the calls are refused."""
+    async with endpoint_group(1, retry=RetrySettings(max_attempts=1)) as (manager, (fake,)):
         fake.capacity, fake.default = 16, Reply(delay_s=0.005)
         refused = 0
 
@@ -368,10 +368,10 @@ async def test_a_limit_settles_where_the_server_does() -> None:
         assert fake.peak >= 14
 
 
-async def test_the_first_calls_do_not_overrun_a_small_server() -> None:
-    """Before anything else is sent, one call finds out the size; and a large one is used at once."""
+async def test_first_calls_do_not_overload_a_small_server() -> None:
+    """The first call requests the capacity before other calls are sent. The whole capacity is then used at once."""
     for capacity, calls in ((2, 16), (64, 64)):
-        async with fleet(1, limiter=LimiterSettings(queue_timeout_s=30)) as (manager, (fake,)):
+        async with endpoint_group(1, limiter=LimiterSettings(queue_timeout_s=30)) as (manager, (fake,)):
             fake.health, fake.capacity = {"pool_status": {"config": {"maxSize": capacity}}}, capacity
             fake.default = Reply(delay_s=0.05)
             results = await asyncio.gather(*(manager.run_code("1", "python") for _ in range(calls)))
@@ -379,19 +379,19 @@ async def test_the_first_calls_do_not_overrun_a_small_server() -> None:
             assert fake.peak == capacity
 
 
-async def test_a_replica_that_refuses_draws_no_calls() -> None:
-    """One answers 429 whatever comes, and is therefore empty: the calls go to the other."""
-    async with fleet(2, retry=RetrySettings()) as (manager, (well, refusing)):
-        refusing.default, well.default = Reply.overloaded("20"), Reply(delay_s=0.002)
+async def test_endpoint_that_backs_off_gets_no_calls() -> None:
+    """An endpoint that answers 429 has no calls in flight. New calls still go to the other one."""
+    async with endpoint_group(2, retry=RetrySettings()) as (manager, (healthy, refusing)):
+        refusing.default, healthy.default = Reply.overloaded("20"), Reply(delay_s=0.002)
         for _ in range(20):
             results = await asyncio.gather(*(manager.run_code("1", "python") for _ in range(8)))
-            assert all(result.endpoint == well.url for result in results)
+            assert all(result.endpoint == healthy.url for result in results)
         assert len(refusing.requests) < 16
 
 
-async def test_an_earlier_attempt_may_have_run() -> None:
-    """The error of the last attempt does not say that nothing was sent when an earlier one was."""
-    async with fleet(1, retry=RetrySettings(max_attempts=2, base_delay_s=0.001)) as (manager, (fake,)):
+async def test_sent_covers_earlier_attempts() -> None:
+    """If the last attempt was not sent but an earlier one was, the error has `sent="maybe"`."""
+    async with endpoint_group(1, retry=RetrySettings(max_attempts=2, base_delay_s=0.001)) as (manager, (fake,)):
         await manager.run_code("1", "python")
 
         def last_answer(body: dict[str, Any]) -> Reply:
@@ -404,9 +404,9 @@ async def test_an_earlier_attempt_may_have_run() -> None:
         assert (caught.value.attempts, caught.value.sent) == (2, "maybe")
 
 
-async def test_a_shortened_limit_is_no_verdict() -> None:
-    """Code that had less time than it was promised was not ended for its own sake."""
-    async with fleet(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
+async def test_a_timeout_at_a_shortened_limit_is_no_outcome() -> None:
+    """If a retry had less time than `timeout_ms`, a TIMEOUT of the server is a DeadlineExceededError."""
+    async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
         fake.script(Reply(delay_s=0.5, reset_after=0), Reply(outcome="TIMEOUT"), Reply(outcome="TIMEOUT"))
         with pytest.raises(DeadlineExceededError) as caught:
             await manager.run_code("1", "python", timeout_ms=1_000, idempotent=True)
@@ -417,21 +417,21 @@ async def test_a_shortened_limit_is_no_verdict() -> None:
         assert (await manager.run_code("1", "python", timeout_ms=1_000)).outcome == "TIMEOUT"
 
 
-async def test_one_ejection_is_one_event() -> None:
-    """However many calls were under way when it happened."""
+async def test_opening_the_breaker_is_one_event() -> None:
+    """There is one event, even if many calls fail at the same time."""
     seen: list[Any] = []
-    async with fleet(2) as (manager, (well, sick)):
+    async with endpoint_group(2) as (manager, (healthy, failing)):
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(20)))
         manager._factory._emit._sinks += (seen.append,)
-        sick.default = Reply(status=500, delay_s=0.05)
-        well.default = Reply(delay_s=0.05)
+        failing.default = Reply(status=500, delay_s=0.05)
+        healthy.default = Reply(delay_s=0.05)
         await asyncio.gather(*(outcome_of(manager.run_code("1", "python", idempotent=True)) for _ in range(30)))
         changes = [(event.endpoint, event.state) for event in seen if isinstance(event, EndpointChanged)]
-        assert changes == [(sick.url, "open")]
+        assert changes == [(failing.url, "open")]
 
 
-async def test_a_connection_that_cannot_be_made_in_time_sent_nothing() -> None:
-    """Also when the attempt's own time is shorter than that for connecting: it is tried elsewhere."""
+async def test_connect_timeouts_are_connect_errors() -> None:
+    """The error has `sent="no"`, even if the deadline is earlier than `connect_s`. The call is not abandoned."""
     # A listener that accepts no connection: its backlog is full, and further connections hang.
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
@@ -449,7 +449,7 @@ async def test_a_connection_that_cannot_be_made_in_time_sent_nothing() -> None:
                 await manager.run_code("1", "python", timeout_ms=100)
             assert caught.value.sent == "no"
             assert manager.get_metrics().states[0].abandoned == 0
-            # A server that is slow to accept may still run what was given up before.
+            # A server that is slow to accept connections may still run earlier abandoned calls.
             ((_, endpoint),) = manager._factory._transport._pool.endpoints()
             endpoint.limit.charge_abandoned(asyncio.get_running_loop().time() + 60)
             with pytest.raises(ConnectError):
@@ -460,9 +460,9 @@ async def test_a_connection_that_cannot_be_made_in_time_sent_nothing() -> None:
             one.close()
 
 
-async def test_a_restart_frees_what_was_given_up() -> None:
-    """When the server is gone, nothing runs there any more."""
-    async with fleet(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
+async def test_refused_connection_clears_abandoned_calls() -> None:
+    """A server that is down no longer runs abandoned calls, so they are not charged any more."""
+    async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
         fake.health = {"capabilities": {"cancels_on_disconnect": False}}
         await manager.run_code("1", "python")
         fake.script(Reply(hang=True))
@@ -474,11 +474,11 @@ async def test_a_restart_frees_what_was_given_up() -> None:
         assert manager.get_metrics().states[0].abandoned == 0
 
 
-async def test_a_wait_in_vain_is_told() -> None:
-    """A call that found no permit says how long it waited."""
+async def test_event_of_a_call_without_a_permit_has_its_wait() -> None:
+    """`queued_s` is set even if the call fails in the queue."""
     seen: list[Any] = []
     limiter = LimiterSettings(max_concurrency=1, queue_timeout_s=0.05)
-    async with fleet(1, limiter=limiter) as (manager, (fake,)):
+    async with endpoint_group(1, limiter=limiter) as (manager, (fake,)):
         await manager.run_code("1", "python")
         manager._factory._emit._sinks += (seen.append,)
         fake.default = Reply(delay_s=0.5)

@@ -1,4 +1,4 @@
-"""The value that a program's own `return_val` prints: where it is found, and what is said when it was cut."""
+"""Programs with their own `return_val`: how the value is found in stdout, and what happens if it was cut."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PLACES = ["doubles", "embedded", "embedded, enveloped"]
         (JAVASCRIPT, "x = function return_val() {}", False),
     ],
 )
-def test_definitions(language: Language, code: str, defined: bool) -> None:
-    """A definition stands at the beginning of a line; a call is none."""
+def test_definitions_of_return_val(language: Language, code: str, defined: bool) -> None:
+    """A definition is at the beginning of a line. A call is not a definition."""
     assert defines_return_val(code, language) is defined
 
 
@@ -44,8 +44,8 @@ TEXTS = st.lists(PIECES, max_size=12).map("".join)
 
 @settings(max_examples=500, deadline=None)
 @given(text=TEXTS)
-def test_python_takes_the_text_between_the_first_markers(text: str) -> None:
-    """As the expression does that says it in one line, but in linear time."""
+def test_python_value_is_between_the_first_markers(text: str) -> None:
+    """The result is the same as that of a simple regular expression, which would take quadratic time."""
     marked = re.compile(f"{START}\n(.*?)\n?{END}\n?", re.DOTALL)
     found = marked.search(text)
     expected: tuple[str, str, frozenset[str]]
@@ -55,8 +55,8 @@ def test_python_takes_the_text_between_the_first_markers(text: str) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(text=TEXTS)
-def test_javascript_takes_the_last_line_that_is_an_object(text: str) -> None:
-    """The line goes with one line end; a line that only looks like an object stays."""
+def test_javascript_value_is_the_last_line_with_an_object(text: str) -> None:
+    """The line is removed from stdout with one newline. Lines that are no valid object stay."""
     lines = text.split("\n")
     expected: tuple[str, str, frozenset[str]] = text, "", frozenset()
     for index in range(len(lines) - 1, -1, -1):
@@ -66,51 +66,51 @@ def test_javascript_takes_the_last_line_that_is_an_object(text: str) -> None:
     assert take_return_val(text, JAVASCRIPT) == expected
 
 
-def took(stdout: str, language: Language, limit: int) -> tuple[str, str, frozenset[str]]:
+def take_from_cut(stdout: str, language: Language, limit: int) -> tuple[str, str, frozenset[str]]:
     text, was_cut = cut_text(stdout, limit)
     assert was_cut
     return take_return_val(text, language, frozenset({"stdout"}))
 
 
-def test_python_names_the_stream_that_was_cut() -> None:
-    """A cut inside the value is one of ret_val, a cut outside of it one of stdout, and one across its end is both."""
+def test_python_truncated_streams() -> None:
+    """A cut inside the value truncates ret_val, a cut outside of it stdout, and a cut across its end both."""
     value = f"before\n{START}\n{'v' * 1_000}\n{END}\nafter\n"
-    rest, ret_val, truncated = took(value, PYTHON, 500)
+    rest, ret_val, truncated = take_from_cut(value, PYTHON, 500)
     assert (rest, truncated) == ("before\nafter\n", {"ret_val"})
     assert ret_val.startswith("vvv")
     assert "bytes cut" in ret_val
     assert ret_val.endswith("vvv")
-    rest, ret_val, truncated = took(f"{START}\nvalue\n{END}\n{'x' * 1_000}", PYTHON, 500)
+    rest, ret_val, truncated = take_from_cut(f"{START}\nvalue\n{END}\n{'x' * 1_000}", PYTHON, 500)
     assert (ret_val, truncated) == ("value", {"stdout"})
     assert "bytes cut" in rest
-    rest, ret_val, truncated = took(f"a\n{START}\n{'v' * 600}\n{END}\n{'x' * 900}", PYTHON, 500)
+    rest, ret_val, truncated = take_from_cut(f"a\n{START}\n{'v' * 600}\n{END}\n{'x' * 900}", PYTHON, 500)
     assert (rest[:3], truncated) == ("a\nx", {"stdout", "ret_val"})
     assert ret_val.startswith("vvv")
     assert "bytes cut" in ret_val
-    rest, ret_val, truncated = took(f"{'x' * 900}\n{START}\n{'v' * 600}\n{END}\nb", PYTHON, 500)
+    rest, ret_val, truncated = take_from_cut(f"{'x' * 900}\n{START}\n{'v' * 600}\n{END}\nb", PYTHON, 500)
     assert (rest[:2], rest[-2:], truncated) == ("xx", "xb", {"stdout", "ret_val"})
     assert ret_val.endswith("vvv")
 
 
-def test_javascript_names_the_stream_that_was_cut() -> None:
-    """The line that was cut is still the value, unless an object stands behind it."""
+def test_javascript_truncated_streams() -> None:
+    """A cut line is still the value, unless a line with an object follows it."""
     value = json.dumps({"a": "v" * 1_000})
-    rest, ret_val, truncated = took(f"before\n{value}\nafter\n", JAVASCRIPT, 500)
+    rest, ret_val, truncated = take_from_cut(f"before\n{value}\nafter\n", JAVASCRIPT, 500)
     assert (rest, truncated) == ("before\nafter\n", {"ret_val"})
     assert ret_val.startswith('{"a": "vvv')
     assert "bytes cut" in ret_val
     assert ret_val.endswith('vvv"}')
-    rest, ret_val, truncated = took(f"{value}\n{{}}\n", JAVASCRIPT, 500)
+    rest, ret_val, truncated = take_from_cut(f"{value}\n{{}}\n", JAVASCRIPT, 500)
     assert (ret_val, truncated) == ("{}", {"stdout"})
-    rest, ret_val, truncated = took("x" * 1_000, JAVASCRIPT, 500)
+    rest, ret_val, truncated = take_from_cut("x" * 1_000, JAVASCRIPT, 500)
     assert (ret_val, truncated) == ("", {"stdout"})
     assert take_return_val(value, JAVASCRIPT, frozenset({"stderr"})) == ("", value, {"stderr"})
 
 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_value_above_the_limit(place: str, local: RuntimeManager) -> None:
-    """Its head and tail are the value, and ret_val is named, in both languages and on every server."""
+async def test_values_above_the_limit_are_truncated(place: str, local: RuntimeManager) -> None:
+    """Start and end of the value stay, and `truncated` is `{"ret_val"}`, in both languages and on every server."""
     programs = {
         PYTHON: f"{return_val_function(PYTHON)}print('out')\nreturn_val('{{\"a\": \"' + 'v' * 1_500_000 + '\"}}')",
         JAVASCRIPT: (

@@ -1,4 +1,4 @@
-"""Sinks: their events, their headers, and that a failing sink never fails a call."""
+"""Sinks: their events and headers. A failing sink never fails a call."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_dela
 
 
 class Sender:
-    """A sink that adds headers to requests; an exception among them is raised."""
+    """A sink that adds headers to requests, one mapping per request. If one is an exception, the sink raises it."""
 
     def __init__(self, *headers: Any) -> None:
         self.headers = list(headers)
-        self.asked: list[str] = []
+        self.call_ids: list[str] = []
 
     def __call__(self, event: Event) -> None: ...
 
     def request_headers(self, call_id: str) -> Mapping[str, str]:
-        self.asked.append(call_id)
+        self.call_ids.append(call_id)
         headers = self.headers.pop(0) if self.headers else {}
         if isinstance(headers, Exception):
             raise headers
@@ -49,7 +49,7 @@ class Sender:
 
 
 class Recorder:
-    """A FaaS that keeps the headers of every request; its first answers are 429."""
+    """A FaaS that keeps the headers of each request. Its first `refusals` answers are 429."""
 
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
@@ -78,21 +78,21 @@ class AsyncSink:
 )
 @pytest.mark.parametrize("make", [RuntimeFactory, RuntimeManager, RuntimeManager.from_env, RuntimeManager.local])
 def test_wrong_sinks_are_refused(make: Callable[..., Any], telemetry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink without a list around it, a class, and a coroutine function, when the manager is made."""
+    """For example a sink that is not in a list, a class, or a coroutine function."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", "http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="telemetry"):
         make(telemetry=telemetry)
 
 
-def test_a_factory_has_sinks_of_its_own() -> None:
-    """A manager takes a factory or sinks, not both."""
+def test_manager_refuses_a_factory_with_sinks() -> None:
+    """The sinks of a factory are those that were passed to the factory."""
     with pytest.raises(ConfigurationError, match="telemetry"):
         RuntimeManager(RuntimeFactory(), telemetry=[print])
     RuntimeManager(RuntimeFactory(), telemetry=[])
 
 
-async def test_every_way_to_make_runtimes_takes_sinks(serve: Serve) -> None:
-    """Factory, manager and environment take any iterable, and all sinks get every event."""
+async def test_every_constructor_accepts_sinks(serve: Serve) -> None:
+    """Sinks may be in any iterable, and each sink gets every event."""
     url = await serve(Recorder().handle)
     first: list[Event] = []
     second: list[Event] = []
@@ -109,8 +109,8 @@ async def test_every_way_to_make_runtimes_takes_sinks(serve: Serve) -> None:
     assert first == second
 
 
-async def test_sinks_stay_when_the_embedded_faas_has_started() -> None:
-    """A new factory is made then, because only then is the address known."""
+async def test_sinks_are_kept_when_the_embedded_faas_starts() -> None:
+    """The manager then creates a new factory, because the URL is known only then."""
     seen: list[Event] = []
     async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append]) as manager:
         await manager.run_code("1", "js")
@@ -118,7 +118,7 @@ async def test_sinks_stay_when_the_embedded_faas_has_started() -> None:
 
 
 async def test_a_sink_adds_headers(serve: Serve) -> None:
-    """To each attempt anew, and to a validation. Headers of the client stay as they are."""
+    """Headers are requested for each attempt and each validation. Headers of the client do not change."""
     faas = Recorder(refusals=1)
     url = await serve(faas.handle, "/{path}")
     sender = Sender({"X-Number": "1"}, {"x-number": "2"}, {"x-number": "3"})
@@ -131,8 +131,8 @@ async def test_a_sink_adds_headers(serve: Serve) -> None:
     sent = [(headers.get("X-Number"), headers.get("X-Other")) for headers in faas.seen]
     assert sent == [("1", "a"), ("4", None), ("3", None)]
     assert {headers["Content-Type"] for headers in faas.seen} == {"application/json"}
-    assert sender.asked[:2] == [seen[0].call_id] * 2
-    assert sender.asked[2] != sender.asked[1]
+    assert sender.call_ids[:2] == [seen[0].call_id] * 2
+    assert sender.call_ids[2] != sender.call_ids[1]
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ async def test_a_sink_adds_headers(serve: Serve) -> None:
         {"Expect": "100-continue"},
     ],
 )
-async def test_headers_that_cannot_be_sent_fail_no_call(
+async def test_invalid_headers_of_a_sink_are_ignored(
     serve: Serve, headers: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are left out, others are sent, and the sink is logged once."""
+    """The call succeeds, the headers of other sinks are sent, and the failure is logged once."""
     faas = Recorder()
     settings = Settings(endpoints={"py": await serve(faas.handle)}, envelope="never", token="t")
     bad, good = Sender(headers, headers), Sender({"x-good": "1"}, {"x-good": "2"})
@@ -175,7 +175,7 @@ async def test_headers_that_cannot_be_sent_fail_no_call(
 
 
 async def test_events_have_the_status_of_the_answer() -> None:
-    """That of a result too; without an answer it is None."""
+    """`AttemptFinished` has the HTTP status of results and errors, or None if there was no answer."""
     seen: list[Any] = []
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(
@@ -203,8 +203,8 @@ async def test_events_have_the_status_of_the_answer() -> None:
     ]
 
 
-async def test_limits_are_events() -> None:
-    """Each change is one, from the first limit on; the last is the limit in the metrics."""
+async def test_changes_of_the_limit_are_events() -> None:
+    """The first limit and each change are an event. The last one is the limit in the metrics."""
     seen: list[Any] = []
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(Reply(), Reply.overloaded("0"))
@@ -219,8 +219,8 @@ async def test_limits_are_events() -> None:
     assert changes[-1].limit == state.limit
 
 
-async def test_the_embedded_faas_emits_events() -> None:
-    """For runs, validations and cancelled runs, with their trace and the id of the metadata."""
+async def test_embedded_faas_emits_events() -> None:
+    """Runs, validations and cancelled runs have events, with their trace and the `task_id` of the metadata."""
     seen: list[Any] = []
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     state = {"tracestate": "vendor=1"}
@@ -252,8 +252,8 @@ async def test_the_embedded_faas_emits_events() -> None:
     ]
 
 
-async def test_a_refusal_of_the_embedded_faas_is_an_event() -> None:
-    """With the status of the refusal, and no outcome."""
+async def test_refusals_of_the_embedded_faas_are_events() -> None:
+    """The event has the status of the refusal, and no outcome."""
     seen: list[Any] = []
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[seen.append])
     async with faas, manager_for(faas.url, retry=RetrySettings(max_attempts=1)) as manager:
@@ -286,14 +286,13 @@ async def test_a_refusal_of_the_embedded_faas_is_an_event() -> None:
         "print('secret')",
     ],
 )
-async def test_a_wrong_traceparent_is_ignored(traceparent: str) -> None:
-    """The program is run as without it, and the event holds nothing of the header."""
+async def test_invalid_traceparent_is_ignored(traceparent: str) -> None:
+    """The program runs, and the event does not contain the header."""
     (started,) = await executions_of([("traceparent", traceparent)])
     assert started.traceparent is None
 
 
-async def test_two_traceparents_are_none() -> None:
-    """Both are ignored."""
+async def test_two_traceparents_are_ignored() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     (started,) = await executions_of([("traceparent", trace), ("traceparent", trace)])
     assert started.traceparent is None
@@ -303,8 +302,8 @@ async def test_two_traceparents_are_none() -> None:
     ("states", "tracestate"),
     [(["a=1", "b=2"], "a=1,b=2"), (["a=" + "x" * 511], None), (["a=\u00e9"], None), ([""], None), ([], None)],
 )
-async def test_the_tracestate_of_an_execution(states: list[str], tracestate: str | None) -> None:
-    """It may be spread over several headers, and is None when it is too long or not ASCII."""
+async def test_tracestate_of_an_execution(states: list[str], tracestate: str | None) -> None:
+    """Several headers are joined. A tracestate that is too long or not ASCII is ignored."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     (started,) = await executions_of([("traceparent", trace), *(("tracestate", state) for state in states)])
     assert (started.traceparent, started.tracestate) == (trace, tracestate)
@@ -325,7 +324,7 @@ async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted
 async def test_a_sink_that_raises_a_base_exception_leaks_no_permit(
     kind: type[Event], error: type[BaseException]
 ) -> None:
-    """It ends the call, its permit is returned, and it is counted."""
+    """The exception ends the call, the permit is released, and the error is counted."""
 
     def sink(event: Event) -> None:
         if isinstance(event, kind):
@@ -343,7 +342,7 @@ async def test_a_sink_that_raises_a_base_exception_leaks_no_permit(
 
 
 async def test_sinks_add_at_most_32_headers(serve: Serve) -> None:
-    """The first 32 are sent, and the call succeeds."""
+    """Further headers are ignored, and the call succeeds."""
     faas = Recorder()
     sender = Sender({f"x-{number}": "1" for number in range(200)})
     async with manager_for(await serve(faas.handle), telemetry=[sender]) as manager:
@@ -351,8 +350,8 @@ async def test_sinks_add_at_most_32_headers(serve: Serve) -> None:
     assert len([name for name in faas.seen[0] if name.lower().startswith("x-")]) == 32
 
 
-class Picky:
-    """A sink that takes some kinds of events; "fail" raises instead."""
+class SelectiveSink:
+    """A sink that is enabled for some types of events. With "fail", `is_enabled_for` raises."""
 
     def __init__(self, enabled: Any) -> None:
         self.enabled = enabled
@@ -371,8 +370,8 @@ class Picky:
 async def test_events_without_subscribers_are_not_created(
     enabled: Any, created: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sink decides with `is_enabled_for`, which cannot fail a call either."""
-    sink = Picky(enabled)
+    """A sink decides with `is_enabled_for`. If that raises, the call still succeeds."""
+    sink = SelectiveSink(enabled)
     async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
         assert (await manager.run_code("1", "py")).ok
     assert set(sink.seen) - {LimitChanged} == set(created)
@@ -382,8 +381,8 @@ async def test_events_without_subscribers_are_not_created(
 KINDS = set(get_args(Event))
 
 
-class Failing:
-    """A sink that fails for one kind of event."""
+class FailingSink:
+    """A sink that raises for one type of event."""
 
     def __init__(self, kind: type | None) -> None:
         self.kind = kind
@@ -398,9 +397,9 @@ class Failing:
 
 
 @pytest.mark.parametrize("kind", [*sorted(KINDS, key=repr), object])
-async def test_a_sink_that_fails_fails_no_call(kind: type, caplog: pytest.LogCaptureFixture) -> None:
-    """For any event: calls end as without it, other sinks get everything, and it is logged once."""
-    bad, good = Failing(kind), Failing(None)
+async def test_a_failing_sink_does_not_fail_calls(kind: type, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls have the same results, other sinks get all events, and the failure is logged once."""
+    bad, good = FailingSink(kind), FailingSink(None)
     breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
     telemetry = [bad, good]
     async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=telemetry) as manager:

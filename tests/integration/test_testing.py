@@ -1,4 +1,4 @@
-"""FakeFaas and FaultProxy, seen by a client that counts bytes."""
+"""`FakeFaas` and `FaultProxy`, tested with a client that counts bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAST, SLOW = 0.02, 3_600.0
 
 
 class Client:
-    """A client without any HTTP, which can tell RST from FIN; a stream of asyncio loses what came before an RST."""
+    """A TCP client that distinguishes RST from FIN. Streams of asyncio would lose the bytes before an RST."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -60,7 +60,7 @@ class Client:
             data += piece
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """One answer: its status, headers and body."""
+        """Read one answer, and return its status, headers and body."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += await self.exactly(1)
@@ -90,7 +90,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 class Sink:
-    """A server that keeps what it is sent, and how that ended."""
+    """A server that keeps the bytes that it receives, and whether they ended with FIN or RST."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -110,8 +110,8 @@ class Sink:
 # The fake FaaS: its answers
 
 
-async def test_answers_as_a_faas_does() -> None:
-    """By default programs end well, and whatever a reply says of a run is sent in the protocol's words."""
+async def test_replies_are_sent_in_the_protocol_of_a_faas() -> None:
+    """The default outcome is OK. The fields of a reply are sent as output, error and metadata."""
     error = UserError("ValueError", "bad", "Traceback ...")
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.script(
@@ -135,8 +135,8 @@ async def test_answers_as_a_faas_does() -> None:
         assert (fake.executions, len(fake.requests), fake.in_flight, fake.peak) == (4, 4, 0, 1)
 
 
-async def test_serves_the_client(faasrt_fake: FakeFaas) -> None:
-    """A manager takes its answers for those of a FaaS; it comes open from the fixture."""
+async def test_manager_with_a_fake_faas(faasrt_fake: FakeFaas) -> None:
+    """A manager can use a `FakeFaas`, and the fixture `faasrt_fake` yields an open one."""
     faasrt_fake.default = Reply(outcome="MEMORY_LIMIT", stdout="hi")
     async with manager_for(faasrt_fake.url) as manager:
         result = await manager.run_code("print('hi')", "python")
@@ -144,8 +144,8 @@ async def test_serves_the_client(faasrt_fake: FakeFaas) -> None:
     assert faasrt_fake.requests[0]["code"] == "print('hi')"
 
 
-async def test_replies_come_in_order() -> None:
-    """Scripted replies come first, one for each, then the default; a handler goes before both."""
+async def test_order_of_replies() -> None:
+    """Scripted replies are used once each, in order, and then the default. A handler overrides both."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
 
         async def stdout(**fields: Any) -> str:
@@ -161,8 +161,8 @@ async def test_replies_come_in_order() -> None:
         assert [body["code"] for body in fake.requests] == ["mine", "1", "1", "1", "1"]
 
 
-async def test_a_handler_that_fails_is_seen() -> None:
-    """Its exception is the words of a 500."""
+async def test_exception_of_a_handler_is_a_500() -> None:
+    """The answer contains the exception."""
 
     def handler(body: dict[str, Any]) -> Reply:
         raise KeyError("nope")
@@ -189,8 +189,8 @@ async def test_a_handler_that_fails_is_seen() -> None:
         (Reply(status=408), 1),
     ],
 )
-async def test_failures(reply: Reply, executions: int) -> None:
-    """A failure is sent with its headers, and counts as run unless it is a refusal."""
+async def test_failure_replies(reply: Reply, executions: int) -> None:
+    """A failure is sent with its headers. It counts as an execution unless it is a refusal."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.default = reply
         await client.send(REQUEST)
@@ -203,8 +203,8 @@ async def test_failures(reply: Reply, executions: int) -> None:
         assert (fake.executions, len(fake.requests)) == (executions, 1)
 
 
-async def test_sends_a_raw_body_and_headers() -> None:
-    """The body and every header can be anything, lies about the length included."""
+async def test_raw_body_and_headers() -> None:
+    """A reply may have any body and any headers, even a wrong Content-Length."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.default = Reply(body=b"\xff{", headers={"content-length": "5", "Content-Type": "text/plain"})
         await client.send(REQUEST)
@@ -230,8 +230,8 @@ async def test_sends_a_raw_body_and_headers() -> None:
         {"reset_on_request_byte": -1},
     ],
 )
-def test_a_reply_is_checked(wrong: dict[str, Any]) -> None:
-    """Replies that cannot be sent are refused when they are made."""
+def test_invalid_replies_are_refused(wrong: dict[str, Any]) -> None:
+    """A reply that cannot be sent is refused when it is created."""
     with pytest.raises(ValueError, match=r"'\w+'"):
         Reply(**wrong)
     with pytest.raises(TypeError):
@@ -241,8 +241,8 @@ def test_a_reply_is_checked(wrong: dict[str, Any]) -> None:
 # The fake FaaS: its HTTP
 
 
-async def test_a_connection_serves_many_requests() -> None:
-    """One after the other, and several sent at once; `Connection: close` and HTTP/1.0 end it with FIN."""
+async def test_several_requests_on_one_connection() -> None:
+    """Requests may be sent one by one or pipelined. `Connection: close` and HTTP/1.0 end the connection with FIN."""
     async with FakeFaas() as fake:
         fake.handler = lambda body: Reply.ok(str(len(fake.requests)))
         async with connected(fake.url) as client:
@@ -264,8 +264,8 @@ async def test_a_connection_serves_many_requests() -> None:
         assert fake.accepted == 3
 
 
-async def test_a_request_may_come_in_any_pieces() -> None:
-    """Cut in two at each place, and byte by byte, it is the same request."""
+async def test_requests_may_arrive_in_pieces() -> None:
+    """A request may be split at any byte, or arrive byte by byte."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for place in range(1, len(REQUEST)):
@@ -280,8 +280,8 @@ async def test_a_request_may_come_in_any_pieces() -> None:
         assert fake.requests == [json.loads(PROGRAM)] * len(REQUEST)
 
 
-async def test_takes_large_bodies() -> None:
-    """Ten megabytes each way go through one connection, twice."""
+async def test_large_bodies() -> None:
+    """One connection carries two requests and answers of 10 MB."""
     code = "#" * 10_000_000
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.handler = lambda body: Reply.ok(body["code"])
@@ -304,8 +304,8 @@ async def test_takes_large_bodies() -> None:
         (b"GET /" + b"x" * 70_000, 431),
     ],
 )
-async def test_what_is_no_request(request_: bytes, status: int) -> None:
-    """It is refused in words, ends the connection, and uses up no reply."""
+async def test_invalid_requests(request_: bytes, status: int) -> None:
+    """An invalid request gets an error, closes the connection, and uses no scripted reply."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.script(Reply())
         await client.send(request_)
@@ -316,7 +316,7 @@ async def test_what_is_no_request(request_: bytes, status: int) -> None:
 
 
 async def test_other_paths_are_not_found() -> None:
-    """404, on a connection that goes on, and with the script untouched."""
+    """Other paths get a 404, do not close the connection, and use no scripted reply."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.script(Reply())
         for other in (REQUEST.replace(b"/run_code", b"/validate_code"), b"GET /metrics HTTP/1.1\r\nHost: fake\r\n\r\n"):
@@ -326,7 +326,7 @@ async def test_other_paths_are_not_found() -> None:
 
 
 async def test_health() -> None:
-    """It tells what the test wants told, counts the probes, and uses up no reply."""
+    """`/health` returns the fields that the test sets, counts its requests, and uses no scripted reply."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.script(Reply(reset_on_request_byte=0))
         async with session.get(fake.url + "/health") as response:
@@ -344,23 +344,23 @@ async def test_health() -> None:
         fake.health = {"capabilities": {"lossless": False}, "pool_status": {"config": {"maxSize": 8}}, "limits": None}
         fake.health_status = 503
         async with session.get(fake.url + "/health?x=1") as response:
-            told = await response.json()
-            assert (response.status, told["status"], told["limits"]) == (503, "unhealthy", None)
-            assert told["capabilities"] == {
+            reported = await response.json()
+            assert (response.status, reported["status"], reported["limits"]) == (503, "unhealthy", None)
+            assert reported["capabilities"] == {
                 "lossless": False,
                 "enforces_timeouts": True,
                 "cancels_on_disconnect": True,
                 "validates": False,
             }
-            assert told["pool_status"] == {"config": {"maxSize": 8}}
+            assert reported["pool_status"] == {"config": {"maxSize": 8}}
         assert (fake.probes, fake.scripted, fake.requests) == (2, 1, [])
 
 
 # The fake FaaS: faults
 
 
-async def test_resets_at_each_byte_of_the_answer() -> None:
-    """Exactly so many bytes come, and then RST; the program counts as run."""
+async def test_reset_at_each_byte_of_the_answer() -> None:
+    """The client gets exactly `reset_after` bytes and then RST. The program counts as executed."""
     async with FakeFaas() as fake:
         fake.default = Reply(body=b"{}")
         async with connected(fake.url) as client:
@@ -375,8 +375,8 @@ async def test_resets_at_each_byte_of_the_answer() -> None:
         assert fake.executions == len(whole) + 3
 
 
-async def test_resets_deep_in_a_large_answer() -> None:
-    """More than the kernel takes at once is all there before the RST."""
+async def test_reset_late_in_a_large_answer() -> None:
+    """All bytes before the reset arrive, even if they do not fit into the buffers of the kernel."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.default = Reply(body=bytes(20_000_000), reset_after=15_000_000)
         await client.send(REQUEST)
@@ -385,8 +385,8 @@ async def test_resets_deep_in_a_large_answer() -> None:
         assert (len(data), end) == (15_000_000, "RST")
 
 
-async def test_resets_at_each_byte_of_the_request() -> None:
-    """The client sees RST, and the program counts as run only when its request came in whole."""
+async def test_reset_at_each_byte_of_the_request() -> None:
+    """The client gets RST. The program counts as executed only if the whole request arrived."""
     async with FakeFaas() as fake:
         for place in range(len(REQUEST) + 2):
             fake.script(Reply(reset_on_request_byte=place))
@@ -398,8 +398,8 @@ async def test_resets_at_each_byte_of_the_request() -> None:
         assert fake.scripted == 0
 
 
-async def test_a_reset_within_the_request_spares_the_others() -> None:
-    """Sent whole, a request is reset at its byte all the same, and the next one gets the next reply."""
+async def test_reset_within_a_request_does_not_affect_others() -> None:
+    """A request is reset at its byte even if it arrives as a whole, and the next request gets the next reply."""
     async with FakeFaas() as fake, connected(fake.url) as client, connected(fake.url) as other:
         fake.script(Reply(reset_on_request_byte=len(REQUEST) - 1), Reply.ok("next"))
         await client.send(REQUEST)
@@ -412,8 +412,8 @@ async def test_a_reset_within_the_request_spares_the_others() -> None:
         assert fake.executions == 2
 
 
-async def test_a_request_that_breaks_off_uses_up_no_reply() -> None:
-    """Its reply is there for the next one."""
+async def test_incomplete_request_uses_no_reply() -> None:
+    """The next request gets the reply."""
     async with FakeFaas() as fake:
         fake.script(Reply.ok("one"))
         async with connected(fake.url) as client:
@@ -427,7 +427,7 @@ async def test_a_request_that_breaks_off_uses_up_no_reply() -> None:
 
 
 async def test_delays() -> None:
-    """A delayed answer comes no sooner, and its program is in flight until then."""
+    """The answer arrives after `delay_s`, and the program is in flight until then."""
     loop = asyncio.get_running_loop()
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.default = Reply(delay_s=FAST)
@@ -441,8 +441,8 @@ async def test_delays() -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply(hang=True), Reply(delay_s=SLOW)])
-async def test_a_client_that_goes_away_frees_its_place(reply: Reply) -> None:
-    """However it goes, by FIN or RST, the program is no longer in flight, and its connection is closed."""
+async def test_disconnected_clients_are_not_in_flight(reply: Reply) -> None:
+    """When a client disconnects with FIN or RST, its program is no longer in flight."""
     async with FakeFaas() as fake:
         fake.default = reply
         for lingers in (False, True):
@@ -456,7 +456,7 @@ async def test_a_client_that_goes_away_frees_its_place(reply: Reply) -> None:
 
 
 async def test_capacity() -> None:
-    """One program too many is refused before it starts, uses up no reply, and does not count as in flight."""
+    """A program beyond the capacity is refused before it starts, uses no reply, and is not in flight."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.capacity = 2
         fake.script(Reply(hang=True), Reply(hang=True), Reply.ok("third"))
@@ -473,17 +473,17 @@ async def test_capacity() -> None:
         await asyncio.gather(*hanging, return_exceptions=True)
 
 
-# Both: their life
+# Both: opening, closing, down and up
 
 
 @pytest.fixture(params=["fake", "proxy"])
 async def made(request: pytest.FixtureRequest, raw_server: RawServer) -> FakeFaas | FaultProxy:
-    """A server that is not open yet."""
+    """Return a FakeFaas or a FaultProxy that is not open yet."""
     return FakeFaas() if request.param == "fake" else FaultProxy(await raw_server(echo))
 
 
 async def test_down_and_up(made: FakeFaas | FaultProxy) -> None:
-    """Down, it refuses and closes what was open; up again, it serves on the same port."""
+    """`down` closes all connections and refuses new ones. `up` serves on the same port again."""
     async with made as server:
         url = server.url
         for _ in range(3):
@@ -504,8 +504,8 @@ async def test_down_and_up(made: FakeFaas | FaultProxy) -> None:
         assert server.accepted == 4
 
 
-async def test_down_ends_what_is_in_flight() -> None:
-    """A program in flight is lost with its connection, and the counters go on."""
+async def test_down_ends_programs_in_flight() -> None:
+    """The connection of a program in flight is closed. Counters are kept."""
     async with FakeFaas() as fake, connected(fake.url) as client:
         fake.default = Reply(hang=True)
         await client.send(REQUEST)
@@ -516,8 +516,8 @@ async def test_down_ends_what_is_in_flight() -> None:
         assert fake.executions == 1
 
 
-async def test_nothing_is_left(made: FakeFaas | FaultProxy) -> None:
-    """Closed with connections open, a server leaves no task and no descriptor; closing it again is harmless."""
+async def test_close_with_open_connections(made: FakeFaas | FaultProxy) -> None:
+    """No task and no file descriptor remains. A server may be closed twice."""
     process, tasks = psutil.Process(), asyncio.all_tasks()
     descriptors = process.num_fds()
     async with made as server:
@@ -538,8 +538,8 @@ async def test_nothing_is_left(made: FakeFaas | FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_closing_ends_every_task(loop: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Closed with a program in flight, both leave no task, also on uvloop; and a bad request writes no log."""
+def test_close_with_a_program_in_flight(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No task remains, with asyncio and uvloop. An invalid request is not logged."""
 
     async def main() -> None:
         async with (
@@ -564,16 +564,16 @@ def test_closing_ends_every_task(loop: str, caplog: pytest.LogCaptureFixture) ->
     assert caplog.records == []
 
 
-async def test_closed_while_down(made: FakeFaas | FaultProxy) -> None:
-    """The port that was held is given back."""
+async def test_close_while_down(made: FakeFaas | FaultProxy) -> None:
+    """The socket that reserves the port is closed."""
     descriptors = psutil.Process().num_fds()
     async with made as server:
         server.down()
     assert psutil.Process().num_fds() == descriptors
 
 
-async def test_used_before_it_is_open(made: FakeFaas | FaultProxy) -> None:
-    """There is no URL yet and nothing to bring up; closing is harmless."""
+async def test_use_before_opening(made: FakeFaas | FaultProxy) -> None:
+    """`url` and `up` raise RuntimeClosedError. `down` and `aclose` do nothing."""
     made.down()
     with pytest.raises(RuntimeClosedError, match="not open"):
         _ = made.url
@@ -582,8 +582,8 @@ async def test_used_before_it_is_open(made: FakeFaas | FaultProxy) -> None:
     await made.aclose()
 
 
-async def test_is_opened_once(made: FakeFaas | FaultProxy) -> None:
-    """Neither while it is open nor afterwards can it be opened again."""
+async def test_open_twice(made: FakeFaas | FaultProxy) -> None:
+    """A server cannot be opened again, while it is open or afterwards."""
     async with made as server:
         with pytest.raises(RuntimeClosedError, match="once"):
             await server.__aenter__()
@@ -595,7 +595,7 @@ async def test_is_opened_once(made: FakeFaas | FaultProxy) -> None:
 
 @pytest.mark.parametrize("steps", range(5))
 async def test_cancelled_while_opening(made: FakeFaas | FaultProxy, steps: int) -> None:
-    """Cancelled at whichever of its awaits, opening leaves nothing behind."""
+    """If opening is cancelled at any await, no task and no file descriptor remains."""
     tasks, descriptors = asyncio.all_tasks(), psutil.Process().num_fds()
     opening = asyncio.create_task(made.__aenter__())
     for _ in range(steps):
@@ -603,13 +603,13 @@ async def test_cancelled_while_opening(made: FakeFaas | FaultProxy, steps: int) 
     opening.cancel()
     await asyncio.wait({opening})
     if not opening.cancelled():
-        await made.aclose()  # it had come to its end
+        await made.aclose()  # it had already ended
     assert asyncio.all_tasks() == tasks
     assert psutil.Process().num_fds() == descriptors
 
 
 async def test_cancelled_while_closing(made: FakeFaas | FaultProxy) -> None:
-    """It is closed all the same."""
+    """If `aclose` is cancelled, the server is still closed."""
     async with made as server, connected(server.url) as client:
         await server.wait_until(lambda: server.connections == 1)
         closing = asyncio.create_task(server.aclose())
@@ -622,8 +622,8 @@ async def test_cancelled_while_closing(made: FakeFaas | FaultProxy) -> None:
         assert server.connections == 0
 
 
-async def test_many_clients_at_once(made: FakeFaas | FaultProxy) -> None:
-    """They are all served, and the connections of those who leave without a word are closed."""
+async def test_many_concurrent_clients(made: FakeFaas | FaultProxy) -> None:
+    """200 clients are served. When they disconnect, the server closes its connections."""
     async with made as server, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(server.url)) for _ in range(200)]
 
@@ -640,8 +640,8 @@ async def test_many_clients_at_once(made: FakeFaas | FaultProxy) -> None:
 # The fault proxy
 
 
-async def test_passes_everything(raw_server: RawServer) -> None:
-    """Without toxics the bytes go through untouched, both ways, and are counted; so does the end."""
+async def test_proxy_without_toxics(raw_server: RawServer) -> None:
+    """The proxy forwards all bytes and FIN in both directions, and counts the bytes."""
     data = bytes(range(256)) * 10_000
     async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
         _, back = await asyncio.gather(client.send(data), client.exactly(len(data)))
@@ -654,7 +654,7 @@ async def test_passes_everything(raw_server: RawServer) -> None:
 
 @pytest.mark.parametrize("way", ["upstream", "downstream"])
 async def test_latency(raw_server: RawServer, way: str) -> None:
-    """Bytes come no sooner; healed, they come at once, even those that are being held."""
+    """Bytes arrive after `latency_s`. When the toxic is removed, delayed bytes arrive at once."""
     loop = asyncio.get_running_loop()
     async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
         setattr(proxy, way, Toxics(latency_s=FAST))
@@ -671,7 +671,7 @@ async def test_latency(raw_server: RawServer, way: str) -> None:
 
 
 async def test_bandwidth(raw_server: RawServer) -> None:
-    """A direction carries no more than so many bytes a second; the other is as fast as ever."""
+    """Only one direction is limited to `bandwidth_bytes_per_s`."""
     loop = asyncio.get_running_loop()
     async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
         proxy.downstream = Toxics(bandwidth_bytes_per_s=100_000)
@@ -680,12 +680,12 @@ async def test_bandwidth(raw_server: RawServer) -> None:
         await proxy.wait_until(lambda: proxy.bytes_upstream == 10_000)
         assert proxy.bytes_downstream < 10_000
         await client.exactly(10_000)
-        # Not the last portion's time, of 20 ms.
+        # Without the time of the last portion, which is 20 ms.
         assert loop.time() - started >= 0.079
 
 
 async def test_slices(raw_server: RawServer) -> None:
-    """The receiver gets slices, each after a pause."""
+    """The receiver gets slices of `slice_bytes`, each after a pause."""
     async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
         proxy.downstream = Toxics(slice_bytes=3, slice_pause_s=FAST)
         await client.send(b"0123456789")
@@ -695,11 +695,11 @@ async def test_slices(raw_server: RawServer) -> None:
 
 @pytest.mark.parametrize("way", ["upstream", "downstream"])
 async def test_timeout(raw_server: RawServer, way: str) -> None:
-    """Everything is swallowed, the connection stays; healed, it carries what comes then."""
+    """Bytes and FIN are dropped, but the connection stays open. When the toxic is removed, later bytes arrive."""
     async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
         setattr(proxy, way, Toxics(timeout=True))
         await client.send(b"lost")
-        await asyncio.sleep(FAST)  # nothing tells of bytes that go nowhere
+        await asyncio.sleep(FAST)  # there is no event for dropped bytes
         assert proxy.bytes_downstream == 0
         assert proxy.bytes_upstream == (0 if way == "upstream" else 4)
         setattr(proxy, way, Toxics())
@@ -714,7 +714,7 @@ async def test_timeout(raw_server: RawServer, way: str) -> None:
 
 
 async def test_reset(raw_server: RawServer) -> None:
-    """Set, it resets both sides of what is open, and each new connection; healed, it serves again."""
+    """Both sides of open connections and all new connections are reset, until the toxic is removed."""
     sink = Sink()
     async with FaultProxy(await raw_server(sink.handle)) as proxy:
         async with connected(proxy.url) as client:
@@ -734,8 +734,8 @@ async def test_reset(raw_server: RawServer) -> None:
         await proxy.wait_until(lambda: proxy.connections == 0)
 
 
-async def test_reset_after_bytes_down(raw_server: RawServer) -> None:
-    """Exactly so many bytes of each connection come before the RST, counted anew from when that was set."""
+async def test_reset_after_bytes_downstream(raw_server: RawServer) -> None:
+    """The client gets `reset_after_bytes` bytes, counted from when the toxic was set, and then RST."""
     async with FaultProxy(await raw_server(echo)) as proxy:
         for place in (0, 1, 5, 10):
             proxy.downstream = Toxics()
@@ -750,8 +750,8 @@ async def test_reset_after_bytes_down(raw_server: RawServer) -> None:
                 assert await client.to_end() == (b"0123456789"[:place], "RST")
 
 
-async def test_reset_after_bytes_up(raw_server: RawServer) -> None:
-    """The server gets exactly so many bytes, then both sides RST."""
+async def test_reset_after_bytes_upstream(raw_server: RawServer) -> None:
+    """The proxy forwards `reset_after_bytes` bytes to the server. Then both sides get RST."""
     for place in (0, 1, 200_000):
         sink = Sink()
         async with FaultProxy(await raw_server(sink.handle)) as proxy, connected(proxy.url) as client:
@@ -763,7 +763,7 @@ async def test_reset_after_bytes_up(raw_server: RawServer) -> None:
 
 
 async def test_limit_bytes(raw_server: RawServer) -> None:
-    """Exactly so many bytes come, in either direction, and then FIN to both sides."""
+    """In either direction, `limit_bytes` bytes arrive. Then both sides get FIN."""
     for place in (0, 1, 5):
         async with FaultProxy(await raw_server(echo)) as proxy, connected(proxy.url) as client:
             proxy.downstream = Toxics(limit_bytes=place)
@@ -777,8 +777,8 @@ async def test_limit_bytes(raw_server: RawServer) -> None:
             assert (await sink.end, sink.data) == ("FIN", b"0123456789"[:place])
 
 
-async def test_half_close_down(raw_server: RawServer) -> None:
-    """The client gets the beginning and FIN, and the server does not know."""
+async def test_half_close_downstream(raw_server: RawServer) -> None:
+    """The client gets the first bytes and FIN, but the connection to the server stays open."""
     sink = Sink()
     async with FaultProxy(await raw_server(sink.handle)) as proxy, connected(proxy.url) as client:
         proxy.downstream = Toxics(half_close=True, limit_bytes=2)
@@ -797,8 +797,8 @@ async def test_half_close_down(raw_server: RawServer) -> None:
         assert sink.data == b"upmore"
 
 
-async def test_half_close_up(raw_server: RawServer) -> None:
-    """The server gets the first bytes and FIN, and its answer still comes."""
+async def test_half_close_upstream(raw_server: RawServer) -> None:
+    """The server gets the first bytes and FIN, and its answer still arrives."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"got " + await reader.read())
@@ -810,8 +810,8 @@ async def test_half_close_up(raw_server: RawServer) -> None:
         assert await client.to_end() == (b"got up", "FIN")
 
 
-async def test_passes_on_how_a_server_ends() -> None:
-    """RST comes as RST, after the same bytes, FIN as FIN; and a server that is not there resets."""
+async def test_proxy_forwards_the_end_of_a_server() -> None:
+    """RST and FIN of the server are forwarded after the same bytes. If the server is down, the client gets RST."""
     async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
         fake.script(Reply(reset_after=40))
         async with connected(proxy.url) as client:
@@ -831,8 +831,8 @@ async def test_passes_on_how_a_server_ends() -> None:
             assert (await client.answer())[0] == 200
 
 
-async def test_passes_on_how_a_client_ends() -> None:
-    """A client that leaves frees its place on the server behind."""
+async def test_proxy_forwards_the_end_of_a_client() -> None:
+    """When a client disconnects, its program on the server is no longer in flight."""
     async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
         fake.default = Reply(hang=True)
         async with connected(proxy.url) as client:
@@ -842,8 +842,8 @@ async def test_passes_on_how_a_client_ends() -> None:
         await proxy.wait_until(lambda: proxy.connections == 0)
 
 
-async def test_a_client_that_leaves_within_an_answer(raw_server: RawServer) -> None:
-    """The server learns of it by RST, as it would without the proxy."""
+async def test_proxy_forwards_the_end_of_a_client_within_an_answer(raw_server: RawServer) -> None:
+    """The server gets RST, as without the proxy."""
     ended = asyncio.get_running_loop().create_future()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -863,8 +863,8 @@ async def test_a_client_that_leaves_within_an_answer(raw_server: RawServer) -> N
         await proxy.wait_until(lambda: proxy.connections == 0)
 
 
-async def test_the_url_keeps_its_path() -> None:
-    """Only the address is another."""
+async def test_url_of_a_proxy() -> None:
+    """The URL has the path of the target URL. Invalid target URLs are refused."""
     async with FaultProxy("https://localhost/base/") as proxy:
         assert proxy.url == f"https://127.0.0.1:{proxy._port}/base"
     for wrong in ("localhost:80", "ftp://localhost", "http://", "http://host:99999"):
@@ -884,8 +884,8 @@ async def test_the_url_keeps_its_path() -> None:
         {"reset_after_bytes": -1},
     ],
 )
-def test_toxics_are_checked(wrong: dict[str, Any]) -> None:
-    """Faults that cannot be injected are refused when they are made."""
+def test_invalid_toxics_are_refused(wrong: dict[str, Any]) -> None:
+    """The message names the field."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Toxics(**wrong)
 
@@ -893,8 +893,8 @@ def test_toxics_are_checked(wrong: dict[str, Any]) -> None:
 # The package
 
 
-def test_names_are_loaded_lazily() -> None:
-    """Importing the package loads no server, and an unknown name is an AttributeError."""
+def test_public_names_are_imported_lazily() -> None:
+    """Importing the package imports no server. An unknown name is an AttributeError."""
     code = (
         "import sys, faasrt.testing as t; assert 'aiohttp' not in sys.modules and 'asyncio' not in sys.modules; t.Nope"
     )

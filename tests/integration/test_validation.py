@@ -1,4 +1,4 @@
-"""Python's syntax checked here: right, fast, and safe from what a program does to a parser."""
+"""The local check of Python syntax: right diagnostics, in a process that may crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeMana
 from faasrt.syntax import PythonChecker
 from support.helpers import manager_for
 
-URL = "http://127.0.0.1:1"  # nobody listens: a local check sends nothing
+URL = "http://127.0.0.1:1"  # no server listens here, because a local check sends no request
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ URL = "http://127.0.0.1:1"  # nobody listens: a local check sends nothing
         ("(" * 100_000, (1, 201)),
     ],
 )
-async def test_places(code: str, place: tuple[int, int] | None) -> None:
-    """Valid is what Python parses; a complaint has its line and column from 1; nothing is run, nothing is sent."""
+async def test_diagnostics_of_local_checks(code: str, place: tuple[int, int] | None) -> None:
+    """Code is valid if Python can parse it. A diagnostic has a line and a column, both from 1. No code runs."""
     async with manager_for(URL) as manager:
         for where in ("local", "auto"):
             result = await manager.validate_code(code, "python", where=where)
@@ -58,8 +58,8 @@ async def test_places(code: str, place: tuple[int, int] | None) -> None:
      "lambda:" * 50_000 + "1", "1+" * 900_000 + "1", "f'{" * 60_000, "not " * 400_000 + "1", "if 1:" * 30_000, "\0",
      "'\ud800'", "x = " + "9" * 5_000],
 )  # fmt: skip
-async def test_programs_that_hurt_parsers(code: str) -> None:
-    """Each is judged, by a process that may die of it; this process does no work, and the next check is right."""
+async def test_programs_that_crash_or_exhaust_the_parser(code: str) -> None:
+    """Such programs are invalid. Only the process of the checker may crash, and the next check works."""
     checker = PythonChecker()
     before_s = time.thread_time()
     result = await checker.check(code)
@@ -71,8 +71,8 @@ async def test_programs_that_hurt_parsers(code: str) -> None:
     assert time.thread_time() - before_s < 0.25
 
 
-async def test_a_large_valid_program() -> None:
-    """Two mebibytes of the densest program are valid; more is refused in words."""
+async def test_largest_program_that_can_be_checked() -> None:
+    """A program of 2 MiB is checked. A larger one is an InvalidRequestError."""
     checker = PythonChecker()
     assert (await checker.check("a\n" * 2**20)).valid
     with pytest.raises(InvalidRequestError, match="2,097,152"):
@@ -81,7 +81,7 @@ async def test_a_large_valid_program() -> None:
 
 
 async def test_one_process_for_many_checks() -> None:
-    """It starts with the first check, serves a thousand, survives a crash, and ends with close."""
+    """One process runs a thousand checks. It is replaced if it is killed, and ends when the checker closes."""
     process = psutil.Process()
     before = {child.pid for child in process.children()}
     checker = PythonChecker()
@@ -97,7 +97,7 @@ async def test_one_process_for_many_checks() -> None:
 
 
 async def test_a_cancelled_check_ends_its_process() -> None:
-    """Nothing is left of it, and others go on."""
+    """No process remains."""
     process = psutil.Process()
     before = {child.pid for child in process.children()}
     checker = PythonChecker()
@@ -110,8 +110,8 @@ async def test_a_cancelled_check_ends_its_process() -> None:
     assert {child.pid for child in process.children()} <= before
 
 
-async def test_arguments_are_checked() -> None:
-    """Before anything is sent or started."""
+async def test_wrong_arguments_are_refused() -> None:
+    """The error is raised before a request is sent or a process is started."""
     async with manager_for(URL) as manager:
         runtime = await manager.get_runtime("js")
         for arguments, words in (
@@ -142,7 +142,7 @@ async def test_arguments_are_checked() -> None:
     ],
 )
 async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local: RuntimeManager) -> None:
-    """One at the beginning is ignored, here and in the FaaS, as when the program runs; columns do not count it."""
+    """One byte order mark at the beginning is ignored by the local check, the FaaS and the interpreter."""
     async with manager_for(URL) as manager:
         results = [await manager.validate_code(code, "python", where="local")]
     results.append(await local.validate_code(code, "python", where="remote"))
@@ -154,7 +154,7 @@ async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local
 
 
 def interpreter(folder: Path, script: str) -> str:
-    """Return the path of an interpreter that first does what a shell script says; PYTHON is the real one."""
+    """Return the path of a shell script that replaces the interpreter. PYTHON in it calls the real one."""
     path = folder / "python"
     path.write_text("#!/bin/sh\n" + script.replace("PYTHON", f'exec "{sys.executable}" "$@"'))
     path.chmod(0o700)
@@ -173,10 +173,10 @@ def interpreter(folder: Path, script: str) -> str:
         ("printf '\\001'; head -c 5 > /dev/null; exit 1", "exit code 1"),
     ],
 )
-async def test_a_process_that_fails_is_no_judgement(
+async def test_failure_of_the_process_is_a_server_error(
     script: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checker that does not start, or is ended from outside, is an error, and the next check works."""
+    """A process that does not start or is killed says nothing about the code. The next check works."""
     checker = PythonChecker()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", interpreter(tmp_path, script))
@@ -191,7 +191,7 @@ async def test_a_process_that_fails_is_no_judgement(
 
 
 @pytest.mark.parametrize("executable", ["", None, "/nowhere/python", "/"])
-async def test_without_an_interpreter(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_interpreter_is_a_server_error(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says that the process cannot start."""
     checker = PythonChecker()
     monkeypatch.setattr(sys, "executable", executable)
@@ -199,8 +199,8 @@ async def test_without_an_interpreter(executable: str | None, monkeypatch: pytes
         await checker.check("x = 1")
 
 
-async def test_a_crash_of_the_parser_is_a_judgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that overflows the stack of two processes is invalid; others are judged as ever."""
+async def test_code_that_crashes_the_parser_twice_is_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that overflows the stack of two processes is invalid. Other programs are still checked."""
     checker = PythonChecker()
     monkeypatch.setattr(sys, "executable", interpreter(tmp_path, "ulimit -s 256; PYTHON"))
     for code in ("-" * 5_000 + "1", "-" * 5_000 + "1 #" + " " * 100_000):
@@ -211,8 +211,8 @@ async def test_a_crash_of_the_parser_is_a_judgement(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("kib", "suffices"), [(1_900_000, True), (100_000, False)])
-async def test_little_memory(kib: int, suffices: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under a lower limit of the system, programs are judged while memory suffices; else memory is the failure."""
+async def test_low_memory_limit(kib: int, suffices: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a low limit of the system, small programs are checked. If memory runs out, this is a ServerError."""
     checker = PythonChecker()
     monkeypatch.setattr(sys, "executable", interpreter(tmp_path, f"ulimit -v {kib}; PYTHON"))
     assert (await checker.check("x = 1")).valid
@@ -244,8 +244,8 @@ asyncio.run(main())
 """
 
 
-def test_without_file_descriptors() -> None:
-    """The error says so, and the next check works."""
+def test_missing_file_descriptors_are_a_server_error() -> None:
+    """The message contains the error of the system, and the next check works."""
     argv = [sys.executable, "-W", "error", "-c", EXHAUSTED]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -253,8 +253,7 @@ def test_without_file_descriptors() -> None:
     assert done.stdout.splitlines()[1:] == ["True"]
 
 
-def test_the_command_says_infrastructure() -> None:
-    """`faasrt validate` exits with 3 when the process cannot start."""
+def test_faasrt_validate_exits_with_3_without_an_interpreter() -> None:
     program = "import sys; sys.executable = '/nowhere/python'; from faasrt.cli import main; main()"
     argv = [sys.executable, "-c", program, "validate", "-l", "py", "-c", "x = 1", "--url", URL]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)

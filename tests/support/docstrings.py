@@ -1,6 +1,6 @@
-"""The examples in the docstrings of the package: found, and run as `python -m asyncio` and `doctest` together would.
+"""Finds the examples in the docstrings of the package, and runs them like `doctest`, but with top-level await.
 
-`doctest` itself knows no top-level await, and xdoctest lets output pass that the docstring does not show.
+`doctest` itself does not support top-level await, and xdoctest accepts output that the docstring does not contain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLAGS = doctest.ELLIPSIS
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """Each docstring of the package, with the dotted name of what it is about."""
+    """Yield each docstring of the package, with the dotted name of its module, class or function."""
     for module, path in modules().items():
         yield from _below(module, ast.parse(path.read_text()))
 
@@ -42,9 +42,9 @@ def examples(name: str, docstring: str) -> list[doctest.Example]:
 
 
 async def run(name: str, docstring: str, **names: Any) -> None:
-    """Run the examples of a docstring one after another, and compare what they print.
+    """Run the examples of a docstring in order, and compare their output.
 
-    They see `asyncio`, `faasrt`, the public names of the package, and those given here.
+    They can use `asyncio`, `faasrt`, the public names of the package, and `names`.
     """
     public = {public: getattr(faasrt, public) for public in faasrt.__all__}
     namespace = {"asyncio": asyncio, "faasrt": faasrt, **public, **names}

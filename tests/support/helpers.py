@@ -17,7 +17,7 @@ def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object)
 
 
 WASM = {"python": "wasm"}
-"""The engines of an embedded FaaS whose Python is WebAssembly."""
+"""The argument `engines` of an embedded FaaS that runs Python in WebAssembly."""
 
 
 async def until_active(manager: RuntimeManager, language: str, count: int) -> None:
@@ -31,8 +31,9 @@ async def until_active(manager: RuntimeManager, language: str, count: int) -> No
 
 @contextlib.asynccontextmanager
 async def manager_at(place: str, local: RuntimeManager) -> AsyncIterator[RuntimeManager]:
+    """Yield a manager for the doubles or the embedded FaaS, or one that uses the envelope on the embedded FaaS."""
     if place == "doubles":
-        from support.doubles import doubles  # it needs Deno, which the tests of the client do without
+        from support.doubles import doubles  # needs Deno, which the tests of the client do not need
 
         async with doubles() as (manager, _, _):
             yield manager

@@ -1,4 +1,4 @@
-"""HTTP byte by byte, for what no client library would send."""
+"""A minimal HTTP client that can send any bytes, including requests that no client library would send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class Answer(NamedTuple):
-    """One answer; header names are in lower case, and a list holds what came more than once."""
+    """One answer. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -32,13 +32,13 @@ class Connection:
         await self.writer.drain()
 
     async def answer(self, *, head_only: bool = False) -> Answer:
-        """Read one answer, as the headers delimit it."""
+        """Read one answer, whose length is in its headers."""
         async with asyncio.timeout(30):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {}
             for line in filter(None, head[1:]):
                 name, _, value = line.partition(":")
-                assert name.lower() not in headers, f"{name} comes twice"
+                assert name.lower() not in headers, f"the header {name} occurs twice"
                 headers[name.lower()] = value.strip()
             size = 0 if head_only else int(headers.get("content-length", "0"))
             return Answer(int(head[0].split()[1]), headers, await self.reader.readexactly(size))
@@ -65,7 +65,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
 
 
 async def exchange(url: str, data: bytes) -> Answer:
-    """Send bytes over a connection of their own, and read the first answer."""
+    """Send bytes over a new connection, and read the first answer."""
     async with connected(url) as connection:
         await connection.send(data)
         return await connection.answer()
@@ -78,7 +78,7 @@ def request(
     method: str = "POST",
     headers: Mapping[str, str | None] | None = None,
 ) -> bytes:
-    """Write a request as a well-meaning client does; `headers` replaces or, with None, leaves out."""
+    """Return the bytes of a valid request. `headers` replaces default headers, or removes them if the value is None."""
     fields: dict[str, str | None] = {
         "Host": "127.0.0.1",
         "Content-Type": "application/json",

@@ -1,4 +1,4 @@
-"""Files of results, as `faasrt batch` writes them, for the tests of `faasrt report`."""
+"""Result files in the format of `faasrt batch`, for the tests of `faasrt report`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NASTY = [
 
 
 def result(number: int, outcome: str = "OK", **fields: Any) -> dict[str, Any]:
-    """A result as `faasrt batch` writes it."""
+    """Return a result in the format of `faasrt batch`."""
     return {
         "id": f"case-{number:06d}", "line": number, "language": "python", "outcome": outcome, "value": None,
         "ret_val": "", "stdout": "", "stderr": "", "error": None, "truncated": [],
@@ -46,7 +46,7 @@ def result(number: int, outcome: str = "OK", **fields: Any) -> dict[str, Any]:
 
 
 def infrastructure(number: int, message: str = "refused the connection", **fields: Any) -> dict[str, Any]:
-    """A task without a verdict."""
+    """Return the result of a task that failed with a ServiceError."""
     error = {"type": "ConnectError", "message": f"http://10.0.0.7:8000 {message}", "sent": "no", "attempts": 3}
     return {
         "id": f"case-{number:06d}", "line": number, "language": "python", "infra_error": error,
@@ -55,12 +55,12 @@ def infrastructure(number: int, message: str = "refused the connection", **field
 
 
 def invalid(number: int, words: str = "'code' must be a string") -> dict[str, Any]:
-    """A line that is no task."""
+    """Return the result of a line that is no valid task."""
     return {"id": None, "line": number, "invalid_task": words, "finished_at": START + number / 100}
 
 
 def ordinary(count: int) -> Iterator[dict[str, Any]]:
-    """So many results of a run that went fairly well, always the same."""
+    """Yield the results of a typical run with few failures. They are always the same."""
     chance = random.Random(7)
     at = START
     for number in range(1, count + 1):
@@ -96,7 +96,7 @@ def ordinary(count: int) -> Iterator[dict[str, Any]]:
 
 
 def hostile() -> Iterator[dict[str, Any]]:
-    """Results that hold all that could break a page, in every field."""
+    """Yield results with texts and types that could break an HTML page, in every field."""
     for number, text in enumerate(NASTY):
         error: dict[str, Any] = {"name": text, "message": text, "traceback": text}
         fields: dict[str, Any] = {
@@ -120,7 +120,7 @@ def hostile() -> Iterator[dict[str, Any]]:
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Write results to a file, one a line."""
+    """Write results to a file, one per line."""
     with path.open("w") as file:
         for line in lines:
             file.write(json.dumps(line) + "\n")

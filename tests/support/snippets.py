@@ -1,4 +1,4 @@
-"""The snippets of README and guide: found in the text, and run as a reader pastes them."""
+"""Finds the snippets of the README and the guide, and runs them as a reader would."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').se
 
 @attrs.frozen
 class Snippet:
-    """A program or a command, and what surrounds it.
+    """A program or a command in a document.
 
     Attributes:
-        document: Where it stands.
-        number: Its position there.
+        document: The document that contains it.
+        number: Its position in the document.
         kind: "python", "console" or "sh".
         code: The program, or the command.
-        expected: The output that the page shows; "..." stands for any text.
-        file: The name under which to save a program that is not run itself; or "".
-        installs: The arguments of the `pip install` commands between the snippet before it and this one.
+        expected: The output in the document. "..." stands for any text.
+        file: The file name for a program that is saved and not run, or "".
+        installs: The arguments of the `pip install` commands between the previous snippet and this one.
     """
 
     document: str
@@ -51,7 +51,7 @@ class Snippet:
 
     @property
     def serves(self) -> bool:
-        """Whether it is a web application, which does not end by itself."""
+        """Whether the snippet is a web application, which runs until it is stopped."""
         return bool(re.search(r"FastAPI\(|run_app\(", self.code))
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def snippets_of(document: str) -> list[Snippet]:
         kind, code = match.groups()
         before, end = text[end : match.start()], match.end()
         if kind == "text":
-            assert before.strip() == "", f"{document}: an output stands without its program: {code}"
+            assert before.strip() == "", f"{document}: an output without a program before it: {code}"
             assert found[-1].kind == "python"
             found[-1] = attrs.evolve(found[-1], expected=code)
             continue
@@ -93,12 +93,12 @@ def snippets_of(document: str) -> list[Snippet]:
 
 
 def environment(python: Path, **variables: str) -> dict[str, str]:
-    """Return the environment after the quick start: the commands of Python are found, and no endpoint is configured."""
+    """Return the environment after the quick start, with the commands of a Python in PATH and without endpoints."""
     return {**CLEAN, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", **variables}
 
 
 def run(snippet: Snippet, python: Path, folder: Path) -> None:
-    """Run a program or a command in a folder, which has the files of the snippets before it; compare what it prints."""
+    """Run a snippet in a folder with the files of the snippets before it, and compare its output."""
     if snippet.kind == "python":
         script = folder / (snippet.file or "snippet.py")
         script.write_text(snippet.code)
@@ -114,19 +114,19 @@ def run(snippet: Snippet, python: Path, folder: Path) -> None:
 
 
 def check_application(snippet: Snippet, python: Path, folder: Path) -> None:
-    """Serve an application as its text says, but on a free port; it answers, and ends what a lost client started."""
+    """Run a web application on a free port. Check that it answers, and cancels programs of disconnected clients."""
     with serving(snippet, python, folder) as (url, output):
         path, program = ("/grade", {}) if "FastAPI(" in snippet.code else ("/run", {"language": "python"})
         answer = post(f"{url}{path}", {**program, "code": "print(6 * 7)"})
         assert (answer["outcome"], answer["stdout"]) == ("OK", "42\n")
         with contextlib.suppress(urllib.error.HTTPError):
             post(f"{url}{path}", {**program, "code": ""})
-            raise AssertionError("an empty program is no program")
+            raise AssertionError("the application accepts an empty program")
         assert "CancelledError" not in output.read_text()
         with contextlib.suppress(TimeoutError):
-            # The program has started long before; a slow machine only makes it end in the queue.
+            # Normally the program has started by then. On a slow machine it may still be in the queue.
             post(f"{url}{path}", {**program, "code": "import time; time.sleep(4)"}, timeout_s=1)
-            raise AssertionError("it has not waited")
+            raise AssertionError("the application did not wait for the program")
         for line in ("call_finished", "execution_finished"):  # of the client, and of the embedded FaaS
             wait_for(lambda line=line: re.search(rf"{line}.*CancelledError", output.read_text()))
     assert "Traceback" not in output.read_text()
@@ -134,9 +134,9 @@ def check_application(snippet: Snippet, python: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def serving(snippet: Snippet, python: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Run an application; its log, with that of faasrt, is in a file."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    """Run a web application, and write its log and that of faasrt to a file. Yield its URL and the file."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
     code, argv = snippet.code, [str(python), snippet.file]
     if "FastAPI(" in code:
         argv = [str(python.parent / "uvicorn"), f"{snippet.file.removesuffix('.py')}:app", "--port", str(port)]
@@ -169,7 +169,7 @@ def is_open(port: int) -> bool:
 def wait_for(condition: object) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it never happened"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 

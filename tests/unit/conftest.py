@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_sockets_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail a test that connects, listens, or starts a process."""
 
     def refuse(*_args: object, **_kwargs: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The plan of run_cases, and frames: properties that hold whatever servers and programs say."""
+"""`CaseScheduler` and frames: properties that hold for all answers of servers and all output of programs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    kinds=st.lists(st.sampled_from(["fine", "raises", "exits", "dies"]), max_size=12),
+    kinds=st.lists(st.sampled_from(["returns", "raises", "exits", "crashes"]), max_size=12),
     room=st.integers(1, 12),
     isolate=st.booleans(),
 )
 def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None:
-    """N cases with k that end their execution take k + 1 executions when there is room; none begins twice."""
+    """No case starts twice. If k cases stop their execution and the others fit, k + 1 executions are enough."""
     plan = CaseScheduler(["[[], {}]"] * len(kinds), isolate=isolate, may_rerun=False)
     begun: list[int] = []
     executions = 0
@@ -49,10 +49,10 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
         final = True
         for index in list(batch)[:room]:
             begun.append(index)
-            if kinds[index] == "dies":
+            if kinds[index] == "crashes":
                 final = False
                 break
-            records[index] = record(Outcome.OK if kinds[index] == "fine" else Outcome.USER_ERROR, str(index))
+            records[index] = record(Outcome.OK if kinds[index] == "returns" else Outcome.USER_ERROR, str(index))
             if kinds[index] == "exits":
                 break
         plan.record_results(
@@ -61,20 +61,25 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
             to_result,
         )
     assert begun == list(range(len(kinds)))
-    expected = {"fine": Outcome.OK, "raises": Outcome.USER_ERROR, "exits": Outcome.USER_ERROR, "dies": Outcome.CRASHED}
+    expected = {
+        "returns": Outcome.OK,
+        "raises": Outcome.USER_ERROR,
+        "exits": Outcome.USER_ERROR,
+        "crashes": Outcome.CRASHED,
+    }
     results = plan.all_results()
     assert [result.outcome for result in results] == [expected[kind] for kind in kinds]
-    assert all(result.ret_val == str(index) for index, result in enumerate(results) if kinds[index] != "dies")
+    assert all(result.ret_val == str(index) for index, result in enumerate(results) if kinds[index] != "crashes")
     if room == 12:
-        killers = [kind in ("exits", "dies") for kind in kinds]
-        # A killer at the very end leaves nothing for another execution.
-        assert executions == sum(killers) + bool(kinds and not killers[-1])
+        stops = [kind in ("exits", "crashes") for kind in kinds]
+        # If the last case stops its execution, no cases remain for another execution.
+        assert executions == sum(stops) + bool(kinds and not stops[-1])
 
 
 @settings(max_examples=200, deadline=None)
 @given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
-def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], count: int) -> None:
-    """Where an execution says nothing, halving finds each killer, and every other case has its value."""
+def test_crashes_without_a_report_are_found_by_halving(silent: set[int], count: int) -> None:
+    """If crashed executions report nothing and cases may rerun, each crashing case is found, and the others are OK."""
     plan = CaseScheduler(["[[], {}]"] * count, isolate=False, may_rerun=True)
     executions = 0
     while (batch := plan.next_batch()) is not None:
@@ -94,8 +99,8 @@ def test_a_silent_killer_is_found_when_cases_may_run_again(silent: set[int], cou
 
 @settings(max_examples=100, deadline=None)
 @given(sizes=st.lists(st.integers(1, 2 * MAX_REQUEST_BYTES), min_size=1, max_size=8))
-def test_batches_stay_small(sizes: list[int]) -> None:
-    """A batch holds at most a mebibyte of arguments, or a single case."""
+def test_batches_are_limited_in_size(sizes: list[int]) -> None:
+    """A batch has at most 1 MiB of arguments, or only one case."""
     plan = CaseScheduler(["x" * size for size in sizes], isolate=False, may_rerun=False)
     seen: list[int] = []
     while (batch := plan.next_batch()) is not None:
@@ -145,7 +150,7 @@ FRAMES = st.fixed_dictionaries(
 
 def frame(content: Any) -> str:
     if isinstance(content, dict) and "nonce" in content:
-        content = {"nonce": content["nonce"], **content}  # a frame begins with it
+        content = {"nonce": content["nonce"], **content}  # a frame begins with its nonce
     return "faasrt1:" + base64.b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
 
 
@@ -156,8 +161,8 @@ def take(texts: list[str], nonce: str, limit: int) -> tuple[GuestReport, list[st
 
 @settings(max_examples=500, deadline=None)
 @given(contents=st.lists(FRAMES | JSON, max_size=3), between=st.text(max_size=20), limit=st.integers(1, 200))
-def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int) -> None:
-    """A program that knows the nonce can say anything: it becomes records within the limits, or nothing."""
+def test_forged_frames_give_valid_records_or_none(contents: list[Any], between: str, limit: int) -> None:
+    """A program that knows the nonce can forge frames. The records that are read from them stay within the limits."""
     report, _ = take([between.join(map(frame, contents)), between], "n", limit)
     for index, kept in report.records.items():
         assert isinstance(index, int)
@@ -167,8 +172,8 @@ def test_forged_frames_harm_nobody(contents: list[Any], between: str, limit: int
         json.dumps(to_result(verdict).to_dict())
 
 
-def test_a_forged_frame_of_structure_is_not_decoded() -> None:
-    """Text that is all brackets takes many times longer to decode than the strings that a frame consists of."""
+def test_forged_frames_with_deep_structure_are_not_decoded() -> None:
+    """A frame full of brackets takes many times longer to decode than one with long strings, so it is ignored."""
     record = {"index": 0, "outcome": "OK", "ms": 1, "exit_code": 0}
     strings = frame({"nonce": "n", "final": True, "records": [record | {"stdout": '"\\[]' * 200_000}]})
     brackets = frame({"nonce": "n", "final": True, "records": [record | {"x": [[]] * 200_000}]})
@@ -178,23 +183,22 @@ def test_a_forged_frame_of_structure_is_not_decoded() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=60), prefix=st.sampled_from(["faasrt1:", "x faasrt1:", ""]))
-def test_what_is_no_frame_is_passed_over(data: bytes, prefix: str) -> None:
-    """Neither bytes that only look like a frame nor frames of another call count."""
+def test_invalid_frames_and_frames_of_other_calls_stay_in_the_text(data: bytes, prefix: str) -> None:
     text = prefix + base64.b64encode(data).decode()
     texts = [text, frame({"nonce": "other", "final": True, "records": []})]
     assert take(texts, "n", 100) == (GuestReport(), texts)
 
 
-def test_frames_are_taken_out_of_a_text() -> None:
-    """With the line ends around them, and no others."""
+def test_frames_are_removed_from_a_text() -> None:
+    """The newlines that were added around a frame are removed with it; other newlines stay."""
     own, other = frame({"nonce": "n", "records": []}), frame({"nonce": "m"})
     report, rest = take([f"a\n\n{own}\n{other}\n\n{own}\nb", own + own, f"{own}\n\n{own}"], "n", 100)
     assert report.started
     assert rest == [f"a\n{other}\nb", "", ""]
 
 
-def test_a_frame_may_be_larger_than_a_return_value() -> None:
-    """The embedded FaaS cuts return values at the limit, but a frame carries three streams."""
+def test_frames_may_exceed_the_limit_of_return_values() -> None:
+    """The embedded FaaS cuts return values at the limit. A frame has a higher limit, because it holds three streams."""
     whole = b"faasrt1:" + b"A" * 5_000
     assert cut_ret_val(whole, 1_000) == (whole.decode(), False)
     assert cut_ret_val(b"x" + whole, 1_000)[1]

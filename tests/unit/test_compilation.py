@@ -1,4 +1,4 @@
-"""The estimate for the compilation of the Python sandbox."""
+"""The estimate of how long the compilation of the Python sandbox still takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from faasrt.local.engines.compilation import CompilationEstimate
 
 
 class Compiler:
-    """A compiler whose memory grows at a steady rate after a wait, on a clock of its own."""
+    """A simulated compiler with its own clock. Its memory grows at a constant rate after `wait_s` seconds."""
 
     def __init__(self, mb_per_s: float, wait_s: float = 0) -> None:
         self.now, self._mb_per_s, self._wait_s = 0.0, mb_per_s, wait_s
@@ -26,7 +26,7 @@ class Compiler:
 
 
 @pytest.mark.parametrize("pace", [1, 5])
-def test_the_estimate_follows_the_pace(pace: int) -> None:
+def test_estimate_is_proportional_to_the_compilation_time(pace: int) -> None:
     """A machine that compiles five times as slowly gets an estimate that is five times as long."""
     compiler = Compiler(35.75 / pace)  # 1,430 MiB in 40 s
     assert compiler.after(0) == compiler.after(pace) == ""
@@ -36,8 +36,8 @@ def test_the_estimate_follows_the_pace(pace: int) -> None:
     assert compiler.after(10 * pace) == "92 %, almost done"
 
 
-def test_the_estimate_changes_when_the_machine_slows_down() -> None:
-    """It uses all that was measured so far, so it grows when the compiler stalls."""
+def test_estimate_grows_when_the_compiler_slows_down() -> None:
+    """The estimate uses the average rate since the start of the compilation."""
     compiler = Compiler(35.75)
     compiler.after(0)
     assert compiler.after(10) == "23 %, about 33 s left"
@@ -45,15 +45,14 @@ def test_the_estimate_changes_when_the_machine_slows_down() -> None:
     assert compiler.after(10) == "23 %, about 67 s left"
 
 
-def test_the_time_of_waiting_for_another_process_does_not_count() -> None:
-    """The process of a second command waits for the first one; there is no estimate until it compiles itself."""
+def test_estimate_excludes_the_wait_for_another_process() -> None:
+    """If another process compiles the sandbox, a second one waits for it. It gives no estimate until it compiles."""
     compiler = Compiler(35.75, wait_s=100)
     assert compiler.after(50) == compiler.after(50) == ""
     assert compiler.after(10) == "23 %, about 33 s left"
 
 
-def test_a_process_that_has_ended() -> None:
-    """Its memory is unknown, and the estimate does not fail."""
+def test_estimate_is_empty_after_the_process_has_ended() -> None:
     pid = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(pid, 0)
     assert CompilationEstimate(pid).describe() == ""

@@ -1,4 +1,4 @@
-"""Settings: validated when made, and read from the environment in one place."""
+"""Settings are validated when they are created. `Settings.from_env` reads them from environment variables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from faasrt.config import names_endpoints
 
 
 def test_sandbox_defaults() -> None:
-    """The defaults are those of the documentation."""
+    """The defaults of `SandboxConfig` are those of the documentation."""
     assert SandboxConfig() == SandboxConfig(
         memory_limit_mb=128, timeout_limit_s=30.0, max_output_bytes=1_048_576, network_enabled=False
     )
@@ -39,21 +39,20 @@ def test_sandbox_defaults() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, True, math.nan, math.inf, "30", None, [], 10**400])
 @pytest.mark.parametrize("name", ["memory_limit_mb", "timeout_limit_s", "max_output_bytes"])
-def test_sandbox_refuses_what_is_no_limit(name: str, value: Any) -> None:
+def test_sandbox_refuses_invalid_limits(name: str, value: Any) -> None:
     """Zero, negatives, bools, NaN, infinities and non-numbers are refused, and the message names the field."""
     with pytest.raises(ConfigurationError, match=name):
         SandboxConfig(**{name: value})
 
 
-def test_sandbox_refuses_other_flags() -> None:
-    """`network_enabled` is a bool and nothing else."""
+def test_sandbox_refuses_a_network_flag_that_is_no_bool() -> None:
     with pytest.raises(ConfigurationError, match="network_enabled"):
         SandboxConfig(network_enabled=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [LimiterSettings, TimeoutSettings, RetrySettings, BreakerSettings])
-def test_small_settings_are_validated(kind: type) -> None:
-    """Every number of the small classes is checked."""
+def test_numbers_in_nested_settings_are_validated(kind: type) -> None:
+    """Each field refuses zero, negative numbers, NaN and strings, and the message names the field."""
     for field in attrs.fields(kind):
         for bad in (0, -1, math.nan, "1"):
             with pytest.raises(ConfigurationError, match=field.name):
@@ -61,21 +60,20 @@ def test_small_settings_are_validated(kind: type) -> None:
 
 
 @pytest.mark.parametrize("name", ["sandbox", "timeouts", "limiter", "retry", "breaker"])
-def test_settings_hold_the_right_classes(name: str) -> None:
-    """A dict or another class is refused by name."""
+def test_nested_settings_of_a_wrong_class_are_refused(name: str) -> None:
+    """For example a dict. The message names the field."""
     with pytest.raises(ConfigurationError, match=name):
         Settings(**{name: {}})
 
 
 @pytest.mark.parametrize("token", ["", "a\nb", "é", 5, "a\0"])
-def test_a_token_must_fit_into_a_header(token: Any) -> None:
-    """It is refused when it is set, and never shown."""
+def test_tokens_that_are_invalid_in_a_header_are_refused(token: Any) -> None:
     with pytest.raises(ConfigurationError, match="token"):
         Settings(token=token)
 
 
-def test_tasks_are_checked() -> None:
-    """A task knows its language, and a result is a verdict or an error, never both and never neither."""
+def test_tasks_and_task_results() -> None:
+    """A task parses its language. A task result has either an `ExecutionResult` or an error."""
     task = CodeTask("print(1)", "py", id="a", args=[1], kwargs={"b": 2})
     assert (task.language, task.args, task.kwargs) == (Language.PYTHON, (1,), {"b": 2})
     with pytest.raises(UnsupportedLanguageError):
@@ -102,20 +100,19 @@ def test_tasks_are_checked() -> None:
     ["", "host:8000", "ftp://host", "http://", "http://user:secret@host", "http://host/?q=1", "http://host/#f",
      "http://ho st", "http://host:99999", "http://host:0", 7, None],
 )  # fmt: skip
-def test_refuses_what_is_no_base_url(url: Any) -> None:
-    """Other schemes, user info, queries, fragments and nonsense are refused, and secrets are not repeated."""
+def test_invalid_base_urls_are_refused(url: Any) -> None:
+    """Other schemes, user info, queries and fragments are refused. The message does not contain the password."""
     with pytest.raises(ConfigurationError) as info:
         parse_base_url(url)
     assert "secret" not in str(info.value)
 
 
-def test_base_url_loses_its_trailing_slash() -> None:
-    """Paths are appended to it."""
+def test_trailing_slashes_of_base_urls_are_removed() -> None:
     assert parse_base_url(" http://host:1/base/ ") == "http://host:1/base"
 
 
-def test_endpoints_take_names_and_single_urls() -> None:
-    """Keys may be aliases, values one URL or several; a replica named twice is one."""
+def test_endpoints_may_have_aliases_and_single_urls() -> None:
+    """A key may be an alias of a language, and a value one URL or a list of URLs. Duplicate URLs are removed."""
     settings = Settings(endpoints={"py": "http://a:1", "TS": ["http://b:1", "http://b:1/"], "js": []})
     assert settings.endpoints == {Language.PYTHON: ("http://a:1",), Language.TYPESCRIPT: ("http://b:1",)}
     with pytest.raises(UnsupportedLanguageError):
@@ -146,7 +143,7 @@ def test_endpoints_take_names_and_single_urls() -> None:
 def test_environment_precedence(
     environ: dict[str, str], python: tuple[str, ...] | None, javascript: tuple[str, ...] | None
 ) -> None:
-    """The URL of a language wins over its domain and port, and those over the URL for all languages."""
+    """The URL of a language overrides its domain and port, which override the URL for all languages."""
     endpoints = Settings.from_env(environ).endpoints
     assert endpoints.get(Language.PYTHON) == python
     assert endpoints.get(Language.JAVASCRIPT) == javascript
@@ -154,8 +151,7 @@ def test_environment_precedence(
     assert names_endpoints(environ)
 
 
-def test_arguments_win_over_the_environment() -> None:
-    """An explicit argument is never overridden."""
+def test_arguments_override_the_environment() -> None:
     settings = Settings.from_env(
         {"COZE_LOOP_FAAS_URL": "http://env:1", "FAASRT_TOKEN": "env"}, endpoints={"py": "http://a:1"}, token="mine"
     )
@@ -164,8 +160,8 @@ def test_arguments_win_over_the_environment() -> None:
     assert "mine" not in repr(settings)
 
 
-def test_no_endpoint_is_an_error_that_says_what_to_do() -> None:
-    """The message names the variables and the embedded FaaS."""
+def test_missing_endpoints_are_an_error() -> None:
+    """The message names the environment variables and the embedded FaaS."""
     for environ in ({}, {"COZE_LOOP_FAAS_URL": " "}):
         with pytest.raises(ConfigurationError) as info:
             Settings.from_env(environ)
@@ -179,8 +175,8 @@ def test_no_endpoint_is_an_error_that_says_what_to_do() -> None:
         assert not names_endpoints(environ)
 
 
-def test_a_broken_variable_is_named() -> None:
-    """The message says which variable is wrong; half a pair is an error too."""
+def test_invalid_environment_variables_are_named() -> None:
+    """The message names the invalid variable. A domain without a port is an error, too."""
     with pytest.raises(ConfigurationError, match="COZE_LOOP_JS_FAAS_URL"):
         Settings.from_env({"COZE_LOOP_JS_FAAS_URL": "j:1"})
     with pytest.raises(ConfigurationError, match="COZE_LOOP_JS_FAAS_PORT"):
@@ -193,12 +189,12 @@ def test_a_broken_variable_is_named() -> None:
      ("TypeScript", "typescript"), (Language.PYTHON, "python")],
 )  # fmt: skip
 def test_language_aliases(name: str, language: str) -> None:
-    """Every alias works, in any case."""
+    """Aliases are case-insensitive, and spaces around them are ignored."""
     assert Language.parse(name).value == language
 
 
 @pytest.mark.parametrize("name", ["", "ruby", None, 3])
 def test_unknown_languages_are_refused(name: Any) -> None:
-    """The message lists what is known."""
+    """The message lists the supported languages."""
     with pytest.raises(UnsupportedLanguageError, match="typescript"):
         Language.parse(name)

@@ -1,4 +1,4 @@
-"""The house: a file imports only from lower floors, or from its own package without going in circles."""
+"""A module imports only from lower layers or from its own package, and no import cycles exist."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from support.package import modules
 
-# The first prefix that fits tells the floor.
-FLOORS = [
+# The layer of each module. The first matching prefix decides.
+LAYERS = [
     ("faasrt.docs", 13),
     ("faasrt.examples", 13),
     ("faasrt.cli", 12),
@@ -42,12 +42,12 @@ FLOORS = [
     ("faasrt._version", 1),
     ("faasrt", 13),
 ]
-# Loaded when they are first used, so that the floors above can do without them.
+# Imports that are executed on first use only, so they may go to any layer.
 LAZY = {("faasrt.manager", "faasrt.local.server")}
 
 
 def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of the package that a file imports while it runs; those for type checkers only do not count."""
+    """Return the modules of the package that a file imports, except those imported only for type checkers."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -62,30 +62,29 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     return found
 
 
-def floor(module: str) -> int:
-    return next(level for prefix, level in FLOORS if module == prefix or module.startswith(prefix + "."))
+def layer_of(module: str) -> int:
+    return next(level for prefix, level in LAYERS if module == prefix or module.startswith(prefix + "."))
 
 
 @pytest.mark.parametrize("module", modules())
-def test_imports_only_from_lower_floors(module: str) -> None:
-    """Every import goes down, or stays within the package."""
+def test_imports_only_from_lower_layers(module: str) -> None:
+    """A module imports only from lower layers, or from its own package."""
     for imported in imports_of(modules()[module], modules()):
         if imported == "faasrt" or (module, imported) in LAZY:
-            continue  # the package itself gives the version, and loads the rest lazily
+            continue  # the package itself defines the version, and imports its public names lazily
         same_package = module.split(".")[1:2] == imported.split(".")[1:2]
-        assert same_package or floor(imported) < floor(module), f"{module} imports {imported}"
+        assert same_package or layer_of(imported) < layer_of(module), f"{module} imports {imported}"
 
 
-def test_has_no_circles() -> None:
-    """Within a package too, imports go one way."""
+def test_no_import_cycles() -> None:
+    """Modules of the same package may import each other in one direction only."""
     known = modules()
     graph = {module: imports_of(path, known) - {"faasrt", module} for module, path in known.items()}
     graph["faasrt"] = set()
     list(TopologicalSorter(graph).static_order())
 
 
-def test_files_stay_small() -> None:
-    """A file of more than 400 lines must be split."""
+def test_files_have_at_most_400_lines() -> None:
     long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
 
@@ -100,7 +99,7 @@ def test_modules_have_different_names() -> None:
 
 
 def test_classes_have_different_names() -> None:
-    """No two classes share a name. Each example is a separate program, which only must not repeat its own names."""
+    """No two classes share a name. An example is a program of its own, so only its own names must differ."""
     found = defaultdict(list)
     for module, path in modules().items():
         program = module if module.startswith("faasrt.examples.") else "faasrt"

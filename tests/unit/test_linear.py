@@ -1,7 +1,7 @@
-"""Work on text that programs and servers control grows no faster than the text.
+"""Text that programs or servers control is processed in linear time.
 
-The sizes are such that quadratic work would take minutes or hours: those tests end by their timeout then. The property
-compares the CPU time of a step with that of decoding the same text, in the same thread and the same run.
+The texts are so large that a quadratic algorithm would take minutes or hours, and the test would time out. The property
+test compares the CPU time of each step with that of decoding the same text as JSON, in the same thread.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ PIECES += [
 @pytest.mark.parametrize(
     "piece", ["\n", " ", "\t\n", "function ", "const ", "return_val", "return_val ", "\nfunction\t"]
 )
-def test_definitions_in_eight_megabytes(piece: str, language: Language) -> None:
-    """The largest program that a server takes, made of white space and words of a definition."""
+def test_searching_a_definition_of_return_val_takes_linear_time(piece: str, language: Language) -> None:
+    """A program of 8 MiB, the largest that a server accepts, consists of white space and parts of a definition."""
     code = piece * (8 * 2**20 // len(piece)) + "x return_val"
     assert not defines_return_val(code, language)
 
@@ -73,8 +73,8 @@ def test_definitions_in_eight_megabytes(piece: str, language: Language) -> None:
 @pytest.mark.parametrize(
     "piece", [START, END, START + END, "{\n", "{}x}\n", '{"}\n', "\n{", "{", "\n... 5 bytes cut ...\n"]
 )
-def test_return_values_in_eight_megabytes(piece: str, language: Language) -> None:
-    """Markers without an end, and lines that are no objects."""
+def test_searching_the_return_value_takes_linear_time(piece: str, language: Language) -> None:
+    """An stdout of 8 MiB consists of unpaired markers, or of lines that are no JSON objects."""
     stdout = piece * (8 * 2**20 // len(piece))
     for truncated in (frozenset[str](), frozenset({"stdout"})):
         rest, value, _ = take_return_val(stdout, language, truncated)
@@ -82,8 +82,8 @@ def test_return_values_in_eight_megabytes(piece: str, language: Language) -> Non
 
 
 @pytest.mark.parametrize("piece", [FRAME, FRAME + "\n", FRAME[:40], FOREIGN, "faasrt1:", "faasrt1:A", "A", "=", "\n"])
-def test_frames_in_eight_megabytes(piece: str) -> None:
-    """Frames, beginnings of frames and frames of other calls, as often as they fit."""
+def test_searching_frames_takes_linear_time(piece: str) -> None:
+    """An stdout of 8 MiB consists of frames, parts of frames, or frames of other calls."""
     text = piece * (8 * 2**20 // len(piece))
     report, rest = take_frames({"stdout": text}, NONCE, LIMIT)
     assert report.started is (piece in (FRAME, FRAME + "\n"))
@@ -92,8 +92,8 @@ def test_frames_in_eight_megabytes(piece: str) -> None:
 
 @pytest.mark.parametrize("ret_val", ["faasrt1:" + "\x01" * 4_398_000, "faasrt1:" + "A" * 4_398_000, "\x01" * LIMIT])
 @pytest.mark.parametrize("stdout", ["", "\x01" * LIMIT, '"' * LIMIT, "é\ud800" * (LIMIT // 5)])
-def test_an_answer_is_encoded_a_few_times(ret_val: str, stdout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever grows in it, it is written twice at most, and fits into the body that a client reads."""
+def test_a_response_is_encoded_at_most_twice(ret_val: str, stdout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response fits into the size that the client accepts, even if escapes make its JSON much larger."""
     from faasrt.local import app
 
     encoded: list[int] = []
@@ -119,7 +119,7 @@ def test_an_answer_is_encoded_a_few_times(ret_val: str, stdout: str, monkeypatch
 
 
 def cpu_s(action: Callable[[], object]) -> float:
-    """CPU seconds of this thread."""
+    """Return the CPU seconds that an action takes in this thread."""
     started = time.thread_time()
     action()
     return time.thread_time() - started
@@ -127,7 +127,7 @@ def cpu_s(action: Callable[[], object]) -> float:
 
 @st.composite
 def mixtures(draw: st.DrawFn) -> str:
-    """Runs of pieces, each repeated many times, of up to 2 MB."""
+    """Return a text of up to 2 MiB from a few groups of pieces, each repeated many times."""
     runs = draw(
         st.lists(
             st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size=3), st.integers(1, 20_000)), max_size=6
@@ -140,15 +140,15 @@ def mixtures(draw: st.DrawFn) -> str:
 @given(
     text=mixtures(), stream=st.sampled_from(["stdout", "stderr", "ret_val"]), exit_code=st.sampled_from([None, 0, 1])
 )
-def test_reading_an_answer_takes_a_multiple_of_decoding_it(text: str, stream: str, exit_code: int | None) -> None:
-    """No mixture holds the event loop for longer than a small multiple of the time that decoding takes."""
+def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: int | None) -> None:
+    """Each step of reading an answer takes at most a constant multiple of the time to decode its JSON."""
     metadata = {"exit_code": exit_code, "duration": 5}
     body = json.dumps({"output": {stream: text}, "metadata": metadata}).encode()
     answer = Answer(status=200, body=body)
     decode_s = cpu_s(lambda: decode_object(body))
 
     def read_it(profile: EndpointProfile) -> None:
-        with contextlib.suppress(ServiceError):  # of a reference server whose answer holds no announcement
+        with contextlib.suppress(ServiceError):  # a reference server's answer without a started frame
             Request(body=b"", run=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
 
     steps: dict[str, Callable[[], object]] = {
@@ -158,6 +158,6 @@ def test_reading_an_answer_takes_a_multiple_of_decoding_it(text: str, stream: st
         "definition": lambda: [defines_return_val(text, language) for language in Language],
         "value": lambda: [take_return_val(text, language, frozenset({"stdout"})) for language in Language],
     }
-    # Frames take the most, about 35 times as long. Quadratic work would take thousands of times as long.
+    # Searching frames takes about 35 times as long as decoding. A quadratic step would take thousands of times as long.
     for name, step in steps.items():
         assert cpu_s(step) < 150 * decode_s + 1.0, name

@@ -1,4 +1,4 @@
-"""Breaker, limit, balancer and gate by themselves, in virtual time."""
+"""Breaker, adaptive limit, `choose` and permit pool, without servers and mostly in simulated time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from faasrt.transport.pool import Permit, PermitPool
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -32,8 +32,8 @@ def breaker(**changes: Any) -> Breaker:
     return Breaker(BreakerSettings(**changes), lambda: 0.5)
 
 
-def test_five_failures_in_a_row_eject() -> None:
-    """A success in between starts the count anew."""
+def test_five_consecutive_failures_open_the_breaker() -> None:
+    """A success resets the count of consecutive failures."""
     one = breaker()
     for _ in range(4):
         one.fail(100, 100)
@@ -45,8 +45,8 @@ def test_five_failures_in_a_row_eject() -> None:
     assert (one.state, one.open_until, one.may_probe(104.9), one.may_probe(105)) == ("open", 105.0, False, True)
 
 
-def test_too_few_successes_eject() -> None:
-    """Fewer than 80 % of at least 20 calls in the last 30 seconds."""
+def test_a_low_success_rate_opens_the_breaker() -> None:
+    """The breaker opens if fewer than 80 % of at least 20 calls in the last 30 s succeeded."""
     one = breaker()
     for second in range(19):
         (one.fail if second % 4 == 0 else one.succeed)(100 + second, 100 + second)
@@ -59,8 +59,8 @@ def test_too_few_successes_eject() -> None:
     assert old.state == "closed"
 
 
-def test_ejections_double_and_are_forgiven() -> None:
-    """5, 10, 20 ... 300 s, each ended by one probe; a long time of good calls starts anew."""
+def test_open_time_doubles_and_resets() -> None:
+    """The breaker stays open for 5, 10, 20 ... 300 s. A long period without failures resets this to 5 s."""
     one = breaker()
     now, lengths = 100.0, []
     for _ in range(5):
@@ -81,16 +81,16 @@ def test_ejections_double_and_are_forgiven() -> None:
     assert one.open_until - (now + 1_000) == 5
 
 
-def test_a_cancelled_probe_makes_room_for_another() -> None:
-    """Neither well nor ill: the next call may be the probe at once."""
+def test_another_probe_may_follow_a_cancelled_one() -> None:
+    """A cancelled probe says nothing about the endpoint, so the next call may probe it at once."""
     one = breaker(consecutive_failures=1)
     one.fail(100, 100)
     one.release_probe(106, one.start_probe())
     assert one.may_probe(106)
 
 
-def test_a_stale_probe_does_nothing() -> None:
-    """Only the one that is out now says whether the endpoint is well."""
+def test_a_stale_probe_does_not_change_the_breaker() -> None:
+    """Only the end of the current probe counts, not that of one that began before the breaker closed."""
     one = breaker(consecutive_failures=1)
     one.fail(100, 100)
     stale = one.start_probe()
@@ -104,8 +104,7 @@ def test_a_stale_probe_does_nothing() -> None:
     assert one.state == "half-open"
 
 
-def test_failures_from_before_a_recovery_say_nothing_of_it() -> None:
-    """Calls that began before the endpoint was re-admitted do not eject it again."""
+def test_calls_sent_before_the_breaker_closed_do_not_reopen_it() -> None:
     changes: list[str] = []
     one = Breaker(BreakerSettings(), lambda: 0.5, lambda: changes.append(one.state))
     for _ in range(5):
@@ -117,8 +116,8 @@ def test_failures_from_before_a_recovery_say_nothing_of_it() -> None:
     assert changes == ["open", "closed"]
 
 
-def test_what_was_sent_before_an_ejection_says_nothing_of_it() -> None:
-    """A late success does not re-admit, a late failure does not prolong."""
+def test_calls_sent_before_the_breaker_opened_do_not_change_it() -> None:
+    """A late success does not close the breaker, and a late failure does not keep it open for longer."""
     one = breaker(consecutive_failures=1)
     one.fail(100, 100)
     one.succeed(101, 99)
@@ -129,7 +128,7 @@ def test_what_was_sent_before_an_ejection_says_nothing_of_it() -> None:
 
 
 class Breakers(RuleBasedStateMachine):
-    """In any order of events: one probe at most, and only when the time is over."""
+    """For any order of events, at most one probe is out, and it starts only after `open_until`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +158,7 @@ class Breakers(RuleBasedStateMachine):
         assert not self.breaker.may_probe(self.now + 1e9)
 
     @precondition(lambda self: self.breaker.state == "half-open")
-    @rule(how=st.sampled_from(["succeed", "fail", "forgo"]))
+    @rule(how=st.sampled_from(["succeed", "fail", "release"]))
     def end_probe(self, how: str) -> None:
         if how == "succeed":
             self.breaker.succeed(self.now, self.now)
@@ -181,8 +180,8 @@ class Breakers(RuleBasedStateMachine):
 TestBreakers = Breakers.TestCase
 
 
-def test_a_limit_grows_by_one_for_a_full_window() -> None:
-    """While at least half of it is used; up to its cap."""
+def test_limit_of_n_grows_by_one_after_n_successes() -> None:
+    """The limit grows only while at least half of it is in use, and never above its cap."""
     limit = AdaptiveLimit(cap=18)
     assert limit.limit == 1
     limit.set_capacity(None)
@@ -205,8 +204,8 @@ def test_a_limit_grows_by_one_for_a_full_window() -> None:
     assert limit.limit == 18
 
 
-def test_a_limit_shrinks_once_for_what_was_under_way() -> None:
-    """Ten refusals of one burst are one sign; a call that began later is another. Never below one."""
+def test_limit_shrinks_once_per_burst_of_refusals() -> None:
+    """Only a refusal of a call that began after the last decrease shrinks the limit again. It never falls below 1."""
     limit = AdaptiveLimit(cap=256)
     limit.set_capacity(None)
     for _ in range(10):
@@ -220,24 +219,24 @@ def test_a_limit_shrinks_once_for_what_was_under_way() -> None:
     assert limit.has_room(500)
 
 
-def test_a_limit_learns_the_size() -> None:
-    """Start and cap are what the endpoint says, within our own bound."""
+def test_limit_starts_at_the_reported_capacity() -> None:
+    """The capacity that the endpoint reports is also the cap of the limit, unless the configured cap is lower."""
     limit = AdaptiveLimit(cap=10)
     limit.set_capacity(None)
     assert limit.limit == 10
     limit.set_capacity(4)
     assert limit.limit == 4
     limit.shrink(100, 99)
-    limit.set_capacity(4)  # it still says so: nothing is learned anew
+    limit.set_capacity(4)  # an unchanged capacity does not reset the limit
     assert limit.limit == pytest.approx(3.6)
     limit.set_capacity(40)
     assert limit.limit == 10
 
 
-def test_a_limit_tells_when_it_changes() -> None:
-    """When it is first known, and then only when it is another: not at its cap, and not at its floor."""
-    told: list[float] = []
-    limit = AdaptiveLimit(2, lambda: told.append(limit.limit))
+def test_limit_calls_on_change() -> None:
+    """`on_change` is called when the capacity is first known and when the limit changes, not at its cap or at 1."""
+    reported: list[float] = []
+    limit = AdaptiveLimit(2, lambda: reported.append(limit.limit))
     limit.set_capacity(None)
     limit.set_capacity(None)
     limit.acquire()
@@ -246,15 +245,15 @@ def test_a_limit_tells_when_it_changes() -> None:
         limit.grow()
     for second in range(100):
         limit.shrink(second, second - 0.5)
-    assert told == pytest.approx([2, 1.8, 1.62, 1.458, 1.3122, 1.18098, 1.062882, 1])
+    assert reported == pytest.approx([2, 1.8, 1.62, 1.458, 1.3122, 1.18098, 1.062882, 1])
     limit.set_capacity(1)
     limit.set_capacity(1)
-    assert told[-1] == 1
-    assert len(told) == 9
+    assert reported[-1] == 1
+    assert len(reported) == 9
 
 
 class Limits(RuleBasedStateMachine):
-    """Never more permits than the limit, never less than none, never outside the bounds."""
+    """For any order of events, calls in flight stay within the limit, and the limit between 1 and its cap."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,14 +263,14 @@ class Limits(RuleBasedStateMachine):
 
     @precondition(lambda self: self.limit.has_room(self.now))
     @rule()
-    def take(self) -> None:
+    def acquire(self) -> None:
         assert self.limit.in_flight + self.limit.abandoned(self.now) + 1 <= self.limit.limit
         self.limit.acquire()
         self.held += 1
 
     @precondition(lambda self: self.held)
     @rule(how=st.sampled_from(["grow", "shrink", "abandon", "nothing"]), ago=st.floats(0, 5))
-    def give(self, how: str, ago: float) -> None:
+    def release(self, how: str, ago: float) -> None:
         if how == "grow":
             self.limit.grow()
         elif how == "shrink":
@@ -286,7 +285,7 @@ class Limits(RuleBasedStateMachine):
         self.now += seconds
 
     @rule(capacity=st.integers(1, 50))
-    def learn(self, capacity: int) -> None:
+    def set_capacity(self, capacity: int) -> None:
         self.limit.set_capacity(capacity)
 
     @invariant()
@@ -309,8 +308,8 @@ def group_of(count: int, **changes: Any) -> list[Endpoint]:
     return endpoints
 
 
-def test_equal_replicas_get_equal_shares() -> None:
-    """Four of them get 25 % each, within 3."""
+def test_choose_spreads_calls_evenly() -> None:
+    """Each of four equal endpoints gets 25 % of the calls, plus or minus 3."""
     endpoints, counts = group_of(4), Counter[str]()
     source = random.Random(7)
     held: list[Endpoint] = []
@@ -327,8 +326,11 @@ def test_equal_replicas_get_equal_shares() -> None:
         assert 0.22 < count / counts.total() < 0.28
 
 
-def test_who_is_chosen() -> None:
-    """The emptier of two; not who is to be avoided; not who is ejected, unless all are, or its time is over."""
+def test_choose() -> None:
+    """`choose` returns the less loaded of two endpoints, and if possible none to avoid.
+
+    It returns one with an open breaker only if a probe is due or if all breakers are open.
+    """
     endpoints = group_of(3, consecutive_failures=1)
     source = random.Random(3).random
     for _ in range(15):
@@ -345,8 +347,8 @@ def test_who_is_chosen() -> None:
     assert choose(endpoints[1:], 106, avoid=(), random=source) is endpoints[2]
     for endpoint in endpoints:
         endpoint.breaker.fail(106, 106, probe=out)
-    panic = {choose(endpoints[1:], 107, avoid=(), random=source).url for _ in range(20)}  # type: ignore[union-attr]
-    assert panic == {"http://e1", "http://e2"}
+    all_open = {choose(endpoints[1:], 107, avoid=(), random=source).url for _ in range(20)}  # type: ignore[union-attr]
+    assert all_open == {"http://e1", "http://e2"}
     for endpoint in endpoints:
         while endpoint.limit.has_room(107):
             endpoint.limit.acquire()
@@ -354,7 +356,7 @@ def test_who_is_chosen() -> None:
 
 
 class Groups(RuleBasedStateMachine):
-    """A group of three in any state: an endpoint with room is used, with one probe at most, even if all are bad."""
+    """For any states of three endpoints, `choose` returns one if it has room, and each has at most one probe."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -384,11 +386,11 @@ class Groups(RuleBasedStateMachine):
         self.held.append(Permit(endpoint=choice, started=self.now, probe=probe))
 
     @precondition(lambda self: self.held)
-    @rule(index=st.integers(0, 1_000), well=st.booleans())
-    def end(self, index: int, well: bool) -> None:
+    @rule(index=st.integers(0, 1_000), succeeded=st.booleans())
+    def end(self, index: int, succeeded: bool) -> None:
         choice = self.held.pop(index % len(self.held))
         breaker, limit = choice.endpoint.breaker, choice.endpoint.limit
-        if well:
+        if succeeded:
             limit.grow()
             breaker.succeed(self.now, self.now)
         else:
@@ -403,8 +405,8 @@ class Groups(RuleBasedStateMachine):
     @invariant()
     def one_probe_each(self) -> None:
         for endpoint in self.endpoints:
-            canaries = [choice for choice in self.held if choice.probe is not None and choice.endpoint is endpoint]
-            assert endpoint.breaker.state != "half-open" or len(canaries) >= 1
+            probes = [choice for choice in self.held if choice.probe is not None and choice.endpoint is endpoint]
+            assert endpoint.breaker.state != "half-open" or len(probes) >= 1
             assert endpoint.limit.in_flight == sum(choice.endpoint is endpoint for choice in self.held)
 
 
@@ -420,7 +422,7 @@ def make_pool(clock: Clock, **limits: Any) -> PermitPool:
 
 
 async def test_waiters_are_served_in_order() -> None:
-    """First come, first served, over everything; cancelled ones leave no gap, and no permit is lost."""
+    """Waiting calls of all groups get permits in order. Cancelled calls are skipped, and no permit is lost."""
     pool = make_pool(Clock(), max_concurrency=1)
     python, js = pool.group("python", ["http://a"]), pool.group("javascript", ["http://b"])
     held = await pool.acquire(python, avoid=(), within_s=60)
@@ -442,8 +444,8 @@ async def test_waiters_are_served_in_order() -> None:
     assert (pool.in_flight, pool.queued) == (0, 0)
 
 
-async def test_one_full_endpoint_does_not_hold_up_the_others() -> None:
-    """Who waits for Python takes nothing from who wants JavaScript."""
+async def test_a_full_endpoint_does_not_delay_other_groups() -> None:
+    """A call that waits for a Python permit does not delay a JavaScript call, even at the same URL."""
     pool = make_pool(Clock(), max_concurrency=100)
     python, js = pool.group("python", ["http://a"]), pool.group("javascript", ["http://a"])
     for _ in range(16):
@@ -458,8 +460,8 @@ async def test_one_full_endpoint_does_not_hold_up_the_others() -> None:
     pool.close()
 
 
-async def test_a_limit_that_is_raised_wakes_those_who_wait() -> None:
-    """The first call finds out what the endpoint bears; the others need not wait until it has ended."""
+async def test_a_higher_limit_wakes_waiting_calls() -> None:
+    """When the first call learns the capacity of an endpoint, other calls start before that call has ended."""
     pool = PermitPool(Settings(), clock=Clock(), random=random.Random(5).random)
     group = pool.group("python", ["http://new"])
     held = await pool.acquire(group, avoid=(), within_s=60)
@@ -477,8 +479,8 @@ async def test_a_limit_that_is_raised_wakes_those_who_wait() -> None:
     assert (pool.in_flight, pool.queued) == (0, 0)
 
 
-def test_one_that_refuses_is_left_alone() -> None:
-    """It is empty, and would draw every call; while it asks to be left alone, the others are taken."""
+def test_endpoint_that_backs_off_gets_no_calls() -> None:
+    """The endpoint has no calls in flight, but `choose` returns the other one, until the back-off ends."""
     endpoints, source = group_of(2), random.Random(3).random
     endpoints[0].limit.back_off(110)
     for _ in range(10):
@@ -489,7 +491,7 @@ def test_one_that_refuses_is_left_alone() -> None:
 
 
 async def test_the_queue_is_bounded_in_length_and_time() -> None:
-    """One too many fails at once; the error of a call that waited too long says that nothing was sent."""
+    """A call fails at once if the queue is full. The error of a call that waited too long has `sent="no"`."""
     pool = make_pool(Clock(), max_concurrency=1, max_queue=1)
     group = pool.group("python", ["http://a"])
     held = await pool.acquire(group, avoid=(), within_s=60)
@@ -504,8 +506,8 @@ async def test_the_queue_is_bounded_in_length_and_time() -> None:
     assert (pool.in_flight, pool.queued) == (0, 0)
 
 
-async def test_time_alone_makes_room() -> None:
-    """The end of an abandoned call and of an open breaker wake the calls that wait."""
+async def test_waiting_calls_wake_when_a_penalty_ends() -> None:
+    """A waiting call gets a permit when an abandoned call is no longer charged, or when an endpoint may be probed."""
     loop = asyncio.get_running_loop()
     pool = PermitPool(Settings(), clock=loop.time, random=random.Random(5).random)
     group = pool.group("python", ["http://a"])
@@ -519,15 +521,15 @@ async def test_time_alone_makes_room() -> None:
     two.endpoints[1].limit.set_capacity(1)
     two.endpoints[0].limit.set_capacity(None)
     held = await pool.acquire(pool.group("python", ["http://c"]), avoid=(), within_s=60)
-    ill = two.endpoints[0].breaker
+    opened = two.endpoints[0].breaker
     for _ in range(5):
-        ill.fail(loop.time(), loop.time())
-    ill.open_until = loop.time() + 0.02
+        opened.fail(loop.time(), loop.time())
+    opened.open_until = loop.time() + 0.02
     probe = await pool.acquire(two, avoid=(), within_s=60)
     assert (probe.endpoint.url, probe.probe) == ("http://b", 1)
     pool.release(probe, asyncio.CancelledError())
     pool.release(held, None)
-    assert ill.state == "open"
+    assert opened.state == "open"
     pool.close()
 
 
@@ -537,7 +539,7 @@ async def test_time_alone_makes_room() -> None:
     most=st.integers(1, 5),
 )
 def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None:
-    """Whatever is cancelled at whatever moment, in the end every permit is back, and never were there too many."""
+    """Whenever calls are cancelled, all permits are released in the end, and never more than the maximum are in use."""
 
     async def play() -> None:
         pool = make_pool(Clock(), max_concurrency=most)

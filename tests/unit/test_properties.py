@@ -1,4 +1,4 @@
-"""Properties: no answer of a server, whatever its bytes, gives anything but a result or a FaasrtError."""
+"""Properties: any answer of a server gives a result or a FaasrtError. Cut texts stay within their limit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ANSWERS = st.fixed_dictionaries(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A real answer with some of its bytes changed, dropped or repeated."""
+    """Return a recorded answer with some of its bytes changed, removed or repeated."""
     data = bytearray(draw(st.sampled_from(REAL)))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, max(0, len(data) - 1)))
@@ -54,7 +54,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def check(body: bytes, status: int, limit: int) -> None:
+def check_answer(body: bytes, status: int, limit: int) -> None:
     try:
         result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).verdict
     except FaasrtError:
@@ -71,32 +71,32 @@ LIMITS = st.integers(1, 2_000)
 
 @settings(max_examples=500, deadline=None)
 @given(body=st.binary(max_size=400) | mutated(), status=STATUSES, limit=LIMITS)
-def test_arbitrary_bytes(body: bytes, status: int, limit: int) -> None:
-    """Bytes that no server should send."""
-    check(body, status, limit)
+def test_answers_of_arbitrary_bytes(body: bytes, status: int, limit: int) -> None:
+    """Arbitrary bytes, or a recorded answer with some bytes changed, give a result or a FaasrtError."""
+    check_answer(body, status, limit)
 
 
 @settings(max_examples=500, deadline=None)
 @given(body=ANSWERS, status=STATUSES, limit=LIMITS)
-def test_arbitrary_fields(body: dict[str, Any], status: int, limit: int) -> None:
-    """JSON of the right shape with wrong things in it."""
-    check(json.dumps(body).encode(), status, limit)
+def test_answers_with_arbitrary_fields(body: dict[str, Any], status: int, limit: int) -> None:
+    """JSON objects with the right names and arbitrary values give a result or a FaasrtError."""
+    check_answer(json.dumps(body).encode(), status, limit)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps({"valid": True, "diagnostics": value}).encode())
 )
-def test_arbitrary_validations(body: bytes) -> None:
-    """The answer to a validation is read as strictly."""
+def test_arbitrary_answers_to_validations(body: bytes) -> None:
+    """Arbitrary bytes and arbitrary diagnostics give a `ValidationResult` or a FaasrtError."""
     with contextlib.suppress(FaasrtError):
         assert isinstance(decode_validation(body), ValidationResult)
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(), max_size=400), limit=st.integers(1, 400))
-def test_cutting(text: str, limit: int) -> None:
-    """A text within the limit is untouched; a longer one keeps the limit and says that it was cut."""
+def test_cut_text(text: str, limit: int) -> None:
+    """A text within the limit is unchanged. A longer one is cut to the limit, and reported as cut."""
     kept, was_cut = cut_text(text, limit)
     size = len(text.encode("utf-8", "surrogatepass"))
     assert was_cut is (size > limit)
@@ -105,8 +105,8 @@ def test_cutting(text: str, limit: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=400), limit=st.integers(1, 400))
-def test_cutting_bytes(data: bytes, limit: int) -> None:
-    """Bytes of any kind become text within the limit."""
+def test_cut(data: bytes, limit: int) -> None:
+    """Arbitrary bytes are decoded to a text within the limit."""
     kept, was_cut = cut(data, limit)
     assert len(kept.encode()) <= limit
     assert was_cut or kept == data.decode("utf-8", "replace")
@@ -116,14 +116,13 @@ UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 class Memory(int, enum.Enum):
-    """A number whose text is another."""
+    """An int whose `str` is not its number."""
 
     SMALL = 128
 
 
 @given(UNICODE.filter(str.strip), UNICODE.filter(bool), st.dictionaries(UNICODE, UNICODE), st.booleans())
-def test_requests_hold_every_field(code: str, priority: str, ext: dict[str, str], network: bool) -> None:
-    """Every field is encoded, whatever text it holds."""
+def test_requests_encode_every_field(code: str, priority: str, ext: dict[str, str], network: bool) -> None:
     sandbox = SandboxConfig(memory_limit_mb=Memory.SMALL, network_enabled=network)
     request = RunRequest.checked(Language.TYPESCRIPT, code, 1_500, sandbox, ext, priority)
     assert json.loads(request.encode()) == {

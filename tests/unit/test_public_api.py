@@ -1,4 +1,4 @@
-"""The public names."""
+"""The public names of the package, and its errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from faasrt import errors
 
 
 def test_every_exported_name_exists() -> None:
-    """`__all__` holds what can be imported, sorted and without repeats."""
+    """Each name in `__all__` can be imported, and `__all__` has no duplicates."""
     assert sorted(set(faasrt.__all__)) == sorted(faasrt.__all__)
     for name in faasrt.__all__:
         assert getattr(faasrt, name) is not None
@@ -29,7 +29,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_errors_survive_pickle_and_copy(kind: type[errors.FaasrtError]) -> None:
-    """Message and attributes come through, so that errors cross process borders."""
+    """Errors keep their message and attributes, so they can be sent to other processes."""
     error = kind("what happened")
     if isinstance(error, errors.ServiceError):
         error.endpoint, error.attempts, error.elapsed_s, error.sent, error.status = "http://x", 2, 1.5, "yes", 500
@@ -44,18 +44,18 @@ def test_errors_survive_pickle_and_copy(kind: type[errors.FaasrtError]) -> None:
 
 
 def test_every_error_is_exported() -> None:
-    """The whole tree can be caught by name from the package."""
+    """Each error class can be imported from `faasrt`."""
     assert {kind.__name__ for kind in ERRORS} <= set(faasrt.__all__)
 
 
 def test_service_errors_name_endpoint_attempts_and_time() -> None:
-    """The message of an infrastructure failure says where, how often and how long."""
+    """The message of a `ServiceError` ends with the endpoint, the attempts, the time and `sent`."""
     error = faasrt.ConnectError("cannot connect", endpoint="http://x:1", attempts=1, elapsed_s=0.5, sent="no")
     assert str(error) == "cannot connect [http://x:1, 1 attempt, 0.50 s, sent: no]"
 
 
-def test_every_public_thing_is_documented() -> None:
-    """Each name and each public method of a class has a docstring."""
+def test_every_public_name_is_documented() -> None:
+    """Each public name, and each public method of a public class, has a docstring."""
     for name in set(faasrt.__all__) - {"__version__"}:
         value = getattr(faasrt, name)
         assert value.__doc__, name

@@ -1,4 +1,4 @@
-"""Results and their properties."""
+"""`ExecutionResult` and the other results, and the cutting of streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from faasrt.protocol.streams import cut, cut_text
     ("ret_val", "value"), [('{"score": 1}', {"score": 1}), ("0.50", 0.5), ("null", None), ('"x"', "x"), ("[1]", [1])]
 )
 def test_value_decodes_json(ret_val: str, value: object) -> None:
-    """`value` is the JSON that return_val was given; `ret_val` stays as it was."""
+    """`value` is decoded from the JSON in `ret_val`, which stays unchanged."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=ret_val))
     assert result.value == value
     assert result.ret_val == ret_val
@@ -33,23 +33,23 @@ def test_value_decodes_json(ret_val: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("ret_val", ["", "plain text", "{'a': 1}", "NaN", "1e999", "[" * 100_000, "1" * 10_000])
-def test_value_refuses_what_is_no_json(ret_val: str) -> None:
-    """The error says why, and the text stays readable."""
+def test_value_raises_for_invalid_json(ret_val: str) -> None:
+    """`value` raises ReturnValueError, and `to_dict` gives None."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=ret_val))
     with pytest.raises(ReturnValueError):
         result.value  # noqa: B018
     assert result.to_dict()["value"] is None
 
 
-def test_value_refuses_a_cut_text() -> None:
-    """A cut value could still be JSON by chance; the code did not return it."""
+def test_value_raises_for_a_truncated_text() -> None:
+    """A truncated text that is valid JSON by chance is not the value that the program returned."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val="1"), truncated=frozenset({"ret_val"}))
     with pytest.raises(ReturnValueError, match="max_output_bytes"):
         result.value  # noqa: B018
 
 
 def test_raise_for_outcome() -> None:
-    """OK gives the result back; anything else raises an error that carries it."""
+    """`raise_for_outcome` returns the result if it is OK, and raises an error with the result otherwise."""
     good = ExecutionResult(outcome=Outcome.OK)
     assert good.raise_for_outcome() is good
     bad = ExecutionResult(outcome=Outcome.USER_ERROR, error=UserError("ValueError", "bad"))
@@ -59,7 +59,7 @@ def test_raise_for_outcome() -> None:
 
 
 def test_to_dict_is_json() -> None:
-    """Every field is there, as values that JSON knows."""
+    """`to_dict` contains every field, and can be encoded as JSON."""
     import attrs
 
     fields = ExecutionResult(outcome=Outcome.TIMEOUT, truncated=frozenset({"stdout"})).to_dict()
@@ -69,15 +69,15 @@ def test_to_dict_is_json() -> None:
 
 
 def test_results_are_frozen_and_slotted() -> None:
-    """A result cannot be changed by accident."""
+    """Attributes of a result cannot be assigned."""
     result = ExecutionResult(outcome=Outcome.OK)
     with pytest.raises(AttributeError):
         result.outcome = Outcome.TIMEOUT  # type: ignore[misc]
     assert not hasattr(result, "__dict__")
 
 
-def test_truth_values() -> None:
-    """A validation is truthy when valid; health when every endpoint is healthy, and there is one."""
+def test_truth_values_of_validations_and_health() -> None:
+    """A validation is true if the code is valid. A health status is true if it has endpoints, and all are healthy."""
     assert ValidationResult(True)
     assert not ValidationResult(False, (Diagnostic("bad", 1, 1),))
     good = EndpointHealth(endpoint="http://a", healthy=True, status="healthy", latency_s=0.1)
@@ -89,15 +89,15 @@ def test_truth_values() -> None:
 
 @pytest.mark.parametrize("limit", [1, 5, 24, 25, 40, 100, 1000])
 @pytest.mark.parametrize("text", ["x" * 1001, "é" * 600, "🎉" * 300, "ab\ud800" * 400])
-def test_cut_keeps_the_limit(text: str, limit: int) -> None:
-    """Whatever the text, the result has at most `limit` bytes, and says that it was cut."""
+def test_cut_text_stays_within_the_limit(text: str, limit: int) -> None:
+    """The cut text has at most `limit` bytes in UTF-8, and is reported as cut."""
     kept, was_cut = cut_text(text, limit)
     assert was_cut
     assert len(kept.encode("utf-8", "surrogatepass")) <= limit
 
 
 def test_cut_counts_replaced_bytes() -> None:
-    """Invalid UTF-8 becomes U+FFFD, which takes three bytes; the limit counts the bytes of the result."""
+    """An invalid byte becomes U+FFFD, which has three bytes. The limit applies to the bytes after that."""
     kept, was_cut = cut(b"\xff" * 100, 100)
     assert was_cut
     assert len(kept.encode()) <= 100

@@ -1,4 +1,4 @@
-"""Whether an attempt is followed by another: the table, the budget, and what a server may ask for."""
+"""Which failures are retried, and when: the kinds of failures, the retry budget, and Retry-After."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def overloaded(status: int, retry_after_s: float | None = None, *, not_started: 
     return error
 
 
-# What happened; whether it is tried again by default, and when the call is idempotent.
+# The error, its kind, whether it is retried by default, and whether it is retried if the call is idempotent.
 TABLE: list[tuple[ServiceError, FailureKind, bool, bool]] = [
     (ConnectError("refused", sent="no"), FailureKind.NEVER_SENT, True, True),
     (overloaded(429), FailureKind.REFUSED, True, True),
@@ -69,19 +69,21 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
     return wait_before_retry(error, **(options | changes))
 
 
-@pytest.mark.parametrize(("error", "happened", "by_default", "idempotent"), TABLE)
-def test_the_table(error: ServiceError, happened: FailureKind, by_default: bool, idempotent: bool) -> None:
-    """Each row of the design's table."""
-    assert classify(error) is happened
+@pytest.mark.parametrize(("error", "kind", "by_default", "idempotent"), TABLE)
+def test_ambiguous_failures_are_retried_only_if_idempotent(
+    error: ServiceError, kind: FailureKind, by_default: bool, idempotent: bool
+) -> None:
+    """Refused requests are retried. If the code may have run, the request is retried only if it is idempotent."""
+    assert classify(error) is kind
     assert (decide(error) is not None) is by_default
     assert (decide(error, idempotent=True) is not None) is idempotent
 
 
-@pytest.mark.parametrize(("error", "happened", "by_default", "idempotent"), TABLE)
-def test_nothing_is_tried_without_time_attempts_or_means(
-    error: ServiceError, happened: FailureKind, by_default: bool, idempotent: bool
+@pytest.mark.parametrize(("error", "kind", "by_default", "idempotent"), TABLE)
+def test_no_retry_without_time_attempts_or_budget(
+    error: ServiceError, kind: FailureKind, by_default: bool, idempotent: bool
 ) -> None:
-    """The deadline, the number of attempts and the budget each say no on their own."""
+    """Each of the deadline, the number of attempts and the retry budget can prevent a retry."""
     empty = RetryBudget(RetrySettings())
     empty.level = 4.9
     assert decide(error, idempotent=True, remaining_s=0.0) is None
@@ -90,8 +92,8 @@ def test_nothing_is_tried_without_time_attempts_or_means(
     assert empty.level == 4.9
 
 
-def test_waits_double_within_bounds() -> None:
-    """50 ms to 2 s, and 1 to 20 s after a throttle, taken at random from 0 on."""
+def test_wait_before_retry_doubles_up_to_its_maximum() -> None:
+    """The maximum wait doubles from 50 ms to 2 s, or from 1 s to 20 s after a refusal. The wait is random below it."""
     many = RetrySettings(max_attempts=20)
     waits = [
         decide(ConnectError("x", sent="no"), attempt=n, settings=many, random=lambda: 0.999_999) for n in range(1, 9)
@@ -103,7 +105,7 @@ def test_waits_double_within_bounds() -> None:
 
 
 def test_retry_after_is_honoured_within_bounds() -> None:
-    """It is waited for, with a little jitter; not beyond 30 s, and not beyond the deadline."""
+    """The wait is the time in `Retry-After` plus some jitter. There is no retry beyond 30 s or the deadline."""
     assert decide(overloaded(429, 3.0), random=lambda: 0.0) == 3.0
     assert 3.0 < (decide(overloaded(429, 3.0), random=lambda: 0.9) or 0) < 3.05
     assert decide(overloaded(429, 0.0), random=lambda: 0.0) == 0.0
@@ -113,8 +115,8 @@ def test_retry_after_is_honoured_within_bounds() -> None:
     assert decide(overloaded(503, 1e12)) is None
 
 
-def test_another_endpoint_need_not_be_waited_for() -> None:
-    """A refused call goes to another endpoint at once, and pays nothing when nothing was sent."""
+def test_retry_on_another_endpoint_ignores_retry_after() -> None:
+    """A refused call soon goes to another endpoint. If nothing was sent, this does not need the retry budget."""
     assert decide(overloaded(429, 20.0), has_alternative=True) == 0.025
     assert decide(overloaded(503, 1e9), has_alternative=True) == 0.025
     empty = RetryBudget(RetrySettings())
@@ -123,18 +125,18 @@ def test_another_endpoint_need_not_be_waited_for() -> None:
     assert decide(overloaded(429), has_alternative=True, budget=empty) is None
 
 
-def test_an_attempt_needs_a_prospect() -> None:
-    """Milliseconds before the deadline there is no use in another one."""
+def test_no_retry_shortly_before_the_deadline() -> None:
+    """After the wait, at least `min_attempt_s` must remain until the deadline."""
     assert decide(overloaded(429, 3.0), remaining_s=3.05, random=lambda: 0.0) is None
     assert decide(overloaded(429, 3.0), remaining_s=3.15, random=lambda: 0.0) == 3.0
 
 
-def test_an_error_tells_of_all_attempts() -> None:
-    """When one attempt may have run the code, no later one says that it did not."""
-    exposure = SendState()
+def test_send_state_covers_all_attempts() -> None:
+    """If an attempt may have run the code, the errors of later attempts say so, even if they were not sent."""
+    send_state = SendState()
     first, last = overloaded(429), ConnectError("x", sent="no")
-    exposure.add(first)
-    exposure.add(last)
+    send_state.add(first)
+    send_state.add(last)
     assert last.sent == "no"
     lost, refused, gone = (
         ConnectionLostError("x", sent="maybe"),
@@ -142,7 +144,7 @@ def test_an_error_tells_of_all_attempts() -> None:
         ConnectError("x", sent="no"),
     )
     for error in (lost, refused, gone):
-        exposure.add(error)
+        send_state.add(error)
     assert (gone.sent, refused.not_started) == ("maybe", False)
 
 
@@ -170,21 +172,21 @@ NOW = 1_800_000_000.0
         ("9" * 5000, None),
     ],
 )
-def test_reading_retry_after(text: str | None, expected: float | None) -> None:
-    """Seconds or an HTTP date; junk is as good as nothing."""
+def test_read_retry_after(text: str | None, expected: float | None) -> None:
+    """The header holds seconds or an HTTP date. Invalid values are ignored."""
     assert read_retry_after(text, lambda: NOW) == expected
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(max_size=40) | st.from_regex(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d \w{3}", fullmatch=True))
-def test_any_header_is_read(text: str) -> None:
-    """Whatever a server sends gives a number from 0 on, or None."""
+def test_read_retry_after_accepts_any_text(text: str) -> None:
+    """The result is a finite number of at least 0, or None."""
     seconds = read_retry_after(text, time.time)
     assert seconds is None or 0 <= seconds < float("inf")
 
 
 class Budgets(RuleBasedStateMachine):
-    """The bucket is never below empty nor above full, and pays for what it says."""
+    """For any order of events, the level of the retry budget stays within its bounds, and retries need enough of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,8 +215,8 @@ class Budgets(RuleBasedStateMachine):
 TestBudgets = Budgets.TestCase
 
 
-def test_a_dead_fleet_is_not_hammered() -> None:
-    """A thousand calls that all fail make ten retries between them, until something succeeds."""
+def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
+    """A thousand failing calls share ten retries. Successes allow more retries."""
     budget = RetryBudget(RetrySettings())
     error = ConnectError("x", sent="no")
     retries = 0

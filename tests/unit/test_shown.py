@@ -1,4 +1,4 @@
-"""Errors about arguments show a short form of what they were given, however large it is."""
+"""Messages about invalid arguments contain a short form of the value, however large it is."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("value", [LONG, [LONG] * 20], ids=["text", "list"])
-def test_an_error_is_short(name: str, value: object) -> None:
-    """The message fits on a few lines."""
+def test_messages_about_large_arguments_are_short(name: str, value: object) -> None:
     with pytest.raises(FaasrtError) as caught:
         REFUSED[name](value)
     assert len(str(caught.value)) < 500
@@ -66,11 +65,10 @@ def test_an_error_is_short(name: str, value: object) -> None:
     ],
     ids=["text", "none", "nan", "int", "list", "bytes", "large int", "large list"],
 )
-def test_a_short_value_is_shown_whole(value: object, text: str) -> None:
-    """It looks as `repr` shows it."""
+def test_short_values_are_shown_in_full(value: object, text: str) -> None:
+    """A short value is shown as its `repr`, and one that cannot be formatted by its type."""
     assert shown(value) == text
 
 
-def test_the_ends_of_a_long_value_are_shown() -> None:
-    """Its head and tail tell it from others."""
+def test_long_values_are_shown_by_their_start_and_end() -> None:
     assert shown("a" + LONG + "b") == f"'a{'x' * 46}...{'x' * 47}b'"

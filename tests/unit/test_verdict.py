@@ -1,4 +1,4 @@
-"""The table of `protocol/response.py`, row by row, and the recorded answers of the real servers."""
+"""`read_answer` turns answers of servers into results or errors. Some answers were recorded from the real servers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from support.package import WIRE
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "main.py", line 1, in <module>\nValueError: bad\n'
 
-# The verdicts that a careful person reaches on the recorded answers; every other case ran to its end.
+# The correct outcomes of the recorded answers, decided by hand. All other cases are OK.
 PYTHON_CASES = {
     "trailing expression": Outcome.USER_ERROR,
     "uncaught exception": Outcome.USER_ERROR,
-    "syntax error": Outcome.USER_ERROR,  # the server drops the words that would tell
+    "syntax error": Outcome.USER_ERROR,  # the server drops the message, so it cannot be recognized as a syntax error
     "exit code 3": Outcome.USER_ERROR,
     "apostrophes in comments": Outcome.USER_ERROR,
     "stdin read": Outcome.USER_ERROR,
@@ -41,7 +41,7 @@ PYTHON_CASES = {
 }
 JS_CASES = {
     "uncaught error": Outcome.USER_ERROR,
-    "throw a string": Outcome.OK,  # nothing tells it from console.error("just text")
+    "throw a string": Outcome.OK,  # the answer is the same as for console.error("just text")
     "syntax error": Outcome.SYNTAX_ERROR,
     "top-level return": Outcome.SYNTAX_ERROR,
     "top-level await": Outcome.SYNTAX_ERROR,
@@ -71,7 +71,7 @@ def recorded() -> list[Any]:
 
 @pytest.mark.parametrize(("record", "expected"), recorded())
 def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
-    """Each answer of the real servers gets the verdict that a careful person would give it."""
+    """Each recorded answer gives the outcome or the error that was decided by hand."""
     response = record["response"]
     body = response.encode() if isinstance(response, str) else json.dumps(response).encode()
     timeout = record.get("request", {}).get("timeout")
@@ -88,21 +88,23 @@ def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
             read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20)
 
 
-def test_recorded_errors_are_read() -> None:
-    """Name, message and exit code come out of the servers' own stacks."""
+def test_errors_are_read_from_recorded_answers() -> None:
+    """The name and message of the error are read from the stack trace in stderr."""
     by_case = {json.loads(line)["case"]: json.loads(line) for line in (WIRE / "js-faas.jsonl").read_text().splitlines()}
-    result = judged(by_case["uncaught error"]["response"])
+    result = verdict_of(by_case["uncaught error"]["response"])
     assert result.error is not None
     assert (result.error.name, result.error.message) == ("Error", "boom")
     by_case = {
         json.loads(line)["case"]: json.loads(line) for line in (WIRE / "python-faas.jsonl").read_text().splitlines()
     }
-    result = judged(by_case["exit code 3"]["response"])
+    result = verdict_of(by_case["exit code 3"]["response"])
     assert result.error is not None
     assert (result.error.name, result.error.message) == ("SystemExit", "3")
 
 
-def judged(body: Any, status: int = 200, *, timeout_ms: int = 1_000, max_output_bytes: int = 2**20) -> ExecutionResult:
+def verdict_of(
+    body: Any, status: int = 200, *, timeout_ms: int = 1_000, max_output_bytes: int = 2**20
+) -> ExecutionResult:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status=status, body=data)
     return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).verdict
@@ -138,9 +140,9 @@ def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, s
         *(({"output": output(), "outcome": outcome.value}, 200, outcome) for outcome in Outcome),
     ],
 )
-def test_verdicts(body: Any, status: int, outcome: Outcome) -> None:
-    """Each row of the table that is about the user's code."""
-    assert judged(body, status).outcome is outcome
+def test_outcomes(body: Any, status: int, outcome: Outcome) -> None:
+    """Answers that say how the program ended give the right outcome."""
+    assert verdict_of(body, status).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -188,28 +190,28 @@ def test_verdicts(body: Any, status: int, outcome: Outcome) -> None:
         (b'{"output": {"stdout": "x"', 200, ProtocolError),
     ],
 )
-def test_failures(body: Any, status: int, kind: type[FaasrtError]) -> None:
-    """Each row of the table that is about the server, and answers that are no protocol."""
+def test_failures_of_the_server_are_errors(body: Any, status: int, kind: type[FaasrtError]) -> None:
+    """Answers without an outcome, and invalid answers, raise the right error."""
     with pytest.raises(kind) as info:
-        judged(body, status)
+        verdict_of(body, status)
     assert type(info.value) is kind
 
 
-def test_failures_carry_the_servers_words() -> None:
-    """`error` and `details` come through; an HTML page is quoted from its beginning; Retry-After is kept."""
+def test_errors_contain_the_message_of_the_server() -> None:
+    """Errors contain the fields `error` and `details`, the start of an HTML page, and Retry-After."""
     with pytest.raises(ServerError) as info:
-        judged({"error": "Execution failed", "details": "no disk"}, 500)
+        verdict_of({"error": "Execution failed", "details": "no disk"}, 500)
     assert (info.value.error, info.value.details, info.value.status) == ("Execution failed", "no disk", 500)
     with pytest.raises(ServerError, match="Bad Gateway"):
-        judged(b"<html>Bad Gateway</html>", 502)
+        verdict_of(b"<html>Bad Gateway</html>", 502)
     with pytest.raises(OverloadedError) as overloaded:
         raise_for_status(Answer(status=429, body=b"{}", retry_after_s=7.0))
     assert overloaded.value.retry_after_s == 7.0
 
 
-def test_streams_are_cut_and_flagged() -> None:
-    """Head and tail stay, with a marker between, within the limit in UTF-8 bytes."""
-    result = judged({"output": output(stdout="a" * 500 + "é" * 500, ret_val="ok")}, max_output_bytes=200)
+def test_streams_are_truncated() -> None:
+    """The start and the end stay, with a marker between them. The limit counts UTF-8 bytes."""
+    result = verdict_of({"output": output(stdout="a" * 500 + "é" * 500, ret_val="ok")}, max_output_bytes=200)
     assert result.truncated == {"stdout"}
     assert len(result.stdout.encode()) <= 200
     assert result.stdout.startswith("aaa")
@@ -218,8 +220,8 @@ def test_streams_are_cut_and_flagged() -> None:
 
 
 def test_the_last_duplicate_key_counts() -> None:
-    """Duplicate keys are legal JSON; Python's rule applies."""
-    assert judged(b'{"output": {"stdout": "a", "stdout": "b"}}').stdout == "b"
+    """If a key occurs twice in a JSON object, the last value is used, as in Python."""
+    assert verdict_of(b'{"output": {"stdout": "a", "stdout": "b"}}').stdout == "b"
 
 
 @pytest.mark.parametrize(
@@ -231,8 +233,8 @@ def test_the_last_duplicate_key_counts() -> None:
         ("", "", ""),
     ],
 )
-def test_the_servers_notice_is_not_the_programs(stderr: str, notice: str, kept: str) -> None:
-    """What our own server wrote to an empty stderr is taken out again; anything else stays, however short the limit."""
+def test_the_notice_of_the_server_is_removed_from_stderr(stderr: str, notice: str, kept: str) -> None:
+    """The embedded FaaS writes a notice to an empty stderr. It is removed; output of the program is not."""
     body = {"output": {"stdout": "", "stderr": stderr, "ret_val": ""}, "outcome": "CRASHED", "notice": notice}
     answer = Answer(status=200, body=json.dumps(body).encode())
     result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).verdict
@@ -240,13 +242,15 @@ def test_the_servers_notice_is_not_the_programs(stderr: str, notice: str, kept: 
 
 
 def test_lone_surrogates_are_kept() -> None:
-    """They are legal JSON escapes and come through as they are."""
-    assert judged(b'{"output": {"stdout": "\\ud800"}}').stdout == "\ud800"
+    """Lone surrogates are valid escapes in JSON, and stay in the output."""
+    assert verdict_of(b'{"output": {"stdout": "\\ud800"}}').stdout == "\ud800"
 
 
-def test_declared_errors_are_kept() -> None:
-    """Our own FaaS tells the exception in full."""
+def test_error_info_of_the_embedded_faas_is_kept() -> None:
+    """The embedded FaaS reports the exception, so it need not be read from stderr."""
     info = {"name": "ValueError", "message": "bad", "traceback": TRACEBACK}
-    result = judged({"output": output(), "outcome": "USER_ERROR", "error_info": info, "metadata": {"exit_code": None}})
+    result = verdict_of(
+        {"output": output(), "outcome": "USER_ERROR", "error_info": info, "metadata": {"exit_code": None}}
+    )
     assert result.error == UserError("ValueError", "bad", TRACEBACK)
     assert result.exit_code is None
