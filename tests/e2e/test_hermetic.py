@@ -35,7 +35,7 @@ def test_the_sandbox_is_compiled_before_any_test_runs(processes: tuple[str, ...]
 
 
 def test_the_sandbox_is_compiled_only_for_tests_that_need_it() -> None:
-    """A test without it does not compile."""
+    """A test that does not need the Python sandbox runs although it cannot be compiled."""
     code, output = run_tests(
         *(f"{TESTS}/integration/test_local_server.py", "-k", "test_a_server_starts_once_and_may_be_closed_twice"),
         FAASRT_CACHE_DIR=NOWHERE,

@@ -74,7 +74,7 @@ def test_an_unusable_cache_folder_stops_only_webassembly(bad_cache: dict[str, st
 
 
 def test_warmup_fails_when_a_language_cannot_run() -> None:
-    """It reports each language, and exits with 3, so that a script that builds an image stops."""
+    """`faasrt warmup` reports each language, and exits with 3, so that a script that builds an image stops."""
     exit_code, stdout, words = faasrt("warmup", *WASM, env={**NO_FOLDERS, "FAASRT_CACHE_DIR": "/proc/faasrt"})
     assert (exit_code, words) == (3, [])
     told = sorted(stdout.splitlines())

@@ -590,7 +590,7 @@ async def test_a_client_that_does_not_read_answers_is_disconnected(faas: LocalFa
 
 
 async def test_a_client_that_disconnects_frees_its_sandbox(faas: LocalFaaS) -> None:
-    """Its program is stopped before its time limit."""
+    """The program of the client is stopped before its time limit."""
 
     async def active() -> int:
         health = (await exchange(faas.url, request(method="GET", target="/health"))).json()

@@ -248,7 +248,7 @@ async def test_a_program_is_stopped_at_its_time_limit(python: RuntimeManager, co
     ],
 )
 async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str) -> None:
-    """A program that takes more ends with MEMORY_LIMIT or with a MemoryError, and the next program runs."""
+    """A program above the limit ends with MEMORY_LIMIT or with a MemoryError, and the next program runs."""
     if engine == "native" and "numpy" in code:
         pytest.importorskip("numpy")
     result = await run(python, code)
