@@ -49,5 +49,5 @@ async def test_a_standard_logger_gets_a_message(caplog: pytest.LogCaptureFixture
 
 
 def test_access_log_must_be_a_logger() -> None:
-    with pytest.raises(ConfigurationError, match="access_log must be a structlog or standard logger, got True"):
+    with pytest.raises(ConfigurationError, match="access_log must be a structlog or stdlib logger, got True"):
         LocalFaaS(["js"], access_log=True)
