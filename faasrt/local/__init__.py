@@ -121,8 +121,8 @@ The server refuses these requests before a program runs, with `{"error", "detail
 * a missing or wrong token;
 * programs that cannot start now: 429 or 503, with `Retry-After` and `x-faasrt-not-started: 1`.
 
-The server holds at most 1,000 connections (or half of the descriptors of its process), and 64 MiB of requests and
-answers. The head of a request, its body, and reading its answer may take 30 s each.
+The server holds at most 1,000 connections (or half of the process's descriptors), and 64 MiB of requests and answers.
+Receiving the head of a request, receiving its body, and reading its answer may take 30 s each.
 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,

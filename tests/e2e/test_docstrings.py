@@ -142,11 +142,11 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     unknown = AdaptiveLimit(1_000)
     unknown.set_capacity(None)
     yield "faasrt.transport", f"the capacity in its `/health` (else {unknown.limit:g})"
-    yield "faasrt.local", f"bodies over {http_limits.MAX_BODY_BYTES // 2**20} MiB"
-    yield "faasrt.local", f"of more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
+    yield "faasrt.local", f"bodies that are larger than {http_limits.MAX_BODY_BYTES // 2**20} MiB"
+    yield "faasrt.local", f"in more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
     yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
     yield "faasrt.local", f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
-    yield "faasrt.local", f"the taking of its answer have {http_limits.REQUEST_TIMEOUT_S:g} s each"
+    yield "faasrt.local", f"reading its answer may take {http_limits.REQUEST_TIMEOUT_S:g} s each"
     least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for JavaScript"
     yield "faasrt.config.SandboxConfig", least
     yield "faasrt.results", f"(more than {({2: 'twice'})[OUTPUT_FACTOR]} that, on the embedded FaaS)"

@@ -61,7 +61,8 @@ async def test_a_signal_drains_the_server(tmp_path: Path, signals: Sequence[sign
             assert (status, body["outcome"], body["output"]["stdout"]) == (200, "OK", "done\n")
         assert await server.ended() == 0
         assert "Traceback" not in server.output
-        assert server.output.count("\n") == 5  # the address, three languages, and "stopping"
+        # The address, two ways to use it, three languages, and "stopping".
+        assert server.output.count("\n") == 7
 
 
 @pytest.mark.parametrize("words", [(), ("serving",), ("javascript is ready",)], ids=str)

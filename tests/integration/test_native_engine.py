@@ -271,8 +271,9 @@ async def test_a_process_without_its_first_thread_is_ended(native: RuntimeManage
 async def test_a_program_that_hides_its_end_does_not_open_the_breaker(native: RuntimeManager) -> None:
     """Its call raises ServerError, because the system may have killed it. Other calls succeed."""
     for _ in range(10):
-        with pytest.raises(ServerError, match="killed from outside"):
+        with pytest.raises(ServerError, match="killed from outside") as failure:
             await run(native, "import os\nos.close(255)\nos.kill(os.getpid(), 9)")
+        assert not failure.value.blames_endpoint
     assert (await run(native, "print(1)")).outcome is Outcome.OK
     assert {state.state for state in native.get_metrics().states} == {"closed"}
 

@@ -490,3 +490,16 @@ async def test_a_wait_in_vain_is_told() -> None:
         await held
     (ended,) = [event for event in seen if isinstance(event, CallFinished) and event.error]
     assert ended.queued_s >= 0.05
+
+
+@pytest.mark.parametrize(("headers", "state"), [({}, "open"), ({"x-faasrt-program-suspect": "1"}, "closed")])
+async def test_failures_that_a_program_may_have_caused_do_not_open_the_breaker(
+    headers: dict[str, str], state: str
+) -> None:
+    """A hostile program that kills its own process must not make its server unavailable to other programs."""
+    async with fleet(1) as (manager, (fake,)):
+        await manager.run_code("1", "python")
+        for _ in range(2 * BreakerSettings().consecutive_failures):
+            fake.script(Reply(status=500, headers=headers))
+            assert isinstance(await outcome_of(manager.run_code("1", "python")), ServiceError)
+        assert [one.state for one in manager.get_metrics().states] == [state]

@@ -20,7 +20,7 @@ from faasrt.results import Outcome, UserError
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
-_MIN_READY_S = 1.0  # an engine that fails sooner has not really started
+_MIN_READY_S = 1.0  # an engine that fails sooner after its start counts as one that cannot start
 _logger = logging.getLogger("faasrt.local")
 
 
@@ -188,7 +188,7 @@ class Engine(abc.ABC):
     async def run(self) -> None:
         """Serve until cancelled. Failures are logged and do not affect other engines.
 
-        After a failure the engine restarts. If it was not ready for long, it waits before, from 5 s, doubling to 300 s,
+        After a failure the engine restarts: at once if it has worked for a while, else after 5 s, doubling up to 300 s,
         because the machine may be short of descriptors, memory or disk space.
         """
         delay_s = 0.0
