@@ -1,13 +1,13 @@
-"""Look at `faasrt report` in a real browser: run by hand, not by pytest, for it needs Chromium.
+"""Check the pages of `faasrt report` in a real browser. Run by hand, not by pytest, because it needs Chromium.
 
     apt-get install chromium          # or any Chromium on PATH
     cd tests && python -m e2e.browser_report [FOLDER]
 
-It makes pages from an ordinary file of results and from a hostile one, opens each at the widths of a desk and of a
-phone, in light and in dark, and checks that nothing runs over the page's edge, that no line of a chart crosses the
-label of a percentile, that the browser has nothing to complain
-of (a blocked script or style, an exception), that nothing is loaded, and that the filter works by keyboard alone. The
-screenshots, and a PDF of the print, go to FOLDER, a new temporary one by default, to be looked at.
+It makes one page from ordinary results and one from hostile results. It opens each at the widths of a desktop and of
+a phone, in light and in dark mode, and checks that nothing overflows the page, that no line of a chart crosses the
+label of a percentile, that the browser reports no problem (a blocked script or style, an exception), that nothing
+else is loaded, and that the filter works with the keyboard alone. Screenshots, and a PDF of the printed page, are
+written to FOLDER (default: a new temporary folder), to be inspected.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ SCHEMES = ("light", "dark")
 
 
 class Page:
-    """A page of the browser, over its debugging protocol."""
+    """A browser page, controlled through the DevTools protocol."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self.loaded: list[str] = []
         self.opened = asyncio.Event()
 
@@ -51,7 +51,7 @@ class Page:
             if "id" in event:
                 self._answers.pop(event["id"]).set_result(event)
             elif event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
-                self.complaints.append(json.dumps(event["params"])[:1_000])
+                self.problems.append(json.dumps(event["params"])[:1_000])
             elif event["method"] == "Network.requestWillBeSent":
                 self.loaded.append(event["params"]["request"]["url"])
             elif event["method"] == "Page.loadEventFired":
@@ -90,7 +90,7 @@ class Page:
                 "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, text=text
             )
 
-    async def picture(self, path: Path) -> None:
+    async def screenshot(self, path: Path) -> None:
         save(path, await self.call("Page.captureScreenshot", captureBeyondViewport=True))
 
 
@@ -125,10 +125,10 @@ async def browser(profile: str) -> AsyncIterator[Page]:
         await process.wait()
 
 
-async def look(page: Page, path: Path, folder: Path) -> None:
+async def check_page(page: Page, path: Path, folder: Path) -> None:
     for width, scheme in itertools.product(WIDTHS, SCHEMES):
         await page.open(path, width, scheme)
-        await page.picture(folder / f"{path.stem}-{width}-{scheme}.png")
+        await page.screenshot(folder / f"{path.stem}-{width}-{scheme}.png")
         await page.value("document.getElementById('open').click()")
         over = """[...document.querySelectorAll('main *')].filter((one) => !one.closest('.unseen, svg, pre > *')
             && one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
@@ -147,8 +147,8 @@ async def look(page: Page, path: Path, folder: Path) -> None:
         assert wide <= width, f"{path.name} is {wide} px wide on a screen of {width} px"
         shown = await page.value("document.querySelectorAll('#failing > li:not([hidden]) details[open]').length")
         assert 0 < shown <= 25
-        await page.picture(folder / f"{path.stem}-{width}-{scheme}-open.png")
-    assert page.complaints == []
+        await page.screenshot(folder / f"{path.stem}-{width}-{scheme}-open.png")
+    assert page.problems == []
     assert set(page.loaded) == {path.as_uri()}
     page.loaded.clear()
 
@@ -192,12 +192,12 @@ async def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
         async with browser(profile) as page:
             for name, lines in (("ordinary", ordinary(3_000)), ("hostile", hostile())):
-                await look(page, make(folder / f"{name}.jsonl", lines), folder)
+                await check_page(page, make(folder / f"{name}.jsonl", lines), folder)
             await filter_by_keyboard(page, folder / "ordinary.html")
             await page.open(folder / "ordinary.html", 1280, "dark")
             save(folder / "ordinary.pdf", await page.call("Page.printToPDF"))
-            assert page.complaints == []
-    print(f"all well; look at the pictures in {folder}")
+            assert page.problems == []
+    print(f"all checks passed; the screenshots are in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Look at the documentation in a real browser: run by hand and by `.ci/run`, not by pytest, for it needs Chromium.
+"""Check the documentation in a real browser. Run by hand and by `.ci/run`, not by pytest, because it needs Chromium.
 
     python .ci/docs site
     (cd tests && python -m e2e.browser_site ../site [FOLDER])
 
-It opens each page at the widths of a desk and of a phone, and checks that nothing runs over the edge of the page, that
-the browser has no complaint, that nothing is loaded from elsewhere, and that the search finds a method. The pictures go
-to FOLDER, a new temporary one by default.
+It opens each page at the widths of a desktop and of a phone, and checks that nothing overflows the page, that the
+browser reports no problem, that nothing is loaded from another site, and that the search finds a method. Screenshots
+are written to FOLDER (default: a new temporary folder).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from e2e.browser_report import WIDTHS, Page, browser
 SCROLLS = "[...document.querySelectorAll('main pre, main table')].map((one) => getComputedStyle(one).overflowX)"
 
 
-async def look(page: Page, path: Path, folder: Path) -> None:
+async def check_page(page: Page, path: Path, folder: Path) -> None:
     for width in WIDTHS:
         await page.open(path, width, "light")
         wide = await page.value("document.documentElement.scrollWidth")
         assert wide <= width, f"{path} is {wide} px wide on a screen of {width} px"
         assert "visible" not in await page.value(SCROLLS), f"{path}: code or a table does not scroll"
-        await page.picture(folder / f"{path.stem}-{width}.png")
+        await page.screenshot(folder / f"{path.stem}-{width}.png")
 
 
 async def search(page: Page, path: Path) -> None:
@@ -44,13 +44,13 @@ async def main(site: Path, folder: Path) -> None:
             pages = sorted(set(site.rglob("*.html")) - {site / "index.html"})
             assert pages
             for path in pages:
-                await look(page, path, folder)
-            assert page.complaints == []
-            await search(page, site / "faasrt/docs/cookbook.html")  # which tells the console about its index
+                await check_page(page, path, folder)
+            assert page.problems == []
+            await search(page, site / "faasrt/docs/cookbook.html")  # it logs its index to the console
             assert {url for url in page.loaded if not url.startswith((site.as_uri(), "data:"))} == set()
-    print(f"all {len(pages)} pages are well; look at the pictures in {folder}")
+    print(f"all {len(pages)} pages passed; the screenshots are in {folder}")
 
 
 if __name__ == "__main__":
-    pictures = sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="faasrt-site-")
-    asyncio.run(main(Path(sys.argv[1]).resolve(), Path(pictures)))
+    screenshots = sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="faasrt-site-")
+    asyncio.run(main(Path(sys.argv[1]).resolve(), Path(screenshots)))

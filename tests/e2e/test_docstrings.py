@@ -1,4 +1,4 @@
-"""The docstrings: every public name has an example, and every example of the package does what it says."""
+"""Docstrings: every public name has an example, every example runs, and the stated figures match the code."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DOCSTRINGS = dict(docstrings.docstrings())
 EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}
-# It blocks the thread, and needs a cluster: `test_ray.py` runs it.
+# Blocks the thread and needs a Ray cluster: `test_ray.py` runs it.
 ELSEWHERE = {"faasrt.ray.run_tasks"}
-# Public among the modules of the package only.
+# Public methods for use inside the package only.
 INTERNAL = {"close_within"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def faas() -> AsyncIterator[LocalFaaS]:
-    """A FaaS of both engines, which the environment of the examples names."""
+    """A FaaS for all languages. The environment of the examples names its URL."""
     async with LocalFaaS(workers=1) as faas:
         await faas.wait_ready("python")
         yield faas
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES - ELSEWHERE))
-async def test_examples(name: str, faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An example prints what stands below it, given the environment, and the manager and runtime that it may use."""
+async def test_examples_print_what_the_docstring_shows(
+    name: str, faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Examples may use the names `manager` and `runtime`, and `RuntimeManager.from_env`."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
     monkeypatch.chdir(tmp_path)
     async with RuntimeManager.from_env() as manager:
@@ -69,16 +71,16 @@ def named(value: Any) -> str:
         ">>> int('')\nTraceback (most recent call last):\nValueError: another",
     ],
 )
-async def test_a_wrong_example_is_found(wrong: str) -> None:
-    """Output that the docstring does not show counts too, and so does an exception that does not come."""
+async def test_a_wrong_example_fails(wrong: str) -> None:
+    """Output that is missing in the docstring, a wrong exception and a missing exception each fail."""
     with pytest.raises(AssertionError):
         await docstrings.run("wrong", wrong)
 
 
 async def test_every_public_name_has_an_example() -> None:
-    """In its own docstring; so has each method of the manager and factory, and what a runtime has beyond these.
+    """Each name of `faasrt`, and each method of `RuntimeManager`, `RuntimeFactory` and `Runtime`, has an example.
 
-    `aclose` needs none: everybody writes `async with`.
+    Methods that `Runtime` shares with `RuntimeManager` need only one. `aclose` needs none, because of `async with`.
     """
     public = [getattr(faasrt, name) for name in faasrt.__all__ if name not in ("TaskResult", "__version__")]
     shared = {name for name, _ in public_methods(RuntimeManager)} - {"run_code", "validate_code"}
@@ -87,8 +89,8 @@ async def test_every_public_name_has_an_example() -> None:
     assert {named(value) for value in public} - EXAMPLES == set()
 
 
-async def test_every_public_name_outside_the_package_itself_has_an_example() -> None:
-    """In its own docstring, or in that of its module; the docstring of the package lists these names."""
+async def test_every_public_name_of_other_modules_has_an_example() -> None:
+    """The docstring of `faasrt` lists these names. The example is in the docstring of the name or of its module."""
     listed = re.findall(
         r"`(faasrt\.[\w.]+\.\w+)`", str(faasrt.__doc__).partition("Public are")[2].partition("All other")[0]
     )
@@ -111,8 +113,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-async def test_defaults_are_as_they_are_said_to_be(kind: type) -> None:
-    """Each setting that is a number, a flag or a word says what it is by default, and that is so."""
+async def test_defaults_in_docstrings_match_the_code(kind: type) -> None:
+    """The docstring of each settings class states the default of each number, flag and string."""
     attributes = str(inspect.getdoc(kind)).partition("Attributes:")[2].partition("Raises:")[0].partition("Example:")[0]
     said = {
         name: re.search(r"\bDefault: (.+?)\.(?!\d)", text)
@@ -127,8 +129,8 @@ async def test_defaults_are_as_they_are_said_to_be(kind: type) -> None:
             assert match[1] == (str(default) if isinstance(default, bool | str) else f"{default:.15g}"), name
 
 
-def figures() -> Iterator[tuple[str, str]]:
-    """Words of docstrings, put together with the figures of the code."""
+def phrases_with_figures() -> Iterator[tuple[str, str]]:
+    """Yield names of modules and objects, each with a phrase with the code's figures for its docstring."""
     words = {3: "three", 5: "five", 10: "ten"}
     retry, breaker = faasrt.RetrySettings(), faasrt.BreakerSettings()
     yield "faasrt.transport", f"At most {words[retry.max_attempts]} attempts are made"
@@ -153,14 +155,13 @@ def figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"
 
 
-@pytest.mark.parametrize(("name", "words"), list(figures()))
-async def test_figures_in_docstrings_are_those_of_the_code(name: str, words: str) -> None:
-    """The counts in docstrings match the code."""
+@pytest.mark.parametrize(("name", "words"), list(phrases_with_figures()))
+async def test_figures_in_docstrings_match_the_code(name: str, words: str) -> None:
     assert words in " ".join(DOCSTRINGS[name].split())
 
 
-async def test_tables_are_complete() -> None:
-    """The outcomes, the errors with their bases, the commands and the exit codes."""
+async def test_tables_in_docstrings_are_complete() -> None:
+    """The tables list all outcomes, errors with their base classes, commands and exit codes."""
     outcomes = re.findall(r"^    ([A-Z_]+) {2,}", DOCSTRINGS["faasrt.results"], re.MULTILINE)
     assert outcomes == list(faasrt.Outcome)
     lines = DOCSTRINGS["faasrt.errors"].splitlines()

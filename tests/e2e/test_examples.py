@@ -1,4 +1,4 @@
-"""The examples run as their docstrings state."""
+"""The programs in `faasrt.examples`."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ async def url_of(local: RuntimeManager) -> str:
     return (await local.get_health_status()).endpoints[0].endpoint
 
 
-def making(url: str, **settings: Any) -> MakeManager:
-    """Return a function that makes a manager with one URL for all languages."""
+def maker_for(url: str, **settings: Any) -> MakeManager:
+    """Return a function that makes a manager for one URL."""
     environ = {"COZE_LOOP_FAAS_URL": url}
     return lambda **options: RuntimeManager.from_env(environ, **options, **settings)
 
 
 @contextlib.asynccontextmanager
 async def serving(backend: str, make_manager: MakeManager) -> AsyncIterator[aiohttp.ClientSession]:
-    """The application of a backend, on the server that its example uses, and a client of it."""
+    """Run the application of a backend on the server that its example uses. Yield a client."""
     async with contextlib.AsyncExitStack() as stack:
         if backend == "aiohttp_backend":
             runner = web.AppRunner(aiohttp_backend.create_app(make_manager), handler_cancellation=True)
@@ -84,9 +84,9 @@ async def grade(client: aiohttp.ClientSession, **body: Any) -> tuple[int, dict[s
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_failures_of_graders_are_answers(backend: str, local: RuntimeManager) -> None:
-    """Grades, failures of graders and invalid grades are different answers, each with status 200."""
-    async with serving(backend, making(await url_of(local))) as client:
+async def test_failures_of_graders_are_answered_with_200(backend: str, local: RuntimeManager) -> None:
+    """Grades, failures of graders and invalid grades have different bodies."""
+    async with serving(backend, maker_for(await url_of(local))) as client:
         right = {"outcome": "OK", "grade": {"score": 1.0, "reason": "r"}, "problem": "", "stdout": "seen\n"}
         assert await grade(client) == (200, right)
         wrong = right | {"grade": {"score": 0.0, "reason": "r"}}
@@ -111,9 +111,9 @@ async def test_failures_of_graders_are_answers(backend: str, local: RuntimeManag
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_wrong_requests_are_422(backend: str) -> None:
-    """Invalid requests are refused with a message, and nothing is sent."""
-    async with FakeFaas() as fake, serving(backend, making(fake.url)) as client:
+async def test_invalid_requests_are_answered_with_422(backend: str) -> None:
+    """The body has a message, and nothing is sent to the FaaS."""
+    async with FakeFaas() as fake, serving(backend, maker_for(fake.url)) as client:
         for wrong in (
             {"grader": " "},
             {"grader": 1},
@@ -136,9 +136,9 @@ async def test_wrong_requests_are_422(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_failures_of_the_servers_are_502_and_503(backend: str) -> None:
-    """An overload is 503 with the server's Retry-After, the rest 502; no answer names a server."""
-    async with FakeFaas() as fake, serving(backend, making(fake.url)) as client:
+async def test_failures_of_the_faas_are_answered_with_502_or_503(backend: str) -> None:
+    """Overload gives 503 with the FaaS's Retry-After, other failures 502. No answer contains the FaaS's address."""
+    async with FakeFaas() as fake, serving(backend, maker_for(fake.url)) as client:
         fake.script(Reply.overloaded(retry_after=40.5))
         async with client.post("/grade", json={"grader": EXACT, "answer": "", "expected": ""}) as response:
             text = await response.text()
@@ -155,12 +155,12 @@ async def test_failures_of_the_servers_are_502_and_503(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_full_queue_is_503(backend: str) -> None:
-    """A request beyond the limit of the queue gets a Retry-After."""
+async def test_a_full_queue_is_answered_with_503(backend: str) -> None:
+    """The answer has a Retry-After header."""
     managers: list[RuntimeManager] = []
 
     def make(**options: Any) -> RuntimeManager:
-        managers.append(making(fake.url, limiter=LimiterSettings(max_concurrency=1, max_queue=1))(**options))
+        managers.append(maker_for(fake.url, limiter=LimiterSettings(max_concurrency=1, max_queue=1))(**options))
         return managers[0]
 
     async with FakeFaas() as fake, serving(backend, make) as client, asyncio.TaskGroup() as group:
@@ -175,9 +175,9 @@ async def test_a_full_queue_is_503(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_client_that_goes_away_ends_its_grader(backend: str, local: RuntimeManager) -> None:
-    """The grader would loop for 30 s; its sandbox is free again when the client has closed the connection."""
-    async with serving(backend, making(await url_of(local))) as client:
+async def test_a_client_that_disconnects_stops_its_grader(backend: str, local: RuntimeManager) -> None:
+    """The sandbox becomes free before the time limit of 30 s, and the metrics count a cancelled call."""
+    async with serving(backend, maker_for(await url_of(local))) as client:
         endless = "def grade(a, b):\n    while True: pass"
         request = asyncio.create_task(grade(client, grader=endless, timeout_ms=30_000))
         async with asyncio.timeout(20):
@@ -191,11 +191,11 @@ async def test_a_client_that_goes_away_ends_its_grader(backend: str, local: Runt
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_health_and_metrics(backend: str) -> None:
-    """Health is 200 or 503, and metrics are what Prometheus reads: of this application, and no other one."""
+async def test_health_and_metrics_of_a_backend(backend: str) -> None:
+    """`/health` answers 200 or 503. `/metrics` counts the calls of this application only, in Prometheus format."""
     async with FakeFaas() as fake:
         for _ in range(2):
-            async with serving(backend, making(fake.url)) as client:
+            async with serving(backend, maker_for(fake.url)) as client:
                 async with client.get("/health") as response:
                     assert response.status == 200
                     assert await response.json() == {"healthy": True, "endpoints": {fake.url: "healthy"}}
@@ -212,7 +212,7 @@ async def test_health_and_metrics(backend: str) -> None:
 
 
 async def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with arguments and wait for its end."""
+    """Run Python with arguments and wait until it exits."""
     command = [sys.executable, "-W", "error", *arguments]
     return await anyio.to_thread.run_sync(
         lambda: subprocess.run(command, env={**CLEAN, **environ}, capture_output=True, text=True, timeout=100)
@@ -221,8 +221,8 @@ async def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_backend_ends_cleanly(backend: str, number: signal.Signals, tmp_path: Path) -> None:
-    """As a process with the embedded FaaS: it grades, and at a signal it and all its processes go away."""
+async def test_a_signal_stops_a_backend_and_its_processes(backend: str, number: signal.Signals, tmp_path: Path) -> None:
+    """A backend with the embedded FaaS grades an answer. After a signal it exits and leaves no process behind."""
     output = tmp_path / "output"
     command = [sys.executable, "-W", "error", "-m", f"faasrt.examples.{backend}", "--port", "0"]
     with output.open("wb") as sink:
@@ -237,7 +237,7 @@ async def test_a_backend_ends_cleanly(backend: str, number: signal.Signals, tmp_
         assert children
         process.send_signal(number)
         await until(lambda: process.poll() is not None)
-        # uvicorn passes a SIGTERM on when it has stopped.
+        # uvicorn raises SIGTERM again after it has stopped.
         assert process.returncode in {0, -signal.SIGTERM if backend == "fastapi_backend" else 0}
         await until(lambda: all(is_gone(child) for child in children))
         assert "Traceback" not in output.read_text()
@@ -250,8 +250,8 @@ async def test_a_backend_ends_cleanly(backend: str, number: signal.Signals, tmp_
     ("example", "missing"),
     [("fastapi_backend", "fastapi"), ("fastapi_backend", "uvicorn"), ("aiohttp_backend", "prometheus_client")],
 )
-async def test_missing_packages_are_named(example: str, missing: str) -> None:
-    """Without a package that is no dependency of faasrt, the last line says what to install."""
+async def test_examples_name_missing_packages(example: str, missing: str) -> None:
+    """If a package from an extra is missing, the last line of the traceback says which extra to install."""
     done = await run("-c", f"import sys; sys.modules[{missing!r}] = None; import faasrt.examples.{example}")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -259,7 +259,7 @@ async def test_missing_packages_are_named(example: str, missing: str) -> None:
 
 
 def expected_verdict(item: batch_evaluation.Item) -> batch_evaluation.Verdict:
-    """Return the verdict of a grader that runs in this process."""
+    """Return the verdict of the item's grader, which is run in this process."""
     if item.grader == "endless" and item.answer == item.expected:
         return "grader failed"
     namespace: dict[str, Any] = {}
@@ -270,8 +270,10 @@ def expected_verdict(item: batch_evaluation.Item) -> batch_evaluation.Verdict:
         return "grader failed"
 
 
-async def test_a_batch_adds_up(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer gets the verdict that its grader gives elsewhere, in order."""
+async def test_batch_evaluation_returns_the_verdicts_of_the_graders(
+    local: RuntimeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdicts equal those of the same graders run in this process, and are in the order of the answers."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
     items = batch_evaluation.sample(120)
     graded = await batch_evaluation.grade_all(items)
@@ -280,8 +282,8 @@ async def test_a_batch_adds_up(local: RuntimeManager, monkeypatch: pytest.Monkey
     assert {one.reason for one in graded} == {"", "ValueError", "ZeroDivisionError", "Timeout"}
 
 
-async def test_a_batch_as_a_command() -> None:
-    """It uses the embedded FaaS, and its summary has a line for each grader and for each reason."""
+async def test_batch_evaluation_as_a_command() -> None:
+    """It uses the embedded FaaS. Its summary has a line for each grader and for each reason."""
     done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "40")
     assert done.returncode == 0, done.stderr
     lines = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()]
@@ -292,8 +294,8 @@ async def test_a_batch_as_a_command() -> None:
     assert ["grader failed: ValueError (6)"] in lines[5:]
 
 
-async def test_a_batch_in_an_outage() -> None:
-    """Infrastructure failures count as not graded, never as wrong, and the exit code is 3."""
+async def test_batch_evaluation_counts_infrastructure_failures_as_not_graded() -> None:
+    """They are not counted as wrong answers, and the exit code is 3."""
     async with FakeFaas() as fake:
         fake.default = Reply.crash()
         done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "30", COZE_LOOP_FAAS_URL=fake.url)
@@ -302,8 +304,8 @@ async def test_a_batch_in_an_outage() -> None:
     assert "wrong:" not in done.stdout
 
 
-async def test_a_benchmark_splits_the_time(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The phases of a call are not negative and add up to its total; two endpoints share the work."""
+async def test_benchmark_splits_the_time_of_calls(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phases of a call are not negative, and their sum is its total time. Both endpoints get calls."""
     async with LocalFaaS(["python"], workers=1) as second:
         await second.wait_ready("python")
         urls = {await url_of(local), second.url}
@@ -324,8 +326,8 @@ async def test_a_benchmark_splits_the_time(local: RuntimeManager, monkeypatch: p
     ]
 
 
-async def test_a_benchmark_as_a_command() -> None:
-    """It uses the embedded FaaS. It counts the errors of failed runs, and its exit code is 3 then."""
+async def test_benchmark_as_a_command() -> None:
+    """It uses the embedded FaaS. If runs fail, it counts them by error, and the exit code is 3."""
     done = await run("-m", "faasrt.examples.benchmark", "--runs", "20", "--concurrency", "4")
     assert done.returncode == 0, done.stderr
     assert re.match(r"20 runs in .*: OK 20\n", done.stdout)
@@ -357,8 +359,8 @@ async def execute(source: str, namespace: dict[str, Any]) -> str:
     return printed.getvalue() + ("" if shown is None else repr(shown))
 
 
-async def test_the_notebook(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run from the first cell to the last, each one shows what is stored below it."""
+async def test_notebook_cells_print_the_stored_output(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells are run in order."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
     namespace: dict[str, Any] = {}
     for cell in NOTEBOOK:
@@ -366,8 +368,8 @@ async def test_the_notebook(local: RuntimeManager, monkeypatch: pytest.MonkeyPat
         assert await execute("".join(cell["source"]), namespace) == stored
 
 
-async def test_the_notebook_is_typed(tmp_path: Path) -> None:
-    """Its cells pass mypy as the package does."""
+async def test_notebook_passes_mypy(tmp_path: Path) -> None:
+    """The cells pass `mypy --strict`."""
     script = tmp_path / "notebook.py"
     cells = ["".join(cell["source"]) for cell in NOTEBOOK]
     script.write_text('# mypy: disable-error-code="top-level-await"\n' + "\n\n".join(cells))
@@ -375,7 +377,7 @@ async def test_the_notebook_is_typed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-async def test_examples_are_listed() -> None:
-    """The package names each of its files, and no other one."""
+async def test_the_package_docstring_lists_all_examples() -> None:
+    """The docstring of `faasrt.examples` lists its modules and no others."""
     listed = set(re.findall(r"faasrt\.examples\.(\w+)  ", importlib.import_module("faasrt.examples").__doc__ or ""))
     assert listed == {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}

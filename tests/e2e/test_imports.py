@@ -1,4 +1,4 @@
-"""The package in a fresh interpreter."""
+"""Imports of the package in a new interpreter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from support.package import ROOT
 
 
-def test_import_loads_nothing_heavy() -> None:
-    """Importing the package costs neither aiohttp nor the engines."""
+def test_import_faasrt_loads_no_dependency() -> None:
+    """`import faasrt` loads neither its dependencies nor the engines."""
     code = (
         "import sys, faasrt; print(sorted({'aiohttp', 'attrs', 'structlog', 'click', 'wasmtime'} & set(sys.modules)))"
     )
@@ -18,7 +18,7 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_the_typed_sample_runs() -> None:
-    """`typed_sample.py`, which mypy checks in the CI, runs."""
+    """`typed_sample.py`, which mypy checks, also runs without an error."""
     sample = ROOT / "tests" / "support" / "typed_sample.py"
     done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

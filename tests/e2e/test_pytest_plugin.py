@@ -1,4 +1,4 @@
-"""The fixtures of the pytest plugin, each time in a session of pytest as users have it."""
+"""The fixtures of the pytest plugin, each tested in a separate pytest session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from faasrt.testing import pytest_plugin
 
 pytest_plugins = ["pytester"]
 
-# pytester gives each session a home folder of its own, where the sandbox of Python would have to be compiled anew.
+# pytester gives each session a new home folder, so the Python sandbox would have to be compiled again.
 CACHE = str(module_dir().parent)
 OPTIONS = ("-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 LOCAL = """
@@ -69,22 +69,22 @@ def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_example_of_the_plugin(pytester: pytest.Pytester, mode: str) -> None:
-    """What stands in the documentation is a test file that passes, in both modes of pytest-asyncio."""
+def test_the_example_in_the_plugin_docstring_passes(pytester: pytest.Pytester, mode: str) -> None:
+    """It passes in both modes of pytest-asyncio."""
     documentation = inspect.cleandoc(pytest_plugin.__doc__ or "")
     example = documentation.partition("A test file::\n\n")[2].partition("\n\n`-p ")[0]
     pytester.makepyfile(textwrap.dedent(example))
     pytester.runpytest_subprocess(*OPTIONS, "-o", f"asyncio_mode={mode}").assert_outcomes(passed=3)
 
 
-def test_a_local_faas_serves_every_event_loop(pytester: pytest.Pytester) -> None:
-    """One FaaS serves tests with loops of any scope, those of anyio, and those without a loop."""
+def test_faasrt_local_works_with_every_event_loop(pytester: pytest.Pytester) -> None:
+    """One FaaS serves tests with event loops of any scope, tests of anyio, and tests without an event loop."""
     pytester.makepyfile(LOCAL)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=5)
 
 
-def test_a_local_faas_that_cannot_be_is_an_error(pytester: pytest.Pytester) -> None:
-    """Without the extra `local` the test neither passes nor is skipped, and what to install is said."""
+def test_faasrt_local_without_its_extra_is_an_error(pytester: pytest.Pytester) -> None:
+    """The test is not skipped, and the error says which extra to install."""
     pytester.makeconftest("import sys; sys.modules['deno'] = None")
     pytester.makepyfile(LOCAL)
     done = pytester.runpytest_subprocess(*OPTIONS, "-k", "without")
@@ -100,32 +100,32 @@ def test_a_local_faas_that_cannot_be_is_an_error(pytester: pytest.Pytester) -> N
         ("anyio", ()),
     ],
 )
-def test_a_fake_faas_lives_in_the_loop_of_its_test(
+def test_faasrt_fake_runs_in_the_event_loop_of_its_test(
     pytester: pytest.Pytester, mark: str, options: tuple[str, ...]
 ) -> None:
-    """Whoever runs the test, pytest-asyncio or anyio, runs the fake FaaS too."""
+    """The fixture works with pytest-asyncio, in any loop scope, and with anyio."""
     pytester.makepyfile(FAKE.replace("MARK", mark))
     pytester.runpytest_subprocess(*OPTIONS, *options).assert_outcomes(passed=1)
 
 
-def test_a_fake_faas_does_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
-    """Tests of anyio need nothing else; any other test is an error that says what to install."""
-    pytester.makepyfile(FAKE.replace("MARK", "anyio") + "\ndef test_of_nobody(faasrt_fake): pass\n")
+def test_faasrt_fake_does_not_need_pytest_asyncio(pytester: pytest.Pytester) -> None:
+    """Without pytest-asyncio, tests of anyio pass. For other tests an error says what to install."""
+    pytester.makepyfile(FAKE.replace("MARK", "anyio") + "\ndef test_without_mark(faasrt_fake): pass\n")
     done = pytester.runpytest_subprocess("-p", "no:asyncio")
     done.assert_outcomes(passed=1, errors=1)
     done.stdout.fnmatch_lines(["faasrt_fake needs pytest-asyncio, or a test that is marked with anyio"])
 
 
-def test_the_plugin_may_be_named_too(pytester: pytest.Pytester) -> None:
-    """To name the plugin that pytest has found by itself is harmless."""
+def test_the_plugin_may_be_listed_in_pytest_plugins(pytester: pytest.Pytester) -> None:
+    """pytest has loaded the plugin already, and the fixtures are defined once."""
     pytester.makeconftest("pytest_plugins = ['faasrt.testing.pytest_plugin']")
     done = pytester.runpytest_subprocess(*OPTIONS, "--fixtures")
     assert done.ret == 0
     assert done.stdout.str().count("\nfaasrt_local [session scope]") == 1
 
 
-def test_the_plugin_costs_little() -> None:
-    """Every start of pytest loads the plugin, and neither a server nor a client with it."""
+def test_the_plugin_imports_no_server_and_no_client() -> None:
+    """Every start of pytest loads the plugin, so its imports must be cheap."""
     heavy = {"aiohttp", "anyio", "attrs", "structlog", "faasrt.config", "faasrt.testing.loopback"}
     code = (
         "import sys, pytest_asyncio; known = set(sys.modules); import faasrt.testing.pytest_plugin;"

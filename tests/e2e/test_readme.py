@@ -1,4 +1,4 @@
-"""README and guide: each snippet runs, and prints what stands below it."""
+"""README and guide: each snippet runs and prints what is shown below it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def run(argv: list[str], cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("snippet", RUN, ids=str)
-async def test_snippets(snippet: Snippet, tmp_path: Path, wasm_sandbox: None) -> None:
-    """A program or command runs as pasted, with the files that its page says to save, and prints what stands below."""
+async def test_snippets_print_what_is_shown_below_them(snippet: Snippet, tmp_path: Path, wasm_sandbox: None) -> None:
+    """A program or command runs unchanged, with the files that its page says to save."""
     for saved in SAVED:
         if saved.document == snippet.document:
             (tmp_path / saved.file).write_text(saved.code)
@@ -46,28 +46,28 @@ async def test_snippets(snippet: Snippet, tmp_path: Path, wasm_sandbox: None) ->
 
 
 @pytest.mark.parametrize("snippet", APPLICATIONS, ids=str)
-async def test_applications(snippet: Snippet, tmp_path: Path) -> None:
-    """A web application answers, and ends a program whose client has disconnected."""
+async def test_web_applications_answer_and_stop_programs(snippet: Snippet, tmp_path: Path) -> None:
+    """The web application in a snippet answers requests, and stops a program whose client has disconnected."""
     assert "LimiterSettings(max_queue=" in snippet.code
     await anyio.to_thread.run_sync(snippets.check_application, snippet, PYTHON, tmp_path)
 
 
-# Installed by the first command of the README, or part of Python.
+# Packages that the first command of the README installs, and the standard library.
 INSTALLED = {"faasrt", "aiohttp", "anyio", "structlog", *sys.stdlib_module_names}
 MODULES_OF = {"faasrt[prometheus]": "prometheus_client", "pytest-asyncio": "pytest_asyncio"}
 
 
 @pytest.mark.parametrize("snippet", [one for one in ALL if one.kind == "python"], ids=str)
-async def test_snippets_say_which_packages_they_need(snippet: Snippet) -> None:
-    """Each import is of the standard library, of what faasrt brings, or named before it on the page."""
+async def test_packages_that_snippets_import_are_named(snippet: Snippet) -> None:
+    """Each imported package is in the standard library, is installed with faasrt, or is named on the page."""
     imported = set(re.findall(r"^(?:import|from) (\w+)", snippet.code, re.MULTILINE)) - INSTALLED
     named = " ".join(" ".join(one.installs) for one in ALL if one.document == snippet.document).replace("'", "")
     named = " ".join(MODULES_OF.get(name, name.replace("-", "_")) for name in named.split())
     assert all(name in named for name in imported), (imported, named)
 
 
-async def test_two_applications_and_ten_recipes_are_found() -> None:
-    """The parametrized tests above are not empty; the cookbook has ten recipes, each with a program."""
+async def test_all_applications_and_recipes_are_found() -> None:
+    """There are two web applications, and the cookbook has ten recipes, each with one program."""
     assert [snippet.document for snippet in APPLICATIONS] == ["README.md", "faasrt.docs.cookbook"]
     recipes = re.split(r"^## ", snippets.text_of("faasrt.docs.cookbook"), flags=re.MULTILINE)[1:]
     assert [recipe.partition(".")[0] for recipe in recipes] == [str(number) for number in range(1, 11)]
@@ -75,56 +75,56 @@ async def test_two_applications_and_ten_recipes_are_found() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-async def test_every_snippet_is_of_a_kind_that_is_run(document: str) -> None:
-    """No snippet escapes: Python and console snippets run here, the two set-up commands in `.ci/run`."""
+async def test_every_snippet_has_a_known_kind(document: str) -> None:
+    """Python and console snippets run in this file, the two set-up commands in `.ci/run`. Text is not run."""
     assert snippets.kinds_of(document) <= {"sh", "console", "python", "text"}
     setups = [snippet.code for snippet in snippets.snippets_of(document) if snippet.kind == "sh"]
     assert len(setups) == (2 if document == "README.md" else 0)
     assert all(code.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ") for code in setups)
 
 
-async def test_each_error_is_explained() -> None:
-    """The page about troubleshooting has a section for each public error."""
+async def test_troubleshooting_explains_each_error() -> None:
+    """The page has a section for each public error."""
     headings = set(re.findall(r"^### (\w+)$", snippets.text_of("faasrt.docs.troubleshooting"), re.MULTILINE))
     public = [getattr(faasrt, name) for name in faasrt.__all__ if name.endswith("Error") and name != "UserError"]
     assert headings >= {error.__name__ for error in public} - {"FaasrtError", "ServiceError"}
 
 
-async def test_it_is_a_front_page() -> None:
-    """Less than 300 lines; the rest is in the docstrings."""
+async def test_readme_is_short() -> None:
+    """It has fewer than 300 lines. The reference is in the docstrings."""
     assert len(README.splitlines()) < 300
 
 
 def named_pages(text: str) -> set[str]:
-    """Return the names that a text passes to `pydoc`: after the command, and further ones in the same sentence."""
+    """Return the names in each sentence that contains the command `python -m pydoc`."""
     sentences = re.findall(r"python -m pydoc[^.]*(?:\.[\w`][^.]*)*", text)
     return {name for sentence in sentences for name in re.findall(r"(faasrt(?:\.\w+)*)`", sentence)}
 
 
-MAP = str(faasrt.__doc__).partition("Read on")[2].partition("Public are")[0]
-IN_AN_EXTRA = {"faasrt.ray"}
-PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", MAP)))
+PAGE_LIST = str(faasrt.__doc__).partition("Read on")[2].partition("Public are")[0]
+NEED_AN_EXTRA = {"faasrt.ray"}
+PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", PAGE_LIST)))
 
 
-async def test_the_pages_are_found() -> None:
-    """The README names those that the map of the package has."""
+async def test_the_pages_named_in_the_readme_are_found() -> None:
+    """The expressions that search for names find the pages of the guide and the main modules."""
     assert {"faasrt", "faasrt.Runtime.run_cases", "faasrt.config", "faasrt.errors", "faasrt.local"} <= set(PAGES)
     assert set(DOCUMENTS[1:]) <= set(PAGES)
 
 
 @pytest.mark.parametrize("name", PAGES)
-async def test_pydoc_shows_what_is_referred_to(name: str, tmp_path: Path) -> None:
-    """The page is there, whole, and tells more than a line."""
+async def test_pydoc_shows_each_page(name: str, tmp_path: Path) -> None:
+    """`pydoc` shows the whole docstring, which is longer than its summary."""
     page = await run([sys.executable, "-W", "error", "-m", "pydoc", name], tmp_path)
-    summary, _, story = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
-    assert len(story) > 150
-    shown, told = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, story))
+    summary, _, rest = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
+    assert len(rest) > 150
+    shown, docstring = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, rest))
     assert summary in shown
-    assert told.strip() in shown
+    assert docstring.strip() in shown
 
 
-async def test_pydoc_needs_no_extras() -> None:
-    """The pages can be read where the packages of the extras are missing; but those of what is itself in an extra."""
+async def test_pydoc_works_without_the_extras() -> None:
+    """The pages can be shown if the packages of the extras are missing, except pages of modules that need an extra."""
     missing = [
         "click",
         "jinja2",
@@ -136,7 +136,7 @@ async def test_pydoc_needs_no_extras() -> None:
         "prometheus_client",
         "opentelemetry",
     ]
-    names = [name for name in PAGES if name not in IN_AN_EXTRA]
+    names = [name for name in PAGES if name not in NEED_AN_EXTRA]
     code = f"""
 import pydoc, sys
 sys.modules.update(dict.fromkeys({[*missing, "pytest", "pytest_asyncio"]}))

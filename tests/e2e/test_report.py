@@ -1,4 +1,4 @@
-"""`faasrt report`: the numbers, and a page that no result can break."""
+"""`faasrt report`: the figures are right, and no result can break or script the page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def report_of(path: Path, lines: list[dict[str, Any]]) -> Summary:
 
 
 class Reader(HTMLParser):
-    """The texts, tags and attributes of a page."""
+    """Collects the texts, tags and attributes of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ class Reader(HTMLParser):
             self.texts[self._open[-1]][-1] += data
 
 
-def test_figures_by_hand(tmp_path: Path) -> None:
-    """Counts, percentiles, rates and bins of a file small enough to reckon."""
+def test_figures_of_a_small_file(tmp_path: Path) -> None:
+    """Counts, percentiles, rates and bins equal figures calculated by hand."""
     report = report_of(
         tmp_path / "r.jsonl",
         [
@@ -115,7 +115,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
 
 
 def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
-    """Equal reasons are one group, whatever their numbers, endpoints and times; the most frequent comes first."""
+    """Reasons that differ only in numbers, endpoints and times are one group. The most frequent group comes first."""
     key_error = {"name": "KeyError", "message": "'name'", "traceback": ""}
     index_error = {"name": "IndexError", "message": "no item 7 in 20", "traceback": ""}
     timeout = {"name": "Timeout", "message": "timeout after 2000 ms (limit of the client)", "traceback": ""}
@@ -143,8 +143,8 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
     assert cells[:2] == ["ConnectError: http://10.0.0.7:8000 hung up", "IndexError: no item … in …"]
 
 
-def test_very_many_reasons(tmp_path: Path) -> None:
-    """Their number is limited, and no failure is lost: the rest is counted together."""
+def test_the_number_of_reasons_is_limited(tmp_path: Path) -> None:
+    """Failures with further reasons are counted together as "other reasons"."""
     words = [
         "".join(chr(97 + int(digit)) for digit in str(number)) for number in range(reader_module.MAX_REASONS + 500)
     ]
@@ -156,7 +156,7 @@ def test_very_many_reasons(tmp_path: Path) -> None:
 
 
 def test_results_are_split_by_language(tmp_path: Path) -> None:
-    """Each language has its counts and percentiles; results without a language come last."""
+    """Each language has its own counts and percentiles. Results without a language come last."""
     lines = [
         result(1, total_ms=10), result(2, "TIMEOUT", total_ms=30), infrastructure(3, total_ms=20),
         result(4, language="typescript"), result(5, language="<b>"), invalid(6),
@@ -173,8 +173,8 @@ def test_results_are_split_by_language(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", [0.05, 0.12])
-def test_labels_of_percentiles_do_not_cross_lines(label: float) -> None:
-    """For percentiles anywhere: no line passes through the label of another, and no label leaves the plot."""
+def test_labels_of_percentiles_do_not_overlap_lines(label: float) -> None:
+    """At all positions of three percentiles, no line crosses the label of another, and no label leaves the plot."""
     places = [number / 40 for number in range(41)]
     for first, second, third in itertools.combinations_with_replacement(places, 3):
         marks = arrange([(first, "p50"), (second, "p95"), (third, "p99")])
@@ -183,13 +183,13 @@ def test_labels_of_percentiles_do_not_cross_lines(label: float) -> None:
             start, end = (mark.place, mark.place + label) if mark.side == "after" else (mark.place - label, mark.place)
             assert start >= -1e-9
             assert end <= 1 + 1e-9
-            # A line reaches from its own row to the axis, so only lines that begin in this row or above pass it.
+            # A line reaches from its row down to the axis, so only lines that begin in this row or above can cross it.
             assert not [other for other in marks[:row] if start < other.place < end], marks
 
 
 @pytest.mark.parametrize("lows", [(0.0, 10.0), (3.0, 3.1), (0.01, 1e6), (5.0, 5.0), (0.0, 0.0), (1e11, 1e12)])
-def test_distribution_agrees_with_statistics(lows: tuple[float, float]) -> None:
-    """The percentiles are those of the standard library, and every value is in one bin, the right one."""
+def test_percentiles_agree_with_the_statistics_module(lows: tuple[float, float]) -> None:
+    """Every value is counted in exactly one bin, the right one. NaN is ignored."""
     low, high = lows
     values = [low + (high - low) * (number / 500) ** 3 for number in range(501)]
     data = distribution([*values, math.nan])
@@ -204,8 +204,8 @@ def test_distribution_agrees_with_statistics(lows: tuple[float, float]) -> None:
     assert distribution([math.nan]) is None
 
 
-def test_the_later_result_of_a_task_counts(tmp_path: Path) -> None:
-    """`--resume` appends: one result for each id, the last; a task without an id is known by its line."""
+def test_only_the_last_result_of_a_task_counts(tmp_path: Path) -> None:
+    """`--resume` appends results. A task is identified by its id, or by its line if it has none."""
     lines = [infrastructure(1), invalid(2), result(3, "TIMEOUT"), invalid(2), result(1), result(3, "USER_ERROR")]
     report = report_of(tmp_path / "r.jsonl", lines)
     assert report.counts == {"OK": 1, "USER_ERROR": 1, "INVALID_TASK": 1}
@@ -214,8 +214,8 @@ def test_the_later_result_of_a_task_counts(tmp_path: Path) -> None:
     assert "3 earlier results gave way" in render(report)
 
 
-def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
-    """They are not counted, and the page says so; a last line that lacks only its line end is whole."""
+def test_a_truncated_end_and_lines_without_results_are_not_counted(tmp_path: Path) -> None:
+    """The page mentions them. A last line that lacks only its newline is counted."""
     path = tmp_path / "r.jsonl"
     lines = [json.dumps(result(number)) for number in range(3)]
     path.write_text("\ufeff" + "\n".join([lines[0], "", "nonsense", "[1]", "{}", lines[1], lines[2][:40]]))
@@ -231,8 +231,8 @@ def test_a_torn_end_and_lines_that_are_no_results(tmp_path: Path) -> None:
     assert 'class="notes"' not in render(report)
 
 
-def test_compressed_files(tmp_path: Path) -> None:
-    """Gzip is recognized by its bytes. Several members are read, and a damaged one as far as possible."""
+def test_gzip_files_are_read(tmp_path: Path) -> None:
+    """Gzip is detected by its first bytes. All members are read, and a truncated member as far as possible."""
     path = tmp_path / "r.jsonl.gz"
     parts = [gzip.compress((json.dumps(result(number, "CRASHED")) + "\n").encode()) for number in range(3)]
     path.write_bytes(parts[0] + parts[1])
@@ -243,8 +243,8 @@ def test_compressed_files(tmp_path: Path) -> None:
     assert faasrt("report", path) == (0, "", f"faasrt: wrote {tmp_path / 'r.html'}\n")
 
 
-def test_a_line_too_long_for_a_result_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is never in memory as a whole, and what follows it is read from where it begins."""
+def test_a_line_that_is_too_long_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next lines are read correctly."""
     monkeypatch.setattr("faasrt.cli.report.reader.MAX_LINE_BYTES", 1_000)
     lines = [result(1), result(2, stdout="x" * 5_000), result(3, "TIMEOUT"), result(4, stdout="x" * 1_000)]
     report = report_of(tmp_path / "r.jsonl", lines)
@@ -252,8 +252,8 @@ def test_a_line_too_long_for_a_result_is_passed_over(tmp_path: Path, monkeypatch
     assert [task.id for task in report.failing] == ["case-000003"]
 
 
-def test_few_are_shown_and_the_page_says_how_many_are_not(tmp_path: Path) -> None:
-    """Every kind of failure has a share of the room, however rare; the shares fill it."""
+def test_the_page_shows_a_limited_number_of_tasks(tmp_path: Path) -> None:
+    """Each kind of failure gets a share of the list of failing tasks. The page says how many tasks are left out."""
     lines = [result(number, "USER_ERROR", total_ms=number) for number in range(1_000)]
     lines += [result(number, "TIMEOUT") for number in range(1_000, 1_400)] + [invalid(1_400)]
     report = report_of(tmp_path / "r.jsonl", lines)
@@ -266,8 +266,8 @@ def test_few_are_shown_and_the_page_says_how_many_are_not(tmp_path: Path) -> Non
     assert "100 of 1,400: the slowest; 1,300 are left out." in text
 
 
-def test_tracebacks_are_whole_and_shown_once(tmp_path: Path) -> None:
-    """A traceback is shown as it is, and not a second time as stderr."""
+def test_tracebacks_are_shown_completely_and_once(tmp_path: Path) -> None:
+    """A traceback is shown unchanged, and is not repeated in stderr."""
     error = {"name": "ZeroDivisionError", "message": "division by zero", "traceback": TRACEBACK}
     report = report_of(tmp_path / "r.jsonl", [result(1, "USER_ERROR", error=error, stderr=f"before\n{TRACEBACK}after")])
     (task,) = report.failing
@@ -275,8 +275,11 @@ def test_tracebacks_are_whole_and_shown_once(tmp_path: Path) -> None:
     assert Reader(render(report)).texts["code"][-2:] == list(task.texts.values())
 
 
-def test_nothing_of_the_results_becomes_markup(tmp_path: Path) -> None:
-    """Tags and attributes are those of a harmless page, the texts come back as they are, and no byte is unseen."""
+def test_text_in_results_never_becomes_markup(tmp_path: Path) -> None:
+    """A page of hostile results has the same tags and attributes as one of ordinary results, and shows the exact texts.
+
+    It contains no invisible character and no character that changes the direction of text.
+    """
     path = tmp_path / "<b>&amp;\"'.jsonl"
     report = report_of(path, list(hostile()))
     page = render(report)
@@ -296,16 +299,16 @@ def test_nothing_of_the_results_becomes_markup(tmp_path: Path) -> None:
     assert len(page.encode()) < 500_000
 
 
-def test_a_file_name_with_invisible_characters(tmp_path: Path) -> None:
-    """They are shown as escapes, and a name that is not UTF-8 does not keep the page from being encoded."""
+def test_invisible_characters_in_a_file_name_are_escaped(tmp_path: Path) -> None:
+    """If the name is not UTF-8, the page can still be encoded."""
     path = tmp_path / os.fsdecode(b"a\x1b\xff\xe2\x80\xaelmth.jsonl")
     page = render(report_of(path, [result(1)]))
     assert Reader(page.encode().decode()).texts["h1"] == ["a\\x1b\\udcff\\u202elmth.jsonl"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
-    """A result of any kind, without times, texts and facts, makes a whole page that explains its kind."""
+def test_a_page_with_one_minimal_result_is_complete(tmp_path: Path, kind: str) -> None:
+    """A result of each kind that has no other field gives a page with all sections and an explanation of the kind."""
     fields: Any = {"INFRASTRUCTURE": {"infra_error": {}}, "INVALID_TASK": {"invalid_task": ""}}.get(
         kind, {"outcome": kind}
     )
@@ -319,7 +322,7 @@ def test_a_page_of_one_result(tmp_path: Path, kind: str) -> None:
 
 
 def test_templates_escape_every_value() -> None:
-    """A value is text in an element, in an attribute, and through a macro; a name without a value is an error."""
+    """Values are escaped in elements, in attributes and in macros. An undefined name is an error."""
     environment = make_environment()
     source = """{% macro part(text) %}<b title="{{ text }}">{{ text }}</b>{% endmacro %}{{ part(text ~ "<i>") }}"""
     page = environment.from_string(source).render(text="<\"'&>")
@@ -329,8 +332,8 @@ def test_templates_escape_every_value() -> None:
         environment.from_string("{{ missing }}").render()
 
 
-def test_the_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> None:
-    """The hashes are those of the one style and the one script; nothing is loaded, and no attribute is code."""
+def test_the_content_security_policy_allows_only_the_page_itself(tmp_path: Path) -> None:
+    """The policy has the hashes of the style and the script. The page loads nothing, and has no event handlers."""
     page = render(report_of(tmp_path / "r.jsonl", list(ordinary(500))))
     reader = Reader(page)
     (policy,) = [
@@ -349,8 +352,8 @@ def test_the_policy_allows_the_page_itself_and_nothing_else(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("sign", ["&", "\ud800", "\U0001f600"])
-def test_the_page_stays_small_whatever_is_in_it(tmp_path: Path, sign: str) -> None:
-    """As many failures as are shown, each field full of what takes most room: still under 2 MiB."""
+def test_the_size_of_the_page_is_limited(tmp_path: Path, sign: str) -> None:
+    """With the maximum of failures, all fields full of characters that are long when escaped, it is below 2 MiB."""
     text = sign * 9_000
     fields: dict[str, Any] = dict.fromkeys(("stdout", "endpoint", "language", "exit_code", "attempts"), text)
     fields |= {"error": {"name": text, "message": text, "traceback": text}, "stderr": text[1:], "truncated": [text]}
@@ -358,8 +361,8 @@ def test_the_page_stays_small_whatever_is_in_it(tmp_path: Path, sign: str) -> No
     assert len(render(report_of(tmp_path / "r.jsonl", lines)).encode()) < 2 * 2**20
 
 
-def test_ids_and_labels_meet(tmp_path: Path) -> None:
-    """Every reference leads to one id; controls and pictures are named; tables have heads."""
+def test_the_page_is_accessible(tmp_path: Path) -> None:
+    """Ids are unique, references lead to them, inputs and pictures have labels, and tables have captions and heads."""
     reader = Reader(render(report_of(tmp_path / "r.jsonl", list(ordinary(2_000)))))
     ids = [value for _, name, value in reader.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -372,8 +375,8 @@ def test_ids_and_labels_meet(tmp_path: Path) -> None:
     assert reader.tags.count("input") <= reader.tags.count("label")
 
 
-def test_excerpts() -> None:
-    """A cut text keeps its head and tail, states the number of characters left out, and its HTML is limited."""
+def test_long_texts_are_shortened() -> None:
+    """An excerpt keeps start and end, states the number of characters left out, and is limited in its HTML size."""
     assert excerpt("short\r\n\x1b[0m", 100) == "short\n\\x1b[0m"
     cut = excerpt("head" + "é" * 50_000 + "tail", 1_000)
     assert cut.startswith("headé")
@@ -385,8 +388,8 @@ def test_excerpts() -> None:
     assert one_line("a\n b\t" + "c" * 500, 10) == "a b cccccc…"
 
 
-def test_units() -> None:
-    """Figures are short and carry their units; a share is 0 % or 100 % only when it is just that."""
+def test_figures_are_formatted_with_units() -> None:
+    """A share is shown as 0 % or 100 % only if it is exactly that."""
     assert [units.milliseconds(ms) for ms in (0.4204, 12.34, 999.7, 5_000, 125_000, math.nan)] == [
         "0.420 ms", "12.3 ms", "1.00 s", "5.00 s", "2 min 5 s", "–",
     ]  # fmt: skip
@@ -400,8 +403,8 @@ def test_units() -> None:
 
 
 @pytest.mark.parametrize("span", [0, 0.3, 59, 3_600, 86_400 * 10, START - 1])
-def test_any_span_of_time(tmp_path: Path, span: float) -> None:
-    """The bins are few whether the results came at once or over years."""
+def test_the_number_of_time_bins_is_limited(tmp_path: Path, span: float) -> None:
+    """There are at most 61 bins, whether the results arrived at once or over decades."""
     lines = [result(number, finished_at=START - span * number / 10) for number in range(11)]
     report = report_of(tmp_path / "r.jsonl", lines)
     assert report.throughput is not None
@@ -411,7 +414,7 @@ def test_any_span_of_time(tmp_path: Path, span: float) -> None:
 
 
 def test_many_results_take_little_memory(tmp_path: Path) -> None:
-    """Of 50,000 results of 1.2 KB only a few numbers are kept, and the page stays small."""
+    """50,000 results of 1.2 KB need less than 25 MB, and the page is smaller than 1 MB."""
     path = tmp_path / "r.jsonl"
     tail = json.dumps(result(0, "USER_ERROR", stdout="x" * 900)).removeprefix('{"id": "case-000000", ')
     with path.open("w") as file:
@@ -428,8 +431,8 @@ def test_many_results_take_little_memory(tmp_path: Path) -> None:
     assert len(page.encode()) < 1e6
 
 
-def test_the_command_writes_beside_the_results(tmp_path: Path) -> None:
-    """By default the page has the results' name with .html; -o says where; - is stdout; the mode is the umask's."""
+def test_the_page_is_written_next_to_the_results(tmp_path: Path) -> None:
+    """The default name is that of the results with .html. `-o` names another file, `-o -` stdout. The umask applies."""
     write_lines(tmp_path / "grades.v2.jsonl", ordinary(50))
     assert faasrt("report", "grades.v2.jsonl", cwd=tmp_path) == (0, "", "faasrt: wrote grades.v2.html\n")
     page = (tmp_path / "grades.v2.html").read_text("utf-8")
@@ -447,8 +450,8 @@ def _umask() -> int:
     return mask
 
 
-def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
-    """The file behind a link is replaced, and a device is written to."""
+def test_a_symbolic_link_and_a_device_are_written_through(tmp_path: Path) -> None:
+    """The target of a link is replaced, not the link."""
     write_lines(tmp_path / "r.jsonl", ordinary(50))
     (tmp_path / "link.html").symlink_to("page.html")
     assert faasrt("report", "r.jsonl", "-o", "link.html", cwd=tmp_path)[0] == 0
@@ -475,8 +478,8 @@ def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
         ("page.html", b"<p>", "page.html holds the results themselves: give another file with --output"),
     ],
 )
-def test_what_gives_no_results_is_2(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:
-    """One line says why, and nothing is written."""
+def test_a_file_without_results_exits_with_2(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:
+    """One line on stderr says why, and nothing is written."""
     if data is not None:
         (tmp_path / name).write_bytes(data)
     before = sorted(tmp_path.iterdir())
@@ -484,8 +487,8 @@ def test_what_gives_no_results_is_2(tmp_path: Path, name: str, data: bytes | Non
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_page_that_cannot_be_written_is_3(tmp_path: Path) -> None:
-    """The disk is infrastructure; no part of a page is left behind."""
+def test_a_page_that_cannot_be_written_exits_with_3(tmp_path: Path) -> None:
+    """No part of a page is left behind."""
     write_lines(tmp_path / "r.jsonl", ordinary(50))
     (tmp_path / "folder").mkdir()
     for target in ("no/such/page.html", "folder", "/dev/full"):
@@ -497,8 +500,8 @@ def test_a_page_that_cannot_be_written_is_3(tmp_path: Path) -> None:
     assert faasrt("report")[0] == 2
 
 
-def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results that are gone at the second reading are an error, not a wrong page."""
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read twice. If results are missing the second time, no wrong page is written."""
     path = tmp_path / "r.jsonl"
     write_lines(path, [result(1)])
 

@@ -15,8 +15,8 @@ from faasrt.local import LocalFaaS
 from support.served import until
 
 
-async def test_structlog_gets_fields() -> None:
-    """Method, path without its query, status, duration and size; a client that goes away is logged with 499."""
+async def test_a_structlog_logger_gets_fields() -> None:
+    """The path is logged without its query. A request whose client disconnects is logged with status 499."""
     lines = structlog.testing.LogCapture()
     logger = structlog.wrap_logger(None, processors=[lines])
     async with LocalFaaS(["js"], workers=1, access_log=logger) as faas, aiohttp.ClientSession() as session:
@@ -36,7 +36,7 @@ async def test_structlog_gets_fields() -> None:
 
 
 async def test_a_standard_logger_gets_a_message(caplog: pytest.LogCaptureFixture) -> None:
-    """The same fields in one line at INFO."""
+    """One line at INFO contains the same fields."""
     caplog.set_level(logging.INFO, "access")
     async with (
         LocalFaaS(["js"], workers=1, access_log=logging.getLogger("access")) as faas,
@@ -48,6 +48,6 @@ async def test_a_standard_logger_gets_a_message(caplog: pytest.LogCaptureFixture
     assert record.getMessage().startswith("request method=GET path=/nothing status=404 duration_ms=")
 
 
-def test_another_value_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="access_log must be a structlog or standard logger, got True"):
+def test_access_log_must_be_a_logger() -> None:
+    with pytest.raises(ConfigurationError, match="access_log must be a structlog or stdlib logger, got True"):
         LocalFaaS(["js"], access_log=True)

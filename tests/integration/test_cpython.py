@@ -1,4 +1,4 @@
-"""CPython's own tests, as programs on the engine `native`: `pytest -m cpython`."""
+"""CPython's own tests, run as programs on the engine `native`: `pytest -m cpython`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ result = unittest.TextTestRunner(sys.stdout).run(suite)
 failed = {{getattr(test, "test_case", test).id() for test, _ in result.failures + result.errors}}
 return_val(json.dumps([result.testsRun, len(result.skipped), sorted(failed)]))
 """
-# The modules, and how many tests at least each of them has in CPython 3.11 to 3.13.
+# The modules, and the lowest number of tests that each has in CPython 3.11 to 3.13.
 MODULES = {
     "test_dataclasses": 200,
     "test_decimal": 300,
@@ -37,7 +37,7 @@ MODULES = {
     "test_string": 30,
     "test_tempfile": 80,
     "test_threading": 150,
-    # Further ones, of what a jail could break.
+    # Modules for features that a jail could break.
     "test_atexit": 4,
     "test_exceptions": 80,
     "test_gc": 30,
@@ -54,7 +54,7 @@ MODULES = {
     "test_weakref": 100,
 }
 _THREADS = "a program has at most 64 threads and processes"
-_PIPES = "the size of a pipe is kernel memory, and stays as it is"
+_PIPES = "a pipe uses kernel memory, so its size cannot be changed"
 BY_DESIGN = {
     "test.test_queue.CSimpleQueueTest.test_many_threads": _THREADS,
     "test.test_queue.CSimpleQueueTest.test_many_threads_nonblock": _THREADS,
@@ -67,7 +67,7 @@ BY_DESIGN = {
 
 @pytest.mark.parametrize("module", MODULES)
 async def test_cpythons_own_tests_pass_in_the_jail(native: RuntimeManager, module: str) -> None:
-    """All tests of a module pass, except those that the table names."""
+    """All tests of a module pass, except those in `BY_DESIGN`."""
     if importlib.util.find_spec(f"test.{module}") is None:
         pytest.skip(f"{sys.executable} has no test.{module}")
     result = await native.run_code(PROGRAM.format(module=module), "python", timeout_ms=500_000)

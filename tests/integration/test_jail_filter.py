@@ -1,4 +1,4 @@
-"""The filter on system calls: its numbers, its instructions for both architectures, and all calls that it denies."""
+"""The seccomp filter: the numbers of system calls, its decisions on both architectures, and its effect in the jail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLICIES = ("python", "python-filters", "deno", "deno-filters")
 AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 ALLOW, KILL = "allow", "kill"
 PID = 2
-# `uretprobe` and `uprobe`. Newer kernels keep filters away from them, and end a process that has no such probe.
+# `uretprobe` and `uprobe`. Newer kernels do not filter them, and kill a process that has no such probe.
 BREAKPOINTS = {335, 336}
 HEADERS = {
     "x86_64": [Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/include/asm/unistd_64.h")],
@@ -34,8 +34,8 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("architecture", AUDIT)
-def test_numbers_are_those_of_the_kernel(architecture: str) -> None:
-    """The table of system calls agrees with the kernel's headers."""
+def test_system_call_numbers_match_the_kernel_headers(architecture: str) -> None:
+    """`syscalls.json` agrees with the kernel's headers, and has no number twice."""
     header = next((path for path in HEADERS[architecture] if path.exists()), None)
     if header is None:
         pytest.skip("the headers of the kernel are not installed")
@@ -49,8 +49,8 @@ def test_numbers_are_those_of_the_kernel(architecture: str) -> None:
     assert len(set(table.values())) == len(table)
 
 
-def test_the_filter_names_calls_that_exist() -> None:
-    """Each name of the lists is a system call of one of the architectures."""
+def test_the_filter_lists_only_known_system_calls() -> None:
+    """Each listed name is a system call on at least one architecture."""
     lists = (seccomp._COMMON, seccomp._PYTHON, seccomp._PYTHON_IN_NAMESPACES, seccomp._ABSENT, seccomp._PATHS)
     names = [name for names in lists for name in names.split()]
     names += [*seccomp._python_rules(), *seccomp._deno_rules(PID), *seccomp._rules_without_namespaces()]
@@ -58,7 +58,7 @@ def test_the_filter_names_calls_that_exist() -> None:
 
 
 class Filter:
-    """The instructions of a filter, run as the kernel does."""
+    """Interprets the instructions of a filter as the kernel does."""
 
     def __init__(self, policy: str, architecture: str, *, may_truncate: bool = True) -> None:
         code = seccomp.build_filter(policy, PID, may_truncate=may_truncate)
@@ -67,7 +67,7 @@ class Filter:
         self.instructions = list(struct.iter_unpack("HBBI", code))
 
     def decide(self, call: str | int, *arguments: int, audit: int | None = None) -> str:
-        """Return what happens to a call: "allow", "kill" or the name of an error."""
+        """Return the decision about a call: "allow", "kill" or the name of an error."""
         number = self.numbers[call] if isinstance(call, str) else call
         values = [*arguments, *[0] * (6 - len(arguments))]
         data = struct.pack("=IIQ6Q", number & 0xFFFF_FFFF, audit or AUDIT[self.architecture], 0, *values)
@@ -97,7 +97,7 @@ def architecture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_filter_is_well_formed(architecture: str, policy: str) -> None:
-    """Each jump leads forward to an instruction, and the last one returns, as the kernel demands."""
+    """As the kernel requires, each jump leads forward to an instruction, and the last instruction returns."""
     instructions = Filter(policy, architecture).instructions
     assert len(instructions) < 4096
     assert instructions[-1][0] == 0x06
@@ -107,8 +107,8 @@ def test_the_filter_is_well_formed(architecture: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_unlisted_calls_fail(architecture: str, policy: str) -> None:
-    """Calls that are not listed fail with EPERM, those that are said to be absent with ENOSYS, foreign ones kill."""
+def test_unlisted_calls_are_denied(architecture: str, policy: str) -> None:
+    """Unlisted calls get EPERM, and calls listed as absent ENOSYS. Calls of another architecture kill the process."""
     one = Filter(policy, architecture)
     listed = {*seccomp._COMMON.split(), *seccomp._python_rules()}
     if policy == "python":
@@ -175,13 +175,15 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("call", "arguments", "decision"), CONDITIONS)
-def test_conditions_on_arguments(architecture: str, call: str, arguments: tuple[int, ...], decision: str) -> None:
-    """A call with conditions is allowed with harmless arguments only."""
+def test_conditional_calls_depend_on_their_arguments(
+    architecture: str, call: str, arguments: tuple[int, ...], decision: str
+) -> None:
+    """A call with conditions is allowed only with harmless arguments."""
     assert Filter("python", architecture).decide(call, *arguments) == decision
 
 
-def test_single_processes_start_threads_only(architecture: str) -> None:
-    """A single process starts no process, executes no other program, and sends signals to itself alone."""
+def test_single_process_policies_allow_only_threads(architecture: str) -> None:
+    """They deny new processes, other executables, sockets, and signals to other processes."""
     for policy in ("deno", "deno-filters", "python-filters"):
         one = Filter(policy, architecture)
         assert one.decide("clone", 0x3D0F00) == ALLOW
@@ -195,8 +197,11 @@ def test_single_processes_start_threads_only(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_files_are_opened_with_an_access_mode(architecture: str, policy: str) -> None:
-    """Access mode 3 needs no right of Landlock, and before its version 3 truncation needs none either."""
+def test_opening_a_file_needs_an_access_mode(architecture: str, policy: str) -> None:
+    """Access mode 3 is denied, because Landlock does not check it.
+
+    Before its version 3, Landlock does not check truncation, so O_TRUNC is denied there.
+    """
     one = Filter(policy, architecture)
     assert [one.decide("openat", 0, 0, flags) for flags in (0, 1, 2, 0o1001, 3, 0o1003)] == [
         *[ALLOW] * 4,
@@ -208,8 +213,8 @@ def test_files_are_opened_with_an_access_mode(architecture: str, policy: str) ->
     assert [one.decide("openat", 0, 0, flags) for flags in (1, 0o1000, 0o1001)] == [ALLOW, *["EPERM"] * 2]
 
 
-def test_threads_share_descriptors(architecture: str) -> None:
-    """The limit of descriptors applies to each table, so a thread gets no table of its own."""
+def test_a_thread_gets_no_descriptor_table_of_its_own(architecture: str) -> None:
+    """The limit on descriptors applies to each table, so further tables would exceed it."""
     for policy in ("python", "python-filters"):
         one = Filter(policy, architecture)
         assert [one.decide("close_range", 3, 9, flags) for flags in (0, 4, 2, 6)] == [ALLOW, ALLOW, "EPERM", "EPERM"]
@@ -217,8 +222,8 @@ def test_threads_share_descriptors(architecture: str) -> None:
         assert Filter(policy, architecture).decide("clone", 0x3D0F00 & ~0x400) == "EPERM"
 
 
-def test_without_namespaces_nothing_reaches_other_processes(architecture: str) -> None:
-    """A process without namespaces takes no lock, has no datagram socket, and ends with its launcher."""
+def test_filters_level_denies_contact_with_other_processes(architecture: str) -> None:
+    """Locks, datagram sockets and priorities are denied. So is PR_SET_PDEATHSIG: programs end with their launcher."""
     for policy in ("deno-filters", "python-filters"):
         one = Filter(policy, architecture)
         assert {one.decide("fcntl", 3, command) for command in (6, 7, 37, 38)} == {"EPERM"}
@@ -240,8 +245,8 @@ async def native() -> AsyncIterator[RuntimeManager]:
 
 @pytest.mark.skipif(ARCHITECTURE != "x86_64", reason="the numbers are those of x86-64")
 @pytest.mark.asyncio(loop_scope="session")
-async def test_every_other_call_fails_in_the_jail(native: RuntimeManager) -> None:
-    """Every number up to 520 that the filter does not list, and many of x32, fails in a program, which lives on."""
+async def test_unlisted_calls_fail_in_the_jail(native: RuntimeManager) -> None:
+    """In a native program, all numbers up to 520 that the filter does not list fail, and many x32 numbers, too."""
     one = Filter("python", "x86_64")
     listed = {*seccomp._COMMON.split(), *seccomp._PYTHON.split(), *seccomp._PYTHON_IN_NAMESPACES.split()}
     listed |= {*seccomp._python_rules()}

@@ -1,4 +1,4 @@
-"""A container without namespaces: which engines run in it, at which level, and what the server says about it."""
+"""The embedded FaaS in a container without namespaces: which engines run there, and at which level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from faasrt import Outcome
-from support.threats import CONTAINER, OTHER_UID, place_at, python_as
+from support.threats import CONTAINER, OTHER_UID, python_as, target_at
 
 pytestmark = pytest.mark.usefixtures("wasm_sandbox")
 
@@ -18,28 +18,28 @@ SERVE = "import sys; from faasrt.cli.main import main; sys.argv = ['faasrt', *sy
 
 
 @pytest.mark.parametrize("uid", [None, OTHER_UID])
-async def test_deno_runs_at_the_lower_level(uid: int | None) -> None:
-    """JavaScript and TypeScript run without namespaces, for root and for other users."""
-    async with place_at(("container", uid), "js", "ts") as place:
+async def test_deno_runs_at_the_level_filters(uid: int | None) -> None:
+    """JavaScript and TypeScript run without namespaces, if the server runs as root or as another user."""
+    async with target_at(("container", uid), "js", "ts") as target:
         for language in ("js", "ts"):
-            result = await place.run("return_val(Deno.pid > 0); console.log(process.platform)", language)
+            result = await target.run("return_val(Deno.pid > 0); console.log(process.platform)", language)
             assert (result.outcome, result.stdout, result.ret_val) == (Outcome.OK, "linux\n", "true"), result
             assert (result.metadata["engine"], result.metadata["level"]) == ("deno", "filters")
-        looks = [
-            await place.run(
+        results = [
+            await target.run(
                 f"try {{ Deno.statSync('{path}') }} catch (e) {{ console.log(e.name, e.message.length) }}", "js"
             )
             for path in ("/etc/passwd", "/etc/passwx")
         ]
-        assert looks[0].stdout == looks[1].stdout != ""
+        assert results[0].stdout == results[1].stdout != ""
 
 
 async def test_python_falls_back_to_webassembly() -> None:
-    """The native engine needs namespaces. /health names the engine and the level, and why it is not higher."""
-    async with place_at(("container", None), "js", "python") as place:
-        result = await place.manager.run_code("import sys; print(sys.platform)", "python", 30_000)
+    """The engine `native` needs namespaces. `/health` states engine, level, and why the level is not higher."""
+    async with target_at(("container", None), "js", "python") as target:
+        result = await target.manager.run_code("import sys; print(sys.platform)", "python", 30_000)
         assert (result.stdout, result.metadata["engine"]) == ("wasi\n", "wasm")
-        status = await place.manager.get_health_status()
+        status = await target.manager.get_health_status()
         languages = status.endpoints[0].details["languages"]
         assert (languages["python"]["engine"], languages["javascript"]["engine"]) == ("wasm", "deno")
         assert languages["javascript"]["level"] == "filters"
@@ -48,8 +48,8 @@ async def test_python_falls_back_to_webassembly() -> None:
             assert "unshare: Operation not permitted" in shown["level_reason"]
 
 
-async def test_the_operator_can_choose_native_python() -> None:
-    """With `level="filters"`, the native engine runs without namespaces when it is chosen too."""
+async def test_native_python_without_namespaces_must_be_chosen() -> None:
+    """With `level="filters"` and the engine `native`, Python runs natively without namespaces."""
     code = """
 import asyncio
 from faasrt import RuntimeManager
@@ -68,8 +68,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("options", [{"level": "namespaces"}, {"engines": {"python": "native"}}])
-async def test_a_wall_that_is_wanted_is_not_replaced(options: dict[str, object]) -> None:
-    """A server with `level="namespaces"` does not start without them."""
+async def test_required_namespaces_are_not_replaced_by_a_lower_level(options: dict[str, object]) -> None:
+    """A server with `level="namespaces"`, or with the engine `native` chosen, does not start without namespaces."""
     code = f"""
 import asyncio
 from faasrt.local import LocalFaaS

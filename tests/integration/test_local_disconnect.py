@@ -1,4 +1,4 @@
-"""Callers of the embedded FaaS that go away: in the queue, while their program runs, while they are answered."""
+"""Clients of the embedded FaaS that disconnect: in the queue, during execution, and while the answer is sent."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def program(language: str, code: str, **fields: Any) -> bytes:
     return request(json.dumps({"language": language, "code": code, **fields}).encode())
 
 
-async def begin(server: Server, connection: Connection, language: str, code: str) -> None:
-    """Send a program, and wait until it runs."""
+async def start(server: Server, connection: Connection, language: str, code: str) -> None:
+    """Send a program, and wait until the server runs it."""
     await connection.send(program(language, code))
     await server.until_pool(language, active=1)
 
 
-def busy(server: Server, language: str) -> psutil.Process | None:
-    """The process that has worked for longer than any needs for its start."""
+def find_busy(server: Server, language: str) -> psutil.Process | None:
+    """Return a sandbox that has used more CPU time than its start takes, or None."""
     for child in server.sandboxes("native" if language == "python" else "deno"):
         with contextlib.suppress(psutil.NoSuchProcess):
             if child.cpu_times().user > 1:
@@ -63,23 +63,23 @@ def busy(server: Server, language: str) -> psutil.Process | None:
 
 
 @pytest.mark.parametrize("language", LOOP)
-async def test_while_its_program_runs(server: Server, language: str) -> None:
-    """The process that ran it is gone, at once and for good."""
+async def test_a_disconnect_during_execution_ends_the_process(server: Server, language: str) -> None:
+    """The process of the program ends, and the pool has no active program."""
     async with connected(server.url) as connection:
-        await begin(server, connection, language, LOOP[language])
-        await until(lambda: busy(server, language))
-        sandbox = busy(server, language)
+        await start(server, connection, language, LOOP[language])
+        await until(lambda: find_busy(server, language))
+        sandbox = find_busy(server, language)
         assert sandbox is not None
     await until(lambda: is_gone(sandbox))
     await server.until_pool(language, active=0, queued=0)
 
 
 @pytest.mark.parametrize("code", [LOOP["python"], "import time\ntime.sleep(60)"])
-async def test_while_its_program_runs_as_webassembly(wasm_server: Server, code: str) -> None:
-    """Its instance ends, and the worker is free for the next program, which it would not be with this one in it."""
+async def test_a_disconnect_during_execution_frees_the_webassembly_worker(wasm_server: Server, code: str) -> None:
+    """The program is stopped, and the same worker runs the next program."""
     _, before = await wasm_server.run("python", "print(1)")
     async with connected(wasm_server.url) as connection:
-        await begin(wasm_server, connection, "python", code)
+        await start(wasm_server, connection, "python", code)
     await wasm_server.until_pool("python", active=0, idle=1)
     _, after = await wasm_server.run("python", "print(2)")
     assert after["output"]["stdout"] == "2\n"
@@ -87,8 +87,8 @@ async def test_while_its_program_runs_as_webassembly(wasm_server: Server, code: 
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_in_the_queue(language: str) -> None:
-    """It gives up its place and its program never runs. Those before and behind it are not affected."""
+async def test_a_disconnect_in_the_queue_removes_the_program(language: str) -> None:
+    """A program whose client disconnects in the queue never runs. The program behind it runs."""
     async with LocalFaaS([language], workers=1, queue_timeout_s=60) as faas, contextlib.AsyncExitStack() as stack:
         await faas.wait_ready(language)
         server = Caller(faas.url)
@@ -103,7 +103,7 @@ async def test_in_the_queue(language: str) -> None:
             behind = asyncio.create_task(server.run(language, PRINT[language]))
             await server.until_pool(language, queued=2)
         await server.until_pool(language, queued=1, active=capacity)
-        await stack.aclose()  # ends the programs that were before them
+        await stack.aclose()  # ends the programs that fill the capacity
         status, body = await behind
         assert (status, body["output"]["stdout"]) == (200, "1\n")
         await server.until_pool(language, active=0, queued=0)
@@ -111,8 +111,8 @@ async def test_in_the_queue(language: str) -> None:
         assert engine["executions"] == {language: {"OK": 1}}
 
 
-async def test_while_it_is_answered(server: Server) -> None:
-    """What its answer held of the server's memory is free again: 90 answers of 1 MB would be more than there is."""
+async def test_a_disconnect_during_the_answer_frees_memory(server: Server) -> None:
+    """90 answers of 1 MB would exceed the server's limit on held memory, if their memory were not freed."""
     code = "console.log('x'.repeat(1_000_000))"
     for _ in range(90):
         async with connected(server.url) as connection:
@@ -125,8 +125,8 @@ async def test_while_it_is_answered(server: Server) -> None:
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_a_program_that_outlasts_the_drain_is_ended(language: str) -> None:
-    """Closing waits as long as it was told to; then the call ends, and so does the program."""
+async def test_a_program_that_outlasts_drain_s_is_ended(language: str) -> None:
+    """`aclose` waits `drain_s`. Then it ends the program and closes the connection."""
     faas = LocalFaaS([language], workers=1, drain_s=0.1, sandbox=SandboxConfig(timeout_limit_s=60))
     await faas.start()
     await faas.wait_ready(language)

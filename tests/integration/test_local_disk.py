@@ -1,6 +1,6 @@
-"""Places to write that are full, missing, forbidden or spoiled: a line that says so, and whatever can run runs.
+"""Folders that are full, missing, read-only or damaged: one line reports the problem, and other languages run.
 
-Root may write anywhere but in /proc, where no user can make a folder.
+The tests may run as root, who can write everywhere except in /proc.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ NOTICES = ("faasrt: no endpoint configured", "faasrt: compiling the Python sandb
 pytestmark = pytest.mark.usefixtures("wasm_sandbox")
 WASM = ("--engine", "python=wasm")
 
-NO_PLACES = {name: value for name, value in CLEAN.items() if name not in ("FAASRT_CACHE_DIR", "XDG_CACHE_HOME", "HOME")}
+NO_FOLDERS = {
+    name: value for name, value in CLEAN.items() if name not in ("FAASRT_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
+}
 
 
 def faasrt(*arguments: str, file_bytes: int | None = None, env: dict[str, str]) -> tuple[int, str, list[str]]:
-    """Run a command; give its exit code, its stdout, and the lines of stderr that tell more than what it does."""
+    """Run a command. Return its exit code, its stdout, and its lines on stderr except ordinary notices."""
 
     def fill_the_disk() -> None:
         if file_bytes is not None:
@@ -47,21 +49,21 @@ def faasrt(*arguments: str, file_bytes: int | None = None, env: dict[str, str]) 
 
 @pytest.fixture
 def bad_cache(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """The variables of a user whose cache is of no use."""
+    """Return environment variables with an unusable cache folder."""
     file = tmp_path / "file"
     file.touch()
     places: dict[str, dict[str, str]] = {
-        "forbidden": {"FAASRT_CACHE_DIR": "/proc/faasrt"},
+        "read-only": {"FAASRT_CACHE_DIR": "/proc/faasrt"},
         "a file": {"FAASRT_CACHE_DIR": str(file)},
         "too long": {"FAASRT_CACHE_DIR": f"/tmp/{'x' * 5_000}"},
-        "a home in vain": {"HOME": "/proc"},
+        "read-only home": {"HOME": "/proc"},
     }
-    return {**NO_PLACES, **places[request.param]}
+    return {**NO_FOLDERS, **places[request.param]}
 
 
-@pytest.mark.parametrize("bad_cache", ["forbidden", "a file", "too long", "a home in vain"], indirect=True)
-def test_a_cache_of_no_use(bad_cache: dict[str, str]) -> None:
-    """Python as WebAssembly says in one line what to do; native Python and JavaScript run."""
+@pytest.mark.parametrize("bad_cache", ["read-only", "a file", "too long", "read-only home"], indirect=True)
+def test_an_unusable_cache_folder_stops_only_webassembly(bad_cache: dict[str, str]) -> None:
+    """For Python as WebAssembly, one line says what to do. Native Python and JavaScript run."""
     exit_code, stdout, words = faasrt("warmup", *WASM, env=bad_cache)
     assert (exit_code, words) == (3, [])
     (line,) = [line for line in stdout.splitlines() if "ready" not in line]
@@ -72,8 +74,8 @@ def test_a_cache_of_no_use(bad_cache: dict[str, str]) -> None:
 
 
 def test_warmup_fails_when_a_language_cannot_run() -> None:
-    """It tells which can and which cannot, and a script that prepares an image stops there."""
-    exit_code, stdout, words = faasrt("warmup", *WASM, env={**NO_PLACES, "FAASRT_CACHE_DIR": "/proc/faasrt"})
+    """`faasrt warmup` reports each language, and exits with 3, so that a script that builds an image stops."""
+    exit_code, stdout, words = faasrt("warmup", *WASM, env={**NO_FOLDERS, "FAASRT_CACHE_DIR": "/proc/faasrt"})
     assert (exit_code, words) == (3, [])
     told = sorted(stdout.splitlines())
     assert told[0] == "faasrt: javascript is ready"
@@ -84,8 +86,8 @@ def test_warmup_fails_when_a_language_cannot_run() -> None:
 @pytest.mark.parametrize(
     "command", [("warmup", *WASM), ("serve", "--port", "0", *WASM)], ids=lambda command: command[0]
 )
-def test_the_home_of_nobody(command: tuple[str, ...]) -> None:
-    """`~name` of a user who is not there is a wrong setting."""
+def test_the_home_of_a_missing_user_is_a_configuration_error(command: tuple[str, ...]) -> None:
+    """`FAASRT_CACHE_DIR=~name/x` for a user who does not exist is reported in one line, with exit code 2."""
     exit_code, stdout, words = faasrt(*command, env={**CLEAN, "FAASRT_CACHE_DIR": "~no-such-user/x"})
     assert (exit_code, stdout, len(words)) == (2, "", 1)
     assert "~no-such-user/x" in words[0]
@@ -93,18 +95,18 @@ def test_the_home_of_nobody(command: tuple[str, ...]) -> None:
         module_dir({"FAASRT_CACHE_DIR": "~no-such-user/x"})
 
 
-@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "/proc"}], ids=["missing", "empty", "forbidden"])
-def test_no_home_is_needed(home: dict[str, str]) -> None:
-    """With a cache elsewhere, everything runs without it."""
-    env = {**NO_PLACES, **home, "FAASRT_CACHE_DIR": str(module_dir().parent)}
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "/proc"}], ids=["missing", "empty", "read-only"])
+def test_home_is_not_needed_if_the_cache_folder_is_set(home: dict[str, str]) -> None:
+    """With `FAASRT_CACHE_DIR` set, programs run although HOME is missing, empty or read-only."""
+    env = {**NO_FOLDERS, **home, "FAASRT_CACHE_DIR": str(module_dir().parent)}
     assert faasrt(*RUN_PY, env=env) == (0, "1\n", [])
     assert faasrt(*RUN_JS, env=env) == (0, "1\n", [])
 
 
 @pytest.mark.parametrize("file_bytes", [0, 1_000], ids=["full", "nearly full"])
 @pytest.mark.parametrize("command", [RUN_JS, ("warmup",), ("serve", "--port", "0")], ids=lambda command: command[0])
-def test_no_room_for_temporary_files(tmp_path: Path, command: tuple[str, ...], file_bytes: int) -> None:
-    """Every command says so in one line, and leaves nothing."""
+def test_a_full_temporary_folder_is_reported(tmp_path: Path, command: tuple[str, ...], file_bytes: int) -> None:
+    """Each command reports it in one line, exits with 2, and leaves no file and no process behind."""
     env = {**CLEAN, "TMPDIR": str(tmp_path)}
     exit_code, stdout, words = faasrt(*command, file_bytes=file_bytes, env=env)
     assert (exit_code, stdout, len(words)) == (2, "", 1)
@@ -113,13 +115,13 @@ def test_no_room_for_temporary_files(tmp_path: Path, command: tuple[str, ...], f
     assert (list(tmp_path.iterdir()), strays(tmp_path)) == ([], [])
 
 
-def test_a_temporary_folder_that_cannot_be_written() -> None:
-    """The next one that the system has is taken."""
+def test_a_read_only_temporary_folder_is_replaced() -> None:
+    """The next temporary folder of the system is used."""
     assert faasrt(*RUN_JS, env={**CLEAN, "TMPDIR": "/proc"}) == (0, "1\n", [])
 
 
-async def test_no_room_for_the_compiled_sandbox(tmp_path: Path) -> None:
-    """That is seen before the work begins; JavaScript and TypeScript run, health tells why Python does not."""
+async def test_a_disk_too_small_for_the_compiled_sandbox_is_detected_early(tmp_path: Path) -> None:
+    """The server does not start to compile. JavaScript and TypeScript run, and `/health` says why Python does not."""
     cache = tmp_path / "cache"
     env = {"FAASRT_CACHE_DIR": str(cache)}
     words = ("python cannot run", "javascript is ready", "typescript is ready")
@@ -140,8 +142,11 @@ async def test_no_room_for_the_compiled_sandbox(tmp_path: Path) -> None:
     assert [path.name for path in cache.rglob("*") if path.is_file()] == [".lock"]
 
 
-async def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
-    """JavaScript and TypeScript run on; Python, which needs temporary files, says why not, and runs when it can."""
+async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> None:
+    """Python as WebAssembly needs temporary files: it fails with a reason, and runs again once the disk has room.
+
+    JavaScript and TypeScript go on running.
+    """
     words = ("python is ready", "javascript is ready")
     async with served(tmp_path, "--workers", "1", *WASM, wait_for=words) as server:
         everyone = [psutil.Process(server.process.pid), *server.children()]
@@ -165,8 +170,8 @@ async def test_a_disk_that_fills_up_later(tmp_path: Path) -> None:
         assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
 
 
-async def test_room_for_the_compiled_sandbox_comes_later(tmp_path: Path) -> None:
-    """Python runs as soon as its sandbox can be had, without a restart of the server."""
+async def test_python_becomes_ready_once_a_compiled_sandbox_is_there(tmp_path: Path) -> None:
+    """The server needs no restart."""
     cache = tmp_path / "cache"
     words = ("python cannot run", "javascript is ready")
     async with served(
@@ -192,14 +197,14 @@ for (let number = 0; number < COUNT; number++) {
   const url = URL.createObjectURL(new Blob([text], { type: "application/typescript" }));
   await import(url);
   URL.revokeObjectURL(url);
-  await new Promise((go) => setTimeout(go, 100));  // so that little is written between two looks of the server
+  await new Promise((go) => setTimeout(go, 100));  // so that little is written between two checks of the server
 }
 console.log("done");
 """
 
 
 async def test_typescript_modules_count_against_the_limit_on_memory(tmp_path: Path) -> None:
-    """Deno keeps them on the disk, where a program may hold what it may hold of memory; afterwards they are gone."""
+    """Deno writes them to the disk. A program may write as much as its limit on memory, and the files are removed."""
     async with served(tmp_path, "-l", "ts", wait_for=("typescript is ready",)) as server:
         at_rest = disk_bytes(server.folder)
         few, many = (MODULES.replace("COUNT", str(count)) for count in (4, 2_000))
@@ -218,7 +223,7 @@ async def test_typescript_modules_count_against_the_limit_on_memory(tmp_path: Pa
 
 
 def disk_bytes(folder: Path) -> int:
-    """Return how much the files of a folder take, which may go away meanwhile; the name of a program counts nothing."""
+    """Return the disk space of the files in a folder. Files may vanish meanwhile. Hard links do not count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -237,8 +242,10 @@ def disk_bytes(folder: Path) -> int:
         ("typescript", "deno", "console.log(1 as number)"),
     ],
 )
-async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, engine: str, code: str) -> None:
-    """Without descriptors nothing starts, and the server says so in answers and its log; with them it runs again."""
+async def test_a_server_without_free_descriptors_recovers(
+    tmp_path: Path, language: str, engine: str, code: str
+) -> None:
+    """Without free descriptors no process starts: answers, log and `/health` say so. With descriptors programs run."""
     arguments = ("-l", language, "--workers", "1", "--engine", f"{language}={engine}")
     async with served(tmp_path, *arguments, wait_for=(f"{language} is ready",)) as server:
         process = psutil.Process(server.process.pid)
@@ -262,7 +269,7 @@ async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, 
             assert (await run())[0] == 200
             await server.until_pool(language, active=0, idle=1 if language == "python" else 2)
             process.rlimit(psutil.RLIMIT_NOFILE, (8, limit[1]))
-            # All of its descriptors are above that, so what is closed cannot be opened again.
+            # All open descriptors are above this limit, so no new one can be opened.
             if engine == "deno":
                 http_status, headers, body = await run(memory_limit_mb=100)
                 assert (http_status, body["error"]) == (503, "the engine failed"), body
@@ -285,8 +292,8 @@ async def test_descriptors_run_out_and_come_back(tmp_path: Path, language: str, 
         assert await server.ended() == 0
 
 
-def test_a_module_that_is_not_as_it_should_be(tmp_path: Path) -> None:
-    """Half of one is none, and neither is one that the runtime will not load, as others might have written it."""
+def test_a_damaged_or_unsafe_module_does_not_count_as_compiled(tmp_path: Path) -> None:
+    """A module counts only if it is complete, has the mode 0600 and a single name, because only then it is loaded."""
     with next(module_dir().glob("*.cwasm")).open("rb") as whole:
         head, size = whole.read(4_096), os.fstat(whole.fileno()).st_size
     file = tmp_path / "x.cwasm"
@@ -310,8 +317,8 @@ def test_a_module_that_is_not_as_it_should_be(tmp_path: Path) -> None:
     assert not is_compiled(tmp_path / "missing")
 
 
-async def test_half_a_compiled_module(tmp_path: Path) -> None:
-    """It is compiled again, once and as the first time: seen in health, in another process, while JavaScript runs."""
+async def test_a_truncated_module_is_compiled_again(tmp_path: Path) -> None:
+    """One other process compiles it. `/health` reports the compilation, and JavaScript runs meanwhile."""
     cache = tmp_path / "cache"
     half = cache / module_dir().name / next(module_dir().glob("*.cwasm")).name
     half.parent.mkdir(mode=0o700, parents=True)

@@ -1,7 +1,7 @@
-"""The input of the embedded FaaS: attacks over real sockets, each with what must hold.
+"""Malformed and hostile HTTP requests to the embedded FaaS, over real sockets.
 
-Where HTTP lets it, the server answers with a 4xx and words in JSON; nothing runs; no web page gets in; and no line of
-any log holds a traceback or a piece of the request.
+If HTTP allows it, the server answers with a 4xx and an error in JSON. It runs nothing and gives no access to web pages.
+No log line contains a traceback or a part of the request.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ CODE = f"const {MARK} = 1; console.log({MARK})"
 RUN = {"language": "js", "code": CODE}
 
 
-def numbered(value: object) -> str:
-    """A name for a parameter that is too long to be one; pytest numbers them."""
+def type_name(value: object) -> str:
+    """Return a short id for a parameter that is too long for one. pytest appends a number."""
     return type(value).__name__
 
 
@@ -48,7 +48,7 @@ def encoded(**fields: Any) -> bytes:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def faas() -> AsyncIterator[LocalFaaS]:
-    """A server for JavaScript only, which starts fast."""
+    """A server for JavaScript only, because that starts fast."""
     async with LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=2)) as server:
         await server.wait_ready("js")
         yield server
@@ -56,7 +56,7 @@ async def faas() -> AsyncIterator[LocalFaaS]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def fresh() -> AsyncIterator[LocalFaaS]:
-    """A server that is made by the limits which the test has set."""
+    """A new server, which takes the limits that the test has set."""
     async with LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=2)) as server:
         await server.wait_ready("js")
         yield server
@@ -64,7 +64,7 @@ async def fresh() -> AsyncIterator[LocalFaaS]:
 
 @pytest.fixture(autouse=True)
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Every line of every log; none may hold the program or a traceback."""
+    """The expected lines of the server's log. No line of any log may contain the program or a traceback."""
     caplog.set_level(logging.DEBUG)
     lines: list[str] = []
     yield lines
@@ -97,7 +97,7 @@ def assert_refused(answer: Answer, status: int, words: str = "") -> None:
 
 
 def body_of(extra: str) -> bytes:
-    """A good body with a piece of JSON, or of what is none, behind it."""
+    """Return a valid body with a piece of text appended as a further field."""
     return encoded()[:-1] + b", " + extra.encode() + b"}"
 
 
@@ -129,10 +129,10 @@ def body_of(extra: str) -> bytes:
         body_of('"ext": ' + "[" * 30_000 + "]" * 30_000),
         body_of('"ext": ' + '{"a":' * 12_000 + "1" + "}" * 12_000),
     ],
-    ids=numbered,
+    ids=type_name,
 )
-async def test_what_is_no_json_is_refused(faas: LocalFaaS, body: bytes) -> None:
-    """Neither another encoding, nor a dialect of JSON, nor one that two readers would read in two ways."""
+async def test_invalid_json_is_refused(faas: LocalFaaS, body: bytes) -> None:
+    """Other encodings, dialects of JSON, and ambiguous JSON such as repeated names are refused, too."""
     async with nothing_runs(faas):
         for path in ("/run_code", "/validate_code"):
             assert_refused(await exchange(faas.url, request(body, target=path)), 400)
@@ -153,14 +153,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-async def test_a_large_body_must_be_a_large_program(faas: LocalFaaS, kind: str) -> None:
-    """8 MiB of values would hold the event loop for half a second, and take hundreds of MB: they are not decoded."""
+async def test_large_bodies_with_many_values_are_refused(faas: LocalFaaS, kind: str) -> None:
+    """Decoding 8 MiB of values would block the event loop for half a second and need hundreds of MB."""
     async with nothing_runs(faas):
         assert_refused(await exchange(faas.url, request(body_of(f'"ext": {HOSTILE[kind]}'))), 400)
 
 
 async def test_a_large_program_runs(faas: LocalFaaS) -> None:
-    """Its large parts are strings of any characters."""
+    """A large string with any characters is decoded."""
     code = "console.log('" + '\\"\n\\n\u20ac\U0001f600'.replace("\n", "") * 300_000 + "'.length)"
     answer = await exchange(faas.url, request(encoded(code=code)))
     assert answer.json()["output"]["stdout"] == f"{300_000 * 5}\n"
@@ -184,8 +184,8 @@ BAD_LIMITS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("field", [*BAD_FIELDS, *BAD_LIMITS])
-async def test_wrong_types_and_values_are_refused(faas: LocalFaaS, field: str) -> None:
-    """The refusal names the field; nothing is guessed, and nothing that cannot be enforced is ignored."""
+async def test_wrong_types_and_values_of_fields_are_refused(faas: LocalFaaS, field: str) -> None:
+    """The error names the field. Limits that cannot be enforced are refused, not ignored."""
     bad = [{field: value} for value in BAD_FIELDS.get(field, ())]
     bad += [{"sandbox": {field: value}} for value in BAD_LIMITS.get(field, ())]
     assert bad
@@ -208,8 +208,8 @@ LARGE_FIELDS = {
 
 
 @pytest.mark.parametrize("field", LARGE_FIELDS)
-async def test_a_refusal_is_short(faas: LocalFaaS, field: str) -> None:
-    """It names the field, and repeats no more than the beginning of what it held."""
+async def test_an_error_quotes_only_the_start_of_a_value(faas: LocalFaaS, field: str) -> None:
+    """The error names the field and is short, however long the value is."""
     answer = await exchange(faas.url, request(encoded(**LARGE_FIELDS[field])))
     assert_refused(answer, 400, field)
     assert len(answer.body) < 500
@@ -230,8 +230,8 @@ async def test_a_refusal_is_short(faas: LocalFaaS, field: str) -> None:
     ],
     ids=["target", "method", "host", "type", "encoding", "origin", "length", "transfer", "name"],
 )
-async def test_a_refusal_repeats_no_head(faas: LocalFaaS, data: bytes) -> None:
-    """Nor does one of a target, a method or a header."""
+async def test_an_error_does_not_repeat_target_method_or_headers(faas: LocalFaaS, data: bytes) -> None:
+    """The error is short, however long they are."""
     answer = await exchange(faas.url, data)
     assert 400 <= answer.status < 500
     assert len(answer.body) < 500
@@ -251,16 +251,16 @@ async def test_a_refusal_repeats_no_head(faas: LocalFaaS, data: bytes) -> None:
         {"language": " JavaScript "},
         {"sandbox": {"max_output_bytes": 1e300, "memory_limit_mb": 64.5, "network_enabled": False}},
     ],
-    ids=numbered,
+    ids=type_name,
 )
-async def test_what_does_no_harm_is_taken(faas: LocalFaaS, fields: dict[str, Any]) -> None:
-    """Whatever `ext` holds, an unknown field, and more of a limit than there is: the server's own counts."""
+async def test_harmless_fields_and_values_are_accepted(faas: LocalFaaS, fields: dict[str, Any]) -> None:
+    """Any `ext`, unknown fields, and limits above the server's are accepted. The server's limits apply."""
     answer = await exchange(faas.url, request(encoded(**fields)))
     assert (answer.status, answer.json()["outcome"]) == (200, "OK")
 
 
 async def test_100_mb_are_refused(faas: LocalFaaS) -> None:
-    """By what the headers say, or as they arrive; and not by keeping them."""
+    """A body of 100 MB is refused because of its Content-Length, or as it arrives. It is not kept in memory."""
     process = psutil.Process()
     before = process.memory_info().rss
     piece = b"x" * 2**20
@@ -278,7 +278,7 @@ async def test_100_mb_are_refused(faas: LocalFaaS) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "GZIP", "identity, gzip"])
 async def test_compressed_bodies_are_refused(faas: LocalFaaS, coding: str) -> None:
-    """100 KB may become 100 MB: they are never inflated."""
+    """They are never decompressed, because 100 KB could become 100 MB."""
     bomb = zlib.compress(b"x" * 100_000_000) if coding == "deflate" else gzip.compress(b"x" * 10_000_000)
     before = psutil.Process().memory_info().rss
     async with nothing_runs(faas):
@@ -288,7 +288,7 @@ async def test_compressed_bodies_are_refused(faas: LocalFaaS, coding: str) -> No
     assert psutil.Process().memory_info().rss - before < 40 * 2**20
 
 
-# ---- who may call
+# ---- web pages and tokens
 
 
 EVIL = "https://evil.example"
@@ -324,8 +324,8 @@ EVIL = "https://evil.example"
     ],
     ids=str,
 )
-async def test_a_web_page_gets_nowhere(faas: LocalFaaS, headers: dict[str, str | None], status: int) -> None:
-    """Rebound names, other sites, forms and scripts are refused, for each path; programs are not."""
+async def test_requests_of_web_pages_are_refused(faas: LocalFaaS, headers: dict[str, str | None], status: int) -> None:
+    """DNS rebinding, other sites, forms and scripts are refused on each path. Ordinary clients are served."""
     for path in ("/run_code", "/validate_code"):
         answer = await exchange(faas.url, request(encoded(), target=path, headers=headers))
         if status == 200:
@@ -337,8 +337,8 @@ async def test_a_web_page_gets_nowhere(faas: LocalFaaS, headers: dict[str, str |
             assert_refused(await exchange(faas.url, request(method="GET", target=path, headers=headers)), 403)
 
 
-async def test_a_preflight_is_refused(faas: LocalFaaS) -> None:
-    """No header of CORS is ever sent, for a page or for anybody."""
+async def test_cors_preflight_requests_are_refused(faas: LocalFaaS) -> None:
+    """No answer has a CORS header."""
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     asked["Access-Control-Request-Private-Network"] = "true"
     assert_refused(await exchange(faas.url, request(method="OPTIONS", headers={"Origin": EVIL, **asked})), 403)
@@ -347,8 +347,8 @@ async def test_a_preflight_is_refused(faas: LocalFaaS) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_a_header_that_comes_twice_is_no_way_in(faas: LocalFaaS) -> None:
-    """The good one of two does not hide the bad one."""
+async def test_repeated_headers_are_refused(faas: LocalFaaS) -> None:
+    """If a header is sent twice, one valid value does not hide an invalid one."""
     async with nothing_runs(faas):
         for twice in (
             "Host: 127.0.0.1",
@@ -360,8 +360,8 @@ async def test_a_header_that_comes_twice_is_no_way_in(faas: LocalFaaS) -> None:
             assert_refused(answer, 403 if "Sec" in twice else 400)
 
 
-async def test_only_the_token_opens() -> None:
-    """Each path requires it before it answers anything; its scheme may be written in lower case."""
+async def test_every_path_requires_the_token() -> None:
+    """Requests without the exact token get 401. The scheme `Bearer` may be written in any case."""
     async with LocalFaaS(["js"], token="s3cret", workers=1) as faas:
         await faas.wait_ready("js")
         wrong = ("", "s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3crett", "Bearer S3CRET", "Basic s3cret")
@@ -379,12 +379,12 @@ async def test_only_the_token_opens() -> None:
             403,
         )
         for shown in ("Bearer s3cret", "bearer s3cret", "BEARER  s3cret"):
-            # Any Host will do: no page can know the token.
+            # With a token any Host is accepted, because no web page knows the token.
             headers = {"Authorization": shown, "Host": "faas.example"}
             assert (await exchange(faas.url, request(encoded(), headers=headers))).status == 200
 
 
-# ---- paths, methods and what is hardly HTTP
+# ---- paths, methods and malformed HTTP
 
 
 @pytest.mark.parametrize(
@@ -401,8 +401,8 @@ async def test_only_the_token_opens() -> None:
         ),
     ],
 )
-async def test_a_path_is_what_is_written(faas: LocalFaaS, target: str) -> None:
-    """Nothing is decoded, normalized or guessed: only the exact path is served."""
+async def test_only_exact_paths_are_served(faas: LocalFaaS, target: str) -> None:
+    """Paths are neither decoded nor normalized. A query is ignored."""
     async with nothing_runs(faas):
         answer = await exchange(faas.url, request(encoded(), target=target))
         assert_refused(answer, answer.status)
@@ -412,7 +412,7 @@ async def test_a_path_is_what_is_written(faas: LocalFaaS, target: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "CONNECT", "PROPFIND"])
 async def test_other_methods_are_refused(faas: LocalFaaS, method: str) -> None:
-    """The answer says which one there is; nothing is echoed, tunnelled or run."""
+    """The answer has an Allow header. Nothing is echoed, tunnelled or run."""
     async with nothing_runs(faas), connected(faas.url) as connection:
         target = "evil.example:443" if method == "CONNECT" else "/run_code"
         await connection.send(request(method=method, target=target, headers={"Content-Length": None}))
@@ -456,10 +456,10 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
         request(b"fffffffffffffffff\r\n" + BODY, headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
         request(BODY, headers={"Host": "127.0.0.1\r\n folded"}),
     ],
-    ids=numbered,
+    ids=type_name,
 )
-async def test_what_is_hardly_http_is_refused(faas: LocalFaaS, data: bytes) -> None:
-    """One refusal, and the connection is closed: bytes that were smuggled behind it are never read."""
+async def test_malformed_http_is_refused(faas: LocalFaaS, data: bytes) -> None:
+    """There is one error, and the connection is closed. A request smuggled behind the first is never read."""
     async with nothing_runs(faas), connected(faas.url) as connection:
         await connection.send(data)
         assert_refused(await connection.answer(), 505 if data in OTHER_VERSIONS else 400)
@@ -467,8 +467,8 @@ async def test_what_is_hardly_http_is_refused(faas: LocalFaaS, data: bytes) -> N
         assert await connection.closed() == b""
 
 
-async def test_http_1_0_is_served(faas: LocalFaaS) -> None:
-    """With a Host; without one the target is unknown."""
+async def test_http_1_0_is_served_with_a_host_header(faas: LocalFaaS) -> None:
+    """Without a Host header, a request is refused."""
     async with connected(faas.url) as connection:
         await connection.send(request(encoded()).replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert (await connection.answer()).status == 200
@@ -477,7 +477,7 @@ async def test_http_1_0_is_served(faas: LocalFaaS) -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order(faas: LocalFaaS) -> None:
-    """A refused one takes nothing of the next with it, not even its body."""
+    """A refused request in between, and its body, do not affect the next one."""
     async with connected(faas.url) as connection:
         codes = [f"console.log({number})" for number in range(3)]
         datas = [request(encoded(code=code)) for code in codes]
@@ -487,8 +487,8 @@ async def test_pipelined_requests_are_answered_in_order(faas: LocalFaaS) -> None
     assert [answer.json()["output"]["stdout"] for answer in answers if answer.status == 200] == ["0\n", "1\n", "2\n"]
 
 
-async def test_a_body_is_asked_for_only_where_it_is_wanted(faas: LocalFaaS) -> None:
-    """`Expect: 100-continue` is answered by the refusal itself, or by 100 when the request may come in."""
+async def test_expect_100_continue_gets_an_early_answer(faas: LocalFaaS) -> None:
+    """The answer is an error if the headers are refused, else 100."""
     expecting = {"Expect": "100-continue"}
     for headers, status in (
         ({"Origin": EVIL}, 403),
@@ -508,38 +508,38 @@ async def test_a_body_is_asked_for_only_where_it_is_wanted(faas: LocalFaaS) -> N
         assert (await connection.answer()).json()["outcome"] == "OK"
 
 
-# ---- time, connections and memory
+# ---- timeouts, connections and memory
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clocks that a test need not wait for; connections take them up when they are made."""
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timeouts that are short enough for a test. New connections use them."""
     monkeypatch.setattr(http_limits, "REQUEST_TIMEOUT_S", 0.3)
     monkeypatch.setattr(http_limits, "LINGER_S", 0.1)
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize(
-    "dripped", [b"", b"POST /run_code HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "], ids=["nothing", "head"]
+    "start", [b"", b"POST /run_code HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "], ids=["nothing", "head"]
 )
-async def test_a_head_that_does_not_arrive_ends_the_connection(faas: LocalFaaS, dripped: bytes) -> None:
-    """Bytes that trickle in do not start the clock anew; nor does an answer before them save it."""
+async def test_a_connection_with_incomplete_headers_is_closed(faas: LocalFaaS, start: bytes) -> None:
+    """Slowly arriving bytes do not extend the timeout. Neither does an earlier answer on the connection."""
     async with nothing_runs(faas), connected(faas.url) as connection:
         await connection.send(request(method="GET", target="/health"))
         assert (await connection.answer()).status == 200
-        await connection.send(dripped)
+        await connection.send(start)
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(30):
                 while not connection.reader.at_eof():
                     await asyncio.sleep(0.01)
-                    await connection.send(b"x" if dripped else b"")
+                    await connection.send(b"x" if start else b"")
         assert await connection.closed() == b""
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_that_does_not_arrive_is_refused(faas: LocalFaaS, chunked: bool) -> None:
-    """408, which says that nothing was started, and the end of the connection, however steadily it drips."""
+async def test_an_incomplete_body_is_refused(faas: LocalFaaS, chunked: bool) -> None:
+    """Even if bytes keep arriving slowly, the server answers 408 with `x-faasrt-not-started` and closes."""
     framing = {"Content-Length": None, "Transfer-Encoding": "chunked"} if chunked else {"Content-Length": "1000"}
     async with nothing_runs(faas), connected(faas.url) as connection:
         await connection.send(request(headers=framing))
@@ -553,8 +553,8 @@ async def test_a_body_that_does_not_arrive_is_refused(faas: LocalFaaS, chunked: 
         assert await connection.closed() == b""
 
 
-async def test_a_408_that_says_nothing_was_started_is_no_verdict(raw_server: Any) -> None:
-    """The client takes it for a refusal; without the header it is how the reference server reports a timeout."""
+async def test_a_408_with_not_started_is_a_rejected_error(raw_server: Any) -> None:
+    """Without the header, a 408 is how the reference server reports the outcome TIMEOUT."""
     header = b"x-faasrt-not-started: 1\r\n"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -569,16 +569,16 @@ async def test_a_408_that_says_nothing_was_started_is_no_verdict(raw_server: Any
         assert (await manager.run_code("1", "js")).outcome == "TIMEOUT"
 
 
-@pytest.mark.usefixtures("short")
-async def test_an_answer_that_is_not_taken_ends_the_connection(faas: LocalFaaS) -> None:
-    """A client that asks and never reads holds neither connection nor memory for long."""
+@pytest.mark.usefixtures("short_timeouts")
+async def test_a_client_that_does_not_read_answers_is_disconnected(faas: LocalFaaS) -> None:
+    """It does not hold a connection and memory for long."""
     body = encoded(code="console.log('x'.repeat(1_000_000))")
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         client.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(client, ("127.0.0.1", urlsplit(faas.url).port))
-        # More than the system keeps between the two.
+        # More than the socket buffers hold.
         await loop.sock_sendall(client, request(body) * 16)
         async with asyncio.timeout(60):
             with contextlib.suppress(ConnectionError):
@@ -589,8 +589,8 @@ async def test_an_answer_that_is_not_taken_ends_the_connection(faas: LocalFaaS) 
     assert (await exchange(faas.url, request(encoded()))).status == 200
 
 
-async def test_a_client_that_goes_away_frees_its_sandbox(faas: LocalFaaS) -> None:
-    """Its program is ended, not left to its time limit."""
+async def test_a_client_that_disconnects_frees_its_sandbox(faas: LocalFaaS) -> None:
+    """The program of the client is stopped before its time limit."""
 
     async def active() -> int:
         health = (await exchange(faas.url, request(method="GET", target="/health"))).json()
@@ -608,8 +608,8 @@ async def test_a_client_that_goes_away_frees_its_sandbox(faas: LocalFaaS) -> Non
     assert await executions(faas) == before
 
 
-async def test_what_requests_hold_together_is_bounded(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body beyond it is refused as overload, before it runs; the memory is freed with the answer."""
+async def test_memory_held_by_requests_is_limited(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that exceeds `MAX_HELD_BYTES` together with others gets 429 and does not run. An answer frees memory."""
     monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", 100_000)
     large = request(encoded(code=CODE + " " * 60_000))
     async with connected(faas.url) as first:
@@ -626,10 +626,10 @@ async def test_what_requests_hold_together_is_bounded(faas: LocalFaaS, monkeypat
         assert (await exchange(faas.url, large)).status == 200
 
 
-async def test_an_unexpected_failure_tells_nothing_of_the_program(
+async def test_an_internal_error_does_not_reveal_the_program(
     fresh: LocalFaaS, log: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of the server's own is a 500 in JSON, and a log line that says where, without the words of the error."""
+    """The answer is a 500 in JSON. One log line says where the error is raised, without its message."""
 
     async def fail(self: object, job: Any) -> None:
         raise KeyError(job.code)
@@ -644,14 +644,14 @@ async def test_an_unexpected_failure_tells_nothing_of_the_program(
 
 
 class TestConnections:
-    """No more than a set number of connections; the rest are refused at once."""
+    """The number of connections is limited. Further connections are refused at once."""
 
     @pytest.fixture(autouse=True)
-    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few_connections(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_limits, "MAX_CONNECTIONS", 8)
 
-    async def test_one_too_many_is_refused(self, fresh: LocalFaaS) -> None:
-        """Those that are open go on being served; the refusal says that nothing was started. Then there is room."""
+    async def test_a_connection_above_the_limit_is_refused(self, fresh: LocalFaaS) -> None:
+        """Open connections are served. The refusal has `x-faasrt-not-started`. When some close, new ones are served."""
         async with contextlib.AsyncExitStack() as stack:
             held = [await stack.enter_async_context(connected(fresh.url)) for _ in range(8)]
             for _ in range(3):
@@ -670,8 +670,8 @@ class TestConnections:
             while (await exchange(fresh.url, request(encoded()))).status != 200:
                 await asyncio.sleep(0.01)
 
-    async def test_the_client_tries_again(self, fresh: LocalFaaS) -> None:
-        """It takes the refusal for overload, which it may retry, also for calls that must not run twice."""
+    async def test_the_client_reports_an_overload(self, fresh: LocalFaaS) -> None:
+        """The client raises OverloadedError with `not_started`, so that it may retry calls that are not idempotent."""
         async with (
             manager_for(fresh.url, retry=RetrySettings(max_attempts=1)) as manager,
             contextlib.AsyncExitStack() as stack,
@@ -683,10 +683,10 @@ class TestConnections:
             assert info.value.not_started
 
 
-async def test_10_000_connections(tmp_path: Path) -> None:
-    """They cost a bounded number of descriptors and a little memory, and not one line of a log; then all is as before.
+async def test_10_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> None:
+    """Descriptors and memory stay limited, nothing is logged, and open connections are served.
 
-    The server is the command, with as few descriptors as some systems give: connections may take half of them.
+    The server is `faasrt serve` with a limit of 512 descriptors, of which connections may use half.
     """
     command = Path(sys.executable).with_name("faasrt")
     script = f"ulimit -n 512 && exec '{command}' serve --language js --port 0 --workers 1"
@@ -705,8 +705,8 @@ async def test_10_000_connections(tmp_path: Path) -> None:
                 client.setblocking(False)
                 await loop.sock_connect(client, ("127.0.0.1", urlsplit(url).port))
                 await loop.sock_sendall(client, b"POST /run_code HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-                told = await loop.sock_recv(client, 100)
-                refused += told.startswith(b"HTTP/1.1 503 ")
+                received = await loop.sock_recv(client, 100)
+                refused += received.startswith(b"HTTP/1.1 503 ")
 
     async def go_on(early: Connection) -> None:
         nonlocal answered

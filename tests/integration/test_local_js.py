@@ -42,7 +42,7 @@ async def run(
     ],
 )
 async def test_programs_run_to_their_end(local: RuntimeManager, language: str, code: str, stdout: str) -> None:
-    """Types, modules, top-level await, timers and promises work, and objects are readable."""
+    """Types, modules, top-level await, timers and promises work, and objects are printed readably."""
     result = await run(local, code, language)
     assert (result.outcome, result.stdout, result.stderr, result.exit_code) == (Outcome.OK, stdout, "", 0)
 
@@ -91,10 +91,10 @@ async def test_programs_run_to_their_end(local: RuntimeManager, language: str, c
         ("import 'https://example.com/x.js'", Outcome.USER_ERROR, "TypeError", "--no-remote", "main.js:1"),
     ],
 )
-async def test_errors_are_the_users(
+async def test_errors_have_name_message_and_stack(
     local: RuntimeManager, code: str, outcome: Outcome, name: str, message: str, place: str
 ) -> None:
-    """Whatever is thrown, rejected or mistyped has a name, a message, and a stack with the user's places only."""
+    """The stack contains only positions in the user's program."""
     result = await run(local, code)
     assert (result.outcome, result.exit_code) == (outcome, 1)
     assert result.error is not None
@@ -109,8 +109,8 @@ async def test_errors_are_the_users(
     ("code", "exit_code"),
     [("Deno.exit(3)", 3), ("Deno.exitCode = 4", 4), ("process.exit(5)", 5), ("Deno.exit(-1)", 255)],
 )
-async def test_exit_codes(local: RuntimeManager, code: str, exit_code: int) -> None:
-    """Another code than 0 is the user's failure, and part of the result."""
+async def test_a_nonzero_exit_code_is_a_user_error(local: RuntimeManager, code: str, exit_code: int) -> None:
+    """The result has the exit code and the output."""
     result = await run(local, f"console.log('q'); {code}")
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.USER_ERROR, exit_code, "q\n")
 
@@ -133,7 +133,7 @@ async def test_exit_codes(local: RuntimeManager, code: str, exit_code: int) -> N
     ],
 )
 async def test_return_values_are_exact(local: RuntimeManager, code: str, ret_val: str) -> None:
-    """`return_val` gives the caller its text; a program that brings coze-loop's own function works too."""
+    """The result has the exact text of `return_val`. A program that defines coze-loop's `return_val` works, too."""
     result = await run(local, code, "js", 1_000)
     assert result.ret_val == ret_val
     assert "score" not in result.stdout
@@ -143,8 +143,8 @@ async def test_return_values_are_exact(local: RuntimeManager, code: str, ret_val
     "code",
     ["while (true) {}", "await new Promise((r) => setTimeout(r, 60_000))", "/(a+)+$/.test('a'.repeat(50) + 'b')"],
 )
-async def test_time_is_limited(local: RuntimeManager, code: str) -> None:
-    """Whatever a program does, it ends at its limit, and what it printed before arrives."""
+async def test_a_program_is_stopped_at_its_time_limit(local: RuntimeManager, code: str) -> None:
+    """The output that it printed before arrives."""
     result = await run(local, f"console.log('before');\n{code}", "js", 500)
     assert (result.outcome, result.stdout, result.exit_code) == (Outcome.TIMEOUT, "before\n", None)
     assert result.duration_ms is not None
@@ -160,7 +160,7 @@ async def test_time_is_limited(local: RuntimeManager, code: str) -> None:
     ],
 )
 async def test_memory_is_limited(local: RuntimeManager, code: str) -> None:
-    """Heap, buffers and WebAssembly memory are bounded; V8's last words are no output of the program."""
+    """Heap, buffers and WebAssembly memory are limited. V8's messages about a full heap do not appear in stderr."""
     result = await run(local, code)
     if result.outcome is not Outcome.MEMORY_LIMIT:
         assert result.outcome is Outcome.USER_ERROR
@@ -171,7 +171,7 @@ async def test_memory_is_limited(local: RuntimeManager, code: str) -> None:
 
 
 async def test_output_is_limited(local: RuntimeManager) -> None:
-    """A flood is ended at twice the limit; a text just over the limit is cut; both are flagged."""
+    """A program is stopped at twice the limit. Output just over the limit is cut. `truncated` names the stream."""
     flood = await run(local, "while (true) console.log('x'.repeat(1_000_000))", max_output_bytes=100_000)
     assert (flood.outcome, flood.truncated) == (Outcome.OUTPUT_LIMIT, {"stdout"})
     assert len(flood.stdout) <= 100_000
@@ -183,15 +183,15 @@ async def test_output_is_limited(local: RuntimeManager) -> None:
     assert cut.stdout.endswith("bbb\n")
 
 
-async def test_no_run_sees_another(local: RuntimeManager) -> None:
-    """Every program has a process of its own."""
+async def test_programs_do_not_see_changes_of_other_programs(local: RuntimeManager) -> None:
+    """Every program has its own process."""
     await asyncio.gather(*(run(local, "globalThis.spy = Object.prototype.spy = 1") for _ in range(4)))
     for result in await asyncio.gather(*(run(local, "console.log(typeof spy, {}.spy)") for _ in range(4))):
         assert result.stdout == "undefined undefined\n"
 
 
-async def test_the_words_of_a_full_heap_are_not_enough(local: RuntimeManager) -> None:
-    """A flood that speaks of memory is a flood; memory that is refused outside the heap is a limit on memory."""
+async def test_printing_v8s_message_does_not_cause_memory_limit(local: RuntimeManager) -> None:
+    """A program that prints V8's message about a full heap gets OUTPUT_LIMIT. Memory outside the heap is limited."""
     code = "console.error('# Fatal JavaScript out of memory'); while (true) console.error('x'.repeat(1000))"
     assert (await run(local, code)).outcome is Outcome.OUTPUT_LIMIT
     bomb = "const a = []; for (;;) a.push(new Blob([new Uint8Array(1e7).fill(1)]))"
@@ -199,8 +199,8 @@ async def test_the_words_of_a_full_heap_are_not_enough(local: RuntimeManager) ->
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR)
 
 
-async def test_a_process_killed_from_outside_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system ended it, not the program: an error of the infrastructure."""
+async def test_a_process_killed_from_outside_is_a_server_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next program runs."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
         monkeypatch.setenv(name, value)
@@ -217,8 +217,8 @@ async def test_a_process_killed_from_outside_is_no_verdict(tmp_path: Path, monke
         assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
 
 
-async def test_a_long_message_is_shortened(local: RuntimeManager) -> None:
-    """The report of an error is no flood."""
+async def test_a_long_error_message_is_shortened(local: RuntimeManager) -> None:
+    """The outcome is USER_ERROR, not OUTPUT_LIMIT, and the message keeps its start and end."""
     result = await run(local, "throw new Error('a'.repeat(5e6) + 'b')")
     assert result.outcome is Outcome.USER_ERROR
     assert result.error is not None
@@ -226,14 +226,14 @@ async def test_a_long_message_is_shortened(local: RuntimeManager) -> None:
     assert result.error.message.endswith("aab")
 
 
-async def test_a_comment_changes_nothing(local: RuntimeManager) -> None:
-    """Only a program that defines `return_val` itself has a value looked for in its output."""
+async def test_return_val_in_a_comment_changes_nothing(local: RuntimeManager) -> None:
+    """Only in the output of a program that defines `return_val` is a value searched for."""
     result = await run(local, "// return_val = here\nconsole.log('{\"score\":1}')")
     assert (result.stdout, result.ret_val) == ('{"score":1}\n', "")
 
 
 async def test_reports_cannot_be_forged(local: RuntimeManager) -> None:
-    """A frame without the nonce is plain output, and the nonce cannot be had through changed builtins."""
+    """A report without the nonce is plain output. Replaced builtins do not see the nonce."""
     result = await run(local, 'console.log(\'\\0faasrt:0:{"kind":"error"}\')')
     assert (result.outcome, result.stdout) == (Outcome.OK, '\0faasrt:0:{"kind":"error"}\n')
     spy = """
@@ -267,10 +267,10 @@ console.log(seen.some((item) => String(item).includes("\\0faasrt:")));
         ("js", "", (1, 1)),
     ],
 )
-async def test_validation_parses_and_does_not_run(
+async def test_validation_parses_but_does_not_run(
     local: RuntimeManager, language: str, code: str, place: tuple[int, int] | None
 ) -> None:
-    """Valid is what Deno's own parser takes; a complaint has line and column from 1."""
+    """Deno's parser decides whether code is valid. A diagnostic has line and column, counted from 1."""
     result = await local.validate_code(code, language)
     assert result.valid is (place is None), result
     if place is not None:
@@ -279,7 +279,6 @@ async def test_validation_parses_and_does_not_run(
 
 
 async def test_a_cancelled_call_ends_its_process(local: RuntimeManager) -> None:
-    """The program does not outlive its caller."""
     call = asyncio.create_task(run(local, "while (true) {}", timeout_ms=30_000))
 
     await until_active(local, "javascript", 1)
@@ -289,8 +288,8 @@ async def test_a_cancelled_call_ends_its_process(local: RuntimeManager) -> None:
     await until_active(local, "javascript", 0)
 
 
-async def test_a_program_too_complex_to_parse_is_not_valid(local: RuntimeManager) -> None:
-    """It brings down its own parser and nothing else."""
+async def test_a_program_too_complex_to_parse_is_invalid(local: RuntimeManager) -> None:
+    """It crashes only its own parser. The next validation works."""
     result = await local.validate_code("(" * 1_000_000, "js")
     assert not result.valid
     assert result.diagnostics[0].message

@@ -1,4 +1,4 @@
-"""The end of the embedded FaaS, and of each of its processes, by every signal: nothing is left, or all is mended."""
+"""Signals to the embedded FaaS and to its processes: nothing is left behind, and processes are replaced."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ pytestmark = pytest.mark.usefixtures("wasm_sandbox")
 
 
 def options(engine: str) -> list[str]:
-    """Return the arguments of a server with an engine."""
+    """Return the arguments of a server with an engine for Python."""
     return ["--engine", "python=wasm"] if engine == "wasm" else []
 
 
-async def begin(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, Any]]]:
-    """Start a program that takes its time, and give its call once it runs."""
+async def start(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, Any]]]:
+    """Start a program that takes some seconds. Return its call once it runs."""
     call = asyncio.create_task(server.run(language, SLOW[language].format(seconds)))
     await server.until_pool(language, active=1)
     return call
 
 
 async def until_settled(server: Server, engine: str, *, busy: bool) -> None:
-    """Wait until one worker's pool is full, and nothing starts, which would be given up only after 20 s if stopped."""
+    """Wait until the pool of one worker is full and no process is starting (a stopped start is given up after 20 s)."""
     idle = {"native": 1, "wasm": int(not busy), "deno": 2}[engine]
     await server.until_pool(LANGUAGES[engine], status="ready", active=int(busy), idle=idle)
 
@@ -49,10 +49,10 @@ async def until_settled(server: Server, engine: str, *, busy: bool) -> None:
     "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGINT] * 2], ids=str
 )
 @pytest.mark.parametrize("engine", ["native", "wasm"])
-async def test_a_signal_drains_it(tmp_path: Path, signals: Sequence[signal.Signals], engine: str) -> None:
-    """Programs in flight are answered, at a second signal, too; the exit code is 0, and nothing is left."""
+async def test_a_signal_drains_the_server(tmp_path: Path, signals: Sequence[signal.Signals], engine: str) -> None:
+    """Programs in flight get their results, even after a second signal. The server exits with 0 and leaves nothing."""
     async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
-        calls = [await begin(server, language, 0.7) for language in SLOW]
+        calls = [await start(server, language, 0.7) for language in SLOW]
         for number in signals:
             server.process.send_signal(number)
             await until(lambda: "stopping" in server.output)
@@ -61,13 +61,13 @@ async def test_a_signal_drains_it(tmp_path: Path, signals: Sequence[signal.Signa
             assert (status, body["outcome"], body["output"]["stdout"]) == (200, "OK", "done\n")
         assert await server.ended() == 0
         assert "Traceback" not in server.output
-        # The address, two ways to use it, three languages, and that it stops.
+        # The address, two ways to use it, three languages, and "stopping".
         assert server.output.count("\n") == 7
 
 
 @pytest.mark.parametrize("words", [(), ("serving",), ("javascript is ready",)], ids=str)
-async def test_a_signal_while_it_starts(tmp_path: Path, words: Sequence[str]) -> None:
-    """Whatever it is about to start, it ends in good order."""
+async def test_sigterm_during_the_start_stops_the_server(tmp_path: Path, words: Sequence[str]) -> None:
+    """It exits without a traceback and leaves nothing behind."""
     async with served(tmp_path, "--workers", "2", wait_for=words) as server:
         await until(lambda: list(server.folder.iterdir()))
         server.process.send_signal(signal.SIGTERM)
@@ -76,11 +76,11 @@ async def test_a_signal_while_it_starts(tmp_path: Path, words: Sequence[str]) ->
 
 
 @pytest.mark.parametrize("python", ["native", "wasm"])
-async def test_sigkill_of_the_server(tmp_path: Path, python: str) -> None:
-    """It cannot clean up, so the system does: no process is left, be it idle, busy or stopped."""
+async def test_sigkill_of_the_server_ends_all_processes(tmp_path: Path, python: str) -> None:
+    """Idle, busy and stopped processes end, although the server cannot clean up."""
     async with served(tmp_path, "--workers", "2", *options(python), wait_for=BOTH) as server:
         await server.until_pool("python", idle=2)
-        calls = [await begin(server, language, 60) for language in SLOW]
+        calls = [await start(server, language, 60) for language in SLOW]
         for engine in (python, "deno"):
             assert len(server.sandboxes(engine)) >= 2
             server.sandboxes(engine)[0].suspend()
@@ -93,8 +93,8 @@ async def test_sigkill_of_the_server(tmp_path: Path, python: str) -> None:
                 await call
 
 
-async def test_sigkill_of_the_server_while_it_compiles(tmp_path: Path) -> None:
-    """The compiler, which has work for a minute and reads nothing meanwhile, ends as well."""
+async def test_sigkill_of_the_server_ends_the_compiler(tmp_path: Path) -> None:
+    """The compiler ends, although it works for a minute without reading from the server."""
     cache = tmp_path / "cache"
     words = ("javascript is ready",)
     async with served(tmp_path, *options("wasm"), wait_for=words, FAASRT_CACHE_DIR=str(cache)) as server:
@@ -104,8 +104,8 @@ async def test_sigkill_of_the_server_while_it_compiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", LANGUAGES)
-async def test_sigkill_of_an_idle_process(tmp_path: Path, engine: str) -> None:
-    """No program notices, and the pool is full again. As many programs as workers, so that none waits in the queue."""
+async def test_killed_idle_processes_are_replaced(tmp_path: Path, engine: str) -> None:
+    """Programs run without an error, and the pool becomes full. With a program per worker, none is queued."""
     language = LANGUAGES[engine]
     async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
         await server.until_pool(language, idle=2)
@@ -122,14 +122,14 @@ async def test_sigkill_of_an_idle_process(tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", LANGUAGES)
-async def test_sigkill_of_a_busy_process(tmp_path: Path, engine: str) -> None:
-    """Its program, which may have had effects, is not run again: the answer is a clear 500; the pool is full again."""
+async def test_a_program_whose_process_is_killed_is_not_run_again(tmp_path: Path, engine: str) -> None:
+    """It may have had effects, so the answer is a 500. The pool becomes full again."""
     language = LANGUAGES[engine]
     async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
         at_rest_s = sum(cpu_s(child) for child in server.sandboxes(engine))
-        call = await begin(server, language, 60)
+        call = await start(server, language, 60)
         await until_settled(server, engine, busy=True)
-        if language == "python":  # a worker that dies before it has started its sandbox has run nothing
+        if language == "python":  # a worker that is killed before its sandbox starts has run nothing
             await until(lambda: sum(cpu_s(child) for child in server.sandboxes(engine)) > at_rest_s + 0.5)
         for victim in server.sandboxes(engine):
             victim.kill()
@@ -144,14 +144,14 @@ async def test_sigkill_of_a_busy_process(tmp_path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("place", [0, -1], ids=["outside", "inside"])
 @pytest.mark.parametrize("engine", ["native", "deno"])
-async def test_sigkill_of_a_launcher(tmp_path: Path, engine: str, place: int) -> None:
-    """Its programs fail as the server's, and end with it; soon there is another one, and programs run.
+async def test_a_killed_launcher_is_replaced(tmp_path: Path, engine: str, place: int) -> None:
+    """Its programs end and are answered with 500. A new launcher starts, and programs run.
 
-    It is a chain of processes, from one outside of the jail to one inside that starts the programs.
+    A launcher is a chain of processes, from one outside of the jail to one inside of it, which starts the programs.
     """
     language = LANGUAGES[engine]
     async with served(tmp_path, "-l", language, "--workers", "1", wait_for=(f"{language} is ready",)) as server:
-        call = await begin(server, language, 60)
+        call = await start(server, language, 60)
         await until_settled(server, engine, busy=True)
         (launcher,) = server.launchers()
         chain = [launcher]
@@ -165,7 +165,7 @@ async def test_sigkill_of_a_launcher(tmp_path: Path, engine: str, place: int) ->
         assert "killed from outside" in body["details"]
         await until(lambda: all(map(is_gone, everyone)))
         await until_settled(server, engine, busy=False)
-        # Refused before they start, which clients retry, while the new launcher is not ready.
+        # Until the new launcher is ready, programs are refused before they start. Clients retry that.
         while (answer := await server.run(language, SLOW[language].format(0)))[0] == 503:
             await asyncio.sleep(0.1)
         status, body = answer
@@ -178,8 +178,10 @@ async def test_sigkill_of_a_launcher(tmp_path: Path, engine: str, place: int) ->
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("code", ["while True: pass", "import os; os.getpid()\nwhile True: pass"])
-async def test_a_native_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
-    """The operator or the system ended it: that is a failure of the server, and no verdict."""
+async def test_a_native_program_killed_from_outside_is_a_server_error(
+    tmp_path: Path, code: str, number: signal.Signals
+) -> None:
+    """A kill by the operator or the system is answered with 500, not with an outcome."""
     async with served(tmp_path, "-l", "py", "--workers", "1", wait_for=("python is ready",)) as server:
         call = asyncio.create_task(server.run("python", code))
         busy: list[psutil.Process] = []
@@ -203,8 +205,10 @@ async def test_a_native_program_that_is_killed_from_outside(tmp_path: Path, code
         "await import('no' + 'de:proc' + 'ess'); for (;;) ;",
     ],
 )
-async def test_a_program_that_is_killed_from_outside(tmp_path: Path, code: str, number: signal.Signals) -> None:
-    """The operator or the system ended it, whatever it has loaded: that is a failure of the server, and no verdict."""
+async def test_a_javascript_program_killed_from_outside_is_a_server_error(
+    tmp_path: Path, code: str, number: signal.Signals
+) -> None:
+    """A kill by the operator or the system is answered with 500, not with an outcome, whatever it has loaded."""
     async with served(tmp_path, "-l", "js", "--workers", "1") as server:
         call = asyncio.create_task(server.run("js", code))
         busy: list[psutil.Process] = []
@@ -218,7 +222,7 @@ async def test_a_program_that_is_killed_from_outside(tmp_path: Path, code: str, 
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Return the seconds of CPU time that a process has taken, of which only a loop takes many."""
+    """Return the seconds of CPU time that a process has used. Only an endless loop uses much."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cpu_times().user
     return 0
@@ -226,8 +230,8 @@ def cpu_s(process: psutil.Process) -> float:
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("engine", LANGUAGES)
-async def test_sigstop_of_a_process(tmp_path: Path, engine: str, *, busy: bool) -> None:
-    """A program in it ends at its limit; the process is ended, and another takes its place."""
+async def test_a_stopped_process_is_replaced(tmp_path: Path, engine: str, *, busy: bool) -> None:
+    """The program in a process that got SIGSTOP ends with TIMEOUT. The process is killed, and another replaces it."""
     language = LANGUAGES[engine]
     async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
         code = SLOW[language].format(60 if busy else 0)
@@ -253,10 +257,10 @@ async def test_sigstop_of_a_process(tmp_path: Path, engine: str, *, busy: bool) 
 
 
 @pytest.mark.parametrize("engine", ["native", "wasm"])
-async def test_it_ends_what_is_stopped(tmp_path: Path, engine: str) -> None:
-    """SIGTERM ends a server whose processes do not react to anything."""
+async def test_sigterm_ends_a_server_with_stopped_processes(tmp_path: Path, engine: str) -> None:
+    """All processes of the server got SIGSTOP before. The server exits with 0, and they end."""
     async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
-        # A process that is stopped before its `exec` holds the thread that starts it.
+        # A process that is stopped before its `exec` blocks the thread that starts it.
         for language in SLOW:
             await server.until_pool(language, idle=2)
         everyone = server.children()
@@ -267,8 +271,8 @@ async def test_it_ends_what_is_stopped(tmp_path: Path, engine: str) -> None:
         assert all(map(is_gone, everyone))
 
 
-async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> None:
-    """The server lives on without it, and removes the folder itself."""
+async def test_the_server_removes_its_folder_without_the_clean_up_process(tmp_path: Path) -> None:
+    """After a SIGKILL of the process that waits to remove the folder, the server runs on and removes it itself."""
     async with served(tmp_path, "-l", "js") as server:
         (watcher,) = server.children("rm -rf")
         watcher.kill()
@@ -279,8 +283,8 @@ async def test_sigkill_of_the_process_that_waits_to_clean_up(tmp_path: Path) -> 
         assert await server.ended() == 0
 
 
-async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended() -> None:
-    """They are killed anyway; but whoever has closed it finds none of them, in whatever state, any more."""
+async def test_closing_waits_for_the_processes_of_ended_programs() -> None:
+    """After `aclose`, no process of a program exists, not even as a zombie."""
     for _ in range(5):
         async with LocalFaaS(["js", "python"], workers=2) as faas, manager_for(faas.url) as manager:
             await asyncio.gather(faas.wait_ready("js"), faas.wait_ready("python"))
@@ -290,8 +294,8 @@ async def test_closing_waits_for_the_processes_of_programs_that_have_just_ended(
         assert not {child.pid for child in psutil.Process().children(recursive=True)} & set(pids)
 
 
-async def test_the_folder_goes_away_although_a_process_still_writes_into_it() -> None:
-    """As one may that was about to start when the server closed."""
+async def test_the_folder_is_removed_while_a_process_writes_into_it() -> None:
+    """A process that was starting when the server closed may still write into it."""
     writer = 'n=0; while [ $n -lt 30000 ] && : > "$1/$n"; do n=$((n + 1)); done'
     async with temporary_folder() as folder:
         process = await asyncio.create_subprocess_exec("sh", "-c", writer, "sh", str(folder), stderr=DEVNULL)

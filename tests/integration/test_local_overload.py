@@ -1,4 +1,4 @@
-"""Ten times as many programs as the embedded FaaS can run."""
+"""Overload of the embedded FaaS: ten times as many programs as it can run at once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def post(session: aiohttp.ClientSession, url: str, body: Any) -> Answer:
         return response.status, await response.json(), response.headers
 
 
-def judge(answers: list[Answer]) -> list[int]:
-    """Return the numbers of the programs that ran; each answer must be right, or a proper refusal."""
+def check_answers(answers: list[Answer]) -> list[int]:
+    """Check that each answer is the right result or a proper refusal. Return the numbers of the programs that ran."""
     ran = []
     for number, (status, body, headers) in enumerate(answers):
         if status == 200:
@@ -47,8 +47,11 @@ COMMENT = {"python": "\n#", "javascript": "\n//", "typescript": "\n//"}
 
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path, engine: str) -> None:
-    """Wave after wave: 429 before execution, right results for the rest, as many executions, and flat memory."""
+async def test_overload_is_refused_and_accepted_programs_are_right(tmp_path: Path, engine: str) -> None:
+    """In each of three waves, programs get the right result or a 429 before execution.
+
+    The metrics count the same executions and refusals, and the server's memory does not grow.
+    """
     arguments = ("--workers", "1", "--engine", f"python={engine}")
     ran: Counter[str] = Counter()
     refused: Counter[str] = Counter()
@@ -74,7 +77,7 @@ async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path, e
                 waves[language] = asyncio.gather(*(post(session, server.url, body) for body in bodies))
             for language, wave in waves.items():
                 answers = await wave
-                accepted = len(judge(answers))
+                accepted = len(check_answers(answers))
                 assert 0 < accepted < len(answers)
                 ran[language] += accepted
                 refused[language] += len(answers) - accepted
@@ -89,8 +92,8 @@ async def test_the_refused_are_told_and_the_accepted_are_right(tmp_path: Path, e
         assert len(server.sandboxes(engine)) <= (1 if engine == "wasm" else 2)
 
 
-async def test_what_is_refused_never_runs(tmp_path: Path) -> None:
-    """Each program that runs takes the only worker for long: the server counts those that it answered, no others."""
+async def test_refused_python_programs_never_run(tmp_path: Path) -> None:
+    """The metrics count as many executions as there are answers with 200."""
     arguments = ("-l", "python", "--workers", "1")
     async with (
         served(tmp_path, *arguments, wait_for=("python is ready",)) as server,
@@ -99,14 +102,14 @@ async def test_what_is_refused_never_runs(tmp_path: Path) -> None:
         bodies = [{"language": "python", "code": SLOW["python"].format(number)} for number in range(40)]
         answers = await asyncio.gather(*(post(session, server.url, body) for body in bodies))
         metrics = (await server.get("/metrics"))["engines"]["native"]
-    ran = judge(answers)
+    ran = check_answers(answers)
     assert 0 < len(ran) < len(answers)
     assert metrics["executions"] == {"python": {"OK": len(ran)}}
 
 
 @pytest.mark.parametrize("language", ["javascript", "typescript"])
-async def test_no_refused_javascript_program_runs(language: str) -> None:
-    """The programs that were answered have run, each in a process of its own, and no others."""
+async def test_refused_javascript_programs_never_run(language: str) -> None:
+    """The metrics count as many executions as there are answers with 200, each from its own process."""
     async with (
         LocalFaaS([language], workers=1, queue_timeout_s=1) as faas,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -116,7 +119,7 @@ async def test_no_refused_javascript_program_runs(language: str) -> None:
         answers = await asyncio.gather(*(post(session, faas.url, body) for body in bodies))
         async with session.get(f"{faas.url}/metrics") as response:
             executions = (await response.json())["engines"]["deno"]["executions"]
-    ran = judge(answers)
+    ran = check_answers(answers)
     assert 0 < len(ran) < len(answers)
     assert executions == {language: {"OK": len(ran)}}
     assert len({answers[number][1]["metadata"]["instance_id"] for number in ran}) == len(ran)

@@ -1,4 +1,4 @@
-"""The warm processes of the embedded FaaS: they follow demand, down and up, and come back after crashes."""
+"""The warm processes of the embedded FaaS: their number follows demand, and killed ones are replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.native_run import NativeRun
 from support.served import LANGUAGES, at_work_in, is_gone, sandboxes, trace, until
 
-LEAST = {"native": 2, "wasm": 1, "deno": 2}
+MIN_IDLE = {"native": 2, "wasm": 1, "deno": 2}
 SLOW = {"python": "import time\ntime.sleep(1.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 1500)"}
 
 
@@ -30,7 +30,7 @@ def engine(request: pytest.FixtureRequest, wasm_sandbox: None) -> str:
 
 @pytest_asyncio.fixture
 async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> AsyncIterator[RuntimeManager]:
-    """An embedded FaaS that forgets fast, for three Python and twelve JavaScript programs at once."""
+    """A manager with three workers, whose pools shrink soon after the demand falls."""
     monkeypatch.setattr(warm_pool, "_PEAK_DECAY_S", 0.1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
@@ -44,20 +44,20 @@ def processes(folder: Path, engine: str) -> list[psutil.Process]:
     return sandboxes(at_work_in(folder, psutil.Process().children()), engine)
 
 
-async def until_full(manager: RuntimeManager, folder: Path, engine: str) -> None:
-    """Wait until as many wait as shall when nothing happens, and health says the same."""
+async def until_at_rest(manager: RuntimeManager, folder: Path, engine: str) -> None:
+    """Wait until the pool has its minimum of idle processes, and `/health` reports the same number."""
     async with asyncio.timeout(30):
         while True:
             shown = (await manager.get_health_status()).endpoints[0].details["languages"][LANGUAGES[engine]]
-            if shown["status"] == "ready" and shown["idle"] == LEAST[engine] == len(processes(folder, engine)):
+            if shown["status"] == "ready" and shown["idle"] == MIN_IDLE[engine] == len(processes(folder, engine)):
                 return
 
 
-async def test_they_follow_demand(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:
-    """Few wait when nothing happens; those that come then wait, end right, and run at once; then few wait again."""
+async def test_the_pool_follows_demand(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:
+    """Without demand the pool has few processes. Then many programs run at once, and afterwards it shrinks again."""
     language = LANGUAGES[engine]
     for _ in range(2):
-        await until_full(manager, tmp_path, engine)
+        await until_at_rest(manager, tmp_path, engine)
         count = 3 if language == "python" else 9
         calls = [
             asyncio.create_task(manager.run_code(SLOW[language].format(number), language)) for number in range(count)
@@ -67,22 +67,22 @@ async def test_they_follow_demand(manager: RuntimeManager, tmp_path: Path, engin
         assert [result.stdout for result in results] == [f"{number}\n" for number in range(count)]
 
 
-async def test_they_come_back_after_crashes(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:
-    """After three kills without a call there are again the same number, health counts them, and programs run."""
+async def test_killed_idle_processes_are_replaced(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:
+    """After all idle processes are killed three times, the pool is full again, and programs run."""
     for _ in range(3):
-        await until_full(manager, tmp_path, engine)
+        await until_at_rest(manager, tmp_path, engine)
         victims = processes(tmp_path, engine)
         for victim in victims:
             victim.kill()
         await until(lambda: all(is_gone(victim) for victim in victims))  # noqa: B023
-    await until_full(manager, tmp_path, engine)
+    await until_at_rest(manager, tmp_path, engine)
     language = LANGUAGES[engine]
     assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
 
 
 @pytest.mark.parametrize("engine", ["native"], indirect=True)
-async def test_a_run_holds_nothing_when_it_is_over(manager: RuntimeManager) -> None:
-    """Its output, of megabytes, is freed at once, and not when the garbage collector comes by."""
+async def test_a_finished_run_is_freed_without_the_garbage_collector(manager: RuntimeManager) -> None:
+    """A run holds megabytes of output, so no reference cycle may keep it."""
     gc.collect()
     gc.disable()
     try:

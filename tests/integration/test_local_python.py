@@ -1,4 +1,4 @@
-"""Python in the embedded FaaS: real programs in real sandboxes, on both engines."""
+"""Python in the embedded FaaS, on both engines."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ ENVIRONMENTS = {
 }
 
 
-async def test_the_environment_is_that_of_the_sandbox(python: RuntimeManager, engine: str) -> None:
-    """A program has the variables of its engine, and none of the server's."""
+async def test_a_program_sees_only_the_environment_of_its_engine(python: RuntimeManager, engine: str) -> None:
+    """It has none of the server's environment variables."""
     result = await run(python, "import os; print(*sorted(os.environ))")
     assert result.stdout == ENVIRONMENTS[engine] + "\n"
 
@@ -76,10 +76,10 @@ async def test_the_environment_is_that_of_the_sandbox(python: RuntimeManager, en
         ),
     ],
 )
-async def test_scientific_packages_compute(
+async def test_scientific_packages_work(
     python: RuntimeManager, engine: str, package: str, code: str, output: str
 ) -> None:
-    """The package can be imported within the default memory, and gives the right answer."""
+    """The package can be imported within the default memory limit and gives the right result."""
     if engine == "native":
         pytest.importorskip(package)
     result = await run(python, code, 30_000)
@@ -132,10 +132,10 @@ asyncio.run(main())
         ("x = '\0'", Outcome.SYNTAX_ERROR, "SyntaxError", "null bytes"),
     ],
 )
-async def test_exceptions_are_the_users(
+async def test_exceptions_have_name_and_traceback(
     python: RuntimeManager, code: str, outcome: Outcome, name: str, line: str
 ) -> None:
-    """An exception has its name, and a traceback with the user's own lines and none of ours."""
+    """The traceback contains only lines of the user's program and of libraries."""
     result = await run(python, code)
     assert (result.outcome, result.exit_code) == (outcome, 1)
     assert result.error is not None
@@ -146,8 +146,7 @@ async def test_exceptions_are_the_users(
     assert "_host" not in result.stderr
 
 
-async def test_code_too_deep_for_the_parser(python: RuntimeManager) -> None:
-    """It is a syntax error, whatever the parser runs out of."""
+async def test_code_too_deep_for_the_parser_is_a_syntax_error(python: RuntimeManager) -> None:
     result = await run(python, "(" * 100_000)
     assert (result.outcome, result.exit_code) == (Outcome.SYNTAX_ERROR, 1)
 
@@ -159,8 +158,8 @@ async def test_code_too_deep_for_the_parser(python: RuntimeManager) -> None:
         ("def f():\n  x = []\n  while 1: x.append([0] * 1000)\nf()", "line 3, in f"),
     ],
 )
-async def test_memory_errors_are_traced(python: RuntimeManager, engine: str, code: str, line: str) -> None:
-    """The traceback shows where; a native program that grows in small steps is ended without one."""
+async def test_memory_errors_have_a_traceback(python: RuntimeManager, engine: str, code: str, line: str) -> None:
+    """The traceback names the line. A native program that grows in small steps is stopped without a traceback."""
     result = await run(python, code)
     assert result.error is not None
     if engine == "native":
@@ -185,8 +184,10 @@ async def test_memory_errors_are_traced(python: RuntimeManager, engine: str, cod
         ("import sys\nsys.stderr.close()\nsys.exit('bad')", 1, ""),
     ],
 )
-async def test_exit_codes(python: RuntimeManager, code: str, exit_code: int, stderr: str) -> None:
-    """An exit with another code than 0 is the user's failure, and tells the code."""
+async def test_a_nonzero_exit_code_is_a_user_error(
+    python: RuntimeManager, code: str, exit_code: int, stderr: str
+) -> None:
+    """The error is SystemExit, and the result has the exit code."""
     result = await run(python, code)
     assert (result.outcome, result.exit_code, result.stderr) == (Outcome.USER_ERROR, exit_code, stderr)
     assert result.error is not None
@@ -195,13 +196,13 @@ async def test_exit_codes(python: RuntimeManager, code: str, exit_code: int, std
 
 @pytest.mark.parametrize("code", ["import os; os._exit(3)", "import atexit, os; atexit.register(os._exit, 3)"])
 async def test_a_hard_exit_is_a_crash(python: RuntimeManager, code: str) -> None:
-    """Nothing tells why the interpreter ended, so nothing is made up."""
+    """`os._exit` gives CRASHED with its exit code and without an error."""
     result = await run(python, code)
     assert (result.outcome, result.exit_code, result.error) == (Outcome.CRASHED, 3, None)
 
 
-async def test_a_huge_message_is_shortened(python: RuntimeManager) -> None:
-    """An exception that would take all memory to report is reported, from both ends."""
+async def test_a_long_error_message_is_shortened(python: RuntimeManager) -> None:
+    """The message keeps its start and end."""
     result = await run(python, "raise ValueError('a' * 10**7 + 'b')")
     assert result.outcome is Outcome.USER_ERROR
     assert result.error is not None
@@ -228,7 +229,7 @@ async def test_a_huge_message_is_shortened(python: RuntimeManager) -> None:
     ],
 )
 async def test_return_values_are_exact(python: RuntimeManager, code: str, ret_val: str) -> None:
-    """`return_val` gives the caller its text; a program that brings coze-loop's own function works too."""
+    """The result has the exact text of `return_val`. A program that defines coze-loop's `return_val` works, too."""
     result = await run(python, code, 1_000)
     assert result.ret_val == ret_val
     assert "__COZE" not in result.stdout
@@ -238,8 +239,8 @@ async def test_return_values_are_exact(python: RuntimeManager, code: str, ret_va
     "code",
     ["while True: pass", "import time; time.sleep(60)", "import re; re.match('(a+)+$', 'a' * 50 + 'b')", "9**9**9"],
 )
-async def test_time_is_limited(python: RuntimeManager, code: str) -> None:
-    """Whatever a program does, it ends at its limit, and what it printed before arrives."""
+async def test_a_program_is_stopped_at_its_time_limit(python: RuntimeManager, code: str) -> None:
+    """The output that it printed before arrives."""
     result = await run(python, f"print('before')\n{code}", 500)
     assert (result.outcome, result.stdout, result.exit_code) == (Outcome.TIMEOUT, "before\n", None)
     assert result.duration_ms is not None
@@ -256,7 +257,7 @@ async def test_time_is_limited(python: RuntimeManager, code: str) -> None:
     ],
 )
 async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str) -> None:
-    """A bomb ends as MEMORY_LIMIT or as the language's own MemoryError, and the next program runs."""
+    """A program above the limit ends with MEMORY_LIMIT or with a MemoryError, and the next program runs."""
     if engine == "native" and "numpy" in code:
         pytest.importorskip("numpy")
     result = await run(python, code)
@@ -268,7 +269,7 @@ async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str)
 
 
 async def test_output_is_limited(python: RuntimeManager) -> None:
-    """A flood is ended at twice the limit; a text just over the limit is cut; both are flagged."""
+    """A program is stopped at twice the limit. Output just over the limit is cut. `truncated` names the stream."""
     flood = await run(python, "for i in range(100): print('x' * 1_000_000)", max_output_bytes=100_000)
     assert (flood.outcome, flood.truncated) == (Outcome.OUTPUT_LIMIT, {"stdout"})
     assert len(flood.stdout) <= 100_000
@@ -280,16 +281,16 @@ async def test_output_is_limited(python: RuntimeManager) -> None:
     assert (value.outcome, value.truncated) == (Outcome.OK, {"ret_val"})
 
 
-async def test_no_run_sees_another(python: RuntimeManager) -> None:
-    """Globals, modules and builtins are fresh each time."""
+async def test_programs_do_not_see_changes_of_other_programs(python: RuntimeManager) -> None:
+    """Changes to modules and builtins are not visible in other programs."""
     await asyncio.gather(*(run(python, "import builtins, json; builtins.spy = json.spy = 1") for _ in range(4)))
     code = "import builtins, json; print(hasattr(builtins, 'spy'), hasattr(json, 'spy'))"
     for result in await asyncio.gather(*(run(python, code) for _ in range(4))):
         assert result.stdout == "False False\n"
 
 
-async def test_reports_can_be_forged_only_for_oneself(local_wasm: RuntimeManager) -> None:
-    """A program that speaks to the host directly gets a verdict of its own, and breaks nothing."""
+async def test_forged_reports_of_webassembly_affect_only_their_program(local_wasm: RuntimeManager) -> None:
+    """A program that calls the host directly may change its own result. The next program runs."""
     code = """
 import _host
 for request in (b"guest", b"job", b"error{", b'error{"name":""}', b"error[1]", b"exit9999999", b"exitx", b""):
@@ -318,8 +319,10 @@ _host.call(b"\\xff" * 1_000_000)
         ("os.close(255)", Outcome.CRASHED),
     ],
 )
-async def test_messages_can_be_forged_only_for_oneself(local: RuntimeManager, code: str, outcome: Outcome) -> None:
-    """A native program that writes to the server directly gets a verdict of its own, and breaks nothing."""
+async def test_forged_messages_of_native_python_affect_only_their_program(
+    local: RuntimeManager, code: str, outcome: Outcome
+) -> None:
+    """A program that writes to the server directly may change its own result, and not those of other programs."""
     send = "def send(**fields): os.write(255, json.dumps(fields, separators=(',', ':')).encode() + b'\\n')\n"
     attack = run(local, f"import json, os\n{send}{code}", max_output_bytes=100_000)
     result, *others = await asyncio.gather(attack, *(run(local, f"return_val({number})") for number in range(4)))
@@ -342,10 +345,10 @@ async def test_messages_can_be_forged_only_for_oneself(local: RuntimeManager, co
         (" \n", (1, 1)),
     ],
 )
-async def test_validation_parses_and_does_not_run(
+async def test_validation_parses_but_does_not_run(
     python: RuntimeManager, code: str, place: tuple[int, int] | None
 ) -> None:
-    """Valid is what the sandbox's own compiler takes; a complaint has line and column from 1."""
+    """The compiler in the sandbox decides whether code is valid. A diagnostic has line and column, counted from 1."""
     result = await python.validate_code(code, "python", where="remote")
     assert result.valid is (place is None)
     if place is not None:
@@ -355,7 +358,7 @@ async def test_validation_parses_and_does_not_run(
 
 
 async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None:
-    """Both workers are soon free again, although both ran endless loops."""
+    """Two endless programs are cancelled. Then both workers are free for other programs."""
     calls = [asyncio.create_task(run(python, "while True: pass", 30_000)) for _ in range(2)]
     await until_active(python, "python", 2)
     for call in calls:
@@ -367,10 +370,10 @@ async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None
 
 @pytest.mark.parametrize("engine_type", [NativePythonEngine, WasiPythonEngine])
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_nobody_gets_the_answer_to_another(tmp_path: Path, engine_type: type[Engine]) -> None:
-    """A caller that is cancelled twice, while its program is being ended, leaves no answer to the next one."""
+async def test_a_cancelled_call_leaves_no_answer_to_the_next(tmp_path: Path, engine_type: type[Engine]) -> None:
+    """A call is cancelled twice, the second time while its program is being stopped. The next gets its own output."""
     engine = engine_type(EngineOptions(workers=1, folder=tmp_path, memory_limit_mb=128, level="namespaces"))
-    living = asyncio.create_task(engine.run())
+    running = asyncio.create_task(engine.run())
     await engine.wait_ready()
 
     def job(code: str) -> EngineJob:
@@ -388,6 +391,6 @@ async def test_nobody_gets_the_answer_to_another(tmp_path: Path, engine_type: ty
         with pytest.raises(asyncio.CancelledError):
             await call
         assert (await engine.execute(job("print('mine')"))).stdout == "mine\n"
-    living.cancel()
+    running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await living
+        await running

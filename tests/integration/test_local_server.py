@@ -1,4 +1,4 @@
-"""The embedded FaaS as a server: its protocol, its refusals, its life."""
+"""The embedded FaaS as a server: its protocol, its errors, its start and end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def faas() -> AsyncIterator[LocalFaaS]:
-    """A server for JavaScript only, which starts fast."""
+    """A server without Python, because that starts fast."""
     async with LocalFaaS(["js", "ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=2)) as server:
         await server.wait_ready("js")
         yield server
@@ -50,8 +50,8 @@ async def get(url: str, **headers: str) -> tuple[int, str]:
 RUN = {"language": "js", "code": "console.log(1)"}
 
 
-async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) -> None:
-    """A coze-loop backend reads the fields that it knows; our own are further fields."""
+async def test_answers_have_the_fields_of_the_reference_servers(faas: LocalFaaS) -> None:
+    """A coze-loop backend can read them. faasrt's own fields are added."""
     status, body, _ = await post(f"{faas.url}/run_code", {**RUN, "timeout": 1000, "priority": "normal", "ext": {}})
     assert status == 200
     assert body["output"] == {"stdout": "1\n", "stderr": "", "ret_val": ""}
@@ -92,15 +92,15 @@ async def test_answers_in_the_shape_of_the_reference_servers(faas: LocalFaaS) ->
         ({**RUN, "sandbox": {"network_enabled": True}}, "no sandbox of this server has a network"),
     ],
 )
-async def test_bad_requests_are_refused_in_words(faas: LocalFaaS, body: Any, words: str) -> None:
-    """Nothing that cannot be honoured is ignored; the answer is a 400 that names the field."""
+async def test_invalid_requests_are_refused_with_a_reason(faas: LocalFaaS, body: Any, words: str) -> None:
+    """The answer is a 400 that names the field. Limits that cannot be enforced are refused, not ignored."""
     status, answer, _ = await post(f"{faas.url}/run_code", body, **{"Content-Type": "application/json"})
     assert status == 400
     assert words in answer["details"]
 
 
-async def test_requests_only_lower_the_limits(faas: LocalFaaS) -> None:
-    """The server's own limits hold, whatever is asked for."""
+async def test_requests_can_only_lower_the_limits(faas: LocalFaaS) -> None:
+    """If a request asks for higher limits, the server's limits apply."""
     code = "const x = []; while (true) x.push(new Array(1000).fill(x.length))"
     body = {"language": "js", "code": code, "timeout": 9e9, "sandbox": {"memory_limit_mb": 9e9, "timeout_ms": 9e9}}
     _, answer, _ = await post(f"{faas.url}/run_code", body)
@@ -123,7 +123,7 @@ async def test_requests_only_lower_the_limits(faas: LocalFaaS) -> None:
         ({"Content-Type": "application/json", "Host": "LOCALHOST:1"}, 200),
     ],
 )
-async def test_web_pages_cannot_reach_it(faas: LocalFaaS, headers: dict[str, str], status: int) -> None:
+async def test_requests_of_web_pages_are_refused(faas: LocalFaaS, headers: dict[str, str], status: int) -> None:
     """Forms, DNS rebinding and cross-origin requests are refused."""
     body = b'{"language": "js", "code": "console.log(1)"}'
     got, answer, _ = await post(f"{faas.url}/run_code", body, **headers)
@@ -132,7 +132,7 @@ async def test_web_pages_cannot_reach_it(faas: LocalFaaS, headers: dict[str, str
 
 
 async def test_unknown_paths_and_large_bodies_are_refused(faas: LocalFaaS) -> None:
-    """Every refusal is JSON."""
+    """The answers are JSON with status 404, 405 and 413."""
     assert (await post(f"{faas.url}/nope", RUN))[0] == 404
     assert (await get(f"{faas.url}/run_code"))[0] == 405
     async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
@@ -142,8 +142,8 @@ async def test_unknown_paths_and_large_bodies_are_refused(faas: LocalFaaS) -> No
     assert info.value.status == 413
 
 
-async def test_a_token_is_wanted_where_one_is_set() -> None:
-    """Without it, or with another, nothing is answered, not even health."""
+async def test_a_server_with_a_token_requires_it() -> None:
+    """Without the token, or with another, even `/health` answers 401."""
     async with LocalFaaS(["js"], token="s3cret", workers=1) as faas:
         await faas.wait_ready("js")
         for shown in ({}, {"Authorization": "Bearer other"}, {"Authorization": "Bearer é"}):
@@ -154,8 +154,8 @@ async def test_a_token_is_wanted_where_one_is_set() -> None:
             assert await manager.get_health_status()
 
 
-async def test_health_and_metrics(faas: LocalFaaS) -> None:
-    """Health names the languages and what the server can do; metrics come as JSON and as Prometheus text."""
+async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
+    """`/health` lists languages and capabilities. `/metrics` has the same values as JSON and as Prometheus text."""
     await post(f"{faas.url}/run_code", RUN)
     async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
         status = await manager.get_health_status()
@@ -180,20 +180,20 @@ async def test_health_and_metrics(faas: LocalFaaS) -> None:
             assert samples.pop(("faasrt_local_executions_total", language, outcome)) == count
     names = {name: f"{name}_total" if name in ("refused", "failed") else name for name in engine}
     assert ("faasrt_local_idle", "deno") in samples
-    samples["faasrt_local_idle", "deno"] = engine["idle"]  # a process may have been started meanwhile
+    samples["faasrt_local_idle", "deno"] = engine["idle"]  # a process may have started meanwhile
     assert samples == {(f"faasrt_local_{names[name]}", "deno"): value for name, value in engine.items()}
 
 
-async def test_the_server_starts_without_prometheus_client() -> None:
-    """The import takes time, and only a scraper needs it."""
+async def test_the_server_does_not_import_prometheus_client() -> None:
+    """The import takes time, and only requests for Prometheus text need it."""
     program = "import sys, faasrt.local.server; sys.exit('prometheus_client' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     assert await process.wait() == 0
 
 
 @pytest.mark.parametrize("language", ["py", "js"])
-async def test_the_network_cannot_be_granted(local: RuntimeManager, language: str) -> None:
-    """No server starts with it, and no program runs that asks for it."""
+async def test_network_access_cannot_be_enabled(local: RuntimeManager, language: str) -> None:
+    """`network_enabled=True` is a ConfigurationError for a server, and a RejectedError for a program."""
     sandbox = SandboxConfig(network_enabled=True)
     with pytest.raises(ConfigurationError, match="network_enabled must be False"):
         LocalFaaS([language], sandbox=sandbox)
@@ -218,27 +218,29 @@ async def test_the_network_cannot_be_granted(local: RuntimeManager, language: st
         {"sandbox": SandboxConfig(memory_limit_mb=1)},
     ],
 )
-async def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
-    """Each is an error before anything starts; a server for others needs a token."""
+async def test_invalid_arguments_are_a_configuration_error(arguments: dict[str, Any]) -> None:
+    """The constructor raises ConfigurationError, also for a host that others can reach if there is no token."""
     with pytest.raises(ConfigurationError):
         LocalFaaS(**arguments)
 
 
-async def test_a_taken_port_is_a_clear_error(faas: LocalFaaS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is left of the attempt."""
+async def test_a_port_in_use_is_a_configuration_error(
+    faas: LocalFaaS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process and no file of the failed start is left."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for _ in range(10):
         second = LocalFaaS(["js"], port=int(faas.url.rpartition(":")[2]))
         with pytest.raises(ConfigurationError, match="cannot listen"):
             await second.start()
         await second.aclose()
-        # Every process of a server works in its folder, and so does one that was about to start.
+        # Every process of a server, also one that is starting, has its working directory in the server's folder.
         assert not at_work_in(tmp_path, psutil.Process().children())
         assert not list(tmp_path.iterdir())
 
 
-async def test_life_of_a_server() -> None:
-    """It starts once, closes twice, and is refused before and after; starting and closing may be in two tasks."""
+async def test_a_server_starts_once_and_may_be_closed_twice() -> None:
+    """Before the start and after closing, `url` raises RuntimeClosedError. Different tasks may start and close it."""
     faas = LocalFaaS(["js"], workers=1)
     with pytest.raises(RuntimeClosedError):
         faas.url  # noqa: B018
@@ -253,8 +255,8 @@ async def test_life_of_a_server() -> None:
         faas.url  # noqa: B018
 
 
-async def test_programs_in_flight_may_end_when_it_closes() -> None:
-    """Closing drains: the answer to a running program still arrives."""
+async def test_closing_waits_for_programs_in_flight() -> None:
+    """The result of a running program still arrives."""
     faas = LocalFaaS(["js"], workers=1)
     await faas.start()
     await faas.wait_ready("js")
@@ -266,8 +268,8 @@ async def test_programs_in_flight_may_end_when_it_closes() -> None:
         assert (await call).stdout == "begun\nended\n"
 
 
-async def test_too_much_is_refused_before_it_runs() -> None:
-    """Beyond the queue a program is sent away, and the answer says that it was not started."""
+async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
+    """A program beyond `max_queue`, or one that waits longer than `queue_timeout_s`, raises BusyError with 429."""
 
     class Engine:
         name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
@@ -291,8 +293,8 @@ async def test_too_much_is_refused_before_it_runs() -> None:
     assert (queue.queued, queue.refused) == (0, 2)
 
 
-async def test_a_language_that_is_not_ready_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While Python cannot run, JavaScript does; the refusal says that nothing was started, and health tells."""
+async def test_a_language_that_cannot_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is a 503 with `x-faasrt-not-started`. JavaScript runs, and `/health` reports "degraded"."""
     readonly = tmp_path / "file"
     readonly.write_text("no folder can be made below a file")
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(readonly))
@@ -310,7 +312,7 @@ async def test_a_language_that_is_not_ready_is_refused(tmp_path: Path, monkeypat
         assert '"degraded"' in text
 
 
-BUSY_LIFE = """
+MANY_PROGRAMS = """
 import asyncio, gc, psutil, sys, tempfile, faasrt
 from pathlib import Path
 PROGRAMS = [
@@ -329,7 +331,7 @@ async def main():
         assert process.children()
     return len(asyncio.all_tasks())
 process = psutil.Process()
-asyncio.run(main())  # imports, thread pools and the like stay
+asyncio.run(main())  # imports, thread pools and the like remain
 descriptors = process.num_fds()
 print(asyncio.run(main()), len(process.children(recursive=True)), process.num_fds() - descriptors)
 print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("faasrt-")])
@@ -338,14 +340,14 @@ print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.
 
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_nothing_is_left_after_a_busy_life(tmp_path: Path, engine: str) -> None:
-    """200 mixed programs at 16 in flight are all right; then no process, descriptor, task or file is left."""
+async def test_a_closed_manager_leaves_nothing_behind(tmp_path: Path, engine: str) -> None:
+    """After 200 programs, 16 at once, all results are right, and no process, descriptor, task or file is left."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
         "error",
         "-c",
-        BUSY_LIFE,
+        MANY_PROGRAMS,
         engine,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=-1,
@@ -363,16 +365,16 @@ async def test_nothing_is_left_after_a_busy_life(tmp_path: Path, engine: str) ->
         ("py", "import sys\nprint('\"' * 10**6)\nprint('\"' * 10**6, file=sys.stderr)\nreturn_val('\"' * 10**6)"),
     ],
 )
-async def test_what_json_escapes_is_not_lost(local: RuntimeManager, language: str, code: str) -> None:
-    """Output within its limit that grows on the wire is cut and named, and the verdict stays."""
+async def test_output_that_grows_in_json_is_cut(local: RuntimeManager, language: str, code: str) -> None:
+    """Output within its limit may exceed it when it is escaped. It is cut, `truncated` names it, the outcome is OK."""
     result = await local.run_code(code, language)
     assert result.outcome is Outcome.OK
     assert "stdout" in result.truncated
     assert len(result.stdout) > 100_000
 
 
-async def test_a_flood_keeps_memory_flat(local: RuntimeManager) -> None:
-    """100 MB of output come back cut, and cost the server little memory."""
+async def test_large_output_does_not_fill_the_servers_memory(local: RuntimeManager) -> None:
+    """100 MB of output are cut, and the server's memory grows by less than 48 MiB."""
     process = psutil.Process()
     before = process.memory_info().rss
     for language, code in (("py", "print('x' * 100_000_000)"), ("js", "for (;;) console.log('x'.repeat(1e6))")):
@@ -389,15 +391,15 @@ async def test_a_flood_keeps_memory_flat(local: RuntimeManager) -> None:
 
 
 async def test_a_local_manager_refuses_endpoints() -> None:
-    """Its FaaS is its own endpoint."""
+    """`RuntimeManager.local` uses only its own FaaS as endpoint."""
     with pytest.raises(ConfigurationError, match="endpoints"):
         RuntimeManager.local(settings=Settings(endpoints={"py": "http://127.0.0.1:1"}))
 
 
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_nothing_blocks_the_event_loop(engine: str) -> None:
-    """The client, the server and all engines do no blocking call on the loop's thread."""
+async def test_the_event_loop_is_never_blocked(engine: str) -> None:
+    """Client, server and engines make no blocking call in the thread of the event loop."""
     from blockbuster import blockbuster_ctx
 
     with blockbuster_ctx():

@@ -1,4 +1,4 @@
-"""The start of `RuntimeManager.local`, cancelled or failed: the next caller starts the embedded FaaS anew."""
+"""The start of `RuntimeManager.local`. If it fails or is cancelled, the next call starts the embedded FaaS again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from faasrt import ConfigurationError, RuntimeManager
 
 
 class CancelledAt:
-    """Awaits a coroutine, and cancels its task in some of its waits, which are counted from 1."""
+    """Awaits a coroutine, and cancels its task at some of its waits, which are counted from 1."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], waits: set[int]) -> None:
         self._coroutine = coroutine
@@ -45,45 +45,45 @@ async def run(awaitable: CancelledAt) -> None:
     await awaitable
 
 
-def lives() -> list[asyncio.Task[Any]]:
+def server_tasks() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if task.get_name() == "faasrt-local"]
 
 
 @pytest.mark.parametrize("waits", [{1}, {2}, {3}, {1, 2}, {1, 2, 3}], ids=str)
-@pytest.mark.parametrize("way", ["get_runtime", "run_code", "get_health_status", "__aenter__"])
-async def test_cancelled_at_any_await(way: str, waits: set[int]) -> None:
-    """The next caller can use it, and closing leaves nothing of either start."""
-    arguments = {"get_runtime": ["js"], "run_code": ["1", "js"]}.get(way, [])
+@pytest.mark.parametrize("method", ["get_runtime", "run_code", "get_health_status", "__aenter__"])
+async def test_a_start_can_be_cancelled_at_any_await(method: str, waits: set[int]) -> None:
+    """The next call works, and after closing no task of either start is left."""
+    arguments = {"get_runtime": ["js"], "run_code": ["1", "js"]}.get(method, [])
     manager = RuntimeManager.local(["js"], workers=1)
     try:
-        first = CancelledAt(getattr(manager, way)(*arguments), waits)
+        first = CancelledAt(getattr(manager, method)(*arguments), waits)
         ended = await asyncio.gather(run(first), return_exceptions=True)
         assert isinstance(ended[0], asyncio.CancelledError) or first.count < min(waits)
         assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
     finally:
         await manager.aclose()
     async with asyncio.timeout(30):
-        while lives():  # a start whose end was cancelled, too, goes on ending by itself
-            await asyncio.wait(lives())
+        while server_tasks():  # a start that is cancelled twice ends in the background
+            await asyncio.wait(server_tasks())
 
 
-async def test_the_next_in_line_starts_it() -> None:
-    """Callers that wait for the first one, which is cancelled, are served."""
+async def test_a_waiting_call_takes_over_a_cancelled_start() -> None:
+    """Calls that wait for the start by the first call succeed, although the first call is cancelled."""
     async with asyncio.timeout(60):
         manager = RuntimeManager.local(["js"], workers=1)
         calls = [asyncio.create_task(manager.run_code(f"console.log({n})", "js")) for n in range(3)]
-        while not lives():
+        while not server_tasks():
             await asyncio.sleep(0)
         calls[0].cancel()
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)
         assert [result.stdout for result in found[1:] if not isinstance(result, BaseException)] == ["1\n", "2\n"]
         await manager.aclose()
-        assert not lives()
+        assert not server_tasks()
 
 
-async def test_a_start_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The error says why; when that is mended, the same manager works."""
+async def test_a_failed_start_can_be_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The error says why. When the cause is removed, the same manager works."""
     manager = RuntimeManager.local(iter(["js"]), workers=1)
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
@@ -93,11 +93,11 @@ async def test_a_start_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     async with manager:
         assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
         assert [str(language) for language in manager.get_supported_languages()] == ["javascript"]
-    assert not lives()
+    assert not server_tasks()
 
 
-async def test_a_missing_deno_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package may be installed without its binary."""
+async def test_a_missing_deno_binary_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package `deno` may be installed without its binary."""
     import deno
 
     def missing() -> str:

@@ -1,4 +1,4 @@
-"""The engine `native` in detail: verdicts, hints, and processes that a program leaves behind."""
+"""The engine `native`: outcomes, hints to install packages, limits, and isolation."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ async def run(native: RuntimeManager, code: str, timeout_ms: float = 20_000) -> 
         ("raise ModuleNotFoundError", None),
     ],
 )
-async def test_a_missing_package_is_named_with_the_way_to_install_it(
+async def test_an_import_error_says_how_to_install_the_package(
     native: RuntimeManager, code: str, package: str | None
 ) -> None:
-    """`error` tells the command, in the environment of programs; stderr is the program's own."""
+    """`error.message` has the pip command for the programs' environment. Stderr and the traceback are not changed."""
     result = await run(native, code)
     assert result.outcome is Outcome.USER_ERROR
     assert result.error is not None
@@ -55,8 +55,8 @@ async def test_a_missing_package_is_named_with_the_way_to_install_it(
     assert "pip install" not in result.stderr + result.error.traceback + result.stdout
 
 
-async def test_the_package_of_a_module_may_have_another_name(native: RuntimeManager) -> None:
-    """`import skimage` is installed by `pip install scikit-image`."""
+async def test_the_install_hint_knows_packages_with_another_name(native: RuntimeManager) -> None:
+    """For `import skimage` the command is `pip install scikit-image`."""
     result = await run(native, "import skimage")
     if result.outcome is Outcome.OK:
         pytest.skip("scikit-image is installed")
@@ -64,8 +64,8 @@ async def test_the_package_of_a_module_may_have_another_name(native: RuntimeMana
     assert result.error.message.endswith("pip install scikit-image)")
 
 
-async def test_no_frame_of_the_host_is_reachable(native: RuntimeManager) -> None:
-    """Below the program there is one frame, which holds nothing but the program's own."""
+async def test_a_program_can_reach_only_one_frame_of_the_runner(native: RuntimeManager) -> None:
+    """This frame has no objects of the server, and no module of faasrt is loaded."""
     code = """
 import inspect, sys
 frames = inspect.stack()
@@ -96,7 +96,7 @@ print(jail.mine)
         ("\ufeffprint('after a mark')", Outcome.OK, "after a mark\n", "", 0),
         (f"x = {'1 + ' * 300}1\nprint(x)\n{'# x' * 500_000}", Outcome.OK, "301\n", "", 0),
         ("\n".join(f"x{n} = {n}" for n in range(30_000)) + "\nprint(x29999)", Outcome.OK, "29999\n", "", 0),
-        # Processes: the verdict is that of the first one.
+        # Child processes: the first process decides the outcome.
         ("import os\nif os.fork() == 0:\n    1 / 0\nos.wait()", Outcome.OK, "", "", 0),
         ("import os\nif os.fork() == 0:\n    raise SystemExit(3)\nos.wait()\nprint(1)", Outcome.OK, "1\n", "", 0),
         (
@@ -136,10 +136,10 @@ print(jail.mine)
         ),
     ],
 )
-async def test_verdicts(
+async def test_the_first_process_decides_the_result(
     native: RuntimeManager, code: str, outcome: Outcome, stdout: str, ret_val: str, exit_code: int
 ) -> None:
-    """Outcome, output, value and exit code are those of the program, whatever its other processes do."""
+    """Outcome, value and exit code come from the first process, whatever child processes and descriptors do."""
     result = await run(native, code)
     assert (result.outcome, result.stdout, result.ret_val) == (outcome, stdout, ret_val), result.stderr
     assert result.exit_code == exit_code
@@ -162,8 +162,8 @@ async def test_verdicts(
         ("import os\nos.system('kill -USR2 $PPID')\nwhile True: pass", "SIGUSR2"),
     ],
 )
-async def test_a_signal_to_itself_is_the_programs(native: RuntimeManager, code: str, name: str) -> None:
-    """A program that ends by a signal of its own is CRASHED, not a failure of the server."""
+async def test_a_signal_to_itself_is_a_crash_of_the_program(native: RuntimeManager, code: str, name: str) -> None:
+    """The outcome is CRASHED, and the error names the signal. It is not an error of the server."""
     result = await run(native, code)
     assert result.outcome is Outcome.CRASHED
     assert result.error is not None
@@ -181,15 +181,15 @@ async def test_a_signal_to_itself_is_the_programs(native: RuntimeManager, code: 
         "import os\nx = []\nif os.fork() == 0:\n    while True: x.append(bytearray(10**6))\nos.wait()\n1 / 0",
     ],
 )
-async def test_memory_is_limited(native: RuntimeManager, code: str) -> None:
-    """A MemoryError that ends the program is MEMORY_LIMIT, as the end of one that grows too large."""
+async def test_an_uncaught_memory_error_is_memory_limit(native: RuntimeManager, code: str) -> None:
+    """It has the same outcome as a program that is stopped because it uses too much memory."""
     result = await run(native, code)
     assert result.outcome is Outcome.MEMORY_LIMIT
     assert (await run(native, "print(1)")).stdout == "1\n"
 
 
-async def test_recursion_ends_at_the_limit_of_python(native: RuntimeManager) -> None:
-    """`@lru_cache` recurses through C code, deeper than the usual stack of 8 MiB; subprocesses have the usual stack."""
+async def test_the_stack_is_large_enough_for_deep_recursion(native: RuntimeManager) -> None:
+    """`@lru_cache` recurses in C code and needs more than the usual 8 MiB. Subprocesses have the usual stack."""
     depth = 100_000 if sys.version_info < (3, 12) else 300
     code = f"""
 import functools, resource, subprocess, sys
@@ -227,8 +227,10 @@ print(subprocess.check_output([sys.executable, '-c', threads], text=True))
         ("(" * 300, (1, 201)),
     ],
 )
-async def test_a_check_runs_nothing(native: RuntimeManager, code: str, place: tuple[int, int] | None) -> None:
-    """Only the compiler of the interpreter sees the program."""
+async def test_validation_does_not_run_the_program(
+    native: RuntimeManager, code: str, place: tuple[int, int] | None
+) -> None:
+    """The interpreter only compiles it."""
     result = await native.validate_code(code, "python", where="remote")
     assert result.valid is (place is None)
     if place is not None:
@@ -237,8 +239,7 @@ async def test_a_check_runs_nothing(native: RuntimeManager, code: str, place: tu
     assert "CPython" in result.checked_by
 
 
-async def test_the_result_names_the_engine(native: RuntimeManager) -> None:
-    """`metadata` says which engine ran the program, and behind which wall."""
+async def test_the_metadata_name_engine_and_level(native: RuntimeManager) -> None:
     result = await run(native, "print(1)")
     assert (result.metadata["engine"], result.metadata["level"]) == ("native", "namespaces")
 
@@ -250,13 +251,13 @@ async def test_the_result_names_the_engine(native: RuntimeManager) -> None:
         'import os\nos.write(255, b\'{"kind":"started","x":[]}\\n\')\nos.abort()',
     ],
 )
-async def test_a_program_cannot_take_its_start_back(native: RuntimeManager, code: str) -> None:
-    """Otherwise it would run again, although it has run."""
+async def test_a_program_cannot_pretend_that_it_has_not_started(native: RuntimeManager, code: str) -> None:
+    """Otherwise it would be run a second time."""
     assert (await run(native, code)).outcome is Outcome.CRASHED
 
 
-async def test_the_memory_of_a_process_without_its_first_thread_is_limited(native: RuntimeManager) -> None:
-    """The system shows no memory of such a process, so it is ended."""
+async def test_a_process_without_its_first_thread_is_ended(native: RuntimeManager) -> None:
+    """The system does not show the memory of such a process, so it is stopped with MEMORY_LIMIT."""
     code = (
         "import ctypes, threading, time\n"
         "def hold():\n    time.sleep(0.2)\n    kept = [bytearray(b'x' * 2**23) for _ in range(100)]\n"
@@ -267,8 +268,8 @@ async def test_the_memory_of_a_process_without_its_first_thread_is_limited(nativ
     assert result.outcome is Outcome.MEMORY_LIMIT
 
 
-async def test_a_program_that_hides_how_it_ended_does_not_open_the_breaker(native: RuntimeManager) -> None:
-    """Its own call fails, because the system may have killed it; those of others go on."""
+async def test_a_program_that_hides_its_end_does_not_open_the_breaker(native: RuntimeManager) -> None:
+    """Its call raises ServerError, because the system may have killed it. Other calls succeed."""
     for _ in range(10):
         with pytest.raises(ServerError, match="killed from outside") as failure:
             await run(native, "import os\nos.close(255)\nos.kill(os.getpid(), 9)")
@@ -287,15 +288,15 @@ async def test_a_program_that_hides_how_it_ended_does_not_open_the_breaker(nativ
         "import socket\nsocket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 26, bytes(16))",
     ],
 )
-async def test_a_program_leaves_no_sign_for_others(native: RuntimeManager, code: str) -> None:
-    """Neither in the times of devices, nor in the cache of files, nor in the numbers of sockets."""
+async def test_a_program_cannot_leave_signals_for_other_programs(native: RuntimeManager, code: str) -> None:
+    """Times of devices, the page cache and numbers of sockets would be channels between programs."""
     result = await run(native, code)
     assert result.error is not None
     assert result.error.name in ("PermissionError", "OSError")
 
 
 class _SocketsAt60:
-    """The module `socket`, but the second socket of a pair has the descriptor 60."""
+    """The module `socket`, but the second socket of a pair has the number `EXECUTABLE_FD`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(socket, name)
@@ -308,8 +309,8 @@ class _SocketsAt60:
 
 
 async def test_a_program_has_no_descriptor_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The launcher's socket is closed, even if it has the number of the descriptor from which Deno is executed."""
-    taken = fcntl.fcntl(0, fcntl.F_DUPFD, EXECUTABLE_FD)  # so that nothing of the server has this number
+    """The launcher's socket is closed in programs, even if it has the number of the descriptor for Deno's binary."""
+    taken = fcntl.fcntl(0, fcntl.F_DUPFD, EXECUTABLE_FD)  # so that the server does not use this number
     if taken != EXECUTABLE_FD:
         os.close(taken)
         pytest.skip(f"the descriptor {EXECUTABLE_FD} of this process is in use")
@@ -322,8 +323,8 @@ async def test_a_program_has_no_descriptor_of_the_launcher(monkeypatch: pytest.M
         assert (await manager.run_code(code, "python")).stdout == "[0, 1, 2, 255]\n"
 
 
-async def test_the_start_time_is_that_of_the_program(native: RuntimeManager) -> None:
-    """The module `logging`, which the launcher has imported for all programs, counts from the start of each one."""
+async def test_logging_counts_from_the_start_of_the_program(native: RuntimeManager) -> None:
+    """The launcher imports `logging` once for all programs, but each program has its own start time."""
     code = "import logging; print(logging._startTime)"
     first, second = [(await run(native, code)).stdout for _ in range(2)]
     assert first != second

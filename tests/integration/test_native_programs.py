@@ -1,4 +1,4 @@
-"""Programs on the engine `native` print and exit as `python -I main.py` does."""
+"""Programs on the engine `native` have the same output and exit code as with `python -I main.py`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Ending:
 
 
 def comparable(text: str, folder: str) -> str:
-    """Replace what differs from run to run: the folder, and addresses of objects."""
+    """Replace text that differs between runs: folders and addresses of objects."""
     for path, name in ((sys.prefix, "<prefix>"), (f"{folder}/main.py", "main.py"), (folder, "<folder>")):
         text = re.sub(rf"{re.escape(path)}(?!\w)", name, text)
     return re.sub(r"0x[0-9a-f]{6,16}", "0x", text)
 
 
 async def run_bare(code: str) -> Ending:
-    """Run a program in a fresh interpreter and folder, with the environment that programs have in the jail."""
+    """Run a program with `python -I` in a new folder, with the environment variables that programs have in the jail."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "main.py").write_bytes(code.encode("utf-8", "surrogatepass"))
         env = {
@@ -71,8 +71,8 @@ async def run_native(native: RuntimeManager, code: str) -> Ending:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-async def test_programs_end_as_in_a_bare_interpreter(native: RuntimeManager, name: str) -> None:
-    """Both streams and the exit code are those of `python -I main.py`, except where the table says why not."""
+async def test_native_programs_behave_as_with_python_i(native: RuntimeManager, name: str) -> None:
+    """Stdout, stderr and exit code are the same, except for the programs in `BY_DESIGN`, which must differ."""
     code = PROGRAMS[name]
     for package in ("numpy", "pandas"):
         if package in code and importlib.util.find_spec(package) is None:
@@ -84,7 +84,7 @@ async def test_programs_end_as_in_a_bare_interpreter(native: RuntimeManager, nam
         assert got == expected
 
 
-async def test_the_table_is_whole() -> None:
-    """Each difference is that of a program, and there are as many programs as were promised."""
+async def test_by_design_names_known_programs() -> None:
+    """At least 300 programs must have the same results on both."""
     assert set(BY_DESIGN) <= set(PROGRAMS)
     assert len(PROGRAMS) - len(BY_DESIGN) >= 300

@@ -1,4 +1,4 @@
-"""The OpenAPI document: the running server does what it says, for requests that fit it and for those that do not."""
+"""The OpenAPI document of the embedded FaaS agrees with the running server."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from faasrt.protocol.request import NOT_STARTED_HEADER
 from support.helpers import WASM
 from support.rawhttp import exchange, request
 
-# All checks, on boundary values and on random ones, of good and bad data; the same ones at each run.
+# All checks, with boundary values and random ones, valid and invalid, and with the same ones in each run.
 SCHEMATHESIS = (
     *("-m", "schemathesis.cli", "run", "--no-color", "--generation-deterministic", "--max-examples", "30"),
     *("--mode", "all", "--phases", "coverage,fuzzing", "--checks", "all", "--request-timeout", "20"),
 )
 
 
-# A server for each engine: the least memory differs, and the document of both can only name the lesser one.
+# A server per engine: the minimum of memory differs, and a document for two engines can name only the lower one.
 @pytest.mark.parametrize(
     ("languages", "engines"),
     [(["javascript", "typescript"], {}), (["python"], {}), (["python"], WASM)],
     ids=["deno", "native", "wasm"],
 )
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_the_server_does_what_the_document_says(
+async def test_the_server_conforms_to_its_openapi_document(
     languages: list[str], engines: dict[str, str], tmp_path: Path
 ) -> None:
-    """Schemathesis finds no status, header, type or shape that is not documented, no 5xx, and no wrong acceptance."""
+    """Schemathesis finds no undocumented status, header or body, no 5xx, and no invalid request that is accepted."""
     sandbox = SandboxConfig(timeout_limit_s=0.5)
     async with LocalFaaS(languages, workers=1, engines=engines, sandbox=sandbox) as faas:
         await faas.wait_ready(languages[0])
@@ -44,12 +44,12 @@ async def test_the_server_does_what_the_document_says(
         output, _ = await process.communicate()
         assert process.returncode == 0, output.decode()
         metrics = (await exchange(faas.url, request(method="GET", target="/metrics"))).json()
-    # It did reach the programs of every language.
+    # Schemathesis has run programs in every language.
     assert {language for engine in metrics["engines"].values() for language in engine["executions"]} == set(languages)
 
 
-async def test_the_document_names_what_the_code_names() -> None:
-    """Outcomes, languages and limits are those of this server."""
+async def test_the_openapi_document_matches_the_code() -> None:
+    """Outcomes, languages and limits in the document are those of the server."""
     async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)) as faas:
         answer = await exchange(faas.url, request(method="GET", target="/openapi.json"))
     schemas = answer.json()["components"]["schemas"]

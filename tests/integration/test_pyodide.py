@@ -1,4 +1,4 @@
-"""The guest program in the interpreter that python-faas has: Pyodide, where signals, exits and threads are others."""
+"""The guest program in Pyodide, the interpreter of python-faas, where signals, exits and threads differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pyt
 SLEEPY = "import time\nprint('on')\ntime.sleep(100)"
 CATCHING = "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: print('caught')"
 PROGRAMS: dict[str, tuple[Outcome, str, str]] = {
-    # code: outcome, stdout, what stands in stderr
+    # code: (outcome, stdout, part of stderr)
     "print('a')\nprint({'a': 1})  # don't\nprint('b')": (Outcome.OK, "a\n{'a': 1}\nb\n", ""),
     "import sys\nprint('e', file=sys.stderr)\ndef f():\n    return 1 / 0\nf()": (
         Outcome.USER_ERROR,
@@ -67,9 +67,9 @@ def f(x):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pyodide(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[PyodideFaas, RuntimeManager]]:
-    """Yield a server, which has fetched Pyodide, and its client."""
+    """Yield a server that has fetched Pyodide, and a manager for it."""
     async with PyodideFaas(tmp_path_factory.mktemp("deno"), slots=2) as faas:
-        # Two cores start an interpreter in two seconds each; busy ones take longer.
+        # An interpreter starts in two seconds, but takes longer on a busy machine.
         settings = Settings(endpoints={"python": faas.url}, timeouts=TimeoutSettings(startup_s=250))
         async with RuntimeManager(settings=settings) as manager:
             assert (await manager.run_code("print('fetched')", "python")).stdout == "fetched\n"
@@ -77,16 +77,16 @@ async def pyodide(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
 
 
 @pytest.mark.parametrize("code", PROGRAMS)
-async def test_programs(pyodide: tuple[PyodideFaas, RuntimeManager], code: str) -> None:
-    """Results are exact, verdicts are honest, and loops end."""
+async def test_programs_in_pyodide_have_exact_results(pyodide: tuple[PyodideFaas, RuntimeManager], code: str) -> None:
+    """Outcome and output are right, and endless loops are stopped."""
     outcome, stdout, stderr = PROGRAMS[code]
     result = await pyodide[1].run_code(code, "python", timeout_ms=1_000)
     assert (result.outcome, result.stdout) == (outcome, stdout), result
     assert stderr in result.stderr
 
 
-async def test_cases(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:
-    """They go on after a crash, in another execution."""
+async def test_cases_in_pyodide_continue_after_a_crash(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:
+    """Each case that stops its execution costs one more execution."""
     faas, manager = pyodide
     before = faas.executions
     runtime = await manager.get_runtime("python")

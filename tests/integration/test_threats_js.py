@@ -1,4 +1,4 @@
-"""What JavaScript must not reach: the network, processes, the environment, and other programs."""
+"""JavaScript cannot reach the network, processes, environment variables or other programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RejectedError
-from support.threats import PLACES, Place, attempt, environments, place_at
+from support.threats import TARGETS, Target, attempt, environments, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -18,17 +18,19 @@ READ, WRITE, NET, RUN, ENV, SYS, FFI = (
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
-async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    async with place_at(request.param, "js", "ts") as place:
-        yield place
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="session", params=TARGETS, ids=lambda target: f"{target[0]}-{target[1]}"
+)
+async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
+    async with target_at(request.param, "js", "ts") as target:
+        yield target
 
 
-async def test_a_worker_can_do_no_more(place: Place) -> None:
-    """Where memory is enough for a worker of Node's, it has no file, no network, and nothing that outlives it."""
+async def test_a_node_worker_has_no_more_permissions(target: Target) -> None:
+    """A worker of Node cannot read files, use the network, start processes, or store data that outlives it."""
     attacks = [
-        f"await import(`file://{place.canaries[0]}`, {{ with: {{ type: 'text' }} }})",
-        f"await import(`data:text/javascript,import x from 'file://{place.canaries[0]}' with {{ type: 'text' }}`)",
+        f"await import(`file://{target.canaries[0]}`, {{ with: {{ type: 'text' }} }})",
+        f"await import(`data:text/javascript,import x from 'file://{target.canaries[0]}' with {{ type: 'text' }}`)",
         "await fetch('http://127.0.0.1:TCP_PORT')",
         "await (await caches.open('x')).put('http://x/y', new Response('z'))",
         "await new Deno.Command('/bin/true').output()",
@@ -36,18 +38,18 @@ async def test_a_worker_can_do_no_more(place: Place) -> None:
     ]
     lines = " ".join(f"await tell(async () => {{ return {attack} }});" for attack in attacks)
     worker = f"(async () => {{ {TELL} {lines} }})()"
-    static = f"data:text/javascript,import x from 'file://{place.canaries[0]}' with {{ type: 'text' }}; console.log(x)"
+    static = f"data:text/javascript,import x from 'file://{target.canaries[0]}' with {{ type: 'text' }}; console.log(x)"
     code = f"""
 const {{ Worker }} = await import("node:worker_threads");
 const ended = (worker) => new Promise((resolve) => worker.on("exit", resolve).on("error", resolve));
 await ended(new Worker({worker!r}, {{ eval: true }}));
 console.log(String(await ended(new Worker(new URL({static!r})))));
 """
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     told = result.stdout.splitlines()
     assert [line.split()[0] for line in told[:6]] == ["denied"] * 6, result
     assert READ in told[6]
-    assert await place.sink.all_seen() == []
+    assert await target.sink.all_received() == []
 
 
 TELL = (
@@ -133,7 +135,7 @@ NETWORK = [
 TRIED = (
     "const tried = (e) => new Promise((done, fail) => { for (const n of ['connect', 'response', 'listening'])"
     " e.on(n, () => done(n)); e.on('error', fail); });"
-    # Throw what a worker of Node tells.
+    # Throw the message of a worker of Node as an error.
     " const in_worker = async (code) => { const { Worker } = await import('node:worker_threads');"
     " const w = new Worker('const tell = (m) => require(`node:worker_threads`).parentPort.postMessage(m);' + code,"
     " { eval: true }); const told = await new Promise((r) => w.on('message', r).on('error', (e) => r(e.message)));"
@@ -142,28 +144,28 @@ TRIED = (
 
 
 @pytest.mark.parametrize(("body", "words"), NETWORK)
-async def test_the_network_cannot_be_reached(place: Place, body: str, words: str) -> None:
-    """No connection, no datagram, no question to a resolver; proxies of the server's environment change nothing."""
-    result = await place.run(f"{TRIED} {attempt(body)}", "js")
+async def test_the_network_cannot_be_reached(target: Target, body: str, words: str) -> None:
+    """Connections, datagrams and name lookups fail. Proxy variables of the server have no effect."""
+    result = await target.run(f"{TRIED} {attempt(body)}", "js")
     assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
     assert words in result.stdout
-    assert await place.sink.all_seen() == []
+    assert await target.sink.all_received() == []
 
 
-async def test_a_datagram_cannot_be_sent(place: Place) -> None:
-    """Node's sockets for datagrams report the refusal as an uncaught error."""
+async def test_a_datagram_cannot_be_sent(target: Target) -> None:
+    """Node's datagram sockets report the denial as an uncaught error."""
     code = "import d from 'node:dgram'; d.createSocket('udp4').send('x', UDP_PORT, '127.0.0.1')"
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     assert result.outcome is Outcome.USER_ERROR
     assert NET in result.stderr
-    assert await place.sink.all_seen() == []
+    assert await target.sink.all_received() == []
 
 
-async def test_the_network_is_never_granted(place: Place) -> None:
-    """A request for it is refused, and its program does not run."""
+async def test_a_request_for_network_access_is_refused(target: Target) -> None:
+    """The program does not run."""
     with pytest.raises(RejectedError, match="no sandbox of this server has a network"):
-        await place.run("await Deno.connect({ port: TCP_PORT })", "js", network_enabled=True)
-    assert await place.sink.all_seen() == []
+        await target.run("await Deno.connect({ port: TCP_PORT })", "js", network_enabled=True)
+    assert await target.sink.all_received() == []
 
 
 PROCESSES = [
@@ -232,26 +234,26 @@ PROCESSES = [
 
 
 @pytest.mark.parametrize(("body", "words"), PROCESSES)
-async def test_the_system_cannot_be_reached(place: Place, body: str, words: str) -> None:
-    """No process, no library, no signal to others, no environment, nothing about the machine."""
-    result = await place.run(attempt(body.replace("SERVER", str(place.server.pid))), "js")
+async def test_the_system_cannot_be_reached(target: Target, body: str, words: str) -> None:
+    """Processes, libraries, signals to others, environment variables and facts about the machine are denied."""
+    result = await target.run(attempt(body.replace("SERVER", str(target.server.pid))), "js")
     assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
     assert words in result.stdout
-    assert place.server.is_running()
+    assert target.server.is_running()
 
 
-async def test_nobody_can_grant_permissions(place: Place) -> None:
-    """Neither a request nor the server's environment gives one, and nothing of that reaches a process."""
+async def test_permissions_cannot_be_requested(target: Target) -> None:
+    """Requests and the server's environment variables give no permission, and processes do not get these variables."""
     code = """
 for (const name of ["read", "write", "net", "run", "env", "sys", "ffi"]) {
   console.log(name, (await Deno.permissions.request({ name })).state);
 }
 console.log(typeof gc);
 """
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     names = ("read", "write", "net", "run", "env", "sys", "ffi")
     assert result.stdout == "".join(f"{name} denied\n" for name in names) + "undefined\n"
-    assert environments(place.server, "deno run") == {
+    assert environments(target.server, "deno run") == {
         "DENO_DIR", "DENO_EMIT_CACHE_MODE", "DENO_NO_UPDATE_CHECK", "HOME", "NO_COLOR"
     }  # fmt: skip
 
@@ -296,10 +298,10 @@ STATES = [
 
 
 @pytest.mark.parametrize(("leave", "look", "found"), STATES)
-async def test_nothing_is_left_for_others(place: Place, leave: str, look: str, found: str) -> None:
-    """Neither a program at the same time nor the next one sees what another has left."""
+async def test_a_program_leaves_nothing_for_other_programs(target: Target, leave: str, look: str, found: str) -> None:
+    """Neither a program at the same time nor the next one sees its changes."""
     look = f"console.log(`${{{look}}}`)"
-    left, beside = await asyncio.gather(place.run(leave, "js"), place.run(look, "js"))
-    after = await place.run(look, "js")
+    left, beside = await asyncio.gather(target.run(leave, "js"), target.run(look, "js"))
+    after = await target.run(look, "js")
     assert left.outcome is Outcome.OK
     assert (beside.stdout, after.stdout) == (f"{found}\n", f"{found}\n")

@@ -1,4 +1,4 @@
-"""The kernel's own wall around JavaScript: Deno runs in its jail with all of its permissions."""
+"""The jail holds even if Deno grants a JavaScript program all permissions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from faasrt import Outcome
 from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import NUMBERS
 from support.served import with_word
-from support.threats import CONTAINERS, PLACES, Place, attempt, place_at
+from support.threats import CONTAINERS, TARGETS, Target, attempt, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 EVERYTHING = "--allow-all --no-prompt --no-config --no-lock --cached-only --no-code-cache"
-# The answers of the kernel, as Deno, Node and SQLite pass them on.
-NO = re.compile(
+# Denials by the kernel, in the words of Deno, Node and SQLite.
+DENIALS = re.compile(
     "os error (1|2|13|21|30)|EPERM|EACCES|ENOENT|code -13|fetch failed|unable to open|disk I/O error|Failed to start"
     "|not a writable directory|Command failed|not permitted|Failed to spawn|cannot open shared object"
     "|EAI_AGAIN|queryA|Module not found|not found in cache"
@@ -31,11 +31,11 @@ NO = re.compile(
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="session", params=[*PLACES, *CONTAINERS], ids=lambda place: f"{place[0]}-{place[1]}"
+    scope="module", loop_scope="session", params=[*TARGETS, *CONTAINERS], ids=lambda target: f"{target[0]}-{target[1]}"
 )
-async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    async with place_at(request.param, "js", permissions=EVERYTHING) as place:
-        yield place
+async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
+    async with target_at(request.param, "js", permissions=EVERYTHING) as target:
+        yield target
 
 
 FILES = [
@@ -82,7 +82,7 @@ FILES = [
     "return new (await import('node:sqlite')).DatabaseSync('CANARY')",
     "return new (await import('node:sqlite')).DatabaseSync('/var/tmp/x').exec('create table t(a)')",
     "return new (await import('node:sqlite')).DatabaseSync(':memory:').exec(`vacuum into '/var/tmp/x'`)",
-    # Without a folder to write to, what SQLite cannot hold in its cache goes nowhere.
+    # SQLite has no folder for data that exceeds its cache.
     "const d = new (await import('node:sqlite')).DatabaseSync(':memory:');"
     " d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');"
     " for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))'); return 'spilled'",
@@ -143,16 +143,16 @@ TRIED = (
 
 
 @pytest.mark.parametrize("body", [*FILES, *NETWORK, *PROCESSES])
-async def test_the_kernel_refuses(place: Place, body: str) -> None:
-    """No file, no socket, no process and no signal, although Deno itself permits everything."""
-    canary, before = place.canaries[0], place.canaries[0].stat()
-    values = {"CANARY": str(canary), "FOLDER": str(canary.parent), "PID": str(place.server.pid)}
+async def test_the_kernel_denies_files_network_and_processes(target: Target, body: str) -> None:
+    """Files, sockets, processes and signals are denied, although Deno permits them."""
+    canary, before = target.canaries[0], target.canaries[0].stat()
+    values = {"CANARY": str(canary), "FOLDER": str(canary.parent), "PID": str(target.server.pid)}
     for name, value in values.items():
         body = re.sub(rf"\b{name}\b", value, body)
-    result = await place.run(f"{TRIED} {attempt(body)}", "js")
+    result = await target.run(f"{TRIED} {attempt(body)}", "js")
     assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
-    assert NO.search(result.stdout), result
-    assert await place.sink.all_seen() == []
+    assert DENIALS.search(result.stdout), result
+    assert await target.sink.all_received() == []
     after = canary.stat()
     assert (after.st_mtime_ns, after.st_mode, after.st_nlink) == (before.st_mtime_ns, before.st_mode, before.st_nlink)
     assert not (canary.parent / "new").exists()
@@ -174,22 +174,22 @@ ALLOWED = set(seccomp._COMMON.split()) | {"clone", "kill", "tgkill", "sendto", "
 ALLOWED |= {"execveat", "socketpair", "fcntl", "ioctl", "prctl", "socket"}
 
 
-async def test_no_other_system_call_exists(place: Place) -> None:
-    """Native code tries each system call that is not listed, and those of the 32-bit interface: all are refused."""
-    # uretprobe and uprobe of x86-64 pass every filter, and end a process that has no probe.
+async def test_unlisted_system_calls_are_denied(target: Target) -> None:
+    """Native code tries all system calls that the filter does not list, and some of the x32 interface."""
+    # uretprobe and uprobe of x86-64 pass every filter, and kill a process that has no probe.
     numbers = sorted(set(range(600)) - {NUMBERS[name] for name in ALLOWED if name in NUMBERS} - {335, 336})
     code = f"{SYSCALL} console.log(JSON.stringify({numbers}.map((n) => [n, call(n, -1, -1, -1, -1, -1, -1)])))"
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     assert result.outcome is Outcome.OK, result
     answers = dict(json.loads(result.stdout))
     assert len(answers) == len(numbers) > 400
     assert {number: answer for number, answer in answers.items() if answer not in (EPERM, ENOSYS)} == {}
     code = f"{SYSCALL} console.log(JSON.stringify([39, 57, 59, 41].map((n) => call(n + 0x40000000))))"
     if "fork" in NUMBERS:  # on x86-64
-        assert json.loads((await place.run(code, "js")).stdout) == [ENOSYS] * 4
+        assert json.loads((await target.run(code, "js")).stdout) == [ENOSYS] * 4
 
 
-# Calls that are allowed with other arguments: the name, the arguments, the answers.
+# Calls that are allowed with other arguments: the name, the arguments, the possible results.
 ARGUMENTS: list[tuple[str, list[Any], set[int]]] = [
     ("socket", [1, 1, 0], {EACCES}),
     ("socket", [2, 1, 0], {EACCES}),
@@ -222,20 +222,20 @@ ARGUMENTS: list[tuple[str, list[Any], set[int]]] = [
 ]
 
 
-async def test_arguments_are_checked(place: Place) -> None:
-    """Of the calls that are allowed with some arguments, the dangerous ones are refused."""
-    pid = place.server.pid
+async def test_dangerous_arguments_of_system_calls_are_denied(target: Target) -> None:
+    """Some calls are allowed, but not with these arguments."""
+    pid = target.server.pid
     calls = [(NUMBERS[name], [pid if value == "PID" else value for value in values]) for name, values, _ in ARGUMENTS]
     code = f"{SYSCALL} console.log(JSON.stringify({json.dumps(calls)}.map(([n, values]) => call(n, ...values))))"
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     answers = json.loads(result.stdout)
     assert len(answers) == len(ARGUMENTS)
     wrong = [(*call[:2], answer) for call, answer in zip(ARGUMENTS, answers, strict=True) if answer not in call[2]]
     assert wrong == []
 
 
-async def test_descriptors_and_their_memory_are_bounded(place: Place) -> None:
-    """A program has 64 descriptors at most, none of the server, and pairs of sockets hold little memory."""
+async def test_descriptors_and_their_memory_are_limited(target: Target) -> None:
+    """A program has at most 64 descriptors, none from the server. Data in pairs of sockets uses little memory."""
     code = f"""{SYSCALL}
 const pair = new Int32Array(2), address = Deno.UnsafePointer.value(Deno.UnsafePointer.of(pair));
 const data = new Uint8Array(1 << 16), from = Deno.UnsafePointer.value(Deno.UnsafePointer.of(data));
@@ -249,51 +249,54 @@ for (;;) {{
 }}
 console.log(JSON.stringify([open.length, open.at(-1), bytes, last]));
 """
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     assert result.outcome is Outcome.OK, result
     count, largest, size, last = json.loads(result.stdout)
     assert (count < 40, largest < 64, last) == (True, True, -24)
     assert size < 32 * 2**20
 
 
-async def test_nothing_of_the_machine_is_shown(place: Place) -> None:
-    """With namespaces a program sees its own processes, ids and names; without, an id without rights."""
+async def test_a_program_sees_nothing_of_the_machine(target: Target) -> None:
+    """With namespaces it sees its own process, user and host name. Without, it sees an unprivileged user."""
     code = """
 const list = (path) => { try { return [...Deno.readDirSync(path)].map((e) => e.name) } catch { return [] } };
 const env = Object.keys(Deno.env.toObject());
 console.log(JSON.stringify({ root: list("/"), proc: list("/proc"), uid: Deno.uid(), gid: Deno.gid(), env,
   host: Deno.hostname(), path: Deno.execPath(), main: Deno.mainModule }));
 """
-    seen = json.loads((await place.run(code, "js")).stdout)
+    seen = json.loads((await target.run(code, "js")).stdout)
     assert set(seen["env"]) == {"DENO_DIR", "DENO_EMIT_CACHE_MODE", "DENO_NO_UPDATE_CHECK", "HOME", "NO_COLOR"}
-    assert str(place.canaries[0].parent) not in json.dumps(seen)
-    if place.level == "namespaces":
+    assert str(target.canaries[0].parent) not in json.dumps(seen)
+    if target.level == "namespaces":
         assert set(seen["root"]) <= {"tmp", "proc", "lib", "lib64", "usr", "sandbox"}
         assert set(seen["proc"]) == {"self", "thread-self", "2"}
         assert (seen["uid"], seen["gid"], seen["host"]) == (1000, 1000, "sandbox")
         assert (seen["path"], seen["main"]) == ("/sandbox/deno", "file:///sandbox/runner.js")
     else:
         assert (seen["root"], seen["proc"]) == ([], [])
-        own = place.server.uids().real
+        own = target.server.uids().real
         assert seen["uid"] == seen["gid"]
         assert seen["uid"] == own if own else seen["uid"] >= 1_879_100_000
 
 
-async def test_what_the_host_sees(place: Place) -> None:
-    """A program's process has no right of root, a filter, and no new privileges; with namespaces, an id of its own."""
-    ours = place.server
+async def test_the_process_of_a_program_has_no_privileges(target: Target) -> None:
+    """Seen from the host, it has a seccomp filter, no_new_privs, no capabilities, and is not root.
+
+    With namespaces it also has its own PID namespace.
+    """
+    ours = target.server
     waiting: list[psutil.Process] = []
-    while not waiting:  # the pool is about to be filled again
+    while not waiting:  # the pool is being refilled
         await asyncio.sleep(0.01)
         waiting = with_word(ours.children(recursive=True), "deno run")
     lines = Path(f"/proc/{waiting[0].pid}/status").read_text().splitlines()
     status = {line.split(":")[0]: line.split()[1:] for line in lines}
     assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
     own = ours.uids().real
-    # Only root can take away what no_new_privs makes useless.
-    bounds = ["CapBnd"] if place.level == "namespaces" or own == 0 else []
+    # Only root can clear the bounding set, which no_new_privs makes useless.
+    bounds = ["CapBnd"] if target.level == "namespaces" or own == 0 else []
     assert {status[name][0] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb", *bounds)} == {"0" * 16}
     if own == 0:
         assert "0" not in status["Uid"] + status["Gid"]
-    if place.level == "namespaces":
+    if target.level == "namespaces":
         assert len(status["NSpid"]) == 3

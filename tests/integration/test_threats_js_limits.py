@@ -1,4 +1,4 @@
-"""What JavaScript must not take or fake: memory, time, output, verdicts, and the processes of the server."""
+"""JavaScript cannot exceed its limits on memory, time and output, fake results of others, or harm the server."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.jailed import LEVELS
 from support.helpers import manager_for, until_active
-from support.threats import MB, rarely, run_beside, sample, until_gone
+from support.threats import MB, only_with_attacks, run_with_neighbour, sample, until_gone
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[LEVELS[0], *map(rarely, LEVELS[1:])])
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[LEVELS[0], *map(only_with_attacks, LEVELS[1:])])
 async def local(request: pytest.FixtureRequest) -> AsyncIterator[RuntimeManager]:
-    """A server in this process, at each level."""
+    """A manager for a server in this process, at each level."""
     async with LocalFaaS(["js", "ts"], workers=2, level=request.param) as faas:
         await faas.wait_ready("js")
         async with manager_for(faas.url) as manager:
@@ -65,14 +65,14 @@ MEMORY = [
 
 
 @pytest.mark.parametrize("code", sample(MEMORY))
-async def test_memory_is_bounded(local: RuntimeManager, code: str) -> None:
-    """However it is taken, it ends at its limit or with an error that can be caught; others go on meanwhile."""
-    result, most = await run_beside(local, code, "js")
+async def test_memory_of_javascript_is_limited(local: RuntimeManager, code: str) -> None:
+    """A program ends at the limit or with an error that it could catch. Another program runs meanwhile."""
+    result, most = await run_with_neighbour(local, code, "js")
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR), result
     if result.outcome is Outcome.USER_ERROR:
         assert result.error is not None
         assert re.search("memory|allocation|Unable to grow|Invalid|too", result.error.message), result
-    # The limit, what V8 needs beyond it, and a neighbour with fresh processes.
+    # The limit, V8's overhead, and the other program with new processes.
     assert most < (64 + 64 + 256) * MB
 
 
@@ -96,15 +96,15 @@ TIME = [
     "new (await import('node:sqlite')).DatabaseSync(':memory:').exec("
     "'with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c')",
     "process.kill(process.pid, 'SIGSTOP'); for (;;) ;",
-    # A program that makes its report impossible must not look like a failure of the server.
+    # A program that prevents its own report must not look like a failure of the server.
     "Deno.stdout.close(); const name = 'proc' + 'ess'; try { globalThis[name].pid } catch {}"
     " const { kill } = await import(`node:${name}`); kill(Deno.pid, 'SIGKILL'); for (;;) ;",
 ]
 
 
 @pytest.mark.parametrize("code", sample(TIME))
-async def test_the_deadline_ends_everything(local: RuntimeManager, code: str) -> None:
-    """A program is killed at its deadline, whatever it listens to, also at its end; its place is free again."""
+async def test_javascript_is_killed_at_its_time_limit(local: RuntimeManager, code: str) -> None:
+    """Signal handlers and exit handlers cannot delay it, and its slot becomes free."""
     result = await local.run_code(code, "js", 300)
     assert result.outcome is Outcome.TIMEOUT, result
     await until_gone(result)
@@ -129,9 +129,9 @@ OUTPUT = [
 
 
 @pytest.mark.parametrize(("code", "stream"), sample(OUTPUT))
-async def test_output_is_bounded(local: RuntimeManager, code: str, stream: str) -> None:
-    """A stream is cut at the limit, and its program ended at twice as much, through whatever door it writes."""
-    result, most = await run_beside(local, code, "js", max_output_bytes=50_000)
+async def test_output_of_javascript_is_limited(local: RuntimeManager, code: str, stream: str) -> None:
+    """By every way to write, a stream is cut at the limit, and the program is stopped at twice the limit."""
+    result, most = await run_with_neighbour(local, code, "js", max_output_bytes=50_000)
     assert (result.outcome, result.truncated) == (Outcome.OUTPUT_LIMIT, {stream})
     assert len(getattr(result, stream)) <= 50_000
     assert most < 256 * MB
@@ -164,8 +164,10 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize(("code", "outcome"), sample(FORGERIES))
-async def test_who_finds_the_nonce_speaks_for_himself(local: RuntimeManager, code: str, outcome: Outcome) -> None:
-    """The nonce stands in the heap. With it a program may tell its own verdict; the server takes no harm."""
+async def test_a_program_that_finds_the_nonce_can_forge_only_its_own_result(
+    local: RuntimeManager, code: str, outcome: Outcome
+) -> None:
+    """The nonce can be found in the heap. The server's memory does not grow, and the next program runs."""
     before = psutil.Process().memory_info().rss
     result = await local.run_code(FIND_NONCE + "console.log(nonces.length > 1);" + code, "js", 20_000)
     assert (result.outcome, result.stdout[:5]) == (outcome, "true\n"), result
@@ -191,8 +193,8 @@ SPIES = [
 
 
 @pytest.mark.parametrize("spy", sample(SPIES))
-async def test_the_nonce_is_not_for_spies(local: RuntimeManager, spy: str) -> None:
-    """Replaced builtins see nothing of the reports."""
+async def test_replaced_builtins_do_not_see_the_nonce(local: RuntimeManager, spy: str) -> None:
+    """Replaced builtins, getters and stack traces see no report."""
     code = f"""
 const {{ apply }} = Reflect, {{ inspect }} = Deno, {{ test }} = RegExp.prototype, {{ log }} = console, seen = [];
 const note = (...items) => {{ for (let i = 0; i < items.length; i++) seen[seen.length] = items[i] }};
@@ -208,8 +210,8 @@ log(count > 0, found);
     assert (result.outcome, result.ret_val, result.stdout) == (Outcome.OK, "mine", "true false\n"), result
 
 
-async def test_an_answer_has_one_owner(local: RuntimeManager) -> None:
-    """Programs that flood, forge and crash at the same time as others change nothing of their answers."""
+async def test_hostile_programs_do_not_change_the_results_of_others(local: RuntimeManager) -> None:
+    """Programs that flood, forge and crash run at the same time as 40 others, whose results stay right."""
     bad = [
         FIND_NONCE + 'forge(`{"kind":"ret_val","text":"forged"}`); forge(`{"kind":"done"}`)',
         "for (;;) return_val('forged')",
@@ -264,22 +266,22 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("code", "outcome"), sample(CRASHES))
-async def test_a_crash_is_that_of_the_program(local: RuntimeManager, code: str, outcome: Outcome | None) -> None:
-    """However a process ends itself, that is an outcome of its program, and never an error of the server."""
+async def test_a_crash_of_javascript_is_an_outcome(local: RuntimeManager, code: str, outcome: Outcome | None) -> None:
+    """However a program ends its own process, the call returns a result and does not raise ServerError."""
     result = await local.run_code(f"console.log('before'); {code}", "js")
     assert outcome is None or result.outcome is outcome, result
     assert result.stdout == "before\n"
     await until_gone(result)
 
 
-async def test_a_program_may_be_too_much_for_the_parser(local: RuntimeManager) -> None:
-    """It overflows the stack of Deno's parser, which is no want of memory."""
+async def test_a_program_that_crashes_the_parser_is_crashed(local: RuntimeManager) -> None:
+    """The program overflows the stack of Deno's parser, so the outcome is not MEMORY_LIMIT."""
     result = await local.run_code("[" * 1_000_000, "js")
     assert (result.outcome, result.stdout) == (Outcome.CRASHED, ""), result
 
 
-async def test_a_hundred_crashes_are_no_trouble(local: RuntimeManager) -> None:
-    """The pool is full again after each, and nothing piles up."""
+async def test_a_hundred_crashes_of_javascript_leak_nothing(local: RuntimeManager) -> None:
+    """Programs still run, and the numbers of descriptors and processes do not grow."""
     crashes = ["process.abort()", "process.kill(process.pid, 'SIGKILL'); for (;;) ;", "Deno.stdout.close()"]
     await local.run_code("1", "js")
     before = psutil.Process().num_fds(), len(psutil.Process().children(recursive=True))
@@ -308,8 +310,8 @@ NO_STDOUT = [
 
 
 @pytest.mark.parametrize(("code", "words"), sample(NO_STDOUT))
-async def test_a_program_without_stdout_is_ended(local: RuntimeManager, code: str, words: str) -> None:
-    """Its end cannot be told any more: it has crashed, and does not wait for its time limit."""
+async def test_a_program_that_closes_stdout_is_crashed(local: RuntimeManager, code: str, words: str) -> None:
+    """It cannot report its end any more, so it is stopped at once, before its time limit."""
     result = await local.run_code(code, "js", 30_000)
     assert (result.outcome, result.metadata["timed_out"]) == (Outcome.CRASHED, False), result
     assert words in result.stderr
@@ -328,9 +330,9 @@ async def test_a_program_without_stdout_is_ended(local: RuntimeManager, code: st
         ("process.stdout.end('x')", Outcome.OK, "x"),
     ],
 )
-async def test_other_descriptors_are_the_programs(
+async def test_a_program_may_close_other_descriptors(
     local: RuntimeManager, code: str, outcome: Outcome, stdout: str
 ) -> None:
-    """Changes to a program's other descriptors, or to Node's streams, do not change its verdict."""
+    """Changes to descriptors other than stdout, or to Node's streams, do not cause CRASHED."""
     result = await local.run_code(code, "js", 30_000)
     assert (result.outcome, result.stdout) == (outcome, stdout), result

@@ -1,4 +1,4 @@
-"""What JavaScript must not reach of the file system, nor learn of its paths."""
+"""JavaScript can neither access the file system nor learn which paths exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from support.threats import PLACES, Place, attempt, place_at
+from support.threats import TARGETS, Target, attempt, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -20,10 +20,12 @@ READ, WRITE, NET, RUN, ENV, SYS, FFI = (
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
-async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    async with place_at(request.param, "js", "ts") as place:
-        yield place
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="session", params=TARGETS, ids=lambda target: f"{target[0]}-{target[1]}"
+)
+async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
+    async with target_at(request.param, "js", "ts") as target:
+        yield target
 
 
 FILES = [
@@ -63,7 +65,7 @@ FILES = [
     " { importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER })",
     "return new (await import('node:worker_threads')).Worker('PATH')",
 ]
-# Those that end with other words, as there is no such thing, or as something else is in the way.
+# Attacks that fail with another message, because of another permission or a missing feature.
 OTHER_FILES = [
     ("process.loadEnvFile('PATH'); return process.env", ENV),
     (
@@ -82,10 +84,10 @@ OTHER_FILES = [
 
 
 @pytest.mark.parametrize(("body", "words"), [*((body, READ) for body in FILES), *OTHER_FILES])
-async def test_no_file_can_be_read_or_written(place: Place, body: str, words: str) -> None:
-    """Not a file, not a symbolic link to it, not one in the folder of the server itself."""
-    programs = [attempt(body.replace("PATH", str(path))) for path in place.canaries]
-    for result in await asyncio.gather(*(place.run(code, "js") for code in programs)):
+async def test_no_file_can_be_read_or_written(target: Target, body: str, words: str) -> None:
+    """Neither a file, nor a symbolic link to it, nor a file in the server's folder can be accessed."""
+    programs = [attempt(body.replace("PATH", str(path))) for path in target.canaries]
+    for result in await asyncio.gather(*(target.run(code, "js") for code in programs)):
         assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
         assert words in result.stdout
 
@@ -103,16 +105,16 @@ async def test_no_file_can_be_read_or_written(place: Place, body: str, words: st
         'import x from \'data:text/javascript,export { default } from "file://PATH" with { type: "json" }\';',
     ],
 )
-async def test_no_file_can_be_imported(place: Place, statement: str, language: str) -> None:
-    """A static import is refused, and what stands in the file is not quoted."""
-    for path in place.canaries:
-        result = await place.run(statement.replace("PATH", str(path)), language)
+async def test_no_file_can_be_imported(target: Target, statement: str, language: str) -> None:
+    """A static import is refused, and the error does not quote the file."""
+    for path in target.canaries:
+        result = await target.run(statement.replace("PATH", str(path)), language)
         assert result.outcome is Outcome.USER_ERROR
         assert result.error is not None
         assert READ in result.error.message
 
 
-LOOKS = [
+PROBES = [
     "Deno.statSync(path)",
     "Deno.realPathSync(path)",
     "Deno.readTextFileSync(path)",
@@ -134,10 +136,10 @@ LOOKS = [
 ]
 
 
-@pytest.mark.parametrize("look", LOOKS)
-async def test_no_path_can_be_probed(place: Place, look: str) -> None:
-    """Files and folders that exist, those that do not, and links cannot be told apart."""
-    exist = ["/etc/passwd", "/etc", "/proc/self/exe", *map(str, place.canaries[:2])]
+@pytest.mark.parametrize("look", PROBES)
+async def test_existing_paths_cannot_be_detected(target: Target, look: str) -> None:
+    """Existing and missing files, folders and links give the same answer."""
+    exist = ["/etc/passwd", "/etc", "/proc/self/exe", *map(str, target.canaries[:2])]
     code = f"""
 const seen = new Set();
 for (const path of {[*exist, "/etc/nope", "/nope/nope", "/etc/passwd/nope", "/proc/0"]}) {{
@@ -148,13 +150,12 @@ for (const path of {[*exist, "/etc/nope", "/nope/nope", "/etc/passwd/nope", "/pr
 console.log([...seen].join("\\n"));
 Deno.exit(0);
 """
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     assert result.outcome is Outcome.OK, result
     assert len(result.stdout.splitlines()) == 1, result
 
 
-async def test_stacks_and_paths_name_nothing_of_the_server(place: Place) -> None:
-    """Neither an error nor a property names the folders of the server."""
+async def test_stacks_and_properties_do_not_name_the_servers_folders(target: Target) -> None:
     code = """
 const stacks = [new Error("x").stack];
 return_val({ toString() { stacks.push(new Error("x").stack); return "" } });
@@ -167,24 +168,24 @@ await import("file:///x.js").catch((e) => stacks.push(e.stack));
 console.log(stacks, Deno.mainModule, import.meta, Deno.args, process.argv, process.title, Deno.build, Deno.version);
 try { console.log(Deno.cwd()) } catch (e) { console.log(e.message) }
 """
-    result = await place.run(code, "js")
+    result = await target.run(code, "js")
     assert result.outcome is Outcome.OK, result
-    # Without namespaces the executable of Deno is where it is on the host.
-    shown = result.stdout if place.level == "namespaces" else result.stdout.replace(deno.find_deno_bin(), "")
+    # Without namespaces, Deno's binary has the same path as on the host.
+    shown = result.stdout if target.level == "namespaces" else result.stdout.replace(deno.find_deno_bin(), "")
     assert not [word for word in ("site-packages", "faasrt", "/tmp/", "/root", ".venv") if word in shown], result
 
 
 def holds(path: Path, text: bytes) -> bool:
-    """Whether a file holds a text; it may go away meanwhile."""
+    """Return whether a file contains a text. The file may vanish meanwhile."""
     try:
         return path.is_file() and text in path.read_bytes()
     except FileNotFoundError:
         return False
 
 
-async def test_nothing_stays_on_disk(place: Place) -> None:
-    """What Deno writes for TypeScript, of a program or of text that it imports, is removed after the program."""
-    own = place.canaries[2].parent
+async def test_a_program_leaves_no_files(target: Target) -> None:
+    """Files that Deno writes for TypeScript, of a program or of its imports, are removed after the program."""
+    own = target.canaries[2].parent
     types = "application/typescript"
     modules = [
         f"data:{types},export const trace_5d41402a: number = 1",
@@ -192,8 +193,8 @@ async def test_nothing_stays_on_disk(place: Place) -> None:
     ]
     for language in ("js", "ts"):
         for module in modules:
-            result = await place.run(f"console.log((await import('{module}')).trace_5d41402a)", language)
+            result = await target.run(f"console.log((await import('{module}')).trace_5d41402a)", language)
             assert result.stdout == "1\n"
-    # The processes that wait have files of their own.
+    # Idle processes have their own files.
     while any(holds(path, b"trace_5d41402a") for path in own.rglob("*")):
         await asyncio.sleep(0.01)

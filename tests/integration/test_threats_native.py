@@ -1,4 +1,4 @@
-"""What native Python must not reach, take or fake, by whatever system call; as root and as an ordinary user."""
+"""Native Python cannot escape its jail, exceed its limits or fake results of others; with namespaces."""
 
 from __future__ import annotations
 
@@ -18,63 +18,63 @@ from faasrt import Outcome
 from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, attempt
 from support.native_host import USERS, Host, host_of
 from support.served import until
-from support.threats import SECRET, rarely, sample
+from support.threats import SECRET, only_with_attacks, sample
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[USERS[0], rarely(USERS[1])])
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[USERS[0], only_with_attacks(USERS[1])])
 async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
     async with host_of(request.param, "namespaces") as one:
         yield one
 
 
 @pytest.mark.parametrize("name", DENIED)
-async def test_the_jail_holds(host: Host, name: str) -> None:
-    """No way out of the table is open: a system call fails, and nothing reaches the host."""
+async def test_the_jail_denies_each_attack(host: Host, name: str) -> None:
+    """Each attack in the table fails, and nothing is sent to the host."""
     result = await host.run(attempt(DENIED[name]))
     assert (result.outcome, result.stdout.split(maxsplit=1)[:1]) == (Outcome.OK, ["denied"]), result
-    assert await host.sink.all_seen() == []
+    assert await host.sink.all_received() == []
 
 
-async def test_a_secret_is_read_where_nothing_holds_it(host: Host) -> None:
-    """The table could fail: outside of a jail, its way to read a file reaches the canary."""
+async def test_an_attack_succeeds_outside_of_the_jail(host: Host) -> None:
+    """This shows that the test of the table can fail."""
     code = attempt("print(read('CANARY'))").replace("CANARY", host.words["CANARY"])
     process = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.split() == [f"b'{SECRET}'", "reached"]
 
 
 @pytest.mark.parametrize("name", sample(MEMORY))
-async def test_memory_ends_at_the_limit(host: Host, name: str) -> None:
-    """All memory of a program counts: of its processes, of its files, and what the kernel holds for its sockets."""
-    result = await host.run_beside(f"{PRELUDE}\n{MEMORY[name]}")
+async def test_all_memory_counts_against_the_limit(host: Host, name: str) -> None:
+    """Memory of child processes and files counts, and so does kernel memory for sockets."""
+    result = await host.run_with_neighbour(f"{PRELUDE}\n{MEMORY[name]}")
     assert result.outcome is Outcome.MEMORY_LIMIT, result
 
 
-async def test_pieces_of_memory_end_at_the_limit(host: Host) -> None:
-    """The kernel's description of memory in tens of thousands of pieces, in dozens of processes, counts."""
+async def test_many_memory_mappings_count_against_the_limit(host: Host) -> None:
+    """The kernel uses memory to describe tens of thousands of mappings in dozens of processes."""
     code = (
         "libc.mmap.restype = ctypes.c_void_p\n"
         "start = libc.mmap(None, ctypes.c_size_t(60_000 * 4096), 3, 0x22, -1, ctypes.c_long(0))\n"
         "for n in range(0, 60_000, 2): libc.mprotect(ctypes.c_void_p(start + n * 4096), ctypes.c_size_t(4096), 1)\n"
         "for _ in range(60):\n    if not os.fork(): break\nsignal.pause()"
     )
-    result = await host.run_beside(f"{PRELUDE}\n{code}", 30_000)
+    result = await host.run_with_neighbour(f"{PRELUDE}\n{code}", 30_000)
     assert result.outcome is Outcome.MEMORY_LIMIT, result
 
 
 @pytest.mark.parametrize("name", sample(BOUNDED))
-async def test_a_number_is_bounded(host: Host, name: str) -> None:
-    """Processes, files and objects of the kernel are few, and a neighbour does not miss them."""
+async def test_kernel_resources_are_limited(host: Host, name: str) -> None:
+    """A program gets a limited number of processes, files and kernel objects. Other programs run meanwhile."""
     body, most = BOUNDED[name]
-    result = await host.run_beside(f"{PRELUDE}\nn = 0\n{body}\nos.write(1, b'%d\\n' % n); os._exit(0)")
-    assert result.outcome is Outcome.CRASHED, result  # it ends by a hard exit
+    result = await host.run_with_neighbour(f"{PRELUDE}\nn = 0\n{body}\nos.write(1, b'%d\\n' % n); os._exit(0)")
+    assert result.outcome is Outcome.CRASHED, result  # it ends with os._exit
     assert 0 <= max(map(int, result.stdout.split())) <= most
 
 
 @pytest.mark.parametrize("name", sample(LEFTOVERS))
-async def test_nothing_is_left_for_others(host: Host, name: str) -> None:
-    """Neither a program at the same time nor the next ones see what another one leaves."""
+async def test_a_program_leaves_nothing_for_other_programs(host: Host, name: str) -> None:
+    """Neither programs at the same time nor later ones see what it leaves behind."""
     leave, look = LEFTOVERS[name]
     left = await host.run(f"{PRELUDE}\n{leave}\nprint('left', bool({look}))".replace("bool(unix()", "bool(True or (1)"))
     assert (left.outcome, left.stdout.split()[:1]) == (Outcome.OK, ["left"]), left
@@ -85,41 +85,41 @@ async def test_nothing_is_left_for_others(host: Host, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sample(FORGERIES))
-async def test_messages_change_only_the_own_result(host: Host, name: str) -> None:
-    """A program may choose its own outcome within what programs can be. The server holds no more memory for it."""
+async def test_forged_messages_affect_only_their_program(host: Host, name: str) -> None:
+    """A program may choose its own outcome. Other results are right, and the server's memory does not grow."""
     code, outcome = FORGERIES[name]
     before = host.server.memory_info().rss
     write = "def w(data):\n    while data: data = data[os.write(255, data):]"
-    result = await host.run_beside(f"import os\n{write}\n{code}", max_output_bytes=50_000)
+    result = await host.run_with_neighbour(f"import os\n{write}\n{code}", max_output_bytes=50_000)
     assert result.outcome is outcome, result
     assert len(repr(result)) < 400_000
     assert host.server.memory_info().rss - before < 64 * 2**20
 
 
 @pytest.mark.parametrize("name", sample(ENDS))
-async def test_every_end_is_the_end(host: Host, name: str) -> None:
-    """However a program ends, or is ended at its deadline, nothing of it runs on."""
+async def test_no_process_of_a_program_outlives_it(host: Host, name: str) -> None:
+    """However a program ends, or if it is stopped at its time limit, its process is gone."""
     code, outcome = ENDS[name]
-    result = await host.run_beside(f"{PRELUDE}\n{code}", 700)
+    result = await host.run_with_neighbour(f"{PRELUDE}\n{code}", 700)
     assert result.outcome is outcome, result
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
     await until(lambda: not psutil.pid_exists(pid))
 
 
-async def test_the_launcher_survives(host: Host) -> None:
-    """After all attacks at once, server and launchers have the same numbers of processes and descriptors as before."""
+async def test_attacks_leak_no_processes_and_no_descriptors(host: Host) -> None:
+    """After all attacks, server and launchers have as many processes and descriptors as before."""
     programs = [f"{PRELUDE}\n{code}" for code, _ in ENDS.values()] + [attempt(body) for body in DENIED.values()]
     batches = [programs[start : start + 20] for start in range(0, len(programs), 20)]
     before = 0
     for batch in (batches[0], *batches):
         await asyncio.gather(*(host.run(code, 300) for code in batch))
         before = before or await _settled(host)
-    # Networks are kept, one for each program at once.
+    # Network namespaces are kept, one for each program that ran at the same time.
     await until(lambda: 0 < _descriptors(host) <= before + 20)
 
 
 async def _settled(host: Host) -> int:
-    """Return the number of descriptors of the server's processes, once they wait and are as few as at the start."""
+    """Wait until no program runs. Return the number of descriptors of the server's processes."""
     while (await host.manager.get_health_status()).endpoints[0].details["languages"]["python"]["active"]:
         await asyncio.sleep(0.01)
     await until(lambda: _descriptors(host))
@@ -127,9 +127,9 @@ async def _settled(host: Host) -> int:
 
 
 def _descriptors(host: Host) -> int:
-    """Return the number of descriptors of the server's processes; 0 while one ends, or there are more than 12.
+    """Return the number of descriptors of the server's processes, or 0 if a process ends or there are more than 12.
 
-    Of processes in a jail only root sees them.
+    Only root can count the descriptors of processes in a jail.
     """
     count = 0
     try:
@@ -142,8 +142,8 @@ def _descriptors(host: Host) -> int:
     return count if len(processes) <= 12 else 0
 
 
-async def test_the_first_process_of_a_namespace_takes_no_signal(host: Host) -> None:
-    """It runs in the memory of the launcher, so a handler of the launcher must not run there."""
+async def test_the_first_process_of_a_namespace_ignores_signals(host: Host) -> None:
+    """It shares the memory of the launcher, so the launcher's signal handlers must not run in it."""
 
     def find() -> list[psutil.Process]:
         """Return the first processes of the innermost namespaces."""
@@ -167,8 +167,8 @@ async def test_the_first_process_of_a_namespace_takes_no_signal(host: Host) -> N
     assert host.server.children() == launchers
 
 
-async def test_what_a_program_learns(host: Host) -> None:
-    """It sees an environment of its own, four descriptors, and none of the server's objects or variables."""
+async def test_a_program_sees_nothing_of_the_server(host: Host) -> None:
+    """It sees its own environment variables and four descriptors. Its memory contains no secret of the server."""
     code = (
         "import gc, os, sys\n"
         "print(sorted({*map(int, os.listdir('/proc/self/fd'))} - {3}))\n"
@@ -191,8 +191,8 @@ async def test_what_a_program_learns(host: Host) -> None:
     assert result.stdout.splitlines() == expected, result
 
 
-async def test_shared_memory_works_between_own_processes(host: Host) -> None:
-    """Anonymous shared mappings, which the jail refuses, are files in /tmp, so that they count."""
+async def test_processes_of_a_program_can_share_memory(host: Host) -> None:
+    """The jail denies anonymous shared mappings. They are replaced by files in /tmp, which count as memory."""
     code = (
         "import mmap, os\nm = mmap.mmap(-1, 8192)\nif not os.fork():\n    m[:2] = b'hi'; os._exit(0)\n"
         "os.wait(); print(m[:2], len(m), type(m).__name__)"

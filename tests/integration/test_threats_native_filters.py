@@ -1,4 +1,4 @@
-"""What native Python must not reach without namespaces, where the filter, Landlock and limits are all of its jail."""
+"""Native Python cannot escape its jail at the level `filters`: a seccomp filter, Landlock and resource limits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from faasrt import Outcome
 from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, attempt
 from support.native_host import USERS, Host, host_of
 from support.served import until
-from support.threats import rarely, sample
+from support.threats import only_with_attacks, sample
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # Landlock does not hide whether a path exists.
-SEEN = {"stat a file"}
+NOT_DENIED = {"stat a file"}
 FURTHER = {
     "a subprocess": "subprocess.run(['/bin/true'])",
     "a fork": "os.fork()",
@@ -55,24 +55,26 @@ FURTHER = {
 PROCESSES = ("fork", "subprocess", "execv", "killpg")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[USERS[0], rarely(USERS[1])])
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[USERS[0], only_with_attacks(USERS[1])])
 async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
     async with host_of(request.param, "filters") as one:
         yield one
 
 
-@pytest.mark.parametrize("body", [*sample(DENIED[name] for name in DENIED if name not in SEEN), *FURTHER.values()])
-async def test_the_jail_holds(host: Host, body: str) -> None:
-    """No way out of the tables is open: a system call fails, and nothing reaches the host."""
+@pytest.mark.parametrize(
+    "body", [*sample(DENIED[name] for name in DENIED if name not in NOT_DENIED), *FURTHER.values()]
+)
+async def test_the_jail_denies_each_attack(host: Host, body: str) -> None:
+    """Each attack in the tables fails, and nothing is sent to the host."""
     result = await host.run(attempt(body))
     assert (result.outcome, result.stdout.split(maxsplit=1)[:1]) == (Outcome.OK, ["denied"]), result
     assert result.metadata["level"] == "filters"
-    assert await host.sink.all_seen() == []
+    assert await host.sink.all_received() == []
 
 
-async def test_memory_ends_at_the_limit(host: Host) -> None:
-    """The memory of the only process counts."""
-    result = await host.run_beside(f"{PRELUDE}\n{MEMORY['one process']}")
+async def test_memory_of_the_process_is_limited(host: Host) -> None:
+    """A program at this level has only one process."""
+    result = await host.run_with_neighbour(f"{PRELUDE}\n{MEMORY['one process']}")
     assert result.outcome is Outcome.MEMORY_LIMIT, result
 
 
@@ -80,10 +82,12 @@ async def test_memory_ends_at_the_limit(host: Host) -> None:
     ("name", "most"),
     [("threads", 1100), ("descriptors", 256), ("timers", 1024), ("MiB in pipes", 64), ("watches of epoll", 256)],
 )
-async def test_a_number_is_bounded(host: Host, name: str, most: int) -> None:
-    """Threads and objects of the kernel are few, and a neighbour does not miss them."""
-    result = await host.run_beside(f"{PRELUDE}\nn = 0\n{BOUNDED[name][0]}\nos.write(1, b'%d\\n' % n); os._exit(0)")
-    assert result.outcome is Outcome.CRASHED, result  # it ends by a hard exit
+async def test_kernel_resources_are_limited(host: Host, name: str, most: int) -> None:
+    """A program gets a limited number of threads and kernel objects. Other programs run meanwhile."""
+    result = await host.run_with_neighbour(
+        f"{PRELUDE}\nn = 0\n{BOUNDED[name][0]}\nos.write(1, b'%d\\n' % n); os._exit(0)"
+    )
+    assert result.outcome is Outcome.CRASHED, result  # it ends with os._exit
     assert 0 < int(result.stdout) <= most
 
 
@@ -91,8 +95,8 @@ async def test_a_number_is_bounded(host: Host, name: str, most: int) -> None:
     "name",
     ["the environment", "a module", "a builtin", "the recursion limit", "a handler", "random numbers", "a mask"],
 )
-async def test_nothing_is_left_for_others(host: Host, name: str) -> None:
-    """The next programs do not see what one leaves."""
+async def test_a_program_leaves_nothing_for_other_programs(host: Host, name: str) -> None:
+    """Later programs do not see what it leaves behind."""
     leave, look = LEFTOVERS[name]
     assert (await host.run(f"{PRELUDE}\n{leave}")).outcome is Outcome.OK
     for _ in range(4):
@@ -100,11 +104,11 @@ async def test_nothing_is_left_for_others(host: Host, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, (code, _) in FORGERIES.items() if "fork" not in code])
-async def test_messages_change_only_the_own_result(host: Host, name: str) -> None:
-    """A program may choose its own outcome within what programs can be."""
+async def test_forged_messages_affect_only_their_program(host: Host, name: str) -> None:
+    """A program may choose its own outcome. Other results are right."""
     code, outcome = FORGERIES[name]
     write = "def w(data):\n    while data: data = data[os.write(255, data):]"
-    result = await host.run_beside(f"import os\n{write}\n{code}", max_output_bytes=50_000)
+    result = await host.run_with_neighbour(f"import os\n{write}\n{code}", max_output_bytes=50_000)
     assert result.outcome is outcome, result
     assert len(repr(result)) < 400_000
 
@@ -112,17 +116,17 @@ async def test_messages_change_only_the_own_result(host: Host, name: str) -> Non
 @pytest.mark.parametrize(
     "name", [name for name, (code, _) in ENDS.items() if not any(word in code for word in PROCESSES)]
 )
-async def test_every_end_is_the_end(host: Host, name: str) -> None:
-    """However a program ends, or is ended at its deadline, nothing of it runs on."""
+async def test_no_process_of_a_program_outlives_it(host: Host, name: str) -> None:
+    """However a program ends, or if it is stopped at its time limit, its process is gone."""
     code, outcome = ENDS[name]
-    result = await host.run_beside(f"{PRELUDE}\n{code}", 700)
+    result = await host.run_with_neighbour(f"{PRELUDE}\n{code}", 700)
     assert result.outcome is outcome or (result.outcome is Outcome.USER_ERROR and "PermissionError" in result.stderr)
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
     await until(lambda: not psutil.pid_exists(pid))
 
 
-async def test_a_program_sees_no_folder_but_its_modules(host: Host) -> None:
-    """It can import, and knows itself as /main.py. It has its own tracebacks, though it cannot read its file."""
+async def test_a_program_can_import_and_has_tracebacks(host: Host) -> None:
+    """`__file__` is /main.py. Tracebacks show its lines, although it cannot read its file."""
     code = "import os, sqlite3, wave, xml.dom.minidom\nprint(os.getcwd(), __file__, os.getuid() > 0)\n1 / 0"
     result = await host.run(code)
     assert result.stdout == "/ /main.py True\n"
@@ -133,8 +137,7 @@ async def test_a_program_sees_no_folder_but_its_modules(host: Host) -> None:
     ]
 
 
-async def test_programs_end_with_the_server() -> None:
-    """After a SIGKILL of the server, its launcher and its programs end too."""
+async def test_sigkill_of_the_server_ends_launcher_and_programs() -> None:
     async with host_of(USERS[0], "filters") as host:
         await host.run("1")
         processes = host.server.children(recursive=True)

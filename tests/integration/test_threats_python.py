@@ -1,4 +1,4 @@
-"""What Python as WebAssembly must not reach, take or fake: files, the system, others, memory, time and verdicts."""
+"""Python as WebAssembly cannot reach files, the system or other programs, exceed limits or fake results of others."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import wasi_worker
 from support.helpers import WASM, until_active
-from support.threats import MB, Place, environments, place_of_traps, run_beside, sample
+from support.threats import MB, Target, environments, run_with_neighbour, sample, start_target
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with place_of_traps(tmp_path_factory.mktemp("traps"), "python=wasm") as place:
-        yield place
+async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    async with start_target(tmp_path_factory.mktemp("traps"), "python=wasm") as target:
+        yield target
 
 
 def attempt(body: str) -> str:
-    """A program that tells whether it got what it wanted."""
+    """Return a program that prints "reached" if its body succeeds, and "denied" if it fails."""
     lines = body.replace("\n", "\n    ")
     return f"try:\n    {lines}\nexcept BaseException as e:\n    print('denied', repr(e))\nelse:\n    print('reached')"
 
@@ -58,10 +58,10 @@ FILES = [
 
 
 @pytest.mark.parametrize(("body", "words"), FILES)
-async def test_no_file_can_be_read_or_written(place: Place, body: str, words: str) -> None:
-    """Not a file, not a symbolic link to it, not one in the folder of the server itself."""
-    programs = [attempt(body.replace("PATH", str(path))) for path in place.canaries]
-    for result in await asyncio.gather(*(place.run(code, "python") for code in programs)):
+async def test_no_file_can_be_read_or_written(target: Target, body: str, words: str) -> None:
+    """Neither a file, nor a symbolic link to it, nor a file in the server's folder can be accessed."""
+    programs = [attempt(body.replace("PATH", str(path))) for path in target.canaries]
+    for result in await asyncio.gather(*(target.run(code, "python") for code in programs)):
         assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
         assert words in result.stdout
 
@@ -100,22 +100,22 @@ SYSTEM = [
 
 
 @pytest.mark.parametrize(("body", "words"), SYSTEM)
-async def test_the_system_cannot_be_reached(place: Place, body: str, words: str) -> None:
-    """No connection, no datagram, no resolver, no process, no thread, no library."""
-    result = await place.run(attempt(body), "python")
+async def test_the_system_cannot_be_reached(target: Target, body: str, words: str) -> None:
+    """Connections, datagrams, name lookups, processes, threads and libraries are denied."""
+    result = await target.run(attempt(body), "python")
     assert (result.outcome, result.stdout.split()[0]) == (Outcome.OK, "denied"), result
     assert words in result.stdout
-    assert await place.sink.all_seen() == []
+    assert await target.sink.all_received() == []
 
 
-async def test_the_environment_stays_outside(place: Place) -> None:
-    """Neither the program nor its process has any of the server's environment, and the network is refused with 400."""
+async def test_a_program_sees_none_of_the_servers_environment(target: Target) -> None:
+    """Neither the program nor its process has the server's environment variables. `network_enabled` gives a 400."""
     code = "import os, sys; print(sorted(os.environ), sys.flags.optimize, 'sitecustomize' in sys.modules)"
-    result = await place.run(code, "python")
+    result = await target.run(code, "python")
     assert result.stdout == "['HOME', 'PYTHONTZPATH', 'TMPDIR'] 0 False\n"
-    assert environments(place.server, "python") <= {"TMPDIR", "LANG", "LD_LIBRARY_PATH", "LC_CTYPE"}
+    assert environments(target.server, "python") <= {"TMPDIR", "LANG", "LD_LIBRARY_PATH", "LC_CTYPE"}
     with pytest.raises(faasrt.RejectedError) as caught:
-        await place.run("1", "python", network_enabled=True)
+        await target.run("1", "python", network_enabled=True)
     assert caught.value.status == 400
 
 
@@ -139,8 +139,8 @@ STATES = [
 
 
 @pytest.mark.parametrize(("leave", "look"), STATES)
-async def test_nothing_is_left_for_others(local_wasm: RuntimeManager, leave: str, look: str) -> None:
-    """Neither a program at the same time nor the next ones, in both workers, see what another has left."""
+async def test_a_program_leaves_nothing_for_other_programs(local_wasm: RuntimeManager, leave: str, look: str) -> None:
+    """Neither a program at the same time nor later ones, in both workers, see its changes."""
     look = f"import json, sys; print(bool({look}))"
     left, beside = await asyncio.gather(local_wasm.run_code(leave, "python"), local_wasm.run_code(look, "python"))
     after = await asyncio.gather(*(local_wasm.run_code(look, "python") for _ in range(2)))
@@ -174,9 +174,9 @@ ERRORS = ("MemoryError", "_ArrayMemoryError", "OverflowError", "RecursionError",
 
 
 @pytest.mark.parametrize("code", sample(MEMORY))
-async def test_memory_is_bounded(local_wasm: RuntimeManager, code: str) -> None:
-    """However it is taken, it ends at its limit or with an error that can be caught; others go on meanwhile."""
-    result, most = await run_beside(local_wasm, code, "python")
+async def test_memory_of_webassembly_is_limited(local_wasm: RuntimeManager, code: str) -> None:
+    """A program ends at the limit or with an error that it could catch. Another program runs meanwhile."""
+    result, most = await run_with_neighbour(local_wasm, code, "python")
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR, Outcome.OUTPUT_LIMIT), result
     if result.outcome is Outcome.USER_ERROR:
         assert result.error is not None
@@ -205,8 +205,8 @@ TIME = [
 
 
 @pytest.mark.parametrize("code", sample(TIME))
-async def test_the_deadline_ends_everything(local_wasm: RuntimeManager, code: str) -> None:
-    """A program is ended at its deadline, also in its last moments, and its worker runs the next one."""
+async def test_webassembly_is_stopped_at_its_time_limit(local_wasm: RuntimeManager, code: str) -> None:
+    """Exception handlers and exit handlers cannot delay it, and its worker runs the next program."""
     result = await local_wasm.run_code(code, "python", 400)
     assert result.outcome is Outcome.TIMEOUT, result
     await until_active(local_wasm, "python", 0)
@@ -231,9 +231,9 @@ OUTPUT = [
 
 
 @pytest.mark.parametrize(("code", "stream"), sample(OUTPUT))
-async def test_output_is_bounded(local_wasm: RuntimeManager, code: str, stream: str) -> None:
-    """A stream is cut at the limit, and its program ended at twice as much, through whatever door it writes."""
-    result, most = await run_beside(local_wasm, code, "python", max_output_bytes=50_000)
+async def test_output_of_webassembly_is_limited(local_wasm: RuntimeManager, code: str, stream: str) -> None:
+    """By every way to write, a stream is cut at the limit, and the program is stopped at twice the limit."""
+    result, most = await run_with_neighbour(local_wasm, code, "python", max_output_bytes=50_000)
     assert (result.outcome, result.truncated) == (Outcome.OUTPUT_LIMIT, {stream}), result
     assert len(getattr(result, stream)) <= 50_000
     assert most < 256 * MB
@@ -258,8 +258,10 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize(("code", "outcome"), sample(FORGERIES))
-async def test_who_calls_the_host_speaks_for_himself(local_wasm: RuntimeManager, code: str, outcome: Outcome) -> None:
-    """The door is open to a program: it may tell its own verdict, and neither the server nor others take harm."""
+async def test_forged_reports_affect_only_their_program(
+    local_wasm: RuntimeManager, code: str, outcome: Outcome
+) -> None:
+    """A program can call the host. It may choose its own outcome, but not change other results or fill the memory."""
     before = psutil.Process().memory_info().rss
     attack = local_wasm.run_code(f"import _host, os\n{code}", "python")
     neighbours = [local_wasm.run_code(f"return_val({number})", "python") for number in range(4)]
@@ -282,16 +284,18 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("code", "exit_code"), sample(CRASHES))
-async def test_a_crash_is_that_of_the_program(local_wasm: RuntimeManager, code: str, exit_code: int | None) -> None:
-    """However the interpreter ends or traps, that is the outcome of its program, and never an error of the server."""
+async def test_a_crash_of_webassembly_is_an_outcome(
+    local_wasm: RuntimeManager, code: str, exit_code: int | None
+) -> None:
+    """However the interpreter ends or traps, the outcome is CRASHED, and the call does not raise ServerError."""
     result = await local_wasm.run_code(f"print('before')\n{code}", "python")
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.CRASHED, exit_code, "before\n"), result
 
 
-async def test_a_hundred_crashes_are_no_trouble() -> None:
-    """The same worker runs on: a crash restarts nothing, and nothing piles up.
+async def test_a_hundred_crashes_of_webassembly_leak_nothing() -> None:
+    """The same worker continues after each crash, and the number of descriptors does not grow.
 
-    The only worker of a server is never ended for want of demand, as one of several may be.
+    The server has one worker, because one of several could be stopped for lack of demand.
     """
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         workers = {(await manager.run_code("1", "python")).metadata["instance_id"]}
@@ -306,8 +310,8 @@ async def test_a_hundred_crashes_are_no_trouble() -> None:
         assert psutil.Process().num_fds() <= fds + 40
 
 
-async def test_what_files_hold_is_written_at_the_end(local_wasm: RuntimeManager) -> None:
-    """The end that is made by hand flushes what the interpreter's own would, and runs no function of the program."""
+async def test_open_files_are_flushed_at_the_end(local_wasm: RuntimeManager) -> None:
+    """The sandbox's own shutdown flushes open files, and calls no function that the program has replaced."""
     held = "f = open(1, 'w', closefd=False); f.write('held')\ndef g(): f"
     assert (await local_wasm.run_code(held, "python")).stdout == "held"
     replaced = "import atexit, gc; gc.collect = atexit._run_exitfuncs = lambda *a: print('mine')"
@@ -315,8 +319,8 @@ async def test_what_files_hold_is_written_at_the_end(local_wasm: RuntimeManager)
     assert (result.outcome, result.stdout) == (Outcome.OK, "")
 
 
-async def test_a_forged_report_takes_no_memory() -> None:
-    """A report that is not as the guest program writes it is refused before it is parsed."""
+async def test_a_forged_report_is_refused_before_parsing() -> None:
+    """A report in another form than the guest program's costs no memory."""
     limit = 1_048_576
     report = b'error{"a":[' + b"{}," * 3_000_000 + b"1]}"
     own = (
@@ -333,19 +337,19 @@ async def test_a_forged_report_takes_no_memory() -> None:
     assert (fields["error"].name, fields["line"], fields["error"].message[:3]) == ("E", None, '"xx')
 
 
-WILD = "a = np.lib.stride_tricks.as_strided(np.zeros(1), shape=(2,), strides=(2**30,)); a[1] = 1"
+OUT_OF_BOUNDS = "a = np.lib.stride_tricks.as_strided(np.zeros(1), shape=(2,), strides=(2**30,)); a[1] = 1"
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        f"import numpy as np\n{WILD}",
-        f"import numpy as np\ntry:\n    bytearray(10**9)\nexcept MemoryError: pass\n{WILD}",
+        f"import numpy as np\n{OUT_OF_BOUNDS}",
+        f"import numpy as np\ntry:\n    bytearray(10**9)\nexcept MemoryError: pass\n{OUT_OF_BOUNDS}",
     ],
-    ids=["at once", "after a refusal"],
+    ids=["at once", "after a MemoryError"],
 )
-async def test_a_wild_pointer_is_a_crash(local_wasm: RuntimeManager, code: str) -> None:
-    """An access beyond the end of the memory is the program's crash while there is memory left."""
+async def test_an_access_out_of_bounds_is_a_crash(local_wasm: RuntimeManager, code: str) -> None:
+    """If memory is left, an access beyond the end of the memory gives CRASHED, not MEMORY_LIMIT."""
     result = await local_wasm.run_code(f"print('before')\n{code}", "python")
     assert (result.outcome, result.stdout) == (Outcome.CRASHED, "before\n"), result
     assert result.error is not None
@@ -360,7 +364,7 @@ async def test_a_wild_pointer_is_a_crash(local_wasm: RuntimeManager, code: str) 
         "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
     ],
 )
-async def test_an_interpreter_without_memory_is_at_its_limit(local_wasm: RuntimeManager, code: str) -> None:
-    """CPython fails in other ways, too, where memory is refused: such an end is that of the memory."""
+async def test_a_failure_without_memory_is_memory_limit(local_wasm: RuntimeManager, code: str) -> None:
+    """CPython may crash when memory is refused. The outcome is MEMORY_LIMIT all the same."""
     result = await local_wasm.run_code(code, "python", 20_000, sandbox=SandboxConfig(memory_limit_mb=48))
     assert result.outcome is Outcome.MEMORY_LIMIT, result

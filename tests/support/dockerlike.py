@@ -1,4 +1,4 @@
-"""Runs a command as a default container of Docker would: without namespaces, mounts, and most capabilities.
+"""Run a command with the restrictions of a default Docker container: no namespaces, no mounts, few capabilities.
 
 python dockerlike.py COMMAND ...
 """
@@ -26,7 +26,7 @@ ALLOW, ERRNO = 0x7FFF_0000, 0x0005_0000
 
 
 def build_filter() -> bytes:
-    """Return the part of Docker's profile that concerns jails."""
+    """Return a filter with the part of Docker's seccomp profile that matters for jails."""
     refuse = (RETURN, 0, 0, ERRNO | errno.EPERM)
     code = [(LOAD, 0, 0, 0)]
     for name in REFUSED.split():
@@ -39,7 +39,7 @@ def build_filter() -> bytes:
 
 
 def main() -> None:
-    """Drop the rights that a container does not have, and execute the command."""
+    """Drop the rights that a container does not have, and exec the command."""
     root = os.geteuid() == 0
     if root:
         for capability in set(range(41)) - set(KEPT):

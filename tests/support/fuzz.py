@@ -1,11 +1,11 @@
-"""Random programs whose endings are known, for the embedded FaaS and the doubles of the reference servers.
+"""Run random programs with known results on the embedded FaaS and on the doubles of the reference servers.
 
     cd tests && python -m support.fuzz [--programs 2000] [--seed N] [--in-flight 4]
 
-Each program prints random text, may give a value, and then ends in one of many ways. Its outcome, its output and its
-value must be those that it was made for. Another kind of program is made from the tests' own programs by changing
-characters: where Python's parser refuses the result it must be a SYNTAX_ERROR, and anything else may have any outcome,
-but no call may raise.
+Most programs are generated: each prints random text, may return a value, and ends in one of many ways. Its outcome,
+output and value must be the expected ones. Other programs are mutated: some characters of a program of the tests are
+changed. If Python's parser refuses a mutated program, its outcome must be SYNTAX_ERROR; otherwise any outcome is
+accepted. No call may raise an exception.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ JAVASCRIPT_ENDINGS = {
     "setInterval(() => {}, 10);": Outcome.TIMEOUT,
     "await 1; const x = ;": Outcome.SYNTAX_ERROR,
 }
-# A loop keeps the guest program of js-faas from returning what was printed before it.
+# During an endless loop, the guest program of js-faas cannot return what was printed before.
 JAVASCRIPT_LOOPS = {"while (true) {}": Outcome.TIMEOUT, "await 1; for (;;);": Outcome.TIMEOUT}
 
 
 @attrs.frozen
 class Program:
-    """A program, and its ending as far as it is known: None stands for anything."""
+    """A program with its expected results. None accepts any value."""
 
     code: str
     language: str
@@ -88,8 +88,8 @@ class Program:
     ret_val: str | None
 
 
-def made(chance: random.Random) -> Program:
-    """A program that was made for its ending."""
+def generated(chance: random.Random) -> Program:
+    """Return a generated program."""
     language = chance.choice(["python", "javascript", "typescript"])
     python = language == "python"
     endings = PYTHON_ENDINGS if python else JAVASCRIPT_ENDINGS | JAVASCRIPT_LOOPS
@@ -116,7 +116,7 @@ def made(chance: random.Random) -> Program:
 
 
 def mutated(chance: random.Random) -> Program:
-    """A program of the tests with some characters changed."""
+    """Return a program of the tests with some characters changed."""
     corpus = {
         "python": [*PROGRAMS["python"], *EXACT_PYTHON],
         "javascript": [*PROGRAMS["javascript"], *EXACT_JAVASCRIPT],
@@ -138,14 +138,14 @@ def mutated(chance: random.Random) -> Program:
 
 
 def programs(count: int, seed: int) -> Iterator[Program]:
-    """Most of them made, the others mutated."""
+    """Yield generated programs (70 %) and mutated ones."""
     chance = random.Random(seed)
     for _ in range(count):
-        yield made(chance) if chance.random() < 0.7 else mutated(chance)
+        yield generated(chance) if chance.random() < 0.7 else mutated(chance)
 
 
-async def wrong(manager: RuntimeManager, program: Program, timeout_ms: int) -> tuple[str, str]:
-    """The outcome of a program, and what is wrong with its result, or nothing."""
+async def check(manager: RuntimeManager, program: Program, timeout_ms: int) -> tuple[str, str]:
+    """Run a program. Return its outcome, and a description of what is wrong with its result ("" if nothing is)."""
     result = await manager.run_code(program.code, program.language, timeout_ms=timeout_ms)
     problems = []
     if program.outcome not in (None, result.outcome):
@@ -158,8 +158,8 @@ async def wrong(manager: RuntimeManager, program: Program, timeout_ms: int) -> t
 
 
 @contextlib.asynccontextmanager
-async def places() -> AsyncIterator[dict[str, RuntimeManager]]:
-    """Managers of the embedded FaaS, of the doubles, and of doubles behind a gateway without `/health`."""
+async def managers_by_name() -> AsyncIterator[dict[str, RuntimeManager]]:
+    """Yield managers of the embedded FaaS, of the doubles, and of doubles without `/health`, as behind a gateway."""
     async with contextlib.AsyncExitStack() as stack:
         managers = {"embedded": await stack.enter_async_context(RuntimeManager.local(workers=2))}
         for name, has_health, version in (("doubles", True, "docker-compose"), ("gateway", False, "helm")):
@@ -171,7 +171,7 @@ async def places() -> AsyncIterator[dict[str, RuntimeManager]]:
 
 
 async def run(count: int, seed: int, in_flight: int) -> tuple[collections.Counter[str], list[str]]:
-    """Run so many programs, each in one of the places; return the outcomes and every problem."""
+    """Run a number of programs, each with one of the managers. Return the counts of outcomes and all problems."""
     outcomes: collections.Counter[str] = collections.Counter()
     problems: list[str] = []
     room = asyncio.Semaphore(in_flight)
@@ -179,14 +179,14 @@ async def run(count: int, seed: int, in_flight: int) -> tuple[collections.Counte
     async def one(name: str, manager: RuntimeManager, program: Program) -> None:
         async with room:
             try:
-                outcome, problem = await wrong(manager, program, 1_500)
+                outcome, problem = await check(manager, program, 1_500)
             except Exception as error:
                 outcome, problem = type(error).__name__, f"raised {error!r}"
         outcomes[outcome] += 1
         if problem:
             problems.append(f"{name}, {program.language}: {problem}\n{program.code!r}")
 
-    async with places() as managers, asyncio.TaskGroup() as group:
+    async with managers_by_name() as managers, asyncio.TaskGroup() as group:
         for number, program in enumerate(programs(count, seed)):
             name = list(managers)[number % len(managers)]
             group.create_task(one(name, managers[name], program))
@@ -194,7 +194,7 @@ async def run(count: int, seed: int, in_flight: int) -> tuple[collections.Counte
 
 
 def main() -> None:
-    """Print the outcomes and the problems; exit with 1 when there is one."""
+    """Print the outcomes and the problems. Exit with 1 if there are problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))

@@ -1,4 +1,4 @@
-"""Local interpreters without a server: the results of a program must be the same everywhere."""
+"""CPython and Deno without a server, to compare the results of programs with."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ await import(`./${Deno.args[0]}`);
 
 @attrs.frozen
 class Ending:
-    """How a program ended, as its own interpreter shows it."""
+    """The output, return value and exit code of a program."""
 
     stdout: str
     stderr: str
@@ -75,7 +75,7 @@ def run_here(code: str, language: str) -> Ending:
 
 
 def recorded_programs() -> list[tuple[str, str, str]]:
-    """Every program of the recorded files that a server ran: its case, code and language, each once."""
+    """Return each program in the recorded files once: the name of its case, its code and its language."""
     programs = {}
     for name, languages in (("python-faas", {}), ("js-faas", {"js": "javascript", "ts": "typescript"})):
         for line in (WIRE / f"{name}.jsonl").read_text().splitlines():

@@ -1,14 +1,14 @@
-"""Attacks of a native Python program, with ctypes and raw system calls. See `test_threats_native.py`.
+"""Attacks by native Python programs, with ctypes and raw system calls. See `test_threats_native.py`.
 
-Words in capitals stand for what the test has prepared outside: CANARY (a file), FOLDER, HOST_SOCKET (a file),
-ABSTRACT, TCP_PORT, UDP_PORT and SERVER_PID.
+Words in capitals are replaced by things outside of the sandbox: CANARY (a file with a secret), FOLDER (of the server),
+HOST_SOCKET (a socket file), ABSTRACT (the name of an abstract socket), TCP_PORT, UDP_PORT and SERVER_PID.
 """
 
 from __future__ import annotations
 
 from faasrt import Outcome
 
-# `call` makes a system call of x86-64 by number, `attack` tells whether a way out is open.
+# `call` makes a system call of x86-64 by its number.
 PRELUDE = """
 import ctypes, errno, fcntl, os, resource, signal, socket, struct, subprocess, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +34,7 @@ def connect(address):
 
 
 def attempt(body: str) -> str:
-    """Return a program that says whether it got what it wanted."""
+    """Return a program that prints "reached" if its body succeeds, and "denied" if it fails."""
     lines = body.replace("\n", "\n    ")
     return (
         f"{PRELUDE}\ntry:\n    {lines}\nexcept (Exception, SystemExit) as e:\n    print('denied', repr(e))\n"
@@ -42,7 +42,7 @@ def attempt(body: str) -> str:
     )
 
 
-# Each raises an exception where the jail holds.
+# Each attack raises an exception if the jail denies it.
 DENIED = {
     # Files of the host, of the server, and of the system.
     "read a file": "print(read('CANARY'))",
@@ -73,7 +73,7 @@ DENIED = {
     "unlink of the packages": "os.unlink(os.__file__)",
     "rename to a place outside": "open('/tmp/x', 'w').close(); os.rename('/tmp/x', '/x')",
     "open a file by its handle": "call(304, 0, bytes(100), 0)",
-    "a handle of a file": "call(303, -100, b'/usr', bytes(100), bytes(4), 0)",
+    "get a handle of a file": "call(303, -100, b'/usr', bytes(100), bytes(4), 0)",
     # /proc and devices.
     "/proc of the server": "print(os.listdir('/proc/SERVER_PID'))",
     "/proc/1": "print(os.listdir('/proc/1'))",
@@ -212,7 +212,7 @@ DENIED = {
     "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
     "a large file": "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); os.truncate(os.open('/tmp/x', 65), 10**12)",
     "a lot of locked memory": "call(149, ctypes.addressof(ctypes.create_string_buffer(1 << 20)), 1 << 20)",
-    # Doors of the kernel that programs do not need.
+    # Interfaces of the kernel that programs do not need.
     "io_uring": "call(425, 8, bytes(120))",
     "bpf": "call(321, 0, bytes(16), 16)",
     "perf": "call(298, bytes(128), 0, -1, -1, 0)",
@@ -237,7 +237,7 @@ DENIED = {
     "a call below 0": "call(-1)",
 }  # fmt: skip
 
-# Memory that is not in the address space of the program, or in many: each ends at the limit of 256 MiB.
+# Ways to use memory, also outside of one address space. Each program is stopped at the limit of 256 MiB.
 MEMORY = {
     "one process": "x = []\nwhile True: x.append(b'x' * 2**20)",
     "many processes": "for _ in range(8):\n    if not os.fork(): break\nx = [b'x' * 2**20 for _ in range(100)]\n"
@@ -257,7 +257,7 @@ MEMORY = {
     "x = bytearray(b'x') * 2**24\nsignal.pause()",
 }
 
-# Resources without a limit of their own: the printed number is at most the number here.
+# Programs that take as many of a resource as they can, and the highest number that they may print.
 BOUNDED = {
     "processes": ("try:\n    while os.fork(): n += 1\n    signal.pause()\nexcept OSError: pass", 64),
     "processes of processes": ("while True:\n    try: os.fork()\n    except OSError: break\n"
@@ -292,7 +292,7 @@ BOUNDED = {
                    "len([f for f in os.listdir('/tmp') if 'core' in f])", 0),
 }  # fmt: skip
 
-# What one program leaves, and an expression by which another one would see it.
+# Code that leaves something behind, and an expression that is true in another program if that can see it.
 LEFTOVERS = {
     "a file": ("open('/tmp/spy', 'w').close()", "os.path.exists('/tmp/spy')"),
     "a file in /dev/shm": ("open('/dev/shm/spy', 'w').close()", "os.listdir('/dev/shm')"),
@@ -323,7 +323,7 @@ LEFTOVERS = {
     "a descriptor": ("os.dup2(1, 100)", "os.path.exists('/proc/self/fd/100')"),
 }  # fmt: skip
 
-# Messages to the server, on descriptor 255, and what becomes of the program that sends them.
+# Forged messages to the server, on descriptor 255, and the outcome of the program that sends them.
 FORGERIES = {
     "an early end": ("os.write(255, b'{\"kind\":\"done\"}\\n'); os._exit(0)", Outcome.OK),
     "an exit code": ("os.write(255, b'{\"kind\":\"exit\"}\\n'); os._exit(7)", Outcome.USER_ERROR),
@@ -336,12 +336,12 @@ FORGERIES = {
     "a closed channel": ("os.close(255)", Outcome.CRASHED),
     "a channel that is stdout": ("os.dup2(1, 255)", Outcome.CRASHED),
     "a channel on another number": ("os.dup2(255, 50); os.write(50, b'x\\n')", Outcome.OK),
-    "a ready process": ("os.write(255, b'{\"kind\":\"ready\"}\\n' * 99)", Outcome.OK),
+    "many ready messages": ("os.write(255, b'{\"kind\":\"ready\"}\\n' * 99)", Outcome.OK),
     "unknown kinds": ('os.write(255, b\'{"kind":"x"}\\n{"kind":[]}\\n{"kind":"\\n[]\\n1\\nnull\\n\\n\')', Outcome.OK),
     "broken text": ("os.write(255, b'\\xff\\xfe\\n\\x00\\n{\"kind\":\"ret_val\",\"text\":\"\\xff\"}\\n')", Outcome.OK),
     "wrong types": ('os.write(255, b\'{"kind":"ret_val","text":7}\\n{"kind":"error","name":null}\\n\'); os._exit(1)',
                     Outcome.USER_ERROR),
-    "deep": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.CRASHED),
+    "deep nesting": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.CRASHED),
     "a large number": ('w(b\'{"kind":"error","line":\' + b"9" * 10**5 + b"}\\n"); os._exit(1)', Outcome.CRASHED),
     "a long message": ("while True: w(b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
     "many messages": ("while True: w(b'{\"kind\":\"exit\"}\\n' * 4096)", Outcome.OUTPUT_LIMIT),
@@ -349,12 +349,12 @@ FORGERIES = {
     "many empty lines": ("while True: w(b'\\n' * 65_536)", Outcome.OUTPUT_LIMIT),
     "a frame on stdout": ("print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),
     "stdout without end": ("while True: os.write(1, b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
-    "stdout of many": ("for _ in range(4): os.fork()\nwhile True: os.write(2, b'x' * 65_536)",
+    "stdout of many processes": ("for _ in range(4): os.fork()\nwhile True: os.write(2, b'x' * 65_536)",
                        Outcome.OUTPUT_LIMIT),
     "a return value without end": ("x = 'x' * 10**6\nwhile True: return_val(x)", Outcome.OUTPUT_LIMIT),
 }  # fmt: skip
 
-# How a program ends itself, or does not end.
+# Programs that end in unusual ways or not at all, and their outcomes.
 ENDS = {
     "abort": ("os.abort()", Outcome.CRASHED),
     "segmentation fault": ("ctypes.string_at(0)", Outcome.CRASHED),
@@ -383,7 +383,7 @@ ENDS = {
                                    "    os._exit(0)\nos.wait()", Outcome.OK),
     "daemons that ignore signals": ("if not os.fork():\n    signal.pthread_sigmask(0, range(1, 65))\n    os.setsid()\n"
                                     "    while True: os.fork() or os._exit(0)", Outcome.OK),
-    "bomb": ("while True:\n    try: os.fork()\n    except OSError: pass", Outcome.TIMEOUT),
+    "fork bomb": ("while True:\n    try: os.fork()\n    except OSError: pass", Outcome.TIMEOUT),
     "vfork": ("libc.vfork() or signal.pause()", Outcome.TIMEOUT),
     "a thread that lives on": ("import threading; threading.Thread(target=time.sleep, args=(60,)).start()",
                                Outcome.TIMEOUT),

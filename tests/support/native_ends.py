@@ -1,4 +1,4 @@
-"""Programs whose end is the point: exit codes, exceptions, the order of the shutdown. See test_native_programs.py."""
+"""Programs that test how a program ends: exit codes, exceptions, shutdown order. See test_native_programs.py."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ERRORS = {
     "chained": "try:\n    {}['a']\nexcept KeyError as e:\n    raise RuntimeError('outer') from e",
     "in a handler": "try:\n    1 / 0\nexcept ZeroDivisionError:\n    [][1]",
     "from None": "try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise ValueError('only this') from None",
-    "group": """
+    "exception group": """
 def fail(n):
     raise ValueError(n)
 errors = []
@@ -307,8 +307,8 @@ os.waitpid(pid, 0)
 print(repr(open('out').read()))
 """,
     "stdout closed": "import sys\nprint('before')\nsys.stdout.close()",
-    "stdout closed beneath": "import os\nprint('lost')\nos.close(1)",
-    "stdout closed beneath after a flush": "import os\nprint('kept', flush=True)\nos.close(1)",
+    "descriptor 1 closed": "import os\nprint('lost')\nos.close(1)",
+    "descriptor 1 closed after a flush": "import os\nprint('kept', flush=True)\nos.close(1)",
     "stdout is None": "import sys\nsys.stdout = None\nprint('nowhere')\nsys.stderr.write('still here')",
     "stdout replaced": "import sys, io\nprint('before')\nsys.stdout = io.StringIO()\nprint('nowhere')",
     "stdout wrapped": "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-16-le')\nprint('hi')",

@@ -1,4 +1,4 @@
-"""A server of native Python among secrets and traps, for the tests of threats."""
+"""A server of the engine `native` with secrets near it, for the tests of threats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ asyncio.run(main())
 
 @attrs.frozen
 class Host:
-    """A server among traps."""
+    """A server to attack, with secrets in its environment variables, a file, and sockets near it."""
 
     manager: RuntimeManager
     server: psutil.Process
@@ -50,7 +50,7 @@ class Host:
     words: dict[str, str]
 
     async def run(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
-        """Run a program, and make sure that no secret came with the answer."""
+        """Run a program, and check that its result contains no secret."""
         for word, value in self.words.items():
             code = code.replace(word, value)
         sandbox = SandboxConfig(**{"memory_limit_mb": _MEMORY_MB, **limits})
@@ -58,8 +58,8 @@ class Host:
         assert SECRET not in repr(result)
         return result
 
-    async def run_beside(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
-        """Run a program with a neighbour at the same time, and one afterwards, which must not notice it."""
+    async def run_with_neighbour(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
+        """Run a program. Another program at the same time, and one after it, must succeed."""
         neighbour = "x = bytearray(10**6); print('well')"
         result, beside = await asyncio.gather(self.run(code, timeout_ms, **limits), self.run(neighbour))
         after = await self.run(neighbour)
@@ -69,18 +69,18 @@ class Host:
 
 @contextlib.asynccontextmanager
 async def host_of(user: str, level: str) -> AsyncIterator[Host]:
-    """Start a server of one of the `USERS` at a level of the jail."""
+    """Start a server as one of the `USERS`, at a level of the jail."""
     other = user != USERS[0]
-    # Without namespaces, programs of root run as another user.
-    python = _python_of_all() if level == "filters" and not os.getuid() else sys.executable
+    # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
+    python = _python_for_all_users() if level == "filters" and not os.getuid() else sys.executable
     command = [sys.executable, "-c", _SERVER, level, python]
     if other:
         if os.getuid():
             pytest.skip("only root can become another user")
-        command = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", _python_of_all()]
-        command += ["-c", _SERVER, level, _python_of_all()]
+        command = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", _python_for_all_users()]
+        command += ["-c", _SERVER, level, _python_for_all_users()]
     with contextlib.ExitStack() as stack:
-        # Not pytest's own folder, which is closed to other users.
+        # Not in pytest's folder, which other users cannot read.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)
         (folder / "tmp").mkdir()
@@ -111,8 +111,8 @@ async def host_of(user: str, level: str) -> AsyncIterator[Host]:
             yield Host(manager, psutil.Process(pid), one, words)
 
 
-def _python_of_all() -> str:
-    """Return an interpreter of this version that every user can run."""
+def _python_for_all_users() -> str:
+    """Return the path of an interpreter of this version that every user can run."""
     found = Path(f"/usr/bin/python3.{sys.version_info.minor}")
     for path in (Path(sys.executable).resolve(), found):
         if path.exists() and all(parent.stat().st_mode & 1 for parent in path.parents):

@@ -245,7 +245,7 @@ print(os.pathconf('.', 'PC_NAME_MAX'), os.sysconf('SC_PAGE_SIZE'), os.strerror(2
     "shelve and dbm": "import shelve, dbm.dumb\nwith shelve.Shelf(dbm.dumb.open('s', 'c')) as s:\n    s['a'] = [1]\n    print(dict(s))",
     "read-only places": "import os\nfor path in ('/usr/x', '/etc/passwd'):\n    print(os.path.exists('/usr'), os.path.isfile('/etc/passwd'))",
     "devices": "print(open('/dev/null').read() == '', len(open('/dev/urandom', 'rb').read(3)))\ntry:\n    open('/dev/full', 'wb', 0).write(b'x')\nexcept OSError as e:\n    print(e)",
-    "the device of zeros": "print(open('/dev/zero', 'rb').read(2))",
+    "/dev/zero": "print(open('/dev/zero', 'rb').read(2))",
 }
 
 SIGNALS = {

@@ -1,4 +1,4 @@
-"""The programs that run both on the engine `native` and in a bare interpreter, and where the two differ by design."""
+"""The programs that run on the engine `native` and with `python -I`, and those whose results differ by design."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ TABLES = {
 }
 PROGRAMS = {f"{table}, {name}": code for table, programs in TABLES.items() for name, code in programs.items()}
 
-_FRAME = "the frame of the runner, which catches the program's exception, is below those of the program"
+_FRAME = "the stack has one more frame, that of the runner, which catches the program's exception"
 _INTERRUPT = "an uncaught KeyboardInterrupt is an error of the program with exit code 1, not the signal SIGINT"
 _TEXT = "the program is text, which its coding line cannot change"
 _SURROGATES = "lone surrogates reach the caller as they are"
-_KEPT = "modules that were imported before the program are not cleared at its end, which would take longer than it"
+_KEPT = "modules that were imported before the program are not cleared at its end, because that takes too long"
 _LINES = "stdout is written line by line, so that the output before an endless loop or a hard exit reaches the caller"
-# Each of these differs; a test fails when one does not any more.
+# The programs whose results differ, with the reason. The test fails if a result does not differ.
 BY_DESIGN = {
-    "text, streams are one": _LINES,
+    "text, stderr goes to stdout": _LINES,
     "text, order of buffers": _LINES,
     "library, ctypes": _LINES,
     "state, environment": _LINES,
     "processes, fork with a full buffer": _LINES,
-    "shutdown, stdout closed beneath": _LINES,
+    "shutdown, descriptor 1 closed": _LINES,
     "shutdown, stdout is full": _LINES,
-    "files, the device of zeros": "a shared mapping of it would be memory that cannot be counted",
-    "errors, null byte": "the program is compiled from text, for which the compiler has another message",
+    "files, /dev/zero": "it cannot be opened, because a shared mapping of it would be memory that is not counted",
+    "errors, null byte": "the program is compiled from a string, and the compiler has another message for strings",
     "errors, recursion": _FRAME,
     "errors, recursion over two functions": _FRAME,
     "errors, KeyboardInterrupt": _INTERRUPT,
@@ -56,7 +56,7 @@ BY_DESIGN = {
     "shutdown, __del__ on a known module": _KEPT,
     "shutdown, task left pending": "the garbage collector visits the coroutine before the task",
     "state, argv": "sys.orig_argv has no -I",
-    "state, flags": "hashes have a fixed seed, and the environment and the folder of the program are not ignored",
+    "state, flags": "the hash seed is fixed, and the environment and the folder of the program are not ignored",
     "state, streams of sys": _SURROGATES,
     "text, surrogate printed": _SURROGATES,
     "text, surrogateescape printed": _SURROGATES,

@@ -1,11 +1,11 @@
-"""Programs for the tests of the envelope, one per line."""
+"""Programs for the tests of the envelope."""
 # fmt: off
 
 from __future__ import annotations
 
 from faasrt import Outcome
 
-# Programs whose results in the envelope must equal those of the plain interpreter.
+# Programs whose results in the envelope must equal those of the interpreter alone.
 PROGRAMS = {
     "python": [
         "import sys\nfor i in range(3):\n    print(i, end='')\n    print(-i, file=sys.stderr, end=' ')",
@@ -65,58 +65,58 @@ PROGRAMS = {
     ],
 }
 
-# Hostile programs, with the expected outcome of each; None accepts any outcome.
+# Hostile programs, each with its expected outcome. None accepts any outcome.
 PYTHON_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("prints a forged frame", "print('faasrt1:' + 'e30=')\nprint('{}')", Outcome.OK),
-    ("prints the marks", "print('__COZE_RETURN_VAL_START__')\nprint('x')\nprint('__COZE_RETURN_VAL_END__')", Outcome.OK),
-    ("writes them past print", "import os\nos.write(1, b'__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__\\n')", Outcome.OK),
+    ("prints the markers of return_val", "print('__COZE_RETURN_VAL_START__')\nprint('x')\nprint('__COZE_RETURN_VAL_END__')", Outcome.OK),
+    ("writes the markers of return_val with os.write", "import os\nos.write(1, b'__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__\\n')", Outcome.OK),
     ("replaces print", "import builtins\nbuiltins.print = lambda *a: None\nprint('x')", Outcome.OK),
     ("closes its streams", "import sys\nsys.stdout.close()\nsys.stderr.close()", Outcome.OK),
-    ("closes what is beneath", "import sys\nsys.stdout.buffer.close()\nsys.stdout = sys.stderr = None", Outcome.OK),
+    ("closes the buffer of stdout", "import sys\nsys.stdout.buffer.close()\nsys.stdout = sys.stderr = None", Outcome.OK),
     ("deletes builtins", "import builtins\nd = delattr\nfor n in list(vars(builtins)):\n    if n[0] != '_': d(builtins, n)", Outcome.OK),
     ("deletes modules", "import sys\nsys.modules.clear()", Outcome.OK),
-    ("spoils modules", "import json, os, base64\njson.dumps = os.write = os._exit = base64.b64encode = None", Outcome.OK),
-    ("exits hard", "import os\nprint('x', flush=True)\nos._exit(0)", Outcome.CRASHED),
-    ("exits harder", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", Outcome.CRASHED),
-    ("crashes", "import ctypes\nctypes.string_at(0)", Outcome.CRASHED),
+    ("overwrites functions of modules", "import json, os, base64\njson.dumps = os.write = os._exit = base64.b64encode = None", Outcome.OK),
+    ("calls os._exit", "import os\nprint('x', flush=True)\nos._exit(0)", Outcome.CRASHED),
+    ("kills itself", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", Outcome.CRASHED),
+    ("reads a null pointer", "import ctypes\nctypes.string_at(0)", Outcome.CRASHED),
     ("raises in __del__", "class A:\n    def __del__(self):\n        raise ValueError\na = A()", Outcome.OK),
     ("raises in an exit handler", "import atexit\natexit.register(lambda: 1 / 0)", Outcome.OK),
     ("starts threads", "import threading\nfor _ in range(9):\n    threading.Thread(target=print).start()", Outcome.OK),
-    ("starts a thread for ever", "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()", Outcome.TIMEOUT),
-    ("leaves a daemon", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", Outcome.OK),
+    ("starts an endless thread", "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()", Outcome.TIMEOUT),
+    ("leaves a daemon thread", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", Outcome.OK),
     ("loops", "while True: pass", Outcome.TIMEOUT),
     ("sleeps", "import time\ntime.sleep(100)", Outcome.TIMEOUT),
-    ("loops where it catches all", "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: pass", Outcome.TIMEOUT),
-    ("catches the end and ends", "n = 0\ntry:\n    while True: n += 1\nexcept BaseException: pass", Outcome.TIMEOUT),
-    ("loops at exit", "import atexit\ndef f():\n    while True: pass\natexit.register(f)", Outcome.TIMEOUT),
-    ("lowers the stack", "import sys\nsys.setrecursionlimit(60)\ndef f(): f()\nf()", Outcome.USER_ERROR),
-    ("traces", "import sys\nsys.settrace(lambda *a: 1 / 0)\nprint(1)", None),
-    ("throws something odd", "class E(BaseException):\n    __str__ = __repr__ = None\nraise E", Outcome.USER_ERROR),
-    ("is no Python", "def f(:", Outcome.SYNTAX_ERROR),
-    ("holds a null byte", "print(1)\0", Outcome.SYNTAX_ERROR),
-    ("interrupts itself", "raise KeyboardInterrupt", Outcome.USER_ERROR),
+    ("catches all exceptions in an endless loop", "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: pass", Outcome.TIMEOUT),
+    ("catches the exception of its time limit", "n = 0\ntry:\n    while True: n += 1\nexcept BaseException: pass", Outcome.TIMEOUT),
+    ("loops in an exit handler", "import atexit\ndef f():\n    while True: pass\natexit.register(f)", Outcome.TIMEOUT),
+    ("lowers the recursion limit", "import sys\nsys.setrecursionlimit(60)\ndef f(): f()\nf()", Outcome.USER_ERROR),
+    ("sets a trace function that fails", "import sys\nsys.settrace(lambda *a: 1 / 0)\nprint(1)", None),
+    ("raises an exception that cannot be printed", "class E(BaseException):\n    __str__ = __repr__ = None\nraise E", Outcome.USER_ERROR),
+    ("is not Python", "def f(:", Outcome.SYNTAX_ERROR),
+    ("contains a null byte", "print(1)\0", Outcome.SYNTAX_ERROR),
+    ("raises KeyboardInterrupt", "raise KeyboardInterrupt", Outcome.USER_ERROR),
 ]
 JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
     ("prints a forged line", "console.log('{\"stdout\":\"f\",\"stderr\":\"\",\"ret_val\":\"faasrt1:e30=\"}');", Outcome.OK),
     ("deletes globals", "for (const n of Object.getOwnPropertyNames(globalThis)) { try { delete globalThis[n]; } catch {} }", Outcome.OK),
-    ("spoils JSON", "JSON.stringify = JSON.parse = () => { throw 1; }; Array.prototype.join = String = null;", Outcome.OK),
-    ("spoils promises", "Promise.prototype.then = () => { throw 1; }; Promise.race = null;", Outcome.OK),
-    ("spoils iterators", "Array.prototype[Symbol.iterator] = () => { throw 1; };", Outcome.OK),
-    ("answers toJSON everywhere", "Object.prototype.toJSON = String.prototype.toJSON = () => 'x'; console.log('y');", Outcome.OK),
-    ("sets everything", "Object.defineProperty(Object.prototype, 'error', { get() { return 5; } });", Outcome.OK),
+    ("overwrites JSON", "JSON.stringify = JSON.parse = () => { throw 1; }; Array.prototype.join = String = null;", Outcome.OK),
+    ("overwrites Promise.then", "Promise.prototype.then = () => { throw 1; }; Promise.race = null;", Outcome.OK),
+    ("overwrites the iterator of arrays", "Array.prototype[Symbol.iterator] = () => { throw 1; };", Outcome.OK),
+    ("defines toJSON on Object.prototype", "Object.prototype.toJSON = String.prototype.toJSON = () => 'x'; console.log('y');", Outcome.OK),
+    ("defines a getter on Object.prototype", "Object.defineProperty(Object.prototype, 'error', { get() { return 5; } });", Outcome.OK),
     ("exits", "console.log('x'); Deno.exit(0);", Outcome.OK),
-    ("exits by node", "process.exit(9);", Outcome.USER_ERROR),
+    ("calls process.exit", "process.exit(9);", Outcome.USER_ERROR),
     ("kills itself", "Deno.kill(Deno.pid, 'SIGKILL'); await new Promise((r) => setTimeout(r, 1000));", Outcome.CRASHED),
     ("aborts", "process.abort();", Outcome.CRASHED),
     ("throws a proxy", "throw new Proxy({}, { get() { throw 1; }, getPrototypeOf() { throw 2; } });", Outcome.USER_ERROR),
     ("throws null", "throw null;", Outcome.USER_ERROR),
     ("loops", "while (true) {}", Outcome.TIMEOUT),
-    ("ticks for ever", "setInterval(() => {}, 10);", Outcome.TIMEOUT),
-    ("overflows", "function f() { f(); } f();", Outcome.USER_ERROR),
-    ("is no JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
+    ("starts an endless interval", "setInterval(() => {}, 10);", Outcome.TIMEOUT),
+    ("overflows the stack", "function f() { f(); } f();", Outcome.USER_ERROR),
+    ("is not JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
 ]
 
-# Programs whose results a server easily changes. code: outcome, stdout, a part of stderr
+# Programs whose results a server easily changes. code: (outcome, stdout, part of stderr)
 EXACT_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     "import logging\nprint('hi')": (Outcome.OK, "hi\n", ""),
     "import asyncio\nasync def f(): print('in', end='')\nasyncio.run(f())": (Outcome.OK, "in", ""),
@@ -124,7 +124,7 @@ EXACT_PYTHON: dict[str, tuple[Outcome, str, str]] = {
     "print('hi')\nclass E(Exception):\n    def __getattr__(self, n): raise KeyError(n)\nraise E('x')": (
         Outcome.USER_ERROR,
         "hi\n",
-        "raise E('x')",  # CPython itself cannot print this one whole
+        "raise E('x')",  # CPython cannot print this exception completely
     ),
     "class E(Exception):\n    @property\n    def lineno(self): raise OSError\nraise E": (Outcome.USER_ERROR, "", "E"),
     "class M(type):\n    __name__ = 5\nclass E(Exception, metaclass=M): pass\nraise E": (Outcome.USER_ERROR, "", ""),

@@ -1,4 +1,4 @@
-"""Helpers of the tests of threats: secrets that must stay, sinks that must see nothing, a server among traps."""
+"""Helpers for the tests of threats: a server that is attacked, secrets near it, and sockets that must get nothing."""
 
 from __future__ import annotations
 
@@ -26,23 +26,26 @@ MB = 2**20
 OTHER_UID = 12_345
 
 
-def rarely(row: Any) -> Any:
-    """Return a row of a table of attacks that only `pytest -m attacks` uses."""
+def only_with_attacks(row: Any) -> Any:
+    """Mark a row of a table of attacks, so that only `pytest -m attacks` runs it."""
     return pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.attacks)
 
 
 def sample(table: Iterable[Any], every: int = 4) -> list[Any]:
-    """Return the rows of a table of attacks; all but some are left to `pytest -m attacks`."""
-    return [rarely(row) if number % every else row for number, row in enumerate(table)]
+    """Return the rows of a table of attacks. Only one in `every` rows runs without `pytest -m attacks`."""
+    return [only_with_attacks(row) if number % every else row for number, row in enumerate(table)]
 
 
-PLACES = [
+TARGETS = [
     ("namespaces", None),
-    *(rarely((place,)) for place in [("namespaces", OTHER_UID), ("filters", None), ("filters", OTHER_UID)]),
+    *(
+        only_with_attacks((target,))
+        for target in [("namespaces", OTHER_UID), ("filters", None), ("filters", OTHER_UID)]
+    ),
 ]
-"""The levels of jails, for a server of this user and of one without rights. The first is a sample of all."""
-CONTAINERS = [rarely((("container", uid),)) for uid in (None, OTHER_UID)]
-"""The same, for a server that is in a container."""
+"""Each level of the jail, with the user of the server: this user (None) or an unprivileged one."""
+CONTAINERS = [only_with_attacks((("container", uid),)) for uid in (None, OTHER_UID)]
+"""The same for a server in a container."""
 CONTAINER = Path(__file__).parent / "dockerlike.py"
 _SERVER = """
 import asyncio, sys
@@ -65,7 +68,7 @@ asyncio.run(main())
 
 
 def attempt(body: str) -> str:
-    """Return a program that tells whether it got what it wanted."""
+    """Return a program that prints "reached" if its body succeeds, and "denied" if it fails."""
     return (
         f"try {{ console.log('reached', await (async () => {{ {body} }})()); }}"
         " catch (e) { console.log('denied', e?.message ?? e); } Deno.exit(0);"
@@ -74,7 +77,7 @@ def attempt(body: str) -> str:
 
 @attrs.define
 class Sink(asyncio.DatagramProtocol):
-    """Listens on a TCP and a UDP port, and remembers whatever comes. Answers nothing."""
+    """Listens on a TCP and a UDP port and records what arrives. It never answers."""
 
     seen: list[str] = attrs.field(factory=list)
     tcp_port: int = 0
@@ -87,8 +90,8 @@ class Sink(asyncio.DatagramProtocol):
         self.seen.append("tcp")
         writer.close()
 
-    async def all_seen(self) -> list[str]:
-        """Return the bytes that came. A marker is sent after them, so that none are still on their way."""
+    async def all_received(self) -> list[str]:
+        """Return what has arrived. A marker is sent and awaited first, so that nothing is still on its way."""
         before = len(self.seen)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.tcp_port)
         await reader.read()
@@ -119,8 +122,8 @@ async def sink() -> AsyncIterator[Sink]:
 
 
 @attrs.frozen
-class Place:
-    """A server in a process whose environment is full of traps, and what must not come out of it."""
+class Target:
+    """A server to attack: its environment variables and the files near it hold secrets and settings to exploit."""
 
     manager: RuntimeManager
     server: psutil.Process
@@ -129,7 +132,7 @@ class Place:
     level: str = "auto"
 
     async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
-        """Run a program, and see to it that nothing got out, and no secret came with the answer."""
+        """Run a program, and check that its result contains no secret."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
         result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox)
@@ -139,23 +142,23 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def place_of_traps(
+async def start_target(
     folder: Path,
     *languages: str,
     level: str = "auto",
     uid: int | None = None,
     permissions: str = "",
     contained: bool = False,
-) -> AsyncIterator[Place]:
-    """Start a server with secrets and traps in its environment, and canaries in files near it.
+) -> AsyncIterator[Target]:
+    """Start a server with secrets in its environment variables and in files near it (the canaries).
 
     Args:
-        folder: A folder for all of that.
+        folder: The folder for the files.
         languages: The languages of the server.
-        level: The level of its jails.
-        uid: The user that it runs as; None is the one of this process.
-        permissions: Options that Deno gets instead of those that take its permissions away.
-        contained: Whether the server is without namespaces, as in a container.
+        level: The level of its jail.
+        uid: The user of the server. None means the user of this process.
+        permissions: Options for Deno that replace those that remove its permissions.
+        contained: Whether the server cannot create namespaces, as in a container.
     """
     (folder / "tmp").mkdir()
     (folder / "path").mkdir()
@@ -169,7 +172,7 @@ async def place_of_traps(
         python = python_as(uid)
         wrapper = [str(CONTAINER), python[-1]] if contained else []
         argv = [*python, *wrapper, "-c", _SERVER, "auto" if contained else level, permissions, *languages]
-        # The site packages of this environment, if the interpreter is another one.
+        # Another interpreter needs the site packages of this environment.
         env = {**_traps(folder, one), "PYTHONUSERBASE": sys.prefix}
         pipe = subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*argv, env=env, stdin=pipe, stdout=pipe)
@@ -181,26 +184,26 @@ async def place_of_traps(
             canaries.append(own / "canary.json")
             canaries[2].write_text(f'"{SECRET}"')
             async with manager_for(url) as manager:
-                yield Place(manager, psutil.Process(process.pid), one, canaries, level)
+                yield Target(manager, psutil.Process(process.pid), one, canaries, level)
             process.stdin.close()
             await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        # Only the server itself, and what stands for its container, obey the environment of its Python.
+        # Only the server, and `dockerlike.py` if it is used, import the module on PYTHONPATH.
         assert (folder / "imported").read_text() == "x" * (1 + contained)
 
 
 def python_as(uid: int | None) -> list[str]:
-    """Return the command of an interpreter as another user. That user may be unable to read this process's own."""
+    """Return a command that runs Python as another user. That user may be unable to read this process's interpreter."""
     if uid is None:
         return [sys.executable]
     if os.getuid() != 0:
         pytest.skip("only root can start a server as another user")
     user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info[1]}"):
-        # The shell starts it without the rights that root had when it started the shell.
+        # Root starts the shell, and the shell starts Python without root's rights.
         script = 'exec "$0" -c "import faasrt.local, aiohttp"'
         env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
         if subprocess.run([*user, "/bin/sh", "-c", script, python], env=env, capture_output=True).returncode == 0:
@@ -209,15 +212,15 @@ def python_as(uid: int | None) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def place_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Place]:
-    """Start a server as one of PLACES or CONTAINERS says."""
+async def target_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Target]:
+    """Start a server with the level and the user of one of TARGETS or CONTAINERS."""
     level, uid = where
     contained = level == "container"
     with tempfile.TemporaryDirectory(prefix="traps-") as name:
         Path(name).chmod(0o755)
         options = {"level": "filters" if contained else level, "uid": uid, "contained": contained}
-        async with place_of_traps(Path(name), *languages, permissions=permissions, **options) as place:
-            yield place
+        async with start_target(Path(name), *languages, permissions=permissions, **options) as target:
+            yield target
 
 
 def _traps(folder: Path, one: Sink) -> dict[str, str]:
@@ -244,11 +247,13 @@ def _traps(folder: Path, one: Sink) -> dict[str, str]:
     return {**os.environ, **proxies, **deno, **python, **others}
 
 
-async def run_beside(local: RuntimeManager, code: str, language: str, **limits: object) -> tuple[ExecutionResult, int]:
-    """Run a program that wants memory, with a neighbour that must be well.
+async def run_with_neighbour(
+    local: RuntimeManager, code: str, language: str, **limits: object
+) -> tuple[ExecutionResult, int]:
+    """Run a program that allocates memory, and an ordinary program at the same time, which must succeed.
 
-    Also give the most memory, in bytes, that this process held beyond the beginning, and the largest sandbox with it.
-    How many sandboxes there are depends on what ran before.
+    Also return the highest memory use in bytes: the growth of this process plus the largest sandbox. The number of
+    sandboxes depends on earlier tests.
     """
     sandbox = SandboxConfig(**{"memory_limit_mb": 64, **limits})  # type: ignore[arg-type]
     before, most = psutil.Process().memory_info().rss, 0
@@ -269,7 +274,7 @@ NEIGHBOURS = {
 
 
 def largest_sandbox() -> int:
-    """Return the memory of the largest of this process's sandboxes, in bytes."""
+    """Return the memory use of the largest sandbox of this process, in bytes."""
     largest = 0
     for word in ("deno run", "wasi_worker"):
         for child in with_word(psutil.Process().children(recursive=True), word):
@@ -279,14 +284,14 @@ def largest_sandbox() -> int:
 
 
 async def until_gone(result: ExecutionResult) -> None:
-    """Wait until the process that ran a program has ended."""
+    """Wait until the process that ran the program has ended."""
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
     while pid in {child.pid for child in psutil.Process().children(recursive=True)}:
         await asyncio.sleep(0.01)
 
 
 def environments(server: psutil.Process, word: str) -> set[str]:
-    """The variables in the environments of a server's processes whose command line holds a word."""
+    """Return the environment variables of the server's processes whose command line contains a word."""
     found: set[str] = set()
     for child in with_word(server.children(recursive=True), word):
         with contextlib.suppress(psutil.NoSuchProcess):

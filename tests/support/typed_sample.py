@@ -1,4 +1,4 @@
-"""A typed sample of the public API, for mypy --strict; `test_public_api.py` has it checked and run."""
+"""A sample that uses the public API with types. mypy checks it, and `test_imports.py` runs it."""
 
 from __future__ import annotations
 
