@@ -497,7 +497,7 @@ async def test_failures_that_a_program_may_have_caused_do_not_open_the_breaker(
     headers: dict[str, str], state: str
 ) -> None:
     """A hostile program that kills its own process must not make its server unavailable to other programs."""
-    async with fleet(1) as (manager, (fake,)):
+    async with endpoint_group(1) as (manager, (fake,)):
         await manager.run_code("1", "python")
         for _ in range(2 * BreakerSettings().consecutive_failures):
             fake.script(Reply(status=500, headers=headers))
