@@ -72,7 +72,7 @@ def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example_in_the_plugin_docstring_passes(pytester: pytest.Pytester, mode: str) -> None:
     """It passes in both modes of pytest-asyncio."""
     documentation = inspect.cleandoc(pytest_plugin.__doc__ or "")
-    example = documentation.partition("A test file::\n\n")[2].partition("\n\n`-p ")[0]
+    example = documentation.partition("A test file, for example:\n\n")[2].partition("\n\n`-p ")[0]
     pytester.makepyfile(textwrap.dedent(example))
     pytester.runpytest_subprocess(*OPTIONS, "-o", f"asyncio_mode={mode}").assert_outcomes(passed=3)
 
@@ -87,7 +87,7 @@ def test_faasrt_local_without_its_extra_is_an_error(pytester: pytest.Pytester) -
     """The test is not skipped, and the error says which extra to install."""
     pytester.makeconftest("import sys; sys.modules['deno'] = None")
     pytester.makepyfile(LOCAL)
-    done = pytester.runpytest_subprocess(*OPTIONS, "-k", "without")
+    done = pytester.runpytest_subprocess(*OPTIONS, "-k", "test_without")
     done.assert_outcomes(errors=1, deselected=4)
     done.stdout.fnmatch_lines(["*faasrt_local cannot start: * deno * pip install 'faasrt?local?'"])
 
