@@ -101,8 +101,8 @@ class LimiterSettings(metaclass=RecordType):
             endpoint also has an adaptive limit, which starts at the capacity in its health report, or else at 16.
         max_queue: The maximum number of calls that wait for a permit, from 1 to 10,000,000; further calls raise
             `QueueFullError`. Default: None, which means no limit.
-        queue_timeout_s: The maximum number of seconds that a call waits for a permit. Default: None, which means no
-            limit.
+        queue_timeout_s: The maximum number of seconds that a call waits for a permit; then it raises
+            `DeadlineExceededError` with `sent` "no". Default: None, which means no limit.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=8, queue_timeout_s=60)

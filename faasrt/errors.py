@@ -13,7 +13,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     └── ServiceError
         ├── ConnectError                       the server was never reached; the code did not run
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
-        ├── DeadlineExceededError              the call's own deadline passed
+        ├── DeadlineExceededError              the deadline passed, or the wait for a permit took too long
         ├── OverloadedError                    the server has no free capacity (429, 503)
         ├── RejectedError                      another 4xx; see `error` and `details`
         ├── ServerError                        another 5xx, a 200 with an error, or an interpreter that did not start
@@ -233,7 +233,9 @@ class ConnectionLostError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The call's own deadline passed. Unless `sent` is "no", the code may still be running on the server.
+    """The call's deadline passed, or its wait for a permit exceeded `queue_timeout_s`, which leaves `sent` at "no".
+
+    Unless `sent` is "no", the code may still be running on the server.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply

@@ -200,7 +200,7 @@ def health_command(as_json: bool, url: str | None) -> int:
 
 
 def _describe_languages(details: Mapping[str, Any]) -> list[str]:
-    """Return a line for each language of a FaaS that names its engines: the engine, and the wall around programs."""
+    """Return a line for each language of a FaaS that names its engines: the engine, and the level of its jail."""
     lines = []
     languages = details.get("languages")
     for language, state in languages.items() if isinstance(languages, dict) else ():

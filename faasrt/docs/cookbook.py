@@ -166,9 +166,11 @@ async def run(request):
         result = await request.app[MANAGER].run_code(program["code"], program["language"], timeout_ms=5_000)
     except (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError) as error:
         raise web.HTTPUnprocessableEntity(text=str(error)) from None
-    except (faasrt.QueueFullError, faasrt.OverloadedError):
+    except faasrt.QueueFullError:
         raise web.HTTPServiceUnavailable(text="no capacity; try again later") from None
-    except faasrt.ServiceError:
+    except faasrt.ServiceError as error:
+        if isinstance(error, faasrt.OverloadedError) or error.sent == "no":
+            raise web.HTTPServiceUnavailable(text="no capacity; try again later") from None
         raise web.HTTPBadGateway(text="the code-execution server failed") from None
     return web.json_response(text=result.to_json())
 

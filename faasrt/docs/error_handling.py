@@ -57,7 +57,7 @@ All are subclasses of `faasrt.FaasrtError`; `faasrt.errors` shows the tree. Four
 | catch | it means | do |
 |---|---|---|
 | `InvalidRequestError`, `UnsupportedLanguageError` | the caller's input is wrong; nothing was sent | answer with 422 |
-| `QueueFullError`, `OverloadedError` | no capacity now | answer with 503, or try later |
+| `QueueFullError`, `OverloadedError`, any with `sent == "no"` | no capacity now | answer with 503, or try later |
 | `ServiceError` (every other subclass) | a server or the network failed | log it, answer with 502, run it again later |
 | `ConfigurationError`, `RuntimeClosedError` | the application itself is wrong | fix it; do not catch it |
 
@@ -102,7 +102,8 @@ no verdict (ConnectError, sent: no)
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent`:
 
 * `"no"`: the request did not reach a server. The code did not run.
-* `"maybe"`: the request was sent, and no answer arrived. The code may have run, and may still be running.
+* `"maybe"`: at least a part of the request was sent, but no complete answer arrived. The code may have
+  run, and may still be running.
 * `"yes"`: the server answered. The code may have run, unless the answer refused it: any 429, or a 503 with
   `Retry-After` or `x-faasrt-not-started: 1`. (With `idempotent=True`, an earlier attempt may have run it.)
 

@@ -134,12 +134,12 @@ The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300
 
 The kernel offers no namespaces to this process, as in a container with Docker's default profile. Python then runs on
 `wasm`. To get `namespaces`, run on the host, in a virtual machine, or in a container that allows user namespaces. Do
-not use `--privileged` for this: it removes the container's own wall.
+not use `--privileged` for this: it removes the container's own isolation.
 
 ### `the engine native needs the level namespaces`
 
 You chose `native` where the level is `filters`. Choose `wasm`, see above, or choose the level as well
-(`--level filters`), which gives programs a weaker wall.
+(`--level filters`), which isolates programs less.
 
 ### `programs run as another user, who cannot read ...`
 
