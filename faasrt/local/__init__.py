@@ -54,7 +54,11 @@ TypeScript's types are removed, not checked. A program that prevents its own end
 Both have a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), no capabilities and
 `no_new_privs`. `level="auto"` takes the highest level that works; `level="namespaces"` refuses to start below it. At
 the start, a process in each new jail tries to break out of it, and the engine is not used if it can. `faasrt health`
-and `GET /health` show the level, and why it is not higher.
+and `GET /health` show the level, why it is not higher, and whether there are cgroups.
+
+Where the server may create cgroups (version 2, Linux 5.19), each program also has one of its own: the kernel ends it at
+its memory limit, and counts memory of the kernel, such as full pipes. Delegate one by `Delegate=yes` in a systemd unit
+that starts only the server, or start the server as the only process of a container with a writable /sys/fs/cgroup.
 
 The native engine needs `namespaces`, unless you choose both `level="filters"` and `engines={"python": "native"}`. Such
 a program has no folder of its own and starts no processes, but it can find out which paths and processes the machine
@@ -92,11 +96,12 @@ programs. Time, memory and output are bounded. The tests attack all of that (`te
 * programs that want to signal to each other while they run at the same time: through locks on files of the
   environment, or through the load. Many locks count as memory.
 
-The memory limit is approximate. A native program may hold for a moment up to half a GiB more than its limit, before
-it is ended; its files in /tmp count, at most 64 MiB. A JavaScript process may hold about 110 MiB more than its limit.
-A JavaScript program that closes its stdout, which the server needs to notice its end, is CRASHED. So is a program
-that ends itself with a signal; but a process that is killed from outside is a failure of the server. As a program can
-hide that it did this itself, the answer has `x-faasrt-program-suspect: 1`, and the client's breaker does not count it.
+The memory limit is approximate. Without a cgroup, a native program may hold for a moment up to half a GiB more than
+its limit, before it is ended. Its files in /tmp count, at most 64 MiB. A JavaScript process may hold about 110 MiB
+more than its limit. A JavaScript program that closes its stdout, which the server needs to notice its end, is
+CRASHED. So is a program that ends itself with a signal; but a process that is killed from outside is a failure of the
+server. As a program can hide that it did this itself, the answer has `x-faasrt-program-suspect: 1`, and the client's
+breaker does not count it.
 
 **For code from real attackers** add a second layer: a virtual machine or container without secrets, not as root, with
 limits on memory and processes, and user namespaces for the jail. Or run the server at the level `filters`, in a

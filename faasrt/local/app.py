@@ -163,6 +163,7 @@ class Service:
                 "engine": engine.name,
                 "level": engine.level,
                 "level_reason": engine.options.level_reason,
+                "cgroup": engine.cgroups is not None,
                 "capacity": engine.capacity,
                 "active": engine.active,
                 "idle": engine.idle,

@@ -14,6 +14,7 @@ from typing import ClassVar
 import attrs
 
 from faasrt.languages import Language
+from faasrt.local.jail.cgroup import Cgroups
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome, UserError
 
@@ -97,6 +98,7 @@ class EngineOptions:
         level: The level of the jail; "" when none works here.
         level_reason: Why the level is not higher; "" if it is the highest, or was chosen.
         python: The interpreter of Python programs.
+        cgroups: Where programs get cgroups; None without them.
     """
 
     workers: int
@@ -105,6 +107,7 @@ class EngineOptions:
     level: str = ""
     level_reason: str = ""
     python: str = sys.executable
+    cgroups: Cgroups | None = None
 
 
 class Engine(abc.ABC):
@@ -128,6 +131,7 @@ class Engine(abc.ABC):
         activity: The current step of the start, for people to read.
         active: The number of running programs.
         level: The level of the jail around programs; "" without one.
+        cgroups: Where programs get cgroups; None without them.
     """
 
     name: ClassVar[str]
@@ -141,6 +145,7 @@ class Engine(abc.ABC):
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
         self.level = options.level if self.jailed else ""
+        self.cgroups = options.cgroups if self.jailed else None
         self.capacity = options.workers * self.programs_per_worker
         self.runtime = ""
         self.ready = False

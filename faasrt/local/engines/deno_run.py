@@ -11,7 +11,8 @@ from typing import Any
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
-from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess
+from faasrt.local.engines.jailed import JailedProcess
+from faasrt.local.engines.process import STDERR, STDOUT
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.return_val import defines_return_val
@@ -123,7 +124,7 @@ class DenoRun:
         ended: Set when the program has ended; its process may take longer.
     """
 
-    def __init__(self, job: EngineJob, child: ChildProcess) -> None:
+    def __init__(self, job: EngineJob, child: JailedProcess) -> None:
         self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
         self._limit = limit = job.limits.max_output_bytes
@@ -167,8 +168,10 @@ class DenoRun:
             and "abort" not in self._stdout.messages
             and _FATAL_ERROR.search(stderr) is None
         )
-        out_of_memory = Outcome.MEMORY_LIMIT in self._ended_by or (
-            self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
+        out_of_memory = (
+            Outcome.MEMORY_LIMIT in self._ended_by
+            or self._child.out_of_memory
+            or (self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None))
         )
         fields = self._classify(stderr, out_of_memory)
         if out_of_memory:

@@ -22,6 +22,7 @@ import faasrt.local.jail
 from faasrt.local.engines.base import EngineError, NotStartedError
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
+from faasrt.local.jail.cgroup import Cgroups, Group, open_cgroups
 
 LEVELS = ("namespaces", "filters")
 _START_TIMEOUT_S = 60.0
@@ -51,26 +52,34 @@ class JailedProcess(ChildProcess):
     """A process in a jail, and all that it starts.
 
     Attributes:
-        out_of_memory: Whether the launcher ended it because of its memory.
+        out_of_memory: Whether the launcher or the kernel ended it because of its memory.
     """
 
-    def __init__(
-        self, jail: Jail, number: int, pidfds: tuple[int, int], stdin: IO[bytes], outputs: Mapping[int, IO[bytes]]
-    ) -> None:
+    def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start) -> None:
         self.out_of_memory = False
-        self._jail, self._number, self._pidfds = jail, number, pidfds
+        self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         super().__init__(
-            _pid_of(pidfds[0]), stdin, outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+            _pid_of(pidfds[0]), start.stdin, start.outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
         )
 
     def limit_memory(self, max_bytes: int) -> None:
         """End the program when its processes hold more memory than this, beyond that of a process without a program."""
         self._jail.send({"watch": self._number, "bytes": max_bytes})
+        self.limit_cgroup(self._jail.base_bytes + max_bytes)
+
+    def limit_cgroup(self, max_bytes: int) -> None:
+        """Limit the memory of the program's cgroup, if it has one."""
+        if self._group is not None:
+            self._group.limit_memory(max_bytes)
 
     def mark_exited(self, returncode: int) -> None:
         """Record that the process has ended."""
         for pidfd in self._pidfds:
             os.close(pidfd)
+        if self._group is not None:
+            if returncode == -signal.SIGKILL and not self.killed:
+                self.out_of_memory = self.out_of_memory or self._group.is_out_of_memory()
+            self._jail.discard(self._group)
         super().mark_exited(returncode)
 
 
@@ -80,6 +89,7 @@ class _Start:
 
     stdin: IO[bytes]
     outputs: Mapping[int, IO[bytes]]
+    group: Group | None
     reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
     process: JailedProcess | None = None
 
@@ -89,11 +99,13 @@ class Jail:
 
     Attributes:
         packages: Those of the packages in the configuration that are installed.
+        base_bytes: The memory of a process without a program, unless it executes another one.
     """
 
-    def __init__(self, server: socket.socket) -> None:
-        self._server = server
+    def __init__(self, server: socket.socket, cgroups: Cgroups | None) -> None:
+        self._server, self._cgroups = server, cgroups
         self.packages: frozenset[str] = frozenset()
+        self.base_bytes = 0
         self._numbers = itertools.count(1)
         self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
@@ -122,14 +134,20 @@ class Jail:
         Cancellation: ends the process.
         """
         number = next(self._numbers)
-        start = None
+        start = group = None
         with contextlib.ExitStack() as ours:
             try:
+                if self._cgroups is not None:
+                    group = self._cgroups.new_group()
+                    await asyncio.wrap_future(self._cgroups.submit(group.create))
                 with contextlib.ExitStack() as theirs:
                     stdin, outputs, descriptors = open_pipes(ours, theirs, channel=channel)
-                    start = self._starts[number] = _Start(stdin, outputs)
+                    start = self._starts[number] = _Start(stdin, outputs, group)
                     message = {"start": number, "argv": [*argv], "limits": {**limits}, "canary": canary}
-                    self.send(message, descriptors)
+                    if group is not None:
+                        theirs.callback(group.close)
+                        descriptors.append(group.fd)
+                    self.send(message | {"cgroup": group is not None}, descriptors)
                 await start.reply
             except OSError as error:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
@@ -141,6 +159,8 @@ class Jail:
                 self._starts.pop(number, None)
                 if start is not None and start.process is not None:
                     ours.pop_all()
+                elif group is not None:
+                    self.discard(group)
             assert start.process is not None
         return start.process
 
@@ -152,6 +172,11 @@ class Jail:
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def discard(self, group: Group) -> None:
+        """Remove a cgroup soon, with the processes in it."""
+        assert self._cgroups is not None
+        self._cgroups.discard(group)
 
     def receive(self) -> None:
         """Read the messages of the launcher that have arrived."""
@@ -190,7 +215,7 @@ class Jail:
                 # The caller was cancelled.
                 signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
                 raise ProcessLookupError
-            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start.stdin, start.outputs)
+            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start)
         except Exception as error:
             for fd in pidfds:
                 os.close(fd)
@@ -247,7 +272,9 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailConfig) -> AsyncIterator[Jail]:
+async def open_jail(
+    spawner: Spawner, python: str, folder: Path, config: JailConfig, cgroups: Cgroups | None = None
+) -> AsyncIterator[Jail]:
     """Build a jail, and yield it once a canary could not break out. Afterwards end all of its processes.
 
     Args:
@@ -255,6 +282,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         python: The interpreter of the launcher.
         folder: A folder for the jail's mounts and traps.
         config: The contents of the jail.
+        cgroups: Where each process gets a cgroup of its own.
 
     Raises:
         EngineError: The jail cannot be built, or the canary broke out.
@@ -271,7 +299,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         launcher.receive(lambda fd, data: errors.extend(data[:_MESSAGE_BYTES]))
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        jail = Jail(ours)
+        jail = Jail(ours, cgroups)
         try:
             description = await asyncio.to_thread(config.for_launcher, root)
             try:
@@ -286,7 +314,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             if "ready" not in answer:
                 reason = answer.get("failed") or errors[-300:].decode("utf-8", "replace").strip() or "no reason given"
                 raise EngineError(f"the jail cannot be built: {reason}")
-            jail.packages = frozenset(answer["packages"])
+            jail.packages, jail.base_bytes = frozenset(answer["packages"]), answer["base_bytes"]
             loop.add_reader(ours.fileno(), jail.receive)
             await _check(jail, folder, config.needed)
             yield jail
@@ -297,6 +325,17 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             jail.mark_ended()
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(root.rmdir)
+
+
+@contextlib.asynccontextmanager
+async def program_cgroups() -> AsyncIterator[Cgroups | None]:
+    """Yield the cgroups for programs, or None where this process may not create any. Afterwards remove them."""
+    cgroups = await asyncio.to_thread(open_cgroups)
+    try:
+        yield cgroups
+    finally:
+        if cgroups is not None:
+            await asyncio.to_thread(cgroups.close)
 
 
 def _pid_of(pidfd: int) -> int:

@@ -1,9 +1,10 @@
 """The process that builds a jail once, and starts a process in it for each program.
 
 It talks to the server over a socket that keeps messages apart. Each message is JSON. The server first sends the
-configuration, and the launcher answers `{"ready": true, "packages"}` or `{"failed": reason}`. Then:
+configuration, and the launcher answers `{"ready": true, "packages", "base_bytes"}` or `{"failed": reason}`. Then:
 
-    -> {"start": id, "argv", "limits"}, descriptors   starts a process with these descriptors, from 0 upwards
+    -> {"start": id, "argv", "limits"}, descriptors   starts a process with these descriptors, from 0 upwards;
+                                                      with "cgroup", it enters the cgroup of the last one
     <- {"started": id} and two pidfds                 of the process, and of what to kill to end the whole program
     <- {"refused": id, "reason"}                      it could not be started
     -> {"watch": id, "bytes"}                         ends the program when its processes hold more memory
@@ -91,6 +92,7 @@ class Launcher:
         slots: The number of uids for programs; 0 without namespaces.
 
     Attributes:
+        base_bytes: The resident memory of a process without a program.
         in_program: Whether this is the process of a program, and no launcher any more.
     """
 
@@ -106,7 +108,7 @@ class Launcher:
         self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         self._filter = seccomp.build_filter(config["policy"], _FIRST_PID) if slots else None
-        self._base_mapped, self._base_bytes = memory.sizes("/proc/self")
+        self._base_mapped, self.base_bytes = memory.sizes("/proc/self")
         self.in_program = False
 
     def serve(self) -> None:
@@ -185,6 +187,10 @@ class Launcher:
         """Finish the jail in the process of a program, and run the program. Return only if the body is to run it."""
         config = self._config
         try:
+            if message["cgroup"]:
+                os.write(descriptors.pop(), b"0")
+                if self._slots:
+                    syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
             # Made before the uid changes, as only root may be allowed to look up the paths.
@@ -257,7 +263,7 @@ class Launcher:
     def _check_memory(self, program: _Program) -> None:
         """End a program whose processes hold too much memory."""
         assert program.max_bytes is not None
-        limit = program.max_bytes + self._base_bytes
+        limit = program.max_bytes + self.base_bytes
         own = f"/proc/{program.pid}"
         processes = [own]
         try:
@@ -356,7 +362,7 @@ def main(server: socket.socket) -> Callable[..., None]:
         for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
             del sys.modules[name]  # a program may have a module of this name
         packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
-        server.send(json.dumps({"ready": True, "packages": packages}).encode())
+        server.send(json.dumps({"ready": True, "packages": packages, "base_bytes": launcher.base_bytes}).encode())
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         try:
