@@ -83,3 +83,21 @@ asyncio.run(main())
     _, errors = await process.communicate()
     assert process.returncode == 1
     assert b"unshare: Operation not permitted" in errors.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has CAP_KILL")
+async def test_root_without_the_right_to_kill_is_refused() -> None:
+    """Without namespaces, programs run as another user, so root needs CAP_KILL to end them."""
+    code = """
+import asyncio
+from faasrt.local import LocalFaaS
+async def main():
+    async with LocalFaaS(["js"], workers=1, level="filters") as faas:
+        await faas.wait_ready("js")
+asyncio.run(main())
+"""
+    argv = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable, "-c", code]
+    process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"root needs the capability CAP_KILL" in errors.splitlines()[-1]
