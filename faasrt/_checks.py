@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLContext
@@ -156,3 +157,11 @@ def session(instance: object, attribute: attrs.Attribute[Any], value: Any) -> No
 
         if not isinstance(value, aiohttp.ClientSession):
             raise ConfigurationError(f"session must be an aiohttp.ClientSession, got {shown(value)}")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only processes of this machine can reach a server that listens on a host name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

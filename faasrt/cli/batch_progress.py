@@ -14,13 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from faasrt.cli.batch_output import kind_of
-from faasrt.cli.output import color_of, colored, is_terminal, line_width, write, write_message
+from faasrt.cli.output import color_of, colored, erase_line, is_terminal, line_width, write, write_message
 from faasrt.cli.report.text import one_line
 from faasrt.cli.verdict import describe
 
 _LIVE_S, _LINE_S = 0.25, 5.0
-_ERASE = "\r\x1b[K"
-"""Clears the line of a terminal."""
 _BAR_CELLS = 20
 _MAX_NAMES, _NAMES_SHOWN = 1_000, 3
 _KIND_CELLS = 14
@@ -75,7 +73,8 @@ class Progress:
     def show_message(self, text: str) -> None:
         """Show a line of its own, above the line of progress. `quiet` does not hide it."""
         with contextlib.suppress(OSError, ValueError):  # stderr was closed
-            write(_ERASE if self._live else "", err=True)
+            if self._live:
+                erase_line()
             write_message(text)
 
     async def show(self) -> None:
@@ -92,12 +91,12 @@ class Progress:
                         write_message(", ".join(part.text for part in self._parts()))
             finally:
                 if self._live:
-                    write(_ERASE, err=True)
+                    erase_line()
 
     def _draw(self) -> None:
         width = line_width()
         console = Console(file=sys.stderr, force_terminal=True, width=width, highlight=False)
-        write(_ERASE, err=True)
+        erase_line()
         console.print(self._line(width), end="", no_wrap=True, overflow="ellipsis", crop=True)
 
     def _line(self, width: int) -> Text:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from faasrt import _checks
 from faasrt.cli.connect import report_engine, show_start
 from faasrt.cli.options import (
     Number,
@@ -72,7 +73,7 @@ def serve_command(
 
     # The library logs nothing by default, but the command shows why an engine fails.
     logging.basicConfig(format="faasrt: %(message)s")
-    if token is None and not _is_loopback(options["host"]):
+    if token is None and not _checks.is_loopback(options["host"]):
         raise click.UsageError(f"--host {options['host']} can be reached from other machines, so it needs --token")
     if shutil.which(options["python"]) is None:
         raise click.UsageError(f"--python {options['python']}: no such executable")
@@ -138,13 +139,6 @@ def _make_access_log() -> Any:
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "event"]),
         ],
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _start(faas: LocalFaaS, engine: str, token: str | None) -> list[bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import ipaddress
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -145,7 +144,7 @@ class LocalFaaS(metaclass=RecordType):
         self._emit = EventDispatcher(check_sinks(self.telemetry))
         if self.token is not None and self.token != self.token.strip():
             raise ConfigurationError("token must not begin or end with white space")
-        if self.token is None and not _is_loopback(self.host):
+        if self.token is None and not _checks.is_loopback(self.host):
             raise ConfigurationError(f"listening on {shown(self.host)} needs a token: set one, or listen on 127.0.0.1")
         if self.access_log is not None and not callable(getattr(self.access_log, "info", None)):
             raise ConfigurationError(f"access_log must be a structlog or stdlib logger, got {shown(self.access_log)}")
@@ -300,10 +299,3 @@ class LocalFaaS(metaclass=RecordType):
         for make_engine in self._engine_types(options.level):
             queue = AdmissionQueue(make_engine(options), queue_timeout_s=self.queue_timeout_s)
             self._queues |= {language: queue for language in make_engine.languages if language in self.languages}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
