@@ -305,22 +305,31 @@ class _SocketsAt60:
         ours, theirs = socket.socketpair(family, kind)
         with theirs:
             os.dup2(theirs.fileno(), EXECUTABLE_FD)
-        return ours, socket.socket(fileno=EXECUTABLE_FD)
+        return ours, _SocketAt60(fileno=EXECUTABLE_FD)
+
+
+class _SocketAt60(socket.socket):
+    """A socket whose number stays taken when it is closed, so that the server never uses the number."""
+
+    def close(self) -> None:
+        os.dup2(0, self.detach())
 
 
 async def test_a_program_has_no_descriptor_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher's socket is closed in programs, even if it has the number of the descriptor for Deno's binary."""
-    taken = fcntl.fcntl(0, fcntl.F_DUPFD, EXECUTABLE_FD)  # so that the server does not use this number
-    if taken != EXECUTABLE_FD:
+    taken = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, EXECUTABLE_FD)
+    try:
+        if taken != EXECUTABLE_FD:
+            pytest.skip(f"the descriptor {EXECUTABLE_FD} of this process is in use")
+        monkeypatch.setattr(jailed, "socket", _SocketsAt60())
+        code = (
+            "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
+            "    except OSError: pass\nprint(found)"
+        )
+        async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
+            assert (await manager.run_code(code, "python")).stdout == "[0, 1, 2, 255]\n"
+    finally:
         os.close(taken)
-        pytest.skip(f"the descriptor {EXECUTABLE_FD} of this process is in use")
-    monkeypatch.setattr(jailed, "socket", _SocketsAt60())
-    code = (
-        "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
-        "    except OSError: pass\nprint(found)"
-    )
-    async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
-        assert (await manager.run_code(code, "python")).stdout == "[0, 1, 2, 255]\n"
 
 
 async def test_logging_counts_from_the_start_of_the_program(native: RuntimeManager) -> None:
