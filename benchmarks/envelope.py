@@ -66,11 +66,11 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
         profile = read_profile(json.load(health))
 
     async def one_program(session: aiohttp.ClientSession, name: str, code: str) -> None:
-        checked = RunRequest.checked(Language.parse(language), code, None, SandboxConfig(), None, "normal")
+        checked = RunRequest.checked(Language.parse(language), code, SandboxConfig())
         program = Execution(run=checked, mode=MODES[way])
         times = []
         for _ in range(runs):
-            request = program.request(profile, checked.timeout_ms)
+            request = program.request(profile, checked.timeout_ms, "")
             headers = {"Content-Type": "application/json"}
             started = time.perf_counter()
             async with session.post(f"{url}/run_code", data=request.body, headers=headers) as response:
@@ -82,7 +82,7 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
         values = (
             len(request.body) / 1000,
             len(found.body) / 1000,
-            cpu_us(lambda: program.request(profile, checked.timeout_ms), runs),
+            cpu_us(lambda: program.request(profile, checked.timeout_ms, ""), runs),
             cpu_us(lambda: request.read(found).verdict(), runs),
             1000 * statistics.median(times),
         )

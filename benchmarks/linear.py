@@ -26,7 +26,7 @@ from faasrt.protocol.response import Answer, decode_object
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 NONCE = "0123456789abcdef"
-RUN = RunRequest.checked(Language.PYTHON, "pass", 1_000, SandboxConfig(), None, "normal")
+RUN = RunRequest.checked(Language.PYTHON, "pass", SandboxConfig(), timeout_ms=1_000)
 REQUEST = Request(body=b"", run=RUN, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 

@@ -266,7 +266,8 @@ class Map:
         try:
             runtime = await self._get_runtime(task.language)
             if task.function is None:
-                results = [await runtime.run_code(task.code, **task.options())]
+                result = await runtime.run_code(task.code, argv=task.argv, collect=task.collect, **task.options())
+                results = [result]
             elif len(batch) == 1:
                 result = await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options())
                 results = [result]
@@ -304,4 +305,5 @@ def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
     """Return a key that is the same for tasks that can share an execution; None for a task that cannot share one."""
     if task.function is None or task.kwargs or task.ext:
         return None
-    return task.code, task.language, task.function, task.timeout_ms, task.sandbox, task.priority, task.idempotent
+    options = task.timeout_ms, task.sandbox, task.priority, task.idempotent
+    return task.code, task.language, task.function, task.stdin, task.files, options

@@ -199,6 +199,10 @@ class RuntimeManager(RuntimeCache):
         sandbox: SandboxConfig | None = None,
         priority: str = "normal",
         idempotent: bool | None = None,
+        stdin: str | bytes = "",
+        argv: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        collect: Sequence[str] = (),
     ) -> ExecutionResult:
         r"""Run a program: `get_runtime(language)` and `Runtime.run_code` in one call.
 
@@ -208,7 +212,17 @@ class RuntimeManager(RuntimeCache):
         """
         runtime = await self.get_runtime(language)
         return await runtime.run_code(
-            code, None, timeout_ms, ext, sandbox=sandbox, priority=priority, idempotent=idempotent
+            code,
+            None,
+            timeout_ms,
+            ext,
+            sandbox=sandbox,
+            priority=priority,
+            idempotent=idempotent,
+            stdin=stdin,
+            argv=argv,
+            files=files,
+            collect=collect,
         )
 
     async def call_function(

@@ -26,6 +26,7 @@ import attrs
 from faasrt import strict_json
 from faasrt._record_type import RecordType
 from faasrt.errors import ExecutionError, ReturnValueError
+from faasrt.inputs import files_to_wire
 
 _REPR_CHARACTERS = 80
 
@@ -36,6 +37,10 @@ def short_repr(value: object) -> str:
         return f"{value[: _REPR_CHARACTERS - 20]!r}... (length {len(value)})"
     text = repr(value)
     return text if len(text) <= _REPR_CHARACTERS else f"{text[: _REPR_CHARACTERS - 3]}..."
+
+
+def _list_names(files: Mapping[str, bytes]) -> str:
+    return short_repr(list(files))
 
 
 class Outcome(enum.StrEnum):
@@ -134,12 +139,15 @@ class ExecutionResult(metaclass=RecordType):
         output: The text of the three streams, each cut to `max_output_bytes`.
         error: The reason why the code did not end with OK; None if it did, or if the reason is unknown.
         exit_code: The exit code according to the server; None if unknown.
-        truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut.
+        truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut, and "files" if not all files
+            were collected.
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
         timings: The seconds spent in each phase, as measured by the client.
         attempts: The number of attempts, from 1.
         endpoint: The base URL that answered.
         metadata: The server's metadata, unchanged.
+        files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
+            or cannot be read, they are missing here, and "files" is in `truncated`.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -157,6 +165,7 @@ class ExecutionResult(metaclass=RecordType):
     attempts: int = 1
     endpoint: str = ""
     metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
+    files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=_list_names)
 
     @property
     def ok(self) -> bool:
@@ -181,6 +190,15 @@ class ExecutionResult(metaclass=RecordType):
     @property
     def value(self) -> Any:
         """`ret_val` decoded as JSON; decoded again at each access.
+
+        `call_function` and `run_cases` encode return values of Python functions as follows. Lists: tuples, sets (sorted
+        if possible), NumPy arrays and pandas columns; a DataFrame is a list of rows. Objects: dataclasses, attrs
+        classes, mappings, and objects with a `__dict__`; keys that are numbers, bools or None become text, as in
+        `json`. Enums are encoded as their value, dates and times in ISO 8601, time deltas as seconds, NumPy scalars as
+        numbers, and Decimal, UUID and paths as text. In JavaScript, `undefined` is null, or omitted in objects; a Map
+        is an object; Sets and typed arrays are lists; `toJSON` is called; other objects are encoded by their own
+        properties. Any other value (NaN, bytes, functions, BigInt, a value that contains itself) is a USER_ERROR whose
+        message says where in the return value it is.
 
         Raises:
             ReturnValueError: `return_val` was never called, its argument is not valid JSON (which excludes NaN and
@@ -231,6 +249,7 @@ class ExecutionResult(metaclass=RecordType):
             "truncated": sorted(self.truncated),
             "timings": {**attrs.asdict(self.timings), "attempts_s": list(self.timings.attempts_s)},
             "metadata": dict(self.metadata),
+            "files": files_to_wire(self.files),
         }
         outcome, output = str(fields.pop("outcome")), attrs.asdict(fields.pop("output"))
         return {"outcome": outcome, **output, "value": value, **fields}

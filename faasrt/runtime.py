@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import attrs
 
@@ -19,7 +19,7 @@ from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.syntax import PythonChecker, Where, check_where
-from faasrt.tasks import check_args, check_kwargs
+from faasrt.tasks import CallOptions, check_args, check_kwargs
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Transport
@@ -66,6 +66,10 @@ class Runtime(metaclass=RecordType):
         sandbox: SandboxConfig | None = None,
         priority: str = "normal",
         idempotent: bool | None = None,
+        stdin: str | bytes = "",
+        argv: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        collect: Sequence[str] = (),
     ) -> ExecutionResult:
         r"""Run a program, at most once, and return the result.
 
@@ -80,12 +84,21 @@ class Runtime(metaclass=RecordType):
             priority: A priority for the server's scheduler; the known servers ignore it. Default: "normal".
             idempotent: Whether the program may run again if an answer is lost or a server fails. A call whose
                 code cannot have run is retried in any case. Default: None, which means `RetrySettings.idempotent`.
+            stdin: The standard input; a str is sent as UTF-8. Default: "", an empty input.
+            argv: The command-line arguments, at most 1,000. Default: no arguments.
+            files: The contents of files in the working folder of the program, by relative path such as "data/in.csv"; a
+                str is sent as UTF-8. Modules among them can be imported. At most 1,000 files; the embedded FaaS accepts
+                requests of up to 8 MiB. Default: None, no files.
+            collect: Patterns of files to return in `result.files` after the program has ended, whatever the outcome, at
+                most 100. `*` does not match "/" or a leading dot; `**` matches any number of folders. At most 1,000
+                files, of `max_output_bytes` together, are returned. Default: no files.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.
 
         Raises:
-            InvalidRequestError: An argument is wrong; nothing was sent.
+            InvalidRequestError: An argument is wrong, or the server does not support `stdin`, `argv`, `files` or
+                `collect`; nothing was sent.
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
             ConfigurationError: The runtime belongs to another event loop.
@@ -98,8 +111,23 @@ class Runtime(metaclass=RecordType):
         Example:
             >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
             '42\n'
+            >>> code = "print(input(), open('b.txt').read())"
+            >>> (await runtime.run_code(code, stdin="a", files={"b.txt": "b"})).stdout
+            'a b\n'
         """
-        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(
+            code,
+            language,
+            timeout_ms=timeout_ms,
+            ext=ext,
+            sandbox=sandbox,
+            priority=priority,
+            idempotent=idempotent,
+            stdin=stdin,
+            argv=argv,
+            files=files,
+            collect=collect,
+        )
         response, context = await self._run(Execution(run=request, mode=self._settings.envelope), may_rerun)
         return context.finish(context.result(response.verdict()))
 
@@ -111,25 +139,13 @@ class Runtime(metaclass=RecordType):
         kwargs: Mapping[str, Any] | None = None,
         *,
         language: str | Language | None = None,
-        timeout_ms: float | None = None,
-        ext: Mapping[str, str] | None = None,
-        sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
-        idempotent: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> ExecutionResult:
         """Run a program that defines a function, call the function, at most once, and return its value.
 
-        Arguments and the return value are sent as JSON. If the function returns an awaitable, it is awaited. In
-        JavaScript and TypeScript the function may be a declaration, a constant, or an export, including "default".
-
-        In Python, return values are encoded as follows. Lists: tuples, sets (sorted if possible), NumPy arrays and
-        pandas columns; a DataFrame is a list of rows. Objects: dataclasses, attrs classes, mappings, and objects with a
-        `__dict__`; keys that are numbers, bools or None become text, as in `json`. Enums are encoded as their value,
-        dates and times in ISO 8601, time deltas as seconds, NumPy scalars as numbers, and Decimal, UUID and paths as
-        text. In JavaScript, `undefined` is null, or omitted in objects; a Map is an object; Sets and typed arrays are
-        lists; `toJSON` is called; other objects are encoded by their own properties. Any other value (NaN, bytes,
-        functions, BigInt, a value that contains itself) is a USER_ERROR whose message says where in the return value
-        it is.
+        Arguments and the return value are sent as JSON; see `ExecutionResult.value`. If the function returns an
+        awaitable, it is awaited. In JavaScript and TypeScript the function may be a declaration, a constant, or an
+        export, including "default".
 
         Args:
             code: The program; not empty.
@@ -137,8 +153,9 @@ class Runtime(metaclass=RecordType):
             args: The positional arguments: None, bools, numbers, strings, lists, tuples (sent as lists), and dicts with
                 string keys. Default: no arguments.
             kwargs: The keyword arguments; Python only. Default: None, no arguments.
-            language, ext, sandbox, priority, idempotent: See `run_code`.
-            timeout_ms: The time limit of the definitions and the call together, in milliseconds; see `run_code`.
+            language: See `run_code`.
+            **options: `timeout_ms` (for the definitions and the call together), `ext`, `sandbox`, `priority`,
+                `idempotent`, `stdin` and `files`; see `run_code`.
 
         Returns:
             The result. `value` is the return value of the function. If the function is missing, raises or exits, the
@@ -154,7 +171,7 @@ class Runtime(metaclass=RecordType):
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
-        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(code, language, **options)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
@@ -170,12 +187,8 @@ class Runtime(metaclass=RecordType):
         cases: Iterable[Sequence[Any]],
         *,
         language: str | Language | None = None,
-        timeout_ms: float | None = None,
         isolate: bool = False,
-        ext: Mapping[str, str] | None = None,
-        sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
-        idempotent: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> list[ExecutionResult]:
         """Call a function of a program once for each case, with many cases in one execution.
 
@@ -197,14 +210,14 @@ class Runtime(metaclass=RecordType):
             code: The program; not empty.
             function: The name of the function.
             cases: A tuple or list of positional arguments for each case; see `call_function`.
-            language, ext, sandbox, priority: See `run_code`.
-            timeout_ms: The time limit of each case in milliseconds; see `run_code`.
+            language: See `run_code`.
             isolate: Whether each case runs the definitions again, in a new namespace. Imported modules are kept.
                 Default: False.
-            idempotent: Whether cases may run more than once. This matters if an execution ends and it is unknown in
-                which case (on js-faas, or out of memory). If true, the cases run again in ever smaller executions until
-                the case is found. If false, all cases of the execution get its verdict, and their error says so.
-                Default: None, which means `RetrySettings.idempotent`.
+            **options: `timeout_ms` (for each case), `ext`, `sandbox`, `priority`, `stdin`, `files` and `idempotent`;
+                see `run_code`. The definitions and each case read `stdin` from its start. The cases in an execution
+                share the files. `idempotent` matters if an execution ends and it is unknown in which case (on js-faas,
+                or out of memory). If true, the cases run again in ever smaller executions until the case is found. If
+                false, all cases of the execution get its verdict, and their error says so.
 
         Returns:
             One result per case, in order.
@@ -220,7 +233,7 @@ class Runtime(metaclass=RecordType):
             >>> [result.value for result in results]
             [2, 4]
         """
-        request, may_rerun = self._request(code, language, timeout_ms, ext, sandbox, priority, idempotent)
+        request, may_rerun = self._request(code, language, **options)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
@@ -367,19 +380,11 @@ class Runtime(metaclass=RecordType):
         return response, context
 
     def _request(
-        self,
-        code: object,
-        language: str | Language | None,
-        timeout_ms: object,
-        ext: object,
-        sandbox: SandboxConfig | None,
-        priority: object,
-        idempotent: bool | None,
+        self, code: object, language: str | Language | None, *, idempotent: bool | None = None, **options: Any
     ) -> tuple[RunRequest, bool]:
         """Return the checked request, and whether its code may run more than once."""
         self._calls.check_open()
-        limits = self._settings.sandbox if sandbox is None else sandbox
-        request = RunRequest.checked(self._language(language), code, timeout_ms, limits, ext, priority)
+        request = RunRequest.checked(self._language(language), code, self._settings.sandbox, **options)
         check_flag("idempotent", idempotent)
         return request, self._settings.retry.idempotent if idempotent is None else idempotent
 

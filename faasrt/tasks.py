@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias, TypedDict, cast
 
 import attrs
@@ -10,6 +10,7 @@ import attrs
 from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
+from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, short_repr
 
@@ -25,6 +26,8 @@ class CallOptions(TypedDict, total=False):
     sandbox: SandboxConfig | None
     priority: str
     idempotent: bool | None
+    stdin: str | bytes
+    files: Mapping[str, str | bytes] | None
 
 
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
@@ -71,10 +74,13 @@ class CodeTask(metaclass=RecordType):
         sandbox: The limits of this task. Default: None, which means the limits in the settings.
         priority: A priority for the server's scheduler. Default: "normal".
         idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
+        stdin, argv, files, collect: The input of the program, and the files to return; see `Runtime.run_code`. A task
+            with a function has no `argv` and no `collect`. Default: none.
 
     Raises:
         UnsupportedLanguageError: The language is unknown.
-        InvalidRequestError: `args` is not a sequence, or `kwargs` is not a mapping of names to arguments.
+        InvalidRequestError: `args` is not a sequence, `kwargs` is not a mapping of names to arguments, or the input of
+            the program is wrong.
 
     Example:
         >>> task = CodeTask("def f(n): return n + 1", "py", id="a", function="f", args=[1])
@@ -96,6 +102,19 @@ class CodeTask(metaclass=RecordType):
     sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True)
     priority: str = attrs.field(default="normal", kw_only=True)
     idempotent: bool | None = attrs.field(default=None, kw_only=True)
+    stdin: str | bytes = attrs.field(default="", kw_only=True, repr=short_repr)
+    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=short_repr)
+    files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=short_repr)
+    collect: Sequence[str] = attrs.field(default=(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        checked = ProgramInput.checked(
+            self.language, stdin=self.stdin, argv=self.argv, files=self.files, collect=self.collect
+        )
+        for name in ("argv", "collect"):
+            if self.function is not None and getattr(checked, name):
+                raise InvalidRequestError(f"{name} must be empty for a task with a function")
+            object.__setattr__(self, name, getattr(checked, name))
 
     def options(self) -> CallOptions:
         """Return the options of the call that runs this task."""

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from faasrt._version import __version__
 from faasrt.config import SandboxConfig
+from faasrt.inputs import INPUT_FIELDS, files_to_wire
 from faasrt.languages import Language
 from faasrt.local.access import AccessPolicy
 from faasrt.local.access_log import CLIENT_GONE, AccessLog
@@ -27,12 +28,13 @@ from faasrt.local.openapi import build_document
 from faasrt.local.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.protocol.frames import is_frame
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.response import max_answer_bytes
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 
 _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates")
-_ENVELOPE_BYTES = 250_000
+_SPARE_BYTES = 12_144  # not used of the largest answer that clients read
 # The headers of an aiohttp error that are copied to the response.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 _Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.Response]]
@@ -129,7 +131,7 @@ class Service:
         task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
         if result.error is None:
             result = attrs.evolve(result, error=job.limits.error(result.outcome))
-        return _fit_response(_run_fields(job, task_id, result, queue), job.limits.max_output_bytes)
+        return _fit_response(_run_fields(job, task_id, result, queue), job)
 
     async def _validate_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         job = attrs.evolve(await self._read_job(request, reserve), check=True)
@@ -163,6 +165,7 @@ class Service:
                 "engine": engine.name,
                 "level": engine.level,
                 "level_reason": engine.options.level_reason,
+                "input": list(engine.input_fields),
                 "capacity": engine.capacity,
                 "active": engine.active,
                 "idle": engine.idle,
@@ -176,11 +179,16 @@ class Service:
         body = {
             "status": status,
             "version": f"faasrt {__version__}",
-            "capabilities": dict.fromkeys(_CAPABILITIES, True),
+            "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._input_capabilities(),
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,
         }
         return json_response(200 if "ready" in statuses else 503, body)
+
+    def _input_capabilities(self) -> dict[str, bool]:
+        """Return which fields of `faasrt.inputs` all languages have."""
+        engines = [queue.engine for queue in self._queues.values()]
+        return {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
 
     async def _metrics(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         metrics = collect_metrics(dict.fromkeys(self._queues.values()))
@@ -221,18 +229,20 @@ def _run_fields(job: EngineJob, task_id: str, result: EngineResult, queue: Admis
         "outcome": result.outcome,
         "error_info": attrs.asdict(result.error) if result.error else None,
         "truncated": list(result.truncated),
+        **({"files": files_to_wire(result.files)} if job.input.collect else {}),
         **({"notice": notice} if notice else {}),
     }
 
 
-def _fit_response(fields: dict[str, Any], max_output_bytes: int) -> web.Response:
+def _fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     """Return the response to a run, with a body that is not too large for clients.
 
-    JSON escapes can make a stream six times as long, and clients read at most four times the output limit. Streams that
-    do not fit are cut further and named in `truncated`.
+    JSON escapes can make a stream six times as long, and clients read at most `max_answer_bytes`. Streams that do not
+    fit are cut further and named in `truncated`.
     """
     response = json_response(200, fields)
-    max_bytes = 4 * max_output_bytes + _ENVELOPE_BYTES
+    max_output_bytes = job.limits.max_output_bytes
+    max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
     if response.content_length is None or response.content_length <= max_bytes:
         return response
     output, error = fields["output"], fields["error_info"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from faasrt._version import __version__
 from faasrt.config import SandboxConfig
+from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 from faasrt.local import http_limits
 from faasrt.local.engines.base import Engine
@@ -43,7 +44,10 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         # A placeholder that is a whole JSON string is replaced with its quotes, by a value of any type.
         text = text.replace(f'"{{{name}}}"', json.dumps(value)).replace(f"{{{name}}}", str(value))
     filled: dict[str, Any] = json.loads(text)
-    fields = {name: schema["properties"] for name, schema in filled["components"]["schemas"].items()}
+    fields = {name: schema.get("properties", {}) for name, schema in filled["components"]["schemas"].items()}
+    for name in INPUT_FIELDS:
+        if not all(name in engine.input_fields for engine in engines.values()):
+            del fields["RunRequest"][name]
     health = fields["Health"]["languages"]
     health["required"] = list(engines)
     engine = fields["Metrics"]["engines"]["additionalProperties"]["properties"]

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from faasrt import strict_json
 from faasrt.config import SandboxConfig
-from faasrt.errors import UnsupportedLanguageError
+from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
+from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.local import http_limits
 from faasrt.local.engines.base import Engine, EngineJob
@@ -168,7 +169,14 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
         raise BadRequestError(
             f"'memory_limit_mb' must be at least {engine.min_memory_mb} for {language}: a sandbox needs this to start"
         )
-    return EngineJob(language=language, code=code, limits=limits)
+    try:
+        program_input = ProgramInput.from_wire(fields, language)
+    except InvalidRequestError as error:
+        raise BadRequestError(str(error)) from None
+    if missing := [name for name in program_input.used if name not in engine.input_fields]:
+        where = f"{engine.name} at the level {engine.level}" if engine.level else engine.name
+        raise BadRequestError(f"'{missing[0]}' cannot be used for {language}: the engine {where} has no such input")
+    return EngineJob(language=language, code=code, limits=limits, input=program_input)
 
 
 def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:

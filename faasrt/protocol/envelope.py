@@ -23,6 +23,7 @@ The job:
     cases, first       [[args, kwargs] ...] and the index of the first
     single             whether there is one result, of a program or a call, instead of one for each case
     isolate            whether each case runs the definitions again
+    input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
     capture            whether the guest program records stdout and stderr; otherwise the server returns them
     case_ms            the guard stops a case after this number of milliseconds; null if the server stops programs
     limit_ms           a case that took more milliseconds counts as TIMEOUT, however it ended; null for a program
@@ -57,6 +58,7 @@ from importlib.resources import files
 
 import attrs
 
+from faasrt.inputs import NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.frames import frame_bytes
 from faasrt.protocol.health import EndpointProfile
@@ -95,6 +97,7 @@ class GuestJob:
     first: int = 0
     single: bool = True
     isolate: bool = False
+    input: ProgramInput = NO_INPUT
 
 
 WHOLE_PROGRAM = GuestJob()
@@ -124,7 +127,8 @@ def wrap(
     # A frame must have room for the definitions, a batch of records that is almost full, and one more record.
     reserved = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
     fields = {
-        **attrs.asdict(job, filter=attrs.filters.exclude("cases")),
+        **attrs.asdict(job, filter=attrs.filters.exclude("cases", "input")),
+        "input": job.input.to_wire(),
         "nonce": nonce,
         "code": run.code,
         "language": run.language.value,

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 
 
@@ -26,6 +27,8 @@ class EndpointProfile:
         max_output_bytes: The number of bytes that the server keeps of each stream; None if unknown.
         capacities: The number of programs that the server runs at once, by language; without unknown ones. TypeScript
             uses that of JavaScript.
+        input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
+        version: The version of the server, for error messages; "" if unknown.
     """
 
     lossless: bool = False
@@ -36,6 +39,8 @@ class EndpointProfile:
     timeout_limit_ms: int | None = None
     max_output_bytes: int | None = None
     capacities: Mapping[str, int] = attrs.field(factory=dict)
+    input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    version: str = ""
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
@@ -58,6 +63,8 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         timeout_limit_ms=_positive(limits.get("timeout_limit_s"), 1000),
         max_output_bytes=_positive(limits.get("max_output_bytes")),
         capacities=_capacities(health),
+        input_fields=_input_fields(health),
+        version=name[:100],
     )
 
 
@@ -81,6 +88,15 @@ def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
     found |= {name: _mapping(language).get("capacity") for name, language in _mapping(health.get("languages")).items()}
     capacities = {name: _positive(value) for name, value in found.items()}
     return {name: capacity for name, capacity in capacities.items() if capacity is not None}
+
+
+def _input_fields(health: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    listed = {name: _mapping(language).get("input") for name, language in _mapping(health.get("languages")).items()}
+    return {
+        name: frozenset(field for field in fields if field in INPUT_FIELDS)
+        for name, fields in listed.items()
+        if isinstance(fields, list)
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

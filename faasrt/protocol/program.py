@@ -8,7 +8,8 @@ import secrets
 import attrs
 
 from faasrt.config import EnvelopeMode
-from faasrt.errors import ServerError
+from faasrt.errors import InvalidRequestError, ServerError
+from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
 from faasrt.protocol.execution_limits import ExecutionLimits
@@ -23,6 +24,8 @@ from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 # Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
 _MARGIN_MS = 500
 _MIN_WINDOW_MS = 250
+# The fields of the input that the guest program can pass on, on servers that do not.
+_GUEST_INPUT = {Language.PYTHON: set(INPUT_FIELDS), Language.JAVASCRIPT: {"stdin", "argv"}}
 _LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
 
 
@@ -45,24 +48,43 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never"
+        return self.mode != "never" or bool(self.run.input.used)
 
-    def request(self, profile: EndpointProfile, timeout_ms: int) -> Request:
-        """Return the request for an endpoint, with a time limit for the program or each case in milliseconds."""
+    def request(self, profile: EndpointProfile, timeout_ms: int, endpoint: str) -> Request:
+        """Return the request for an endpoint.
+
+        Args:
+            profile: The properties of the endpoint.
+            timeout_ms: The time limit of the program or of each case, in milliseconds.
+            endpoint: The base URL, for the error message.
+
+        Raises:
+            InvalidRequestError: Neither the server nor the guest program can pass on the input of the program.
+        """
         run, job, begin_within_ms = self.run, self.job, 0.0
         if timeout_ms != run.timeout_ms:
             run = attrs.evolve(run, timeout_ms=timeout_ms)
-        if self.mode == "never" or (self.mode == "auto" and profile.lossless):
+        has_envelope = self.mode == "always" or (self.mode == "auto" and not profile.lossless)
+        guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
+        if not has_envelope:
             return Request(body=run.encode(), run=run, timeout_ms=timeout_ms, profile=profile)
         if not job.single:
             timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
         nonce, limit = secrets.token_hex(8), _limits(run, profile).max_output_bytes
+        job = attrs.evolve(job, input=guest_input)
         code = wrap(run, job, profile, nonce, max_output_bytes=limit, begin_within_ms=begin_within_ms)
+        passed_on = {name: getattr(NO_INPUT, name) for name in guest_input.used}
         # The guest program is JavaScript, and imports the user's TypeScript itself.
         language = run.language.family
         margin_ms = 0 if profile.lossless or language is Language.PYTHON else _MARGIN_MS
         return Request(
-            body=attrs.evolve(run, code=code, language=language, timeout_ms=timeout_ms + margin_ms).encode(),
+            body=attrs.evolve(
+                run,
+                code=code,
+                language=language,
+                timeout_ms=timeout_ms + margin_ms,
+                input=attrs.evolve(run.input, **passed_on),
+            ).encode(),
             run=run,
             timeout_ms=timeout_ms,
             profile=profile,
@@ -70,6 +92,21 @@ class Execution:
             expects_frame=self.mode == "always" or profile.reference,
             own_return_val=job.function is None and defines_return_val(run.code, run.language),
         )
+
+    def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
+        """Return the part of the program's input that the guest program passes on, instead of the server."""
+        language, given = self.run.language, self.run.input
+        by_server = profile.input_fields.get(language.value, frozenset())
+        # The guest program gives each case the standard input from its start.
+        by_guest = set(given.used) - (by_server if self.job.single else by_server - {"stdin"})
+        possible = _GUEST_INPUT[language.family] if has_envelope and not profile.lossless else {"stdin"} & by_guest
+        if missing := by_guest - possible if has_envelope else by_guest:
+            server = f" ({profile.version})" if profile.version else ""
+            raise InvalidRequestError(
+                f"{endpoint}{server} cannot pass {' and '.join(sorted(missing))} to {language} programs: "
+                "use another FaaS, such as the embedded one"
+            )
+        return attrs.evolve(NO_INPUT, **{name: getattr(given, name) for name in by_guest})
 
     def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
         """Return the time limit of the execution, and the window in which cases may begin, both in milliseconds."""

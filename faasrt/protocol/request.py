@@ -1,6 +1,7 @@
 """The request of `POST /run_code`: checks its arguments, and encodes it.
 
-Source: coze-loop's evaluation runtime defines the fields, except `sandbox`, which its servers ignore.
+Source: coze-loop's evaluation runtime defines the fields, except `sandbox` and those of `faasrt.inputs`, which its
+servers ignore.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import attrs
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, shown
+from faasrt.inputs import NO_INPUT, ProgramInput
 from faasrt.languages import Language
 
 NOT_STARTED_HEADER = "x-faasrt-not-started"
@@ -32,25 +34,41 @@ class RunRequest:
     sandbox: SandboxConfig
     priority: str
     ext: Mapping[str, str]
+    input: ProgramInput = NO_INPUT
 
     @classmethod
     def checked(
-        cls, language: Language, code: object, timeout_ms: object, sandbox: object, ext: object, priority: object
+        cls,
+        language: Language,
+        code: object,
+        default_sandbox: SandboxConfig,
+        *,
+        timeout_ms: object = None,
+        ext: object = None,
+        sandbox: object = None,
+        priority: object = "normal",
+        **given: object,
     ) -> RunRequest:
         """Return a request with the caller's arguments, after checking them.
+
+        Args:
+            default_sandbox: The limits if `sandbox` is None.
+            **given: The arguments of `ProgramInput.checked`.
 
         Raises:
             InvalidRequestError: An argument is wrong.
         """
-        if not isinstance(sandbox, SandboxConfig):
-            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
+        limits = default_sandbox if sandbox is None else sandbox
+        if not isinstance(limits, SandboxConfig):
+            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(limits).__name__}")
         return cls(
             language=language,
             code=check_code(code),
-            timeout_ms=check_timeout_ms(timeout_ms, sandbox),
-            sandbox=sandbox,
+            timeout_ms=check_timeout_ms(timeout_ms, limits),
+            sandbox=limits,
             priority=check_priority(priority),
             ext=check_ext(ext),
+            input=ProgramInput.checked(language, **given),
         )
 
     def encode(self) -> bytes:
@@ -67,6 +85,7 @@ class RunRequest:
                 "max_output_bytes": int(sandbox.max_output_bytes),
                 "network_enabled": sandbox.network_enabled,
             },
+            **self.input.to_wire(),
         }
         return encode_json(body)
 

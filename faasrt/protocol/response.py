@@ -31,13 +31,15 @@ from typing import Any, TypeVar
 import attrs
 
 from faasrt import strict_json
-from faasrt.errors import OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
+from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
+from faasrt.inputs import check_path, files_from_wire
 from faasrt.protocol.frames import NO_REPORT, GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, UserError, ValidationResult
 
 _LARGEST_NUMBER = 1e15
+_ANSWER_OVERHEAD_BYTES = 262_144
 _REPORT_START = '{"stdout":"'
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 T = TypeVar("T")
@@ -80,6 +82,17 @@ class ParsedAnswer:
     declared: bool = False
     killed: bool = False
     time_used_up: bool = False
+
+
+def max_answer_bytes(max_output_bytes: int, *, collects: bool) -> int:
+    """Return the size of the largest answer that is read.
+
+    Args:
+        max_output_bytes: The maximum size of each stream, and of all collected files together.
+        collects: Whether the request asks for files.
+    """
+    # JSON escapes, or base64, can double the size of files.
+    return (6 if collects else 4) * max_output_bytes + _ANSWER_OVERHEAD_BYTES
 
 
 def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
@@ -160,8 +173,9 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     if "notice" in body and _check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
     truncated = _check_type(body.get("truncated", []), "truncated", list)
-    if truncated and not all(name in STREAM_NAMES for name in truncated):
+    if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
         raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
+    files = _read_files(body["files"]) if "files" in body else {}
     exit_code = _check_number(metadata.get("exit_code"), "exit_code", int)
     duration_ms = _check_number(metadata.get("duration"), "duration", int, float)
     declared = _declared_outcome(body) if "outcome" in body else None
@@ -181,8 +195,18 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
         truncated=cut_names.union(truncated),
         duration_ms=None if duration_ms is None else float(duration_ms),
         metadata=metadata,
+        files=files,
     )
     return ParsedAnswer(verdict, report, declared is not None, killed, time_used_up)
+
+
+def _read_files(value: Any) -> dict[str, bytes]:
+    """Return the collected files. Their paths are checked, because callers may write them to a folder."""
+    try:
+        files = files_from_wire(_check_type(value, "files", dict))
+        return {check_path(path, "a path"): data for path, data in files.items()}
+    except InvalidRequestError as error:
+        raise ProtocolError(f"'files' in the answer is wrong: {error}", sent="yes", status=200) from None
 
 
 def _unpack_js_report(texts: dict[str, str]) -> bool:

@@ -21,7 +21,7 @@ from faasrt.errors import (
 )
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Execution, GuestResponse
-from faasrt.protocol.response import decode_validation, raise_for_status
+from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import EndpointState
@@ -271,7 +271,7 @@ class Transport:
             timeout_ms, permit.has_reduced_timeout = int((deadline - now) * 1000), True
             if timeout_ms < 1:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
-        request = execution.request(profile, timeout_ms)
+        request = execution.request(profile, timeout_ms, endpoint.url)
         permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
         permit.run_s = timeout_s + (timeouts.startup_s if profile.cold_start else 0.0)
         permit.cancels_on_disconnect = profile.cancels_on_disconnect
@@ -282,7 +282,7 @@ class Transport:
                 "/run_code",
                 permit.body,
                 within_s=min(started + timeout_s + timeouts.grace_s, deadline) - now,
-                max_body_bytes=4 * run.sandbox.max_output_bytes + 262_144,
+                max_body_bytes=max_answer_bytes(run.sandbox.max_output_bytes, collects=bool(run.input.collect)),
                 headers=context.headers(),
             )
         except BodyTooLargeError:

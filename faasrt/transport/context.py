@@ -142,6 +142,7 @@ class CallContext:
             attempts=self.attempts,
             endpoint=self.endpoint,
             metadata=verdict.metadata,
+            files=verdict.files,
         )
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:

@@ -192,7 +192,7 @@ async def test_guest_stops_loops_with_sys_monitoring(local: RuntimeManager) -> N
         "def f(): pass\nfor _ in iter(int, 1): f()",
         "n = 0\nfor n in iter(int, 1): n += 1",
     ):
-        run = RunRequest.checked(Language.PYTHON, f"print('on')\n{loop}", 200, SandboxConfig(), None, "normal")
+        run = RunRequest.checked(Language.PYTHON, f"print('on')\n{loop}", SandboxConfig(), timeout_ms=200)
         wrapped = wrap(run, WHOLE_PROGRAM, EndpointProfile(), "abc", max_output_bytes=1_000)
         result = await local.run_code(wrapped, "python", timeout_ms=10_000)
         record = take_frames({"stdout": result.stdout}, "abc", 1_000)[0].records[0]

@@ -28,7 +28,7 @@ def read(*streams: str, limit: int = 1_000) -> GuestReport:
 def wrapped(
     code: str, language: str, *, limit_ms: int, max_output_bytes: int, begin_within_ms: float = 0.0, **job: Any
 ) -> str:
-    request = RunRequest.checked(Language.parse(language), code, limit_ms, SandboxConfig(), None, "normal")
+    request = RunRequest.checked(Language.parse(language), code, SandboxConfig(), timeout_ms=limit_ms)
     return wrap(
         request,
         GuestJob(**job),

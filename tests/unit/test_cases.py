@@ -20,7 +20,7 @@ KILLED = ExecutionResult(outcome=Outcome.CRASHED)
 
 def request(limit: int = 1_000) -> Request:
     sandbox = SandboxConfig(max_output_bytes=limit)
-    run = RunRequest.checked(Language.PYTHON, "pass", None, sandbox, None, "normal")
+    run = RunRequest.checked(Language.PYTHON, "pass", sandbox)
     return Request(body=b"", run=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
 
 

@@ -35,6 +35,7 @@ LAYERS = [
     ("faasrt.config", 4),
     ("faasrt.results", 4),
     ("faasrt._checks", 3),
+    ("faasrt.inputs", 3),
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
     ("faasrt.strict_json", 1),

@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from faasrt import SandboxConfig, ServiceError
 from faasrt.languages import Language
 from faasrt.local.app import _fit_response
+from faasrt.local.engines.base import EngineJob
+from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Request
@@ -28,7 +30,9 @@ from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 LIMIT = 2**20
 NONCE = "0123456789abcdef"
-RUN = RunRequest.checked(Language.PYTHON, "pass", 1_000, SandboxConfig(max_output_bytes=LIMIT), None, "normal")
+LIMITS = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=LIMIT)
+JOB = EngineJob(language=Language.PYTHON, code="pass", limits=LIMITS)
+RUN = RunRequest.checked(Language.PYTHON, "pass", SandboxConfig(max_output_bytes=LIMIT), timeout_ms=1_000)
 START, END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__\n"
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 FOREIGN = "faasrt1:" + base64.b64encode(b'{"nonce":"another","final":true}').decode()
@@ -108,7 +112,7 @@ def test_a_response_is_encoded_at_most_twice(ret_val: str, stdout: str, monkeypa
     monkeypatch.setattr(app, "json_response", answer)
     output = {"stdout": stdout, "stderr": stdout, "ret_val": ret_val}
     fields = {"output": dict(output), "error_info": {"message": stdout}, "truncated": []}
-    response = _fit_response(fields, LIMIT)
+    response = _fit_response(fields, JOB)
     assert len(encoded) <= 2
     assert isinstance(response.body, bytes)
     assert len(response.body) <= 4 * LIMIT + 262_144

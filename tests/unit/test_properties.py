@@ -124,7 +124,7 @@ class Memory(int, enum.Enum):
 @given(UNICODE.filter(str.strip), UNICODE.filter(bool), st.dictionaries(UNICODE, UNICODE), st.booleans())
 def test_requests_encode_every_field(code: str, priority: str, ext: dict[str, str], network: bool) -> None:
     sandbox = SandboxConfig(memory_limit_mb=Memory.SMALL, network_enabled=network)
-    request = RunRequest.checked(Language.TYPESCRIPT, code, 1_500, sandbox, ext, priority)
+    request = RunRequest.checked(Language.TYPESCRIPT, code, sandbox, timeout_ms=1_500, ext=ext, priority=priority)
     assert json.loads(request.encode()) == {
         "language": "typescript",
         "code": code,

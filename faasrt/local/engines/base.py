@@ -7,12 +7,14 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from platform import machine
 from typing import ClassVar
 
 import attrs
 
+from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome, UserError
@@ -55,12 +57,18 @@ class EngineJob:
         code: The source of the program.
         limits: The limits of the execution.
         check: Whether to parse the program without running it.
+        input: The input of the program besides its code.
     """
 
     language: Language
     code: str
     limits: ExecutionLimits
     check: bool = False
+    input: ProgramInput = NO_INPUT
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
 
 
 @attrs.frozen(kw_only=True)
@@ -79,19 +87,21 @@ class EngineResult:
         line: The line of a syntax error, from 1; None if unknown.
         column: The column of a syntax error, from 1; None if unknown.
         instance_id: The name of the process that ran the program.
+        files: The collected files, by path. If some are missing, "files" is in `truncated`.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
     stdout: str = ""
     stderr: str = ""
     ret_val: str = ""
-    truncated: tuple[str, ...] = attrs.field(converter=tuple, default=())
+    truncated: tuple[str, ...] = attrs.field(converter=_names, default=())
     error: UserError | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0
     line: int | None = None
     column: int | None = None
     instance_id: str = ""
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -136,6 +146,7 @@ class Engine(abc.ABC):
         activity: The current step of the start, for people to read.
         active: The number of running programs.
         level: The level of the jail around programs; "" without a jail.
+        input_fields: The fields of `faasrt.inputs` that the engine handles.
     """
 
     name: ClassVar[str]
@@ -149,6 +160,7 @@ class Engine(abc.ABC):
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
         self.level = options.level if self.jailed else ""
+        self.input_fields: Collection[str] = INPUT_FIELDS
         self.capacity = options.workers * self.programs_per_worker
         self.runtime = ""
         self.ready = False

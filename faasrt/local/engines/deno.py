@@ -85,6 +85,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
+        self.input_fields = ()
         self.runtime = f"Deno {version('deno')}"
         self._runner = options.folder / "runner.js"
         self._runner.write_text(_runner_source(), "utf-8")

@@ -20,6 +20,7 @@ import attrs
 
 import faasrt.local.jail
 from faasrt.local.engines.base import EngineError, NotStartedError
+from faasrt.local.engines.collection import Folder
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
 
@@ -68,6 +69,14 @@ class JailedProcess(ChildProcess):
         """End the program if its processes use this much more memory than a process without a program."""
         self._jail.send({"watch": self._number, "bytes": max_bytes})
 
+    async def open_folder(self) -> Folder:
+        """Return the working folder, which can also be read after the process has ended.
+
+        Raises:
+            NotStartedError: The folder cannot be opened.
+        """
+        return await self._jail.open_folder(self._number)
+
     def mark_exited(self, returncode: int) -> None:
         """Record that the process has ended."""
         for pidfd in self._pidfds:
@@ -101,6 +110,7 @@ class Jail:
         self._numbers = itertools.count(1)
         self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
+        self._folders: dict[int, asyncio.Future[Folder]] = {}
         self._ended = asyncio.Event()
 
     async def start(
@@ -116,8 +126,7 @@ class Jail:
         Args:
             argv: The command line, if the jail has an executable.
             limits: Further resource limits of the process, by the names of the module `resource`.
-            channel: Whether the job and the messages have descriptors of their own, 3 and 4, and stdin is empty. If
-                not, the job is written to stdin.
+            channel: Whether the messages have a descriptor of their own, MESSAGES.
             canary: The traps. If they are given, the process does not run a program, but the canary.
 
         Raises:
@@ -148,6 +157,20 @@ class Jail:
             assert start.process is not None
         return start.process
 
+    async def open_folder(self, number: int) -> Folder:
+        """Return the working folder of a process; see `JailedProcess.open_folder`."""
+        if self._ended.is_set():
+            raise NotStartedError("the launcher of the jail has ended")
+        folder: asyncio.Future[Folder] = asyncio.get_running_loop().create_future()
+        self._folders[number] = folder
+        try:
+            self.send({"folder": number})
+            return await folder
+        except OSError as error:
+            raise NotStartedError(f"cannot open the folder of a program: {error.strerror}") from None
+        finally:
+            del self._folders[number]
+
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a message to the launcher.
 
@@ -176,6 +199,8 @@ class Jail:
                 if process is not None:
                     process.out_of_memory = message["memory"]
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]))
+            elif "folder" in message:
+                self._mark_opened(message["folder"], descriptors)
             elif "started" in message:
                 self._mark_started(message["started"], descriptors)
             else:
@@ -183,6 +208,16 @@ class Jail:
                 if start is not None and not start.reply.done():
                     reason = f"cannot start a process in the jail: {message['reason']}"
                     start.reply.set_exception(NotStartedError(reason))
+
+    def _mark_opened(self, number: int, descriptors: Sequence[int]) -> None:
+        folder = self._folders.get(number)
+        if folder is None or folder.done():
+            for fd in descriptors:
+                os.close(fd)
+        elif descriptors:
+            folder.set_result(Folder(descriptors[0]))
+        else:
+            folder.set_exception(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
     def _mark_started(self, number: int, pidfds: Sequence[int]) -> None:
         """Record that a process has started. This must not wait, because the message of its end may be next."""
@@ -219,6 +254,9 @@ class Jail:
         for start in self._starts.values():
             if not start.reply.done():
                 start.reply.set_exception(NotStartedError("the launcher of the jail has ended"))
+        for folder in self._folders.values():
+            if not folder.done():
+                folder.set_exception(NotStartedError("the launcher of the jail has ended"))
         while self._processes:
             _, process = self._processes.popitem()
             process.kill()

@@ -21,6 +21,7 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.local.engines.collection import add_files
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.native_run import NativeRun
@@ -184,7 +185,7 @@ class Interpreter:
             files=_FILES,
             links=links,
             tmp_bytes=_TMP_BYTES,
-            runner=read_runner("python_errors.py", "python_native.py").decode(),
+            runner=read_runner("python_errors.py", "python_native.py", "python_setup.py").decode(),
             imports=imports,
             packages=list(_TIERS),
             needed=[str(library)],
@@ -220,6 +221,8 @@ class PythonTier(PooledEngine[JailedProcess]):
         self._imports, self._interpreter = imports, interpreter
         self._jail: Jail
         self.packages: frozenset[str] = frozenset()
+        if self.level != "namespaces":  # programs have no folder there
+            self.input_fields = ("stdin", "argv")
         self.used_at = time.monotonic()
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
@@ -259,12 +262,14 @@ class PythonTier(PooledEngine[JailedProcess]):
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self.used_at = time.monotonic()
         process = await self._get_warm()
-        limits = job.limits
+        limits, folder = job.limits, None
         try:
             assert self._interpreter is not None
             run = NativeRun(job, process, self._interpreter.executable)
             memory_bytes = limits.memory_limit_mb * 2**20
             process.limit_memory(memory_bytes)
+            if job.input.collect:
+                folder = await process.open_folder()
             started = time.perf_counter()
             timer = asyncio.get_running_loop().call_later(limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
             try:
@@ -275,7 +280,11 @@ class PythonTier(PooledEngine[JailedProcess]):
             finally:
                 timer.cancel()
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            return attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"python-{process.pid}")
+            result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"python-{process.pid}")
+            if folder is not None:
+                await process.end()
+                result = await add_files(result, job, folder)
+            return result
         finally:
             process.kill()
             process.receive(ignore_output)

@@ -88,14 +88,18 @@ class NativeRun:
             cpu_s: The CPU time limit of each of its processes.
         """
         self._process.receive(self._receive, self.ended.set)
+        given = self._job.input
         fields = {
             "code": self._job.code,
             "check": self._job.check,
+            "argv": given.argv,
+            "files": [(path, len(content)) for path, content in given.files.items()],
             "memoryBytes": memory_bytes,
             "cpuSeconds": cpu_s,
             "maxMessageBytes": self._limit,
         }
-        self._process.write(json.dumps(fields).encode(), eof=True)
+        header = json.dumps(fields).encode()
+        self._process.write(b"".join([b"%08d" % len(header), header, *given.files.values(), given.stdin]), eof=True)
 
     def end(self, limit: Outcome) -> None:
         """End the program because it exceeded a limit."""

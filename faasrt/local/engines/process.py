@@ -19,8 +19,8 @@ from typing import IO
 from faasrt.local.engines.base import NotStartedError
 
 STDOUT, STDERR = 1, 2
-MESSAGES = 4
-"""The descriptor to which a process with a channel writes its messages. It reads its job from descriptor 3."""
+MESSAGES = 3
+"""The descriptor to which a process with a channel writes its messages."""
 _READ_BYTES = 65_536
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
@@ -301,7 +301,7 @@ def open_pipes(
     Args:
         ours: Closes the server's ends.
         theirs: Closes the process's ends. Close it when the process has them.
-        channel: Whether the job and the messages get descriptors of their own, 3 and 4. If so, stdin is empty.
+        channel: Whether the messages get a descriptor of their own, MESSAGES.
 
     Returns:
         The pipe to write the job to, the pipes to read from, and the descriptors of the process, from 0 upwards.
@@ -317,7 +317,5 @@ def open_pipes(
     if not channel:
         return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
     messages, messages_fd = pipe(to_process=False)
-    empty = os.open(os.devnull, os.O_RDONLY)
-    theirs.callback(os.close, empty)
     outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
-    return stdin, outputs, [empty, out_fd, error_fd, in_fd, messages_fd]
+    return stdin, outputs, [in_fd, out_fd, error_fd, messages_fd]

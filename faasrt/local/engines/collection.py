@@ -1,0 +1,126 @@
+"""Collects files that a program has left in its working folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from faasrt.inputs import MAX_FILES, MAX_PATH_PARTS, program_file
+from faasrt.local.engines.base import EngineJob, EngineResult
+from faasrt.protocol.guest.python_files import matches_any
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK, because opening a named pipe would wait for a writer.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_ENTRIES = 10_000
+
+
+class Folder:
+    """An open folder. It is closed when nothing refers to it, because a thread may still read it after a cancellation.
+
+    Attributes:
+        fd: The descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+async def add_files(result: EngineResult, job: EngineJob, folder: Folder) -> EngineResult:
+    """Return a result with the files that its program has left in a folder. Its processes must have ended."""
+    own_file, limit = program_file(job.language), job.limits.max_output_bytes
+    # A thread, because the folder may contain thousands of files.
+    found, complete = await asyncio.to_thread(collect_files, folder, job.input.collect, limit, without=[own_file])
+    truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))
+    return attrs.evolve(result, files=found, truncated=truncated)
+
+
+def collect_files(
+    folder: Folder, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = ()
+) -> tuple[dict[str, bytes], bool]:
+    """Read the files in a folder that match patterns. This blocks, so call it in a thread.
+
+    The program may be hostile. Symbolic links are not followed, and only regular files on the file system of the folder
+    are read. Files are read in the order of their paths until they exceed a limit.
+
+    Args:
+        folder: The folder.
+        patterns: The patterns; see `ProgramInput.collect`.
+        max_bytes: The largest size of all contents and paths together.
+        without: Paths to leave out.
+
+    Returns:
+        The contents by path, and whether these are all of the files that match.
+    """
+    found: dict[str, bytes] = {}
+    complete, left = True, max_bytes
+    device = os.fstat(folder.fd).st_dev
+    for entries, (path, parent, name) in enumerate(_walk(folder.fd, "", device, MAX_PATH_PARTS)):
+        if entries >= _MAX_ENTRIES:
+            return found, False
+        if path in without or not matches_any(path, patterns):
+            continue
+        size = len(os.fsencode(path))
+        content = _read(parent, name, device, left - size) if len(found) < MAX_FILES and _is_text(path) else None
+        if content is None:
+            complete = False
+        else:
+            found[path] = content
+            left -= size + len(content)
+    return found, complete
+
+
+def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[tuple[str, int, str]]:
+    """Yield path, descriptor of the folder, and name of each entry that is a regular file or cannot be examined."""
+    for name in sorted(os.listdir(folder)):
+        try:
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode):
+            yield prefix + name, folder, name
+        elif stat.S_ISDIR(mode) and depth > 1:
+            try:
+                inner = os.open(name, _FOLDER, dir_fd=folder)
+            except OSError:
+                yield prefix + name, folder, name
+                continue
+            try:
+                if os.fstat(inner).st_dev == device:
+                    yield from _walk(inner, f"{prefix}{name}/", device, depth - 1)
+            finally:
+                os.close(inner)
+
+
+def _read(folder: int, name: str, device: int, max_bytes: int) -> bytes | None:
+    """Return the content of a regular file. Return None if it cannot be read, or is larger than a size."""
+    try:
+        fd = os.open(name, _FILE, dir_fd=folder)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_dev != device or status.st_size > max_bytes:
+            return None
+        with open(fd, "rb", closefd=False) as file:
+            content = file.read(max(0, max_bytes) + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return content if len(content) <= max_bytes else None
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # the name is not UTF-8
+        return False
+    return True

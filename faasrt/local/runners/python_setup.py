@@ -1,0 +1,137 @@
+# Prepares the process of a native Python program. This is the second part of python_native.py.
+
+import builtins
+import io
+import json
+import linecache
+import logging
+import mmap
+import os
+import random
+import resource
+import sys
+import threading
+import time
+
+
+def text_stream(fd, mode, errors):
+    """Return a standard stream like the interpreter's own. The launcher's streams have other buffers and encodings."""
+    raw = io.FileIO(fd, mode, closefd=False)
+    raw.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
+    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    # Line-buffered, so that the output of a program that is later killed is not lost.
+    stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=mode == "w")
+    stream.mode = mode
+    return stream
+
+
+def set_memory_limit(memory_bytes):
+    data = SIZES["VmData"] + memory_bytes + UNTOUCHED_BYTES
+    address_space = SIZES["VmSize"] + memory_bytes + UNTOUCHED_BYTES + RESERVED_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
+
+class SharedMemory(mmap.mmap):
+    """An mmap whose shared anonymous memory is a file in /tmp, which is counted. The jail refuses other such memory."""
+
+    def __new__(cls, fileno, length, flags=mmap.MAP_SHARED, *arguments, **options):
+        if fileno != -1 or not flags & mmap.MAP_SHARED:
+            return super().__new__(cls, fileno, length, flags, *arguments, **options)
+        fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, length)
+            return super().__new__(cls, fd, length, flags & ~mmap.MAP_ANONYMOUS, *arguments, **options)
+        finally:
+            os.close(fd)
+
+
+SharedMemory.__name__ = SharedMemory.__qualname__ = "mmap"
+SharedMemory.__module__ = "mmap"
+mmap.mmap = SharedMemory
+
+
+def reseed():
+    # All programs are forks of one process. Without this they would share its random numbers and its start time.
+    random.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    now = time.time_ns()
+    logging._startTime = now if isinstance(logging._startTime, int) else now / 1e9
+
+
+def read_job():
+    os.dup2(START_FD, MESSAGES_FD, inheritable=False)
+    os.close(START_FD)
+    send("ready")
+    size = read_exactly(8)
+    if not size:
+        exit_now(0)  # the server has ended, or does not need this process any more
+    job = json.loads(read_exactly(int(size)))
+    for path, size in job["files"]:
+        folder = os.path.dirname(path)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(read_exactly(size))
+    return job
+
+
+def read_exactly(size):
+    """Return this number of bytes of stdin; fewer at its end."""
+    # Not a buffered file, which would also read the beginning of the program's input.
+    data = bytearray()
+    while len(data) < size:
+        piece = os.read(0, min(size - len(data), 1 << 20))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def write_program(text):
+    if has_files:
+        with open(FILE, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            file.write(text)
+
+
+def shadow_modules(files):
+    """Forget imported modules that have the name of a given file, which the program would import in their place."""
+    given = {path.partition("/")[0].removesuffix(".py") for path, _ in files} - ALWAYS_IMPORTED
+    for name in [name for name in sys.modules if name.partition(".")[0] in given]:
+        del sys.modules[name]
+
+
+def prepare(code, argv):
+    """Prepare the process as the interpreter does for `python main.py`, and return the namespace of the program."""
+    for stream, fd, mode, errors in (
+        ("stdin", 0, "r", "surrogateescape"),
+        ("stdout", 1, "w", "surrogatepass"),
+        ("stderr", 2, "w", "backslashreplace"),
+    ):
+        setattr(sys, stream, text_stream(fd, mode, errors))
+        setattr(sys, f"__{stream}__", getattr(sys, stream))
+    folder = os.getcwd()
+    path = os.path.join(folder, FILE)
+    sys.excepthook = show_error
+    for name in LAST_ERROR:
+        vars(sys).pop(name, None)
+    sys.argv[:] = [FILE, *argv]
+    if hasattr(sys, "orig_argv"):  # from Python 3.10 on
+        sys.orig_argv[:] = [sys.executable, FILE, *argv]
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = False
+    main_thread = threading.main_thread()
+    if hasattr(main_thread, "_native_id"):
+        main_thread._native_id = threading.get_native_id()  # before Python 3.13, a fork keeps the id of its parent
+    main_module = type(sys)("__main__")
+    annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
+    sys.modules["__main__"] = main_module
+    namespace = main_module.__dict__
+    namespace["__loader__"] = Source(code)
+    namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
+    lines = io.StringIO(code, newline=None).read().split("\n")
+    linecache.clearcache()  # it contains the launcher's -c code as "<string>", the file name that `eval` uses too
+    linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
+    reseed()
+    return namespace
