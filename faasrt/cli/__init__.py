@@ -1,6 +1,7 @@
 """The command `faasrt`. It needs the extra `cli`, and `local` for the embedded FaaS.
 
-    faasrt run [FILE | - | -c CODE]       runs a program; the language is guessed from the suffix (.py .js .mjs .ts) or
+    faasrt run [FILE | - | -c CODE] ARG...
+                                          runs a program; the language is guessed from the suffix (.py .js .mjs .ts) or
                                           given with --language
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
@@ -20,6 +21,10 @@ faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, wi
               3      the infrastructure failed
               130    interrupted
 
+**Input.** The stdin of `faasrt run` is that of the program if it is a pipe or a file; `--stdin FILE` takes another one.
+`--file NAME=PATH` puts a file into the working folder of the program, and `--collect GLOB --output-dir DIR` writes the
+files that the program leaves there.
+
 **Limits.** The limit of the sandbox is 30 s and 128 MiB. A larger `--timeout-ms` or `--memory-mb` raises it; a server
 may have a lower limit. The message of a program that was ended names the limit, such as `TIMEOUT after 2,000 ms
 (limit)`, or `(limit of the server)`.
@@ -34,7 +39,8 @@ have `zsh_source` and `fish_source`:
     eval "$(_FAASRT_COMPLETE=bash_source faasrt)"
 
 **Batches.** Tasks are JSON Lines (.gz and .zst too, - for stdin) with `code` and `language`, and optionally `id`,
-`timeout_ms`, `function`, `args`, `kwargs` and `ext`. The default `id` is made of the line's number and text. A result
+`timeout_ms`, `function`, `args`, `kwargs`, `ext`, `stdin`, `argv`, `files` and `collect`, where bytes are text or
+`{"base64": ...}`. The default `id` is made of the line's number and text. A result
 is JSON, too: `id`, `line` and `language`, then `outcome` and the fields of `ExecutionResult`, or `infra_error`, or
 `invalid_task`. By default, the number of tasks in flight is the number of programs that the servers run at once, as
 their `/health` says, and 16 for each server that does not say. The summary on the terminal counts the errors by type,

@@ -17,6 +17,7 @@ import zstandard
 
 from faasrt import strict_json
 from faasrt.cli.input import iter_lines, open_input
+from faasrt.inputs import INPUT_FIELDS, ProgramInput
 from faasrt.languages import Language
 from faasrt.tasks import CodeTask
 
@@ -32,12 +33,16 @@ def _is_str(value: object) -> bool:
 # The description of each field, and a test for values other than booleans, which no field takes.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "args": ("a list", lambda value: isinstance(value, list)),
+    "argv": ("a list of strings", lambda value: isinstance(value, list)),
     "code": ("a string that is not empty", lambda value: isinstance(value, str) and value.strip() != ""),
+    "collect": ("a list of patterns", lambda value: isinstance(value, list)),
     "ext": ("an object of strings", lambda value: isinstance(value, dict) and all(map(_is_str, value.values()))),
+    "files": ("an object", lambda value: isinstance(value, dict)),
     "function": ("a string", _is_str),
     "id": ("a string or a whole number", lambda value: isinstance(value, (str, int))),
     "kwargs": ("an object", lambda value: isinstance(value, dict)),
     "language": ("a string", _is_str),
+    "stdin": ("a string or an object with base64", lambda value: isinstance(value, (str, dict))),
     "timeout_ms": ("a number above 0", lambda value: isinstance(value, (int, float)) and value > 0),
 }
 
@@ -180,6 +185,8 @@ def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
             f"'timeout_ms' must be at most the limit of {options.max_timeout_ms:g} ms; "
             "a larger --timeout-ms raises the limit"
         )
+    checked = ProgramInput.from_wire(given, Language.parse(values["language"]))
+    values |= {name: getattr(checked, name) for name in INPUT_FIELDS}
     return CodeTask(**{**values, "id": str(given["id"])})
 
 

@@ -36,6 +36,7 @@ from faasrt.cli.output import (
     write,
     write_message,
 )
+from faasrt.cli.program_input import read_files, read_stdin, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.cli.verdict import describe
@@ -93,11 +94,12 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 class _GivenProgram(NamedTuple):
-    """The program of `run` or `validate`; `name` is for messages."""
+    """The program of `run` or `validate`; `name` is for messages, and `arguments` are those in the place of FILE."""
 
     code: str
     language: Language
     name: str
+    arguments: tuple[str, ...] = ()
 
 
 def _program_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -138,19 +140,52 @@ def commands() -> None:
 @_program_options
 @timeout_option(help="The time limit in milliseconds.  [default: 30000]")
 @memory_option(help="The memory limit in MiB.")
+@click.option(
+    "--stdin", metavar="FILE", help="The standard input. By default that of this command, if it is a pipe or a file."
+)
+@click.option("--file", "file_names", metavar="NAME[=PATH]", multiple=True, help="A file for the program; repeatable.")
+@click.option("--collect", metavar="GLOB", multiple=True, help="Files to return after the run; repeatable.")
+@click.option("--output-dir", metavar="DIR", type=click.Path(path_type=Path), help="The folder for collected files.")
+@click.argument("arguments", nargs=-1, metavar="[ARG]...")
 def run_command(
-    program: _GivenProgram, as_json: bool, url: str | None, timeout_ms: float | None, memory_mb: int
+    program: _GivenProgram,
+    arguments: tuple[str, ...],
+    as_json: bool,
+    url: str | None,
+    timeout_ms: float | None,
+    memory_mb: int,
+    stdin: str | None,
+    file_names: tuple[str, ...],
+    collect: tuple[str, ...],
+    output_dir: Path | None,
 ) -> int:
-    """Run a program: FILE, or stdin when FILE is -.
+    """Run a program with arguments: FILE, or stdin when FILE is -.
 
-    The output of the program goes to stdout and stderr. The exit code is 1 when the program fails.
+    The output of the program goes to stdout and stderr. The exit code is 1 when the program fails. Arguments that
+    begin with a dash come after --, as in: faasrt run main.py -- --verbose
     """
     _refuse_empty(program)
+    if collect and output_dir is None and not as_json:
+        raise click.UsageError("--collect needs --output-dir, or --json, which prints the files")
+    if output_dir is not None and not collect:
+        raise click.UsageError("--output-dir needs --collect")
+    standard_input = read_stdin(stdin, is_program=program.name == "<stdin>")
+    files = read_files(file_names)
     result = run_with_manager(
-        lambda manager: manager.run_code(program.code, program.language, timeout_ms),
+        lambda manager: manager.run_code(
+            program.code,
+            program.language,
+            timeout_ms,
+            stdin=standard_input,
+            argv=(*program.arguments, *arguments),
+            files=files,
+            collect=collect,
+        ),
         make_settings(url, timeout_ms, memory_mb),
         [program.language],
     )
+    if output_dir is not None:
+        write_files(result.files, output_dir)
     if as_json:
         write(result.to_json() + "\n")
     else:
@@ -165,6 +200,8 @@ def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> 
 
     The program does not run. The exit code is 1 when it does not parse.
     """
+    if program.arguments:
+        raise click.UsageError("give a FILE or -c CODE, not both")
     result = run_with_manager(
         lambda manager: manager.validate_code(program.code, program.language), make_settings(url), [program.language]
     )
@@ -232,16 +269,18 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
 
 
 def _read_program(file: str | None, code: str | None, language: Language | None) -> _GivenProgram:
-    if (file is None) == (code is None):
-        both = "not both" if file is not None else "or - for stdin"
-        raise click.UsageError(f"give a FILE or -c CODE, {both}")
+    if file is None and code is None:
+        raise click.UsageError("give a FILE or -c CODE, or - for stdin")
+    arguments = () if code is None or file is None else (file,)
+    if code is not None:
+        file = None
     if language is None and (guess := _LANGUAGE_OF_SUFFIX.get(Path(file or "").suffix.lower())):
         language = Language(guess)
     if language is None:
         given = f"the suffix of {file} names no language" if file not in (None, "-") else "-c and - need a language"
         raise click.UsageError(f"{given}: give --language python, javascript or typescript")
     if file is None:
-        return _GivenProgram(code or "", language, "<string>")
+        return _GivenProgram(code or "", language, "<string>", arguments)
     name = "<stdin>" if file == "-" else file
     try:
         with open_input(file) as stream:
@@ -262,8 +301,10 @@ def _show(result: ExecutionResult) -> None:
     write(result.stderr, err=True)
     if result.stderr and not result.stderr.endswith("\n"):
         write("\n", err=True)
-    for name in sorted(result.truncated):
+    for name in sorted(result.truncated - {"files"}):
         write_message(f"{name} was cut at the output limit")
+    if "files" in result.truncated:
+        write_message("some files were not collected: they exceed the output limit, or cannot be read")
     if result.ret_val:
         write_message(f"return value: {result.ret_val}")
     if not result.ok:

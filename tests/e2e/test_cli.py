@@ -30,7 +30,9 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 
 def faasrt(*arguments: str, stdin: bytes | None = None, **env: str) -> tuple[int, str, str]:
-    done = subprocess.run([FAASRT, *arguments], input=stdin, env={**CLEAN, **env}, capture_output=True, timeout=110)
+    done = subprocess.run(
+        [FAASRT, *arguments], input=stdin or b"", env={**CLEAN, **env}, capture_output=True, timeout=110
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -68,6 +70,45 @@ def test_run_shows_output_and_outcome_of_a_failed_program() -> None:
     assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT after 1,200 ms (limit)\n")
 
 
+def test_run_passes_stdin_arguments_and_files(tmp_path: Path) -> None:
+    """The program gets the stdin of the command, the arguments after FILE, and the files of `--file`."""
+    code = "import sys; print(sys.argv[1:], sys.stdin.read(), open('in.txt').read()); open('out/a', 'w').write('A')"
+    (tmp_path / "main.py").write_text(f"import os; os.mkdir('out'); {code}")
+    (tmp_path / "data").write_text("data")
+    arguments = ["run", str(tmp_path / "main.py"), "one", "--file", f"in.txt={tmp_path / 'data'}", "--", "--two"]
+    assert faasrt(*arguments, stdin=b"in\n") == (0, "['one', '--two'] in\n data\n", NOTICE)
+    folder = tmp_path / "new" / "folder"
+    collect = ["--collect", "out/*", "--output-dir", str(folder), "--stdin", str(tmp_path / "data")]
+    exit_code, stdout, stderr = faasrt(*arguments[:5], *collect)
+    assert (exit_code, stdout) == (0, "['one'] data data\n")
+    assert stderr == f"{NOTICE}faasrt: collected 1 file into {folder}\n"
+    assert (folder / "out" / "a").read_text() == "A"
+    assert json.loads(faasrt(*arguments[:5], "--collect", "**", "--json")[1])["files"] == {
+        "in.txt": "data",
+        "out/a": "A",
+    }
+
+
+def test_run_takes_all_arguments_for_code_of_an_option() -> None:
+    """With `-c`, there is no FILE, so that the first argument is one of the program too."""
+    assert faasrt("run", "-l", "py", "-c", "import sys; print(sys.argv)", "a", "b")[1] == "['main.py', 'a', 'b']\n"
+
+
+def test_run_waits_for_a_silent_pipe_with_a_notice() -> None:
+    """A pipe that gives nothing for a second may be there by accident, so a notice names the way out."""
+    command = [FAASRT, "run", "-l", "py", "-c", "print(input())"]
+    with subprocess.Popen(
+        command, env=CLEAN, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert b"--stdin /dev/null" in run.stderr.readline()
+        run.stdin.write(b"late\n")
+        run.stdin.close()
+        assert run.stdout.read() == b"late\n"
+
+
 def test_run_json_prints_every_field() -> None:
     """`--json` prints one JSON object on stdout and nothing else."""
     exit_code, stdout, _ = faasrt("run", "-l", "js", "-c", "console.log('\\ud800'); return_val('[1]')", "--json")
@@ -77,7 +118,7 @@ def test_run_json_prints_every_field() -> None:
     assert (result["value"], result["exit_code"], result["attempts"]) == ([1], 0, 1)
     assert set(result) == {
         "outcome", "stdout", "stderr", "ret_val", "value", "error", "exit_code", "truncated", "duration_ms", "timings",
-        "attempts", "endpoint", "metadata",
+        "attempts", "endpoint", "metadata", "files",
     }  # fmt: skip
     exit_code, stdout, _ = faasrt("run", "-l", "js", "-c", "throw new Error('x')", "--json")
     assert exit_code == 1
@@ -88,7 +129,15 @@ def test_run_json_prints_every_field() -> None:
     ("arguments", "words"),
     [
         (["run"], "FILE"),
-        (["run", "a.py", "-c", "1"], "FILE"),
+        (["validate", "-l", "py", "a.py", "-c", "1"], "give a FILE or -c CODE, not both"),
+        (["run", "-l", "py", "-c", "1", "--collect", "*"], "--collect needs --output-dir"),
+        (["run", "-l", "py", "-c", "1", "--output-dir", "x"], "--output-dir needs --collect"),
+        (["run", "-l", "py", "-c", "1", "--collect", "/x", "--json"], "a pattern in collect must be a relative path"),
+        (["run", "-l", "py", "-c", "1", "--file", "/etc/hosts"], "--file NAME=PATH gives a file another name"),
+        (["run", "-l", "py", "-c", "1", "--file", "no-such-file"], "cannot read no-such-file for --file"),
+        (["run", "-l", "py", "-c", "1", "--file", "a=/etc/hosts", "--file", "a=/etc/group"], "the name a twice"),
+        (["run", "-l", "py", "-c", "1", "--stdin", "no-such-file"], "cannot read no-such-file for --stdin"),
+        (["run", "-l", "py", "-", "--stdin", "-"], "--stdin must be a file"),
         (["run", "-c", "1"], "--language"),
         (["run", "-"], "--language"),
         (["run", "a.rb"], "--language"),

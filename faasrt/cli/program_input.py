@@ -1,0 +1,95 @@
+"""Reads the input of a program for `faasrt run`, and writes the files that it has left."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from faasrt.cli.input import open_input
+from faasrt.cli.output import write_message
+from faasrt.errors import InvalidRequestError
+from faasrt.inputs import check_path
+
+_NOTICE_S = 1.0
+
+
+def read_stdin(source: str | None, *, is_program: bool) -> bytes:
+    """Return the standard input for a program.
+
+    Args:
+        source: The path of a file; None takes the stdin of this process if it is a pipe or a file.
+        is_program: Whether the stdin of this process is the program itself.
+
+    Raises:
+        click.UsageError: The file cannot be read.
+    """
+    if source is None:
+        return b"" if is_program else _read_own_stdin()
+    if source == "-" and is_program:
+        raise click.UsageError("--stdin must be a file, because stdin is the program")
+    return _read(source, "--stdin")
+
+
+def _read_own_stdin() -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        return b""
+    try:
+        fd = sys.stdin.fileno()
+    except io.UnsupportedOperation:  # replaced by a stream in memory
+        return sys.stdin.buffer.read()
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return b""
+    if not stat.S_ISREG(mode) and not select.select([fd], [], [], _NOTICE_S)[0]:
+        write_message("waiting for the end of stdin, which is a pipe; --stdin /dev/null gives the program no input")
+    return _read("-", "stdin")
+
+
+def read_files(given: Sequence[str]) -> dict[str, bytes]:
+    """Read the files of `--file NAME[=PATH]`.
+
+    Raises:
+        click.UsageError: A file cannot be read, or a name is not valid.
+    """
+    files: dict[str, bytes] = {}
+    for text in given:
+        name, has_path, path = text.partition("=")
+        try:
+            check_path(name, "the NAME of --file")
+        except InvalidRequestError as error:
+            raise click.UsageError(f"{error}; --file NAME=PATH gives a file another name") from None
+        if name in files:
+            raise click.UsageError(f"--file has the name {name} twice")
+        files[name] = _read(path if has_path else name, "--file")
+    return files
+
+
+def _read(source: str, option: str) -> bytes:
+    try:
+        with open_input(source) as stream:
+            return stream.read()
+    except OSError as error:
+        raise click.UsageError(f"cannot read {source} for {option}: {error.strerror}") from None
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write collected files below a folder, which is created if it is missing.
+
+    Raises:
+        click.UsageError: A file cannot be written.
+    """
+    for name, content in files.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
+    write_message(f"collected {len(files)} file{'' if len(files) == 1 else 's'} into {folder}")
