@@ -29,6 +29,7 @@ The reference:
 * `faasrt.RuntimeManager`: the client, one for each application: runtimes, batches (`map`), health, metrics
 * `faasrt.Runtime`: running programs, calling functions, running many cases at once, validation
 * `faasrt.results`: the results, and the meaning of each `Outcome`
+* `faasrt.judging`: programs judged by test cases
 * `faasrt.errors`: the tree of errors
 * `faasrt.config`: the settings with their defaults, and the environment variables
 * `faasrt.transport`: deadlines, retries, replicas, limits
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from faasrt.config import *
     from faasrt.errors import *
     from faasrt.factory import *
+    from faasrt.judging import *
     from faasrt.languages import *
     from faasrt.manager import *
     from faasrt.results import *
@@ -106,6 +108,7 @@ __all__ = [
     "FaasrtError",
     "HealthStatus",
     "InvalidRequestError",
+    "Judgement",
     "Language",
     "Latency",
     "LimiterSettings",
@@ -128,17 +131,32 @@ __all__ = [
     "TaskFailure",
     "TaskResult",
     "TaskSuccess",
+    "TestCase",
+    "TestResult",
     "TimeoutSettings",
     "Timings",
     "UnsupportedLanguageError",
     "UserError",
     "ValidationResult",
+    "Verdict",
     "__version__",
+    "floats",
 ]
 
 # Names are loaded on first use, because the worker processes of the embedded FaaS and `faasrt --help` need only a few.
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
-_MODULES = ("errors", "languages", "results", "config", "tasks", "telemetry.metrics", "runtime", "factory", "manager")
+_MODULES = (
+    "errors",
+    "languages",
+    "results",
+    "config",
+    "judging",
+    "tasks",
+    "telemetry.metrics",
+    "runtime",
+    "factory",
+    "manager",
+)
 
 
 def __getattr__(name: str) -> Any:

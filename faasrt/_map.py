@@ -265,6 +265,11 @@ class Map:
         task = batch[0][1]
         try:
             runtime = await self._get_runtime(task.language)
+            if task.tests:
+                judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
+                result = judgement.deciding.result
+                assert result is not None
+                return [TaskSuccess(batch[0][0], task, result, judgement=judgement)]
             if task.function is None:
                 result = await runtime.run_code(task.code, argv=task.argv, collect=task.collect, **task.options())
                 results = [result]

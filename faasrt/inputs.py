@@ -48,9 +48,18 @@ class ProgramInput:
 
     @classmethod
     def checked(
-        cls, language: Language, *, stdin: object = "", argv: object = (), files: object = None, collect: object = ()
+        cls,
+        language: Language | None,
+        *,
+        stdin: object = "",
+        argv: object = (),
+        files: object = None,
+        collect: object = (),
     ) -> ProgramInput:
         """Return the caller's arguments, after checking them.
+
+        Args:
+            language: The language of the program; None if it is not known yet.
 
         Raises:
             InvalidRequestError: An argument is wrong. The message says why.
@@ -58,7 +67,7 @@ class ProgramInput:
         return cls(
             stdin=_check_bytes(stdin, "stdin"),
             argv=_check_argv(argv),
-            files=_check_files({} if files is None else files, program_file(language)),
+            files=_check_files({} if files is None else files, "" if language is None else program_file(language)),
             collect=_check_patterns(collect),
         )
 
@@ -78,7 +87,7 @@ class ProgramInput:
         return {name: fields[name] for name in self.used}
 
     @classmethod
-    def from_wire(cls, fields: Mapping[str, Any], language: Language) -> ProgramInput:
+    def from_wire(cls, fields: Mapping[str, Any], language: Language | None) -> ProgramInput:
         """Return the input in decoded JSON. Fields that are missing or null are empty.
 
         Raises:

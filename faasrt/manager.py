@@ -15,10 +15,11 @@ from faasrt._runtimes import RuntimeCache
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, shown
 from faasrt.factory import RuntimeFactory, check_settings
+from faasrt.judging import Compare, Judgement, TestCase
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.syntax import Where, check_where
-from faasrt.tasks import CallOptions, CodeTask
+from faasrt.tasks import CallOptions, CodeTask, JudgeOptions
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
@@ -263,6 +264,30 @@ class RuntimeManager(RuntimeCache):
         """
         runtime = await self.get_runtime(language)
         return await runtime.run_cases(code, function, cases, isolate=isolate, **options)
+
+    async def judge(
+        self,
+        code: str,
+        tests: Iterable[TestCase],
+        *,
+        language: str | Language,
+        compare: Compare = "lines",
+        stop_on_failure: bool = False,
+        concurrency: int | None = None,
+        **options: Unpack[JudgeOptions],
+    ) -> Judgement:
+        """Judge a program by tests: `get_runtime(language)` and `Runtime.judge` in one call.
+
+        Example:
+            >>> tests = [TestCase("1 2", "3"), TestCase("2 2", "5")]
+            >>> judgement = await manager.judge("print(sum(map(int, input().split())))", tests, language="python")
+            >>> judgement.passed, judgement.tests[1].difference
+            (False, "line 1: expected '5', got '4'")
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.judge(
+            code, tests, compare=compare, stop_on_failure=stop_on_failure, concurrency=concurrency, **options
+        )
 
     async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
         """Check the syntax of a program: `get_runtime(language)` and `Runtime.validate_code` in one call.

@@ -17,6 +17,9 @@ from ray.data import Dataset
 from faasrt import strict_json
 from faasrt.config import Settings
 from faasrt.factory import check_settings
+from faasrt.inputs import ProgramInput
+from faasrt.judging import TestCase, Verdict
+from faasrt.languages import Language
 from faasrt.manager import RuntimeManager
 from faasrt.tasks import TASK_ERRORS, CodeTask, TaskResult
 
@@ -31,6 +34,7 @@ COLUMNS = {
     "duration_ms": pyarrow.float64(),
     "attempts": pyarrow.int64(),
     **dict.fromkeys(["endpoint", "infra_error", "invalid_task"], _TEXT),
+    **dict.fromkeys(["tests_passed", "tests_total"], pyarrow.int64()),
 }
 """The columns that are added to each row, with their types: the verdict (`value` as JSON text), or an error."""
 
@@ -45,9 +49,11 @@ def run_tasks(
 ) -> Dataset:
     r"""Run the program of each row, and add the columns of `COLUMNS`.
 
-    Rows have `code` and `language`, and may have `timeout_ms`, `function`, `args` and `kwargs` (as values, or as JSON
-    text). Other columns are kept. The columns `invalid_task` and `infra_error` have the messages of tasks without a
-    verdict. Ray repeats a batch if its actor dies, so a task may run twice.
+    Rows have `code` and `language`, and may have `timeout_ms`, `function`, `stdin`, `compare`, and `args`, `kwargs`,
+    `argv`, `files` and `tests` (as values, or as JSON text). Bytes are text, or `{"base64": ...}`. The outcome of a
+    task with tests is that of the first test that did not pass, or WRONG_ANSWER. Other columns are kept. The columns
+    `invalid_task` and `infra_error` have the messages of tasks without a verdict. Ray repeats a batch if its actor
+    dies, so a task may run twice.
 
     Args:
         tasks: The dataset, which is read lazily.
@@ -115,8 +121,22 @@ class TaskRunner:
 
 def _to_task(row: dict[str, Any]) -> CodeTask:
     args, kwargs = _decode(row.get("args")) or (), _decode(row.get("kwargs")) or {}
-    options = {name: row.get(name) for name in ("code", "language", "timeout_ms", "function")}
-    return CodeTask(**options, args=args, kwargs=kwargs)  # type: ignore[arg-type]
+    options: dict[str, Any] = {name: row.get(name) for name in ("code", "language", "timeout_ms", "function")}
+    # Arrow gives every object the fields of all objects; the missing ones are None.
+    given = _without_none({"stdin": row.get("stdin")} | {name: _decode(row.get(name)) for name in ("argv", "files")})
+    checked = ProgramInput.from_wire(given, Language.parse(options["language"]))
+    options |= {name: getattr(checked, name) for name in ("stdin", "argv", "files")}
+    if tests := _without_none(_decode(row.get("tests"))):
+        options["tests"] = [TestCase.from_dict(test) for test in tests]
+    if row.get("compare"):
+        options["compare"] = row["compare"]
+    return CodeTask(**options, args=args, kwargs=kwargs)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(member) for name, member in value.items() if member is not None}
+    return [_without_none(member) for member in value] if isinstance(value, list) else value
 
 
 def _decode(value: Any) -> Any:
@@ -129,6 +149,10 @@ def _to_columns(item: TaskResult) -> dict[str, Any]:
     if item.error is not None:
         return {"infra_error": f"{type(item.error).__name__}: {item.error}"}
     fields = item.result.to_dict()
+    if item.judgement is not None:
+        fields |= {"tests_passed": item.judgement.passed_count, "tests_total": len(item.judgement.tests)}
+        if item.judgement.deciding.verdict is Verdict.WRONG_ANSWER:
+            fields["outcome"] = str(Verdict.WRONG_ANSWER)
     fields |= {f"error_{name}": text for name, text in (fields["error"] or {}).items()}
     fields["value"] = None if fields["value"] is None else json.dumps(fields["value"])
     # A program may print lone surrogates, which Arrow's text cannot hold.

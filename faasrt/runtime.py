@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import attrs
 
-from faasrt._record_type import RecordType
-from faasrt.config import SandboxConfig, Settings
-from faasrt.errors import InvalidRequestError, RuntimeClosedError, UnsupportedLanguageError
+from faasrt._judge import judge
+from faasrt._runtime_base import RuntimeBase
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError
+from faasrt.judging import Compare, Judgement, TestCase
 from faasrt.languages import Language
 from faasrt.protocol.cases import CaseScheduler, check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.request import RunRequest, check_flag, encode_json
-from faasrt.protocol.return_val import return_val_function
-from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.syntax import PythonChecker, Where, check_where
-from faasrt.tasks import CallOptions, check_args, check_kwargs
-from faasrt.telemetry.dispatch import EventDispatcher
-from faasrt.telemetry.metrics import Counters, Metrics
-from faasrt.transport.call import Transport
+from faasrt.results import ExecutionResult, ValidationResult
+from faasrt.syntax import Where, check_where
+from faasrt.tasks import CallOptions, JudgeOptions, check_args, check_kwargs
 from faasrt.transport.context import CallContext
-from faasrt.transport.lifecycle import CallsInFlight
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
-class Runtime(metaclass=RecordType):
+class Runtime(RuntimeBase):
     """Runs code in one language, and in other languages that have the same endpoints.
 
     `RuntimeFactory` and `RuntimeManager` create runtimes. Any number of tasks in one event loop may share a runtime.
@@ -42,19 +38,6 @@ class Runtime(metaclass=RecordType):
         >>> [result.stdout.strip() for result in results]
         ['0', '1', '4', '9', '16']
     """
-
-    language: Language
-    _settings: Settings
-    _transport: Transport
-    _counters: Counters
-    _emit: EventDispatcher
-    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
-    _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
-    _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
-    _released: bool = attrs.field(default=False, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._transport.retain()
 
     async def run_code(
         self,
@@ -248,6 +231,55 @@ class Runtime(metaclass=RecordType):
                 context.finish(scheduler.record_results(indices, response, context.result))
         return scheduler.all_results()
 
+    async def judge(
+        self,
+        code: str,
+        tests: Iterable[TestCase],
+        *,
+        language: str | Language | None = None,
+        compare: Compare = "lines",
+        stop_on_failure: bool = False,
+        concurrency: int | None = None,
+        **options: Unpack[JudgeOptions],
+    ) -> Judgement:
+        """Run a program once for each test, and compare what it prints with the expected output.
+
+        Args:
+            code: The program; not empty.
+            tests: The tests, at least one.
+            language: See `run_code`.
+            compare: The comparison; see `faasrt.judging`. Default: "lines".
+            stop_on_failure: Whether the tests after the first one that does not pass are skipped. Default: False.
+            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64.
+            **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`.
+
+        Returns:
+            The verdicts. A wrong answer, or a program that fails, is a verdict, not an exception.
+
+        Raises:
+            InvalidRequestError: An argument is wrong; nothing was sent.
+            FaasrtError: See `run_code`. An infrastructure failure is never a verdict; those of other tests are lost.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> judgement = await runtime.judge("print(int(input()) * 2)", [TestCase("2", "4"), TestCase("3", "7")])
+            >>> judgement.score, judgement.tests[1].difference
+            (0.5, "line 1: expected '7', got '6'")
+        """
+        with self._calls.track():
+            return await judge(
+                self.run_code,
+                self._request,
+                code,
+                tests,
+                language=self._language(language),
+                compare=compare,
+                stop_on_failure=stop_on_failure,
+                concurrency=concurrency,
+                **options,
+            )
+
     async def validate_code(
         self, code: str, language: str | Language | None = None, *, where: Where = "auto"
     ) -> ValidationResult:
@@ -291,82 +323,6 @@ class Runtime(metaclass=RecordType):
             endpoints = self._settings.endpoints[parsed]
             return await self._transport.validate(context, endpoints, body, owner=self._calls)
 
-    def get_return_val_function(self) -> str:
-        """Return the source of `return_val`, for programs on servers that do not define it, such as js-faas.
-
-        Example:
-            >>> runtime.get_return_val_function().splitlines()[0]
-            'def return_val(value):'
-        """
-        return return_val_function(self.language)
-
-    def get_supported_languages(self) -> tuple[Language, ...]:
-        """Return the languages that this runtime's endpoints serve."""
-        own = self._settings.endpoints.get(self.language)
-        return tuple(language for language, urls in self._settings.endpoints.items() if urls == own)
-
-    async def get_health_status(self) -> HealthStatus:
-        """Probe all endpoints of this runtime concurrently, each within `TimeoutSettings.health_s`.
-
-        A failed probe is an unhealthy entry in the result, not an exception.
-
-        Raises:
-            RuntimeClosedError: The runtime was closed.
-        """
-        with self._calls.track():
-            return await self._transport.probe_all(self._settings.endpoints.get(self.language, ()))
-
-    def get_metrics(self) -> Metrics:
-        """Return the metrics of this runtime's languages since the factory was created."""
-        own = self._settings.endpoints.get(self.language, ())
-        return self._counters.snapshot(
-            self.get_supported_languages(),
-            in_flight=self._transport.in_flight,
-            queued=self._transport.queued,
-            states=tuple(state for state in self._transport.states() if state.endpoint in own),
-        )
-
-    @property
-    def closed(self) -> bool:
-        """Whether closing has begun."""
-        return self._calls.closing
-
-    async def aclose(self) -> None:
-        """Close the runtime. The last runtime of a factory closes the sessions. Closing twice is harmless.
-
-        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
-        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
-
-        Cancellation: cancels the calls in flight at once.
-        """
-        error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
-        self._transport.fail_waiting(self._calls, error)
-        await self.close_within(self._settings.timeouts.close_s)
-
-    async def close_within(self, seconds: float | None) -> None:
-        """Close the runtime. Wait at most this many seconds for all calls, without a time limit if None."""
-        try:
-            await self._calls.close(seconds)
-        finally:
-            async with self._closing:
-                if not self._released:
-                    self._released = True
-                    try:
-                        await self._checker.aclose()
-                    finally:
-                        await self._transport.release()
-
-    async def __aenter__(self) -> Self:
-        self._calls.check_open()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
-        return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
-
     async def _run(self, execution: Execution, idempotent: bool) -> tuple[GuestResponse, CallContext]:
         request = execution.run
         context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
@@ -387,12 +343,3 @@ class Runtime(metaclass=RecordType):
         request = RunRequest.checked(self._language(language), code, self._settings.sandbox, **options)
         check_flag("idempotent", idempotent)
         return request, self._settings.retry.idempotent if idempotent is None else idempotent
-
-    def _language(self, language: str | Language | None) -> Language:
-        parsed = self.language if language is None else Language.parse(language)
-        if parsed is not self.language and parsed not in self.get_supported_languages():
-            raise UnsupportedLanguageError(
-                f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
-                f"get a runtime for {parsed} from the manager"
-            )
-        return parsed

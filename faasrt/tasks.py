@@ -11,6 +11,7 @@ from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
 from faasrt.inputs import ProgramInput
+from faasrt.judging import Compare, Judgement, TestCase, check_compare, check_tests
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, short_repr
 
@@ -18,14 +19,19 @@ TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
 """The errors of a task that is wrong; any other error is about the infrastructure."""
 
 
-class CallOptions(TypedDict, total=False):
-    """The options that `run_code`, `call_function` and `run_cases` share; see `Runtime.run_code`."""
+class JudgeOptions(TypedDict, total=False):
+    """The options that `judge` shares with `run_code`; see `Runtime.run_code`."""
 
     timeout_ms: float | None
     ext: Mapping[str, str] | None
     sandbox: SandboxConfig | None
     priority: str
     idempotent: bool | None
+
+
+class CallOptions(JudgeOptions, total=False):
+    """The options that `run_code`, `call_function` and `run_cases` share; see `Runtime.run_code`."""
+
     stdin: str | bytes
     files: Mapping[str, str | bytes] | None
 
@@ -74,13 +80,16 @@ class CodeTask(metaclass=RecordType):
         sandbox: The limits of this task. Default: None, which means the limits in the settings.
         priority: A priority for the server's scheduler. Default: "normal".
         idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
+        tests: The tests of a program that is judged; see `RuntimeManager.judge`. The task then has neither a function
+            nor an input of its own. Default: no tests.
+        compare: The comparison of the tests; see `faasrt.judging`. Default: "lines".
         stdin, argv, files, collect: The input of the program, and the files to return; see `Runtime.run_code`. A task
             with a function has no `argv` and no `collect`. Default: none.
 
     Raises:
         UnsupportedLanguageError: The language is unknown.
         InvalidRequestError: `args` is not a sequence, `kwargs` is not a mapping of names to arguments, or the input of
-            the program is wrong.
+            the program, `tests` or `compare` is wrong.
 
     Example:
         >>> task = CodeTask("def f(n): return n + 1", "py", id="a", function="f", args=[1])
@@ -106,8 +115,14 @@ class CodeTask(metaclass=RecordType):
     argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=short_repr)
     files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=short_repr)
     collect: Sequence[str] = attrs.field(default=(), kw_only=True)
+    tests: Sequence[TestCase] = attrs.field(default=(), kw_only=True, hash=False, repr=short_repr)
+    compare: Compare = attrs.field(default="lines", kw_only=True, converter=check_compare)
 
     def __attrs_post_init__(self) -> None:
+        if self.tests != ():
+            object.__setattr__(self, "tests", check_tests(self.tests))
+            if self.function is not None or self.stdin or self.argv or self.files or self.collect:
+                raise InvalidRequestError("a task with tests must have no function and no input of its own")
         checked = ProgramInput.checked(
             self.language, stdin=self.stdin, argv=self.argv, files=self.files, collect=self.collect
         )
@@ -120,6 +135,10 @@ class CodeTask(metaclass=RecordType):
         """Return the options of the call that runs this task."""
         return cast(CallOptions, {name: getattr(self, name) for name in CallOptions.__annotations__})
 
+    def judge_options(self) -> JudgeOptions:
+        """Return the options of the judgement that runs this task."""
+        return cast(JudgeOptions, {name: getattr(self, name) for name in JudgeOptions.__annotations__})
+
 
 @attrs.frozen
 class TaskSuccess(metaclass=RecordType):
@@ -128,8 +147,10 @@ class TaskSuccess(metaclass=RecordType):
     Attributes:
         index: The position of the task in the input, from 0.
         task: The task.
-        result: The verdict on the program.
+        result: The verdict on the program. If the task has tests, it is the result of the first test that did not
+            pass, or of the last test.
         error: None.
+        judgement: The verdicts on the tests; None if the task has none.
 
     Example:
         >>> async for item in manager.map([CodeTask("1 / 0", "py")]):
@@ -142,10 +163,13 @@ class TaskSuccess(metaclass=RecordType):
     task: CodeTask
     result: ExecutionResult
     error: None = attrs.field(default=None, init=False, repr=False)
+    judgement: Judgement | None = attrs.field(default=None, kw_only=True, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return index, id, result and error as values that `json.dumps` accepts."""
-        return {"index": self.index, "id": self.task.id, "result": self.result.to_dict(), "error": None}
+        """Return index, id, result, error and judgement as values that `json.dumps` accepts."""
+        judgement = None if self.judgement is None else self.judgement.to_dict()
+        fields = {"index": self.index, "id": self.task.id, "result": self.result.to_dict(), "error": None}
+        return {**fields, "judgement": judgement}
 
 
 @attrs.frozen

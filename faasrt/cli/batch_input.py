@@ -18,6 +18,7 @@ import zstandard
 from faasrt import strict_json
 from faasrt.cli.input import iter_lines, open_input
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
+from faasrt.judging import TestCase
 from faasrt.languages import Language
 from faasrt.tasks import CodeTask
 
@@ -36,6 +37,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "argv": ("a list of strings", lambda value: isinstance(value, list)),
     "code": ("a string that is not empty", lambda value: isinstance(value, str) and value.strip() != ""),
     "collect": ("a list of patterns", lambda value: isinstance(value, list)),
+    "compare": ("a string", _is_str),
     "ext": ("an object of strings", lambda value: isinstance(value, dict) and all(map(_is_str, value.values()))),
     "files": ("an object", lambda value: isinstance(value, dict)),
     "function": ("a string", _is_str),
@@ -43,6 +45,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "kwargs": ("an object", lambda value: isinstance(value, dict)),
     "language": ("a string", _is_str),
     "stdin": ("a string or an object with base64", lambda value: isinstance(value, (str, dict))),
+    "tests": ("a list of objects", lambda value: isinstance(value, list)),
     "timeout_ms": ("a number above 0", lambda value: isinstance(value, (int, float)) and value > 0),
 }
 
@@ -186,6 +189,8 @@ def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
             "a larger --timeout-ms raises the limit"
         )
     checked = ProgramInput.from_wire(given, Language.parse(values["language"]))
+    if "tests" in given:
+        values["tests"] = [TestCase.from_dict(test) for test in given["tests"]]
     values |= {name: getattr(checked, name) for name in INPUT_FIELDS}
     return CodeTask(**{**values, "id": str(given["id"])})
 

@@ -20,20 +20,30 @@ import click
 from faasrt import strict_json
 from faasrt.cli.batch_input import Line
 from faasrt.errors import ServiceError
+from faasrt.judging import Judgement, Verdict
 from faasrt.manager import RuntimeManager
 from faasrt.results import Outcome
 from faasrt.tasks import TASK_ERRORS, CodeTask
 
-_OUTCOMES = frozenset(Outcome)
+_OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 
 async def run_task(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
     """Run a task, and return its result: a verdict, an infrastructure error, or the problem of an invalid task."""
     fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": task.language.value}
     options: dict[str, Any] = {"language": task.language, **task.options()}
+    tests: dict[str, Any] = {}
     try:
-        if task.function is None:
-            result = await manager.run_code(task.code, **options)
+        if task.tests:
+            judgement = await manager.judge(
+                task.code, task.tests, language=task.language, compare=task.compare, **task.judge_options()
+            )
+            deciding = judgement.deciding
+            assert deciding.result is not None
+            result = deciding.result
+            tests = _describe_tests(judgement)
+        elif task.function is None:
+            result = await manager.run_code(task.code, argv=task.argv, collect=task.collect, **options)
         else:
             result = await manager.call_function(task.code, task.function, task.args, task.kwargs, **options)
     except TASK_ERRORS as error:
@@ -43,7 +53,25 @@ async def run_task(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
         return {**fields, "infra_error": about, "total_ms": round(error.elapsed_s * 1000, 3)}
     verdict = result.to_dict()
     del verdict["metadata"], verdict["timings"]
-    return {**fields, **verdict, "total_ms": round(result.timings.total_s * 1000, 3)}
+    return {**fields, **verdict, **tests, "total_ms": round(result.timings.total_s * 1000, 3)}
+
+
+def _describe_tests(judgement: Judgement) -> dict[str, Any]:
+    """Return the fields about the tests. A wrong answer is the outcome of the task."""
+    deciding = judgement.deciding
+    tests: dict[str, Any] = {
+        "passed": judgement.passed_count,
+        "total": len(judgement.tests),
+        "verdicts": [str(test.verdict) for test in judgement.tests],
+    }
+    if deciding.verdict is not Verdict.WRONG_ANSWER:
+        return {"tests": tests}
+    error = {
+        "name": "",
+        "message": f"test {judgement.tests.index(deciding) + 1}: {deciding.difference}",
+        "traceback": "",
+    }
+    return {"tests": tests, "outcome": str(Verdict.WRONG_ANSWER), "error": error}
 
 
 def kind_of(record: dict[str, Any]) -> str:

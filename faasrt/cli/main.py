@@ -18,6 +18,7 @@ from faasrt import __version__
 from faasrt.cli.batch import batch_command
 from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_start
 from faasrt.cli.input import open_input
+from faasrt.cli.judge_command import judge_options, judge_program, read_tests
 from faasrt.cli.options import (
     engine_option,
     language_option,
@@ -191,6 +192,23 @@ def run_command(
     else:
         _show(result)
     return OK if result.ok else CODE_FAILED
+
+
+@commands.command("judge", short_help="Judge a program by test cases.")
+@_program_options
+@click.argument("cases", required=False)
+@judge_options
+def judge_command(program: _GivenProgram, cases: str | None, **options: Any) -> int:
+    """Judge a program, FILE, by the test cases in the folder CASES.
+
+    A test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected output. The exit
+    code is 0 when all tests pass, and 1 when one does not.
+    """
+    _refuse_empty(program)
+    folders = [*program.arguments, *([cases] if cases else [])]
+    if len(folders) != 1:
+        raise click.UsageError("give one folder of test cases, after the program")
+    return judge_program(program.code, program.language, read_tests(folders[0]), **options)
 
 
 @commands.command("validate", short_help="Check the syntax of a program.")

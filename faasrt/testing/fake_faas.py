@@ -14,6 +14,8 @@ import anyio
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from faasrt.inputs import INPUT_FIELDS
+from faasrt.languages import Language
 from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, write_eof
 from faasrt.testing.replies import Reply
 
@@ -27,6 +29,7 @@ _HEALTH: dict[str, Any] = {
         "validates": False,
     },
     "limits": {},
+    "languages": {language.value: {"input": [*INPUT_FIELDS]} for language in Language},
 }
 _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_started=True)
 _NOT_FOUND = Reply(status=404, body=b'{"error": "Not Found"}')

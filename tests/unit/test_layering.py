@@ -32,6 +32,9 @@ LAYERS = [
     ("faasrt.syntax", 5),
     ("faasrt._syntax_worker", 5),
     ("faasrt.tasks", 5),
+    ("faasrt._judge", 7),
+    ("faasrt._runtime_base", 7.5),
+    ("faasrt.judging", 4.5),
     ("faasrt.config", 4),
     ("faasrt.results", 4),
     ("faasrt._checks", 3),
@@ -63,7 +66,7 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     return found
 
 
-def layer_of(module: str) -> int:
+def layer_of(module: str) -> float:
     return next(level for prefix, level in LAYERS if module == prefix or module.startswith(prefix + "."))
 
 

@@ -21,11 +21,13 @@ from faasrt.cli.report.text import excerpt, one_line
 from faasrt.cli.report.units import milliseconds
 from faasrt.cli.verdict import describe
 from faasrt.errors import FaasrtError
+from faasrt.judging import Verdict
 from faasrt.languages import Language
 from faasrt.results import Outcome
 
 OK, INFRASTRUCTURE, INVALID_TASK, OTHER = "OK", "INFRASTRUCTURE", "INVALID_TASK", "OTHER"
-KINDS = (*(str(outcome) for outcome in Outcome), INFRASTRUCTURE, INVALID_TASK, OTHER)
+WRONG_ANSWER = str(Verdict.WRONG_ANSWER)
+KINDS = (*(str(outcome) for outcome in Outcome), WRONG_ANSWER, INFRASTRUCTURE, INVALID_TASK, OTHER)
 _MARKS = {"outcome", "infra_error", "invalid_task"}
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -35,6 +37,7 @@ _MAX_NUMBERS = {"total_ms": 1e12, "duration_ms": 1e12, "finished_at": 253_402_30
 _FOREIGN_LINES = 100
 # Further reasons are counted together, so that memory stays small.
 MAX_REASONS = 2_000
+MAX_TESTS = 1_000_000_000
 _OTHER_REASONS = "other reasons"
 _REASON_CHARS = 160
 _DIGITS = re.compile(r"\d+")
@@ -59,6 +62,7 @@ class Row(NamedTuple):
         finished_s: The time of the result, in seconds since 1970.
         language: The language, or "" when it is missing or unknown.
         reason: The index of the reason of a failure in `Rows.reasons`.
+        tests_passed, tests: The number of tests that passed, and of all tests; 0 for a task without tests.
     """
 
     kind: str
@@ -68,6 +72,8 @@ class Row(NamedTuple):
     finished_s: float
     language: str
     reason: int
+    tests_passed: int = 0
+    tests: int = 0
 
 
 class Reasons:
@@ -134,7 +140,8 @@ class Rows:
                     self.superseded += key in self.latest
                     total_ms, duration_ms, finished_s = (_number(fields, name) for name in _MAX_NUMBERS)
                     language, reason = _language(fields), self.reasons.add(fields)
-                    self.latest[key] = Row(_kind(fields), offset, total_ms, duration_ms, finished_s, language, reason)
+                    times = total_ms, duration_ms, finished_s
+                    self.latest[key] = Row(_kind(fields), offset, *times, language, reason, *_tests(fields))
                 elif not line.strip():
                     continue
                 elif not line.endswith(b"\n"):
@@ -192,6 +199,7 @@ class Task:
             "line": fields.get("line"),
             "language": fields.get("language"),
             "exit code": fields.get("exit_code"),
+            "tests passed": "{} of {}".format(*_tests(fields)) if fields.get("tests") is not None else None,
             "attempts": about.get("attempts", fields.get("attempts")),
             "sent": about.get("sent"),
             "endpoint": fields.get("endpoint"),
@@ -257,6 +265,15 @@ def _kind(fields: dict[str, Any]) -> str:
     if fields.get("invalid_task") is not None:
         return INVALID_TASK
     return next((kind for kind in KINDS if kind == fields.get("outcome")), OTHER)
+
+
+def _tests(fields: dict[str, Any]) -> tuple[int, int]:
+    """Return the number of tests that passed, and of all tests."""
+    tests = fields.get("tests")
+    passed, total = (tests.get(name) if isinstance(tests, dict) else 0 for name in ("passed", "total"))
+    if not isinstance(passed, int) or not isinstance(total, int) or not 0 <= passed <= total <= MAX_TESTS:
+        return 0, 0
+    return passed, total
 
 
 def _about(fields: dict[str, Any]) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Summary:
         total: The number of tasks with a result.
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
         failed: The number of tasks that are not OK, for any reason.
+        tests_passed, tests: The number of tests that passed, and of all tests.
         latency: The distribution of the times that callers waited; None when no time is known.
         duration: The distribution of the times that the servers reported; None when no time is known.
         throughput: The results by time; None when no time is known.
@@ -138,6 +139,7 @@ class Summary:
         counts = Counter(row.kind for row in latest)
         self.counts = {kind: counts[kind] for kind in KINDS if kind in counts}
         self.failed = self.total - counts[OK]
+        self.tests_passed, self.tests = sum(row.tests_passed for row in latest), sum(row.tests for row in latest)
         self.latency = distribution(row.total_ms for row in latest)
         self.duration = distribution(row.duration_ms for row in latest)
         self.languages = _by_language(latest)

@@ -1,0 +1,116 @@
+"""Runs the tests of a judgement, each in an execution of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from faasrt.errors import InvalidRequestError, shown
+from faasrt.judging import (
+    Compare,
+    Judgement,
+    TestCase,
+    TestResult,
+    Verdict,
+    check_compare,
+    check_tests,
+    judge_result,
+)
+from faasrt.languages import Language
+from faasrt.protocol.request import check_flag
+from faasrt.results import ExecutionResult
+
+_DEFAULT_CONCURRENCY = 64
+
+
+async def run_tests(
+    tests: Sequence[TestCase],
+    run: Callable[[TestCase], Awaitable[ExecutionResult]],
+    *,
+    compare: Compare,
+    stop_on_failure: bool,
+    concurrency: int,
+) -> tuple[TestResult, ...]:
+    """Return the verdict on each test.
+
+    Args:
+        tests: The tests.
+        run: Runs the program with the input of a test.
+        compare: The comparison of outputs.
+        stop_on_failure: Whether the tests after the first one that does not pass are skipped.
+        concurrency: The largest number of tests in flight.
+
+    Raises:
+        FaasrtError: An execution failed. The other ones are cancelled.
+
+    Cancellation: cancels the executions in flight.
+    """
+    results = [TestResult(test=test, verdict=Verdict.SKIPPED) for test in tests]
+    permits = asyncio.Semaphore(concurrency)
+    running: list[asyncio.Task[None]] = []
+
+    async def run_test(index: int) -> None:
+        async with permits:
+            results[index] = judge_result(tests[index], await run(tests[index]), compare)
+        if stop_on_failure and results[index].verdict is not Verdict.PASSED:
+            for later in running[index + 1 :]:
+                later.cancel()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            running += [group.create_task(run_test(index)) for index in range(len(tests))]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return tuple(results if not stop_on_failure else _skip_after_failure(results))
+
+
+def _skip_after_failure(results: list[TestResult]) -> list[TestResult]:
+    """Return the results, of which those after the first failure are skipped even if their program has run."""
+    passed = [result.verdict is Verdict.PASSED for result in results]
+    kept = passed.index(False) + 1 if False in passed else len(results)
+    skipped = [TestResult(test=result.test, verdict=Verdict.SKIPPED) for result in results[kept:]]
+    return results[:kept] + skipped
+
+
+async def judge(
+    run_code: Callable[..., Awaitable[ExecutionResult]],
+    check: Callable[..., object],
+    code: str,
+    tests: object,
+    *,
+    language: Language,
+    compare: Compare,
+    stop_on_failure: bool,
+    concurrency: int | None,
+    timeout_ms: float | None = None,
+    **options: Any,
+) -> Judgement:
+    """Run the tests of a program. `Runtime.judge` documents the other arguments.
+
+    Args:
+        run_code: `Runtime.run_code`.
+        check: Checks the arguments of `run_code`, so that nothing is sent if a test is wrong.
+    """
+    checked = check_tests(tests)
+    check_compare(compare)
+    check_flag("stop_on_failure", stop_on_failure, optional=False)
+    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+        raise InvalidRequestError(f"concurrency must be a whole number from 1, or None, got {shown(concurrency)}")
+
+    def options_of(test: TestCase) -> dict[str, Any]:
+        limit_ms = timeout_ms if test.timeout_ms is None else test.timeout_ms
+        return {**options, "timeout_ms": limit_ms, "stdin": test.stdin, "argv": test.argv, "files": test.files}
+
+    for test in checked:
+        check(code, language, **options_of(test))
+    started = time.monotonic()
+    results = await run_tests(
+        checked,
+        lambda test: run_code(code, language, **options_of(test)),
+        compare=compare,
+        stop_on_failure=stop_on_failure,
+        concurrency=_DEFAULT_CONCURRENCY if concurrency is None else concurrency,
+    )
+    return Judgement(tests=results, duration_s=time.monotonic() - started)

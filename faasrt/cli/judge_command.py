@@ -1,0 +1,110 @@
+"""`faasrt judge`: judges a program by the test cases in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faasrt import strict_json
+from faasrt.cli.connect import make_settings, run_with_manager
+from faasrt.cli.options import Number, memory_option, timeout_option
+from faasrt.cli.output import CODE_FAILED, OK, colored, write
+from faasrt.judging import Judgement, TestCase, TestResult, Verdict
+from faasrt.languages import Language
+
+_EXPECTED_SUFFIXES = (".out", ".ans")
+_COMPARISONS = ("lines", "exact", "tokens", "floats")
+
+
+def judge_options(command: Any) -> Any:
+    """Add the options of `faasrt judge`, other than those about the program."""
+    for option in (
+        click.option("--stop-on-failure", is_flag=True, help="Skip the tests after the first one that does not pass."),
+        click.option("--concurrency", type=Number(1, 10_000), help="The largest number of tests in flight."),
+        click.option(
+            "--compare",
+            type=click.Choice(_COMPARISONS),
+            default="lines",
+            show_default=True,
+            help="How to compare outputs.",
+        ),
+        memory_option(help="The memory limit in MiB."),
+        timeout_option(help="The time limit of each test in milliseconds.  [default: 30000]"),
+    ):
+        command = option(command)
+    return command
+
+
+def read_tests(folder: str) -> list[TestCase]:
+    """Return the tests in a folder: the pairs of NAME.in and NAME.out or NAME.ans, by name.
+
+    Raises:
+        click.UsageError: A file cannot be read, has no partner, or there is none.
+    """
+    path = Path(folder)
+    try:
+        files = {file.name: file for file in path.iterdir()}
+        tests = []
+        for name in sorted(files, key=_natural_order):
+            if not name.endswith(".in"):
+                continue
+            stem = name.removesuffix(".in")
+            partners = [files[stem + suffix] for suffix in _EXPECTED_SUFFIXES if stem + suffix in files]
+            if len(partners) != 1:
+                problem = "both" if partners else "neither"
+                raise click.UsageError(
+                    f"{path / name} has {problem} {stem}.out {'and' if partners else 'nor'} {stem}.ans"
+                )
+            tests.append(TestCase(files[name].read_bytes(), partners[0].read_bytes().decode(), id=stem))
+    except OSError as error:
+        raise click.UsageError(f"cannot read {error.filename or path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"an expected output in {path} is not UTF-8 (byte {error.start})") from None
+    if not tests:
+        raise click.UsageError(f"{path} has no test: there is no file NAME.in")
+    return tests
+
+
+def _natural_order(name: str) -> tuple[int, str]:
+    """Return a key that sorts 2.in before 10.in."""
+    return len(name), name
+
+
+def judge_program(
+    code: str,
+    language: Language,
+    tests: list[TestCase],
+    *,
+    url: str | None,
+    as_json: bool,
+    memory_mb: int,
+    **given: Any,
+) -> int:
+    """Judge a program, print a table of the verdicts, and return the exit code."""
+    timeout_ms = given.pop("timeout_ms")
+    judgement = run_with_manager(
+        lambda manager: manager.judge(code, tests, language=language, timeout_ms=timeout_ms, **given),
+        make_settings(url, timeout_ms, memory_mb),
+        [language],
+    )
+    write(strict_json.dump_bytes(judgement.to_dict()).decode() + "\n" if as_json else _table(judgement))
+    return OK if judgement.passed else CODE_FAILED
+
+
+def _table(judgement: Judgement) -> str:
+    width = max(len(test.test.id or "") for test in judgement.tests)
+    lines = [_line(test, width) for test in judgement.tests]
+    return "".join(lines) + f"{judgement.passed_count} of {len(judgement.tests)} tests passed\n"
+
+
+def _line(test: TestResult, width: int) -> str:
+    result = test.result
+    color = {Verdict.PASSED: "green", Verdict.SKIPPED: "bright_black"}.get(test.verdict, "yellow")
+    verdict = colored(f"{test.verdict:13}", color, err=False)
+    duration = f"{result.duration_ms:8,.0f} ms" if result is not None and result.duration_ms is not None else " " * 11
+    reason = test.difference
+    if not reason and result is not None and result.error is not None:
+        reason = f"{result.error.name}: {result.error.message}".splitlines()[0][:200]
+    return f"{test.test.id or '':{width}}  {verdict} {duration}  {reason}".rstrip() + "\n"

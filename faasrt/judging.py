@@ -1,0 +1,338 @@
+"""Judges a program by test cases: what it prints for an input, compared with the expected output.
+
+`RuntimeManager.judge` and `Runtime.judge` run every test in an execution of its own. On a server that starts an
+interpreter for each request, such as python-faas, the tests share executions, each with a fresh namespace.
+
+Comparisons:
+
+    "exact"      the output equals the expected text
+    "lines"      trailing white space of lines, and empty lines at the end, are ignored; the default
+    "tokens"     the words are the same; any white space separates them
+    "floats"     as "tokens", but numbers may differ slightly: `floats()` with its defaults
+    floats(...)  the same with other tolerances
+    a function   takes the output and the expected text, and returns whether the output is right
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, ClassVar, TypeAlias, cast
+
+import attrs
+
+from faasrt._record_type import RecordType
+from faasrt.errors import InvalidRequestError, shown
+from faasrt.inputs import ProgramInput
+from faasrt.results import ExecutionResult, Outcome, short_repr
+
+Compare: TypeAlias = str | Callable[[str, str], bool]
+"""A way to compare outputs; see the docstring of the module."""
+_MAX_NUMBER_CHARACTERS = 400
+_TEST_FIELDS = ("stdin", "expected", "argv", "files", "timeout_ms", "id")
+
+
+class Verdict(enum.StrEnum):
+    """The verdict on one test: PASSED, WRONG_ANSWER, SKIPPED, or the name of an `Outcome` other than OK.
+
+    Example:
+        >>> judgement = await manager.judge("print(2)", [TestCase(expected="1")], language="py")
+        >>> judgement.tests[0].verdict is Verdict.WRONG_ANSWER
+        True
+    """
+
+    PASSED = "PASSED"
+    """The program ended with OK, and its output is right."""
+    WRONG_ANSWER = "WRONG_ANSWER"
+    """The program ended with OK, and its output is wrong."""
+    SKIPPED = "SKIPPED"
+    """An earlier test did not pass, and `stop_on_failure` was set."""
+    USER_ERROR = "USER_ERROR"
+    SYNTAX_ERROR = "SYNTAX_ERROR"
+    TIMEOUT = "TIMEOUT"
+    MEMORY_LIMIT = "MEMORY_LIMIT"
+    OUTPUT_LIMIT = "OUTPUT_LIMIT"
+    """It was stopped at its output limit, or its output was cut, so that it cannot be compared."""
+    CRASHED = "CRASHED"
+
+
+@attrs.frozen
+class TestCase(metaclass=RecordType):
+    """An input of a program, and the output that is expected for it.
+
+    Attributes:
+        stdin: The standard input. Default: "".
+        expected: The expected standard output. Default: "".
+        argv: The command-line arguments. Default: no arguments.
+        files: The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None.
+        timeout_ms: The time limit of this test in milliseconds. Default: None, which means that of the judgement.
+        id: Your own name for the test. Default: None.
+
+    Raises:
+        InvalidRequestError: An attribute is wrong.
+
+    Example:
+        >>> TestCase("1 2", "3", id="small")
+        TestCase(stdin='1 2', expected='3', argv=(), files=None, timeout_ms=None, id='small')
+    """
+
+    __test__: ClassVar[bool] = False  # pytest does not collect this class
+
+    stdin: str | bytes = attrs.field(default="", repr=short_repr)
+    expected: str = attrs.field(default="", repr=short_repr)
+    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=short_repr)
+    files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=short_repr)
+    timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    id: str | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.expected, str):
+            raise InvalidRequestError(f"expected must be a str, got {type(self.expected).__name__}")
+        checked = ProgramInput.checked(None, stdin=self.stdin, argv=self.argv, files=self.files)
+        object.__setattr__(self, "argv", checked.argv)
+
+    @classmethod
+    def from_dict(cls, fields: object) -> TestCase:
+        r"""Return the test in decoded JSON: an object with the attributes. Bytes are text, or `{"base64": ...}`.
+
+        Raises:
+            InvalidRequestError: A field is unknown or wrong.
+
+        Example:
+            >>> TestCase.from_dict({"stdin": {"base64": "AAE="}, "expected": "1"}).stdin
+            b'\x00\x01'
+        """
+        if not isinstance(fields, dict):
+            raise InvalidRequestError(f"a test must be an object, got {shown(fields)}")
+        if unknown := fields.keys() - set(_TEST_FIELDS):
+            raise InvalidRequestError(f"a test has no field {min(unknown)[:50]!r}, only {', '.join(_TEST_FIELDS)}")
+        given = {name: fields[name] for name in ("expected", "timeout_ms", "id") if fields.get(name) is not None}
+        names = {name: fields[name] for name in ("stdin", "argv", "files") if name in fields}
+        checked = ProgramInput.from_wire(names, None)
+        return cls(stdin=checked.stdin, argv=checked.argv, files=checked.files, **given)
+
+
+@attrs.frozen(kw_only=True)
+class TestResult(metaclass=RecordType):
+    """The verdict on one test.
+
+    Attributes:
+        test: The test.
+        verdict: The verdict.
+        difference: The first difference between the output and the expected one, in words; "" unless the verdict is
+            WRONG_ANSWER.
+        result: The result of the execution; None if the test was skipped.
+
+    Example:
+        >>> judgement = await manager.judge("print(input())", [TestCase("a", "b")], language="py")
+        >>> judgement.tests[0].difference
+        "line 1: expected 'b', got 'a'"
+    """
+
+    __test__: ClassVar[bool] = False
+
+    test: TestCase
+    verdict: Verdict
+    difference: str = ""
+    result: ExecutionResult | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return id, verdict, difference and result as values that `json.dumps` accepts."""
+        result = None if self.result is None else self.result.to_dict()
+        return {"id": self.test.id, "verdict": str(self.verdict), "difference": self.difference, "result": result}
+
+
+@attrs.frozen(kw_only=True)
+class Judgement(metaclass=RecordType):
+    """The verdicts on all tests. Truthy when all passed.
+
+    Attributes:
+        tests: The verdict on each test, in order.
+        duration_s: Seconds from the call to the last verdict.
+
+    Example:
+        >>> tests = [TestCase("1", "2"), TestCase("5", "6"), TestCase("x", "")]
+        >>> judgement = await manager.judge("print(int(input()) + 1)", tests, language="python")
+        >>> judgement.passed, round(judgement.score, 2), [str(test.verdict) for test in judgement.tests]
+        (False, 0.67, ['PASSED', 'PASSED', 'USER_ERROR'])
+    """
+
+    tests: tuple[TestResult, ...]
+    duration_s: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every test passed."""
+        return self.passed_count == len(self.tests)
+
+    @property
+    def passed_count(self) -> int:
+        """The number of tests that passed."""
+        return sum(test.verdict is Verdict.PASSED for test in self.tests)
+
+    @property
+    def deciding(self) -> TestResult:
+        """The first test that did not pass, or the last test."""
+        return next((test for test in self.tests if test.verdict is not Verdict.PASSED), self.tests[-1])
+
+    @property
+    def score(self) -> float:
+        """The share of tests that passed, from 0 to 1."""
+        return self.passed_count / len(self.tests)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return passed, score, duration_s and tests as values that `json.dumps` accepts."""
+        return {
+            "passed": self.passed,
+            "score": self.score,
+            "duration_s": self.duration_s,
+            "tests": [test.to_dict() for test in self.tests],
+        }
+
+
+@attrs.frozen
+class floats(metaclass=RecordType):  # noqa: N801 (used like a function)
+    """A comparison of words in which numbers may differ slightly, as in `math.isclose`.
+
+    Attributes:
+        rel: The largest relative difference, from 0. Default: 1e-6.
+        abs: The largest absolute difference, from 0. Default: 1e-9.
+
+    Raises:
+        InvalidRequestError: A tolerance is not a number from 0.
+
+    Example:
+        >>> floats(rel=0.01)("3.14", "3.1416"), floats()("3.14", "3.1416"), floats()("a 1e3", "a 1000.0000001")
+        (True, False, True)
+    """
+
+    rel: float = 1e-6
+    abs: float = 1e-9
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (("rel", self.rel), ("abs", self.abs)):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf:
+                raise InvalidRequestError(f"{name} must be a finite number from 0, got {shown(value)}")
+
+    def __call__(self, output: str, expected: str) -> bool:
+        return not _difference(output.split(), expected.split(), "word", self._equal)
+
+    def _equal(self, word: str | None, expected: str | None) -> bool:
+        if word == expected:
+            return True
+        if word is None or expected is None or max(len(word), len(expected)) > _MAX_NUMBER_CHARACTERS:
+            return False
+        try:
+            numbers = float(word), float(expected)
+        except ValueError:
+            return False
+        return math.isclose(*numbers, rel_tol=self.rel, abs_tol=self.abs) or all(map(math.isnan, numbers))
+
+
+def check_compare(compare: object) -> Compare:
+    """Return a comparison after checking it.
+
+    Raises:
+        InvalidRequestError: It is neither the name of a comparison nor callable.
+    """
+    if inspect.iscoroutinefunction(compare):
+        raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {shown(compare)}")
+    if callable(compare) or (isinstance(compare, str) and compare in _COMPARISONS):
+        return cast("Compare", compare)
+    raise InvalidRequestError(
+        f"compare must be {', '.join(map(repr, _COMPARISONS))}, floats(...) or a function, got {shown(compare)}"
+    )
+
+
+def check_tests(tests: object) -> tuple[TestCase, ...]:
+    """Return tests after checking them.
+
+    Raises:
+        InvalidRequestError: They are not an iterable of at least one `TestCase`.
+    """
+    if isinstance(tests, (str, bytes, Mapping)) or not isinstance(tests, Iterable):
+        raise InvalidRequestError(f"tests must be an iterable of TestCases, got {shown(tests)}")
+    checked = tuple(tests)
+    for index, test in enumerate(checked):
+        if not isinstance(test, TestCase):
+            raise InvalidRequestError(f"tests must contain TestCases, got {type(test).__name__} at index {index}")
+    if not checked:
+        raise InvalidRequestError("tests must not be empty")
+    return checked
+
+
+def judge_result(test: TestCase, result: ExecutionResult, compare: Compare) -> TestResult:
+    """Return the verdict on a test whose program has run."""
+    if result.outcome is not Outcome.OK:
+        return TestResult(test=test, verdict=Verdict(result.outcome), result=result)
+    if "stdout" in result.truncated:
+        return TestResult(test=test, verdict=Verdict.OUTPUT_LIMIT, result=result)
+    difference = _compare(result.stdout, test.expected, compare)
+    verdict = Verdict.WRONG_ANSWER if difference else Verdict.PASSED
+    return TestResult(test=test, verdict=verdict, difference=difference, result=result)
+
+
+def _compare(output: str, expected: str, compare: Compare) -> str:
+    """Return the first difference in words, or "" if the output is right."""
+    if isinstance(compare, str):
+        return _COMPARISONS[compare](output, expected)
+    if isinstance(compare, floats):
+        return _difference(output.split(), expected.split(), "word", compare._equal)
+    if compare(output, expected):
+        return ""
+    return _compare_exactly(output, expected) or "the comparison refuses the output, which equals the expected one"
+
+
+def _compare_exactly(output: str, expected: str) -> str:
+    return _difference(output.splitlines(keepends=True), expected.splitlines(keepends=True), "line")
+
+
+def _compare_lines(output: str, expected: str) -> str:
+    return _difference(_stripped_lines(output), _stripped_lines(expected), "line")
+
+
+def _compare_tokens(output: str, expected: str) -> str:
+    return _difference(output.split(), expected.split(), "word")
+
+
+def _compare_floats(output: str, expected: str) -> str:
+    return _compare(output, expected, floats())
+
+
+_COMPARISONS: dict[str, Callable[[str, str], str]] = {
+    "exact": _compare_exactly,
+    "lines": _compare_lines,
+    "tokens": _compare_tokens,
+    "floats": _compare_floats,
+}
+
+
+def _stripped_lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _same(part: str | None, expected: str | None) -> bool:
+    return part == expected
+
+
+def _name(part: str | None) -> str:
+    return "the end" if part is None else short_repr(part)
+
+
+def _difference(
+    parts: list[str],
+    expected: list[str],
+    kind: str,
+    equal: Callable[[str | None, str | None], bool] = _same,
+) -> str:
+    for number, (got, wanted) in enumerate(zip_longest(parts, expected), 1):
+        if not equal(got, wanted):
+            return f"{kind} {number}: expected {_name(wanted)}, got {_name(got)}"
+    return ""

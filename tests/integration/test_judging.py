@@ -1,0 +1,145 @@
+"""Programs judged by tests: on the embedded FaaS, in maps, and on servers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from benchmarks.problems import PROBLEMS, Problem
+from faasrt import (
+    CodeTask,
+    InvalidRequestError,
+    Outcome,
+    OverloadedError,
+    RuntimeManager,
+    TaskFailure,
+    TaskSuccess,
+    TestCase,
+    UnsupportedLanguageError,
+    Verdict,
+)
+from faasrt.testing import FakeFaas, Reply
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+DOUBLE = [TestCase("1", "2"), TestCase("5", "10"), TestCase("-1", "-2")]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+async def test_right_and_wrong_solutions_are_told_apart(problem: Problem, local: RuntimeManager) -> None:
+    """A right solution passes every test, and a wrong one fails some."""
+    tests = problem.tests()
+    right, wrong = await asyncio.gather(
+        local.judge(problem.right, tests, language="python"), local.judge(problem.wrong, tests, language="python")
+    )
+    assert right.passed, right.deciding
+    assert not wrong.passed
+    assert wrong.deciding.verdict is Verdict.WRONG_ANSWER
+    assert wrong.deciding.difference
+
+
+async def test_each_test_has_its_own_verdict(local: RuntimeManager) -> None:
+    """Files, arguments, time limits and ids belong to one test."""
+    code = (
+        "import sys, time\nmode = sys.argv[1] if sys.argv[1:] else input()\n"
+        "if mode == 'file': print(open('a/b.txt').read())\nelif mode == 'raise': raise ValueError(mode)\n"
+        "elif mode == 'sleep': time.sleep(60)\nelif mode == 'exit': sys.exit(3)\nelse: print(mode)"
+    )
+    tests = [
+        TestCase("echo", "echo", id="plain"),
+        TestCase(argv=["argument"], expected="argument"),
+        TestCase("file", "content", files={"a/b.txt": "content"}),
+        TestCase("file", "content"),
+        TestCase("raise"),
+        TestCase("sleep", timeout_ms=300),
+        TestCase("exit"),
+    ]
+    judgement = await local.judge(code, tests, language="python", timeout_ms=20_000)
+    verdicts = [str(test.verdict) for test in judgement.tests]
+    assert verdicts == ["PASSED", "PASSED", "PASSED", "USER_ERROR", "USER_ERROR", "TIMEOUT", "USER_ERROR"]
+    assert judgement.tests[0].test.id == "plain"
+    assert judgement.tests[4].result is not None
+    assert judgement.tests[4].result.error is not None
+    assert judgement.tests[4].result.error.message == "raise"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (("", DOUBLE), {}, InvalidRequestError, "code must not be empty"),
+        (("pass", []), {}, InvalidRequestError, "tests must not be empty"),
+        (("pass", DOUBLE), {"compare": "same"}, InvalidRequestError, "compare must be"),
+        (("pass", DOUBLE), {"concurrency": 0}, InvalidRequestError, "concurrency must be a whole number from 1"),
+        (("pass", DOUBLE), {"concurrency": True}, InvalidRequestError, "concurrency must be a whole number from 1"),
+        (("pass", DOUBLE), {"stop_on_failure": 1}, InvalidRequestError, "stop_on_failure must be True or False"),
+        (("pass", DOUBLE), {"timeout_ms": -1}, InvalidRequestError, "timeout_ms must be finite and above 0"),
+        (("pass", [*DOUBLE, TestCase(timeout_ms=10**9)]), {}, InvalidRequestError, "timeout_ms must be at most"),
+        (("pass", [*DOUBLE, TestCase(files={"main.py": ""})]), {}, InvalidRequestError, "the program itself"),
+        (("pass", DOUBLE), {"language": "ruby"}, UnsupportedLanguageError, "ruby"),
+    ],
+)
+async def test_wrong_arguments_are_refused_before_anything_is_sent(
+    arguments: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """Even if only the last test is wrong, no test runs."""
+    async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
+        with pytest.raises(error) as caught:
+            await manager.judge(*arguments, **{"language": "python", **options})
+        assert message in str(caught.value)
+        assert not faas.requests
+
+
+async def test_an_infrastructure_failure_is_never_a_wrong_answer() -> None:
+    """The error of one execution is the error of the judgement."""
+    async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
+        faas.default = Reply.overloaded(retry_after=0)
+        with pytest.raises(OverloadedError):
+            await manager.judge("print(1)", DOUBLE, language="python")
+        items = [item async for item in manager.map([CodeTask("print(1)", "python", tests=DOUBLE)])]
+    assert isinstance(items[0], TaskFailure)
+    assert isinstance(items[0].error, OverloadedError)
+
+
+async def test_a_task_with_tests_has_a_judgement(local: RuntimeManager) -> None:
+    """The result of the item is that of the test that decided."""
+    tasks = [
+        CodeTask("print(int(input()) * 2)", "python", tests=DOUBLE),
+        CodeTask("print(abs(int(input()) * 2))", "python", tests=DOUBLE),
+        CodeTask("print(2.0)", "python", tests=[TestCase("", "2")], compare="floats"),
+    ]
+    items = [item async for item in local.map(tasks, ordered=True)]
+    found = []
+    for item in items:
+        assert isinstance(item, TaskSuccess)
+        assert item.judgement is not None
+        found.append((item.result.outcome, item.result.stdout, item.judgement.score))
+        assert item.to_dict()["judgement"]["score"] == item.judgement.score
+    assert found == [(Outcome.OK, "-2\n", 1.0), (Outcome.OK, "2\n", 2 / 3), (Outcome.OK, "2.0\n", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tests": []}, "tests must not be empty"),
+        ({"tests": DOUBLE, "function": "f"}, "a task with tests must have no function"),
+        ({"tests": DOUBLE, "stdin": "a"}, "a task with tests must have no function and no input of its own"),
+        ({"compare": "x"}, "compare must be"),
+        ({"function": "f", "argv": ["a"]}, "argv must be empty for a task with a function"),
+        ({"function": "f", "collect": ["a"]}, "collect must be empty for a task with a function"),
+    ],
+)
+async def test_wrong_tasks_are_refused(options: dict[str, Any], message: str) -> None:
+    """The error says what is wrong."""
+    with pytest.raises(InvalidRequestError, match=message):
+        CodeTask("pass", "python", **options)
+
+
+async def test_stopping_at_a_failure_ends_the_tests_in_flight(local: RuntimeManager) -> None:
+    """Tests that still run when an earlier one fails are cancelled, so that the judgement need not wait for them."""
+    code = "import time\nif input() == 'slow': time.sleep(25)\nprint('x')"
+    tests = [TestCase("fast", "y"), TestCase("slow"), TestCase("slow")]
+    judgement = await local.judge(code, tests, language="python", stop_on_failure=True)
+    verdicts = [str(test.verdict) for test in judgement.tests]
+    assert verdicts == ["WRONG_ANSWER", "SKIPPED", "SKIPPED"]
+    assert judgement.tests[1].result is None
