@@ -123,7 +123,7 @@ class CodeTask(metaclass=RecordType):
 
 @attrs.frozen
 class TaskSuccess(metaclass=RecordType):
-    """A task with a verdict, even if its program failed.
+    """A task whose program has a verdict, which may be a failure of the program, such as USER_ERROR.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -150,7 +150,7 @@ class TaskSuccess(metaclass=RecordType):
 
 @attrs.frozen
 class TaskFailure(metaclass=RecordType):
-    """A task without a verdict.
+    """A task without a verdict: its `error` is an exception, and its program may not have run.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -176,4 +176,5 @@ class TaskFailure(metaclass=RecordType):
 
 
 TaskResult: TypeAlias = TaskSuccess | TaskFailure
-"""The result of a task. After `if item.error is None`, type checkers know that `item.result` is not None."""
+"""The result of a task: its `result` or its `error` is None, never both. Type checkers know this after
+`if item.error is None`."""

@@ -1,4 +1,4 @@
-"""Writes the results of `faasrt batch` as JSON Lines. A result counts when it is on the disk; no id occurs twice."""
+"""Writes the results of `faasrt batch` as JSON Lines. A result is counted after it is synced to the disk."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Results:
         self._file.close()
 
     async def write(self, record: dict[str, Any]) -> None:
-        """Return when a record is on the disk. Its `finished_at` is now.
+        """Write a record with `finished_at`, and return when it is synced to the disk.
 
         All records that wait for an earlier one are written and synced together.
 
