@@ -20,12 +20,7 @@ _OWN_HEADERS = {"accept-encoding", "content-encoding", "content-length", "conten
 
 
 def must_be(kind: str, accepts: Callable[[Any], bool]) -> Any:
-    """Return an attrs validator.
-
-    Args:
-        kind: A description of the valid values, for the error message.
-        accepts: Returns whether a value is valid.
-    """
+    """Return an attrs validator. `kind` describes the valid values in its error message."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not accepts(value):
@@ -52,11 +47,7 @@ ssl = must_be(
 
 
 def parse_base_url(text: object) -> str:
-    """Return the base URL of a FaaS without a trailing slash.
-
-    Raises:
-        ConfigurationError: The text is not an http(s) URL with a host, or has user info, a query or a fragment.
-    """
+    """Return the base URL of a FaaS without a trailing slash, or raise ConfigurationError if it is not one."""
     if not isinstance(text, str):
         raise ConfigurationError(f"a FaaS URL must be a string, got {shown(text)}")
     url = text.strip()
@@ -123,11 +114,6 @@ def token(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None
 
 
 def headers(given: object) -> dict[str, str]:
-    """Return the headers as a dict.
-
-    Raises:
-        ConfigurationError: A header is malformed, or the client sets it itself.
-    """
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"headers must map names to values, got {shown(given)}")
     for name, value in given.items():
@@ -151,7 +137,6 @@ def proxy(given: object) -> str | None:
 
 
 def session(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Check that the value is None or an aiohttp session."""
     if value is not None:
         import aiohttp  # not at the top, because loading the settings must not load aiohttp
 

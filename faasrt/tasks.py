@@ -31,11 +31,8 @@ class CallOptions(TypedDict, total=False):
 
 
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
-    """Return positional arguments as a tuple.
-
-    Raises:
-        InvalidRequestError: `args` is not iterable, or is a single value such as a str, whose items would become the
-            arguments.
+    """Return positional arguments as a tuple. Raise InvalidRequestError if `args` is not iterable, or is a single value
+    such as a str, whose items would become the arguments.
     """
     is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
     if is_one_value or not isinstance(args, Iterable):
@@ -44,11 +41,7 @@ def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return keyword arguments as a dict.
-
-    Raises:
-        InvalidRequestError: `kwargs` is not a mapping of names to arguments.
-    """
+    """Return keyword arguments as a dict, or raise InvalidRequestError if they do not map names to arguments."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise InvalidRequestError(f"kwargs must map names to arguments, got {shown(kwargs)}")
     return dict(kwargs)

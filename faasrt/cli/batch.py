@@ -34,17 +34,8 @@ class Batch:
     """One run of the command.
 
     A thread reads lines into a queue, and each line is a task of the event loop. The number of lines between the thread
-    and the file of results is limited, so memory stays small while tasks wait for a retry.
-
-    Args:
-        tasks: The path of the tasks, or "-".
-        options: The options for the tasks.
-        results: The file of results.
-        progress: Counts the results.
-        languages: The languages of the tasks, as far as they are known.
-
-    Attributes:
-        stopping: Set when the run is interrupted.
+    and the file of results is limited, so memory stays small while tasks wait for a retry. `languages` are those of the
+    tasks, as far as they are known. `stopping` is set when the run is interrupted.
     """
 
     def __init__(

@@ -52,14 +52,8 @@ def kind_of(record: dict[str, Any]) -> str:
 
 
 class Results:
-    """The file of results, or stdout for "-".
-
-    Args:
-        target: The path, or "-".
-        resume: Whether to continue a file of results. Otherwise the file must be missing or empty.
-
-    Attributes:
-        done: The ids that have a verdict from an earlier run.
+    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty. `done` has
+    the ids with a verdict from an earlier run.
 
     Raises:
         click.UsageError: The file already contains results, another run writes it, or it cannot be written.
@@ -87,7 +81,6 @@ class Results:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     async def write(self, record: dict[str, Any]) -> None:
@@ -147,10 +140,8 @@ class Results:
 
 
 def _id_of_verdict(line: bytes, number: int) -> str | None:
-    """Return the id of a line with a verdict; None for a failure, and for a line without its end.
-
-    Raises:
-        click.UsageError: The line is not a result, so the file may be another one, which must not be overwritten.
+    """Return the id of a line with a verdict; None for a failure, and for a line without its end. Raise UsageError if
+    the line is not a result, so that another file is not overwritten.
     """
     if not line.endswith(b"\n"):
         return None

@@ -48,7 +48,6 @@ _LANGUAGE_OF_SUFFIX = {".py": "python", ".js": "javascript", ".mjs": "javascript
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(commands.main(arguments, prog_name="faasrt", standalone_mode=False))

@@ -114,7 +114,6 @@ def serve_command(
 
 
 def _describe_client(url: str, token: str | None) -> str:
-    """Return lines that say how a client uses the server."""
     host = urlsplit(url).hostname or ""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:  # 0.0.0.0 and :: are no addresses for clients
