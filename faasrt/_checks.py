@@ -59,7 +59,7 @@ def parse_base_url(text: object) -> str:
         raise ConfigurationError(f"a FaaS URL must be a valid URL, got {shown(_without_userinfo(url))}") from None
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
-            f"a FaaS URL must not contain user info (use `token`), got {shown(_without_userinfo(url))}"
+            f"a FaaS URL must not contain a user name or password (use `token`), got {shown(_without_userinfo(url))}"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
         raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {shown(url)}")
@@ -92,7 +92,7 @@ def endpoints(given: object) -> dict[Language, tuple[str, ...]]:
 def one_of(*allowed: str) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
-            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}; got {shown(value)}")
+            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}, got {shown(value)}")
 
     return check
 
@@ -127,7 +127,7 @@ def headers(given: object) -> dict[str, str]:
 
 
 def proxy(given: object) -> str | None:
-    """Return the URL of a proxy. Unlike the URL of a FaaS, it may contain user info."""
+    """Return the URL of a proxy. Unlike the URL of a FaaS, it may contain a user name and a password."""
     if given is None:
         return None
     parts = urlsplit(given) if isinstance(given, str) else None

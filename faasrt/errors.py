@@ -13,7 +13,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     └── ServiceError
         ├── ConnectError                       the server was never reached; the code did not run
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
-        ├── DeadlineExceededError              the deadline passed, or the wait for a permit took too long
+        ├── DeadlineExceededError              the deadline passed, or the wait in the queue was too long
         ├── OverloadedError                    the server has no free capacity (429, 503)
         ├── RejectedError                      another 4xx, but not a 408, which is the outcome TIMEOUT
         ├── ServerError                        another 5xx, a 200 with an error, or an interpreter that did not start
@@ -117,7 +117,9 @@ class ReturnValueError(FaasrtError):
 
 
 class QueueFullError(FaasrtError):
-    """Too many calls are waiting for a permit already; nothing was sent.
+    """`LimiterSettings.max_queue` calls are waiting to be sent already; nothing was sent.
+
+    Without `max_queue`, which is the default, the queue has no limit.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=1, max_queue=1)
@@ -236,9 +238,10 @@ class ConnectionLostError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The call's deadline passed, or its wait for a permit exceeded `queue_timeout_s`, which leaves `sent` at "no".
+    """The deadline of the call passed, or the call waited longer than `LimiterSettings.queue_timeout_s` to be sent.
 
-    Unless `sent` is "no", the code may still be running on the server.
+    After such a wait, `sent` is "no". Otherwise the code may still be running on the server. `faasrt.transport` says
+    when the deadline is.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply

@@ -5,8 +5,8 @@
                                           given with --language
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
-    faasrt health                         probes every endpoint
-    faasrt warmup                         prepares the sandboxes of this machine
+    faasrt health                         requests /health from every endpoint
+    faasrt warmup                         starts every engine of the embedded FaaS once, and compiles what is missing
     faasrt batch TASKS -o RESULTS         runs the tasks of a file
     faasrt report RESULTS                 makes one self-contained HTML page about the results of a batch: outcomes,
                                           reasons, languages, latency, throughput, the slowest tasks and

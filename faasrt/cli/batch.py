@@ -156,10 +156,21 @@ class Batch:
 @timeout_option(help="The time limit of tasks that do not have one. Above 30000, it raises the limit of all tasks.")
 @memory_option(help="The memory limit of every task, in MiB.")
 @click.option("--function", metavar="NAME", help="The function to call in tasks that do not name one.")
-@click.option("--retry-infra", type=Number(0, 100), default=0, help="Retries of a task after infrastructure errors.")
-@click.option("--limit", type=Number(0, 10**12), help="The largest number of tasks to read.")
+@click.option(
+    "--retry-infra",
+    type=Number(0, 100),
+    default=0,
+    show_default=True,
+    help="The number of times to run a task again after infrastructure errors.",
+)
+@click.option("--limit", type=Number(0, 10**12), help="Read at most this number of tasks.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no summary.")
-@click.option("--summary-json", metavar="FILE", type=click.File("w", lazy=False), help="A file for the final counts.")
+@click.option(
+    "--summary-json",
+    metavar="FILE",
+    type=click.File("w", lazy=False),
+    help="Write the final counts to FILE as JSON.",
+)
 @url_option
 def batch_command(
     tasks: str,

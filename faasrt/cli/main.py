@@ -214,11 +214,11 @@ def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> 
     return OK if result.valid else CODE_FAILED
 
 
-@commands.command("health", short_help="Probe every endpoint.")
+@commands.command("health", short_help="Request /health from every endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @url_option
 def health_command(as_json: bool, url: str | None) -> int:
-    """Probe every endpoint.
+    """Request /health from every endpoint.
 
     The exit code is 3 unless all are healthy.
     """

@@ -11,8 +11,8 @@ Every program runs in a fresh sandbox. Nothing that it leaves behind reaches ano
 | `deno` | JavaScript, TypeScript | Deno without permissions | always |
 
 The five packages of `wasm` are numpy, pandas, scipy, scikit-learn and sympy. `result.metadata` names the engine, the
-version and the platform. `native` gives the results that authors of Python programs expect. `wasm` is the stronger
-wall, and works where the kernel offers no namespaces.
+version and the platform. `native` gives the results that authors of Python programs expect. `wasm` isolates more
+strongly, and works where the kernel offers no namespaces.
 
 ```python
 import asyncio
@@ -61,9 +61,9 @@ To give native programs other packages, make an environment for them:
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
 | threads of numeric libraries | all CPUs | one | one |
-| too much memory | the machine suffers | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
+| too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
 | depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
-| user and host | yours | uid 1000 on `sandbox` | none |
+| user and host | yours | uid 1000, host name `sandbox` | none |
 
 ## Differences from Deno
 
