@@ -71,7 +71,7 @@ class Outcome(enum.StrEnum):
 
 @attrs.frozen
 class UserError(metaclass=RecordType):
-    r"""The reason why the user's code did not end with OK.
+    r"""The reason why the user's code did not end with OK. This is a record, not an exception that can be raised.
 
     Attributes:
         name: The name of the exception's type, such as "ValueError". For an exit with another code than 0, "SystemExit"

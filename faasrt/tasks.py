@@ -116,7 +116,7 @@ class CodeTask(metaclass=RecordType):
 
 @attrs.frozen
 class TaskSuccess(metaclass=RecordType):
-    """A task whose program has a verdict, which may be a failure of the program, such as USER_ERROR.
+    """A task that got a verdict. The verdict may be a failure of its program, such as USER_ERROR.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -143,7 +143,7 @@ class TaskSuccess(metaclass=RecordType):
 
 @attrs.frozen
 class TaskFailure(metaclass=RecordType):
-    """A task without a verdict: its `error` is an exception, and its program may not have run.
+    """A task that got no verdict, but an error. Its program may or may not have run.
 
     Attributes:
         index: The position of the task in the input, from 0.
