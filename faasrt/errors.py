@@ -162,8 +162,8 @@ class ServiceError(FaasrtError):
         elapsed_s: Seconds from the start of the call to the failure.
         sent: Whether the request may have reached the server. "no": it did not, so the code did not run. "maybe": at
             least a part of it was sent, but no complete answer arrived. "yes": the server answered. It covers all
-            attempts of the call, except those in which the server refused to start the code. Read it to decide whether
-            to repeat a call whose code must not run twice.
+            attempts of the call, except earlier ones in which the server refused to start the code. Read it to decide
+            whether to repeat a call whose code must not run twice.
         status: The HTTP status of the answer; None if there was no answer.
 
     Example:
