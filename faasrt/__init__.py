@@ -1,8 +1,8 @@
 r"""Run untrusted Python, JavaScript and TypeScript from asyncio.
 
-faasrt sends a program to a code-execution server over HTTP (a "FaaS"), or runs it in a sandbox on this machine (the
-embedded FaaS), and returns an `ExecutionResult`. It speaks the protocol of coze-loop's evaluation runtime. Failures of
-the user's code are data (`result.outcome`). Failures of the infrastructure are exceptions.
+faasrt sends a program to a code-execution server over HTTP (a FaaS, "function as a service"), or runs it in a sandbox
+on this machine (the embedded FaaS), and returns an `ExecutionResult`. It uses the protocol of coze-loop's evaluation
+runtime. Failures of the user's code are data (`result.outcome`). Failures of the infrastructure are exceptions.
 
 Example:
     >>> async with faasrt.RuntimeManager.local() as manager:
@@ -20,7 +20,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
-* `faasrt.docs.concurrency`: what waits where, and which numbers to change
+* `faasrt.docs.concurrency`: queues and limits, and which settings to change
 * `faasrt.docs.logging_and_metrics`: logs, metrics, traces
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
 
@@ -40,7 +40,7 @@ The reference:
 * `faasrt.telemetry`: logs, metrics, traces
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
-Public are the names in `faasrt.__all__`, and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
+The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
 `faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`,
 `faasrt.testing.FakeFaas`, `faasrt.testing.Reply`, `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other
 names are internal and may change.

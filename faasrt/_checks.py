@@ -20,12 +20,7 @@ _OWN_HEADERS = {"accept-encoding", "content-encoding", "content-length", "conten
 
 
 def must_be(kind: str, accepts: Callable[[Any], bool]) -> Any:
-    """Return an attrs validator.
-
-    Args:
-        kind: A description of the valid values, for the error message.
-        accepts: Returns whether a value is valid.
-    """
+    """Return an attrs validator. `kind` describes the valid values in its error message."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not accepts(value):
@@ -52,11 +47,7 @@ ssl = must_be(
 
 
 def parse_base_url(text: object) -> str:
-    """Return the base URL of a FaaS without a trailing slash.
-
-    Raises:
-        ConfigurationError: The text is not an http(s) URL with a host, or has user info, a query or a fragment.
-    """
+    """Return the base URL of a FaaS without a trailing slash, or raise ConfigurationError if it is not one."""
     if not isinstance(text, str):
         raise ConfigurationError(f"a FaaS URL must be a string, got {shown(text)}")
     url = text.strip()
@@ -68,7 +59,7 @@ def parse_base_url(text: object) -> str:
         raise ConfigurationError(f"a FaaS URL must be a valid URL, got {shown(_without_userinfo(url))}") from None
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
-            f"a FaaS URL must not contain user info (use `token`), got {shown(_without_userinfo(url))}"
+            f"a FaaS URL must not contain a user name or password (use `token`), got {shown(_without_userinfo(url))}"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
         raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {shown(url)}")
@@ -101,7 +92,7 @@ def endpoints(given: object) -> dict[Language, tuple[str, ...]]:
 def one_of(*allowed: str) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in allowed:
-            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}; got {shown(value)}")
+            raise ConfigurationError(f"{attribute.name} must be one of {', '.join(allowed)}, got {shown(value)}")
 
     return check
 
@@ -123,11 +114,6 @@ def token(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None
 
 
 def headers(given: object) -> dict[str, str]:
-    """Return the headers as a dict.
-
-    Raises:
-        ConfigurationError: A header is malformed, or the client sets it itself.
-    """
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"headers must map names to values, got {shown(given)}")
     for name, value in given.items():
@@ -141,7 +127,7 @@ def headers(given: object) -> dict[str, str]:
 
 
 def proxy(given: object) -> str | None:
-    """Return the URL of a proxy. Unlike the URL of a FaaS, it may contain user info."""
+    """Return the URL of a proxy. Unlike the URL of a FaaS, it may contain a user name and a password."""
     if given is None:
         return None
     parts = urlsplit(given) if isinstance(given, str) else None
@@ -151,7 +137,6 @@ def proxy(given: object) -> str | None:
 
 
 def session(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Check that the value is None or an aiohttp session."""
     if value is not None:
         import aiohttp  # not at the top, because loading the settings must not load aiohttp
 

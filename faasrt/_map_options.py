@@ -22,11 +22,7 @@ count = must_be(
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
-    """Return a function that tests a result for the condition `stop_on`.
-
-    Raises:
-        ConfigurationError: `stop_on` is not an outcome, an error class, a collection of these, or a function.
-    """
+    """Return a function that tests a result for the condition `stop_on`, or raise ConfigurationError if it is none."""
     if stop_on is None:
         return lambda item: False
     if callable(stop_on) and not isinstance(stop_on, type):

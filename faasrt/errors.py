@@ -7,21 +7,21 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     ├── UnsupportedLanguageError(ValueError)   the language has no endpoint; nothing was sent
     ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
     ├── RuntimeClosedError                     the manager or runtime was closed
-    ├── ReturnValueError                       `result.value` was read, but `ret_val` is not JSON
+    ├── ReturnValueError                       `result.value` was read, but `ret_val` is empty, cut or not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
     ├── QueueFullError                         too many calls are waiting already; nothing was sent
     └── ServiceError
         ├── ConnectError                       the server was never reached; the code did not run
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
-        ├── DeadlineExceededError              the deadline passed, or the wait for a permit took too long
+        ├── DeadlineExceededError              the deadline passed, or the wait in the queue was too long
         ├── OverloadedError                    the server has no free capacity (429, 503)
-        ├── RejectedError                      another 4xx; see `error` and `details`
+        ├── RejectedError                      another 4xx, but not a 408, which is the outcome TIMEOUT
         ├── ServerError                        another 5xx, a 200 with an error, or an interpreter that did not start
         └── ProtocolError                      the answer does not follow the protocol
 
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): whether the
-request reached a server. If it is "no", the code did not run. Errors hold only strings and numbers, and survive
-`pickle` and `copy`.
+request may have reached a server. If it is "no", the code did not run. Errors hold only strings and numbers, and
+survive `pickle` and `copy`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class RuntimeClosedError(FaasrtError):
 
 
 class ReturnValueError(FaasrtError):
-    """`ExecutionResult.value` was read, but the argument of `return_val` is not JSON.
+    """`ExecutionResult.value` was read, but there is no value: `ret_val` is empty, was cut, or is not JSON.
 
     Example:
         >>> result = await manager.run_code("return_val('no JSON')", "python")
@@ -117,7 +117,9 @@ class ReturnValueError(FaasrtError):
 
 
 class QueueFullError(FaasrtError):
-    """Too many calls are waiting for a permit already; nothing was sent.
+    """`LimiterSettings.max_queue` calls are waiting to be sent already; nothing was sent.
+
+    Without `max_queue`, which is the default, the queue has no limit.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=1, max_queue=1)
@@ -158,7 +160,10 @@ class ServiceError(FaasrtError):
         endpoint: The base URL of the last attempt.
         attempts: The number of attempts; 0 if none was started.
         elapsed_s: Seconds from the start of the call to the failure.
-        sent: Whether the request reached the server: "no", "maybe" or "yes". "no" means that the code did not run.
+        sent: Whether the request may have reached the server. "no": it did not, so the code did not run. "maybe": at
+            least a part of it was sent, but no complete answer arrived. "yes": the server answered. It covers all
+            attempts of the call, except earlier ones in which the server refused to start the code. Read it to decide
+            whether to repeat a call whose code must not run twice.
         status: The HTTP status of the answer; None if there was no answer.
 
     Example:
@@ -233,9 +238,10 @@ class ConnectionLostError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The call's deadline passed, or its wait for a permit exceeded `queue_timeout_s`, which leaves `sent` at "no".
+    """The deadline of the call passed, or the call waited longer than `LimiterSettings.queue_timeout_s` to be sent.
 
-    Unless `sent` is "no", the code may still be running on the server.
+    After such a wait, `sent` is "no". Otherwise the code may still be running on the server. `faasrt.transport` says
+    when the deadline is.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -286,8 +292,10 @@ class _AnsweredError(ServiceError):
 
 
 class RejectedError(_AnsweredError):
-    """The server refused the request as invalid (a 4xx other than 429, and other than a 408 after the code has
-    started). A retry would fail too.
+    """The server refused the request (a 4xx other than 429 and 408). A retry would fail too.
+
+    A 408 is the outcome TIMEOUT, unless its header `x-faasrt-not-started: 1` says that the code was not started.
+    `error` and `details` are the texts in the answer that say why the server refused.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply
@@ -302,9 +310,10 @@ class RejectedError(_AnsweredError):
 
 
 class ServerError(_AnsweredError):
-    """The server failed (a 5xx other than 503, or a 200 with a top-level `error`).
+    """The server failed: a 5xx other than 503, a 200 with a top-level `error`, or an interpreter that did not start.
 
-    Also raised, without an endpoint, when the local process that checks the syntax of Python fails.
+    A 500 whose text mentions a timeout is the outcome TIMEOUT. `error` and `details` are the texts in the answer. Also
+    raised, without an endpoint, when the local process that checks the syntax of Python fails.
 
     Example:
         >>> from faasrt.testing import FakeFaas, Reply

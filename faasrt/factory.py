@@ -18,11 +18,7 @@ from faasrt.transport.call import Transport
 
 
 def check_settings(settings: object) -> Settings:
-    """Return the settings, or `Settings()` for None.
-
-    Raises:
-        ConfigurationError: `settings` is neither a `Settings` nor None.
-    """
+    """Return the settings, or `Settings()` for None. Raise ConfigurationError for anything else."""
     if settings is None:
         return Settings()
     if not isinstance(settings, Settings):

@@ -4,12 +4,13 @@ An `Outcome` is the verdict on the user's code: it says how the code ended. Fail
 errors of `faasrt.errors`.
 
     OK             the code ran to its end, with exit code 0
-    USER_ERROR     it raised, rejected, or exited with another code: see `result.error` and `result.exit_code`
+    USER_ERROR     it raised an exception, left a promise rejection unhandled, or exited with another code: see
+                   `result.error` and `result.exit_code`
     SYNTAX_ERROR   it does not parse; nothing ran
     TIMEOUT        it was stopped at its time limit
-    MEMORY_LIMIT   it was stopped at its memory limit (a catchable MemoryError or RangeError is a USER_ERROR)
+    MEMORY_LIMIT   it was stopped at its memory limit (a MemoryError or RangeError that it could catch is a USER_ERROR)
     OUTPUT_LIMIT   it was stopped for far exceeding its output limit (more than twice that, on the embedded FaaS)
-    CRASHED        its process ended without reporting an error: a hard exit, a trap or a signal
+    CRASHED        its process ended without reporting an error, for example by `os._exit` or a signal
 
 A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
 `result.value` is this text decoded as JSON.
@@ -61,16 +62,16 @@ class Outcome(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
     """It was stopped at its time limit."""
     MEMORY_LIMIT = "MEMORY_LIMIT"
-    """It was stopped at its memory limit. A catchable MemoryError or RangeError is a USER_ERROR."""
+    """It was stopped at its memory limit. A MemoryError or RangeError that it could catch is a USER_ERROR."""
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     """It was stopped for far exceeding its output limit."""
     CRASHED = "CRASHED"
-    """Its process ended without reporting an error: a hard exit, a trap or a signal."""
+    """Its process ended without reporting an error, for example by `os._exit`, a signal or a WebAssembly trap."""
 
 
 @attrs.frozen
 class UserError(metaclass=RecordType):
-    r"""The reason why the user's code did not end with OK.
+    r"""The reason why the user's code did not end with OK. This is a record, not an exception that can be raised.
 
     Attributes:
         name: The name of the exception's type, such as "ValueError". For an exit with another code than 0, "SystemExit"

@@ -110,11 +110,7 @@ class PythonChecker:
 
 
 async def _start() -> Process:
-    """Start a process and wait until it is ready.
-
-    Raises:
-        ServerError: The process cannot start.
-    """
+    """Start a process and wait until it is ready. Raise ServerError if it cannot start."""
     if not sys.executable:
         raise _failure("the process that checks Python cannot start: sys.executable names no interpreter")
     try:
@@ -146,11 +142,8 @@ def _failure(message: str) -> ServerError:
 
 
 async def _exchange(process: Process, source: bytes) -> list[Any] | None:
-    """Send a program and return the answer; see `_syntax_worker`.
-
-    Raises:
-        _ProcessDiedError: The process ended without an answer.
-        DeadlineExceededError: There was no answer in time.
+    """Send a program and return the answer; see `_syntax_worker`. Raise _ProcessDiedError if the process ended without
+    one, and DeadlineExceededError if there was none in time.
     """
     assert process.stdin is not None
     assert process.stdout is not None
@@ -177,10 +170,8 @@ async def _end(process: Process) -> None:
 
 
 def check_where(where: Where, language: Language) -> bool:
-    """Return whether a program in this language is checked locally.
-
-    Raises:
-        InvalidRequestError: `where` is unknown, or is "local" for a language other than Python.
+    """Return whether a program in this language is checked locally. Raise InvalidRequestError if `where` is unknown, or
+    is "local" for a language other than Python.
     """
     if where not in ("local", "remote", "auto"):
         raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {shown(where)}")

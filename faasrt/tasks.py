@@ -37,11 +37,8 @@ class CallOptions(JudgeOptions, total=False):
 
 
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
-    """Return positional arguments as a tuple.
-
-    Raises:
-        InvalidRequestError: `args` is not iterable, or is a single value such as a str, whose items would become the
-            arguments.
+    """Return positional arguments as a tuple. Raise InvalidRequestError if `args` is not iterable, or is a single value
+    such as a str, whose items would become the arguments.
     """
     is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
     if is_one_value or not isinstance(args, Iterable):
@@ -50,11 +47,7 @@ def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return keyword arguments as a dict.
-
-    Raises:
-        InvalidRequestError: `kwargs` is not a mapping of names to arguments.
-    """
+    """Return keyword arguments as a dict, or raise InvalidRequestError if they do not map names to arguments."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise InvalidRequestError(f"kwargs must map names to arguments, got {shown(kwargs)}")
     return dict(kwargs)
@@ -142,7 +135,7 @@ class CodeTask(metaclass=RecordType):
 
 @attrs.frozen
 class TaskSuccess(metaclass=RecordType):
-    """A task with a verdict, even if its program failed.
+    """A task that got a verdict. The verdict may be a failure of its program, such as USER_ERROR.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -174,7 +167,7 @@ class TaskSuccess(metaclass=RecordType):
 
 @attrs.frozen
 class TaskFailure(metaclass=RecordType):
-    """A task without a verdict.
+    """A task that got no verdict, but an error. Its program may or may not have run.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -200,4 +193,5 @@ class TaskFailure(metaclass=RecordType):
 
 
 TaskResult: TypeAlias = TaskSuccess | TaskFailure
-"""The result of a task. After `if item.error is None`, type checkers know that `item.result` is not None."""
+"""The result of a task: its `result` or its `error` is None, never both. Type checkers know this after
+`if item.error is None`."""

@@ -5,21 +5,22 @@
                                           given with --language
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
-    faasrt health                         probes every endpoint
-    faasrt warmup                         prepares the sandboxes of this machine
+    faasrt health                         requests /health from every endpoint
+    faasrt warmup                         starts every engine of the embedded FaaS once, and compiles what is missing
     faasrt batch TASKS -o RESULTS         runs the tasks of a file
     faasrt report RESULTS                 makes one self-contained HTML page about the results of a batch: outcomes,
-                                          reasons, languages, latency, throughput, and the slowest and
-                                          the failing tasks
+                                          reasons, languages, latency, throughput, the slowest tasks and
+                                          the failed ones
 
 `faasrt COMMAND --help` lists the options. The program's stdout goes to stdout and its stderr to stderr; messages of
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.
 
-    exit code 0      success
-              1      the code failed
-              2      wrong usage or input
-              3      the infrastructure failed
-              130    interrupted
+    exit code 0      success; for `batch`, every task has a verdict
+              1      the code failed (`run`) or does not parse (`validate`)
+              2      wrong usage or input, including a line of a batch that is not a task
+              3      the infrastructure failed, an endpoint is not healthy (`health`), a language cannot run (`warmup`,
+                     `serve`), or the output cannot be written
+              130    interrupted by Ctrl-C or SIGTERM, which end `serve` with 0
 
 **Input.** The stdin of `faasrt run` is that of the program if it is a pipe or a file; `--stdin FILE` takes another one.
 `--file NAME=PATH` puts a file into the working folder of the program, and `--collect GLOB --output-dir DIR` writes the
@@ -44,9 +45,10 @@ have `zsh_source` and `fish_source`:
 is JSON, too: `id`, `line` and `language`, then `outcome` and the fields of `ExecutionResult`, or `infra_error`, or
 `invalid_task`. By default, the number of tasks in flight is the number of programs that the servers run at once, as
 their `/health` says, and 16 for each server that does not say. The summary on the terminal counts the errors by type,
-with their reasons. Results count when they are on the disk, and `--resume` runs the tasks without a verdict, even
-after a `kill -9`. Exit codes: 0 every task has a verdict, 2 a line is not a task, 3 the infrastructure failed a task,
-130 after Ctrl-C, the first of which lets tasks in flight finish.
+with their reasons. Each result is written to the file and synced (`fdatasync`) before it is counted, so a `kill -9` or
+a power failure loses no counted result. `--resume` runs the tasks that have no verdict in the file; those that were in
+flight may run a second time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several
+exit codes apply, it is 130 before 3 before 2.
 """
 
 from __future__ import annotations

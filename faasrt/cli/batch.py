@@ -34,17 +34,8 @@ class Batch:
     """One run of the command.
 
     A thread reads lines into a queue, and each line is a task of the event loop. The number of lines between the thread
-    and the file of results is limited, so memory stays small while tasks wait for a retry.
-
-    Args:
-        tasks: The path of the tasks, or "-".
-        options: The options for the tasks.
-        results: The file of results.
-        progress: Counts the results.
-        languages: The languages of the tasks, as far as they are known.
-
-    Attributes:
-        stopping: Set when the run is interrupted.
+    and the file of results is limited, so memory stays small while tasks wait for a retry. `languages` are those of the
+    tasks, as far as they are known. `stopping` is set when the run is interrupted.
     """
 
     def __init__(
@@ -165,10 +156,21 @@ class Batch:
 @timeout_option(help="The time limit of tasks that do not have one. Above 30000, it raises the limit of all tasks.")
 @memory_option(help="The memory limit of every task, in MiB.")
 @click.option("--function", metavar="NAME", help="The function to call in tasks that do not name one.")
-@click.option("--retry-infra", type=Number(0, 100), default=0, help="Retries of a task after infrastructure errors.")
-@click.option("--limit", type=Number(0, 10**12), help="The largest number of tasks to read.")
+@click.option(
+    "--retry-infra",
+    type=Number(0, 100),
+    default=0,
+    show_default=True,
+    help="The number of times to run a task again after infrastructure errors.",
+)
+@click.option("--limit", type=Number(0, 10**12), help="Read at most this number of tasks.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no summary.")
-@click.option("--summary-json", metavar="FILE", type=click.File("w", lazy=False), help="A file for the final counts.")
+@click.option(
+    "--summary-json",
+    metavar="FILE",
+    type=click.File("w", lazy=False),
+    help="Write the final counts to FILE as JSON.",
+)
 @url_option
 def batch_command(
     tasks: str,
@@ -183,8 +185,9 @@ def batch_command(
     """Run the TASKS of a file and write one result per line.
 
     Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have `id`,
-    `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit code is 0 when every task has a verdict, 2 when a
-    line is not a task, and 3 after an infrastructure error. A task that is retried may have run before.
+    `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit code is 0 when every task has a verdict, whatever it
+    is, 2 when a line is not a task, 3 after an infrastructure error, and 130 after an interrupt. A task that is retried
+    may have run before.
     """
     settings = make_settings(
         url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY

@@ -91,15 +91,12 @@ class Line:
 
     @property
     def key(self) -> str | None:
-        """The id as a string."""
         return None if self.id is None else str(self.id)
 
 
 def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language, ...]]:
-    """Read a whole file of tasks. Return the number of its lines that are not blank, and their languages.
-
-    Raises:
-        click.UsageError: It cannot be read, or ids occur more than once.
+    """Read a whole file of tasks. Return the number of its lines that are not blank, and their languages. Raise
+    UsageError if it cannot be read, or if ids occur more than once.
     """
     total = 0
     first_lines: dict[str, int] = {}
@@ -119,14 +116,8 @@ def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language, ...
 
 
 def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
-    """Yield the lines of a file, or of stdin for "-", without the blank ones.
-
-    Args:
-        source: The path, or "-".
-        options: Values for fields that a task does not have, and the number of lines.
-
-    Raises:
-        click.UsageError: It cannot be read.
+    """Yield the lines of a file, or of stdin for "-", without the blank ones. `options` has values for fields that a
+    task does not have, and the number of lines. Raise UsageError if the file cannot be read.
     """
     try:
         with _open(source) as stream:

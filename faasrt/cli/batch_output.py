@@ -1,4 +1,4 @@
-"""Writes the results of `faasrt batch` as JSON Lines. A result counts when it is on the disk; no id occurs twice."""
+"""Writes the results of `faasrt batch` as JSON Lines. A result is counted after it is synced to the disk."""
 
 from __future__ import annotations
 
@@ -80,14 +80,8 @@ def kind_of(record: dict[str, Any]) -> str:
 
 
 class Results:
-    """The file of results, or stdout for "-".
-
-    Args:
-        target: The path, or "-".
-        resume: Whether to continue a file of results. Otherwise the file must be missing or empty.
-
-    Attributes:
-        done: The ids that have a verdict from an earlier run.
+    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty. `done` has
+    the ids with a verdict from an earlier run.
 
     Raises:
         click.UsageError: The file already contains results, another run writes it, or it cannot be written.
@@ -115,11 +109,10 @@ class Results:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     async def write(self, record: dict[str, Any]) -> None:
-        """Return when a record is on the disk. Its `finished_at` is now.
+        """Write a record with `finished_at`, and return when it is synced to the disk.
 
         All records that wait for an earlier one are written and synced together.
 
@@ -175,10 +168,8 @@ class Results:
 
 
 def _id_of_verdict(line: bytes, number: int) -> str | None:
-    """Return the id of a line with a verdict; None for a failure, and for a line without its end.
-
-    Raises:
-        click.UsageError: The line is not a result, so the file may be another one, which must not be overwritten.
+    """Return the id of a line with a verdict; None for a failure, and for a line without its end. Raise UsageError if
+    the line is not a result, so that another file is not overwritten.
     """
     if not line.endswith(b"\n"):
         return None

@@ -116,7 +116,6 @@ class Progress:
         return line
 
     def summary(self) -> dict[str, Any]:
-        """Return the final counts."""
         elapsed_s = max(time.monotonic() - self._started, 0.001)
         outcomes = dict(sorted(self.kinds.items()))
         return {
@@ -133,7 +132,6 @@ class Progress:
         }
 
     def show_summary(self) -> None:
-        """Show the final counts, and the reasons of failures."""
         if self._quiet:
             return
         for kind, count in [*self.kinds.most_common(), ("done before", self.skipped)]:

@@ -34,15 +34,8 @@ def make_settings(
 ) -> Settings:
     """Return the settings of the environment, with the values of options.
 
-    Args:
-        url: The base URL of a FaaS that replaces those of the environment.
-        timeout_ms: The time limit. Above the default limit of the sandbox, it raises that limit.
-        memory_mb: The memory limit; the default one when None.
-        max_concurrency: The largest number of programs in flight; the default one when None.
-
-    Raises:
-        click.UsageError: A variable of the environment is wrong.
-        ConfigurationError: The same.
+    A `url` replaces those of the environment, and a `timeout_ms` above the default limit of the sandbox raises that
+    limit. Raise UsageError or ConfigurationError if a variable of the environment is wrong.
     """
     sandbox = SandboxConfig()
     options = SettingsOptions(
@@ -102,7 +95,6 @@ async def find_capacity(manager: RuntimeManager, languages: Sequence[Language]) 
 
 
 async def _ask_python(url: str, token: str | None) -> dict[str, Any]:
-    """Return the state of Python at an embedded FaaS."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{url}/health") as response:
         state: dict[str, Any] = (await response.json())["languages"].get("python", {})
@@ -124,12 +116,7 @@ async def show_start(
     engine: str, url: str, token: str | None = None, *, live: bool | None = None
 ) -> AsyncIterator[None]:
     """Show the progress of the compilation for the engine wasm, once on a machine, while an embedded FaaS starts.
-
-    Args:
-        engine: The engine of Python.
-        url: The base URL of the embedded FaaS.
-        token: Its token.
-        live: Whether to replace one line in place, instead of a line from time to time; if None, on a terminal.
+    `live` replaces one line in place, instead of writing a line from time to time; None means only on a terminal.
     """
     from faasrt.local.cache import is_compiled, module_dir
 

@@ -12,12 +12,7 @@ import click
 
 
 def open_input(source: str) -> BinaryIO:
-    """Open a file, or stdin for "-".
-
-    Raises:
-        OSError: The file cannot be opened.
-        click.UsageError: Stdin is closed.
-    """
+    """Open a file, or stdin for "-". Raise OSError, or UsageError if stdin is closed."""
     if source != "-":
         return Path(source).open("rb")
     if sys.stdin is None:

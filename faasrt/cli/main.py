@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 import click
@@ -45,14 +45,10 @@ from faasrt.errors import FaasrtError
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult
 
-if TYPE_CHECKING:
-    pass
-
 _LANGUAGE_OF_SUFFIX = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript"}
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(commands.main(arguments, prog_name="faasrt", standalone_mode=False))
@@ -130,10 +126,12 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
 def commands() -> None:
     """Run untrusted Python, JavaScript and TypeScript in sandboxes.
 
-    Endpoints come from COZE_LOOP_PYTHON_FAAS_URL, COZE_LOOP_JS_FAAS_URL or COZE_LOOP_FAAS_URL. If none is set, the
-    embedded FaaS is used. FAASRT_TOKEN is the bearer token for all of them.
+    The endpoint of Python is COZE_LOOP_PYTHON_FAAS_URL, else COZE_LOOP_PYTHON_FAAS_DOMAIN and _PORT, else
+    COZE_LOOP_FAAS_URL. The variables of JavaScript and TypeScript have JS in place of PYTHON. If none of these is set,
+    the embedded FaaS is used. FAASRT_TOKEN is the bearer token of all endpoints.
 
-    Exit codes: 0 success, 1 the code failed, 2 wrong usage or input, 3 infrastructure failure, 130 interrupted.
+    Exit codes: 0 success, 1 the code failed or does not parse, 2 wrong usage or input, 3 the infrastructure failed or
+    the output cannot be written, 130 interrupted.
     """
 
 
@@ -234,11 +232,11 @@ def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> 
     return OK if result.valid else CODE_FAILED
 
 
-@commands.command("health", short_help="Probe every endpoint.")
+@commands.command("health", short_help="Request /health from every endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @url_option
 def health_command(as_json: bool, url: str | None) -> int:
-    """Probe every endpoint.
+    """Request /health from every endpoint.
 
     The exit code is 3 unless all are healthy.
     """

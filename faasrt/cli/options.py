@@ -20,13 +20,8 @@ _MAX_TIMEOUT_S = 86_400
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]
-    """A number within limits. NaN and infinity are outside of every range.
-
-    Args:
-        least: The smallest number; an int for whole numbers.
-        most: The largest number.
-        unit: The unit, for the help text.
-        above: Whether the number must be above `least`.
+    """A number from `least` to `most`, or above `least`. If `least` is an int, it is a whole number. NaN and infinity
+    are outside of every range. `unit` is for the help text.
     """
 
     def __init__(self, least: float, most: float, *, unit: str = "number", above: bool = False) -> None:
@@ -35,7 +30,6 @@ class Number(click.ParamType):  # type: ignore[type-arg]
         self.name = unit
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number."""
         try:
             number = self._type(value)
         except ValueError:
@@ -101,22 +95,13 @@ class _CheckedType(click.ParamType):  # type: ignore[type-arg]
 
 
 def check_token(token: str) -> str:
-    """Return a bearer token.
-
-    Raises:
-        ConfigurationError: It cannot be sent.
-    """
     if not token or not token.isascii() or not token.isprintable() or token != token.strip():
         raise ConfigurationError("a token must be printable ASCII without spaces at its ends")
     return token
 
 
 def token_of_environment() -> str | None:
-    """Return FAASRT_TOKEN; None when it is not set.
-
-    Raises:
-        click.UsageError: It cannot be sent.
-    """
+    """Return FAASRT_TOKEN; None when it is not set. Raise UsageError if it cannot be sent."""
     try:
         return check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
     except ConfigurationError as error:

@@ -20,7 +20,6 @@ def write(text: str, *, err: bool = False) -> None:
 
 
 def write_message(text: str) -> None:
-    """Write a line to stderr."""
     write(f"faasrt: {text}\n", err=True)
 
 

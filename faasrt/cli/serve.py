@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 
 
 @click.command("serve", short_help="Serve the embedded FaaS over HTTP.", context_settings={"show_default": True})
-@click.option("--host", default="127.0.0.1", help="The address to listen on. One other than loopback needs --token.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="The address to listen on. An address that other machines can reach needs --token.",
+)
 @click.option("--port", default=8000, type=Number(0, 65_535), help="The port; 0 takes a free one.")
 @language_option("languages", multiple=True, show_default="all", help="A language to serve. Can be repeated.")
 @workers_option
@@ -65,7 +69,7 @@ def serve_command(
     max_output_bytes: int,
     **options: Any,
 ) -> int:
-    """Serve the embedded FaaS over HTTP, for every language unless some are given.
+    """Serve the embedded FaaS over HTTP. Without --language, it serves every language.
 
     Ctrl-C or SIGTERM stops it, after the programs in flight have finished.
     """
@@ -114,7 +118,6 @@ def serve_command(
 
 
 def _describe_client(url: str, token: str | None) -> str:
-    """Return lines that say how a client uses the server."""
     host = urlsplit(url).hostname or ""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:  # 0.0.0.0 and :: are no addresses for clients

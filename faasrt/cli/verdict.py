@@ -12,12 +12,8 @@ _LIMIT = re.compile(r"(timeout )?((?:after|more than) [^()]*) \((twice the )?lim
 
 
 def describe(outcome: str, name: str, message: str) -> str:
-    """Return an outcome and its reason, such as `TIMEOUT after 2,000 ms (limit)`.
-
-    Args:
-        outcome: The outcome.
-        name: The name of the error, or "".
-        message: The message of the error, or "".
+    """Return an outcome and its reason, such as `TIMEOUT after 2,000 ms (limit)`. `name` and `message` are those of the
+    error, or "".
     """
     match = _LIMIT.fullmatch(message) if outcome in _LIMITS else None
     if match is None:

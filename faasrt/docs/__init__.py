@@ -4,7 +4,7 @@
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security.
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each.
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy.
-* `faasrt.docs.concurrency`: what waits where, and which numbers to change.
+* `faasrt.docs.concurrency`: queues and limits, and which settings to change.
 * `faasrt.docs.logging_and_metrics`: logs, metrics and traces.
 
 The reference is in the docstrings of `faasrt` and its modules. Every program in the guide is run by the tests, and

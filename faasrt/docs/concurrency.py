@@ -1,8 +1,8 @@
-r"""How many calls run at once, what waits where, and which numbers to change.
+r"""How many calls run at once, where the others wait, and which settings to change.
 
 ## The path of a call
 
-A call is sent when it gets a permit. A permit needs room in two places:
+A call is sent when it gets a permit, which is the permission to send. A permit needs room in two places:
 
 1. **The manager.** It has at most `max_concurrency` calls in flight (256).
 2. **An endpoint.** Each has a limit of its own, which starts at the capacity in its `/health` (16 if it states none),
@@ -39,12 +39,12 @@ asyncio.run(main())
 some waited: True
 ```
 
-## Which number to change
+## Which setting to change
 
 | you want | set |
 |---|---|
 | to refuse instead of waiting (web backends) | `LimiterSettings(max_queue=100, queue_timeout_s=2)` |
-| to share a server with others politely | a small `LimiterSettings(max_concurrency=...)` |
+| to leave room for other clients of a server | a small `LimiterSettings(max_concurrency=...)` |
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
 | more tasks per second for many small cases | `run_cases`, or `map(..., coalesce=50)`: many cases share an execution |

@@ -1,7 +1,7 @@
-r'''Ten short recipes. Each is a complete program: save it, run it with `python`, and read the output below it.
+r'''Ten short recipes: nine programs to save and run with `python`, and a test to run with pytest.
 
-They use the embedded FaaS, so they need no server. To use your own servers, replace `RuntimeManager.local()` with
-`RuntimeManager.from_env()` and set `COZE_LOOP_FAAS_URL`.
+The output of a program is shown below it. The recipes use the embedded FaaS or a fake one, so they need no server. To
+use your own servers, replace `RuntimeManager.local()` with `RuntimeManager.from_env()` and set `COZE_LOOP_FAAS_URL`.
 
 ## 1. Run a program within limits
 

@@ -10,14 +10,15 @@ one, for example by killing its own process.) `ReturnValueError` and `ExecutionE
 | `result.outcome` | the program ... | `result.error` |
 |---|---|---|
 | `OK` | ran to its end, with exit code 0 | None |
-| `USER_ERROR` | raised, rejected, or exited with another code | the exception, or `SystemExit` or `Exit` |
+| `USER_ERROR` | raised an exception, or exited with another code | the exception, or `SystemExit` or `Exit` |
 | `SYNTAX_ERROR` | does not parse; nothing ran | the syntax error |
 | `TIMEOUT`, `MEMORY_LIMIT` | was ended at that limit | the limit, its value, and who set it |
 | `OUTPUT_LIMIT` | was ended at twice its output limit | the limit, its value, and who set it |
-| `CRASHED` | ended without reporting an error: a hard exit, a trap or a signal | None, the signal, or `Trap` |
+| `CRASHED` | ended without reporting an error, for example by a signal | None, the signal, or `Trap` |
 
-A non-zero exit, such as `exit(3)`, has the name `SystemExit` in Python and `Exit` in JavaScript. `result.error.name`
-names the limit as `Timeout`, `MemoryLimit` or `OutputLimit`.
+An unhandled rejection of a promise counts as an exception. A non-zero exit, such as `exit(3)`, has the name
+`SystemExit` in Python and `Exit` in JavaScript. `os._exit` is CRASHED, and so is a trap of WebAssembly, whose name is
+`Trap`. `result.error.name` names the limit as `Timeout`, `MemoryLimit` or `OutputLimit`.
 
 `result.raise_for_outcome()` turns every outcome but `OK` into an `ExecutionError`, for callers that prefer exceptions.
 
@@ -102,8 +103,8 @@ no verdict (ConnectError, sent: no)
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent`:
 
 * `"no"`: the request did not reach a server. The code did not run.
-* `"maybe"`: at least a part of the request was sent, but no complete answer arrived. The code may have
-  run, and may still be running.
+* `"maybe"`: at least a part of the request was sent, but no complete answer arrived. The code may have run, and may
+  still be running.
 * `"yes"`: the server answered. The code may have run, unless the answer refused it: any 429, or a 503 with
   `Retry-After` or `x-faasrt-not-started: 1`. (With `idempotent=True`, an earlier attempt may have run it.)
 

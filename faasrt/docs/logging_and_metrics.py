@@ -94,12 +94,12 @@ asyncio.run(main())
 
 `telemetry=[PrometheusSink()]` counts calls, attempts and retries, and measures queueing and durations, by language and
 endpoint. It needs `pip install 'faasrt[prometheus]'`. `faasrt.docs.cookbook` has a program, and
-`faasrt.telemetry.prometheus` the names of the metrics. Alerts that pay off:
+`faasrt.telemetry.prometheus` the names of the metrics. Useful alerts:
 
 | alert | expression |
 |---|---|
 | infrastructure failures | `rate(faasrt_calls_total{error!=""}[5m])` above 1 % of all calls |
-| a server is out | `faasrt_endpoint_breaker_open == 1` for a minute |
+| an endpoint gets no calls | `faasrt_endpoint_breaker_open == 1` for a minute |
 | the queue grows | 0.95 quantile of `faasrt_queue_duration_seconds` above your budget |
 | timeouts rise | `rate(faasrt_calls_total{outcome="TIMEOUT"}[5m])` |
 

@@ -11,8 +11,8 @@ Every program runs in a fresh sandbox. Nothing that it leaves behind reaches ano
 | `deno` | JavaScript, TypeScript | Deno without permissions | always |
 
 The five packages of `wasm` are numpy, pandas, scipy, scikit-learn and sympy. `result.metadata` names the engine, the
-version and the platform. `native` gives the results that authors of Python programs expect. `wasm` is the stronger
-wall, and works where the kernel offers no namespaces.
+version and the platform. `native` gives the results that authors of Python programs expect. `wasm` isolates more
+strongly, and works where the kernel offers no namespaces.
 
 ```python
 import asyncio
@@ -56,14 +56,14 @@ To give native programs other packages, make an environment for them:
 | integers of numpy, `sys.maxsize` | 64 bits | 64 bits | 32 bits: `np.arange(10**5).sum()` overflows |
 | packages | yours | yours | the five above |
 | network | yes | none; Unix sockets work | none, and no `socket`, no `ssl` |
-| files | yours | /tmp is writable and private; the system's libraries can be read | only the standard library |
+| files | yours | a private, writable /tmp; packages and /usr are read-only | only the standard library |
 | threads, `multiprocessing`, `subprocess` | yes | yes | no |
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
 | threads of numeric libraries | all CPUs | one | one |
-| too much memory | the machine suffers | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
+| too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
 | depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
-| user and host | yours | uid 1000 on `sandbox` | none |
+| user and host | yours | uid 1000, host name `sandbox` | none |
 
 ## Differences from Deno
 
@@ -105,16 +105,14 @@ Native programs and Deno run in a jail that the Linux kernel enforces. It has tw
 `faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
 below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.
 
-Apart from the files listed above, programs cannot reach files, sockets, processes or environment variables of the
-machine, or data of other programs. Web pages cannot reach the server. An address other than loopback needs a token.
+A `native` program can read the machine's system libraries, the programs in /usr, and the packages of its Python
+environment. Programs cannot reach other files, sockets, processes or environment variables of the machine, or data of
+other programs. Web pages cannot reach the server. An address other than loopback needs a token.
 
-**Not defended** are holes in the kernel, wasmtime, V8 and Deno; side channels such as timing and caches; the machine as
-a whole (limits are per program, so choose `workers` for its capacity); and plain HTTP (put TLS in front). A program can
-forge its own result, but not that of another program. So a grader that runs in the same program as the answer that it
-grades can be deceived by the answer; run them as two programs.
+A program can forge its own result, but not that of another program. So a grader that runs in the same program as the
+answer that it grades can be deceived by the answer; run them as two programs.
 
-For programs of real attackers add a second layer: a virtual machine, or a container without capabilities and secrets,
-with Python on `wasm`. Read the docstring of `faasrt.local` before you let others use a server.
+Read in `faasrt.local` what is not protected, and what to add against real attackers, before others may use your server.
 """
 
 __docformat__ = "markdown"

@@ -96,7 +96,7 @@ at `result.outcome` first. If the value was cut, raise `max_output_bytes`.
 
 `raise_for_outcome()` was called on a result that is not `OK`; `error.result` is that result.
 
-## Results that surprise
+## Unexpected results
 
 ### A package is missing: `ModuleNotFoundError: No module named 'numpy'`
 

@@ -64,9 +64,10 @@ The native engine needs `namespaces`, unless you choose both `level="filters"` a
 processes the machine has. If the server runs as root, programs run as another user, who must be able to read the
 interpreter; otherwise they run as the user of the server. A JavaScript program at `filters` cannot look up paths.
 
-**What is protected.** Apart from the files listed above, programs cannot reach files, sockets, processes or environment
-variables of the machine, or data of other programs. Web pages cannot reach the server. Time, memory and output are
-limited. The tests attack each of these (`tests/integration/test_threats_*.py`, `tests/integration/test_local_*.py`).
+**What is protected.** Apart from the system's libraries and programs in /usr and the packages of their environment,
+programs cannot reach files, sockets, processes or environment variables of the machine, or data of other programs. Web
+pages cannot reach the server. Time, memory and output are limited. The tests attack each of these
+(`tests/integration/test_threats_*.py`, `tests/integration/test_local_*.py`).
 
 **What is not protected:**
 
@@ -83,7 +84,7 @@ limited. The tests attack each of these (`tests/integration/test_threats_*.py`, 
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
   with each other and with the server.
 
-**For code from real attackers** add a second layer: a virtual machine or a container without secrets, not as root, with
+**Against real attackers** add a second layer: a virtual machine or a container without secrets, not as root, with
 limits on memory and processes, and with user namespaces for the jail. Or run the server at the level `filters` in a
 container without capabilities, with Python on the engine `wasm`. Engines generate machine code, so the container must
 allow executable memory.

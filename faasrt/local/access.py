@@ -21,22 +21,15 @@ _OWN_SITE = frozenset({"same-origin", "none"})
 
 @attrs.frozen
 class AccessPolicy:
-    """Decides which requests are allowed.
-
-    Args:
-        hosts: The allowed host names, in lower case; None allows every name.
-        token: The token that callers must send; None requires no token.
+    """Decides which requests are allowed. `hosts` are in lower case, or None for every name; a `token` of None requires
+    none.
     """
 
     _hosts: frozenset[str] | None
     _token: str | None = attrs.field(repr=False)
 
     def check(self, request: web.BaseRequest) -> None:
-        """Check the headers of a request. Call this before its body is read.
-
-        Raises:
-            web.HTTPException: The request is refused.
-        """
+        """Check the headers of a request before its body is read. Raise HTTPException if the request is refused."""
         if request.version not in (HttpVersion10, HttpVersion11):
             raise web.HTTPVersionNotSupported(text="this server speaks HTTP/1.1", headers={"Connection": "close"})
         if self._hosts is not None and _host_name(request.headers.get("Host", "")) not in self._hosts:

@@ -14,23 +14,14 @@ _MAX_PATH = 100
 
 
 class AccessLog:
-    """Writes a line at INFO for each request: method, path without query, status, duration and size of the answer.
-
-    Args:
-        logger: A structlog or standard library logger.
-    """
+    """Writes a line at INFO for each request: method, path without query, status, duration and size of the answer."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
     def __call__(self, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
-        """Write the line of a request.
-
-        Args:
-            request: The request.
-            status: The HTTP status of the answer, or CLIENT_GONE.
-            elapsed_s: The time from the start of the handler to the end of the answer, in seconds.
-            size: The bytes of the answer's body.
+        """Write the line of a request. `status` may be CLIENT_GONE. `elapsed_s` is the time from the start of the
+        handler to the end of the answer, and `size` the bytes of the answer's body.
         """
         fields = {
             "method": request.method,

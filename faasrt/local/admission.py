@@ -26,12 +26,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class BusyError(NotStartedError):
-    """The program was not started, because the server is overloaded, or because the engine is not ready.
-
-    Args:
-        message: The reason.
-        ready: Whether the engine is ready.
-    """
+    """The program was not started, because the server is overloaded, or because the engine is not ready."""
 
     def __init__(self, message: str, *, ready: bool = True) -> None:
         super().__init__(message)
@@ -101,23 +96,10 @@ class AdmissionQueue:
 async def execute_with_events(
     queue: AdmissionQueue, job: EngineJob, *, request: web.BaseRequest, emit: EventDispatcher
 ) -> tuple[str, EngineResult]:
-    """Run a program and emit the events of its execution.
+    """Run a program, emit the events of its execution, with the trace headers of the request, and return its task id
+    and the result.
 
-    Args:
-        queue: The queue of the language.
-        job: The program.
-        request: The HTTP request, whose trace headers the events carry.
-        emit: Called with the events.
-
-    Returns:
-        The task id and the result.
-
-    Raises:
-        BusyError: The program was not started.
-        NotStartedError: The engine failed before the program began.
-        EngineError: The engine failed.
-
-    Cancellation: ends the program.
+    Raises the errors of `AdmissionQueue.execute`. Cancellation: ends the program.
     """
     started, task_id = time.monotonic(), f"task-{next(_task_numbers)}"
     if emit.is_enabled_for(ExecutionStarted):

@@ -42,15 +42,7 @@ _Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.Response]]
 
 @attrs.define
 class Service:
-    """Answers HTTP requests.
-
-    Args:
-        queues: The queue of each language. JavaScript and TypeScript share one.
-        sandbox: The limits of the server.
-        access: Decides which requests are allowed.
-        emit: Called with the events of executions.
-        access_log: Called after each request; None for no log.
-    """
+    """Answers HTTP requests. `sandbox` has the limits of the server. JavaScript and TypeScript share one queue."""
 
     _queues: Mapping[Language, AdmissionQueue]
     _sandbox: SandboxConfig
@@ -74,10 +66,7 @@ class Service:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request.
-
-        Cancellation: ends the program of the request.
-        """
+        """Answer a request. Cancellation ends its program."""
         started, status, size = time.monotonic(), CLIENT_GONE, 0
         try:
             with self._budget.reserve() as reserve:
@@ -285,5 +274,4 @@ def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> 
 
 
 def _json_size(text: str, *, escaped: bool) -> int:
-    """Return the size of a text as JSON, in UTF-8 bytes."""
     return len(json.dumps(text)) if escaped else len(json.dumps(text, ensure_ascii=False).encode())

@@ -67,10 +67,8 @@ def _is_usable(file: Path) -> bool:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Prepare a folder for a compilation: remove unusable modules, and check that there is space for a new one.
-
-    Raises:
-        OSError: There is not enough disk space.
+    """Remove unusable modules from a folder before a compilation. Raise OSError if there is not enough disk space for a
+    new one.
     """
     for file in folder.glob("*.cwasm"):
         file.unlink()

@@ -23,18 +23,13 @@ _logger = logging.getLogger("faasrt.local")
 
 
 class Listener(web.Server):
-    """Creates an asyncio protocol for each accepted connection.
-
-    Args:
-        handle: Answers a request. It is cancelled when the client disconnects.
-    """
+    """Creates an asyncio protocol for each accepted connection. `handle` is cancelled when the client disconnects."""
 
     def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
         super().__init__(handle, handler_cancellation=True)
         self.max_connections = http_limits.max_connections()
 
     def __call__(self) -> web.RequestHandler:
-        """Return the protocol of a new connection."""
         return _BoundedConnection(self)
 
 

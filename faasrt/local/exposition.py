@@ -37,15 +37,8 @@ def collect_metrics(queues: Iterable[AdmissionQueue]) -> dict[str, Any]:
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return metrics in the Prometheus text format.
-
-    The first call imports prometheus_client, which blocks. Call this in a thread, not in the event loop.
-
-    Args:
-        metrics: The return value of `collect_metrics`.
-
-    Returns:
-        The text and its content type.
+    """Return the metrics of `collect_metrics` in the Prometheus text format, and the content type. The first call
+    imports prometheus_client, which blocks, so call this in a thread.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 

@@ -24,9 +24,7 @@ _REMOVE_TRIES, _REMOVE_PAUSE_S = 60, 0.05
 @contextlib.asynccontextmanager
 async def temporary_folder() -> AsyncIterator[Path]:
     """Yield a new folder, and remove it afterwards. If this process is killed, a shell that waits for this removes it.
-
-    Raises:
-        OSError: The folder cannot be created.
+    Raise OSError if the folder cannot be created.
     """
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="faasrt-"))
     spawner = Spawner()

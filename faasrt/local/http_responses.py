@@ -14,7 +14,6 @@ OVERLOADED_HEADERS = {"Retry-After": "1", NOT_STARTED_HEADER: "1"}
 
 
 def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return a response whose body is a JSON object."""
     return web.Response(
         status=status, body=strict_json.dump_bytes(fields), content_type="application/json", headers=headers
     )

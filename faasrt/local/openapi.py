@@ -22,12 +22,7 @@ _TEMPLATE = resources.files("faasrt.local").joinpath("openapi.json").read_text("
 
 
 def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
-    """Fill the template with the languages and limits of a server.
-
-    Args:
-        engines: The engine of each language.
-        sandbox: The limits of the server. A request can only lower them.
-    """
+    """Fill the template with the languages and limits of a server."""
     memory_mb = {language: engine.min_memory_mb for language, engine in engines.items()}
     text = _TEMPLATE
     for name, value in {

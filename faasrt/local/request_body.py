@@ -30,11 +30,7 @@ class BadRequestError(Exception):
 
 
 async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> bytes:
-    """Read the body of a request.
-
-    Args:
-        request: The request. Its headers must have passed `AccessPolicy.check`.
-        reserve: Reserves the bytes of the body.
+    """Read the body of a request whose headers have passed `AccessPolicy.check`, and `reserve` its bytes.
 
     Raises:
         web.HTTPException: The body is compressed, larger than `http_limits.MAX_BODY_BYTES`, or too slow.
@@ -128,11 +124,7 @@ def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_language(fields: dict[str, Any], served: tuple[Language, ...]) -> Language:
-    """Return the language of a request.
-
-    Raises:
-        BadRequestError: The language is missing, unknown or not served.
-    """
+    """Return the language of a request. Raise BadRequestError if it is missing, unknown or not served."""
     try:
         language = Language.parse(_get(fields, "language", str, "a string"))
     except UnsupportedLanguageError as error:
@@ -143,16 +135,8 @@ def parse_language(fields: dict[str, Any], served: tuple[Language, ...]) -> Lang
 
 
 def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> EngineJob:
-    """Return the program of a request with its limits. The program may be empty.
-
-    Args:
-        fields: The decoded body.
-        language: The language of the program.
-        engine: The engine of the language.
-        own: The limits of the server. A request can only lower them.
-
-    Raises:
-        BadRequestError: A field is invalid, or the engine cannot enforce a limit.
+    """Return the program of a request with its limits. The program may be empty. A request can only lower the limits of
+    the server, `own`. Raise BadRequestError if a field is invalid, or if the engine cannot enforce a limit.
     """
     code = _get(fields, "code", str, "a string")
     # coze-loop sends these two fields, which are not used. Go encodes an empty map as null.

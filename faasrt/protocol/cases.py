@@ -26,10 +26,8 @@ ToResult = Callable[[ExecutionResult], ExecutionResult]
 
 
 def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, place: str = "the call") -> str:
-    """Return a case's arguments as JSON in ASCII.
-
-    Raises:
-        InvalidRequestError: `args` is not a tuple or list, or a value is not JSON or would change in transit.
+    """Return a case's arguments as JSON in ASCII. Raise InvalidRequestError if `args` is not a tuple or list, or if a
+    value is not JSON or would change in transit.
     """
     if not isinstance(args, (tuple, list)):
         raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
@@ -45,11 +43,7 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
 
 
 def check_function(name: object, language: Language) -> str:
-    """Return the name of a function, normalized for the language.
-
-    Raises:
-        InvalidRequestError: The name is not an identifier of the language.
-    """
+    """Return the name of a function, normalized for the language. Raise InvalidRequestError if it is none."""
     in_python = language is Language.PYTHON
     if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
         raise InvalidRequestError(f"function must be a str with the name of a function, got {shown(name)}")
@@ -58,11 +52,7 @@ def check_function(name: object, language: Language) -> str:
 
 
 def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
-    """Check that keyword arguments are only used with Python.
-
-    Raises:
-        InvalidRequestError: There are keyword arguments, and the language is not Python.
-    """
+    """Raise InvalidRequestError if there are keyword arguments, and the language is not Python."""
     if kwargs and language is not Language.PYTHON:
         raise InvalidRequestError(
             f"kwargs must be empty for {language}, which has no keyword arguments, got {', '.join(kwargs)[:100]}: "
@@ -71,11 +61,7 @@ def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
 
 
 def encode_cases(cases: object, language: Language) -> list[str]:
-    """Return the arguments of each case as JSON.
-
-    Raises:
-        InvalidRequestError: `cases` is not an iterable of tuples or lists, or a value is not JSON.
-    """
+    """Return the arguments of each case as JSON, or raise InvalidRequestError."""
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be an iterable of tuples of arguments, got {type(cases).__name__}")
     return [encode_case(case, {}, language, f"case {index}") for index, case in enumerate(cases)]
@@ -140,15 +126,10 @@ class CaseScheduler:
         return [self.results[index] for index in range(len(self.cases))]
 
     def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
-        """Record the results of an execution. Cases that did not begin go into a later one.
+        """Record the results of an execution of the cases in `batch`.
 
-        Args:
-            batch: The indices of the cases in the execution.
-            response: The answer.
-            to_result: Takes a verdict, and returns a result that also has the fields about the call.
-
-        Returns:
-            The result of the case that stopped the execution, or of the last case.
+        Cases that did not begin go into a later one. `to_result` adds the fields about the call to a verdict. Return
+        the result of the case that stopped the execution, or of the last case.
         """
         report, server_verdict = response.report, response.server_verdict
         definition = report.records.get(-1)

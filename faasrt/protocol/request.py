@@ -106,11 +106,7 @@ def _refuse_surrogates(text: str) -> bytes:
 
 
 def check_code(code: object) -> str:
-    """Return the code after checking it.
-
-    Raises:
-        InvalidRequestError: `code` is not a str, is only white space, or contains a lone surrogate.
-    """
+    """Return the code. Raise InvalidRequestError if it is no str, only white space, or has a lone surrogate."""
     if not isinstance(code, str):
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code or code.isspace():
@@ -120,10 +116,8 @@ def check_code(code: object) -> str:
 
 
 def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
-    """Return the time limit in whole milliseconds. None means the time limit of the sandbox.
-
-    Raises:
-        InvalidRequestError: `timeout_ms` is not a number above 0, or exceeds the limit of the sandbox.
+    """Return the time limit in whole milliseconds; that of the sandbox for None. Raise InvalidRequestError if it is not
+    a number above 0, or exceeds the limit of the sandbox.
     """
     limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
     if timeout_ms is None:
@@ -141,10 +135,8 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
 
 
 def check_ext(ext: object) -> Mapping[str, str]:
-    """Return `ext`, or {} for None.
-
-    Raises:
-        InvalidRequestError: `ext` is not a mapping of str to str, or contains a lone surrogate.
+    """Return `ext`, or {} for None. Raise InvalidRequestError if it is not a mapping of str to str without lone
+    surrogates.
     """
     if ext is None:
         return {}
@@ -158,22 +150,14 @@ def check_ext(ext: object) -> Mapping[str, str]:
 
 
 def check_flag(name: str, value: object, *, optional: bool = True) -> None:
-    """Check that an argument is a bool, or None where that is allowed.
-
-    Raises:
-        InvalidRequestError: The argument has another type.
-    """
+    """Raise InvalidRequestError if an argument is not a bool, or None where that is allowed."""
     if not isinstance(value, bool) and not (optional and value is None):
         allowed = "True, False or None" if optional else "True or False"
         raise InvalidRequestError(f"{name} must be {allowed}, got {shown(value)}")
 
 
 def check_priority(priority: object) -> str:
-    """Return the priority after checking it.
-
-    Raises:
-        InvalidRequestError: `priority` is not a str, is empty, or contains a lone surrogate.
-    """
+    """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
     if not isinstance(priority, str) or not priority:
         raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")
     _refuse_surrogates(priority)

@@ -98,14 +98,9 @@ def max_answer_bytes(max_output_bytes: int, *, collects: bool) -> int:
 def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
     """Read an answer to `/run_code`.
 
-    Args:
-        answer: The answer.
-        nonce: The nonce of its frames; None without an envelope.
-        timeout_ms: The time limit that was sent, in milliseconds.
-        max_output_bytes: The maximum size of each stream in UTF-8 bytes.
-
-    Raises:
-        ServiceError: The server failed, refused, or did not follow the protocol.
+    `nonce` is that of its frames; None without an envelope. `timeout_ms` is the time limit that was sent, and
+    `max_output_bytes` the maximum size of each stream in UTF-8 bytes. Raise ServiceError if the server failed, refused,
+    or did not follow the protocol.
     """
     if answer.status == 200:
         return _read_success(answer, nonce, timeout_ms, max_output_bytes)
@@ -120,13 +115,8 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
 
 
 def raise_for_status(answer: Answer) -> None:
-    """Raise the error for the status of an answer, unless it is 200.
-
-    Raises:
-        OverloadedError: 429 or 503.
-        RejectedError: Another 4xx.
-        ServerError: Another 5xx.
-        ProtocolError: Another status: the protocol has neither redirects nor other successes.
+    """Raise the error for the status of an answer, unless it is 200. The protocol has neither redirects nor other
+    successes.
     """
     if answer.status != 200:
         raise _status_error(answer)
@@ -331,10 +321,8 @@ def _check_number(value: Any, name: str, *kinds: type) -> Any:
 
 
 def decode_validation(body: bytes) -> ValidationResult:
-    """Return the result in an answer to `POST /validate_code`, which only the embedded FaaS offers.
-
-    Raises:
-        ProtocolError: The answer is malformed.
+    """Return the result in an answer to `POST /validate_code`, which only the embedded FaaS offers. Raise ProtocolError
+    if the answer is malformed.
     """
     fields = decode_object(body)
     valid, listed, checked_by = fields.get("valid"), fields.get("diagnostics"), fields.get("checked_by")
@@ -356,11 +344,8 @@ def _is_position(value: Any) -> bool:
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """Decode a JSON object strictly.
-
-    Raises:
-        ProtocolError: The body is not UTF-8, not JSON (which excludes NaN, Infinity and numbers too large for a float),
-            too deep, or not an object.
+    """Decode a JSON object. Raise ProtocolError if the body is not UTF-8, not JSON (which excludes NaN, Infinity and
+    numbers too large for a float), too deep, or not an object.
     """
     try:
         value = strict_json.loads(body.decode("utf-8"))

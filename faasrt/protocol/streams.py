@@ -12,14 +12,8 @@ _ANY_MARKER = re.compile(r"\n\.\.\. [0-9]{1,16} bytes cut \.\.\.\n")
 
 
 def cut(data: bytes, limit: int) -> tuple[str, bool]:
-    """Decode a stream and cut it to a size in UTF-8 bytes.
-
-    Args:
-        data: UTF-8 bytes, which may contain lone surrogates; other bytes become U+FFFD.
-        limit: The maximum size, including the marker; from 1.
-
-    Returns:
-        The text, and whether it was cut.
+    """Decode a stream, cut it to `limit` bytes of UTF-8 with its marker, and return the text and whether it was cut.
+    `data` may contain lone surrogates; bytes that are not UTF-8 become U+FFFD.
     """
     try:
         text = data.decode("utf-8", "surrogatepass")
@@ -29,13 +23,8 @@ def cut(data: bytes, limit: int) -> tuple[str, bool]:
 
 
 def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
-    """Join the head and the tail of a stream with the marker between them, cut to a size in UTF-8 bytes.
-
-    Args:
-        head: The beginning of the stream.
-        tail: The end of the stream.
-        size: The size of the whole stream in bytes.
-        limit: The maximum size, including the marker; from 1.
+    """Join the head and the tail of a stream of `size` bytes with the marker between them, cut to `limit` bytes of
+    UTF-8, at least 1.
     """
     # The longest possible marker: its number has at most as many digits as the size of the stream.
     room = limit - len(_MARKER.format(size))

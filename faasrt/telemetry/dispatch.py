@@ -23,11 +23,7 @@ _OWN_HEADER = re.compile(
 
 
 def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
-    """Return the sinks as a tuple.
-
-    Raises:
-        ConfigurationError: `telemetry` is not an iterable of sinks.
-    """
+    """Return the sinks as a tuple, or raise ConfigurationError if `telemetry` is not an iterable of sinks."""
     if not isinstance(telemetry, Iterable) or isinstance(telemetry, str | bytes | Mapping):
         raise ConfigurationError(
             f"telemetry must be an iterable of sinks, such as [sink], got {type(telemetry).__name__}"

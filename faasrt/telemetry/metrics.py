@@ -182,14 +182,7 @@ class Counters:
     def snapshot(
         self, languages: Container[str], *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
     ) -> Metrics:
-        """Return the metrics of some languages.
-
-        Args:
-            languages: The wire names of the languages.
-            in_flight: The current number of calls that hold a permit.
-            queued: The current number of calls that wait for a permit.
-            states: The current state of each endpoint.
-        """
+        """Return the metrics of some languages, with the current numbers of calls and the states of endpoints."""
         total = CallCounters()
         by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)
         for (language, endpoint), counters in self._counters.items():

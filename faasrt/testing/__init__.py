@@ -1,4 +1,4 @@
-r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that damages a connection.
+r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that injects network faults.
 
 `FakeFaas` does not run programs. It sends scripted answers over a real socket, and records the requests.
 
@@ -25,7 +25,7 @@ The answer can depend on the program, and a full server can refuse it:
     <Outcome.TIMEOUT: 'TIMEOUT'>
 
 `FaultProxy` is a proxy between a client and a server, fake or real. `Toxics` are the faults of one direction, and may
-be changed at any time: latency, bandwidth, small slices, half-closed connections, resets, a pulled cable.
+be changed at any time: latency, bandwidth, small slices, half-closed connections, resets, lost bytes.
 
     >>> from faasrt import ConnectionLostError
     >>> from faasrt.testing import FaultProxy, Toxics

@@ -129,7 +129,6 @@ class _Side(asyncio.Protocol):
         return bool(self._received)
 
     def take(self) -> bytes:
-        """Return and remove the bytes that have arrived."""
         burst, self._received = bytes(self._received), bytearray()
         if not self._has_ended:
             self._arrived.clear()
@@ -231,11 +230,8 @@ class FaultProxy(LoopbackServer):
                 transport.abort()
 
     async def _forward(self, direction: str, source: _Side, target: _Side) -> None:
-        """Forward the bytes in one direction until the connection ends.
-
-        Raises:
-            EOFError: Both sides must be closed.
-            OSError: Both sides must be reset.
+        """Forward the bytes in one direction until the connection ends. Raise EOFError if both sides must be closed,
+        and OSError if both must be reset.
         """
         passed, counted_toxics, sent_eof = 0, getattr(self, direction), False
         while await source.wait_arrived():

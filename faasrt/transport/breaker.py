@@ -48,7 +48,6 @@ class Breaker:
         return max(0.0, self.open_until - now) if self.state == "open" else 0.0
 
     def may_probe(self, now: float) -> bool:
-        """Return whether a probe may be sent."""
         return self.state == "open" and now >= self.open_until
 
     def start_probe(self) -> int:

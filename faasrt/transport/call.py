@@ -156,12 +156,7 @@ class Transport:
     async def validate(
         self, context: CallContext, endpoints: Sequence[str], body: bytes, *, owner: object
     ) -> ValidationResult:
-        """Send a program to be parsed, without retries, and return the result.
-
-        Raises:
-            QueueFullError: Too many calls are waiting already.
-            ServiceError: The infrastructure failed.
-        """
+        """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
         self._loop.check()
         group = self._pool.group(context.language.family.value, endpoints)
         group.skip_capacity()

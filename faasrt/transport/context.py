@@ -88,7 +88,6 @@ class CallContext:
             )
 
     def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
-        """Report that an attempt ended, with an answer or without one."""
         duration_s = self._clock() - self._attempt_started
         self._attempts_s.append(duration_s)
         if self._endpoint_counters is not None:
@@ -108,7 +107,6 @@ class CallContext:
             )
 
     def retry_scheduled(self, error: BaseException, wait_s: float) -> None:
-        """Report that the last attempt failed, and that another will be made."""
         self._emit(
             RetryScheduled(
                 call_id=self._call_id,
@@ -146,7 +144,6 @@ class CallContext:
         )
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:
-        """Report the end of the call, and return its result."""
         self._finished(result, None)
         return result
 

@@ -86,12 +86,7 @@ def choose(
 
 
 class Profiles:
-    """A cache of the profiles of endpoints.
-
-    Args:
-        fetch: Fetches the profile of an endpoint; returns None if it did not answer.
-        clock: A monotonic clock in seconds.
-    """
+    """A cache of the profiles of endpoints. `fetch` returns None for an endpoint that did not answer."""
 
     def __init__(
         self, fetch: Callable[[str], Awaitable[EndpointProfile | None]], clock: Callable[[], float] = time.monotonic

@@ -53,11 +53,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class RequestBody(aiohttp.Payload):
-    """The JSON of a request.
-
-    Attributes:
-        sending: Whether a byte may have been sent. Before that, the server cannot have run anything.
-    """
+    """The JSON of a request. Until `sending` is true, no byte was sent, so the server cannot have run anything."""
 
     _value: bytes
 
@@ -84,12 +80,7 @@ class RequestBody(aiohttp.Payload):
 
 
 class HttpClient:
-    """Sends requests over one session for each base URL, which is opened on first use.
-
-    Args:
-        settings: The timeouts, the token and the connection options.
-        clock: A monotonic clock in seconds.
-    """
+    """Sends requests over one session for each base URL, which is opened on first use."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -291,11 +282,8 @@ async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:
 
 
 def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds in `Retry-After`, which is a number of seconds or an HTTP date; None if it is malformed.
-
-    Args:
-        text: The value of the header; None if it is missing.
-        now: Returns the seconds since the epoch.
+    """Return the seconds in `Retry-After`, which is a number of seconds or an HTTP date; None if it is missing or
+    malformed. `now` returns the seconds since the epoch.
     """
     if text is None:
         return None

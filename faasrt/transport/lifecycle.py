@@ -11,22 +11,14 @@ from faasrt.errors import ConfigurationError, RuntimeClosedError
 
 
 class LoopAffinity:
-    """Binds an object to the event loop in which it is first used.
-
-    Args:
-        owner: The name of the object in error messages.
-    """
+    """Binds an object to the event loop in which it is first used. `owner` names it in error messages."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Bind to the running loop, or check that it is the bound one.
-
-        Raises:
-            ConfigurationError: The object is bound to another loop.
-        """
+        """Bind to the running loop. Raise ConfigurationError if the object is bound to another one."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -56,10 +48,8 @@ class CallsInFlight:
 
     @contextlib.contextmanager
     def track(self) -> Iterator[None]:
-        """Count the block as a call in flight. A nested block in the same task is not counted again.
-
-        Raises:
-            RuntimeClosedError: Closing has begun before the block, or has cancelled it.
+        """Count the block as a call in flight. A nested block in the same task is not counted again. Raise
+        RuntimeClosedError if closing has begun before the block, or has cancelled it.
         """
         task = asyncio.current_task()
         assert task is not None

@@ -73,7 +73,6 @@ class AdaptiveLimit:
         return self.in_flight + self.abandoned(now) + 1 <= self._limit
 
     def load(self, now: float) -> float:
-        """Return the fraction of the limit that is in use."""
         return (self.in_flight + self.abandoned(now)) / self._limit
 
     def acquire(self) -> None:
@@ -107,7 +106,6 @@ class AdaptiveLimit:
         self._backing_off_until = max(self._backing_off_until, until)
 
     def is_backing_off(self, now: float) -> bool:
-        """Return whether other endpoints are preferred."""
         return now < self._backing_off_until
 
     def charge_abandoned(self, until: float) -> None:

@@ -154,15 +154,11 @@ class PermitPool:
         return group
 
     def endpoints(self) -> list[tuple[str, Endpoint]]:
-        """Return every endpoint with its family."""
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
-        """Return a permit for one of the endpoints, or None if the caller must wait.
-
-        Args:
-            group: The endpoints.
-            avoid: Base URLs of endpoints to use only if no other endpoint has room.
+        """Return a permit for one of the endpoints, or None if the caller must wait. Endpoints whose base URL is in
+        `avoid` are used only if no other one has room.
         """
         if group.waiters or self.in_flight >= self._max_concurrency:
             return None
@@ -216,12 +212,7 @@ class PermitPool:
             raise
 
     def release(self, permit: Permit, error: BaseException | None) -> None:
-        """Take a permit back, and record how its call ended.
-
-        Args:
-            permit: The permit.
-            error: The error of the call; None if it has a result.
-        """
+        """Take a permit back, and record how its call ended. `error` is None if it has a result."""
         endpoint = permit.endpoint
         now, is_failure = self._clock(), False
         try:

@@ -23,8 +23,6 @@ from faasrt.errors import (
 
 
 class FailureKind(enum.Enum):
-    """How an attempt failed."""
-
     NEVER_SENT = enum.auto()
     """The server was not reached; the code cannot have run."""
     REFUSED = enum.auto()
@@ -38,7 +36,6 @@ class FailureKind(enum.Enum):
 
 
 def classify(error: ServiceError) -> FailureKind:
-    """Return the kind of failure of an attempt with this error."""
     if isinstance(error, ConnectError):
         return FailureKind.NEVER_SENT
     if isinstance(error, OverloadedError):
@@ -53,12 +50,8 @@ def classify(error: ServiceError) -> FailureKind:
 
 
 class RetryBudget:
-    """A token bucket, which prevents floods of retries to endpoints that are down.
-
-    A retry takes tokens, and a success adds some.
-
-    Args:
-        settings: The size of the bucket, the cost of a retry, and the credit for a success.
+    """A token bucket, which prevents floods of retries to endpoints that are down. A retry takes tokens, and a success
+    adds some.
     """
 
     def __init__(self, settings: RetrySettings) -> None:

@@ -92,7 +92,7 @@ async def test_every_public_name_has_an_example() -> None:
 async def test_every_public_name_of_other_modules_has_an_example() -> None:
     """The docstring of `faasrt` lists these names. The example is in the docstring of the name or of its module."""
     listed = re.findall(
-        r"`(faasrt\.[\w.]+\.\w+)`", str(faasrt.__doc__).partition("Public are")[2].partition("All other")[0]
+        r"`(faasrt\.[\w.]+\.\w+)`", str(faasrt.__doc__).partition("The public names are")[2].partition("All other")[0]
     )
     assert {"faasrt.ray.run_tasks", "faasrt.testing.FakeFaas"} <= set(listed)
     listed += [f"faasrt.testing.{name}" for name in faasrt.testing.__all__]

@@ -101,7 +101,7 @@ def named_pages(text: str) -> set[str]:
     return {name for sentence in sentences for name in re.findall(r"(faasrt(?:\.\w+)*)`", sentence)}
 
 
-PAGE_LIST = str(faasrt.__doc__).partition("Read on")[2].partition("Public are")[0]
+PAGE_LIST = str(faasrt.__doc__).partition("Read on")[2].partition("The public names are")[0]
 NEED_AN_EXTRA = {"faasrt.ray"}
 PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", PAGE_LIST)))
 

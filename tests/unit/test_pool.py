@@ -326,7 +326,7 @@ def test_choose_spreads_calls_evenly() -> None:
         assert 0.22 < count / counts.total() < 0.28
 
 
-def test_choose() -> None:
+def test_choice_of_endpoint_by_load_breaker_and_earlier_attempts() -> None:
     """`choose` returns the less loaded of two endpoints, and if possible none to avoid.
 
     It returns one with an open breaker only if a probe is due or if all breakers are open.

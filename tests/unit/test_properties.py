@@ -95,7 +95,7 @@ def test_arbitrary_answers_to_validations(body: bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(), max_size=400), limit=st.integers(1, 400))
-def test_cut_text(text: str, limit: int) -> None:
+def test_cut_text_of_any_characters_stays_within_the_limit(text: str, limit: int) -> None:
     """A text within the limit is unchanged. A longer one is cut to the limit, and reported as cut."""
     kept, was_cut = cut_text(text, limit)
     size = len(text.encode("utf-8", "surrogatepass"))
@@ -105,7 +105,7 @@ def test_cut_text(text: str, limit: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=400), limit=st.integers(1, 400))
-def test_cut(data: bytes, limit: int) -> None:
+def test_cut_bytes_stay_within_the_limit(data: bytes, limit: int) -> None:
     """Arbitrary bytes are decoded to a text within the limit."""
     kept, was_cut = cut(data, limit)
     assert len(kept.encode()) <= limit

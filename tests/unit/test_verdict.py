@@ -140,7 +140,7 @@ def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, s
         *(({"output": output(), "outcome": outcome.value}, 200, outcome) for outcome in Outcome),
     ],
 )
-def test_outcomes(body: Any, status: int, outcome: Outcome) -> None:
+def test_answers_that_state_an_outcome_give_that_outcome(body: Any, status: int, outcome: Outcome) -> None:
     """Answers that say how the program ended give the right outcome."""
     assert verdict_of(body, status).outcome is outcome
 

@@ -54,9 +54,6 @@ def arrange(marks: Sequence[tuple[float, str]]) -> list[Mark]:
 
     A line goes from its row down to the axis. So of two labels on the right of their lines, the left one must be in the
     higher row, and of two on the left, the right one.
-
-    Args:
-        marks: Places and labels, from left to right.
     """
     if marks[-1][0] <= 1 - _LABEL_SHARE:
         sides = ["after"] * len(marks)
@@ -93,7 +90,6 @@ class Chart:
         self.bottom = MARK_PX * len(marks) + 8 + PLOT_PX
 
     def height(self, count: float) -> float:
-        """Return the height of a count."""
         return count * PLOT_PX / self.levels[-1]
 
     def stack(self, bar: Bar) -> Iterator[tuple[str, float, float]]:
@@ -125,7 +121,6 @@ def histogram(data: Distribution) -> Chart:
 
 
 def throughput(data: Throughput) -> Chart:
-    """Return the chart of results by time."""
     bins = len(data.ok)
     bars = []
     for number, (ok, failed) in enumerate(zip(data.ok, data.failed, strict=True)):

@@ -89,7 +89,6 @@ class Reasons:
         self._varying: set[int] = set()
 
     def add(self, fields: dict[str, Any]) -> int:
-        """Return the index of the reason of a result."""
         if _kind(fields) == OK:
             return 0
         text = one_line(_short_reason(fields), _REASON_CHARS)
@@ -211,10 +210,8 @@ class Task:
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
-    """Read the results whose lines begin at `offsets`, which must ascend.
-
-    Raises:
-        ResultsError: The file cannot be read.
+    """Read the results whose lines begin at `offsets`, which must ascend. Raise ResultsError if the file cannot be
+    read.
     """
     with _opened(path) as file:
         for offset in offsets:

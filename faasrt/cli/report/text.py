@@ -18,12 +18,8 @@ def clean(text: str) -> str:
 
 
 def excerpt(text: str, max_bytes: int) -> str:
-    """Return the clean text; cut in the middle when its HTML is larger than `max_bytes`.
-
-    Args:
-        text: Any text.
-        max_bytes: The limit for the HTML of the kept text, in bytes of UTF-8. The line that says how much was left out
-            comes on top.
+    """Return the clean text, cut in the middle when its HTML is larger than `max_bytes` in UTF-8. The line that says
+    how much was left out comes on top.
     """
     if len(text) <= max_bytes and _html_bytes(clean(text)) <= max_bytes:
         return clean(text)

@@ -172,21 +172,15 @@ class Engine(abc.ABC):
         self._was_ready = False
 
     def mark_ready(self) -> None:
-        """Record that programs can run."""
         self.ready, self.problem, self._last_logged, self._was_ready = True, "", "", True
         self._ready_or_failed.set()
 
     def mark_failed(self, problem: str) -> None:
-        """Record why no program can run."""
         self.ready, self.problem = False, problem
         self._ready_or_failed.set()
 
     async def wait_ready(self) -> None:
-        """Wait until programs can run.
-
-        Raises:
-            EngineError: The engine failed; the message says why.
-        """
+        """Wait until programs can run. Raise EngineError if the engine failed."""
         await self._ready_or_failed.wait()
         if not self.ready:
             raise EngineError(self.problem)
@@ -226,10 +220,8 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def serve(self) -> None:
-        """Start the engine, keep it ready until cancelled, and then end its processes. It may be called again.
-
-        Raises:
-            EngineError: The engine cannot serve at the moment.
+        """Start the engine, keep it ready until cancelled, and then end its processes. It may be called again. Raise
+        EngineError if the engine cannot serve at the moment.
         """
 
     async def execute(self, job: EngineJob) -> EngineResult:
@@ -260,12 +252,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        """Run or check one program in a warm process.
-
-        Raises:
-            NotStartedError: The process ended before the program began.
-            EngineError: The engine failed.
-        """
+        """Run or check one program in a warm process. Raise NotStartedError or EngineError, as `execute` does."""
 
     @property
     @abc.abstractmethod

@@ -18,13 +18,7 @@ _ANONYMOUS_KB = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 
 
 class CompilationEstimate:
-    """Estimates the progress of a compilation from the memory of its process.
-
-    Args:
-        pid: The pid of the process that compiles.
-        read_mb: Returns the memory of a process in MiB, or 0; None reads it from /proc.
-        clock: A monotonic clock in seconds.
-    """
+    """Estimates the progress of a compilation from the memory of its process, which `read_mb` returns in MiB."""
 
     def __init__(
         self, pid: int, read_mb: Callable[[int], float] | None = None, clock: Callable[[], float] = time.monotonic

@@ -202,11 +202,7 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
 
 
 async def _until_ready(child: ChildProcess) -> None:
-    """Wait for the message that the runner is ready.
-
-    Raises:
-        NotStartedError: Deno ended, or did not start in time.
-    """
+    """Wait for the message that the runner is ready. Raise NotStartedError if Deno ended, or did not start in time."""
     output = bytearray()
     changed = asyncio.Event()
 

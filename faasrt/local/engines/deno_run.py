@@ -72,7 +72,6 @@ class StdoutParser:
         self.limit_exceeded = self.message_too_large = self.complete = False
 
     def feed(self, data: bytes) -> None:
-        """Parse the next bytes."""
         self._pending += data
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
             self._add_output(begin)
@@ -112,16 +111,7 @@ class StdoutParser:
 
 
 class DenoRun:
-    """One run of a program in a Deno process.
-
-    Args:
-        job: The program and its limits.
-        child: A process that waits for a program.
-
-    Attributes:
-        job: The program and its limits.
-        ended: Set when the program has ended. Its process may end later.
-    """
+    """One run of a program in a Deno process. `ended` is set when the program has ended. Its process may end later."""
 
     def __init__(self, job: EngineJob, child: ChildProcess) -> None:
         self.job, self._child = job, child
@@ -136,7 +126,6 @@ class DenoRun:
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
-        """Send the program to the process."""
         self._child.receive(self._receive, self.ended.set)
         fields = {
             "code": self.job.code,
@@ -148,20 +137,13 @@ class DenoRun:
         self._child.write(json.dumps(fields).encode(), eof=True)
 
     def end(self, limit: Outcome | None = None) -> None:
-        """End the program.
-
-        Args:
-            limit: The limit that it exceeded, as an outcome; None if it exceeded none.
-        """
+        """End the program, because it exceeded the limit with this outcome, if any."""
         self._ended_by.add(limit)
         self._child.kill()
 
     def result(self) -> EngineResult:
-        """Return the result of the program. Call this after `ended` is set.
-
-        Raises:
-            NotStartedError: The process ended before the program began.
-            KilledError: The process was killed from outside.
+        """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
+        program began, and KilledError if it was killed from outside.
         """
         self._stdout.finish()
         stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)

@@ -57,10 +57,8 @@ class JailConfig:
     open_files: Sequence[str] = ()
 
     def for_launcher(self, root: Path) -> dict[str, Any]:
-        """Return the configuration for the launcher. This reads files, so call it in a thread.
-
-        Args:
-            root: An empty folder of the host, on which the launcher mounts the root folder of the jail.
+        """Return the configuration for the launcher, which mounts the root folder of the jail on `root`, an empty
+        folder of the host. This reads files, so call it in a thread.
         """
         has_namespaces = self.level == "namespaces"
         host_paths = {target: source for source, target in self.mounts}

@@ -50,10 +50,8 @@ raise SystemError
 
 
 class JailedProcess(ChildProcess):
-    """A process in a jail, with the processes that it starts.
-
-    Attributes:
-        out_of_memory: Whether the launcher ended it because of its memory.
+    """A process in a jail, with the processes that it starts. `out_of_memory` says whether the launcher ended it
+    because of its memory.
     """
 
     def __init__(
@@ -78,7 +76,6 @@ class JailedProcess(ChildProcess):
         return await self._jail.open_folder(self._number)
 
     def mark_exited(self, returncode: int) -> None:
-        """Record that the process has ended."""
         for pidfd in self._pidfds:
             os.close(pidfd)
         super().mark_exited(returncode)
@@ -95,13 +92,8 @@ class _Start:
 
 
 class Jail:
-    """A launcher, and the processes that it has started. Created by `open_jail`.
-
-    Args:
-        server: The socket to the launcher.
-
-    Attributes:
-        packages: The packages in the configuration that are installed.
+    """A launcher, and the processes that it has started. Created by `open_jail`. `packages` are those in the
+    configuration that are installed.
     """
 
     def __init__(self, server: socket.socket) -> None:
@@ -172,11 +164,7 @@ class Jail:
             del self._folders[number]
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a message to the launcher.
-
-        Raises:
-            OSError: The launcher has ended, or does not read its messages.
-        """
+        """Send a message to the launcher. Raise OSError if it has ended, or does not read its messages."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._server.sendmsg([json.dumps(message).encode()], rights)
 
@@ -240,11 +228,7 @@ class Jail:
             start.reply.set_result(None)
 
     async def watch(self) -> None:
-        """Wait until the launcher has ended, which only happens if it is killed.
-
-        Raises:
-            EngineError: The launcher has ended.
-        """
+        """Wait until the launcher has ended, which only happens if it is killed, and raise EngineError."""
         await self._ended.wait()
         raise EngineError("the launcher of the jail was killed from outside")
 
@@ -264,17 +248,8 @@ class Jail:
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
-    """Find the highest level that works on this machine, or check that a certain level works.
-
-    Args:
-        wanted: "auto" to find the highest level, else the level to check.
-        folder: A folder for temporary files.
-
-    Returns:
-        The level, and the reason why it is not higher, or "".
-
-    Raises:
-        EngineError: No level works, or the wanted level does not work.
+    """Find the highest level that works on this machine if `wanted` is "auto", or check that the wanted level works.
+    Return the level, and the reason why it is not higher, or "". Raise EngineError if none works.
     """
     reasons: list[str] = []
     spawner = Spawner()
@@ -294,16 +269,10 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
 
 @contextlib.asynccontextmanager
 async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailConfig) -> AsyncIterator[Jail]:
-    """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes.
+    """Build a jail, check it with the canary, and yield it.
 
-    Args:
-        spawner: Starts the launcher.
-        python: The path of the launcher's interpreter.
-        folder: A folder for the jail's mounts and traps.
-        config: The contents of the jail.
-
-    Raises:
-        EngineError: The jail cannot be built, or the canary broke out.
+    Afterwards end all of its processes. `python` is the interpreter of the launcher; `folder` is for mounts and traps.
+    Raise EngineError if the jail cannot be built, or if the canary broke out.
     """
     root = folder / f"root-{os.urandom(4).hex()}"
     await asyncio.to_thread(root.mkdir, mode=0o755)

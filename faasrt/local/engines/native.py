@@ -146,11 +146,8 @@ class Interpreter:
     base_prefix: str
 
     def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
-        """Return the configuration of a tier's jail. This reads files, so call it in a thread.
-
-        Args:
-            level: The level of the jail.
-            imports: The modules that the tier imports.
+        """Return the configuration of the jail of a tier that imports `imports`. This reads files, so call it in a
+        thread.
         """
         mounts = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
         links = dict(_LINKS)
@@ -337,10 +334,8 @@ class NativePythonEngine(PythonTier):
 
 
 async def _describe(python: str) -> Interpreter:
-    """Run an interpreter to find out its version and its paths.
-
-    Raises:
-        EngineError: The interpreter does not run, or is not CPython 3.9 or newer.
+    """Run an interpreter to find out its version and its paths. Raise EngineError if it does not run, or is not CPython
+    3.9 or newer.
     """
     try:
         process = await asyncio.to_thread(

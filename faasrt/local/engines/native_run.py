@@ -56,15 +56,8 @@ _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 
 
 class NativeRun:
-    """One run of a program in a process.
-
-    Args:
-        job: The program and its limits.
-        process: A warm process.
-        python: The path of its interpreter.
-
-    Attributes:
-        ended: Set when the program has ended. Its process may end later.
+    """One run of a program in a warm process of the interpreter `python`. `ended` is set when the program has ended.
+    Its process may end later.
     """
 
     def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
@@ -81,12 +74,7 @@ class NativeRun:
         self.ended = asyncio.Event()
 
     def begin(self, memory_bytes: int, cpu_s: int) -> None:
-        """Send the program to the process.
-
-        Args:
-            memory_bytes: The memory limit of the program.
-            cpu_s: The CPU time limit of each of its processes.
-        """
+        """Send the program to the process. `cpu_s` limits the CPU time of each of its processes."""
         self._process.receive(self._receive, self.ended.set)
         given = self._job.input
         fields = {
@@ -107,11 +95,8 @@ class NativeRun:
         self._process.kill()
 
     def result(self) -> EngineResult:
-        """Return the result of the program. Call this after `ended` is set.
-
-        Raises:
-            NotStartedError: The process ended before the program began.
-            KilledError: The process was killed from outside.
+        """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
+        program began, and KilledError if it was killed from outside.
         """
         messages = self._messages = self._decode_messages()
         fields = self._classify()

@@ -183,11 +183,8 @@ class ChildProcess:
             raise
 
     def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
-        """Pass all later output to a function.
-
-        Args:
-            function: Called with the descriptor (STDOUT, STDERR or MESSAGES) and the bytes.
-            on_end: Called once, when `ended` is set; None calls nothing.
+        """Pass all later output to a function, with its descriptor: STDOUT, STDERR or MESSAGES. `on_end` is called
+        once, when `ended` is set.
         """
         self._on_output, self._on_end = function, on_end
         if self.ended.is_set() and on_end is not None:
@@ -195,7 +192,6 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still run a program, as far as the server knows."""
         return self.returncode is None and not self.killed and STDOUT in self._outputs
 
     def has_stdout(self) -> bool:
@@ -233,7 +229,6 @@ class ChildProcess:
         self._close_stdin()
 
     def mark_exited(self, returncode: int) -> None:
-        """Record that the process has ended."""
         self.returncode = returncode
         self._close_stdin()
         self._check_ended()

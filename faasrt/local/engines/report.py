@@ -53,12 +53,8 @@ def read_text(message: Mapping[str, Any], name: str) -> str:
 
 
 def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[str, Any]:
-    """Return the fields of an `EngineResult` for a program that ended with an error.
-
-    Args:
-        message: The runner's message about the error.
-        limit: The number of UTF-8 bytes to keep of the error's message.
-        unnamed: The name to use for an error that has none.
+    """Return the fields of an `EngineResult` for a program that ended with an error. `limit` is the number of UTF-8
+    bytes to keep of its message, and `unnamed` the name of an error that has none.
     """
     in_compiler = message.get("phase") == "compile"
     name, traceback = (cut_text(read_text(message, key), _ERROR_BYTES)[0] for key in ("name", "traceback"))
@@ -78,15 +74,10 @@ def _read_position(value: Any) -> int | None:
 def cut_streams(
     stdout: bytes, stderr: bytes, ret_val: bytes, limit: int, *, own_return_val: Language | None
 ) -> dict[str, Any]:
-    """Return the fields of an `EngineResult` for the streams of a program, each cut to the limit.
+    """Return the fields of an `EngineResult` for the streams of a program, each cut to `limit` bytes of UTF-8.
 
-    Args:
-        stdout: The output of the program.
-        stderr: The error output of the program.
-        ret_val: The return value of the program.
-        limit: The number of UTF-8 bytes to keep of each stream.
-        own_return_val: The language, if the program defines a `return_val` of its own, which prints the return value
-            to stdout; else None.
+    `own_return_val` is the language, if the program defines a `return_val` of its own, which prints the return value to
+    stdout; else None.
     """
     streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
     texts = {name: text for name, (text, _) in streams.items()}

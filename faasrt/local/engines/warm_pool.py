@@ -94,36 +94,25 @@ class PooledEngine(Engine, Generic[_P]):
             raise failure
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
-        """Prepare the engine before the first process starts. The default does nothing.
+        """Prepare the engine before the first process starts.
 
-        Args:
-            resources: A stack for resources such as a jail. It is closed after the processes have been killed, because
-                their ends may be reported through a resource.
-
-        Raises:
-            EngineError: The engine cannot serve at the moment.
+        The default does nothing. `resources` is closed after the processes have been killed, because their ends may be
+        reported through a resource such as a jail. Raise EngineError if the engine cannot serve at the moment.
         """
 
     async def _watch_resources(self) -> None:
-        """Watch the resources that `_prepare` has opened. The default returns at once.
-
-        Raises:
-            EngineError: A resource has failed, so that no process can start any more.
+        """Watch the resources that `_prepare` has opened, and raise EngineError if one fails, so that no process can
+        start any more. The default returns at once.
         """
 
     @abc.abstractmethod
     async def _start(self) -> _P:
-        """Start a process, and return it when it is ready for a program.
-
-        Raises:
-            NotStartedError: The process cannot start. The message says why.
-
-        Cancellation: ends the process.
+        """Start a process, and return it when it is ready for a program. Raise NotStartedError if it cannot start.
+        Cancellation ends the process.
         """
 
     @property
     def idle(self) -> int:
-        """The number of processes that are waiting for a program."""
         return self._warm.qsize()
 
     @property
@@ -137,10 +126,8 @@ class PooledEngine(Engine, Generic[_P]):
         return min(self.capacity, max(self.min_warm, self._peak))
 
     async def _get_warm(self) -> _P:
-        """Take a warm process, or wait for one.
-
-        Raises:
-            NotStartedError: No process became ready in time, or the engine failed.
+        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time, or if the engine
+        failed.
         """
         self._peak = max(self._peak, self.active)
         self._demand_changed.set()

@@ -33,11 +33,7 @@ _ESTIMATE_S = 0.5
 
 
 class WasiWorker:
-    """The server's side of a worker, a process that runs one program at a time.
-
-    Args:
-        child: The process.
-    """
+    """The server's side of a worker, a process that runs one program at a time."""
 
     def __init__(self, child: ChildProcess) -> None:
         self.child, self.ended, self.kill = child, child.ended, child.kill
@@ -49,7 +45,6 @@ class WasiWorker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still run a program, as far as the engine knows."""
         return self.child.alive
 
     async def execute(self, job: EngineJob) -> EngineResult:
@@ -90,11 +85,8 @@ class WasiWorker:
         return EngineError(message) if self._began else NotStartedError(message)
 
     async def next_message(self) -> dict[str, Any]:
-        """Wait for the next message of the worker.
-
-        Raises:
-            NotStartedError: The worker ended before its program began.
-            EngineError: The worker ended.
+        """Wait for the next message of the worker. Raise NotStartedError if it ended before its program began, else
+        EngineError if it ended.
         """
         message = await self._messages.get()
         if message is None:

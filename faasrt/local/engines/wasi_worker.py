@@ -135,14 +135,8 @@ def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
 
 
 def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
-    """Run or check one program, and return the fields of its `EngineResult`.
-
-    Args:
-        bridge: The host's side of the program.
-        cache_dir: The folder of the compiled sandbox.
-
-    Raises:
-        RuntimeError: The sandbox did not start. There may be too little memory.
+    """Run or check one program, and return the fields of its `EngineResult`. Raise RuntimeError if the sandbox did not
+    start.
     """
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20

@@ -29,16 +29,13 @@ def abi_version() -> int:
 
 
 def create_ruleset(rights: list[list[Any]]) -> int | None:
-    """Create rules that deny all access to files, except the given rights.
+    """Create rules that deny all access to files, except the given `rights`: pairs of a path and the access that is
+    allowed to it and to everything beneath it.
+
+    Paths that do not exist are skipped. Return the descriptor of the rules; None if the kernel does not support
+    Landlock.
 
     The rules also deny TCP, and signals and abstract sockets of processes outside, if the kernel's version supports it.
-
-    Args:
-        rights: Pairs of a path and the access that is allowed to it and to everything beneath it. Paths that do not
-            exist are skipped.
-
-    Returns:
-        The descriptor of the rules; None if the kernel does not support Landlock.
     """
     abi = abi_version()
     if not abi:

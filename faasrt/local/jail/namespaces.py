@@ -163,13 +163,8 @@ def _bind(source: str, target: str) -> None:
 
 
 def make_private(config: dict[str, Any], slot: int, slots: int, network: int | None) -> None:
-    """Isolate this process, the first one of a program, from other programs, and drop its rights.
-
-    Args:
-        config: The configuration of the jail.
-        slot: The slot of the program.
-        slots: The number of uids for programs.
-        network: The descriptor of a network namespace that no other running program uses; None keeps the jail's one.
+    """Isolate this process, the first one of a program, from other programs, and drop its rights. `network` is the
+    descriptor of a network namespace that no other running program uses; None keeps the jail's one.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC)
     if network is not None:

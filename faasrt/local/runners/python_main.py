@@ -70,7 +70,6 @@ def return_val(value):
 
 
 def report_error(error, phase, max_message_bytes):
-    """Report the exception to the host, and return its traceback."""
     fields = error_fields(error, phase, max_message_bytes)
     texts = {name: _json.encode_basestring_ascii(fields[name]) for name in ("phase", "name", "message", "traceback")}
     numbers = {name: "null" if fields[name] is None else str(fields[name]) for name in ("line", "column")}
