@@ -44,9 +44,7 @@ def faasrt(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None, 
     return code, out.read(), err.read()
 
 
-def faasrt_process(
-    *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, **env: str
-) -> tuple[int, str, str]:
+def faasrt_process(*arguments: str, stdin: bytes = b"", cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
     """Run a command in a process of its own. Return the exit code, stdout and stderr."""
     command, env = [FAASRT, *arguments], {**CLEAN, **env}
     done = subprocess.run(command, input=stdin, cwd=cwd, env=env, capture_output=True, timeout=110)
