@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -20,9 +21,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Remove variables that could change the result of a test: endpoints, proxies and terminal settings.
 _VARIABLES = ("COZE_LOOP_", "FAASRT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RAY_", "OTEL_")
 _TERMINAL = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES")
+# The tests start hundreds of processes. Without this variable, only the first of them compiles the modules of Python.
+_BYTECODE = ("PYTHONDONTWRITEBYTECODE",)
 for _name in list(os.environ):
-    if (_name.upper().startswith(_VARIABLES) and _name != "FAASRT_CACHE_DIR") or _name in _TERMINAL:
+    if (_name.upper().startswith(_VARIABLES) and _name != "FAASRT_CACHE_DIR") or _name in _TERMINAL + _BYTECODE:
         del os.environ[_name]
+# The processes of the tests must not ignore SIGINT, as background jobs of a shell do.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -62,7 +62,7 @@ SETTINGS = faasrt.Settings(limiter=faasrt.LimiterSettings(max_concurrency=1, max
 
 async def main():
     async with faasrt.RuntimeManager.local(["python"], settings=SETTINGS) as manager:
-        calls = [manager.run_code("print(1)", "python") for _ in range(5)]
+        calls = [manager.run_code("import time; time.sleep(0.2)", "python") for _ in range(5)]
         results = await asyncio.gather(*calls, return_exceptions=True)
     print([type(result).__name__ for result in results])
 

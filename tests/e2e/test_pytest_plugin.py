@@ -16,7 +16,9 @@ pytest_plugins = ["pytester"]
 
 # pytester gives each session a new home folder, so the Python sandbox would have to be compiled again.
 CACHE = str(module_dir().parent)
-OPTIONS = ("-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+# Plugins that these sessions do not need, and that take most of the time of their start.
+OTHER_PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no:randomly", "-p", "no:xdist")
+OPTIONS = (*OTHER_PLUGINS, "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 LOCAL = """
 import asyncio, pytest
 from faasrt import RuntimeManager
@@ -111,7 +113,7 @@ def test_faasrt_fake_runs_in_the_event_loop_of_its_test(
 def test_faasrt_fake_does_not_need_pytest_asyncio(pytester: pytest.Pytester) -> None:
     """Without pytest-asyncio, tests of anyio pass. For other tests an error says what to install."""
     pytester.makepyfile(FAKE.replace("MARK", "anyio") + "\ndef test_without_mark(faasrt_fake): pass\n")
-    done = pytester.runpytest_subprocess("-p", "no:asyncio")
+    done = pytester.runpytest_subprocess(*OTHER_PLUGINS, "-p", "no:asyncio")
     done.assert_outcomes(passed=1, errors=1)
     done.stdout.fnmatch_lines(["faasrt_fake needs pytest-asyncio, or a test that is marked with anyio"])
 

@@ -52,8 +52,8 @@ def endless(first: bytes, more: bytes, pause_s: float = 0.0) -> Callable[[], Asy
     return parts
 
 
-BOMB = gzip.compress(bytes(50_000_000))
-DEFLATE_BOMB = zlib.compress(bytes(50_000_000))
+BOMB = gzip.compress(bytes(50_000_000), 1)
+DEFLATE_BOMB = zlib.compress(bytes(50_000_000), 1)
 DEEP = b'{"output": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 
 # name -> the answer of the server, which then closes the connection, and the error or outcome of the call

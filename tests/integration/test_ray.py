@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import ray
-import ray.data
 from anyio.from_thread import start_blocking_portal
 
-import faasrt.ray
 from faasrt import Settings
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, Reply
@@ -28,6 +25,8 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Start a cluster for this module. It does not use other clusters of the machine."""
+    import ray.data  # not at the top: it takes a second in each process that collects the tests
+
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
@@ -44,6 +43,10 @@ def serving(server: Any) -> Iterator[Any]:
 
 
 def run(rows: list[dict[str, Any]], settings: Settings, **options: Any) -> list[dict[str, Any]]:
+    import ray.data
+
+    import faasrt.ray
+
     tasks = ray.data.from_items(rows)
     found: list[dict[str, Any]] = faasrt.ray.run_tasks(tasks, settings=settings, **options).take_all()
     return found

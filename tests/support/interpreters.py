@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -51,8 +52,9 @@ class Ending:
     exit_code: int
 
 
+@functools.cache
 def run_here(code: str, language: str) -> Ending:
-    """Run a program in CPython or Deno."""
+    """Run a program in CPython or Deno, once in this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if language == "python":

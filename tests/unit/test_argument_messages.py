@@ -15,7 +15,7 @@ from faasrt.protocol.cases import check_function, check_keywords, encode_case
 from faasrt.protocol.request import check_ext, check_flag, check_priority, check_timeout_ms
 from faasrt.syntax import check_where
 
-LONG = "x" * 8_000_000
+LONG = "x" * 2_000_000
 REFUSED: dict[str, Callable[[Any], object]] = {
     "language": Language.parse,
     "number": lambda value: SandboxConfig(memory_limit_mb=value),

@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
@@ -179,6 +180,16 @@ def test_forged_frames_with_deep_structure_are_not_decoded() -> None:
     brackets = frame({"nonce": "n", "final": True, "records": [record | {"x": [[]] * 200_000}]})
     assert take([strings], "n", 2**20)[0].records[0].texts["stdout"] == '"\\[]' * 200_000
     assert take([brackets], "n", 2**20) == (GuestReport(), [brackets])
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(999, True), (1_000, False)])
+def test_forged_frames_are_skipped_up_to_a_number(count: int, is_read: bool) -> None:
+    """A frame after 1,000 frames that cannot be decoded is not searched. It stays in the text, as they do."""
+    forged = frame({"nonce": "n"})[:24] + "\n"  # cut inside of its JSON
+    real = frame({"nonce": "n", "final": True, "records": []})
+    report, (rest,) = take([forged * count + real], "n", 100)
+    assert (report.started, report.final) == (is_read, is_read)
+    assert rest == (forged * count).removesuffix("\n") if is_read else forged * count + real
 
 
 @settings(max_examples=200, deadline=None)
