@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def read_tests(folder: str) -> list[TestCase]:
     return tests
 
 
-def _natural_order(name: str) -> tuple[int, str]:
+def _natural_order(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts 2.in before 10.in."""
-    return len(name), name
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part[:1] in "0123456789" and part else (-1, part) for part in parts]
 
 
 def judge_program(

@@ -1,4 +1,4 @@
-r'''Ten short recipes: nine programs to save and run with `python`, and a test to run with pytest.
+r'''Short recipes: programs to save and run with `python`, and a test to run with pytest.
 
 The output of a program is shown below it. The recipes use the embedded FaaS or a fake one, so they need no server. To
 use your own servers, replace `RuntimeManager.local()` with `RuntimeManager.from_env()` and set `COZE_LOOP_FAAS_URL`.
@@ -328,6 +328,69 @@ async def test_is_correct(faasrt_fake, reply, expected):
 ```console
 $ pytest -q test_grading.py | grep -o '2 passed'
 2 passed
+```
+
+## 11. Give a program input, and take its files
+
+The program reads `stdin` from its standard input, `argv` from its command line, and `files` from its working folder.
+`collect` names the files to return, whatever the outcome.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+
+CODE = """
+import csv, sys
+rows = [row for row in csv.reader(open("data/in.csv")) if row[0] == sys.argv[1]]
+name = input()
+with open("out.csv", "w") as file:
+    csv.writer(file, lineterminator="\\n").writerows([name, value] for _, value in rows)
+"""
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        result = await manager.run_code(
+            CODE, "python", stdin="x\n", argv=["a"], files={"data/in.csv": "a,1\nb,2\na,3\n"}, collect=["*.csv"]
+        )
+        print(result.files)
+
+
+asyncio.run(main())
+```
+
+```text
+{'out.csv': b'x,1\nx,3\n'}
+```
+
+## 12. Judge a solution by test cases
+
+Each test has its own input and verdict. `python -m pydoc faasrt.judging` lists the comparisons.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager, TestCase
+
+TESTS = [TestCase("1 2", "3"), TestCase("-1 1", "0"), TestCase("1000000 1", "1000001", timeout_ms=500)]
+SOLUTIONS = ["print(sum(map(int, input().split())))", "a, b = input().split(); print(int(a) + abs(int(b)) % 9)"]
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        for code in SOLUTIONS:
+            judgement = await manager.judge(code, [*TESTS, TestCase("0 9", "9")], language="python")
+            deciding = judgement.deciding
+            print(judgement.score, deciding.verdict, deciding.difference)
+
+
+asyncio.run(main())
+```
+
+```text
+1.0 PASSED
+0.75 WRONG_ANSWER line 1: expected '9', got '0'
 ```
 '''
 

@@ -4,6 +4,7 @@
     python -m faasrt.examples.aiohttp_backend     the same with aiohttp
     faasrt.examples.grader                        the part that both backends share
     python -m faasrt.examples.batch_evaluation    runs graders on many answers, and prints a summary
+    python -m faasrt.examples.contest_grader      judges generated solutions of contest problems by test cases
     python -m faasrt.examples.benchmark           many concurrent calls, and the time of each phase
     notebook.ipynb                                a grader, cell by cell; the file is in the folder of this package
 

@@ -99,6 +99,50 @@ def test_run_waits_for_a_silent_pipe_with_a_notice() -> None:
         assert run.stdout.read() == b"late\n"
 
 
+def write_tests(folder: Path, **pairs: tuple[str, str]) -> Path:
+    for name, (text, expected) in pairs.items():
+        (folder / f"{name}.in").write_text(text)
+        (folder / f"{name}.out").write_text(expected)
+    return folder
+
+
+def test_judge_prints_a_table_of_verdicts(tmp_path: Path) -> None:
+    """The tests run in the order 1, 2, 10. The exit code is 0 only if all pass."""
+    folder = write_tests(tmp_path, t1=("1", "2"), t10=("10", "7"), t2=("2", "4\n"))
+    (tmp_path / "x.in").write_text("x")
+    (tmp_path / "x.ans").write_text("")
+    exit_code, stdout, _ = faasrt("judge", "-l", "py", "-c", "print(int(input()) * 2)", str(folder))
+    lines = [re.sub(r" +[\d,]+ ms", "", line) for line in stdout.splitlines()]
+    assert (exit_code, lines) == (
+        1,
+        [
+            "t1   PASSED",
+            "t2   PASSED",
+            "t10  WRONG_ANSWER  line 1: expected '7', got '20'",
+            "x    USER_ERROR  ValueError: invalid literal for int() with base 10: 'x'",
+            "2 of 4 tests passed",
+        ],
+    )
+    (tmp_path / "main.py").write_text("print({'1': 2, '10': 7, '2': 4, 'x': ''}[input()])")
+    exit_code, stdout, _ = faasrt("judge", str(tmp_path / "main.py"), str(folder), "--json")
+    judgement = json.loads(stdout)
+    assert (exit_code, judgement["passed"], judgement["score"]) == (0, True, 1.0)
+
+
+def test_judge_names_problems_with_the_folder(tmp_path: Path) -> None:
+    """A test without its expected output, or with two of them, is an error, not a verdict."""
+    program = ["judge", "-l", "py", "-c", "pass"]
+    assert "has no test" in faasrt(*program, str(tmp_path))[2]
+    (tmp_path / "a.in").write_text("")
+    assert "neither a.out nor a.ans" in faasrt(*program, str(tmp_path))[2]
+    (tmp_path / "a.out").write_bytes(b"\xff")
+    assert "is not UTF-8" in faasrt(*program, str(tmp_path))[2]
+    (tmp_path / "a.ans").write_text("")
+    assert "both a.out and a.ans" in faasrt(*program, str(tmp_path))[2]
+    assert "give one folder of test cases" in faasrt(*program)[2]
+    assert faasrt(*program, str(tmp_path / "missing"))[0] == 2
+
+
 def test_run_json_prints_every_field() -> None:
     """`--json` prints one JSON object on stdout and nothing else."""
     exit_code, stdout, _ = faasrt("run", "-l", "js", "-c", "console.log('\\ud800'); return_val('[1]')", "--json")

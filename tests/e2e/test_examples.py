@@ -326,6 +326,21 @@ async def test_benchmark_splits_the_time_of_calls(local: RuntimeManager, monkeyp
     ]
 
 
+async def test_contest_grader_as_a_command() -> None:
+    """It prints the verdict that decided about each solution, and the share of right ones."""
+    done = await run("-m", "faasrt.examples.contest_grader")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "sum: PASSED",
+        "sum: USER_ERROR",
+        "palindrome: PASSED",
+        "palindrome: WRONG_ANSWER line 1: expected 'NO', got 'YES'",
+        "palindrome: TIMEOUT",
+        "pass@1 of sum: 0.50",
+        "pass@1 of palindrome: 0.33",
+    ]
+
+
 async def test_benchmark_as_a_command() -> None:
     """It uses the embedded FaaS. If runs fail, it counts them by error, and the exit code is 3."""
     done = await run("-m", "faasrt.examples.benchmark", "--runs", "20", "--concurrency", "4")
