@@ -381,16 +381,15 @@ async def main():
     async with RuntimeManager.local(["python"]) as manager:
         for code in SOLUTIONS:
             judgement = await manager.judge(code, [*TESTS, TestCase("0 9", "9")], language="python")
-            deciding = judgement.deciding
-            print(judgement.score, deciding.verdict, deciding.difference)
+            print(judgement.score, judgement.deciding.difference or "all tests passed")
 
 
 asyncio.run(main())
 ```
 
 ```text
-1.0 PASSED
-0.75 WRONG_ANSWER line 1: expected '9', got '0'
+1.0 all tests passed
+0.75 line 1: expected '9', got '0'
 ```
 '''
 
