@@ -259,9 +259,9 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
     for language, state in languages.items() if isinstance(languages, dict) else ():
         if isinstance(state, dict) and "engine" in state:
             reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
-            lines.append(
-                f"{language}: {state.get('status')}, engine {state['engine']}, level {state.get('level')}{reason}"
-            )
+            cgroup = ", cgroup" if state.get("cgroup") is True else ""
+            level = f"level {state.get('level')}{reason}{cgroup}"
+            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}, {level}")
     return lines
 
 

@@ -57,7 +57,12 @@ capabilities, and set `no_new_privs`.
 
 `level="auto"`, the default, takes the highest level that works. `level="namespaces"` refuses to start without it.
 Whenever a jail is built, a process inside tries to break out of it; if it succeeds, the engine is not used.
-`faasrt health` and `GET /health` show the level, and why it is not higher.
+`faasrt health` and `GET /health` show the level, why it is not higher, and whether there are cgroups.
+
+If the server may create cgroups (version 2, Linux 5.19 or newer), each native and Deno process has its own at both
+levels, so that memory of the kernel, such as full pipes, counts towards the memory limit. Delegate a cgroup with
+`Delegate=yes` in a systemd unit that starts only the server, or start the server as the only process of a container
+with a writable /sys/fs/cgroup.
 
 The native engine needs `namespaces`, unless you choose both `level="filters"` and `engines={"python": "native"}`. At
 `filters`, a native program has no folder of its own and cannot start processes, but it can find out which paths and
@@ -89,9 +94,9 @@ limits on memory and processes, and with user namespaces for the jail. Or run th
 container without capabilities, with Python on the engine `wasm`. Engines generate machine code, so the container must
 allow executable memory.
 
-**Limits.** The memory limit is approximate. A native program may exceed it by up to half a GiB for a moment before it
-is ended. Its files in /tmp count as memory, and are limited to 64 MiB. A JavaScript process may use about 110 MiB more
-than its limit.
+**Limits.** The memory limit is approximate. Without a cgroup, a native program may exceed it by up to half a GiB for a
+moment before it is ended. Its files in /tmp count as memory, and are limited to 64 MiB. A JavaScript process may use
+about 110 MiB more than its limit.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
 program that ends itself with a signal is CRASHED, too. If a process is killed from outside, the call fails with a

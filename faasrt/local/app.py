@@ -155,6 +155,7 @@ class Service:
                 "level": engine.level,
                 "level_reason": engine.options.level_reason,
                 "input": list(engine.input_fields),
+                "cgroup": engine.cgroups is not None,
                 "capacity": engine.capacity,
                 "active": engine.active,
                 "idle": engine.idle,

@@ -28,7 +28,7 @@ from faasrt.local.app import Service
 from faasrt.local.connections import Listener
 from faasrt.local.engines.base import Engine, EngineError, EngineOptions
 from faasrt.local.engines.deno import DenoEngine
-from faasrt.local.engines.jailed import LEVELS, find_level
+from faasrt.local.engines.jail_level import LEVELS, find_level, program_cgroups
 from faasrt.local.engines.native import NativePythonEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.folder import temporary_folder
@@ -239,8 +239,10 @@ class LocalFaaS(metaclass=RecordType):
 
     async def _run(self, listening: asyncio.Future[str]) -> None:
         try:
-            async with temporary_folder() as folder:
-                await asyncio.to_thread(self._make_queues, await self._options(folder))
+            # In this order: a process that is alone in its cgroup can use it, and the folder needs another process.
+            async with program_cgroups() as cgroups, temporary_folder() as folder:
+                options = attrs.evolve(await self._options(folder), cgroups=cgroups)
+                await asyncio.to_thread(self._make_queues, options)
                 async with asyncio.TaskGroup() as group:
                     engines = {queue.engine for queue in self._queues.values()}
                     tasks = [group.create_task(engine.run()) for engine in engines]

@@ -101,3 +101,25 @@ asyncio.run(main())
     _, errors = await process.communicate()
     assert process.returncode == 1
     assert b"root needs the capability CAP_KILL" in errors.splitlines()[-1]
+
+
+async def test_the_level_filters_is_refused_without_landlock() -> None:
+    """Without Landlock, nothing else at this level denies all access to files. A seccomp filter takes it away here."""
+    code = """
+import asyncio, errno, struct
+from faasrt.local import LocalFaaS
+from faasrt.local.jail import landlock, syscalls
+number = syscalls.NUMBERS["landlock_create_ruleset"]
+instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
+syscalls.forbid_new_privileges()
+syscalls.install_filter(b"".join(struct.pack("HBBI", *one) for one in instructions))
+assert landlock.abi_version() == 0
+async def main():
+    async with LocalFaaS(["js"], workers=1, level="filters") as faas:
+        await faas.wait_ready("js")
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"the kernel has no Landlock" in errors.splitlines()[-1]

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.jailed import LEVELS
+from faasrt.local.engines.jail_level import LEVELS
 from support.helpers import manager_for, until_active
 from support.threats import MB, only_with_attacks, run_with_neighbour, sample, until_gone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import psutil
@@ -89,6 +90,18 @@ async def test_kernel_resources_are_limited(host: Host, name: str, most: int) ->
     )
     assert result.outcome is Outcome.CRASHED, result  # it ends with os._exit
     assert 0 < int(result.stdout) <= most
+
+
+async def test_more_than_64_threads_end_the_program_of_an_ordinary_user() -> None:
+    """The kernel counts the threads of all programs of this user together, so the launcher counts those of each."""
+    code = (
+        "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=(1,)).start()\nprint(1)"
+    )
+    async with host_of(USERS[0] if os.getuid() else USERS[1], "filters") as host:
+        result = await host.run(code.format(60), memory_limit_mb=512)
+        assert (result.outcome, result.stdout) == (Outcome.OK, "1\n"), result
+        result = await host.run_with_neighbour(code.format(80), memory_limit_mb=512)
+        assert result.outcome is Outcome.MEMORY_LIMIT, result
 
 
 @pytest.mark.parametrize(

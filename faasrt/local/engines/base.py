@@ -16,6 +16,7 @@ import attrs
 
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
+from faasrt.local.jail.cgroup import Cgroups
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome, UserError
 
@@ -115,6 +116,7 @@ class EngineOptions:
         level: The level of the jail; "" if no level works on this machine.
         level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
         python: The path of the interpreter for Python programs.
+        cgroups: Creates the cgroups of programs; None without cgroups.
     """
 
     workers: int
@@ -123,6 +125,7 @@ class EngineOptions:
     level: str = ""
     level_reason: str = ""
     python: str = sys.executable
+    cgroups: Cgroups | None = None
 
 
 class Engine(abc.ABC):
@@ -147,6 +150,7 @@ class Engine(abc.ABC):
         active: The number of running programs.
         level: The level of the jail around programs; "" without a jail.
         input_fields: The fields of `faasrt.inputs` that the engine handles.
+        cgroups: Creates the cgroups of programs; None without cgroups.
     """
 
     name: ClassVar[str]
@@ -161,6 +165,7 @@ class Engine(abc.ABC):
         self.options = options
         self.level = options.level if self.jailed else ""
         self.input_fields: Collection[str] = INPUT_FIELDS
+        self.cgroups = options.cgroups if self.jailed else None
         self.capacity = options.workers * self.programs_per_worker
         self.runtime = ""
         self.ready = False

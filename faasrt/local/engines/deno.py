@@ -107,7 +107,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
             limits=_LIMITS,
             open_files=[] if self.level == "namespaces" else [str(self._runner)],
         )
-        opened = open_jail(self._spawner, sys.executable, self.options.folder, config)
+        opened = open_jail(self._spawner, sys.executable, self.options.folder, config, self.cgroups)
         self._jail = await resources.enter_async_context(opened)
         child = await self._start_child(self.options.memory_limit_mb)
         try:
@@ -128,12 +128,14 @@ class DenoEngine(PooledEngine[JailedProcess]):
             if not is_usual:
                 self._track(child)
             run = DenoRun(job, child)
+            max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
+            child.limit_cgroup(max_bytes)
             _limit_cpu(child, job)
             started = time.perf_counter()
             timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
             try:
                 run.begin()
-                await self._watch(run, child)
+                await self._watch(run, child, max_bytes)
             finally:
                 timer.cancel()
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
@@ -143,14 +145,13 @@ class DenoEngine(PooledEngine[JailedProcess]):
             # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
             child.receive(ignore_output)
 
-    async def _watch(self, run: DenoRun, child: JailedProcess) -> None:
+    async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int) -> None:
         """Wait until a program has ended, and check its process four times a second.
 
         End the program if its process uses too much memory, because resource limits do not count all memory. Also end
         it if it has closed stdout, because the runner's last message would be lost: Deno ignores failed writes.
         """
         lost_stdout = False
-        max_rss_bytes = self._base_rss_bytes + (_HEADROOM_MB + run.job.limits.memory_limit_mb) * 2**20
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_INTERVAL_S):

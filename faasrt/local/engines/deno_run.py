@@ -11,7 +11,8 @@ from typing import Any
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
-from faasrt.local.engines.process import STDERR, STDOUT, ChildProcess
+from faasrt.local.engines.jailed import JailedProcess
+from faasrt.local.engines.process import STDERR, STDOUT
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.return_val import defines_return_val
@@ -113,7 +114,7 @@ class StdoutParser:
 class DenoRun:
     """One run of a program in a Deno process. `ended` is set when the program has ended. Its process may end later."""
 
-    def __init__(self, job: EngineJob, child: ChildProcess) -> None:
+    def __init__(self, job: EngineJob, child: JailedProcess) -> None:
         self.job, self._child = job, child
         self._nonce = secrets.token_hex(16)
         self._limit = limit = job.limits.max_output_bytes
@@ -153,8 +154,10 @@ class DenoRun:
             and "abort" not in self._stdout.messages
             and _FATAL_ERROR.search(stderr) is None
         )
-        out_of_memory = Outcome.MEMORY_LIMIT in self._ended_by or (
-            self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None)
+        out_of_memory = (
+            Outcome.MEMORY_LIMIT in self._ended_by
+            or self._child.out_of_memory
+            or (self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None))
         )
         fields = self._classify(stderr, out_of_memory)
         if out_of_memory:

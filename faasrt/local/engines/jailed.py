@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +22,8 @@ from faasrt.local.engines.base import EngineError, NotStartedError
 from faasrt.local.engines.collection import Folder
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
+from faasrt.local.jail.cgroup import Cgroups, Group
 
-LEVELS = ("namespaces", "filters")
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
 # The shell raises the limit of the stack (to 1 GiB if possible) before it starts the interpreter, because the stack can
@@ -50,22 +49,28 @@ raise SystemError
 
 
 class JailedProcess(ChildProcess):
-    """A process in a jail, with the processes that it starts. `out_of_memory` says whether the launcher ended it
-    because of its memory.
+    """A process in a jail, with the processes that it starts.
+
+    Attributes:
+        out_of_memory: Whether the launcher or the kernel ended it because of its memory.
     """
 
-    def __init__(
-        self, jail: Jail, number: int, pidfds: tuple[int, int], stdin: IO[bytes], outputs: Mapping[int, IO[bytes]]
-    ) -> None:
+    def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start) -> None:
         self.out_of_memory = False
-        self._jail, self._number, self._pidfds = jail, number, pidfds
+        self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         super().__init__(
-            _pid_of(pidfds[0]), stdin, outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+            _pid_of(pidfds[0]), start.stdin, start.outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
         )
 
     def limit_memory(self, max_bytes: int) -> None:
         """End the program if its processes use this much more memory than a process without a program."""
         self._jail.send({"watch": self._number, "bytes": max_bytes})
+        self.limit_cgroup(self._jail.base_bytes + max_bytes)
+
+    def limit_cgroup(self, max_bytes: int) -> None:
+        """Limit the memory of the program's cgroup, if it has one."""
+        if self._group is not None:
+            self._group.limit_memory(max_bytes)
 
     async def open_folder(self) -> Folder:
         """Return the working folder, which can also be read after the process has ended.
@@ -78,6 +83,10 @@ class JailedProcess(ChildProcess):
     def mark_exited(self, returncode: int) -> None:
         for pidfd in self._pidfds:
             os.close(pidfd)
+        if self._group is not None:
+            if returncode == -signal.SIGKILL and not self.killed:
+                self.out_of_memory = self.out_of_memory or self._group.is_out_of_memory()
+            self._jail.discard(self._group)
         super().mark_exited(returncode)
 
 
@@ -87,18 +96,27 @@ class _Start:
 
     stdin: IO[bytes]
     outputs: Mapping[int, IO[bytes]]
+    group: Group | None
     reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
     process: JailedProcess | None = None
 
 
 class Jail:
-    """A launcher, and the processes that it has started. Created by `open_jail`. `packages` are those in the
-    configuration that are installed.
+    """A launcher, and the processes that it has started. Created by `open_jail`.
+
+    Args:
+        server: The socket to the launcher.
+        cgroups: Creates a cgroup for each process; None without cgroups.
+
+    Attributes:
+        packages: The packages in the configuration that are installed.
+        base_bytes: The resident memory of the launcher, which each process has from its start.
     """
 
-    def __init__(self, server: socket.socket) -> None:
-        self._server = server
+    def __init__(self, server: socket.socket, cgroups: Cgroups | None) -> None:
+        self._server, self._cgroups = server, cgroups
         self.packages: frozenset[str] = frozenset()
+        self.base_bytes = 0
         self._numbers = itertools.count(1)
         self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
@@ -127,14 +145,20 @@ class Jail:
         Cancellation: ends the process.
         """
         number = next(self._numbers)
-        start = None
+        start = group = None
         with contextlib.ExitStack() as ours:
             try:
+                if self._cgroups is not None:
+                    group = self._cgroups.new_group()
+                    await asyncio.wrap_future(self._cgroups.submit(group.create))
                 with contextlib.ExitStack() as theirs:
                     stdin, outputs, descriptors = open_pipes(ours, theirs, channel=channel)
-                    start = self._starts[number] = _Start(stdin, outputs)
+                    start = self._starts[number] = _Start(stdin, outputs, group)
                     message = {"start": number, "argv": [*argv], "limits": {**limits}, "canary": canary}
-                    self.send(message, descriptors)
+                    if group is not None:
+                        theirs.callback(group.close)
+                        descriptors.append(group.fd)
+                    self.send(message | {"cgroup": group is not None}, descriptors)
                 await start.reply
             except OSError as error:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
@@ -146,6 +170,8 @@ class Jail:
                 self._starts.pop(number, None)
                 if start is not None and start.process is not None:
                     ours.pop_all()
+                elif group is not None:
+                    self.discard(group)
             assert start.process is not None
         return start.process
 
@@ -167,6 +193,11 @@ class Jail:
         """Send a message to the launcher. Raise OSError if it has ended, or does not read its messages."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def discard(self, group: Group) -> None:
+        """Remove a cgroup soon, with the processes in it."""
+        assert self._cgroups is not None
+        self._cgroups.discard(group)
 
     def receive(self) -> None:
         """Read the messages of the launcher that have arrived."""
@@ -217,7 +248,7 @@ class Jail:
                 # `start` was cancelled.
                 signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
                 raise ProcessLookupError
-            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start.stdin, start.outputs)
+            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start)
         except Exception as error:
             for fd in pidfds:
                 os.close(fd)
@@ -247,32 +278,21 @@ class Jail:
             process.mark_exited(-signal.SIGKILL)
 
 
-async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
-    """Find the highest level that works on this machine if `wanted` is "auto", or check that the wanted level works.
-    Return the level, and the reason why it is not higher, or "". Raise EngineError if none works.
-    """
-    reasons: list[str] = []
-    spawner = Spawner()
-    try:
-        for level in LEVELS if wanted == "auto" else (wanted,):
-            config = JailConfig(level=level, policy="deno", mounts=[("/usr", "/usr")])
-            try:
-                async with open_jail(spawner, sys.executable, folder, config):
-                    return level, "; ".join(reasons)
-            except EngineError as error:
-                reasons.append(f"level {level}: {error}")
-    finally:
-        spawner.close()
-        await spawner.wait_closed()
-    raise EngineError("; ".join(reasons))
-
-
 @contextlib.asynccontextmanager
-async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailConfig) -> AsyncIterator[Jail]:
-    """Build a jail, check it with the canary, and yield it.
+async def open_jail(
+    spawner: Spawner, python: str, folder: Path, config: JailConfig, cgroups: Cgroups | None = None
+) -> AsyncIterator[Jail]:
+    """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes.
 
-    Afterwards end all of its processes. `python` is the interpreter of the launcher; `folder` is for mounts and traps.
-    Raise EngineError if the jail cannot be built, or if the canary broke out.
+    Args:
+        spawner: Starts the launcher.
+        python: The path of the launcher's interpreter.
+        folder: A folder for the jail's mounts and traps.
+        config: The contents of the jail.
+        cgroups: Creates a cgroup for each process; None without cgroups.
+
+    Raises:
+        EngineError: The jail cannot be built, or the canary broke out.
     """
     root = folder / f"root-{os.urandom(4).hex()}"
     await asyncio.to_thread(root.mkdir, mode=0o755)
@@ -286,7 +306,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
         launcher.receive(lambda fd, data: errors.extend(data[:_MESSAGE_BYTES]))
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        jail = Jail(ours)
+        jail = Jail(ours, cgroups)
         try:
             description = await asyncio.to_thread(config.for_launcher, root)
             try:
@@ -301,7 +321,7 @@ async def open_jail(spawner: Spawner, python: str, folder: Path, config: JailCon
             if "ready" not in answer:
                 reason = answer.get("failed") or errors[-300:].decode("utf-8", "replace").strip() or "no reason given"
                 raise EngineError(f"the jail cannot be built: {reason}")
-            jail.packages = frozenset(answer["packages"])
+            jail.packages, jail.base_bytes = frozenset(answer["packages"]), answer["base_bytes"]
             loop.add_reader(ours.fileno(), jail.receive)
             await _check(jail, folder, config)
             yield jail

@@ -225,7 +225,8 @@ class PythonTier(PooledEngine[JailedProcess]):
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         assert self._interpreter is not None
         config = await asyncio.to_thread(self._interpreter.jail_config, self.level, self._imports)
-        opened = open_jail(self._spawner, self._interpreter.executable, self.options.folder, config)
+        python = self._interpreter.executable
+        opened = open_jail(self._spawner, python, self.options.folder, config, self.cgroups)
         self._jail = await resources.enter_async_context(opened)
         self.packages = self._jail.packages
 

@@ -1,9 +1,10 @@
 """The launcher: a process that builds a jail once, and then starts a process in it for each program.
 
 It talks to the server over a SOCK_SEQPACKET socket. Each packet is a message in JSON. The server first sends the
-configuration, and the launcher answers `{"ready": true, "packages"}` or `{"failed": reason}`. Then:
+configuration, and the launcher answers `{"ready": true, "packages", "base_bytes"}` or `{"failed": reason}`. Then:
 
-    -> {"start": id, "argv", "limits"}, descriptors   start a process with these descriptors, from 0 upwards
+    -> {"start": id, "argv", "limits"}, descriptors   start a process with these descriptors, from 0 upwards;
+                                                      with "cgroup", the last one enters the cgroup of the program
     <- {"started": id}, two pidfds                    of the process, and of the process to kill to end the program
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
@@ -92,6 +93,7 @@ class Launcher:
         slots: The number of uids for programs; 0 without namespaces.
 
     Attributes:
+        base_bytes: The resident memory of this process at its start.
         in_program: Whether this process is a fork that is to run a program, and no longer the launcher.
     """
 
@@ -108,7 +110,7 @@ class Launcher:
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         self._may_truncate = bool(slots) or landlock.abi_version() >= _LANDLOCK_OF_TRUNCATION
         self._filter = self._build_filter(_FIRST_PID) if slots else None
-        self._base_mapped, self._base_bytes = memory.sizes("/proc/self")
+        self._base_mapped, self.base_bytes = memory.sizes("/proc/self")
         self.in_program = False
 
     def serve(self) -> None:
@@ -197,6 +199,10 @@ class Launcher:
         """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
         config = self._config
         try:
+            if message["cgroup"]:
+                os.write(descriptors.pop(), b"0")
+                if self._slots:
+                    syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
             # Created before the uid changes, because the paths may be accessible to root only.
@@ -277,7 +283,7 @@ class Launcher:
     def _check_memory(self, program: _Program) -> None:
         """End a program if its processes use too much memory."""
         assert program.max_bytes is not None
-        limit = program.max_bytes + self._base_bytes
+        limit = program.max_bytes + self.base_bytes
         own = f"/proc/{program.pid}"
         processes = [own]
         try:
@@ -378,7 +384,7 @@ def main(server: socket.socket) -> Callable[..., None]:
         for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
             del sys.modules[name]  # a program may import its own module of this name
         packages = [name for name in config["packages"] if importlib.util.find_spec(name)]
-        server.send(json.dumps({"ready": True, "packages": packages}).encode())
+        server.send(json.dumps({"ready": True, "packages": packages, "base_bytes": launcher.base_bytes}).encode())
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         try:
