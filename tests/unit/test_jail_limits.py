@@ -1,4 +1,4 @@
-"""Numbers that the jail reads from /proc: memory and ids. The texts are recorded from Linux 6.12."""
+"""Numbers that the jail reads from /proc: memory and ids. The texts are in the format of Linux 6.12."""
 
 from __future__ import annotations
 
