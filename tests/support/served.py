@@ -7,8 +7,10 @@ import contextlib
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,8 +157,9 @@ async def served(
 
     `file_bytes` limits the size of files that the server can write, to simulate a full disk.
     """
-    folder, output = tmp_path / "tmp", tmp_path / "output"
-    folder.mkdir(exist_ok=True)
+    output = tmp_path / "output"
+    # Not in `tmp_path`, whose length depends on the names of test and user: paths of sockets have at most 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="served-"))
 
     def fill_the_disk() -> None:
         if file_bytes is not None:
@@ -180,3 +183,4 @@ async def served(
         if process.poll() is None:
             process.kill()
         await asyncio.to_thread(process.wait)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
