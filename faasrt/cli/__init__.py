@@ -17,7 +17,7 @@
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.
 
     exit code 0      success; for `batch`, every task has a verdict
-              1      the code failed (`run`) or does not parse (`validate`)
+              1      the code failed (`run`), fails a test (`judge`), or does not parse (`validate`)
               2      wrong usage or input, including a line of a batch that is not a task
               3      the infrastructure failed, an endpoint is not healthy (`health`), a language cannot run (`warmup`,
                      `serve`), or the output cannot be written

@@ -185,9 +185,9 @@ def batch_command(
     """Run the TASKS of a file and write one result per line.
 
     Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have `id`,
-    `timeout_ms`, `function`, `args`, `kwargs` and `ext`. The exit code is 0 when every task has a verdict, whatever it
-    is, 2 when a line is not a task, 3 after an infrastructure error, and 130 after an interrupt. A task that is retried
-    may have run before.
+    `timeout_ms`, `function`, `args`, `kwargs`, `ext`, `stdin`, `argv`, `files`, `collect`, `tests` and `compare`. The
+    exit code is 0 when every task has a verdict, whatever it is, 2 when a line is not a task, 3 after an infrastructure
+    error, and 130 after an interrupt. A task that is retried may have run before.
     """
     settings = make_settings(
         url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY

@@ -130,8 +130,8 @@ def commands() -> None:
     COZE_LOOP_FAAS_URL. The variables of JavaScript and TypeScript have JS in place of PYTHON. If none of these is set,
     the embedded FaaS is used. FAASRT_TOKEN is the bearer token of all endpoints.
 
-    Exit codes: 0 success, 1 the code failed or does not parse, 2 wrong usage or input, 3 the infrastructure failed or
-    the output cannot be written, 130 interrupted.
+    Exit codes: 0 success, 1 the code failed, fails a test or does not parse, 2 wrong usage or input, 3 the
+    infrastructure failed or the output cannot be written, 130 interrupted.
     """
 
 

@@ -100,6 +100,7 @@ async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> Non
             "error",
             "exit_code",
             "truncated",
+            "files",
         ),
         *("duration_ms", "total_ms", "attempts", "endpoint", "finished_at"),
     }
