@@ -80,6 +80,7 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 
 if TYPE_CHECKING:
+    from faasrt.caching import *
     from faasrt.config import *
     from faasrt.errors import *
     from faasrt.factory import *
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BreakerSettings",
+    "Cache",
     "CallMetrics",
     "CodeTask",
     "ConfigurationError",
@@ -100,6 +102,7 @@ __all__ = [
     "ConnectionLostError",
     "DeadlineExceededError",
     "Diagnostic",
+    "DiskCache",
     "EndpointHealth",
     "EndpointState",
     "ExecutionError",
@@ -146,16 +149,8 @@ __all__ = [
 # Names are loaded on first use, because the worker processes of the embedded FaaS and `faasrt --help` need only a few.
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = (
-    "errors",
-    "languages",
-    "results",
-    "config",
-    "judging",
-    "tasks",
-    "telemetry.metrics",
-    "runtime",
-    "factory",
-    "manager",
+    *("errors", "languages", "results", "config", "judging", "tasks", "telemetry.metrics", "caching"),
+    *("runtime", "factory", "manager"),
 )
 
 
