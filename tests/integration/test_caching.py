@@ -45,7 +45,7 @@ def manager_at(*urls: str, cache: Any, **settings: Any) -> RuntimeManager:
 async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
     """A hit has the same verdict, and is marked. It is also a hit for another manager that uses the same folder."""
     async with FakeFaas() as faas:
-        faas.default = Reply.ok("hi\n", ret_val="[1]")
+        faas.default = Reply.ok("hi\n", [1])
         for run in range(2):
             async with manager_at(faas.url, cache=tmp_path / "cache") as manager:
                 first, second = [await manager.run_code("print('hi')", "py", timeout_ms=500) for _ in range(2)]
@@ -150,7 +150,8 @@ async def test_an_answer_names_its_engine() -> None:
     async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
         clock = Clock(manager)
         faas.health = {"languages": {"python": {"fingerprint": "old"}}}
-        faas.default = Reply(metadata={"fingerprint": "new"})
+        answer = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": {"fingerprint": "new"}}
+        faas.default = Reply(body=json.dumps({**answer, "outcome": "OK"}).encode())
         await manager.run_code("program", "py")
         assert not (await manager.run_code("program", "py")).cached
         faas.health = {"languages": {"python": {"fingerprint": "new"}}}
@@ -212,21 +213,6 @@ async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) 
         assert [cached for cached, _, _ in await run(5, 4, 1)] == [True, True, True]
         assert manager.get_metrics().total.attempts == sent
         assert [cached for cached, _, _ in await run(5, isolate=True)] == [False]
-
-
-async def test_the_messages_about_unknown_cases_count_all_cases() -> None:
-    """The positions of cases with stored results count too."""
-    code = "function f(n) { return n; }"
-    cases = [(number,) for number in range(4)]
-    async with FakeFaas() as faas:
-        faas.health = {"capabilities": {"lossless": False}}
-        async with manager_at(faas.url, cache=(cache := MemoryCache())) as manager:
-            faas.default = Reply(outcome="CRASHED", metadata={"language": "javascript", "status": "x"})
-            results = await manager.run_cases(code, "f", cases, language="js")
-            assert {result.error.message[:37] for result in results if result.error} == {
-                "the execution of cases 0 to 3 ended, "
-            }
-            assert cache.values == {}
 
 
 async def test_map_uses_its_own_cache_or_that_of_the_manager(tmp_path: Path) -> None:
