@@ -16,7 +16,7 @@ COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the 
 
 Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
 
-* `faasrt.docs.cookbook`: ten short recipes
+* `faasrt.docs.cookbook`: eleven short recipes
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
@@ -34,6 +34,8 @@ The reference:
 * `faasrt.config`: the settings with their defaults, and the environment variables
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
+* `faasrt.sync`: the same API without asyncio
+* `faasrt.caching`: results that are reused
 * `faasrt.ray`: batches on several machines
 * `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
 * `faasrt.cli`: the command `faasrt`
@@ -41,9 +43,9 @@ The reference:
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`,
-`faasrt.testing.FakeFaas`, `faasrt.testing.Reply`, `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other
-names are internal and may change.
+`faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`,
+`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaas`, `faasrt.testing.Reply`,
+`faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other names are internal and may change.
 
 From coze-loop's Go runtime to faasrt:
 

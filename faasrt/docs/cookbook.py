@@ -187,21 +187,24 @@ The README has the same with FastAPI.
 
 ## 6. Call it from synchronous code
 
-A portal runs an event loop in a thread. It keeps one manager open, so the sandboxes start once, and any thread may use
-it. For a single call, `asyncio.run` is enough.
+`faasrt.sync` has the same API without asyncio, for scripts, notebooks and threads. The manager keeps an event loop in a
+thread of its own, and any thread may use it. Ctrl-C cancels the call, and leaving the loop over `map` stops its work.
 
 ```python
-from anyio.from_thread import start_blocking_portal
+from faasrt import CodeTask
+from faasrt.sync import RuntimeManager
 
-from faasrt import RuntimeManager
-
-with start_blocking_portal() as portal, portal.wrap_async_context_manager(RuntimeManager.local(["python"])) as manager:
-    for number in range(3):
-        result = portal.call(manager.run_code, f"print({number} ** 2)", "python")
-        print(result.stdout.strip())
+with RuntimeManager.local(["python"]) as manager:
+    print(manager.run_code("print(6 * 7)", "python").stdout.strip())
+    tasks = (CodeTask(f"print({number} ** 2)", "python") for number in range(1_000_000))
+    for item in manager.map(tasks, ordered=True):
+        print(item.result.stdout.strip())
+        if item.index == 2:
+            break
 ```
 
 ```text
+42
 0
 1
 4
@@ -390,6 +393,38 @@ asyncio.run(main())
 ```text
 1.0 all tests passed
 0.75 line 1: expected '9', got '0'
+```
+
+## 13. Reuse results
+
+With `cache=`, a program whose result is stored does not run again: not in this manager, not in another process, and not
+tomorrow. The key is a hash of the program, its arguments and limits, and the version of the server. Timeouts, crashes
+and failures of the infrastructure are never stored. Use it only for programs whose results do not depend on time or
+randomness. The folder holds outputs of programs, and only its owner can read it. `faasrt batch --cache DIR` does the
+same for files. `faasrt.caching` has the details.
+
+```python
+import asyncio
+
+from faasrt import CodeTask, DiskCache, RuntimeManager
+
+TASKS = [CodeTask(f"print({number} ** 2)", "python") for number in range(20)]
+
+
+async def main():
+    async with DiskCache("results-cache", max_bytes=100_000_000) as cache:
+        for _ in range(2):
+            async with RuntimeManager.local(["python"], cache=cache) as manager:
+                items = [item async for item in manager.map(TASKS)]
+                print(sum(item.result.cached for item in items), manager.get_metrics().total.attempts)
+
+
+asyncio.run(main())
+```
+
+```text
+0 20
+20 0
 ```
 '''
 
