@@ -4,9 +4,10 @@ r"""Results that are reused: an opt-in store of verdicts, by the hash of everyth
 the methods of `Cache`; `faasrt batch` has `--cache DIR`. A call whose result is stored then returns it: no request to
 run a program is sent, nothing runs, and `result.cached` is True.
 
-**The key** is a SHA-256 of the program, its language and input, the function and its arguments, the limits
-(`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the engine with its version. So
-an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and `idempotent` do not count.
+**The key** is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), the function and
+its arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the
+engine with its version. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
+`idempotent` do not count.
 
 **The engine** is named by the `/health` of an endpoint, which is asked at most every 10 s. The embedded FaaS names its
 version, its limits, the interpreter and the installed packages. For another server, its `version`, `runtime` and
@@ -16,7 +17,8 @@ the replicas has this engine. If the engine cannot be found out, nothing is look
 
 **Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of
 memory, can depend on the load of the server. Output above its limit is one of them, because the moment at which the
-program is stopped decides how much of it is kept. Programs that may use the network are neither looked up nor stored.
+program is stopped decides how much of it is kept. Results without all the files that `collect` asked for are not
+stored. Programs that may use the network are neither looked up nor stored.
 
 **It is your responsibility** that results do not depend on time or randomness: a stored result of
 `print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
@@ -49,6 +51,7 @@ from faasrt import strict_json
 from faasrt._sqlite_cache import DiskCache
 from faasrt._version import __version__
 from faasrt.errors import ConfigurationError, shown
+from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.protocol.program import Execution
 from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
 from faasrt.telemetry.logs import log_warning
@@ -115,7 +118,9 @@ def _plain(value: object) -> Any:
 
 def determinants_of(execution: Execution) -> dict[str, Any]:
     """Return everything about an execution that determines its result, except the cases and the engine."""
-    found = attrs.asdict(execution.run, recurse=False, filter=attrs.filters.exclude(*_IRRELEVANT))
+    found = attrs.asdict(execution.run, recurse=False)
+    for name in _IRRELEVANT:
+        del found[name]
     limits = attrs.asdict(execution.run.sandbox)
     del limits["timeout_limit_s"]  # `timeout_ms` replaces it
     job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate")}
@@ -125,7 +130,7 @@ def determinants_of(execution: Execution) -> dict[str, Any]:
 def encode_result(key: str, result: ExecutionResult) -> bytes | None:
     """Return the value to store for a result; None if it cannot be restored exactly."""
     fields = attrs.asdict(result, filter=attrs.filters.exclude("timings", "attempts", "cached"))
-    fields["truncated"] = sorted(result.truncated)
+    fields["truncated"], fields["files"] = sorted(result.truncated), files_to_wire(result.files)
     try:
         payload = strict_json.dump_bytes(fields)
         value = _checksum(key, payload) + payload
@@ -146,7 +151,7 @@ def decode_result(key: str, value: bytes) -> ExecutionResult | None:
     fields["outcome"] = Outcome(fields["outcome"])
     fields["output"] = ExecutionOutput(**fields["output"])
     fields["error"] = fields["error"] and UserError(**fields["error"])
-    fields["truncated"] = frozenset(fields["truncated"])
+    fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
     return ExecutionResult(**fields, attempts=0, cached=True)
 
 
@@ -156,7 +161,7 @@ def _checksum(key: str, payload: bytes) -> bytes:
 
 def is_stored(result: ExecutionResult) -> bool:
     """Return whether a result is deterministic by nature."""
-    if result.outcome not in _STORED:
+    if result.outcome not in _STORED or "files" in result.truncated:
         return False
     error = result.error
     if error is None:

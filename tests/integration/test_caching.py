@@ -189,6 +189,24 @@ async def test_calls_have_a_key_for_their_arguments(local: RuntimeManager, tmp_p
         assert await call("f", b=2, a=1) == (False, [[], ["b", "a"]])
 
 
+async def test_input_counts_and_files_are_returned_again(local: RuntimeManager, tmp_path: Path) -> None:
+    """A hit has the collected files of the first run."""
+    code = "import sys; text = input() + sys.argv[1] + open('f').read(); print(text); open('out', 'w').write(text)"
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with manager_at(url, cache=tmp_path) as manager:
+
+        async def run(stdin: str, argument: str, content: str) -> tuple[bool, str, dict[str, bytes]]:
+            result = await manager.run_code(
+                code, "py", stdin=stdin, argv=[argument], files={"f": content}, collect=["out"]
+            )
+            return result.cached, result.stdout, dict(result.files)
+
+        for arguments in (("a", "b", "c"), ("x", "b", "c"), ("a", "x", "c"), ("a", "b", "x")):
+            text = "".join(arguments)
+            assert await run(*arguments) == (False, f"{text}\n", {"out": text.encode()})
+            assert await run(*arguments) == (True, f"{text}\n", {"out": text.encode()})
+
+
 async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) -> None:
     """Only cases without a stored result run, with results in order, and a case that loops is not stored."""
     code = "def f(n):\n    while n == 3: pass\n    return 10 * n\n"

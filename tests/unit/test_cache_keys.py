@@ -9,6 +9,7 @@ import pytest
 
 from faasrt import ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, UserError
 from faasrt.caching import decode_result, determinants_of, digest, encode_result, is_stored
+from faasrt.inputs import ProgramInput
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.health import name_engines
 from faasrt.protocol.program import Execution
@@ -25,6 +26,7 @@ OTHER: dict[str, Any] = {
     "sandbox": SandboxConfig(memory_limit_mb=64),
     "priority": "high",
     "ext": {"a": "b"},
+    "input": ProgramInput(stdin=b"a"),
 }
 
 
@@ -36,6 +38,22 @@ def key_of(execution: Execution) -> str:
 def test_every_field_of_a_request_except_the_priority_changes_the_key(name: str) -> None:
     changed = attrs.evolve(RUN, **{name: OTHER[name]})
     assert (key_of(Execution(run=RUN)) == key_of(Execution(run=changed))) is (name == "priority")
+
+
+def test_every_part_of_the_input_changes_the_key() -> None:
+    inputs = [
+        ProgramInput(),
+        ProgramInput(stdin=b"a"),
+        ProgramInput(argv=("a",)),
+        ProgramInput(argv=("a", "")),
+        ProgramInput(files={"a": b""}),
+        ProgramInput(files={"a": b"a"}),
+        ProgramInput(collect=("a",)),
+    ]
+    assert len(inputs) > len(attrs.fields(ProgramInput))
+    assert len({key_of(Execution(run=attrs.evolve(RUN, input=each))) for each in inputs}) == len(inputs)
+    order = [ProgramInput(files={"a": b"1", "b": b"2"}), ProgramInput(files={"b": b"2", "a": b"1"})]
+    assert len({key_of(Execution(run=attrs.evolve(RUN, input=each))) for each in order}) == 1
 
 
 def test_limits_mode_and_kind_of_call_change_the_key() -> None:
@@ -71,6 +89,7 @@ RESULT = ExecutionResult(
     attempts=2,
     endpoint="http://a",
     metadata={"a": [1, None]},
+    files={"a.txt": b"text", "b.bin": b"\xff\x00"},
 )
 
 
@@ -101,6 +120,7 @@ def test_a_result_that_json_would_change_is_not_encoded(changes: dict[str, Any])
 def test_only_deterministic_outcomes_are_stored() -> None:
     stored = {outcome for outcome in Outcome if is_stored(ExecutionResult(outcome=outcome))}
     assert stored == {Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR}
+    assert not is_stored(attrs.evolve(RESULT, truncated=frozenset({"files"})))
     for error in (
         UserError("MemoryError"),
         UserError("numpy._core._exceptions._ArrayMemoryError"),
