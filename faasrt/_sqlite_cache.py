@@ -61,7 +61,7 @@ class DiskCache:
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
-            raise ConfigurationError(f"the path of a cache must be a str or a path, got {shown(path)}")
+            raise ConfigurationError(f"the path of a cache must be a non-empty str or path, got {shown(path)}")
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or not MIN_BYTES <= max_bytes <= _MAX_BYTES:
             raise ConfigurationError(
                 f"max_bytes must be a whole number from {MIN_BYTES} to {_MAX_BYTES}, got {shown(max_bytes)}"

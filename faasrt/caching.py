@@ -22,11 +22,12 @@ stored. Programs that may use the network are neither looked up nor stored.
 
 **It is your responsibility** that results do not depend on time or randomness: a stored result of
 `print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
-`call_function`, and counts whether they are isolated. A case that depends on the cases before it is a reason for
-`isolate=True`, or for no cache.
+`call_function`, and counts whether they are isolated. Use no cache, or `isolate=True`, if a case depends on the cases
+before it; isolated cases still share files and imported modules.
 
 **Concurrent calls** for the same program may all run it; the last result stays. A store that fails, or returns a value
-that is damaged, makes a call run its program as usual; the first such failure of a manager is logged.
+that is damaged, makes a call run its program as usual; the first such failure of a manager is logged. A hit takes no
+permit, emits no events, and does not count in `get_metrics()`.
 
 Example:
     >>> async with RuntimeManager.from_env(cache="results-cache") as manager:
@@ -38,12 +39,13 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 
@@ -62,6 +64,9 @@ _STORED = (Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR)
 # The fields of a request that do not determine its result.
 _IRRELEVANT = ("priority",)
 _DIGEST_BYTES = 32
+# Hashing and encoding more characters than this takes more than a millisecond.
+_LARGE = 131_072
+T = TypeVar("T")
 EngineNames: TypeAlias = Mapping[str, str | None]
 
 
@@ -159,6 +164,11 @@ def _checksum(key: str, payload: bytes) -> bytes:
     return hashlib.sha256(key.encode() + payload).digest()
 
 
+async def _in_thread_if_large(size: int, function: Callable[[], T]) -> T:
+    """Return the result of a function. If the data is large, call it in a thread, so that it does not block."""
+    return await asyncio.to_thread(function) if size > _LARGE else function()
+
+
 def is_stored(result: ExecutionResult) -> bool:
     """Return whether a result is deterministic by nature."""
     if result.outcome not in _STORED or "files" in result.truncated:
@@ -218,7 +228,7 @@ class ResultCache:
             value = await self._store.get(key)
             if value is None:
                 return None
-            found = decode_result(key, value)
+            found = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
         except ConfigurationError:
             raise
         except Exception as error:
@@ -229,7 +239,10 @@ class ResultCache:
         return found
 
     async def keep(self, key: str, result: ExecutionResult) -> None:
-        value = encode_result(key, result) if is_stored(result) else None
+        if not is_stored(result):
+            return
+        size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values())))
+        value = await _in_thread_if_large(size, lambda: encode_result(key, result))
         if value is None:
             return
         try:
@@ -269,7 +282,9 @@ class Reuse:
             return None
         if self._engines is None:
             self._engines = await self._engine_names()
-            self._program = digest(determinants_of(self._execution))
+            run = self._execution.run
+            size = len(run.code) + len(run.input.stdin) + sum(map(len, run.input.files.values()))
+            self._program = await _in_thread_if_large(size, lambda: digest(determinants_of(self._execution)))
         for engine in dict.fromkeys(self._engines.values()):
             if engine is not None and (found := await self._cache.find(self._key(engine, case))):
                 return found

@@ -48,6 +48,7 @@ some waited: True
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
 | more tasks per second for many small cases | `run_cases`, or `map(..., coalesce=50)`: many cases share an execution |
+| not to run the same programs again | `cache="DIR"`, see `faasrt.caching` |
 | less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |
 
 A bounded queue refuses at once when it is full:

@@ -233,6 +233,14 @@ async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) 
         assert [cached for cached, _, _ in await run(5, isolate=True)] == [False]
 
 
+async def test_large_results_are_stored(tmp_path: Path) -> None:
+    async with FakeFaas() as faas, manager_at(faas.url, cache=tmp_path) as manager:
+        faas.default = Reply.ok("é" * 500_000)
+        code = "#" * 500_000 + "1"
+        results = [await manager.run_code(code, "py", stdin="") for _ in range(2)]
+        assert [(result.cached, len(result.stdout)) for result in results] == [(False, 500_000), (True, 500_000)]
+
+
 async def test_map_uses_its_own_cache_or_that_of_the_manager(tmp_path: Path) -> None:
     async with FakeFaas() as faas, manager_at(faas.url, cache=tmp_path / "a") as manager:
         tasks = [CodeTask(f"print({number})", "py") for number in range(20)]
