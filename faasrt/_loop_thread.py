@@ -22,6 +22,8 @@ class LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
+        self._lock = threading.Lock()
+        self._has_ended = False
         # A daemon, because the interpreter waits for other threads before it closes the managers.
         self._thread = threading.Thread(target=self._run, name="faasrt.sync", daemon=True)
         self._thread.start()
@@ -41,10 +43,11 @@ class LoopThread:
         Raises:
             RuntimeClosedError: The loop does not run.
         """
-        if not self.is_alive:
-            coroutine.close()
-            raise RuntimeClosedError("this manager is closed, or belongs to the parent process: make a new one")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if self.is_alive and not self._has_ended:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        coroutine.close()
+        raise RuntimeClosedError("this manager is closed, or belongs to the parent process: make a new one")
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Return the result of a coroutine. If the wait is interrupted, cancel it.
@@ -75,10 +78,18 @@ class LoopThread:
         self._thread.join()
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._main())
+        runner = asyncio.Runner(loop_factory=lambda: self._loop)
+        runner.run(self._stopping.wait())
+        with self._lock:
+            self._has_ended = True
+        runner.run(self._finish())
+        # Python 3.12.1 and older versions of 3.12 cannot start a thread at the end of the process, as this does.
+        with contextlib.suppress(RuntimeError):
+            runner.close()
 
-    async def _main(self) -> None:
-        await self._stopping.wait()
-        if calls := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(calls, timeout=_RETURN_S)
+    async def _finish(self) -> None:
+        """Let the calls return that have begun, also those that have begun after the manager was closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETURN_S):
+                while calls := asyncio.all_tasks() - {asyncio.current_task()}:
+                    await asyncio.wait(calls)

@@ -31,6 +31,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterable
@@ -43,7 +44,7 @@ from faasrt._map_options import StopOn
 from faasrt._task_results import TaskReader, TaskResults
 from faasrt.caching import CacheOption
 from faasrt.config import Settings
-from faasrt.errors import InvalidRequestError, RuntimeClosedError
+from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.tasks import CodeTask
@@ -61,12 +62,13 @@ async def _call(function: Callable[[], T]) -> T:
     return function()
 
 
-def _named(function: Callable[P, T], original: Any, words: str) -> Callable[P, T]:
+def _named(function: Callable[P, T], original: Any, words: str, name: str = "") -> Callable[P, T]:
     """Attach the name and the signature of an asynchronous method to a function."""
     functools.update_wrapper(function, original)
-    name = original.__qualname__
-    function.__doc__ = f"{words} `faasrt.{name}`."
-    function.__module__ = __name__
+    owner = "Runtime" if original is vars(_AsyncRuntime).get(original.__name__) else "RuntimeManager"
+    function.__doc__ = f"{words} `faasrt.{owner}.{original.__name__}`."
+    function.__name__ = name or original.__name__
+    function.__module__, function.__qualname__ = __name__, f"{owner}.{function.__name__}"
     return function
 
 
@@ -89,12 +91,12 @@ def _manager_method(
 
 
 def _runtime_method(
-    method: Callable[Concatenate[_AsyncRuntime, P], Coroutine[Any, Any, T]],
+    method: Callable[Concatenate[_AsyncRuntime, P], Coroutine[Any, Any, T]], name: str = ""
 ) -> Callable[Concatenate[Runtime, P], T]:
     def call(self: Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._manager._loop_thread().call(method(self._runtime, *args, **kwargs))
 
-    return _named(call, method, "Wait for the result of")
+    return _named(call, method, "Wait for the result of", name)
 
 
 def _manager_query(
@@ -213,7 +215,12 @@ class RuntimeManager:
         """Close the manager, its runtimes and its event loop; see `faasrt.RuntimeManager.aclose`.
 
         Closing twice is harmless, and so is closing in a fork of the process that used the manager.
+
+        Raises:
+            ConfigurationError: This is the thread of the manager.
         """
+        if self._thread is not None and self._thread.is_current:
+            raise ConfigurationError("a manager must not be closed in its own thread, as from `stop_on`")
         with self._lock:
             thread, self._is_closed = self._thread, True
         if thread is None:
@@ -222,7 +229,8 @@ class RuntimeManager:
         _open_managers.discard(self)
         if thread.is_alive:
             try:
-                thread.call(self._manager.aclose())
+                with contextlib.suppress(RuntimeClosedError):  # another thread has closed it
+                    thread.call(self._manager.aclose())
             finally:
                 thread.stop()
 
@@ -279,7 +287,7 @@ class Runtime:
     get_return_val_function = _runtime_query(_AsyncRuntime.get_return_val_function)
     get_supported_languages = _runtime_query(_AsyncRuntime.get_supported_languages)
     get_metrics = _runtime_query(_AsyncRuntime.get_metrics)
-    close = _runtime_method(_AsyncRuntime.aclose)
+    close = _runtime_method(_AsyncRuntime.aclose, "close")
 
     @property
     def closed(self) -> bool:

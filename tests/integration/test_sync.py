@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import subprocess
 import sys
 import threading
@@ -240,6 +241,8 @@ def test_a_call_in_the_thread_of_the_manager_is_refused(faas: FakeFaas) -> None:
     with sync.RuntimeManager.from_url(faas.url) as manager:
         with pytest.raises(ConfigurationError, match="wait for itself"):
             list(manager.map([CodeTask("a", "py")], stop_on=lambda item: manager.run_code("b", "py").ok))
+        with pytest.raises(ConfigurationError, match="its own thread"):
+            list(manager.map([CodeTask("a", "py")], stop_on=lambda item: bool(manager.close())))  # type: ignore[func-returns-value]
         assert manager.run_code("c", "py").ok
 
 
@@ -270,6 +273,26 @@ def test_a_closed_manager_refuses_calls(faas: FakeFaas) -> None:
         with pytest.raises(RuntimeClosedError):
             closed.__enter__()
     assert manager.get_metrics().total.calls == 2
+
+
+def test_closing_races_with_calls(faas: FakeFaas) -> None:
+    """Every call returns a result or raises `RuntimeClosedError`, and several threads may close the manager."""
+    for _ in range(20):
+        manager = sync.RuntimeManager.from_url(faas.url)
+        begun = threading.Barrier(7)
+
+        def call(manager: sync.RuntimeManager = manager, begun: threading.Barrier = begun) -> None:
+            assert manager.run_code("a", "py").ok
+            begun.wait(PATIENCE_S)
+            with pytest.raises(RuntimeClosedError):
+                all(manager.run_code("a", "py").ok for _ in itertools.count())
+
+        with ThreadPoolExecutor(10) as threads:
+            calls = [threads.submit(call) for _ in range(6)]
+            begun.wait(PATIENCE_S)
+            calls += [threads.submit(manager.close) for _ in range(3)]
+            for each in calls:
+                each.result(PATIENCE_S)
 
 
 def run_script(tmp_path: Path, script: str) -> subprocess.Popen[str]:
