@@ -299,7 +299,7 @@ def run_script(tmp_path: Path, script: str) -> subprocess.Popen[str]:
     (tmp_path / "tmp").mkdir()
     environment = {**CLEAN, "TMPDIR": str(tmp_path / "tmp"), **trace(tmp_path / "tmp")}
     return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-c", script],
+        [sys.executable, "-W", "default", "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
