@@ -101,7 +101,7 @@ async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> Non
             "exit_code",
             "truncated",
         ),
-        *("duration_ms", "total_ms", "attempts", "endpoint", "cached", "finished_at"),
+        *("duration_ms", "total_ms", "attempts", "endpoint", "files", "cached", "finished_at"),
     }
     assert (found["a"]["value"], found["a"]["stdout"], found["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
     assert found["b"]["stdout"] == "2\n"
