@@ -366,16 +366,9 @@ class RuntimeManager(RuntimeCache):
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
         """
-        run = Map(
-            self.get_runtime,
-            self._maps,
-            tasks,
-            self._factory.settings.limiter.max_concurrency if concurrency is None else concurrency,
-            ordered,
-            stop_on,
-            coalesce,
-            ResultCache.checked(cache),
-        )
+        limit = self._factory.settings.limiter.max_concurrency if concurrency is None else concurrency
+        reused = ResultCache.checked(cache)
+        run = Map(self.get_runtime, self._maps, tasks, limit, ordered, stop_on, coalesce, reused)
         return ResultStream(run.run(), run.aclose)
 
     async def get_health_status(self) -> HealthStatus:

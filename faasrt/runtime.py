@@ -23,7 +23,7 @@ from faasrt.tasks import CallOptions, JudgeOptions, check_args, check_kwargs
 from faasrt.transport.context import CallContext
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Runtime(RuntimeBase):
     """Runs code in one language, and in other languages that have the same endpoints.
 

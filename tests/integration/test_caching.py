@@ -207,6 +207,17 @@ async def test_input_counts_and_files_are_returned_again(local: RuntimeManager, 
             assert await run(*arguments) == (True, f"{text}\n", {"out": text.encode()})
 
 
+async def test_tests_are_judged_by_stored_results(local: RuntimeManager, tmp_path: Path) -> None:
+    """Another expected output needs no execution."""
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with manager_at(url, cache=tmp_path) as manager:
+        for expected, passed in (("4", True), ("5", False)):
+            tests = [faasrt.TestCase("2", expected)]
+            judgement = await manager.judge("print(int(input()) * 2)", tests, language="py")
+            assert judgement.passed is passed
+        assert manager.get_metrics().total.attempts == 1
+
+
 async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) -> None:
     """Only cases without a stored result run, with results in order, and a case that loops is not stored."""
     code = "def f(n):\n    while n == 3: pass\n    return 10 * n\n"

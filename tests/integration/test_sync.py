@@ -88,6 +88,8 @@ def test_every_method_works(manager: sync.RuntimeManager) -> None:
         -1,
         -2,
     ]
+    tests = [faasrt.TestCase("2", "4"), faasrt.TestCase("3", "7")]
+    assert manager.judge("print(int(input()) * 2)", tests, language="py").score == 0.5
     assert not manager.validate_code("def f(:", "py").valid
     assert manager.get_health_status().endpoints[0].status in ("healthy", "degraded", "starting")
     assert manager.get_metrics().total.calls >= 3
@@ -316,7 +318,7 @@ next(results)
 """
 
 
-def test_a_manager_that_is_not_closed_ends_with_the_process(tmp_path: Path) -> None:
+def test_unclosed_at_exit(tmp_path: Path) -> None:
     """No process and no file is left behind, and nothing is printed."""
     process = run_script(tmp_path, UNCLOSED.replace("CACHE", str(tmp_path / "cache")))
     out, errors = process.communicate(timeout=PATIENCE_S)
