@@ -16,7 +16,7 @@ COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the 
 
 Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
 
-* `faasrt.docs.cookbook`: ten short recipes
+* `faasrt.docs.cookbook`: twelve short recipes
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
@@ -34,6 +34,8 @@ The reference:
 * `faasrt.config`: the settings with their defaults, and the environment variables
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
+* `faasrt.sync`: the same API without asyncio
+* `faasrt.caching`: results that are reused
 * `faasrt.ray`: batches on several machines
 * `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
 * `faasrt.cli`: the command `faasrt`
@@ -41,9 +43,9 @@ The reference:
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`,
-`faasrt.testing.FakeFaas`, `faasrt.testing.Reply`, `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other
-names are internal and may change.
+`faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`,
+`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaas`, `faasrt.testing.Reply`,
+`faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other names are internal and may change.
 
 From coze-loop's Go runtime to faasrt:
 
@@ -80,6 +82,7 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 
 if TYPE_CHECKING:
+    from faasrt.caching import *
     from faasrt.config import *
     from faasrt.errors import *
     from faasrt.factory import *
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BreakerSettings",
+    "Cache",
     "CallMetrics",
     "CodeTask",
     "ConfigurationError",
@@ -100,6 +104,7 @@ __all__ = [
     "ConnectionLostError",
     "DeadlineExceededError",
     "Diagnostic",
+    "DiskCache",
     "EndpointHealth",
     "EndpointState",
     "ExecutionError",
@@ -146,16 +151,8 @@ __all__ = [
 # Names are loaded on first use, because the worker processes of the embedded FaaS and `faasrt --help` need only a few.
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = (
-    "errors",
-    "languages",
-    "results",
-    "config",
-    "judging",
-    "tasks",
-    "telemetry.metrics",
-    "runtime",
-    "factory",
-    "manager",
+    *("errors", "languages", "results", "config", "judging", "tasks", "telemetry.metrics", "caching"),
+    *("runtime", "factory", "manager"),
 )
 
 

@@ -30,6 +30,7 @@ import attrs
 
 from faasrt._checks import flag
 from faasrt._map_options import check_stop_on, count
+from faasrt.caching import ResultCache
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
 from faasrt.languages import Language
 from faasrt.runtime import Runtime
@@ -145,6 +146,7 @@ class Map:
     _ordered: bool = attrs.field(validator=flag)
     _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
     _coalesce: int = attrs.field(validator=count)
+    _cache: ResultCache | None = None
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
     # Each task acquires a slot when it is read, and releases it when its result is delivered. If the consumer stops
     # reading without closing the results, the slots run out and the work stops.
@@ -201,6 +203,8 @@ class Map:
             await self._source.aclose()
         finally:
             self._running.discard(self)
+            if self._cache is not None:
+                await self._cache.aclose()
 
     def _start_worker(self) -> None:
         self._active_workers += 1
@@ -265,6 +269,8 @@ class Map:
         task = batch[0][1]
         try:
             runtime = await self._get_runtime(task.language)
+            if self._cache is not None:
+                runtime = runtime.use_cache(self._cache)
             if task.tests:
                 judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
                 result = judgement.deciding.result

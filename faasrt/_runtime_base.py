@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Self
 
 import attrs
 
+from faasrt._executor import Executor
 from faasrt._record_type import RecordType
+from faasrt.caching import ResultCache
 from faasrt.config import Settings
 from faasrt.errors import RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language
@@ -34,11 +37,13 @@ class RuntimeBase(metaclass=RecordType):
     _counters: Counters
     _emit: EventDispatcher
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _executor: Executor = attrs.field(init=False)
     _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
     _released: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._executor = Executor(self._settings, self._transport, self._counters, self._emit, self._calls)
         self._transport.retain()
 
     def get_return_val_function(self) -> str:
@@ -75,6 +80,12 @@ class RuntimeBase(metaclass=RecordType):
             queued=self._transport.queued,
             states=tuple(state for state in self._transport.states() if state.endpoint in own),
         )
+
+    def use_cache(self, cache: ResultCache | None) -> Self:
+        """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
+        view = copy.copy(self)
+        view._executor = attrs.evolve(self._executor, cache=cache)
+        return view
 
     @property
     def closed(self) -> bool:

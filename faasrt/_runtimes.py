@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from faasrt._map import Map, stop_maps
+from faasrt.caching import ResultCache
 from faasrt.errors import RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 class RuntimeCache:
     """Keeps one runtime for each language. The base class of `RuntimeManager`."""
 
-    def __init__(self, factory: RuntimeFactory, logger: Any, sinks: tuple[Sink, ...]) -> None:
+    def __init__(
+        self, factory: RuntimeFactory, logger: Any, sinks: tuple[Sink, ...], cache: ResultCache | None
+    ) -> None:
         self._factory = factory
-        self._logger, self._sinks = logger, sinks
+        self._logger, self._sinks, self._cache = logger, sinks, cache
         # The embedded FaaS of `RuntimeManager.local`.
         self._make_faas: Callable[[tuple[Language, ...]], LocalFaaS]
         self._faas: LocalFaaS | None = None
@@ -112,11 +115,17 @@ class RuntimeCache:
                 try:
                     await stop_maps(self._maps)
                 finally:
-                    if self._faas is not None:
-                        await self._faas.aclose()
+                    try:
+                        if self._faas is not None:
+                            await self._faas.aclose()
+                    finally:
+                        if self._cache is not None:
+                            await self._cache.aclose()
 
     async def __aenter__(self) -> Self:
         self._check_open()
+        if self._cache is not None:
+            await self._cache.open()
         await self._start_faas()
         return self
 
@@ -140,7 +149,7 @@ class RuntimeCache:
         self._check_open()
         runtime = self._runtimes.get(language)
         if runtime is None or runtime.closed:
-            runtime = self._runtimes[language] = self._factory.create_runtime(language)
+            runtime = self._runtimes[language] = self._factory.create_runtime(language).use_cache(self._cache)
         return runtime
 
     async def _start_faas(self) -> None:

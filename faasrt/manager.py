@@ -12,6 +12,7 @@ import attrs
 from faasrt._map import Map
 from faasrt._map_options import ResultStream, StopOn
 from faasrt._runtimes import RuntimeCache
+from faasrt.caching import CacheOption, ResultCache
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, shown
 from faasrt.factory import RuntimeFactory, check_settings
@@ -51,6 +52,8 @@ class RuntimeManager(RuntimeCache):
         settings: Endpoints and limits. Must be None if `factory` is given.
         logger: A structlog or standard library logger. Must be None if `factory` is given.
         telemetry: Sinks for the events of calls, see `RuntimeFactory`. Must be empty if `factory` is given.
+        cache: Where results are stored and reused: the path of a folder, a `DiskCache`, or another `Cache`; see
+            `faasrt.caching`. Default: None, which means that every program runs.
 
     Raises:
         ConfigurationError: `factory` was given together with another argument, or an argument is wrong.
@@ -69,6 +72,7 @@ class RuntimeManager(RuntimeCache):
         settings: Settings | None = None,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
+        cache: CacheOption = None,
     ) -> None:
         sinks = check_sinks(telemetry)
         if factory is None:
@@ -77,7 +81,7 @@ class RuntimeManager(RuntimeCache):
             raise ConfigurationError(f"factory must be a RuntimeFactory, got {type(factory).__name__}")
         elif settings is not None or logger is not None or sinks:
             raise ConfigurationError("factory must not be combined with settings, logger or telemetry")
-        super().__init__(factory, logger, sinks)
+        super().__init__(factory, logger, sinks, ResultCache.checked(cache))
 
     @classmethod
     def from_env(
@@ -87,6 +91,7 @@ class RuntimeManager(RuntimeCache):
         local_fallback: bool = False,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
+        cache: CacheOption = None,
         **options: Unpack[SettingsOptions],
     ) -> Self:
         """Return a manager for the endpoints in the environment; see `Settings.from_env`.
@@ -96,6 +101,7 @@ class RuntimeManager(RuntimeCache):
             local_fallback: Whether to use the embedded FaaS if no endpoint is configured; see `local`. Default: False.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls.
+            cache: Where results are stored and reused; see `RuntimeManager`.
             **options: Fields of `Settings`, which take precedence over the environment.
 
         Raises:
@@ -110,8 +116,8 @@ class RuntimeManager(RuntimeCache):
             raise ConfigurationError(f"local_fallback must be True or False, got {shown(local_fallback)}")
         variables = os.environ if environ is None else environ
         if local_fallback and "endpoints" not in options and not names_endpoints(variables):
-            return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry)
-        return cls(settings=Settings.from_env(environ, **options), logger=logger, telemetry=telemetry)
+            return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry, cache=cache)
+        return cls(settings=Settings.from_env(environ, **options), logger=logger, telemetry=telemetry, cache=cache)
 
     @classmethod
     def from_url(
@@ -120,6 +126,7 @@ class RuntimeManager(RuntimeCache):
         *,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
+        cache: CacheOption = None,
         **options: Unpack[SettingsOptions],
     ) -> Self:
         """Return a manager for one FaaS that serves every language, or a FaaS for each; see `Settings.for_url`.
@@ -128,7 +135,7 @@ class RuntimeManager(RuntimeCache):
             >>> RuntimeManager.from_url("http://faas:8000", envelope="never")
             <RuntimeManager of python, javascript, typescript>
         """
-        return cls(settings=Settings.for_url(url, **options), logger=logger, telemetry=telemetry)
+        return cls(settings=Settings.for_url(url, **options), logger=logger, telemetry=telemetry, cache=cache)
 
     @classmethod
     def local(
@@ -140,6 +147,7 @@ class RuntimeManager(RuntimeCache):
         settings: Settings | None = None,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
+        cache: CacheOption = None,
         **options: Unpack[LocalOptions],
     ) -> Self:
         r"""Return a manager with an embedded FaaS in this process. Needs the extra `local`.
@@ -156,6 +164,7 @@ class RuntimeManager(RuntimeCache):
                 also limits the wait in the FaaS's queue, and is added to `TimeoutSettings.grace_s`.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
+            cache: Where results are stored and reused; see `RuntimeManager`.
             **options: `level`, `engines`, `python`, `host`, `port` and `drain_s`; see `faasrt.local.LocalFaaS`.
 
         Raises:
@@ -186,7 +195,8 @@ class RuntimeManager(RuntimeCache):
         )
         # A program may wait in the queue of the FaaS before its time limit starts.
         timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_s)
-        manager = cls(settings=attrs.evolve(base, sandbox=limits, timeouts=timeouts), logger=logger, telemetry=sinks)
+        settings = attrs.evolve(base, sandbox=limits, timeouts=timeouts)
+        manager = cls(settings=settings, logger=logger, telemetry=sinks, cache=cache)
         manager._make_faas, manager._faas = make_faas, make_faas(languages)
         return manager
 
@@ -314,6 +324,7 @@ class RuntimeManager(RuntimeCache):
         ordered: bool = False,
         stop_on: StopOn = None,
         coalesce: int = 1,
+        cache: CacheOption = None,
     ) -> ResultStream:
         """Run many tasks, and yield each result when it is available.
 
@@ -334,6 +345,8 @@ class RuntimeManager(RuntimeCache):
                 these, or a function that takes a `TaskResult`. Default: None, which never ends the map early.
             coalesce: The maximum number of consecutive tasks, differing only in `args`, that share an execution, from 1
                 to 100,000. A task then sees the globals that earlier ones changed; see `Runtime.run_cases`. Default: 1.
+            cache: Where results are stored and reused; see `RuntimeManager`. Default: None, which means the cache of
+                the manager.
 
         Returns:
             An asynchronous generator with a `TaskResult` for each task, which is also an asynchronous context manager.
@@ -353,15 +366,9 @@ class RuntimeManager(RuntimeCache):
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
         """
-        run = Map(
-            self.get_runtime,
-            self._maps,
-            tasks,
-            self._factory.settings.limiter.max_concurrency if concurrency is None else concurrency,
-            ordered,
-            stop_on,
-            coalesce,
-        )
+        limit = self._factory.settings.limiter.max_concurrency if concurrency is None else concurrency
+        reused = ResultCache.checked(cache)
+        run = Map(self.get_runtime, self._maps, tasks, limit, ordered, stop_on, coalesce, reused)
         return ResultStream(run.run(), run.aclose)
 
     async def get_health_status(self) -> HealthStatus:

@@ -144,11 +144,12 @@ class ExecutionResult(metaclass=RecordType):
             were collected.
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
         timings: The seconds spent in each phase, as measured by the client.
-        attempts: The number of attempts, from 1.
+        attempts: The number of attempts, from 1; 0 if the result was stored.
         endpoint: The base URL that answered.
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
+        cached: Whether the result was stored by an earlier call, so that nothing ran; see `faasrt.caching`.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -167,6 +168,7 @@ class ExecutionResult(metaclass=RecordType):
     endpoint: str = ""
     metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
     files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=_list_names)
+    cached: bool = False
 
     @property
     def ok(self) -> bool:

@@ -13,9 +13,9 @@ from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError
 from faasrt.judging import Compare, Judgement, TestCase
 from faasrt.languages import Language
-from faasrt.protocol.cases import CaseScheduler, check_function, check_keywords, encode_case, encode_cases
+from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.program import Execution, GuestResponse
+from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.results import ExecutionResult, ValidationResult
 from faasrt.syntax import Where, check_where
@@ -23,7 +23,7 @@ from faasrt.tasks import CallOptions, JudgeOptions, check_args, check_kwargs
 from faasrt.transport.context import CallContext
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Runtime(RuntimeBase):
     """Runs code in one language, and in other languages that have the same endpoints.
 
@@ -111,8 +111,7 @@ class Runtime(RuntimeBase):
             files=files,
             collect=collect,
         )
-        response, context = await self._run(Execution(run=request, mode=self._settings.envelope), may_rerun)
-        return context.finish(context.result(response.verdict()))
+        return await self._executor.run(Execution(run=request, mode=self._settings.envelope), may_rerun)
 
     async def call_function(
         self,
@@ -159,9 +158,7 @@ class Runtime(RuntimeBase):
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
-        call = Execution(run=request, job=GuestJob(function=name, cases=[case]))
-        response, context = await self._run(call, may_rerun)
-        return context.finish(context.result(response.verdict()))
+        return await self._executor.run(Execution(run=request, job=GuestJob(function=name, cases=[case])), may_rerun)
 
     async def run_cases(
         self,
@@ -220,16 +217,7 @@ class Runtime(RuntimeBase):
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        scheduler = CaseScheduler(encoded, isolate=isolate, may_rerun=may_rerun)
-        # All executions count as one call, so that closing waits for the last one.
-        with self._calls.track():
-            while (indices := scheduler.next_batch()) is not None:
-                batch = [scheduler.cases[index] for index in indices]
-                job = GuestJob(function=name, cases=batch, first=indices.start, single=False, isolate=isolate)
-                execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
-                response, context = await self._run(execution, may_rerun)
-                context.finish(scheduler.record_results(indices, response, context.result))
-        return scheduler.all_results()
+        return await self._executor.run_cases(request, name, encoded, isolate=isolate, may_rerun=may_rerun)
 
     async def judge(
         self,
@@ -322,18 +310,6 @@ class Runtime(RuntimeBase):
             context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
             endpoints = self._settings.endpoints[parsed]
             return await self._transport.validate(context, endpoints, body, owner=self._calls)
-
-    async def _run(self, execution: Execution, idempotent: bool) -> tuple[GuestResponse, CallContext]:
-        request = execution.run
-        context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
-        try:
-            context.call_started(request.code, request.timeout_ms)
-            with self._calls.track():
-                response = await self._transport.run(context, execution, idempotent=idempotent, owner=self._calls)
-        except BaseException as error:
-            context.fail(error)
-            raise
-        return response, context
 
     def _request(
         self, code: object, language: str | Language | None, *, idempotent: bool | None = None, **options: Any

@@ -49,7 +49,8 @@ and 16 for each server that does not say. The summary on the terminal counts the
 Each result is written to the file and synced (`fdatasync`) before it is counted, so a `kill -9` or a power failure
 loses no counted result. `--resume` runs the tasks that have no verdict in the file; those that were in flight may run a
 second time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it
-is 130 before 3 before 2.
+is 130 before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do not run, also in
+another batch; see `faasrt.caching`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import click
 
+from faasrt._sqlite_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.cli.batch_input import BatchOptions, Line, read_lines, survey
 from faasrt.cli.batch_output import Results, run_task
 from faasrt.cli.batch_progress import Progress
@@ -164,6 +165,21 @@ class Batch:
     help="The number of times to run a task again after infrastructure errors.",
 )
 @click.option("--limit", type=Number(0, 10**12), help="Read at most this number of tasks.")
+@click.option(
+    "--cache",
+    "cache_folder",
+    metavar="DIR",
+    help="A folder for results. A task whose result is in it does not run. Only for programs whose results do not "
+    "depend on time or randomness; see faasrt.caching.",
+)
+@click.option(
+    "--cache-mb",
+    metavar="MiB",
+    type=Number(1, 2**24),
+    default=DEFAULT_MAX_BYTES // 2**20,
+    show_default=True,
+    help="The largest size of the results in --cache.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress and no summary.")
 @click.option(
     "--summary-json",
@@ -180,6 +196,8 @@ def batch_command(
     summary_json: TextIO | None,
     url: str | None,
     memory_mb: int,
+    cache_folder: str | None,
+    cache_mb: int,
     **given: Any,
 ) -> int:
     """Run the TASKS of a file and write one result per line.
@@ -203,9 +221,10 @@ def batch_command(
         total, found = survey(tasks, options)
         languages = found or (Language.JAVASCRIPT,)
     progress = Progress(total, quiet=quiet)
+    cache = None if cache_folder is None else DiskCache(cache_folder, max_bytes=cache_mb * 2**20)
     with contextlib.closing(Results(output, resume=resume)) as results:
         batch = Batch(tasks, options, results, progress, languages)
-        run_with_manager(batch.run, settings, languages, workers=None)
+        run_with_manager(batch.run, settings, languages, workers=None, cache=cache)
     progress.show_summary()
     if summary_json is not None:
         summary_json.write(json.dumps(progress.summary(), indent=2) + "\n")

@@ -44,12 +44,13 @@ class Progress:
         skipped: The number of tasks that had a verdict before.
         in_flight: The number of tasks that run now.
         retries: The number of retries after infrastructure errors.
+        cached: The number of results that were stored before.
     """
 
     def __init__(self, total: int | None, *, quiet: bool) -> None:
         self.total = total
         self.kinds: Counter[str] = Counter()
-        self.skipped = self.in_flight = self.retries = 0
+        self.skipped = self.in_flight = self.retries = self.cached = 0
         self._names: dict[str, Counter[str]] = {}
         # The first reason of each type of infrastructure error, and of "" for invalid tasks.
         self._reasons: dict[str, str] = {}
@@ -61,6 +62,7 @@ class Progress:
         """Count a written result. The first infrastructure error of each type is shown at once."""
         kind = kind_of(record)
         self.kinds[kind] += 1
+        self.cached += record.get("cached", False)
         name, reason = _reason(kind, record)
         names = self._names.setdefault(kind, Counter())
         if name in names or len(names) < _MAX_NAMES:
@@ -127,6 +129,7 @@ class Progress:
             "invalid_tasks": outcomes.pop("invalid_task", 0),
             "outcomes": outcomes,
             "retries": self.retries,
+            "cached": self.cached,
             "elapsed_s": round(elapsed_s, 3),
             "per_second": round(self.kinds.total() / elapsed_s, 1),
         }
@@ -134,7 +137,7 @@ class Progress:
     def show_summary(self) -> None:
         if self._quiet:
             return
-        for kind, count in [*self.kinds.most_common(), ("done before", self.skipped)]:
+        for kind, count in [*self.kinds.most_common(), ("done before", self.skipped), ("cached", self.cached)]:
             if count:
                 names = "" if kind in ("infra_error", "invalid_task") else self._most_common(kind)
                 label = colored(f"{kind:<{_KIND_CELLS}}", color_of(kind))

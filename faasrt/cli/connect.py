@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from faasrt._sqlite_cache import DiskCache
 from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
 from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
@@ -59,6 +60,7 @@ def run_with_manager(
     settings: Settings,
     languages: Sequence[Language],
     workers: int | None = 1,
+    cache: DiskCache | None = None,
 ) -> T:
     """Return the result of a call, which gets a manager.
 
@@ -66,10 +68,17 @@ def run_with_manager(
     """
 
     async def work() -> T:
+        try:
+            return await work_with_cache()
+        finally:
+            if cache is not None:
+                await cache.aclose()
+
+    async def work_with_cache() -> T:
         if settings.endpoints:
-            async with RuntimeManager(settings=settings) as manager:
+            async with RuntimeManager(settings=settings, cache=cache) as manager:
                 return await call(manager)
-        manager = RuntimeManager.local(languages, workers=workers, settings=settings)
+        manager = RuntimeManager.local(languages, workers=workers, settings=settings, cache=cache)
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
             url = (await manager.get_health_status()).endpoints[0].endpoint

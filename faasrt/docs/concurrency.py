@@ -48,6 +48,7 @@ some waited: True
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
 | more tasks per second for many small cases | `run_cases`, or `map(..., coalesce=50)`: many cases share an execution |
+| not to run the same programs again | `cache="DIR"`, see `faasrt.caching` |
 | less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |
 
 A bounded queue refuses at once when it is full:
@@ -94,6 +95,38 @@ Native Python and JavaScript programs use a CPU while they run. Plan one worker 
 
 The client needs about 0.1 ms of CPU for a call (`benchmarks/overhead.py`). One process and one event loop handle
 thousands of calls per second; beyond that use several processes, each with a manager of its own.
+
+## Reuse results
+
+With `cache=`, a program whose result is stored does not run again: not in this manager, not in another process, and not
+tomorrow. The key is a hash of the program, its arguments and limits, and the version of the server. Timeouts, crashes
+and failures of the infrastructure are never stored. Use it only for programs whose results do not depend on time or
+randomness. The folder holds outputs of programs, and only its owner can read it. `faasrt batch --cache DIR` does the
+same for files. `faasrt.caching` has the details.
+
+```python
+import asyncio
+
+from faasrt import CodeTask, DiskCache, RuntimeManager
+
+TASKS = [CodeTask(f"print({number} ** 2)", "python") for number in range(20)]
+
+
+async def main():
+    async with DiskCache("results-cache", max_bytes=100_000_000) as cache:
+        for _ in range(2):
+            async with RuntimeManager.local(["python"], cache=cache) as manager:
+                items = [item async for item in manager.map(TASKS)]
+                print(sum(item.result.cached for item in items), manager.get_metrics().total.attempts)
+
+
+asyncio.run(main())
+```
+
+```text
+0 20
+20 0
+```
 """
 
 __docformat__ = "markdown"

@@ -187,21 +187,24 @@ The README has the same with FastAPI.
 
 ## 6. Call it from synchronous code
 
-A portal runs an event loop in a thread. It keeps one manager open, so the sandboxes start once, and any thread may use
-it. For a single call, `asyncio.run` is enough.
+`faasrt.sync` has the same API without asyncio, for scripts, notebooks and threads. The manager keeps an event loop in a
+thread of its own, and any thread may use it. Ctrl-C cancels the call, and leaving the loop over `map` stops its work.
 
 ```python
-from anyio.from_thread import start_blocking_portal
+from faasrt import CodeTask
+from faasrt.sync import RuntimeManager
 
-from faasrt import RuntimeManager
-
-with start_blocking_portal() as portal, portal.wrap_async_context_manager(RuntimeManager.local(["python"])) as manager:
-    for number in range(3):
-        result = portal.call(manager.run_code, f"print({number} ** 2)", "python")
-        print(result.stdout.strip())
+with RuntimeManager.local(["python"]) as manager:
+    print(manager.run_code("print(6 * 7)", "python").stdout.strip())
+    tasks = (CodeTask(f"print({number} ** 2)", "python") for number in range(1_000_000))
+    for item in manager.map(tasks, ordered=True):
+        print(item.result.stdout.strip())
+        if item.index == 2:
+            break
 ```
 
 ```text
+42
 0
 1
 4

@@ -19,7 +19,7 @@ from faasrt.local.access import AccessPolicy
 from faasrt.local.access_log import CLIENT_GONE, AccessLog
 from faasrt.local.admission import AdmissionQueue, execute_with_events
 from faasrt.local.connections import log_failure
-from faasrt.local.engines.base import EngineError, EngineJob, EngineResult, KilledError, NotStartedError
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.exposition import collect_metrics, format_metrics
 from faasrt.local.http_limits import MemoryBudget, Reserve
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
@@ -120,7 +120,8 @@ class Service:
         task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
         if result.error is None:
             result = attrs.evolve(result, error=job.limits.error(result.outcome))
-        return _fit_response(_run_fields(job, task_id, result, queue), job)
+        fields = _run_fields(job, task_id, result, queue.engine, self._sandbox)
+        return _fit_response(fields, job)
 
     async def _validate_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         job = attrs.evolve(await self._read_job(request, reserve), check=True)
@@ -152,6 +153,7 @@ class Service:
                 "detail": "" if engine.ready else engine.problem or engine.activity,
                 "runtime": engine.runtime,
                 "engine": engine.name,
+                "fingerprint": engine.fingerprint(self._sandbox),
                 "level": engine.level,
                 "level_reason": engine.options.level_reason,
                 "input": list(engine.input_fields),
@@ -193,8 +195,9 @@ class Service:
         return json_response(200, self._document)
 
 
-def _run_fields(job: EngineJob, task_id: str, result: EngineResult, queue: AdmissionQueue) -> dict[str, Any]:
-    engine = queue.engine
+def _run_fields(
+    job: EngineJob, task_id: str, result: EngineResult, engine: Engine, sandbox: SandboxConfig
+) -> dict[str, Any]:
     notice = "" if result.stderr else notice_of(result)
     return {
         "output": {"stdout": result.stdout, "stderr": result.stderr or notice, "ret_val": result.ret_val},
@@ -202,6 +205,7 @@ def _run_fields(job: EngineJob, task_id: str, result: EngineResult, queue: Admis
             "language": job.language,
             "runtime": engine.runtime,
             "engine": engine.name,
+            "fingerprint": engine.fingerprint(sandbox),
             "level": engine.level,
             "platform": engine.platform,
             "duration": round(result.duration_ms),

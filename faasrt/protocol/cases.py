@@ -96,6 +96,7 @@ class CaseScheduler:
         cases: The arguments as JSON.
         isolate: Whether each case runs the definitions again.
         may_rerun: Whether cases may run again when it is unknown which case ended the execution.
+        numbers: The numbers of the cases in messages. Default: those of their positions.
         results: The results so far, by index.
         definition_ms: Milliseconds that the definitions took in the last execution.
     """
@@ -103,6 +104,7 @@ class CaseScheduler:
     cases: Sequence[str]
     isolate: bool
     may_rerun: bool
+    numbers: Sequence[int] = ()
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
     _pending: list[range] = attrs.field(factory=list, init=False)
@@ -158,8 +160,9 @@ class CaseScheduler:
             self._enqueue(range(batch.start, middle))
         else:
             # Every case may have run, and the definitions or any of the cases may have stopped the execution.
+            first, last = (self.numbers[index] if self.numbers else index for index in (batch.start, batch.stop - 1))
             message = (
-                f"the execution of cases {batch.start} to {batch.stop - 1} ended, and it is unknown in which case; "
+                f"the execution of cases {first} to {last} ended, and it is unknown in which case; "
                 "pass idempotent=True to run them again in smaller executions"
             )
             server_verdict = attrs.evolve(server_verdict, error=UserError("UnknownCase", message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -66,6 +67,28 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         input_fields=_input_fields(health),
         version=name[:100],
     )
+
+
+def name_engines(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:
+    """Return a name for the engine of each language that differs between engines with different results.
+
+    Args:
+        health: The health report; empty if the server offers none.
+        url: The base URL. It is the name if the report has no version.
+
+    Returns:
+        The names; None for an engine of the embedded FaaS that is not ready.
+    """
+    languages = _mapping(health.get("languages"))
+    version = health.get("version")
+    common = {name: health[name] for name in ("version", "runtime", "limits") if name in health}
+    general = json.dumps(common, sort_keys=True) if isinstance(version, str) and version else url
+    names: dict[Language, str | None] = {}
+    for language in Language:
+        state = _mapping(languages.get(language.value))
+        fingerprint = state.get("fingerprint", general)
+        names[language] = fingerprint if isinstance(fingerprint, str) and fingerprint else None
+    return names
 
 
 def is_reference_answer(metadata: Mapping[str, Any]) -> bool:

@@ -102,6 +102,15 @@ def log_exception(message: str, *args: object) -> None:
     _stdlib_logger.exception(message, *args)
 
 
+def log_warning(message: str, *args: object) -> None:
+    """Log a warning through the default logger."""
+    if _structlog_is_configured():
+        with contextlib.suppress(Exception):  # a processor of the application may fail
+            _structlog_logger().warning(message, *args)
+            return
+    _stdlib_logger.warning(message, *args)
+
+
 class _Fields:
     """The fields of an event as text. The text is built when a handler formats the record."""
 

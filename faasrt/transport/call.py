@@ -19,6 +19,7 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
+from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
@@ -27,6 +28,7 @@ from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import EndpointState
 from faasrt.transport.context import CallContext
 from faasrt.transport.endpoint import Profiles, has_alternative
+from faasrt.transport.engine_names import EngineDirectory
 from faasrt.transport.http import BodyTooLargeError, HttpClient, RequestBody
 from faasrt.transport.lifecycle import LoopAffinity
 from faasrt.transport.pool import EndpointGroup, Permit, PermitPool
@@ -60,6 +62,7 @@ class Transport:
         self._random = random
         self._http = HttpClient(settings, clock)
         self._profiles = Profiles(self._http.get_profile, clock)
+        self._engines = EngineDirectory(self._http.get_health, settings.timeouts.health_s, clock)
         self._pool = PermitPool(settings, clock=clock, random=random, emit=emit)
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
@@ -76,6 +79,7 @@ class Transport:
         if self._users == 0:
             self._loop.release()
             self._profiles.clear()
+            self._engines.clear()
             self._pool.close()
             await self._http.aclose()
 
@@ -189,6 +193,11 @@ class Transport:
         except ServiceError as failure:
             context.attach(failure)
             raise
+
+    async def engine_names(self, language: Language, endpoints: Sequence[str]) -> dict[str, str | None]:
+        """Return the engine of a language at each endpoint by base URL; None for an engine that is unknown now."""
+        self._loop.check()
+        return await self._engines.names(language, endpoints)
 
     async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
         """Probe several endpoints concurrently. A failed probe is an unhealthy result, not an exception."""

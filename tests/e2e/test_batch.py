@@ -102,7 +102,7 @@ async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> Non
             "truncated",
             "files",
         ),
-        *("duration_ms", "total_ms", "attempts", "endpoint", "finished_at"),
+        *("duration_ms", "total_ms", "attempts", "endpoint", "files", "cached", "finished_at"),
     }
     assert (found["a"]["value"], found["a"]["stdout"], found["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
     assert found["b"]["stdout"] == "2\n"
@@ -115,6 +115,37 @@ async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> Non
     assert found["s"]["outcome"] == "TIMEOUT"
     assert "OK" in stderr
     assert "5 tasks in" in stderr
+
+
+async def test_a_finished_batch_runs_nothing_again_with_a_cache(tmp_path: Path) -> None:
+    """The second run has the same verdicts, marked, without an execution. A timeout runs again."""
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(300)), {**program(300), "code": "t"})
+    async with FakeFaas() as faas:
+        faas.handler = lambda body: Reply(stdout=body["code"], outcome="TIMEOUT" if body["code"] == "t" else "OK")
+        found, summaries = [], []
+        for run in ("first", "second"):
+            out, summary = tmp_path / run, tmp_path / f"{run}.json"
+            arguments = ("--url", faas.url, "--cache", str(tmp_path / "cache"), "--summary-json", str(summary))
+            code, _, stderr = await batch(tasks, "-o", str(out), *arguments)
+            assert code == 0, stderr
+            found.append({record["id"]: record for record in read(out)})
+            summaries.append(json.loads(summary.read_bytes())["cached"])
+        assert summaries == [0, 300]
+        assert "cached             300" in stderr
+        assert faas.executions == 302
+    assert {name: (record["outcome"], record["stdout"]) for name, record in found[0].items()} == {
+        name: (record["outcome"], record["stdout"]) for name, record in found[1].items()
+    }
+    assert [name for name, record in found[1].items() if not record["cached"]] == ["300"]
+
+
+async def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
+    tasks = write(tmp_path / "tasks.jsonl", program(0))
+    async with FakeFaas() as faas:
+        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--cache", tasks)
+        assert code == 2
+        assert tasks in stderr
+        assert faas.requests == []
 
 
 async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:

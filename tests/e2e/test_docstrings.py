@@ -35,7 +35,7 @@ EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(nam
 # Blocks the thread and needs a Ray cluster: `test_ray.py` runs it.
 ELSEWHERE = {"faasrt.ray.run_tasks"}
 # Public methods for use inside the package only.
-INTERNAL = {"close_within"}
+INTERNAL = {"close_within", "use_cache"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

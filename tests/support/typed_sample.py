@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import assert_type
 
 import faasrt
-from faasrt import local
+from faasrt import local, sync
 from faasrt.telemetry import events
 
 
@@ -71,7 +72,38 @@ async def use(manager: faasrt.RuntimeManager) -> None:
     await manager.clear_cache()
 
 
+def use_sync() -> None:
+    with sync.RuntimeManager.local(["python"], workers=1, cache=None) as manager:
+        assert_type(manager, sync.RuntimeManager)
+        assert_type(manager.run_code("print(1)", "py", timeout_ms=500), faasrt.ExecutionResult)
+        assert_type(manager.call_function("def f(n): pass", "f", [1], language="py"), faasrt.ExecutionResult)
+        assert_type(manager.run_cases("def f(n): pass", "f", [[1]], language="py"), list[faasrt.ExecutionResult])
+        assert_type(manager.get_runtime("py"), sync.Runtime)
+        assert_type(manager.get_runtime("py").run_code("1"), faasrt.ExecutionResult)
+        assert_type(manager.get_metrics(), faasrt.Metrics)
+        for item in manager.map([faasrt.CodeTask("print(1)", "py")], concurrency=2):
+            if item.error is None:
+                assert_type(item.result, faasrt.ExecutionResult)
+        with contextlib.suppress(TypeError):
+            manager.run_code("1", "py", timeout=3)  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        sync.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
+    assert_type(sync.RuntimeManager.from_url("http://faas:8000", token="a"), sync.RuntimeManager)
+
+
+class MemoryCache:
+    async def get(self, key: str) -> bytes | None:
+        return None
+
+    async def put(self, key: str, value: bytes) -> None:
+        pass
+
+
 async def main() -> None:
+    for cache in ("folder", Path("folder"), faasrt.DiskCache("folder", max_bytes=2**20), MemoryCache()):
+        faasrt.RuntimeManager.from_url("http://faas:8000", cache=cache)
+    with contextlib.suppress(faasrt.ConfigurationError):
+        faasrt.RuntimeManager.from_url("http://faas:8000", cache=5)  # type: ignore[arg-type]
     async with faasrt.RuntimeManager.local(["python", faasrt.Language.JAVASCRIPT], workers=1) as manager:
         await use(manager)
     seen: list[events.Event] = []
@@ -88,3 +120,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
+    use_sync()

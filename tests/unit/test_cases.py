@@ -216,3 +216,14 @@ def test_frames_may_exceed_the_limit_of_return_values() -> None:
     assert cut_ret_val(b"faasrt1:" + b"A" * frame_bytes(1_000), 1_000)[1]
     assert cut_ret_val(b"faasrt1:\xff" + b"A" * 2_000, 1_000)[1]
     assert cut_ret_val(b"faasrt1:" + b"\x01" * 2_000, 1_000)[1]
+
+
+def test_messages_have_the_numbers_of_cases() -> None:
+    """If only some cases of a call run, their numbers in messages are those in the call."""
+    plan = CaseScheduler(["[[], {}]"] * 3, isolate=True, may_rerun=False, numbers=[2, 5, 9])
+    batch = plan.next_batch()
+    assert batch == range(3)
+    unknown = GuestReport(records={}, started=True, final=False, progress=False)
+    plan.record_results(batch, GuestResponse(unknown, KILLED, request()), to_result)
+    (message,) = {result.error.message for result in plan.all_results() if result.error}
+    assert message.startswith("the execution of cases 2 to 9 ended,")

@@ -13,17 +13,22 @@ from support.package import modules
 
 # The layer of each module. The first matching prefix decides.
 LAYERS = [
-    ("faasrt.docs", 13),
-    ("faasrt.examples", 13),
-    ("faasrt.cli", 12),
-    ("faasrt.ray", 12),
-    ("faasrt.testing.pytest_plugin", 12),
-    ("faasrt.manager", 11),
-    ("faasrt._runtimes", 10),
-    ("faasrt.factory", 9),
+    ("faasrt.docs", 14),
+    ("faasrt.examples", 14),
+    ("faasrt.cli", 13),
+    ("faasrt.ray", 13),
+    ("faasrt.sync", 13),
+    ("faasrt.testing.pytest_plugin", 13),
+    ("faasrt.manager", 12),
+    ("faasrt._runtimes", 11),
+    ("faasrt._task_results", 8),
+    ("faasrt._loop_thread", 7),
+    ("faasrt.factory", 10),
     ("faasrt._map_options", 6),
-    ("faasrt._map", 9),
-    ("faasrt.runtime", 8),
+    ("faasrt._map", 10),
+    ("faasrt.runtime", 9),
+    ("faasrt._executor", 8),
+    ("faasrt.caching", 7),
     ("faasrt.testing", 7),
     ("faasrt.transport", 7),
     ("faasrt.local", 7),
@@ -33,10 +38,11 @@ LAYERS = [
     ("faasrt._syntax_worker", 5),
     ("faasrt.tasks", 5),
     ("faasrt._judge", 7),
-    ("faasrt._runtime_base", 7.5),
+    ("faasrt._runtime_base", 8.5),
     ("faasrt.judging", 4.5),
     ("faasrt.config", 4),
     ("faasrt.results", 4),
+    ("faasrt._sqlite_cache", 4),
     ("faasrt._checks", 3),
     ("faasrt.inputs", 3),
     ("faasrt.languages", 2),
@@ -44,7 +50,7 @@ LAYERS = [
     ("faasrt.strict_json", 1),
     ("faasrt._record_type", 1),
     ("faasrt._version", 1),
-    ("faasrt", 13),
+    ("faasrt", 14),
 ]
 # Imports that are executed on first use only, so they may go to any layer.
 LAZY = {("faasrt.manager", "faasrt.local.server")}
@@ -103,10 +109,13 @@ def test_modules_have_different_names() -> None:
 
 
 def test_classes_have_different_names() -> None:
-    """No two classes share a name. An example is a program of its own, so only its own names must differ."""
+    """No two classes share a name, except those of the API without asyncio.
+
+    An example is a program of its own, so only its own names must differ.
+    """
     found = defaultdict(list)
     for module, path in modules().items():
-        program = module if module.startswith("faasrt.examples.") else "faasrt"
+        program = module if module.startswith("faasrt.examples.") or module == "faasrt.sync" else "faasrt"
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 found[program, node.name.strip("_")].append(f"{module}.{node.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import hashlib
 import logging
 import sys
 import time
@@ -14,6 +15,8 @@ from typing import ClassVar
 
 import attrs
 
+from faasrt._version import __version__
+from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.local.jail.cgroup import Cgroups
@@ -144,6 +147,7 @@ class Engine(abc.ABC):
         platform: The system and machine that programs see.
         capacity: The number of programs that may run at once.
         runtime: The interpreter and its version. It is complete when the engine is ready.
+        environment: A text that changes when the packages of the interpreter change; "" if `runtime` names them.
         ready: Whether the engine can run programs now.
         problem: Why the engine has failed, or "".
         activity: The current step of the start, for people to read.
@@ -168,6 +172,7 @@ class Engine(abc.ABC):
         self.cgroups = options.cgroups if self.jailed else None
         self.capacity = options.workers * self.programs_per_worker
         self.runtime = ""
+        self.environment = ""
         self.ready = False
         self.problem = ""
         self.activity = "starting"
@@ -175,6 +180,17 @@ class Engine(abc.ABC):
         self._ready_or_failed = asyncio.Event()
         self._last_logged = ""
         self._was_ready = False
+
+    def fingerprint(self, limits: SandboxConfig) -> str:
+        """Return a text that differs between engines with different results; "" if the engine is not ready.
+
+        Args:
+            limits: The limits of the server.
+        """
+        if not self.ready:
+            return ""
+        parts = [__version__, self.name, self.runtime, self.environment, self.level, self.platform, repr(limits)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def mark_ready(self) -> None:
         self.ready, self.problem, self._last_logged, self._was_ready = True, "", "", True

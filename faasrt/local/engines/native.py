@@ -34,9 +34,12 @@ _START_TIMEOUT_S = 60.0
 _CPU_GRACE_S = 5
 # A tier that no program has used for this time ends, to free its memory.
 _IDLE_S = 600.0
+# The names of installed packages contain their versions.
 _DESCRIBE = (
-    "import json,platform,sys; print(json.dumps([platform.python_version(), sys.executable, sys.prefix, "
-    "sys.base_prefix, sys.version_info >= (3, 9) and sys.implementation.name == 'cpython']))"
+    "import json,os,platform,sys; print(json.dumps([platform.python_version(), sys.executable, sys.prefix, "
+    "sys.base_prefix, sys.version_info >= (3, 9) and sys.implementation.name == 'cpython', "
+    "sorted(name for path in sys.path if os.path.isdir(path) for name in os.listdir(path) "
+    "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
 _STANDARD_LIBRARY = [
     "argparse",
@@ -138,12 +141,13 @@ _SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
 
 @attrs.frozen
 class Interpreter:
-    """The interpreter of programs: its version, and `executable`, `prefix` and `base_prefix` of its module `sys`."""
+    """The interpreter of programs: its version, `executable`, `prefix` and `base_prefix` of `sys`, and its packages."""
 
     version: str
     executable: str
     prefix: str
     base_prefix: str
+    packages: str
 
     def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
         """Return the configuration of the jail of a tier that imports `imports`. This reads files, so call it in a
@@ -303,6 +307,7 @@ class NativePythonEngine(PythonTier):
             )
         self._interpreter = await _describe(self.options.python)
         self.runtime = f"CPython {self._interpreter.version}"
+        self.environment = self._interpreter.packages
         self._tiers.clear()
         await super()._prepare(resources)
 
@@ -347,9 +352,9 @@ async def _describe(python: str) -> Interpreter:
             timeout=_START_TIMEOUT_S,
             check=True,
         )
-        version, executable, prefix, base_prefix, supported = json.loads(process.stdout)
+        version, executable, prefix, base_prefix, supported, packages = json.loads(process.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise EngineError(f"the interpreter {python} does not run: {error}") from None
     if not supported:
         raise EngineError(f"the interpreter {python} must be CPython 3.9 or newer; its version is {version}")
-    return Interpreter(version, executable, prefix, base_prefix)
+    return Interpreter(version, executable, prefix, base_prefix, " ".join(packages))

@@ -1,0 +1,88 @@
+"""Executor: runs the executions of a runtime, or returns their stored results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from faasrt.caching import ResultCache, Reuse
+from faasrt.config import Settings
+from faasrt.protocol.cases import CaseScheduler
+from faasrt.protocol.envelope import GuestJob
+from faasrt.protocol.program import Execution, GuestResponse
+from faasrt.protocol.request import RunRequest
+from faasrt.results import ExecutionResult
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.metrics import Counters
+from faasrt.transport.call import Transport
+from faasrt.transport.context import CallContext
+from faasrt.transport.lifecycle import CallsInFlight
+
+
+@attrs.frozen(eq=False)
+class Executor:
+    """Runs executions, reports them, and reuses stored results.
+
+    Args:
+        settings: The endpoints.
+        transport: Sends requests.
+        counters: The counters of `get_metrics()`.
+        emit: Called with the events of calls.
+        calls: The calls in flight of the runtime.
+        cache: The stored results; None for no cache.
+    """
+
+    _settings: Settings
+    _transport: Transport
+    _counters: Counters
+    _emit: EventDispatcher
+    _calls: CallsInFlight
+    _cache: ResultCache | None = None
+
+    async def run(self, execution: Execution, may_rerun: bool) -> ExecutionResult:
+        """Return the result of a program or a single call."""
+        with self._calls.track():
+            reuse = self._reuse(execution)
+            if stored := await reuse.find("".join(execution.job.cases)):
+                return stored
+            response, context = await self._send(execution, may_rerun)
+            result = context.finish(context.result(response.verdict()))
+            return await reuse.keep(result, "".join(execution.job.cases))
+
+    async def run_cases(
+        self, request: RunRequest, function: str, cases: Sequence[str], *, isolate: bool, may_rerun: bool
+    ) -> list[ExecutionResult]:
+        """Return the result of each case. Only the cases without a stored result run."""
+        # All executions count as one call, so that closing waits for the last one.
+        with self._calls.track():
+            reuse = self._reuse(Execution(run=request, job=GuestJob(function=function, single=False, isolate=isolate)))
+            stored = [await reuse.find(case) for case in cases]
+            numbers = [number for number, result in enumerate(stored) if result is None]
+            new = [cases[number] for number in numbers]
+            scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, numbers=numbers)
+            while (indices := scheduler.next_batch()) is not None:
+                batch = [new[index] for index in indices]
+                job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
+                execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
+                response, context = await self._send(execution, may_rerun)
+                context.finish(scheduler.record_results(indices, response, context.result))
+            results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), new, strict=True)])
+        return [result or next(results) for result in stored]
+
+    def _reuse(self, execution: Execution) -> Reuse:
+        language = execution.run.language
+        urls = self._settings.endpoints[language]
+        return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
+
+    async def _send(self, execution: Execution, may_rerun: bool) -> tuple[GuestResponse, CallContext]:
+        request = execution.run
+        context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
+        try:
+            context.call_started(request.code, request.timeout_ms)
+            with self._calls.track():
+                response = await self._transport.run(context, execution, idempotent=may_rerun, owner=self._calls)
+        except BaseException as error:
+            context.fail(error)
+            raise
+        return response, context

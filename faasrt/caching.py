@@ -1,0 +1,303 @@
+r"""Results that are reused: an opt-in store of verdicts, by the hash of everything that determines them.
+
+`RuntimeManager(cache=...)`, its class methods and `map` take the path of a folder, a `DiskCache`, or any object with
+the methods of `Cache`; `faasrt batch` has `--cache DIR`. A call whose result is stored then returns it: no request to
+run a program is sent, nothing runs, and `result.cached` is True.
+
+**The key** is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), the function and
+its arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the
+engine with its version. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
+`idempotent` do not count.
+
+**The engine** is named by the `/health` of an endpoint, which is asked at most every 10 s. The embedded FaaS names its
+version, its limits, the interpreter and the installed packages. For another server, its `version`, `runtime` and
+`limits` count; for a server that states no version or has no `/health`, its base URL, so empty the cache when such a
+server changes. With several replicas, a result is stored for the engine that ran it, and is reused as long as one of
+the replicas has this engine. If the engine cannot be found out, nothing is looked up or stored.
+
+**Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of
+memory, can depend on the load of the server. Output above its limit is one of them, because the moment at which the
+program is stopped decides how much of it is kept. Results without all the files that `collect` asked for are not
+stored. Programs that may use the network are neither looked up nor stored.
+
+**It is your responsibility** that results do not depend on time or randomness: a stored result of
+`print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
+`call_function`, and counts whether they are isolated. Use no cache, or `isolate=True`, if a case depends on the cases
+before it; isolated cases still share files and imported modules.
+
+**Concurrent calls** for the same program may all run it; the last result stays. A store that fails, or returns a value
+that is damaged, makes a call run its program as usual; the first such failure of a manager is logged. A hit takes no
+permit, emits no events, and does not count in `get_metrics()`.
+
+Example:
+    >>> async with RuntimeManager.from_env(cache="results-cache") as manager:
+    ...     first = await manager.run_code("print(6 * 7)", "python")
+    ...     again = await manager.run_code("print(6 * 7)", "python")
+    >>> first.cached, again.cached, again.stdout, again.attempts
+    (False, True, '42\n', 0)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+
+import attrs
+
+from faasrt import strict_json
+from faasrt._sqlite_cache import DiskCache
+from faasrt._version import __version__
+from faasrt.errors import ConfigurationError, shown
+from faasrt.inputs import files_from_wire, files_to_wire
+from faasrt.protocol.program import Execution
+from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
+from faasrt.telemetry.logs import log_warning
+
+__all__ = ["Cache", "DiskCache"]
+
+_STORED = (Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR)
+# The fields of a request that do not determine its result.
+_IRRELEVANT = ("priority",)
+_DIGEST_BYTES = 32
+# Hashing and encoding more characters than this takes more than a millisecond.
+_LARGE = 131_072
+T = TypeVar("T")
+EngineNames: TypeAlias = Mapping[str, str | None]
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """A store of values by key. Its methods are called in the event loop of the manager, and may run concurrently.
+
+    Values contain the outputs of programs, and a checksum: a value that was changed counts as missing. An error that a
+    method raises is logged, and the program runs.
+
+    Example:
+        >>> class MemoryCache:
+        ...     def __init__(self):
+        ...         self.values = {}
+        ...     async def get(self, key):
+        ...         return self.values.get(key)
+        ...     async def put(self, key, value):
+        ...         self.values[key] = value
+        >>> async with RuntimeManager.from_env(cache=MemoryCache()) as manager:
+        ...     [(await manager.run_code("print(1)", "python")).cached for _ in range(2)]
+        [False, True]
+    """
+
+    async def get(self, key: str, /) -> bytes | None:
+        """Return the value that was stored last with a key of 64 hex digits; None if there is none."""
+        ...
+
+    async def put(self, key: str, value: bytes, /) -> None:
+        """Store a value. It may be deleted at any time."""
+        ...
+
+
+CacheOption: TypeAlias = str | os.PathLike[str] | Cache | None
+"""The argument `cache`: the path of a folder, a cache, or None."""
+
+
+def digest(determinants: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything that determines a result, as 64 hex digits.
+
+    Args:
+        determinants: Values by name: None, bools, numbers, strings, bytes, and collections of these.
+    """
+    text = json.dumps(determinants, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"base64": base64.b64encode(value).decode()}
+    if attrs.has(type(value)):
+        return {type(value).__name__: attrs.asdict(value, recurse=False)}  # type: ignore[arg-type]
+    return dict(value) if isinstance(value, Mapping) else list(value)  # type: ignore[call-overload]
+
+
+def determinants_of(execution: Execution) -> dict[str, Any]:
+    """Return everything about an execution that determines its result, except the cases and the engine."""
+    found = attrs.asdict(execution.run, recurse=False)
+    for name in _IRRELEVANT:
+        del found[name]
+    limits = attrs.asdict(execution.run.sandbox)
+    del limits["timeout_limit_s"]  # `timeout_ms` replaces it
+    job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate")}
+    return {**found, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
+
+
+def encode_result(key: str, result: ExecutionResult) -> bytes | None:
+    """Return the value to store for a result; None if it cannot be restored exactly."""
+    fields = attrs.asdict(result, filter=attrs.filters.exclude("timings", "attempts", "cached"))
+    fields["truncated"], fields["files"] = sorted(result.truncated), files_to_wire(result.files)
+    try:
+        payload = strict_json.dump_bytes(fields)
+        value = _checksum(key, payload) + payload
+    except (TypeError, ValueError, RecursionError):
+        return None
+    restored = decode_result(key, value)
+    same = restored is not None and attrs.evolve(
+        restored, timings=result.timings, attempts=result.attempts, cached=result.cached
+    )
+    return value if same == result else None
+
+
+def decode_result(key: str, value: bytes) -> ExecutionResult | None:
+    """Return the result in a stored value; None if the value is damaged or belongs to another key."""
+    if not isinstance(value, bytes) or value[:_DIGEST_BYTES] != _checksum(key, value[_DIGEST_BYTES:]):
+        return None
+    fields = json.loads(value[_DIGEST_BYTES:])
+    fields["outcome"] = Outcome(fields["outcome"])
+    fields["output"] = ExecutionOutput(**fields["output"])
+    fields["error"] = fields["error"] and UserError(**fields["error"])
+    fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
+    return ExecutionResult(**fields, attempts=0, cached=True)
+
+
+def _checksum(key: str, payload: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + payload).digest()
+
+
+async def _in_thread_if_large(size: int, function: Callable[[], T]) -> T:
+    """Return the result of a function. If the data is large, call it in a thread, so that it does not block."""
+    return await asyncio.to_thread(function) if size > _LARGE else function()
+
+
+def is_stored(result: ExecutionResult) -> bool:
+    """Return whether a result is deterministic by nature."""
+    if result.outcome not in _STORED or "files" in result.truncated:
+        return False
+    error = result.error
+    if error is None:
+        return True
+    lacks_memory = error.name.endswith("MemoryError") or "allocation failed" in error.message
+    return not lacks_memory and error.name != "UnknownCase"
+
+
+@attrs.define(eq=False)
+class ResultCache:
+    """Finds and keeps results in a store. A failing store never fails a call.
+
+    Args:
+        store: The store.
+        owned: Whether `aclose` closes it.
+    """
+
+    _store: Cache
+    _owned: bool = False
+    _has_failed: bool = attrs.field(default=False, init=False)
+
+    @classmethod
+    def checked(cls, cache: CacheOption) -> Self | None:
+        """Return the cache for the argument `cache` of a caller; None for None.
+
+        Raises:
+            ConfigurationError: It is neither a path nor a `Cache`.
+        """
+        if cache is None:
+            return None
+        if isinstance(cache, (str, os.PathLike)):
+            return cls(DiskCache(cache), owned=True)
+        if isinstance(cache, type) or not isinstance(cache, Cache):
+            raise ConfigurationError(
+                f"cache must be the path of a folder, or an object with the methods get and put, got {shown(cache)}"
+            )
+        return cls(cache)
+
+    async def open(self) -> None:
+        """Open a store on the disk, so that a wrong path is reported at the start.
+
+        Raises:
+            ConfigurationError: The store cannot be opened.
+        """
+        if isinstance(self._store, DiskCache):
+            await self._store.open()
+
+    async def aclose(self) -> None:
+        if self._owned and isinstance(self._store, DiskCache):
+            await self._store.aclose()
+
+    async def find(self, key: str) -> ExecutionResult | None:
+        try:
+            value = await self._store.get(key)
+            if value is None:
+                return None
+            found = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            self._log_failure(f"{type(error).__name__}: {error}")
+            return None
+        if found is None:
+            self._log_failure("a value is damaged")
+        return found
+
+    async def keep(self, key: str, result: ExecutionResult) -> None:
+        if not is_stored(result):
+            return
+        size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values())))
+        value = await _in_thread_if_large(size, lambda: encode_result(key, result))
+        if value is None:
+            return
+        try:
+            await self._store.put(key, value)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            self._log_failure(f"{type(error).__name__}: {error}")
+
+    def _log_failure(self, reason: str) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            log_warning("the cache of results failed, so programs run: %s", reason[:500])
+
+
+class Reuse:
+    """The stored results of one program, or of one function of a program.
+
+    Args:
+        cache: The cache; None for no cache.
+        execution: The program.
+        engine_names: Returns the engine of each endpoint by base URL; None for an engine that is unknown.
+    """
+
+    def __init__(
+        self, cache: ResultCache | None, execution: Execution, engine_names: Callable[[], Awaitable[EngineNames]]
+    ) -> None:
+        self._cache = None if execution.run.sandbox.network_enabled else cache
+        self._execution = execution
+        self._engine_names = engine_names
+        self._engines: EngineNames | None = None
+        self._program = ""
+
+    async def find(self, case: str = "") -> ExecutionResult | None:
+        """Return the stored result of the program, or of a call with these arguments; None if there is none."""
+        if self._cache is None:
+            return None
+        if self._engines is None:
+            self._engines = await self._engine_names()
+            run = self._execution.run
+            size = len(run.code) + len(run.input.stdin) + sum(map(len, run.input.files.values()))
+            self._program = await _in_thread_if_large(size, lambda: digest(determinants_of(self._execution)))
+        for engine in dict.fromkeys(self._engines.values()):
+            if engine is not None and (found := await self._cache.find(self._key(engine, case))):
+                return found
+        return None
+
+    async def keep(self, result: ExecutionResult, case: str = "") -> ExecutionResult:
+        """Store a result that `find` did not find, and return it."""
+        if self._cache is not None and self._engines is not None:
+            # The answer of the embedded FaaS names its engine, which may be newer than the last health report.
+            engine = result.metadata.get("fingerprint") or self._engines.get(result.endpoint)
+            if isinstance(engine, str):
+                await self._cache.keep(self._key(engine, case), result)
+        return result
+
+    def _key(self, engine: str, case: str) -> str:
+        return digest({"program": self._program, "engine": engine, "case": case})

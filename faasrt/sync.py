@@ -1,0 +1,306 @@
+"""The same API for code without asyncio: scripts, notebooks, threads.
+
+`faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
+results and errors. Each method returns when its result is there. `with` takes the place of `async with`, and `close`
+that of `aclose`; `map` returns an ordinary generator, and `get_runtime` a `faasrt.sync.Runtime`.
+
+A manager has one event loop, in a thread of its own, which starts with the first call. Any number of threads may use
+the manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
+
+**Ctrl-C.** A KeyboardInterrupt during a call cancels it: the embedded FaaS ends its program.
+
+**map** reads the tasks in the calling thread, while it waits for a result, so tasks need no locks, and a task source
+that blocks is interrupted by Ctrl-C. Between two results no tasks are read, but those that were read go on running.
+With `coalesce=N` it reads N tasks at a time. Leaving the loop stops the work when the generator is closed: at once,
+unless you keep a reference to it.
+
+**Closing.** `with` and `close` wait for the calls in flight, as `aclose` does. A manager that is still open when the
+main thread ends is closed then. After a fork, the child process needs a manager of its own.
+
+Example:
+    >>> from faasrt import sync
+    >>> with sync.RuntimeManager.local(["python"]) as manager:
+    ...     print(manager.run_code("print(6 * 7)", "python").stdout.strip())
+    ...     for item in manager.map([CodeTask(f"print({n})", "python") for n in range(3)], ordered=True):
+    ...         print(item.result.stdout.strip())
+    42
+    0
+    1
+    2
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import faasrt.manager
+import faasrt.runtime
+from faasrt._loop_thread import LoopThread
+from faasrt._map_options import StopOn
+from faasrt._task_results import TaskReader, TaskResults
+from faasrt.caching import CacheOption
+from faasrt.config import Settings
+from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
+from faasrt.factory import RuntimeFactory
+from faasrt.languages import Language
+from faasrt.tasks import CodeTask
+from faasrt.telemetry.events import Sink
+
+__all__ = ["Runtime", "RuntimeManager", "TaskResults"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_AsyncManager = faasrt.manager.RuntimeManager
+_AsyncRuntime = faasrt.runtime.Runtime
+
+
+async def _call(function: Callable[[], T]) -> T:
+    return function()
+
+
+def _named(function: Callable[P, T], original: Any, words: str, name: str = "") -> Callable[P, T]:
+    """Attach the name and the signature of an asynchronous method to a function."""
+    functools.update_wrapper(function, original)
+    owner = "Runtime" if original is vars(_AsyncRuntime).get(original.__name__) else "RuntimeManager"
+    function.__doc__ = f"{words} `faasrt.{owner}.{original.__name__}`."
+    function.__name__ = name or original.__name__
+    function.__module__, function.__qualname__ = __name__, f"{owner}.{function.__name__}"
+    return function
+
+
+def _class_method(method: Callable[P, _AsyncManager]) -> classmethod[RuntimeManager, P, RuntimeManager]:
+    def make(cls: type[RuntimeManager], /, *args: P.args, **kwargs: P.kwargs) -> RuntimeManager:
+        manager = cls.__new__(cls)
+        manager._adopt(method(*args, **kwargs))
+        return manager
+
+    return classmethod(_named(make, method.__func__, "Return a manager; see"))  # type: ignore[attr-defined]
+
+
+def _manager_method(
+    method: Callable[Concatenate[_AsyncManager, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[RuntimeManager, P], T]:
+    def call(self: RuntimeManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop_thread().call(method(self._manager, *args, **kwargs))
+
+    return _named(call, method, "Wait for the result of")
+
+
+def _runtime_method(
+    method: Callable[Concatenate[_AsyncRuntime, P], Coroutine[Any, Any, T]], name: str = ""
+) -> Callable[Concatenate[Runtime, P], T]:
+    def call(self: Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._manager._loop_thread().call(method(self._runtime, *args, **kwargs))
+
+    return _named(call, method, "Wait for the result of", name)
+
+
+def _manager_query(
+    method: Callable[Concatenate[_AsyncManager, P], T],
+) -> Callable[Concatenate[RuntimeManager, P], T]:
+    def query(self: RuntimeManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._query(functools.partial(method, self._manager, *args, **kwargs))
+
+    return _named(query, method, "Return the result of")
+
+
+def _runtime_query(method: Callable[Concatenate[_AsyncRuntime, P], T]) -> Callable[Concatenate[Runtime, P], T]:
+    def query(self: Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._manager._query(functools.partial(method, self._runtime, *args, **kwargs))
+
+    return _named(query, method, "Return the result of")
+
+
+_open_managers: set[RuntimeManager] = set()
+
+
+def _close_all() -> None:
+    for manager in tuple(_open_managers):
+        manager.close()
+
+
+# Functions that `atexit` calls run too late: closing an embedded FaaS needs `asyncio.to_thread`, which then fails.
+threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+
+
+class RuntimeManager:
+    """Runs programs, and waits for their results. Any number of threads may use a manager.
+
+    Args:
+        factory, settings, logger, telemetry, cache: See `faasrt.RuntimeManager`.
+
+    Raises:
+        ConfigurationError: An argument is wrong.
+
+    Example:
+        >>> from faasrt import sync
+        >>> with sync.RuntimeManager.local(["python"]) as manager:
+        ...     manager.call_function("def f(n): return n + 1", "f", [1], language="python").value
+        2
+    """
+
+    def __init__(
+        self,
+        factory: RuntimeFactory | None = None,
+        *,
+        settings: Settings | None = None,
+        logger: Any = None,
+        telemetry: Iterable[Sink] = (),
+        cache: CacheOption = None,
+    ) -> None:
+        self._adopt(_AsyncManager(factory, settings=settings, logger=logger, telemetry=telemetry, cache=cache))
+
+    from_env = _class_method(_AsyncManager.from_env)
+    from_url = _class_method(_AsyncManager.from_url)
+    local = _class_method(_AsyncManager.local)
+
+    run_code = _manager_method(_AsyncManager.run_code)
+    call_function = _manager_method(_AsyncManager.call_function)
+    run_cases = _manager_method(_AsyncManager.run_cases)
+    judge = _manager_method(_AsyncManager.judge)
+    validate_code = _manager_method(_AsyncManager.validate_code)
+    get_health_status = _manager_method(_AsyncManager.get_health_status)
+    clear_cache = _manager_method(_AsyncManager.clear_cache)
+    get_supported_languages = _manager_query(_AsyncManager.get_supported_languages)
+    get_metrics = _manager_query(_AsyncManager.get_metrics)
+
+    def get_runtime(self, language: str | Language) -> Runtime:
+        """Return the runtime for a language; see `faasrt.RuntimeManager.get_runtime`. Do not close it."""
+        return Runtime(self, self._loop_thread().call(self._manager.get_runtime(language)))
+
+    def map(
+        self,
+        tasks: Iterable[CodeTask],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        stop_on: StopOn = None,
+        coalesce: int = 1,
+        cache: CacheOption = None,
+    ) -> TaskResults:
+        """Run many tasks, and yield each result when it is available; see `faasrt.RuntimeManager.map`.
+
+        Args:
+            tasks: Any iterable. It is read lazily, in the thread that reads the results, while that waits for one. A
+                generator is closed at the end.
+            stop_on: See `faasrt.RuntimeManager.map`. A function is called in the thread of the manager.
+            concurrency, ordered, coalesce, cache: See `faasrt.RuntimeManager.map`.
+
+        Returns:
+            A generator with a `TaskResult` for each task, which is also a context manager.
+
+        Raises:
+            InvalidRequestError: `tasks` is not iterable.
+            FaasrtError: See `faasrt.RuntimeManager.map`.
+        """
+        if not isinstance(tasks, Iterable):
+            raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
+        thread = self._loop_thread()
+        reader = TaskReader(tasks, thread)
+        results = self._manager.map(
+            reader.read(),
+            concurrency=concurrency,
+            ordered=ordered,
+            stop_on=stop_on,
+            coalesce=coalesce,
+            cache=cache,
+        )
+        reader.chunk = coalesce
+        return TaskResults(reader, results, thread)
+
+    def close(self) -> None:
+        """Close the manager, its runtimes and its event loop; see `faasrt.RuntimeManager.aclose`.
+
+        Closing twice is harmless, and so is closing in a fork of the process that used the manager.
+
+        Raises:
+            ConfigurationError: This is the thread of the manager.
+        """
+        if self._thread is not None and self._thread.is_current:
+            raise ConfigurationError("a manager must not be closed in its own thread, as from `stop_on`")
+        with self._lock:
+            thread, self._is_closed = self._thread, True
+        if thread is None:
+            self._manager._closed = True
+            return
+        _open_managers.discard(self)
+        if thread.is_alive:
+            try:
+                with contextlib.suppress(RuntimeClosedError):  # another thread has closed it
+                    thread.call(self._manager.aclose())
+            finally:
+                thread.stop()
+
+    def __enter__(self) -> Self:
+        self._loop_thread().call(self._manager.__aenter__())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<sync.{repr(self._manager)[1:]}"
+
+    def _adopt(self, manager: _AsyncManager) -> None:
+        self._manager = manager
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._is_closed = False
+
+    def _loop_thread(self) -> LoopThread:
+        with self._lock:
+            if self._thread is None:
+                if self._is_closed:
+                    raise RuntimeClosedError("this manager is closed: make a new one")
+                self._thread = LoopThread()
+                _open_managers.add(self)
+            return self._thread
+
+    def _query(self, function: Callable[[], T]) -> T:
+        """Return the result of a function, which is called in the loop while this runs."""
+        thread = self._thread
+        if thread is None or thread.is_current or not thread.is_alive:
+            return function()
+        return thread.call(_call(function))
+
+
+class Runtime:
+    """Runs programs in one language, and waits for their results; see `faasrt.Runtime`.
+
+    Attributes:
+        language: The default language of calls.
+    """
+
+    def __init__(self, manager: RuntimeManager, runtime: _AsyncRuntime) -> None:
+        self._manager = manager
+        self._runtime = runtime
+        self.language = runtime.language
+
+    run_code = _runtime_method(_AsyncRuntime.run_code)
+    call_function = _runtime_method(_AsyncRuntime.call_function)
+    run_cases = _runtime_method(_AsyncRuntime.run_cases)
+    judge = _runtime_method(_AsyncRuntime.judge)
+    validate_code = _runtime_method(_AsyncRuntime.validate_code)
+    get_health_status = _runtime_method(_AsyncRuntime.get_health_status)
+    get_return_val_function = _runtime_query(_AsyncRuntime.get_return_val_function)
+    get_supported_languages = _runtime_query(_AsyncRuntime.get_supported_languages)
+    get_metrics = _runtime_query(_AsyncRuntime.get_metrics)
+    close = _runtime_method(_AsyncRuntime.aclose, "close")
+
+    @property
+    def closed(self) -> bool:
+        """Whether closing has begun."""
+        return self._runtime.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<sync.{repr(self._runtime)[1:]}"

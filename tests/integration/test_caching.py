@@ -1,0 +1,428 @@
+"""Results that are reused: hits, misses, engines, damaged stores, limits and concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import faasrt
+from faasrt import CodeTask, ConfigurationError, DiskCache, Outcome, RuntimeManager, ServerError, Settings
+from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
+from faasrt.testing import FakeFaas, Reply
+from faasrt.transport.engine_names import MAX_AGE_S
+from support.served import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+class MemoryCache:
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        return self.values.get(key)
+
+    async def put(self, key: str, value: bytes) -> None:
+        self.values[key] = value
+
+
+def manager_at(*urls: str, cache: Any, **settings: Any) -> RuntimeManager:
+    endpoints = {"python": urls, "javascript": urls}
+    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), cache=cache)
+
+
+async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
+    """A hit has the same verdict, and is marked. It is also a hit for another manager that uses the same folder."""
+    async with FakeFaas() as faas:
+        faas.default = Reply.ok("hi\n", [1])
+        for run in range(2):
+            async with manager_at(faas.url, cache=tmp_path / "cache") as manager:
+                first, second = [await manager.run_code("print('hi')", "py", timeout_ms=500) for _ in range(2)]
+                assert (first.cached, second.cached, second.attempts) == (bool(run), True, 0)
+                assert (second.stdout, second.value, second.outcome) == ("hi\n", [1], Outcome.OK)
+                assert second.to_dict()["cached"] is True
+                assert json.loads(first.to_json())["cached"] is bool(run)
+                assert "cached=True" in repr(second)
+                assert manager.get_metrics().total.attempts == 1 - run
+        assert faas.executions == 1
+
+
+async def test_hits_take_no_permit() -> None:
+    """A hit is returned while a program occupies the only permit."""
+    async with FakeFaas() as faas:
+        limiter = faasrt.LimiterSettings(max_concurrency=1)
+        async with manager_at(faas.url, cache=MemoryCache(), limiter=limiter) as manager:
+            await manager.run_code("stored", "py")
+            faas.default = Reply(hang=True)
+            call = asyncio.create_task(manager.run_code("hangs", "py"))
+            await faas.wait_until(lambda: faas.in_flight == 1)
+            assert (await manager.run_code("stored", "py")).cached
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+
+@pytest.mark.parametrize("outcome", ["TIMEOUT", "MEMORY_LIMIT", "OUTPUT_LIMIT", "CRASHED"])
+async def test_outcomes_that_depend_on_the_load_are_not_stored(outcome: str) -> None:
+    cache = MemoryCache()
+    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+        faas.default = Reply(outcome=outcome)
+        results = [await manager.run_code("program", "py") for _ in range(2)]
+        assert [result.cached for result in results] == [False, False]
+        assert (faas.executions, cache.values) == (2, {})
+
+
+async def test_failures_of_the_infrastructure_and_network_access_are_not_stored() -> None:
+    cache = MemoryCache()
+    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+        faas.script(Reply.crash())
+        with pytest.raises(ServerError):
+            await manager.run_code("program", "py")
+        sandbox = faasrt.SandboxConfig(network_enabled=True)
+        await manager.run_code("program", "py", sandbox=sandbox)
+        assert cache.values == {}
+        await manager.run_code("program", "py")
+        assert not (await manager.run_code("program", "py", sandbox=sandbox)).cached
+
+
+async def test_invalid_calls_raise_although_a_result_is_stored() -> None:
+    async with FakeFaas() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
+        await manager.run_code("program", "py")
+        with pytest.raises(faasrt.InvalidRequestError):
+            await manager.run_code("program", "py", idempotent="yes")  # type: ignore[arg-type]
+        runtime = await manager.get_runtime("py")
+        await runtime.aclose()
+        with pytest.raises(faasrt.RuntimeClosedError):
+            await runtime.run_code("program")
+
+
+class Clock:
+    def __init__(self, manager: RuntimeManager) -> None:
+        self.now = 0.0
+        manager._factory._transport._engines._clock = lambda: self.now
+
+
+async def test_another_version_of_the_server_is_a_miss() -> None:
+    """The server is asked for its version again after some seconds."""
+    async with FakeFaas() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
+        clock = Clock(manager)
+        faas.health = {"version": "1"}
+        await manager.run_code("program", "py")
+        probes = faas.probes
+        faas.health = {"version": "2"}
+        assert (await manager.run_code("program", "py")).cached
+        assert faas.probes == probes
+        clock.now += MAX_AGE_S
+        assert not (await manager.run_code("program", "py")).cached
+        faas.health = {"version": "1"}
+        clock.now += MAX_AGE_S
+        assert (await manager.run_code("program", "py")).cached
+        assert faas.executions == 2
+
+
+async def test_replicas_with_different_versions() -> None:
+    """A result is stored for the engine that ran it, and reused while a replica has this engine."""
+    async with FakeFaas() as old, FakeFaas() as new:
+        cache = MemoryCache()
+        old.health, new.health = {"version": "1"}, {"version": "2"}
+        async with manager_at(old.url, cache=cache) as manager:
+            await manager.run_code("program", "py")
+        async with manager_at(old.url, new.url, cache=cache) as manager:
+            assert (await manager.run_code("program", "py")).cached
+        async with manager_at(new.url, cache=cache) as manager:
+            assert not (await manager.run_code("program", "py")).cached
+        assert len(cache.values) == 2
+
+
+async def test_an_answer_names_its_engine() -> None:
+    """The fingerprint in the answer of a server counts, and not that in an older health report."""
+    cache = MemoryCache()
+    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+        clock = Clock(manager)
+        faas.health = {"languages": {"python": {"fingerprint": "old"}}}
+        answer = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": {"fingerprint": "new"}}
+        faas.default = Reply(body=json.dumps({**answer, "outcome": "OK"}).encode())
+        await manager.run_code("program", "py")
+        assert not (await manager.run_code("program", "py")).cached
+        faas.health = {"languages": {"python": {"fingerprint": "new"}}}
+        clock.now += MAX_AGE_S
+        assert (await manager.run_code("program", "py")).cached
+
+
+@pytest.mark.parametrize(("status", "cached"), [(404, True), (500, False), (401, False), (200, True)])
+async def test_servers_without_a_version(status: int, cached: bool) -> None:
+    """Without `/health`, the base URL counts as the engine. If `/health` fails, nothing is stored."""
+    async with FakeFaas() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
+        faas.health_status, faas.health = status, {"version": None}
+        results = [await manager.run_code("program", "py") for _ in range(2)]
+        assert [result.cached for result in results] == [False, cached]
+
+
+async def test_calls_have_a_key_for_their_arguments(local: RuntimeManager, tmp_path: Path) -> None:
+    """Values that JSON sends alike have one key; the function, keyword arguments and their order count."""
+    code = "def f(*a, **k): return [list(a), list(k)]\ng = f"
+    url = (await local.get_health_status()).endpoints[0].endpoint
+
+    async with manager_at(url, cache=tmp_path) as manager:
+
+        async def call(function: str, *args: Any, **kwargs: Any) -> tuple[bool, Any]:
+            result = await manager.call_function(code, function, args, kwargs, language="py")
+            return result.cached, result.value
+
+        assert await call("f", 1) == (False, [[1], []])
+        assert await call("f", 1) == (True, [[1], []])
+        assert await call("f", 1.0) == (False, [[1.0], []])
+        assert await call("g", 1) == (False, [[1], []])
+        assert await call("f", (1,)) == (False, [[[1]], []])
+        assert await call("f", [1]) == (True, [[[1]], []])
+        assert await call("f", a=1, b=2) == (False, [[], ["a", "b"]])
+        assert await call("f", b=2, a=1) == (False, [[], ["b", "a"]])
+
+
+async def test_input_counts_and_files_are_returned_again(local: RuntimeManager, tmp_path: Path) -> None:
+    """A hit has the collected files of the first run."""
+    code = "import sys; text = input() + sys.argv[1] + open('f').read(); print(text); open('out', 'w').write(text)"
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with manager_at(url, cache=tmp_path) as manager:
+
+        async def run(stdin: str, argument: str, content: str) -> tuple[bool, str, dict[str, bytes]]:
+            result = await manager.run_code(
+                code, "py", stdin=stdin, argv=[argument], files={"f": content}, collect=["out"]
+            )
+            return result.cached, result.stdout, dict(result.files)
+
+        for arguments in (("a", "b", "c"), ("x", "b", "c"), ("a", "x", "c"), ("a", "b", "x")):
+            text = "".join(arguments)
+            assert await run(*arguments) == (False, f"{text}\n", {"out": text.encode()})
+            assert await run(*arguments) == (True, f"{text}\n", {"out": text.encode()})
+
+
+async def test_tests_are_judged_by_stored_results(local: RuntimeManager, tmp_path: Path) -> None:
+    """Another expected output needs no execution."""
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with manager_at(url, cache=tmp_path) as manager:
+        for expected, passed in (("4", True), ("5", False)):
+            tests = [faasrt.TestCase("2", expected)]
+            judgement = await manager.judge("print(int(input()) * 2)", tests, language="py")
+            assert judgement.passed is passed
+        assert manager.get_metrics().total.attempts == 1
+
+
+async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) -> None:
+    """Only cases without a stored result run, with results in order, and a case that loops is not stored."""
+    code = "def f(n):\n    while n == 3: pass\n    return 10 * n\n"
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with manager_at(url, cache=tmp_path) as manager:
+
+        async def run(*numbers: int, isolate: bool = False) -> list[tuple[bool, str, str]]:
+            results = await manager.run_cases(
+                code, "f", [(number,) for number in numbers], language="py", timeout_ms=500, isolate=isolate
+            )
+            return [(result.cached, result.outcome.value, result.ret_val) for result in results]
+
+        assert await run(1, 2) == [(False, "OK", "10"), (False, "OK", "20")]
+        assert await run(4, 2, 3, 1, 5) == [
+            (False, "OK", "40"),
+            (True, "OK", "20"),
+            (False, "TIMEOUT", ""),
+            (True, "OK", "10"),
+            (False, "OK", "50"),
+        ]
+        sent = manager.get_metrics().total.attempts
+        assert [cached for cached, _, _ in await run(5, 4, 1)] == [True, True, True]
+        assert manager.get_metrics().total.attempts == sent
+        assert [cached for cached, _, _ in await run(5, isolate=True)] == [False]
+
+
+async def test_large_results_are_stored(tmp_path: Path) -> None:
+    async with FakeFaas() as faas, manager_at(faas.url, cache=tmp_path) as manager:
+        faas.default = Reply.ok("é" * 500_000)
+        code = "#" * 500_000 + "1"
+        results = [await manager.run_code(code, "py", stdin="") for _ in range(2)]
+        assert [(result.cached, len(result.stdout)) for result in results] == [(False, 500_000), (True, 500_000)]
+
+
+async def test_map_uses_its_own_cache_or_that_of_the_manager(tmp_path: Path) -> None:
+    async with FakeFaas() as faas, manager_at(faas.url, cache=tmp_path / "a") as manager:
+        tasks = [CodeTask(f"print({number})", "py") for number in range(20)]
+
+        async def run(**options: Any) -> set[bool]:
+            return {item.result.cached async for item in manager.map(tasks, **options) if item.result}
+
+        assert await run() == {False}
+        assert await run() == {True}
+        assert await run(cache=tmp_path / "b") == {False}
+        assert await run(cache=str(tmp_path / "b")) == {True}
+        assert faas.executions == 40
+
+
+@pytest.mark.parametrize("cache", [5, b"x", "", object(), MemoryCache])
+async def test_a_wrong_cache_is_an_error(cache: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"cache"):
+        RuntimeManager.from_url("http://127.0.0.1:1", cache=cache)
+
+
+@pytest.mark.parametrize("max_bytes", [0, True, 1.5, MIN_BYTES - 1, 2**60])
+async def test_a_wrong_size_is_an_error(max_bytes: Any) -> None:
+    with pytest.raises(ConfigurationError, match="max_bytes"):
+        DiskCache("x", max_bytes=max_bytes)
+
+
+async def test_files_that_are_no_cache_are_refused_at_the_start(tmp_path: Path) -> None:
+    """The error names the file. The file stays as it is."""
+    for folder in ("text", "database", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "text" / FILE_NAME).write_bytes(b"not a database" * 1_000)
+    other = sqlite3.connect(tmp_path / "database" / FILE_NAME)
+    other.execute("CREATE TABLE t (x)")
+    other.commit()
+    other.close()
+    (tmp_path / "file").write_text("")
+    for folder in ("text", "database", "file"):
+        async with FakeFaas() as faas:
+            manager = manager_at(faas.url, cache=tmp_path / folder)
+            with pytest.raises(ConfigurationError, match=str(tmp_path / folder)):
+                await manager.__aenter__()
+            with pytest.raises(ConfigurationError):
+                await manager.run_code("program", "py")
+            await manager.aclose()
+            assert faas.executions == 0
+    assert (tmp_path / "text" / FILE_NAME).read_bytes() == b"not a database" * 1_000
+
+
+async def test_a_file_that_is_damaged_later_makes_programs_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure is logged once. Nothing raises, and no result is wrong."""
+    async with FakeFaas() as faas:
+        faas.handler = lambda body: Reply.ok(body["code"] * 100)
+        programs = [f"program {number}" for number in range(200)]
+        async with manager_at(faas.url, cache=tmp_path) as manager:
+            await asyncio.gather(*(manager.run_code(code, "py") for code in programs))
+        path = tmp_path / FILE_NAME
+        data = bytearray(path.read_bytes())
+        for position in range(8_192, len(data), 512):
+            data[position] ^= 0xFF
+        path.write_bytes(data)
+        with caplog.at_level(logging.WARNING, "faasrt"):
+            async with manager_at(faas.url, cache=tmp_path) as manager:
+                results = await asyncio.gather(*(manager.run_code(code, "py") for code in programs))
+        assert [result.stdout for result in results] == [code * 100 for code in programs]
+        assert not all(result.cached for result in results)
+        assert sum("the cache of results failed" in message for message in caplog.messages) == 1
+
+
+async def test_a_failing_store_never_fails_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        async def get(self, key: str) -> bytes | None:
+            raise OSError("no get")
+
+        async def put(self, key: str, value: bytes) -> None:
+            raise ValueError("no put")
+
+    class Wrong(MemoryCache):
+        async def get(self, key: str) -> Any:
+            return "text" if self.values else None
+
+    with caplog.at_level(logging.WARNING, "faasrt"):
+        for cache in (Failing(), Wrong()):
+            async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+                assert [(await manager.run_code("program", "py")).cached for _ in range(3)] == [False] * 3
+    assert len(caplog.messages) == 2
+    assert "no get" in caplog.messages[0]
+
+
+async def test_the_file_is_private(tmp_path: Path) -> None:
+    """The folder and the file, with the files that SQLite puts beside it, are for their owner only."""
+    async with DiskCache(tmp_path / "a" / "b") as cache:
+        await cache.put("key", b"value")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert FILE_NAME in modes
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+
+
+async def test_the_least_recently_used_results_are_deleted(tmp_path: Path) -> None:
+    """The file stays within the limit. Values that are read stay, and a value that is too large is not kept."""
+    async with DiskCache(tmp_path, max_bytes=MIN_BYTES) as cache:
+        now = 0.0
+        cache._now = lambda: now
+        for number in range(400):
+            now += 4_000
+            await cache.put(f"key {number}", bytes(10_000))
+            assert await cache.get("key 0") == bytes(10_000)
+        found = {number for number in range(400) if await cache.get(f"key {number}") is not None}
+        assert 0 in found
+        assert found == {0, *range(401 - len(found), 400)}
+        assert 60 < len(found) < 110
+        await cache.put("large", bytes(MIN_BYTES // 4 + 1))
+        assert await cache.get("large") is None
+    assert (tmp_path / FILE_NAME).stat().st_size < 1.3 * MIN_BYTES
+
+
+WRITER = """
+import asyncio, sys
+from faasrt import DiskCache
+
+async def main():
+    async with DiskCache(sys.argv[1], max_bytes=2**20) as cache:
+        print("open", flush=True)
+        for number in range(int(sys.argv[2])):
+            await cache.put(f"key {number % 50}", b"value" * 500)
+            assert await cache.get(f"key {number % 7}") in (None, b"value" * 500)
+
+asyncio.run(main())
+"""
+
+
+def writer(folder: Path, count: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(count)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+async def test_processes_share_a_file(tmp_path: Path) -> None:
+    """Processes that create, read and write the file at the same time all succeed."""
+    processes = [writer(tmp_path, 200) for _ in range(4)]
+    for process in processes:
+        _, errors = await asyncio.to_thread(process.communicate)
+        assert (process.returncode, errors) == (0, b"")
+
+
+async def test_a_killed_process_leaves_the_file_intact(tmp_path: Path) -> None:
+    for _ in range(3):
+        process = writer(tmp_path, 10**9)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await asyncio.to_thread(process.stdout.readline)
+        before = (tmp_path / f"{FILE_NAME}-wal").stat().st_size
+        await until(lambda before=before: (tmp_path / f"{FILE_NAME}-wal").stat().st_size > before)  # type: ignore[misc]
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(process.wait)
+        process.stdout.close()
+        process.stderr.close()
+    async with DiskCache(tmp_path) as cache:
+        assert await cache.get("key 0") == b"value" * 500
+        assert cache._connection is not None
+        rows = await asyncio.to_thread(cache._connection.execute("PRAGMA integrity_check").fetchall)
+        assert rows == [("ok",)]
+
+
+async def test_the_embedded_faas_names_its_engines(local: RuntimeManager) -> None:
+    """The fingerprint in an answer is that in the health report, and depends on the engine and the limits."""
+    health = (await local.get_health_status()).endpoints[0].details["languages"]
+    result = await local.run_code("print(1)", "py")
+    assert result.metadata["fingerprint"] == health["python"]["fingerprint"] != ""
+    assert health["javascript"]["fingerprint"] not in ("", health["python"]["fingerprint"])
+    async with RuntimeManager.local(["python"], workers=1, sandbox=faasrt.SandboxConfig(timeout_limit_s=9)) as other:
+        assert (await other.run_code("print(1)", "py")).metadata["fingerprint"] != result.metadata["fingerprint"]

@@ -1,0 +1,147 @@
+"""What determines the key of a stored result, which results are stored, and how they are encoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from faasrt import ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, UserError
+from faasrt.caching import decode_result, determinants_of, digest, encode_result, is_stored
+from faasrt.inputs import ProgramInput
+from faasrt.protocol.envelope import GuestJob
+from faasrt.protocol.health import name_engines
+from faasrt.protocol.program import Execution
+from faasrt.protocol.request import RunRequest
+
+RUN = RunRequest(
+    language=Language.PYTHON, code="print(1)", timeout_ms=1_000, sandbox=SandboxConfig(), priority="normal", ext={}
+)
+# A value of each field that differs from that of `RUN`.
+OTHER: dict[str, Any] = {
+    "language": Language.JAVASCRIPT,
+    "code": "print(2)",
+    "timeout_ms": 999,
+    "sandbox": SandboxConfig(memory_limit_mb=64),
+    "priority": "high",
+    "ext": {"a": "b"},
+    "input": ProgramInput(stdin=b"a"),
+}
+
+
+def key_of(execution: Execution) -> str:
+    return digest(determinants_of(execution))
+
+
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(RunRequest)])
+def test_every_field_of_a_request_except_the_priority_changes_the_key(name: str) -> None:
+    changed = attrs.evolve(RUN, **{name: OTHER[name]})
+    assert (key_of(Execution(run=RUN)) == key_of(Execution(run=changed))) is (name == "priority")
+
+
+def test_every_part_of_the_input_changes_the_key() -> None:
+    inputs = [
+        ProgramInput(),
+        ProgramInput(stdin=b"a"),
+        ProgramInput(argv=("a",)),
+        ProgramInput(argv=("a", "")),
+        ProgramInput(files={"a": b""}),
+        ProgramInput(files={"a": b"a"}),
+        ProgramInput(collect=("a",)),
+    ]
+    assert len(inputs) > len(attrs.fields(ProgramInput))
+    assert len({key_of(Execution(run=attrs.evolve(RUN, input=each))) for each in inputs}) == len(inputs)
+    order = [ProgramInput(files={"a": b"1", "b": b"2"}), ProgramInput(files={"b": b"2", "a": b"1"})]
+    assert len({key_of(Execution(run=attrs.evolve(RUN, input=each))) for each in order}) == 1
+
+
+def test_limits_mode_and_kind_of_call_change_the_key() -> None:
+    """The upper limit of `timeout_ms` does not, because `timeout_ms` itself is in the key."""
+    executions = [
+        Execution(run=RUN),
+        Execution(run=RUN, mode="never"),
+        Execution(run=attrs.evolve(RUN, sandbox=SandboxConfig(max_output_bytes=9))),
+        Execution(run=RUN, job=GuestJob(function="f")),
+        Execution(run=RUN, job=GuestJob(function="g")),
+        Execution(run=RUN, job=GuestJob(function="f", single=False)),
+        Execution(run=RUN, job=GuestJob(function="f", single=False, isolate=True)),
+    ]
+    assert len({key_of(execution) for execution in executions}) == len(executions)
+    longer = attrs.evolve(RUN, sandbox=SandboxConfig(timeout_limit_s=60))
+    assert key_of(Execution(run=longer)) == key_of(Execution(run=RUN))
+
+
+def test_the_digest_distinguishes_types_and_ignores_the_order_of_names() -> None:
+    values = ["a", b"a", 1, 1.0, True, None, "1", ["a"], [b"a"], {"a": b""}, {"a": ""}, "\ud800"]
+    assert len({digest({"x": value}) for value in values}) == len(values)
+    assert digest({"x": 1, "y": {"b": 1, "a": 2}}) == digest({"y": {"a": 2, "b": 1}, "x": 1})
+    assert digest({"x": 1}) == digest({"x": 1})
+
+
+RESULT = ExecutionResult(
+    outcome=Outcome.USER_ERROR,
+    output=ExecutionOutput("out \ud800", "é", "[1]"),
+    error=UserError("ValueError", "m", "t"),
+    exit_code=1,
+    truncated=frozenset({"stdout"}),
+    duration_ms=1.5,
+    attempts=2,
+    endpoint="http://a",
+    metadata={"a": [1, None]},
+    files={"a.txt": b"text", "b.bin": b"\xff\x00"},
+)
+
+
+def test_a_stored_result_has_everything_but_the_facts_of_the_call() -> None:
+    value = encode_result("key", RESULT)
+    assert value is not None
+    found = decode_result("key", value)
+    assert found is not None
+    assert (found.cached, found.attempts, found.timings.total_s) == (True, 0, 0)
+    assert attrs.evolve(found, cached=False, attempts=2) == RESULT
+
+
+def test_a_changed_value_and_a_value_of_another_key_count_as_missing() -> None:
+    value = encode_result("key", RESULT)
+    assert value is not None
+    assert decode_result("other", value) is None
+    for index in range(len(value)):
+        assert decode_result("key", value[:index] + bytes([value[index] ^ 1]) + value[index + 1 :]) is None
+        assert decode_result("key", value[:index]) is None
+
+
+@pytest.mark.parametrize("changes", [{"metadata": {"a": object()}}, {"output": ExecutionOutput("\ud83d\ude00")}])
+def test_a_result_that_json_would_change_is_not_encoded(changes: dict[str, Any]) -> None:
+    """An example is a pair of surrogates, which JSON reads as one character."""
+    assert encode_result("key", attrs.evolve(RESULT, **changes)) is None
+
+
+def test_only_deterministic_outcomes_are_stored() -> None:
+    stored = {outcome for outcome in Outcome if is_stored(ExecutionResult(outcome=outcome))}
+    assert stored == {Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR}
+    assert not is_stored(attrs.evolve(RESULT, truncated=frozenset({"files"})))
+    for error in (
+        UserError("MemoryError"),
+        UserError("numpy._core._exceptions._ArrayMemoryError"),
+        UserError("RangeError", "Array buffer allocation failed"),
+        UserError("UnknownCase"),
+    ):
+        assert not is_stored(attrs.evolve(RESULT, error=error))
+
+
+def test_engines_are_named_by_fingerprint_version_or_url() -> None:
+    """A fingerprint counts for its language only. An empty one means that the engine is unknown."""
+    embedded = {
+        "version": "faasrt 1",
+        "languages": {"python": {"fingerprint": "abc"}, "javascript": {"fingerprint": ""}},
+    }
+    names = name_engines(embedded, "http://a")
+    assert names[Language.PYTHON] == "abc"
+    assert names[Language.JAVASCRIPT] is None
+    old, new, other = (name_engines({"version": version}, "http://a") for version in ("1", "2", "1"))
+    assert old == other
+    assert old[Language.PYTHON] != new[Language.PYTHON]
+    assert name_engines({"version": "1", "limits": {"max_output_bytes": 5}}, "http://a") != old
+    for unnamed in ({}, {"version": 5}, {"version": ""}, {"languages": [1]}):
+        assert name_engines(unnamed, "http://a")[Language.PYTHON] == "http://a"
