@@ -51,9 +51,12 @@ class Executor:
             return await reuse.keep(result, "".join(execution.job.cases))
 
     async def run_cases(
-        self, request: RunRequest, function: str, cases: Sequence[str], *, isolate: bool, may_rerun: bool
+        self, request: RunRequest, function: str | None, cases: Sequence[str], *, isolate: bool, may_rerun: bool
     ) -> list[ExecutionResult]:
-        """Return the result of each case. Only the cases without a stored result run."""
+        """Return the result of each case: of a function, or of the whole program (see `envelope`).
+
+        Only the cases without a stored result run.
+        """
         # All executions count as one call, so that closing waits for the last one.
         with self._calls.track():
             reuse = self._reuse(Execution(run=request, job=GuestJob(function=function, single=False, isolate=isolate)))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from faasrt.errors import InvalidRequestError, shown
+from faasrt.inputs import ProgramInput
 from faasrt.judging import (
     Compare,
     Judgement,
@@ -74,8 +75,27 @@ def _skip_after_failure(results: list[TestResult]) -> list[TestResult]:
     return results[:kept] + skipped
 
 
+async def _run_shared(
+    tests: Sequence[TestCase],
+    run: Callable[[list[ProgramInput], float | None], Awaitable[list[ExecutionResult]]],
+    timeout_ms: float | None,
+) -> list[ExecutionResult]:
+    """Return the result of each test. The tests with the same time limit share executions."""
+    results: dict[int, ExecutionResult] = {}
+    limits = [timeout_ms if test.timeout_ms is None else test.timeout_ms for test in tests]
+    for limit_ms in dict.fromkeys(limits):
+        indices = [index for index, limit in enumerate(limits) if limit == limit_ms]
+        inputs = [
+            ProgramInput.checked(None, stdin=tests[index].stdin, argv=tests[index].argv, files=tests[index].files)
+            for index in indices
+        ]
+        results |= zip(indices, await run(inputs, limit_ms), strict=True)
+    return [results[index] for index in range(len(tests))]
+
+
 async def judge(
     run_code: Callable[..., Awaitable[ExecutionResult]],
+    run_inputs: Callable[..., Awaitable[list[ExecutionResult]]] | None,
     check: Callable[..., object],
     code: str,
     tests: object,
@@ -91,6 +111,8 @@ async def judge(
 
     Args:
         run_code: `Runtime.run_code`.
+        run_inputs: Runs a program once for each input, in as few executions as possible; None if each test has an
+            execution of its own.
         check: Checks the arguments of `run_code`, so that nothing is sent if a test is wrong.
     """
     checked = check_tests(tests)
@@ -106,6 +128,15 @@ async def judge(
     for test in checked:
         check(code, language, **options_of(test))
     started = time.monotonic()
+    if run_inputs is not None:
+        shared = await _run_shared(
+            checked,
+            lambda given, limit_ms: run_inputs(code, language, given, timeout_ms=limit_ms, **options),
+            timeout_ms,
+        )
+        judged = [judge_result(test, result, compare) for test, result in zip(checked, shared, strict=True)]
+        verdicts = _skip_after_failure(judged) if stop_on_failure else judged
+        return Judgement(tests=tuple(verdicts), duration_s=time.monotonic() - started)
     results = await run_tests(
         checked,
         lambda test: run_code(code, language, **options_of(test)),

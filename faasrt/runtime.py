@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -11,6 +12,7 @@ from faasrt._judge import judge
 from faasrt._runtime_base import RuntimeBase
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError
+from faasrt.inputs import ProgramInput
 from faasrt.judging import Compare, Judgement, TestCase
 from faasrt.languages import Language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
@@ -255,13 +257,18 @@ class Runtime(RuntimeBase):
             >>> judgement.score, judgement.tests[1].difference
             (0.5, "line 1: expected '7', got '6'")
         """
+        parsed = self._language(language)
         with self._calls.track():
+            starts_slowly = self._settings.envelope != "never" and await self._transport.starts_slowly(
+                self._settings.endpoints[parsed]
+            )
             return await judge(
                 self.run_code,
+                self._run_inputs if starts_slowly and parsed is Language.PYTHON else None,
                 self._request,
                 code,
                 tests,
-                language=self._language(language),
+                language=parsed,
                 compare=compare,
                 stop_on_failure=stop_on_failure,
                 concurrency=concurrency,
@@ -310,6 +317,14 @@ class Runtime(RuntimeBase):
             context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
             endpoints = self._settings.endpoints[parsed]
             return await self._transport.validate(context, endpoints, body, owner=self._calls)
+
+    async def _run_inputs(
+        self, code: str, language: Language, inputs: Sequence[ProgramInput], **options: Any
+    ) -> list[ExecutionResult]:
+        """Run a program once for each input, with many inputs in one execution. Python only."""
+        request, may_rerun = self._request(code, language, **options)
+        cases = [json.dumps(given.to_wire()) for given in inputs]
+        return await self._executor.run_cases(request, None, cases, isolate=True, may_rerun=may_rerun)
 
     def _request(
         self, code: object, language: str | Language | None, *, idempotent: bool | None = None, **options: Any

@@ -56,7 +56,7 @@ To give native programs other packages, make an environment for them:
 | integers of numpy, `sys.maxsize` | 64 bits | 64 bits | 32 bits: `np.arange(10**5).sum()` overflows |
 | packages | yours | yours | the five above |
 | network | yes | none; Unix sockets work | none, and no `socket`, no `ssl` |
-| files | yours | a private, writable /tmp; packages and /usr are read-only | the standard library; /tmp with `files` or `collect` |
+| files | yours | a private /tmp; packages and /usr, read-only | the standard library; /tmp with `files` or `collect` |
 | threads, `multiprocessing`, `subprocess` | yes | yes | no |
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |

@@ -199,6 +199,14 @@ class Transport:
         self._loop.check()
         return await self._engines.names(language, endpoints)
 
+    async def starts_slowly(self, endpoints: Sequence[str]) -> bool:
+        """Return whether an endpoint starts an interpreter for each request, so that executions should be few."""
+        profiles = [
+            self._profiles.cached(url) or await self._profiles.get(url, self._settings.timeouts.health_s)
+            for url in endpoints
+        ]
+        return any(profile.cold_start for profile in profiles)
+
     async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
         """Probe several endpoints concurrently. A failed probe is an unhealthy result, not an exception."""
         self._loop.check()

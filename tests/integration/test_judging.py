@@ -21,6 +21,7 @@ from faasrt import (
     Verdict,
 )
 from faasrt.testing import FakeFaas, Reply
+from support.doubles import PythonFaas
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 DOUBLE = [TestCase("1", "2"), TestCase("5", "10"), TestCase("-1", "-2")]
@@ -143,3 +144,26 @@ async def test_stopping_at_a_failure_ends_the_tests_in_flight(local: RuntimeMana
     verdicts = [str(test.verdict) for test in judgement.tests]
     assert verdicts == ["WRONG_ANSWER", "SKIPPED", "SKIPPED"]
     assert judgement.tests[1].result is None
+
+
+async def test_tests_share_executions_on_a_server_that_starts_interpreters_slowly() -> None:
+    """On python-faas, twelve tests need few executions. Each has its own input, output, verdict and namespace."""
+    code = (
+        "import sys\nseen = globals().get('seen', 0) + 1\ntext = sys.stdin.read()\n"
+        "if text == 'exit': sys.exit(3)\nif text == 'raise': raise ValueError('x')\n"
+        "print(seen, text, sys.argv[1:], open('a.txt').read() if text == 'file' else '')"
+    )
+    tests = [TestCase(str(number), f"1 {number} []") for number in range(8)]
+    tests += [
+        TestCase("exit"),
+        TestCase("raise"),
+        TestCase("file", "1 file ['x'] A", argv=["x"], files={"a.txt": "A"}),
+        TestCase("other limit", "1 other limit []", timeout_ms=9_000),
+    ]
+    async with PythonFaas() as double, RuntimeManager.from_url({"python": double.url}) as manager:
+        judgement = await manager.judge(code, tests, language="python", timeout_ms=10_000)
+        assert double.executions == 2
+    verdicts = [str(test.verdict) for test in judgement.tests]
+    assert verdicts == ["PASSED"] * 8 + ["USER_ERROR", "USER_ERROR", "PASSED", "PASSED"], judgement.tests
+    assert judgement.tests[8].result is not None
+    assert judgement.tests[8].result.exit_code == 3
