@@ -291,7 +291,7 @@ function prepare() {
     if (reject !== null) return reject(reason);
     finish(failure(reason, false));
     leave(1);
-  }, job.code);
+  }, usesNode ? scope.process : null);
 }
 
 function urlOf(code) {
