@@ -41,12 +41,20 @@ export function errorReader(fileName, maxStackBytes) {
   const prefix = "SyntaxError: ";
   let location = "";
   let folder = fileName;
+  let caller = null;
 
   // Set the URL from which the program is imported. Messages contain the file name instead. If the program has other
-  // files, also set the URL of their folder.
-  function locate(url, base = null) {
+  // files, also set the URL of their folder. If the caller is a file there, also set its URL.
+  function locate(url, folderUrl = null, callerUrl = null) {
     location = url;
-    if (base !== null) folder = base;
+    if (folderUrl !== null) folder = folderUrl;
+    if (callerUrl !== null) caller = `${callerUrl}:`;
+  }
+
+  // Return whether a line of a stack names a file of the program.
+  function isOwn(line) {
+    if (caller !== null && apply(includes, line, [caller])) return false;
+    return apply(includes, line, [fileName]) || apply(includes, line, [folder]);
   }
 
   function withFileName(text) {
@@ -58,8 +66,7 @@ export function errorReader(fileName, maxStackBytes) {
     const lines = apply(split, withFileName(stack), ["\n"]);
     let last = -1;
     for (let index = 0; index < lines.length; index += 1) {
-      const outside = !apply(includes, lines[index], [fileName]) && !apply(includes, lines[index], [folder]);
-      if (!apply(startsWith, lines[index], ["    at "]) || !outside) last = index;
+      if (!apply(startsWith, lines[index], ["    at "]) || isOwn(lines[index])) last = index;
     }
     const kept = [];
     for (let index = 0; index <= last; index += 1) {
