@@ -42,7 +42,7 @@ def counted(data: bytes) -> dict[str, Any]:
     return {"stdout": f"{len(data)} {total}\n"}
 
 
-def table(*rows: tuple[str, str, dict[str, Any], dict[str, Any]]) -> Any:
+def table(*rows: tuple[str, str, dict[str, Any], dict[str, Any]]) -> pytest.MarkDecorator:
     """Return a parametrization with the name, the code, the input and the expected fields of results."""
     return pytest.mark.parametrize(("code", "given", "expected"), [pytest.param(*row[1:], id=row[0]) for row in rows])
 

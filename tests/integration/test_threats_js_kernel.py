@@ -273,7 +273,7 @@ console.log(JSON.stringify([open.length, open.at(-1), bytes, last]));
     count, largest, size, last = json.loads(result.stdout)
     most = 256 if target.has_folder else 64
     assert (count < 40, largest < most, last) == (True, True, -24)
-    assert size < most * 2**19
+    assert size < 32 * 2**20
 
 
 async def test_a_program_sees_nothing_of_the_machine(target: Target) -> None:
