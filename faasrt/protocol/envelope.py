@@ -24,6 +24,7 @@ The job:
     single             whether there is one result, of a program or a call, instead of one for each case
     isolate            whether each case runs the definitions again
     input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
+    has_folder         whether the server gives the program a folder, from which JavaScript programs can import files
     capture            whether the guest program records stdout and stderr; otherwise the server returns them
     case_ms            the guard stops a case after this number of milliseconds; null if the server stops programs
     limit_ms           a case that took more milliseconds counts as TIMEOUT, however it ended; null for a program
@@ -99,7 +100,7 @@ _PYTHON = base64.b64encode(
         "python_guest.py",
     ).encode()
 ).decode()
-_JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_guest.js"))
+_JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_input.js", "js_guest.js"))
 # python-faas rewrites quoted text that spans several lines, so every line here has complete pairs of quotes. The last
 # line is an assignment, because python-faas would return the value of an expression as the result.
 _PYTHON_LOADER = """\
@@ -157,6 +158,7 @@ def wrap(
         "code": run.code,
         "language": run.language.value,
         "max_output_bytes": max_output_bytes,
+        "has_folder": profile.lossless and bool(run.input.files or run.input.collect),
         # A lossless server itself returns the output of a single call, even if it stops the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
         "case_ms": None if profile.enforces_timeouts else run.timeout_ms,

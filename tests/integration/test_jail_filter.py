@@ -21,7 +21,7 @@ from support.helpers import manager_for
 from support.native_attacks import PRELUDE
 
 TABLE: dict[str, dict[str, int]] = json.loads(files("faasrt.local.jail").joinpath("syscalls.json").read_text())
-POLICIES = ("python", "python-filters", "deno", "deno-filters")
+POLICIES = ("python", "python-filters", "deno", "deno-files", "deno-filters")
 AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 ALLOW, KILL = "allow", "kill"
 PID = 2
@@ -117,6 +117,7 @@ def test_unlisted_calls_are_denied(architecture: str, policy: str) -> None:
         listed |= {*seccomp._PYTHON.split(), *seccomp._single_process_rules(PID)}
     else:
         listed |= {*seccomp._deno_rules(PID), "newfstatat", "statx"}
+        listed |= set(seccomp._DENO_FILES.split() if policy == "deno-files" else ())
     absent = set(seccomp._ABSENT.split())
     decisions = {name: one.decide(name) for name in one.numbers}
     assert {name for name, decision in decisions.items() if decision == "ENOSYS"} == absent & set(one.numbers)
@@ -184,7 +185,7 @@ def test_conditional_calls_depend_on_their_arguments(
 
 def test_single_process_policies_allow_only_threads(architecture: str) -> None:
     """They deny new processes, other executables, sockets, and signals to other processes."""
-    for policy in ("deno", "deno-filters", "python-filters"):
+    for policy in ("deno", "deno-files", "deno-filters", "python-filters"):
         one = Filter(policy, architecture)
         assert one.decide("clone", 0x3D0F00) == ALLOW
         assert {one.decide("clone", flags) for flags in (17, 0x4111, 0x1_0000, 0x1000_0000 | 0x3D0F00)} == {"EPERM"}
@@ -218,7 +219,7 @@ def test_a_thread_gets_no_descriptor_table_of_its_own(architecture: str) -> None
     for policy in ("python", "python-filters"):
         one = Filter(policy, architecture)
         assert [one.decide("close_range", 3, 9, flags) for flags in (0, 4, 2, 6)] == [ALLOW, ALLOW, "EPERM", "EPERM"]
-    for policy in ("deno", "deno-filters", "python-filters"):
+    for policy in ("deno", "deno-files", "deno-filters", "python-filters"):
         assert Filter(policy, architecture).decide("clone", 0x3D0F00 & ~0x400) == "EPERM"
 
 

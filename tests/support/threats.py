@@ -46,6 +46,8 @@ TARGETS = [
 """Each level of the jail, with the user of the server: this user (None) or an unprivileged one."""
 CONTAINERS = [only_with_attacks((("container", uid),)) for uid in (None, OTHER_UID)]
 """The same for a server in a container."""
+FOLDERS = [("folder", None), only_with_attacks((("folder", OTHER_UID),))]
+"""The same for a server whose programs have a folder."""
 CONTAINER = Path(__file__).parent / "dockerlike.py"
 _SERVER = """
 import asyncio, sys
@@ -55,6 +57,7 @@ from faasrt.local.engines import deno
 level, permissions, *languages = sys.argv[1:]
 if permissions:
     deno._PERMISSIONS = permissions.split()
+    deno._FOLDER_PERMISSIONS = ()
 async def main():
     limits = SandboxConfig(memory_limit_mb=1024)
     engines = dict(argument.split("=") for argument in languages if "=" in argument)
@@ -130,12 +133,14 @@ class Target:
     sink: Sink
     canaries: list[Path]
     level: str = "auto"
+    has_folder: bool = False
 
     async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
         """Run a program, and check that its result contains no secret."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
-        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox)
+        given = {"files": {"given": "x"}, "collect": ["**"]} if self.has_folder else {}
+        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox, **given)
         assert self.level in ("auto", result.metadata["level"])
         assert SECRET not in repr(result)
         return result
@@ -149,6 +154,7 @@ async def start_target(
     uid: int | None = None,
     permissions: str = "",
     contained: bool = False,
+    has_folder: bool = False,
 ) -> AsyncIterator[Target]:
     """Start a server with secrets in its environment variables and in files near it (the canaries).
 
@@ -159,6 +165,7 @@ async def start_target(
         uid: The user of the server. None means the user of this process.
         permissions: Options for Deno that replace those that remove its permissions.
         contained: Whether the server cannot create namespaces, as in a container.
+        has_folder: Whether programs get a file, and their files are collected.
     """
     (folder / "tmp").mkdir()
     (folder / "path").mkdir()
@@ -184,7 +191,7 @@ async def start_target(
             canaries.append(own / "canary.json")
             canaries[2].write_text(f'"{SECRET}"')
             async with manager_for(url) as manager:
-                yield Target(manager, psutil.Process(process.pid), one, canaries, level)
+                yield Target(manager, psutil.Process(process.pid), one, canaries, level, has_folder)
             process.stdin.close()
             await process.wait()
         finally:
@@ -213,13 +220,16 @@ def python_as(uid: int | None) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def target_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Target]:
-    """Start a server with the level and the user of one of TARGETS or CONTAINERS."""
-    level, uid = where
-    contained = level == "container"
-    with tempfile.TemporaryDirectory(prefix="traps-") as name:
+    """Start a server with the level and the user of one of TARGETS, CONTAINERS or FOLDERS."""
+    kind, uid = where
+    level = {"container": "filters", "folder": "namespaces"}.get(kind, kind)
+    # A program with a folder may use /tmp, so there the secrets must be elsewhere.
+    with tempfile.TemporaryDirectory(prefix="traps-", dir="/var/tmp" if kind == "folder" else None) as name:
         Path(name).chmod(0o755)
-        options = {"level": "filters" if contained else level, "uid": uid, "contained": contained}
-        async with start_target(Path(name), *languages, permissions=permissions, **options) as target:
+        kinds = {"contained": kind == "container", "has_folder": kind == "folder"}
+        async with start_target(
+            Path(name), *languages, permissions=permissions, level=level, uid=uid, **kinds
+        ) as target:
             yield target
 
 

@@ -1,4 +1,8 @@
-"""The engine `deno` for JavaScript and TypeScript: a warm Deno process without permissions for each program."""
+"""The engine `deno` for JavaScript and TypeScript: a warm Deno process without permissions for each program.
+
+A program that has files, or whose files are collected, runs in a second jail. There it has a folder of its own, and
+permission to use it. This jail is opened for the first such program, and has no warm processes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,8 @@ import attrs
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
-from faasrt.local.engines.deno_run import DenoRun
+from faasrt.local.engines.collection import Folder, add_files
+from faasrt.local.engines.deno_run import FOLDER, DenoRun
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.process import ChildProcess, ignore_output
@@ -56,6 +61,14 @@ _LIMITS = {
     "RLIMIT_MEMLOCK": 0,
     "RLIMIT_MSGQUEUE": 0,
 }
+# For a program with a folder.
+_FOLDER_BYTES = 64 * 2**20
+_FOLDER_LIMITS = {
+    **_LIMITS,
+    "RLIMIT_NOFILE": 256,  # for many operations on files at once
+    "RLIMIT_FSIZE": _FOLDER_BYTES,
+}
+_FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
 _PERMISSIONS = (
     "--no-prompt",
     "--no-config",
@@ -85,12 +98,15 @@ class DenoEngine(PooledEngine[JailedProcess]):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
-        self.input_fields = ()
+        if self.level == "filters":
+            self.input_fields = ("stdin", "argv")
         self.runtime = f"Deno {version('deno')}"
         self._runner = options.folder / "runner.js"
         self._runner.write_text(_runner_source(), "utf-8")
         self._path = _find_executable()
+        self._config: JailConfig
         self._jail: Jail
+        self._folder_jail: asyncio.Future[Jail] | None = None
         self._base_data_bytes = self._base_rss_bytes = 0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
@@ -98,7 +114,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
             raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
         libraries = await asyncio.to_thread(_find_libraries, self._path)
         mounts = [(self._path, _EXECUTABLE), (str(self._runner), _RUNNER), *((path, path) for path in libraries)]
-        config = JailConfig(
+        self._config = JailConfig(
             level=self.level,
             policy="deno",
             mounts=mounts,
@@ -107,9 +123,10 @@ class DenoEngine(PooledEngine[JailedProcess]):
             limits=_LIMITS,
             open_files=[] if self.level == "namespaces" else [str(self._runner)],
         )
-        opened = open_jail(self._spawner, sys.executable, self.options.folder, config, self.cgroups)
+        opened = open_jail(self._spawner, sys.executable, self.options.folder, self._config, self.cgroups)
         self._jail = await resources.enter_async_context(opened)
-        child = await self._start_child(self.options.memory_limit_mb)
+        self._folder_jail = None
+        child = await self._start_child(self._jail, self.options.memory_limit_mb)
         try:
             data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
         finally:
@@ -122,12 +139,14 @@ class DenoEngine(PooledEngine[JailedProcess]):
         await self._jail.watch()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        is_usual = job.limits.memory_limit_mb == self.options.memory_limit_mb
-        child = await (self._get_warm() if is_usual else self._start(job))
+        has_folder = bool(job.input.files or job.input.collect)
+        is_usual = not has_folder and job.limits.memory_limit_mb == self.options.memory_limit_mb
+        child = await (self._get_warm() if is_usual else self._start(job, has_folder=has_folder))
         try:
             if not is_usual:
                 self._track(child)
-            run = DenoRun(job, child)
+            folder = await child.open_folder() if has_folder else None
+            run = DenoRun(job, child, has_folder=has_folder)
             max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
             child.limit_cgroup(max_bytes)
             _limit_cpu(child, job)
@@ -135,17 +154,21 @@ class DenoEngine(PooledEngine[JailedProcess]):
             timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
             try:
                 run.begin()
-                await self._watch(run, child, max_bytes)
+                await self._watch(run, child, max_bytes, folder)
             finally:
                 timer.cancel()
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            return attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
+            result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
+            if folder is not None and job.input.collect:
+                await child.end()
+                result = await add_files(result, job, folder)
+            return result
         finally:
             child.kill()
             # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
             child.receive(ignore_output)
 
-    async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int) -> None:
+    async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
 
         End the program if its process uses too much memory, because resource limits do not count all memory. Also end
@@ -157,7 +180,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
                 async with asyncio.timeout(_WATCH_INTERVAL_S):
                     await run.ended.wait()
                     return
-            rss_bytes, has_stdout = await _in_thread(_measure, child) or (0, True)
+            rss_bytes, has_stdout = await _in_thread(_measure, child, folder) or (0, True)
             if rss_bytes > max_rss_bytes:
                 run.end(Outcome.MEMORY_LIMIT)
             # A process that is ending has no stdout either, but only for a moment. So end it only at the second check.
@@ -165,19 +188,55 @@ class DenoEngine(PooledEngine[JailedProcess]):
             if lost_before and lost_stdout and not run.ended.is_set():
                 run.end()
 
-    async def _start(self, job: EngineJob | None = None) -> JailedProcess:
+    async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
         """Start a process with the memory limit of a job; without a job, with that of the server."""
+        jail = await self._open_folder_jail() if has_folder else self._jail
         memory_limit_mb = job.limits.memory_limit_mb if job else self.options.memory_limit_mb
         # RLIMIT_DATA also counts buffers and WebAssembly memory, which are not part of V8's heap.
         data_bytes = self._base_data_bytes + (memory_limit_mb + _HEADROOM_MB) * 2**20
-        return await self._start_child(memory_limit_mb, RLIMIT_DATA=data_bytes)
+        return await self._start_child(jail, memory_limit_mb, RLIMIT_DATA=data_bytes)
 
-    async def _start_child(self, memory_limit_mb: int, **limits: int) -> JailedProcess:
+    async def _open_folder_jail(self) -> Jail:
+        """Return the jail of programs with a folder. Open it if it is not open.
+
+        Raises:
+            NotStartedError: The jail cannot be opened.
+        """
+        if self._folder_jail is None:
+            opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
+            self._group.create_task(self._run_folder_jail(opened))
+            self._folder_jail = opened
+        # Other programs may wait for the same jail.
+        return await asyncio.shield(self._folder_jail)
+
+    async def _run_folder_jail(self, opened: asyncio.Future[Jail]) -> None:
+        """Keep a jail for programs with a folder open, until its launcher ends.
+
+        Args:
+            opened: Receives the jail, or the reason why it cannot be opened.
+        """
+        config = attrs.evolve(self._config, policy="deno-files", tmp_bytes=_FOLDER_BYTES, limits=_FOLDER_LIMITS)
+        problem = "the engine is closed"
+        try:
+            async with open_jail(self._spawner, sys.executable, self.options.folder, config, self.cgroups) as jail:
+                opened.set_result(jail)
+                await jail.watch()
+        except EngineError as error:
+            problem = str(error)
+            self.log_failure(problem)
+        finally:
+            self._folder_jail = None
+            if not opened.done():
+                opened.set_exception(NotStartedError(problem))
+                opened.exception()  # each program that waits for the jail may have been cancelled
+
+    async def _start_child(self, jail: Jail, memory_limit_mb: int, **limits: int) -> JailedProcess:
         # At the level "filters", the process may have a uid that cannot read the folder of the runner. So it gets the
         # runner as an open file.
         runner = _RUNNER if self.level == "namespaces" else _RUNNER_FD
-        flags = [*_PERMISSIONS, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
-        child = await self._jail.start(["deno", "run", *flags, runner], limits=limits)
+        permissions = _PERMISSIONS if jail is self._jail else [*_PERMISSIONS, *_FOLDER_PERMISSIONS]
+        flags = [*permissions, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
+        child = await jail.start(["deno", "run", *flags, runner], limits=limits)
         try:
             await _until_ready(child)
         except BaseException:
@@ -252,9 +311,13 @@ def _find_libraries(executable: str) -> list[str]:
     return [path for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64") if Path(path).is_dir()]
 
 
-def _measure(child: ChildProcess) -> tuple[int, bool]:
-    """Return the resident memory of a process in bytes, and whether its stdout is open."""
-    return _memory_bytes(child.pid)[1], child.has_stdout()
+def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
+    """Return the resident memory of a process and its folder in bytes, and whether its stdout is open."""
+    stored_bytes = 0
+    if folder is not None:
+        status = os.fstatvfs(folder.fd)
+        stored_bytes = (status.f_blocks - status.f_bfree) * status.f_frsize
+    return _memory_bytes(child.pid)[1] + stored_bytes, child.has_stdout()
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:

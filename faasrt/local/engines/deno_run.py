@@ -9,6 +9,7 @@ import secrets
 import signal
 from typing import Any
 
+from faasrt.inputs import program_file
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
@@ -26,6 +27,8 @@ _TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
 _V8_DIAGNOSTICS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
+FOLDER = "/tmp"  # noqa: S108
+"""The folder of a program that has one."""
 _FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has panicked", re.MULTILINE)
 # V8 and Deno print these when they run out of memory, before they end with a signal.
 _OUT_OF_MEMORY = re.compile(
@@ -112,10 +115,20 @@ class StdoutParser:
 
 
 class DenoRun:
-    """One run of a program in a Deno process. `ended` is set when the program has ended. Its process may end later."""
+    """One run of a program in a Deno process.
 
-    def __init__(self, job: EngineJob, child: JailedProcess) -> None:
-        self.job, self._child = job, child
+    Args:
+        job: The program and its limits.
+        child: A process that waits for a program.
+        has_folder: Whether the program has a folder, in which its file is written.
+
+    Attributes:
+        job: The program and its limits.
+        ended: Set when the program has ended. Its process may end later.
+    """
+
+    def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False) -> None:
+        self.job, self._child, self._has_folder = job, child, has_folder
         self._nonce = secrets.token_hex(16)
         self._limit = limit = job.limits.max_output_bytes
         self._max_stream_bytes = OUTPUT_FACTOR * limit
@@ -128,14 +141,19 @@ class DenoRun:
 
     def begin(self) -> None:
         self._child.receive(self._receive, self.ended.set)
+        given = self.job.input
         fields = {
             "code": self.job.code,
             "language": self.job.language,
             "check": self.job.check,
+            "argv": given.argv,
+            "folder": FOLDER if self._has_folder else None,
+            "files": [(path, len(content)) for path, content in given.files.items()],
             "nonce": self._nonce,
             "maxMessageBytes": self._limit,
         }
-        self._child.write(json.dumps(fields).encode(), eof=True)
+        header = json.dumps(fields).encode()
+        self._child.write(b"".join([b"%08d" % len(header), header, *given.files.values(), given.stdin]), eof=True)
 
     def end(self, limit: Outcome | None = None) -> None:
         """End the program, because it exceeded the limit with this outcome, if any."""
@@ -163,18 +181,23 @@ class DenoRun:
         if out_of_memory:
             for start in _V8_DIAGNOSTICS:
                 stderr = stderr.partition(start)[0]
-        # Stack traces that the program or Deno printed contain the URL from which the program was imported.
         messages = self._stdout.messages
         location = read_text(messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
-        if _BLOB_URL.fullmatch(location):
-            file_name = b"main.ts" if self.job.language is Language.TYPESCRIPT else b"main.js"
-            stdout, stderr = stdout.replace(location, file_name), stderr.replace(location, file_name)
+        stdout, stderr = self._name_file(stdout, location), self._name_file(stderr, location)
         ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         own_return_val = Language.JAVASCRIPT if defines_return_val(self.job.code, Language.JAVASCRIPT) else None
         fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
         if self._stdout.message_too_large:
             fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
         return EngineResult(**fields)
+
+    def _name_file(self, output: bytes, location: bytes) -> bytes:
+        """Replace the URL from which the program was imported by the name of its file, as stack traces contain it."""
+        name = program_file(self.job.language).encode()
+        if self._has_folder:
+            # Only where a position follows, because the program can use its URL for other purposes.
+            return re.sub(rb"file://%b/%b(?=:\d)" % (FOLDER.encode(), re.escape(name)), name, output)
+        return output.replace(location, name) if _BLOB_URL.fullmatch(location) else output
 
     @property
     def _signal(self) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from faasrt.local.jail.landlock import ALL, READ, WRITE
+from faasrt.local.jail.landlock import ALL, FILES, READ, WRITE
 
 _DEVICES = ("/dev/null", "/dev/full")
 # Without namespaces and root, RLIMIT_NPROC counts all threads of the user, not only those of the program.
@@ -23,13 +23,13 @@ class JailConfig:
 
     Attributes:
         level: The level of the jail, "namespaces" or "filters".
-        policy: The seccomp filter: "deno" or "python".
+        policy: The seccomp filter: "deno", "deno-files" or "python".
         mounts: Pairs of a path on the host and the path where processes see this file or folder, read-only. At the
             level "filters", processes see the paths of the host.
         files: The contents of further files, by path. Only at the level "namespaces".
         links: The targets of symbolic links, by path. Only at the level "namespaces".
         tmp_bytes: The size of the writable /tmp of each program; 0 makes /tmp read-only. Only at the level
-            "namespaces".
+            "namespaces". In a jail with an executable, files in /tmp cannot be executed.
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner: The source of the runner; "" if there is an executable.
@@ -42,7 +42,7 @@ class JailConfig:
     """
 
     level: str
-    policy: Literal["deno", "python"]
+    policy: Literal["deno", "deno-files", "python"]
     mounts: Sequence[tuple[str, str]]
     files: Mapping[str, str] = attrs.field(factory=dict)
     links: Mapping[str, str] = attrs.field(factory=dict)
@@ -64,7 +64,7 @@ class JailConfig:
         host_paths = {target: source for source, target in self.mounts}
         if has_namespaces:
             rights = [("/", READ)] + [(path, WRITE) for path in _DEVICES]
-            rights += [("/tmp", ALL)] if self.tmp_bytes else []  # noqa: S108
+            rights += [("/tmp", FILES if self.executable else ALL)] if self.tmp_bytes else []  # noqa: S108
         else:
             rights = [
                 (os.path.realpath(source), WRITE if source in _DEVICES else READ) for source in host_paths.values()

@@ -17,7 +17,10 @@ _CREATE_VERSION, _RULE_PATH_BENEATH = 1, 1
 
 READ = _EXECUTE | _READ_FILE | _READ_FOLDER
 WRITE = _WRITE_FILE | _READ_FILE | _TRUNCATE
+_MAKE_SOCKET, _MAKE_PIPE, _MAKE_LINK = 1 << 9, 1 << 10, 1 << 12
 ALL = (1 << 16) - 1 & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE)
+FILES = ALL & ~(_EXECUTE | _MAKE_SOCKET | _MAKE_PIPE | _MAKE_LINK)
+"""All rights to regular files and folders, except executing them."""
 
 
 def abi_version() -> int:

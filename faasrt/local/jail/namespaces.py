@@ -174,11 +174,13 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
         below = [target for _, target in config["mounts"] if target.startswith("/tmp/")]
         kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in below]
         options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
-        mount("tmp", "/tmp", "tmpfs", _PRIVATE_FILE_SYSTEM, options)
+        flags = _PRIVATE_FILE_SYSTEM | (MS_NOEXEC if config["executable"] else 0)
+        mount("tmp", "/tmp", "tmpfs", flags, options)
         for target, fd in kept:
             _bind(f"/proc/self/fd/{fd}", target)
-        os.mkdir("/tmp/.shm")
-        os.chmod("/tmp/.shm", 0o1777)
+        if "/dev/shm" in config["links"]:
+            os.mkdir("/tmp/.shm")
+            os.chmod("/tmp/.shm", 0o1777)
     own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     # The new /proc shows only the processes of the program, and nothing about the machine.
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=ptraceable")

@@ -57,6 +57,13 @@ _PYTHON_IN_NAMESPACES = (
     # AF_UNIX sockets with a name.
     "connect accept accept4 bind listen sendto sendmsg sendmmsg "
 )
+# Needed by Deno programs with a folder, in the private /tmp of the level "namespaces".
+_DENO_FILES = (
+    # Deno.mkdir, Deno.remove, Deno.rename and Deno.link. Only x86-64 has the calls without "at".
+    "mkdir mkdirat rmdir unlink unlinkat rename renameat linkat "
+    # Deno.chmod, and Deno.copyFile, which copies the mode; Deno.utime; FsFile.lock; Deno.chdir.
+    "chmod fchmod fchmodat utimensat flock chdir "
+)
 # Look up paths. Landlock does not hide whether a path exists, so Deno does not get these calls at the level "filters".
 # It needs only one file, which is already open. Python needs these calls to find its modules.
 _PATHS = "access faccessat faccessat2 stat lstat readlink readlinkat"
@@ -91,7 +98,8 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
     """Return the instructions of a filter.
 
     Args:
-        policy: "python" or "deno" at the level "namespaces"; "python-filters" or "deno-filters" at the level "filters".
+        policy: "python", "deno" or "deno-files" at the level "namespaces"; "python-filters" or "deno-filters" at the
+            level "filters".
         pid: The pid of the process, which may send signals to itself.
         may_truncate: Whether O_TRUNC is allowed. Landlock checks it from version 3 on.
     """
@@ -104,6 +112,8 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
         rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
     else:
         rules = _deno_rules(pid)
+    if policy == "deno-files":
+        names |= set(_DENO_FILES.split())
     if policy == "deno-filters":
         names -= set(_PATHS.split())
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}

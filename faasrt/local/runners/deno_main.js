@@ -1,8 +1,10 @@
 // Runs the user's program in a Deno process of its own, and reports to the host (the server) how it ends.
 //
-// The runner writes the line "\0ready" when it is ready for its job. The job is JSON on stdin: {code, language, check,
-// nonce, maxMessageBytes}. The program's output goes to stdout and stderr unchanged. The runner's messages go to stdout
-// too. Each begins with a mark that contains the job's nonce, and ends with a newline:
+// The runner writes the line "\0ready" when it is ready for its job. It reads the job from stdin: the size of a header as
+// eight digits; the header, JSON with {code, language, check, argv, folder, files, nonce, maxMessageBytes}; and the
+// contents of the files, of which the header has the paths and sizes. `folder` is the program's folder, or null if it has
+// none. The rest of stdin is that of the program. The program's output goes to stdout and stderr unchanged. The runner's
+// messages go to stdout too. Each begins with a mark that contains the job's nonce, and ends with a newline:
 //
 //     \0faasrt:NONCE:{"kind": "started", "location"}  the program begins; until here, a failure is not the program's
 //     \0faasrt:NONCE:{"kind": "ret_val", "text"}      the argument of return_val; the last call counts
@@ -43,13 +45,20 @@ function writeAll(write, text) {
   while (apply(lengthOf, bytes, []) > 0) bytes = apply(subarray, bytes, [write(bytes)]);
 }
 
-// This does not use streams, because they take 5 ms to load.
-function readAll() {
-  const decoder = new TextDecoder();
-  const piece = new Uint8Array(65536);
-  let text = "";
-  for (let size; (size = Deno.stdin.readSync(piece)); ) text += decoder.decode(piece.subarray(0, size), { stream: true });
-  return text;
+// Return this number of bytes of stdin; null if there are fewer. This does not use streams, because they take 5 ms to
+// load, and read too much.
+function readExactly(size) {
+  const bytes = new Uint8Array(size);
+  for (let read = 0; read < size; ) {
+    const count = Deno.stdin.readSync(bytes.subarray(read));
+    if (count === null) return null;
+    read += count;
+  }
+  return bytes;
+}
+
+function readText(size) {
+  return new TextDecoder().decode(readExactly(size));
 }
 
 // Nothing ever notifies this array, so waiting on it never ends.
@@ -180,11 +189,22 @@ unlisten("warm-up", onEnd);
 dispatchEvent(new Event("warm-up"));
 
 writeAll(writeStdout, "\0ready\n");
-job = parse(readAll());
+job = parse(readText(+readText(8)));
 mark = `\0faasrt:${job.nonce}:`;
 delete job.nonce;
 const typed = job.language === "typescript";
-errors = errorReader(typed ? "main.ts" : "main.js", job.maxMessageBytes);
+const fileName = typed ? "main.ts" : "main.js";
+errors = errorReader(fileName, job.maxMessageBytes);
+// Node's `process.argv` is created from the same array.
+Deno.args.push(...job.argv);
+const sources = [job.code];
+for (const [path, size] of job.files) {
+  const content = readExactly(size);
+  const [, parent] = /^(?:(.*)\/)?/.exec(path);
+  if (parent !== undefined) Deno.mkdirSync(parent, { recursive: true });
+  Deno.writeFileSync(path, content);
+  if (/\.[cm]?[jt]sx?$/.test(path)) sources.push(new TextDecoder().decode(content));
+}
 
 // The original function's error contains the address of this machine's resolver.
 const { NotCapable } = Deno.errors;
@@ -193,7 +213,7 @@ Deno.resolveDns = async () => {
 };
 
 // Loading `process` is slow, and only programs that contain its name can have listeners there.
-const process = /\bprocess\b/.test(job.code) ? watchProcess() : null;
+const process = sources.some((source) => /\bprocess\b/.test(source)) ? watchProcess() : null;
 if (process !== null) {
   const { emit } = process;
   process.emit = (...values) => {
@@ -213,7 +233,7 @@ function onEnd() {
 
 // `onEnd` must run after all listeners of the program, including those that it adds late. Node's listeners ("exit") run
 // last, so with `process` it runs after them; otherwise it is moved to the end of the "unload" listeners.
-onUncaught((reason) => fail(reason, false), job.code, process === null ? { unload: onEnd } : {});
+onUncaught((reason) => fail(reason, false), process, process === null ? { unload: onEnd } : {});
 if (process === null) {
   listen("beforeunload", () => {
     unlisten("unload", onEnd);
@@ -221,9 +241,16 @@ if (process === null) {
   });
 }
 
-const location = URL.createObjectURL(new Blob([job.code], { type: typed ? "application/typescript" : "text/javascript" }));
-errors.locate(location);
+let location = `file://${job.folder}/${fileName}`;
+if (job.folder === null) {
+  const type = typed ? "application/typescript" : "text/javascript";
+  location = URL.createObjectURL(new Blob([job.code], { type }));
+} else {
+  Deno.writeTextFileSync(fileName, job.code);
+}
+errors.locate(location, job.folder === null ? null : `file://${job.folder}/`);
 delete job.code;
+sources.length = 0;
 
 send("started", ["location", location]);
 

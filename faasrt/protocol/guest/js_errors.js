@@ -3,10 +3,9 @@
 // The program may replace any global. Globals that are needed after its start are stored before.
 
 // Report uncaught errors, unless a listener of the program handles them. The listeners added here always run last, and
-// so do those in `last`, an object of listeners by event type.
-export function onUncaught(report, code, last = {}) {
-  // Listeners for Node's events count too. Loading `process` is slow, and a program that does not name it has none.
-  const node = /\bprocess\b/.test(code) ? globalThis.process : null;
+// so do those in `last`, an object of listeners by event type. Listeners for the events of `node` count too. It is Node's
+// `process`, or null if the program does not use it.
+export function onUncaught(report, node, last = {}) {
   const events = { unhandledrejection: "unhandledRejection", error: "uncaughtException" };
   const scope = globalThis;
   const { addEventListener: listen, removeEventListener: unlisten } = scope;
@@ -41,10 +40,21 @@ export function errorReader(fileName, maxStackBytes) {
   const position = /^(\d+):(\d+)$/;
   const prefix = "SyntaxError: ";
   let location = "";
+  let folder = fileName;
+  let caller = null;
 
-  // Set the URL from which the program is imported. Messages contain the file name instead.
-  function locate(url) {
+  // Set the URL from which the program is imported. Messages contain the file name instead. If the program has other
+  // files, also set the URL of their folder. If the caller is a file there, also set its URL.
+  function locate(url, folderUrl = null, callerUrl = null) {
     location = url;
+    if (folderUrl !== null) folder = folderUrl;
+    if (callerUrl !== null) caller = `${callerUrl}:`;
+  }
+
+  // Return whether a line of a stack names a file of the program.
+  function isOwn(line) {
+    if (caller !== null && apply(includes, line, [caller])) return false;
+    return apply(includes, line, [fileName]) || apply(includes, line, [folder]);
   }
 
   function withFileName(text) {
@@ -56,7 +66,7 @@ export function errorReader(fileName, maxStackBytes) {
     const lines = apply(split, withFileName(stack), ["\n"]);
     let last = -1;
     for (let index = 0; index < lines.length; index += 1) {
-      if (!apply(startsWith, lines[index], ["    at "]) || apply(includes, lines[index], [fileName])) last = index;
+      if (!apply(startsWith, lines[index], ["    at "]) || isOwn(lines[index])) last = index;
     }
     const kept = [];
     for (let index = 0; index <= last; index += 1) {

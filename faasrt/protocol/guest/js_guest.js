@@ -1,5 +1,5 @@
 // Runs the user's JavaScript or TypeScript program on a server that would damage its output, and returns everything as
-// one frame. js_errors.js, js_encode.js and this file together are the body of the function `guest(text, inWorker)`.
+// one frame. js_errors.js, js_encode.js, js_input.js and this file together are the body of the function `guest(text, inWorker)`.
 // envelope.py documents the job in `text`, and frames.py the frame.
 //
 // The runner runs the program, and reports events (`begin`, `print`, `end`, `done`) to the recorder. It calls the
@@ -36,6 +36,8 @@ const limit = job.max_output_bytes;
 const fileName = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
 const { locate, withFileName, shorten, describe, syntaxError } = errorReader(fileName, limit);
+const folder = job.has_folder ? `file://${Deno.cwd()}/` : "";
+const writeFile = Deno.writeTextFileSync;
 const usesNode = /\bprocess\b/.test(job.code);
 const usesWorker = !job.single && !job.lossless;
 const sendsProgress = !job.single && job.lossless;
@@ -164,8 +166,10 @@ let printed = 0;
 let total = 0;
 let retVal = "";
 let reject = null;
+let copies = 0;
 
 function start(number) {
+  if (job.input.stdin !== undefined) provideStdin(job.input.stdin);
   printed = 0;
   retVal = "";
   running = true;
@@ -281,6 +285,7 @@ function capture() {
 
 function prepare() {
   if (job.capture) capture();
+  if (job.input.argv !== undefined) provideArguments(job.input.argv);
   globalThis.return_val = (value) => {
     retVal = value === null || value === undefined ? "" : StringOf(value);
     if (!inWorker && running) streams.ret_val.text = retVal;
@@ -291,10 +296,18 @@ function prepare() {
     if (reject !== null) return reject(reason);
     finish(failure(reason, false));
     leave(1);
-  }, job.code);
+  }, usesNode ? scope.process : null);
 }
 
 function urlOf(code) {
+  if (job.has_folder) {
+    // A module in the folder can import files there. The query makes each import a new one.
+    writeFile(fileName, code);
+    copies += 1;
+    const url = `${folder}${fileName}?${copies}`;
+    locate(url, folder, `${folder}main.js`);
+    return url;
+  }
   const url = makeUrl(new Bytes([code], { type: mime }));
   locate(url);
   return url;
