@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import stat
 from collections.abc import Iterator, Sequence
 
 import attrs
 
-from faasrt.inputs import MAX_FILES, MAX_PATH_PARTS, program_file
+from faasrt.inputs import MAX_PATH_PARTS, program_file
 from faasrt.local.engines.base import EngineJob, EngineResult
-from faasrt.protocol.guest.python_files import matches_any
+from faasrt.local.engines.selection import FoundFile, select_files
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK, because opening a named pipe would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAX_ENTRIES = 10_000
 
 
 class Folder:
@@ -45,52 +45,29 @@ async def add_files(result: EngineResult, job: EngineJob, folder: Folder) -> Eng
 def collect_files(
     folder: Folder, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], bool]:
-    """Read the files in a folder that match patterns. This blocks, so call it in a thread.
+    """Read the files in a folder that match patterns; see `select_files`. This blocks, so call it in a thread.
 
     The program may be hostile. Symbolic links are not followed, and only regular files on the file system of the folder
-    are read. Files are read in the order of their paths until they exceed a limit.
-
-    Args:
-        folder: The folder.
-        patterns: The patterns; see `ProgramInput.collect`.
-        max_bytes: The largest size of all contents and paths together.
-        without: Paths to leave out.
-
-    Returns:
-        The contents by path, and whether these are all of the files that match.
+    are read.
     """
-    found: dict[str, bytes] = {}
-    complete, left = True, max_bytes
     device = os.fstat(folder.fd).st_dev
-    for entries, (path, parent, name) in enumerate(_walk(folder.fd, "", device, MAX_PATH_PARTS)):
-        if entries >= _MAX_ENTRIES:
-            return found, False
-        if path in without or not matches_any(path, patterns):
-            continue
-        size = len(os.fsencode(path))
-        content = _read(parent, name, device, left - size) if len(found) < MAX_FILES and _is_text(path) else None
-        if content is None:
-            complete = False
-        else:
-            found[path] = content
-            left -= size + len(content)
-    return found, complete
+    return select_files(_walk(folder.fd, "", device, MAX_PATH_PARTS), patterns, max_bytes, without=without)
 
 
-def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[tuple[str, int, str]]:
-    """Yield path, descriptor of the folder, and name of each entry that is a regular file or cannot be examined."""
+def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[FoundFile]:
+    """Yield the entries that are regular files or cannot be examined, in the order of their paths."""
     for name in sorted(os.listdir(folder)):
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         except OSError:
             continue
         if stat.S_ISREG(mode):
-            yield prefix + name, folder, name
+            yield prefix + name, functools.partial(_read, folder, name, device)
         elif stat.S_ISDIR(mode) and depth > 1:
             try:
                 inner = os.open(name, _FOLDER, dir_fd=folder)
             except OSError:
-                yield prefix + name, folder, name
+                yield prefix + name, lambda max_bytes: None
                 continue
             try:
                 if os.fstat(inner).st_dev == device:
@@ -116,11 +93,3 @@ def _read(folder: int, name: str, device: int, max_bytes: int) -> bytes | None:
     finally:
         os.close(fd)
     return content if len(content) <= max_bytes else None
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # the name is not UTF-8
-        return False
-    return True

@@ -229,7 +229,7 @@ def _runner_source() -> str:
 
     Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
     """
-    body = re.sub(r"(?m)^export ", "", read_runner("js_errors.js", "deno_main.js").decode("utf-8"))
+    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_main.js"]).decode("utf-8"))
     function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{_RUNNER}'
     return f"(0, eval)({json.dumps(function)});"
 

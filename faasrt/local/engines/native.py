@@ -137,6 +137,7 @@ _LINKS = {
 # Not /dev/zero, because a shared mapping of it is memory that is not counted for any process.
 _DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
 _SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
+_SHARED_FILES = ["python_errors.py", "python_modules.py"]
 
 
 @attrs.frozen
@@ -186,7 +187,7 @@ class Interpreter:
             files=_FILES,
             links=links,
             tmp_bytes=_TMP_BYTES,
-            runner=read_runner("python_errors.py", "python_native.py", "python_setup.py").decode(),
+            runner=read_runner(_SHARED_FILES, ["python_native.py", "python_setup.py"]).decode(),
             imports=imports,
             packages=list(_TIERS),
             needed=[str(library)],

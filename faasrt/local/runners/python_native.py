@@ -16,8 +16,8 @@ of which the header has the paths and sizes. The rest of stdin is that of the pr
 
 The program may be hostile, and can write messages too. This only affects its own result.
 
-This file must run on CPython 3.9 and newer. The server puts
-faasrt/protocol/guest/python_errors.py in front of it, and python_setup.py after it.
+This file must run on CPython 3.9 and newer. The server puts python_errors.py and python_modules.py of
+faasrt/protocol/guest in front of it, and python_setup.py after it.
 """
 
 import atexit
@@ -47,9 +47,6 @@ RESERVED_BYTES = 512 * 2**20
 with open("/proc/self/status", encoding="ascii") as file:  # of the launcher, whose memory its forks share
     SIZES = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmData", "VmSize"))}
 LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
-# The modules that the interpreter itself imports before a program.
-ALWAYS_IMPORTED = {"abc", "builtins", "codecs", "encodings", "genericpath", "io", "marshal", "ntpath", "os", "posix"}
-ALWAYS_IMPORTED |= {"posixpath", "site", "stat", "sys", "time", "zipimport"}
 FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all output
 
 
@@ -121,7 +118,7 @@ def main(*_):
     code = text.removeprefix("\ufeff")
     known = {*sys.modules} - {"__main__"}
     write_program(code)
-    shadow_modules(job["files"])
+    shadow_modules(path.partition("/")[0] for path, _ in job["files"])
     namespace = prepare(code, job["argv"])
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]

@@ -95,13 +95,6 @@ def write_program(text):
             file.write(text)
 
 
-def shadow_modules(files):
-    """Forget imported modules that have the name of a given file, which the program would import in their place."""
-    given = {path.partition("/")[0].removesuffix(".py") for path, _ in files} - ALWAYS_IMPORTED
-    for name in [name for name in sys.modules if name.partition(".")[0] in given]:
-        del sys.modules[name]
-
-
 def prepare(code, argv):
     """Prepare the process as the interpreter does for `python main.py`, and return the namespace of the program."""
     for stream, fd, mode, errors in (
