@@ -20,7 +20,7 @@ The job:
 
     nonce, code, language, max_output_bytes
     function           the name of the function to call, or null for a whole program
-    cases, first       [[args, kwargs] ...] and the index of the first
+    cases, first       [[args, kwargs] ...], or inputs (see below), and the index of the first
     single             whether there is one result, of a program or a call, instead of one for each case
     isolate            whether each case runs the definitions again
     input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
@@ -31,11 +31,23 @@ The job:
     batch_bytes        no case begins after the size of the records exceeds this
     progress_bytes     no case begins after the size of the progress sent exceeds this
     definition_bytes   the maximum size of the output of the definitions, which is part of every case's result
-    record_bytes       the maximum size of a record; its streams are halved until it fits
+    record_bytes       the maximum size of a record without its files; its streams are halved until it fits
+    files_bytes        the maximum size of the JSON of the files in a record
     lossless           whether the frame is passed to the `return_val` of the server
 
 Unless the job is single, each record is also sent as soon as its case ends: on stderr, or with the `return_val` of a
 lossless server. In JavaScript, on servers that are not lossless, the cases then run in a worker, which can be stopped.
+
+**Input.** In Python, the guest program puts the standard input into a temporary file, which becomes descriptor 0. Where
+the platform does not allow this, `sys.stdin` and `os.read(0, n)` still read it. The definitions and each case read it
+from its start. Files are put into a new folder, which becomes the working folder and the first entry of `sys.path`, and
+is removed at the end. Afterwards, whatever the outcome, the files that match `collect` are added to the record.
+
+**Cases of a whole program** (Python only): if `function` is null and `single` is false, `isolate` must be true, and
+each case is an input: `{"stdin", "argv", "files", "collect"}`, as in `ProgramInput.to_wire`. The whole program runs
+once for each case, in a new namespace, with a new working folder and its own record. `input` has the fields that all
+cases share; those of a case replace them, and its files are added to the shared ones. An exit ends only its case. The
+modules that a program imports from its folder are loaded again in each case; other modules are shared.
 
 **The loop guard** stops Python programs on servers that are not known to enforce timeouts. On CPython it uses a timer
 signal, which has no measurable cost. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
@@ -60,7 +72,7 @@ import attrs
 
 from faasrt.inputs import NO_INPUT, ProgramInput
 from faasrt.languages import Language
-from faasrt.protocol.frames import frame_bytes
+from faasrt.protocol.frames import frame_bytes, max_files_json_bytes
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.request import RunRequest
 
@@ -75,7 +87,16 @@ def _source(comment: str, *names: str) -> str:
 
 _PYTHON = base64.b64encode(
     _source(
-        "#", "python_errors.py", "python_encode.py", "python_streams.py", "python_guard.py", "python_guest.py"
+        "#",
+        "python_errors.py",
+        "python_encode.py",
+        "python_streams.py",
+        "python_guard.py",
+        "python_files.py",
+        "python_modules.py",
+        "python_inputs.py",
+        "python_frames.py",
+        "python_guest.py",
     ).encode()
 ).decode()
 _JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_guest.js"))
@@ -90,7 +111,10 @@ _faasrt = _faasrt["main"]("{job}"{return_val})
 
 @attrs.frozen(kw_only=True)
 class GuestJob:
-    """The calls of a function; the defaults mean the whole program. The docstring of the module explains the fields."""
+    """The calls of a function, or the cases of a whole program; the defaults mean one run of the whole program.
+
+    The docstring of the module explains the fields.
+    """
 
     function: str | None = None
     cases: Sequence[str] = ()
@@ -117,7 +141,7 @@ def wrap(
 
     Args:
         run: The user's program, with the time limit of the program or of each case.
-        job: The calls. Each case is JSON: `[[args ...], {kwargs}]`.
+        job: The calls or the cases of the program. Each case is JSON: `[[args ...], {kwargs}]`, or an input.
         profile: The properties of the endpoint.
         nonce: Letters and digits that distinguish the frames of this call from the program's output.
         max_output_bytes: See the job.
@@ -136,12 +160,13 @@ def wrap(
         # A lossless server itself returns the output of a single call, even if it stops the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
         "case_ms": None if profile.enforces_timeouts else run.timeout_ms,
-        "limit_ms": None if job.function is None else run.timeout_ms,
+        "limit_ms": None if job.single and job.function is None else run.timeout_ms,
         "begin_within_ms": begin_within_ms,
         "batch_bytes": _BATCH_BYTES,
         "definition_bytes": definition_bytes,
         "progress_bytes": _PROGRESS_BYTES,
         "record_bytes": frame_bytes(max_output_bytes) * 3 // 4 - reserved - 1_000,
+        "files_bytes": max_files_json_bytes(max_output_bytes),
         "lossless": profile.lossless,
     }
     # The cases are already JSON.

@@ -11,9 +11,10 @@ frame follows. These frames go to the stderr of the process, one record per fram
 when a process dies. On a lossless server they are return values that contain all records so far. A record is
 
     {"index": int, "outcome": str, "exit_code": int | null, "ms": number, "error": {"name", "message", "traceback"},
-     "stdout": stream, "stderr": stream, "ret_val": stream}
+     "stdout": stream, "stderr": stream, "ret_val": stream, "files": {path: content}, "has_all_files": bool}
 
-where `error` is optional, and `stdout` and `stderr` are missing if the server returns them itself. The index is the
+where `error`, `files` and `has_all_files` are optional, and `stdout` and `stderr` are missing if the server returns
+them itself. Contents of files are encoded as in `faasrt.inputs`. The index is the
 index of the case, 0 for a program, and -1 for the definitions that all cases share. A stream (and `message`) is a text;
 or `{"base64": str}` of its UTF-8, if JSON escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, if the
 guest program cut it.
@@ -31,6 +32,8 @@ from typing import Any
 import attrs
 
 from faasrt import strict_json
+from faasrt.errors import InvalidRequestError
+from faasrt.inputs import MAX_FILES, bytes_from_wire, check_path
 from faasrt.protocol.streams import STREAM_NAMES, cut, cut_text, join_cut
 from faasrt.results import Outcome, UserError
 
@@ -51,8 +54,9 @@ class Record:
 
     Attributes:
         texts: The streams in the frame by name, each cut to the limit.
-        truncated: The names of the streams that were cut.
+        truncated: The names of the streams that were cut, and "files" if some files are missing.
         duration_ms: Milliseconds of wall-clock time.
+        files: The collected files, by path.
     """
 
     outcome: Outcome
@@ -61,6 +65,7 @@ class Record:
     error: UserError | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +96,11 @@ NO_REPORT = GuestReport()
 def frame_bytes(max_output_bytes: int) -> int:
     """Return the size of the largest frame: three streams within their limit in base64, and room for other fields."""
     return 4 * max_output_bytes + 204_800
+
+
+def max_files_json_bytes(max_output_bytes: int) -> int:
+    """Return the maximum size of the JSON of the files in a record: their contents in base64, and their paths."""
+    return 3 * max_output_bytes // 2 + 32_768
 
 
 def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> tuple[GuestReport, dict[str, str]]:
@@ -182,14 +192,19 @@ def _read_record(fields: Any, limit: int) -> dict[int, Record]:
         return {}
     if not (exit_code is None or _is_number(exit_code, int)) or fields.get("outcome") not in list(Outcome):
         return {}
+    files, has_all_files = _read_files(fields.get("files"), limit)
+    has_all_files = has_all_files and fields.get("has_all_files", True) is True
     streams = {name: _read_stream(fields[name], limit) for name in STREAM_NAMES if name in fields}
     record = Record(
         outcome=Outcome(fields["outcome"]),
         texts={name: text for name, (text, _) in streams.items()},
-        truncated=frozenset(name for name, (_, was_cut) in streams.items() if was_cut),
+        truncated=frozenset(name for name, (_, was_cut) in streams.items() if was_cut).union(
+            [] if has_all_files else ["files"]
+        ),
         error=_read_error(fields.get("error"), limit),
         exit_code=exit_code,
         duration_ms=float(ms),
+        files=files,
     )
     return {index: record}
 
@@ -204,6 +219,24 @@ def _read_stream(value: Any, limit: int) -> tuple[str, bool]:
         lost = value["lost"] if _is_number(value["lost"], int) and value["lost"] > 0 else 0
         return join_cut(head, tail, len(head) + lost + len(tail), limit), True
     return cut_text(_text(value), limit)
+
+
+def _read_files(fields: Any, limit: int) -> tuple[dict[str, bytes], bool]:
+    """Return the files before the first one that is malformed or exceeds a size, and whether these are all files."""
+    found: dict[str, bytes] = {}
+    if not isinstance(fields, dict):
+        return found, True
+    for path, value in fields.items():
+        try:
+            content = bytes_from_wire(value, "a file")
+            size = len(check_path(path, "a path").encode()) + len(content)
+        except InvalidRequestError:
+            return found, False
+        if size > limit or len(found) >= MAX_FILES:
+            return found, False
+        found[path] = content
+        limit -= size
+    return found, True
 
 
 def _text(value: Any) -> str:

@@ -200,13 +200,7 @@ class GuestResponse:
     def verdict(self) -> ExecutionResult:
         """Return the verdict on a program or a single call."""
         ended = self.report.final and 0 in self.report.records
-        verdict = self.verdict_of(0) if ended else self.server_verdict
-        if verdict.output.ret_val or not self.request.own_return_val:
-            return verdict
-        language = self.request.run.language
-        stdout, ret_val, truncated = take_return_val(verdict.output.stdout, language, verdict.truncated)
-        output = ExecutionOutput(stdout, verdict.output.stderr, ret_val)
-        return attrs.evolve(verdict, output=output, truncated=truncated)
+        return self.verdict_of(0) if ended else self._take_return_val(self.server_verdict)
 
     def verdict_of(self, index: int) -> ExecutionResult:
         """Return the verdict in a record, with the output of the shared definitions before that of the case."""
@@ -219,15 +213,26 @@ class GuestResponse:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}
             truncated |= definition.truncated
         texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
-        return attrs.evolve(
+        verdict = attrs.evolve(
             base,
             outcome=record.outcome,
             output=ExecutionOutput(**texts),
             error=record.error or _limits(run, self.request.profile).error(record.outcome),
             exit_code=record.exit_code,
             truncated=truncated | cut_names,
+            files=record.files or base.files,
             duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
         )
+        return self._take_return_val(verdict)
+
+    def _take_return_val(self, verdict: ExecutionResult) -> ExecutionResult:
+        """Return a verdict with the value that a program printed with a `return_val` of its own."""
+        if verdict.output.ret_val or not self.request.own_return_val:
+            return verdict
+        language = self.request.run.language
+        stdout, ret_val, truncated = take_return_val(verdict.output.stdout, language, verdict.truncated)
+        output = ExecutionOutput(stdout, verdict.output.stderr, ret_val)
+        return attrs.evolve(verdict, output=output, truncated=truncated)
 
 
 def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:

@@ -9,10 +9,8 @@ import builtins
 import gc
 import json
 import os
-from binascii import a2b_base64
 
-os_write, os_exit = os.write, os._exit
-MARK_BEGIN, MARK_END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
+os_exit = os._exit
 DEFAULT_RECURSION_LIMIT = 1000  # CPython's; python-faas runs programs at 400
 
 
@@ -33,21 +31,17 @@ def set_recursion_limit(limit):
         pass  # the stack is deeper than the limit; no matter, because the process ends after the program
 
 
-def write_all(fd, text):
-    data = text.encode()
-    while data:
-        data = data[os_write(fd, data) :]
-
-
-class Guest:
+class Guest(FrameWriter, InputGiver):
     # Runs one job, and keeps a record of the program or of each case.
 
     def __init__(self, job, return_val):
-        self.job, self.server_return_val = job, return_val
+        self.job, self.server_return_val, self.source = job, return_val, job["code"].removeprefix("\ufeff")
+        self.whole_cases = job["function"] is None and not job["single"]
         self.records, self.index, self.began = [], 0, now()
         self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
+        self.stdin = self.folder = None
         self.real_stdout = sys.stdout
         self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = self.names = self.set_running_loop = None
@@ -61,13 +55,13 @@ class Guest:
     def install(self):
         self.builtins, self.main = dict(vars(builtins)), sys.modules["__main__"]
         modules = [sys.modules[name] for name in ("os", "posix") if name in sys.modules]
-        replaced = [(sys, name) for name in ("stdout", "stderr", "__stdout__", "__stderr__")]
-        replaced += [(time, "sleep"), *((module, name) for module in modules for name in ("write", "_exit"))]
+        streams = ("stdin", "stdout", "stderr")
+        replaced = [(sys, name) for stream in streams for name in (stream, f"__{stream}__")]
+        replaced += [(time, "sleep"), *((module, name) for module in modules for name in ("read", "write", "_exit"))]
         self.attributes = [(owner, name, getattr(owner, name)) for owner, name in replaced]
         self.host_recursion_limit = sys.getrecursionlimit()
         self.recursion_limit = max(self.host_recursion_limit, DEFAULT_RECURSION_LIMIT)
         sys.setrecursionlimit(self.recursion_limit)
-        sys.argv = [FILE]
         self.stderr = sys.stderr
         self.open_streams()
         if self.job["capture"]:
@@ -143,6 +137,7 @@ class Guest:
         self.progress = False  # the final frame contains all records
         if fields is not None:
             self.record(fields)
+        self.take_back()
         if self.server_return_val is None:
             self.to_stderr(self.frame(self.records))
         try:
@@ -163,7 +158,7 @@ class Guest:
         try:
             if self.job["single"]:
                 self.begin(0)
-                self.record(self.run_guarded(self.run_whole))
+                self.record(self.give(self.job["input"]) or self.run_guarded(self.run_whole))
             else:
                 self.run_cases()
         finally:
@@ -171,6 +166,7 @@ class Guest:
             self.restore()
         if os.getpid() != self.pid:
             os_exit(0)  # a child process of the program that reached the end too
+        self.take_back()
         if self.remaining_threads():
             self.end_process(None)  # the interpreter would wait for these threads
         self.send_result()
@@ -228,10 +224,12 @@ class Guest:
 
     def define(self):
         # Run the program in a new module, and return how it ended.
+        self.rewind()
         module = type(sys)("__main__")
         names = self.names = module.__dict__
-        code = self.job["code"].removeprefix("\ufeff")
-        names.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE, return_val=self.return_val)
+        code = self.source
+        path = FILE if self.folder is None else os.path.join(self.folder.path, FILE)
+        names.update(__builtins__=builtins, __loader__=Source(code), __file__=path, return_val=self.return_val)
         sys.modules["__main__"] = module
         # The warnings module reads the source from here.
         linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
@@ -294,9 +292,10 @@ class Guest:
 
     def run_cases(self):
         job = self.job
+        problem = None if self.whole_cases else self.give(job["input"])
         if not job["isolate"]:
             self.begin(-1)
-            fields = self.run_guarded(self.define)
+            fields = problem or self.run_guarded(self.define)
             self.record(fields, job["definition_bytes"])
             if fields["outcome"] != "OK":
                 return
@@ -307,12 +306,21 @@ class Guest:
             if index > job["first"] and (late or full):
                 return
             self.begin(index)
-            fields = self.run_guarded(self.run_case, case)
+            if self.whole_cases:
+                fields = self.run_program(case)
+            else:
+                fields = problem or self.run_guarded(self.run_case, case)
+            if os.getpid() != self.pid:
+                os_exit(0)  # a child process of the program
             if job["limit_ms"] is not None and (now() - self.began) * 1000 > job["limit_ms"]:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
             size += len(self.record(fields))
-            if "exited" in fields or self.interrupts or self.exceeded_output or fields["outcome"] == "CRASHED":
+            if self.whole_cases:
+                self.take_back()
+            elif "exited" in fields:
+                return
+            if self.interrupts or self.exceeded_output or fields["outcome"] == "CRASHED":
                 return
 
     def run_case(self, case):
@@ -322,9 +330,20 @@ class Guest:
         self.open_streams()
         return self.call(self.define(), case)
 
+    def run_program(self, case):
+        # Run the whole program with the input of a case.
+        self.repair()
+        self.open_streams()
+        self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
+        shared = self.job["input"]
+        files = {**shared.get("files", {}), **case.get("files", {})}
+        return self.give({**shared, **case, "files": files}) or self.run_guarded(self.run_whole)
+
     def call(self, fields, case):
         if fields["outcome"] != "OK":
             return fields
+        if not self.job["single"]:
+            self.rewind()
         name, names = self.job["function"], self.names
         if not callable(names.get(name)):
             return self.missing(name)
@@ -352,86 +371,6 @@ class Guest:
             listed = "its functions: " + ", ".join(found) if found else "it has no functions"
             kind, message = "NameError", f"the program defines no function {name}; {listed}"
         return self.error_result({"name": kind, "message": message, "traceback": f"{kind}: {message}\n"})
-
-    # Sending the records.
-
-    def record(self, fields, limit=None):
-        # Store the record of a case as JSON that fits into a frame. Send it now, as the next case may end the process.
-        ms, limit = round((now() - self.began) * 1000, 3), limit or self.job["max_output_bytes"]
-        error = fields.get("error")
-        ended = {"index": self.index, "ms": ms, "outcome": fields["outcome"], "exit_code": fields.get("exit_code")}
-        streams = {"ret_val": as_stream(self.ret_val)}
-        if self.job["capture"]:
-            streams |= {"stdout": self.out.take(), "stderr": self.err.take()}
-        while True:
-            content = ended | {name: render(*stream, limit) for name, stream in streams.items()}
-            if error is not None:
-                message = render(*as_stream(error["message"]), limit)
-                traceback = shorten(error.get("traceback", ""), 20_000)
-                content["error"] = {"name": error["name"][:200], "message": message, "traceback": traceback}
-            record = encode(content)
-            # JSON escapes may make the record too large for a frame.
-            if limit < 100 or len(record.encode("utf-8", "surrogatepass")) <= self.job["record_bytes"]:
-                break
-            limit //= 2
-        self.records.append(record)
-        self.send_progress(record)
-        return record
-
-    def announce(self):
-        # A server returns stderr when the process dies, and stdout when the program raises.
-        if self.server_return_val is not None:
-            return self.send_progress("")
-        frame = self.frame([], final=False)
-        self.to_stderr(frame)
-        self.to_stdout(f"{frame}\n")
-
-    def send_progress(self, record):
-        if not self.progress:
-            return
-        if self.server_return_val is None:
-            self.to_stderr(self.frame([record], final=False))
-        else:
-            # The server keeps the last return value, so it must hold every record.
-            frame = self.frame(self.records, final=False)
-            self.progress_size += len(frame)
-            self.server_return_val(frame)
-
-    def frame(self, records, final=True):
-        flags = f'"final":{encode(final)},"progress":{encode(self.progress)}'
-        text = f'{{"nonce":{quote(self.job["nonce"])},{flags},"records":[' + ",".join(records) + "]}"
-        # The padding of base64 marks the end of the frame, because some servers join lines.
-        text += " " * ((1 - len(text)) % 3)
-        return "faasrt1:" + to_base64(text)
-
-    def send_result(self):
-        frame = self.frame(self.records)
-        if self.server_return_val is not None:
-            return self.server_return_val(frame)
-        self.to_stdout(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
-
-    def to_stdout(self, text):
-        try:
-            self.real_stdout.write(text)
-            self.real_stdout.flush()
-        except (OSError, ValueError):
-            write_all(self.spare_stdout, text)
-
-    def to_stderr(self, line):
-        # Write to the process's own stderr, which servers return when the process ends without an answer.
-        text = f"\n{line}\n"
-        try:
-            if IN_PYODIDE:
-                import js
-                from pyodide.ffi import to_js
-
-                return js.Deno.stderr.writeSync(to_js(text.encode()))
-        except Exception:
-            pass  # the host is not Deno
-        try:
-            write_all(2, text)
-        except OSError:
-            pass  # the program closed it
 
 
 def main(payload, return_val=None):
