@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, Settings, TimeoutSettings
 from support.doubles import PyodideFaas
+from support.input_programs import PROGRAMS as INPUT_PROGRAMS
 
 pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300, func_only=True)]
 
@@ -83,6 +84,17 @@ async def test_programs_in_pyodide_have_exact_results(pyodide: tuple[PyodideFaas
     result = await pyodide[1].run_code(code, "python", timeout_ms=1_000)
     assert (result.outcome, result.stdout) == (outcome, stdout), result
     assert stderr in result.stderr
+
+
+@pytest.mark.parametrize("name", INPUT_PROGRAMS)
+async def test_programs_in_pyodide_have_input(pyodide: tuple[PyodideFaas, RuntimeManager], name: str) -> None:
+    """Output and collected files are the same as on other servers."""
+    program = INPUT_PROGRAMS[name]
+    result = await pyodide[1].run_code(program.code, "python", **program.given)
+    assert result.outcome is program.outcome, result
+    if program.outcome is not Outcome.OUTPUT_LIMIT:
+        assert (result.stdout, "files" in result.truncated) == (program.stdout, program.truncated), result
+    assert {path: data for path, data in result.files.items() if "__pycache__" not in path} == program.files
 
 
 async def test_cases_in_pyodide_continue_after_a_crash(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:

@@ -26,6 +26,13 @@ def make_folder():
     raise failure
 
 
+def remove(path, function=os.unlink):
+    try:
+        function(path)
+    except OSError:
+        pass
+
+
 class StandardInput:
     # Is descriptor 0 where the platform allows this, otherwise only `sys.stdin` and `os.read`.
 
@@ -46,11 +53,8 @@ class StandardInput:
                 file.write(self.data)
             return os_open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         finally:
-            for remove, name in ((os.unlink, path), (os.rmdir, folder)):
-                try:
-                    remove(name)
-                except OSError:
-                    pass
+            remove(path)
+            remove(folder, os.rmdir)
 
     def rewind(self):
         # Let the program read the input from its start.
@@ -116,13 +120,12 @@ class WorkingFolder:
                 del sys.modules[name]
         sys.modules.update(self.shadowed)
         for folder, folders, files in os.walk(self.path, topdown=False):
-            for remove, names in ((os.unlink, files), (os.rmdir, folders)):
-                for name in names:
-                    try:
-                        remove(os.path.join(folder, name))
-                    except OSError:
-                        pass
-        os.rmdir(self.path)
+            for name in files:
+                remove(os.path.join(folder, name))
+            for name in folders:
+                path = os.path.join(folder, name)
+                remove(path, os.unlink if os.path.islink(path) else os.rmdir)
+        remove(self.path, os.rmdir)
 
     def collect(self, patterns, max_bytes, max_json_bytes):
         # Return the contents of matching files for JSON, by path, and whether all of them fit.
