@@ -50,13 +50,13 @@ To give native programs other packages, make an environment for them:
 |---|---|---|---|
 | `return_val(text)` | undefined | returns a value to the caller | the same |
 | top-level `await` | a syntax error | works | works |
-| stdin | yours | empty | empty |
-| command line | yours | `["main.py"]` | `["main.py"]` |
+| stdin | yours | `stdin=...`, by default empty | the same |
+| command line | yours | `["main.py", *argv]` | the same |
 | environment variables | yours | a few of the sandbox's own | a few of the sandbox's own |
 | integers of numpy, `sys.maxsize` | 64 bits | 64 bits | 32 bits: `np.arange(10**5).sum()` overflows |
 | packages | yours | yours | the five above |
 | network | yes | none; Unix sockets work | none, and no `socket`, no `ssl` |
-| files | yours | a private, writable /tmp; packages and /usr are read-only | only the standard library |
+| files | yours | a private, writable /tmp; packages and /usr are read-only | the standard library; see below |
 | threads, `multiprocessing`, `subprocess` | yes | yes | no |
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
@@ -64,6 +64,9 @@ To give native programs other packages, make an environment for them:
 | too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
 | depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
 | user and host | yours | uid 1000, host name `sandbox` | none |
+
+On `wasm`, a program of a call with `files` or `collect` also has a working folder in memory, /tmp, of at most 64 MiB and
+10,000 entries. What it writes to a file can be read through another open file after `close` or `os.fsync`.
 
 ## Differences from Deno
 

@@ -171,6 +171,13 @@ PROGRAMS = {
         {"files": {"a": ""}},
     ),
     "calls": InputProgram(FILE_CALLS, FILE_OUTPUT, {"collect": ["**"]}),
+    "file that is open twice": InputProgram(
+        "import os\nfile = open('a', 'w')\nfile.write('1')\nfile.flush()\nos.fsync(file.fileno())\n"
+        "print(open('a').read())",
+        "1\n",
+        {"collect": ["a"]},
+        files={"a": b"1"},
+    ),
     "collect": InputProgram(
         "import os\nos.makedirs('out/deep')\n"
         "for path in ('a.csv', 'b.txt', 'out/c.csv', 'out/deep/d.csv', '.hidden.csv'):\n"
