@@ -11,6 +11,7 @@ import deno
 import pytest
 
 from faasrt import Outcome, SandboxConfig
+from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.envelope import GuestJob, wrap
 from faasrt.protocol.frames import GuestReport, take_frames
@@ -94,19 +95,26 @@ def test_threads_that_never_end_are_stopped(tmp_path: Path) -> None:
 
 def test_guest_restores_the_state_of_the_interpreter(tmp_path: Path) -> None:
     """The server uses the process afterwards, so the guest program restores streams, modules and builtins."""
-    code = "import builtins, sys\nbuiltins.print = sys.stdout = None\nsys.setrecursionlimit(99)\ndel builtins.len"
-    text = wrapped(code, "python", limit_ms=1_000, max_output_bytes=1_000)
+    code = (
+        "import builtins, json, os, sys\nbuiltins.print = sys.stdout = sys.stdin = None\nsys.setrecursionlimit(99)\n"
+        "assert (os.read(0, 9), json.x) == (b'in', 1)\ndel builtins.len"
+    )
+    given = ProgramInput.checked(Language.PYTHON, stdin="in", files={"json.py": "x = 1"}, collect=["*.py"])
+    text = wrapped(code, "python", limit_ms=1_000, max_output_bytes=1_000, input=given)
     file = tmp_path / "host.py"
     file.write_text(
-        "import sys, os, asyncio\n"
-        "def state(): return sys.stdout, sys.getrecursionlimit(), os.write, os._exit, sys.modules['__main__']\n"
+        "import sys, os, asyncio, json\n"
+        "def state():\n"
+        "    names = sys.modules['__main__'], sys.modules['json'], os.getcwd(), list(sys.path), os.fstat(0).st_ino\n"
+        "    return names, sys.stdin, sys.stdout, sys.getrecursionlimit(), os.read, os.write, os._exit\n"
         "before = state()\n"
         f"async def main():\n    exec({text!r}, {{}})\n    asyncio.get_running_loop()\nasyncio.run(main())\n"
         "print('same' if before == state() and len('x') else 'other')\n"
     )
     done = subprocess.run([sys.executable, "-I", str(file)], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "same", done.stderr
-    assert read(done.stdout).records[0].outcome is Outcome.OK
+    record = read(done.stdout).records[0]
+    assert (record.outcome, record.files) == (Outcome.OK, {"json.py": b"x = 1"})
 
 
 def test_wrapped_programs_are_not_changed_by_the_server() -> None:

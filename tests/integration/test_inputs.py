@@ -107,6 +107,15 @@ async def test_nothing_but_regular_files_is_collected(manager: RuntimeManager) -
     assert "files" in result.truncated
 
 
+async def test_at_most_10000_entries_are_examined(double: RuntimeManager) -> None:
+    """A program with more of them does not delay its answer."""
+    code = "import os\nfor name in 'ac': open(name, 'w').close()\nfor n in range(11_000): os.mkdir(f'b{n}')"
+    result = await double.run_code(code, "python", collect=["**"])
+    assert result.outcome is Outcome.OK, result
+    assert set(result.files) <= {"a"}
+    assert result.truncated == {"files"}
+
+
 async def test_programs_without_files_have_no_folder_in_webassembly(local_wasm: RuntimeManager) -> None:
     """Standard input and arguments alone do not change what a program sees of files."""
     code = "import os, sys\nprint(os.getcwd(), sys.path[0], os.path.exists('/tmp'))\nopen('x', 'w')"

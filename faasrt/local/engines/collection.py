@@ -54,8 +54,8 @@ def collect_files(
     return select_files(_walk(folder.fd, "", device, MAX_PATH_PARTS), patterns, max_bytes, without=without)
 
 
-def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[FoundFile]:
-    """Yield the entries that are regular files or cannot be examined, in the order of their paths."""
+def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[FoundFile | None]:
+    """Yield the entries that are regular files or cannot be opened, by path, and None for each folder."""
     for name in sorted(os.listdir(folder)):
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
@@ -64,6 +64,7 @@ def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[FoundFi
         if stat.S_ISREG(mode):
             yield prefix + name, functools.partial(_read, folder, name, device)
         elif stat.S_ISDIR(mode) and depth > 1:
+            yield None
             try:
                 inner = os.open(name, _FOLDER, dir_fd=folder)
             except OSError:

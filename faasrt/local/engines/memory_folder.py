@@ -133,8 +133,8 @@ class MemoryFolder:
         new_folder.entries[new_name] = moved
         old_folder.mtime_ns = new_folder.mtime_ns = time.time_ns()
 
-    def found_files(self) -> Iterator[FoundFile]:
-        """Yield the files, in the order of their paths."""
+    def found_files(self) -> Iterator[FoundFile | None]:
+        """Yield the files, in the order of their paths, and None for each folder."""
         return _walk(self._root, "", MAX_PATH_PARTS)
 
     def _get(self, path: str) -> _FileNode | _FolderNode | None:
@@ -181,11 +181,12 @@ class MemoryFolder:
         folder.mtime_ns = time.time_ns()
 
 
-def _walk(folder: _FolderNode, prefix: str, depth: int) -> Iterator[FoundFile]:
+def _walk(folder: _FolderNode, prefix: str, depth: int) -> Iterator[FoundFile | None]:
     for name, entry in sorted(folder.entries.items()):
         if isinstance(entry, _FileNode):
             yield prefix + name, functools.partial(_read, entry.content)
         elif depth > 1:
+            yield None
             yield from _walk(entry, f"{prefix}{name}/", depth - 1)
 
 

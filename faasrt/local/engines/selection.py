@@ -15,12 +15,12 @@ _MAX_ENTRIES = 10_000
 
 
 def select_files(
-    found: Iterable[FoundFile], patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = ()
+    found: Iterable[FoundFile | None], patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], bool]:
     """Read the files whose paths match patterns, in the given order, until they exceed a limit.
 
     Args:
-        found: The files.
+        found: The files, and None for each folder. At most 10,000 of them are examined.
         patterns: The patterns; see `ProgramInput.collect`.
         max_bytes: The largest size of all contents and paths together.
         without: Paths to leave out.
@@ -30,9 +30,12 @@ def select_files(
     """
     selected: dict[str, bytes] = {}
     complete, left = True, max_bytes
-    for entries, (path, read) in enumerate(found):
-        if entries >= _MAX_ENTRIES:
+    for number, entry in enumerate(found):
+        if number >= _MAX_ENTRIES:
             return selected, False
+        if entry is None:
+            continue
+        path, read = entry
         if path in without or not matches_any(path, patterns):
             continue
         content = None

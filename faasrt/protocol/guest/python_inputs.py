@@ -5,6 +5,7 @@ from binascii import a2b_base64
 
 # Stored now, because the program may replace them.
 os_open, os_read, os_close, os_fstat, scan_folder = os.open, os.read, os.close, os.fstat, os.scandir
+MAX_CLEANUP_S = 1.0
 MAX_FILES, MAX_ENTRIES, MAX_PATH_BYTES, MAX_PATH_PARTS = 1_000, 10_000, 1_024, 32
 READ_FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -119,19 +120,22 @@ class WorkingFolder:
             if file is not None and file.startswith(f"{self.path}/"):
                 del sys.modules[name]
         sys.modules.update(self.shadowed)
+        end = now() + MAX_CLEANUP_S
         for folder, folders, files in os.walk(self.path, topdown=False):
-            for name in files:
-                remove(os.path.join(folder, name))
-            for name in folders:
+            listed = [(name, os.unlink) for name in files] + [(name, os.rmdir) for name in folders]
+            for name, function in listed:
+                if now() > end:
+                    return  # the client is waiting for the answer
                 path = os.path.join(folder, name)
-                remove(path, os.unlink if os.path.islink(path) else os.rmdir)
+                remove(path, os.unlink if os.path.islink(path) else function)
         remove(self.path, os.rmdir)
 
     def collect(self, patterns, max_bytes, max_json_bytes):
         # Return the contents of matching files for JSON, by path, and whether all of them fit.
         found, complete = {}, True
-        for number, path in enumerate(self.walk("", MAX_PATH_PARTS)):
-            if path is None or number >= MAX_ENTRIES:
+        self.entries = 0
+        for path in self.walk("", MAX_PATH_PARTS):
+            if path is None:
                 return found, False
             if path == FILE or not matches_any(path, patterns):
                 continue
@@ -157,7 +161,8 @@ class WorkingFolder:
         with scan_folder(os.path.join(self.path, prefix)) as entries:
             listed = []
             for entry in entries:
-                if len(listed) >= MAX_ENTRIES:
+                self.entries += 1
+                if self.entries > MAX_ENTRIES:
                     yield None
                 listed.append((entry.name, entry))
         for name, entry in sorted(listed):
