@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
-from faasrt.inputs import ProgramInput
-from faasrt.languages import Language
-from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Execution, GuestResponse
-from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer
 from support.doubles import PythonFaas
 from support.helpers import WASM, manager_for
 from support.input_programs import PROGRAMS
+from support.whole_cases import encode_inputs, run_whole_cases
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CASES = "import sys\nprint(input())\ndef f(x):\n    return [x, input(), open('a').read(), sys.stdin.read()]"
@@ -44,9 +36,16 @@ attempt(lambda: open('sparse', 'wb').truncate(50_000_000))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def double() -> AsyncIterator[RuntimeManager]:
+async def double_url() -> AsyncIterator[str]:
+    """Yield the URL of a double of python-faas."""
+    async with PythonFaas(slots=2) as faas:
+        yield faas.url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def double(double_url: str) -> AsyncIterator[RuntimeManager]:
     """Yield a manager for the double of python-faas."""
-    async with PythonFaas(slots=2) as faas, manager_for(faas.url) as manager:
+    async with manager_for(double_url) as manager:
         yield manager
 
 
@@ -205,22 +204,7 @@ async def test_files_are_collected_when_memory_runs_out(python: RuntimeManager) 
     assert result.files == {"a": b"1"}
 
 
-def whole_cases(*inputs: dict[str, Any]) -> list[str]:
-    return [json.dumps(ProgramInput.checked(Language.PYTHON, **given).to_wire()) for given in inputs]
-
-
-async def run_whole_cases(code: str, cases: list[str], *, timeout_ms: int = 5_000, **shared: Any) -> GuestResponse:
-    """Run the cases in one execution on the double."""
-    run = RunRequest.checked(Language.PYTHON, code, SandboxConfig(), timeout_ms=timeout_ms, **shared)
-    execution = Execution(run=run, job=GuestJob(cases=cases, single=False, isolate=True))
-    async with PythonFaas() as faas, aiohttp.ClientSession() as session:
-        request = execution.request(EndpointProfile(), timeout_ms, faas.url)
-        headers = {"Content-Type": "application/json"}
-        async with session.post(f"{faas.url}/run_code", data=request.body, headers=headers) as answer:
-            return request.read(Answer(status=answer.status, body=await answer.read()))
-
-
-async def test_whole_programs_run_as_cases() -> None:
+async def test_whole_programs_run_as_cases(double_url: str) -> None:
     """Each case has its own input, folder, namespace and record, and an exit ends only its case."""
     code = (
         "import atexit, os, sys, part\n"
@@ -230,7 +214,7 @@ async def test_whole_programs_run_as_cases() -> None:
         "sys.exit(int(sys.argv[1]))"
     )
     inputs = [{"stdin": f"in{n}", "argv": [str(n)], "files": {"part.py": f"name = '{n}'"}} for n in range(3)]
-    response = await run_whole_cases(code, whole_cases(*inputs), files={"shared": "S"}, collect=["o*"])
+    response = await run_whole_cases(double_url, code, encode_inputs(*inputs), files={"shared": "S"}, collect=["o*"])
     assert response.report.final
     for number in range(3):
         verdict = response.verdict_of(number)
@@ -241,11 +225,11 @@ async def test_whole_programs_run_as_cases() -> None:
         assert verdict.files == {"out": str(number).encode()}
 
 
-async def test_a_case_at_its_time_limit_ends_the_execution() -> None:
+async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> None:
     """Its record and those of earlier cases are kept. Cases that did not begin have no record."""
     code = "import time\nword = input()\nprint(word)\nif word == 'loop':\n    while True: pass"
     inputs = [{"stdin": word} for word in ("a", "loop", "b")]
-    response = await run_whole_cases(code, whole_cases(*inputs), timeout_ms=700)
+    response = await run_whole_cases(double_url, code, encode_inputs(*inputs), timeout_ms=700)
     assert [response.verdict_of(index).outcome for index in response.report.records] == ["OK", "TIMEOUT"]
     assert response.report.is_complete
 
@@ -263,16 +247,16 @@ async def test_a_case_at_its_time_limit_ends_the_execution() -> None:
         ("import os, shutil\nif input() == 'x': shutil.rmtree(os.getcwd())", ["OK", "OK", "OK"]),
     ],
 )
-async def test_later_cases_run_after_a_case_that_fails(code: str, outcomes: list[str]) -> None:
+async def test_later_cases_run_after_a_case_that_fails(double_url: str, code: str, outcomes: list[str]) -> None:
     """Only a case that ends the process prevents the later cases."""
-    response = await run_whole_cases(code, whole_cases({"stdin": "a"}, {"stdin": "x"}, {"stdin": "b"}))
+    response = await run_whole_cases(double_url, code, encode_inputs({"stdin": "a"}, {"stdin": "x"}, {"stdin": "b"}))
     assert [response.verdict_of(index).outcome for index in response.report.records] == outcomes
 
 
-async def test_the_guest_program_removes_its_folders() -> None:
+async def test_the_guest_program_removes_its_folders(double_url: str) -> None:
     """No file of a program is left on the server."""
     before = {path.name for path in Path("/tmp").glob("faasrt-????????????????")}
     code = "import os\nos.makedirs('a/b')\nos.symlink('/', 'a/link')\nopen('a/b/c', 'w').close()"
-    response = await run_whole_cases(code, whole_cases({"stdin": "a"}, {"files": {"x": ""}}))
+    response = await run_whole_cases(double_url, code, encode_inputs({"stdin": "a"}, {"files": {"x": ""}}))
     assert [response.verdict_of(index).outcome for index in (0, 1)] == ["OK", "OK"]
     assert {path.name for path in Path("/tmp").glob("faasrt-????????????????")} <= before
