@@ -65,7 +65,7 @@ To give native programs other packages, make an environment for them:
 | depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
 | user and host | yours | uid 1000, host name `sandbox` | none |
 
-On `wasm`, a program of a call with `files` or `collect` also has a working folder in memory, /tmp, of at most 64 MiB and
+On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
 10,000 entries. What it writes to a file can be read through another open file after `close` or `os.fsync`.
 
 ## Differences from Deno
