@@ -56,7 +56,7 @@ To give native programs other packages, make an environment for them:
 | integers of numpy, `sys.maxsize` | 64 bits | 64 bits | 32 bits: `np.arange(10**5).sum()` overflows |
 | packages | yours | yours | the five above |
 | network | yes | none; Unix sockets work | none, and no `socket`, no `ssl` |
-| files | yours | a private /tmp; packages and /usr, read-only | the standard library; /tmp with `files` or `collect` |
+| files | yours | a private, writable /tmp; packages and /usr are read-only | the standard library; see below |
 | threads, `multiprocessing`, `subprocess` | yes | yes | no |
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
@@ -64,6 +64,9 @@ To give native programs other packages, make an environment for them:
 | too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
 | depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
 | user and host | yours | uid 1000, host name `sandbox` | none |
+
+On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
+10,000 entries. What it writes to a file can be read through another open file after `close` or `os.fsync`.
 
 ## Differences from Deno
 

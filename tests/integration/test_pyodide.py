@@ -10,6 +10,7 @@ import pytest_asyncio
 from faasrt import Outcome, RuntimeManager, Settings, TimeoutSettings
 from support.doubles import PyodideFaas
 from support.input_programs import PROGRAMS as INPUT_PROGRAMS
+from support.whole_cases import encode_inputs, run_whole_cases
 
 pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300, func_only=True)]
 
@@ -107,3 +108,16 @@ async def test_cases_in_pyodide_continue_after_a_crash(pyodide: tuple[PyodideFaa
     assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK", "CRASHED", "OK", "CRASHED", "OK"]
     assert [result.value for result in results if result.ok] == ["a", "b", "c", "d"]
     assert faas.executions == before + 4
+
+
+async def test_whole_programs_run_as_cases_in_pyodide(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:
+    """One interpreter runs all cases. A case at its time limit ends the execution."""
+    code = (
+        "import os, sys, part\nassert not os.path.exists('out')\nopen('out', 'w').close()\n"
+        "print(input(), part.name, sys.argv)\nif part.name == 2:\n    while True: pass\nsys.exit(part.name)"
+    )
+    inputs = [{"stdin": f"in{n}", "argv": [str(n)], "files": {"part.py": f"name = {n}"}} for n in range(4)]
+    response = await run_whole_cases(pyodide[0].url, code, encode_inputs(*inputs), timeout_ms=1_000)
+    verdicts = [response.verdict_of(index) for index in response.report.records]
+    assert [verdict.outcome for verdict in verdicts] == ["OK", "USER_ERROR", "TIMEOUT"]
+    assert [verdict.stdout for verdict in verdicts] == [f"in{n} {n} ['main.py', '{n}']\n" for n in range(3)]
