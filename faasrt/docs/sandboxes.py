@@ -73,13 +73,14 @@ On `wasm`, calls with `files` or `collect` give the program a working folder in 
 | | `deno run` | `deno` here |
 |---|---|---|
 | `return_val(text)` | undefined | returns a value to the caller |
-| permissions | asks | refuses: no files, network, environment, processes, system information |
+| permissions | asks | refuses: no network, environment, processes, system information |
+| files | yours | a program that is sent with `files` or `collect` has /tmp to itself; others have none |
 | `npm:`, `jsr:`, `https:` imports | work | a `TypeError` |
 | `node:` modules | work | those that need no permission, such as `node:crypto` |
 | `Worker` | works | undefined |
 | types of TypeScript | removed (checked by `deno check`) | removed, not checked |
 | `import.meta.main` | true | false |
-| stdin, `prompt()`, `Deno.args` | yours | empty |
+| stdin, `Deno.args`, `process.argv` | yours | what `run_code` sends: `stdin`, `argv` |
 | a promise that never settles, with nothing left to do | an error | USER_ERROR |
 
 ## Limits

@@ -40,7 +40,10 @@ file after `close` or `os.fsync`. The first program on a machine waits until the
 cores, 2.4 GB of memory, 300 MB of disk); `faasrt warmup` compiles it ahead of time. The compiled sandbox is stored in
 FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
 
-*deno* gives programs no files, network, environment, processes or workers, and no `npm:`, `jsr:` or `https:` imports.
+*deno* gives programs no network, environment, processes or workers, and no `npm:`, `jsr:` or `https:` imports. Only a
+program that is sent with `files` or `collect` can use files. It runs in the folder /tmp, which is its own, may read and
+write there (but not create symbolic links, watch files, or execute them), and can import its files. Its process is not
+kept ready, and takes about 50 ms to start. At the level `filters` no JavaScript program can use files.
 It removes TypeScript's types without checking them. As in Deno, a listener that a program adds with `addEventListener`
 can suppress an uncaught error. Handlers in `onerror` and `onunhandledrejection` cannot: the program still ends as
 USER_ERROR.
@@ -49,8 +52,8 @@ USER_ERROR.
 has one of two levels.
 
     namespaces   Linux namespaces with their own users, processes, network (an empty one), IPC and host name; a root
-                 folder of a few read-only mounts; for Python a private /tmp in memory; under root, a uid for each
-                 program
+                 folder of a few read-only mounts; for Python, and for JavaScript with files, a private /tmp in memory;
+                 under root, a uid for each program
     filters      for containers with Docker's defaults, where namespaces are not available: one process without files,
                  locks or sockets; under root, a uid for each program
 
@@ -97,9 +100,9 @@ container without capabilities, with Python on the engine `wasm`. Engines genera
 allow executable memory.
 
 **Limits.** The memory limit is approximate. Without a cgroup, a native program may exceed it by up to half a GiB for a
-moment before it is ended. Its files in /tmp count as memory, and are limited to 64 MiB. The folder of a program on
-*wasm* takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory limit. A JavaScript process may
-use about 110 MiB more than its limit.
+moment before it is ended. Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64
+MiB. The folder of a program on *wasm* takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory
+limit. A JavaScript process may use about 110 MiB more than its limit.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
 program that ends itself with a signal is CRASHED, too. If a process is killed from outside, the call fails with a
