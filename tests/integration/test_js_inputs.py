@@ -129,6 +129,12 @@ FILES = table(
         {"files": {"é": "", "z": "z"}},
         {"stdout": " main.js,z,é\n"},
     ),
+    (
+        "unusual names",
+        "import { a } from './a%20b/%3F.js'; console.log(a, Deno.readTextFileSync('x\\ny/ #?%'))",
+        {"files": {"a b/?.js": "export const a = 1", "x\ny/ #?%": "2"}, "collect": ["x\ny/*"]},
+        {"stdout": "1 2\n", "files": {"x\ny/ #?%": b"2"}},
+    ),
     ("folder", "console.log(Deno.cwd(), process.cwd())", {"collect": ["*"]}, {"stdout": "/tmp /tmp\n"}),
     ("with stdin and argv", COUNT, {"stdin": "ab", "files": {"x": "y" * 70_000}}, counted(b"ab")),
     (

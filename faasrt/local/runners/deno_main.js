@@ -200,8 +200,8 @@ Deno.args.push(...job.argv);
 const sources = [job.code];
 for (const [path, size] of job.files) {
   const content = readExactly(size);
-  const [, parent] = /^(?:(.*)\/)?/.exec(path);
-  if (parent !== undefined) Deno.mkdirSync(parent, { recursive: true });
+  const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+  if (parent !== "") Deno.mkdirSync(parent, { recursive: true });
   Deno.writeFileSync(path, content);
   if (/\.[cm]?[jt]sx?$/.test(path)) sources.push(new TextDecoder().decode(content));
 }
