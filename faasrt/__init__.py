@@ -16,7 +16,7 @@ COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the 
 
 Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
 
-* `faasrt.docs.cookbook`: twelve short recipes
+* `faasrt.docs.cookbook`: thirteen short recipes
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
@@ -27,7 +27,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 The reference:
 
 * `faasrt.RuntimeManager`: the client, one for each application: runtimes, batches (`map`), health, metrics
-* `faasrt.Runtime`: running programs, calling functions, running many cases at once, validation
+* `faasrt.Runtime`: running programs, streaming their output, calling functions, running many cases at once, validation
 * `faasrt.results`: the results, and the meaning of each `Outcome`
 * `faasrt.judging`: programs judged by test cases
 * `faasrt.errors`: the tree of errors
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from faasrt.manager import *
     from faasrt.results import *
     from faasrt.runtime import *
+    from faasrt.streaming import *
     from faasrt.tasks import *
     from faasrt.telemetry.metrics import *
 
@@ -119,6 +120,7 @@ __all__ = [
     "LimiterSettings",
     "Metrics",
     "Outcome",
+    "OutputChunk",
     "OverloadedError",
     "ProtocolError",
     "QueueFullError",
@@ -133,6 +135,7 @@ __all__ = [
     "ServerError",
     "ServiceError",
     "Settings",
+    "StreamedRun",
     "TaskFailure",
     "TaskResult",
     "TaskSuccess",
@@ -152,7 +155,7 @@ __all__ = [
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = (
     *("errors", "languages", "results", "config", "judging", "tasks", "telemetry.metrics", "caching"),
-    *("runtime", "factory", "manager"),
+    *("streaming", "runtime", "factory", "manager"),
 )
 
 

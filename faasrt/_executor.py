@@ -18,6 +18,7 @@ from faasrt.telemetry.metrics import Counters
 from faasrt.transport.call import Transport
 from faasrt.transport.context import CallContext
 from faasrt.transport.lifecycle import CallsInFlight
+from faasrt.transport.live_reader import LiveReader
 
 
 @attrs.frozen(eq=False)
@@ -40,14 +41,16 @@ class Executor:
     _calls: CallsInFlight
     _cache: ResultCache | None = None
 
-    async def run(self, execution: Execution, may_rerun: bool) -> ExecutionResult:
-        """Return the result of a program or a single call."""
+    async def run(self, execution: Execution, may_rerun: bool, live: LiveReader | None = None) -> ExecutionResult:
+        """Return the result of a program or a single call. `live` gets the output of a program while it runs."""
         with self._calls.track():
             reuse = self._reuse(execution)
             if stored := await reuse.find("".join(execution.job.cases)):
                 return stored
-            response, context = await self._send(execution, may_rerun)
+            response, context = await self._send(execution, may_rerun, live)
             result = context.finish(context.result(response.verdict()))
+            if live is not None and result.truncated:
+                return result  # without live output, less may be cut
             return await reuse.keep(result, "".join(execution.job.cases))
 
     async def run_cases(
@@ -78,13 +81,17 @@ class Executor:
         urls = self._settings.endpoints[language]
         return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
 
-    async def _send(self, execution: Execution, may_rerun: bool) -> tuple[GuestResponse, CallContext]:
+    async def _send(
+        self, execution: Execution, may_rerun: bool, live: LiveReader | None = None
+    ) -> tuple[GuestResponse, CallContext]:
         request = execution.run
         context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
         try:
             context.call_started(request.code, request.timeout_ms)
             with self._calls.track():
-                response = await self._transport.run(context, execution, idempotent=may_rerun, owner=self._calls)
+                response = await self._transport.run(
+                    context, execution, idempotent=may_rerun, owner=self._calls, live=live
+                )
         except BaseException as error:
             context.fail(error)
             raise

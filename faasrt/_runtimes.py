@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
@@ -15,6 +16,8 @@ from faasrt.errors import RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.runtime import Runtime
+from faasrt.streaming import StreamedRun
+from faasrt.tasks import RunOptions
 from faasrt.telemetry.events import Sink
 from faasrt.transport.lifecycle import LoopAffinity
 
@@ -39,6 +42,21 @@ class RuntimeCache:
         self._maps: set[Map] = set()
         self._closed = False
         self._loop = LoopAffinity("manager")
+
+    @contextlib.asynccontextmanager
+    async def stream_code(
+        self, code: str, language: str | Language, **options: Unpack[RunOptions]
+    ) -> AsyncIterator[StreamedRun]:
+        r"""Run a program, and yield its output while it runs: `get_runtime(language)` and `Runtime.stream_code`.
+
+        Example:
+            >>> async with manager.stream_code("console.log(1)", "js") as run:
+            ...     print([chunk.text async for chunk in run], run.result.outcome)
+            ['1\n'] OK
+        """
+        runtime = await self.get_runtime(language)
+        async with runtime.stream_code(code, **options) as run:
+            yield run
 
     async def get_runtime(self, language: str | Language) -> Runtime:
         """Return the runtime for a language. All callers share it, so do not close it.

@@ -111,6 +111,27 @@ class ExecutionOutput(metaclass=RecordType):
     ret_val: str = attrs.field(default="", repr=short_repr)
 
 
+@attrs.frozen(kw_only=True)
+class OutputChunk(metaclass=RecordType):
+    r"""A part of the output of a program that runs, see `Runtime.stream_code`.
+
+    Attributes:
+        stream: "stdout" or "stderr".
+        text: The text; not empty.
+        elapsed_s: Seconds since the program began, as measured by the server.
+
+    Example:
+        >>> async with manager.stream_code("print('hi')", "python") as run:
+        ...     chunks = [chunk async for chunk in run]
+        >>> [(chunk.stream, chunk.text) for chunk in chunks]
+        [('stdout', 'hi\n')]
+    """
+
+    stream: str
+    text: str = attrs.field(repr=short_repr)
+    elapsed_s: float
+
+
 @attrs.frozen
 class Timings(metaclass=RecordType):
     """The durations of a call in seconds, as measured by the client.

@@ -20,8 +20,9 @@ from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.results import ExecutionResult, ValidationResult
+from faasrt.streaming import StreamedRun
 from faasrt.syntax import Where, check_where
-from faasrt.tasks import CallOptions, JudgeOptions, check_args, check_kwargs
+from faasrt.tasks import CallOptions, JudgeOptions, RunOptions, check_args, check_kwargs
 from faasrt.transport.context import CallContext
 
 
@@ -114,6 +115,45 @@ class Runtime(RuntimeBase):
             collect=collect,
         )
         return await self._executor.run(Execution(run=request, mode=self._settings.envelope), may_rerun)
+
+    def stream_code(
+        self, code: str, language: str | Language | None = None, **options: Unpack[RunOptions]
+    ) -> StreamedRun:
+        r"""Run a program, at most once, and yield its output while it runs.
+
+        A slow reader slows the program down. The time limit of the program includes the time for which it waits; the
+        deadline of the call does not. A call is retried as by `run_code`, but not after the first output.
+
+        Args:
+            code: The program; not empty.
+            language: See `run_code`.
+            **options: The other arguments of `run_code`. The chunks have all output, up to twice `max_output_bytes`.
+                `result.stdout` and `result.stderr` are cut to `max_output_bytes`, and to 1 MiB at most.
+
+        Returns:
+            A `StreamedRun`: an asynchronous context manager, and an iterator of `OutputChunk`. After the iteration,
+            `result` is the result of the program. If it was not cut, the chunks together are the text in the result.
+
+        Raises:
+            FaasrtError: See `run_code`. Errors after the start are raised by the iteration.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> code = "import time\nfor n in range(3): print(n, flush=True); time.sleep(0.05)"
+            >>> async with runtime.stream_code(code) as run:
+            ...     async for chunk in run:
+            ...         print(chunk.text, end="")
+            0
+            1
+            2
+            >>> run.result.outcome
+            <Outcome.OK: 'OK'>
+        """
+        request, may_rerun = self._request(code, language, **options)
+        execution = Execution(run=request, mode=self._settings.envelope)
+
+        return StreamedRun(lambda live: self._executor.run(execution, may_rerun, live))
 
     async def call_function(
         self,

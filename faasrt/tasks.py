@@ -36,6 +36,13 @@ class CallOptions(JudgeOptions, total=False):
     files: Mapping[str, str | bytes] | None
 
 
+class RunOptions(CallOptions, total=False):
+    """All options of `run_code`; see there."""
+
+    argv: Sequence[str]
+    collect: Sequence[str]
+
+
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
     """Return positional arguments as a tuple. Raise InvalidRequestError if `args` is not iterable, or is a single value
     such as a str, whose items would become the arguments.

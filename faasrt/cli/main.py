@@ -43,7 +43,9 @@ from faasrt.cli.serve import report_ready, serve_command
 from faasrt.cli.verdict import describe
 from faasrt.errors import FaasrtError
 from faasrt.languages import Language
+from faasrt.manager import RuntimeManager
 from faasrt.results import ExecutionResult
+from faasrt.tasks import RunOptions
 
 _LANGUAGE_OF_SUFFIX = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript"}
 
@@ -160,35 +162,38 @@ def run_command(
 ) -> int:
     """Run a program with arguments: FILE, or stdin when FILE is -.
 
-    The output of the program goes to stdout and stderr. The exit code is 1 when the program fails. Arguments that
-    begin with a dash come after --, as in: faasrt run main.py -- --verbose
+    The output of the program goes to stdout and stderr, while it runs if the FaaS can send it. The exit code is 1 when
+    the program fails. Arguments that begin with a dash come after --, as in: faasrt run main.py -- --verbose
     """
     _refuse_empty(program)
     if collect and output_dir is None and not as_json:
         raise click.UsageError("--collect needs --output-dir, or --json, which prints the files")
     if output_dir is not None and not collect:
         raise click.UsageError("--output-dir needs --collect")
-    standard_input = read_stdin(stdin, is_program=program.name == "<stdin>")
-    files = read_files(file_names)
-    result = run_with_manager(
-        lambda manager: manager.run_code(
-            program.code,
-            program.language,
-            timeout_ms,
-            stdin=standard_input,
-            argv=(*program.arguments, *arguments),
-            files=files,
-            collect=collect,
-        ),
-        make_settings(url, timeout_ms, memory_mb),
-        [program.language],
+    options = RunOptions(
+        timeout_ms=timeout_ms,
+        stdin=read_stdin(stdin, is_program=program.name == "<stdin>"),
+        argv=(*program.arguments, *arguments),
+        files=read_files(file_names),
+        collect=collect,
     )
+
+    async def work(manager: RuntimeManager) -> tuple[ExecutionResult, bool]:
+        if as_json:
+            return await manager.run_code(program.code, program.language, **options), False
+        async with manager.stream_code(program.code, program.language, **options) as run:
+            async for chunk in run:
+                write(chunk.text, err=chunk.stream == "stderr")
+            return run.result, run.live
+
+    settings = make_settings(url, timeout_ms, memory_mb)
+    result, is_live = run_with_manager(work, settings, [program.language])
     if output_dir is not None:
         write_files(result.files, output_dir)
     if as_json:
         write(result.to_json() + "\n")
     else:
-        _show(result)
+        _show(result, live=is_live)
     return OK if result.ok else CODE_FAILED
 
 
@@ -312,12 +317,12 @@ def _refuse_empty(program: _GivenProgram) -> None:
         raise click.UsageError(f"{program.name} is empty: there is no program to run")
 
 
-def _show(result: ExecutionResult) -> None:
-    write(result.stdout)
-    write(result.stderr, err=True)
+def _show(result: ExecutionResult, *, live: bool) -> None:
+    """Write what follows the output of a program. Live output was not cut, only that in the result."""
     if result.stderr and not result.stderr.endswith("\n"):
         write("\n", err=True)
-    for name in sorted(result.truncated - {"files"}):
+    is_cut = result.truncated - ({"files", "stdout", "stderr"} if live else {"files"})
+    for name in sorted(is_cut):
         write_message(f"{name} was cut at the output limit")
     if "files" in result.truncated:
         write_message("some files were not collected: they exceed the output limit, or cannot be read")

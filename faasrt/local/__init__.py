@@ -121,6 +121,12 @@ JavaScript and TypeScript (`benchmarks/local.py`).
     GET  /metrics          JSON, or the Prometheus text format when the `Accept` header asks for it
     GET  /openapi.json     the description of every field
 
+If the `Accept` header of a run names `application/x-ndjson`, the answer is lines of JSON: the output while the program
+runs, and last `{"result": ...}` with the usual answer, or `{"error": {"status": ...}}` (`faasrt.protocol.json_lines`).
+While the client does not read, the program waits when it prints, and this time counts for its time limit. stdout and
+stderr in the result are then cut to 1 MiB, because the lines have all output. The stdout of a program that defines
+`return_val` itself is sent at the end, because it contains the return value.
+
 If a program was ended at a limit, its `error_info` names the limit, its value, and whether the client or the server set
 it: {"name": "Timeout", "message": "timeout after 500 ms (limit of the client)"}. If a program failed and printed
 nothing to stderr, the server writes one line there that says why, such as "faasrt: timeout after 500 ms (limit of the
@@ -137,7 +143,8 @@ The server refuses these requests before a program runs, with `{"error", "detail
 * programs that cannot start now: 429 or 503, with `Retry-After` and `x-faasrt-not-started: 1`.
 
 The server holds at most 1,000 connections (or half of the process's descriptors), and 64 MiB of requests and answers.
-Receiving the head of a request, receiving its body, and reading its answer may take 30 s each.
+Receiving the head of a request, receiving its body, and reading its answer may take 30 s each. While a program runs,
+its time limit applies instead to a client that does not read its output.
 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,

@@ -23,21 +23,23 @@ from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResu
 from faasrt.local.exposition import collect_metrics, format_metrics
 from faasrt.local.http_limits import MemoryBudget, Reserve
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
+from faasrt.local.live_answer import LineResponse, answer_live
 from faasrt.local.notices import notice_of
 from faasrt.local.openapi import build_document
 from faasrt.local.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.protocol.frames import is_frame
+from faasrt.protocol.json_lines import accepts_lines
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 
-_CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates")
+_CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates", "streams")
 _SPARE_BYTES = 12_144  # not used of the largest answer that clients read
 # The headers of an aiohttp error that are copied to the response.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
-_Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.Response]]
+_Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.StreamResponse]]
 
 
 @attrs.define
@@ -75,31 +77,21 @@ class Service:
                 # Sent here, so that the bytes of the answer stay reserved until the client has read it.
                 await response.prepare(request)
                 await response.write_eof()
-                status, size = response.status, response.content_length or 0
+                status = response.status
+                size = response.sent_bytes if isinstance(response, LineResponse) else response.content_length or 0
                 return response
         finally:
             if self._access_log is not None:
                 self._access_log(request, status=status, elapsed_s=time.monotonic() - started, size=size)
 
-    async def _respond(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _respond(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
         try:
             self._access.check(request)
             return await self._route(request)(request, reserve)
-        except BadRequestError as error:
-            return error_response(400, "bad request", str(error))
-        except KilledError as error:
-            return error_response(error.status, error.kind, str(error), {PROGRAM_SUSPECT_HEADER: "1"})
-        except EngineError as error:
-            headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
-            return error_response(error.status, error.kind, str(error), headers)
-        except web.HTTPException as error:
-            headers = {name: error.headers[name] for name in _REFUSAL_HEADERS if name in error.headers}
-            return error_response(error.status, error.reason, error.text or "", headers)
         except ConnectionError:
             raise
         except Exception as error:
-            log_failure(error)
-            return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
+            return _failure_response(error)
 
     def _route(self, request: web.BaseRequest) -> _Handler:
         method, handler = self._routes.get(request.raw_path.partition("?")[0], ("", None))
@@ -112,16 +104,23 @@ class Service:
             raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
         return handler
 
-    async def _run_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _run_code(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
         job = await self._read_job(request, reserve)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
-        queue = self._queues[job.language]
-        task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
-        if result.error is None:
-            result = attrs.evolve(result, error=job.limits.error(result.outcome))
-        fields = _run_fields(job, task_id, result, queue.engine, self._sandbox)
-        return _fit_response(fields, job)
+
+        async def execute(job: EngineJob) -> web.Response:
+            queue = self._queues[job.language]
+            task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
+            if job.live is not None:
+                job.live.release(result.stdout)
+            if result.error is None:
+                result = attrs.evolve(result, error=job.limits.error(result.outcome))
+            return _fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
+
+        if accepts_lines(request.headers.get("Accept", "")):
+            return await answer_live(request, job, execute, _failure_response, reserve)
+        return await execute(job)
 
     async def _validate_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         job = attrs.evolve(await self._read_job(request, reserve), check=True)
@@ -193,6 +192,23 @@ class Service:
 
     async def _openapi(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         return json_response(200, self._document)
+
+
+def _failure_response(error: Exception) -> web.Response:
+    """Return the answer to a request that failed with this error. Log an unexpected error."""
+    match error:
+        case BadRequestError():
+            return error_response(400, "bad request", str(error))
+        case KilledError():
+            return error_response(error.status, error.kind, str(error), {PROGRAM_SUSPECT_HEADER: "1"})
+        case EngineError():
+            headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
+            return error_response(error.status, error.kind, str(error), headers)
+        case web.HTTPException():
+            headers = {name: error.headers[name] for name in _REFUSAL_HEADERS if name in error.headers}
+            return error_response(error.status, error.reason, error.text or "", headers)
+    log_failure(error)
+    return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
 
 
 def _run_fields(

@@ -30,10 +30,12 @@ class Listener(web.Server):
         self.max_connections = http_limits.max_connections()
 
     def __call__(self) -> web.RequestHandler:
-        return _BoundedConnection(self)
+        return BoundedConnection(self)
 
 
-class _BoundedConnection(web.RequestHandler):
+class BoundedConnection(web.RequestHandler):
+    """One connection. It is closed if its client does not read an answer for REQUEST_TIMEOUT_S."""
+
     def __init__(self, listener: Listener) -> None:
         super().__init__(
             listener,
@@ -46,6 +48,14 @@ class _BoundedConnection(web.RequestHandler):
         )
         self._listener = listener
         self._write_timer: asyncio.TimerHandle | None = None
+        self._is_limited = self._client_reads = True
+
+    def limit_writing(self, *, limited: bool) -> None:
+        """Set whether the connection is closed if its client does not read. Without the limit, the caller has one."""
+        self._is_limited = limited
+        self._stop_timer()
+        if limited and not self._client_reads:
+            self._start_timer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         writer = cast(asyncio.Transport, transport)
@@ -62,17 +72,23 @@ class _BoundedConnection(web.RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.transport is not None:
-            loop = asyncio.get_running_loop()
-            self._write_timer = loop.call_later(http_limits.REQUEST_TIMEOUT_S, self.transport.abort)
+        self._client_reads = False
+        if self._is_limited:
+            self._start_timer()
 
     def resume_writing(self) -> None:
+        self._client_reads = True
         self._stop_timer()
         super().resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+
+    def _start_timer(self) -> None:
+        if self.transport is not None:
+            loop = asyncio.get_running_loop()
+            self._write_timer = loop.call_later(http_limits.REQUEST_TIMEOUT_S, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._write_timer is not None:

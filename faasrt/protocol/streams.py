@@ -1,25 +1,64 @@
-"""Cuts long streams to their head and tail, with a marker in between that states the number of bytes lost."""
+"""Decodes streams, and cuts long ones to their head and tail, with a marker in between that states the bytes lost."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 STREAM_NAMES = ("stdout", "stderr", "ret_val")
 _MARKER = "\n... {} bytes cut ...\n"
 _MARKER_START = _MARKER.partition("{")[0]
 _ANY_MARKER = re.compile(r"\n\.\.\. [0-9]{1,16} bytes cut \.\.\.\n")
+_SURROGATES = re.compile(rb"((?:\xed[\xa0-\xbf][\x80-\xbf])+)")
+_MAX_SURROGATES = 10_000
+
+
+def decode(data: bytes) -> str:
+    """Decode UTF-8, which may contain lone surrogates. Other bytes become U+FFFD."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        pass
+    # Every second part is a run of surrogates. With very many runs, the last ones become U+FFFD too.
+    parts = _SURROGATES.split(data, _MAX_SURROGATES)
+    return "".join(part.decode("utf-8", ("replace", "surrogatepass")[index % 2]) for index, part in enumerate(parts))
+
+
+class TextDecoder:
+    """Decodes a stream piece by piece. The texts together are `decode` of the whole stream."""
+
+    def __init__(self) -> None:
+        self._incomplete = b""
+
+    def feed(self, data: bytes) -> str:
+        """Return the text of the next bytes. An incomplete character at the end is kept for the next call."""
+        data = self._incomplete + data
+        size = _incomplete_bytes(data)
+        self._incomplete = data[len(data) - size :]
+        return decode(data[: len(data) - size])
+
+    def finish(self) -> str:
+        """Return the text of the incomplete character at the end of the stream; "" if there is none."""
+        data, self._incomplete = self._incomplete, b""
+        return decode(data)
+
+
+def _incomplete_bytes(data: bytes) -> int:
+    """Return the number of bytes at the end that may be the beginning of a character."""
+    for size in range(1, min(4, len(data) + 1)):
+        byte = data[-size]
+        if byte >= 0xC0:  # the first byte of a character of two to four bytes
+            return size if size < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else 0
+        if byte < 0x80:
+            break
+    return 0
 
 
 def cut(data: bytes, limit: int) -> tuple[str, bool]:
     """Decode a stream, cut it to `limit` bytes of UTF-8 with its marker, and return the text and whether it was cut.
     `data` may contain lone surrogates; bytes that are not UTF-8 become U+FFFD.
     """
-    try:
-        text = data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        text = data.decode("utf-8", "replace")
-    return cut_text(text, limit)
+    return cut_text(decode(data), limit)
 
 
 def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
@@ -59,3 +98,56 @@ def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], fro
     found = {name: cut_text(text, limit) for name, text in texts.items() if 4 * len(text) > limit}
     cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
     return {**texts, **{name: found[name][0] for name in cut_names}}, cut_names
+
+
+class OutputBuffer:
+    """Collects a stream, and keeps its head and its tail. A stream of up to twice the limit is kept as a whole.
+
+    Args:
+        limit: The number of UTF-8 bytes to which `cut` cuts the stream.
+
+    Attributes:
+        size: The number of bytes added.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0
+        self._limit = limit
+        self._head, self._tail = bytearray(), bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Add the next bytes. The work is linear in their number."""
+        self.size += len(data)
+        room = self._limit - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        if len(self._tail) > 2 * self._limit + 1:
+            del self._tail[: -self._limit - 1]
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that were kept."""
+        return bytes(self._head + self._tail)
+
+    def map(self, function: Callable[[bytes], bytes]) -> OutputBuffer:
+        """Return a buffer with the head and the tail that a function returns for those of this one."""
+        mapped = OutputBuffer(self._limit)
+        if self._is_whole:
+            mapped.add(function(self.data))
+        else:
+            mapped.size = self.size
+            mapped._head, mapped._tail = (bytearray(function(bytes(part))) for part in (self._head, self._tail))
+        return mapped
+
+    def cut(self) -> tuple[str, bool]:
+        """Return the text of the stream, cut to the limit, and whether it was cut; see the function `cut`."""
+        if self._is_whole:
+            return cut(self.data, self._limit)
+        head, tail = (decode(bytes(part)).encode("utf-8", "surrogatepass") for part in (self._head, self._tail))
+        return join_cut(head, tail, self.size, self._limit), True
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.size == len(self._head) + len(self._tail)

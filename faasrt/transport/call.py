@@ -31,6 +31,7 @@ from faasrt.transport.endpoint import Profiles, has_alternative
 from faasrt.transport.engine_names import EngineDirectory
 from faasrt.transport.http import BodyTooLargeError, HttpClient, RequestBody
 from faasrt.transport.lifecycle import LoopAffinity
+from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import EndpointGroup, Permit, PermitPool
 from faasrt.transport.retry import RetryBudget, SendState, wait_before_retry
 
@@ -84,7 +85,13 @@ class Transport:
             await self._http.aclose()
 
     async def run(
-        self, context: CallContext, execution: Execution, *, idempotent: bool, owner: object
+        self,
+        context: CallContext,
+        execution: Execution,
+        *,
+        idempotent: bool,
+        owner: object,
+        live: LiveReader | None = None,
     ) -> GuestResponse:
         """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
 
@@ -96,6 +103,8 @@ class Transport:
             execution: The program or the calls to run.
             idempotent: Whether it may run more than once.
             owner: An object that identifies the call for `fail_waiting`.
+            live: Gets the output while the program runs, if the server can send it. After it has delivered any output,
+                the call is not retried. None asks for no live output.
 
         Raises:
             QueueFullError: Too many calls are waiting already.
@@ -126,7 +135,7 @@ class Transport:
                     context.deadline = self.clock() + timeout_s + self._settings.timeouts.grace_s
                 try:
                     context.attempt_started(permit.endpoint.url)
-                    response = await self._attempt(permit, execution, context)
+                    response = await self._attempt(permit, execution, context, live)
                 except BaseException as error:
                     self._finish_attempt(permit, context, error)
                     if not isinstance(error, ServiceError):
@@ -137,6 +146,8 @@ class Transport:
                     self._budgets[family].deposit()
                     return response
                 state.add(failed)
+                if live is not None and live.has_delivered:
+                    raise failed
                 tried += (permit.endpoint.url,)
                 wait_s = wait_before_retry(
                     failed,
@@ -264,7 +275,9 @@ class Transport:
         finally:
             self._pool.release(permit, error)
 
-    async def _attempt(self, permit: Permit, execution: Execution, context: CallContext) -> GuestResponse:
+    async def _attempt(
+        self, permit: Permit, execution: Execution, context: CallContext, live: LiveReader | None
+    ) -> GuestResponse:
         timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
         profile = _UNKNOWN
         if execution.needs_profile:
@@ -296,6 +309,7 @@ class Transport:
                 within_s=min(started + timeout_s + timeouts.grace_s, deadline) - now,
                 max_body_bytes=max_answer_bytes(run.sandbox.max_output_bytes, collects=bool(run.input.collect)),
                 headers=context.headers(),
+                live=None if request.nonce else live,  # the guest program returns the output only at the end
             )
         except BodyTooLargeError:
             permit.status = 200  # with any other status, only the beginning of the body is read

@@ -19,9 +19,11 @@ from faasrt._version import __version__
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, ProtocolError, ServiceError
 from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import Answer, decode_object, raise_for_status
 from faasrt.results import EndpointHealth, HealthStatus
+from faasrt.transport.live_reader import LineTooLongError, LiveReader
 
 # The client closes idle connections before servers do (aiohttp's and Node's servers wait for at least 5 s). If a server
 # closes a connection during a POST, it is unknown whether the code ran.
@@ -109,8 +111,12 @@ class HttpClient:
         within_s: float,
         max_body_bytes: int,
         headers: Mapping[str, str],
+        live: LiveReader | None = None,
     ) -> Answer:
         """Send one request, and read its answer.
+
+        If `live` is given, the request asks for live output, and `live` reads it if the server sends it. The time that
+        the caller needs for the output does not count for `within_s`.
 
         Raises:
             DeadlineExceededError: There was no answer within `within_s` seconds.
@@ -123,12 +129,14 @@ class HttpClient:
         Cancellation: closes the connection.
         """
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(within_s) as timeout:
                 session = self._sessions.get(endpoint) or self._open_session(endpoint)
                 if session is self._settings.session:
                     headers = {**self._headers, **headers}
+                if live is not None:
+                    headers = {**headers, "Accept": ACCEPT}
                 request = session.post(self._urls[endpoint][path], data=body, headers=headers, **self._options)
-                return await _exchange(request, body, max_body_bytes)
+                return await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
             if not body.sending:
                 message = f"cannot connect within {within_s:g} s; is the FaaS running there?"
@@ -220,12 +228,23 @@ class HttpClient:
 
 
 async def _exchange(
-    request: Awaitable[aiohttp.ClientResponse], body: RequestBody | None, max_body_bytes: int
+    request: Awaitable[aiohttp.ClientResponse],
+    body: RequestBody | None,
+    max_body_bytes: int,
+    live: LiveReader | None = None,
+    timeout: asyncio.Timeout | None = None,
 ) -> Answer:
     try:
         response = await request
         try:
-            return await _read_answer(response, max_body_bytes)
+            is_live = response.status == 200 and response.content_type == CONTENT_TYPE
+            if live is None or timeout is None or not is_live:
+                return await _read_answer(response, max_body_bytes)
+            _check_encoding(response)
+            return await live.read(response.content, max_body_bytes, timeout)
+        except LineTooLongError:
+            response.close()
+            raise BodyTooLargeError from None
         except BaseException:
             response.close()
             raise
@@ -246,10 +265,7 @@ async def _exchange(
 
 async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) -> Answer:
     status, headers = response.status, response.headers
-    encoding = headers.get("Content-Encoding")
-    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-        message = f"the answer is compressed although the request forbids it: {encoding[:40]}"
-        raise ProtocolError(message, sent="yes", status=status)
+    _check_encoding(response)
     limit, content = max_body_bytes if status == 200 else _FAILURE_BODY_BYTES, response.content
     # A short answer has often arrived completely, together with its headers.
     body = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)
@@ -267,6 +283,13 @@ async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) ->
         not_started=headers.get(NOT_STARTED_HEADER) == "1",
         program_suspect=headers.get(PROGRAM_SUSPECT_HEADER) == "1",
     )
+
+
+def _check_encoding(response: aiohttp.ClientResponse) -> None:
+    encoding = response.headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        message = f"the answer is compressed although the request forbids it: {encoding[:40]}"
+        raise ProtocolError(message, sent="yes", status=response.status)
 
 
 async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:

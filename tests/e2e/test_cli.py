@@ -516,6 +516,41 @@ def test_failures_of_streams_and_hosts_leave_nothing_behind(command: str, exit_c
     wait_for(lambda: not list(tmp_path.iterdir()))
 
 
+@pytest.mark.parametrize("place", ["pipe", "terminal"])
+def test_run_prints_output_while_the_program_runs(place: str) -> None:
+    """Output of a program that never ends is printed, to a pipe and to a terminal. Ctrl-C then ends the command."""
+    code = "console.log('out'); console.error('err'); setInterval(() => console.log('more'), 50)"
+    reader, writer = pty.openpty() if place == "terminal" else os.pipe()
+    process = subprocess.Popen(
+        [FAASRT, "run", "-l", "js", "-c", code], env=CLEAN, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer
+    )
+    os.close(writer)
+    try:
+        output = b""
+        while output.count(b"more") < 3:
+            output += read_terminal(reader)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        while data := read_terminal(reader):
+            output += data
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        os.close(reader)
+    text = output.decode().replace("\r\n", "\n")
+    assert text.startswith(NOTICE)
+    assert sorted(text.removeprefix(NOTICE).split("\n")[:2]) == ["err", "out"]
+    assert text.endswith("faasrt: interrupted\n")
+
+
+def test_run_prints_everything_of_a_program_that_exceeds_its_output_limit() -> None:
+    """Live output is not cut. The program is ended at twice the limit."""
+    code = "const line = 'x'.repeat(1023); while (true) console.log(line)"
+    exit_code, stdout, stderr = faasrt("run", "-l", "js", "-c", code)
+    assert (exit_code, len(stdout)) == (1, 2 * 2**20 + 1)
+    assert stderr == f"{NOTICE}faasrt: OUTPUT_LIMIT: more than 2,097,152 bytes of output (twice the limit)\n"
+
+
 def test_sigkill_of_run_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     argv = [FAASRT, "run", "-l", "js", "-c", "await new Promise((r) => setTimeout(r, 50_000))", "--timeout-ms", "60000"]
     process = subprocess.Popen(argv, env={**CLEAN, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)

@@ -406,6 +406,8 @@ async def test_the_event_loop_is_never_blocked(engine: str) -> None:
         async with RuntimeManager.local(workers=1, engines={"python": engine}) as manager:
             for language, code in (("py", "print(1)"), ("js", "console.log(1)"), ("ts", "console.log(1)")):
                 assert (await manager.run_code(code, language)).stdout == "1\n"
+                async with manager.stream_code(code, language) as run:
+                    assert [chunk.text async for chunk in run] == ["1\n"]
                 assert await manager.validate_code(code, language)
             assert (await manager.run_code("while True: pass", "py", 100)).outcome is Outcome.TIMEOUT
             assert await manager.get_health_status()

@@ -28,6 +28,7 @@ LAYERS = [
     ("faasrt._map", 10),
     ("faasrt.runtime", 9),
     ("faasrt._executor", 8),
+    ("faasrt.streaming", 8),
     ("faasrt.caching", 7),
     ("faasrt.testing", 7),
     ("faasrt.transport", 7),

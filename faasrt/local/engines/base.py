@@ -19,6 +19,7 @@ from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
+from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
 from faasrt.local.jail.cgroup import Cgroups
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome, UserError
@@ -62,6 +63,7 @@ class EngineJob:
         limits: The limits of the execution.
         check: Whether to parse the program without running it.
         input: The input of the program besides its code.
+        live: Gets the output of the program while it runs; None to return it only with the result.
     """
 
     language: Language
@@ -69,6 +71,13 @@ class EngineJob:
     limits: ExecutionLimits
     check: bool = False
     input: ProgramInput = NO_INPUT
+    live: LiveOutput | None = attrs.field(default=None, eq=False)
+
+    @property
+    def kept_bytes(self) -> int:
+        """The number of bytes of stdout, and of stderr, to keep for the result."""
+        limit = self.limits.max_output_bytes
+        return limit if self.live is None else min(limit, KEPT_BYTES)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import secrets
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from faasrt.inputs import program_file
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
-from faasrt.local.engines.process import STDERR, STDOUT
+from faasrt.local.engines.output_filter import OutputFilter, find_diagnostics
+from faasrt.local.engines.process import STDERR, STDOUT, STREAMS
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.return_val import defines_return_val
+from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import Outcome, UserError
 
 # The largest message. A return value may be JSON, encoded as JSON again: a control character takes up to seven bytes.
 _MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
 # The largest total of a program's messages. It is limited because reading them costs the server time.
 _TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
-# V8 begins its diagnostics with these when its heap is full. They are not output of the program.
-_V8_DIAGNOSTICS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
 FOLDER = "/tmp"  # noqa: S108
@@ -58,6 +60,8 @@ class StdoutParser:
         mark: The start of a message.
         max_output_bytes: The largest output.
         max_message_bytes: The largest message. The total of all messages is limited too.
+        kept_bytes: The number of bytes of the output to keep.
+        on_output: Called with the next bytes of the output.
 
     Attributes:
         output: The output of the program.
@@ -67,11 +71,19 @@ class StdoutParser:
         complete: Whether the runner's last message has arrived.
     """
 
-    def __init__(self, mark: bytes, max_output_bytes: int, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        mark: bytes,
+        max_output_bytes: int,
+        max_message_bytes: int,
+        kept_bytes: int,
+        on_output: Callable[[bytes], None] = lambda data: None,
+    ) -> None:
+        self._on_output = on_output
         self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
         self._messages_left_bytes = _TOTAL_FACTOR * max_message_bytes + _TOTAL_BYTES
         self._pending = bytearray()
-        self.output = bytearray()
+        self.output = OutputBuffer(kept_bytes)
         self.messages: dict[str, dict[str, Any]] = {}
         self.limit_exceeded = self.message_too_large = self.complete = False
 
@@ -100,11 +112,11 @@ class StdoutParser:
             self._add_output(len(self._pending))
 
     def _add_output(self, size: int) -> None:
-        self.output += self._pending[:size]
+        data = bytes(self._pending[: min(size, self._max_output_bytes + 1 - self.output.size)])
         del self._pending[:size]
-        if len(self.output) > self._max_output_bytes:
-            del self.output[self._max_output_bytes + 1 :]
-            self.limit_exceeded = True
+        self.output.add(data)
+        self.limit_exceeded = self.limit_exceeded or self.output.size > self._max_output_bytes
+        self._on_output(data)
 
     def _parse_message(self, data: bytes) -> None:
         message = decode_message(data)
@@ -133,15 +145,24 @@ class DenoRun:
         self._limit = limit = job.limits.max_output_bytes
         self._max_stream_bytes = OUTPUT_FACTOR * limit
         self._stdout = StdoutParser(
-            f"\0faasrt:{self._nonce}:".encode(), self._max_stream_bytes, _MESSAGE_FACTOR * limit + _MESSAGE_BYTES
+            f"\0faasrt:{self._nonce}:".encode(),
+            self._max_stream_bytes,
+            _MESSAGE_FACTOR * limit + _MESSAGE_BYTES,
+            job.kept_bytes,
+            functools.partial(self._pass_on, STDOUT),
         )
-        self._stderr = bytearray()
+        self._stderr = OutputBuffer(job.kept_bytes)
+        self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
+        self._filters: dict[int, OutputFilter] = {}
         self._ended_by: set[Outcome | None] = set()
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
         self._child.receive(self._receive, self.ended.set)
         given = self.job.input
+        if self.job.live is not None:
+            self.job.live.begin()
+            self.job.live.on_taken = self._resume
         fields = {
             "code": self.job.code,
             "language": self.job.language,
@@ -157,6 +178,14 @@ class DenoRun:
 
     def end(self, limit: Outcome | None = None) -> None:
         """End the program, because it exceeded the limit with this outcome, if any."""
+        if limit is Outcome.TIMEOUT and self._child.paused:
+            # The output waits for a slow reader. The message that the program has ended may be in the pipe behind it.
+            self._child.resume()
+            self._child.drain(STDOUT)
+            if self.ended.is_set():
+                return
+            if self._child.returncode is not None:
+                limit = None
         self._ended_by.add(limit)
         self._child.kill()
 
@@ -165,25 +194,25 @@ class DenoRun:
         program began, and KilledError if it was killed from outside.
         """
         self._stdout.finish()
-        stdout, stderr = bytes(self._stdout.output), bytes(self._stderr)
+        stdout, stderr = self._stdout.output, self._stderr
+        printed = stderr.data
         # V8 prints a message before it aborts. Other libraries abort without a message if an allocation fails.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
             and "abort" not in self._stdout.messages
-            and _FATAL_ERROR.search(stderr) is None
+            and _FATAL_ERROR.search(printed) is None
         )
         out_of_memory = (
             Outcome.MEMORY_LIMIT in self._ended_by
             or self._child.out_of_memory
-            or (self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(stderr) is not None))
+            or (self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(printed) is not None))
         )
-        fields = self._classify(stderr, out_of_memory)
+        fields = self._classify(printed, out_of_memory)
         if out_of_memory:
-            for start in _V8_DIAGNOSTICS:
-                stderr = stderr.partition(start)[0]
+            stderr = stderr.map(lambda data: data[: find_diagnostics(data)])
         messages = self._stdout.messages
-        location = read_text(messages.get("started", {}), "location").encode("utf-8", "surrogatepass")
-        stdout, stderr = self._name_file(stdout, location), self._name_file(stderr, location)
+        stdout, stderr = (output.map(self._name_file) for output in (stdout, stderr))
+        self._pass_on_rest(out_of_memory)
         ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         own_return_val = Language.JAVASCRIPT if defines_return_val(self.job.code, Language.JAVASCRIPT) else None
         fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
@@ -191,13 +220,12 @@ class DenoRun:
             fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
         return EngineResult(**fields)
 
-    def _name_file(self, output: bytes, location: bytes) -> bytes:
+    def _name_file(self, output: bytes) -> bytes:
         """Replace the URL from which the program was imported by the name of its file, as stack traces contain it."""
-        name = program_file(self.job.language).encode()
+        url, name, _ = self._url
         if self._has_folder:
-            # Only where a position follows, because the program can use its URL for other purposes.
-            return re.sub(rb"file://%b/%b(?=:\d)" % (FOLDER.encode(), re.escape(name)), name, output)
-        return output.replace(location, name) if _BLOB_URL.fullmatch(location) else output
+            return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)
+        return output.replace(url, name) if url else output
 
     @property
     def _signal(self) -> int | None:
@@ -211,13 +239,59 @@ class DenoRun:
         if fd == STDOUT:
             self._stdout.feed(data)
         else:
-            self._stderr += data[: self._max_stream_bytes + 1 - len(self._stderr)]
-        if self._stdout.limit_exceeded or len(self._stderr) > self._max_stream_bytes:
+            data = data[: self._max_stream_bytes + 1 - self._stderr.size]
+            self._stderr.add(data)
+            self._pass_on(STDERR, data)
+        if self._stdout.limit_exceeded or self._stderr.size > self._max_stream_bytes:
             self.end(Outcome.OUTPUT_LIMIT)
         elif fd == STDOUT and self._stdout.complete:
             self._child.drain(STDERR)
             self.end()
             self.ended.set()
+
+    @property
+    def _url(self) -> tuple[bytes, bytes, bool]:
+        """The URL of the program (b"" if unknown), the name of its file, and whether only URLs with a position count.
+
+        With a folder, the program can use its URL for other purposes.
+        """
+        name = program_file(self.job.language)
+        if self._has_folder:
+            return f"file://{FOLDER}/{name}".encode(), name.encode(), True
+        started = self._stdout.messages.get("started", {})
+        location = read_text(started, "location").encode("utf-8", "surrogatepass")
+        return location if _BLOB_URL.fullmatch(location) else b"", name.encode(), False
+
+    def _pass_on(self, fd: int, data: bytes) -> None:
+        """Pass output on to the reader of the live output, if there is one and the program has begun."""
+        live = self.job.live
+        if live is None:
+            return
+        self._early.append((fd, data))
+        if "started" not in self._stdout.messages:
+            return
+        if not self._filters:
+            self._filters = {fd: OutputFilter(*self._url) for fd in STREAMS}
+            self._filters[STDERR].holds_diagnostics = True
+        early, self._early = self._early, []
+        for number, piece in early:
+            live.put(STREAMS[number], self._filters[number].feed(piece))
+        if live.full:
+            self._child.pause()
+
+    def _pass_on_rest(self, out_of_memory: bool) -> None:
+        """Pass on the output that was kept back, except V8's diagnostics if the program has run out of memory."""
+        if self.job.live is None:
+            return
+        self._pass_on(STDOUT, b"")
+        for fd, output_filter in self._filters.items():
+            self.job.live.put(STREAMS[fd], output_filter.finish())
+            if not out_of_memory:
+                self.job.live.put(STREAMS[fd], bytes(output_filter.held))
+
+    def _resume(self, taken_bytes: int) -> None:
+        if self.job.live is not None and not self.job.live.full:
+            self._child.resume()
 
     def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
         messages, returncode = self._stdout.messages, self._child.returncode

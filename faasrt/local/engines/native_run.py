@@ -14,9 +14,10 @@ import attrs
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
-from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT
+from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import Outcome, UserError
 
 # The largest message. A return value may be JSON, which is encoded as JSON once more, so that a control character takes
@@ -63,7 +64,8 @@ class NativeRun:
     def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
         self._job, self._process, self._python = job, process, python
         self._limit = job.limits.max_output_bytes
-        self._outputs = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._outputs = {STDOUT: OutputBuffer(job.kept_bytes), STDERR: OutputBuffer(job.kept_bytes)}
+        self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
         self._lines: dict[str, bytearray] = {}
         self._messages: dict[str, dict[str, Any]] = {}
         self._pending = bytearray()
@@ -76,6 +78,9 @@ class NativeRun:
     def begin(self, memory_bytes: int, cpu_s: int) -> None:
         """Send the program to the process. `cpu_s` limits the CPU time of each of its processes."""
         self._process.receive(self._receive, self.ended.set)
+        if self._job.live is not None:
+            self._job.live.begin()
+            self._job.live.on_taken = self._resume
         given = self._job.input
         fields = {
             "code": self._job.code,
@@ -91,7 +96,9 @@ class NativeRun:
 
     def end(self, limit: Outcome) -> None:
         """End the program because it exceeded a limit."""
-        self._ended_by = self._ended_by or limit
+        if not (self._process.paused and self._process.returncode is not None):
+            # Otherwise it has already ended by itself, and its output waits for a slow reader.
+            self._ended_by = self._ended_by or limit
         self._process.kill()
 
     def result(self) -> EngineResult:
@@ -102,7 +109,7 @@ class NativeRun:
         fields = self._classify()
         ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         own_return_val = Language.PYTHON if "own_return_val" in messages else None
-        stdout, stderr = bytes(self._outputs[STDOUT]), bytes(self._outputs[STDERR])
+        stdout, stderr = self._outputs[STDOUT], self._outputs[STDERR]
         fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
         if self._ret_val_too_large:
             fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
@@ -115,9 +122,26 @@ class NativeRun:
             self._receive_messages(data)
             return
         output, most = self._outputs[fd], OUTPUT_FACTOR * self._limit
-        output += data[: most + 1 - len(output)]
-        if len(output) > most:
+        data = data[: most + 1 - output.size]
+        output.add(data)
+        self._pass_on(fd, data)
+        if output.size > most:
             self.end(Outcome.OUTPUT_LIMIT)
+
+    def _pass_on(self, fd: int, data: bytes) -> None:
+        live = self._job.live
+        if live is None:
+            return
+        if not self._started:
+            self._early.append((fd, data))
+            return
+        live.put(STREAMS[fd], data)
+        if live.full:
+            self._process.pause()
+
+    def _resume(self, taken_bytes: int) -> None:
+        if self._job.live is not None and not self._job.live.full:
+            self._process.resume()
 
     def _receive_messages(self, data: bytes) -> None:
         largest = _MESSAGE_FACTOR * self._limit + _MESSAGE_BYTES
@@ -135,7 +159,10 @@ class NativeRun:
             kind = _KINDS.get(bytes(line[: line.find(b'"', _KIND_AT)]))
             if kind is not None:
                 self._lines[kind] = line
-        self._started = self._started or "started" in self._lines  # a program cannot undo it with a later message
+        if not self._started and "started" in self._lines:  # a program cannot undo it with a later message
+            self._started = True
+            for fd, early in self._early:
+                self._pass_on(fd, early)
         if "done" in self._lines:
             # The process has written all of its output before this message. It is killed, because waiting for its end
             # takes as long as running a short program.

@@ -19,6 +19,7 @@ from typing import IO
 from faasrt.local.engines.base import NotStartedError
 
 STDOUT, STDERR = 1, 2
+STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 MESSAGES = 3
 """The descriptor to which a process with a channel writes its messages."""
 _READ_BYTES = 65_536
@@ -155,13 +156,14 @@ class ChildProcess:
         pid: The process id.
         returncode: The exit code, or -N after signal N; None while the process runs.
         killed: Whether `kill` was called.
+        paused: Whether STDOUT and STDERR are not read at the moment.
         ended: Set when the process has ended and all of its output has been received.
     """
 
     def __init__(self, pid: int, stdin: IO[bytes], outputs: Mapping[int, IO[bytes]], kill: Callable[[], None]) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self.killed = False
+        self.killed = self.paused = False
         self.ended = asyncio.Event()
         self._kill = kill
         self._loop = asyncio.get_running_loop()
@@ -218,8 +220,23 @@ class ChildProcess:
             if not self._read(fd):
                 return
 
+    def pause(self) -> None:
+        """Stop reading STDOUT and STDERR, so that the process waits when their pipes are full."""
+        if not self.paused and not self.killed:
+            self.paused = True
+            for fd in self._outputs.keys() - {MESSAGES}:
+                self._loop.remove_reader(self._outputs[fd].fileno())
+
+    def resume(self) -> None:
+        """Read STDOUT and STDERR again after `pause`."""
+        if self.paused:
+            self.paused = False
+            for fd in self._outputs.keys() - {MESSAGES}:
+                self._loop.add_reader(self._outputs[fd].fileno(), self._read, fd)
+
     def kill(self) -> None:
         """Kill the process and all processes that it started. This is safe after its end."""
+        self.resume()  # its end is known only when its pipes have been read to their end
         if self.killed:
             return
         self.killed = True

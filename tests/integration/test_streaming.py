@@ -1,0 +1,395 @@
+"""`stream_code`: the output of a program arrives while the program runs, and then its result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from faasrt import (
+    ConnectionLostError,
+    ExecutionResult,
+    InvalidRequestError,
+    Outcome,
+    OutputChunk,
+    RuntimeManager,
+    SandboxConfig,
+    ServerError,
+    TimeoutSettings,
+)
+from faasrt.local import LocalFaaS, http_limits
+from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, ExecutionFinished
+from faasrt.testing import FakeFaas, FaultProxy, Reply
+from support.helpers import WASM, manager_at, manager_for, until_active
+from support.served import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+Serve = Callable[..., Awaitable[str]]
+
+ENDLESS = {
+    "python": "import time\nwhile True:\n    print('tick', flush=True)\n    time.sleep(0.05)",
+    "typescript": "setInterval(() => console.log('tick' as string), 50)",
+}
+OWN_PYTHON = """
+def return_val(value):
+    print("__COZE_RETURN_VAL_START__")
+    print(value)
+    print("__COZE_RETURN_VAL_END__")
+
+print("before", flush=True)
+return_val("[1]")
+print("after")
+"""
+PROGRAMS = {
+    "python": {
+        "nothing": "pass",
+        "both streams": "import sys\nfor n in range(50):\n    print(n)\n    print(-n, file=sys.stderr)",
+        "split characters": "import os, time\nfor n in 'é€😀'.encode(): os.write(1, bytes([n])); time.sleep(0.01)",
+        "invalid bytes": "import os, time\nfor n in b'\\xff\\xe2\\x82a\\xf0': os.write(1, bytes([n])); time.sleep(.01)",
+        "surrogates": "import os\nprint('\\ud800', flush=True)\nos.write(1, b'\\xff\\xed\\xa0\\x80\\xed\\xa0')",
+        "return value": "print('a', end='')\nreturn_val('[1, 2]')\nprint('b')",
+        "own return_val": OWN_PYTHON,
+        "exception": "print('a')\n1 / 0",
+        "exit code": "import sys\nprint('a')\nsys.exit(3)",
+        "hard exit": "import os\nprint('a', flush=True)\nos._exit(1)",
+        "syntax error": "def f(:",
+        "300 kB": "print('x' * 300_000)",
+        "cut": "print('é' * 700_000)",
+        "too much": "while True: print('x' * 1000)",
+        "timeout": "print('a', flush=True)\nwhile True: pass",
+        "memory": "print('a', flush=True)\ndata = []\nwhile True: data.append(bytearray(10**6))",
+    },
+    "typescript": {
+        "nothing": "",
+        "both streams": "for (let n = 0; n < 50; n++) { console.log(n); console.error(-n); }",
+        "invalid bytes": "for (const b of [255, 226, 130, 97, 240, 159]) Deno.stdout.writeSync(new Uint8Array([b]));",
+        "stack": "console.log(new Error('a').stack); console.error(import.meta.url);\nthrow new Error('b');",
+        "part of the location": "console.log('blob:nul'); console.log('b'); console.error('blob');",
+        "return value": "console.log('a'); return_val('[1]'); console.log('b');",
+        "own return_val": "function return_val(v) { console.log(v); }\nconsole.log(1); return_val('{\"b\": 1}');",
+        "exit code": "console.log('a'); Deno.exit(3);",
+        "syntax error": "let = ;",
+        "too much": "while (true) console.log('x'.repeat(1000));",
+        "timeout": "console.log('a'); while (true) {}",
+        "url in pieces": "const url = new TextEncoder().encode(import.meta.url);\n"
+        "for (const byte of url) {\n  Deno.stdout.writeSync(new Uint8Array([byte]));\n"
+        "  await new Promise((resolve) => setTimeout(resolve, 1));\n}",
+        "memory": "console.error('a'); const all = []; while (true) all.push(new Array(10_000).fill(0.5));",
+    },
+}  # fmt: skip
+
+
+LANGUAGES = {"native": "python", "wasm": "python", "deno": "typescript"}
+"""The language of each engine."""
+
+
+@pytest.fixture(params=LANGUAGES)
+def streamed(request: pytest.FixtureRequest, local: RuntimeManager, local_wasm: RuntimeManager) -> tuple[Any, str]:
+    """Return a manager and a language of each engine."""
+    manager = local_wasm if request.param == "wasm" else local
+    return manager, LANGUAGES[request.param]
+
+
+async def read_all(
+    manager: RuntimeManager, code: str, language: str, **options: Any
+) -> tuple[list[OutputChunk], ExecutionResult, bool]:
+    async with manager.stream_code(code, language, **options) as run:
+        chunks = [chunk async for chunk in run]
+        return chunks, run.result, run.live
+
+
+def joined(chunks: list[OutputChunk], stream: str) -> str:
+    return "".join(chunk.text for chunk in chunks if chunk.stream == stream)
+
+
+def comparable(result: ExecutionResult) -> dict[str, Any]:
+    fields = result.to_dict()
+    for name in ("duration_ms", "timings", "metadata"):
+        del fields[name]
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("streamed", "name"),
+    [(engine, name) for engine, language in LANGUAGES.items() for name in PROGRAMS[language]],
+    indirect=["streamed"],
+)
+async def test_the_chunks_are_the_output_and_the_result_is_that_of_run_code(
+    streamed: tuple[RuntimeManager, str], name: str
+) -> None:
+    """Every chunk has text, the chunks of a stream together are its text, and `result` equals that of `run_code`."""
+    manager, language = streamed
+    code, timeout_ms = PROGRAMS[language][name] or ";", 1_000 if name == "timeout" else 20_000
+    chunks, result, live = await read_all(manager, code, language, timeout_ms=timeout_ms)
+    whole = await manager.run_code(code, language, timeout_ms=timeout_ms)
+    assert live
+    assert all(chunk.text for chunk in chunks)
+    for stream in ("stdout", "stderr"):
+        if stream not in result.truncated:
+            assert joined(chunks, stream) == getattr(result, stream)
+    if result.outcome is Outcome.OUTPUT_LIMIT:
+        assert len(joined(chunks, "stdout")) == 2 * 2**20 + 1
+        assert whole.outcome is Outcome.OUTPUT_LIMIT
+    elif result.outcome is Outcome.MEMORY_LIMIT:  # V8's and Python's last words vary
+        assert (whole.outcome, whole.error) == (result.outcome, result.error)
+    else:
+        assert comparable(result) == comparable(whole)
+
+
+async def test_stdin_arguments_and_files_work_as_in_run_code(local: RuntimeManager) -> None:
+    """All options of `run_code` are accepted. Collected files are in the result."""
+    code = "import sys; print(input(), sys.argv[1:], open('a/b').read()); open('c', 'w').write('left')"
+    options: dict[str, Any] = {"stdin": "in", "argv": ["x"], "files": {"a/b": "data"}, "collect": ["c"]}
+    chunks, result, _ = await read_all(local, code, "python", **options)
+    assert joined(chunks, "stdout") == "in ['x'] data\n"
+    assert result.files == {"c": b"left"}
+
+
+async def test_output_arrives_while_the_program_runs(streamed: tuple[RuntimeManager, str]) -> None:
+    """Chunks of a program that never ends arrive. Leaving the block ends it, without an error, and frees everything."""
+    manager, language = streamed
+    seen: list[OutputChunk] = []
+    async with manager.stream_code(ENDLESS[language], language) as run:
+        async for chunk in run:
+            seen.append(chunk)
+            if len(seen) == 4:
+                assert run.live
+                break
+        with pytest.raises(InvalidRequestError, match="the program has not ended"):
+            run.result  # noqa: B018
+    assert joined(seen, "stdout").startswith("tick\n" * 4)
+    times = [chunk.elapsed_s for chunk in seen]
+    assert times == sorted(set(times))
+    with pytest.raises(InvalidRequestError, match="the block was left before the end"):
+        run.result  # noqa: B018
+    await until_active(manager, language, 0)
+    assert manager.get_metrics().in_flight == 0
+
+
+@pytest.mark.parametrize("language", ["python", "typescript"])
+async def test_output_passes_a_proxy_while_the_program_runs(local: RuntimeManager, language: str) -> None:
+    """A proxy that buffers nothing changes nothing. If it breaks the connection, the error says so."""
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with FaultProxy(url) as proxy, manager_for(proxy.url) as manager:
+        async with manager.stream_code(ENDLESS[language], language, idempotent=True) as run:
+            assert "tick\n" in (await anext(run)).text
+            assert "tick\n" in (await anext(run)).text
+            proxy.reset_all()
+            with pytest.raises(ConnectionLostError) as raised:
+                async for _ in run:
+                    pass
+            with pytest.raises(ConnectionLostError):
+                run.result  # noqa: B018
+        assert raised.value.attempts == 1  # not retried after the first output, although it is idempotent
+    await until_active(local, language, 0)
+
+
+async def test_cancellation_ends_the_program(streamed: tuple[RuntimeManager, str]) -> None:
+    """A task that is cancelled while it waits for output, or in its own code, is cancelled at once."""
+    manager, language = streamed
+    for waits in (True, False):
+        arrived = asyncio.Event()
+
+        async def consume(waits: bool = waits, arrived: asyncio.Event = arrived) -> None:
+            async with manager.stream_code(ENDLESS[language], language) as run:
+                async for _ in run:
+                    arrived.set()
+                    if not waits:
+                        await asyncio.Event().wait()
+
+        task = asyncio.create_task(consume())
+        await arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until_active(manager, language, 0)
+        assert manager.get_metrics().in_flight == 0
+
+
+async def test_an_error_in_the_block_is_raised_unchanged(local: RuntimeManager) -> None:
+    async def fail() -> None:
+        async with local.stream_code(ENDLESS["python"], "python") as run:
+            await anext(run)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await fail()
+    await until_active(local, "python", 0)
+
+
+BIG = SandboxConfig(max_output_bytes=40_000_000, timeout_limit_s=60)
+FLOOD = {
+    "python": "import os\nfor n in range(600): os.write(1, b'x' * 65_535 + b'\\n')",
+    "typescript": "const line = new TextEncoder().encode('x'.repeat(65_535) + '\\n'); let at = 0;\n"
+    "for (let n = 0; n < 600; n++) for (at = 0; at < line.length; ) at += Deno.stdout.writeSync(line.subarray(at));",
+}
+
+
+@pytest.mark.parametrize("engine", LANGUAGES)
+@pytest.mark.usefixtures("wasm_sandbox")
+async def test_a_slow_reader_holds_the_program_back(engine: str) -> None:
+    """A program that prints 40 MB ends when its output is read, and reaches its time limit when it is not read."""
+    language = LANGUAGES[engine]
+    engines = WASM if engine == "wasm" else {}
+    async with RuntimeManager.local([language], workers=1, sandbox=BIG, engines=engines) as manager:
+        chunks, result, _ = await read_all(manager, FLOOD[language], language)
+        assert (result.outcome, len(joined(chunks, "stdout"))) == (Outcome.OK, 600 * 65_536)
+        assert result.truncated == {"stdout"}
+        assert len(result.stdout) <= 2**20
+        assert result.stdout.endswith("x\n")
+        async with manager.stream_code(FLOOD[language], language, timeout_ms=2_000) as run:
+            first = await anext(run)
+            await until_active(manager, language, 0)  # nothing is read until the program has been ended
+            held = [first, *[chunk async for chunk in run]]
+        assert run.result.outcome is Outcome.TIMEOUT
+        assert 2**16 < len(joined(held, "stdout")) < 600 * 65_536
+
+
+@pytest.mark.parametrize("language", ["python", "typescript"])
+async def test_a_program_that_has_printed_everything_is_not_timed_out_by_its_reader(language: str) -> None:
+    """Output that fits into the buffers does not delay the end of the program, however slow its reader is."""
+    code = {"python": "print('x' * 100_000)", "typescript": "console.log('x'.repeat(100_000))"}[language]
+    async with RuntimeManager.local([language], workers=1) as manager:
+        async with manager.stream_code(code, language, timeout_ms=3_000) as run:
+            first = await anext(run)
+            await until_active(manager, language, 0)
+            chunks = [first, *[chunk async for chunk in run]]
+        assert (run.result.outcome, len(joined(chunks, "stdout"))) == (Outcome.OK, 100_001)
+
+
+async def test_a_reader_that_is_slower_than_the_deadline_gets_everything(local: RuntimeManager) -> None:
+    """The time that the reader takes does not count for the deadline of the call."""
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    timeouts = TimeoutSettings(grace_s=0.2)
+    async with manager_for(url, timeouts=timeouts) as manager:
+        async with manager.stream_code("print('x' * 200_000)", "python", timeout_ms=300) as run:
+            chunks = [await anext(run)]
+            clock = asyncio.get_running_loop()
+            asked = clock.time()
+            await until(lambda: clock.time() > asked + 0.7)
+            chunks += [chunk async for chunk in run]
+        assert run.result.ok
+        assert len(joined(chunks, "stdout")) == 200_001
+
+
+@pytest.mark.parametrize("place", ["fake", "envelope"])
+async def test_servers_without_streaming_deliver_the_output_at_the_end(local: RuntimeManager, place: str) -> None:
+    """Each stream is one chunk, and `live` is False."""
+    expected = [("stdout", "a\nc\n"), ("stderr", "b\n")]
+    code = "import sys; print('a'); print('b', file=sys.stderr); print('c')"
+    if place == "fake":
+        async with FakeFaas() as fake, manager_for(fake.url, envelope="never") as manager:
+            output = {"stdout": "a\nc\n", "stderr": "b\n", "ret_val": ""}
+            fake.script(Reply(body=json.dumps({"output": output}).encode()))
+            chunks, result, live = await read_all(manager, code, "python")
+    else:
+        async with manager_at(place, local) as manager:
+            chunks, result, live = await read_all(manager, code, "python")
+    assert not live
+    assert [(chunk.stream, chunk.text) for chunk in chunks] == expected
+    assert result.ok
+
+
+async def test_misuse_raises_clear_errors(local: RuntimeManager) -> None:
+    """Wrong arguments are refused before anything is sent, and a run is used once, inside its block."""
+    runtime = await local.get_runtime("python")
+    with pytest.raises(InvalidRequestError, match="code must not be empty"):
+        runtime.stream_code("")
+    with pytest.raises(InvalidRequestError, match="argv must be a sequence"):
+        runtime.stream_code("1", argv="x")
+    run = runtime.stream_code("1")
+    with pytest.raises(InvalidRequestError, match="must be entered first"):
+        await anext(run)
+    async with run:
+        assert [chunk async for chunk in run] == []
+        assert run.result.ok
+    with pytest.raises(InvalidRequestError, match="only once"):
+        await run.__aenter__()
+
+
+async def test_events_and_the_access_log_are_those_of_run_code() -> None:
+    """Client and server emit the same events, and the access log has the status and the bytes of the body."""
+    for streams in (True, False):
+        log, events = structlog.testing.LogCapture(), Counter[Any]()
+        logger = structlog.wrap_logger(None, processors=[log])
+
+        def count(event: Any, events: Counter[Any] = events) -> None:
+            events[type(event), getattr(event, "outcome", None)] += 1
+
+        faas = LocalFaaS(["js"], workers=1, access_log=logger, telemetry=[count])
+        async with faas, manager_for(faas.url, telemetry=[count]) as manager:
+            await faas.wait_ready("js")
+            if streams:
+                await read_all(manager, "console.log(1)", "js")
+            else:
+                await manager.run_code("console.log(1)", "js")
+        entry = next(entry for entry in log.entries if entry["path"] == "/run_code")
+        assert entry["status"] == 200
+        assert entry["bytes"] > 100
+        assert events[CallStarted, None] == events[CallFinished, "OK"] == 1
+        assert events[AttemptFinished, None] == events[ExecutionFinished, "OK"] == 1
+
+
+@pytest.mark.parametrize("language", ["python", "javascript"])
+async def test_a_sandbox_that_is_killed_while_it_prints_is_a_server_error(language: str) -> None:
+    """The error has the status and the text that it has without streaming. The next program runs."""
+    code = ENDLESS["python"] if language == "python" else "setInterval(() => console.log('tick'), 50)"
+    async with LocalFaaS([language], workers=1) as faas, manager_for(faas.url) as manager:
+        await faas.wait_ready(language)
+        engine: Any = next(iter(faas._queues.values())).engine
+        warm = {process.pid for process in engine._warm._queue}
+        async with manager.stream_code(code, language) as run:
+            await anext(run)
+            idle = {process.pid for process in engine._warm._queue}
+            (busy,) = {process.pid for process in engine._processes if process.pid not in idle and process.pid in warm}
+            os.kill(busy, signal.SIGKILL)
+            with pytest.raises(ServerError, match="killed from outside") as raised:
+                async for _ in run:
+                    pass
+        assert (raised.value.status, raised.value.sent) == (500, "yes")
+        assert not raised.value.blames_endpoint
+        assert (await manager.run_code("print(1)" if language == "python" else "console.log(1)", language)).ok
+
+
+async def test_a_client_that_does_not_read_is_closed_only_after_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the program runs, its time limit applies. Afterwards the client must read within the usual time."""
+    monkeypatch.setattr(http_limits, "REQUEST_TIMEOUT_S", 1.0)
+    log = structlog.testing.LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    faas = LocalFaaS(["python"], workers=1, sandbox=BIG, access_log=logger)
+    async with faas, manager_for(faas.url, sandbox=BIG) as manager:
+        await faas.wait_ready("python")
+        async with manager.stream_code(FLOOD["python"], "python", timeout_ms=2_500) as run:
+            await anext(run)
+            await until_active(manager, "python", 0)
+            async for _ in run:
+                pass
+        assert run.result.outcome is Outcome.TIMEOUT
+        async with manager.stream_code(FLOOD["python"], "python", timeout_ms=1_500) as run:
+            await anext(run)
+            await until(lambda: any(entry["status"] == 499 for entry in log.entries))
+            with pytest.raises(ConnectionLostError):
+                async for _ in run:
+                    pass
+
+
+async def test_errors_before_the_start_have_their_usual_status() -> None:
+    """A request that is refused gets no lines, and a program without output gets one line."""
+    headers = {"Accept": "application/x-ndjson"}
+    async with LocalFaaS(["js"], workers=1) as faas, aiohttp.ClientSession(headers=headers) as session:
+        await faas.wait_ready("js")
+        url = f"{faas.url}/run_code"
+        async with session.post(url, json={"language": "js", "code": ""}) as response:
+            assert (response.status, response.content_type) == (400, "application/json")
+        async with session.post(url, json={"language": "js", "code": ";"}) as response:
+            assert (response.status, response.content_type) == (200, "application/x-ndjson")
+            (line,) = (await response.read()).splitlines()
+            assert json.loads(line)["result"]["outcome"] == "OK"
