@@ -48,7 +48,9 @@ is removed at the end. Afterwards, whatever the outcome, the files that match `c
 each case is an input: `{"stdin", "argv", "files", "collect"}`, as in `ProgramInput.to_wire`. The whole program runs
 once for each case, in a new namespace, with a new working folder and its own record. `input` has the fields that all
 cases share; those of a case replace them, and its files are added to the shared ones. An exit ends only its case. The
-modules that a program imports from its folder are loaded again in each case; other modules are shared.
+modules that a program imports from its folder are loaded again in each case; other modules are shared. This is for
+servers that start interpreters slowly. On the engine `wasm` of the embedded FaaS, cases have no folder: their programs
+end as CRASHED if they have files.
 
 **The loop guard** stops Python programs on servers that are not known to enforce timeouts. On CPython it uses a timer
 signal, which has no measurable cost. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
@@ -124,6 +126,11 @@ class GuestJob:
     isolate: bool = False
     input: ProgramInput = NO_INPUT
 
+    @property
+    def has_whole_programs(self) -> bool:
+        """Whether each case is a run of the whole program."""
+        return self.function is None and not self.single
+
 
 WHOLE_PROGRAM = GuestJob()
 _BATCH_BYTES, _PROGRESS_BYTES, _DEFINITION_BYTES = 65_536, 4 * 2**20, 8_192
@@ -151,6 +158,11 @@ def wrap(
     definition_bytes = min(max_output_bytes, _DEFINITION_BYTES)
     # A frame must have room for the definitions, a batch of records that is almost full, and one more record.
     reserved = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
+    files_bytes = max_files_json_bytes(max_output_bytes)
+    if profile.lossless and job.has_whole_programs:
+        # Lossless servers cut a return value that is larger than a frame without files.
+        files_bytes = max_output_bytes // 2
+        reserved += files_bytes
     fields = {
         **attrs.asdict(job, filter=attrs.filters.exclude("cases", "input")),
         "input": job.input.to_wire(),
@@ -168,7 +180,7 @@ def wrap(
         "definition_bytes": definition_bytes,
         "progress_bytes": _PROGRESS_BYTES,
         "record_bytes": frame_bytes(max_output_bytes) * 3 // 4 - reserved - 1_000,
-        "files_bytes": max_files_json_bytes(max_output_bytes),
+        "files_bytes": files_bytes,
         "lossless": profile.lossless,
     }
     # The cases are already JSON.

@@ -95,11 +95,15 @@ class Execution:
 
     def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
         """Return the part of the program's input that the guest program passes on, instead of the server."""
-        language, given = self.run.language, self.run.input
+        language, given, job = self.run.language, self.run.input, self.job
         by_server = profile.input_fields.get(language.value, frozenset())
-        # The guest program gives each case the standard input from its start.
-        by_guest = set(given.used) - (by_server if self.job.single else by_server - {"stdin"})
-        possible = _GUEST_INPUT[language.family] if has_envelope and not profile.lossless else {"stdin"} & by_guest
+        if job.has_whole_programs:
+            by_server = frozenset()  # the guest program gives each case its own folder
+        elif not job.single:
+            by_server -= {"stdin"}  # the guest program gives each case the standard input from its start
+        by_guest = set(given.used) - by_server
+        passes_all = has_envelope and (job.has_whole_programs or not profile.lossless)
+        possible = _GUEST_INPUT[language.family] if passes_all else {"stdin"} & by_guest
         if missing := by_guest - possible if has_envelope else by_guest:
             server = f" ({profile.version})" if profile.version else ""
             raise InvalidRequestError(

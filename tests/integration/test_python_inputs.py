@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
+from faasrt.protocol.health import EndpointProfile
 from support.doubles import PythonFaas
 from support.helpers import WASM, manager_for
 from support.input_programs import PROGRAMS
@@ -223,6 +224,37 @@ async def test_whole_programs_run_as_cases(double_url: str) -> None:
         assert verdict.stdout == "bye\n"
         assert verdict.stderr == f"__main__ in{number} ['main.py', '{number}'] S\n"
         assert verdict.files == {"out": str(number).encode()}
+
+
+async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeManager) -> None:
+    """The guest program gives each case a copy of the shared files, although the server can pass files on."""
+    code = "import os, sys\nopen('a', 'a').write(input())\nprint(open('a').read(), sys.argv, os.listdir('d'))"
+    inputs = [{"stdin": str(n), "argv": ["x"] * n} for n in range(3)]
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    profile = EndpointProfile(
+        lossless=True, enforces_timeouts=True, input_fields={"python": frozenset({"stdin", "argv", "files", "collect"})}
+    )
+    files = {"a": "A", "d/b": ""}
+    response = await run_whole_cases(url, code, encode_inputs(*inputs), profile=profile, files=files, collect=["a"])
+    for number in range(3):
+        verdict = response.verdict_of(number)
+        assert verdict.stdout == f"A{number} {['main.py'] + ['x'] * number} ['b']\n", verdict
+        assert verdict.files == {"a": f"A{number}".encode()}
+
+
+async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -> None:
+    """A frame is the return value of an embedded FaaS, which cuts longer ones. Larger files are left out."""
+    code = (
+        "import os, sys\nprint('x' * 2_000_000)\nprint('x' * 2_000_000, file=sys.stderr)\nreturn_val('x' * 2_000_000)\n"
+        "for name, size in (('a', 300_000), ('b', 700_000)): open(name, 'wb').write(os.urandom(size))"
+    )
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    profile = EndpointProfile(lossless=True, enforces_timeouts=True)
+    response = await run_whole_cases(url, code, encode_inputs({"collect": ["*"]}), profile=profile)
+    verdict = response.verdict_of(0)
+    assert verdict.outcome is Outcome.OK
+    assert {name: len(data) for name, data in verdict.files.items()} == {"a": 300_000}
+    assert verdict.truncated == {"stdout", "stderr", "ret_val", "files"}
 
 
 async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> None:

@@ -16,6 +16,8 @@ from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer
 
+UNKNOWN = EndpointProfile()
+
 
 def encode_inputs(*inputs: dict[str, Any]) -> list[str]:
     """Return the inputs of the cases as JSON."""
@@ -23,12 +25,18 @@ def encode_inputs(*inputs: dict[str, Any]) -> list[str]:
 
 
 async def run_whole_cases(
-    url: str, code: str, cases: list[str], *, timeout_ms: int = 5_000, **shared: Any
+    url: str,
+    code: str,
+    cases: list[str],
+    *,
+    timeout_ms: int = 5_000,
+    profile: EndpointProfile = UNKNOWN,
+    **shared: Any,
 ) -> GuestResponse:
     """Run the cases in one execution on a server."""
     run = RunRequest.checked(Language.PYTHON, code, SandboxConfig(), timeout_ms=timeout_ms, **shared)
     execution = Execution(run=run, job=GuestJob(cases=cases, single=False, isolate=True))
-    request = execution.request(EndpointProfile(), timeout_ms, url)
+    request = execution.request(profile, timeout_ms, url)
     headers = {"Content-Type": "application/json"}
     async with (
         aiohttp.ClientSession() as session,
