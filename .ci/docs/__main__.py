@@ -23,6 +23,7 @@ SECTIONS = {
         "faasrt": "Overview",
         "faasrt.docs": "About the guide",
         "faasrt.docs.cookbook": "Cookbook",
+        "faasrt.docs.programs": "Input, files and judging",
         "faasrt.docs.sandboxes": "Sandboxes",
         "faasrt.docs.error_handling": "Error handling",
         "faasrt.docs.troubleshooting": "Troubleshooting",

@@ -1,0 +1,112 @@
+r'''Programs with input and files, live output, and solutions judged by test cases.
+
+Each program on this page can be saved and run with `python`. Its output is shown below it.
+
+## Give a program input, and take its files
+
+The program reads `stdin` from its standard input, `argv` from its command line, and `files` from its working folder.
+`collect` names the files to return, whatever the outcome.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+
+CODE = """
+import csv, sys
+rows = [row for row in csv.reader(open("data/in.csv")) if row[0] == sys.argv[1]]
+name = input()
+with open("out.csv", "w") as file:
+    csv.writer(file, lineterminator="\\n").writerows([name, value] for _, value in rows)
+"""
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        result = await manager.run_code(
+            CODE, "python", stdin="x\n", argv=["a"], files={"data/in.csv": "a,1\nb,2\na,3\n"}, collect=["*.csv"]
+        )
+        print(result.files)
+
+
+asyncio.run(main())
+```
+
+```text
+{'out.csv': b'x,1\nx,3\n'}
+```
+
+## Judge a solution by test cases
+
+Each test has its own input and verdict. `python -m pydoc faasrt.judging` lists the comparisons.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager, TestCase
+
+TESTS = [TestCase("1 2", "3"), TestCase("-1 1", "0"), TestCase("1000000 1", "1000001", timeout_ms=5_000)]
+SOLUTIONS = ["print(sum(map(int, input().split())))", "a, b = input().split(); print(int(a) + abs(int(b)) % 9)"]
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        for code in SOLUTIONS:
+            judgement = await manager.judge(code, [*TESTS, TestCase("0 9", "9")], language="python")
+            print(judgement.score, judgement.deciding.difference or "all tests passed")
+
+
+asyncio.run(main())
+```
+
+```text
+1.0 all tests passed
+0.75 line 1: expected '9', got '0'
+```
+
+## Show output while a program runs
+
+`stream_code` takes the arguments of `run_code`. Its chunks arrive while the program runs, and the result follows. A
+slow reader slows the program down, and leaving the block ends it. Servers that return all output at the end deliver one
+chunk for each stream, and `run.live` is then False.
+
+```python
+import asyncio
+
+from faasrt import RuntimeManager
+
+COUNT = """
+import time
+for number in range(1_000):
+    print("step", number, flush=True)
+    time.sleep(0.05)
+"""
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        async with manager.stream_code("print('hi'); return_val('1')", "python") as run:
+            async for chunk in run:
+                print(chunk.stream, repr(chunk.text))
+        print(run.result.outcome, run.result.value, run.live)
+
+        lines = []
+        async with manager.stream_code(COUNT, "python") as run:
+            async for chunk in run:
+                lines += chunk.text.splitlines()
+                if len(lines) >= 3:
+                    break
+        print(lines[:3])
+
+
+asyncio.run(main())
+```
+
+```text
+stdout 'hi\n'
+OK 1 True
+['step 0', 'step 1', 'step 2']
+```
+'''
+
+__docformat__ = "markdown"
