@@ -16,7 +16,8 @@ COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the 
 
 Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
 
-* `faasrt.docs.cookbook`: thirteen short recipes
+* `faasrt.docs.cookbook`: twelve short recipes
+* `faasrt.docs.streamed_output`: output while a program runs
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy

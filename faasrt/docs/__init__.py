@@ -1,6 +1,7 @@
 """The guide: how to do things with faasrt, and what to do when they go wrong.
 
-* `faasrt.docs.cookbook`: thirteen short recipes, from one program to a tested web service.
+* `faasrt.docs.cookbook`: twelve short recipes, from one program to a tested web service.
+* `faasrt.docs.streamed_output`: how to get the output of a program while it runs.
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security.
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each.
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy.

@@ -394,50 +394,6 @@ asyncio.run(main())
 1.0 all tests passed
 0.75 line 1: expected '9', got '0'
 ```
-
-## 13. Show output while a program runs
-
-`stream_code` takes the arguments of `run_code`. Its chunks arrive while the program runs, and the result follows. A
-slow reader slows the program down, and leaving the block ends it. Servers that return all output at the end deliver one
-chunk for each stream, and `run.live` is then False.
-
-```python
-import asyncio
-
-from faasrt import RuntimeManager
-
-COUNT = """
-import time
-for number in range(1_000):
-    print("step", number, flush=True)
-    time.sleep(0.05)
-"""
-
-
-async def main():
-    async with RuntimeManager.local(["python"]) as manager:
-        async with manager.stream_code("print('hi'); return_val('1')", "python") as run:
-            async for chunk in run:
-                print(chunk.stream, repr(chunk.text))
-        print(run.result.outcome, run.result.value, run.live)
-
-        lines = []
-        async with manager.stream_code(COUNT, "python") as run:
-            async for chunk in run:
-                lines += chunk.text.splitlines()
-                if len(lines) >= 3:
-                    break
-        print(lines[:3])
-
-
-asyncio.run(main())
-```
-
-```text
-stdout 'hi\n'
-OK 1 True
-['step 0', 'step 1', 'step 2']
-```
 '''
 
 __docformat__ = "markdown"
