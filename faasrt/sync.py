@@ -2,8 +2,8 @@
 
 `faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
 results and errors. Each method returns when its result is there. `with` takes the place of `async with`, and `close`
-that of `aclose`; `map` returns an ordinary generator, and `get_runtime` a `faasrt.sync.Runtime`. `stream_code` needs
-asyncio.
+that of `aclose`; `map` returns an ordinary generator, `get_runtime` a `faasrt.sync.Runtime`, and `stream_code` a
+`faasrt.sync.StreamedRun`.
 
 A manager has one event loop, in a thread of its own, which starts with the first call. Any number of threads may use
 the manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
@@ -36,10 +36,12 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import faasrt.manager
 import faasrt.runtime
+import faasrt.streaming
 from faasrt._loop_thread import LoopThread
 from faasrt._map_options import StopOn
 from faasrt._task_results import TaskReader, TaskResults
@@ -48,10 +50,11 @@ from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
-from faasrt.tasks import CodeTask
+from faasrt.results import ExecutionResult, OutputChunk
+from faasrt.tasks import CodeTask, RunOptions
 from faasrt.telemetry.events import Sink
 
-__all__ = ["Runtime", "RuntimeManager", "TaskResults"]
+__all__ = ["Runtime", "RuntimeManager", "StreamedRun", "TaskResults"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -116,6 +119,72 @@ def _runtime_query(method: Callable[Concatenate[_AsyncRuntime, P], T]) -> Callab
     return _named(query, method, "Return the result of")
 
 
+async def _next_chunk(run: faasrt.streaming.StreamedRun) -> OutputChunk | None:
+    return await anext(run, None)
+
+
+class StreamedRun:
+    r"""The output of a program while it runs: a context manager that starts the program, and an iterator.
+
+    Leaving the block ends a program that still runs. See `faasrt.streaming.StreamedRun`.
+
+    Example:
+        >>> from faasrt import sync
+        >>> with sync.RuntimeManager.local(["python"]) as manager:
+        ...     with manager.stream_code("print('hi'); return_val('1')", "python") as run:
+        ...         for chunk in run:
+        ...             print(chunk.stream, repr(chunk.text))
+        ...     print(run.result.value, run.live)
+        stdout 'hi\n'
+        1 True
+    """
+
+    def __init__(self, thread: LoopThread, opened: AbstractAsyncContextManager[faasrt.streaming.StreamedRun]) -> None:
+        self._thread, self._opened = thread, opened
+        self._run: faasrt.streaming.StreamedRun | None = None
+
+    def __enter__(self) -> Self:
+        self._run = self._thread.call(_enter(self._opened))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._thread.call(_leave(self._opened))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> OutputChunk:
+        """Wait for output. A KeyboardInterrupt loses no output."""
+        chunk = self._thread.call(_next_chunk(self._entered))
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    @property
+    def live(self) -> bool:
+        """Whether the server sends the output while the program runs; False before the first output."""
+        return self._entered.live
+
+    @property
+    def result(self) -> ExecutionResult:
+        """The result, after the iteration has ended; see `faasrt.streaming.StreamedRun.result`."""
+        return self._entered.result
+
+    @property
+    def _entered(self) -> faasrt.streaming.StreamedRun:
+        if self._run is None:
+            raise InvalidRequestError("a streamed run must be entered first: with ... as run")
+        return self._run
+
+
+async def _enter(opened: AbstractAsyncContextManager[T]) -> T:
+    return await opened.__aenter__()
+
+
+async def _leave(opened: AbstractAsyncContextManager[Any]) -> None:
+    await opened.__aexit__(None, None, None)
+
+
 _open_managers: set[RuntimeManager] = set()
 
 
@@ -172,6 +241,10 @@ class RuntimeManager:
     def get_runtime(self, language: str | Language) -> Runtime:
         """Return the runtime for a language; see `faasrt.RuntimeManager.get_runtime`. Do not close it."""
         return Runtime(self, self._loop_thread().call(self._manager.get_runtime(language)))
+
+    def stream_code(self, code: str, language: str | Language, **options: Unpack[RunOptions]) -> StreamedRun:
+        """Return the output of a program while it runs; see `faasrt.RuntimeManager.stream_code`."""
+        return StreamedRun(self._loop_thread(), self._manager.stream_code(code, language, **options))
 
     def map(
         self,
@@ -291,6 +364,12 @@ class Runtime:
     get_supported_languages = _runtime_query(_AsyncRuntime.get_supported_languages)
     get_metrics = _runtime_query(_AsyncRuntime.get_metrics)
     close = _runtime_method(_AsyncRuntime.aclose, "close")
+
+    def stream_code(
+        self, code: str, language: str | Language | None = None, **options: Unpack[RunOptions]
+    ) -> StreamedRun:
+        """Return the output of a program while it runs; see `faasrt.Runtime.stream_code`."""
+        return StreamedRun(self._manager._loop_thread(), self._runtime.stream_code(code, language, **options))
 
     @property
     def closed(self) -> bool:

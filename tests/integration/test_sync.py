@@ -58,8 +58,8 @@ def public(kind: type) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "original", "internal"),
     [
-        (sync.RuntimeManager, faasrt.RuntimeManager, {"stream_code"}),
-        (sync.Runtime, faasrt.Runtime, {"close_within", "use_cache", "stream_code"}),
+        (sync.RuntimeManager, faasrt.RuntimeManager, set()),
+        (sync.Runtime, faasrt.Runtime, {"close_within", "use_cache"}),
     ],
 )
 def test_methods_are_those_of_the_asynchronous_classes(kind: type, original: type, internal: set[str]) -> None:
@@ -383,3 +383,21 @@ def test_a_fork_needs_a_manager_of_its_own(tmp_path: Path) -> None:
     out, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (0, "7\n")
     assert "Traceback" not in errors
+
+
+def test_output_arrives_while_the_program_runs(manager: sync.RuntimeManager) -> None:
+    """The program waits for nothing but its reader, and leaving the block ends it."""
+    code = "import time\nprint(1, flush=True)\ntime.sleep(60)"
+    with manager.stream_code(code, "python") as run:
+        assert next(run).text == "1\n"
+        with pytest.raises(InvalidRequestError, match="has not ended"):
+            _ = run.result
+    with manager.get_runtime("python").stream_code("print(1); 1 / 0") as run:
+        texts = {chunk.stream: chunk.text for chunk in run}
+    assert texts["stdout"] == "1\n"
+    assert (run.result.outcome, run.live) == (Outcome.USER_ERROR, True)
+
+
+def test_a_streamed_run_must_be_entered(manager: sync.RuntimeManager) -> None:
+    with pytest.raises(InvalidRequestError, match="must be entered first"):
+        next(manager.stream_code("1", "python"))
