@@ -88,20 +88,14 @@ def _source(comment: str, *names: str) -> str:
     return "\n".join(line for line in lines if not re.match(rf"\s*({comment}|$)", line))
 
 
-_PYTHON = base64.b64encode(
-    _source(
-        "#",
-        "python_errors.py",
-        "python_encode.py",
-        "python_streams.py",
-        "python_guard.py",
-        "python_files.py",
-        "python_modules.py",
-        "python_inputs.py",
-        "python_frames.py",
-        "python_guest.py",
-    ).encode()
-).decode()
+def _python_source(*input_files: str) -> str:
+    first = ("python_errors.py", "python_encode.py", "python_streams.py", "python_guard.py")
+    source = _source("#", *first, *input_files, "python_frames.py", "python_guest.py")
+    return base64.b64encode(source.encode()).decode()
+
+
+_PYTHON = _python_source("python_no_inputs.py")
+_PYTHON_WITH_INPUT = _python_source("python_files.py", "python_modules.py", "python_inputs.py")
 _JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_input.js", "js_guest.js"))
 # python-faas rewrites quoted text that spans several lines, so every line here has complete pairs of quotes. The last
 # line is an assignment, because python-faas would return the value of an expression as the result.
@@ -188,5 +182,6 @@ def wrap(
     payload = base64.b64encode(text.encode()).decode()
     if run.language is Language.PYTHON:
         return_val = ", return_val" if profile.lossless else ""
-        return _PYTHON_LOADER.format(guest=_PYTHON, job=payload, return_val=return_val)
+        guest = _PYTHON_WITH_INPUT if job.input.used or job.has_whole_programs else _PYTHON
+        return _PYTHON_LOADER.format(guest=guest, job=payload, return_val=return_val)
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'

@@ -9,6 +9,7 @@ import builtins
 import gc
 import json
 import os
+from binascii import a2b_base64
 
 os_exit = os._exit
 DEFAULT_RECURSION_LIMIT = 1000  # CPython's; python-faas runs programs at 400
