@@ -2,7 +2,8 @@
 
 `faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
 results and errors. Each method returns when its result is there. `with` takes the place of `async with`, and `close`
-that of `aclose`; `map` returns an ordinary generator, and `get_runtime` a `faasrt.sync.Runtime`.
+that of `aclose`; `map` returns an ordinary generator, and `get_runtime` a `faasrt.sync.Runtime`. `stream_code` needs
+asyncio.
 
 A manager has one event loop, in a thread of its own, which starts with the first call. Any number of threads may use
 the manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).

@@ -58,8 +58,8 @@ def public(kind: type) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "original", "internal"),
     [
-        (sync.RuntimeManager, faasrt.RuntimeManager, set()),
-        (sync.Runtime, faasrt.Runtime, {"close_within", "use_cache"}),
+        (sync.RuntimeManager, faasrt.RuntimeManager, {"stream_code"}),
+        (sync.Runtime, faasrt.Runtime, {"close_within", "use_cache", "stream_code"}),
     ],
 )
 def test_methods_are_those_of_the_asynchronous_classes(kind: type, original: type, internal: set[str]) -> None:

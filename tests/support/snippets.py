@@ -22,7 +22,10 @@ import attrs
 from support.package import ROOT
 from support.served import CLEAN, PATIENCE_S
 
-GUIDE = ["cookbook", "sandboxes", "error_handling", "troubleshooting", "concurrency", "logging_and_metrics"]
+GUIDE = [
+    *("cookbook", "programs", "sandboxes", "error_handling", "troubleshooting", "concurrency"),
+    "logging_and_metrics",
+]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
 LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').setLevel('DEBUG')\n"
 
