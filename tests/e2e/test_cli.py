@@ -152,7 +152,7 @@ def test_run_json_prints_every_field() -> None:
     assert (result["value"], result["exit_code"], result["attempts"]) == ([1], 0, 1)
     assert set(result) == {
         "outcome", "stdout", "stderr", "ret_val", "value", "error", "exit_code", "truncated", "duration_ms", "timings",
-        "attempts", "endpoint", "metadata", "files",
+        "attempts", "endpoint", "metadata", "files", "cached",
     }  # fmt: skip
     exit_code, stdout, _ = faasrt("run", "-l", "js", "-c", "throw new Error('x')", "--json")
     assert exit_code == 1

@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -379,6 +380,14 @@ async def test_a_client_that_does_not_read_is_closed_only_after_the_program(monk
             with pytest.raises(ConnectionLostError):
                 async for _ in run:
                     pass
+
+
+async def test_a_stored_result_is_delivered_at_once(tmp_path: Path) -> None:
+    """With a cache, a program that ran before does not run again. Its output is one chunk, and `live` is False."""
+    async with RuntimeManager.local(["js"], workers=1, cache=tmp_path) as manager:
+        for is_stored in (False, True):
+            chunks, result, live = await read_all(manager, "console.log(1)", "js")
+            assert (joined(chunks, "stdout"), result.cached, live) == ("1\n", is_stored, not is_stored)
 
 
 async def test_errors_before_the_start_have_their_usual_status() -> None:
