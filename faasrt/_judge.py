@@ -1,4 +1,4 @@
-"""Runs the tests of a judgement, each in an execution of its own."""
+"""Runs the tests of a judgement: each in an execution of its own, or many in one."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class RuntimeCache:
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
     async def clear_cache(self) -> None:
-        """Close every runtime. The next `get_runtime` creates a new one.
+        """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.
 
         Waits for the calls in flight, without a time limit. New calls on a closed runtime are refused.
 

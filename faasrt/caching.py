@@ -170,7 +170,7 @@ async def _in_thread_if_large(size: int, function: Callable[[], T]) -> T:
 
 
 def is_stored(result: ExecutionResult) -> bool:
-    """Return whether a result is deterministic by nature."""
+    """Return whether a result does not depend on the load of the server."""
     if result.outcome not in _STORED or "files" in result.truncated:
         return False
     error = result.error

@@ -102,7 +102,8 @@ class LimiterSettings(metaclass=RecordType):
         max_queue: The maximum number of calls that wait for a permit, from 1 to 10,000,000; further calls raise
             `QueueFullError`. Default: None, which means no limit.
         queue_timeout_s: The maximum number of seconds that a call waits for a permit; then it raises
-            `DeadlineExceededError` with `sent` "no". Default: None, which means no limit.
+            `DeadlineExceededError` with `sent` "no". The first call to an endpoint may wait for `health_s` longer.
+            Default: None, which means no limit.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=8, queue_timeout_s=60)

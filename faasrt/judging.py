@@ -1,7 +1,8 @@
 """Judges a program by test cases: what it prints for an input, compared with the expected output.
 
 `RuntimeManager.judge` and `Runtime.judge` run every test in an execution of its own. On a server that starts an
-interpreter for each request, such as python-faas, the tests share executions, each with a fresh namespace.
+interpreter for each request, such as python-faas, the tests share executions: each has a fresh namespace, but imported
+modules of the standard library keep their state.
 
 Comparisons:
 

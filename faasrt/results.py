@@ -118,7 +118,8 @@ class OutputChunk(metaclass=RecordType):
     Attributes:
         stream: "stdout" or "stderr".
         text: The text; not empty.
-        elapsed_s: Seconds since the program began, as measured by the server.
+        elapsed_s: Seconds since the program began, as measured by the server. Without streaming by the server, this
+            is the duration of the execution.
 
     Example:
         >>> async with manager.stream_code("print('hi')", "python") as run:

@@ -280,7 +280,8 @@ class Runtime(RuntimeBase):
             language: See `run_code`.
             compare: The comparison; see `faasrt.judging`. Default: "lines".
             stop_on_failure: Whether the tests after the first one that does not pass are skipped. Default: False.
-            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64.
+            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64. On a server where
+                tests share executions, it has no effect, and tests that are skipped may have run.
             **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`.
 
         Returns:

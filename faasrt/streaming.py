@@ -12,7 +12,8 @@ from faasrt.transport.live_reader import LiveReader
 
 
 class StreamedRun:
-    r"""A program whose output arrives while it runs. `stream_code` of `Runtime` and `RuntimeManager` returns it.
+    r"""A program whose output arrives while it runs. `Runtime.stream_code` returns it, and
+    `RuntimeManager.stream_code` yields it.
 
     It is an asynchronous context manager, which starts the program, and an asynchronous iterator of its output. Leaving
     the block ends a program that still runs, and returns its permit and its connection, without an error.

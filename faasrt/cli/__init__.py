@@ -3,7 +3,7 @@
     faasrt run [FILE | - | -c CODE] ARG...
                                           runs a program; the language is guessed from the suffix (.py .js .mjs .ts) or
                                           given with --language
-    faasrt judge FILE CASES               judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans
+    faasrt judge FILE TESTS               judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
     faasrt health                         requests /health from every endpoint

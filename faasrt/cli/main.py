@@ -199,10 +199,10 @@ def run_command(
 
 @commands.command("judge", short_help="Judge a program by test cases.")
 @_program_options
-@click.argument("cases", required=False)
+@click.argument("cases", required=False, metavar="TESTS")
 @judge_options
 def judge_command(program: _GivenProgram, cases: str | None, **options: Any) -> int:
-    """Judge a program, FILE, by the test cases in the folder CASES.
+    """Judge a program, FILE, by the tests in the folder TESTS.
 
     A test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected output. The exit
     code is 0 when all tests pass, and 1 when one does not.

@@ -5,8 +5,9 @@ r"""How many calls run at once, where the others wait, and which settings to cha
 A call is sent when it gets a permit, which is the permission to send. A permit needs room in two places:
 
 1. **The manager.** It has at most `max_concurrency` calls in flight (256).
-2. **An endpoint.** Each has a limit of its own, which starts at the capacity in its `/health` (16 if it states none),
-   grows with successes, and shrinks when the server refuses or does not answer.
+2. **An endpoint.** Each has a limit of its own. It starts at the capacity in its `/health`, which is also its maximum;
+   if `/health` states none, it starts at 16 and can grow up to `max_concurrency`. It grows with successes, and shrinks
+   when the server refuses or does not answer.
 
 Calls without a permit wait in order, by default without a time limit. The deadline of a call starts when it gets its
 first permit, so this wait costs the program no time.
@@ -47,7 +48,7 @@ some waited: True
 | to leave room for other clients of a server | a small `LimiterSettings(max_concurrency=...)` |
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
-| more tasks per second for many small cases | `run_cases`, or `map(..., coalesce=50)`: many cases share an execution |
+| more tasks per second for many small calls | `run_cases`, or `map(..., coalesce=50)`: many calls share an execution |
 | not to run the same programs again | `cache="DIR"`, see `faasrt.caching` |
 | less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |
 
@@ -99,10 +100,10 @@ thousands of calls per second; beyond that use several processes, each with a ma
 ## Reuse results
 
 With `cache=`, a program whose result is stored does not run again: not in this manager, not in another process, and not
-tomorrow. The key is a hash of the program, its arguments and limits, and the version of the server. Timeouts, crashes
-and failures of the infrastructure are never stored. Use it only for programs whose results do not depend on time or
-randomness. The folder holds outputs of programs, and only its owner can read it. `faasrt batch --cache DIR` does the
-same for files. `faasrt.caching` has the details.
+tomorrow. The key is a hash of the program, its arguments and limits, and the version of the server. Programs that were
+ended at a limit, crashes and failures of the infrastructure are never stored. Use it only for programs whose results do
+not depend on time or randomness. The folder holds outputs of programs, and only its owner can read it. `faasrt batch
+--cache DIR` does the same for files. `faasrt.caching` has the details.
 
 ```python
 import asyncio

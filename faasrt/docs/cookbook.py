@@ -65,7 +65,7 @@ asyncio.run(main())
 USER_ERROR AttributeError
 ```
 
-## 3. Run many test cases in one execution
+## 3. Call a function with many arguments in one execution
 
 Each case has its own verdict. `result.duration_ms` is its time. A case that loops or crashes does not stop the others.
 

@@ -66,9 +66,8 @@ asyncio.run(main())
 
 ## Show output while a program runs
 
-`stream_code` takes the arguments of `run_code`. Its chunks arrive while the program runs, and the result follows. A
-slow reader slows the program down, and leaving the block ends it. Servers that return all output at the end deliver one
-chunk for each stream, and `run.live` is then False.
+`stream_code` takes the arguments of `run_code`. Its chunks arrive while the program runs, and the result follows.
+Leaving the block ends the program.
 
 ```python
 import asyncio
@@ -111,8 +110,8 @@ OK 1 True
 ### What to know about live output
 
 * **A slow reader slows the program down.** While no chunk is taken, the program waits when it prints. The time for
-  which it waits counts for its time limit, but not for the deadline of the call. So any amount of output needs little
-  memory.
+  which it waits counts for its time limit, but not for the deadline of the call. The memory that is needed does not
+  grow with the output.
 * **Limits.** The program is stopped at twice `max_output_bytes`, up to which the chunks have all output.
   `result.stdout` and `result.stderr` are cut to `max_output_bytes`, and to 1 MiB at most. If they were not cut, they
   are the chunks of the stream, joined.

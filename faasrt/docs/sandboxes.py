@@ -99,12 +99,12 @@ The memory limit is approximate: `faasrt.local` says by how much.
 
 Native programs and Deno run in a jail that the Linux kernel enforces. It has two levels:
 
-* `namespaces`: own users, processes, network, IPC, host name and a read-only root, besides everything in `filters`. It
-  works for root, and for other users where unprivileged user namespaces are allowed.
+* `namespaces`: programs have users, processes, network, IPC, host name and a read-only root of their own, besides
+  everything in `filters`. It works for root, and for other users where unprivileged user namespaces are allowed.
 * `filters`: a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), and no capabilities.
   Containers with Docker's defaults allow this. Python runs on `wasm` at this level, unless you choose `native` too
-  (`faasrt serve --level filters --engine python=native`). Then a program has no files but its packages, no processes
-  and no locks, and it can find out which paths and processes the machine has.
+  (`faasrt serve --level filters --engine python=native`). Then a program cannot create files, start processes or lock
+  files, and it can find out which paths and processes the machine has.
 
 `faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
 below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.

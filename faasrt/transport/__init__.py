@@ -5,9 +5,10 @@ calls wait in order, by default without a time limit; `LimiterSettings` can limi
 Waiting calls fail at once when the manager closes, or when the circuit breaker of every endpoint is open.
 
 **Deadlines.** The deadline of a call starts when it gets its first permit; retries do not restart it. All attempts and
-the delays between them must finish within the program's time limit plus `grace_s`. Each request contains the time that
-is left. Waiting for an endpoint's `/health` (at most `health_s`) does not count; an endpoint that does not answer it is
-asked again after 30 s. A cancelled call returns its permit and closes its connection.
+the delays between them must finish within the program's time limit plus `grace_s` (and plus `startup_s` on servers that
+start an interpreter for each request). Each request contains the time that is left. Waiting for an endpoint's `/health`
+(at most `health_s`) does not count; an endpoint that does not answer it is asked again after 30 s. A cancelled call
+returns its permit and closes its connection.
 
 **Retries.** Code runs at most once, unless a call has `idempotent=True` (or all calls do, by
 `RetrySettings.idempotent`):
@@ -34,10 +35,10 @@ no calls for 5 s, doubling up to 300 s; then one call probes it. If all breakers
 Failures of the user's code never count. `BreakerSettings` has the numbers.
 
 **Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. In addition, each replica has an
-adaptive limit for each family of languages. It starts at the capacity in its `/health` (else 16), grows with successes,
-and shrinks when the server refuses a call or does not answer. If a call fails or is cancelled while its code may still
-run on the server (its deadline passed, or its connection broke), it counts until the time limit of the code, unless
-`/health` reports `cancels_on_disconnect`, as it does on the embedded FaaS.
+adaptive limit for each family of languages. It starts at the capacity in its `/health`, which is also its maximum (else
+it starts at 16), grows with successes, and shrinks when the server refuses a call or does not answer. If a call fails
+or is cancelled while its code may still run on the server (its deadline passed, or its connection broke), it counts
+until the time limit of the code, unless `/health` reports `cancels_on_disconnect`, as it does on the embedded FaaS.
 
 `get_metrics().states` has an `EndpointState` for each replica.
 

@@ -1,4 +1,4 @@
-"""Check the pages of `faasrt report` in a real browser. Run by hand, not by pytest, because it needs Chromium.
+"""Check the pages of `faasrt report` in a real browser. `.ci/run` runs it, because it needs Chromium.
 
     apt-get install chromium          # or any Chromium on PATH
     cd tests && python -m e2e.browser_report [FOLDER]
