@@ -136,7 +136,7 @@ async def judge(
         )
         judged = [judge_result(test, result, compare) for test, result in zip(checked, shared, strict=True)]
         verdicts = _skip_after_failure(judged) if stop_on_failure else judged
-        return Judgement(tests=tuple(verdicts), duration_s=time.monotonic() - started)
+        return Judgement(results=tuple(verdicts), duration_s=time.monotonic() - started)
     results = await run_tests(
         checked,
         lambda test: run_code(code, language, **options_of(test)),
@@ -144,4 +144,4 @@ async def judge(
         stop_on_failure=stop_on_failure,
         concurrency=_DEFAULT_CONCURRENCY if concurrency is None else concurrency,
     )
-    return Judgement(tests=results, duration_s=time.monotonic() - started)
+    return Judgement(results=results, duration_s=time.monotonic() - started)

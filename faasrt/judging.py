@@ -41,7 +41,7 @@ class Verdict(enum.StrEnum):
 
     Example:
         >>> judgement = await manager.judge("print(2)", [TestCase(expected="1")], language="py")
-        >>> judgement.tests[0].verdict is Verdict.WRONG_ANSWER
+        >>> judgement.results[0].verdict is Verdict.WRONG_ANSWER
         True
     """
 
@@ -129,7 +129,7 @@ class TestResult(metaclass=RecordType):
 
     Example:
         >>> judgement = await manager.judge("print(input())", [TestCase("a", "b")], language="py")
-        >>> judgement.tests[0].difference
+        >>> judgement.results[0].difference
         "line 1: expected 'b', got 'a'"
     """
 
@@ -151,49 +151,49 @@ class Judgement(metaclass=RecordType):
     """The verdicts on all tests. Truthy when all passed.
 
     Attributes:
-        tests: The verdict on each test, in order.
+        results: The verdict on each test, in order.
         duration_s: Seconds from the call to the last verdict.
 
     Example:
         >>> tests = [TestCase("1", "2"), TestCase("5", "6"), TestCase("x", "")]
         >>> judgement = await manager.judge("print(int(input()) + 1)", tests, language="python")
-        >>> judgement.passed, round(judgement.score, 2), [str(test.verdict) for test in judgement.tests]
+        >>> judgement.passed, round(judgement.score, 2), [str(test.verdict) for test in judgement.results]
         (False, 0.67, ['PASSED', 'PASSED', 'USER_ERROR'])
     """
 
-    tests: tuple[TestResult, ...]
+    results: tuple[TestResult, ...]
     duration_s: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Whether every test passed."""
-        return self.passed_count == len(self.tests)
+        return self.passed_count == len(self.results)
 
     @property
     def passed_count(self) -> int:
         """The number of tests that passed."""
-        return sum(test.verdict is Verdict.PASSED for test in self.tests)
+        return sum(test.verdict is Verdict.PASSED for test in self.results)
 
     @property
     def deciding(self) -> TestResult:
         """The first test that did not pass, or the last test."""
-        return next((test for test in self.tests if test.verdict is not Verdict.PASSED), self.tests[-1])
+        return next((test for test in self.results if test.verdict is not Verdict.PASSED), self.results[-1])
 
     @property
     def score(self) -> float:
         """The share of tests that passed, from 0 to 1."""
-        return self.passed_count / len(self.tests)
+        return self.passed_count / len(self.results)
 
     def __bool__(self) -> bool:
         return self.passed
 
     def to_dict(self) -> dict[str, Any]:
-        """Return passed, score, duration_s and tests as values that `json.dumps` accepts."""
+        """Return passed, score, duration_s and results as values that `json.dumps` accepts."""
         return {
             "passed": self.passed,
             "score": self.score,
             "duration_s": self.duration_s,
-            "tests": [test.to_dict() for test in self.tests],
+            "results": [test.to_dict() for test in self.results],
         }
 
 

@@ -291,7 +291,7 @@ class RuntimeManager(RuntimeCache):
         Example:
             >>> tests = [TestCase("1 2", "3"), TestCase("2 2", "5")]
             >>> judgement = await manager.judge("print(sum(map(int, input().split())))", tests, language="python")
-            >>> judgement.passed, judgement.tests[1].difference
+            >>> judgement.passed, judgement.results[1].difference
             (False, "line 1: expected '5', got '4'")
         """
         runtime = await self.get_runtime(language)

@@ -150,7 +150,7 @@ def _to_columns(item: TaskResult) -> dict[str, Any]:
         return {"infra_error": f"{type(item.error).__name__}: {item.error}"}
     fields = item.result.to_dict()
     if item.judgement is not None:
-        fields |= {"tests_passed": item.judgement.passed_count, "tests_total": len(item.judgement.tests)}
+        fields |= {"tests_passed": item.judgement.passed_count, "tests_total": len(item.judgement.results)}
         if item.judgement.deciding.verdict is Verdict.WRONG_ANSWER:
             fields["outcome"] = str(Verdict.WRONG_ANSWER)
     fields |= {f"error_{name}": text for name, text in (fields["error"] or {}).items()}

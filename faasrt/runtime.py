@@ -295,7 +295,7 @@ class Runtime(RuntimeBase):
 
         Example:
             >>> judgement = await runtime.judge("print(int(input()) * 2)", [TestCase("2", "4"), TestCase("3", "7")])
-            >>> judgement.score, judgement.tests[1].difference
+            >>> judgement.score, judgement.results[1].difference
             (0.5, "line 1: expected '7', got '6'")
         """
         parsed = self._language(language)

@@ -61,14 +61,14 @@ def _describe_tests(judgement: Judgement) -> dict[str, Any]:
     deciding = judgement.deciding
     tests: dict[str, Any] = {
         "passed": judgement.passed_count,
-        "total": len(judgement.tests),
-        "verdicts": [str(test.verdict) for test in judgement.tests],
+        "total": len(judgement.results),
+        "verdicts": [str(test.verdict) for test in judgement.results],
     }
     if deciding.verdict is not Verdict.WRONG_ANSWER:
         return {"tests": tests}
     error = {
         "name": "",
-        "message": f"test {judgement.tests.index(deciding) + 1}: {deciding.difference}",
+        "message": f"test {judgement.results.index(deciding) + 1}: {deciding.difference}",
         "traceback": "",
     }
     return {"tests": tests, "outcome": str(Verdict.WRONG_ANSWER), "error": error}

@@ -96,9 +96,9 @@ def judge_program(
 
 
 def _table(judgement: Judgement) -> str:
-    width = max(len(test.test.id or "") for test in judgement.tests)
-    lines = [_line(test, width) for test in judgement.tests]
-    return "".join(lines) + f"{judgement.passed_count} of {len(judgement.tests)} tests passed\n"
+    width = max(len(test.test.id or "") for test in judgement.results)
+    lines = [_line(test, width) for test in judgement.results]
+    return "".join(lines) + f"{judgement.passed_count} of {len(judgement.results)} tests passed\n"
 
 
 def _line(test: TestResult, width: int) -> str:

@@ -57,12 +57,12 @@ async def test_each_test_has_its_own_verdict(local: RuntimeManager) -> None:
         TestCase("exit"),
     ]
     judgement = await local.judge(code, tests, language="python", timeout_ms=20_000)
-    verdicts = [str(test.verdict) for test in judgement.tests]
+    verdicts = [str(test.verdict) for test in judgement.results]
     assert verdicts == ["PASSED", "PASSED", "PASSED", "USER_ERROR", "USER_ERROR", "TIMEOUT", "USER_ERROR"]
-    assert judgement.tests[0].test.id == "plain"
-    assert judgement.tests[4].result is not None
-    assert judgement.tests[4].result.error is not None
-    assert judgement.tests[4].result.error.message == "raise"
+    assert judgement.results[0].test.id == "plain"
+    assert judgement.results[4].result is not None
+    assert judgement.results[4].result.error is not None
+    assert judgement.results[4].result.error.message == "raise"
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ async def test_stopping_at_a_failure_ends_the_tests_in_flight(local: RuntimeMana
     code = "import time\nif input() == 'slow': time.sleep(25)\nprint('x')"
     tests = [TestCase("fast", "y"), TestCase("slow"), TestCase("slow")]
     judgement = await local.judge(code, tests, language="python", stop_on_failure=True)
-    verdicts = [str(test.verdict) for test in judgement.tests]
+    verdicts = [str(test.verdict) for test in judgement.results]
     assert verdicts == ["WRONG_ANSWER", "SKIPPED", "SKIPPED"]
-    assert judgement.tests[1].result is None
+    assert judgement.results[1].result is None
 
 
 async def test_tests_share_executions_on_a_server_that_starts_interpreters_slowly() -> None:
@@ -163,7 +163,7 @@ async def test_tests_share_executions_on_a_server_that_starts_interpreters_slowl
     async with PythonFaas() as double, RuntimeManager.from_url({"python": double.url}) as manager:
         judgement = await manager.judge(code, tests, language="python", timeout_ms=10_000)
         assert double.executions == 2
-    verdicts = [str(test.verdict) for test in judgement.tests]
-    assert verdicts == ["PASSED"] * 8 + ["USER_ERROR", "USER_ERROR", "PASSED", "PASSED"], judgement.tests
-    assert judgement.tests[8].result is not None
-    assert judgement.tests[8].result.exit_code == 3
+    verdicts = [str(test.verdict) for test in judgement.results]
+    assert verdicts == ["PASSED"] * 8 + ["USER_ERROR", "USER_ERROR", "PASSED", "PASSED"], judgement.results
+    assert judgement.results[8].result is not None
+    assert judgement.results[8].result.exit_code == 3

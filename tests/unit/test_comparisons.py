@@ -136,9 +136,9 @@ async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None
 def test_the_score_is_the_share_of_passed_tests() -> None:
     """A judgement is truthy when all tests passed."""
     passed, wrong = (judge_result(TestCase(expected=text), result("a"), "lines") for text in "ab")
-    judgement = Judgement(tests=(passed, wrong, passed))
+    judgement = Judgement(results=(passed, wrong, passed))
     assert (judgement.passed, judgement.passed_count, round(judgement.score, 3)) == (False, 2, 0.667)
     assert not judgement
     assert judgement.deciding is wrong
-    assert Judgement(tests=(passed,)).passed
-    assert [test["verdict"] for test in judgement.to_dict()["tests"]] == ["PASSED", "WRONG_ANSWER", "PASSED"]
+    assert Judgement(results=(passed,)).passed
+    assert [test["verdict"] for test in judgement.to_dict()["results"]] == ["PASSED", "WRONG_ANSWER", "PASSED"]
