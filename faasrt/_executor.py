@@ -45,13 +45,13 @@ class Executor:
         """Return the result of a program or a single call. `live` gets the output of a program while it runs."""
         with self._calls.track():
             reuse = self._reuse(execution)
-            if stored := await reuse.find("".join(execution.job.cases)):
+            if stored := await reuse.find():
                 return stored
             response, context = await self._send(execution, may_rerun, live)
             result = context.finish(context.result(response.verdict()))
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
-            return await reuse.keep(result, "".join(execution.job.cases))
+            return await reuse.keep(result)
 
     async def run_cases(
         self, request: RunRequest, function: str | None, cases: Sequence[str], *, isolate: bool, may_rerun: bool
@@ -62,8 +62,9 @@ class Executor:
         """
         # All executions count as one call, so that closing waits for the last one.
         with self._calls.track():
-            reuse = self._reuse(Execution(run=request, job=GuestJob(function=function, single=False, isolate=isolate)))
-            stored = [await reuse.find(case) for case in cases]
+            whole = GuestJob(function=function, cases=cases, single=False, isolate=isolate)
+            reuse = self._reuse(Execution(run=request, job=whole))
+            stored = [await reuse.find(number) for number in range(len(cases))]
             numbers = [number for number, result in enumerate(stored) if result is None]
             new = [cases[number] for number in numbers]
             scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, numbers=numbers)
@@ -73,7 +74,7 @@ class Executor:
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
                 response, context = await self._send(execution, may_rerun)
                 context.finish(scheduler.record_results(indices, response, context.result))
-            results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), new, strict=True)])
+            results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), numbers, strict=True)])
         return [result or next(results) for result in stored]
 
     def _reuse(self, execution: Execution) -> Reuse:

@@ -22,7 +22,7 @@ MIN_BYTES, _MAX_BYTES = 2**20, 2**44
 # A new format gets a new name, so that two versions of faasrt can share a folder.
 FILE_NAME = "results-1.sqlite3"
 _APPLICATION_ID = 0x66617372
-_BUSY_S = 10.0
+_BUSY_S = 1.0
 # The time of the last use is kept to the hour, so that most hits need no write.
 _USED_RESOLUTION_S = 3_600
 # Eviction leaves room for further results, so that not every result needs another eviction.
@@ -77,6 +77,7 @@ class DiskCache:
 
         Raises:
             ConfigurationError: The file cannot be opened or created, is damaged, or is another kind of file.
+            sqlite3.OperationalError: Another process has locked the file for 1 s.
         """
         await self._call(self._open)
 
@@ -85,7 +86,9 @@ class DiskCache:
 
         Raises:
             ConfigurationError: See `open`.
-            sqlite3.Error: The file cannot be read.
+            sqlite3.Error: The file cannot be read, or another process has locked it for 1 s.
+
+        Cancellation: stops waiting; the file stays as it is.
         """
         return await self._call(lambda: self._get(key))
 
@@ -94,7 +97,7 @@ class DiskCache:
 
         Raises:
             ConfigurationError: See `open`.
-            sqlite3.Error: The file cannot be written.
+            sqlite3.Error: The file cannot be written, or another process has locked it for 1 s.
 
         Cancellation: the value may still be stored.
         """
@@ -136,6 +139,8 @@ class DiskCache:
         except (OSError, sqlite3.Error) as error:
             if connection is not None:
                 connection.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(
                 f"cannot use the cache {path}: {reason}; if the file is damaged, delete the folder"
@@ -164,7 +169,8 @@ class DiskCache:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-        connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {_APPLICATION_ID}; COMMIT")
+        if found != _APPLICATION_ID:  # so a file that is locked can be opened
+            connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {_APPLICATION_ID}; COMMIT")
 
     def _get(self, key: str) -> bytes | None:
         connection = self._open()
@@ -186,16 +192,14 @@ class DiskCache:
             self._evict(connection)
 
     def _evict(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
             while self._used_bytes(connection) > _KEPT_SHARE * self._max_bytes:
                 (count,) = connection.execute("SELECT count(*) FROM results").fetchone()
                 if not count:
                     break
                 oldest = "SELECT rowid FROM results ORDER BY used, rowid LIMIT ?"
                 connection.execute(f"DELETE FROM results WHERE rowid IN ({oldest})", (count // 20 + 1,))  # noqa: S608
-        finally:
-            connection.execute("COMMIT")
 
     @staticmethod
     def _used_bytes(connection: sqlite3.Connection) -> int:

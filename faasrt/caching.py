@@ -25,9 +25,12 @@ stored. Programs that may use the network are neither looked up nor stored.
 `call_function`, and counts whether they are isolated. Use no cache, or `isolate=True`, if a case depends on the cases
 before it; isolated cases still share files and imported modules.
 
-**Concurrent calls** for the same program may all run it; the last result stays. A store that fails, or returns a value
-that is damaged, makes a call run its program as usual; the first such failure of a manager is logged. A hit takes no
-permit, emits no events, and does not count in `get_metrics()`.
+**Concurrent calls** for the same program may all run it; the last result stays. A hit takes no permit, emits no events,
+and does not count in `get_metrics()`.
+
+**A store that fails**, does not answer within 2 s, or returns a damaged value makes a call run its program as usual.
+This time does not count in `timeout_ms`. After 2 s of failures, a call does not use the store again. The first failure
+of a manager is logged.
 
 Example:
     >>> async with RuntimeManager.from_env(cache="results-cache") as manager:
@@ -41,6 +44,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -66,6 +70,9 @@ _IRRELEVANT = ("priority",)
 _DIGEST_BYTES = 32
 # Hashing and encoding more characters than this takes more than a millisecond.
 _LARGE = 131_072
+# Hashing a short case takes as long as this number of characters.
+_CASE_CHARACTERS = 100
+_STORE_S = 2.0
 T = TypeVar("T")
 EngineNames: TypeAlias = Mapping[str, str | None]
 
@@ -75,7 +82,8 @@ class Cache(Protocol):
     """A store of values by key. Its methods are called in the event loop of the manager, and may run concurrently.
 
     Values contain the outputs of programs, and a checksum: a value that was changed counts as missing. An error that a
-    method raises is logged, and the program runs.
+    method raises is logged, and the program runs. A method that takes longer than 2 s is cancelled, which counts as an
+    error.
 
     Example:
         >>> class MemoryCache:
@@ -139,13 +147,13 @@ def encode_result(key: str, result: ExecutionResult) -> bytes | None:
     try:
         payload = strict_json.dump_bytes(fields)
         value = _checksum(key, payload) + payload
+        restored = decode_result(key, value)
+        same = restored is not None and attrs.evolve(
+            restored, timings=result.timings, attempts=result.attempts, cached=result.cached
+        )
+        return value if same == result else None
     except (TypeError, ValueError, RecursionError):
         return None
-    restored = decode_result(key, value)
-    same = restored is not None and attrs.evolve(
-        restored, timings=result.timings, attempts=result.attempts, cached=result.cached
-    )
-    return value if same == result else None
 
 
 def decode_result(key: str, value: bytes) -> ExecutionResult | None:
@@ -158,6 +166,11 @@ def decode_result(key: str, value: bytes) -> ExecutionResult | None:
     fields["error"] = fields["error"] and UserError(**fields["error"])
     fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
     return ExecutionResult(**fields, attempts=0, cached=True)
+
+
+def hash_case(case: str) -> str:
+    """Return the SHA-256 of the arguments of a call, or of the input of a run, as 64 hex digits."""
+    return hashlib.sha256(case.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _checksum(key: str, payload: bytes) -> bytes:
@@ -178,6 +191,13 @@ def is_stored(result: ExecutionResult) -> bool:
         return True
     lacks_memory = error.name.endswith("MemoryError") or "allocation failed" in error.message
     return not lacks_memory and error.name != "UnknownCase"
+
+
+@attrs.define
+class TimeBudget:
+    """The seconds that failures of the store may still take in one call."""
+
+    left_s: float = attrs.field(factory=lambda: _STORE_S)
 
 
 @attrs.define(eq=False)
@@ -217,40 +237,56 @@ class ResultCache:
             ConfigurationError: The store cannot be opened.
         """
         if isinstance(self._store, DiskCache):
-            await self._store.open()
+            await self._try(self._store.open, TimeBudget(), is_first=True)
 
     async def aclose(self) -> None:
         if self._owned and isinstance(self._store, DiskCache):
             await self._store.aclose()
 
-    async def find(self, key: str) -> ExecutionResult | None:
-        try:
-            value = await self._store.get(key)
-            if value is None:
-                return None
-            found = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            self._log_failure(f"{type(error).__name__}: {error}")
+    async def find(self, key: str, budget: TimeBudget) -> ExecutionResult | None:
+        value = await self._try(lambda: self._store.get(key), budget, is_first=True)
+        if value is None:
             return None
+        found = None
+        with contextlib.suppress(Exception):  # the store may return anything
+            found = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
         if found is None:
             self._log_failure("a value is damaged")
         return found
 
-    async def keep(self, key: str, result: ExecutionResult) -> None:
-        if not is_stored(result):
+    async def keep(self, key: str, result: ExecutionResult, budget: TimeBudget) -> None:
+        if budget.left_s <= 0 or not is_stored(result):
             return
         size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values())))
         value = await _in_thread_if_large(size, lambda: encode_result(key, result))
-        if value is None:
-            return
+        if value is not None:
+            await self._try(lambda: self._store.put(key, value), budget)
+
+    async def _try(self, method: Callable[[], Awaitable[T]], budget: TimeBudget, *, is_first: bool = False) -> T | None:
+        """Return what a method of the store returns; None if it fails, or if no time is left.
+
+        Args:
+            is_first: Whether no program has run yet. The error for a wrong path is then raised.
+        """
+        if budget.left_s <= 0:
+            return None
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        timeout = asyncio.timeout(budget.left_s)
         try:
-            await self._store.put(key, value)
-        except ConfigurationError:
+            async with timeout:
+                return await method()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except Exception as error:
-            self._log_failure(f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # the caller was cancelled, and not only something in the store
+            if is_first and isinstance(error, ConfigurationError) and isinstance(self._store, DiskCache):
+                raise
+            budget.left_s = 0 if timeout.expired() else budget.left_s - (clock() - began)
+            self._log_failure("it takes too long" if timeout.expired() else _describe(error))
+            return None
 
     def _log_failure(self, reason: str) -> None:
         if not self._has_failed:
@@ -258,12 +294,18 @@ class ResultCache:
             log_warning("the cache of results failed, so programs run: %s", reason[:500])
 
 
+def _describe(error: BaseException) -> str:
+    with contextlib.suppress(Exception):  # `str` may raise for a class of the caller
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
 class Reuse:
     """The stored results of one program, or of one function of a program.
 
     Args:
         cache: The cache; None for no cache.
-        execution: The program.
+        execution: The program, with all its cases. A program without cases counts as one case.
         engine_names: Returns the engine of each endpoint by base URL; None for an engine that is unknown.
     """
 
@@ -274,30 +316,42 @@ class Reuse:
         self._execution = execution
         self._engine_names = engine_names
         self._engines: EngineNames | None = None
+        self._budget = TimeBudget()
         self._program = ""
+        self._cases: list[str] = []
 
-    async def find(self, case: str = "") -> ExecutionResult | None:
-        """Return the stored result of the program, or of a call with these arguments; None if there is none."""
+    async def find(self, number: int = 0) -> ExecutionResult | None:
+        """Return the stored result of the case with a number; None if there is none."""
         if self._cache is None:
             return None
         if self._engines is None:
-            self._engines = await self._engine_names()
-            run = self._execution.run
-            size = len(run.code) + len(run.input.stdin) + sum(map(len, run.input.files.values()))
-            self._program = await _in_thread_if_large(size, lambda: digest(determinants_of(self._execution)))
+            engines = await self._engine_names()
+            await _in_thread_if_large(self._size(), self._hash)
+            self._engines = engines
         for engine in dict.fromkeys(self._engines.values()):
-            if engine is not None and (found := await self._cache.find(self._key(engine, case))):
+            if engine is not None and (found := await self._cache.find(self._key(engine, number), self._budget)):
                 return found
         return None
 
-    async def keep(self, result: ExecutionResult, case: str = "") -> ExecutionResult:
-        """Store a result that `find` did not find, and return it."""
+    async def keep(self, result: ExecutionResult, number: int = 0) -> ExecutionResult:
+        """Store the result of a case that `find` did not find, and return it."""
         if self._cache is not None and self._engines is not None:
             # The answer of the embedded FaaS names its engine, which may be newer than the last health report.
             engine = result.metadata.get("fingerprint") or self._engines.get(result.endpoint)
             if isinstance(engine, str):
-                await self._cache.keep(self._key(engine, case), result)
+                await self._cache.keep(self._key(engine, number), result, self._budget)
         return result
 
-    def _key(self, engine: str, case: str) -> str:
-        return digest({"program": self._program, "engine": engine, "case": case})
+    def _size(self) -> int:
+        run, cases = self._execution.run, self._execution.job.cases
+        given = run.input
+        texts = (*given.argv, *given.collect, *given.files, *run.ext, *run.ext.values(), *cases)
+        sizes = map(len, (run.code, given.stdin, *given.files.values(), *texts))
+        return sum(sizes) + _CASE_CHARACTERS * len(cases)
+
+    def _hash(self) -> None:
+        self._program = digest(determinants_of(self._execution))
+        self._cases = [hash_case(case) for case in self._execution.job.cases or [""]]
+
+    def _key(self, engine: str, number: int) -> str:
+        return digest({"program": self._program, "engine": engine, "case": self._cases[number]})

@@ -23,6 +23,8 @@ MAX_ARGUMENT_BYTES = 65_536
 MAX_FILES = 1_000
 """The largest number of files that a program gets, and of files that are collected."""
 MAX_PATTERNS = 100
+MAX_PATTERN_PARTS = 1_000
+"""The largest number of parts of all patterns together; "/" separates them."""
 MAX_PATH_BYTES = 1_024
 MAX_PATH_PARTS = 32
 _MAX_NAME_BYTES = 255  # the limit of Linux
@@ -38,7 +40,8 @@ class ProgramInput:
         stdin: The standard input.
         argv: The command-line arguments, without the name of the program.
         files: The contents of files in the working folder of the program, by relative path.
-        collect: Patterns of the files to return after the program has ended.
+        collect: Patterns of the files to return after the program has ended; at most 100, with at most 1,000 parts
+            together, such as the two parts of "out/*".
     """
 
     stdin: bytes = b""
@@ -243,4 +246,7 @@ def _check_patterns(patterns: object) -> tuple[str, ...]:
     checked = _check_strings(patterns, "collect", '["*.csv", "plots/**"]')
     if len(checked) > MAX_PATTERNS:
         raise InvalidRequestError(f"collect must have at most {MAX_PATTERNS} patterns, got {len(checked)}")
-    return tuple(check_path(pattern, "a pattern in collect") for pattern in checked)
+    count = sum(check_path(pattern, "a pattern in collect").count("/") + 1 for pattern in checked)
+    if count > MAX_PATTERN_PARTS:
+        raise InvalidRequestError(f"collect must have at most {MAX_PATTERN_PARTS} parts in all patterns, got {count}")
+    return checked

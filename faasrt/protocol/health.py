@@ -108,7 +108,8 @@ def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
     # python-faas reports the size of its pool, and runs one language.
     pool = _mapping(_mapping(health.get("pool_status")).get("config"))
     found = {Language.PYTHON.value: pool.get("maxSize")}
-    found |= {name: _mapping(language).get("capacity") for name, language in _mapping(health.get("languages")).items()}
+    stated = {name: _mapping(language) for name, language in _mapping(health.get("languages")).items()}
+    found |= {name: language["capacity"] for name, language in stated.items() if "capacity" in language}
     capacities = {name: _positive(value) for name, value in found.items()}
     return {name: capacity for name, capacity in capacities.items() if capacity is not None}
 

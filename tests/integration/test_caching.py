@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -11,13 +12,24 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import faasrt
-from faasrt import CodeTask, ConfigurationError, DiskCache, Outcome, RuntimeManager, ServerError, Settings
+from faasrt import (
+    CodeTask,
+    ConfigurationError,
+    DiskCache,
+    Outcome,
+    RuntimeManager,
+    ServerError,
+    Settings,
+    _sqlite_cache,
+    caching,
+)
 from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaas, Reply
 from faasrt.transport.engine_names import MAX_AGE_S
@@ -340,6 +352,198 @@ async def test_a_failing_store_never_fails_a_call(caplog: pytest.LogCaptureFixtu
                 assert [(await manager.run_code("program", "py")).cached for _ in range(3)] == [False] * 3
     assert len(caplog.messages) == 2
     assert "no get" in caplog.messages[0]
+
+
+class Slow(MemoryCache):
+    """A store whose methods with the names in `hanging` never return."""
+
+    def __init__(self, *hanging: str) -> None:
+        super().__init__()
+        self.hanging = set(hanging)
+        self.calls: list[str] = []
+
+    async def get(self, key: str) -> bytes | None:
+        await self.wait("get")
+        return await super().get(key)
+
+    async def put(self, key: str, value: bytes) -> None:
+        await self.wait("put")
+        await super().put(key, value)
+
+    async def wait(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.hanging:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("name", ["get", "put"])
+async def test_a_store_that_hangs_is_given_up(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure is logged once. Later calls use the store again."""
+    monkeypatch.setattr(caching, "_STORE_S", 0.05)
+    cache = Slow(name)
+    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+        with caplog.at_level(logging.WARNING, "faasrt"):
+            for _ in range(2):
+                result = await manager.run_code("program", "py", timeout_ms=500)
+                assert (result.outcome, result.cached) == (Outcome.OK, False)
+        assert [message for message in caplog.messages if "it takes too long" in message] == caplog.messages
+        assert len(caplog.messages) == 1
+        assert cache.values == {}
+        monkeypatch.setattr(caching, "_STORE_S", 60.0)
+        cache.hanging.clear()
+        assert [(await manager.run_code("program", "py")).cached for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["get", "put"])
+async def test_many_cases_wait_once_for_a_store_that_hangs(
+    local: RuntimeManager, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(caching, "_STORE_S", 0.05)
+    cache = Slow(name)
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with manager_at(url, cache=cache) as manager:
+        cases = [(number,) for number in range(10)]
+        results = await manager.run_cases("def f(n): return n", "f", cases, language="py")
+    assert [result.value for result in results] == list(range(10))
+    assert cache.calls.count(name) == 1
+    assert cache.calls[-1] == name
+
+
+class UnprintableError(BaseException):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("name", ["get", "put"])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, ConfigurationError, TimeoutError, UnprintableError])
+async def test_no_error_of_a_store_is_raised(name: str, error: type[BaseException]) -> None:
+    class Raising(Slow):
+        async def wait(self, called: str) -> None:
+            if called == name:
+                raise error
+
+    async with FakeFaas() as faas, manager_at(faas.url, cache=Raising()) as manager:
+        result = await manager.run_code("program", "py")
+        assert (result.outcome, result.cached) == (Outcome.OK, False)
+
+
+async def test_a_path_that_becomes_wrong_while_a_program_runs_discards_no_result(tmp_path: Path) -> None:
+    class Removed(DiskCache):
+        async def put(self, key: str, value: bytes) -> None:
+            await self.aclose()
+            (tmp_path / FILE_NAME).unlink()
+            (tmp_path / FILE_NAME).mkdir()
+            await super().put(key, value)
+
+    async with FakeFaas() as faas, manager_at(faas.url, cache=Removed(tmp_path)) as manager:
+        result = await manager.run_code("program", "py")
+        assert (result.outcome, result.cached) == (Outcome.OK, False)
+        with pytest.raises(ConfigurationError, match=str(tmp_path)):
+            await manager.run_code("program", "py")
+        assert faas.executions == 1
+
+
+@pytest.mark.parametrize("name", ["get", "put"])
+async def test_a_call_can_be_cancelled_while_it_waits_for_the_store(name: str) -> None:
+    cache = Slow(name)
+    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+        call = asyncio.create_task(manager.run_code("program", "py"))
+        await until(lambda: name in cache.calls)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert faas.executions == (name == "put")
+
+
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute(sys.argv[2])
+print("locked", flush=True)
+sys.stdin.readline()
+connection.execute("ROLLBACK")
+print("unlocked", flush=True)
+"""
+
+
+@contextlib.asynccontextmanager
+async def locked(folder: Path, statement: str) -> AsyncIterator[None]:
+    """Lock the file of a cache in another process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOCKER, str(folder / FILE_NAME), statement, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"locked\n"
+        yield
+        process.stdin.write(b"\n")
+        assert await process.stdout.readline() == b"unlocked\n"
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+async def test_a_file_that_another_process_has_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stored results are found, and new results are not stored until the file is unlocked."""
+    monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 0.05)
+    async with FakeFaas() as faas:
+        async with manager_at(faas.url, cache=tmp_path) as manager:
+            await manager.run_code("old", "py")
+        with caplog.at_level(logging.WARNING, "faasrt"):
+            async with locked(tmp_path, "BEGIN IMMEDIATE"), manager_at(faas.url, cache=tmp_path) as manager:
+                assert (await manager.run_code("old", "py")).cached
+                assert [(await manager.run_code("new", "py")).cached for _ in range(2)] == [False, False]
+        assert [message for message in caplog.messages if "locked" in message] == caplog.messages
+        assert len(caplog.messages) == 1
+        async with manager_at(faas.url, cache=tmp_path) as manager:
+            assert [(await manager.run_code("new", "py")).cached for _ in range(2)] == [False, True]
+
+
+async def test_a_manager_starts_although_the_new_file_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock is not reported as a wrong path. The file is opened when it is unlocked."""
+    monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 0.05)
+    async with FakeFaas() as faas, contextlib.AsyncExitStack() as stack:
+        async with locked(tmp_path, "BEGIN EXCLUSIVE"):
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await DiskCache(tmp_path).open()
+            manager = await stack.enter_async_context(manager_at(faas.url, cache=tmp_path))
+            assert not (await manager.run_code("program", "py")).cached
+        assert [(await manager.run_code("program", "py")).cached for _ in range(2)] == [False, True]
+
+
+async def test_statements_that_were_given_up_leave_the_file_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls give up while the file is locked. Later values are stored, and no value has another key."""
+    monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 60.0)
+    async with FakeFaas() as faas:
+        faas.handler = lambda body: Reply.ok(body["code"])
+        async with manager_at(faas.url, cache=tmp_path) as manager:
+            programs = [f"program {number}" for number in range(10)]
+
+            async def run() -> list[bool]:
+                results = await asyncio.gather(*(manager.run_code(code, "py") for code in programs))
+                assert [result.stdout for result in results] == programs
+                return [result.cached for result in results]
+
+            await manager.run_code("first", "py")
+            async with locked(tmp_path, "BEGIN IMMEDIATE"):
+                monkeypatch.setattr(caching, "_STORE_S", 0.2)
+                assert await run() == [False] * 10
+                assert await run() == [False] * 10
+            monkeypatch.setattr(caching, "_STORE_S", 60.0)
+            await run()
+            assert await run() == [True] * 10
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
 
 
 async def test_the_file_is_private(tmp_path: Path) -> None:

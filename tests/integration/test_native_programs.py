@@ -52,11 +52,11 @@ async def run_bare(code: str) -> Ending:
             *(sys.executable, "-I", "main.py"),
             cwd=folder,
             env=env,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        streams = await process.communicate()
+        streams = await process.communicate(b"")
         stdout, stderr = (comparable(cut(data, SANDBOX.max_output_bytes)[0], folder) for data in streams)
         return Ending(stdout, stderr, process.returncode)
 

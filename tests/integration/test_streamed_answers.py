@@ -16,13 +16,16 @@ from faasrt import (
     ExecutionResult,
     FaasrtError,
     Outcome,
+    OutputChunk,
     ProtocolError,
     RuntimeClosedError,
     RuntimeManager,
     SandboxConfig,
     ServerError,
+    StreamedRun,
     TimeoutSettings,
 )
+from faasrt.transport.live_reader import LiveReader
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
@@ -164,3 +167,115 @@ async def test_any_answer_raises_only_errors_of_faasrt(serve: Serve) -> None:
             with contextlib.suppress(FaasrtError):
                 await read_all(manager)
             assert manager.get_metrics().in_flight == 0
+
+
+def flood(data: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Return a handler that answers every program with this data again and again, without a pause."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET"):
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n")
+        while True:
+            writer.write(data)
+            await writer.drain()
+
+    return handle
+
+
+async def test_a_server_that_sends_output_without_pause_reaches_the_deadline(raw_server: Serve) -> None:
+    """The time in which the client reads and the caller waits counts for the deadline."""
+    timeouts, url = TimeoutSettings(grace_s=0.1), await raw_server(flood(CHUNK * 2_000))
+    async with (
+        manager_for(url, envelope="never", timeouts=timeouts) as manager,
+        manager.stream_code("1", "python", timeout_ms=200) as run,
+    ):
+        assert (await anext(run)).text == "a"
+        with pytest.raises(DeadlineExceededError):
+            async for _ in run:
+                pass
+
+
+@pytest.mark.parametrize("stream", [b"stdout", b"stderr"])
+async def test_a_server_that_sends_too_much_output_breaks_the_protocol(raw_server: Serve, stream: bytes) -> None:
+    """The limit is twice the maximum size of both streams, and a margin."""
+    line = b'{"stream": "%b", "text": "%b", "elapsed_ms": 1}\n' % (stream, b"x" * 10_000)
+    sizes, sandbox = list[int](), SandboxConfig(max_output_bytes=100_000)
+
+    async def read(run: StreamedRun) -> None:
+        async for chunk in run:
+            sizes.append(len(chunk.text))
+
+    async with (
+        manager_for(await raw_server(flood(line)), envelope="never", sandbox=sandbox) as manager,
+        manager.stream_code("1", "python") as run,
+    ):
+        with pytest.raises(ProtocolError, match="more output than"):
+            await read(run)
+    assert 400_000 < sum(sizes) < 800_000
+
+
+@pytest.mark.parametrize("line", [b"\n", b" \r\n", b'{"stream": "stdout", "text": "", "elapsed_ms": 1}\n'])
+async def test_a_flood_of_lines_without_text_is_refused(
+    raw_server: Serve, line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tasks run after at most 100 such lines, and the client does not read more than 10000 of them."""
+    lines: list[int] = [0]  # the number of lines in each turn of the event loop
+    skip_line = LiveReader._skip_line
+
+    async def count_line(self: LiveReader) -> None:
+        lines[-1] += 1
+        await skip_line(self)
+
+    async def count_turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            if lines[-1]:
+                lines.append(0)
+
+    monkeypatch.setattr(LiveReader, "_skip_line", count_line)
+    url = await raw_server(flood(line * 20_000))
+    async with manager_for(url, envelope="never") as manager:
+        turns = asyncio.create_task(count_turns())
+        with pytest.raises(ProtocolError, match="more than 10000 lines without text"):
+            await read_all(manager)
+        turns.cancel()
+    assert max(lines) <= 100
+    assert sum(lines) == 10_001
+
+
+@pytest.mark.parametrize(("waits", "blocks", "counted_s"), [(False, False, 0), (True, False, 50), (False, True, 90)])
+async def test_only_the_time_of_the_caller_extends_the_deadline(
+    waits: bool, blocks: bool, counted_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that waits for output does not extend it. One that is busy, or blocks the event loop, does."""
+    loop, now, ends = asyncio.get_running_loop(), 0.0, list[float]()
+    turn_s = 0.01  # the time of the test goes on by this in each turn of the event loop
+
+    async def count_turns() -> None:
+        nonlocal now
+        while True:
+            now += turn_s
+            await asyncio.sleep(0)
+
+    async def start(reader: LiveReader) -> Any:
+        async with asyncio.timeout(1_000) as timeout:
+            begin = timeout.when() or 0
+            for _ in range(10):
+                await reader._wait_delivered(OutputChunk(stream="stdout", text="a", elapsed_s=0), timeout)
+            ends.append((timeout.when() or 0) - begin)
+
+    monkeypatch.setattr(loop, "time", lambda: now)
+    turns = asyncio.create_task(count_turns())
+    async with StreamedRun(start) as run:
+        for _ in range(10):
+            await anext(run)
+            now += 10 if blocks else 0
+            for _ in range(600 if waits else 0):
+                await asyncio.sleep(0)
+        while not ends:
+            await asyncio.sleep(0)
+    turns.cancel()
+    assert counted_s <= ends[0] <= 1.2 * counted_s + 0.001

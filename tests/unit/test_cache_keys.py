@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import attrs
 import pytest
 
-from faasrt import ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, UserError
-from faasrt.caching import decode_result, determinants_of, digest, encode_result, is_stored
+from faasrt import ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, UserError, caching
+from faasrt.caching import (
+    ResultCache,
+    Reuse,
+    decode_result,
+    determinants_of,
+    digest,
+    encode_result,
+    hash_case,
+    is_stored,
+)
 from faasrt.inputs import ProgramInput
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.health import name_engines
@@ -77,6 +88,81 @@ def test_the_digest_distinguishes_types_and_ignores_the_order_of_names() -> None
     assert len({digest({"x": value}) for value in values}) == len(values)
     assert digest({"x": 1, "y": {"b": 1, "a": 2}}) == digest({"y": {"a": 2, "b": 1}, "x": 1})
     assert digest({"x": 1}) == digest({"x": 1})
+
+
+def test_every_case_has_its_own_hash() -> None:
+    cases = ["", "[[1], {}]", "[[2], {}]", "\ud83d\ude00", "\U0001f600", "\ud800"]
+    assert len({hash_case(case) for case in cases}) == len(cases)
+
+
+class Recorder:
+    """A store without values, which records its keys."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.stored: list[str] = []
+
+    async def get(self, key: str) -> bytes | None:
+        self.found.append(key)
+        return None
+
+    async def put(self, key: str, value: bytes) -> None:
+        self.stored.append(key)
+
+
+async def both_engines() -> dict[str, str | None]:
+    return {"http://a": "first", "http://b": "second"}
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_each_case_is_hashed_once_for_all_engines(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """Large cases are hashed in a thread. The results are stored with the keys that were looked up."""
+    hashed: list[tuple[str, bool]] = []
+
+    def recording(case: str) -> str:
+        hashed.append((case, threading.current_thread() is threading.main_thread()))
+        return hash_case(case)
+
+    monkeypatch.setattr(caching, "hash_case", recording)
+    cases = ["a" * 10**6 if large else "a", "b"]
+    store = Recorder()
+
+    async def main() -> None:
+        job = GuestJob(function="f", cases=cases, single=False)
+        reuse = Reuse(ResultCache.checked(store), Execution(run=RUN, job=job), both_engines)
+        assert [await reuse.find(number) for number in range(2)] == [None, None]
+        for number in range(2):
+            await reuse.keep(attrs.evolve(RESULT, metadata={}), number)
+
+    asyncio.run(main())
+    assert hashed == [(case, not large) for case in cases]
+    assert len(set(store.found)) == 4
+    assert store.stored == store.found[::2]
+
+
+LARGE_INPUTS = [
+    {"code": "#" * 10**6},
+    {"ext": {"a": "b" * 10**6}},
+    {"input": ProgramInput(stdin=bytes(10**6))},
+    {"input": ProgramInput(argv=("a" * 60_000,) * 20)},
+    {"input": ProgramInput(files={"a": bytes(10**6)})},
+    {"input": ProgramInput(files={"a" * 1_000 + str(number): b"" for number in range(1_000)})},
+]
+
+
+@pytest.mark.parametrize("changes", LARGE_INPUTS)
+def test_a_large_program_is_hashed_in_a_thread(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    threads = []
+
+    def recording(execution: Execution) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return determinants_of(execution)
+
+    monkeypatch.setattr(caching, "determinants_of", recording)
+    execution = Execution(run=attrs.evolve(RUN, **changes))
+    asyncio.run(Reuse(ResultCache.checked(Recorder()), execution, both_engines).find())
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 RESULT = ExecutionResult(

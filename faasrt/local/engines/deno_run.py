@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import re
 import secrets
 import signal
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +126,17 @@ class StdoutParser:
             self.complete = kind in _LAST_MESSAGES
 
 
+def _weakly(pass_on: Callable[[int, bytes], None]) -> Callable[[bytes], None]:
+    """Return a function that passes stdout on to a method, and does not keep the method's object alive."""
+    method = weakref.WeakMethod(pass_on)
+
+    def pass_stdout_on(data: bytes) -> None:
+        if (target := method()) is not None:
+            target(STDOUT, data)
+
+    return pass_stdout_on
+
+
 class DenoRun:
     """One run of a program in a Deno process.
 
@@ -149,7 +160,7 @@ class DenoRun:
             self._max_stream_bytes,
             _MESSAGE_FACTOR * limit + _MESSAGE_BYTES,
             job.kept_bytes,
-            functools.partial(self._pass_on, STDOUT),
+            _weakly(self._pass_on),
         )
         self._stderr = OutputBuffer(job.kept_bytes)
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins

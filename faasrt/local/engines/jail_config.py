@@ -28,6 +28,7 @@ class JailConfig:
             level "filters", processes see the paths of the host.
         files: The contents of further files, by path. Only at the level "namespaces".
         links: The targets of symbolic links, by path. Only at the level "namespaces".
+        shared_memory: Whether programs have /dev/shm, whose files count for the size of /tmp.
         tmp_bytes: The size of the writable /tmp of each program; 0 makes /tmp read-only. Only at the level
             "namespaces". In a jail with an executable, files in /tmp cannot be executed.
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
@@ -47,6 +48,7 @@ class JailConfig:
     files: Mapping[str, str] = attrs.field(factory=dict)
     links: Mapping[str, str] = attrs.field(factory=dict)
     tmp_bytes: int = 0
+    shared_memory: bool = False
     executable: str | None = None
     runner: str = ""
     imports: Sequence[str] = ()
@@ -64,6 +66,7 @@ class JailConfig:
         host_paths = {target: source for source, target in self.mounts}
         if has_namespaces:
             rights = [("/", READ)] + [(path, WRITE) for path in _DEVICES]
+            rights += [("/dev/shm", ALL)] if self.shared_memory else []  # noqa: S108
             rights += [("/tmp", FILES if self.executable else ALL)] if self.tmp_bytes else []  # noqa: S108
         else:
             rights = [

@@ -16,6 +16,7 @@ import attrs
 
 from faasrt.inputs import MAX_PATH_PARTS
 from faasrt.local.engines.selection import FoundFile
+from faasrt.protocol.guest.python_files import PathMatcher
 
 MAX_FOLDER_BYTES = 64 * 2**20
 """The largest size of all contents and names together."""
@@ -133,9 +134,11 @@ class MemoryFolder:
         new_folder.entries[new_name] = moved
         old_folder.mtime_ns = new_folder.mtime_ns = time.time_ns()
 
-    def found_files(self) -> Iterator[FoundFile | None]:
-        """Yield the files, in the order of their paths, and None for each folder."""
-        return _walk(self._root, "", MAX_PATH_PARTS)
+    def found_files(self, matcher: PathMatcher) -> Iterator[FoundFile | None]:
+        """Yield the files that match, in the order of their paths, and None for other entries. Folders in which nothing
+        can match are skipped.
+        """
+        return _walk(self._root, "", MAX_PATH_PARTS, matcher, matcher.start)
 
     def _get(self, path: str) -> _FileNode | _FolderNode | None:
         """Return an entry, or None if it is missing. Raise OSError if a part of the path before it is a file."""
@@ -181,13 +184,17 @@ class MemoryFolder:
         folder.mtime_ns = time.time_ns()
 
 
-def _walk(folder: _FolderNode, prefix: str, depth: int) -> Iterator[FoundFile | None]:
+def _walk(
+    folder: _FolderNode, prefix: str, depth: int, matcher: PathMatcher, remaining: set[tuple[str, ...]]
+) -> Iterator[FoundFile | None]:
     for name, entry in sorted(folder.entries.items()):
-        if isinstance(entry, _FileNode):
+        following = matcher.after(remaining, name)
+        if isinstance(entry, _FileNode) and () in following:
             yield prefix + name, functools.partial(_read, entry.content)
-        elif depth > 1:
-            yield None
-            yield from _walk(entry, f"{prefix}{name}/", depth - 1)
+            continue
+        yield None
+        if isinstance(entry, _FolderNode) and depth > 1 and any(following):
+            yield from _walk(entry, f"{prefix}{name}/", depth - 1, matcher, following)
 
 
 def _read(content: bytes, max_bytes: int) -> bytes | None:

@@ -128,7 +128,6 @@ _FILES = {
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 _LINKS = {
-    "/dev/shm": "/tmp/.shm",  # noqa: S108
     "/dev/fd": "/proc/self/fd",
     "/dev/stdin": "/proc/self/fd/0",
     "/dev/stdout": "/proc/self/fd/1",
@@ -187,6 +186,7 @@ class Interpreter:
             files=_FILES,
             links=links,
             tmp_bytes=_TMP_BYTES,
+            shared_memory=level == "namespaces",
             runner=read_runner(_SHARED_FILES, ["python_native.py", "python_setup.py"]).decode(),
             imports=imports,
             packages=list(_TIERS),

@@ -328,6 +328,8 @@ def open_pipes(
     (stdin, in_fd), (stdout, out_fd), (stderr, error_fd) = (pipe(to_process=fd == 0) for fd in range(3))
     if not channel:
         return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
+    for fd in (in_fd, out_fd, error_fd):
+        os.fchmod(fd, 0o666)  # so that a process with another uid can open /dev/stdin and the like
     messages, messages_fd = pipe(to_process=False)
     outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
     return stdin, outputs, [in_fd, out_fd, error_fd, messages_fd]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from faasrt.errors import InvalidRequestError
 from faasrt.inputs import MAX_FILES, check_path
-from faasrt.protocol.guest.python_files import matches_any
+from faasrt.protocol.guest.python_files import PathMatcher
 
 FoundFile = tuple[str, Callable[[int], bytes | None]]
 """The path of a file, and a function that reads it. The function returns None if the file cannot be read, or is larger
@@ -15,13 +15,13 @@ _MAX_ENTRIES = 10_000
 
 
 def select_files(
-    found: Iterable[FoundFile | None], patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = ()
+    found: Iterable[FoundFile | None], matcher: PathMatcher, max_bytes: int, *, without: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], bool]:
-    """Read the files whose paths match patterns, in the given order, until they exceed a limit.
+    """Read the files that match patterns, in the given order, until they exceed a limit.
 
     Args:
-        found: The files, and None for each folder. At most 10,000 of them are examined.
-        patterns: The patterns; see `ProgramInput.collect`.
+        found: The files that match, and None for each other entry of a folder. At most 10,000 of them are examined.
+        matcher: The matcher that `found` uses. No file is read after it has become late, one second after its creation.
         max_bytes: The largest size of all contents and paths together.
         without: Paths to leave out.
 
@@ -31,12 +31,12 @@ def select_files(
     selected: dict[str, bytes] = {}
     complete, left = True, max_bytes
     for number, entry in enumerate(found):
-        if number >= _MAX_ENTRIES:
+        if number >= _MAX_ENTRIES or matcher.is_late:
             return selected, False
         if entry is None:
             continue
         path, read = entry
-        if path in without or not matches_any(path, patterns):
+        if path in without:
             continue
         content = None
         if len(selected) < MAX_FILES and _is_valid(path):

@@ -47,6 +47,7 @@ from faasrt.local.engines.selection import select_files
 from faasrt.local.engines.wasi_output import LiveSender, live_output, monitored_output
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
+from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import Outcome, UserError
 
@@ -190,7 +191,8 @@ def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
     files: dict[str, bytes] = {}
     if folder is not None:
         own_file = program_file(Language.PYTHON)
-        files, complete = select_files(folder.found_files(), given.collect, limit, without=[own_file])
+        matcher = PathMatcher(given.collect)
+        files, complete = select_files(folder.found_files(matcher), matcher, limit, without=[own_file])
         if not complete:
             fields["truncated"] = sorted([*fields["truncated"], "files"])
     fields |= {"files": files_to_wire(files), "duration_ms": duration_ms}

@@ -142,7 +142,7 @@ def _build_root(config: dict[str, Any]) -> None:
     for path, target in config["links"].items():
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
         os.symlink(target, root + path)
-    for path in ("/proc", "/tmp"):
+    for path in ("/proc", "/tmp", *(["/dev/shm"] if config["shared_memory"] else [])):
         os.makedirs(root + path, exist_ok=True)
     # In a user namespace, the kernel allows mounting a new /proc only if a complete /proc is already visible.
     mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
@@ -176,11 +176,15 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
         options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
         flags = _PRIVATE_FILE_SYSTEM | (MS_NOEXEC if config["executable"] else 0)
         mount("tmp", "/tmp", "tmpfs", flags, options)
+        if config["shared_memory"]:
+            # Two folders of one file system, so that its size limits both together.
+            for name in ("shm", "tmp"):
+                os.mkdir(f"/tmp/{name}")
+                os.chmod(f"/tmp/{name}", 0o1777)
+            mount("/tmp/shm", "/dev/shm", None, MS_BIND)
+            mount("/tmp/tmp", "/tmp", None, MS_BIND)
         for target, fd in kept:
             _bind(f"/proc/self/fd/{fd}", target)
-        if "/dev/shm" in config["links"]:
-            os.mkdir("/tmp/.shm")
-            os.chmod("/tmp/.shm", 0o1777)
     own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     # The new /proc shows only the processes of the program, and nothing about the machine.
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=ptraceable")

@@ -133,11 +133,11 @@ class WorkingFolder:
     def collect(self, patterns, max_bytes, max_json_bytes):
         # Return the contents of matching files for JSON, by path, and whether all of them fit.
         found, complete = {}, True
-        self.entries = 0
-        for path in self.walk("", MAX_PATH_PARTS):
+        self.entries, self.matcher = 0, PathMatcher(patterns)
+        for path in self.walk("", MAX_PATH_PARTS, self.matcher.start):
             if path is None:
                 return found, False
-            if path == FILE or not matches_any(path, patterns):
+            if path == FILE:
                 continue
             try:
                 size = len(path.encode())
@@ -156,8 +156,8 @@ class WorkingFolder:
             max_json_bytes -= json_size
         return found, complete
 
-    def walk(self, prefix, depth):
-        # Yield the paths of the files, in order, and None if there are too many of them.
+    def walk(self, prefix, depth, remaining):
+        # Yield the paths of the files that match, in order, and None if there are too many or time is up.
         with scan_folder(os.path.join(self.path, prefix)) as entries:
             listed = []
             for entry in entries:
@@ -166,10 +166,13 @@ class WorkingFolder:
                     yield None
                 listed.append((entry.name, entry))
         for name, entry in sorted(listed):
-            if entry.is_file(follow_symlinks=False):
+            following = self.matcher.after(remaining, name)
+            if self.matcher.is_late:
+                yield None
+            if () in following and entry.is_file(follow_symlinks=False):
                 yield prefix + name
-            elif depth > 1 and entry.is_dir(follow_symlinks=False):
-                yield from self.walk(f"{prefix}{name}/", depth - 1)
+            elif depth > 1 and any(following) and entry.is_dir(follow_symlinks=False):
+                yield from self.walk(f"{prefix}{name}/", depth - 1, following)
 
     def read(self, path, max_bytes):
         # Return the content of a file, or None if it is larger than a size.
