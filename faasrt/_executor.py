@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -10,7 +11,7 @@ from faasrt.caching import ResultCache, Reuse
 from faasrt.config import Settings
 from faasrt.protocol.cases import CaseScheduler
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.program import Execution, GuestResponse
+from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -47,7 +48,10 @@ class Executor:
             reuse = self._reuse(execution)
             if stored := await reuse.find():
                 return stored
-            response, context = await self._send(execution, may_rerun, live)
+            with self._call(execution) as context:
+                response = await self._transport.run(
+                    context, execution, idempotent=may_rerun, owner=self._calls, live=live
+                )
             result = context.finish(context.result(response.verdict()))
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
@@ -72,7 +76,8 @@ class Executor:
                 batch = [new[index] for index in indices]
                 job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
-                response, context = await self._send(execution, may_rerun)
+                with self._call(execution) as context:
+                    response = await self._transport.run(context, execution, idempotent=may_rerun, owner=self._calls)
                 context.finish(scheduler.record_results(indices, response, context.result))
             results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), numbers, strict=True)])
         return [result or next(results) for result in stored]
@@ -82,18 +87,14 @@ class Executor:
         urls = self._settings.endpoints[language]
         return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
 
-    async def _send(
-        self, execution: Execution, may_rerun: bool, live: LiveReader | None = None
-    ) -> tuple[GuestResponse, CallContext]:
+    @contextlib.contextmanager
+    def _call(self, execution: Execution) -> Iterator[CallContext]:
+        """Yield the context of a call, and report its start and its failure."""
         request = execution.run
         context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
         try:
             context.call_started(request.code, request.timeout_ms)
-            with self._calls.track():
-                response = await self._transport.run(
-                    context, execution, idempotent=may_rerun, owner=self._calls, live=live
-                )
+            yield context
         except BaseException as error:
             context.fail(error)
             raise
-        return response, context

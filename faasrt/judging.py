@@ -19,6 +19,8 @@ from __future__ import annotations
 import enum
 import inspect
 import math
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, ClassVar, TypeAlias, cast
@@ -33,6 +35,9 @@ from faasrt.results import ExecutionResult, Outcome, short_repr
 Compare: TypeAlias = str | Callable[[str, str], bool]
 """A way to compare outputs; see the docstring of the module."""
 _MAX_NUMBER_CHARACTERS = 400
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
+)
 _TEST_FIELDS = ("stdin", "expected", "argv", "files", "timeout_ms", "id")
 
 
@@ -92,6 +97,8 @@ class TestCase(metaclass=RecordType):
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expected, str):
             raise InvalidRequestError(f"expected must be a str, got {type(self.expected).__name__}")
+        if self.id is not None and not isinstance(self.id, str):
+            raise InvalidRequestError(f"id must be a str or None, got {shown(self.id)}")
         checked = ProgramInput.checked(None, stdin=self.stdin, argv=self.argv, files=self.files)
         object.__setattr__(self, "argv", checked.argv)
 
@@ -219,7 +226,7 @@ class floats(metaclass=RecordType):  # noqa: N801 (used like a function)
     def __attrs_post_init__(self) -> None:
         for name, value in (("rel", self.rel), ("abs", self.abs)):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < math.inf:
+            if not is_number or not 0 <= value <= sys.float_info.max:
                 raise InvalidRequestError(f"{name} must be a finite number from 0, got {shown(value)}")
 
     def __call__(self, output: str, expected: str) -> bool:
@@ -230,10 +237,9 @@ class floats(metaclass=RecordType):  # noqa: N801 (used like a function)
             return True
         if word is None or expected is None or max(len(word), len(expected)) > _MAX_NUMBER_CHARACTERS:
             return False
-        try:
-            numbers = float(word), float(expected)
-        except ValueError:
+        if _NUMBER.fullmatch(word) is None or _NUMBER.fullmatch(expected) is None:
             return False
+        numbers = float(word), float(expected)
         return math.isclose(*numbers, rel_tol=self.rel, abs_tol=self.abs) or all(map(math.isnan, numbers))
 
 
@@ -243,9 +249,10 @@ def check_compare(compare: object) -> Compare:
     Raises:
         InvalidRequestError: It is neither the name of a comparison nor callable.
     """
-    if inspect.iscoroutinefunction(compare):
+    if inspect.iscoroutinefunction(compare) or inspect.iscoroutinefunction(getattr(compare, "__call__", None)):
         raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {shown(compare)}")
-    if callable(compare) or (isinstance(compare, str) and compare in _COMPARISONS):
+    is_function = callable(compare) and not isinstance(compare, type)
+    if is_function or (isinstance(compare, str) and compare in _COMPARISONS):
         return cast("Compare", compare)
     raise InvalidRequestError(
         f"compare must be {', '.join(map(repr, _COMPARISONS))}, floats(...) or a function, got {shown(compare)}"
@@ -283,10 +290,18 @@ def judge_result(test: TestCase, result: ExecutionResult, compare: Compare) -> T
 def _compare(output: str, expected: str, compare: Compare) -> str:
     """Return the first difference in words, or "" if the output is right."""
     if isinstance(compare, str):
-        return _COMPARISONS[compare](output, expected)
+        return "" if output == expected else _COMPARISONS[compare](output, expected)
     if isinstance(compare, floats):
         return _difference(output.split(), expected.split(), "word", compare._equal)
-    if compare(output, expected):
+    try:
+        is_right: Any = compare(output, expected)
+    except Exception as error:
+        raise InvalidRequestError(f"compare raised {type(error).__name__}: {str(error)[:200]}") from error
+    if inspect.isawaitable(is_right):
+        if inspect.iscoroutine(is_right):
+            is_right.close()
+        raise InvalidRequestError("compare must not be async: it returned an awaitable, which is always true")
+    if is_right:
         return ""
     return _compare_exactly(output, expected) or "the comparison refuses the output, which equals the expected one"
 
@@ -333,6 +348,8 @@ def _difference(
     kind: str,
     equal: Callable[[str | None, str | None], bool] = _same,
 ) -> str:
+    if parts == expected:
+        return ""
     for number, (got, wanted) in enumerate(zip_longest(parts, expected), 1):
         if not equal(got, wanted):
             return f"{kind} {number}: expected {_name(wanted)}, got {_name(got)}"

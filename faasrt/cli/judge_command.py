@@ -63,6 +63,9 @@ def read_tests(folder: str) -> list[TestCase]:
         raise click.UsageError(f"cannot read {error.filename or path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise click.UsageError(f"an expected output in {path} is not UTF-8 (byte {error.start})") from None
+    lonely = [name for name in files if name.endswith(_EXPECTED_SUFFIXES) and f"{Path(name).stem}.in" not in files]
+    if lonely:
+        raise click.UsageError(f"{path / min(lonely)} has no {Path(min(lonely)).stem}.in")
     if not tests:
         raise click.UsageError(f"{path} has no test: there is no file NAME.in")
     return tests

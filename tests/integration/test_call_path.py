@@ -23,8 +23,8 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
     """At most six functions of the package are on the stack when a call of `run_code` reaches aiohttp.
 
     RuntimeManager.run_code  the manager: gets the runtime of the language
-    Runtime.run_code         checks the arguments, and makes the result
-    Runtime._run             the context of the call, and its events
+    Runtime.run_code         checks the arguments
+    Executor.run             stored results, the context of the call, and its events
     Transport.run            the attempt loop: permits, deadline, retries
     Transport._attempt       one attempt: makes the request for the endpoint, and reads the answer
     HttpClient.post          one exchange within a timeout

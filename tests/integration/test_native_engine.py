@@ -337,3 +337,25 @@ async def test_logging_counts_from_the_start_of_the_program(native: RuntimeManag
     code = "import logging; print(logging._startTime)"
     first, second = [(await run(native, code)).stdout for _ in range(2)]
     assert first != second
+
+
+async def test_programs_can_open_their_streams_by_name(native: RuntimeManager) -> None:
+    """Solutions of contest problems often read /dev/stdin. The pipes belong to another user than the program."""
+    code = (
+        "print(open('/dev/stdin').read())\nopen('/dev/stdout', 'w').write('out')\n"
+        "open('/proc/self/fd/2', 'w').write('err')"
+    )
+    result = await native.run_code(code, "python", stdin="in")
+    assert (result.outcome, result.stdout, result.stderr) == (Outcome.OK, "in\nout", "err")
+
+
+async def test_shared_memory_is_not_in_the_working_folder(native: RuntimeManager) -> None:
+    """A file may have any name. The folder contains only the program and its files, and shares its size with /dev/shm."""
+    code = (
+        "import os\nprint(sorted(os.listdir()), os.listdir('/dev/shm'))\n"
+        "open('/dev/shm/a', 'wb').write(bytes(40 * 2**20))\nopen('b', 'wb').write(bytes(40 * 2**20))"
+    )
+    result = await native.run_code(code, "python", files={".shm": "x"})
+    assert result.stdout == "['.shm', 'main.py'] []\n"
+    assert result.error is not None
+    assert result.error.message == "[Errno 28] No space left on device"

@@ -36,6 +36,8 @@ COMPARED: list[tuple[Compare, str, str, str]] = [
     ("floats", "nan inf", "NaN Infinity", ""),
     ("floats", "inf", "1e308", "word 1: expected '1e308', got 'inf'"),
     ("floats", "0.3", "0.33", "word 1: expected '0.33', got '0.3'"),
+    ("floats", "1_0", "10", "word 1: expected '10', got '1_0'"),
+    ("floats", "+1.50e1 .5", "15 0.5", ""),
     ("floats", "a", "b", "word 1: expected 'b', got 'a'"),
     (floats(rel=0.1), "0.3", "0.32", ""),
     (floats(rel=0, abs=1), "3", "4", ""),
@@ -78,6 +80,28 @@ def test_a_cut_output_is_not_compared() -> None:
     assert judged.verdict is Verdict.OUTPUT_LIMIT
 
 
+class AsyncCompare:
+    async def __call__(self, output: str, expected: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        (
+            lambda output, expected: wrong_compare(output, expected),
+            "it returned an awaitable",
+        ),
+        (lambda output, expected: int(output) == 1, "compare raised ValueError: invalid literal"),
+    ],
+)
+def test_a_comparison_that_fails_is_an_error_of_the_caller(compare: Compare, message: str) -> None:
+    """It is not a verdict, and in a map it fails only its task."""
+    with pytest.raises(InvalidRequestError) as caught:
+        judge_result(TestCase(expected="a"), result("b"), compare)
+    assert message in str(caught.value)
+
+
 async def wrong_compare(output: str, expected: str) -> bool:
     return True
 
@@ -96,6 +120,10 @@ async def wrong_compare(output: str, expected: str) -> bool:
         (lambda: check_tests([TestCase(), ("a", "b")]), "tests must contain TestCases, got tuple at index 1"),
         (lambda: check_compare("fuzzy"), "compare must be 'exact', 'lines', 'tokens', 'floats', floats(...) or"),
         (lambda: check_compare(wrong_compare), "compare must not be async"),
+        (lambda: check_compare(floats), "compare must be"),
+        (lambda: check_compare(AsyncCompare()), "compare must not be async"),
+        (lambda: floats(rel=10**400), "rel must be a finite number from 0"),
+        (lambda: TestCase(id=5), "id must be a str or None, got 5"),
         (lambda: floats(rel=-1), "rel must be a finite number from 0, got -1"),
         (lambda: floats(abs=float("nan")), "abs must be a finite number from 0, got nan"),
     ],
