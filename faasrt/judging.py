@@ -249,7 +249,7 @@ def check_compare(compare: object) -> Compare:
     Raises:
         InvalidRequestError: It is neither the name of a comparison nor callable.
     """
-    if inspect.iscoroutinefunction(compare) or inspect.iscoroutinefunction(getattr(compare, "__call__", None)):
+    if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
         raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {shown(compare)}")
     is_function = callable(compare) and not isinstance(compare, type)
     if is_function or (isinstance(compare, str) and compare in _COMPARISONS):

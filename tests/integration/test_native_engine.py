@@ -350,7 +350,7 @@ async def test_programs_can_open_their_streams_by_name(native: RuntimeManager) -
 
 
 async def test_shared_memory_is_not_in_the_working_folder(native: RuntimeManager) -> None:
-    """A file may have any name. The folder contains only the program and its files, and shares its size with /dev/shm."""
+    """The folder contains only the program and its files, and shares its size with /dev/shm."""
     code = (
         "import os\nprint(sorted(os.listdir()), os.listdir('/dev/shm'))\n"
         "open('/dev/shm/a', 'wb').write(bytes(40 * 2**20))\nopen('b', 'wb').write(bytes(40 * 2**20))"
