@@ -31,6 +31,8 @@ import pytest_asyncio
 import zstandard
 from aiohttp import web
 
+from faasrt.cli.report.page import render
+from faasrt.cli.report.summary import Summary
 from faasrt.local import LocalFaaS
 from faasrt.results import Outcome, UserError
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
@@ -146,6 +148,47 @@ async def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> Non
         assert code == 2
         assert tasks in stderr
         assert faas.requests == []
+
+
+async def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
+    """Input is as for `run_code`. The outcome of a wrong answer is WRONG_ANSWER, and the report counts the tests."""
+    tests = [{"stdin": "1", "expected": "2"}, {"stdin": "5", "expected": "10"}]
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        {"id": "right", "code": "print(int(input()) * 2)", "tests": tests},
+        {"id": "wrong", "code": "print(2)", "tests": tests, "compare": "tokens"},
+        {"id": "broken", "code": "1 / 0", "tests": tests},
+        {
+            "id": "input",
+            "code": "import sys; print(sys.stdin.read(), sys.argv[1], open('a').read()); open('b', 'w').write('B')",
+            "stdin": {"base64": "aW4="},
+            "argv": ["x"],
+            "files": {"a": "A"},
+            "collect": ["b"],
+        },
+        {"id": "bad", "code": "1", "tests": [{"input": "1"}]},
+    )
+    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
+    assert code == 2, stderr
+    found = {record["id"]: record for record in read(tmp_path / "out")}
+    outcomes = {name: record.get("outcome") for name, record in found.items()}
+    assert outcomes == {
+        "right": "OK",
+        "wrong": "WRONG_ANSWER",
+        "broken": "USER_ERROR",
+        "input": "OK",
+        "bad": None,
+    }
+    assert found["right"]["tests"] == {"passed": 2, "total": 2, "verdicts": ["PASSED", "PASSED"]}
+    assert found["wrong"]["tests"]["passed"] == 1
+    assert found["wrong"]["error"]["message"] == "test 2: word 1: expected '10', got '2'"
+    assert (found["input"]["stdout"], found["input"]["files"]) == ("in x A\n", {"b": "B"})
+    assert "a test has no field 'input'" in found["bad"]["invalid_task"]
+    again, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python", "--resume")
+    assert (again, len(read(tmp_path / "out"))) == (2, 5), stderr
+    report = Summary(tmp_path / "out")
+    assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 6, 1)
+    assert "3 of 6" in render(report)
 
 
 async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:

@@ -80,6 +80,24 @@ def test_each_row_gets_its_result() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_rows_have_input_and_tests() -> None:
+    """Arrow gives every row the columns and fields of the others, with null for the missing ones."""
+    tests = [{"stdin": "1", "expected": "2"}, {"expected": "0", "argv": ["x"]}]
+    with serving(LocalFaaS(["python"])) as faas:
+        rows: list[dict[str, Any]] = [
+            {"name": "input", "code": "print(input(), open('a').read())", "stdin": "in", "files": {"a": "A"}},
+            {"name": "judged", "code": "import sys; print(0 if sys.argv[1:] else int(input()) * 2)", "tests": tests},
+            {"name": "wrong", "code": "print(2)", "tests": json.dumps(tests), "compare": "exact"},
+        ]
+        rows = [{"language": "py", "stdin": None, "files": None, "tests": None, **row} for row in rows]
+        settings = Settings(endpoints={"python": faas.url})
+        found = {row["name"]: row for part in (rows[:2], rows[2:]) for row in run(part, settings, actors=1)}
+    assert found["input"]["stdout"] == "in A\n"
+    assert (found["judged"]["outcome"], found["judged"]["tests_passed"], found["judged"]["tests_total"]) == ("OK", 2, 2)
+    assert (found["wrong"]["outcome"], found["wrong"]["tests_passed"]) == ("WRONG_ANSWER", 0)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_infrastructure_failures_are_columns() -> None:
     """The column `infra_error` contains the error. Failed rows can be passed to `run_tasks` again."""
     with serving(FakeFaas()) as faas:
