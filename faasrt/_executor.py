@@ -94,7 +94,8 @@ class Executor:
         context = CallContext(self._emit, self._counters, self._transport.clock, request.language)
         try:
             context.call_started(request.code, request.timeout_ms)
-            yield context
+            with self._calls.track():  # if the runtime is closed, this turns a cancellation into an error
+                yield context
         except BaseException as error:
             context.fail(error)
             raise

@@ -91,7 +91,7 @@ class LiveReader:
         """Count a line without text."""
         self._skipped_lines += 1
         if self._skipped_lines > _MOST_SKIPPED_LINES:
-            message = f"the answer has more than {_MOST_SKIPPED_LINES} lines without text"
+            message = "the answer has too many lines without text"
             raise ProtocolError(message, sent="yes", status=200)
         if self._skipped_lines % _LINES_PER_TURN == 0:
             await asyncio.sleep(0)

@@ -141,7 +141,7 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.transport", f"no calls for {breaker.base_open_s:g} s, doubling up to {breaker.max_open_s:g} s"
     unknown = AdaptiveLimit(1_000)
     unknown.set_capacity(None)
-    yield "faasrt.transport", f"the capacity in its `/health` (else {unknown.limit:g})"
+    yield "faasrt.transport", f"which is also its maximum (else it starts at {unknown.limit:g})"
     yield "faasrt.local", f"bodies that are larger than {http_limits.MAX_BODY_BYTES // 2**20} MiB"
     yield "faasrt.local", f"in more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
     yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"

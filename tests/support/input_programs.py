@@ -140,7 +140,7 @@ PROGRAMS = {
         {"argv": ["x" * 2000] * 1000},
     ),
     "100 files": InputProgram(
-        "import os\nprint(sum(name[0] == 'f' for name in os.listdir()))\n"
+        "import os\nprint(sum(name.endswith('.txt') for name in os.listdir()))\n"
         "print(sum(int(open(f'f{n}.txt').read()) for n in range(100)))",
         "100\n4950\n",
         {"files": MANY},
