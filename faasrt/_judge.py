@@ -20,7 +20,7 @@ from faasrt.judging import (
     judge_result,
 )
 from faasrt.languages import Language
-from faasrt.protocol.request import check_flag
+from faasrt.protocol.request import RunRequest, check_flag
 from faasrt.results import ExecutionResult
 
 _DEFAULT_CONCURRENCY = 64
@@ -76,27 +76,21 @@ def _skip_after_failure(results: list[TestResult]) -> list[TestResult]:
 
 
 async def _run_shared(
-    tests: Sequence[TestCase],
-    run: Callable[[list[ProgramInput], float | None], Awaitable[list[ExecutionResult]]],
-    timeout_ms: float | None,
+    requests: Sequence[RunRequest], run: Callable[[list[ProgramInput], float], Awaitable[list[ExecutionResult]]]
 ) -> list[ExecutionResult]:
-    """Return the result of each test. The tests with the same time limit share executions."""
+    """Return the result of each request. The requests with the same time limit share executions."""
     results: dict[int, ExecutionResult] = {}
-    limits = [timeout_ms if test.timeout_ms is None else test.timeout_ms for test in tests]
-    for limit_ms in dict.fromkeys(limits):
-        indices = [index for index, limit in enumerate(limits) if limit == limit_ms]
-        inputs = [
-            ProgramInput.checked(None, stdin=tests[index].stdin, argv=tests[index].argv, files=tests[index].files)
-            for index in indices
-        ]
+    for limit_ms in dict.fromkeys(request.timeout_ms for request in requests):
+        indices = [index for index, request in enumerate(requests) if request.timeout_ms == limit_ms]
+        inputs = [requests[index].input for index in indices]
         results |= zip(indices, await run(inputs, limit_ms), strict=True)
-    return [results[index] for index in range(len(tests))]
+    return [results[index] for index in range(len(requests))]
 
 
 async def judge(
     run_code: Callable[..., Awaitable[ExecutionResult]],
     run_inputs: Callable[..., Awaitable[list[ExecutionResult]]] | None,
-    check: Callable[..., object],
+    check: Callable[..., tuple[RunRequest, bool]],
     code: str,
     tests: object,
     *,
@@ -125,14 +119,11 @@ async def judge(
         limit_ms = timeout_ms if test.timeout_ms is None else test.timeout_ms
         return {**options, "timeout_ms": limit_ms, "stdin": test.stdin, "argv": test.argv, "files": test.files}
 
-    for test in checked:
-        check(code, language, **options_of(test))
+    requests = [check(code, language, **options_of(test))[0] for test in checked]
     started = time.monotonic()
     if run_inputs is not None:
         shared = await _run_shared(
-            checked,
-            lambda given, limit_ms: run_inputs(code, language, given, timeout_ms=limit_ms, **options),
-            timeout_ms,
+            requests, lambda given, limit_ms: run_inputs(code, language, given, timeout_ms=limit_ms, **options)
         )
         judged = [judge_result(test, result, compare) for test, result in zip(checked, shared, strict=True)]
         verdicts = _skip_after_failure(judged) if stop_on_failure else judged

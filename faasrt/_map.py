@@ -32,7 +32,9 @@ from faasrt._checks import flag
 from faasrt._map_options import check_stop_on, count
 from faasrt.caching import ResultCache
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
+from faasrt.judging import Judgement
 from faasrt.languages import Language
+from faasrt.results import ExecutionResult
 from faasrt.runtime import Runtime
 from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
 
@@ -271,20 +273,11 @@ class Map:
             runtime = await self._get_runtime(task.language)
             if self._cache is not None:
                 runtime = runtime.use_cache(self._cache)
-            if task.tests:
-                judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
-                result = judgement.deciding.result
-                assert result is not None
+            if task.function is None or len(batch) == 1:
+                result, judgement = await run_task(runtime, task)
                 return [TaskSuccess(batch[0][0], task, result, judgement=judgement)]
-            if task.function is None:
-                result = await runtime.run_code(task.code, argv=task.argv, collect=task.collect, **task.options())
-                results = [result]
-            elif len(batch) == 1:
-                result = await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options())
-                results = [result]
-            else:
-                cases = [task.args for _, task in batch]
-                results = await runtime.run_cases(task.code, task.function, cases, **task.options())
+            cases = [task.args for _, task in batch]
+            results = await runtime.run_cases(task.code, task.function, cases, **task.options())
         except ConfigurationError:
             raise  # every other task would fail in the same way
         except FaasrtError as error:
@@ -295,6 +288,22 @@ class Map:
                 return [item for one in batch for item in await self._execute([one])]
             return [TaskFailure(index, task, error) for index, task in batch]
         return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
+
+
+async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, Judgement | None]:
+    """Run a task. Return its result, and the judgement if it has tests.
+
+    Raises:
+        FaasrtError: See `Runtime.run_code`.
+    """
+    if task.tests:
+        judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
+        result = judgement.deciding.result
+        assert result is not None
+        return result, judgement
+    if task.function is None:
+        return await runtime.run_code(task.code, argv=task.argv, collect=task.collect, **task.options()), None
+    return await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options()), None
 
 
 async def _wait_shielded(task: asyncio.Task[None]) -> None:

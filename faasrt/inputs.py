@@ -157,14 +157,14 @@ def check_path(path: object, what: str) -> str:
 
     Args:
         path: The path.
-        what: What the path is, for the error message.
+        what: A description of the path, for the error message.
 
     Raises:
         InvalidRequestError: The path is not a relative path without "." and ".." in it, or is too long.
     """
     if not isinstance(path, str) or not path:
         raise InvalidRequestError(f"{what} must be a non-empty str, got {shown(path)}")
-    encoded = _encode(path, what)
+    encoded = encode_text(path, what)
     parts = path.split("/")
     problem = ""
     if "\0" in path:
@@ -184,13 +184,18 @@ def check_path(path: object, what: str) -> str:
 
 def _check_bytes(value: object, name: str) -> bytes:
     if isinstance(value, str):
-        return _encode(value, name)
+        return encode_text(value, name)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     raise InvalidRequestError(f"{name} must be a str or bytes, got {type(value).__name__}")
 
 
-def _encode(text: str, name: str) -> bytes:
+def encode_text(text: str, name: str) -> bytes:
+    """Return a text in UTF-8. `name` is for the error message.
+
+    Raises:
+        InvalidRequestError: The text contains a lone surrogate.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -217,7 +222,7 @@ def _check_argv(argv: object) -> tuple[str, ...]:
     for argument in arguments:
         if "\0" in argument:
             raise InvalidRequestError("an argument in argv must not contain NUL characters")
-        if len(_encode(argument, "an argument in argv")) > MAX_ARGUMENT_BYTES:
+        if len(encode_text(argument, "an argument in argv")) > MAX_ARGUMENT_BYTES:
             raise InvalidRequestError(f"an argument in argv must have at most {MAX_ARGUMENT_BYTES} bytes")
     return arguments
 

@@ -1,4 +1,4 @@
-"""Judges a program by test cases: what it prints for an input, compared with the expected output.
+"""Judges a program by test cases: compares its output for an input with the expected output.
 
 `RuntimeManager.judge` and `Runtime.judge` run every test in an execution of its own. On a server that starts an
 interpreter for each request, such as python-faas, the tests share executions: each has a fresh namespace, but imported

@@ -18,7 +18,7 @@ import click
 
 from faasrt._sqlite_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.cli.batch_input import BatchOptions, Line, read_lines, survey
-from faasrt.cli.batch_output import Results, run_task
+from faasrt.cli.batch_output import Results, run_line
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, run_with_manager
 from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
@@ -124,7 +124,7 @@ class Batch:
                         return
                     self._progress.retries += failures > 0
                     self._progress.in_flight += 1
-                    record = await run_task(manager, task, line)
+                    record = await run_line(manager, task, line)
                     self._progress.in_flight -= 1
                 if "infra_error" not in record or failures == self._options.retry_infra:
                     return

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from faasrt import strict_json
+from faasrt._map import run_task
 from faasrt.cli.batch_input import Line
 from faasrt.errors import ServiceError
 from faasrt.judging import Judgement, Verdict
@@ -28,24 +29,11 @@ from faasrt.tasks import TASK_ERRORS, CodeTask
 _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 
-async def run_task(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
+async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
     """Run a task, and return its result: a verdict, an infrastructure error, or the problem of an invalid task."""
     fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": task.language.value}
-    options: dict[str, Any] = {"language": task.language, **task.options()}
-    tests: dict[str, Any] = {}
     try:
-        if task.tests:
-            judgement = await manager.judge(
-                task.code, task.tests, language=task.language, compare=task.compare, **task.judge_options()
-            )
-            deciding = judgement.deciding
-            assert deciding.result is not None
-            result = deciding.result
-            tests = _describe_tests(judgement)
-        elif task.function is None:
-            result = await manager.run_code(task.code, argv=task.argv, collect=task.collect, **options)
-        else:
-            result = await manager.call_function(task.code, task.function, task.args, task.kwargs, **options)
+        result, judgement = await run_task(await manager.get_runtime(task.language), task)
     except TASK_ERRORS as error:
         return {**fields, "invalid_task": f"line {line.number}: {error}"}
     except ServiceError as error:
@@ -53,6 +41,7 @@ async def run_task(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
         return {**fields, "infra_error": about, "total_ms": round(error.elapsed_s * 1000, 3)}
     verdict = result.to_dict()
     del verdict["metadata"], verdict["timings"]
+    tests = {} if judgement is None else _describe_tests(judgement)
     return {**fields, **verdict, **tests, "total_ms": round(result.timings.total_s * 1000, 3)}
 
 

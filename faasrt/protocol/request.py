@@ -15,12 +15,13 @@ import attrs
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, shown
-from faasrt.inputs import NO_INPUT, ProgramInput
+from faasrt.inputs import NO_INPUT, ProgramInput, encode_text
 from faasrt.languages import Language
 
 NOT_STARTED_HEADER = "x-faasrt-not-started"
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 """A response header with the value 1 when a program may have caused the failure. It does not open the breaker."""
+_TEXTS = "code, ext and priority"
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -92,17 +93,7 @@ class RunRequest:
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
     """Return a JSON body in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
-    return _refuse_surrogates(_encode(body))
-
-
-def _refuse_surrogates(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        surrogate = repr(error.object[error.start])
-        raise InvalidRequestError(
-            f"code, ext and priority must not contain lone surrogates ({surrogate}), which UTF-8 cannot encode"
-        ) from None
+    return encode_text(_encode(body), _TEXTS)
 
 
 def check_code(code: object) -> str:
@@ -111,7 +102,7 @@ def check_code(code: object) -> str:
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code or code.isspace():
         raise InvalidRequestError("code must not be empty")
-    _refuse_surrogates(code)
+    encode_text(code, _TEXTS)
     return code
 
 
@@ -145,7 +136,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
     for key, value in ext.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidRequestError(f"ext must map str to str, got {shown(key)}: {type(value).__name__}")
-        _refuse_surrogates(key + value)
+        encode_text(key + value, _TEXTS)
     return ext
 
 
@@ -160,5 +151,5 @@ def check_priority(priority: object) -> str:
     """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
     if not isinstance(priority, str) or not priority:
         raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")
-    _refuse_surrogates(priority)
+    encode_text(priority, _TEXTS)
     return priority
