@@ -92,7 +92,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
   shared files of the environment. Many locks count as memory.
 * The CPU time of other processes: at the level `filters`, a program can read it.
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
-  with each other and with the server.
+  with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
+  servers or languages may share them.
 
 **Against real attackers** add a second layer: a virtual machine or a container without secrets, not as root, with
 limits on memory and processes, and with user namespaces for the jail. Or run the server at the level `filters` in a
