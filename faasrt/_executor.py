@@ -52,7 +52,7 @@ class Executor:
                 response = await self._transport.run(
                     context, execution, idempotent=may_rerun, owner=self._calls, live=live
                 )
-            result = context.finish(context.result(response.verdict()))
+            result = context.finish(context.result(response.result()))
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
             return await reuse.keep(result)

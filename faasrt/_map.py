@@ -36,7 +36,7 @@ from faasrt.judging import Judgement
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult
 from faasrt.runtime import Runtime
-from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
+from faasrt.tasks import CodeTask, CompletedTask, FailedTask, TaskResult
 
 MAX_WINDOW = 64
 """The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
@@ -275,7 +275,7 @@ class Map:
                 runtime = runtime.use_cache(self._cache)
             if task.function is None or len(batch) == 1:
                 result, judgement = await run_task(runtime, task)
-                return [TaskSuccess(batch[0][0], task, result, judgement=judgement)]
+                return [CompletedTask(batch[0][0], task, result, judgement=judgement)]
             cases = [task.args for _, task in batch]
             results = await runtime.run_cases(task.code, task.function, cases, **task.options())
         except ConfigurationError:
@@ -286,8 +286,8 @@ class Map:
             if isinstance(error, InvalidRequestError) and len(batch) > 1:
                 # One of the tasks is invalid. Run each task separately, so that the others do not fail.
                 return [item for one in batch for item in await self._execute([one])]
-            return [TaskFailure(index, task, error) for index, task in batch]
-        return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
+            return [FailedTask(index, task, error) for index, task in batch]
+        return [CompletedTask(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
 
 
 async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, Judgement | None]:

@@ -93,7 +93,7 @@ class RuntimeCache:
         """
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
-    async def clear_cache(self) -> None:
+    async def close_runtimes(self) -> None:
         """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.
 
         Waits for the calls in flight, without a time limit. New calls on a closed runtime are refused.
@@ -104,7 +104,7 @@ class RuntimeCache:
         Cancellation: cancels the calls in flight.
 
         Example:
-            >>> await manager.clear_cache()
+            >>> await manager.close_runtimes()
             >>> await manager.get_runtime("python") is runtime, runtime.closed
             (False, True)
         """

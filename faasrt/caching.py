@@ -1,4 +1,4 @@
-r"""Results that are reused: an opt-in store of verdicts, by the hash of everything that determines them.
+r"""Results that are reused: an opt-in store, by the hash of everything that determines them.
 
 `RuntimeManager(cache=...)`, its class methods and `map` take the path of a folder, a `DiskCache`, or any object with
 the methods of `Cache`; `faasrt batch` has `--cache DIR`. A call whose result is stored then returns it: no request to
@@ -59,7 +59,7 @@ from faasrt._version import __version__
 from faasrt.errors import ConfigurationError, shown
 from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.protocol.program import Execution
-from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
+from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 from faasrt.telemetry.logs import log_warning
 
 __all__ = ["Cache", "DiskCache"]
@@ -163,7 +163,7 @@ def decode_result(key: str, value: bytes) -> ExecutionResult | None:
     fields = json.loads(value[_DIGEST_BYTES:])
     fields["outcome"] = Outcome(fields["outcome"])
     fields["output"] = ExecutionOutput(**fields["output"])
-    fields["error"] = fields["error"] and UserError(**fields["error"])
+    fields["error"] = fields["error"] and ErrorInfo(**fields["error"])
     fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
     return ExecutionResult(**fields, attempts=0, cached=True)
 

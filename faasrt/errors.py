@@ -154,7 +154,7 @@ class ExecutionError(FaasrtError):
 
 
 class ServiceError(FaasrtError):
-    """A FaaS, or the connection to it, failed. This is never a verdict on the user's code.
+    """A FaaS, or the connection to it, failed. It says nothing about the user's code.
 
     Attributes:
         endpoint: The base URL of the last attempt.

@@ -36,7 +36,7 @@ COLUMNS = {
     **dict.fromkeys(["endpoint", "infra_error", "invalid_task"], _TEXT),
     **dict.fromkeys(["tests_passed", "tests_total"], pyarrow.int64()),
 }
-"""The columns that are added to each row, with their types: the verdict (`value` as JSON text), or an error."""
+"""The columns that are added to each row, with their types: the result (`value` as JSON text), or an error."""
 
 
 def run_tasks(
@@ -52,7 +52,7 @@ def run_tasks(
     Rows have `code` and `language`, and may have `timeout_ms`, `function`, `stdin`, `compare`, and `args`, `kwargs`,
     `argv`, `files` and `tests` (as values, or as JSON text). Bytes are text, or `{"base64": ...}`. The outcome of a
     task with tests is that of the first test that did not pass, or WRONG_ANSWER. Other columns are kept. The columns
-    `invalid_task` and `infra_error` have the messages of tasks without a verdict. Ray repeats a batch if its actor
+    `invalid_task` and `infra_error` have the messages of tasks without a result. Ray repeats a batch if its actor
     dies, so a task may run twice.
 
     Args:

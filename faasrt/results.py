@@ -1,6 +1,6 @@
 """The results of calls: executions, validation and health.
 
-An `Outcome` is the verdict on the user's code: it says how the code ended. Failures of the infrastructure are the
+An `Outcome` says how the user's code ended. Failures of the infrastructure are the
 errors of `faasrt.errors`.
 
     OK             the code ran to its end, with exit code 0
@@ -70,7 +70,7 @@ class Outcome(enum.StrEnum):
 
 
 @attrs.frozen
-class UserError(metaclass=RecordType):
+class ErrorInfo(metaclass=RecordType):
     r"""The reason why the user's code did not end with OK. This is a record, not an exception that can be raised.
 
     Attributes:
@@ -155,10 +155,10 @@ class Timings(metaclass=RecordType):
 
 @attrs.frozen(kw_only=True)
 class ExecutionResult(metaclass=RecordType):
-    r"""The result of one execution: the verdict on the code, its output, and the details of the call.
+    r"""The result of one execution: how the code ended, its output, and the details of the call.
 
     Attributes:
-        outcome: The verdict: how the code ended.
+        outcome: How the code ended.
         output: The text of the three streams, each cut to `max_output_bytes`.
         error: The reason why the code did not end with OK; None if it did, or if the reason is unknown.
         exit_code: The exit code according to the server; None if unknown.
@@ -181,7 +181,7 @@ class ExecutionResult(metaclass=RecordType):
 
     outcome: Outcome
     output: ExecutionOutput = ExecutionOutput()
-    error: UserError | None = None
+    error: ErrorInfo | None = None
     exit_code: int | None = None
     truncated: frozenset[str] = frozenset()
     duration_ms: float | None = None

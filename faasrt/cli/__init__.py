@@ -16,7 +16,7 @@
 `faasrt COMMAND --help` lists the options. The program's stdout goes to stdout and its stderr to stderr; messages of
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.
 
-    exit code 0      success; for `batch`, every task has a verdict
+    exit code 0      success; for `batch`, every task has an outcome
               1      the code failed (`run`), fails a test (`judge`), or does not parse (`validate`)
               2      wrong usage or input, including a line of a batch that is not a task
               3      the infrastructure failed, an endpoint is not healthy (`health`), a language cannot run (`warmup`,
@@ -47,7 +47,7 @@ bytes are text or `{"base64": ...}`. The default `id` is made of the line's numb
 default, the number of tasks in flight is the number of programs that the servers run at once, as their `/health` says,
 and 16 for each server that does not say. The summary on the terminal counts the errors by type, with their reasons.
 Each result is written to the file and synced (`fdatasync`) before it is counted, so a `kill -9` or a power failure
-loses no counted result. `--resume` runs the tasks that have no verdict in the file; those that were in flight may run a
+loses no counted result. `--resume` runs the tasks that have no outcome in the file; those that were in flight may run a
 second time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it
 is 130 before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do not run, also in
 another batch; see `faasrt.caching`.

@@ -26,6 +26,7 @@ from faasrt.cli.options import (
     timeout_option,
     url_option,
 )
+from faasrt.cli.outcome_text import describe
 from faasrt.cli.output import (
     CODE_FAILED,
     INFRASTRUCTURE,
@@ -40,7 +41,6 @@ from faasrt.cli.output import (
 from faasrt.cli.program_input import read_files, read_stdin, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
-from faasrt.cli.verdict import describe
 from faasrt.errors import FaasrtError
 from faasrt.languages import Language
 from faasrt.manager import RuntimeManager

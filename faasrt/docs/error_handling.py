@@ -1,7 +1,7 @@
 r"""Which failures are results, which are exceptions, and what to do with each.
 
 **A failure of the user's code is data. A failure of the infrastructure is an exception.** So `result.outcome` is always
-a statement about the code. A `ServiceError` is never a verdict on the code. (In rare cases a hostile program causes
+a statement about the code. A `ServiceError` says nothing about the code. (In rare cases a hostile program causes
 one, for example by killing its own process.) `ReturnValueError` and `ExecutionError` are raised only when you read
 `result.value` or call `raise_for_outcome()`.
 
@@ -77,8 +77,8 @@ async def grade(manager, code):
     except (faasrt.QueueFullError, faasrt.OverloadedError):
         return "try again later"
     except faasrt.ServiceError as error:
-        return f"no verdict ({type(error).__name__}, sent: {error.sent})"
-    return f"verdict: {result.outcome}"
+        return f"no result ({type(error).__name__}, sent: {error.sent})"
+    return f"outcome: {result.outcome}"
 
 
 async def main():
@@ -93,10 +93,10 @@ asyncio.run(main())
 ```
 
 ```text
-verdict: OK
-verdict: USER_ERROR
+outcome: OK
+outcome: USER_ERROR
 bad request: code must not be empty
-no verdict (ConnectError, sent: no)
+no result (ConnectError, sent: no)
 ```
 
 ## Has the code run?

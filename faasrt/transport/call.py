@@ -317,7 +317,7 @@ class Transport:
         permit.status = answer.status
         response = request.read(answer)
         if permit.has_reduced_timeout and response.timed_out:
-            # The code had less time than the caller allowed, so this is not a verdict on the code.
+            # The code had less time than the caller allowed, so a timeout is not its fault.
             message = f"the code was stopped after the {timeout_ms} ms that were left until the deadline of the call"
             raise DeadlineExceededError(message, sent="yes")
         return response

@@ -34,7 +34,7 @@ from aiohttp import web
 from faasrt.cli.report.page import render
 from faasrt.cli.report.summary import Summary
 from faasrt.local import LocalFaaS
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 from support.served import until
 
@@ -435,7 +435,7 @@ async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_pat
         if number % 10 == 0:
             return Reply.crash()
         if number % 10 in errors:
-            return Reply(outcome=Outcome.USER_ERROR, error=UserError(errors[number % 10]), delay_s=0.02)
+            return Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo(errors[number % 10]), delay_s=0.02)
         return Reply(stdout="x", delay_s=0.02)
 
     async with FakeFaas() as faas:
@@ -488,9 +488,9 @@ async def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
     )
     replies = {
         "print(0)": Reply.crash(),
-        "zero": Reply(outcome=Outcome.USER_ERROR, error=UserError("ZeroDivisionError", "division by zero")),
+        "zero": Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo("ZeroDivisionError", "division by zero")),
         "slow": Reply(
-            outcome=Outcome.TIMEOUT, error=UserError("Timeout", "timeout after 2000 ms (limit of the client)")
+            outcome=Outcome.TIMEOUT, error=ErrorInfo("Timeout", "timeout after 2000 ms (limit of the client)")
         ),
     }
     async with FakeFaas() as faas:

@@ -55,7 +55,7 @@ def manager_at(*urls: str, cache: Any, **settings: Any) -> RuntimeManager:
 
 
 async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
-    """A hit has the same verdict, and is marked. It is also a hit for another manager that uses the same folder."""
+    """A hit has the same result, and is marked. It is also a hit for another manager that uses the same folder."""
     async with FakeFaas() as faas:
         faas.default = Reply.ok("hi\n", [1])
         for run in range(2):

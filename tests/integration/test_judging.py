@@ -10,12 +10,12 @@ import pytest
 from benchmarks.problems import PROBLEMS, Problem
 from faasrt import (
     CodeTask,
+    CompletedTask,
+    FailedTask,
     InvalidRequestError,
     Outcome,
     OverloadedError,
     RuntimeManager,
-    TaskFailure,
-    TaskSuccess,
     TestCase,
     UnsupportedLanguageError,
     Verdict,
@@ -98,7 +98,7 @@ async def test_an_infrastructure_failure_is_never_a_wrong_answer() -> None:
         with pytest.raises(OverloadedError):
             await manager.judge("print(1)", DOUBLE, language="python")
         items = [item async for item in manager.map([CodeTask("print(1)", "python", tests=DOUBLE)])]
-    assert isinstance(items[0], TaskFailure)
+    assert isinstance(items[0], FailedTask)
     assert isinstance(items[0].error, OverloadedError)
 
 
@@ -112,7 +112,7 @@ async def test_a_task_with_tests_has_a_judgement(local: RuntimeManager) -> None:
     items = [item async for item in local.map(tasks, ordered=True)]
     found = []
     for item in items:
-        assert isinstance(item, TaskSuccess)
+        assert isinstance(item, CompletedTask)
         assert item.judgement is not None
         found.append((item.result.outcome, item.result.stdout, item.judgement.score))
         assert item.to_dict()["judgement"]["score"] == item.judgement.score

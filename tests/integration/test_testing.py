@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
-from faasrt import ConfigurationError, Outcome, RuntimeClosedError, UserError
+from faasrt import ConfigurationError, ErrorInfo, Outcome, RuntimeClosedError
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics, fault_proxy
 from support.helpers import manager_for
 from support.served import until
@@ -113,7 +113,7 @@ class Sink:
 
 async def test_replies_are_sent_in_the_protocol_of_a_faas() -> None:
     """The default outcome is OK. The fields of a reply are sent as output, error and metadata."""
-    error = UserError("ValueError", "bad", "Traceback ...")
+    error = ErrorInfo("ValueError", "bad", "Traceback ...")
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.script(
             Reply(),
@@ -720,7 +720,7 @@ async def test_timeout(raw_server: RawServer, way: str, monkeypatch: pytest.Monk
         assert await client.to_end() == (b"", "FIN")
 
 
-async def test_reset(raw_server: RawServer) -> None:
+async def test_a_reset_ends_every_connection(raw_server: RawServer) -> None:
     """Both sides of open connections and all new connections are reset, until the toxic is removed."""
     sink = Sink()
     async with FaultProxy(await raw_server(sink.handle)) as proxy:
