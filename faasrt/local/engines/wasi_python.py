@@ -25,7 +25,7 @@ from faasrt.local.engines.compilation import CompilationEstimate
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.process import STDOUT, STREAMS, ChildProcess
 from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
 # A worker itself ends its program at the time limit. A worker that has not answered this much later is killed.
@@ -93,7 +93,7 @@ class WasiWorker:
             raise self._failure(f"the Python sandbox failed: {answer['failed']}")
         fields = answer["result"]
         if fields.get("error"):
-            fields["error"] = UserError(**fields["error"])
+            fields["error"] = ErrorInfo(**fields["error"])
         fields["files"] = files_from_wire(fields["files"])
         return EngineResult(**fields, instance_id=name)
 

@@ -49,7 +49,7 @@ from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.protocol.streams import OutputBuffer
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 # Runs the runner in a namespace of its own, so that `__main__` only contains the program's names. Each worker compiles
 # the runner once, with the Python of the sandbox.
@@ -209,11 +209,11 @@ def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, An
     if bridge.limit_exceeded or done.truncated:
         return {"outcome": Outcome.OUTPUT_LIMIT}
     if done.trapped is not None:
-        return {"outcome": Outcome.CRASHED, "error": UserError("Trap", done.trapped)}
+        return {"outcome": Outcome.CRASHED, "error": ErrorInfo("Trap", done.trapped)}
     if bridge.error is not None:
         return bridge.error
     if code := bridge.exit_code:
-        error = UserError("SystemExit", f"the program exited with code {code}")
+        error = ErrorInfo("SystemExit", f"the program exited with code {code}")
         return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": code}
     # A program can crash even after "done", in a function that it registered with atexit.
     crashed = not bridge.done or done.exit_code
