@@ -115,7 +115,7 @@ async def test_the_pages_named_in_the_readme_are_found() -> None:
 @pytest.mark.parametrize("name", PAGES)
 async def test_pydoc_shows_each_page(name: str) -> None:
     """`pydoc` shows the whole docstring, which is longer than its summary."""
-    page = pydoc.render_doc(name, renderer=pydoc.plaintext)
+    page = pydoc.plain(pydoc.render_doc(name))
     summary, _, rest = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
     assert len(rest) > 150
     shown, docstring = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, rest))

@@ -8,15 +8,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from unittest import mock
 
 from faasrt.cli import main
 from support.served import CLEAN, FAASRT
 
 
-def faasrt(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
-    """Run a command in this process, with its own streams. Return the exit code, stdout and stderr.
+def faasrt(
+    *arguments: str | Path,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    base_env: Mapping[str, str] = MappingProxyType(CLEAN),
+    **env: str,
+) -> tuple[int, str, str]:
+    """Run a command in this process, with its own streams and environment. Return the exit code, stdout and stderr.
 
     It must be called in the main thread, without a running event loop. Tests of terminals, signals, closed streams and
     the start of the process use `faasrt_process`, or start a process themselves.
@@ -26,7 +34,7 @@ def faasrt(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None, 
         tempfile.TemporaryFile("w+", encoding="utf-8") if stdin else Path(os.devnull).open(encoding="utf-8") as source,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as err,
-        mock.patch.dict(os.environ, {**CLEAN, **env}, clear=True),
+        mock.patch.dict(os.environ, {**base_env, **env}, clear=True),
         mock.patch.object(sys, "argv", ["faasrt", *map(str, arguments)]),
         mock.patch.object(sys, "stdin", source),
         mock.patch.object(sys, "stdout", out),
