@@ -276,7 +276,7 @@ async def test_batch_evaluation_returns_the_verdicts_of_the_graders(
 ) -> None:
     """The verdicts equal those of the same graders run in this process, and are in the order of the answers."""
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
-    items = batch_evaluation.sample(60)
+    items = batch_evaluation.sample(120)
     graded = await batch_evaluation.grade_all(items)
     assert [one.item for one in graded] == items
     assert [one.verdict for one in graded] == [expected_verdict(item) for item in items]
