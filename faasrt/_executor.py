@@ -50,7 +50,7 @@ class Executor:
                 return stored
             with self._call(execution) as context:
                 response = await self._transport.run(
-                    context, execution, idempotent=may_rerun, owner=self._calls, live=live
+                    context, execution, self._endpoints(execution), idempotent=may_rerun, owner=self._calls, live=live
                 )
             result = context.finish(context.result(response.result()))
             if live is not None and result.truncated:
@@ -77,15 +77,19 @@ class Executor:
                 job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
                 with self._call(execution) as context:
-                    response = await self._transport.run(context, execution, idempotent=may_rerun, owner=self._calls)
+                    response = await self._transport.run(
+                        context, execution, self._endpoints(execution), idempotent=may_rerun, owner=self._calls
+                    )
                 context.finish(scheduler.record_results(indices, response, context.result))
             results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), numbers, strict=True)])
         return [result or next(results) for result in stored]
 
     def _reuse(self, execution: Execution) -> Reuse:
-        language = execution.run.language
-        urls = self._settings.endpoints[language]
+        language, urls = execution.run.language, self._endpoints(execution)
         return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
+
+    def _endpoints(self, execution: Execution) -> Sequence[str]:
+        return self._settings.endpoints[execution.run.language]
 
     @contextlib.contextmanager
     def _call(self, execution: Execution) -> Iterator[CallContext]:

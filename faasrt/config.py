@@ -251,7 +251,9 @@ class Settings(metaclass=RecordType):
     """
 
     sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=instance_of(SandboxConfig))
-    endpoints: Mapping[Language, tuple[str, ...]] = attrs.field(factory=dict, converter=checks.endpoints, hash=False)
+    endpoints: Mapping[Language | str, tuple[str, ...]] = attrs.field(
+        factory=dict, converter=checks.endpoints, hash=False
+    )
     envelope: EnvelopeMode = attrs.field(default="auto", validator=checks.one_of("auto", "always", "never"))
     timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=instance_of(TimeoutSettings))
     limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=instance_of(LimiterSettings))

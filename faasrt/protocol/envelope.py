@@ -162,7 +162,7 @@ def wrap(
         "input": job.input.to_wire(),
         "nonce": nonce,
         "code": run.code,
-        "language": run.language.value,
+        "language": str(run.language),
         "max_output_bytes": max_output_bytes,
         "has_folder": profile.lossless and bool(run.input.files or run.input.collect),
         # A lossless server itself returns the output of a single call, even if it stops the call.

@@ -38,13 +38,17 @@ class EngineDirectory:
         self._known: dict[str, tuple[float, dict[Language, str | None]]] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def names(self, language: Language, urls: Sequence[str]) -> dict[str, str | None]:
+    async def names(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
         """Return the engine of a language at each endpoint by base URL; None for an engine that is unknown now."""
         if any(self._fresh(url) is None for url in urls):
             async with asyncio.TaskGroup() as group:
                 for url in urls:
                     group.create_task(self._update(url))
-        return {url: self._known[url][1][language] for url in urls}
+        # Services that run other languages have one name for all.
+        known = {url: self._known[url][1] for url in urls}
+        return {
+            url: names[language if isinstance(language, Language) else Language.PYTHON] for url, names in known.items()
+        }
 
     def clear(self) -> None:
         """Remove everything, including the locks, which belong to an event loop."""
