@@ -182,8 +182,8 @@ class Counters:
     def snapshot(
         self, languages: Container[str] | None, *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
     ) -> Metrics:
-        """Return the metrics of some languages, with the current numbers of calls and the states of endpoints. None means
-        all languages.
+        """Return the metrics of some languages, or of all if None, with the current numbers of calls and the states of
+        endpoints.
         """
         total = CallCounters()
         by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)

@@ -100,6 +100,6 @@ class FrameWriter:
         except Exception:
             pass  # the host is not Deno
         try:
-            write_all(2, text)
+            write_all(self.stderr_fd, text)
         except OSError:
             pass  # the program closed it
