@@ -100,7 +100,10 @@ def _python_source(*input_files: str) -> str:
 
 _PYTHON = _python_source("python_no_inputs.py")
 _PYTHON_WITH_INPUT = _python_source("python_files.py", "python_modules.py", "python_inputs.py")
-_JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_input.js", "js_guest.js"))
+_JAVASCRIPT = re.sub(
+    r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_frames.js", "js_input.js", "js_guest.js")
+)
+_NODE = _source("//", "js_encode.js", "js_frames.js", "node_guest.js")
 # python-faas rewrites quoted text that spans several lines, so every line here has complete pairs of quotes. The last
 # line is an assignment, because python-faas would return the value of an expression as the result.
 _PYTHON_LOADER = """\
@@ -208,4 +211,6 @@ def wrap(
         if profile.on_cpython_and_node:
             return _CPYTHON_LOADER.format(guest=_compressed(guest), job=payload)
         return _PYTHON_LOADER.format(guest=guest, job=payload, return_val=return_val)
+    if profile.on_cpython_and_node:
+        return f'(function guest(text, require) {{\n"use strict";\n{_NODE}\n}})("{payload}", require);\n'
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'

@@ -121,6 +121,8 @@ class Execution:
         by_guest = set(given.used) - by_server
         passes_all = has_envelope and (job.has_whole_programs or not profile.lossless)
         possible = _GUEST_INPUT[Language(family_of(language))] if passes_all else {"stdin"} & by_guest
+        if profile.on_cpython_and_node and language is Language.JAVASCRIPT:
+            possible = {"argv"}
         if missing := by_guest - possible if has_envelope else by_guest:
             server = f" ({profile.version})" if profile.version else ""
             raise InvalidRequestError(
@@ -232,6 +234,10 @@ class GuestResponse:
         definition = self.report.records.get(-1) if index >= 0 else None
         # The server returned the streams that are not in the record.
         texts = attrs.asdict(base.output) | dict(record.texts)
+        if self.request.profile.on_cpython_and_node and self.report.final and list(self.report.records) == [0]:
+            # Output that did not pass through the guest program, such as that of child processes of Node.js.
+            texts["stdout"] = base.stdout + texts["stdout"]
+            texts["stderr"] = base.stderr + texts["stderr"]
         truncated = record.truncated | (base.truncated - record.texts.keys())
         if definition is not None:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}

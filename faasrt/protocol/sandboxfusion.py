@@ -53,6 +53,7 @@ class SandboxFusion(ServiceProtocol):
         kills_at_limit=True,
         on_cpython_and_node=True,
         max_frame_bytes=150_000,
+        input_fields={"javascript": frozenset({"stdin", "files"})},
         plain_input=frozenset({"stdin", "files"}),
         version="SandboxFusion",
     )

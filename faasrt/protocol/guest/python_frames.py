@@ -79,6 +79,8 @@ class FrameWriter:
         frame = self.frame(self.records)
         if self.server_return_val is not None:
             return self.server_return_val(frame)
+        if self.job["replace_fds"]:
+            return self.to_stdout(f"\n{frame}\n")
         self.to_stdout(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
 
     def to_stdout(self, text):
