@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from faasrt import _checks
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 
 _LIMITS = SandboxConfig()
 _MAX_TIMEOUT_S = 86_400
@@ -43,9 +43,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]
 class _LanguageType(click.ParamType):  # type: ignore[type-arg]
     name = "language"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language | str:
         try:
-            return Language.parse(value)
+            return parse_language(value)
         except UnsupportedLanguageError as error:
             self.fail(str(error), param, ctx)
 

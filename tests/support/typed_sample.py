@@ -54,7 +54,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         assert_type(error.endpoint, str)
         assert_type(error.status, int | None)
     task = faasrt.CodeTask("print(1)", "py", id="a", args=[1, 2], kwargs={"b": 3})
-    assert_type(task.language, faasrt.Language)
+    assert_type(task.language, str)
     async for item in manager.map([task]):
         if item.error is None:
             assert_type(item.result, faasrt.ExecutionResult)

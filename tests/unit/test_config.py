@@ -77,7 +77,7 @@ def test_tasks_and_task_results() -> None:
     task = CodeTask("print(1)", "py", id="a", args=[1], kwargs={"b": 2})
     assert (task.language, task.args, task.kwargs) == (Language.PYTHON, (1,), {"b": 2})
     with pytest.raises(UnsupportedLanguageError):
-        CodeTask("1", "ruby")
+        CodeTask("1", "no language")
     result = ExecutionResult(outcome=Outcome.OK)
     assert CompletedTask(0, task, result).error is None
     failure = FailedTask(0, task, FaasrtError("x"))
