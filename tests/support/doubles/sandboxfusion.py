@@ -90,9 +90,10 @@ class SandboxFusion(Service):
             status = "TimeLimitExceeded"
         finally:
             self.kill(process)
-            await process.wait()
         feeding.cancel()
         texts = [self.decode(await output) for output in outputs]
+        # asyncio waits for the end of the pipes, which may have more data than the server keeps.
+        await asyncio.gather(process.stdout.read(), process.stderr.read(), process.wait())
         return {
             "status": status,
             "execution_time": time.monotonic() - started,
