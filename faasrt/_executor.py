@@ -9,9 +9,10 @@ import attrs
 
 from faasrt.caching import ResultCache, Reuse
 from faasrt.config import Settings
-from faasrt.protocol.cases import CaseScheduler
+from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
+from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -71,7 +72,9 @@ class Executor:
             stored = [await reuse.find(number) for number in range(len(cases))]
             numbers = [number for number, result in enumerate(stored) if result is None]
             new = [cases[number] for number in numbers]
-            scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, numbers=numbers)
+            limits = (protocol_of(url).profile.max_cases_bytes for url in self._settings.endpoints[request.language])
+            max_bytes = min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
+            scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, max_bytes=max_bytes, numbers=numbers)
             while (indices := scheduler.next_batch()) is not None:
                 batch = [new[index] for index in indices]
                 job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)

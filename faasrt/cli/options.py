@@ -112,7 +112,8 @@ language_option = functools.partial(click.option, "--language", "-l", type=_Lang
 url_option = click.option(
     "--url",
     type=_CheckedType("url", _checks.parse_base_url),
-    help="The base URL of a FaaS. It replaces those of the environment.",
+    help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2. It replaces those of the "
+    "environment.",
 )
 timeout_option = functools.partial(
     click.option, "--timeout-ms", type=Number(0.0, _MAX_TIMEOUT_S * 1000, unit="ms", above=True)

@@ -102,6 +102,7 @@ class CaseScheduler:
         cases: The arguments as JSON.
         isolate: Whether each case runs the definitions again.
         may_rerun: Whether cases may run again when it is unknown which case ended the execution.
+        max_bytes: The size of the arguments of all cases in an execution.
         numbers: The numbers of the cases in messages. Default: those of their positions.
         results: The results so far, by index.
         definition_ms: Milliseconds that the definitions took in the last execution.
@@ -110,6 +111,7 @@ class CaseScheduler:
     cases: Sequence[str]
     isolate: bool
     may_rerun: bool
+    max_bytes: int = MAX_REQUEST_BYTES
     numbers: Sequence[int] = ()
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
@@ -124,7 +126,7 @@ class CaseScheduler:
             return None
         waiting = self._pending.pop()
         size, stop = len(self.cases[waiting.start]), waiting.start + 1
-        while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
+        while stop < waiting.stop and size + len(self.cases[stop]) <= self.max_bytes:
             size += len(self.cases[stop])
             stop += 1
         self._enqueue(range(stop, waiting.stop))

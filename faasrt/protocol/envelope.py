@@ -8,6 +8,8 @@ of them in one frame (see `frames`). It passes the frame to the server like a re
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
     js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process ends
     lossless servers   their own `return_val`
+    SandboxFusion,     a line of stdout, in ASCII and at most `EndpointProfile.max_frame_bytes` long
+      Piston
     a killed process   a line on the process's stderr, which the servers return when a process ends without an answer
 
 First the guest program announces its start with an empty frame on stderr, and in Python on stdout too, because

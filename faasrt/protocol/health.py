@@ -35,6 +35,7 @@ class EndpointProfile:
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
             sent without an envelope.
         max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
+        max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
     """
 
@@ -51,6 +52,7 @@ class EndpointProfile:
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
     max_frame_bytes: int | None = None
+    max_cases_bytes: int | None = None
     plain_input: frozenset[str] = frozenset()
 
     def has_guest(self, language: Language | str) -> bool:

@@ -53,6 +53,7 @@ class Piston(ServiceProtocol):
         kills_at_limit=True,
         on_cpython_and_node=True,
         max_frame_bytes=60_000,
+        max_cases_bytes=40_000,
         input_fields={"javascript": frozenset({"stdin", "argv", "files"})},
         plain_input=frozenset({"stdin", "argv", "files"}),
         version="Piston",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,6 +180,38 @@ async def test_refused_connection_moves_to_another_protocol() -> None:
         async with RuntimeManager(settings=Settings(endpoints={"python": [fake.url, fusion.url]})) as manager:
             for _ in range(5):
                 assert (await manager.run_code("print(1)", "python")).endpoint == fusion.url
+
+
+async def test_many_cases_on_piston() -> None:
+    """Many cases go into several requests, each of which is small enough for Piston, with answers that are too."""
+    async with Piston(run_timeout=60_000, output_max_size=65_536) as service, manager_of(service) as manager:
+        cases = [(f"{number:04}" * 25,) for number in range(1_000)]
+        for code, language in (("def f(x): return x[:4]", "python"), ("const f = (x) => x.slice(0, 4);", "js")):
+            results = await manager.run_cases(code, "f", cases, language=language, timeout_ms=5_000)
+            assert [result.value for result in results] == [f"{number:04}" for number in range(1_000)]
+        results = await manager.run_cases(
+            "def f(x): return x * 50", "f", cases[:20], language="python", timeout_ms=5_000
+        )
+        assert [len(result.value) for result in results] == [5_000] * 20
+
+
+async def test_stored_results(tmp_path: Path) -> None:
+    """Results of services can be stored, for their further languages too."""
+    async with SandboxFusion() as service, RuntimeManager.from_url(service.url, cache=tmp_path) as manager:
+        for code, language in (("print(1)", "python"), ("echo 1", "bash")):
+            found = [await manager.run_code(code, language) for _ in range(2)]
+            assert [(result.cached, result.stdout) for result in found] == [(False, "1\n"), (True, "1\n")]
+
+
+async def test_live_output_is_not_sent() -> None:
+    """`stream_code` works; the output comes at the end."""
+    async with (
+        SandboxFusion() as service,
+        manager_of(service) as manager,
+        manager.stream_code("print(1)", "python") as run,
+    ):
+        assert [chunk.text async for chunk in run] == ["1\n"]
+        assert not run.live
 
 
 async def test_validation() -> None:
