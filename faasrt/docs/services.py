@@ -39,7 +39,7 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 
 | | SandboxFusion | Piston |
 |---|---|---|
-| a long result (output, error, return value and collected files together) | cut to about 110 KB | cut to about 44 KB |
+| a longer result, with output, error and return value | above 110 KB, cut to 64 KiB | above 44 KB, cut to 32 KiB |
 | the time limit | any; the service gets 500 ms more | at most PISTON_RUN_TIMEOUT, less 500 ms |
 | the memory limit | not sent; the service would limit the address space | sent |
 | a request | any size | at most 100 kB |

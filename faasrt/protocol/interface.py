@@ -22,7 +22,8 @@ class ServiceProtocol(abc.ABC):
         run_path: The path of `POST` requests that run a program, after the base URL.
         health_path: The path of `GET` requests for the health, after the base URL.
         validates: Whether the service has `POST /validate_code`.
-        profile: The properties of a service; of one that does not report any, if `has_profile`.
+        profile: The properties of a service; of one that does not report any, if `has_profile`. With `lossless`,
+            programs are sent without an envelope. Otherwise `decode` must find frames; see `faasrt.protocol.processes`.
         has_profile: Whether the answer to `health_path` tells the properties of a service.
     """
 

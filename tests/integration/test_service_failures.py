@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -27,6 +29,7 @@ from faasrt import (
 )
 from faasrt.protocol.registry import protocol_of
 from faasrt.testing import FakeFaas
+from support.cli import faasrt_process
 from support.doubles import PythonFaas
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
@@ -212,6 +215,27 @@ async def test_live_output_is_not_sent() -> None:
     ):
         assert [chunk.text async for chunk in run] == ["1\n"]
         assert not run.live
+
+
+async def test_commands(tmp_path: Path) -> None:
+    """The commands take URLs with protocols, and the languages of the service."""
+    tasks, results = tmp_path / "tasks.jsonl", tmp_path / "results.jsonl"
+    lines = [{"id": language, "code": "echo 1", "language": language} for language in ("bash", "cobol")]
+    tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    async with SandboxFusion() as service:
+
+        async def run(*arguments: str) -> tuple[int, str, str]:
+            return await asyncio.to_thread(faasrt_process, *arguments, "--url", service.url)
+
+        assert await run("run", "-l", "bash", "-c", "echo 1") == (0, "1\n", "")
+        code, _, err = await run("run", "-l", "cobol", "-c", "x")
+        assert (code, "unknown language 'cobol'" in err) == (2, True)
+        code, out, _ = await run("health")
+        assert (code, out.split()[:2]) == (0, ["healthy", service.url])
+        assert (await run("batch", str(tasks), "-o", str(results)))[0] == 2
+    found = {row["id"]: row for row in map(json.loads, results.read_text().splitlines())}
+    assert (found["bash"]["outcome"], found["bash"]["stdout"]) == ("OK", "1\n")
+    assert "unknown language 'cobol'" in found["cobol"]["invalid_task"]
 
 
 async def test_validation() -> None:

@@ -9,6 +9,7 @@
 const fs = require("node:fs");
 const vm = require("node:vm");
 const path = require("node:path");
+const { tmpdir } = require("node:os");
 const { pathToFileURL } = require("node:url");
 const { createRequire } = require("node:module");
 const { inspect } = require("node:util");
@@ -294,14 +295,27 @@ async function load() {
   };
 }
 
+// Write a module into the folder of the program, from which it can import other files, and return its path.
+function writeModule(code) {
+  for (const place of [folder, tmpdir()]) {
+    const file = path.join(place, `${job.nonce}.mjs`);
+    try {
+      writeFileSync(file, code);
+      return file;
+    } catch {
+      // the folder cannot be written
+    }
+  }
+  throw new Error("an ES module needs a folder that can be written");
+}
+
 async function loadModule(first) {
-  const file = path.join(folder, `${job.nonce}.mjs`);
   const addition = `\nexport const ${runner} = (${runner}_name) => eval(${runner}_name);`;
+  const file = writeModule(job.function === null ? job.code : job.code + addition);
   location = pathToFileURL(file).href;
   let module;
   awaiting = true;
   try {
-    writeFileSync(file, job.function === null ? job.code : job.code + addition);
     module = await import(location);
   } catch (reason) {
     if (!(reason instanceof SyntaxError) || ranCode(`${reason.stack}`)) throw reason;
