@@ -34,6 +34,7 @@
 
 | term | meaning |
 |---|---|
+| protocol | how the requests and answers of one kind of service are encoded; the URL of an endpoint names it |
 | envelope | the form in which a program is sent to a reference server, so that its result comes back undamaged |
 | guest program | the code in the envelope that runs the user's program |
 | frame | a piece of output in which the guest program encodes a part of the result |

@@ -1,8 +1,9 @@
 """SandboxFusion: `POST /run_code` of bytedance/SandboxFusion.
 
-Source: its API server, at commit 469de08. Nothing reads the output of a program while it runs. A stream has room for
-196,608 bytes in buffers, and returns at most 219,264; a program that writes more blocks until its time limit. Bytes
-that are not UTF-8 replace the whole stream by a message. Therefore the frames of the envelope are short and ASCII.
+Source: its API server, at commit 469de08. Nothing reads the output of a program while it runs: it stays in buffers,
+of which the service returns 219,264 bytes for each stream, or a little less. A program that writes much more blocks
+until its time limit. Bytes that are not UTF-8 replace the whole stream by a message. Therefore the frames of the
+envelope are short and ASCII.
 
     SandboxError in a 200                                 ServerError, sent "maybe", or "yes" if a result is there
     compile_result failed                                 SYNTAX_ERROR, or TIMEOUT

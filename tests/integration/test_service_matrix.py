@@ -1,4 +1,4 @@
-"""Programs have the same results on every service: coze-loop's, SandboxFusion and Piston."""
+"""Programs have the same results on every service: coze-loop's servers, SandboxFusion, Piston and the embedded FaaS."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
 from support.service_programs import CALLS, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
 
-SERVICES = ["coze-loop", "sandboxfusion", "piston"]
+SERVICES = ["coze-loop", "sandboxfusion", "piston", "embedded"]
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 
 
 @contextlib.asynccontextmanager
 async def service(name: str) -> AsyncIterator[RuntimeManager]:
-    """Yield a manager whose endpoints are doubles of a service."""
+    """Yield a manager whose endpoints are doubles of a service, or the engines `native` and `deno`."""
+    sandbox = SandboxConfig(max_output_bytes=20_100)
+    if name == "embedded":
+        settings = Settings(sandbox=sandbox)
+        engines = {"python": "native"}
+        async with RuntimeManager.local(["python", "js"], engines=engines, workers=2, settings=settings) as manager:
+            yield manager
+        return
     async with contextlib.AsyncExitStack() as stack:
         if name == "coze-loop":
             python, js = await stack.enter_async_context(PythonFaas()), await stack.enter_async_context(JsFaas())
@@ -32,7 +39,7 @@ async def service(name: str) -> AsyncIterator[RuntimeManager]:
             endpoints = {"python": url, "js": url}
         settings = Settings(
             endpoints=endpoints,
-            sandbox=SandboxConfig(max_output_bytes=20_100),
+            sandbox=sandbox,
             limiter=LimiterSettings(max_concurrency=3),
             timeouts=TimeoutSettings(grace_s=10, startup_s=0.1),
         )

@@ -69,10 +69,16 @@ PYTHON = {
     "endless loop": Program("print('before')\nwhile True: pass", "TIMEOUT | 'before\\n'"),
     "sleep": Program("import time\nprint('before')\ntime.sleep(60)", "TIMEOUT | 'before\\n'"),
     "long call of C code": Program(
-        "print('before')\nsum(iter(int, 1))", "TIMEOUT", deviations={"python-faas": "DeadlineExceededError"}
+        "print('before')\nsum(iter(int, 1))",
+        "TIMEOUT",
+        deviations={"python-faas": "DeadlineExceededError", "embedded": "TIMEOUT | 'before\\n'"},
     ),
     "flood": Program("while True: print('x' * 1000)", "OUTPUT_LIMIT | 20100 characters | stdout cut"),
-    "memory error": Program("raise MemoryError('mine')", "USER_ERROR | exit 1 | MemoryError: mine"),
+    "memory error": Program(
+        "raise MemoryError('mine')",
+        "USER_ERROR | exit 1 | MemoryError: mine",
+        deviations={"embedded": "MEMORY_LIMIT"},
+    ),
     "killed": Program(
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
         "CRASHED",
@@ -94,6 +100,8 @@ PYTHON = {
         "OK | 'late\\n'",
     ),
 }
+# Deno has a parser with other messages.
+DENO, DENO_MESSAGE = ("js-faas", "embedded"), "Unexpected token `=`. Expected yield, an identifier, [ or {"
 JAVASCRIPT = {
     "print": Program("console.log('hello')", "OK | 'hello\\n'"),
     "object": Program("console.log('x', { a: 1 })", "OK | 'x { a: 1 }\\n'"),
@@ -114,11 +122,7 @@ JAVASCRIPT = {
     "syntax error": Program(
         "const = 3;",
         "SYNTAX_ERROR | exit 1 | SyntaxError: Unexpected token '='",
-        # The parser of Deno has other messages.
-        deviations={
-            "js-faas": "SYNTAX_ERROR | exit 1 | "
-            "SyntaxError: Unexpected token `=`. Expected yield, an identifier, [ or {"
-        },
+        deviations=dict.fromkeys(DENO, f"SYNTAX_ERROR | exit 1 | SyntaxError: {DENO_MESSAGE}"),
     ),
     "syntax error in eval": Program("(0, eval)('const =');", "USER_ERROR | exit 1 | SyntaxError: Unexpected token '='"),
     "endless loop": Program(
@@ -126,7 +130,9 @@ JAVASCRIPT = {
     ),
     "endless timer": Program("console.log('before'); setInterval(() => {}, 10);", "TIMEOUT | 'before\\n'"),
     "endless loop in a callback": Program(
-        "console.log('before'); setTimeout(() => { while (true) {} }, 5);", "TIMEOUT"
+        "console.log('before'); setTimeout(() => { while (true) {} }, 5);",
+        "TIMEOUT",
+        deviations={"embedded": "TIMEOUT | 'before\\n'"},
     ),
     "flood": Program("for (;;) console.log('x'.repeat(1000));", "OUTPUT_LIMIT | 20100 characters | stdout cut"),
     "late output": Program("setTimeout(() => console.log('late'), 20);", "OK | 'late\\n'"),
@@ -136,7 +142,7 @@ JAVASCRIPT = {
         "console.log(require('node:path').basename('/a/b'));",
         "OK | 'b\\n'",
         # Deno runs ES modules.
-        deviations={"js-faas": "USER_ERROR | exit 1 | ReferenceError: require is not defined"},
+        deviations=dict.fromkeys(DENO, "USER_ERROR | exit 1 | ReferenceError: require is not defined"),
     ),
     "return value": Program("return_val(JSON.stringify({ a: 1 }));", 'OK | returned {"a":1}'),
 }

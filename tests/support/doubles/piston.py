@@ -77,8 +77,9 @@ class Piston(Service):
             run = self.stage(status="XX", message="Cannot mount proc: Operation not permitted")
             return web.json_response({"run": run, "language": name, "version": "1.0.0"})
         with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            for number, file in enumerate(body["files"]):
-                target = Path(folder, file.get("name", f"file{number}.code"))
+            names = [file.get("name", f"file{number}.code") for number, file in enumerate(body["files"])]
+            for file_name, file in zip(names, body["files"], strict=True):
+                target = Path(folder, file_name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 content = file["content"]
                 target.write_bytes(base64.b64decode(content) if file.get("encoding") == "base64" else content.encode())
@@ -86,7 +87,7 @@ class Piston(Service):
             script.write_text(f"#!/bin/bash\n\n{PACKAGES[name][0]}\n")
             stdin = body.get("stdin", "")
             stdin += "" if stdin.endswith("\n") else "\n"
-            command = ["/bin/bash", str(script), "file0.code", *body.get("args", [])]
+            command = ["/bin/bash", str(script), names[0], *body.get("args", [])]
             run = await self.run(command, folder, stdin, body.get("run_timeout") or self.run_timeout)
         return web.json_response({"run": run, "language": name, "version": "1.0.0"})
 

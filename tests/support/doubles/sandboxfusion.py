@@ -14,8 +14,8 @@ from aiohttp import web
 
 from .services import Service, find_node
 
-# A pipe holds 64 KiB, and asyncio's reader 128 KiB more; then the server no longer reads.
-BUFFER_BYTES, STREAM_BYTES = 196_608, 219_264
+# The buffers hold this number of bytes of a stream, and the server returns a part of it.
+BUFFER_BYTES, STREAM_BYTES = 458_752, 219_264
 LANGUAGES = {
     "python": (".py", [sys.executable]),
     "nodejs": (".js", [find_node()]),
@@ -106,9 +106,9 @@ class SandboxFusion(Service):
     async def read(stream: asyncio.StreamReader) -> bytes:
         """Read as much as the buffers of the server hold. A program that writes more blocks."""
         data = b""
-        while len(data) < STREAM_BYTES and (piece := await stream.read(STREAM_BYTES - len(data))):
+        while len(data) < BUFFER_BYTES and (piece := await stream.read(BUFFER_BYTES - len(data))):
             data += piece
-        return data
+        return data[:STREAM_BYTES]
 
     @staticmethod
     def decode(data: bytes) -> str:
