@@ -89,7 +89,7 @@ class Executor:
 
     def _reuse(self, execution: Execution) -> Reuse:
         language, urls = execution.run.language, self._endpoints(execution)
-        return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
+        return Reuse(self._cache, execution, lambda: self._transport.fingerprints(language, urls))
 
     def _endpoints(self, execution: Execution) -> Sequence[str]:
         return self._settings.endpoints[execution.run.language]

@@ -106,8 +106,9 @@ def _message(answer: Answer) -> tuple[str, str] | None:
     except ProtocolError:
         return None
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        place = ".".join(str(part) for part in detail[0].get("loc", ()))
-        return f"{place}: {detail[0].get('msg', '')}"[:500], ""
+        place = detail[0].get("loc")
+        where = ".".join(map(str, place)) if isinstance(place, list) else "the request"
+        return f"{where}: {detail[0].get('msg')}"[:500], ""
     return (str(detail)[:500], "") if detail else None
 
 

@@ -38,7 +38,7 @@ from support.doubles.services import Service
 
 def manager_of(*services: Any, **settings: Any) -> RuntimeManager:
     urls = [service.url for service in services]
-    return RuntimeManager(settings=Settings.for_url(urls, **settings))
+    return RuntimeManager(settings=Settings.from_url(urls, **settings))
 
 
 async def test_failed_sandbox_is_no_outcome() -> None:
@@ -140,7 +140,7 @@ async def test_wrong_path_of_piston() -> None:
     """The error of a URL without /api/v2 says so."""
     async with Piston() as service:
         url = service.url.removesuffix("/api/v2")
-        async with RuntimeManager(settings=Settings.for_url(url)) as manager:
+        async with RuntimeManager(settings=Settings.from_url(url)) as manager:
             with pytest.raises(RejectedError, match="the URL of Piston ends in /api/v2"):
                 await manager.run_code("print(1)", "python", timeout_ms=1_000)
 
@@ -153,7 +153,7 @@ async def test_health() -> None:
             assert [endpoint.healthy for endpoint in status.endpoints] == [True, True, True]
             languages = [runtime["language"] for runtime in status.endpoints[1].details["runtimes"]]
             assert "python" in languages
-        async with RuntimeManager(settings=Settings.for_url(fusion.url.partition("+")[2])) as manager:
+        async with RuntimeManager(settings=Settings.from_url(fusion.url.partition("+")[2])) as manager:
             assert not (await manager.get_health_status()).healthy
 
 
@@ -308,7 +308,7 @@ async def test_protocol_of_another_package() -> None:
         async with RuntimeManager(settings=Settings(endpoints={"text": service.url})) as manager:
             assert (await manager.run_code("hello", "text")).stdout == "hello"
             assert (await manager.get_health_status()).healthy
-        async with RuntimeManager(settings=Settings.for_url(service.url)) as manager:
+        async with RuntimeManager(settings=Settings.from_url(service.url)) as manager:
             assert (await manager.run_code("hello", "text")).stdout == "hello"
 
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,37 @@ def test_swapped_memory_counts(tmp_path: Path) -> None:
     """Memory counts as before when the kernel moves it to swap. Memory in swap that is shared counts in part, too."""
     (tmp_path / "smaps_rollup").write_text(_ROLLUP)
     assert memory.proportional_bytes(str(tmp_path)) == (3072 + 4096) * 1024
+
+
+def _stat(folder: Path, state: str, *, threads: int = 1, flags: int = 0, signals: int = 0) -> None:
+    folder.mkdir(parents=True)
+    fields = [state, *"0" * 49]
+    fields[6], fields[17], fields[28] = str(flags), str(threads), str(signals)
+    (folder / "stat").write_text(f"42 (a) b) {' '.join(fields)}\n")
+
+
+@pytest.mark.parametrize(
+    ("other", "lost"),
+    [
+        ({"state": "R"}, True),
+        ({"state": "S"}, True),
+        ({"state": "R", "signals": 1 << 8}, False),
+        ({"state": "R", "flags": 0x40_0004}, False),
+    ],
+)
+def test_memory_is_hidden_only_while_another_thread_goes_on(tmp_path: Path, other: dict[str, Any], lost: bool) -> None:
+    """If the first thread has ended, the others may go on. If they end, too, the process is ending as a whole."""
+    _stat(tmp_path / "42", "Z", threads=2)
+    _stat(tmp_path / "42/task/42", "Z", flags=0x40_0004)
+    _stat(tmp_path / "42/task/43", **other)
+    assert memory.has_lost_first_thread(str(tmp_path / "42")) is lost
+
+
+@pytest.mark.parametrize(("state", "threads"), [("R", 2), ("Z", 1)])
+def test_a_process_with_its_first_thread_has_not_lost_it(tmp_path: Path, state: str, threads: int) -> None:
+    _stat(tmp_path / "42", state, threads=threads)
+    assert not memory.has_lost_first_thread(str(tmp_path / "42"))
+    assert not memory.has_lost_first_thread(str(tmp_path / "a process that has ended"))
 
 
 def _maps(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
