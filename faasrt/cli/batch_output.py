@@ -31,7 +31,7 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
     """Run a task, and return its result: a result, an infrastructure error, or the problem of an invalid task."""
-    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": task.language.value}
+    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
     except TASK_ERRORS as error:

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from faasrt._endpoint_urls import split_endpoint
 from faasrt._sqlite_cache import DiskCache
 from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
 from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
-from faasrt.languages import Language
+from faasrt.languages import Language, family_of
 from faasrt.manager import RuntimeManager
 from faasrt.protocol.health import read_profile
 
@@ -55,10 +56,15 @@ def make_settings(
     return Settings.from_env(**options)
 
 
+def names_protocols(settings: Settings) -> bool:
+    """Return whether an endpoint has a protocol other than coze-loop's, so that it may run further languages."""
+    return any(split_endpoint(url)[0] for urls in settings.endpoints.values() for url in urls)
+
+
 def run_with_manager(
     call: Callable[[RuntimeManager], Awaitable[T]],
     settings: Settings,
-    languages: Sequence[Language],
+    languages: Sequence[Language | str],
     workers: int | None = 1,
     cache: DiskCache | None = None,
 ) -> T:
@@ -90,11 +96,11 @@ def run_with_manager(
     return asyncio.run(work())
 
 
-async def find_capacity(manager: RuntimeManager, languages: Sequence[Language]) -> int:
+async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | str]) -> int:
     """Return the number of programs that the servers of some languages run at once, as their health reports say."""
     capacity = 0
-    for family in dict.fromkeys(language.family for language in languages):
-        members = [language for language in languages if language.family == family]
+    for family in dict.fromkeys(family_of(language) for language in languages):
+        members = [language for language in languages if family_of(language) == family]
         with contextlib.suppress(UnsupportedLanguageError):
             health = await (await manager.get_runtime(members[0])).get_health_status()
             for endpoint in health.endpoints:

@@ -96,7 +96,7 @@ class _GivenProgram(NamedTuple):
     """The program of a command. `name` is for messages; `arguments` are those in the place of FILE."""
 
     code: str
-    language: Language
+    language: Language | str
     name: str
     arguments: tuple[str, ...] = ()
 
@@ -110,7 +110,7 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("-c", "code", metavar="CODE", help="The program itself, instead of a file.")
     @click.argument("file", required=False)
     @functools.wraps(command)
-    def with_program(file: str | None, code: str | None, language: Language | None, **options: Any) -> int:
+    def with_program(file: str | None, code: str | None, language: Language | str | None, **options: Any) -> int:
         return command(_read_program(file, code, language), **options)
 
     return with_program
@@ -289,7 +289,7 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-def _read_program(file: str | None, code: str | None, language: Language | None) -> _GivenProgram:
+def _read_program(file: str | None, code: str | None, language: Language | str | None) -> _GivenProgram:
     if file is None and code is None:
         raise click.UsageError("give a FILE or -c CODE, or - for stdin")
     arguments = () if code is None or file is None else (file,)

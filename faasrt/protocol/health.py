@@ -30,6 +30,13 @@ class EndpointProfile:
             uses that of JavaScript.
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
         version: The version of the server, for error messages; "" if unknown.
+        kills_at_limit: Whether the server kills a program at its time limit, so that output in the guest program is
+            lost. The guest program then stops the program itself, a little earlier.
+        on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
+            sent without an envelope.
+        max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
+        max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
+        plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
     """
 
     lossless: bool = False
@@ -42,6 +49,17 @@ class EndpointProfile:
     capacities: Mapping[str, int] = attrs.field(factory=dict)
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     version: str = ""
+    kills_at_limit: bool = False
+    on_cpython_and_node: bool = False
+    max_frame_bytes: int | None = None
+    max_cases_bytes: int | None = None
+    plain_input: frozenset[str] = frozenset()
+
+    def has_guest(self, language: Language | str) -> bool:
+        """Return whether there is a guest program for a language on such a server."""
+        if self.on_cpython_and_node:
+            return language in (Language.PYTHON, Language.JAVASCRIPT)
+        return isinstance(language, Language)
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:

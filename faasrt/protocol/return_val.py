@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Collection
 
-from faasrt.languages import Language
+from faasrt.languages import Language, family_of
 from faasrt.protocol.streams import find_marker
 
 _PYTHON = """\
@@ -45,8 +45,8 @@ def return_val_function(language: Language) -> str:
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
-def defines_return_val(code: str, language: Language) -> bool:
-    return "return_val" in code and _DEFINITION[language.family].search(code) is not None
+def defines_return_val(code: str, language: Language | str) -> bool:
+    return "return_val" in code and _DEFINITION[Language(family_of(language))].search(code) is not None
 
 
 def take_return_val(

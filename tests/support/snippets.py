@@ -26,7 +26,7 @@ from support.package import ROOT
 from support.served import CLEAN, PATIENCE_S
 
 GUIDE = [
-    *("cookbook", "programs", "sandboxes", "error_handling", "troubleshooting", "concurrency"),
+    *("cookbook", "programs", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
     "logging_and_metrics",
 ]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
