@@ -49,6 +49,9 @@ class RuntimeBase(metaclass=RecordType):
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`, for programs on servers that do not define it, such as js-faas.
 
+        Raises:
+            InvalidRequestError: The language is not Python, JavaScript or TypeScript.
+
         Example:
             >>> runtime.get_return_val_function().splitlines()[0]
             'def return_val(value):'

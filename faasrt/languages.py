@@ -18,6 +18,12 @@ class Language(enum.StrEnum):
     PYTHON = "python"
     JAVASCRIPT = "javascript"
     TYPESCRIPT = "typescript"
+    C = "c"
+    CPP = "cpp"
+    GO = "go"
+    RUST = "rust"
+    JAVA = "java"
+    BASH = "bash"
 
     @property
     def family(self) -> Language:
@@ -28,6 +34,16 @@ class Language(enum.StrEnum):
             <Language.JAVASCRIPT: 'javascript'>
         """
         return Language.JAVASCRIPT if self is Language.TYPESCRIPT else self
+
+    @property
+    def has_return_val(self) -> bool:
+        """Whether programs can return a value with `return_val`, and their functions can be called.
+
+        Example:
+            >>> Language.PYTHON.has_return_val, Language.CPP.has_return_val
+            (True, False)
+        """
+        return self.family in (Language.PYTHON, Language.JAVASCRIPT)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +60,8 @@ class Language(enum.StrEnum):
         """Return the language with a name.
 
         Args:
-            name: "py", "python", "js", "javascript", "ts" or "typescript", in any case; or a `Language`.
+            name: "py", "python", "js", "javascript", "ts", "typescript", "c", "c++", "cpp", "go", "golang", "rs",
+                "rust", "java", "sh" or "bash", in any case; or a `Language`.
 
         Raises:
             UnsupportedLanguageError: The name is unknown, or not a str.
@@ -57,11 +74,17 @@ class Language(enum.StrEnum):
             return name
         language = _ALIASES.get(name.strip().lower()) if isinstance(name, str) else None
         if language is None:
-            raise UnsupportedLanguageError(
-                f"unknown language {shown(name)}: use 'python' (py), 'javascript' (js) or 'typescript' (ts)"
-            )
+            raise UnsupportedLanguageError(f"unknown language {shown(name)}: use one of {', '.join(cls)}")
         return language
 
 
-_ALIASES = {"py": Language.PYTHON, "js": Language.JAVASCRIPT, "ts": Language.TYPESCRIPT}
+_ALIASES = {
+    "py": Language.PYTHON,
+    "js": Language.JAVASCRIPT,
+    "ts": Language.TYPESCRIPT,
+    "c++": Language.CPP,
+    "golang": Language.GO,
+    "rs": Language.RUST,
+    "sh": Language.BASH,
+}
 _ALIASES |= {language.value: language for language in Language}

@@ -58,13 +58,14 @@ def make_settings(
 def run_with_manager(
     call: Callable[[RuntimeManager], Awaitable[T]],
     settings: Settings,
-    languages: Sequence[Language],
+    languages: Sequence[Language] | None,
     workers: int | None = 1,
     cache: DiskCache | None = None,
 ) -> T:
     """Return the result of a call, which gets a manager.
 
-    If no endpoint is configured, the manager has the embedded FaaS, which is ready to run `languages`.
+    If no endpoint is configured, the manager has the embedded FaaS, which is ready to run `languages`. None means all
+    languages of this machine; those whose engine starts only when it is needed are not started.
     """
 
     async def work() -> T:
@@ -83,7 +84,8 @@ def run_with_manager(
         async with manager:
             url = (await manager.get_health_status()).endpoints[0].endpoint
             async with show_start(await report_engine(url, settings.token), url, settings.token):
-                for language in languages:
+                served = [one for one in manager.get_supported_languages() if one.has_return_val]
+                for language in served if languages is None else languages:
                     await manager.get_runtime(language)
             return await call(manager)
 

@@ -12,6 +12,8 @@ import attrs
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 
+_MAX_COMPILE_S = 300.0
+
 
 @attrs.frozen(kw_only=True)
 class EndpointProfile:
@@ -29,6 +31,8 @@ class EndpointProfile:
         capacities: The number of programs that the server runs at once, by language; without unknown ones. TypeScript
             uses that of JavaScript.
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
+        compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
+            part of the time limit of the program.
         version: The version of the server, for error messages; "" if unknown.
     """
 
@@ -41,6 +45,7 @@ class EndpointProfile:
     max_output_bytes: int | None = None
     capacities: Mapping[str, int] = attrs.field(factory=dict)
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     version: str = ""
 
 
@@ -65,6 +70,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         max_output_bytes=_positive(limits.get("max_output_bytes")),
         capacities=_capacities(health),
         input_fields=_input_fields(health),
+        compile_limits_s=_compile_limits(health),
         version=name[:100],
     )
 
@@ -121,6 +127,12 @@ def _input_fields(health: Mapping[str, Any]) -> dict[str, frozenset[str]]:
         for name, fields in listed.items()
         if isinstance(fields, list)
     }
+
+
+def _compile_limits(health: Mapping[str, Any]) -> dict[str, float]:
+    languages = _mapping(health.get("languages")).items()
+    limits = {name: _positive(_mapping(language).get("compile_limit_s")) for name, language in languages}
+    return {name: min(limit, _MAX_COMPILE_S) for name, limit in limits.items() if limit is not None}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

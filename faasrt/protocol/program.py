@@ -48,7 +48,7 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never" or bool(self.run.input.used)
+        return self.mode != "never" or bool(self.run.input.used) or not self.run.language.has_return_val
 
     def request(self, profile: EndpointProfile, timeout_ms: int, endpoint: str) -> Request:
         """Return the request for an endpoint.
@@ -59,12 +59,22 @@ class Execution:
             endpoint: The base URL, for the error message.
 
         Raises:
-            InvalidRequestError: Neither the server nor the guest program can pass on the input of the program.
+            InvalidRequestError: The server does not run the language, or neither the server nor the guest program can
+                pass on the input of the program.
         """
         run, job, begin_within_ms = self.run, self.job, 0.0
         if timeout_ms != run.timeout_ms:
             run = attrs.evolve(run, timeout_ms=timeout_ms)
         has_envelope = self.mode == "always" or (self.mode == "auto" and not profile.lossless)
+        if not run.language.has_return_val:
+            # There is no guest program in this language. Servers that do not name their languages run only Python, or
+            # only JavaScript, whatever the request says.
+            if run.language.value not in profile.compile_limits_s:
+                raise InvalidRequestError(
+                    f"{endpoint}{f' ({profile.version})' if profile.version else ''} does not run {run.language} "
+                    "programs: use another FaaS, such as the embedded one"
+                )
+            has_envelope = False
         guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
             return Request(body=run.encode(), run=run, timeout_ms=timeout_ms, profile=profile)

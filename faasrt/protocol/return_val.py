@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection
 
+from faasrt.errors import InvalidRequestError
 from faasrt.languages import Language
 from faasrt.protocol.streams import find_marker
 
@@ -42,11 +43,23 @@ _MAX_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
+    """Return the source of `return_val`. Raise InvalidRequestError if the language has none."""
+    check_has_return_val(language, "return_val")
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
+def check_has_return_val(language: Language, name: str) -> None:
+    """Raise InvalidRequestError if programs cannot return values, and so `name` cannot be used."""
+    if not language.has_return_val:
+        raise InvalidRequestError(
+            f"{name} is for Python, JavaScript and TypeScript: a {language} program can only print its results; use "
+            "run_code or judge"
+        )
+
+
 def defines_return_val(code: str, language: Language) -> bool:
-    return "return_val" in code and _DEFINITION[language.family].search(code) is not None
+    definition = _DEFINITION.get(language.family)
+    return definition is not None and "return_val" in code and definition.search(code) is not None
 
 
 def take_return_val(

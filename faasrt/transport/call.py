@@ -287,9 +287,11 @@ class Transport:
         # The time of the attempt starts only here, after the health report.
         now, deadline = self.clock(), context.deadline
         started = now
-        if profile.cold_start:
-            deadline += timeouts.startup_s
-            started += timeouts.startup_s
+        # The time of an interpreter's start, or of a compiler, is not part of the program's.
+        startup_s = timeouts.startup_s if profile.cold_start else 0.0
+        startup_s += profile.compile_limits_s.get(run.language.value, 0.0)
+        deadline += startup_s
+        started += startup_s
         # The server must not run the code for longer than the caller waits.
         timeout_ms = run.timeout_ms
         if (deadline - now) * 1000 < timeout_ms:
@@ -298,7 +300,7 @@ class Transport:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
         request = execution.request(profile, timeout_ms, endpoint.url)
         permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
-        permit.run_s = timeout_s + (timeouts.startup_s if profile.cold_start else 0.0)
+        permit.run_s = timeout_s + startup_s
         permit.cancels_on_disconnect = profile.cancels_on_disconnect
         deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
         try:
