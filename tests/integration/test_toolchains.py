@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -25,11 +26,13 @@ from faasrt import (
 )
 from faasrt.local import LocalFaaS, server
 from faasrt.local.engines import toolchain_engine
+from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.toolchain import Installation, Toolchain
-from faasrt.local.engines.toolchain_engine import engine_for
+from faasrt.local.engines.toolchain_engine import ToolchainEngine, engine_for
 from faasrt.local.toolchains import TOOLCHAINS
 from support import toolchain_programs as programs
 from support.helpers import manager_for
+from support.twenty_problems import problems
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 MISSING = {str(language): toolchain.missing for language, toolchain in TOOLCHAINS.items()}
@@ -308,3 +311,83 @@ async def test_a_new_language_is_one_record(monkeypatch: pytest.MonkeyPatch) -> 
         assert (result.outcome, result.stdout) == (Outcome.OK, "42!"), result
         checked = await manager.validate_code("print 1;\nmy $x = ;", "bash")
         assert (checked.valid, checked.diagnostics[0].line) == (False, 2)
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_program_is_compiled_once(language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Validation, many runs at once and a new server need one compilation of the same program, also of a broken one.
+
+    Other source files, but not other input, are another program.
+    """
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+    compiled: list[str] = []
+    compile_with = ToolchainEngine._run_compiler
+
+    async def count(self: ToolchainEngine, job: EngineJob, *arguments: Any) -> Any:
+        compiled.append(job.code)
+        return await compile_with(self, job, *arguments)
+
+    monkeypatch.setattr(ToolchainEngine, "_run_compiler", count)
+    code, broken = '#include "x.h"\nint main(void) { return X; }', "int main("
+    for _ in range(2):
+        async with RuntimeManager.local([language], workers=2, sandbox=SANDBOX) as manager:
+            await manager.get_runtime(language)
+            compiled.clear()
+            runs = [
+                manager.run_code(code, language, stdin=str(n), files={"x.h": "#define X 3", "data": str(n)})
+                for n in range(5)
+            ]
+            runs += [manager.run_code(broken, language) for _ in range(5)]
+            results = await asyncio.gather(*runs)
+            assert [result.exit_code for result in results] == [3] * 5 + [1] * 5
+            assert (await manager.validate_code(broken, language)).valid is False
+    assert compiled == []
+    async with RuntimeManager.local([language], workers=2, sandbox=SANDBOX) as manager:
+        for value in (4, 5):
+            result = await manager.run_code(code, language, files={"x.h": f"#define X {value}"})
+            assert result.exit_code == value
+        assert compiled == [code, code]
+        assert (await manager.validate_code("int main(void) { return 6; }", language)).valid
+        assert len(compiled) == 3
+        assert (await manager.run_code("int main(void) { return 6; }", language)).exit_code == 6
+        assert len(compiled) == 3
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_programs_run_without_a_cache(language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that cannot be written costs time, but no result."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path / "file"))
+    async with RuntimeManager.local([language], workers=1, sandbox=SANDBOX) as manager:
+        for _ in range(2):
+            assert (await manager.run_code("int main(void) { return 5; }", language)).exit_code == 5
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_toolchain_that_does_not_work_is_no_error_of_the_program(
+    language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A missing linker or missing headers would look like errors in the program. So a sample is compiled first."""
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+    toolchain = attrs.evolve(TOOLCHAINS[Language.C], sample="#include <missing.h>\n")
+    monkeypatch.setitem(server._ENGINES, Language.C, (engine_for(toolchain),))
+    async with RuntimeManager.local([language], workers=1) as manager:
+        with pytest.raises(ServerError, match=r"cannot run a short program in the jail; is the package gcc complete\?"):
+            await manager.run_code("int main(void) { return 5; }", language)
+
+
+@each_language
+async def test_twenty_small_problems_are_solved(manager: RuntimeManager, language: str) -> None:
+    """Every solution passes all of its tests, and fails a wrong one."""
+
+    async def judge(name: str, code: str, tests: list[TestCase]) -> None:
+        wrong = attrs.evolve(tests[0], expected=f"{tests[0].expected}1")
+        judgement = await manager.judge(code, [*tests, wrong], language=language, compare="tokens")
+        verdicts = [result.verdict for result in judgement.results]
+        assert verdicts == [Verdict.PASSED] * len(tests) + [Verdict.WRONG_ANSWER], (name, judgement)
+
+    solved = problems(language)
+    assert len(solved) == 20
+    async with asyncio.TaskGroup() as group:
+        for name, (code, tests) in solved.items():
+            group.create_task(judge(name, code, tests))
