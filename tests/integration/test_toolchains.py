@@ -189,6 +189,20 @@ int main(void) {
 
 
 @pytest.mark.parametrize("language", each_of(["c"]))
+async def test_the_first_thread_of_a_program_may_end_before_the_others(manager: RuntimeManager, language: str) -> None:
+    """The memory of the process is then read from the other threads, several times within 400 ms."""
+    code = """
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+static void *run(void *unused) { usleep(400000); puts("done"); exit(0); }
+int main(void) { pthread_t thread; pthread_create(&thread, 0, run, 0); pthread_exit(0); }"""
+    result = await manager.run_code(code, language)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "done\n"), result
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
 async def test_a_compiler_that_takes_too_long_is_ended(
     manager: RuntimeManager, language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,14 @@ DENIED = {
 MEMORY = {
     "one process": "for (;;) fill(malloc(1 << 20), 1 << 20);",
     "many processes": "for (int i = 0; i < 8 && fork(); i++);\nfill(malloc(100 << 20), 100 << 20); for (;;) pause();",
+    "a process without its first thread": (
+        "void *run(void *x) { for (;;) fill(malloc(1 << 20), 1 << 20); }\n"
+        "pthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
+    ),
+    "a chain of threads": (
+        "void *run(void *x) { pthread_t t; fill(malloc(1 << 20), 1 << 20); pthread_create(&t, 0, run, 0);\n"
+        "pthread_detach(t); return 0; }\npthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
+    ),
     "the stack of a thread": (
         "pthread_attr_t a; pthread_t t; pthread_attr_init(&a); pthread_attr_setstacksize(&a, 600 << 20);\n"
         "void *run(void *x) { fill(alloca(590 << 20), 590 << 20); for (;;) pause(); }\n"

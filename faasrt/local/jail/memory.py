@@ -15,10 +15,19 @@ _FREE_LOCKS = 9  # of each process
 _NO_STAT = ["0"] * 50
 
 
-def has_lost_first_thread(folder: str) -> bool:
-    """Return whether the first thread of a process has ended before the others. If so, /proc hides its memory."""
+def readable_folder(folder: str) -> str | None:
+    """Return the folder that shows the memory of a process; None if there is none at the moment.
+
+    If the first thread of a process has ended before the others, only the folders of the others show it.
+    """
     fields = _read_stat(folder)
-    return fields[0] == "Z" and int(fields[17]) > 1
+    if fields[0] != "Z" or int(fields[17]) <= 1:
+        return folder
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"{folder}/task"):
+            if sizes(f"{folder}/task/{name}")[0]:
+                return f"{folder}/task/{name}"
+    return None
 
 
 def count_threads(folder: str) -> int:
