@@ -85,7 +85,7 @@ class Executor:
     def _reuse(self, execution: Execution) -> Reuse:
         language = execution.run.language
         urls = self._settings.endpoints[language]
-        return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
+        return Reuse(self._cache, execution, lambda: self._transport.fingerprints(language, urls))
 
     @contextlib.contextmanager
     def _call(self, execution: Execution) -> Iterator[CallContext]:

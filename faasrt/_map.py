@@ -1,4 +1,4 @@
-"""The engine of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number of calls in flight.
+"""The implementation of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number in flight.
 
 The tasks come from any iterable or asynchronous iterable: a million take no more memory than a thousand
 (`benchmarks/map.py`). An infrastructure failure becomes the `error` of its item, and the map continues, unless
@@ -272,7 +272,7 @@ class Map:
         try:
             runtime = await self._get_runtime(task.language)
             if self._cache is not None:
-                runtime = runtime.use_cache(self._cache)
+                runtime = runtime._use_cache(self._cache)
             if task.function is None or len(batch) == 1:
                 result, judgement = await run_task(runtime, task)
                 return [CompletedTask(batch[0][0], task, result, judgement=judgement)]
@@ -298,7 +298,7 @@ async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, J
     """
     if task.tests:
         judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
-        result = judgement.deciding.result
+        result = (judgement.first_failure or judgement.results[-1]).result
         assert result is not None
         return result, judgement
     if task.function is None:

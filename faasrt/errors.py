@@ -6,6 +6,8 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     ├── ConfigurationError(ValueError)         a setting is wrong; nothing was sent
     ├── UnsupportedLanguageError(ValueError)   the language has no endpoint; nothing was sent
     ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
+    ├── CompareError                           the function `compare` failed; the program has run
+    ├── StreamError                            a streamed run was used in the wrong order
     ├── RuntimeClosedError                     the manager or runtime was closed
     ├── ReturnValueError                       `result.value` was read, but `ret_val` is empty, cut or not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
@@ -89,6 +91,30 @@ class InvalidRequestError(FaasrtError, ValueError):
         >>> await manager.run_code("print(1)", "python", timeout_ms=0)
         Traceback (most recent call last):
         faasrt.errors.InvalidRequestError: timeout_ms must be finite and above 0, got 0
+    """
+
+
+class CompareError(FaasrtError):
+    """The function that a caller passed as `compare` failed, after the program had run. `__cause__` is its exception.
+
+    Example:
+        >>> tests = [TestCase(expected="1")]
+        >>> await manager.judge("print(1)", tests, language="py", compare=lambda output, expected: 1 / 0)
+        Traceback (most recent call last):
+        faasrt.errors.CompareError: compare raised ZeroDivisionError: division by zero
+    """
+
+
+class StreamError(FaasrtError):
+    """A `StreamedRun` was used in the wrong order: its result was read too early, or it was entered twice.
+
+    Example:
+        >>> async with manager.stream_code("print(1)", "python") as run:
+        ...     try:
+        ...         run.result
+        ...     except StreamError as error:
+        ...         print(error)
+        there is no result, because the program has not ended: iterate to the end of the output first
     """
 
 

@@ -1,7 +1,6 @@
 """The results of calls: executions, validation and health.
 
-An `Outcome` says how the user's code ended. Failures of the infrastructure are the
-errors of `faasrt.errors`.
+An `Outcome` says how the user's code ended. Failures of the infrastructure are the errors of `faasrt.errors`.
 
     OK             the code ran to its end, with exit code 0
     USER_ERROR     it raised an exception, left a promise rejection unhandled, or exited with another code: see
@@ -9,7 +8,7 @@ errors of `faasrt.errors`.
     SYNTAX_ERROR   it does not parse; nothing ran
     TIMEOUT        it was stopped at its time limit
     MEMORY_LIMIT   it was stopped at its memory limit (a MemoryError or RangeError that it could catch is a USER_ERROR)
-    OUTPUT_LIMIT   it was stopped for far exceeding its output limit (more than twice that, on the embedded FaaS)
+    OUTPUT_LIMIT   it was stopped for output above twice its limit, or its answer was too large to read
     CRASHED        its process ended without reporting an error, for example by `os._exit` or a signal
 
 A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
@@ -64,7 +63,7 @@ class Outcome(enum.StrEnum):
     MEMORY_LIMIT = "MEMORY_LIMIT"
     """It was stopped at its memory limit. A MemoryError or RangeError that it could catch is a USER_ERROR."""
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    """It was stopped for far exceeding its output limit."""
+    """It was stopped for output above twice its limit, or its answer was too large to read."""
     CRASHED = "CRASHED"
     """Its process ended without reporting an error, for example by `os._exit`, a signal or a WebAssembly trap."""
 
@@ -166,12 +165,12 @@ class ExecutionResult(metaclass=RecordType):
             were collected.
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
         timings: The seconds spent in each phase, as measured by the client.
-        attempts: The number of attempts, from 1; 0 if the result was stored.
+        attempts: The number of attempts, from 1; 0 if the result came from the cache.
         endpoint: The base URL that answered.
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
-        cached: Whether the result was stored by an earlier call, so that nothing ran; see `faasrt.caching`.
+        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.caching`.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -333,7 +332,7 @@ class ValidationResult(metaclass=RecordType):
 
     @classmethod
     def empty_code(cls) -> ValidationResult:
-        """Return the result for a program that is only white space."""
+        """Return the result for a program that is only whitespace."""
         return cls(False, (Diagnostic("the code is empty", 1, 1),), "faasrt")
 
 

@@ -77,9 +77,9 @@ class Runtime(RuntimeBase):
                 str is sent as UTF-8. Modules among them can be imported. At most 1,000 files; the embedded FaaS accepts
                 requests of up to 8 MiB. Default: None, no files.
             collect: Patterns of files to return in `result.files` after the program has ended, whatever the outcome, at
-                most 100 with 1,000 parts. `*` does not match "/" or a leading dot; `**` matches any number of folders.
-                At most 1,000 files, of `max_output_bytes` together, are returned, and only those that are found within
-                one second. Default: no files.
+                most 100, with at most 1,000 parts between slashes in total. `*` does not match "/" or a leading dot;
+                `**` matches any number of folders. At most 1,000 files, of `max_output_bytes` together, are returned,
+                and only those that are found within one second. Default: no files.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.
@@ -291,6 +291,7 @@ class Runtime(RuntimeBase):
 
         Raises:
             InvalidRequestError: An argument is wrong; nothing was sent.
+            CompareError: The function `compare` failed.
             FaasrtError: See `run_code`. The verdicts on other tests are then lost.
 
         Cancellation: as for `run_code`.

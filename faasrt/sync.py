@@ -47,7 +47,7 @@ from faasrt._map_options import StopOn
 from faasrt._task_results import TaskReader, TaskResults
 from faasrt.caching import CacheOption
 from faasrt.config import Settings
-from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
+from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError, StreamError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, OutputChunk
@@ -173,7 +173,7 @@ class StreamedRun:
     @property
     def _entered(self) -> faasrt.streaming.StreamedRun:
         if self._run is None:
-            raise InvalidRequestError("a streamed run must be entered first: with ... as run")
+            raise StreamError("a streamed run must be entered first: with ... as run")
         return self._run
 
 

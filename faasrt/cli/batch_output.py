@@ -46,21 +46,18 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
 
 
 def _describe_tests(judgement: Judgement) -> dict[str, Any]:
-    """Return the fields about the tests. A wrong answer is the outcome of the task."""
-    deciding = judgement.deciding
+    """Return the fields about the tests. If a test did not pass, the outcome of the task is the verdict on it."""
+    failure = judgement.first_failure
     tests: dict[str, Any] = {
         "passed": judgement.passed_count,
         "total": len(judgement.results),
         "verdicts": [str(test.verdict) for test in judgement.results],
     }
-    if deciding.verdict is not Verdict.WRONG_ANSWER:
+    if failure is None or not failure.difference:
         return {"tests": tests}
-    error = {
-        "name": "",
-        "message": f"test {judgement.results.index(deciding) + 1}: {deciding.difference}",
-        "traceback": "",
-    }
-    return {"tests": tests, "outcome": str(Verdict.WRONG_ANSWER), "error": error}
+    message = f"test {judgement.results.index(failure) + 1}: {failure.difference}"
+    error = {"name": "", "message": message, "traceback": ""}
+    return {"tests": tests, "outcome": str(failure.verdict), "error": error}
 
 
 def kind_of(record: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@
 | term | meaning |
 |---|---|
 | program | the source code of a user, which need not be trusted |
-| call | one use of `run_code`, `run_cases` or another method, from its arguments to its result or error |
+| call | an execution that a client requests, with its retries; `map` and `run_cases` make several |
 | attempt | one HTTP request of a call; a retry is another attempt |
 | execution | one run of a program by a server |
 | task | a `CodeTask`: a program of a batch, with its options |
@@ -26,22 +26,26 @@
 | endpoint group | the endpoints of a language; each call goes to one of them |
 | profile | the properties of an endpoint, from its `/health` |
 | breaker | stops calls to an endpoint that fails: *closed* lets calls through, *open* stops them, *half-open* probes |
+| permit | the right to have a call in flight; a call waits for one before it is sent |
+| capacity | the number of programs that a server can run at once, from its `/health` |
 | limiter | limits the calls in flight at an endpoint, and adapts the limit to its answers |
-| abandoned call | a call without a waiting client whose program may still run; it counts for the limit |
+| abandoned call | a call without a waiting client whose program may still run; it counts against the limit |
 | sink | gets the events of the client: logs, metrics, traces |
 
 ## The protocol
 
 | term | meaning |
 |---|---|
-| envelope | the form in which a program is sent to a reference server, so that its result comes back undamaged |
-| guest program | the code in the envelope that runs the user's program |
+| guest program | a program of faasrt that runs the user's program and returns its exact result |
+| envelope | the guest program with the user's program inside it, as it is sent to a reference server |
 | frame | a piece of output in which the guest program encodes a part of the result |
 | record | the result of a program or case, as the guest program reports it in a frame |
-| nonce | a random word in each frame of a request, by which the client recognizes them |
+| nonce | a random text in the frames of one answer, by which the client recognizes them |
 | definitions | the part of an execution that runs a program once, before its function is called for the cases |
-| lossless | a server that returns results unchanged needs no envelope |
-| cold start | a server that starts an interpreter for each execution |
+| lossless | (of a server) returns results unchanged, so it needs no envelope |
+| cold start | the start of an interpreter for an execution; about 1.5 s on python-faas |
+| loop guard | the part of the guest program that stops endless loops |
+| fingerprint | identifies what runs the programs of a server; part of the key of a stored result |
 
 ## The embedded FaaS
 

@@ -53,7 +53,8 @@ async def main():
     async with RuntimeManager.local(["python"]) as manager:
         for code in SOLUTIONS:
             judgement = await manager.judge(code, [*TESTS, TestCase("0 9", "9")], language="python")
-            print(judgement.score, judgement.deciding.difference or "all tests passed")
+            failure = judgement.first_failure
+            print(judgement.score, failure.difference if failure else "all tests passed")
 
 
 asyncio.run(main())

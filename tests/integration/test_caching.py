@@ -32,7 +32,7 @@ from faasrt import (
 )
 from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaas, Reply
-from faasrt.transport.engine_names import MAX_AGE_S
+from faasrt.transport.fingerprints import MAX_AGE_S
 from support.served import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -121,7 +121,7 @@ async def test_invalid_calls_raise_although_a_result_is_stored() -> None:
 class Clock:
     def __init__(self, manager: RuntimeManager) -> None:
         self.now = 0.0
-        manager._factory._transport._engines._clock = lambda: self.now
+        manager._factory._transport._fingerprints._clock = lambda: self.now
 
 
 async def test_another_version_of_the_server_is_a_miss() -> None:

@@ -34,10 +34,10 @@ async def test_right_and_wrong_solutions_are_told_apart(problem: Problem, local:
     right, wrong = await asyncio.gather(
         local.judge(problem.right, tests, language="python"), local.judge(problem.wrong, tests, language="python")
     )
-    assert right.passed, right.deciding
+    assert right.passed, right.first_failure
     assert not wrong.passed
-    assert wrong.deciding.verdict is Verdict.WRONG_ANSWER
-    assert wrong.deciding.difference
+    assert wrong.verdict is Verdict.WRONG_ANSWER
+    assert wrong.first_failure.difference
 
 
 async def test_each_test_has_its_own_verdict(local: RuntimeManager) -> None:
@@ -71,8 +71,13 @@ async def test_each_test_has_its_own_verdict(local: RuntimeManager) -> None:
         (("", DOUBLE), {}, InvalidRequestError, "code must not be empty"),
         (("pass", []), {}, InvalidRequestError, "tests must not be empty"),
         (("pass", DOUBLE), {"compare": "same"}, InvalidRequestError, "compare must be"),
-        (("pass", DOUBLE), {"concurrency": 0}, InvalidRequestError, "concurrency must be a whole number from 1"),
-        (("pass", DOUBLE), {"concurrency": True}, InvalidRequestError, "concurrency must be a whole number from 1"),
+        (("pass", DOUBLE), {"concurrency": 0}, InvalidRequestError, "concurrency must be a whole number of at least 1"),
+        (
+            ("pass", DOUBLE),
+            {"concurrency": True},
+            InvalidRequestError,
+            "concurrency must be a whole number of at least 1",
+        ),
         (("pass", DOUBLE), {"stop_on_failure": 1}, InvalidRequestError, "stop_on_failure must be True or False"),
         (("pass", DOUBLE), {"timeout_ms": -1}, InvalidRequestError, "timeout_ms must be finite and above 0"),
         (("pass", [*DOUBLE, TestCase(timeout_ms=10**9)]), {}, InvalidRequestError, "timeout_ms must be at most"),

@@ -145,7 +145,7 @@ async def test_manager_with_a_fake_faas(faasrt_fake: FakeFaas) -> None:
     assert faasrt_fake.requests[0]["code"] == "print('hi')"
 
 
-async def test_order_of_replies() -> None:
+async def test_replies_come_in_the_order_of_the_script() -> None:
     """Scripted replies are used once each, in order, and then the default. A handler overrides both."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
 
@@ -326,7 +326,7 @@ async def test_other_paths_are_not_found() -> None:
         assert (fake.requests, fake.scripted, fake.accepted) == ([], 1, 1)
 
 
-async def test_health() -> None:
+async def test_health_is_scripted_like_programs() -> None:
     """`/health` returns the fields that the test sets, counts its requests, and uses no scripted reply."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.script(Reply(reset_on_request_byte=0))

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,40 @@ def test_swapped_memory_counts(tmp_path: Path) -> None:
     """Memory counts as before when the kernel moves it to swap. Memory in swap that is shared counts in part, too."""
     (tmp_path / "smaps_rollup").write_text(_ROLLUP)
     assert memory.proportional_bytes(str(tmp_path)) == (3072 + 4096) * 1024
+
+
+def _stat(folder: Path, state: str, *, threads: int = 1, flags: int = 0, signals: int = 0) -> None:
+    folder.mkdir(parents=True)
+    fields = [state, *"0" * 49]
+    fields[6], fields[17], fields[28] = str(flags), str(threads), str(signals)
+    (folder / "stat").write_text(f"42 (a) b) {' '.join(fields)}\n")
+
+
+@pytest.mark.parametrize(
+    ("other", "lost"),
+    [
+        ({"state": "R"}, True),
+        ({"state": "S"}, True),
+        ({"state": "R", "signals": 1 << 8}, False),
+        ({"state": "R", "flags": 0x40_0004}, False),
+    ],
+)
+def test_memory_is_hidden_only_while_another_thread_goes_on(tmp_path: Path, other: dict[str, Any], lost: bool) -> None:
+    """If the first thread has ended, the others may go on. If they end, too, the process is ending as a whole."""
+    process = tmp_path / "42"
+    _stat(process, "Z", threads=2)
+    _stat(process / "task/42", "Z", flags=0x40_0004)
+    _stat(process / "task/43", **other)
+    assert memory.readable_folder(str(process)) == (None if lost else str(process))
+    (process / "task/43/statm").write_text("2 1 0 0 0 0 0\n")
+    assert memory.readable_folder(str(process)) == str(process / "task/43" if lost else process)
+
+
+@pytest.mark.parametrize(("state", "threads"), [("R", 2), ("Z", 1)])
+def test_a_process_with_its_first_thread_has_not_lost_it(tmp_path: Path, state: str, threads: int) -> None:
+    _stat(tmp_path / "42", state, threads=threads)
+    for name in ("42", "a process that has ended"):
+        assert memory.readable_folder(str(tmp_path / name)) == str(tmp_path / name)
 
 
 def _maps(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

@@ -68,7 +68,7 @@ PIECES += [
     "piece", ["\n", " ", "\t\n", "function ", "const ", "return_val", "return_val ", "\nfunction\t"]
 )
 def test_searching_a_definition_of_return_val_takes_linear_time(piece: str, language: Language) -> None:
-    """A program of 8 MiB, the largest that a server accepts, consists of white space and parts of a definition."""
+    """A program of 8 MiB, the largest that a server accepts, consists of whitespace and parts of a definition."""
     code = piece * (8 * 2**20 // len(piece)) + "x return_val"
     assert not defines_return_val(code, language)
 

@@ -9,25 +9,35 @@ import collections
 import contextlib
 import os
 import resource
+import signal
 
 _PAGE_BYTES = resource.getpagesize()
 _FREE_LOCKS = 9  # of each process
+_PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
 
 def readable_folder(folder: str) -> str | None:
     """Return the folder that shows the memory of a process; None if there is none at the moment.
 
-    If the first thread of a process has ended before the others, only the folders of the others show it.
+    If the first thread of a process has ended, but not all others, only the folders of the others show it.
     """
     fields = _read_stat(folder)
-    if fields[0] != "Z" or int(fields[17]) <= 1:
+    if fields[0] != "Z" or int(fields[17]) == 1:
         return folder
     with contextlib.suppress(OSError):
-        for name in os.listdir(f"{folder}/task"):
-            if sizes(f"{folder}/task/{name}")[0]:
-                return f"{folder}/task/{name}"
-    return None
+        threads = [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
+        if not all(map(_is_ending, threads)):
+            return next((thread for thread in threads if sizes(thread)[0]), None)
+    return folder
+
+
+def _is_ending(thread: str) -> bool:
+    """Return whether a thread has ended, or will end at once because SIGKILL is pending. A process that exits or is
+    killed has this state until its last thread has ended, which takes long on a busy machine.
+    """
+    fields = _read_stat(thread)
+    return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << (signal.SIGKILL - 1)) or fields is _NO_STAT
 
 
 def count_threads(folder: str) -> int:
