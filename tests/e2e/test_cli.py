@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -486,6 +487,22 @@ def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     )
     exit_code, stdout, stderr = faasrt("warmup", "--engine", "python=wasm")
     assert (exit_code, "WebAssembly" in stdout + stderr) == (0, False)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_suffix_of_a_file_names_a_language_with_a_toolchain(tmp_path: Path) -> None:
+    (tmp_path / "main.sh").write_text("echo $(($1 * 2))\nexit $2")
+    exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "0")
+    assert (exit_code, stdout, stderr) == (0, "42\n", NOTICE)
+    exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "7")
+    assert (exit_code, stdout) == (1, "42\n")
+    assert "the program exited with code 7" in stderr
+    (tmp_path / "broken.sh").write_text("echo never\nif true; then\nfi\n")
+    exit_code, _, stderr = faasrt("validate", tmp_path / "broken.sh")
+    assert (exit_code, stderr.splitlines()[-1]) == (
+        1,
+        f"{tmp_path}/broken.sh:3: syntax error near unexpected token `fi'",
+    )
 
 
 def test_help_and_version_are_printed() -> None:

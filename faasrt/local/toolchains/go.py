@@ -28,6 +28,7 @@ _BUILD = (
     "{tool}/link -o {out}/main -s -w -importcfg {library}/importcfg {out}/main.a && rm {out}/main.a"
 )
 _BUILD_TIMEOUT_S = 900.0
+_MAX_CORES = 16
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}  # Go's names
 
 
@@ -40,7 +41,9 @@ def _find(path: str) -> Installation:
         raise EngineError(f"cannot read the version of Go: {error}") from None
     home, mounts = mount_home(str(root), "go")
     tools = f"{home}/pkg/tool/linux_{_MACHINES.get(machine(), machine())}"
-    return Installation(version=f"go {version}", mounts=mounts, home=tools, source=path)
+    # A Go program starts a thread for each core, and a program may have 64 threads.
+    env = {"GOMAXPROCS": str(min(_MAX_CORES, os.cpu_count() or 1))}
+    return Installation(version=f"go {version}", mounts=mounts, env=env, home=tools, source=path)
 
 
 def _prepare(found: Installation, cache: Path) -> Installation:
