@@ -447,6 +447,7 @@ def test_a_missing_extra_is_reported_with_a_pip_command(missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("go_library")
 def test_warmup_and_health_start_the_embedded_faas() -> None:
     """`warmup` reports every language as ready. `health` reports the embedded FaaS as healthy."""
     exit_code, stdout, _ = faasrt("warmup")

@@ -49,7 +49,7 @@ each_language = pytest.mark.parametrize("language", each_of(list(MISSING)))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def manager() -> AsyncIterator[RuntimeManager]:
+async def manager(go_library: None) -> AsyncIterator[RuntimeManager]:
     found = [language for language, reason in MISSING.items() if not reason]
     async with RuntimeManager.local(found, workers=2, sandbox=SANDBOX) as one:
         yield one
