@@ -34,6 +34,7 @@ class EndpointProfile:
         compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
             part of the time limit of the program.
         version: The version of the server, for error messages; "" if unknown.
+        answered: Whether the server has answered the request for its health report, even if it has none.
     """
 
     lossless: bool = False
@@ -47,6 +48,7 @@ class EndpointProfile:
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     version: str = ""
+    answered: bool = False
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
@@ -72,6 +74,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         input_fields=_input_fields(health),
         compile_limits_s=_compile_limits(health),
         version=name[:100],
+        answered=True,
     )
 
 

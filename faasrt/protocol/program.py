@@ -8,7 +8,7 @@ import secrets
 import attrs
 
 from faasrt.config import EnvelopeMode
-from faasrt.errors import InvalidRequestError, ServerError
+from faasrt.errors import ConnectError, InvalidRequestError, ServerError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
@@ -59,6 +59,7 @@ class Execution:
             endpoint: The base URL, for the error message.
 
         Raises:
+            ConnectError: It is unknown whether the server runs the language.
             InvalidRequestError: The server does not run the language, or neither the server nor the guest program can
                 pass on the input of the program.
         """
@@ -69,6 +70,8 @@ class Execution:
         if not run.language.has_return_val:
             # There is no guest program in this language. Servers that do not name their languages run only Python, or
             # only JavaScript, whatever the request says.
+            if not profile.answered:
+                raise ConnectError(f"no answer to GET /health, which says whether it runs {run.language}", sent="no")
             if run.language.value not in profile.compile_limits_s:
                 raise InvalidRequestError(
                     f"{endpoint}{f' ({profile.version})' if profile.version else ''} does not run {run.language} "

@@ -165,7 +165,7 @@ class HttpClient:
         except (ConnectError, ConnectionLostError):
             return None
         except (ProtocolError, BodyTooLargeError):
-            return EndpointProfile()
+            return EndpointProfile(answered=True)
         return None if answer.status >= 500 and not profile.lossless else profile
 
     async def probe(self, endpoint: str) -> EndpointHealth:

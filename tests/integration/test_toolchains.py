@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import (
+    ConnectError,
     InvalidRequestError,
     Language,
     Outcome,
@@ -257,6 +258,14 @@ async def test_a_server_that_does_not_name_the_language_gets_no_program(local: R
     async with manager_for(url) as manager:
         with pytest.raises(UnsupportedLanguageError, match="no endpoint is configured"):
             await manager.run_code("int main(void) {}", "c")
+
+
+async def test_an_unreachable_server_is_no_invalid_request(unused_tcp_port: int) -> None:
+    """While a server does not answer, it is unknown whether it runs the language."""
+    async with manager_for_c(f"http://127.0.0.1:{unused_tcp_port}") as manager:
+        with pytest.raises(ConnectError, match="no answer to GET /health, which says whether it runs c") as failure:
+            await manager.run_code("int main(void) {}", "c")
+        assert (failure.value.sent, failure.value.attempts) == ("no", 3)
 
 
 async def test_a_missing_toolchain_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
