@@ -17,7 +17,7 @@ from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
 from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
-from faasrt.languages import Language, family_of
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.manager import RuntimeManager
 from faasrt.protocol.health import read_profile
 
@@ -64,13 +64,14 @@ def names_protocols(settings: Settings) -> bool:
 def run_with_manager(
     call: Callable[[RuntimeManager], Awaitable[T]],
     settings: Settings,
-    languages: Sequence[Language | str],
+    languages: Sequence[Language | str] | None,
     workers: int | None = 1,
     cache: DiskCache | None = None,
 ) -> T:
     """Return the result of a call, which gets a manager.
 
-    If no endpoint is configured, the manager has the embedded FaaS, which is ready to run `languages`.
+    If no endpoint is configured, the manager has the embedded FaaS, which is ready to run `languages`. None means all
+    languages of this machine; those whose engine starts only when it is needed are not started.
     """
 
     async def work() -> T:
@@ -89,7 +90,8 @@ def run_with_manager(
         async with manager:
             url = (await manager.get_health_status()).endpoints[0].endpoint
             async with show_start(await report_engine(url, settings.token), url, settings.token):
-                for language in languages:
+                served = [language for language in manager.get_supported_languages() if has_return_val(language)]
+                for language in served if languages is None else languages:
                     await manager.get_runtime(language)
             return await call(manager)
 

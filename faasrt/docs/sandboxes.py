@@ -9,6 +9,7 @@ Every program runs in a fresh sandbox. Nothing that it leaves behind reaches ano
 | `native` | Python | CPython itself, with the packages of an environment of yours | on Linux with namespaces |
 | `wasm` | Python | CPython 3.15 as WebAssembly, with five packages (see below) | on Linux without namespaces |
 | `deno` | JavaScript, TypeScript | Deno without permissions | always |
+| named after a toolchain | C, C++, Go, Rust, Java, Bash | see `faasrt.docs.other_languages` | always |
 
 The five packages of `wasm` are numpy, pandas, scipy, scikit-learn and sympy. `result.metadata` names the engine, the
 version and the platform. `native` gives the results that authors of Python programs expect. `wasm` isolates more

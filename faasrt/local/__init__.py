@@ -18,6 +18,10 @@ Each engine keeps a pool of processes ready, which grows with demand and shrinks
     deno     JavaScript,  Deno without permissions, inside a      the only engine of these languages
              TypeScript   jail
 
+C, C++, Go, Rust, Java and Bash have an engine each, named after its toolchain (`gcc`, `g++`, `go`, `rustc`, `java`,
+`bash`): see `faasrt.docs.other_languages`. The compilers and their programs have the jail of the engine *native*, and
+what follows about native programs applies to them too.
+
 Choose with `engines={"python": "wasm"}` or `faasrt serve --engine python=wasm`. The metadata of a result name the
 engine, the level of its jail, and the platform.
 

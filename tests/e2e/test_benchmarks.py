@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.toolchains import INSTALLED
 from support.package import ROOT
 
 pytestmark = pytest.mark.benchmarks
@@ -47,6 +48,7 @@ RUNS = [
         "growth --in-flight 4 40 --calls 80 --rounds 1",
         [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
     ),
+    ("toolchains --runs 2 --rounds 1", [("A short program", len(INSTALLED), "compile ms")]),
     # `compilation` is not here: it takes a minute.
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
+from faasrt import Language
 from support.cli import faasrt, faasrt_process
 from support.served import CLEAN, FAASRT, is_gone, sandboxes, strays
 
@@ -446,17 +448,25 @@ def test_a_missing_extra_is_reported_with_a_pip_command(missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("go_library")
 def test_warmup_and_health_start_the_embedded_faas() -> None:
     """`warmup` reports every language as ready. `health` reports the embedded FaaS as healthy."""
     exit_code, stdout, _ = faasrt("warmup")
     assert exit_code == 0
-    assert sorted(stdout.splitlines()) == [
-        f"faasrt: {name} is ready" for name in ("javascript", "python", "typescript")
-    ]
+    ready = {f"faasrt: {name} is ready" for name in Language}
+    assert (
+        {f"faasrt: {name} is ready" for name in ("javascript", "python", "typescript")}
+        <= {*stdout.splitlines()}
+        <= ready
+    )
     exit_code, stdout, stderr = faasrt("health")
     assert exit_code == 0
     assert stdout.startswith("healthy   http://127.0.0.1:")
     assert stderr == NOTICE
+    exit_code, stdout, _ = faasrt("languages")
+    assert exit_code == 0
+    assert re.search(r"^  python, py +CPython 3\.\d+", stdout, re.MULTILINE)
+    assert re.search(r"^  cpp, c\+\+ +(g\+\+ \d+\.|g\+\+ is not installed .* package g\+\+)", stdout, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
@@ -479,6 +489,22 @@ def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     )
     exit_code, stdout, stderr = faasrt("warmup", "--engine", "python=wasm")
     assert (exit_code, "WebAssembly" in stdout + stderr) == (0, False)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_suffix_of_a_file_names_a_language_with_a_toolchain(tmp_path: Path) -> None:
+    (tmp_path / "main.sh").write_text("echo $(($1 * 2))\nexit $2")
+    exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "0")
+    assert (exit_code, stdout, stderr) == (0, "42\n", NOTICE)
+    exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "7")
+    assert (exit_code, stdout) == (1, "42\n")
+    assert "the program exited with code 7" in stderr
+    (tmp_path / "broken.sh").write_text("echo never\nif true; then\nfi\n")
+    exit_code, _, stderr = faasrt("validate", tmp_path / "broken.sh")
+    assert (exit_code, stderr.splitlines()[-1]) == (
+        1,
+        f"{tmp_path}/broken.sh:3: syntax error near unexpected token `fi'",
+    )
 
 
 def test_help_and_version_are_printed() -> None:

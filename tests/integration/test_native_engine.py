@@ -256,8 +256,8 @@ async def test_a_program_cannot_pretend_that_it_has_not_started(native: RuntimeM
     assert (await run(native, code)).outcome is Outcome.CRASHED
 
 
-async def test_a_process_without_its_first_thread_is_ended(native: RuntimeManager) -> None:
-    """The system does not show the memory of such a process, so it is stopped with MEMORY_LIMIT."""
+async def test_the_memory_of_a_process_without_its_first_thread_counts(native: RuntimeManager) -> None:
+    """The system shows the memory of such a process only in the folders of its other threads."""
     code = (
         "import ctypes, threading, time\n"
         "def hold():\n    time.sleep(0.2)\n    kept = [bytearray(b'x' * 2**23) for _ in range(100)]\n"

@@ -47,17 +47,20 @@ def _stat(folder: Path, state: str, *, threads: int = 1, flags: int = 0, signals
 )
 def test_memory_is_hidden_only_while_another_thread_goes_on(tmp_path: Path, other: dict[str, Any], lost: bool) -> None:
     """If the first thread has ended, the others may go on. If they end, too, the process is ending as a whole."""
-    _stat(tmp_path / "42", "Z", threads=2)
-    _stat(tmp_path / "42/task/42", "Z", flags=0x40_0004)
-    _stat(tmp_path / "42/task/43", **other)
-    assert memory.has_lost_first_thread(str(tmp_path / "42")) is lost
+    process = tmp_path / "42"
+    _stat(process, "Z", threads=2)
+    _stat(process / "task/42", "Z", flags=0x40_0004)
+    _stat(process / "task/43", **other)
+    assert memory.readable_folder(str(process)) == (None if lost else str(process))
+    (process / "task/43/statm").write_text("2 1 0 0 0 0 0\n")
+    assert memory.readable_folder(str(process)) == str(process / "task/43" if lost else process)
 
 
 @pytest.mark.parametrize(("state", "threads"), [("R", 2), ("Z", 1)])
 def test_a_process_with_its_first_thread_has_not_lost_it(tmp_path: Path, state: str, threads: int) -> None:
     _stat(tmp_path / "42", state, threads=threads)
-    assert not memory.has_lost_first_thread(str(tmp_path / "42"))
-    assert not memory.has_lost_first_thread(str(tmp_path / "a process that has ended"))
+    for name in ("42", "a process that has ended"):
+        assert memory.readable_folder(str(tmp_path / name)) == str(tmp_path / name)
 
 
 def test_locks_count_for_the_holders_with_many(monkeypatch: pytest.MonkeyPatch) -> None:

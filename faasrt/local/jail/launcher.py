@@ -301,13 +301,15 @@ class Launcher:
         if self._config["runner"] and not self._slots and memory.count_threads(own) > _MOST_THREADS:
             self._end_for_memory(program)
             return
-        # If the first thread of a process ends before the others, /proc hides the memory of the process. This also
-        # happens for a moment when a process ends normally, so a program is ended only if two checks in a row see it.
-        hidden = any(map(memory.has_lost_first_thread, processes))
+        # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
+        # moment when a process ends normally, so a program is ended only if two checks in a row see it.
+        folders = [memory.readable_folder(process) for process in processes]
+        hidden = None in folders
         if hidden and program.is_hidden:
             self._end_for_memory(program)
             return
         program.is_hidden = hidden
+        processes = [folder for folder in folders if folder is not None]
         # First a quick check with upper bounds: resident memory counts a shared page once for each process, and mapped
         # memory bounds the number of mappings, which use kernel memory. The exact numbers, below, take long to read.
         sizes = [memory.sizes(process) for process in processes]
