@@ -16,7 +16,7 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_start
+from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_background, show_start
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
 from faasrt.cli.options import (
@@ -266,7 +266,8 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
             reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
             cgroup = ", cgroup" if state.get("cgroup") is True else ""
             level = f"level {state.get('level')}{reason}{cgroup}"
-            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}, {level}")
+            detail = f": {state['detail']}" if state.get("detail") else ""
+            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}, {level}{detail}")
     return lines
 
 
@@ -275,8 +276,8 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
 def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
-    Every engine is started once. For the engine wasm, the Python sandbox is compiled, which happens once on a machine.
-    The exit code is 3 unless all languages can run.
+    Every engine is started once. For the engine wasm, the Python sandbox is compiled, and snapshots of it with its
+    packages are made, which happens once on a machine. The exit code is 3 unless all languages can run.
     """
     from faasrt.local import LocalFaaS
 
@@ -284,7 +285,11 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             engine = await report_engine(faas.url, chosen=bool(engines))
             async with show_start(engine, faas.url):
-                return all(await report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
+                ready = all(await report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
+            if ready:
+                async with show_background(engine, faas.url):
+                    await faas.make_snapshots()
+            return ready
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 

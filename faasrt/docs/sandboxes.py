@@ -38,9 +38,14 @@ wasm 64 bits: False
 ```
 
 On the command line it is `faasrt serve --engine python=wasm`. The first use of `wasm` on a machine compiles the
-sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ahead of time. It also stores a snapshot
-of the interpreter's memory after it has imported much of the standard library. Every program starts from a private copy
-of it, with new random numbers. Where snapshots do not work, a line in the log says so, and programs take 6 ms longer.
+sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ahead of time.
+
+Programs on `wasm` start from a snapshot: a private copy of the memory of an interpreter that has already imported much
+of the standard library, with new random numbers. There is one more snapshot for each of the five packages, which a
+program that names the package gets, if it fits into its memory limit. A server makes them in the background, from half
+a minute after its start or when a program first needs one; `faasrt health` shows the progress. `faasrt warmup` makes
+all of them. They take 300 MB in FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log says so. Programs then
+start the interpreter and import their packages anew.
 
 To give native programs other packages, make an environment for them:
 `RuntimeManager.local(python="/srv/graders/bin/python")`, or `faasrt serve --python /srv/graders/bin/python`. CPython

@@ -37,8 +37,9 @@ processes or sockets, no packages but the five above. `asyncio` works. A call wi
 program a working folder in memory, /tmp, of at most 64 MiB and 10,000 entries; without it, a program has no files but
 those of the standard library. What it writes to a file can be read through another open file after `close` or
 `os.fsync`. The first program on a machine waits until the sandbox is compiled (about 45 s on two cores, 2.4 GB of
-memory, 300 MB of disk); `faasrt warmup` compiles it ahead of time. The compiled sandbox is stored in FAASRT_CACHE_DIR,
-by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
+memory, 300 MB of disk); `faasrt warmup` does this ahead of time, and makes the snapshots from which programs start with
+their packages imported (300 MB). The compiled sandbox is stored in FAASRT_CACHE_DIR, by default `faasrt` in
+XDG_CACHE_HOME or ~/.cache.
 
 *deno* gives programs no network, environment, processes or workers, and no `npm:`, `jsr:` or `https:` imports. Only a
 program that is sent with `files` or `collect` can use files. It runs in the folder /tmp, which is its own, may read and

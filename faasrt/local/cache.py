@@ -15,6 +15,8 @@ from pathlib import Path
 from faasrt.errors import ConfigurationError
 
 _LOCK = ".lock"
+UNFINISHED = ".snapshot-"
+"""The first part of the name of a snapshot that is not complete."""
 _MODULE_BYTES = 300_000_000
 # The fields of a 64-bit ELF header that locate the section table, which is the last part of the file.
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
@@ -104,8 +106,8 @@ def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the files of a killed compilation, unless another compilation is running."""
+    """Remove the files that a killed process has not completed, unless another one writes to the folder."""
     with contextlib.suppress(OSError), lock_folder(folder, wait=False) as held:
         if held:
-            for leftover in folder.glob(".cwasm-*"):
+            for leftover in [*folder.glob(".cwasm-*"), *folder.glob(f"{UNFINISHED}*")]:
                 leftover.unlink(missing_ok=True)

@@ -19,11 +19,10 @@ from faasrt.local.engines.snapshot_file import (
     digest_of,
     new_snapshot,
     open_snapshot,
-    remove_unfinished,
     snapshot_path,
     write_snapshot,
 )
-from faasrt.local.engines.tiers import STANDARD_LIBRARY
+from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, packages_of
 from faasrt.local.engines.wasi_instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 
 RUN = b"__import__('_reactor').faasrt['main']()"
@@ -32,8 +31,39 @@ _PRELOAD = b"""
 import _host, _reactor
 _reactor.faasrt = {"__name__": "faasrt_snapshot"}
 exec(compile(_host.call(b"runner"), "faasrt_runner.py", "exec"), _reactor.faasrt)
-_reactor.faasrt["preload"](_host.call(b"modules").decode().split())
+_reactor.faasrt["preload"](_host.call(b"modules").decode().split(), _host.call(b"exercise"))
 """
+# Code that uses each package, because packages import and prepare much when they are first used. It avoids OpenBLAS,
+# which allocates 16 MiB that a program may need for something else.
+_EXERCISES = {
+    "numpy": """
+import numpy as np
+repr(np.arange(4.0).reshape(2, 2).T * 2), repr(np.sort(np.array(["b", "a"])))
+np.random.default_rng().normal(size=3).mean()
+""",
+    "pandas": """
+import io, pandas as pd
+frame = pd.DataFrame({"k": ["a", "b"], "v": [1.5, 2]})
+repr(frame.groupby("k").sum()), repr(frame.merge(frame, on="k").describe()), frame.sort_values("v").to_csv()
+pd.read_csv(io.StringIO("a,b")), pd.to_datetime(["2020-01-01"])
+""",
+    "scipy": """
+import scipy.stats
+scipy.stats.norm.cdf(0.5)
+""",
+    "sympy": """
+import sympy
+x = sympy.symbols("x")
+sympy.diff(x**2), sympy.integrate(sympy.sin(x), x), sympy.solve(x**2 - 1), str(sympy.expand((x + 1) ** 2))
+sympy.simplify((x**2 - 1) / (x - 1)), sympy.factor(x**2 - 1), sympy.Matrix([[1, 2], [3, 4]]).det(), sympy.N(sympy.pi)
+""",
+    "sklearn": """
+import numpy as np, sklearn.ensemble, sklearn.linear_model
+data, labels = np.arange(8.0)[:, None], [0, 1] * 4
+sklearn.linear_model.LinearRegression().fit(data, labels).predict(data)
+sklearn.ensemble.RandomForestClassifier(2).fit(data, labels).predict(data)
+""",
+}
 _STACK_LIMITS = struct.Struct("<III")
 _STACK_TOP = 16 * 2**20
 _STACK_MARGIN = 2**16
@@ -76,7 +106,7 @@ def read_guest() -> bytes:
 
 def modules_of(tier: str) -> list[str]:
     """Return the modules that a snapshot has imported."""
-    return STANDARD_LIBRARY
+    return [*STANDARD_LIBRARY, *TIERS.get(tier, [])]
 
 
 def snapshot_of(cache_dir: Path, tier: str) -> Path:
@@ -112,20 +142,21 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
     with lock_folder(cache_dir, wait=True):
         if open_snapshot(path) is not None:
             return
-        remove_unfinished(cache_dir)
         with tempfile.TemporaryDirectory() as folder:
             instances = Instances(cache_dir, Path(folder))
             with new_snapshot(path) as fd:
-                snapshot = _preload(instances, fd, modules_of(tier))
+                snapshot = _preload(instances, fd, tier)
                 digest = digest_of(snapshot)
                 _test(instances, snapshot)
                 if digest_of(snapshot) != digest:
                     raise RuntimeError("a program has changed the snapshot")
 
 
-def _preload(instances: Instances, fd: int, modules: list[str]) -> Snapshot:
-    """Import modules in a new instance, and write its memory to a file."""
-    answers = {b"runner": read_guest(), b"modules": " ".join(modules).encode()}
+def _preload(instances: Instances, fd: int, tier: str) -> Snapshot:
+    """Import the modules of a tier in a new instance, and write its memory to a file."""
+    packages = packages_of(tier)
+    exercise = "".join(code for package, code in _EXERCISES.items() if package in packages).encode()
+    answers = {b"runner": read_guest(), b"modules": " ".join(modules_of(tier)).encode(), b"exercise": exercise}
     made: list[Snapshot] = []
 
     def write(address: int, size: int) -> None:

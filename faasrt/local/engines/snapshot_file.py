@@ -16,10 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from faasrt.local.cache import is_private
+from faasrt.local.cache import UNFINISHED, is_private
 
 _PREFIX, _SUFFIX = "snapshot-", ".image"
-_TEMPORARY = ".snapshot-"
 _TRAILER = struct.Struct("<Q32s")
 _PIECE_BYTES = 4096
 _READ_BYTES = 2**20
@@ -89,7 +88,7 @@ def new_snapshot(path: Path) -> Iterator[int]:
     """Yield the descriptor of a new file. At the end, give it the name of a snapshot, and remove older snapshots of the
     same tier. After an exception, remove the file. Raise OSError if it cannot be written.
     """
-    fd, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)  # readable and writable for its owner only
+    fd, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)  # readable and writable for its owner only
     try:
         with os.fdopen(fd, "w+b", buffering=0):
             yield fd
@@ -116,12 +115,6 @@ def write_snapshot(fd: int, memory: memoryview, name_at: int) -> Snapshot:
     snapshot = Snapshot(fd, len(memory), name_at)
     os.pwrite(fd, _TRAILER.pack(name_at, digest_of(snapshot)), len(memory))
     return snapshot
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove the files of a killed process that was writing a snapshot. Call this with the folder locked."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
 
 
 def digest_of(snapshot: Snapshot) -> bytes:

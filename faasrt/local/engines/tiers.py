@@ -67,20 +67,28 @@ STANDARD_LIBRARY = [
 _NUMPY = ["numpy", "numpy.random", "numpy.linalg", "numpy.fft"]
 _SCIPY = ["scipy", "scipy.linalg", "scipy.optimize", "scipy.stats"]
 _SKLEARN = ["sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.metrics", "sklearn.model_selection"]
+# The smallest ones first. All of them contain the standard library too.
 TIERS = {
-    "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
-    "scipy": [*_NUMPY, *_SCIPY],
-    "pandas": [*_NUMPY, "pandas"],
-    "sympy": ["sympy"],
     "numpy": _NUMPY,
+    "sympy": ["sympy"],
+    "pandas": [*_NUMPY, "pandas"],
+    "scipy": [*_NUMPY, *_SCIPY],
+    "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
 }
 """The modules that each tier has imported, by the name of the tier."""
-_TIER_NAMES = re.compile(rf"\b(?:{'|'.join(TIERS)})\b")
+_NAMES = re.compile(rf"\b(?:{'|'.join(TIERS)})\b")
 
 
 def tiers_of(code: str) -> list[str]:
-    """Return the tiers whose names occur in a program, the best first. If this guess is wrong, the program is only
-    slower. The time is linear in the length of the program.
+    """Return the tiers with packages whose names occur in a program: those with most of these packages first, and of
+    those the smallest. If this guess is wrong, the program is only slower. The time is linear in the length of the
+    program.
     """
-    named = set(_TIER_NAMES.findall(code))
-    return [name for name in TIERS if name in named]
+    named = set(_NAMES.findall(code))
+    common = {tier: len(named & packages_of(tier)) for tier in TIERS} if named else {}
+    return sorted((tier for tier in common if common[tier]), key=lambda tier: -common[tier])
+
+
+def packages_of(tier: str) -> set[str]:
+    """Return the packages that a tier has imported; none for that of the standard library."""
+    return {module.partition(".")[0] for module in TIERS.get(tier, [])}

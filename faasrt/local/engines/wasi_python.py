@@ -25,6 +25,7 @@ from faasrt.local.engines.compilation import CompilationEstimate
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.process import STDOUT, STREAMS, ChildProcess
 from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines.snapshot_maker import SnapshotMaker
 from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome, UserError
@@ -160,8 +161,18 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         # The workers ignore the environment and the working folder (`python -I`), so they get this process's sys.path.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._peak = options.workers  # so that all workers start at first
+        self._maker = SnapshotMaker(self._cache_dir, self._make_snapshot, self.log_failure)
+
+    @property
+    def background(self) -> str:
+        return self._maker.activity
+
+    async def make_snapshots(self) -> None:
+        """Do the work in the background now, and wait until it is done. The engine must be ready."""
+        await self._maker.make_all()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
+        self._maker.want(job.code)
         worker = await self._get_warm()
         try:
             return await worker.execute(job)
@@ -198,11 +209,17 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
             await self._compile()
         if not await asyncio.to_thread(lambda: snapshot_of(self._cache_dir, STANDARD_TIER).exists()):
             self.activity = "making a snapshot of the Python sandbox"
-            child = await self._spawn(f"snapshot {STANDARD_TIER}")
-            problem = await self._end_of(child)
-            if problem:
+            if problem := await self._make_snapshot(STANDARD_TIER):
                 self.log_failure(f"programs start slowly, because no snapshot of the sandbox could be made: {problem}")
         self.activity = "starting"
+
+    async def _watch_resources(self) -> None:
+        await self.until_ready_or_failed()
+        await self._maker.run()
+
+    async def _make_snapshot(self, tier: str) -> str:
+        """Make the snapshot of a tier, and return why this failed, or ""."""
+        return await self._end_of(await self._spawn(f"snapshot {tier}"))
 
     async def _compile(self) -> None:
         self.activity = activity = "compiling the Python sandbox, once for this machine"

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.snapshot_file import Snapshot, open_snapshot
-from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances
 from faasrt.local.engines.wasi_output import StreamOptions, replaced_streams
 
+# The memory that a program must have beyond a snapshot.
+_LEAST_BYTES = 8 * 2**20
 OUT_OF_BOUNDS = "memory out of bounds"
 """The `trapped` of a program that accessed memory beyond its end."""
 _VERSION = "print('.'.join(map(str, __import__('sys').version_info[:3])))"
@@ -73,7 +75,8 @@ class SnapshotSandbox:
 
     def __init__(self, cache_dir: Path, snapshot: Snapshot) -> None:
         self._instances = Instances(cache_dir, Path(tempfile.mkdtemp()))
-        self._snapshot = snapshot
+        self._paths = {tier: snapshot_of(cache_dir, tier) for tier in TIERS}
+        self._snapshots = {STANDARD_TIER: snapshot}
         # This also loads the sandbox, so that the first program need not wait for it.
         done = self._instances.run(
             _VERSION.encode(),
@@ -91,7 +94,18 @@ class SnapshotSandbox:
     def run_program(
         self, host: Callable[[bytes], bytes], *, code: str, streams: StreamOptions, **options: Any
     ) -> Ended:
-        return self._instances.run(RUN, host=host, snapshot=self._snapshot, make_stream=streams, **options)
+        snapshot = self._choose(code, options["memory_bytes"])
+        return self._instances.run(RUN, host=host, snapshot=snapshot, make_stream=streams, **options)
+
+    def _choose(self, code: str, memory_bytes: int) -> Snapshot:
+        """Return the snapshot with most packages of a program that exists and leaves the program some memory."""
+        for tier in tiers_of(code):
+            snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier])
+            if snapshot is not None:
+                self._snapshots[tier] = snapshot
+                if snapshot.size + _LEAST_BYTES <= memory_bytes:
+                    return snapshot
+        return self._snapshots[STANDARD_TIER]
 
 
 class FreshSandbox:

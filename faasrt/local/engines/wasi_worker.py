@@ -45,6 +45,7 @@ from faasrt.local.engines.memory_folder import MemoryFolder
 from faasrt.local.engines.report import cut_streams, decode_message, read_error
 from faasrt.local.engines.selection import select_files
 from faasrt.local.engines.snapshot_build import make_snapshot
+from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.wasi_instance import FOLDER, Ended, call_in_thread
 from faasrt.local.engines.wasi_output import LiveSender, StreamOptions
 from faasrt.local.engines.wasi_sandbox import OUT_OF_BOUNDS, WasiSandbox, compile_sandbox, open_sandbox
@@ -61,6 +62,7 @@ _STOPPED = ("deadline", "cancelled")
 # CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
 _PR_SET_PDEATHSIG = 1
+_NICE = 19
 
 
 @attrs.define
@@ -262,7 +264,10 @@ def main() -> None:
         if command == "compile":
             compile_module(cache_dir)
         else:
-            call_in_thread(functools.partial(make_snapshot, cache_dir, command.removeprefix("snapshot ")))
+            tier = command.removeprefix("snapshot ")
+            if tier != STANDARD_TIER:
+                os.nice(_NICE)  # programs run meanwhile
+            call_in_thread(functools.partial(make_snapshot, cache_dir, tier))
     except Exception as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
     finally:

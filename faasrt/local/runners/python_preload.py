@@ -4,8 +4,10 @@ import gc
 import sys
 
 
-def preload(names):
-    """Import modules, of which some may be missing, and leave no traces of it that a program could notice."""
+def preload(names, exercise):
+    """Import modules, of which some may be missing, and run code that uses them. Leave no traces that a program could
+    notice.
+    """
     import _sitebuiltins
     import importlib
 
@@ -15,6 +17,7 @@ def preload(names):
             importlib.import_module(name)
         except ImportError:
             pass
+    exec(exercise, {"__name__": "exercise"})
     for name in ("exit", "quit"):  # the session that makes the snapshot has replaced them
         setattr(builtins, name, _sitebuiltins.Quitter(name, getattr(builtins, name).eof))
     linecache.clearcache()
@@ -23,23 +26,28 @@ def preload(names):
     gc.freeze()
 
 
-generators = []
+generators, bit_generators = [], []
 
 
 def find_generators():
-    """Collect the random generators that the modules have made. Raise RuntimeError if `reseed` cannot reseed one."""
+    """Collect the random generators that the modules have made, such as those in default values of functions."""
     random = sys.modules.get("random")
     numpy = sys.modules.get("numpy.random")
-    legacy = [numpy.mtrand._rand, numpy.mtrand._rand._bit_generator] if numpy else []
-    # Some objects of extension modules are not tracked themselves.
     for owner in gc.get_objects():
-        for found in (owner, *gc.get_referents(owner)):
-            if random and isinstance(found, random.Random):
-                if not isinstance(found, random.SystemRandom) and all(found is not other for other in generators):
-                    generators.append(found)
-            elif numpy and isinstance(found, (numpy.RandomState, numpy.Generator, numpy.BitGenerator)):
-                if all(found is not other for other in legacy):
-                    raise RuntimeError(f"cannot reseed {found!r}")
+        for found in (owner, *gc.get_referents(owner)):  # some objects of extension modules are not tracked themselves
+            if random and isinstance(found, random.Random) and not isinstance(found, random.SystemRandom):
+                add(generators, found)
+            elif numpy and isinstance(found, numpy.RandomState):
+                add(bit_generators, found._bit_generator)
+            elif numpy and isinstance(found, numpy.Generator):
+                add(bit_generators, found.bit_generator)
+            elif numpy and isinstance(found, numpy.BitGenerator):
+                add(bit_generators, found)
+
+
+def add(objects, found):
+    if all(found is not other for other in objects):
+        objects.append(found)
 
 
 def reseed():
@@ -48,7 +56,9 @@ def reseed():
         generator.seed()
     numpy = sys.modules.get("numpy.random")
     if numpy:
-        numpy.set_bit_generator(numpy.MT19937())
+        for generator in bit_generators:
+            generator.state = type(generator)().state
+        numpy.set_bit_generator(numpy.MT19937())  # which also replaces the seed of its descendants
     processes = sys.modules.get("multiprocessing.process")
     if processes:
         key = processes.AuthenticationString(os.urandom(32))
