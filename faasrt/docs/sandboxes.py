@@ -73,7 +73,8 @@ To give native programs other packages, make an environment for them:
 | user and host | yours | uid 1000, host name `sandbox` | none |
 
 On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
-10,000 entries. Data that it writes to a file can be read through another open file after `close` or `os.fsync`.
+10,000 entries. So does the name matplotlib or seaborn in the program, because matplotlib needs a folder. Data that it
+writes to a file can be read through another open file after `close` or `os.fsync`.
 
 ## Differences from Deno
 

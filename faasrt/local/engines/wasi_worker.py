@@ -27,6 +27,7 @@ import functools
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -61,6 +62,8 @@ _ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
 _STOPPED = ("deadline", "cancelled")
 # CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
+# Programs that may import matplotlib, which needs a folder that it can write to.
+_PLOTS = re.compile(r"\b(?:matplotlib|seaborn)\b|\.plot\b")
 _PR_SET_PDEATHSIG = 1
 _NICE = 19
 
@@ -149,8 +152,8 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
     given = ProgramInput.from_wire(job["input"], Language.PYTHON)
-    folder = MemoryFolder(given.files) if given.files or given.collect else None
-    bridge.argv, bridge.has_folder = given.argv, folder is not None
+    bridge.argv, bridge.has_folder = given.argv, bool(given.files or given.collect)
+    folder = MemoryFolder(given.files) if bridge.has_folder or _PLOTS.search(job["code"]) else None
     started = time.perf_counter()
     stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
     done = sandbox.run_program(
@@ -174,7 +177,7 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
         stderr.add(done.stderr)
     fields = cut_streams(stdout, stderr, bridge.ret_val, limit, own_return_val=own_return_val)
     files: dict[str, bytes] = {}
-    if folder is not None:
+    if folder is not None and bridge.has_folder:
         own_file = program_file(Language.PYTHON)
         matcher = PathMatcher(given.collect)
         files, complete = select_files(folder.found_files(matcher), matcher, limit, without=[own_file])
