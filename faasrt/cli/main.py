@@ -266,7 +266,7 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
             reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
             cgroup = ", cgroup" if state.get("cgroup") is True else ""
             level = f"level {state.get('level')}{reason}{cgroup}"
-            detail = f": {state['detail']}" if state.get("detail") else ""
+            detail = f"; {state['detail']}" if state.get("detail") else ""
             lines.append(f"{language}: {state.get('status')}, engine {state['engine']}, {level}{detail}")
     return lines
 

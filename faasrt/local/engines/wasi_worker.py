@@ -152,8 +152,9 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
     given = ProgramInput.from_wire(job["input"], Language.PYTHON)
-    bridge.argv, bridge.has_folder = given.argv, bool(given.files or given.collect)
-    folder = MemoryFolder(given.files) if bridge.has_folder or _PLOTS.search(job["code"]) else None
+    needs_folder = given.files or given.collect or _PLOTS.search(job["code"])
+    folder = MemoryFolder(given.files) if needs_folder else None
+    bridge.argv, bridge.has_folder = given.argv, folder is not None
     started = time.perf_counter()
     stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
     done = sandbox.run_program(
@@ -177,7 +178,7 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
         stderr.add(done.stderr)
     fields = cut_streams(stdout, stderr, bridge.ret_val, limit, own_return_val=own_return_val)
     files: dict[str, bytes] = {}
-    if folder is not None and bridge.has_folder:
+    if folder is not None:
         own_file = program_file(Language.PYTHON)
         matcher = PathMatcher(given.collect)
         files, complete = select_files(folder.found_files(matcher), matcher, limit, without=[own_file])
@@ -241,9 +242,9 @@ def serve(cache_dir: Path) -> NoReturn:
         threading.Thread(target=listen, daemon=True).start()
         while True:
             write(result=execute(bridges.get(), sandbox))
-    except BaseException as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
+    except Exception as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
         write(failed=f"{type(error).__name__}: {error}")
-        os._exit(1)
+        raise SystemExit(1) from None
 
 
 def compile_module(folder: Path) -> None:
