@@ -57,14 +57,14 @@ def make_tasks(count: int) -> list[dict[str, Any]]:
 
 def read(path: Path) -> dict[str, tuple[Any, ...]]:
     """Return the results in a results file, by id. Raise AssertionError if an id occurs twice."""
-    verdicts: dict[str, tuple[Any, ...]] = {}
+    results: dict[str, tuple[Any, ...]] = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
-        assert record["id"] not in verdicts, f"the id {record['id']} occurs twice"
+        assert record["id"] not in results, f"the id {record['id']} occurs twice"
         error = record["error"] or {}
         stdout = record["stdout"] if record["outcome"] in ("OK", "USER_ERROR") else ""
-        verdicts[record["id"]] = (record["outcome"], stdout, record["value"], error.get("name"))
-    return verdicts
+        results[record["id"]] = (record["outcome"], stdout, record["value"], error.get("name"))
+    return results
 
 
 def executions(url: str) -> int:
@@ -106,7 +106,7 @@ def measure(count: int, kills: int) -> dict[str, float]:
         again = executions(server.url) - before - count
         wanted, found = read(calm), read(results)
     assert len(wanted) == count
-    differing = [key for key, verdict in wanted.items() if found.get(key) != verdict]
+    differing = [key for key, result in wanted.items() if found.get(key) != result]
     assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
     # A kill makes some programs run again: at most 8 in flight, and 8 whose results had not been written yet.
     assert again <= 16 * killed, again

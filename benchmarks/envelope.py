@@ -76,14 +76,14 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
             async with session.post(f"{url}/run_code", data=request.body, headers=headers) as response:
                 found = Answer(status=response.status, body=await response.read())
             times.append(time.perf_counter() - started)
-            result = request.read(found).verdict()
+            result = request.read(found).result()
             assert result.outcome is Outcome.OK, result
             assert not result.truncated, result.truncated
         values = (
             len(request.body) / 1000,
             len(found.body) / 1000,
             cpu_us(lambda: program.request(profile, checked.timeout_ms, ""), runs),
-            cpu_us(lambda: request.read(found).verdict(), runs),
+            cpu_us(lambda: request.read(found).result(), runs),
             1000 * statistics.median(times),
         )
         figures.update({f"{name} {figure}": value for figure, value in zip(FIGURES, values, strict=True)})

@@ -128,7 +128,7 @@ class Soak:
 
     async def _hostile(self, number: int) -> None:
         code, outcome = self._random.choice(HOSTILE)
-        result = await self._manager.run_code(code, "python", 1_000)
+        result = await self._manager.run_code(code, "python", 1_000 if outcome == "TIMEOUT" else 5_000)
         expect(result.outcome.value, outcome)
 
     async def kill(self, number: int) -> None:

@@ -28,7 +28,7 @@ except ImportError:
     from asyncio import new_event_loop
 
 STDOUT = "42\n"
-VERDICT = {
+ANSWER = {
     "output": {"stdout": STDOUT, "stderr": "", "ret_val": ""},
     "metadata": {"language": "python", "status": "success", "exit_code": 0, "timed_out": False, "duration": 1},
     "outcome": "OK",
@@ -45,7 +45,7 @@ def encode(body: object) -> bytes:
 class StubConnection(asyncio.Protocol):
     """A connection. Requests may arrive in pieces of any size. Their bodies are not read."""
 
-    verdict = encode(VERDICT)
+    answer = encode(ANSWER)
     health: ClassVar[bytes]
     waiting: ClassVar[list[StubConnection]] = []
     hold = 0
@@ -82,7 +82,7 @@ class StubConnection(asyncio.Protocol):
         cls = StubConnection
         if self._path == b"/run_code":
             if not cls.hold:
-                self.transport.write(self.verdict)
+                self.transport.write(self.answer)
                 return
             cls.waiting.append(self)
         elif self._path == b"/health":
@@ -94,7 +94,7 @@ class StubConnection(asyncio.Protocol):
         if len(cls.waiting) >= cls.hold:
             ready, cls.waiting = cls.waiting, []
             for connection in ready:
-                connection.transport.write(self.verdict)
+                connection.transport.write(self.answer)
 
 
 async def serve(capacity: int | None) -> None:

@@ -23,6 +23,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change
 * `faasrt.docs.logging_and_metrics`: logs, metrics, traces
+* `faasrt.docs.glossary`: the terms that the documentation and the source code use
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
 
 The reference:
@@ -63,7 +64,7 @@ From coze-loop's Go runtime to faasrt:
     GetHealthStatus(), a constant      await get_health_status(), which probes the servers
     IRuntimeFactory.CreateRuntime      RuntimeFactory.create_runtime(language)
     IRuntimeManager.GetRuntime         await RuntimeManager.get_runtime(language)
-    IRuntimeManager.ClearCache,        await RuntimeManager.clear_cache(), which closes the runtimes when their
+    IRuntimeManager.ClearCache,        await RuntimeManager.close_runtimes(), which closes the runtimes when their
         which leaks its runtimes       calls have ended
     SandboxConfig{MemoryLimit,         SandboxConfig(memory_limit_mb, timeout_limit_s, max_output_bytes,
         TimeoutLimit, MaxOutputSize,   network_enabled): sent, and enforced by the embedded FaaS
@@ -101,6 +102,8 @@ __all__ = [
     "Cache",
     "CallMetrics",
     "CodeTask",
+    "CompareError",
+    "CompletedTask",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",
@@ -109,10 +112,12 @@ __all__ = [
     "DiskCache",
     "EndpointHealth",
     "EndpointState",
+    "ErrorInfo",
     "ExecutionError",
     "ExecutionOutput",
     "ExecutionResult",
     "FaasrtError",
+    "FailedTask",
     "HealthStatus",
     "InvalidRequestError",
     "Judgement",
@@ -136,16 +141,14 @@ __all__ = [
     "ServerError",
     "ServiceError",
     "Settings",
+    "StreamError",
     "StreamedRun",
-    "TaskFailure",
     "TaskResult",
-    "TaskSuccess",
     "TestCase",
     "TestResult",
     "TimeoutSettings",
     "Timings",
     "UnsupportedLanguageError",
-    "UserError",
     "ValidationResult",
     "Verdict",
     "__version__",

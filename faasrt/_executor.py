@@ -52,7 +52,7 @@ class Executor:
                 response = await self._transport.run(
                     context, execution, idempotent=may_rerun, owner=self._calls, live=live
                 )
-            result = context.finish(context.result(response.verdict()))
+            result = context.finish(context.result(response.result()))
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
             return await reuse.keep(result)
@@ -85,7 +85,7 @@ class Executor:
     def _reuse(self, execution: Execution) -> Reuse:
         language = execution.run.language
         urls = self._settings.endpoints[language]
-        return Reuse(self._cache, execution, lambda: self._transport.engine_names(language, urls))
+        return Reuse(self._cache, execution, lambda: self._transport.fingerprints(language, urls))
 
     @contextlib.contextmanager
     def _call(self, execution: Execution) -> Iterator[CallContext]:

@@ -113,7 +113,9 @@ async def judge(
     check_compare(compare)
     check_flag("stop_on_failure", stop_on_failure, optional=False)
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise InvalidRequestError(f"concurrency must be a whole number from 1, or None, got {shown(concurrency)}")
+        raise InvalidRequestError(
+            f"concurrency must be a whole number of at least 1, or None, got {shown(concurrency)}"
+        )
 
     def options_of(test: TestCase) -> dict[str, Any]:
         limit_ms = timeout_ms if test.timeout_ms is None else test.timeout_ms

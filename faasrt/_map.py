@@ -1,4 +1,4 @@
-"""The engine of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number of calls in flight.
+"""The implementation of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number in flight.
 
 The tasks come from any iterable or asynchronous iterable: a million take no more memory than a thousand
 (`benchmarks/map.py`). An infrastructure failure becomes the `error` of its item, and the map continues, unless
@@ -36,7 +36,7 @@ from faasrt.judging import Judgement
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult
 from faasrt.runtime import Runtime
-from faasrt.tasks import CodeTask, TaskFailure, TaskResult, TaskSuccess
+from faasrt.tasks import CodeTask, CompletedTask, FailedTask, TaskResult
 
 MAX_WINDOW = 64
 """The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
@@ -272,10 +272,10 @@ class Map:
         try:
             runtime = await self._get_runtime(task.language)
             if self._cache is not None:
-                runtime = runtime.use_cache(self._cache)
+                runtime = runtime._use_cache(self._cache)
             if task.function is None or len(batch) == 1:
                 result, judgement = await run_task(runtime, task)
-                return [TaskSuccess(batch[0][0], task, result, judgement=judgement)]
+                return [CompletedTask(batch[0][0], task, result, judgement=judgement)]
             cases = [task.args for _, task in batch]
             results = await runtime.run_cases(task.code, task.function, cases, **task.options())
         except ConfigurationError:
@@ -286,8 +286,8 @@ class Map:
             if isinstance(error, InvalidRequestError) and len(batch) > 1:
                 # One of the tasks is invalid. Run each task separately, so that the others do not fail.
                 return [item for one in batch for item in await self._execute([one])]
-            return [TaskFailure(index, task, error) for index, task in batch]
-        return [TaskSuccess(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
+            return [FailedTask(index, task, error) for index, task in batch]
+        return [CompletedTask(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
 
 
 async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, Judgement | None]:
@@ -298,7 +298,7 @@ async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, J
     """
     if task.tests:
         judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
-        result = judgement.deciding.result
+        result = (judgement.first_failure or judgement.results[-1]).result
         assert result is not None
         return result, judgement
     if task.function is None:

@@ -47,7 +47,9 @@ class RuntimeBase(metaclass=RecordType):
         self._transport.retain()
 
     def get_return_val_function(self) -> str:
-        """Return the source of `return_val`, for programs on servers that do not define it, such as js-faas.
+        """Return the source of `return_val`.
+
+        It is needed only on js-faas with `envelope="never"`. Everywhere else `return_val` is defined.
 
         Example:
             >>> runtime.get_return_val_function().splitlines()[0]
@@ -81,7 +83,7 @@ class RuntimeBase(metaclass=RecordType):
             states=tuple(state for state in self._transport.states() if state.endpoint in own),
         )
 
-    def use_cache(self, cache: ResultCache | None) -> Self:
+    def _use_cache(self, cache: ResultCache | None) -> Self:
         """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
         view = copy.copy(self)
         view._executor = attrs.evolve(self._executor, cache=cache)
@@ -102,9 +104,9 @@ class RuntimeBase(metaclass=RecordType):
         """
         error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
         self._transport.fail_waiting(self._calls, error)
-        await self.close_within(self._settings.timeouts.close_s)
+        await self._close_within(self._settings.timeouts.close_s)
 
-    async def close_within(self, seconds: float | None) -> None:
+    async def _close_within(self, seconds: float | None) -> None:
         """Close the runtime. Wait at most this many seconds for all calls, without a time limit if None."""
         try:
             await self._calls.close(seconds)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
 
 
-class RuntimeCache:
+class RuntimeRegistry:
     """Keeps one runtime for each language. The base class of `RuntimeManager`."""
 
     def __init__(
@@ -93,7 +93,7 @@ class RuntimeCache:
         """
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
-    async def clear_cache(self) -> None:
+    async def close_runtimes(self) -> None:
         """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.
 
         Waits for the calls in flight, without a time limit. New calls on a closed runtime are refused.
@@ -104,7 +104,7 @@ class RuntimeCache:
         Cancellation: cancels the calls in flight.
 
         Example:
-            >>> await manager.clear_cache()
+            >>> await manager.close_runtimes()
             >>> await manager.get_runtime("python") is runtime, runtime.closed
             (False, True)
         """
@@ -112,7 +112,7 @@ class RuntimeCache:
         runtimes, self._runtimes = self._runtimes, {}
         async with asyncio.TaskGroup() as group:
             for runtime in runtimes.values():
-                group.create_task(runtime.close_within(None))
+                group.create_task(runtime._close_within(None))
 
     async def aclose(self) -> None:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
@@ -167,7 +167,7 @@ class RuntimeCache:
         self._check_open()
         runtime = self._runtimes.get(language)
         if runtime is None or runtime.closed:
-            runtime = self._runtimes[language] = self._factory.create_runtime(language).use_cache(self._cache)
+            runtime = self._runtimes[language] = self._factory.create_runtime(language)._use_cache(self._cache)
         return runtime
 
     async def _start_faas(self) -> None:

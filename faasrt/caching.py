@@ -1,4 +1,4 @@
-r"""Results that are reused: an opt-in store of verdicts, by the hash of everything that determines them.
+r"""Results that are reused: an opt-in store, by the hash of everything that determines them.
 
 `RuntimeManager(cache=...)`, its class methods and `map` take the path of a folder, a `DiskCache`, or any object with
 the methods of `Cache`; `faasrt batch` has `--cache DIR`. A call whose result is stored then returns it: no request to
@@ -6,19 +6,20 @@ run a program is sent, nothing runs, and `result.cached` is True.
 
 **The key** is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), the function and
 its arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the
-engine with its version. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
+fingerprint of the server. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
 `idempotent` do not count.
 
-**The engine** is named by the `/health` of an endpoint, which is asked at most every 10 s. The embedded FaaS names its
-version, its limits, the interpreter and the installed packages. For another server, its `version`, `runtime` and
-`limits` count; for a server that states no version or has no `/health`, its base URL, so empty the cache when such a
-server changes. With several replicas, a result is stored for the engine that ran it, and is reused as long as one of
-the replicas has this engine. If the engine cannot be found out, nothing is looked up or stored.
+**The fingerprint** identifies what runs the programs of a server. It comes from `/health`, which is requested at most
+every 10 s. For the embedded FaaS it covers the engine, its version, the limits, the interpreter and the installed
+packages; for another server its `version`, `runtime` and `limits`. A server that states no version or has no `/health`
+has its base URL as fingerprint, so empty the cache when such a server changes. With several replicas, a result is
+stored with the fingerprint of the one that ran it, and is reused as long as one of them has this fingerprint. If the
+fingerprint is unknown, nothing is looked up or stored.
 
 **Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of
-memory, can depend on the load of the server. Output above its limit is one of them, because the moment at which the
-program is stopped decides how much of it is kept. Results without all the files that `collect` asked for are not
-stored. Programs that may use the network are neither looked up nor stored.
+memory, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept depends on the moment at which
+the program is stopped. Results whose output was only cut are stored. Results without all the files that `collect` asked
+for are not stored. Programs that may use the network are neither looked up nor stored.
 
 **It is your responsibility** that results do not depend on time or randomness: a stored result of
 `print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
@@ -59,7 +60,7 @@ from faasrt._version import __version__
 from faasrt.errors import ConfigurationError, shown
 from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.protocol.program import Execution
-from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
+from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 from faasrt.telemetry.logs import log_warning
 
 __all__ = ["Cache", "DiskCache"]
@@ -74,7 +75,7 @@ _LARGE = 131_072
 _CASE_CHARACTERS = 100
 _STORE_S = 2.0
 T = TypeVar("T")
-EngineNames: TypeAlias = Mapping[str, str | None]
+Fingerprints: TypeAlias = Mapping[str, str | None]
 
 
 @runtime_checkable
@@ -130,7 +131,7 @@ def _plain(value: object) -> Any:
 
 
 def determinants_of(execution: Execution) -> dict[str, Any]:
-    """Return everything about an execution that determines its result, except the cases and the engine."""
+    """Return everything about an execution that determines its result, except cases and fingerprint."""
     found = attrs.asdict(execution.run, recurse=False)
     for name in _IRRELEVANT:
         del found[name]
@@ -163,7 +164,7 @@ def decode_result(key: str, value: bytes) -> ExecutionResult | None:
     fields = json.loads(value[_DIGEST_BYTES:])
     fields["outcome"] = Outcome(fields["outcome"])
     fields["output"] = ExecutionOutput(**fields["output"])
-    fields["error"] = fields["error"] and UserError(**fields["error"])
+    fields["error"] = fields["error"] and ErrorInfo(**fields["error"])
     fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
     return ExecutionResult(**fields, attempts=0, cached=True)
 
@@ -306,16 +307,16 @@ class Reuse:
     Args:
         cache: The cache; None for no cache.
         execution: The program, with all its cases. A program without cases counts as one case.
-        engine_names: Returns the engine of each endpoint by base URL; None for an engine that is unknown.
+        fingerprints: Returns the fingerprint of each endpoint by base URL; None if it is unknown.
     """
 
     def __init__(
-        self, cache: ResultCache | None, execution: Execution, engine_names: Callable[[], Awaitable[EngineNames]]
+        self, cache: ResultCache | None, execution: Execution, fingerprints: Callable[[], Awaitable[Fingerprints]]
     ) -> None:
         self._cache = None if execution.run.sandbox.network_enabled else cache
         self._execution = execution
-        self._engine_names = engine_names
-        self._engines: EngineNames | None = None
+        self._engine_names = fingerprints
+        self._known: Fingerprints | None = None
         self._budget = TimeBudget()
         self._program = ""
         self._cases: list[str] = []
@@ -324,22 +325,24 @@ class Reuse:
         """Return the stored result of the case with a number; None if there is none."""
         if self._cache is None:
             return None
-        if self._engines is None:
-            engines = await self._engine_names()
+        if self._known is None:
+            known = await self._engine_names()
             await _in_thread_if_large(self._size(), self._hash)
-            self._engines = engines
-        for engine in dict.fromkeys(self._engines.values()):
-            if engine is not None and (found := await self._cache.find(self._key(engine, number), self._budget)):
+            self._known = known
+        for fingerprint in dict.fromkeys(self._known.values()):
+            if fingerprint is not None and (
+                found := await self._cache.find(self._key(fingerprint, number), self._budget)
+            ):
                 return found
         return None
 
     async def keep(self, result: ExecutionResult, number: int = 0) -> ExecutionResult:
         """Store the result of a case that `find` did not find, and return it."""
-        if self._cache is not None and self._engines is not None:
-            # The answer of the embedded FaaS names its engine, which may be newer than the last health report.
-            engine = result.metadata.get("fingerprint") or self._engines.get(result.endpoint)
-            if isinstance(engine, str):
-                await self._cache.keep(self._key(engine, number), result, self._budget)
+        if self._cache is not None and self._known is not None:
+            # The fingerprint in the answer of the embedded FaaS may be newer than the last health report.
+            fingerprint = result.metadata.get("fingerprint") or self._known.get(result.endpoint)
+            if isinstance(fingerprint, str):
+                await self._cache.keep(self._key(fingerprint, number), result, self._budget)
         return result
 
     def _size(self) -> int:
@@ -353,5 +356,5 @@ class Reuse:
         self._program = digest(determinants_of(self._execution))
         self._cases = [hash_case(case) for case in self._execution.job.cases or [""]]
 
-    def _key(self, engine: str, number: int) -> str:
-        return digest({"program": self._program, "engine": engine, "case": self._cases[number]})
+    def _key(self, fingerprint: str, number: int) -> str:
+        return digest({"program": self._program, "engine": fingerprint, "case": self._cases[number]})

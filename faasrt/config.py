@@ -224,7 +224,8 @@ class Settings(metaclass=RecordType):
         envelope: Whether a program is sent in an envelope: a small program that runs it and returns its exact results,
             which python-faas and js-faas do not; see `faasrt.protocol`. "auto" sends it unless the endpoint's
             `GET /health`, requested once, reports a lossless server, such as the embedded FaaS. "always" sends it to
-            every endpoint, and "never" to none. `call_function` and `run_cases` always use it. Default: auto.
+            every endpoint, and "never" to none. `call_function` and `run_cases` need it, and ignore this setting.
+            Default: auto.
         timeouts: The timeouts of a call.
         limiter: The limits on calls in flight.
         retry: Whether, when and how often a failed call is retried.
@@ -264,7 +265,7 @@ class Settings(metaclass=RecordType):
     session: aiohttp.ClientSession | None = attrs.field(default=None, validator=checks.session)
 
     @classmethod
-    def for_url(cls, url: str | Sequence[str] | Endpoints, **options: Unpack[SettingsOptions]) -> Self:
+    def from_url(cls, url: str | Sequence[str] | Endpoints, **options: Unpack[SettingsOptions]) -> Self:
         """Return settings for one FaaS that serves every language, or for a FaaS for each language.
 
         Args:
@@ -276,7 +277,7 @@ class Settings(metaclass=RecordType):
             TypeError: An option is unknown.
 
         Example:
-            >>> Settings.for_url("http://faas:8000", token="secret").endpoints[Language.TYPESCRIPT]
+            >>> Settings.from_url("http://faas:8000", token="secret").endpoints[Language.TYPESCRIPT]
             ('http://faas:8000',)
         """
         if "endpoints" in options:

@@ -6,6 +6,8 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     ├── ConfigurationError(ValueError)         a setting is wrong; nothing was sent
     ├── UnsupportedLanguageError(ValueError)   the language has no endpoint; nothing was sent
     ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
+    ├── CompareError                           the function `compare` failed; the program has run
+    ├── StreamError                            a streamed run was used in the wrong order
     ├── RuntimeClosedError                     the manager or runtime was closed
     ├── ReturnValueError                       `result.value` was read, but `ret_val` is empty, cut or not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
@@ -92,6 +94,30 @@ class InvalidRequestError(FaasrtError, ValueError):
     """
 
 
+class CompareError(FaasrtError):
+    """The function that a caller passed as `compare` failed, after the program had run. `__cause__` is its exception.
+
+    Example:
+        >>> tests = [TestCase(expected="1")]
+        >>> await manager.judge("print(1)", tests, language="py", compare=lambda output, expected: 1 / 0)
+        Traceback (most recent call last):
+        faasrt.errors.CompareError: compare raised ZeroDivisionError: division by zero
+    """
+
+
+class StreamError(FaasrtError):
+    """A `StreamedRun` was used in the wrong order: its result was read too early, or it was entered twice.
+
+    Example:
+        >>> async with manager.stream_code("print(1)", "python") as run:
+        ...     try:
+        ...         run.result
+        ...     except StreamError as error:
+        ...         print(error)
+        there is no result, because the program has not ended: iterate to the end of the output first
+    """
+
+
 class RuntimeClosedError(FaasrtError):
     """The runtime or manager was closed, before the call or during it.
 
@@ -154,7 +180,7 @@ class ExecutionError(FaasrtError):
 
 
 class ServiceError(FaasrtError):
-    """A FaaS, or the connection to it, failed. This is never a verdict on the user's code.
+    """A FaaS, or the connection to it, failed. It says nothing about the user's code.
 
     Attributes:
         endpoint: The base URL of the last attempt.

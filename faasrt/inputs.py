@@ -41,7 +41,7 @@ class ProgramInput:
         argv: The command-line arguments, without the name of the program.
         files: The contents of files in the working folder of the program, by relative path.
         collect: Patterns of the files to return after the program has ended; at most 100, with at most 1,000 parts
-            together, such as the two parts of "out/*".
+            between slashes in total: "out/*" has two.
     """
 
     stdin: bytes = b""

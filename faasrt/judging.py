@@ -1,14 +1,14 @@
 """Judges a program by test cases: compares its output for an input with the expected output.
 
-`RuntimeManager.judge` and `Runtime.judge` run every test in an execution of its own. On a server that starts an
-interpreter for each request, such as python-faas, the tests share executions: each has a fresh namespace, but imported
-modules of the standard library keep their state.
+In `RuntimeManager.judge` and `Runtime.judge`, a test normally is an execution of its own. On a server that starts an
+interpreter for each request, such as python-faas, Python tests share executions: each has a fresh namespace, but
+imported modules, other than the program's own files, keep their state.
 
 Comparisons:
 
     "exact"      the output equals the expected text
-    "lines"      trailing white space of lines, and empty lines at the end, are ignored; the default
-    "tokens"     the words are the same; any white space separates them
+    "lines"      trailing whitespace of lines, and empty lines at the end, are ignored; the default
+    "tokens"     the words are the same; any whitespace separates them
     "floats"     as "tokens", but numbers may differ slightly: `floats()` with its defaults
     floats(...)  the same with other tolerances
     a function   takes the output and the expected text, and returns whether the output is right
@@ -28,7 +28,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import attrs
 
 from faasrt._record_type import RecordType
-from faasrt.errors import InvalidRequestError, shown
+from faasrt.errors import CompareError, InvalidRequestError, shown
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome, short_repr
 
@@ -38,6 +38,7 @@ _MAX_NUMBER_CHARACTERS = 400
 _NUMBER = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
 )
+_CUT = "the output was cut, so it cannot be compared"
 _TEST_FIELDS = ("stdin", "expected", "argv", "files", "timeout_ms", "id")
 
 
@@ -61,7 +62,7 @@ class Verdict(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
     MEMORY_LIMIT = "MEMORY_LIMIT"
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    """It was stopped at its output limit, or its output was cut, so that it cannot be compared."""
+    """It exceeded its output limit, or its output was cut, so that it cannot be compared."""
     CRASHED = "CRASHED"
 
 
@@ -130,8 +131,8 @@ class TestResult(metaclass=RecordType):
     Attributes:
         test: The test.
         verdict: The verdict.
-        difference: The first difference between the output and the expected one, in words; "" unless the verdict is
-            WRONG_ANSWER.
+        difference: The first difference between the output and the expected one, or the reason why they cannot be
+            compared, in words; "" if there is none.
         result: The result of the execution; None if the test was skipped.
 
     Example:
@@ -179,12 +180,17 @@ class Judgement(metaclass=RecordType):
     @property
     def passed_count(self) -> int:
         """The number of tests that passed."""
-        return sum(test.verdict is Verdict.PASSED for test in self.results)
+        return sum(result.verdict is Verdict.PASSED for result in self.results)
 
     @property
-    def deciding(self) -> TestResult:
-        """The first test that did not pass, or the last test."""
-        return next((test for test in self.results if test.verdict is not Verdict.PASSED), self.results[-1])
+    def first_failure(self) -> TestResult | None:
+        """The first test that did not pass; None if all passed."""
+        return next((result for result in self.results if result.verdict is not Verdict.PASSED), None)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the first test that did not pass; PASSED if all passed."""
+        return Verdict.PASSED if self.first_failure is None else self.first_failure.verdict
 
     @property
     def score(self) -> float:
@@ -200,7 +206,7 @@ class Judgement(metaclass=RecordType):
             "passed": self.passed,
             "score": self.score,
             "duration_s": self.duration_s,
-            "results": [test.to_dict() for test in self.results],
+            "results": [result.to_dict() for result in self.results],
         }
 
 
@@ -209,11 +215,11 @@ class floats(metaclass=RecordType):  # noqa: N801 (used like a function)
     """A comparison of words in which numbers may differ slightly, as in `math.isclose`.
 
     Attributes:
-        rel: The largest relative difference, from 0. Default: 1e-6.
-        abs: The largest absolute difference, from 0. Default: 1e-9.
+        rel: The largest relative difference, at least 0. Default: 1e-6.
+        abs: The largest absolute difference, at least 0. Default: 1e-9.
 
     Raises:
-        InvalidRequestError: A tolerance is not a number from 0.
+        InvalidRequestError: A tolerance is not a finite number of at least 0.
 
     Example:
         >>> floats(rel=0.01)("3.14", "3.1416"), floats()("3.14", "3.1416"), floats()("a 1e3", "a 1000.0000001")
@@ -227,7 +233,7 @@ class floats(metaclass=RecordType):  # noqa: N801 (used like a function)
         for name, value in (("rel", self.rel), ("abs", self.abs)):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not 0 <= value <= sys.float_info.max:
-                raise InvalidRequestError(f"{name} must be a finite number from 0, got {shown(value)}")
+                raise InvalidRequestError(f"{name} must be a finite number of at least 0, got {shown(value)}")
 
     def __call__(self, output: str, expected: str) -> bool:
         return not _difference(output.split(), expected.split(), "word", self._equal)
@@ -281,7 +287,7 @@ def judge_result(test: TestCase, result: ExecutionResult, compare: Compare) -> T
     if result.outcome is not Outcome.OK:
         return TestResult(test=test, verdict=Verdict(result.outcome), result=result)
     if "stdout" in result.truncated:
-        return TestResult(test=test, verdict=Verdict.OUTPUT_LIMIT, result=result)
+        return TestResult(test=test, verdict=Verdict.OUTPUT_LIMIT, difference=_CUT, result=result)
     difference = _compare(result.stdout, test.expected, compare)
     verdict = Verdict.WRONG_ANSWER if difference else Verdict.PASSED
     return TestResult(test=test, verdict=verdict, difference=difference, result=result)
@@ -296,11 +302,11 @@ def _compare(output: str, expected: str, compare: Compare) -> str:
     try:
         is_right: Any = compare(output, expected)
     except Exception as error:
-        raise InvalidRequestError(f"compare raised {type(error).__name__}: {str(error)[:200]}") from error
+        raise CompareError(f"compare raised {type(error).__name__}: {str(error)[:200]}") from error
     if inspect.isawaitable(is_right):
         if inspect.iscoroutine(is_right):
             is_right.close()
-        raise InvalidRequestError("compare must not be async: it returned an awaitable, which is always true")
+        raise CompareError("compare must not be async: it returned an awaitable, which is always true")
     if is_right:
         return ""
     return _compare_exactly(output, expected) or "the comparison refuses the output, which equals the expected one"

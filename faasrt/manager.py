@@ -11,7 +11,7 @@ import attrs
 
 from faasrt._map import Map
 from faasrt._map_options import ResultStream, StopOn
-from faasrt._runtimes import RuntimeCache
+from faasrt._runtimes import RuntimeRegistry
 from faasrt.caching import CacheOption, ResultCache
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, shown
@@ -41,7 +41,7 @@ class LocalOptions(TypedDict, total=False):
     drain_s: float
 
 
-class RuntimeManager(RuntimeCache):
+class RuntimeManager(RuntimeRegistry):
     r"""Keeps one runtime for each language. Create one manager per application, and share it.
 
     A manager belongs to the event loop in which it is first used, so create a new one in each `asyncio.run`. uvloop is
@@ -129,13 +129,13 @@ class RuntimeManager(RuntimeCache):
         cache: CacheOption = None,
         **options: Unpack[SettingsOptions],
     ) -> Self:
-        """Return a manager for one FaaS that serves every language, or a FaaS for each; see `Settings.for_url`.
+        """Return a manager for one FaaS that serves every language, or a FaaS for each; see `Settings.from_url`.
 
         Example:
             >>> RuntimeManager.from_url("http://faas:8000", envelope="never")
             <RuntimeManager of python, javascript, typescript>
         """
-        return cls(settings=Settings.for_url(url, **options), logger=logger, telemetry=telemetry, cache=cache)
+        return cls(settings=Settings.from_url(url, **options), logger=logger, telemetry=telemetry, cache=cache)
 
     @classmethod
     def local(
@@ -337,8 +337,9 @@ class RuntimeManager(RuntimeCache):
 
         Args:
             tasks: Any iterable or asynchronous iterable. An iterable that blocks also blocks the event loop.
-            concurrency: The maximum number of executions in flight, from 1 to 100,000. The limits of the endpoints
-                apply as well. Default: None, which means `LimiterSettings.max_concurrency`.
+            concurrency: The maximum number of tasks in flight, from 1 to 100,000; tasks that share an execution count
+                as one. A task with tests runs up to 64 of them at once. The limits of the endpoints apply as well.
+                Default: None, which means `LimiterSettings.max_concurrency`.
             ordered: Whether the results have the order of the tasks. A slow task then delays the results after it, and
                 no task beyond the window is read. Default: False.
             stop_on: Ends the map after the first result that matches: an `Outcome`, an error class, a collection of

@@ -18,7 +18,7 @@ from faasrt import strict_json
 from faasrt.config import Settings
 from faasrt.factory import check_settings
 from faasrt.inputs import ProgramInput
-from faasrt.judging import TestCase, Verdict
+from faasrt.judging import TestCase
 from faasrt.languages import Language
 from faasrt.manager import RuntimeManager
 from faasrt.tasks import TASK_ERRORS, CodeTask, TaskResult
@@ -36,7 +36,7 @@ COLUMNS = {
     **dict.fromkeys(["endpoint", "infra_error", "invalid_task"], _TEXT),
     **dict.fromkeys(["tests_passed", "tests_total"], pyarrow.int64()),
 }
-"""The columns that are added to each row, with their types: the verdict (`value` as JSON text), or an error."""
+"""The columns that are added to each row, with their types: the result (`value` as JSON text), or an error."""
 
 
 def run_tasks(
@@ -51,9 +51,9 @@ def run_tasks(
 
     Rows have `code` and `language`, and may have `timeout_ms`, `function`, `stdin`, `compare`, and `args`, `kwargs`,
     `argv`, `files` and `tests` (as values, or as JSON text). Bytes are text, or `{"base64": ...}`. The outcome of a
-    task with tests is that of the first test that did not pass, or WRONG_ANSWER. Other columns are kept. The columns
-    `invalid_task` and `infra_error` have the messages of tasks without a verdict. Ray repeats a batch if its actor
-    dies, so a task may run twice.
+    task with tests is the verdict on the first test that did not pass, such as WRONG_ANSWER. Other columns are kept.
+    The columns `invalid_task` and `infra_error` have the messages of tasks without a result. Ray repeats a batch if its
+    actor dies, so a task may run twice.
 
     Args:
         tasks: The dataset, which is read lazily.
@@ -151,8 +151,8 @@ def _to_columns(item: TaskResult) -> dict[str, Any]:
     fields = item.result.to_dict()
     if item.judgement is not None:
         fields |= {"tests_passed": item.judgement.passed_count, "tests_total": len(item.judgement.results)}
-        if item.judgement.deciding.verdict is Verdict.WRONG_ANSWER:
-            fields["outcome"] = str(Verdict.WRONG_ANSWER)
+        if not item.judgement.passed:
+            fields["outcome"] = str(item.judgement.verdict)
     fields |= {f"error_{name}": text for name, text in (fields["error"] or {}).items()}
     fields["value"] = None if fields["value"] is None else json.dumps(fields["value"])
     # A program may print lone surrogates, which Arrow's text cannot hold.

@@ -1,7 +1,6 @@
 """The results of calls: executions, validation and health.
 
-An `Outcome` is the verdict on the user's code: it says how the code ended. Failures of the infrastructure are the
-errors of `faasrt.errors`.
+An `Outcome` says how the user's code ended. Failures of the infrastructure are the errors of `faasrt.errors`.
 
     OK             the code ran to its end, with exit code 0
     USER_ERROR     it raised an exception, left a promise rejection unhandled, or exited with another code: see
@@ -9,7 +8,7 @@ errors of `faasrt.errors`.
     SYNTAX_ERROR   it does not parse; nothing ran
     TIMEOUT        it was stopped at its time limit
     MEMORY_LIMIT   it was stopped at its memory limit (a MemoryError or RangeError that it could catch is a USER_ERROR)
-    OUTPUT_LIMIT   it was stopped for far exceeding its output limit (more than twice that, on the embedded FaaS)
+    OUTPUT_LIMIT   it was stopped for output above twice its limit, or its answer was too large to read
     CRASHED        its process ended without reporting an error, for example by `os._exit` or a signal
 
 A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
@@ -64,13 +63,13 @@ class Outcome(enum.StrEnum):
     MEMORY_LIMIT = "MEMORY_LIMIT"
     """It was stopped at its memory limit. A MemoryError or RangeError that it could catch is a USER_ERROR."""
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    """It was stopped for far exceeding its output limit."""
+    """It was stopped for output above twice its limit, or its answer was too large to read."""
     CRASHED = "CRASHED"
     """Its process ended without reporting an error, for example by `os._exit`, a signal or a WebAssembly trap."""
 
 
 @attrs.frozen
-class UserError(metaclass=RecordType):
+class ErrorInfo(metaclass=RecordType):
     r"""The reason why the user's code did not end with OK. This is a record, not an exception that can be raised.
 
     Attributes:
@@ -155,10 +154,10 @@ class Timings(metaclass=RecordType):
 
 @attrs.frozen(kw_only=True)
 class ExecutionResult(metaclass=RecordType):
-    r"""The result of one execution: the verdict on the code, its output, and the details of the call.
+    r"""The result of one execution: how the code ended, its output, and the details of the call.
 
     Attributes:
-        outcome: The verdict: how the code ended.
+        outcome: How the code ended.
         output: The text of the three streams, each cut to `max_output_bytes`.
         error: The reason why the code did not end with OK; None if it did, or if the reason is unknown.
         exit_code: The exit code according to the server; None if unknown.
@@ -166,12 +165,12 @@ class ExecutionResult(metaclass=RecordType):
             were collected.
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
         timings: The seconds spent in each phase, as measured by the client.
-        attempts: The number of attempts, from 1; 0 if the result was stored.
+        attempts: The number of attempts, from 1; 0 if the result came from the cache.
         endpoint: The base URL that answered.
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
-        cached: Whether the result was stored by an earlier call, so that nothing ran; see `faasrt.caching`.
+        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.caching`.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -181,7 +180,7 @@ class ExecutionResult(metaclass=RecordType):
 
     outcome: Outcome
     output: ExecutionOutput = ExecutionOutput()
-    error: UserError | None = None
+    error: ErrorInfo | None = None
     exit_code: int | None = None
     truncated: frozenset[str] = frozenset()
     duration_ms: float | None = None
@@ -333,7 +332,7 @@ class ValidationResult(metaclass=RecordType):
 
     @classmethod
     def empty_code(cls) -> ValidationResult:
-        """Return the result for a program that is only white space."""
+        """Return the result for a program that is only whitespace."""
         return cls(False, (Diagnostic("the code is empty", 1, 1),), "faasrt")
 
 

@@ -76,9 +76,9 @@ class Runtime(RuntimeBase):
                 str is sent as UTF-8. Modules among them can be imported. At most 1,000 files; the embedded FaaS accepts
                 requests of up to 8 MiB. Default: None, no files.
             collect: Patterns of files to return in `result.files` after the program has ended, whatever the outcome, at
-                most 100 with 1,000 parts. `*` does not match "/" or a leading dot; `**` matches any number of folders.
-                At most 1,000 files, of `max_output_bytes` together, are returned, and only those that are found within
-                one second. Default: no files.
+                most 100, with at most 1,000 parts between slashes in total. `*` does not match "/" or a leading dot;
+                `**` matches any number of folders. At most 1,000 files, of `max_output_bytes` together, are returned,
+                and only those that are found within one second. Default: no files.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.
@@ -215,19 +215,17 @@ class Runtime(RuntimeBase):
     ) -> list[ExecutionResult]:
         """Call a function of a program once for each case, with many cases in one execution.
 
-        Each case has its own verdict, output, value and duration. An execution first runs the program once, which
+        Each case has its own outcome, output, value and duration. An execution first runs the program once, which
         defines the function (below, "the definitions"), and then calls the function for each case. So a case sees the
         globals and caches that earlier cases changed, unless `isolate` is true. The output of every case begins with
         the output of the definitions, cut to 8 KiB.
 
-        If a case reaches its time limit, exits or crashes, the execution ends. That case gets the verdict, and the
+        If a case reaches its time limit, exits or crashes, the execution ends. That case gets the outcome, and the
         remaining cases run in a new execution. If k cases end their execution, k + 1 executions are needed. Large
         arguments (over 1 MiB in total) or results (over 64 KiB), and long run times, need more.
 
-        Some servers, such as the embedded FaaS, stop executions, not cases. On these servers a case may run for up to
-        2.5 times its limit (with limits below 500 ms, twice its limit and 250 ms) before it is stopped, and its output
-        is then lost. If the server's maximum time limit is close to `timeout_ms`, a case may instead be stopped after
-        90 % of its limit, less the time of the definitions. A case that took longer than its limit is always a TIMEOUT.
+        A case that took longer than its limit is always a TIMEOUT. Some servers, such as the embedded FaaS, stop it
+        late, and its output is then lost: see "Time limits of cases" in `faasrt.docs.programs`.
 
         Args:
             code: The program; not empty.
@@ -240,7 +238,7 @@ class Runtime(RuntimeBase):
                 see `run_code`. The definitions and each case read `stdin` from its start. The cases in an execution
                 share the files. `idempotent` matters if an execution ends and it is unknown in which case (on js-faas,
                 or out of memory). If true, the cases run again in ever smaller executions until the case is found. If
-                false, all cases of the execution get its verdict, and their error says so.
+                false, all cases of the execution get its outcome, and their error says so.
 
         Returns:
             One result per case, in order.
@@ -290,7 +288,8 @@ class Runtime(RuntimeBase):
 
         Raises:
             InvalidRequestError: An argument is wrong; nothing was sent.
-            FaasrtError: See `run_code`. An infrastructure failure is never a verdict; those of other tests are lost.
+            CompareError: The function `compare` failed.
+            FaasrtError: See `run_code`. The verdicts on other tests are then lost.
 
         Cancellation: as for `run_code`.
 

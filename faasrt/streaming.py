@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from faasrt.errors import InvalidRequestError
+from faasrt.errors import StreamError
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.transport.live_reader import LiveReader
 
@@ -50,19 +50,19 @@ class StreamedRun:
         """The result, as of `run_code`, after the iteration has ended.
 
         Raises:
-            InvalidRequestError: The iteration has not ended.
+            StreamError: The iteration has not ended.
             FaasrtError: The error of the call, if it failed.
         """
         if self._error is not None:
             raise self._error
         if self._result is None or self._chunk is not None:
             reason = "the block was left before the end" if self._left else "the program has not ended"
-            raise InvalidRequestError(f"there is no result, because {reason}: iterate to the end of the output first")
+            raise StreamError(f"there is no result, because {reason}: iterate to the end of the output first")
         return self._result
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
-            raise InvalidRequestError("a streamed run can be used only once: call stream_code again")
+            raise StreamError("a streamed run can be used only once: call stream_code again")
         # This task is outside of a task group, because errors of the block must not become exception groups.
         self._task = asyncio.create_task(self._run(), name="faasrt-stream")
         return self
@@ -85,7 +85,7 @@ class StreamedRun:
         Cancellation: no output is lost.
         """
         if self._task is None:
-            raise InvalidRequestError("a streamed run must be entered first: async with ... as run")
+            raise StreamError("a streamed run must be entered first: async with ... as run")
         while self._chunk is None and not self._task.done():
             self._arrived.clear()
             await self._arrived.wait()

@@ -47,7 +47,7 @@ from faasrt._map_options import StopOn
 from faasrt._task_results import TaskReader, TaskResults
 from faasrt.caching import CacheOption
 from faasrt.config import Settings
-from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
+from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError, StreamError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, OutputChunk
@@ -173,7 +173,7 @@ class StreamedRun:
     @property
     def _entered(self) -> faasrt.streaming.StreamedRun:
         if self._run is None:
-            raise InvalidRequestError("a streamed run must be entered first: with ... as run")
+            raise StreamError("a streamed run must be entered first: with ... as run")
         return self._run
 
 
@@ -234,7 +234,7 @@ class RuntimeManager:
     judge = _manager_method(_AsyncManager.judge)
     validate_code = _manager_method(_AsyncManager.validate_code)
     get_health_status = _manager_method(_AsyncManager.get_health_status)
-    clear_cache = _manager_method(_AsyncManager.clear_cache)
+    close_runtimes = _manager_method(_AsyncManager.close_runtimes)
     get_supported_languages = _manager_query(_AsyncManager.get_supported_languages)
     get_metrics = _manager_query(_AsyncManager.get_metrics)
 

@@ -141,13 +141,13 @@ class CodeTask(metaclass=RecordType):
 
 
 @attrs.frozen
-class TaskSuccess(metaclass=RecordType):
-    """A task that got a verdict. The verdict may be a failure of its program, such as USER_ERROR.
+class CompletedTask(metaclass=RecordType):
+    """A task whose program has ended, whatever its outcome.
 
     Attributes:
         index: The position of the task in the input, from 0.
         task: The task.
-        result: The verdict on the program. If the task has tests, it is the result of the first test that did not
+        result: The result of the program. If the task has tests, it is the result of the first test that did not
             pass, or of the last test.
         error: None.
         judgement: The verdicts on the tests; None if the task has none.
@@ -173,13 +173,13 @@ class TaskSuccess(metaclass=RecordType):
 
 
 @attrs.frozen
-class TaskFailure(metaclass=RecordType):
-    """A task that got no verdict, but an error. Its program may or may not have run.
+class FailedTask(metaclass=RecordType):
+    """A task that failed with an error of the infrastructure, or was wrong. Its program may or may not have run.
 
     Attributes:
         index: The position of the task in the input, from 0.
         task: The task.
-        error: The error: the infrastructure failed, or the task was wrong.
+        error: The error.
         result: None.
 
     Example:
@@ -199,6 +199,6 @@ class TaskFailure(metaclass=RecordType):
         return {"index": self.index, "id": self.task.id, "result": None, "error": error}
 
 
-TaskResult: TypeAlias = TaskSuccess | TaskFailure
+TaskResult: TypeAlias = CompletedTask | FailedTask
 """The result of a task: its `result` or its `error` is None, never both. Type checkers know this after
 `if item.error is None`."""

@@ -29,6 +29,7 @@ SECTIONS = {
         "faasrt.docs.troubleshooting": "Troubleshooting",
         "faasrt.docs.concurrency": "Concurrency",
         "faasrt.docs.logging_and_metrics": "Logging and metrics",
+        "faasrt.docs.glossary": "Glossary",
     },
     "Reference": {
         "faasrt.results": "Results",

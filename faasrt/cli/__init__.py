@@ -3,7 +3,8 @@
     faasrt run [FILE | - | -c CODE] ARG...
                                           runs a program; the language is guessed from the suffix (.py .js .mjs .ts) or
                                           given with --language
-    faasrt judge FILE TESTS               judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans
+    faasrt judge [FILE | - | -c CODE] TESTS
+                                          judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
     faasrt health                         requests /health from every endpoint
@@ -16,7 +17,7 @@
 `faasrt COMMAND --help` lists the options. The program's stdout goes to stdout and its stderr to stderr; messages of
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.
 
-    exit code 0      success; for `batch`, every task has a verdict
+    exit code 0      success; for `batch`, every task has an outcome
               1      the code failed (`run`), fails a test (`judge`), or does not parse (`validate`)
               2      wrong usage or input, including a line of a batch that is not a task
               3      the infrastructure failed, an endpoint is not healthy (`health`), a language cannot run (`warmup`,
@@ -43,14 +44,15 @@ have `zsh_source` and `fish_source`:
 **Batches.** Tasks are JSON Lines (.gz and .zst too, - for stdin) with `code` and `language`, and optionally `id`,
 `timeout_ms`, `function`, `args`, `kwargs`, `ext`, `stdin`, `argv`, `files`, `collect`, `tests` and `compare`, where
 bytes are text or `{"base64": ...}`. The default `id` is made of the line's number and text. A result is JSON, too:
-`id`, `line` and `language`, then `outcome` and the fields of `ExecutionResult`, or `infra_error`, or `invalid_task`. By
-default, the number of tasks in flight is the number of programs that the servers run at once, as their `/health` says,
-and 16 for each server that does not say. The summary on the terminal counts the errors by type, with their reasons.
-Each result is written to the file and synced (`fdatasync`) before it is counted, so a `kill -9` or a power failure
-loses no counted result. `--resume` runs the tasks that have no verdict in the file; those that were in flight may run a
-second time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it
-is 130 before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do not run, also in
-another batch; see `faasrt.caching`.
+`id`, `line` and `language`, then `outcome` and the fields of `ExecutionResult`, or `infra_error`, or `invalid_task`.
+For a task with tests, `outcome` is the verdict on the first test that did not pass, such as WRONG_ANSWER. By default,
+the number of tasks in flight is the number of programs that the servers run at once, as their `/health` says, and 16
+for each server that does not say. The summary on the terminal counts the errors by type, with their reasons. Each
+result is written to the file and synced (`fdatasync`) before it is counted, so a `kill -9` or a power failure loses no
+counted result. `--resume` runs the tasks that have no outcome in the file; those that were in flight may run a second
+time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it is 130
+before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do not run, also in another batch; see
+`faasrt.caching`.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Batch:
     help="The largest number of tasks in flight. By default it is the number of programs that the servers of the tasks "
     f"run at once, and {UNKNOWN_CAPACITY} for each server that does not say.",
 )
-@click.option("--resume", is_flag=True, help="Continue a file of results: run the tasks that have no verdict in it.")
+@click.option("--resume", is_flag=True, help="Continue a file of results: run the tasks that have no outcome in it.")
 @language_option(help="The language of tasks that do not name one.")
 @timeout_option(help="The time limit of tasks that do not have one. Above 30000, it raises the limit of all tasks.")
 @memory_option(help="The memory limit of every task, in MiB.")
@@ -204,8 +204,8 @@ def batch_command(
 
     Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have `id`,
     `timeout_ms`, `function`, `args`, `kwargs`, `ext`, `stdin`, `argv`, `files`, `collect`, `tests` and `compare`. The
-    exit code is 0 when every task has a verdict, whatever it is, 2 when a line is not a task, 3 after an infrastructure
-    error, and 130 after an interrupt. A task that is retried may have run before.
+    exit code is 0 when every task has an outcome, whatever it is; 2 when a line is not a task; 3 after an error of the
+    infrastructure; and 130 after an interrupt. A task that is retried may have run before.
     """
     settings = make_settings(
         url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY
@@ -231,7 +231,7 @@ def batch_command(
     failed = progress.kinds["infra_error"]
     if (batch.stopping.is_set() or failed) and output != "-":
         again = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        write_message(f"to run the tasks without a verdict: {shlex.join(['faasrt', *again, '--resume'])}")
+        write_message(f"to run the tasks without an outcome: {shlex.join(['faasrt', *again, '--resume'])}")
     if batch.stopping.is_set():
         return INTERRUPTED
     if failed:

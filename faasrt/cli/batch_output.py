@@ -30,7 +30,7 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
-    """Run a task, and return its result: a verdict, an infrastructure error, or the problem of an invalid task."""
+    """Run a task, and return its result: a result, an infrastructure error, or the problem of an invalid task."""
     fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": task.language.value}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
@@ -39,28 +39,25 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
     except ServiceError as error:
         about = {"type": type(error).__name__, "message": str(error), "sent": error.sent, "attempts": error.attempts}
         return {**fields, "infra_error": about, "total_ms": round(error.elapsed_s * 1000, 3)}
-    verdict = result.to_dict()
-    del verdict["metadata"], verdict["timings"]
+    execution = result.to_dict()
+    del execution["metadata"], execution["timings"]
     tests = {} if judgement is None else _describe_tests(judgement)
-    return {**fields, **verdict, **tests, "total_ms": round(result.timings.total_s * 1000, 3)}
+    return {**fields, **execution, **tests, "total_ms": round(result.timings.total_s * 1000, 3)}
 
 
 def _describe_tests(judgement: Judgement) -> dict[str, Any]:
-    """Return the fields about the tests. A wrong answer is the outcome of the task."""
-    deciding = judgement.deciding
+    """Return the fields about the tests. If a test did not pass, the outcome of the task is the verdict on it."""
+    failure = judgement.first_failure
     tests: dict[str, Any] = {
         "passed": judgement.passed_count,
         "total": len(judgement.results),
         "verdicts": [str(test.verdict) for test in judgement.results],
     }
-    if deciding.verdict is not Verdict.WRONG_ANSWER:
+    if failure is None or not failure.difference:
         return {"tests": tests}
-    error = {
-        "name": "",
-        "message": f"test {judgement.results.index(deciding) + 1}: {deciding.difference}",
-        "traceback": "",
-    }
-    return {"tests": tests, "outcome": str(Verdict.WRONG_ANSWER), "error": error}
+    message = f"test {judgement.results.index(failure) + 1}: {failure.difference}"
+    error = {"name": "", "message": message, "traceback": ""}
+    return {"tests": tests, "outcome": str(failure.verdict), "error": error}
 
 
 def kind_of(record: dict[str, Any]) -> str:
@@ -70,7 +67,7 @@ def kind_of(record: dict[str, Any]) -> str:
 
 class Results:
     """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty. `done` has
-    the ids with a verdict from an earlier run.
+    the ids with an outcome from an earlier run.
 
     Raises:
         click.UsageError: The file already contains results, another run writes it, or it cannot be written.
@@ -93,7 +90,7 @@ class Results:
             if self._path.stat().st_size:
                 if not resume:
                     raise click.UsageError(f"{target} already contains results: pass --resume to continue")
-                self._keep_verdicts()
+                self._keep_results()
         except OSError as error:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
 
@@ -136,13 +133,13 @@ class Results:
                 return file
             file.close()  # the run that held the lock has replaced the file
 
-    def _keep_verdicts(self) -> None:
-        """Replace the file by one with a verdict for each id. Tasks with other records run again."""
+    def _keep_results(self) -> None:
+        """Replace the file by one with an outcome for each id. Tasks with other records run again."""
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}-", delete=False) as kept:
             try:
                 with self._path.open("rb") as earlier:
                     for number, line in enumerate(earlier, 1):
-                        key = _id_of_verdict(line, number)
+                        key = _id_of_result(line, number)
                         if key is not None and key not in self.done:
                             self.done.add(key)
                             kept.write(line)
@@ -156,8 +153,8 @@ class Results:
         old.close()
 
 
-def _id_of_verdict(line: bytes, number: int) -> str | None:
-    """Return the id of a line with a verdict; None for a failure, and for a line without its end. Raise UsageError if
+def _id_of_result(line: bytes, number: int) -> str | None:
+    """Return the id of a line with an outcome; None for a failure, and for a line without its end. Raise UsageError if
     the line is not a result, so that another file is not overwritten.
     """
     if not line.endswith(b"\n"):

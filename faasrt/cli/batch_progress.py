@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from faasrt.cli.batch_output import kind_of
+from faasrt.cli.outcome_text import describe
 from faasrt.cli.output import color_of, colored, erase_line, is_terminal, line_width, write, write_message
 from faasrt.cli.report.text import one_line
-from faasrt.cli.verdict import describe
 
 _LIVE_S, _LINE_S = 0.25, 5.0
 _BAR_CELLS = 20
@@ -41,7 +41,7 @@ class Progress:
 
     Attributes:
         kinds: The number of written results of each kind.
-        skipped: The number of tasks that had a verdict before.
+        skipped: The number of tasks that had an outcome before.
         in_flight: The number of tasks that run now.
         retries: The number of retries after infrastructure errors.
         cached: The number of results that were stored before.

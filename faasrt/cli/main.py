@@ -26,6 +26,7 @@ from faasrt.cli.options import (
     timeout_option,
     url_option,
 )
+from faasrt.cli.outcome_text import describe
 from faasrt.cli.output import (
     CODE_FAILED,
     INFRASTRUCTURE,
@@ -40,7 +41,6 @@ from faasrt.cli.output import (
 from faasrt.cli.program_input import read_files, read_stdin, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
-from faasrt.cli.verdict import describe
 from faasrt.errors import FaasrtError
 from faasrt.languages import Language
 from faasrt.manager import RuntimeManager
@@ -93,7 +93,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 class _GivenProgram(NamedTuple):
-    """The program of `run` or `validate`; `name` is for messages, and `arguments` are those in the place of FILE."""
+    """The program of a command. `name` is for messages; `arguments` are those in the place of FILE."""
 
     code: str
     language: Language
@@ -102,7 +102,7 @@ class _GivenProgram(NamedTuple):
 
 
 def _program_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that `run` and `validate` share. The command gets the program that they name."""
+    """Add the options that `run`, `judge` and `validate` share. The command gets the program that they name."""
 
     @url_option
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -199,18 +199,18 @@ def run_command(
 
 @commands.command("judge", short_help="Judge a program by test cases.")
 @_program_options
-@click.argument("cases", required=False, metavar="TESTS")
+@click.argument("tests", required=False, metavar="TESTS")
 @judge_options
-def judge_command(program: _GivenProgram, cases: str | None, **options: Any) -> int:
+def judge_command(program: _GivenProgram, tests: str | None, **options: Any) -> int:
     """Judge a program, FILE, by the tests in the folder TESTS.
 
     A test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected output. The exit
     code is 0 when all tests pass, and 1 when one does not.
     """
     _refuse_empty(program)
-    folders = [*program.arguments, *([cases] if cases else [])]
+    folders = [*program.arguments, *([tests] if tests else [])]
     if len(folders) != 1:
-        raise click.UsageError("give one folder of test cases, after the program")
+        raise click.UsageError("give one folder of tests, after the program")
     return judge_program(program.code, program.language, read_tests(folders[0]), **options)
 
 

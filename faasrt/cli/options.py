@@ -59,7 +59,7 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Language, str]:
         if isinstance(value, tuple):
             return value
-        from faasrt.local.server import engine_names
+        from faasrt.local.server import fingerprints
 
         name, separator, engine = value.partition("=")
         if not separator:
@@ -68,16 +68,16 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
             language = Language.parse(name)
         except UnsupportedLanguageError as error:
             self.fail(str(error), param, ctx)
-        known = engine_names(language)
+        known = fingerprints(language)
         if engine not in known:
             self.fail(f"the engine of {language} must be {' or '.join(known)}, got {engine!r}", param, ctx)
         return language, engine
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from faasrt.local.server import engine_names
+        from faasrt.local.server import fingerprints
 
         # Bash treats "=" as the end of a word and may offer the language only.
-        values = [f"{language}={name}" for language in Language for name in engine_names(language)]
+        values = [f"{language}={name}" for language in Language for name in fingerprints(language)]
         return [CompletionItem(value) for value in values if value.startswith(incomplete.lower())]
 
 

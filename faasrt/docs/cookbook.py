@@ -67,7 +67,7 @@ USER_ERROR AttributeError
 
 ## 3. Call a function with many arguments in one execution
 
-Each case has its own verdict. `result.duration_ms` is its time. A case that loops or crashes does not stop the others.
+Each case has its own outcome. `result.duration_ms` is its time. A case that loops or crashes does not stop the others.
 
 ```python
 import asyncio
@@ -85,8 +85,8 @@ async def main():
     async with RuntimeManager.local(["python"]) as manager:
         results = await manager.run_cases(SOLUTION, "fib", list(CASES), language="python", timeout_ms=1_000)
     for (case, expected), result in zip(CASES.items(), results, strict=True):
-        verdict = "passed" if result.ok and result.value == expected else f"failed: {result.outcome}"
-        print(f"fib({case[0]}) {verdict}")
+        answer = "passed" if result.ok and result.value == expected else f"failed: {result.outcome}"
+        print(f"fib({case[0]}) {answer}")
 
 
 asyncio.run(main())

@@ -1,9 +1,9 @@
 r"""Which failures are results, which are exceptions, and what to do with each.
 
 **A failure of the user's code is data. A failure of the infrastructure is an exception.** So `result.outcome` is always
-a statement about the code. A `ServiceError` is never a verdict on the code. (In rare cases a hostile program causes
-one, for example by killing its own process.) `ReturnValueError` and `ExecutionError` are raised only when you read
-`result.value` or call `raise_for_outcome()`.
+a statement about the code. A `ServiceError` says nothing about the code. (A program that kills itself is CRASHED.
+Only a program that hides that it did so can cause a `ServiceError`.) `ReturnValueError` and `ExecutionError` are raised
+only when you read `result.value` or call `raise_for_outcome()`.
 
 ## Results
 
@@ -12,8 +12,8 @@ one, for example by killing its own process.) `ReturnValueError` and `ExecutionE
 | `OK` | ran to its end, with exit code 0 | None |
 | `USER_ERROR` | raised an exception, or exited with another code | the exception, or `SystemExit` or `Exit` |
 | `SYNTAX_ERROR` | does not parse; nothing ran | the syntax error |
-| `TIMEOUT`, `MEMORY_LIMIT` | was ended at that limit | the limit, its value, and who set it |
-| `OUTPUT_LIMIT` | was ended at twice its output limit | the limit, its value, and who set it |
+| `TIMEOUT`, `MEMORY_LIMIT` | was stopped at that limit | the limit, its value, and who set it |
+| `OUTPUT_LIMIT` | wrote more than twice its output limit | the limit, its value, and who set it |
 | `CRASHED` | ended without reporting an error, for example by a signal | None, the signal, or `Trap` |
 
 An unhandled rejection of a promise counts as an exception. A non-zero exit, such as `exit(3)`, has the name
@@ -61,7 +61,7 @@ All are subclasses of `faasrt.FaasrtError`; `faasrt.errors` shows the tree. Five
 | `QueueFullError`, `OverloadedError` | no capacity now | answer with 503, or try later |
 | `ConnectError`, and others with `sent == "no"` | nothing was sent or ran | log it, check the URL, answer with 503 |
 | `ServiceError` (every other subclass) | a server or the network failed | log it, answer with 502, run it again later |
-| `ConfigurationError`, `RuntimeClosedError` | the application itself is wrong | fix it; do not catch it |
+| `ConfigurationError`, `RuntimeClosedError`, `StreamError`, `CompareError` | the application is wrong | fix it |
 
 ```python
 import asyncio
@@ -77,8 +77,8 @@ async def grade(manager, code):
     except (faasrt.QueueFullError, faasrt.OverloadedError):
         return "try again later"
     except faasrt.ServiceError as error:
-        return f"no verdict ({type(error).__name__}, sent: {error.sent})"
-    return f"verdict: {result.outcome}"
+        return f"no result ({type(error).__name__}, sent: {error.sent})"
+    return f"outcome: {result.outcome}"
 
 
 async def main():
@@ -93,10 +93,10 @@ asyncio.run(main())
 ```
 
 ```text
-verdict: OK
-verdict: USER_ERROR
+outcome: OK
+outcome: USER_ERROR
 bad request: code must not be empty
-no verdict (ConnectError, sent: no)
+no result (ConnectError, sent: no)
 ```
 
 ## Has the code run?

@@ -4,7 +4,7 @@ Logs, metrics and traces hold ids, sizes, hashes and times. They never hold code
 
 ## Logs
 
-faasrt logs one line per call: at INFO when the call has a verdict, at WARNING when the infrastructure failed. Attempts
+faasrt logs one line per call: at INFO when the call has a result, at WARNING when the infrastructure failed. Attempts
 and retries are at DEBUG. It is silent until the application configures logging, with the standard library:
 
 ```python

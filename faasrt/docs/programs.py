@@ -53,7 +53,8 @@ async def main():
     async with RuntimeManager.local(["python"]) as manager:
         for code in SOLUTIONS:
             judgement = await manager.judge(code, [*TESTS, TestCase("0 9", "9")], language="python")
-            print(judgement.score, judgement.deciding.difference or "all tests passed")
+            failure = judgement.first_failure
+            print(judgement.score, failure.difference if failure else "all tests passed")
 
 
 asyncio.run(main())
@@ -63,6 +64,18 @@ asyncio.run(main())
 1.0 all tests passed
 0.75 line 1: expected '9', got '0'
 ```
+
+## Time limits of cases
+
+`run_cases` calls a function for many cases in one execution, and `timeout_ms` is the limit of each case. A case that
+took longer is always a TIMEOUT. When it is stopped depends on the server:
+
+* python-faas and js-faas do not stop programs, so the envelope stops each case at its own limit.
+* The embedded FaaS, and other servers that enforce time limits, stop executions, not cases. There a case may run on
+  for up to 2.5 times its limit before it is stopped. With limits below 500 ms, this is up to twice the limit and
+  250 ms. Its output is then lost.
+* If the largest time limit of such a server is close to `timeout_ms`, the time of the definitions and the limit of the
+  case do not both fit into it. Then a case may be stopped after 90 % of its limit, less the time of the definitions.
 
 ## Show output while a program runs
 

@@ -97,7 +97,7 @@ writes to a file can be read through another open file after `close` or `os.fsyn
 |---|---|---|---|
 | wall-clock time | `timeout_ms`, `SandboxConfig(timeout_limit_s=...)` | 30 s | TIMEOUT |
 | memory | `SandboxConfig(memory_limit_mb=...)` | 128 MiB | MEMORY_LIMIT |
-| output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut; OUTPUT_LIMIT above twice that |
+| output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut; above twice that, OUTPUT_LIMIT |
 
 The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
 The least memory limit is 48 MiB for Python and 16 MiB for JavaScript; `import pandas` alone takes about 100 MiB.

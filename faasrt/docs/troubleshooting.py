@@ -29,6 +29,16 @@ The language is unknown, or no endpoint is configured for it. JavaScript and Typ
 An argument is wrong: empty code, `timeout_ms` of 0 or above the sandbox's limit, arguments that are not JSON. To allow
 more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
 
+### CompareError
+
+The function that you passed as `compare` raised an exception, which is its `__cause__`, or was a coroutine function.
+The program has run. The other verdicts of this call of `judge` are lost.
+
+### StreamError
+
+A run of `stream_code` was used in the wrong order. Enter it with `async with`, once, and read `run.result` after the
+last chunk.
+
 ### RuntimeClosedError
 
 The manager was closed before the call or during it. Keep the `async with` block open for as long as calls are made. The

@@ -3,7 +3,7 @@
     python -m faasrt.examples.contest_grader
 
 Each problem has several candidate solutions. The score of a problem is pass@1: the share of candidates that pass all of
-its tests. An infrastructure failure leaves a candidate without a verdict; it is never a wrong answer.
+its tests. An infrastructure failure leaves a candidate without a judgement; it is never a wrong answer.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ async def main() -> None:
     async with RuntimeManager.from_env(local_fallback=True) as manager:
         async for item in manager.map(tasks, ordered=True):
             if item.error is not None:
-                print(f"{item.task.id}: no verdict: {item.error}")
+                print(f"{item.task.id}: not judged: {item.error}")
                 continue
             assert item.judgement is not None
-            deciding = item.judgement.deciding
-            passed[item.task.id or ""].append(item.judgement.passed)
-            print(f"{item.task.id}: {deciding.verdict} {deciding.difference}".rstrip())
-    for name, verdicts in passed.items():
-        print(f"pass@1 of {name}: {sum(verdicts) / len(verdicts):.2f}")
+            failure = item.judgement.first_failure
+            passed[item.task.id or ""].append(failure is None)
+            print(f"{item.task.id}: {item.judgement.verdict} {failure.difference if failure else ''}".rstrip())
+    for name, solved in passed.items():
+        print(f"pass@1 of {name}: {sum(solved) / len(solved):.2f}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ _ENGINES: dict[Language, tuple[type[Engine], ...]] = {
 _MAX_WORKERS = 256
 
 
-def engine_names(language: Language) -> tuple[str, ...]:
+def fingerprints(language: Language) -> tuple[str, ...]:
     """Return the names of the engines that can run a language."""
     return tuple(engine.name for engine in _ENGINES[language.family])
 
@@ -66,7 +66,7 @@ def _parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language,
         )
     parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
     for family, name in parsed.items():
-        known = engine_names(family)
+        known = fingerprints(family)
         if name not in known:
             raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
     return parsed
@@ -143,7 +143,7 @@ class LocalFaaS(metaclass=RecordType):
     def __attrs_post_init__(self) -> None:
         self._emit = EventDispatcher(check_sinks(self.telemetry))
         if self.token is not None and self.token != self.token.strip():
-            raise ConfigurationError("token must not begin or end with white space")
+            raise ConfigurationError("token must not begin or end with whitespace")
         if self.token is None and not _checks.is_loopback(self.host):
             raise ConfigurationError(f"listening on {shown(self.host)} needs a token: set one, or listen on 127.0.0.1")
         if self.access_log is not None and not callable(getattr(self.access_log, "info", None)):

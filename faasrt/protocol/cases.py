@@ -1,8 +1,8 @@
 """Distributes the cases of a function over executions, and reads the result of each case.
 
-A case runs once, unless the caller allows more. If a case ends its execution, it gets the verdict, and the remaining
-cases go into a new execution. If k cases do this, k + 1 executions are needed, and more if the arguments, results or
-times exceed the limits of an execution.
+A case runs once, unless the caller allows more. A case that ends its execution gets the result of the execution, and
+the remaining cases go into a new one. If k cases do this, k + 1 executions are needed, and more if the arguments,
+results or times exceed the limits of an execution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import attrs
 from faasrt.errors import InvalidRequestError, shown
 from faasrt.languages import Language
 from faasrt.protocol.program import GuestResponse
-from faasrt.results import ExecutionResult, Outcome, UserError
+from faasrt.results import ErrorInfo, ExecutionResult, Outcome
 
 MAX_REQUEST_BYTES = 1_048_576
 _MAX_JS_INT = 2**53
@@ -130,14 +130,14 @@ class CaseScheduler:
     def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
         """Record the results of an execution of the cases in `batch`.
 
-        Cases that did not begin go into a later one. `to_result` adds the fields about the call to a verdict. Return
+        Cases that did not begin go into a later one. `to_result` adds the fields about the call. Return
         the result of the case that stopped the execution, or of the last case.
         """
-        report, server_verdict = response.report, response.server_verdict
+        report, server_result = response.report, response.server_result
         definition = report.records.get(-1)
         if not self.isolate and report.is_complete and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions would fail in the same way for every case.
-            ended = to_result(server_verdict if definition is None else response.verdict_of(-1))
+            ended = to_result(server_result if definition is None else response.result_of(-1))
             self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
             self._pending = []
             return ended
@@ -146,13 +146,13 @@ class CaseScheduler:
         index = batch.start
         while index < batch.stop and index in report.records:
             duration_ms = report.records[index].duration_ms
-            self.results[index] = to_result(attrs.evolve(response.verdict_of(index), duration_ms=duration_ms))
+            self.results[index] = to_result(attrs.evolve(response.result_of(index), duration_ms=duration_ms))
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
             self._enqueue(range(index, batch.stop))
             return self.results[index - 1]
         if report.is_complete or len(batch) == 1:
-            self.results[index] = to_result(server_verdict)
+            self.results[index] = to_result(server_result)
             self._enqueue(range(index + 1, batch.stop))
         elif self.may_rerun:
             middle = (batch.start + batch.stop) // 2
@@ -165,9 +165,9 @@ class CaseScheduler:
                 f"the execution of cases {first} to {last} ended, and it is unknown in which case; "
                 "pass idempotent=True to run them again in smaller executions"
             )
-            server_verdict = attrs.evolve(server_verdict, error=UserError("UnknownCase", message))
-            self.results.update(dict.fromkeys(batch, to_result(server_verdict)))
-        return to_result(server_verdict)
+            server_result = attrs.evolve(server_result, error=ErrorInfo("UnknownCase", message))
+            self.results.update(dict.fromkeys(batch, to_result(server_result)))
+        return to_result(server_result)
 
     def _enqueue(self, indices: range) -> None:
         if indices:

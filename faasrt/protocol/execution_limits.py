@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 OUTPUT_FACTOR = 2
 """A program is stopped when its output exceeds `max_output_bytes` times this factor."""
@@ -26,16 +26,16 @@ class ExecutionLimits:
     max_output_bytes: int
     set_by_server: tuple[Outcome, ...] = ()
 
-    def error(self, outcome: Outcome) -> UserError | None:
+    def error(self, outcome: Outcome) -> ErrorInfo | None:
         """Return the error that names the limit of an outcome; None for outcomes without a limit."""
         owner = "server" if outcome in self.set_by_server else "client"
         match outcome:
             case Outcome.TIMEOUT:
-                return UserError("Timeout", f"timeout after {self.timeout_ms:.15g} ms (limit of the {owner})")
+                return ErrorInfo("Timeout", f"timeout after {self.timeout_ms:.15g} ms (limit of the {owner})")
             case Outcome.MEMORY_LIMIT:
                 message = f"more than {self.memory_limit_mb} MiB of memory (limit of the {owner})"
-                return UserError("MemoryLimit", message)
+                return ErrorInfo("MemoryLimit", message)
             case Outcome.OUTPUT_LIMIT:
                 size = OUTPUT_FACTOR * self.max_output_bytes
-                return UserError("OutputLimit", f"more than {size} bytes of output (twice the limit of the {owner})")
+                return ErrorInfo("OutputLimit", f"more than {size} bytes of output (twice the limit of the {owner})")
         return None

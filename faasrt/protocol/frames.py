@@ -35,7 +35,7 @@ from faasrt import strict_json
 from faasrt.errors import InvalidRequestError
 from faasrt.inputs import MAX_FILES, bytes_from_wire, check_path
 from faasrt.protocol.streams import STREAM_NAMES, cut, cut_text, join_cut
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 _PREFIX = "faasrt1:"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
@@ -62,7 +62,7 @@ class Record:
     outcome: Outcome
     texts: Mapping[str, str]
     truncated: frozenset[str] = frozenset()
-    error: UserError | None = None
+    error: ErrorInfo | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0
     files: Mapping[str, bytes] = attrs.field(factory=dict)
@@ -248,8 +248,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _read_error(fields: Any, limit: int) -> UserError | None:
+def _read_error(fields: Any, limit: int) -> ErrorInfo | None:
     if not isinstance(fields, dict):
         return None
     name, traceback = (cut_text(_text(fields.get(key)), _ERROR_BYTES)[0] for key in ("name", "traceback"))
-    return UserError(name or "Error", _read_stream(fields.get("message"), limit)[0], traceback)
+    return ErrorInfo(name or "Error", _read_stream(fields.get("message"), limit)[0], traceback)

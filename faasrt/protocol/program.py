@@ -19,7 +19,7 @@ from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, ParsedAnswer, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import ExecutionOutput, ExecutionResult, Outcome, UserError
+from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 
 # Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
 _MARGIN_MS = 500
@@ -163,20 +163,20 @@ class Request:
             parsed = ParsedAnswer(_too_large(limit))
         else:
             parsed = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
-        report, verdict, declared = parsed.report, parsed.verdict, parsed.declared
-        outcome, error = verdict.outcome, verdict.error or limits.error(verdict.outcome)
+        report, result, declared = parsed.report, parsed.result, parsed.declared
+        outcome, error = result.outcome, result.error or limits.error(result.outcome)
         if error and error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
             error = limits.error(outcome)  # the server reported the limit of the execution instead of the case
         if self.nonce and not (report.started or declared or parsed.killed or outcome in _LIMITS):
-            _check_started(verdict, self.profile)
+            _check_started(result, self.profile)
         is_known = outcome in _LIMITS or (declared and outcome is not Outcome.OK)
         if (self.expects_frame or report.started) and not is_known:
             # The guest program reports every exception and exit, so the process was killed.
             outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
             error = limits.error(outcome)
-        if outcome is not verdict.outcome or error is not verdict.error:
-            verdict = attrs.evolve(verdict, outcome=outcome, error=error)
-        return GuestResponse(report, verdict, self)
+        if outcome is not result.outcome or error is not result.error:
+            result = attrs.evolve(result, outcome=outcome, error=error)
+        return GuestResponse(report, result, self)
 
 
 @attrs.frozen
@@ -185,12 +185,12 @@ class GuestResponse:
 
     Attributes:
         report: The content of the guest program's frames.
-        server_verdict: The verdict according to the server, for code without a record in the frames.
+        server_result: The result according to the server, for code without a record in the frames.
         request: The request.
     """
 
     report: GuestReport
-    server_verdict: ExecutionResult
+    server_result: ExecutionResult
     request: Request
 
     @property
@@ -198,17 +198,17 @@ class GuestResponse:
         """Whether the code was stopped at its time limit."""
         outcomes = {record.outcome for record in self.report.records.values()}
         if not self.report.final:
-            outcomes.add(self.server_verdict.outcome)
+            outcomes.add(self.server_result.outcome)
         return Outcome.TIMEOUT in outcomes
 
-    def verdict(self) -> ExecutionResult:
-        """Return the verdict on a program or a single call."""
+    def result(self) -> ExecutionResult:
+        """Return the result of a program or a single call."""
         ended = self.report.final and 0 in self.report.records
-        return self.verdict_of(0) if ended else self._take_return_val(self.server_verdict)
+        return self.result_of(0) if ended else self._take_return_val(self.server_result)
 
-    def verdict_of(self, index: int) -> ExecutionResult:
-        """Return the verdict in a record, with the output of the shared definitions before that of the case."""
-        run, base, record = self.request.run, self.server_verdict, self.report.records[index]
+    def result_of(self, index: int) -> ExecutionResult:
+        """Return the result of a case, with the output of the shared definitions before that of the case."""
+        run, base, record = self.request.run, self.server_result, self.report.records[index]
         definition = self.report.records.get(-1) if index >= 0 else None
         # The server returned the streams that are not in the record.
         texts = attrs.asdict(base.output) | dict(record.texts)
@@ -217,7 +217,7 @@ class GuestResponse:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}
             truncated |= definition.truncated
         texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
-        verdict = attrs.evolve(
+        result = attrs.evolve(
             base,
             outcome=record.outcome,
             output=ExecutionOutput(**texts),
@@ -227,16 +227,16 @@ class GuestResponse:
             files=record.files or base.files,
             duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
         )
-        return self._take_return_val(verdict)
+        return self._take_return_val(result)
 
-    def _take_return_val(self, verdict: ExecutionResult) -> ExecutionResult:
-        """Return a verdict with the value that a program printed with a `return_val` of its own."""
-        if verdict.output.ret_val or not self.request.own_return_val:
-            return verdict
+    def _take_return_val(self, result: ExecutionResult) -> ExecutionResult:
+        """Return a result with the value that a program printed with a `return_val` of its own."""
+        if result.output.ret_val or not self.request.own_return_val:
+            return result
         language = self.request.run.language
-        stdout, ret_val, truncated = take_return_val(verdict.output.stdout, language, verdict.truncated)
-        output = ExecutionOutput(stdout, verdict.output.stderr, ret_val)
-        return attrs.evolve(verdict, output=output, truncated=truncated)
+        stdout, ret_val, truncated = take_return_val(result.output.stdout, language, result.truncated)
+        output = ExecutionOutput(stdout, result.output.stderr, ret_val)
+        return attrs.evolve(result, output=output, truncated=truncated)
 
 
 def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:
@@ -266,5 +266,5 @@ def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
 
 def _too_large(limit: int) -> ExecutionResult:
     message = f"the answer is too large for {limit} bytes of output (limit of the client); it was not read"
-    error = UserError("OutputLimit", message)
+    error = ErrorInfo("OutputLimit", message)
     return ExecutionResult(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))

@@ -97,7 +97,7 @@ def encode_json(body: Mapping[str, Any]) -> bytes:
 
 
 def check_code(code: object) -> str:
-    """Return the code. Raise InvalidRequestError if it is no str, only white space, or has a lone surrogate."""
+    """Return the code. Raise InvalidRequestError if it is no str, only whitespace, or has a lone surrogate."""
     if not isinstance(code, str):
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code or code.isspace():

@@ -1,4 +1,4 @@
-"""Reads the answers of a server: a verdict on the code, or an error about the server.
+"""Reads the answers of a server: the result of the code, or an error about the server.
 
 The first row that matches applies:
 
@@ -36,7 +36,7 @@ from faasrt.inputs import check_path, files_from_wire
 from faasrt.protocol.frames import NO_REPORT, GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import Diagnostic, ExecutionOutput, ExecutionResult, Outcome, UserError, ValidationResult
+from faasrt.results import Diagnostic, ErrorInfo, ExecutionOutput, ExecutionResult, Outcome, ValidationResult
 
 _LARGEST_NUMBER = 1e15
 _ANSWER_OVERHEAD_BYTES = 262_144
@@ -70,14 +70,14 @@ class ParsedAnswer:
     """The content of an answer.
 
     Attributes:
-        verdict: The result according to the server alone; frames and the fields about the call are missing.
+        result: The result according to the server alone; frames and the fields about the call are missing.
         report: The content of the guest program's frames.
         declared: Whether the server named the outcome. Only the embedded FaaS does this.
         killed: Whether js-faas left its own report in stdout, because the process was killed.
         time_used_up: Whether the execution took at least as long as its time limit.
     """
 
-    verdict: ExecutionResult
+    result: ExecutionResult
     report: GuestReport = NO_REPORT
     declared: bool = False
     killed: bool = False
@@ -177,7 +177,7 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(**texts)
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
-    verdict = ExecutionResult(
+    result = ExecutionResult(
         outcome=outcome,
         output=output,
         error=user_error,
@@ -187,7 +187,7 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
         metadata=metadata,
         files=files,
     )
-    return ParsedAnswer(verdict, report, declared is not None, killed, time_used_up)
+    return ParsedAnswer(result, report, declared is not None, killed, time_used_up)
 
 
 def _read_files(value: Any) -> dict[str, bytes]:
@@ -221,7 +221,7 @@ def _unpack_js_report(texts: dict[str, str]) -> bool:
     return True
 
 
-def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
+def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, ErrorInfo | None]:
     """Return the outcome and the error in the answer of the embedded FaaS."""
     try:
         outcome = Outcome(body["outcome"])
@@ -232,12 +232,12 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, UserError | None]:
         return outcome, None
     _check_type(info, "error_info", dict)
     name, message, traceback = (_check_type(info.get(key, ""), key, str) for key in ("name", "message", "traceback"))
-    return outcome, UserError(name, message, traceback)
+    return outcome, ErrorInfo(name, message, traceback)
 
 
 def _inferred_outcome(
     output: ExecutionOutput, metadata: Mapping[str, Any], killed: bool, time_used_up: bool
-) -> tuple[Outcome, UserError | None]:
+) -> tuple[Outcome, ErrorInfo | None]:
     """Return the outcome and the error in the answer of a reference server. See the docstring of the module."""
     exit_code = metadata.get("exit_code")
     silent = exit_code != 0 and not (output.stdout or output.stderr or output.ret_val)
@@ -258,7 +258,7 @@ def _inferred_outcome(
     return Outcome.OK, None
 
 
-def _python_error(stderr: str) -> UserError | None:
+def _python_error(stderr: str) -> ErrorInfo | None:
     """Return the exception in a Python traceback. It is the last line without indentation."""
     if "Traceback (most recent call last)" not in stderr and "SyntaxError" not in stderr:
         return None
@@ -267,11 +267,11 @@ def _python_error(stderr: str) -> UserError | None:
     for line in reversed(traceback.splitlines()):
         match = _EXCEPTION_LINE.fullmatch(line)
         if match and not line.startswith(" ") and line[:1].isalpha():
-            return UserError(match["name"].rpartition(".")[2], match["message"] or "", traceback)
+            return ErrorInfo(match["name"].rpartition(".")[2], match["message"] or "", traceback)
     return None
 
 
-def _js_error(stderr: str) -> UserError | None:
+def _js_error(stderr: str) -> ErrorInfo | None:
     """Return the exception in a stack that ends in frames of js-faas, which evaluates programs in a file temp.js."""
     lines = stderr.rstrip("\n").split("\n")
     first_frame = len(lines)
@@ -284,7 +284,7 @@ def _js_error(stderr: str) -> UserError | None:
         match = _EXCEPTION_LINE.fullmatch(lines[index])
         if match:
             message = "\n".join([match["message"] or "", *lines[index + 1 : first_frame]])
-            return UserError(match["name"], message, "\n".join(lines[index:]))
+            return ErrorInfo(match["name"], message, "\n".join(lines[index:]))
     return None
 
 

@@ -11,7 +11,7 @@ import attrs
 from attrs.validators import and_, ge, instance_of, le, optional
 
 from faasrt._record_type import RecordType
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
 _BYTES = optional(and_(instance_of(int), ge(0)))
@@ -66,7 +66,7 @@ class Reply(metaclass=RecordType):
     stderr: str = ""
     ret_val: str = ""
     exit_code: int | None = None
-    error: UserError | None = None
+    error: ErrorInfo | None = None
     status: int = attrs.field(default=200, validator=[instance_of(int), ge(200), le(599)])
     details: str = ""
     headers: Mapping[str, str] = attrs.field(factory=dict, converter=_copy, hash=False)

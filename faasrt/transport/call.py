@@ -28,7 +28,7 @@ from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import EndpointState
 from faasrt.transport.context import CallContext
 from faasrt.transport.endpoint import Profiles, has_alternative
-from faasrt.transport.engine_names import EngineDirectory
+from faasrt.transport.fingerprints import FingerprintDirectory
 from faasrt.transport.http import BodyTooLargeError, HttpClient, RequestBody
 from faasrt.transport.lifecycle import LoopAffinity
 from faasrt.transport.live_reader import LiveReader
@@ -63,7 +63,7 @@ class Transport:
         self._random = random
         self._http = HttpClient(settings, clock)
         self._profiles = Profiles(self._http.get_profile, clock)
-        self._engines = EngineDirectory(self._http.get_health, settings.timeouts.health_s, clock)
+        self._fingerprints = FingerprintDirectory(self._http.get_health, settings.timeouts.health_s, clock)
         self._pool = PermitPool(settings, clock=clock, random=random, emit=emit)
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
@@ -80,7 +80,7 @@ class Transport:
         if self._users == 0:
             self._loop.release()
             self._profiles.clear()
-            self._engines.clear()
+            self._fingerprints.clear()
             self._pool.close()
             await self._http.aclose()
 
@@ -205,10 +205,10 @@ class Transport:
             context.attach(failure)
             raise
 
-    async def engine_names(self, language: Language, endpoints: Sequence[str]) -> dict[str, str | None]:
-        """Return the engine of a language at each endpoint by base URL; None for an engine that is unknown now."""
+    async def fingerprints(self, language: Language, endpoints: Sequence[str]) -> dict[str, str | None]:
+        """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
         self._loop.check()
-        return await self._engines.names(language, endpoints)
+        return await self._fingerprints.get(language, endpoints)
 
     async def starts_slowly(self, endpoints: Sequence[str]) -> bool:
         """Return whether an endpoint starts an interpreter for each request, so that executions should be few."""
@@ -317,7 +317,7 @@ class Transport:
         permit.status = answer.status
         response = request.read(answer)
         if permit.has_reduced_timeout and response.timed_out:
-            # The code had less time than the caller allowed, so this is not a verdict on the code.
+            # The code had less time than the caller allowed, so a timeout is not its fault.
             message = f"the code was stopped after the {timeout_ms} ms that were left until the deadline of the call"
             raise DeadlineExceededError(message, sent="yes")
         return response

@@ -124,23 +124,23 @@ class CallContext:
         error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts
         error.elapsed_s = self._clock() - self.started
 
-    def result(self, verdict: ExecutionResult) -> ExecutionResult:
+    def result(self, result: ExecutionResult) -> ExecutionResult:
         """Return the result of an execution with the fields about the call."""
         if self._timings is None:  # the cases of an execution share them
             total_s = self._clock() - self.started
             self._timings = Timings(queued_s=self.queued_s, total_s=total_s, attempts_s=tuple(self._attempts_s))
         return ExecutionResult(
-            outcome=verdict.outcome,
-            output=verdict.output,
-            error=verdict.error,
-            exit_code=verdict.exit_code,
-            truncated=verdict.truncated,
-            duration_ms=verdict.duration_ms,
+            outcome=result.outcome,
+            output=result.output,
+            error=result.error,
+            exit_code=result.exit_code,
+            truncated=result.truncated,
+            duration_ms=result.duration_ms,
             timings=self._timings,
             attempts=self.attempts,
             endpoint=self.endpoint,
-            metadata=verdict.metadata,
-            files=verdict.files,
+            metadata=result.metadata,
+            files=result.files,
         )
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:

@@ -34,7 +34,7 @@ from aiohttp import web
 from faasrt.cli.report.page import render
 from faasrt.cli.report.summary import Summary
 from faasrt.local import LocalFaaS
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
 from support.served import until
 
@@ -151,13 +151,14 @@ async def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> Non
 
 
 async def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
-    """Input is as for `run_code`. The outcome of a wrong answer is WRONG_ANSWER, and the report counts the tests."""
+    """Input is as for `run_code`. The outcome is the verdict on the first test that did not pass. The report counts."""
     tests = [{"stdin": "1", "expected": "2"}, {"stdin": "5", "expected": "10"}]
     tasks = write(
         tmp_path / "tasks.jsonl",
         {"id": "right", "code": "print(int(input()) * 2)", "tests": tests},
         {"id": "wrong", "code": "print(2)", "tests": tests, "compare": "tokens"},
         {"id": "broken", "code": "1 / 0", "tests": tests},
+        {"id": "cut", "code": "print('x' * 1_200_000)", "tests": tests[:1]},
         {
             "id": "input",
             "code": "import sys; print(sys.stdin.read(), sys.argv[1], open('a').read()); open('b', 'w').write('B')",
@@ -176,19 +177,21 @@ async def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
         "right": "OK",
         "wrong": "WRONG_ANSWER",
         "broken": "USER_ERROR",
+        "cut": "OUTPUT_LIMIT",
         "input": "OK",
         "bad": None,
     }
     assert found["right"]["tests"] == {"passed": 2, "total": 2, "verdicts": ["PASSED", "PASSED"]}
     assert found["wrong"]["tests"]["passed"] == 1
     assert found["wrong"]["error"]["message"] == "test 2: word 1: expected '10', got '2'"
+    assert found["cut"]["error"]["message"] == "test 1: the output was cut, so it cannot be compared"
     assert (found["input"]["stdout"], found["input"]["files"]) == ("in x A\n", {"b": "B"})
     assert "a test has no field 'input'" in found["bad"]["invalid_task"]
     again, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python", "--resume")
-    assert (again, len(read(tmp_path / "out"))) == (2, 5), stderr
+    assert (again, len(read(tmp_path / "out"))) == (2, 6), stderr
     report = Summary(tmp_path / "out")
-    assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 6, 1)
-    assert "3 of 6" in render(report)
+    assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 7, 1)
+    assert "3 of 7" in render(report)
 
 
 async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:
@@ -435,7 +438,7 @@ async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_pat
         if number % 10 == 0:
             return Reply.crash()
         if number % 10 in errors:
-            return Reply(outcome=Outcome.USER_ERROR, error=UserError(errors[number % 10]), delay_s=0.02)
+            return Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo(errors[number % 10]), delay_s=0.02)
         return Reply(stdout="x", delay_s=0.02)
 
     async with FakeFaas() as faas:
@@ -488,9 +491,9 @@ async def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
     )
     replies = {
         "print(0)": Reply.crash(),
-        "zero": Reply(outcome=Outcome.USER_ERROR, error=UserError("ZeroDivisionError", "division by zero")),
+        "zero": Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo("ZeroDivisionError", "division by zero")),
         "slow": Reply(
-            outcome=Outcome.TIMEOUT, error=UserError("Timeout", "timeout after 2000 ms (limit of the client)")
+            outcome=Outcome.TIMEOUT, error=ErrorInfo("Timeout", "timeout after 2000 ms (limit of the client)")
         ),
     }
     async with FakeFaas() as faas:

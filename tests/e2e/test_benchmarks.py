@@ -47,6 +47,7 @@ RUNS = [
         "growth --in-flight 4 40 --calls 80 --rounds 1",
         [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
     ),
+    # `compilation` is not here: it takes a minute.
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
     ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),

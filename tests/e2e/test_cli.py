@@ -143,7 +143,7 @@ def test_judge_names_problems_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "a.out").write_text("")
     (tmp_path / "b.out").write_text("")
     assert "b.out has no b.in" in faasrt(*program, str(tmp_path))[2]
-    assert "give one folder of test cases" in faasrt(*program)[2]
+    assert "give one folder of tests" in faasrt(*program)[2]
     assert faasrt(*program, str(tmp_path / "missing"))[0] == 2
 
 

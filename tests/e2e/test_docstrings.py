@@ -35,7 +35,7 @@ EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(nam
 # Blocks the thread and needs a Ray cluster: `test_ray.py` runs it.
 ELSEWHERE = {"faasrt.ray.run_tasks"}
 # Public methods for use inside the package only.
-INTERNAL = {"close_within", "use_cache"}
+INTERNAL = {"_close_within", "_use_cache"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -149,7 +149,7 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.local", f"reading its answer may take {http_limits.REQUEST_TIMEOUT_S:g} s each"
     least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for JavaScript"
     yield "faasrt.config.SandboxConfig", least
-    yield "faasrt.results", f"(more than {({2: 'twice'})[OUTPUT_FACTOR]} that, on the embedded FaaS)"
+    yield "faasrt.results", f"for output above {({2: 'twice'})[OUTPUT_FACTOR]} its limit"
     yield "faasrt.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"
     yield "faasrt.runtime.Runtime.run_cases", f"arguments (over {MAX_REQUEST_BYTES // 2**20} MiB in total)"
     yield "faasrt.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"

@@ -43,10 +43,10 @@ async def test_session(faasrt_local):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_anyio(faasrt_local):
+async def test_with_anyio_mark(faasrt_local):
     await check(faasrt_local)
 
-def test_without(faasrt_local):
+def test_without_an_event_loop(faasrt_local):
     asyncio.run(check(faasrt_local))
 """
 FAKE = """

@@ -86,7 +86,7 @@ async def test_every_snippet_has_a_known_kind(document: str) -> None:
 async def test_troubleshooting_explains_each_error() -> None:
     """The page has a section for each public error."""
     headings = set(re.findall(r"^### (\w+)$", snippets.text_of("faasrt.docs.troubleshooting"), re.MULTILINE))
-    public = [getattr(faasrt, name) for name in faasrt.__all__ if name.endswith("Error") and name != "UserError"]
+    public = [getattr(faasrt, name) for name in faasrt.__all__ if name.endswith("Error") and name != "ErrorInfo"]
     assert headings >= {error.__name__ for error in public} - {"FaasrtError", "ServiceError"}
 
 

@@ -32,7 +32,7 @@ from faasrt import (
 )
 from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaas, Reply
-from faasrt.transport.engine_names import MAX_AGE_S
+from faasrt.transport.fingerprints import MAX_AGE_S
 from support.served import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -55,7 +55,7 @@ def manager_at(*urls: str, cache: Any, **settings: Any) -> RuntimeManager:
 
 
 async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
-    """A hit has the same verdict, and is marked. It is also a hit for another manager that uses the same folder."""
+    """A hit has the same result, and is marked. It is also a hit for another manager that uses the same folder."""
     async with FakeFaas() as faas:
         faas.default = Reply.ok("hi\n", [1])
         for run in range(2):
@@ -121,7 +121,7 @@ async def test_invalid_calls_raise_although_a_result_is_stored() -> None:
 class Clock:
     def __init__(self, manager: RuntimeManager) -> None:
         self.now = 0.0
-        manager._factory._transport._engines._clock = lambda: self.now
+        manager._factory._transport._fingerprints._clock = lambda: self.now
 
 
 async def test_another_version_of_the_server_is_a_miss() -> None:

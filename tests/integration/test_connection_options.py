@@ -22,18 +22,18 @@ async def test_from_url() -> None:
     async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
         assert [(await manager.run_code("1", language)).ok for language in ("py", "js", "ts")] == [True] * 3
         assert repr(manager) == "<RuntimeManager of python, javascript, typescript>"
-    settings = Settings.for_url(["http://a:1", "http://b:2"], envelope="never")
+    settings = Settings.from_url(["http://a:1", "http://b:2"], envelope="never")
     assert settings.endpoints == dict.fromkeys(Language, ("http://a:1", "http://b:2"))
     assert settings.envelope == "never"
-    assert Settings.for_url({"py": "http://a:1"}).endpoints == {Language.PYTHON: ("http://a:1",)}
+    assert Settings.from_url({"py": "http://a:1"}).endpoints == {Language.PYTHON: ("http://a:1",)}
     with pytest.raises(ConfigurationError, match="not both"):
-        Settings.for_url("http://a:1", endpoints={"py": "http://a:1"})
+        Settings.from_url("http://a:1", endpoints={"py": "http://a:1"})
     with pytest.raises(TypeError, match="limitr"):
-        Settings.for_url("http://a:1", limitr=3)  # type: ignore[call-arg]
+        Settings.from_url("http://a:1", limitr=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="limitr"):
         Settings.from_env({}, limitr=3)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="URL"):
-        Settings.for_url(5)  # type: ignore[arg-type]
+        Settings.from_url(5)  # type: ignore[arg-type]
 
 
 async def test_local_fallback() -> None:

@@ -10,12 +10,12 @@ import pytest
 from benchmarks.problems import PROBLEMS, Problem
 from faasrt import (
     CodeTask,
+    CompletedTask,
+    FailedTask,
     InvalidRequestError,
     Outcome,
     OverloadedError,
     RuntimeManager,
-    TaskFailure,
-    TaskSuccess,
     TestCase,
     UnsupportedLanguageError,
     Verdict,
@@ -34,10 +34,10 @@ async def test_right_and_wrong_solutions_are_told_apart(problem: Problem, local:
     right, wrong = await asyncio.gather(
         local.judge(problem.right, tests, language="python"), local.judge(problem.wrong, tests, language="python")
     )
-    assert right.passed, right.deciding
+    assert right.passed, right.first_failure
     assert not wrong.passed
-    assert wrong.deciding.verdict is Verdict.WRONG_ANSWER
-    assert wrong.deciding.difference
+    assert wrong.verdict is Verdict.WRONG_ANSWER
+    assert wrong.first_failure.difference
 
 
 async def test_each_test_has_its_own_verdict(local: RuntimeManager) -> None:
@@ -71,8 +71,13 @@ async def test_each_test_has_its_own_verdict(local: RuntimeManager) -> None:
         (("", DOUBLE), {}, InvalidRequestError, "code must not be empty"),
         (("pass", []), {}, InvalidRequestError, "tests must not be empty"),
         (("pass", DOUBLE), {"compare": "same"}, InvalidRequestError, "compare must be"),
-        (("pass", DOUBLE), {"concurrency": 0}, InvalidRequestError, "concurrency must be a whole number from 1"),
-        (("pass", DOUBLE), {"concurrency": True}, InvalidRequestError, "concurrency must be a whole number from 1"),
+        (("pass", DOUBLE), {"concurrency": 0}, InvalidRequestError, "concurrency must be a whole number of at least 1"),
+        (
+            ("pass", DOUBLE),
+            {"concurrency": True},
+            InvalidRequestError,
+            "concurrency must be a whole number of at least 1",
+        ),
         (("pass", DOUBLE), {"stop_on_failure": 1}, InvalidRequestError, "stop_on_failure must be True or False"),
         (("pass", DOUBLE), {"timeout_ms": -1}, InvalidRequestError, "timeout_ms must be finite and above 0"),
         (("pass", [*DOUBLE, TestCase(timeout_ms=10**9)]), {}, InvalidRequestError, "timeout_ms must be at most"),
@@ -98,7 +103,7 @@ async def test_an_infrastructure_failure_is_never_a_wrong_answer() -> None:
         with pytest.raises(OverloadedError):
             await manager.judge("print(1)", DOUBLE, language="python")
         items = [item async for item in manager.map([CodeTask("print(1)", "python", tests=DOUBLE)])]
-    assert isinstance(items[0], TaskFailure)
+    assert isinstance(items[0], FailedTask)
     assert isinstance(items[0].error, OverloadedError)
 
 
@@ -112,7 +117,7 @@ async def test_a_task_with_tests_has_a_judgement(local: RuntimeManager) -> None:
     items = [item async for item in local.map(tasks, ordered=True)]
     found = []
     for item in items:
-        assert isinstance(item, TaskSuccess)
+        assert isinstance(item, CompletedTask)
         assert item.judgement is not None
         found.append((item.result.outcome, item.result.stdout, item.judgement.score))
         assert item.to_dict()["judgement"]["score"] == item.judgement.score

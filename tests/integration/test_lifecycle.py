@@ -253,14 +253,14 @@ async def test_call_cancelled_during_aclose_raises_cancelled_error(raw_server: S
     await closing
 
 
-async def test_clear_cache_waits_for_calls_in_flight(raw_server: Serve) -> None:
+async def test_close_runtimes_waits_for_calls_in_flight(raw_server: Serve) -> None:
     """A removed runtime closes when its calls have ended. Meanwhile, new callers get a new runtime."""
     server = StoppingServer(10)
     async with manager_for(await raw_server(server.handle)) as manager:
         old = await manager.get_runtime("py")
         call = asyncio.create_task(old.run_code("1"))
         await server.arrived.wait()
-        clearing = asyncio.create_task(manager.clear_cache())
+        clearing = asyncio.create_task(manager.close_runtimes())
         await wait_until(lambda: old.closed)
         new = await manager.get_runtime("py")
         assert new is not old
@@ -271,7 +271,7 @@ async def test_clear_cache_waits_for_calls_in_flight(raw_server: Serve) -> None:
         assert (await call).ok
         await clearing
         assert (await new.run_code("1")).ok
-        await manager.clear_cache()
+        await manager.close_runtimes()
         assert (await manager.run_code("1", "py")).ok
         assert manager.get_metrics().total.outcomes == {"OK": 3}
 
@@ -291,7 +291,7 @@ def several_executions(manager: RuntimeManager, way: str) -> asyncio.Task[list[A
     return asyncio.create_task(run_cases() if way == "run_cases" else run_map())
 
 
-@pytest.mark.parametrize("closing", ["clear_cache", "aclose"])
+@pytest.mark.parametrize("closing", ["close_runtimes", "aclose"])
 @pytest.mark.parametrize("way", ["run_cases", "map"])
 async def test_several_executions_are_one_call_in_flight(raw_server: Serve, way: str, closing: str) -> None:
     """Closing waits for all executions of a `run_cases`, and of the tasks of a `map`."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from faasrt import ExecutionError, Outcome, RuntimeManager, SandboxConfig, Settings, UserError
+from faasrt import ErrorInfo, ExecutionError, Outcome, RuntimeManager, SandboxConfig, Settings
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaas, Reply
 from support.doubles import JsFaas, PythonFaas
@@ -86,7 +86,7 @@ async def test_embedded_faas_names_the_lower_limit(
         sandbox = SandboxConfig(timeout_limit_s=20, **{limit: asked})  # type: ignore[arg-type]
     async with RuntimeManager(settings=Settings(endpoints={language: faas.url}, sandbox=sandbox)) as manager:
         result = await manager.run_code(programs[language], language)
-    assert (result.outcome, result.error) == (outcome, UserError(name, expected))
+    assert (result.outcome, result.error) == (outcome, ErrorInfo(name, expected))
     with pytest.raises(ExecutionError, match=f"ended as {outcome}: {name}: "):
         result.raise_for_outcome()
 
@@ -112,11 +112,11 @@ async def test_limit_errors_of_reference_servers(
             loud = await manager.run_code(PRINTING[family], language)
     assert (slow.outcome, slow.error) == (
         Outcome.TIMEOUT,
-        UserError("Timeout", "timeout after 700 ms (limit of the client)"),
+        ErrorInfo("Timeout", "timeout after 700 ms (limit of the client)"),
     )
     assert (loud.outcome, loud.error) == (
         Outcome.OUTPUT_LIMIT,
-        UserError("OutputLimit", "more than 2000 bytes of output (twice the limit of the client)"),
+        ErrorInfo("OutputLimit", "more than 2000 bytes of output (twice the limit of the client)"),
     )
 
 
@@ -140,7 +140,7 @@ async def test_limit_errors_of_cases(faas: LocalFaaS, language: str, place: str)
             )
             single = await manager.call_function(LOOPING[language], "f", (1,), language=language, timeout_ms=400)
     assert [result.outcome for result in results] == [Outcome.OK, Outcome.TIMEOUT, Outcome.OK]
-    expected = UserError("Timeout", "timeout after 400 ms (limit of the client)")
+    expected = ErrorInfo("Timeout", "timeout after 400 ms (limit of the client)")
     assert [result.error for result in results] == [None, expected, None]
     assert (single.outcome, single.error) == (Outcome.TIMEOUT, expected)
 
@@ -154,7 +154,7 @@ async def test_output_limit_of_the_server_applies_to_cases(faas: LocalFaaS) -> N
         )
     assert (result.outcome, result.error) == (
         Outcome.OUTPUT_LIMIT,
-        UserError("OutputLimit", "more than 10000 bytes of output (twice the limit of the server)"),
+        ErrorInfo("OutputLimit", "more than 10000 bytes of output (twice the limit of the server)"),
     )
 
 
@@ -163,10 +163,10 @@ async def test_limit_errors_of_servers_that_report_only_the_outcome() -> None:
     async with FakeFaas() as fake, RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
         fake.handler = lambda request: Reply(outcome="MEMORY_LIMIT")
         bare = await manager.run_code("1", "python")
-        given = UserError("Timeout", "timeout after 3 ms (limit of the server)")
+        given = ErrorInfo("Timeout", "timeout after 3 ms (limit of the server)")
         fake.handler = lambda request: Reply(outcome="TIMEOUT", error=given)
         named = await manager.run_code("1", "python")
-    assert bare.error == UserError("MemoryLimit", "more than 128 MiB of memory (limit of the client)")
+    assert bare.error == ErrorInfo("MemoryLimit", "more than 128 MiB of memory (limit of the client)")
     assert named.error == given
 
 
@@ -179,4 +179,4 @@ async def test_limit_error_of_a_too_large_answer() -> None:
         async with RuntimeManager(settings=settings) as manager:
             result = await manager.run_code("1", "python")
     message = "the answer is too large for 1000 bytes of output (limit of the client); it was not read"
-    assert (result.outcome, result.error) == (Outcome.OUTPUT_LIMIT, UserError("OutputLimit", message))
+    assert (result.outcome, result.error) == (Outcome.OUTPUT_LIMIT, ErrorInfo("OutputLimit", message))

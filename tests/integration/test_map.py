@@ -92,7 +92,7 @@ async def test_map_is_lazy_and_bounded(ordered: bool) -> None:
         assert faas.peak <= 5
 
 
-async def test_ordered() -> None:
+async def test_ordered_results_have_the_order_of_the_tasks() -> None:
     """With `ordered`, results have the order of the tasks, even if the first task is slow."""
     async with FakeFaas() as faas, manager_for(faas.url) as manager:
         faas.health = {"capabilities": {}, "limits": {}}

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry, generate_latest
 
 import faasrt
-from faasrt import BreakerSettings, RetrySettings, RuntimeManager, ServiceError, Settings, UserError, errors
+from faasrt import BreakerSettings, ErrorInfo, RetrySettings, RuntimeManager, ServiceError, Settings, errors
 from faasrt.telemetry.events import AttemptFinished, CallFinished, Event, RetryScheduled
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.otel import OpenTelemetrySink
@@ -30,7 +30,7 @@ from support.helpers import manager_for
 # The text that must not appear, and its base64 form.
 SECRET = "s3cretS3CRETs3cret"
 HIDDEN = (SECRET, "czNjcmV0UzNDUkVUczNjcmV0")
-ERROR = UserError(name=SECRET, message=SECRET, traceback=SECRET)
+ERROR = ErrorInfo(name=SECRET, message=SECRET, traceback=SECRET)
 REPLIES = [
     Reply(stdout=SECRET, stderr=SECRET, ret_val=f'"{SECRET}"'),
     Reply(outcome="USER_ERROR", stderr=SECRET, error=ERROR, exit_code=3),

@@ -218,12 +218,12 @@ async def test_whole_programs_run_as_cases(double_url: str) -> None:
     response = await run_whole_cases(double_url, code, encode_inputs(*inputs), files={"shared": "S"}, collect=["o*"])
     assert response.report.final
     for number in range(3):
-        verdict = response.verdict_of(number)
-        assert verdict.outcome is (Outcome.USER_ERROR if number else Outcome.OK), verdict
-        assert verdict.exit_code == number
-        assert verdict.stdout == "bye\n"
-        assert verdict.stderr == f"__main__ in{number} ['main.py', '{number}'] S\n"
-        assert verdict.files == {"out": str(number).encode()}
+        result = response.result_of(number)
+        assert result.outcome is (Outcome.USER_ERROR if number else Outcome.OK), result
+        assert result.exit_code == number
+        assert result.stdout == "bye\n"
+        assert result.stderr == f"__main__ in{number} ['main.py', '{number}'] S\n"
+        assert result.files == {"out": str(number).encode()}
 
 
 async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeManager) -> None:
@@ -237,9 +237,9 @@ async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeMa
     files = {"a": "A", "d/b": ""}
     response = await run_whole_cases(url, code, encode_inputs(*inputs), profile=profile, files=files, collect=["a"])
     for number in range(3):
-        verdict = response.verdict_of(number)
-        assert verdict.stdout == f"A{number} {['main.py'] + ['x'] * number} ['b']\n", verdict
-        assert verdict.files == {"a": f"A{number}".encode()}
+        result = response.result_of(number)
+        assert result.stdout == f"A{number} {['main.py'] + ['x'] * number} ['b']\n", result
+        assert result.files == {"a": f"A{number}".encode()}
 
 
 async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -> None:
@@ -251,10 +251,10 @@ async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -
     url = (await local.get_health_status()).endpoints[0].endpoint
     profile = EndpointProfile(lossless=True, enforces_timeouts=True)
     response = await run_whole_cases(url, code, encode_inputs({"collect": ["*"]}), profile=profile)
-    verdict = response.verdict_of(0)
-    assert verdict.outcome is Outcome.OK
-    assert {name: len(data) for name, data in verdict.files.items()} == {"a": 300_000}
-    assert verdict.truncated == {"stdout", "stderr", "ret_val", "files"}
+    result = response.result_of(0)
+    assert result.outcome is Outcome.OK
+    assert {name: len(data) for name, data in result.files.items()} == {"a": 300_000}
+    assert result.truncated == {"stdout", "stderr", "ret_val", "files"}
 
 
 async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> None:
@@ -262,7 +262,7 @@ async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> N
     code = "import time\nword = input()\nprint(word)\nif word == 'loop':\n    while True: pass"
     inputs = [{"stdin": word} for word in ("a", "loop", "b")]
     response = await run_whole_cases(double_url, code, encode_inputs(*inputs), timeout_ms=700)
-    assert [response.verdict_of(index).outcome for index in response.report.records] == ["OK", "TIMEOUT"]
+    assert [response.result_of(index).outcome for index in response.report.records] == ["OK", "TIMEOUT"]
     assert response.report.is_complete
 
 
@@ -282,7 +282,7 @@ async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> N
 async def test_later_cases_run_after_a_case_that_fails(double_url: str, code: str, outcomes: list[str]) -> None:
     """Only a case that ends the process prevents the later cases."""
     response = await run_whole_cases(double_url, code, encode_inputs({"stdin": "a"}, {"stdin": "x"}, {"stdin": "b"}))
-    assert [response.verdict_of(index).outcome for index in response.report.records] == outcomes
+    assert [response.result_of(index).outcome for index in response.report.records] == outcomes
 
 
 async def test_the_guest_program_removes_its_folders(double_url: str) -> None:
@@ -292,7 +292,7 @@ async def test_the_guest_program_removes_its_folders(double_url: str) -> None:
         "open('a/b/c', 'w').close()"
     )
     response = await run_whole_cases(double_url, code, encode_inputs({"stdin": "a"}, {"files": {"x": ""}}))
-    folders = [response.verdict_of(index).stdout for index in (0, 1)]
+    folders = [response.result_of(index).stdout for index in (0, 1)]
     assert len(set(folders)) == 2
     for folder in folders:
         assert Path(folder).name.startswith("faasrt-")

@@ -76,13 +76,13 @@ async def test_closing_fails_waiting_calls() -> None:
         assert (metrics.in_flight, metrics.queued) == (0, 0)
 
 
-async def test_clear_cache_waits_for_waiting_calls() -> None:
+async def test_close_runtimes_waits_for_waiting_calls() -> None:
     """Calls that wait for a permit still run."""
     async with FakeFaas() as faas, manager_for(faas.url, limiter=LimiterSettings(max_concurrency=1)) as manager:
         faas.default = Reply(delay_s=0.05)
         calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
         await until_queued(manager, 4)
-        await manager.clear_cache()
+        await manager.close_runtimes()
         assert all(task.done() and task.result().ok for task in calls)
 
 

@@ -110,7 +110,7 @@ async def test_malformed_answers_raise_errors_of_faasrt(serve: Serve, lines: lis
 
 
 async def test_a_line_that_is_too_long_is_not_read_to_its_end(serve: Serve) -> None:
-    """The client keeps no more of a line than the largest answer. The verdict is that of a too large answer."""
+    """The client keeps no more of a line than the largest answer. The outcome is that of a too large answer."""
     sent = 0
 
     async def handle(request: web.Request) -> web.StreamResponse:

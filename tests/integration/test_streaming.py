@@ -24,6 +24,7 @@ from faasrt import (
     RuntimeManager,
     SandboxConfig,
     ServerError,
+    StreamError,
     TimeoutSettings,
 )
 from faasrt.local import LocalFaaS, http_limits
@@ -164,12 +165,12 @@ async def test_output_arrives_while_the_program_runs(streamed: tuple[RuntimeMana
             if len(seen) == 4:
                 assert run.live
                 break
-        with pytest.raises(InvalidRequestError, match="the program has not ended"):
+        with pytest.raises(StreamError, match="the program has not ended"):
             run.result  # noqa: B018
     assert joined(seen, "stdout").startswith("tick\n" * 4)
     times = [chunk.elapsed_s for chunk in seen]
     assert times == sorted(set(times))
-    with pytest.raises(InvalidRequestError, match="the block was left before the end"):
+    with pytest.raises(StreamError, match="the block was left before the end"):
         run.result  # noqa: B018
     await until_active(manager, language, 0)
     assert manager.get_metrics().in_flight == 0
@@ -307,12 +308,12 @@ async def test_misuse_raises_clear_errors(local: RuntimeManager) -> None:
     with pytest.raises(InvalidRequestError, match="argv must be a sequence"):
         runtime.stream_code("1", argv="x")
     run = runtime.stream_code("1")
-    with pytest.raises(InvalidRequestError, match="must be entered first"):
+    with pytest.raises(StreamError, match="must be entered first"):
         await anext(run)
     async with run:
         assert [chunk async for chunk in run] == []
         assert run.result.ok
-    with pytest.raises(InvalidRequestError, match="only once"):
+    with pytest.raises(StreamError, match="only once"):
         await run.__aenter__()
 
 

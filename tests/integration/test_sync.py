@@ -18,7 +18,16 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import faasrt
-from faasrt import CodeTask, ConfigurationError, InvalidRequestError, Outcome, RuntimeClosedError, ServerError, sync
+from faasrt import (
+    CodeTask,
+    ConfigurationError,
+    InvalidRequestError,
+    Outcome,
+    RuntimeClosedError,
+    ServerError,
+    StreamError,
+    sync,
+)
 from faasrt.testing import FakeFaas, Reply
 from support.served import CLEAN, PATIENCE_S, strays, trace
 
@@ -59,7 +68,7 @@ def public(kind: type) -> dict[str, Any]:
     ("kind", "original", "internal"),
     [
         (sync.RuntimeManager, faasrt.RuntimeManager, set()),
-        (sync.Runtime, faasrt.Runtime, {"close_within", "use_cache"}),
+        (sync.Runtime, faasrt.Runtime, {"_close_within", "_use_cache"}),
     ],
 )
 def test_methods_are_those_of_the_asynchronous_classes(kind: type, original: type, internal: set[str]) -> None:
@@ -390,7 +399,7 @@ def test_output_arrives_while_the_program_runs(manager: sync.RuntimeManager) -> 
     code = "import time\nprint(1, flush=True)\ntime.sleep(60)"
     with manager.stream_code(code, "python") as run:
         assert next(run).text == "1\n"
-        with pytest.raises(InvalidRequestError, match="has not ended"):
+        with pytest.raises(StreamError, match="has not ended"):
             _ = run.result
     with manager.get_runtime("python").stream_code("print(1); 1 / 0") as run:
         texts = {chunk.stream: chunk.text for chunk in run}
@@ -399,5 +408,5 @@ def test_output_arrives_while_the_program_runs(manager: sync.RuntimeManager) -> 
 
 
 def test_a_streamed_run_must_be_entered(manager: sync.RuntimeManager) -> None:
-    with pytest.raises(InvalidRequestError, match="must be entered first"):
+    with pytest.raises(StreamError, match="must be entered first"):
         next(manager.stream_code("1", "python"))

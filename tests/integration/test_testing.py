@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
-from faasrt import ConfigurationError, Outcome, RuntimeClosedError, UserError
+from faasrt import ConfigurationError, ErrorInfo, Outcome, RuntimeClosedError
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics, fault_proxy
 from support.helpers import manager_for
 from support.served import until
@@ -113,7 +113,7 @@ class Sink:
 
 async def test_replies_are_sent_in_the_protocol_of_a_faas() -> None:
     """The default outcome is OK. The fields of a reply are sent as output, error and metadata."""
-    error = UserError("ValueError", "bad", "Traceback ...")
+    error = ErrorInfo("ValueError", "bad", "Traceback ...")
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.script(
             Reply(),
@@ -145,7 +145,7 @@ async def test_manager_with_a_fake_faas(faasrt_fake: FakeFaas) -> None:
     assert faasrt_fake.requests[0]["code"] == "print('hi')"
 
 
-async def test_order_of_replies() -> None:
+async def test_replies_come_in_the_order_of_the_script() -> None:
     """Scripted replies are used once each, in order, and then the default. A handler overrides both."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
 
@@ -326,7 +326,7 @@ async def test_other_paths_are_not_found() -> None:
         assert (fake.requests, fake.scripted, fake.accepted) == ([], 1, 1)
 
 
-async def test_health() -> None:
+async def test_health_is_scripted_like_programs() -> None:
     """`/health` returns the fields that the test sets, counts its requests, and uses no scripted reply."""
     async with FakeFaas() as fake, aiohttp.ClientSession() as session:
         fake.script(Reply(reset_on_request_byte=0))
@@ -720,7 +720,7 @@ async def test_timeout(raw_server: RawServer, way: str, monkeypatch: pytest.Monk
         assert await client.to_end() == (b"", "FIN")
 
 
-async def test_reset(raw_server: RawServer) -> None:
+async def test_a_reset_ends_every_connection(raw_server: RawServer) -> None:
     """Both sides of open connections and all new connections are reset, until the toxic is removed."""
     sink = Sink()
     async with FaultProxy(await raw_server(sink.handle)) as proxy:

@@ -96,7 +96,7 @@ import unittest
 class T(unittest.TestCase):
     def test_passes(self):
         self.assertEqual(1, 1)
-    def test_fails(self):
+    def test_that_fails(self):
         self.assertEqual([1, 2], [1, 3])
     @unittest.skip('why')
     def test_skipped(self):

@@ -28,7 +28,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
     assert_type(result.outcome, faasrt.Outcome)
     assert_type(result.output, faasrt.ExecutionOutput)
     assert_type(result.stdout, str)
-    assert_type(result.error, faasrt.UserError | None)
+    assert_type(result.error, faasrt.ErrorInfo | None)
     assert_type(result.exit_code, int | None)
     assert_type(result.truncated, frozenset[str])
     assert_type(result.timings.attempts_s, tuple[float, ...])
@@ -61,7 +61,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         else:
             assert_type(item.error, faasrt.FaasrtError)
         if item.result:
-            assert_type(item, faasrt.TaskSuccess)
+            assert_type(item, faasrt.CompletedTask)
     called = await manager.call_function("def f(n): pass", "f", [1], language="py", timeout_ms=5)
     assert_type(called, faasrt.ExecutionResult)
     assert_type(await manager.run_cases("def f(n): pass", "f", [[1]], language="py"), list[faasrt.ExecutionResult])
@@ -69,7 +69,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         faasrt.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
     with contextlib.suppress(faasrt.ConfigurationError):
         faasrt.RuntimeManager.from_url("http://faas:8000", token=5)  # type: ignore[arg-type]
-    await manager.clear_cache()
+    await manager.close_runtimes()
 
 
 def use_sync() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from faasrt import ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, UserError, caching
+from faasrt import ErrorInfo, ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, caching
 from faasrt.caching import (
     ResultCache,
     Reuse,
@@ -168,7 +168,7 @@ def test_a_large_program_is_hashed_in_a_thread(monkeypatch: pytest.MonkeyPatch, 
 RESULT = ExecutionResult(
     outcome=Outcome.USER_ERROR,
     output=ExecutionOutput("out \ud800", "é", "[1]"),
-    error=UserError("ValueError", "m", "t"),
+    error=ErrorInfo("ValueError", "m", "t"),
     exit_code=1,
     truncated=frozenset({"stdout"}),
     duration_ms=1.5,
@@ -208,10 +208,10 @@ def test_only_deterministic_outcomes_are_stored() -> None:
     assert stored == {Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR}
     assert not is_stored(attrs.evolve(RESULT, truncated=frozenset({"files"})))
     for error in (
-        UserError("MemoryError"),
-        UserError("numpy._core._exceptions._ArrayMemoryError"),
-        UserError("RangeError", "Array buffer allocation failed"),
-        UserError("UnknownCase"),
+        ErrorInfo("MemoryError"),
+        ErrorInfo("numpy._core._exceptions._ArrayMemoryError"),
+        ErrorInfo("RangeError", "Array buffer allocation failed"),
+        ErrorInfo("UnknownCase"),
     ):
         assert not is_stored(attrs.evolve(RESULT, error=error))
 

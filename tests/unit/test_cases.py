@@ -25,8 +25,8 @@ def request(limit: int = 1_000) -> Request:
     return Request(body=b"", run=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
 
 
-def to_result(verdict: ExecutionResult) -> ExecutionResult:
-    return verdict
+def to_result(result: ExecutionResult) -> ExecutionResult:
+    return result
 
 
 def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
@@ -169,8 +169,8 @@ def test_forged_frames_give_valid_records_or_none(contents: list[Any], between: 
         assert isinstance(index, int)
         assert isinstance(kept.outcome, Outcome)
         assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in kept.texts.values())
-        verdict = GuestResponse(report, KILLED, request(limit)).verdict_of(index)
-        json.dumps(to_result(verdict).to_dict())
+        result = GuestResponse(report, KILLED, request(limit)).result_of(index)
+        json.dumps(to_result(result).to_dict())
 
 
 def test_forged_frames_with_deep_structure_are_not_decoded() -> None:

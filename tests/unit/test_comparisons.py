@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from faasrt import ExecutionOutput, ExecutionResult, InvalidRequestError, Judgement, Outcome, TestCase, Verdict, floats
+from faasrt import (
+    CompareError,
+    ExecutionOutput,
+    ExecutionResult,
+    InvalidRequestError,
+    Judgement,
+    Outcome,
+    TestCase,
+    Verdict,
+    floats,
+)
 from faasrt._judge import run_tests
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 
@@ -97,7 +107,7 @@ class AsyncCompare:
 )
 def test_a_comparison_that_fails_is_an_error_of_the_caller(compare: Compare, message: str) -> None:
     """It is not a verdict, and in a map it fails only its task."""
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(CompareError) as caught:
         judge_result(TestCase(expected="a"), result("b"), compare)
     assert message in str(caught.value)
 
@@ -122,10 +132,10 @@ async def wrong_compare(output: str, expected: str) -> bool:
         (lambda: check_compare(wrong_compare), "compare must not be async"),
         (lambda: check_compare(floats), "compare must be"),
         (lambda: check_compare(AsyncCompare()), "compare must not be async"),
-        (lambda: floats(rel=10**400), "rel must be a finite number from 0"),
+        (lambda: floats(rel=10**400), "rel must be a finite number of at least 0"),
         (lambda: TestCase(id=5), "id must be a str or None, got 5"),
-        (lambda: floats(rel=-1), "rel must be a finite number from 0, got -1"),
-        (lambda: floats(abs=float("nan")), "abs must be a finite number from 0, got nan"),
+        (lambda: floats(rel=-1), "rel must be a finite number of at least 0, got -1"),
+        (lambda: floats(abs=float("nan")), "abs must be a finite number of at least 0, got nan"),
     ],
 )
 def test_wrong_tests_are_refused(make: Any, message: str) -> None:
@@ -167,6 +177,7 @@ def test_the_score_is_the_share_of_passed_tests() -> None:
     judgement = Judgement(results=(passed, wrong, passed))
     assert (judgement.passed, judgement.passed_count, round(judgement.score, 3)) == (False, 2, 0.667)
     assert not judgement
-    assert judgement.deciding is wrong
-    assert Judgement(results=(passed,)).passed
+    assert (judgement.first_failure, judgement.verdict) == (wrong, Verdict.WRONG_ANSWER)
+    right = Judgement(results=(passed,))
+    assert (right.passed, right.first_failure, right.verdict) == (True, None, Verdict.PASSED)
     assert [test["verdict"] for test in judgement.to_dict()["results"]] == ["PASSED", "WRONG_ANSWER", "PASSED"]

@@ -11,18 +11,18 @@ import pytest
 from faasrt import (
     BreakerSettings,
     CodeTask,
+    CompletedTask,
     ConfigurationError,
     ExecutionResult,
     FaasrtError,
+    FailedTask,
     Language,
     LimiterSettings,
     Outcome,
     RetrySettings,
     SandboxConfig,
     Settings,
-    TaskFailure,
     TaskResult,
-    TaskSuccess,
     TimeoutSettings,
     UnsupportedLanguageError,
 )
@@ -79,8 +79,8 @@ def test_tasks_and_task_results() -> None:
     with pytest.raises(UnsupportedLanguageError):
         CodeTask("1", "ruby")
     result = ExecutionResult(outcome=Outcome.OK)
-    assert TaskSuccess(0, task, result).error is None
-    failure = TaskFailure(0, task, FaasrtError("x"))
+    assert CompletedTask(0, task, result).error is None
+    failure = FailedTask(0, task, FaasrtError("x"))
     assert failure.result is None
     assert isinstance(failure, TaskResult)
     assert failure.to_dict() == {
@@ -89,8 +89,8 @@ def test_tasks_and_task_results() -> None:
         "result": None,
         "error": {"name": "FaasrtError", "message": "x"},
     }
-    assert TaskSuccess(1, task, result).to_dict()["result"] == result.to_dict()
-    for kind in (TaskSuccess, TaskFailure):
+    assert CompletedTask(1, task, result).to_dict()["result"] == result.to_dict()
+    for kind in (CompletedTask, FailedTask):
         with pytest.raises(TypeError):
             kind(0, task)
 

@@ -68,7 +68,7 @@ PIECES += [
     "piece", ["\n", " ", "\t\n", "function ", "const ", "return_val", "return_val ", "\nfunction\t"]
 )
 def test_searching_a_definition_of_return_val_takes_linear_time(piece: str, language: Language) -> None:
-    """A program of 8 MiB, the largest that a server accepts, consists of white space and parts of a definition."""
+    """A program of 8 MiB, the largest that a server accepts, consists of whitespace and parts of a definition."""
     code = piece * (8 * 2**20 // len(piece)) + "x return_val"
     assert not defines_return_val(code, language)
 
@@ -158,7 +158,7 @@ def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: 
     steps: dict[str, Callable[[], object]] = {
         "read": lambda: read_it(EndpointProfile()),
         "read, reference": lambda: read_it(EndpointProfile(reference=True)),
-        "read_verdict": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).verdict,
+        "read_result": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).result,
         "definition": lambda: [defines_return_val(text, language) for language in Language],
         "value": lambda: [take_return_val(text, language, frozenset({"stdout"})) for language in Language],
     }

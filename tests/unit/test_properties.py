@@ -56,7 +56,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 def check_answer(body: bytes, status: int, limit: int) -> None:
     try:
-        result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).verdict
+        result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).result
     except FaasrtError:
         return
     assert isinstance(result, ExecutionResult)

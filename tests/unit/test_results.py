@@ -9,13 +9,13 @@ import pytest
 from faasrt import (
     Diagnostic,
     EndpointHealth,
+    ErrorInfo,
     ExecutionError,
     ExecutionOutput,
     ExecutionResult,
     HealthStatus,
     Outcome,
     ReturnValueError,
-    UserError,
     ValidationResult,
 )
 from faasrt.protocol.streams import cut, cut_text
@@ -52,7 +52,7 @@ def test_raise_for_outcome() -> None:
     """`raise_for_outcome` returns the result if it is OK, and raises an error with the result otherwise."""
     good = ExecutionResult(outcome=Outcome.OK)
     assert good.raise_for_outcome() is good
-    bad = ExecutionResult(outcome=Outcome.USER_ERROR, error=UserError("ValueError", "bad"))
+    bad = ExecutionResult(outcome=Outcome.USER_ERROR, error=ErrorInfo("ValueError", "bad"))
     with pytest.raises(ExecutionError, match="USER_ERROR: ValueError: bad") as info:
         bad.raise_for_outcome()
     assert info.value.result is bad

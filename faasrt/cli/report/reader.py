@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from faasrt.cli.input import iter_lines
+from faasrt.cli.outcome_text import describe
 from faasrt.cli.report.text import excerpt, one_line
 from faasrt.cli.report.units import milliseconds
-from faasrt.cli.verdict import describe
 from faasrt.errors import FaasrtError
 from faasrt.judging import Verdict
 from faasrt.languages import Language

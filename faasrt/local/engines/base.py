@@ -22,7 +22,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
 from faasrt.local.jail.cgroup import Cgroups
 from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
@@ -108,7 +108,7 @@ class EngineResult:
     stderr: str = ""
     ret_val: str = ""
     truncated: tuple[str, ...] = attrs.field(converter=_names, default=())
-    error: UserError | None = None
+    error: ErrorInfo | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0
     line: int | None = None

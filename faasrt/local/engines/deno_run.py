@@ -21,7 +21,7 @@ from faasrt.local.engines.report import cut_streams, decode_message, read_error,
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.return_val import defines_return_val
 from faasrt.protocol.streams import OutputBuffer
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 # The largest message. A return value may be JSON, encoded as JSON again: a control character takes up to seven bytes.
 _MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
@@ -321,11 +321,11 @@ class DenoRun:
         if "error" in messages:
             return read_error(messages["error"], self._limit, unnamed="Error")
         if (returncode or 0) > 0 and "exit" in messages:
-            error = UserError("Exit", f"the program exited with code {returncode}")
+            error = ErrorInfo("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
         if "done" in messages or (returncode == 0 and "exit" in messages):
             return {"outcome": Outcome.OK, "exit_code": 0}
         if returncode == 1 and _NEVER_SETTLED in stderr:
-            error = UserError("Error", "a promise of a top-level await never settled")
+            error = ErrorInfo("Error", "a promise of a top-level await never settled")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
         return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}

@@ -18,7 +18,7 @@ from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.streams import OutputBuffer
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 # The largest message. A return value may be JSON, which is encoded as JSON once more, so that a control character takes
 # up to seven bytes. The total of a program's messages is limited too, because reading them costs the server time.
@@ -197,7 +197,7 @@ class NativeRun:
             if -returncode in _FROM_OUTSIDE and "kill" not in messages:
                 # Usually the reason is that the system is out of memory.
                 raise KilledError(f"a Python process was killed from outside ({name})")
-            return {"outcome": Outcome.CRASHED, "error": UserError(name, f"the program was ended by {name}")}
+            return {"outcome": Outcome.CRASHED, "error": ErrorInfo(name, f"the program was ended by {name}")}
         if "error" in messages:
             fields = read_error(messages["error"], self._limit, unnamed="Exception")
             if fields["error"].name == "MemoryError":
@@ -207,11 +207,11 @@ class NativeRun:
                 fields["error"] = self._hint(fields["error"], read_text(messages["missing"], "package"))
             return fields
         if returncode and "exit" in messages:
-            error = UserError("SystemExit", f"the program exited with code {returncode}")
+            error = ErrorInfo("SystemExit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
         return {"outcome": Outcome.OK if "done" in messages else Outcome.CRASHED, "exit_code": returncode}
 
-    def _hint(self, error: UserError, module: str) -> UserError:
+    def _hint(self, error: ErrorInfo, module: str) -> ErrorInfo:
         """Add a hint to an error: the command that installs the missing package."""
         if _MODULE.fullmatch(module) is None:  # the program has forged the message
             return error

@@ -16,7 +16,7 @@ from faasrt.languages import Language
 from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.return_val import take_return_val
 from faasrt.protocol.streams import OutputBuffer, cut_text
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 # The number of UTF-8 bytes that are kept of an exception's name, and of its traceback.
 _ERROR_BYTES = 32_768
@@ -60,7 +60,7 @@ def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[
     name, traceback = (cut_text(read_text(message, key), _ERROR_BYTES)[0] for key in ("name", "traceback"))
     return {
         "outcome": Outcome.SYNTAX_ERROR if in_compiler else Outcome.USER_ERROR,
-        "error": UserError(name or unnamed, cut_text(read_text(message, "message"), limit)[0], traceback),
+        "error": ErrorInfo(name or unnamed, cut_text(read_text(message, "message"), limit)[0], traceback),
         "exit_code": 1,
         "line": _read_position(message.get("line")),
         "column": _read_position(message.get("column")),

@@ -28,7 +28,7 @@ from faasrt.local.engines.snapshot_build import snapshot_of
 from faasrt.local.engines.snapshot_maker import SnapshotMaker
 from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
 # A worker itself ends its program at the time limit. A worker that has not answered this much later is killed.
@@ -96,7 +96,7 @@ class WasiWorker:
             raise self._failure(f"the Python sandbox failed: {answer['failed']}")
         fields = answer["result"]
         if fields.get("error"):
-            fields["error"] = UserError(**fields["error"])
+            fields["error"] = ErrorInfo(**fields["error"])
         fields["files"] = files_from_wire(fields["files"])
         return EngineResult(**fields, instance_id=name)
 

@@ -54,7 +54,7 @@ from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.protocol.streams import OutputBuffer
-from faasrt.results import Outcome, UserError
+from faasrt.results import ErrorInfo, Outcome
 
 # The largest error message: this factor times the output limit, plus these bytes. The runner never sends a larger one.
 _ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
@@ -198,11 +198,11 @@ def _classify(bridge: HostBridge, done: Ended, *, exhausted: bool) -> dict[str, 
     if bridge.limit_exceeded or done.truncated:
         return {"outcome": Outcome.OUTPUT_LIMIT}
     if done.trapped is not None:
-        return {"outcome": Outcome.CRASHED, "error": UserError("Trap", done.trapped)}
+        return {"outcome": Outcome.CRASHED, "error": ErrorInfo("Trap", done.trapped)}
     if bridge.error is not None:
         return bridge.error
     if code := bridge.exit_code:
-        error = UserError("SystemExit", f"the program exited with code {code}")
+        error = ErrorInfo("SystemExit", f"the program exited with code {code}")
         return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": code}
     # A program can crash even after "done", in a function that it registered with atexit.
     crashed = not bridge.done or done.exit_code

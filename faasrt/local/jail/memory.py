@@ -9,16 +9,30 @@ import collections
 import contextlib
 import os
 import resource
+import signal
 
 _PAGE_BYTES = resource.getpagesize()
 _FREE_LOCKS = 9  # of each process
+_PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
 
 def has_lost_first_thread(folder: str) -> bool:
-    """Return whether the first thread of a process has ended before the others. If so, /proc hides its memory."""
+    """Return whether the first thread of a process has ended, but not all others. If so, /proc hides its memory."""
     fields = _read_stat(folder)
-    return fields[0] == "Z" and int(fields[17]) > 1
+    if fields[0] != "Z" or int(fields[17]) == 1:
+        return False
+    with contextlib.suppress(OSError):
+        return not all(_is_ending(f"{folder}/task/{thread}") for thread in os.listdir(f"{folder}/task"))
+    return False
+
+
+def _is_ending(thread: str) -> bool:
+    """Return whether a thread has ended, or will end at once because SIGKILL is pending. A process that exits or is
+    killed has this state until its last thread has ended, which takes long on a busy machine.
+    """
+    fields = _read_stat(thread)
+    return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << (signal.SIGKILL - 1)) or fields is _NO_STAT
 
 
 def count_threads(folder: str) -> int:

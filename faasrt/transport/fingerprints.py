@@ -1,4 +1,4 @@
-"""The names of engines and their versions, for the keys of stored results."""
+"""The fingerprints of servers, for the keys of stored results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from faasrt.protocol.response import Answer, decode_object
 from faasrt.transport.http import BodyTooLargeError
 
 MAX_AGE_S = 10.0
-"""The seconds after which an endpoint is asked for its engines again."""
+"""The seconds after which the health of an endpoint is requested again."""
 
 _NO_HEALTH = (404, 405, 501)
 
 
-class EngineDirectory:
-    """Asks endpoints for their engines.
+class FingerprintDirectory:
+    """Requests the fingerprints of endpoints, and keeps them for ten seconds.
 
     Args:
         get_health: Requests the health report of an endpoint.
@@ -34,12 +34,12 @@ class EngineDirectory:
         self._get_health = get_health
         self._within_s = within_s
         self._clock = clock
-        # By base URL: the time of the report, and the engine of each language; None for engines that are unknown.
+        # By base URL: the time of the report, and the fingerprint for each language; None if it is unknown.
         self._known: dict[str, tuple[float, dict[Language, str | None]]] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def names(self, language: Language, urls: Sequence[str]) -> dict[str, str | None]:
-        """Return the engine of a language at each endpoint by base URL; None for an engine that is unknown now."""
+    async def get(self, language: Language, urls: Sequence[str]) -> dict[str, str | None]:
+        """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
         if any(self._fresh(url) is None for url in urls):
             async with asyncio.TaskGroup() as group:
                 for url in urls:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from faasrt import (
+    ErrorInfo,
     ExecutionResult,
     FaasrtError,
     Outcome,
@@ -15,7 +16,6 @@ from faasrt import (
     ProtocolError,
     RejectedError,
     ServerError,
-    UserError,
 )
 from faasrt.protocol.response import Answer, raise_for_status, read_answer
 from support.package import WIRE
@@ -78,7 +78,7 @@ def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
     timeout_ms = timeout if isinstance(timeout, int) and timeout > 0 else 10_000
     answer = Answer(status=record["status"], body=body)
     if isinstance(expected, Outcome):
-        result = read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20).verdict
+        result = read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20).result
         assert result.outcome is expected
         assert result.stdout == response["output"]["stdout"]
         assert result.ret_val == response["output"]["ret_val"]
@@ -91,23 +91,23 @@ def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
 def test_errors_are_read_from_recorded_answers() -> None:
     """The name and message of the error are read from the stack trace in stderr."""
     by_case = {json.loads(line)["case"]: json.loads(line) for line in (WIRE / "js-faas.jsonl").read_text().splitlines()}
-    result = verdict_of(by_case["uncaught error"]["response"])
+    result = result_of(by_case["uncaught error"]["response"])
     assert result.error is not None
     assert (result.error.name, result.error.message) == ("Error", "boom")
     by_case = {
         json.loads(line)["case"]: json.loads(line) for line in (WIRE / "python-faas.jsonl").read_text().splitlines()
     }
-    result = verdict_of(by_case["exit code 3"]["response"])
+    result = result_of(by_case["exit code 3"]["response"])
     assert result.error is not None
     assert (result.error.name, result.error.message) == ("SystemExit", "3")
 
 
-def verdict_of(
+def result_of(
     body: Any, status: int = 200, *, timeout_ms: int = 1_000, max_output_bytes: int = 2**20
 ) -> ExecutionResult:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status=status, body=data)
-    return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).verdict
+    return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).result
 
 
 def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, str]:
@@ -142,7 +142,7 @@ def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, s
 )
 def test_answers_that_state_an_outcome_give_that_outcome(body: Any, status: int, outcome: Outcome) -> None:
     """Answers that say how the program ended give the right outcome."""
-    assert verdict_of(body, status).outcome is outcome
+    assert result_of(body, status).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -193,17 +193,17 @@ def test_answers_that_state_an_outcome_give_that_outcome(body: Any, status: int,
 def test_failures_of_the_server_are_errors(body: Any, status: int, kind: type[FaasrtError]) -> None:
     """Answers without an outcome, and invalid answers, raise the right error."""
     with pytest.raises(kind) as info:
-        verdict_of(body, status)
+        result_of(body, status)
     assert type(info.value) is kind
 
 
 def test_errors_contain_the_message_of_the_server() -> None:
     """Errors contain the fields `error` and `details`, the start of an HTML page, and Retry-After."""
     with pytest.raises(ServerError) as info:
-        verdict_of({"error": "Execution failed", "details": "no disk"}, 500)
+        result_of({"error": "Execution failed", "details": "no disk"}, 500)
     assert (info.value.error, info.value.details, info.value.status) == ("Execution failed", "no disk", 500)
     with pytest.raises(ServerError, match="Bad Gateway"):
-        verdict_of(b"<html>Bad Gateway</html>", 502)
+        result_of(b"<html>Bad Gateway</html>", 502)
     with pytest.raises(OverloadedError) as overloaded:
         raise_for_status(Answer(status=429, body=b"{}", retry_after_s=7.0))
     assert overloaded.value.retry_after_s == 7.0
@@ -211,7 +211,7 @@ def test_errors_contain_the_message_of_the_server() -> None:
 
 def test_streams_are_truncated() -> None:
     """The start and the end stay, with a marker between them. The limit counts UTF-8 bytes."""
-    result = verdict_of({"output": output(stdout="a" * 500 + "é" * 500, ret_val="ok")}, max_output_bytes=200)
+    result = result_of({"output": output(stdout="a" * 500 + "é" * 500, ret_val="ok")}, max_output_bytes=200)
     assert result.truncated == {"stdout"}
     assert len(result.stdout.encode()) <= 200
     assert result.stdout.startswith("aaa")
@@ -221,7 +221,7 @@ def test_streams_are_truncated() -> None:
 
 def test_the_last_duplicate_key_counts() -> None:
     """If a key occurs twice in a JSON object, the last value is used, as in Python."""
-    assert verdict_of(b'{"output": {"stdout": "a", "stdout": "b"}}').stdout == "b"
+    assert result_of(b'{"output": {"stdout": "a", "stdout": "b"}}').stdout == "b"
 
 
 @pytest.mark.parametrize(
@@ -237,20 +237,20 @@ def test_the_notice_of_the_server_is_removed_from_stderr(stderr: str, notice: st
     """The embedded FaaS writes a notice to an empty stderr. It is removed; output of the program is not."""
     body = {"output": {"stdout": "", "stderr": stderr, "ret_val": ""}, "outcome": "CRASHED", "notice": notice}
     answer = Answer(status=200, body=json.dumps(body).encode())
-    result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).verdict
+    result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).result
     assert (result.stderr, result.truncated) == (kept, frozenset())
 
 
 def test_lone_surrogates_are_kept() -> None:
     """Lone surrogates are valid escapes in JSON, and stay in the output."""
-    assert verdict_of(b'{"output": {"stdout": "\\ud800"}}').stdout == "\ud800"
+    assert result_of(b'{"output": {"stdout": "\\ud800"}}').stdout == "\ud800"
 
 
 def test_error_info_of_the_embedded_faas_is_kept() -> None:
     """The embedded FaaS reports the exception, so it need not be read from stderr."""
     info = {"name": "ValueError", "message": "bad", "traceback": TRACEBACK}
-    result = verdict_of(
+    result = result_of(
         {"output": output(), "outcome": "USER_ERROR", "error_info": info, "metadata": {"exit_code": None}}
     )
-    assert result.error == UserError("ValueError", "bad", TRACEBACK)
+    assert result.error == ErrorInfo("ValueError", "bad", TRACEBACK)
     assert result.exit_code is None
