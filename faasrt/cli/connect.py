@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
@@ -140,20 +140,38 @@ async def show_start(
     if engine != "wasm" or is_compiled(module_dir()):
         yield
         return
+    live = is_terminal(sys.stderr) if live is None else live
+    async with _watched(_watch_python(url, token, live, "starting", "compiling")):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def show_background(engine: str, url: str) -> AsyncIterator[None]:
+    """Show the progress of the work in the background of the engine wasm."""
+    if engine != "wasm":
+        yield
+        return
+    async with _watched(_watch_python(url, None, is_terminal(sys.stderr), "ready", "making")):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _watched(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(_watch_compilation(url, token, is_terminal(sys.stderr) if live is None else live))
+        watching = group.create_task(watch)
         try:
             yield
         finally:
             watching.cancel()
 
 
-async def _watch_compilation(url: str, token: str | None, live: bool) -> None:
+async def _watch_python(url: str, token: str | None, live: bool, status: str, first_word: str) -> None:
+    """Show the detail of Python while it has a status, if the detail begins with a word."""
     pause_s = _POLL_S
     try:
-        while (python := await _ask_python(url, token)).get("status") == "starting":
+        while (python := await _ask_python(url, token)).get("status") == status:
             detail = python["detail"]
-            if detail.startswith("compiling"):
+            if detail.startswith(first_word):
                 if live:
                     line, width = f"faasrt: {detail}", line_width()
                     for phrase in (", once for this machine", "about "):

@@ -16,7 +16,7 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_start
+from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_background, show_start
 from faasrt.cli.health_text import describe_engines, describe_languages
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
@@ -292,8 +292,8 @@ def languages_command(url: str | None) -> int:
 def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
-    Every engine is started once. For the engine wasm, the Python sandbox is compiled, which happens once on a machine.
-    The exit code is 3 unless all languages can run.
+    Every engine is started once. For the engine wasm, the Python sandbox is compiled, and snapshots of it with its
+    packages are made, which happens once on a machine. The exit code is 3 unless all languages can run.
     """
     from faasrt.local import LocalFaaS
 
@@ -301,7 +301,11 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             engine = await report_engine(faas.url, chosen=bool(engines))
             async with show_start(engine, faas.url):
-                return all(await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n")))
+                ready = all(await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n")))
+            if ready:
+                async with show_background(engine, faas.url):
+                    await faas.make_snapshots()
+            return ready
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 

@@ -148,9 +148,9 @@ Look at `result.metadata["platform"]`. On `wasm`, numpy's integers have 32 bits.
 
 ### The first Python program takes 45 seconds
 
-The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk). Run
-`faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The engine
-`native` compiles nothing.
+The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk), and makes snapshots (300
+MB). Run `faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The
+engine `native` compiles nothing.
 
 ### `faasrt health` says that the level is `filters`
 

@@ -469,6 +469,16 @@ def test_warmup_and_health_start_the_embedded_faas() -> None:
     assert re.search(r"^  cpp, c\+\+ +(g\+\+ \d+\.|g\+\+ is not installed .* package g\+\+)", stdout, re.MULTILINE)
 
 
+def test_health_shows_the_work_in_the_background() -> None:
+    """For a server on the engine wasm, this is the progress of its snapshots."""
+    state = {"status": "ready", "engine": "wasm", "level": "", "detail": "making snapshots, 2 of 5 are made"}
+    # In another process, because `faasrt.cli.main` is a function after `import faasrt.cli`.
+    show = "import json, sys; from faasrt.cli.main import _describe_languages as f; print(*f(json.load(sys.stdin)))"
+    given = json.dumps({"languages": {"python": state}})
+    line = subprocess.run([sys.executable, "-c", show], input=given, capture_output=True, text=True, check=True).stdout
+    assert line == "python: ready, engine wasm, level ; making snapshots, 2 of 5 are made\n"
+
+
 @pytest.mark.usefixtures("wasm_sandbox")
 def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     """One line on stderr states the reason. There is no such line if the user has chosen WebAssembly."""

@@ -153,7 +153,8 @@ async def test_a_disk_too_small_for_the_compiled_sandbox_is_detected_early(tmp_p
 
 
 async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> None:
-    """Python as WebAssembly needs temporary files: it fails with a reason, and runs again once the disk has room.
+    """Python as WebAssembly needs a temporary file for its input: it fails with a reason, and runs again once the disk
+    has room.
 
     JavaScript and TypeScript go on running.
     """
@@ -163,7 +164,8 @@ async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> No
         limit = everyone[0].rlimit(psutil.RLIMIT_FSIZE)
         for process in everyone:
             process.rlimit(psutil.RLIMIT_FSIZE, (0, process.rlimit(psutil.RLIMIT_FSIZE)[1]))
-        status, body = await server.run("python", "print(1)")
+        assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
+        status, body = await server.run("python", "print(input())", stdin="1")
         assert (status, body["error"]) == (503, "the engine failed")
         assert body["details"].startswith("the Python sandbox ")
         for language, code in (("javascript", "console.log(1)"), ("typescript", "console.log(1 as number)")):
