@@ -40,14 +40,15 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 | | SandboxFusion | Piston |
 |---|---|---|
 | a longer result, with output, error and return value | above 110 KB, cut to 64 KiB | above 44 KB, cut to 32 KiB |
-| the time limit | any; the service gets 500 ms more | at most PISTON_RUN_TIMEOUT, less 500 ms |
+| the time limit | any; the service gets 1 s more | at most PISTON_RUN_TIMEOUT, less 1 s |
 | the memory limit | not sent; the service would limit the address space | sent |
 | a request | any size | at most 100 kB |
 | `stdin` in JavaScript | exact | gets a newline at its end if it has none; an empty one is a newline |
 
 * Python runs in the service's CPython. The output of child processes is recorded too, and stands before the output that
   the program itself has buffered.
-* JavaScript runs in the service's Node.js: as a CommonJS module, or as an ES module if it does not parse as the former.
+* JavaScript runs in the service's Node.js, which must be 18 or newer (20 for `import()` in CommonJS): as a CommonJS
+  module, or as an ES module if it does not parse as the former.
   Output of child processes stands before that of the program. `run_cases` has no `stdin` there, and files cannot be
   collected.
 * A program that blocks in C code, or loops for ever in a callback of JavaScript, is killed by the service. The outcome
@@ -79,8 +80,8 @@ The same holds for all programs with `Settings(envelope="never")`.
 
 Requests can only lower the limits of Piston, and its defaults are too low for most programs. Set, for example:
 
-    PISTON_RUN_TIMEOUT=60500
-    PISTON_RUN_CPU_TIME=60500
+    PISTON_RUN_TIMEOUT=61000
+    PISTON_RUN_CPU_TIME=61000
     PISTON_OUTPUT_MAX_SIZE=65536
 
 A `RejectedError` names PISTON_RUN_TIMEOUT if the limit is too low for `timeout_ms`, which is 30 s by default. An
