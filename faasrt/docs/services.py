@@ -48,9 +48,8 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 * Python runs in the service's CPython. The output of child processes is recorded too, and stands before the output that
   the program itself has buffered.
 * JavaScript runs in the service's Node.js, which must be 18 or newer (20 for `import()` in CommonJS): as a CommonJS
-  module, or as an ES module if it does not parse as the former.
-  Output of child processes stands before that of the program. `run_cases` has no `stdin` there, and files cannot be
-  collected.
+  module, or as an ES module if it does not parse as the former. Output of child processes stands before that of the
+  program. `run_cases` has no `stdin` there, and files cannot be collected.
 * A program that blocks in C code, or loops for ever in a callback of JavaScript, is killed by the service. The outcome
   is TIMEOUT, and its output is lost. So is the output of a program that kills its process (CRASHED).
 * TypeScript is one of the other languages. So it depends on the service, and functions cannot be called.
@@ -59,7 +58,7 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 
 Further languages of a service are lower-case strings: `await manager.run_code(code, "cpp")`. They are accepted if an
 endpoint's service may have them. SandboxFusion has those of its API. Each Piston has other packages, and refuses the
-languages without a package with a `RejectedError`; `faasrt health` shows its runtimes.
+languages without a package with a `RejectedError`; `faasrt health --json` shows its runtimes.
 
 `run_code`, `judge` and `map` work, with `stdin` and `files`, and on Piston with `argv`. Such programs travel without an
 envelope, so the result is what the service reports:
