@@ -1,4 +1,4 @@
-r"""Run untrusted Python, JavaScript and TypeScript from asyncio.
+r"""Run untrusted Python, JavaScript, TypeScript, C, C++, Go, Rust, Java and Bash from asyncio.
 
 faasrt sends a program to a code-execution server over HTTP (a FaaS, "function as a service"), or runs it in a sandbox
 on this machine (the embedded FaaS), and returns an `ExecutionResult`. It uses the protocol of coze-loop's evaluation
@@ -20,6 +20,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.programs`: input, files, live output, and judging by test cases
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages
+* `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change

@@ -51,6 +51,9 @@ class RuntimeBase(metaclass=RecordType):
 
         It is needed only on js-faas with `envelope="never"`. Everywhere else `return_val` is defined.
 
+        Raises:
+            InvalidRequestError: The language is not Python, JavaScript or TypeScript.
+
         Example:
             >>> runtime.get_return_val_function().splitlines()[0]
             'def return_val(value):'

@@ -90,7 +90,7 @@ class RuntimeRegistry:
 
         Example:
             >>> [str(language) for language in manager.get_supported_languages()]
-            ['python', 'javascript', 'typescript']
+            ['python', 'javascript', 'typescript', 'c', 'cpp', 'go', 'rust', 'java', 'bash']
         """
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 

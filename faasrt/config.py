@@ -7,14 +7,16 @@ fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` are the other cla
     COZE_LOOP_PYTHON_FAAS_URL              the FaaS of a language: one URL, or several replicas separated by commas;
                                            JavaScript and TypeScript have COZE_LOOP_JS_FAAS_URL
     COZE_LOOP_PYTHON_FAAS_DOMAIN, _PORT    the same, as coze-loop's deployments set it; likewise JS
-    COZE_LOOP_FAAS_URL                     one FaaS for every language
+    COZE_LOOP_FAAS_URL                     one FaaS for every language, and the only variable of C, C++, Go, Rust,
+                                           Java and Bash
     FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
 
 A URL may name another protocol than coze-loop's: `sandboxfusion+http://host:8080` or `piston+https://host/api/v2`; see
 `faasrt.docs.services`.
 
 For each language, the first variable that is set is used. Explicit arguments override the environment. The embedded
-FaaS keeps its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
+FaaS keeps compiled programs and its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME
+or ~/.cache.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 EnvelopeMode = Literal["auto", "always", "never"]
 
 _SECONDS = number(above=0, most=86_400)
+# coze-loop has variables for these languages only.
 _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Language.TYPESCRIPT: "JS"}
 
 
@@ -48,7 +51,7 @@ class SandboxConfig(metaclass=RecordType):
 
     Attributes:
         memory_limit_mb: Memory in MiB, from 1 to 65,536. Default: 128. The embedded FaaS needs 48 for Python, and 16
-            for JavaScript and TypeScript.
+            for other languages.
         timeout_limit_s: Wall-clock seconds, above 0 and at most a day. Default: 30. It is both the default and the
             maximum of `timeout_ms`.
         max_output_bytes: The maximum size of each output stream in UTF-8 bytes, from 1 to 1 GiB. Default: 1048576. A
@@ -322,7 +325,7 @@ class Settings(metaclass=RecordType):
         if not isinstance(variables, Mapping):
             raise ConfigurationError(f"environ must map names to strings, got {shown(variables)}")
         if "endpoints" not in options:
-            endpoints = {language: _urls_from_env(variables, faas) for language, faas in _FAAS_OF_LANGUAGE.items()}
+            endpoints = {lang: _urls_from_env(variables, _FAAS_OF_LANGUAGE.get(lang)) for lang in Language}
             if not any(endpoints.values()):
                 raise ConfigurationError(
                     "no endpoint is configured: set COZE_LOOP_PYTHON_FAAS_URL and COZE_LOOP_JS_FAAS_URL (or their "
@@ -348,10 +351,11 @@ def _variable(variables: Mapping[str, str], name: str) -> str:
     return text.strip()
 
 
-def _urls_from_env(variables: Mapping[str, str], faas: str) -> tuple[str, ...]:
-    name = f"COZE_LOOP_{faas}_FAAS_URL"
+def _urls_from_env(variables: Mapping[str, str], faas: str | None) -> tuple[str, ...]:
+    """Return the URLs in the variables of a FaaS, else those of the FaaS for every language."""
+    name = "COZE_LOOP_FAAS_URL" if faas is None else f"COZE_LOOP_{faas}_FAAS_URL"
     text = _variable(variables, name)
-    if not text:
+    if not text and faas is not None:
         domain = _variable(variables, f"COZE_LOOP_{faas}_FAAS_DOMAIN")
         port = _variable(variables, f"COZE_LOOP_{faas}_FAAS_PORT")
         if domain and port:

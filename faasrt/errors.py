@@ -57,7 +57,7 @@ class FaasrtError(Exception):
         ...     await manager.run_code("print(1)", "cobol")
         ... except FaasrtError as error:
         ...     print(f"{type(error).__name__}: {error}")
-        UnsupportedLanguageError: unknown language 'cobol': use 'python' (py), 'javascript' (js) or 'typescript' (ts)
+        UnsupportedLanguageError: unknown language 'cobol': use one of python, javascript, typescript, c, cpp, go...
     """
 
 

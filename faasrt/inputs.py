@@ -28,7 +28,17 @@ MAX_PATTERN_PARTS = 1_000
 MAX_PATH_BYTES = 1_024
 MAX_PATH_PARTS = 32
 _MAX_NAME_BYTES = 255  # the limit of Linux
-_EXTENSIONS = {Language.PYTHON: "py", Language.JAVASCRIPT: "js", Language.TYPESCRIPT: "ts"}
+_PROGRAM_FILES = {
+    Language.PYTHON: "main.py",
+    Language.JAVASCRIPT: "main.js",
+    Language.TYPESCRIPT: "main.ts",
+    Language.C: "main.c",
+    Language.CPP: "main.cpp",
+    Language.GO: "main.go",
+    Language.RUST: "main.rs",
+    Language.JAVA: "Main.java",
+    Language.BASH: "main.sh",
+}
 _CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\t\n\r"))
 
 
@@ -109,7 +119,7 @@ NO_INPUT = ProgramInput()
 
 def program_file(language: Language | str | None) -> str:
     """Return the name of the program's own file; "" if it is unknown."""
-    return f"main.{_EXTENSIONS[language]}" if isinstance(language, Language) else ""
+    return _PROGRAM_FILES[language] if isinstance(language, Language) else ""
 
 
 def bytes_to_wire(data: bytes) -> str | dict[str, str]:

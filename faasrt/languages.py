@@ -19,6 +19,12 @@ class Language(enum.StrEnum):
     PYTHON = "python"
     JAVASCRIPT = "javascript"
     TYPESCRIPT = "typescript"
+    C = "c"
+    CPP = "cpp"
+    GO = "go"
+    RUST = "rust"
+    JAVA = "java"
+    BASH = "bash"
 
     @property
     def family(self) -> Language:
@@ -29,6 +35,16 @@ class Language(enum.StrEnum):
             <Language.JAVASCRIPT: 'javascript'>
         """
         return Language.JAVASCRIPT if self is Language.TYPESCRIPT else self
+
+    @property
+    def has_return_val(self) -> bool:
+        """Whether programs can return a value with `return_val`, and their functions can be called.
+
+        Example:
+            >>> Language.PYTHON.has_return_val, Language.CPP.has_return_val
+            (True, False)
+        """
+        return self.family in (Language.PYTHON, Language.JAVASCRIPT)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +61,8 @@ class Language(enum.StrEnum):
         """Return the language with a name.
 
         Args:
-            name: "py", "python", "js", "javascript", "ts" or "typescript", in any case; or a `Language`.
+            name: "py", "python", "js", "javascript", "ts", "typescript", "c", "c++", "cpp", "go", "golang", "rs",
+                "rust", "java", "sh" or "bash", in any case; or a `Language`.
 
         Raises:
             UnsupportedLanguageError: The name is unknown, or not a str.
@@ -58,9 +75,7 @@ class Language(enum.StrEnum):
             return name
         language = _ALIASES.get(name.strip().lower()) if isinstance(name, str) else None
         if language is None:
-            raise UnsupportedLanguageError(
-                f"unknown language {shown(name)}: use 'python' (py), 'javascript' (js) or 'typescript' (ts)"
-            )
+            raise UnsupportedLanguageError(f"unknown language {shown(name)}: use one of {', '.join(cls)}")
         return language
 
 
@@ -82,6 +97,19 @@ def family_of(language: Language | str) -> str:
     return language.family.value if isinstance(language, Language) else language
 
 
+def has_return_val(language: Language | str) -> bool:
+    """Return `Language.has_return_val`; False for a language that is not a `Language`."""
+    return isinstance(language, Language) and language.has_return_val
+
+
 _NAME = re.compile(r"[a-z][a-z0-9_.+#-]{0,49}")
-_ALIASES = {"py": Language.PYTHON, "js": Language.JAVASCRIPT, "ts": Language.TYPESCRIPT}
+_ALIASES = {
+    "py": Language.PYTHON,
+    "js": Language.JAVASCRIPT,
+    "ts": Language.TYPESCRIPT,
+    "c++": Language.CPP,
+    "golang": Language.GO,
+    "rs": Language.RUST,
+    "sh": Language.BASH,
+}
 _ALIASES |= {language.value: language for language in Language}

@@ -133,7 +133,7 @@ class RuntimeManager(RuntimeRegistry):
 
         Example:
             >>> RuntimeManager.from_url("http://faas:8000", envelope="never")
-            <RuntimeManager of python, javascript, typescript>
+            <RuntimeManager of python, javascript, typescript, c, cpp, go, rust, java, bash>
         """
         return cls(settings=Settings.from_url(url, **options), logger=logger, telemetry=telemetry, cache=cache)
 
@@ -156,9 +156,10 @@ class RuntimeManager(RuntimeRegistry):
         cancelled, the next call starts it again.
 
         Args:
-            languages: The languages to serve. Default: None, which means all three.
-            workers: The maximum number of Python programs that run at once. JavaScript and TypeScript have four times
-                that number. Default: None, which means the number of CPUs.
+            languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and those of
+                the other languages whose toolchain is installed.
+            workers: The maximum number of programs of each language that run at once; four times that number for
+                JavaScript and TypeScript. Default: None, which means the number of CPUs.
             sandbox: The limits of every program. Default: None, which means those of `settings`.
             settings: All other settings; `endpoints` must be empty. `LimiterSettings.queue_timeout_s` (30 s if None)
                 also limits the wait in the FaaS's queue, and is added to `TimeoutSettings.grace_s`.

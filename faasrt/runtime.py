@@ -19,6 +19,7 @@ from faasrt.protocol.cases import check_function, check_keywords, encode_case, e
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest, check_flag, encode_json
+from faasrt.protocol.return_val import check_has_return_val
 from faasrt.results import ExecutionResult, ValidationResult
 from faasrt.streaming import StreamedRun
 from faasrt.syntax import Where, check_where
@@ -196,6 +197,7 @@ class Runtime(RuntimeBase):
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
+        check_has_return_val(self._language(language), "call_function")
         request, may_rerun = self._request(code, language, **options)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
@@ -254,6 +256,7 @@ class Runtime(RuntimeBase):
             >>> [result.value for result in results]
             [2, 4]
         """
+        check_has_return_val(self._language(language), "run_cases")
         request, may_rerun = self._request(code, language, **options)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)

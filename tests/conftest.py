@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from faasrt import RuntimeManager, SandboxConfig, ServerError, Settings
+from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
 from support.helpers import WASM
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,16 +33,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Compile the Python sandbox before the tests that need it, because this takes longer than their timeouts."""
-    needed = any("wasm_sandbox" in getattr(item, "fixturenames", ()) for item in session.items)
-    if needed and not session.config.option.collectonly:
-        _prepare_sandbox(session.config)
+    """Compile the Python sandbox, and Go's library, before the tests that need them, because this takes longer than
+    their timeouts.
+    """
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if not session.config.option.collectonly:
+        if "wasm_sandbox" in needed:
+            _prepare_sandbox(session.config)
+        if "go_library" in needed:
+            _prepare_go()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config) -> None:
-    """Compile the Python sandbox before pytest-xdist starts its processes, which would all wait for it."""
+    """Compile what is needed before pytest-xdist starts its processes, which would all wait for it."""
     _prepare_sandbox(config)
+    _prepare_go()
+
+
+def _prepare_go() -> None:
+    if importlib.util.find_spec("deno") is None:  # the embedded FaaS is not installed
+        return
+    from faasrt.local.cache import cache_dir
+    from faasrt.local.engines.base import EngineError
+    from faasrt.local.toolchains import TOOLCHAINS
+
+    toolchain = TOOLCHAINS[Language.GO]
+    if not toolchain.missing and toolchain.prepare is not None:
+        with contextlib.suppress(EngineError):  # the tests that need it will fail
+            toolchain.prepare(toolchain.locate(), cache_dir())
 
 
 def _prepare_sandbox(config: pytest.Config) -> None:
@@ -71,6 +91,11 @@ async def _compile_sandbox() -> None:
 @pytest.fixture(scope="session")
 def wasm_sandbox() -> None:
     """Declare that a test needs the compiled sandbox of the engine `wasm`; see `pytest_collection_finish`."""
+
+
+@pytest.fixture(scope="session")
+def go_library() -> None:
+    """Declare that a test may need Go's compiled library, if Go is installed; see `pytest_collection_finish`."""
 
 
 @pytest.fixture

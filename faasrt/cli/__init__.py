@@ -8,6 +8,7 @@
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
     faasrt health                         requests /health from every endpoint
+    faasrt languages                      lists the languages, and the versions with which the endpoints run them
     faasrt warmup                         starts every engine of the embedded FaaS once, and compiles what is missing
     faasrt batch TASKS -o RESULTS         runs the tasks of a file
     faasrt report RESULTS                 makes one self-contained HTML page about the results of a batch: outcomes,

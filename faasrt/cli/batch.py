@@ -219,7 +219,7 @@ def batch_command(
         max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **given
     )
     total: int | None = None
-    languages: tuple[Language | str, ...] = tuple(Language)
+    languages: tuple[Language | str, ...] | None = None
     source, target = Path(tasks), Path(output)
     if "-" not in (tasks, output) and source.exists() and target.exists() and source.samefile(target):
         raise click.UsageError("the tasks and the results are the same file")
@@ -231,7 +231,7 @@ def batch_command(
     progress = Progress(total, quiet=quiet)
     cache = None if cache_folder is None else DiskCache(cache_folder, max_bytes=cache_mb * 2**20)
     with contextlib.closing(Results(output, resume=resume)) as results:
-        batch = Batch(tasks, options, results, progress, languages)
+        batch = Batch(tasks, options, results, progress, languages or (Language.PYTHON, Language.JAVASCRIPT))
         run_with_manager(batch.run, settings, languages, workers=None, cache=cache)
     progress.show_summary()
     if summary_json is not None:

@@ -87,10 +87,14 @@ class Results:
         self._path = Path(target).resolve()
         try:
             self._file = self._open_locked()
-            if self._path.stat().st_size:
-                if not resume:
-                    raise click.UsageError(f"{target} already contains results: pass --resume to continue")
-                self._keep_results()
+            try:
+                if self._path.stat().st_size:
+                    if not resume:
+                        raise click.UsageError(f"{target} already contains results: pass --resume to continue")
+                    self._keep_results()
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
 

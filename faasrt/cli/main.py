@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_start
+from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_background, show_start
+from faasrt.cli.health_text import describe_engines, describe_languages
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
 from faasrt.cli.options import (
@@ -47,7 +48,21 @@ from faasrt.manager import RuntimeManager
 from faasrt.results import ExecutionResult
 from faasrt.tasks import RunOptions
 
-_LANGUAGE_OF_SUFFIX = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript"}
+_LANGUAGE_OF_SUFFIX = {
+    ".py": "python",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".ts": "typescript",
+    ".c": "c",
+    ".cpp": "cpp",
+    ".cc": "cpp",
+    ".cxx": "cpp",
+    ".go": "go",
+    ".rs": "rust",
+    ".java": "java",
+    ".sh": "bash",
+    ".bash": "bash",
+}
 
 
 def run(arguments: list[str]) -> int:
@@ -106,7 +121,7 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @url_option
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-    @language_option(help="The language of the program. By default the suffix of FILE decides: .py, .js, .mjs or .ts.")
+    @language_option(help="The language of the program. By default the suffix of FILE decides, such as .py or .cpp.")
     @click.option("-c", "code", metavar="CODE", help="The program itself, instead of a file.")
     @click.argument("file", required=False)
     @functools.wraps(command)
@@ -126,11 +141,12 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
 )
 @click.version_option(__version__, "-V", "--version", prog_name="faasrt")
 def commands() -> None:
-    """Run untrusted Python, JavaScript and TypeScript in sandboxes.
+    """Run untrusted Python, JavaScript, TypeScript, C, C++ and more in sandboxes.
 
     The endpoint of Python is COZE_LOOP_PYTHON_FAAS_URL, else COZE_LOOP_PYTHON_FAAS_DOMAIN and _PORT, else
-    COZE_LOOP_FAAS_URL. The variables of JavaScript and TypeScript have JS in place of PYTHON. If none of these is set,
-    the embedded FaaS is used. FAASRT_TOKEN is the bearer token of all endpoints.
+    COZE_LOOP_FAAS_URL. The variables of JavaScript and TypeScript have JS in place of PYTHON. Other languages have
+    COZE_LOOP_FAAS_URL only. If none of these is set, the embedded FaaS is used. FAASRT_TOKEN is the bearer token of all
+    endpoints.
 
     Exit codes: 0 success, 1 the code failed, fails a test or does not parse, 2 wrong usage or input, 3 the
     infrastructure failed or the output cannot be written, 130 interrupted.
@@ -245,7 +261,7 @@ def health_command(as_json: bool, url: str | None) -> int:
 
     The exit code is 3 unless all are healthy.
     """
-    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), list(Language))
+    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), None)
     if as_json:
         click.echo(json.dumps({"healthy": status.healthy, **attrs.asdict(status)}))
     else:
@@ -253,21 +269,22 @@ def health_command(as_json: bool, url: str | None) -> int:
             label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
             label = colored(f"{label:9}", "green" if entry.healthy else "red", err=False)
             write(f"{label} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
-            write("".join(f"          {line}\n" for line in _describe_languages(entry.details)))
+            write("".join(f"          {line}\n" for line in describe_engines(entry.details)))
     return OK if status.healthy else INFRASTRUCTURE
 
 
-def _describe_languages(details: Mapping[str, Any]) -> list[str]:
-    """Return a line for each language of a FaaS that names its engines: the engine, and the level of its jail."""
-    lines = []
-    languages = details.get("languages")
-    for language, state in languages.items() if isinstance(languages, dict) else ():
-        if isinstance(state, dict) and "engine" in state:
-            reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
-            cgroup = ", cgroup" if state.get("cgroup") is True else ""
-            level = f"level {state.get('level')}{reason}{cgroup}"
-            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}, {level}")
-    return lines
+@commands.command("languages", short_help="List the languages, and which can run.")
+@url_option
+def languages_command(url: str | None) -> int:
+    """List the languages, their names, and the versions with which the endpoints run them.
+
+    The exit code is 3 unless all endpoints are healthy.
+    """
+    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), None)
+    for entry in status.endpoints:
+        write(f"{entry.endpoint}{'' if entry.healthy else f'  UNHEALTHY  {entry.error}'}\n")
+        write("".join(f"  {line}\n" for line in describe_languages(entry.details)))
+    return OK if status.healthy else INFRASTRUCTURE
 
 
 @commands.command("warmup", short_help="Prepare the embedded FaaS on this machine.")
@@ -275,8 +292,8 @@ def _describe_languages(details: Mapping[str, Any]) -> list[str]:
 def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
-    Every engine is started once. For the engine wasm, the Python sandbox is compiled, which happens once on a machine.
-    The exit code is 3 unless all languages can run.
+    Every engine is started once. For the engine wasm, the Python sandbox is compiled, and snapshots of it with its
+    packages are made, which happens once on a machine. The exit code is 3 unless all languages can run.
     """
     from faasrt.local import LocalFaaS
 
@@ -284,7 +301,11 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             engine = await report_engine(faas.url, chosen=bool(engines))
             async with show_start(engine, faas.url):
-                return all(await report_ready(faas, lambda text: write(f"faasrt: {text}\n")))
+                ready = all(await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n")))
+            if ready:
+                async with show_background(engine, faas.url):
+                    await faas.make_snapshots()
+            return ready
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
@@ -299,7 +320,7 @@ def _read_program(file: str | None, code: str | None, language: Language | str |
         language = Language(guess)
     if language is None:
         given = f"the suffix of {file} names no language" if file not in (None, "-") else "-c and - need a language"
-        raise click.UsageError(f"{given}: give --language python, javascript or typescript")
+        raise click.UsageError(f"{given}: give --language {', '.join(Language)}")
     if file is None:
         return _GivenProgram(code or "", language, "<string>", arguments)
     name = "<stdin>" if file == "-" else file

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     help="The address to listen on. An address that other machines can reach needs --token.",
 )
 @click.option("--port", default=8000, type=Number(0, 65_535), help="The port; 0 takes a free one.")
-@language_option("languages", multiple=True, show_default="all", help="A language to serve. Can be repeated.")
+@language_option(
+    "languages", multiple=True, show_default="all that can run here", help="A language to serve. Can be repeated."
+)
 @workers_option
 @timeout_limit_option
 @memory_option("memory_limit_mb", help="The most memory that a program may use, in MiB.")
@@ -69,7 +71,7 @@ def serve_command(
     max_output_bytes: int,
     **options: Any,
 ) -> int:
-    """Serve the embedded FaaS over HTTP. Without --language, it serves every language.
+    """Serve the embedded FaaS over HTTP. Without --language, it serves every language whose toolchain is installed.
 
     Ctrl-C or SIGTERM stops it, after the programs in flight have finished.
     """
@@ -146,10 +148,13 @@ def _make_access_log() -> Any:
 
 async def _start(faas: LocalFaaS, engine: str, token: str | None) -> list[bool]:
     async with show_start(engine, faas.url, token, live=False):
-        return await report_ready(faas, write_message)
+        at_once = [language for language in faas.languages if language.has_return_val] or [*faas.languages]
+        if later := [language for language in faas.languages if language not in at_once]:
+            write_message(f"{', '.join(later)}: the engine starts with the first program")
+        return await report_ready(faas, at_once, write_message)
 
 
-async def report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[bool]:
+async def report_ready(faas: LocalFaaS, languages: Iterable[Language], report: Callable[[str], None]) -> list[bool]:
     """Report for each language that it is ready, or why it cannot run. Return which are ready."""
 
     async def one(language: Language) -> bool:
@@ -163,4 +168,4 @@ async def report_ready(faas: LocalFaaS, report: Callable[[str], None]) -> list[b
         report(f"{language} is ready")
         return True
 
-    return await asyncio.gather(*(one(language) for language in faas.languages))
+    return await asyncio.gather(*(one(language) for language in languages))

@@ -53,6 +53,7 @@
 | term | meaning |
 |---|---|
 | engine | runs the programs of a language: `native` and `wasm` for Python, `deno` for JavaScript and TypeScript |
+| toolchain | the compiler or interpreter of another language; the engine of that language has its name |
 | jail | what the Linux kernel forbids to the processes of a program |
 | level | the strength of a jail: `namespaces`, or `filters` where a system has no namespaces |
 | launcher | the process that builds a jail once, and starts a process in it for each program |

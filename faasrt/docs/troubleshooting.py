@@ -27,10 +27,19 @@ A setting, an environment variable or the installation is wrong. The message nam
 The language is unknown, or no endpoint is configured for it. A URL such as `piston+https://host/api/v2` names a service
 with further languages; see `faasrt.docs.services`. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`.
 
+* *... is not installed on the server*: the embedded FaaS runs C, C++, Go, Rust and Java only with their toolchain. The
+  message names its Debian package.
+* *... needs the level namespaces*: these languages and Bash do not run in most containers; see
+  `faasrt.docs.other_languages`.
+
 ### InvalidRequestError
 
 An argument is wrong: empty code, `timeout_ms` of 0 or above the sandbox's limit, arguments that are not JSON. To allow
 more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
+
+* *... does not run cpp programs*: only an embedded FaaS (`faasrt serve`) runs C, C++, Go, Rust, Java and Bash.
+* *call_function is for Python, JavaScript and TypeScript*: programs in other languages print their results. Use
+  `run_code` or `judge`.
 
 ### CompareError
 
@@ -140,9 +149,9 @@ Look at `result.metadata["platform"]`. On `wasm`, numpy's integers have 32 bits.
 
 ### The first Python program takes 45 seconds
 
-The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk). Run
-`faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The engine
-`native` compiles nothing.
+The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk), and makes snapshots (300
+MB). Run `faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The
+engine `native` compiles nothing.
 
 ### `faasrt health` says that the level is `filters`
 

@@ -44,9 +44,12 @@ _Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.StreamResponse]]
 
 @attrs.define
 class Service:
-    """Answers HTTP requests. `sandbox` has the limits of the server. JavaScript and TypeScript share one queue."""
+    """Answers HTTP requests. JavaScript and TypeScript share one queue. `missing` has the reasons why other languages
+    cannot run. `sandbox` has the limits of the server.
+    """
 
     _queues: Mapping[Language, AdmissionQueue]
+    _missing: Mapping[Language, str]
     _sandbox: SandboxConfig
     _access: AccessPolicy
     _emit: EventDispatcher
@@ -129,7 +132,9 @@ class Service:
         queue = self._queues[job.language]
         _, result = await execute_with_events(queue, job, request=request, emit=self._emit)
         diagnostics: tuple[Diagnostic, ...] = ()
-        if result.outcome is Outcome.SYNTAX_ERROR:
+        if result.diagnostics:
+            diagnostics = result.diagnostics
+        elif result.outcome is Outcome.SYNTAX_ERROR:
             message = result.error.message if result.error else "invalid syntax"
             diagnostics = (Diagnostic(message, result.line, result.column),)
         elif result.outcome is not Outcome.OK:
@@ -140,7 +145,7 @@ class Service:
 
     async def _read_job(self, request: web.BaseRequest, reserve: Reserve) -> EngineJob:
         fields = decode_body(await read_body(request, reserve))
-        language = parse_language(fields, tuple(self._queues))
+        language = parse_language(fields, tuple(self._queues), self._missing)
         return parse_job(fields, language, self._queues[language].engine, self._sandbox)
 
     async def _health(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
@@ -149,20 +154,23 @@ class Service:
             engine = queue.engine
             languages[language] = {
                 "status": "ready" if engine.ready else "failed" if engine.problem else "starting",
-                "detail": "" if engine.ready else engine.problem or engine.activity,
+                "detail": engine.background if engine.ready else engine.problem or engine.activity,
                 "runtime": engine.runtime,
                 "engine": engine.name,
                 "fingerprint": engine.fingerprint(self._sandbox),
                 "level": engine.level,
                 "level_reason": engine.options.level_reason,
                 "input": list(engine.input_fields),
+                "compile_limit_s": engine.compile_limit_s,
                 "cgroup": engine.cgroups is not None,
                 "capacity": engine.capacity,
                 "active": engine.active,
                 "idle": engine.idle,
                 "queued": queue.queued,
             }
-        statuses = {fields["status"] for fields in languages.values()}
+        # An engine that starts when it is needed does not affect the others.
+        at_once = [one for one, queue in self._queues.items() if not queue.engine.starts_when_needed]
+        statuses = {languages[one]["status"] for one in at_once or self._queues}
         if "ready" in statuses:
             status = "healthy" if len(statuses) == 1 else "degraded"
         else:
@@ -173,6 +181,7 @@ class Service:
             "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._input_capabilities(),
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,
+            "missing": self._missing,
         }
         return json_response(200 if "ready" in statuses else 503, body)
 
@@ -225,6 +234,7 @@ def _run_fields(
             "level": engine.level,
             "platform": engine.platform,
             "duration": round(result.duration_ms),
+            **({} if result.compile_ms is None else {"compile_ms": result.compile_ms}),
             "status": "success" if result.outcome is Outcome.OK else "error",
             "exit_code": result.exit_code,
             "timed_out": result.outcome is Outcome.TIMEOUT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -123,14 +124,17 @@ def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def parse_language(fields: dict[str, Any], served: tuple[Language, ...]) -> Language:
-    """Return the language of a request. Raise BadRequestError if it is missing, unknown or not served."""
+def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons: Mapping[Language, str]) -> Language:
+    """Return the language of a request. Raise BadRequestError if it is missing, unknown or not served. `reasons` has
+    the reasons why languages are not served.
+    """
     try:
         language = Language.parse(_get(fields, "language", str, "a string"))
     except UnsupportedLanguageError as error:
         raise BadRequestError(str(error)) from None
     if language not in served:
-        raise BadRequestError(f"this server does not run {language}, only {', '.join(served)}")
+        reason = reasons.get(language) or f"it runs {', '.join(served)}"
+        raise BadRequestError(f"this server does not run {language}: {reason}")
     return language
 
 

@@ -30,8 +30,10 @@ from faasrt.local.engines.base import Engine, EngineError, EngineOptions
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.jail_level import LEVELS, find_level, program_cgroups
 from faasrt.local.engines.native import NativePythonEngine
+from faasrt.local.engines.toolchain_engine import engine_for
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.folder import temporary_folder
+from faasrt.local.toolchains import TOOLCHAINS
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
@@ -39,6 +41,7 @@ from faasrt.telemetry.events import Sink
 _ENGINES: dict[Language, tuple[type[Engine], ...]] = {
     Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
     Language.JAVASCRIPT: (DenoEngine,),
+    **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
 }
 _MAX_WORKERS = 256
 
@@ -81,9 +84,11 @@ class LocalFaaS(metaclass=RecordType):
     """A FaaS inside this process. Every program runs in a fresh sandbox. The sandboxes' processes end with this one.
 
     Args:
-        languages: The languages to serve, as names or `Language`s; None serves all three.
-        workers: The number of Python programs that can run at once, from 1 to 256. Four times as many JavaScript and
-            TypeScript programs can run at once. None means the number of CPUs.
+        languages: The languages to serve, as names or `Language`s. None serves Python, JavaScript, TypeScript, and
+            those of the other languages whose toolchain is installed, at the level "namespaces". The attribute names
+            them after the start.
+        workers: The number of programs of each language that can run at once, from 1 to 256; four times as many for
+            JavaScript and TypeScript. None means the number of CPUs.
         sandbox: The limits of every program. A request can only lower them. None means `SandboxConfig()`.
         host: The address to listen on. An address other than loopback needs a token.
         port: The port; 0 takes a free one.
@@ -137,6 +142,7 @@ class LocalFaaS(metaclass=RecordType):
     _emit: EventDispatcher = attrs.field(init=False)
     _url: str | None = attrs.field(default=None, init=False)
     _queues: dict[Language, AdmissionQueue] = attrs.field(factory=dict, init=False)
+    _missing: dict[Language, str] = attrs.field(factory=dict, init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
@@ -206,7 +212,9 @@ class LocalFaaS(metaclass=RecordType):
             raise
 
     async def wait_ready(self, language: str | Language) -> None:
-        """Wait until a language can run. The first start of the engine "wasm" on a machine compiles it (about 45 s).
+        """Wait until a language can run, and start its engine if it starts only when it is needed.
+
+        The first start of the engine "wasm" on a machine compiles it (about 45 s).
 
         Raises:
             UnsupportedLanguageError: The language is not served.
@@ -214,11 +222,24 @@ class LocalFaaS(metaclass=RecordType):
         """
         queue = self._queues.get(Language.parse(language))
         if queue is None:
-            raise UnsupportedLanguageError(f"{language} is not one of the languages of this LocalFaaS")
+            reason = self._missing.get(Language.parse(language))
+            raise UnsupportedLanguageError(
+                f"{language} is not one of the languages of this LocalFaaS{f': {reason}' if reason else ''}"
+            )
         try:
             await queue.engine.wait_ready()
         except EngineError as error:
             raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
+
+    async def make_snapshots(self) -> None:
+        """Make the snapshots of the packages of the engine "wasm" now, and wait until they are made.
+
+        A server makes them in the background, from half a minute after its start. Without them, the first programs that
+        import a package take longer. All languages must be ready.
+        """
+        for queue in self._queues.values():
+            if isinstance(queue.engine, WasiPythonEngine):
+                await queue.engine.make_snapshots()
 
     async def aclose(self) -> None:
         """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
@@ -261,7 +282,9 @@ class LocalFaaS(metaclass=RecordType):
         hosts = None if self.token else frozenset({"localhost", "127.0.0.1", "::1", self.host.lower()})
         access = AccessPolicy(hosts=hosts, token=self.token)
         access_log = None if self.access_log is None else AccessLog(self.access_log)
-        service = Service(self._queues, sandbox=self.sandbox, access=access, emit=self._emit, access_log=access_log)
+        service = Service(
+            self._queues, self._missing, sandbox=self.sandbox, access=access, emit=self._emit, access_log=access_log
+        )
         runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self.drain_s)
         await runner.setup()
         try:
@@ -298,6 +321,13 @@ class LocalFaaS(metaclass=RecordType):
         )
 
     def _make_queues(self, options: EngineOptions) -> None:
+        if self.languages == _parse_languages(None):
+            # Nobody has asked for the languages that cannot run here, so they are left out.
+            self._missing = {one: toolchain.missing for one, toolchain in TOOLCHAINS.items() if toolchain.missing}
+            if options.level != "namespaces":
+                reason = f"it needs the level namespaces: {options.level_reason or 'another level was chosen'}"
+                self._missing |= dict.fromkeys(TOOLCHAINS, reason)
+            self.languages = tuple(language for language in self.languages if language not in self._missing)
         for make_engine in self._engine_types(options.level):
             queue = AdmissionQueue(make_engine(options), queue_timeout_s=self.queue_timeout_s)
             self._queues |= {language: queue for language in make_engine.languages if language in self.languages}

@@ -23,7 +23,7 @@ class CozeLoop(ServiceProtocol):
     has_profile = True
 
     def lists(self, language: Language | str) -> bool:
-        return isinstance(language, Language)
+        return False  # each server names its languages in its health report
 
     def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
         return run.encode()
@@ -35,7 +35,7 @@ class CozeLoop(ServiceProtocol):
         try:
             profile = read_profile(decode_object(answer.body))
         except ProtocolError:
-            return EndpointProfile()
+            return EndpointProfile(answered=True)
         return None if answer.status >= 500 and not profile.lossless else profile
 
     def read_health(self, answer: Answer) -> tuple[str, str, dict[str, Any]]:

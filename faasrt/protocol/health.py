@@ -10,7 +10,9 @@ from typing import Any
 import attrs
 
 from faasrt.inputs import INPUT_FIELDS
-from faasrt.languages import Language
+from faasrt.languages import Language, has_return_val
+
+_MAX_COMPILE_S = 300.0
 
 
 @attrs.frozen(kw_only=True)
@@ -29,6 +31,8 @@ class EndpointProfile:
         capacities: The number of programs that the server runs at once, by language; without unknown ones. TypeScript
             uses that of JavaScript.
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
+        compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
+            part of the time limit of the program.
         version: The version of the server, for error messages; "" if unknown.
         kills_at_limit: Whether the server kills a program at its time limit, so that output in the guest program is
             lost. The guest program then stops the program itself, a little earlier.
@@ -37,6 +41,7 @@ class EndpointProfile:
         max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
+        answered: Whether the server has answered the request for its health report, even if it has none.
     """
 
     lossless: bool = False
@@ -48,7 +53,9 @@ class EndpointProfile:
     max_output_bytes: int | None = None
     capacities: Mapping[str, int] = attrs.field(factory=dict)
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     version: str = ""
+    answered: bool = False
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
     max_frame_bytes: int | None = None
@@ -59,7 +66,7 @@ class EndpointProfile:
         """Return whether there is a guest program for a language on such a server."""
         if self.on_cpython_and_node:
             return language in (Language.PYTHON, Language.JAVASCRIPT)
-        return isinstance(language, Language)
+        return has_return_val(language)
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
@@ -83,7 +90,9 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         max_output_bytes=_positive(limits.get("max_output_bytes")),
         capacities=_capacities(health),
         input_fields=_input_fields(health),
+        compile_limits_s=_compile_limits(health),
         version=name[:100],
+        answered=True,
     )
 
 
@@ -139,6 +148,12 @@ def _input_fields(health: Mapping[str, Any]) -> dict[str, frozenset[str]]:
         for name, fields in listed.items()
         if isinstance(fields, list)
     }
+
+
+def _compile_limits(health: Mapping[str, Any]) -> dict[str, float]:
+    languages = _mapping(health.get("languages")).items()
+    limits = {name: _positive(_mapping(language).get("compile_limit_s")) for name, language in languages}
+    return {name: min(limit, _MAX_COMPILE_S) for name, limit in limits.items() if limit is not None}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

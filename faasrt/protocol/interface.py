@@ -36,7 +36,7 @@ class ServiceProtocol(abc.ABC):
 
     @abc.abstractmethod
     def lists(self, language: Language | str) -> bool:
-        """Return whether services of this kind may run a language. Such a service can still refuse it."""
+        """Return whether services of this kind may run a language for which the settings name no endpoint."""
 
     def may_compile(self, language: Language | str) -> bool:
         """Return whether the service may compile a program before its time limit begins."""

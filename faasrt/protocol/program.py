@@ -8,9 +8,9 @@ import secrets
 import attrs
 
 from faasrt.config import EnvelopeMode
-from faasrt.errors import InvalidRequestError, ServerError
+from faasrt.errors import ConnectError, InvalidRequestError, ServerError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
-from faasrt.languages import Language, family_of
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol import cozeloop
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
 from faasrt.protocol.execution_limits import ExecutionLimits
@@ -52,7 +52,7 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never" or bool(self.run.input.used)
+        return self.mode != "never" or bool(self.run.input.used) or not has_return_val(self.run.language)
 
     def request(
         self,
@@ -70,16 +70,19 @@ class Execution:
             protocol: The protocol of the endpoint.
 
         Raises:
-            InvalidRequestError: Neither the server nor the guest program can pass on the input of the program, or there
-                is no guest program that calls functions in its language.
+            ConnectError: It is unknown whether the server runs the language.
+            InvalidRequestError: The server does not run the language, there is no guest program that calls its
+                functions, or neither the server nor the guest program can pass on the input of the program.
         """
         run, job, begin_within_ms = self.run, self.job, 0.0
         if timeout_ms != run.timeout_ms:
             run = attrs.evolve(run, timeout_ms=timeout_ms)
         has_envelope = self.mode == "always" or (self.mode == "auto" and not profile.lossless)
-        if has_envelope and not profile.has_guest(run.language):
+        if not profile.has_guest(run.language):
             if job is not WHOLE_PROGRAM:
                 raise InvalidRequestError(f"{endpoint} can run {run.language} programs, but not call their functions")
+            if protocol.has_profile:
+                _check_runs(run.language, profile, endpoint)
             has_envelope = False
         guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
@@ -265,6 +268,19 @@ class GuestResponse:
         stdout, ret_val, truncated = take_return_val(result.output.stdout, language, result.truncated)
         output = ExecutionOutput(stdout, result.output.stderr, ret_val)
         return attrs.evolve(result, output=output, truncated=truncated)
+
+
+def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
+    """Raise an error unless a server has said that it runs a language without a guest program. Servers that do not name
+    their languages run only Python, or only JavaScript, whatever the request says.
+    """
+    if not profile.answered:
+        raise ConnectError(f"no answer to GET /health, which says whether it runs {language}", sent="no")
+    if language not in profile.compile_limits_s:
+        server = f" ({profile.version})" if profile.version else ""
+        raise InvalidRequestError(
+            f"{endpoint}{server} does not run {language} programs: use another FaaS, such as the embedded one"
+        )
 
 
 def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:

@@ -12,7 +12,8 @@ import json
 import re
 from collections.abc import Collection
 
-from faasrt.languages import Language, family_of
+from faasrt.errors import InvalidRequestError
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol.streams import find_marker
 
 _PYTHON = """\
@@ -29,7 +30,7 @@ function return_val(value) {
 }
 """
 
-_DEFINITION = {
+_DEFINITION: dict[str, re.Pattern[str]] = {
     Language.PYTHON: re.compile(r"^(?:def return_val\b|return_val\s*=)", re.MULTILINE),
     # The indentation must not match newlines: with many empty lines, the search would take quadratic time.
     Language.JAVASCRIPT: re.compile(
@@ -42,11 +43,23 @@ _MAX_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
+    """Return the source of `return_val`. Raise InvalidRequestError if the language has none."""
+    check_has_return_val(language, "return_val")
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
+def check_has_return_val(language: Language | str, name: str) -> None:
+    """Raise InvalidRequestError if programs cannot return values, and so `name` cannot be used."""
+    if not has_return_val(language):
+        raise InvalidRequestError(
+            f"{name} is for Python, JavaScript and TypeScript: a {language} program can only print its results; use "
+            "run_code or judge"
+        )
+
+
 def defines_return_val(code: str, language: Language | str) -> bool:
-    return "return_val" in code and _DEFINITION[Language(family_of(language))].search(code) is not None
+    definition = _DEFINITION.get(family_of(language))
+    return definition is not None and "return_val" in code and definition.search(code) is not None
 
 
 def take_return_val(

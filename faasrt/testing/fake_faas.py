@@ -29,7 +29,10 @@ _HEALTH: dict[str, Any] = {
         "validates": False,
     },
     "limits": {},
-    "languages": {language.value: {"input": [*INPUT_FIELDS]} for language in Language},
+    "languages": {
+        language.value: {"input": [*INPUT_FIELDS], "compile_limit_s": 0 if language.has_return_val else 30}
+        for language in Language
+    },
 }
 _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_started=True)
 _NOT_FOUND = Reply(status=404, body=b'{"error": "Not Found"}')

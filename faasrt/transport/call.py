@@ -293,7 +293,9 @@ class Transport:
         # The time of the attempt starts only here, after the health report.
         now, deadline = self.clock(), context.deadline
         started = now
+        # The time of an interpreter's start, or of a compiler, is not part of the program's.
         startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(run.language) else 0.0
+        startup_s += profile.compile_limits_s.get(run.language, 0.0)
         deadline += startup_s
         started += startup_s
         # The server must not run the code for longer than the caller waits.

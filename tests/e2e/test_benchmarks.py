@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.toolchains import INSTALLED
 from support.package import ROOT
 
 pytestmark = pytest.mark.benchmarks
@@ -33,9 +34,9 @@ RUNS = [
     (
         "local --runs 4 --idle 0.1 --rounds 1",
         [
-            ("python", 4, "programs/s"),
-            ("numpy", 2, "p50 ms"),
-            ("pandas", 2, "p50 ms"),
+            ("python", 5, "programs/s"),
+            ("numpy", 4, "p50 ms"),
+            ("pandas", 4, "p50 ms"),
             ("loop", 2, "p50 ms"),
             ("javascript", 2, "p50 ms"),
             ("typescript", 2, "p95 ms"),
@@ -47,6 +48,7 @@ RUNS = [
         "growth --in-flight 4 40 --calls 80 --rounds 1",
         [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
     ),
+    ("toolchains --runs 2 --rounds 1", [("A short program", len(INSTALLED), "compile ms")]),
     # `compilation` is not here: it takes a minute.
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
+from faasrt import Language
 from support.cli import faasrt, faasrt_process
 from support.served import CLEAN, FAASRT, is_gone, sandboxes, strays
 
@@ -56,7 +58,7 @@ def test_run_shows_output_and_outcome_of_a_failed_program() -> None:
         'ZeroDivisionError: division by zero\nfaasrt: return value: {"a": 1}\n'
         "faasrt: USER_ERROR: ZeroDivisionError: division by zero\n"
     )
-    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "while (true) {}", "--timeout-ms", "1200")
+    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "setInterval(() => {}, 50)", "--timeout-ms", "1200")
     assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT after 1,200 ms (limit)\n")
 
 
@@ -310,7 +312,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     process, url = server
     assert faasrt("run", "-l", "js", "-c", "1", "--url", url)[0] == 3
     assert faasrt("health", "--url", url, FAASRT_TOKEN="s3cret")[0] == 0
-    code = "await new Promise((r) => setTimeout(r, 500)); console.log('done')"
+    code = "await new Promise((r) => setTimeout(r, 2_000)); console.log('done')"
     call = subprocess.Popen(
         [FAASRT, "run", "-l", "js", "-c", code, "--url", url],
         env={**CLEAN, "FAASRT_TOKEN": "s3cret"},
@@ -319,6 +321,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     asked = urllib.request.Request(f"{url}/health", headers={"Authorization": "Bearer s3cret"})
     while json.load(urllib.request.urlopen(asked))["languages"]["javascript"]["active"] != 1:
         assert call.poll() is None, "the program ended before the server was seen to run it"
+        time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     assert call.communicate()[0] == b"done\n"
@@ -445,17 +448,35 @@ def test_a_missing_extra_is_reported_with_a_pip_command(missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("go_library")
 def test_warmup_and_health_start_the_embedded_faas() -> None:
     """`warmup` reports every language as ready. `health` reports the embedded FaaS as healthy."""
     exit_code, stdout, _ = faasrt("warmup")
     assert exit_code == 0
-    assert sorted(stdout.splitlines()) == [
-        f"faasrt: {name} is ready" for name in ("javascript", "python", "typescript")
-    ]
+    ready = {f"faasrt: {name} is ready" for name in Language}
+    assert (
+        {f"faasrt: {name} is ready" for name in ("javascript", "python", "typescript")}
+        <= {*stdout.splitlines()}
+        <= ready
+    )
     exit_code, stdout, stderr = faasrt("health")
     assert exit_code == 0
     assert stdout.startswith("healthy   http://127.0.0.1:")
     assert stderr == NOTICE
+    exit_code, stdout, _ = faasrt("languages")
+    assert exit_code == 0
+    assert re.search(r"^  python, py +CPython 3\.\d+", stdout, re.MULTILINE)
+    assert re.search(r"^  cpp, c\+\+ +(g\+\+ \d+\.|g\+\+ is not installed .* package g\+\+)", stdout, re.MULTILINE)
+
+
+def test_health_shows_the_work_in_the_background() -> None:
+    """For a server on the engine wasm, this is the progress of its snapshots."""
+    state = {"status": "ready", "engine": "wasm", "level": "", "detail": "making snapshots, 2 of 5 are made"}
+    # In another process, because `faasrt.cli.main` is a function after `import faasrt.cli`.
+    show = "import json, sys; from faasrt.cli.main import _describe_languages as f; print(*f(json.load(sys.stdin)))"
+    given = json.dumps({"languages": {"python": state}})
+    line = subprocess.run([sys.executable, "-c", show], input=given, capture_output=True, text=True, check=True).stdout
+    assert line == "python: ready, engine wasm, level ; making snapshots, 2 of 5 are made\n"
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
@@ -478,6 +499,22 @@ def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     )
     exit_code, stdout, stderr = faasrt("warmup", "--engine", "python=wasm")
     assert (exit_code, "WebAssembly" in stdout + stderr) == (0, False)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_suffix_of_a_file_names_a_language_with_a_toolchain(tmp_path: Path) -> None:
+    (tmp_path / "main.sh").write_text("echo $(($1 * 2))\nexit $2")
+    exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "0")
+    assert (exit_code, stdout, stderr) == (0, "42\n", NOTICE)
+    exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "7")
+    assert (exit_code, stdout) == (1, "42\n")
+    assert "the program exited with code 7" in stderr
+    (tmp_path / "broken.sh").write_text("echo never\nif true; then\nfi\n")
+    exit_code, _, stderr = faasrt("validate", tmp_path / "broken.sh")
+    assert (exit_code, stderr.splitlines()[-1]) == (
+        1,
+        f"{tmp_path}/broken.sh:3: syntax error near unexpected token `fi'",
+    )
 
 
 def test_help_and_version_are_printed() -> None:
@@ -504,7 +541,7 @@ def shell(command: str, **env: str) -> tuple[int, str]:
         ("faasrt run -l js -c 1 --url http://a..b", 2),
         ("faasrt serve --host a..b --token x", 2),
         ("faasrt serve --token ' '", 2),
-        ("timeout -s TERM 3 faasrt run -l js -c 'while (true) {}' --timeout-ms 60000", 124),
+        ("timeout -s TERM 3 faasrt run -l js -c 'setInterval(() => {}, 50)' --timeout-ms 60000", 124),
     ],
 )
 def test_failures_of_streams_and_hosts_leave_nothing_behind(command: str, exit_code: int, tmp_path: Path) -> None:

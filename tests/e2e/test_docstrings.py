@@ -147,7 +147,7 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
     yield "faasrt.local", f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
     yield "faasrt.local", f"reading its answer may take {http_limits.REQUEST_TIMEOUT_S:g} s each"
-    least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for JavaScript"
+    least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for other languages"
     yield "faasrt.config.SandboxConfig", least
     yield "faasrt.results", f"for output above {({2: 'twice'})[OUTPUT_FACTOR]} its limit"
     yield "faasrt.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"

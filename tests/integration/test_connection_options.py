@@ -21,7 +21,7 @@ async def test_from_url() -> None:
     """`from_url` accepts one URL or several for all languages, or a mapping from languages to URLs."""
     async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
         assert [(await manager.run_code("1", language)).ok for language in ("py", "js", "ts")] == [True] * 3
-        assert repr(manager) == "<RuntimeManager of python, javascript, typescript>"
+        assert repr(manager) == "<RuntimeManager of python, javascript, typescript, c, cpp, go, rust, java, bash>"
     settings = Settings.from_url(["http://a:1", "http://b:2"], envelope="never")
     assert settings.endpoints == dict.fromkeys(Language, ("http://a:1", "http://b:2"))
     assert settings.envelope == "never"
@@ -43,7 +43,7 @@ async def test_local_fallback() -> None:
     manager = RuntimeManager.from_env({}, local_fallback=True, token="unused")
     assert repr(manager) == "<RuntimeManager of embedded FaaS>"
     configured = RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": "http://a:1"}, local_fallback=True)
-    assert repr(configured) == "<RuntimeManager of python, javascript, typescript>"
+    assert repr(configured) == "<RuntimeManager of python, javascript, typescript, c, cpp, go, rust, java, bash>"
     with pytest.raises(ConfigurationError, match="local_fallback"):
         RuntimeManager.from_env({}, local_fallback="yes")  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""A server of the engine `native` with secrets near it, for the tests of threats."""
+"""A server of native programs in Python or C with secrets near it, for the tests of threats."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ import psutil
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
-from support.helpers import manager_for
 from support.package import ROOT
 from support.threats import SECRET, Sink, sink
 
+_NEIGHBOURS = {
+    "python": "x = bytearray(10**6); print('well')",
+    "c": '#include <stdio.h>\nint main(void) { puts("well"); }',
+}
 USERS = ("this user", "another user")
 _UID = 12_345
 _MEMORY_MB = 256
@@ -28,12 +31,12 @@ _SERVER = f"""
 import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-level, python = sys.argv[1:]
+level, python, language = sys.argv[1:]
 async def main():
     limits = SandboxConfig(memory_limit_mb={_MEMORY_MB})
     engines = {{"python": "native"}}
-    async with LocalFaaS(["python"], workers=2, sandbox=limits, engines=engines, level=level, python=python) as faas:
-        await faas.wait_ready("python")
+    async with LocalFaaS([language], workers=2, sandbox=limits, engines=engines, level=level, python=python) as faas:
+        await faas.wait_ready(language)
         print(faas.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
@@ -48,19 +51,20 @@ class Host:
     server: psutil.Process
     sink: Sink
     words: dict[str, str]
+    language: str = "python"
 
     async def run(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
         """Run a program, and check that its result contains no secret."""
         for word, value in self.words.items():
             code = code.replace(word, value)
         sandbox = SandboxConfig(**{"memory_limit_mb": _MEMORY_MB, **limits})
-        result = await self.manager.run_code(code, "python", timeout_ms, sandbox=sandbox)
+        result = await self.manager.run_code(code, self.language, timeout_ms, sandbox=sandbox)
         assert SECRET not in repr(result)
         return result
 
     async def run_with_neighbour(self, code: str, timeout_ms: float = 20_000, **limits: int) -> ExecutionResult:
         """Run a program. Another program at the same time, and one after it, must succeed."""
-        neighbour = "x = bytearray(10**6); print('well')"
+        neighbour = _NEIGHBOURS[self.language]
         result, beside = await asyncio.gather(self.run(code, timeout_ms, **limits), self.run(neighbour))
         after = await self.run(neighbour)
         assert [(one.outcome, one.stdout) for one in (beside, after)] == [(Outcome.OK, "well\n")] * 2
@@ -68,17 +72,17 @@ class Host:
 
 
 @contextlib.asynccontextmanager
-async def host_of(user: str, level: str) -> AsyncIterator[Host]:
+async def host_of(user: str, level: str, language: str = "python") -> AsyncIterator[Host]:
     """Start a server as one of the `USERS`, at a level of the jail."""
     other = user != USERS[0]
     # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
     python = _python_for_all_users() if level == "filters" and not os.getuid() else sys.executable
-    command = [sys.executable, "-c", _SERVER, level, python]
+    command = [sys.executable, "-c", _SERVER, level, python, language]
     if other:
         if os.getuid():
             pytest.skip("only root can become another user")
         command = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", _python_for_all_users()]
-        command += ["-c", _SERVER, level, _python_for_all_users()]
+        command += ["-c", _SERVER, level, _python_for_all_users(), language]
     with contextlib.ExitStack() as stack:
         # Not in pytest's folder, which other users cannot read.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -98,9 +102,10 @@ async def host_of(user: str, level: str) -> AsyncIterator[Host]:
         packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
         env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
         env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
-        async with _server(command, env) as (url, pid), sink() as one, manager_for(url) as manager:
+        async with _server(command, env) as (url, pid), sink() as one, RuntimeManager.from_url(url) as manager:
             words = {
                 "CANARY": str(canary),
+                "CACHE": str(folder / "tmp" / ".cache" / "faasrt"),
                 "FOLDER": str(next((folder / "tmp").glob("faasrt-*"))),
                 "HOST_SOCKET": str(file),
                 "ABSTRACT": hidden,
@@ -108,7 +113,7 @@ async def host_of(user: str, level: str) -> AsyncIterator[Host]:
                 "UDP_PORT": str(one.udp_port),
                 "SERVER_PID": str(pid),
             }
-            yield Host(manager, psutil.Process(pid), one, words)
+            yield Host(manager, psutil.Process(pid), one, words, language)
 
 
 def _python_for_all_users() -> str:

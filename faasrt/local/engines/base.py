@@ -22,7 +22,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
 from faasrt.local.jail.cgroup import Cgroups
 from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.results import ErrorInfo, Outcome
+from faasrt.results import Diagnostic, ErrorInfo, Outcome
 
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
@@ -101,6 +101,8 @@ class EngineResult:
         column: The column of a syntax error, from 1; None if unknown.
         instance_id: The name of the process that ran the program.
         files: The collected files, by path. If some are missing, "files" is in `truncated`.
+        diagnostics: The errors that a compiler found; empty for other languages, which have only the one in `error`.
+        compile_ms: The time for the compilation in milliseconds; None if there was none.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -115,6 +117,8 @@ class EngineResult:
     column: int | None = None
     instance_id: str = ""
     files: Mapping[str, bytes] = attrs.field(factory=dict)
+    diagnostics: tuple[Diagnostic, ...] = ()
+    compile_ms: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -164,6 +168,8 @@ class Engine(abc.ABC):
         level: The level of the jail around programs; "" without a jail.
         input_fields: The fields of `faasrt.inputs` that the engine handles.
         cgroups: Creates the cgroups of programs; None without cgroups.
+        compile_limit_s: The time limit of the compiler in seconds; 0 if programs are not compiled.
+        starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
     """
 
     name: ClassVar[str]
@@ -172,6 +178,8 @@ class Engine(abc.ABC):
     programs_per_worker: ClassVar[int] = 1
     min_memory_mb: ClassVar[int]
     jailed: ClassVar[bool] = True
+    compile_limit_s: ClassVar[float] = 0.0
+    starts_when_needed: ClassVar[bool] = False
     platform: ClassVar[str] = f"{sys.platform}-{machine()}"
 
     def __init__(self, options: EngineOptions) -> None:
@@ -208,6 +216,14 @@ class Engine(abc.ABC):
     def mark_failed(self, problem: str) -> None:
         self.ready, self.problem = False, problem
         self._ready_or_failed.set()
+
+    @property
+    def background(self) -> str:
+        """The work that the engine does while it runs programs, for people to read; "" if there is none."""
+        return ""
+
+    async def until_ready_or_failed(self) -> None:
+        await self._ready_or_failed.wait()
 
     async def wait_ready(self) -> None:
         """Wait until programs can run. Raise EngineError if the engine failed."""

@@ -34,9 +34,12 @@ class Folder:
         os.close(self.fd)
 
 
-async def add_files(result: EngineResult, job: EngineJob, folder: Folder) -> EngineResult:
-    """Return a result with the files that its program has left in a folder. Its processes must have ended."""
-    own_file, limit = program_file(job.language), job.limits.max_output_bytes
+async def add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None = None) -> EngineResult:
+    """Return a result with the files that its program has left in a folder. Its processes must have ended.
+
+    `max_bytes` limits their size together; None means the output limit of the program.
+    """
+    own_file, limit = program_file(job.language), job.limits.max_output_bytes if max_bytes is None else max_bytes
     # A thread, because the folder may contain thousands of files.
     found, complete = await asyncio.to_thread(collect_files, folder, job.input.collect, limit, without=[own_file])
     truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))

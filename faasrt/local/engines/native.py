@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
-import os
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,18 +17,17 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
-from faasrt.local.engines.collection import add_files
+from faasrt.local.engines import native_system
+from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.native_run import NativeRun
-from faasrt.local.engines.process import MESSAGES, ignore_output
 from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, tiers_of
 from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.results import Outcome
+from faasrt.local.engines.warm_process import run_warm, start_warm
 
 _START_TIMEOUT_S = 60.0
-_CPU_GRACE_S = 5
 # A tier that no program has used for this time ends, to free its memory.
 _IDLE_S = 600.0
 # The names of installed packages contain their versions.
@@ -41,101 +37,6 @@ _DESCRIBE = (
     "sorted(name for path in sys.path if os.path.isdir(path) for name in os.listdir(path) "
     "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
-_STANDARD_LIBRARY = [
-    "argparse",
-    "ast",
-    "asyncio",
-    "base64",
-    "bisect",
-    "collections",
-    "concurrent.futures",
-    "contextlib",
-    "copy",
-    "csv",
-    "ctypes",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "enum",
-    "fractions",
-    "functools",
-    "hashlib",
-    "heapq",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "logging",
-    "math",
-    "multiprocessing",
-    "operator",
-    "os",
-    "pathlib",
-    "pickle",
-    "pprint",
-    "queue",
-    "random",
-    "re",
-    "shutil",
-    "sqlite3",
-    "statistics",
-    "string",
-    "struct",
-    "subprocess",
-    "sys",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "time",
-    "traceback",
-    "typing",
-    "unittest",
-    "urllib.parse",
-    "uuid",
-    "warnings",
-    "zlib",
-]
-_NUMPY = ["numpy", "numpy.random", "numpy.linalg", "numpy.fft"]
-_SCIPY = ["scipy", "scipy.linalg", "scipy.optimize", "scipy.stats"]
-_SKLEARN = ["sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.metrics", "sklearn.model_selection"]
-# The modules that each tier has imported, by the name of the tier. A program runs in the first tier whose name occurs
-# in its source. If this guess is wrong, the program is only slower.
-_TIERS = {
-    "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
-    "scipy": [*_NUMPY, *_SCIPY],
-    "pandas": [*_NUMPY, "pandas"],
-    "sympy": ["sympy"],
-    "numpy": _NUMPY,
-}
-_TIER_NAMES = re.compile(rf"\b(?:{'|'.join(_TIERS)})\b")
-_LIMITS = {
-    "RLIMIT_NOFILE": 256,
-    "RLIMIT_NPROC": 64,  # processes and threads together
-    "RLIMIT_FSIZE": 64 * 2**20,
-    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
-    "RLIMIT_MEMLOCK": 65_536,
-    "RLIMIT_MSGQUEUE": 0,
-    "RLIMIT_SIGPENDING": 1024,  # timers and queued signals, which use kernel memory
-    "RLIMIT_NICE": 0,
-    "RLIMIT_RTPRIO": 0,
-}
-_TMP_BYTES = 64 * 2**20
-_PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/sh\nroot:x:0:0:root:/:/bin/sh\n"  # noqa: S105
-_FILES = {
-    "/etc/passwd": _PASSWD,
-    "/etc/group": "sandbox:x:1000:\nroot:x:0:\n",
-    "/etc/hosts": "127.0.0.1 localhost\n",
-    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-}
-_LINKS = {
-    "/dev/fd": "/proc/self/fd",
-    "/dev/stdin": "/proc/self/fd/0",
-    "/dev/stdout": "/proc/self/fd/1",
-    "/dev/stderr": "/proc/self/fd/2",
-}
-# Not /dev/zero, because a shared mapping of it is memory that is not counted for any process.
-_DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
-_SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
 _SHARED_FILES = ["python_errors.py", "python_modules.py"]
 
 
@@ -153,14 +54,7 @@ class Interpreter:
         """Return the configuration of the jail of a tier that imports `imports`. This reads files, so call it in a
         thread.
         """
-        mounts = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
-        links = dict(_LINKS)
-        for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-            path = Path("/", name)
-            if path.is_symlink():
-                links[str(path)] = str(path.readlink())
-            elif path.is_dir():
-                mounts[str(path)] = str(path)
+        mounts, links = native_system.find_system()
         for prefix in {self.prefix, self.base_prefix}:
             # Not the whole prefix, because users may keep other files there.
             for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
@@ -183,16 +77,16 @@ class Interpreter:
             level=level,
             policy="python",
             mounts=sorted(mounts.items()),
-            files=_FILES,
+            files=native_system.FILES,
             links=links,
-            tmp_bytes=_TMP_BYTES,
+            tmp_bytes=native_system.TMP_BYTES,
             shared_memory=level == "namespaces",
             runner=read_runner(_SHARED_FILES, ["python_native.py", "python_setup.py"]).decode(),
             imports=imports,
-            packages=list(_TIERS),
+            packages=list(TIERS),
             needed=[str(library)],
             env=env,
-            limits=_LIMITS,
+            limits=native_system.LIMITS,
         )
 
 
@@ -236,28 +130,7 @@ class PythonTier(PooledEngine[JailedProcess]):
         self.packages = self._jail.packages
 
     async def _start(self) -> JailedProcess:
-        process = await self._jail.start(channel=True)
-        ready = asyncio.Event()
-        output = bytearray()
-
-        def receive(fd: int, data: bytes) -> None:
-            output.extend(data)
-            if fd == MESSAGES:
-                ready.set()
-
-        process.receive(receive, ready.set)
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                await ready.wait()
-            if process.ended.is_set():
-                reason = output[-500:].decode("utf-8", "replace").strip()
-                raise NotStartedError(f"a Python process did not start (exit code {process.returncode}): {reason}")
-        except BaseException as error:
-            await process.end()
-            if isinstance(error, TimeoutError):
-                raise NotStartedError(f"a Python process did not start within {_START_TIMEOUT_S:g} s") from None
-            raise
-        return process
+        return await start_warm(self._jail, "a Python process")
 
     async def _watch_resources(self) -> None:
         await self._jail.watch()
@@ -265,39 +138,16 @@ class PythonTier(PooledEngine[JailedProcess]):
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self.used_at = time.monotonic()
         process = await self._get_warm()
-        limits, folder = job.limits, None
-        try:
-            assert self._interpreter is not None
-            run = NativeRun(job, process, self._interpreter.executable)
-            memory_bytes = limits.memory_limit_mb * 2**20
-            process.limit_memory(memory_bytes)
-            if job.input.collect:
-                folder = await process.open_folder()
-            started = time.perf_counter()
-            timer = asyncio.get_running_loop().call_later(limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
-            try:
-                # Only a fallback. However many processes the program has, its deadline comes first.
-                cpu_s = math.ceil(limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
-                run.begin(memory_bytes, cpu_s)
-                await run.ended.wait()
-            finally:
-                timer.cancel()
-            duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"python-{process.pid}")
-            if folder is not None:
-                await process.end()
-                result = await add_files(result, job, folder)
-            return result
-        finally:
-            process.kill()
-            process.receive(ignore_output)
+        assert self._interpreter is not None
+        run = NativeRun(job, process, self._interpreter.executable)
+        return await run_warm(process, run, job, instance="python")
 
 
 class NativePythonEngine(PythonTier):
     """Runs Python. It is the tier of the standard library, and starts other tiers when a program first needs them."""
 
     def __init__(self, options: EngineOptions) -> None:
-        super().__init__(options, _STANDARD_LIBRARY)
+        super().__init__(options, STANDARD_LIBRARY)
         self._tiers: dict[str, PythonTier] = {}
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
@@ -318,13 +168,12 @@ class NativePythonEngine(PythonTier):
 
     def _choose_tier(self, code: str) -> PythonTier | None:
         """Return the other tier that is to run a program; None if this one is, for example while the other starts."""
-        named = self.packages.intersection(_TIER_NAMES.findall(code))
-        name = next((name for name in _TIERS if name in named), None)
+        name = next((name for name in tiers_of(code) if name in self.packages), None)
         if name is None:
             return None
         tier = self._tiers.get(name)
         if tier is None:
-            tier = self._tiers[name] = PythonTier(self.options, _TIERS[name], self._interpreter)
+            tier = self._tiers[name] = PythonTier(self.options, TIERS[name], self._interpreter)
             self._group.create_task(self._run_tier(name, tier))
         return tier if tier.ready else None
 

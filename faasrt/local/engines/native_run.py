@@ -7,7 +7,8 @@ import json
 import re
 import shlex
 import signal
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import attrs
 
@@ -52,14 +53,20 @@ _LINE_BYTES = 32  # added for each message, because reading even an empty one co
 _PREFIX = b'{"kind":"'
 _KIND_AT = len(_PREFIX)
 _KINDS = {_PREFIX + kind.encode(): kind for kind in _FIELDS}
-# The system or its operator sends these signals. All other signals come from the program: faults, alarms, closed pipes.
-_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 
 
 class NativeRun:
     """One run of a program in a warm process of the interpreter `python`. `ended` is set when the program has ended.
     Its process may end later.
+
+    Attributes:
+        process_name: The name of the process in errors.
+        from_outside: The signals that come from the system or its operator. All other signals come from the program:
+            faults, alarms, closed pipes.
     """
+
+    process_name: ClassVar[str] = "a Python process"
+    from_outside: ClassVar[Collection[int]] = frozenset({signal.SIGKILL, signal.SIGTERM})
 
     def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
         self._job, self._process, self._python = job, process, python
@@ -81,18 +88,20 @@ class NativeRun:
         if self._job.live is not None:
             self._job.live.begin()
             self._job.live.on_taken = self._resume
-        given = self._job.input
-        fields = {
-            "code": self._job.code,
-            "check": self._job.check,
-            "argv": given.argv,
-            "files": [(path, len(content)) for path, content in given.files.items()],
+        fields, files = self._describe()
+        fields |= {
+            "files": [(path, len(content)) for path, content in files.items()],
             "memoryBytes": memory_bytes,
             "cpuSeconds": cpu_s,
-            "maxMessageBytes": self._limit,
         }
-        header = json.dumps(fields).encode()
-        self._process.write(b"".join([b"%08d" % len(header), header, *given.files.values(), given.stdin]), eof=True)
+        header, stdin = json.dumps(fields).encode(), self._job.input.stdin
+        self._process.write(b"".join([b"%08d" % len(header), header, *files.values(), stdin]), eof=True)
+
+    def _describe(self) -> tuple[dict[str, Any], Mapping[str, bytes]]:
+        """Return the fields of the job for the runner, and the files of the program."""
+        job = self._job
+        fields = {"code": job.code, "check": job.check, "argv": job.input.argv, "maxMessageBytes": self._limit}
+        return fields, job.input.files
 
     def end(self, limit: Outcome) -> None:
         """End the program because it exceeded a limit."""
@@ -187,17 +196,22 @@ class NativeRun:
         if self._process.out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if not self._started:
-            raise NotStartedError(f"a Python process ended before it ran its program (exit code {returncode})")
+            raise NotStartedError(f"{self.process_name} ended before it ran its program (exit code {returncode})")
         if self._ended_by is Outcome.OUTPUT_LIMIT:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if returncode == -signal.SIGXCPU:
             return {"outcome": Outcome.TIMEOUT}
         if returncode < 0:
             name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-            if -returncode in _FROM_OUTSIDE and "kill" not in messages:
+            if -returncode in self.from_outside and "kill" not in messages:
                 # Usually the reason is that the system is out of memory.
-                raise KilledError(f"a Python process was killed from outside ({name})")
+                raise KilledError(f"{self.process_name} was killed from outside ({name})")
             return {"outcome": Outcome.CRASHED, "error": ErrorInfo(name, f"the program was ended by {name}")}
+        return self._classify_exit(returncode)
+
+    def _classify_exit(self, returncode: int) -> dict[str, Any]:
+        """Return the fields of the result of a program that has ended by itself."""
+        messages = self._messages
         if "error" in messages:
             fields = read_error(messages["error"], self._limit, unnamed="Exception")
             if fields["error"].name == "MemoryError":

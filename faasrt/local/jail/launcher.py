@@ -102,7 +102,7 @@ class Launcher:
         self._programs: dict[int, _Program] = {}  # by pidfd
         # Without namespaces, root gives each program a uid of its own.
         is_root = not slots and os.getuid() == 0
-        self._first_uid, uids = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS)
+        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS, -1)
         self._free_slots = list(range(slots if slots > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -301,13 +301,15 @@ class Launcher:
         if self._config["runner"] and not self._slots and memory.count_threads(own) > _MOST_THREADS:
             self._end_for_memory(program)
             return
-        # If the first thread of a process ends before the others, /proc hides the memory of the process. This also
-        # happens for a moment when a process ends normally, so a program is ended only if two checks in a row see it.
-        hidden = any(map(memory.has_lost_first_thread, processes))
+        # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
+        # moment when a process ends normally, so a program is ended only if two checks in a row see it.
+        folders = [memory.readable_folder(process) for process in processes]
+        hidden = None in folders
         if hidden and program.is_hidden:
             self._end_for_memory(program)
             return
         program.is_hidden = hidden
+        processes = [folder for folder in folders if folder is not None]
         # First a quick check with upper bounds: resident memory counts a shared page once for each process, and mapped
         # memory bounds the number of mappings, which use kernel memory. The exact numbers, below, take long to read.
         sizes = [memory.sizes(process) for process in processes]

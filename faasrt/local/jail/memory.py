@@ -17,14 +17,19 @@ _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
 
-def has_lost_first_thread(folder: str) -> bool:
-    """Return whether the first thread of a process has ended, but not all others. If so, /proc hides its memory."""
+def readable_folder(folder: str) -> str | None:
+    """Return the folder that shows the memory of a process; None if there is none at the moment.
+
+    If the first thread of a process has ended, but not all others, only the folders of the others show it.
+    """
     fields = _read_stat(folder)
     if fields[0] != "Z" or int(fields[17]) == 1:
-        return False
+        return folder
     with contextlib.suppress(OSError):
-        return not all(_is_ending(f"{folder}/task/{thread}") for thread in os.listdir(f"{folder}/task"))
-    return False
+        threads = [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
+        if not all(map(_is_ending, threads)):
+            return next((thread for thread in threads if sizes(thread)[0]), None)
+    return folder
 
 
 def _is_ending(thread: str) -> bool:

@@ -1,0 +1,43 @@
+"""Describes the languages in a health report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from faasrt.languages import Language
+
+
+def describe_engines(details: Mapping[str, Any]) -> list[str]:
+    """Return a line for each language of a FaaS that names its engines: the engine, and the level of its jail."""
+    lines = []
+    for language, state in _languages(details).items():
+        if isinstance(state, dict) and "engine" in state:
+            reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
+            cgroup = ", cgroup" if state.get("cgroup") is True else ""
+            level = f"level {state.get('level')}{reason}{cgroup}"
+            version = f", {state['runtime']}" if state.get("runtime") else ""
+            detail = f"; {state['detail']}" if state.get("detail") else ""
+            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}{version}, {level}{detail}")
+    return lines
+
+
+def describe_languages(details: Mapping[str, Any]) -> list[str]:
+    """Return a line for each language: its names, and the version with which a FaaS runs it, or why it does not."""
+    served, missing = _languages(details), details.get("missing")
+    reasons = missing if isinstance(missing, dict) else {}
+    lines = []
+    for language in Language:
+        state = served.get(language.value)
+        if isinstance(state, dict):
+            text = state.get("detail") or state.get("runtime") or state.get("status")
+        else:
+            text = reasons.get(language.value, "not served")
+        names = [language, *(name for name in language.names if name != language)]
+        lines.append(f"{', '.join(names):16} {text}")
+    return lines
+
+
+def _languages(details: Mapping[str, Any]) -> Mapping[str, Any]:
+    languages = details.get("languages")
+    return languages if isinstance(languages, dict) else {}

@@ -1,0 +1,102 @@
+"""A cache of compiled programs on disk. Several servers may use it at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+_LENGTH = struct.Struct("!I")
+_TEMPORARY = ".new-"
+_ABANDONED_S = 3600.0
+# An eviction removes more than necessary, so that not every new program causes one.
+_KEPT_SHARE = 0.9
+
+
+class ProgramCache:
+    """Stores the output of compilers: files with their names, by a key. When it is full, the entries that were not used
+    for the longest time are removed.
+
+    An entry is a file that gets its name only when it is complete, so a process may be killed at any time. Only the
+    owner can read it or write to it.
+
+    Args:
+        folder: The folder. It is created when needed.
+        max_bytes: The largest size of all entries together. An entry that is larger is not stored.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+
+    def get(self, key: str) -> dict[str, bytes] | None:
+        """Return the files of an entry; None if there is none, or if it is damaged or cannot be read."""
+        path = self._folder / key
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        return _decode(data)
+
+    def put(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Store an entry. Raise OSError if the disk is full, or the folder cannot be written."""
+        data = _encode(files)
+        if len(data) > self._max_bytes:
+            return
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._evict(len(data))
+        fd, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)  # readable by its owner only
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)  # otherwise a crash of the machine might leave an empty file with the final name
+            Path(name).replace(self._folder / key)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+
+    def _evict(self, needed_bytes: int) -> None:
+        """Remove the oldest entries if there is no room, and files that killed processes have left."""
+        found = []
+        total, now = needed_bytes, time.time()
+        for entry in os.scandir(self._folder):
+            with contextlib.suppress(OSError):  # another process has just removed it
+                status = entry.stat(follow_symlinks=False)
+                if entry.name.startswith(_TEMPORARY):
+                    if now - status.st_mtime > _ABANDONED_S:
+                        Path(entry.path).unlink()
+                    continue
+                total += status.st_size
+                found.append((status.st_mtime_ns, status.st_size, entry.path))
+        if total <= self._max_bytes:
+            return
+        for _, size, path in sorted(found):
+            if total <= _KEPT_SHARE * self._max_bytes:
+                break
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+            total -= size
+
+
+def _encode(files: Mapping[str, bytes]) -> bytes:
+    head = json.dumps([(name, len(content)) for name, content in files.items()]).encode()
+    return b"".join([_LENGTH.pack(len(head)), head, *files.values()])
+
+
+def _decode(data: bytes) -> dict[str, bytes] | None:
+    try:
+        at = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+        files = {}
+        for name, size in json.loads(data[_LENGTH.size : at]):
+            files[name] = data[at : at + size]
+            at += size
+    except (struct.error, ValueError, TypeError):
+        return None
+    return files if at == len(data) else None

@@ -1,0 +1,72 @@
+"""Executes a command inside the jail, in place of this process: a compiler, or a program that it has compiled.
+
+The runner writes messages to descriptor 3, one line of JSON each. It first sends "ready", and reads one job from stdin:
+the size of a header as eight digits; the header, JSON with {command, folders, files, memoryBytes, stackBytes,
+cpuSeconds}; and the contents of the files, of which the header has the paths and sizes. The rest of stdin is that of
+the command. Then it sends one of these:
+
+    {"kind": "started"}            the command begins; until here, a failure is not the program's
+    {"kind": "error", "message"}   the system refuses to execute the command
+
+The command cannot send messages, because its execution closes descriptor 3.
+"""
+
+import json
+import os
+import resource
+import signal
+
+MESSAGES_FD = 3
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+def main(*_):
+    """Execute one command. The interpreter calls this as `sys.excepthook`."""
+    send(kind="ready")
+    size = read_exactly(8)
+    if not size:
+        os._exit(0)  # the server has ended, or does not need this process any more
+    job = json.loads(read_exactly(int(size)))
+    for folder in job["folders"]:
+        os.makedirs(folder, exist_ok=True)
+    for path, size in job["files"]:
+        write_file(path, read_exactly(size), executable=path.startswith("/"))
+    for name, value in (("DATA", job["memoryBytes"]), ("STACK", job["stackBytes"]), ("CPU", job["cpuSeconds"])):
+        limit = getattr(resource, "RLIMIT_" + name)
+        most = resource.getrlimit(limit)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(limit, (value, value + 1 if name == "CPU" else value))
+    for number in IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+    send(kind="started")
+    try:
+        os.execvp(job["command"][0], job["command"])
+    except OSError as error:
+        send(kind="error", message=f"the program cannot be started: {error.strerror}")
+    os._exit(127)
+
+
+def send(**fields):
+    os.write(MESSAGES_FD, (json.dumps(fields, separators=(",", ":")) + "\n").encode())
+
+
+def read_exactly(size):
+    """Return this number of bytes of stdin; fewer at its end."""
+    # Not a buffered file, which would also read the beginning of the program's input.
+    data = bytearray()
+    while len(data) < size:
+        piece = os.read(0, min(size - len(data), 1 << 20))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def write_file(path, content, executable):
+    folder = os.path.dirname(path)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content)
+    if executable:
+        os.chmod(path, 0o500)

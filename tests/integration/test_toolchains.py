@@ -1,0 +1,416 @@
+"""The embedded FaaS compiles and runs C, C++ and other languages whose toolchain is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_asyncio
+
+from faasrt import (
+    ConnectError,
+    InvalidRequestError,
+    Language,
+    Outcome,
+    RuntimeManager,
+    SandboxConfig,
+    ServerError,
+    TestCase,
+    UnsupportedLanguageError,
+    Verdict,
+)
+from faasrt.local import LocalFaaS, server
+from faasrt.local.engines import toolchain_engine
+from faasrt.local.engines.base import EngineJob
+from faasrt.local.engines.toolchain import Installation, Toolchain
+from faasrt.local.engines.toolchain_engine import ToolchainEngine, engine_for
+from faasrt.local.toolchains import TOOLCHAINS
+from support import toolchain_programs as programs
+from support.helpers import manager_for
+from support.twenty_problems import problems
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+MISSING = {str(language): toolchain.missing for language, toolchain in TOOLCHAINS.items()}
+# A loaded machine takes many times as long to compile as an idle one.
+SANDBOX = SandboxConfig(timeout_limit_s=60)
+
+
+def each_of(names: Sequence[str]) -> list[object]:
+    """Return the names of languages as parameters. Those whose toolchain is not installed are skipped."""
+    return [pytest.param(name, marks=pytest.mark.skipif(MISSING[name] != "", reason=MISSING[name])) for name in names]
+
+
+each_language = pytest.mark.parametrize("language", each_of(list(MISSING)))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def manager(go_library: None) -> AsyncIterator[RuntimeManager]:
+    found = [language for language, reason in MISSING.items() if not reason]
+    async with RuntimeManager.local(found, workers=2, sandbox=SANDBOX) as one:
+        yield one
+
+
+@each_language
+async def test_a_program_reads_stdin_and_prints(manager: RuntimeManager, language: str) -> None:
+    """The result has the output and the exit code of the program, and names its compiler."""
+    result = await manager.run_code(programs.SUM[language], language, stdin="20 22\n")
+    assert (result.outcome, result.stdout, result.stderr, result.exit_code) == (Outcome.OK, "42\n", "", 0), result
+    assert result.metadata["level"] == "namespaces"
+    assert re.search(r"\d+\.\d+", str(result.metadata["runtime"]))
+
+
+@each_language
+async def test_a_program_gets_arguments(manager: RuntimeManager, language: str) -> None:
+    result = await manager.run_code(programs.ARGUMENTS[language], language, argv=["-x", "a b", "ü"])
+    assert result.stdout == "[-x][a b][ü]", result
+
+
+@each_language
+async def test_a_program_reads_and_leaves_files(manager: RuntimeManager, language: str) -> None:
+    """Collected files do not include those of the compiler."""
+    files = {"data/in.txt": b"\x00\xff\n"}
+    result = await manager.run_code(programs.COPY[language], language, files=files, collect=["**"])
+    assert (result.outcome, result.files) == (Outcome.OK, {**files, "out.txt": b"\x00\xff\n"}), result
+
+
+@each_language
+async def test_an_exit_code_is_the_error_of_the_program(manager: RuntimeManager, language: str) -> None:
+    result = await manager.run_code(programs.EXIT[language], language)
+    assert (result.outcome, result.exit_code, result.stderr) == (Outcome.USER_ERROR, 3, "bad\n"), result
+    assert result.error is not None
+    assert result.error.message == "the program exited with code 3"
+
+
+@each_language
+async def test_a_program_is_ended_at_its_time_limit(manager: RuntimeManager, language: str) -> None:
+    """The time of the compiler does not count."""
+    result = await manager.run_code(programs.LOOP[language], language, timeout_ms=2_000)
+    assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, "before\n"), result
+
+
+@each_language
+async def test_a_program_is_ended_for_its_output(manager: RuntimeManager, language: str) -> None:
+    sandbox = SandboxConfig(max_output_bytes=1_000, timeout_limit_s=60)
+    result = await manager.run_code(programs.FLOOD[language], language, sandbox=sandbox)
+    assert result.outcome is Outcome.OUTPUT_LIMIT, result
+    assert result.stdout.startswith("0123456789\n")
+
+
+@each_language
+async def test_a_program_is_ended_for_its_memory(manager: RuntimeManager, language: str) -> None:
+    result = await manager.run_code(programs.MEMORY[language], language)
+    assert result.outcome is Outcome.MEMORY_LIMIT, result
+
+
+@each_language
+async def test_errors_of_the_compiler_are_syntax_errors(manager: RuntimeManager, language: str) -> None:
+    """Nothing runs, and the result and the validation have the diagnostics of the compiler."""
+    code, line, column = programs.BROKEN[language]
+    result = await manager.run_code(code, language)
+    assert (result.outcome, result.stdout) == (Outcome.SYNTAX_ERROR, ""), result
+    assert result.error is not None
+    assert result.error.name == "CompileError"
+    assert result.error.traceback == result.stderr
+    checked = await manager.validate_code(code, language)
+    assert not checked.valid
+    assert (checked.diagnostics[0].line, checked.diagnostics[0].column) == (line, column), checked
+    assert checked.diagnostics[0].message in result.error.message
+
+
+@each_language
+async def test_a_program_is_judged(manager: RuntimeManager, language: str) -> None:
+    """Each test has a verdict, with many tests at once that all need the same compilation."""
+    tests = [TestCase(f"{n} 1", str(n + 1)) for n in range(20)] + [TestCase("1 1", "3")]
+    judgement = await manager.judge(programs.SUM[language] + "\n", tests, language=language)
+    verdicts = [result.verdict for result in judgement.results]
+    assert verdicts == [Verdict.PASSED] * 20 + [Verdict.WRONG_ANSWER]
+
+
+@each_language
+async def test_the_output_of_a_program_is_streamed(manager: RuntimeManager, language: str) -> None:
+    async with manager.stream_code(programs.STREAM[language], language) as run:
+        chunk = await anext(run)
+        assert (chunk.stream, chunk.text, run.live) == ("stdout", "one\n", True)
+
+
+@pytest.mark.parametrize("language", each_of([name for name in programs.RAISES if name in MISSING]))
+async def test_the_error_of_a_program_has_its_name_and_message(manager: RuntimeManager, language: str) -> None:
+    code, name, message = programs.RAISES[language]
+    result = await manager.run_code(code, language)
+    assert result.outcome in (Outcome.USER_ERROR, Outcome.CRASHED)
+    assert result.error is not None
+    assert (result.error.name, result.error.message) == (name, message), result
+    assert message in result.error.traceback
+
+
+@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGTERM", "SIGPIPE", "SIGUSR1"])
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_signal_is_a_crash(manager: RuntimeManager, language: str, signal: str) -> None:
+    code = f"#include <signal.h>\nint main(void) {{ raise({signal}); }}"
+    result = await manager.run_code(code, language)
+    assert result.outcome is Outcome.CRASHED, result
+    assert result.error is not None
+    assert (result.error.name, result.exit_code) == (signal, None)
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_several_files_are_compiled_together(manager: RuntimeManager, language: str) -> None:
+    """Headers are found, other sources are linked, and names that look like options do no harm."""
+    files = {"f.h": "int f(void);", "lib/f.c": '#include "../f.h"\nint f(void) { return 7; }', "-E.c": "int g;"}
+    code = '#include "f.h"\nint main(void) { return f(); }'
+    result = await manager.run_code(code, language, files=files)
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 7), result
+    files["f.h"] = "int f(void"
+    result = await manager.run_code(code, language, files=files)
+    assert result.outcome is Outcome.SYNTAX_ERROR
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_deep_recursion_and_many_threads_work(manager: RuntimeManager, language: str) -> None:
+    """The stack has 64 MiB, and 50 threads have one each, of which the used part counts only."""
+    code = """
+#include <pthread.h>
+#include <stdio.h>
+static long deep(long n) { volatile char pad[32]; pad[0] = 1; return n ? deep(n - 1) + pad[0] : 0; }
+static void *run(void *unused) { return (void *)deep(100); }
+int main(void) {
+  pthread_t threads[50]; long sum = deep(400000); void *value;
+  for (int i = 0; i < 50; i++) if (pthread_create(threads + i, 0, run, 0)) return 9;
+  for (int i = 0; i < 50; i++) { pthread_join(threads[i], &value); sum += (long)value; }
+  printf("%ld\\n", sum);
+}"""
+    result = await manager.run_code(code, language)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "405000\n"), result
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_the_first_thread_of_a_program_may_end_before_the_others(manager: RuntimeManager, language: str) -> None:
+    """The memory of the process is then read from the other threads, several times within 400 ms."""
+    code = """
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+static void *run(void *unused) { usleep(400000); puts("done"); exit(0); }
+int main(void) { pthread_t thread; pthread_create(&thread, 0, run, 0); pthread_exit(0); }"""
+    result = await manager.run_code(code, language)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "done\n"), result
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_compiler_that_takes_too_long_is_ended(
+    manager: RuntimeManager, language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outcome is SYNTAX_ERROR with the reason, and is not kept."""
+    code = f"int main(void) {{ return 0; }} // not in the cache: {uuid.uuid4()}"
+    with monkeypatch.context() as patch:
+        limits = attrs.evolve(toolchain_engine.COMPILE_LIMITS, timeout_ms=1)
+        patch.setattr(toolchain_engine, "COMPILE_LIMITS", limits)
+        result = await manager.run_code(code, language)
+    assert result.outcome is Outcome.SYNTAX_ERROR
+    assert result.error is not None
+    assert "timeout after 1 ms" in result.error.message
+    assert (await manager.run_code(code, language)).ok
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_the_compiler_runs_in_the_jail(manager: RuntimeManager, language: str) -> None:
+    """Hostile source code reads no file of the machine, and gets no more memory than the compiler's limit."""
+    result = await manager.run_code('#include "/etc/shadow"\nint main(void) {}', language)
+    assert result.outcome is Outcome.SYNTAX_ERROR
+    assert "/etc/shadow: No such file" in result.stderr
+    result = await manager.run_code('__asm__(".incbin \\"/etc/passwd\\""); int main(void) {}', language)
+    assert result.ok  # a file of the jail
+    huge = "char x[1 << 28] = {1};\nint main(void) { return x[5]; }"
+    result = await manager.run_code(huge, language)
+    assert result.outcome is Outcome.SYNTAX_ERROR
+    assert result.stderr
+
+
+async def test_functions_and_return_values_are_refused_before_anything_is_sent() -> None:
+    """They exist in Python, JavaScript and TypeScript only."""
+    async with manager_for_c("http://127.0.0.1:9") as manager:
+        runtime = await manager.get_runtime("c")
+        with pytest.raises(InvalidRequestError, match="call_function is for Python, JavaScript and TypeScript"):
+            await runtime.call_function("int f(int x);", "f", [1])
+        with pytest.raises(InvalidRequestError, match=r"run_cases is for Python, .* a c program can only print"):
+            await runtime.run_cases("int f(int x);", "f", [(1,)])
+        with pytest.raises(InvalidRequestError, match="return_val is for Python"):
+            runtime.get_return_val_function()
+
+
+def manager_for_c(url: str) -> RuntimeManager:
+    return RuntimeManager.from_url({"c": url})
+
+
+async def test_a_server_that_does_not_name_the_language_gets_no_program(local: RuntimeManager) -> None:
+    """python-faas would run every program as Python, so a server must say that it compiles a language."""
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    async with LocalFaaS(["js"]) as faas, manager_for_c(faas.url) as manager:
+        with pytest.raises(InvalidRequestError, match="does not run c programs"):
+            await manager.run_code("int main(void) {}", "c")
+    async with manager_for(url) as manager:
+        with pytest.raises(UnsupportedLanguageError, match="no endpoint is configured"):
+            await manager.run_code("int main(void) {}", "c")
+
+
+async def test_an_unreachable_server_is_no_invalid_request(unused_tcp_port: int) -> None:
+    """While a server does not answer, it is unknown whether it runs the language."""
+    async with manager_for_c(f"http://127.0.0.1:{unused_tcp_port}") as manager:
+        with pytest.raises(ConnectError, match="no answer to GET /health, which says whether it runs c") as failure:
+            await manager.run_code("int main(void) {}", "c")
+        assert (failure.value.sent, failure.value.attempts) == ("no", 3)
+
+
+async def test_a_missing_toolchain_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By default the language is left out; if it was asked for, it fails. Both errors name the Debian package."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = r"gcc is not installed on the server \(on Debian and Ubuntu, it is in the package gcc\)"
+    async with RuntimeManager.local(workers=1) as manager:
+        with pytest.raises(UnsupportedLanguageError, match=message):
+            await manager.run_code("int main(void) {}", "c")
+        assert Language.C not in manager.get_supported_languages()
+        await manager.get_runtime("js")
+        health = (await manager.get_health_status()).endpoints[0].details
+        assert re.fullmatch(message, health["missing"]["c"])
+    async with RuntimeManager.local(["c"]) as manager:
+        with pytest.raises(ServerError, match=message):
+            await manager.run_code("int main(void) {}", "c")
+
+
+async def test_the_level_filters_is_refused() -> None:
+    """A compiler needs processes and files, which programs do not have at this level."""
+    async with LocalFaaS(["c"], level="filters") as faas:
+        with pytest.raises(ServerError, match="needs the level namespaces"):
+            await faas.wait_ready("c")
+    async with LocalFaaS(level="filters") as faas:
+        assert Language.C not in faas.languages
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_an_engine_starts_with_the_first_program(language: str) -> None:
+    """Until then it has no process, but /health says that the language can run, and names the version."""
+    async with RuntimeManager.local(["javascript", language], workers=1, sandbox=SANDBOX) as manager:
+        await manager.get_runtime("javascript")
+
+        async def health() -> dict[str, object]:
+            details = (await manager.get_health_status()).endpoints[0].details["languages"][language]
+            return {name: details[name] for name in ("status", "idle", "engine")}
+
+        while (await health())["status"] == "starting":
+            await asyncio.sleep(0.01)
+        assert await health() == {"status": "ready", "idle": 0, "engine": "gcc"}
+        assert (await manager.run_code("int main(void) { return 0; }", language)).ok
+        while not (await health())["idle"]:
+            await asyncio.sleep(0.01)
+
+
+PERL = Toolchain(
+    language=Language.BASH,
+    name="perl",
+    executable="perl",
+    package="perl-base",
+    find=lambda path: Installation(version=f"perl 5.0 at {path}"),
+    compile=lambda _, sources: ["perl", "-c", sources[0]],
+    run=lambda _, name, memory_mb: ["perl", name],
+    keeps_source=True,
+    diagnostic=re.compile(r"^(?P<message>.*) at \S+ line (?P<line>\d+)", re.MULTILINE),
+    sample='print "ok";',
+)
+
+
+@pytest.mark.skipif(PERL.missing != "", reason=PERL.missing)
+async def test_a_new_language_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs in Perl run with this record, in place of Bash."""
+    monkeypatch.setitem(server._ENGINES, Language.BASH, (engine_for(PERL),))
+    async with RuntimeManager.local(["bash"], workers=1, sandbox=SANDBOX) as manager:
+        result = await manager.run_code("my $x = <STDIN>; print $x * 2, @ARGV", "bash", stdin="21", argv=["!"])
+        assert (result.outcome, result.stdout) == (Outcome.OK, "42!"), result
+        checked = await manager.validate_code("print 1;\nmy $x = ;", "bash")
+        assert (checked.valid, checked.diagnostics[0].line) == (False, 2)
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_program_is_compiled_once(language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Validation, many runs at once and a new server need one compilation of the same program, also of a broken one.
+
+    Other source files, but not other input, are another program.
+    """
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+    compiled: list[str] = []
+    compile_with = ToolchainEngine._run_compiler
+
+    async def count(self: ToolchainEngine, job: EngineJob, *arguments: Any) -> Any:
+        compiled.append(job.code)
+        return await compile_with(self, job, *arguments)
+
+    monkeypatch.setattr(ToolchainEngine, "_run_compiler", count)
+    code, broken = '#include "x.h"\nint main(void) { return X; }', "int main("
+    for _ in range(2):
+        async with RuntimeManager.local([language], workers=2, sandbox=SANDBOX) as manager:
+            await manager.get_runtime(language)
+            compiled.clear()
+            runs = [
+                manager.run_code(code, language, stdin=str(n), files={"x.h": "#define X 3", "data": str(n)})
+                for n in range(5)
+            ]
+            runs += [manager.run_code(broken, language) for _ in range(5)]
+            results = await asyncio.gather(*runs)
+            assert [result.exit_code for result in results] == [3] * 5 + [1] * 5
+            assert (await manager.validate_code(broken, language)).valid is False
+    assert compiled == []
+    async with RuntimeManager.local([language], workers=2, sandbox=SANDBOX) as manager:
+        for value in (4, 5):
+            result = await manager.run_code(code, language, files={"x.h": f"#define X {value}"})
+            assert result.exit_code == value
+        assert compiled == [code, code]
+        assert (await manager.validate_code("int main(void) { return 6; }", language)).valid
+        assert len(compiled) == 3
+        assert (await manager.run_code("int main(void) { return 6; }", language)).exit_code == 6
+        assert len(compiled) == 3
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_programs_run_without_a_cache(language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that cannot be written costs time, but no result."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path / "file"))
+    async with RuntimeManager.local([language], workers=1, sandbox=SANDBOX) as manager:
+        for _ in range(2):
+            assert (await manager.run_code("int main(void) { return 5; }", language)).exit_code == 5
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_toolchain_that_does_not_work_is_no_error_of_the_program(
+    language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A missing linker or missing headers would look like errors in the program. So a sample is compiled first."""
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+    toolchain = attrs.evolve(TOOLCHAINS[Language.C], sample="#include <missing.h>\n")
+    monkeypatch.setitem(server._ENGINES, Language.C, (engine_for(toolchain),))
+    async with RuntimeManager.local([language], workers=1) as manager:
+        with pytest.raises(ServerError, match=r"cannot run a short program in the jail; is the package gcc complete\?"):
+            await manager.run_code("int main(void) { return 5; }", language)
+
+
+@each_language
+async def test_twenty_small_problems_are_solved(manager: RuntimeManager, language: str) -> None:
+    """Every solution passes all of its tests, and fails a wrong one."""
+
+    async def judge(name: str, code: str, tests: list[TestCase]) -> None:
+        wrong = attrs.evolve(tests[0], expected=f"{tests[0].expected}1")
+        judgement = await manager.judge(code, [*tests, wrong], language=language, compare="tokens")
+        verdicts = [result.verdict for result in judgement.results]
+        assert verdicts == [Verdict.PASSED] * len(tests) + [Verdict.WRONG_ANSWER], (name, judgement)
+
+    solved = problems(language)
+    assert len(solved) == 20
+    async with asyncio.TaskGroup() as group:
+        for name, (code, tests) in solved.items():
+            group.create_task(judge(name, code, tests))
