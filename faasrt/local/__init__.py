@@ -117,7 +117,7 @@ server error. As a program can hide that it killed itself, this answer has the h
 the client's circuit breaker does not count it. At a limit the FaaS ends a whole execution, not a single case: see
 `Runtime.run_cases`.
 
-**Speed.** Seen from a client, a short program takes about 5 ms in native Python, 14 ms in WebAssembly, and 6 ms in
+**Speed.** Seen from a client, a short program takes about 5 ms in native Python and in WebAssembly, and 6 ms in
 JavaScript and TypeScript (`benchmarks/local.py`).
 
 **The HTTP API.**

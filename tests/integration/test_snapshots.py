@@ -15,6 +15,7 @@ from faasrt.inputs import NO_INPUT
 from faasrt.local.cache import module_dir
 from faasrt.local.engines.snapshot_build import snapshot_of
 from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.engines.wasi_sandbox import FreshSandbox, open_sandbox
 from faasrt.local.engines.wasi_worker import HostBridge, execute
 from support.helpers import WASM
@@ -201,3 +202,21 @@ async def test_without_a_snapshot_a_worker_opens_the_slow_sandbox(
     """A worker does not need a snapshot."""
     monkeypatch.setattr("faasrt.local.engines.wasi_sandbox.snapshot_of", lambda *arguments: tmp_path / "missing")
     assert isinstance(await asyncio.to_thread(open_sandbox, module_dir()), FreshSandbox)
+
+
+async def test_a_snapshot_that_cannot_be_made_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Programs run all the same."""
+
+    async def fail(engine: WasiPythonEngine, tier: str) -> str:
+        return "no luck"
+
+    monkeypatch.setattr(WasiPythonEngine, "_make_snapshot", fail)
+    monkeypatch.setattr("faasrt.local.engines.wasi_python.snapshot_of", lambda *arguments: tmp_path / "missing")
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        assert (await manager.run_code("print(1)", "python")).stdout == "1\n"
+    lines = [record.getMessage() for record in caplog.records if "snapshot" in record.getMessage()]
+    assert lines == [
+        "the engine wasm: programs start slowly, because no snapshot of the sandbox could be made: no luck"
+    ]
