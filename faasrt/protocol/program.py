@@ -71,7 +71,7 @@ class Execution:
             # There is no guest program in this language. Servers that do not name their languages run only Python, or
             # only JavaScript, whatever the request says.
             if not profile.answered:
-                raise ConnectError(f"no answer to GET /health, which says whether it runs {run.language}", sent="no")
+                raise ConnectError("no answer to GET /health, which names the languages of the server", sent="no")
             if run.language.value not in profile.compile_limits_s:
                 raise InvalidRequestError(
                     f"{endpoint}{f' ({profile.version})' if profile.version else ''} does not run {run.language} "
