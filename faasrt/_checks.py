@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from faasrt._endpoint_urls import registered_protocols, split_endpoint
 from faasrt.errors import ConfigurationError, shown
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 # The client or aiohttp sets these headers.
@@ -61,8 +62,18 @@ def parse_base_url(text: object) -> str:
         raise ConfigurationError(
             f"a FaaS URL must not contain a user name or password (use `token`), got {shown(_without_userinfo(url))}"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
-        raise ConfigurationError(f"a FaaS URL must look like http://host:port, got {shown(url)}")
+    if "+" in parts.scheme:
+        url = parts.scheme + url[len(parts.scheme) :]
+    protocol, http_url = split_endpoint(url)
+    if protocol and protocol not in registered_protocols():
+        known = ", ".join(sorted(registered_protocols()))
+        raise ConfigurationError(
+            f"a FaaS URL must name a known protocol ({known}, or none for coze-loop's), got {shown(url)}"
+        )
+    scheme = http_url.partition("://")[0].lower()
+    if scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
+        example = f"{protocol}+http" if protocol else "http"
+        raise ConfigurationError(f"a FaaS URL must look like {example}://host:port, got {shown(url)}")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {shown(url)}")
     return url.rstrip("/")
@@ -73,19 +84,22 @@ def _without_userinfo(url: str) -> str:
     return f"{scheme.partition('//')[0]}//...@{rest}" if scheme else url
 
 
-def endpoints(given: object) -> dict[Language, tuple[str, ...]]:
+def endpoints(given: object) -> dict[Language | str, tuple[str, ...]]:
     if not isinstance(given, Mapping):
         raise ConfigurationError(
             f'endpoints must map languages to URLs, such as {{"python": "http://faas:8000"}}, got {shown(given)}'
         )
-    found: dict[Language, tuple[str, ...]] = {}
+    found: dict[Language | str, tuple[str, ...]] = {}
     for name, urls in given.items():
         if isinstance(urls, (bytes, bytearray, Mapping)) or not isinstance(urls, Iterable):
             raise ConfigurationError(f"endpoints[{shown(name)}] must be a URL or a sequence of URLs, got {shown(urls)}")
         replicas = [urls] if isinstance(urls, str) else list(urls)
         if replicas:
             # Drop duplicates, and keep the order.
-            found[Language.parse(name)] = tuple(dict.fromkeys(parse_base_url(url) for url in replicas))
+            parsed = tuple(dict.fromkeys(parse_base_url(url) for url in replicas))
+            # coze-loop's protocol has no other languages.
+            has_others = all(split_endpoint(url)[0] for url in parsed)
+            found[parse_language(name) if has_others else Language.parse(name)] = parsed
     return found
 
 

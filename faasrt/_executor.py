@@ -9,9 +9,10 @@ import attrs
 
 from faasrt.caching import ResultCache, Reuse
 from faasrt.config import Settings
-from faasrt.protocol.cases import CaseScheduler
+from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
+from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -50,7 +51,7 @@ class Executor:
                 return stored
             with self._call(execution) as context:
                 response = await self._transport.run(
-                    context, execution, idempotent=may_rerun, owner=self._calls, live=live
+                    context, execution, self._endpoints(execution), idempotent=may_rerun, owner=self._calls, live=live
                 )
             result = context.finish(context.result(response.result()))
             if live is not None and result.truncated:
@@ -71,21 +72,27 @@ class Executor:
             stored = [await reuse.find(number) for number in range(len(cases))]
             numbers = [number for number, result in enumerate(stored) if result is None]
             new = [cases[number] for number in numbers]
-            scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, numbers=numbers)
+            limits = (protocol_of(url).profile.max_cases_bytes for url in self._settings.endpoints[request.language])
+            max_bytes = min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
+            scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, max_bytes=max_bytes, numbers=numbers)
             while (indices := scheduler.next_batch()) is not None:
                 batch = [new[index] for index in indices]
                 job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
                 with self._call(execution) as context:
-                    response = await self._transport.run(context, execution, idempotent=may_rerun, owner=self._calls)
+                    response = await self._transport.run(
+                        context, execution, self._endpoints(execution), idempotent=may_rerun, owner=self._calls
+                    )
                 context.finish(scheduler.record_results(indices, response, context.result))
             results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), numbers, strict=True)])
         return [result or next(results) for result in stored]
 
     def _reuse(self, execution: Execution) -> Reuse:
-        language = execution.run.language
-        urls = self._settings.endpoints[language]
+        language, urls = execution.run.language, self._endpoints(execution)
         return Reuse(self._cache, execution, lambda: self._transport.fingerprints(language, urls))
+
+    def _endpoints(self, execution: Execution) -> Sequence[str]:
+        return self._settings.endpoints[execution.run.language]
 
     @contextlib.contextmanager
     def _call(self, execution: Execution) -> Iterator[CallContext]:

@@ -94,7 +94,7 @@ async def judge(
     code: str,
     tests: object,
     *,
-    language: Language,
+    language: Language | str,
     compare: Compare,
     stop_on_failure: bool,
     concurrency: int | None,

@@ -41,7 +41,7 @@ from faasrt.tasks import CodeTask, CompletedTask, FailedTask, TaskResult
 MAX_WINDOW = 64
 """The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
 
-GetRuntime: TypeAlias = Callable[[Language], Awaitable[Runtime]]
+GetRuntime: TypeAlias = Callable[[Language | str], Awaitable[Runtime]]
 
 
 class _Source:

@@ -13,7 +13,7 @@ from faasrt._record_type import RecordType
 from faasrt.caching import ResultCache
 from faasrt.config import Settings
 from faasrt.errors import RuntimeClosedError, UnsupportedLanguageError
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 from faasrt.protocol.return_val import return_val_function
 from faasrt.results import HealthStatus
 from faasrt.syntax import PythonChecker
@@ -31,7 +31,7 @@ class RuntimeBase(metaclass=RecordType):
         language: The default language of calls.
     """
 
-    language: Language
+    language: Language | str
     _settings: Settings
     _transport: Transport
     _counters: Counters
@@ -58,9 +58,9 @@ class RuntimeBase(metaclass=RecordType):
             >>> runtime.get_return_val_function().splitlines()[0]
             'def return_val(value):'
         """
-        return return_val_function(self.language)
+        return return_val_function(Language.parse(self.language))
 
-    def get_supported_languages(self) -> tuple[Language, ...]:
+    def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that this runtime's endpoints serve."""
         own = self._settings.endpoints.get(self.language)
         return tuple(language for language, urls in self._settings.endpoints.items() if urls == own)
@@ -133,9 +133,10 @@ class RuntimeBase(metaclass=RecordType):
         endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
-    def _language(self, language: str | Language | None) -> Language:
-        parsed = self.language if language is None else Language.parse(language)
-        if parsed is not self.language and parsed not in self.get_supported_languages():
+    def _language(self, language: str | Language | None) -> Language | str:
+        parsed = self.language if language is None else parse_language(language)
+        if parsed != self.language and parsed not in self.get_supported_languages():
+            Language.parse(parsed)  # raises if it is unknown
             raise UnsupportedLanguageError(
                 f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
                 f"get a runtime for {parsed} from the manager"

@@ -14,7 +14,7 @@ from faasrt._map import Map, stop_maps
 from faasrt.caching import ResultCache
 from faasrt.errors import RuntimeClosedError
 from faasrt.factory import RuntimeFactory
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 from faasrt.runtime import Runtime
 from faasrt.streaming import StreamedRun
 from faasrt.tasks import RunOptions
@@ -37,7 +37,7 @@ class RuntimeRegistry:
         self._make_faas: Callable[[tuple[Language, ...]], LocalFaaS]
         self._faas: LocalFaaS | None = None
         self._has_started_faas = False
-        self._runtimes: dict[Language, Runtime] = {}
+        self._runtimes: dict[Language | str, Runtime] = {}
         self._lock = asyncio.Lock()
         self._maps: set[Map] = set()
         self._closed = False
@@ -77,14 +77,15 @@ class RuntimeRegistry:
             >>> python is await manager.get_runtime("py")
             True
         """
+        if self._faas is None:
+            return self._cached_runtime(parse_language(language))
         parsed = Language.parse(language)
-        if self._faas is not None:
-            await self._start_faas()
-            # Outside the lock: JavaScript must not wait while Python is compiled.
-            await self._faas.wait_ready(parsed)
+        await self._start_faas()
+        # Outside the lock: JavaScript must not wait while Python is compiled.
+        await self._faas.wait_ready(parsed)
         return self._cached_runtime(parsed)
 
-    def get_supported_languages(self) -> tuple[Language, ...]:
+    def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that have an endpoint.
 
         Example:
@@ -163,7 +164,7 @@ class RuntimeRegistry:
         kind = "embedded FaaS" if self._faas is not None else ", ".join(self.get_supported_languages()) or "no endpoint"
         return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
 
-    def _cached_runtime(self, language: Language) -> Runtime:
+    def _cached_runtime(self, language: Language | str) -> Runtime:
         self._check_open()
         runtime = self._runtimes.get(language)
         if runtime is None or runtime.closed:

@@ -11,6 +11,9 @@ fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` are the other cla
                                            Java and Bash
     FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
 
+A URL may name another protocol than coze-loop's: `sandboxfusion+http://host:8080` or `piston+https://host/api/v2`; see
+`faasrt.docs.services`.
+
 For each language, the first variable that is set is used. Explicit arguments override the environment. The embedded
 FaaS keeps compiled programs and its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME
 or ~/.cache.
@@ -223,7 +226,8 @@ class Settings(metaclass=RecordType):
     Attributes:
         sandbox: The limits of an execution.
         endpoints: The base URLs of the FaaS replicas for each language. Keys may be names such as "py"; values may be
-            one URL or a sequence of URLs. A language without a URL is not supported. Default: no endpoints.
+            one URL or a sequence of URLs. A language without a URL is not supported. Keys may be any language if all
+            their URLs are of other protocols than coze-loop's. Default: no endpoints.
         envelope: Whether a program is sent in an envelope: a small program that runs it and returns its exact results,
             which python-faas and js-faas do not; see `faasrt.protocol`. "auto" sends it unless the endpoint's
             `GET /health`, requested once, reports a lossless server, such as the embedded FaaS. "always" sends it to
@@ -255,7 +259,9 @@ class Settings(metaclass=RecordType):
     """
 
     sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=instance_of(SandboxConfig))
-    endpoints: Mapping[Language, tuple[str, ...]] = attrs.field(factory=dict, converter=checks.endpoints, hash=False)
+    endpoints: Mapping[Language | str, tuple[str, ...]] = attrs.field(
+        factory=dict, converter=checks.endpoints, hash=False
+    )
     envelope: EnvelopeMode = attrs.field(default="auto", validator=checks.one_of("auto", "always", "never"))
     timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=instance_of(TimeoutSettings))
     limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=instance_of(LimiterSettings))

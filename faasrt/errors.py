@@ -336,7 +336,7 @@ class RejectedError(_AnsweredError):
 
 
 class ServerError(_AnsweredError):
-    """The server failed: a 5xx other than 503, a 200 with a top-level `error`, or an interpreter that did not start.
+    """The server failed: a 5xx other than 503, a 200 that reports its failure, or an interpreter that did not start.
 
     A 500 whose text mentions a timeout is the outcome TIMEOUT. `error` and `details` are the texts in the answer. Also
     raised, without an endpoint, when the local process that checks the syntax of Python fails.

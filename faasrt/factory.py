@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
+
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language
+from faasrt.languages import Language, has_return_val, parse_language
+from faasrt.protocol.registry import protocol_of
 from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -57,7 +60,7 @@ class RuntimeFactory:
         """Return a new runtime. The caller must close it.
 
         Args:
-            language: A name or a `Language`.
+            language: A name or a `Language`; or the name of another language, if an endpoint's service lists it.
 
         Raises:
             UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
@@ -67,17 +70,24 @@ class RuntimeFactory:
             ...     print((await runtime.run_code("print(6 * 7)")).stdout.strip())
             42
         """
-        parsed = Language.parse(language)
-        if not self.settings.endpoints.get(parsed):
+        parsed, settings = parse_language(language), self.settings
+        if not has_return_val(parsed) and not settings.endpoints.get(parsed):
+            urls = [url for replicas in settings.endpoints.values() for url in replicas]
+            listed = tuple(dict.fromkeys(url for url in urls if protocol_of(url).lists(parsed)))
+            if listed:
+                settings = attrs.evolve(settings, endpoints={**settings.endpoints, parsed: listed})
+            else:
+                parsed = Language.parse(language)
+        if not settings.endpoints.get(parsed):
             known = ", ".join(self.get_supported_languages()) or "none"
             raise UnsupportedLanguageError(
                 f"{parsed} is not supported here: no endpoint is configured for it (configured: {known})"
             )
         return Runtime(
-            language=parsed, settings=self.settings, transport=self._transport, counters=self._counters, emit=self._emit
+            language=parsed, settings=settings, transport=self._transport, counters=self._counters, emit=self._emit
         )
 
-    def get_supported_languages(self) -> tuple[Language, ...]:
+    def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that have an endpoint.
 
         Example:
@@ -109,5 +119,5 @@ class RuntimeFactory:
         """
         transport = self._transport
         return self._counters.snapshot(
-            tuple(Language), in_flight=transport.in_flight, queued=transport.queued, states=transport.states()
+            None, in_flight=transport.in_flight, queued=transport.queued, states=transport.states()
         )

@@ -62,7 +62,7 @@ class ProgramInput:
     @classmethod
     def checked(
         cls,
-        language: Language | None,
+        language: Language | str | None,
         *,
         stdin: object = "",
         argv: object = (),
@@ -80,7 +80,7 @@ class ProgramInput:
         return cls(
             stdin=_check_bytes(stdin, "stdin"),
             argv=_check_argv(argv),
-            files=_check_files({} if files is None else files, "" if language is None else program_file(language)),
+            files=_check_files({} if files is None else files, program_file(language)),
             collect=_check_patterns(collect),
         )
 
@@ -100,7 +100,7 @@ class ProgramInput:
         return {name: fields[name] for name in self.used}
 
     @classmethod
-    def from_wire(cls, fields: Mapping[str, Any], language: Language | None) -> ProgramInput:
+    def from_wire(cls, fields: Mapping[str, Any], language: Language | str | None) -> ProgramInput:
         """Return the input in decoded JSON. Fields that are missing or null are empty.
 
         Raises:
@@ -117,9 +117,9 @@ class ProgramInput:
 NO_INPUT = ProgramInput()
 
 
-def program_file(language: Language) -> str:
-    """Return the name of the program's own file."""
-    return _PROGRAM_FILES[language]
+def program_file(language: Language | str | None) -> str:
+    """Return the name of the program's own file; "" if it is unknown."""
+    return _PROGRAM_FILES[language] if isinstance(language, Language) else ""
 
 
 def bytes_to_wire(data: bytes) -> str | dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 
 from faasrt.errors import UnsupportedLanguageError, shown
 
@@ -78,6 +79,30 @@ class Language(enum.StrEnum):
         return language
 
 
+def parse_language(name: str | Language) -> Language | str:
+    """Return the language with a name: a `Language`, or the lower-case name of another language that a service may run.
+
+    Raises:
+        UnsupportedLanguageError: The name cannot be that of a language, or is not a str.
+    """
+    if isinstance(name, str) and not isinstance(name, Language):
+        other = name.strip().lower()
+        if other not in _ALIASES and _NAME.fullmatch(other):
+            return other
+    return Language.parse(name)
+
+
+def family_of(language: Language | str) -> str:
+    """Return the name of a language's family. Each language that is not a `Language` is a family of its own."""
+    return language.family.value if isinstance(language, Language) else language
+
+
+def has_return_val(language: Language | str) -> bool:
+    """Return `Language.has_return_val`; False for a language that is not a `Language`."""
+    return isinstance(language, Language) and language.has_return_val
+
+
+_NAME = re.compile(r"[a-z][a-z0-9_.+#-]{0,49}")
 _ALIASES = {
     "py": Language.PYTHON,
     "js": Language.JAVASCRIPT,

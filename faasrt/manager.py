@@ -17,7 +17,7 @@ from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, n
 from faasrt.errors import ConfigurationError, shown
 from faasrt.factory import RuntimeFactory, check_settings
 from faasrt.judging import Compare, Judgement, TestCase
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.syntax import Where, check_where
 from faasrt.tasks import CallOptions, CodeTask, JudgeOptions
@@ -309,7 +309,7 @@ class RuntimeManager(RuntimeRegistry):
             >>> (await manager.validate_code("print('(')", "python")).valid
             True
         """
-        parsed = Language.parse(language)
+        parsed = parse_language(language)
         if check_where(where, parsed) and parsed in self.get_supported_languages():
             await self._start_faas()
             runtime = self._cached_runtime(parsed)

@@ -357,13 +357,13 @@ class Runtime(RuntimeBase):
         with self._calls.track():
             if locally:
                 return await self._checker.check(code)
-            body = encode_json({"language": parsed.value, "code": code})
+            body = encode_json({"language": str(parsed), "code": code})
             context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
             endpoints = self._settings.endpoints[parsed]
             return await self._transport.validate(context, endpoints, body, owner=self._calls)
 
     async def _run_inputs(
-        self, code: str, language: Language, inputs: Sequence[ProgramInput], **options: Any
+        self, code: str, language: Language | str, inputs: Sequence[ProgramInput], **options: Any
     ) -> list[ExecutionResult]:
         """Run a program once for each input, with many inputs in one execution. Python only."""
         request, may_rerun = self._request(code, language, **options)

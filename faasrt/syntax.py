@@ -169,7 +169,7 @@ async def _end(process: Process) -> None:
     await process.wait()
 
 
-def check_where(where: Where, language: Language) -> bool:
+def check_where(where: Where, language: Language | str) -> bool:
     """Return whether a program in this language is checked locally. Raise InvalidRequestError if `where` is unknown, or
     is "local" for a language other than Python.
     """

@@ -12,7 +12,7 @@ from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
 from faasrt.inputs import ProgramInput
 from faasrt.judging import Compare, Judgement, TestCase, check_compare, check_tests
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 from faasrt.results import ExecutionResult, short_repr
 
 TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
@@ -60,17 +60,14 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(kwargs)
 
 
-def _parse_language(name: str | Language) -> Language:
-    return Language.parse(name)
-
-
 @attrs.frozen
 class CodeTask(metaclass=RecordType):
     """One program to run.
 
     Attributes:
         code: The program.
-        language: A name or a `Language`; kept as a `Language`.
+        language: A name or a `Language`; kept as a `Language`, or as the lower-case name of another language. `map`
+            fails a task in a language that no endpoint lists.
         id: Your own name for the task. Default: None.
         timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
         ext: Further fields for the server. Default: None, no fields.
@@ -87,7 +84,7 @@ class CodeTask(metaclass=RecordType):
             with a function has no `argv` and no `collect`. Default: none.
 
     Raises:
-        UnsupportedLanguageError: The language is unknown.
+        UnsupportedLanguageError: The language cannot be the name of one.
         InvalidRequestError: `args` is not a sequence, `kwargs` is not a mapping of names to arguments, or the input of
             the program, `tests` or `compare` is wrong.
 
@@ -99,7 +96,7 @@ class CodeTask(metaclass=RecordType):
     """
 
     code: str = attrs.field(repr=short_repr)
-    language: Language = attrs.field(converter=_parse_language)
+    language: Language | str = attrs.field(converter=parse_language)
     id: str | None = attrs.field(default=None, kw_only=True)
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
     ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False)

@@ -20,7 +20,7 @@ from faasrt._sqlite_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.cli.batch_input import BatchOptions, Line, read_lines, survey
 from faasrt.cli.batch_output import Results, run_line
 from faasrt.cli.batch_progress import Progress
-from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, run_with_manager
+from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
 from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
 from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write_message
 from faasrt.languages import Language
@@ -40,7 +40,12 @@ class Batch:
     """
 
     def __init__(
-        self, tasks: str, options: BatchOptions, results: Results, progress: Progress, languages: Sequence[Language]
+        self,
+        tasks: str,
+        options: BatchOptions,
+        results: Results,
+        progress: Progress,
+        languages: Sequence[Language | str],
     ) -> None:
         self.stopping = asyncio.Event()
         self._languages = languages
@@ -210,9 +215,11 @@ def batch_command(
     settings = make_settings(
         url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY
     )
-    options = BatchOptions(max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, **given)
+    options = BatchOptions(
+        max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **given
+    )
     total: int | None = None
-    languages: tuple[Language, ...] | None = None
+    languages: tuple[Language | str, ...] | None = None
     source, target = Path(tasks), Path(output)
     if "-" not in (tasks, output) and source.exists() and target.exists() and source.samefile(target):
         raise click.UsageError("the tasks and the results are the same file")

@@ -19,7 +19,7 @@ from faasrt import strict_json
 from faasrt.cli.input import iter_lines, open_input
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
 from faasrt.judging import TestCase
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 from faasrt.tasks import CodeTask
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -59,15 +59,17 @@ class BatchOptions:
         timeout_ms: The time limit of tasks that have none.
         function: The function to call in tasks that name none.
         max_timeout_ms: The largest `timeout_ms`.
+        any_language: Whether an endpoint may run languages that faasrt does not know.
         limit: The most lines to read.
         concurrency: The largest number of tasks in flight; that of the servers when None.
         retry_infra: The most retries of a task.
     """
 
-    language: Language | None
+    language: Language | str | None
     timeout_ms: float | None
     function: str | None
     max_timeout_ms: float
+    any_language: bool
     limit: int | None
     concurrency: int | None
     retry_infra: int
@@ -94,13 +96,13 @@ class Line:
         return None if self.id is None else str(self.id)
 
 
-def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language, ...]]:
+def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language | str, ...]]:
     """Read a whole file of tasks. Return the number of its lines that are not blank, and their languages. Raise
     UsageError if it cannot be read, or if ids occur more than once.
     """
     total = 0
     first_lines: dict[str, int] = {}
-    languages: set[Language] = set()
+    languages: set[Language | str] = set()
     duplicates: list[str] = []
     for line in read_lines(source, options):
         total += 1
@@ -112,7 +114,8 @@ def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language, ...
                 duplicates.append(f"{line.key!r} (lines {first} and {line.number})")
     if duplicates:
         raise click.UsageError(f"ids occur more than once: {', '.join(duplicates[:_MAX_DUPLICATES_SHOWN])}")
-    return total, tuple(language for language in Language if language in languages)
+    known = [language for language in Language if language in languages]
+    return total, (*known, *sorted(languages.difference(known)))
 
 
 def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
@@ -179,7 +182,8 @@ def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
             f"'timeout_ms' must be at most the limit of {options.max_timeout_ms:g} ms; "
             "a larger --timeout-ms raises the limit"
         )
-    checked = ProgramInput.from_wire(given, Language.parse(values["language"]))
+    parse = parse_language if options.any_language else Language.parse
+    checked = ProgramInput.from_wire(given, parse(values["language"]))
     if "tests" in given:
         values["tests"] = [TestCase.from_dict(test) for test in given["tests"]]
     values |= {name: getattr(checked, name) for name in INPUT_FIELDS}

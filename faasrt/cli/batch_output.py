@@ -31,7 +31,7 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
     """Run a task, and return its result: a result, an infrastructure error, or the problem of an invalid task."""
-    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": task.language.value}
+    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
     except TASK_ERRORS as error:
@@ -87,10 +87,14 @@ class Results:
         self._path = Path(target).resolve()
         try:
             self._file = self._open_locked()
-            if self._path.stat().st_size:
-                if not resume:
-                    raise click.UsageError(f"{target} already contains results: pass --resume to continue")
-                self._keep_results()
+            try:
+                if self._path.stat().st_size:
+                    if not resume:
+                        raise click.UsageError(f"{target} already contains results: pass --resume to continue")
+                    self._keep_results()
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise click.UsageError(f"cannot write {target}: {error.strerror or error}") from None
 

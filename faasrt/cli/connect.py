@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
 
+from faasrt._endpoint_urls import split_endpoint
 from faasrt._sqlite_cache import DiskCache
 from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
 from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
-from faasrt.languages import Language
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.manager import RuntimeManager
 from faasrt.protocol.health import read_profile
 
@@ -55,10 +56,15 @@ def make_settings(
     return Settings.from_env(**options)
 
 
+def names_protocols(settings: Settings) -> bool:
+    """Return whether an endpoint has a protocol other than coze-loop's, so that it may run further languages."""
+    return any(split_endpoint(url)[0] for urls in settings.endpoints.values() for url in urls)
+
+
 def run_with_manager(
     call: Callable[[RuntimeManager], Awaitable[T]],
     settings: Settings,
-    languages: Sequence[Language] | None,
+    languages: Sequence[Language | str] | None,
     workers: int | None = 1,
     cache: DiskCache | None = None,
 ) -> T:
@@ -84,7 +90,7 @@ def run_with_manager(
         async with manager:
             url = (await manager.get_health_status()).endpoints[0].endpoint
             async with show_start(await report_engine(url, settings.token), url, settings.token):
-                served = [one for one in manager.get_supported_languages() if one.has_return_val]
+                served = [language for language in manager.get_supported_languages() if has_return_val(language)]
                 for language in served if languages is None else languages:
                     await manager.get_runtime(language)
             return await call(manager)
@@ -92,11 +98,11 @@ def run_with_manager(
     return asyncio.run(work())
 
 
-async def find_capacity(manager: RuntimeManager, languages: Sequence[Language]) -> int:
+async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | str]) -> int:
     """Return the number of programs that the servers of some languages run at once, as their health reports say."""
     capacity = 0
-    for family in dict.fromkeys(language.family for language in languages):
-        members = [language for language in languages if language.family == family]
+    for family in dict.fromkeys(family_of(language) for language in languages):
+        members = [language for language in languages if family_of(language) == family]
         with contextlib.suppress(UnsupportedLanguageError):
             health = await (await manager.get_runtime(members[0])).get_health_status()
             for endpoint in health.endpoints:
@@ -134,20 +140,38 @@ async def show_start(
     if engine != "wasm" or is_compiled(module_dir()):
         yield
         return
+    live = is_terminal(sys.stderr) if live is None else live
+    async with _watched(_watch_python(url, token, live, "starting", "compiling")):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def show_background(engine: str, url: str) -> AsyncIterator[None]:
+    """Show the progress of the work in the background of the engine wasm."""
+    if engine != "wasm":
+        yield
+        return
+    async with _watched(_watch_python(url, None, is_terminal(sys.stderr), "ready", "making")):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _watched(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(_watch_compilation(url, token, is_terminal(sys.stderr) if live is None else live))
+        watching = group.create_task(watch)
         try:
             yield
         finally:
             watching.cancel()
 
 
-async def _watch_compilation(url: str, token: str | None, live: bool) -> None:
+async def _watch_python(url: str, token: str | None, live: bool, status: str, first_word: str) -> None:
+    """Show the detail of Python while it has a status, if the detail begins with a word."""
     pause_s = _POLL_S
     try:
-        while (python := await _ask_python(url, token)).get("status") == "starting":
+        while (python := await _ask_python(url, token)).get("status") == status:
             detail = python["detail"]
-            if detail.startswith("compiling"):
+            if detail.startswith(first_word):
                 if live:
                     line, width = f"faasrt: {detail}", line_width()
                     for phrase in (", once for this machine", "about "):

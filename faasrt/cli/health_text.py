@@ -17,7 +17,8 @@ def describe_engines(details: Mapping[str, Any]) -> list[str]:
             cgroup = ", cgroup" if state.get("cgroup") is True else ""
             level = f"level {state.get('level')}{reason}{cgroup}"
             version = f", {state['runtime']}" if state.get("runtime") else ""
-            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}{version}, {level}")
+            detail = f"; {state['detail']}" if state.get("detail") else ""
+            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}{version}, {level}{detail}")
     return lines
 
 

@@ -79,7 +79,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 def judge_program(
     code: str,
-    language: Language,
+    language: Language | str,
     tests: list[TestCase],
     *,
     url: str | None,

@@ -16,7 +16,7 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_start
+from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_background, show_start
 from faasrt.cli.health_text import describe_engines, describe_languages
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
@@ -111,7 +111,7 @@ class _GivenProgram(NamedTuple):
     """The program of a command. `name` is for messages; `arguments` are those in the place of FILE."""
 
     code: str
-    language: Language
+    language: Language | str
     name: str
     arguments: tuple[str, ...] = ()
 
@@ -125,7 +125,7 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("-c", "code", metavar="CODE", help="The program itself, instead of a file.")
     @click.argument("file", required=False)
     @functools.wraps(command)
-    def with_program(file: str | None, code: str | None, language: Language | None, **options: Any) -> int:
+    def with_program(file: str | None, code: str | None, language: Language | str | None, **options: Any) -> int:
         return command(_read_program(file, code, language), **options)
 
     return with_program
@@ -292,8 +292,8 @@ def languages_command(url: str | None) -> int:
 def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
-    Every engine is started once. For the engine wasm, the Python sandbox is compiled, which happens once on a machine.
-    The exit code is 3 unless all languages can run.
+    Every engine is started once. For the engine wasm, the Python sandbox is compiled, and snapshots of it with its
+    packages are made, which happens once on a machine. The exit code is 3 unless all languages can run.
     """
     from faasrt.local import LocalFaaS
 
@@ -301,12 +301,16 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             engine = await report_engine(faas.url, chosen=bool(engines))
             async with show_start(engine, faas.url):
-                return all(await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n")))
+                ready = all(await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n")))
+            if ready:
+                async with show_background(engine, faas.url):
+                    await faas.make_snapshots()
+            return ready
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-def _read_program(file: str | None, code: str | None, language: Language | None) -> _GivenProgram:
+def _read_program(file: str | None, code: str | None, language: Language | str | None) -> _GivenProgram:
     if file is None and code is None:
         raise click.UsageError("give a FILE or -c CODE, or - for stdin")
     arguments = () if code is None or file is None else (file,)

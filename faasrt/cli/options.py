@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from faasrt import _checks
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language
+from faasrt.languages import Language, parse_language
 
 _LIMITS = SandboxConfig()
 _MAX_TIMEOUT_S = 86_400
@@ -43,9 +43,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]
 class _LanguageType(click.ParamType):  # type: ignore[type-arg]
     name = "language"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language | str:
         try:
-            return Language.parse(value)
+            return parse_language(value)
         except UnsupportedLanguageError as error:
             self.fail(str(error), param, ctx)
 
@@ -112,7 +112,8 @@ language_option = functools.partial(click.option, "--language", "-l", type=_Lang
 url_option = click.option(
     "--url",
     type=_CheckedType("url", _checks.parse_base_url),
-    help="The base URL of a FaaS. It replaces those of the environment.",
+    help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2. It replaces those of the "
+    "environment.",
 )
 timeout_option = functools.partial(
     click.option, "--timeout-ms", type=Number(0.0, _MAX_TIMEOUT_S * 1000, unit="ms", above=True)

@@ -36,6 +36,7 @@
 
 | term | meaning |
 |---|---|
+| protocol | how the requests and answers of one kind of service are encoded; the URL of an endpoint names it |
 | guest program | a program of faasrt that runs the user's program and returns its exact result |
 | envelope | the guest program with the user's program inside it, as it is sent to a reference server |
 | frame | a piece of output in which the guest program encodes a part of the result |

@@ -41,6 +41,13 @@ wasm 64 bits: False
 On the command line it is `faasrt serve --engine python=wasm`. The first use of `wasm` on a machine compiles the
 sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ahead of time.
 
+Programs on `wasm` start from a snapshot: a private copy of the memory of an interpreter that has already imported much
+of the standard library, with new random numbers. There is one more snapshot for each of the five packages, which a
+program that names the package gets, if it fits into its memory limit. A server makes them in the background, from half
+a minute after its start or when a program first needs one; `faasrt health` shows the progress. `faasrt warmup` makes
+all of them. They take 300 MB in FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log says so. Programs then
+start the interpreter and import their packages anew.
+
 To give native programs other packages, make an environment for them:
 `RuntimeManager.local(python="/srv/graders/bin/python")`, or `faasrt serve --python /srv/graders/bin/python`. CPython
 3.9 and newer work, and faasrt need not be installed there.
@@ -63,11 +70,12 @@ To give native programs other packages, make an environment for them:
 | hash of a `str` | random | the same in every run | the same in every run |
 | threads of numeric libraries | all CPUs | one | one |
 | too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
-| depth of recursion | 1,000 | 1,000 | 1,000, less in C code |
+| depth of recursion | 1,000 | 1,000 | 1,000; with a higher limit, about 14,000 through `lru_cache` |
 | user and host | yours | uid 1000, host name `sandbox` | none |
 
 On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
-10,000 entries. Data that it writes to a file can be read through another open file after `close` or `os.fsync`.
+10,000 entries. So does the name matplotlib or seaborn in the program, because matplotlib needs a folder. Data that it
+writes to a file can be read through another open file after `close` or `os.fsync`.
 
 ## Differences from Deno
 

@@ -14,6 +14,8 @@ A setting, an environment variable or the installation is wrong. The message nam
 * *the embedded FaaS needs ...: pip install 'faasrt[local]'*: the extra `local` is not installed.
 * *this manager belongs to another event loop*: a manager works in the loop that used it first. Make one in each
   `asyncio.run`, and one in each worker process of a web server (open it in `lifespan`, not at import).
+* *a FaaS URL must name a known protocol*: the part before `+` in a URL is misspelt, or the package that has this
+  protocol is not installed.
 * *listening on ... needs a token* (the command line says *--host ... needs --token*): pass `--token` or set
   `FAASRT_TOKEN`, on the server and for its clients.
 * *cannot listen on 127.0.0.1:8000: ... address already in use*: another process has the port. Choose one with `--port`;
@@ -22,7 +24,8 @@ A setting, an environment variable or the installation is wrong. The message nam
 
 ### UnsupportedLanguageError
 
-The language is unknown, or no endpoint is configured for it. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`.
+The language is unknown, or no endpoint is configured for it. A URL such as `piston+https://host/api/v2` names a service
+with further languages; see `faasrt.docs.services`. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`.
 
 * *... is not installed on the server*: the embedded FaaS runs C, C++, Go, Rust and Java only with their toolchain. The
   message names its Debian package.
@@ -145,9 +148,9 @@ Look at `result.metadata["platform"]`. On `wasm`, numpy's integers have 32 bits.
 
 ### The first Python program takes 45 seconds
 
-The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk). Run
-`faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The engine
-`native` compiles nothing.
+The engine `wasm` compiles its sandbox once for a machine (2.4 GB of memory, 300 MB of disk), and makes snapshots (300
+MB). Run `faasrt warmup --engine python=wasm` when you build the image, and keep `FAASRT_CACHE_DIR` on a volume. The
+engine `native` compiles nothing.
 
 ### `faasrt health` says that the level is `filters`
 

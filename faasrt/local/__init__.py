@@ -37,12 +37,13 @@ The differences between *native* and CPython: tracebacks call the program `main.
 `await` works, the hash seed is fixed, numeric libraries use one thread, and there is no network.
 
 *wasm* isolates better, but is another platform. It has 32 bits (`np.arange(10**5).sum()` overflows), no threads,
-processes or sockets, no packages but the five above, and less room for recursion in C. `asyncio` works. A call with
-`files` or `collect` gives the program a working folder in memory, /tmp, of at most 64 MiB and 10,000 entries; without
-it, a program has no files but those of the standard library. What it writes to a file can be read through another open
-file after `close` or `os.fsync`. The first program on a machine waits until the sandbox is compiled: about 45 s on two
-cores, with 2.4 GB of memory and 300 MB of disk (`benchmarks/compilation.py`). `faasrt warmup` compiles it ahead of
-time. The compiled sandbox is stored in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
+processes or sockets, no packages but the five above. `asyncio` works. A call with `files` or `collect` gives the
+program a working folder in memory, /tmp, of at most 64 MiB and 10,000 entries; without it, a program has no files but
+those of the standard library. What it writes to a file can be read through another open file after `close` or
+`os.fsync`. The first program on a machine waits until the sandbox is compiled: about 45 s on two cores, with 2.4 GB of
+memory and 300 MB of disk (`benchmarks/compilation.py`). `faasrt warmup` does this ahead of time, and makes the
+snapshots from which programs start with their packages imported (300 MB). The compiled sandbox is stored in
+FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
 
 *deno* gives programs no network, environment, processes or workers, and no `npm:`, `jsr:` or `https:` imports. Only a
 program that is sent with `files` or `collect` can use files. It runs in the folder /tmp, which is its own, may read and
@@ -96,7 +97,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
   shared files of the environment. Many locks count as memory.
 * The CPU time of other processes: at the level `filters`, a program can read it.
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
-  with each other and with the server.
+  with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
+  servers or languages may share them.
 
 **Against real attackers** add a second layer: a virtual machine or a container without secrets, not as root, with
 limits on memory and processes, and with user namespaces for the jail. Or run the server at the level `filters` in a
@@ -106,8 +108,8 @@ allow executable memory.
 **Limits.** The memory limit is approximate. Without a cgroup, a native program may exceed it by up to half a GiB for a
 moment before it is ended. Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64
 MiB. The folder of a program on *wasm* takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory
-limit. A JavaScript process may use about 110 MiB more than its limit, for
-Deno itself.
+limit, and a deep recursion up to 256 MiB of stack until the program ends. A JavaScript process may use about 110 MiB
+more than its limit, for Deno itself.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
 program that ends itself with a signal is CRASHED, too. If a process is killed from outside, the call fails with a

@@ -154,7 +154,7 @@ class Service:
             engine = queue.engine
             languages[language] = {
                 "status": "ready" if engine.ready else "failed" if engine.problem else "starting",
-                "detail": "" if engine.ready else engine.problem or engine.activity,
+                "detail": engine.background if engine.ready else engine.problem or engine.activity,
                 "runtime": engine.runtime,
                 "engine": engine.name,
                 "fingerprint": engine.fingerprint(self._sandbox),

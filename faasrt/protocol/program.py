@@ -10,13 +10,15 @@ import attrs
 from faasrt.config import EnvelopeMode
 from faasrt.errors import ConnectError, InvalidRequestError, ServerError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
-from faasrt.languages import Language
+from faasrt.languages import Language, family_of, has_return_val
+from faasrt.protocol import cozeloop
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import GuestReport
 from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
+from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, ParsedAnswer, read_answer
+from faasrt.protocol.response import Answer, ParsedAnswer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
@@ -48,39 +50,42 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never" or bool(self.run.input.used) or not self.run.language.has_return_val
+        return self.mode != "never" or bool(self.run.input.used) or not has_return_val(self.run.language)
 
-    def request(self, profile: EndpointProfile, timeout_ms: int, endpoint: str) -> Request:
+    def request(
+        self,
+        profile: EndpointProfile,
+        timeout_ms: int,
+        endpoint: str,
+        protocol: ServiceProtocol = cozeloop.PROTOCOL,
+    ) -> Request:
         """Return the request for an endpoint.
 
         Args:
             profile: The properties of the endpoint.
             timeout_ms: The time limit of the program or of each case, in milliseconds.
             endpoint: The base URL, for the error message.
+            protocol: The protocol of the endpoint.
 
         Raises:
             ConnectError: It is unknown whether the server runs the language.
-            InvalidRequestError: The server does not run the language, or neither the server nor the guest program can
-                pass on the input of the program.
+            InvalidRequestError: The server does not run the language, there is no guest program that calls its
+                functions, or neither the server nor the guest program can pass on the input of the program.
         """
         run, job, begin_within_ms = self.run, self.job, 0.0
         if timeout_ms != run.timeout_ms:
             run = attrs.evolve(run, timeout_ms=timeout_ms)
         has_envelope = self.mode == "always" or (self.mode == "auto" and not profile.lossless)
-        if not run.language.has_return_val:
-            # There is no guest program in this language. Servers that do not name their languages run only Python, or
-            # only JavaScript, whatever the request says.
-            if not profile.answered:
-                raise ConnectError("no answer to GET /health, which names the languages of the server", sent="no")
-            if run.language.value not in profile.compile_limits_s:
-                raise InvalidRequestError(
-                    f"{endpoint}{f' ({profile.version})' if profile.version else ''} does not run {run.language} "
-                    "programs: use another FaaS, such as the embedded one"
-                )
+        if not profile.has_guest(run.language):
+            if job is not WHOLE_PROGRAM:
+                raise InvalidRequestError(f"{endpoint} can run {run.language} programs, but not call their functions")
+            if protocol.has_profile:
+                _check_runs(run.language, profile, endpoint)
             has_envelope = False
         guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
-            return Request(body=run.encode(), run=run, timeout_ms=timeout_ms, profile=profile)
+            body = protocol.encode(run, in_envelope=False)
+            return Request(body=body, run=run, timeout_ms=timeout_ms, profile=profile, protocol=protocol)
         if not job.single:
             timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
         nonce, limit = secrets.token_hex(8), _limits(run, profile).max_output_bytes
@@ -88,19 +93,21 @@ class Execution:
         code = wrap(run, job, profile, nonce, max_output_bytes=limit, begin_within_ms=begin_within_ms)
         passed_on = {name: getattr(NO_INPUT, name) for name in guest_input.used}
         # The guest program is JavaScript, and imports the user's TypeScript itself.
-        language = run.language.family
-        margin_ms = 0 if profile.lossless or language is Language.PYTHON else _MARGIN_MS
+        language = Language(family_of(run.language))
+        unenforced = language is Language.PYTHON and not profile.kills_at_limit
+        sent = attrs.evolve(
+            run,
+            code=code,
+            language=language,
+            timeout_ms=timeout_ms + (0 if profile.lossless or unenforced else _MARGIN_MS),
+            input=attrs.evolve(run.input, **passed_on),
+        )
         return Request(
-            body=attrs.evolve(
-                run,
-                code=code,
-                language=language,
-                timeout_ms=timeout_ms + margin_ms,
-                input=attrs.evolve(run.input, **passed_on),
-            ).encode(),
+            body=protocol.encode(sent, in_envelope=True),
             run=run,
             timeout_ms=timeout_ms,
             profile=profile,
+            protocol=protocol,
             nonce=nonce,
             expects_frame=self.mode == "always" or profile.reference,
             own_return_val=job.function is None and defines_return_val(run.code, run.language),
@@ -109,14 +116,16 @@ class Execution:
     def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
         """Return the part of the program's input that the guest program passes on, instead of the server."""
         language, given, job = self.run.language, self.run.input, self.job
-        by_server = profile.input_fields.get(language.value, frozenset())
+        by_server = profile.input_fields.get(language, frozenset() if has_envelope else profile.plain_input)
         if job.has_whole_programs:
             by_server = frozenset()  # the guest program gives each case its own folder
         elif not job.single:
             by_server -= {"stdin"}  # the guest program gives each case the standard input from its start
         by_guest = set(given.used) - by_server
         passes_all = has_envelope and (job.has_whole_programs or not profile.lossless)
-        possible = _GUEST_INPUT[language.family] if passes_all else {"stdin"} & by_guest
+        possible = _GUEST_INPUT[Language(family_of(language))] if passes_all else {"stdin"} & by_guest
+        if profile.on_cpython_and_node and language is Language.JAVASCRIPT:
+            possible = {"argv"}
         if missing := by_guest - possible if has_envelope else by_guest:
             server = f" ({profile.version})" if profile.version else ""
             raise InvalidRequestError(
@@ -128,8 +137,9 @@ class Execution:
     def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
         """Return the time limit of the execution, and the window in which cases may begin, both in milliseconds."""
         if not profile.enforces_timeouts:
-            # The guest program stops each case at its own limit.
-            window = max(1, round(self.run.sandbox.timeout_limit_s * 1000))
+            # The guest program stops each case at its own limit. A server that kills programs may have a low limit.
+            longest_ms = case_ms if profile.kills_at_limit else self.run.sandbox.timeout_limit_s * 1000
+            window = max(1, round(longest_ms))
             return 2 * case_ms + window, float(window)
         # The server stops executions, not cases, so the limit of the execution must be close to that of a case. But
         # the definitions, and a case that begins at the end of the window, need their full time.
@@ -150,6 +160,7 @@ class Request:
         run: The program, with the time limit of the program or of each case.
         timeout_ms: The time limit of the execution in milliseconds.
         profile: The profile of the endpoint.
+        protocol: The protocol of the endpoint.
         nonce: The nonce of the frames; None without an envelope.
         expects_frame: Whether the server must return a frame. A server of an unknown kind may lose it.
         own_return_val: Whether the program defines `return_val` itself. The value is then in stdout.
@@ -159,6 +170,7 @@ class Request:
     run: RunRequest
     timeout_ms: int
     profile: EndpointProfile
+    protocol: ServiceProtocol = cozeloop.PROTOCOL
     nonce: str | None = None
     expects_frame: bool = False
     own_return_val: bool = False
@@ -175,7 +187,7 @@ class Request:
         if answer is None:
             parsed = ParsedAnswer(_too_large(limit))
         else:
-            parsed = read_answer(answer, self.nonce, timeout_ms=timeout_ms, max_output_bytes=limit)
+            parsed = self.protocol.decode(answer, self.run, nonce=self.nonce, timeout_ms=timeout_ms)
         report, result, declared = parsed.report, parsed.result, parsed.declared
         outcome, error = result.outcome, result.error or limits.error(result.outcome)
         if error and error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
@@ -225,6 +237,10 @@ class GuestResponse:
         definition = self.report.records.get(-1) if index >= 0 else None
         # The server returned the streams that are not in the record.
         texts = attrs.asdict(base.output) | dict(record.texts)
+        if self.request.profile.on_cpython_and_node and self.report.final and list(self.report.records) == [0]:
+            # Output that did not pass through the guest program, such as that of child processes of Node.js.
+            texts["stdout"] = base.stdout + texts["stdout"]
+            texts["stderr"] = base.stderr + texts["stderr"]
         truncated = record.truncated | (base.truncated - record.texts.keys())
         if definition is not None:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}
@@ -246,10 +262,23 @@ class GuestResponse:
         """Return a result with the value that a program printed with a `return_val` of its own."""
         if result.output.ret_val or not self.request.own_return_val:
             return result
-        language = self.request.run.language
+        language = Language(family_of(self.request.run.language))
         stdout, ret_val, truncated = take_return_val(result.output.stdout, language, result.truncated)
         output = ExecutionOutput(stdout, result.output.stderr, ret_val)
         return attrs.evolve(result, output=output, truncated=truncated)
+
+
+def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
+    """Raise an error unless a server has said that it runs a language without a guest program. Servers that do not name
+    their languages run only Python, or only JavaScript, whatever the request says.
+    """
+    if not profile.answered:
+        raise ConnectError("no answer to GET /health, which names the languages of the server", sent="no")
+    if language not in profile.compile_limits_s:
+        server = f" ({profile.version})" if profile.version else ""
+        raise InvalidRequestError(
+            f"{endpoint}{server} does not run {language} programs: use another FaaS, such as the embedded one"
+        )
 
 
 def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:

@@ -29,7 +29,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class RunRequest:
     """A request to run a program, with the caller's arguments."""
 
-    language: Language
+    language: Language | str
     code: str
     timeout_ms: int
     sandbox: SandboxConfig
@@ -40,7 +40,7 @@ class RunRequest:
     @classmethod
     def checked(
         cls,
-        language: Language,
+        language: Language | str,
         code: object,
         default_sandbox: SandboxConfig,
         *,
@@ -75,7 +75,7 @@ class RunRequest:
     def encode(self) -> bytes:
         sandbox = self.sandbox
         body = {
-            "language": self.language.value,
+            "language": str(self.language),
             "code": self.code,
             "timeout": self.timeout_ms,
             "priority": self.priority,

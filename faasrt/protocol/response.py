@@ -111,7 +111,7 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
         return ParsedAnswer(
             ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated)
         )
-    raise _status_error(answer)
+    raise status_error(answer)
 
 
 def raise_for_status(answer: Answer) -> None:
@@ -119,12 +119,13 @@ def raise_for_status(answer: Answer) -> None:
     successes.
     """
     if answer.status != 200:
-        raise _status_error(answer)
+        raise status_error(answer)
 
 
-def _status_error(answer: Answer) -> ServiceError:
+def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> ServiceError:
+    """Return the error for a status. `texts` are the error and the details in the answer, if it is not coze-loop's."""
     status = answer.status
-    error, details = _server_message(answer)
+    error, details = texts or _server_message(answer)
     reason = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
     if status in (429, 503):
         message = f"the FaaS is overloaded (HTTP {status}): {reason}; lower the concurrency or add replicas"
@@ -151,23 +152,23 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
         failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
         failure.error, failure.details = error, details
         raise failure
-    metadata = _check_type(body.get("metadata", {}), "metadata", dict)
+    metadata = check_type(body.get("metadata", {}), "metadata", dict)
     if "output" not in body:
         raise ProtocolError("the answer has no output", sent="yes", status=200)
-    fields = _check_type(body["output"], "output", dict)
+    fields = check_type(body["output"], "output", dict)
     texts = {name: fields.get(name, "") for name in STREAM_NAMES}
     for name, text in texts.items():
         if type(text) is not str:
-            _check_type(text, name, str)
+            check_type(text, name, str)
     # The embedded FaaS writes a notice to an empty stderr. It is not output of the program.
-    if "notice" in body and _check_type(body["notice"], "notice", str) == texts["stderr"]:
+    if "notice" in body and check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
-    truncated = _check_type(body.get("truncated", []), "truncated", list)
+    truncated = check_type(body.get("truncated", []), "truncated", list)
     if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
         raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
     files = _read_files(body["files"]) if "files" in body else {}
-    exit_code = _check_number(metadata.get("exit_code"), "exit_code", int)
-    duration_ms = _check_number(metadata.get("duration"), "duration", int, float)
+    exit_code = check_number(metadata.get("exit_code"), "exit_code", int)
+    duration_ms = check_number(metadata.get("duration"), "duration", int, float)
     declared = _declared_outcome(body) if "outcome" in body else None
     from_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
     killed = from_js_faas and _unpack_js_report(texts)
@@ -193,7 +194,7 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
 def _read_files(value: Any) -> dict[str, bytes]:
     """Return the collected files. Their paths are checked, because callers may write them to a folder."""
     try:
-        files = files_from_wire(_check_type(value, "files", dict))
+        files = files_from_wire(check_type(value, "files", dict))
         return {check_path(path, "a path"): data for path, data in files.items()}
     except InvalidRequestError as error:
         raise ProtocolError(f"'files' in the answer is wrong: {error}", sent="yes", status=200) from None
@@ -230,8 +231,8 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, ErrorInfo | None]:
     info = body.get("error_info")
     if info is None:
         return outcome, None
-    _check_type(info, "error_info", dict)
-    name, message, traceback = (_check_type(info.get(key, ""), key, str) for key in ("name", "message", "traceback"))
+    check_type(info, "error_info", dict)
+    name, message, traceback = (check_type(info.get(key, ""), key, str) for key in ("name", "message", "traceback"))
     return outcome, ErrorInfo(name, message, traceback)
 
 
@@ -246,7 +247,7 @@ def _inferred_outcome(
     if killed:
         return Outcome.CRASHED, None
     if exit_code:
-        error = _python_error(output.stderr)
+        error = python_error(output.stderr)
         if error is not None:
             return (Outcome.SYNTAX_ERROR if error.name in _SYNTAX_ERRORS else Outcome.USER_ERROR), error
         # python-faas drops most tracebacks, but its status distinguishes an exception from a dead process.
@@ -258,7 +259,7 @@ def _inferred_outcome(
     return Outcome.OK, None
 
 
-def _python_error(stderr: str) -> ErrorInfo | None:
+def python_error(stderr: str) -> ErrorInfo | None:
     """Return the exception in a Python traceback. It is the last line without indentation."""
     if "Traceback (most recent call last)" not in stderr and "SyntaxError" not in stderr:
         return None
@@ -303,7 +304,7 @@ def _message_in(body: dict[str, Any]) -> tuple[str, str]:
     return error, details
 
 
-def _check_type(value: Any, name: str, *kinds: type[T]) -> T:
+def check_type(value: Any, name: str, *kinds: type[T]) -> T:
     """Return the value, or raise ProtocolError if it does not have one of these types. A bool is not an int here."""
     if type(value) not in kinds:
         raise ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
@@ -311,11 +312,11 @@ def _check_type(value: Any, name: str, *kinds: type[T]) -> T:
     return checked
 
 
-def _check_number(value: Any, name: str, *kinds: type) -> Any:
+def check_number(value: Any, name: str, *kinds: type) -> Any:
     """Return the number or None. Raise ProtocolError if the value has another type or is too large."""
     if value is None:
         return None
-    if abs(_check_type(value, name, *kinds)) > _LARGEST_NUMBER:
+    if abs(check_type(value, name, *kinds)) > _LARGEST_NUMBER:
         raise ProtocolError(f"{name} in the answer is out of range", sent="yes", status=200)
     return value
 

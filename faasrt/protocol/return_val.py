@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection
 
 from faasrt.errors import InvalidRequestError
-from faasrt.languages import Language
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol.streams import find_marker
 
 _PYTHON = """\
@@ -30,7 +30,7 @@ function return_val(value) {
 }
 """
 
-_DEFINITION = {
+_DEFINITION: dict[str, re.Pattern[str]] = {
     Language.PYTHON: re.compile(r"^(?:def return_val\b|return_val\s*=)", re.MULTILINE),
     # The indentation must not match newlines: with many empty lines, the search would take quadratic time.
     Language.JAVASCRIPT: re.compile(
@@ -48,17 +48,17 @@ def return_val_function(language: Language) -> str:
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 
 
-def check_has_return_val(language: Language, name: str) -> None:
+def check_has_return_val(language: Language | str, name: str) -> None:
     """Raise InvalidRequestError if programs cannot return values, and so `name` cannot be used."""
-    if not language.has_return_val:
+    if not has_return_val(language):
         raise InvalidRequestError(
             f"{name} is for Python, JavaScript and TypeScript: a {language} program can only print its results; use "
             "run_code or judge"
         )
 
 
-def defines_return_val(code: str, language: Language) -> bool:
-    definition = _DEFINITION.get(language.family)
+def defines_return_val(code: str, language: Language | str) -> bool:
+    definition = _DEFINITION.get(family_of(language))
     return definition is not None and "return_val" in code and definition.search(code) is not None
 
 

@@ -180,13 +180,15 @@ class Counters:
         return self._counters[language, endpoint]
 
     def snapshot(
-        self, languages: Container[str], *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
+        self, languages: Container[str] | None, *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
     ) -> Metrics:
-        """Return the metrics of some languages, with the current numbers of calls and the states of endpoints."""
+        """Return the metrics of some languages, or of all if None, with the current numbers of calls and the states of
+        endpoints.
+        """
         total = CallCounters()
         by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)
         for (language, endpoint), counters in self._counters.items():
-            if language in languages:
+            if languages is None or language in languages:
                 total.add(counters)
                 by_endpoint[endpoint].add(counters)
         by_endpoint.pop("", None)  # calls that reached no endpoint

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from faasrt._version import __version__
-from faasrt.languages import Language
+from faasrt.languages import family_of, parse_language
 from faasrt.telemetry.events import (
     EVENT_NAMES,
     AttemptFinished,
@@ -112,7 +112,7 @@ class OpenTelemetrySink:
         fields["http.request.method"] = "POST"
         # The event is emitted in the caller's task, so the parent is the caller's span.
         span = self._tracer.start_span("POST /run_code", kind=SpanKind.CLIENT, attributes=fields)
-        self._calls[event.call_id] = _Call(span, Language(event.language).family.value)
+        self._calls[event.call_id] = _Call(span, family_of(parse_language(event.language)))
 
     def _add_attempt_event(self, call: _Call, event: AttemptStarted | AttemptFinished | RetryScheduled) -> None:
         address = _address(event.endpoint)

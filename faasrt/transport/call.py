@@ -19,9 +19,10 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
-from faasrt.languages import Language
+from faasrt.languages import Language, family_of
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Execution, GuestResponse
+from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
 from faasrt.results import HealthStatus, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -36,7 +37,6 @@ from faasrt.transport.pool import EndpointGroup, Permit, PermitPool
 from faasrt.transport.retry import RetryBudget, SendState, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
-_UNKNOWN = EndpointProfile()
 
 
 class Transport:
@@ -62,7 +62,7 @@ class Transport:
         self.clock = clock
         self._random = random
         self._http = HttpClient(settings, clock)
-        self._profiles = Profiles(self._http.get_profile, clock)
+        self._profiles = Profiles(self._http.get_profile, clock, lambda url: protocol_of(url).profile)
         self._fingerprints = FingerprintDirectory(self._http.get_health, settings.timeouts.health_s, clock)
         self._pool = PermitPool(settings, clock=clock, random=random, emit=emit)
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
@@ -88,6 +88,7 @@ class Transport:
         self,
         context: CallContext,
         execution: Execution,
+        endpoints: Sequence[str],
         *,
         idempotent: bool,
         owner: object,
@@ -101,6 +102,7 @@ class Transport:
         Args:
             context: The call.
             execution: The program or the calls to run.
+            endpoints: The base URLs of the replicas.
             idempotent: Whether it may run more than once.
             owner: An object that identifies the call for `fail_waiting`.
             live: Gets the output while the program runs, if the server can send it. After it has delivered any output,
@@ -114,8 +116,8 @@ class Transport:
         """
         self._loop.check()
         run = execution.run
-        family = run.language.family.value
-        group = self._pool.group(family, self._settings.endpoints[run.language])
+        family = family_of(run.language)
+        group = self._pool.group(family, endpoints)
         if not execution.needs_profile:
             group.skip_capacity()
         timeout_s = run.timeout_ms / 1000
@@ -173,7 +175,10 @@ class Transport:
     ) -> ValidationResult:
         """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
         self._loop.check()
-        group = self._pool.group(context.language.family.value, endpoints)
+        endpoints = [url for url in endpoints if protocol_of(url).validates]
+        if not endpoints:
+            raise RejectedError(f"no endpoint of {context.language} validates programs", sent="no")
+        group = self._pool.group(family_of(context.language), endpoints)
         group.skip_capacity()
         within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
         try:
@@ -205,7 +210,7 @@ class Transport:
             context.attach(failure)
             raise
 
-    async def fingerprints(self, language: Language, endpoints: Sequence[str]) -> dict[str, str | None]:
+    async def fingerprints(self, language: Language | str, endpoints: Sequence[str]) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
         self._loop.check()
         return await self._fingerprints.get(language, endpoints)
@@ -279,17 +284,18 @@ class Transport:
         self, permit: Permit, execution: Execution, context: CallContext, live: LiveReader | None
     ) -> GuestResponse:
         timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
-        profile = _UNKNOWN
+        protocol = protocol_of(endpoint.url)
+        profile = protocol.profile
         if execution.needs_profile:
             profile = self._profiles.cached(endpoint.url) or await self._fetch_profile(endpoint.url, context)
-            endpoint.limit.set_capacity(profile.capacities.get(run.language.family))
+            endpoint.limit.set_capacity(profile.capacities.get(family_of(run.language)))
             self._pool.wake()
         # The time of the attempt starts only here, after the health report.
         now, deadline = self.clock(), context.deadline
         started = now
         # The time of an interpreter's start, or of a compiler, is not part of the program's.
-        startup_s = timeouts.startup_s if profile.cold_start else 0.0
-        startup_s += profile.compile_limits_s.get(run.language.value, 0.0)
+        startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(run.language) else 0.0
+        startup_s += profile.compile_limits_s.get(run.language, 0.0)
         deadline += startup_s
         started += startup_s
         # The server must not run the code for longer than the caller waits.
@@ -298,7 +304,7 @@ class Transport:
             timeout_ms, permit.has_reduced_timeout = int((deadline - now) * 1000), True
             if timeout_ms < 1:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
-        request = execution.request(profile, timeout_ms, endpoint.url)
+        request = execution.request(profile, timeout_ms, endpoint.url, protocol)
         permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
         permit.run_s = timeout_s + startup_s
         permit.cancels_on_disconnect = profile.cancels_on_disconnect
@@ -306,7 +312,7 @@ class Transport:
         try:
             answer = await self._http.post(
                 endpoint.url,
-                "/run_code",
+                protocol.run_path,
                 permit.body,
                 within_s=min(started + timeout_s + timeouts.grace_s, deadline) - now,
                 max_body_bytes=max_answer_bytes(run.sandbox.max_output_bytes, collects=bool(run.input.collect)),

@@ -38,13 +38,13 @@ class CallContext:
     """
 
     def __init__(
-        self, emit: EventDispatcher, counters: Counters, clock: Callable[[], float], language: Language
+        self, emit: EventDispatcher, counters: Counters, clock: Callable[[], float], language: Language | str
     ) -> None:
         self._emit = emit
         self._counters = counters
         self._endpoint_counters: CallCounters | None = None
         self._clock = clock
-        self._language = language.value
+        self._language = str(language)
         self._call_id = f"{random.getrandbits(64):016x}"
         self._attempt_started = 0.0
         self._attempts_s: list[float] = []

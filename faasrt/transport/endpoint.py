@@ -86,13 +86,23 @@ def choose(
 
 
 class Profiles:
-    """A cache of the profiles of endpoints. `fetch` returns None for an endpoint that did not answer."""
+    """A cache of the profiles of endpoints.
+
+    Args:
+        fetch: Returns the profile of an endpoint; None if it did not answer.
+        clock: A monotonic clock in seconds.
+        unknown: Returns the profile of an endpoint that did not answer.
+    """
 
     def __init__(
-        self, fetch: Callable[[str], Awaitable[EndpointProfile | None]], clock: Callable[[], float] = time.monotonic
+        self,
+        fetch: Callable[[str], Awaitable[EndpointProfile | None]],
+        clock: Callable[[], float] = time.monotonic,
+        unknown: Callable[[str], EndpointProfile] = lambda url: EndpointProfile(),
     ) -> None:
         self._fetch = fetch
         self._clock = clock
+        self._unknown = unknown
         self._cached: dict[str, EndpointProfile] = {}
         self._unknown_until: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -105,7 +115,7 @@ class Profiles:
         """
         cached = self._cached.get(url)
         if cached is None and self._clock() < self._unknown_until.get(url, 0.0):
-            return EndpointProfile()
+            return self._unknown(url)
         return cached
 
     async def get(self, url: str, within_s: float) -> EndpointProfile:
@@ -122,20 +132,20 @@ class Profiles:
                 cached = self.cached(url)
                 if cached is not None or self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
-                    return cached or EndpointProfile()
+                    return cached or self._unknown(url)
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
                 hung = answered is None and self._clock() - started > _FAST_FAILURE_S
         except TimeoutError:
             if not fetching:
-                return EndpointProfile()
+                return self._unknown(url)
         self._fetches[url] += 1
         if answered is not None:
             self._cached[url] = answered
         elif hung:
             # The server may still run code, so not every call must wait for its health report.
             self._unknown_until[url] = self._clock() + UNKNOWN_S
-        return answered or EndpointProfile()
+        return answered or self._unknown(url)
 
     def forget(self, url: str) -> None:
         """Remove the profile of an endpoint that failed, because another server may replace it.

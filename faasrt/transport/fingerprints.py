@@ -38,13 +38,15 @@ class FingerprintDirectory:
         self._known: dict[str, tuple[float, dict[Language, str | None]]] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def get(self, language: Language, urls: Sequence[str]) -> dict[str, str | None]:
+    async def get(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
         if any(self._fresh(url) is None for url in urls):
             async with asyncio.TaskGroup() as group:
                 for url in urls:
                     group.create_task(self._update(url))
-        return {url: self._known[url][1][language] for url in urls}
+        # A service that runs other languages has one fingerprint for all.
+        known = language if isinstance(language, Language) else Language.PYTHON
+        return {url: self._known[url][1][known] for url in urls}
 
     def clear(self) -> None:
         """Remove everything, including the locks, which belong to an event loop."""

@@ -12,16 +12,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+import attrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
+from faasrt._endpoint_urls import split_endpoint
 from faasrt._version import __version__
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, ProtocolError, ServiceError
-from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE
+from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
-from faasrt.protocol.response import Answer, decode_object, raise_for_status
+from faasrt.protocol.response import Answer
 from faasrt.results import EndpointHealth, HealthStatus
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
 
@@ -32,7 +35,7 @@ _PIECE_BYTES = 65_536
 _WRITE_BYTES = 262_144
 _FAILURE_BODY_BYTES = 65_536
 _HEALTH_BODY_BYTES = 262_144
-_PATHS = ("/run_code", "/validate_code", "/health")
+_VALIDATE_PATH = "/validate_code"
 
 
 class BodyTooLargeError(Exception):
@@ -146,11 +149,11 @@ class HttpClient:
             ) from None
 
     async def get_health(self, endpoint: str) -> Answer:
-        """Request `/health` on a separate connection; see `post`.
+        """Request the health on a separate connection; see `post`.
 
         A server may close the connection after a health report, so no program must be sent on it.
         """
-        url = URL(f"{endpoint}/health")
+        url = URL(split_endpoint(endpoint)[1] + protocol_of(endpoint).health_path)
         if self._settings.session is not None:
             request = self._settings.session.get(url, headers={**self._headers, "Connection": "close"}, **self._options)
             return await _exchange(request, None, _HEALTH_BODY_BYTES)
@@ -159,14 +162,15 @@ class HttpClient:
 
     async def get_profile(self, endpoint: str) -> EndpointProfile | None:
         """Return the profile of an endpoint; None if it does not answer."""
+        protocol = protocol_of(endpoint)
+        if not protocol.has_profile:
+            return protocol.profile
         try:
-            answer = await self.get_health(endpoint)
-            profile = read_profile(decode_object(answer.body))
+            return protocol.read_profile(await self.get_health(endpoint))
         except (ConnectError, ConnectionLostError):
             return None
         except (ProtocolError, BodyTooLargeError):
-            return EndpointProfile(answered=True)
-        return None if answer.status >= 500 and not profile.lossless else profile
+            return attrs.evolve(protocol.profile, answered=True)
 
     async def probe(self, endpoint: str) -> EndpointHealth:
         """Return the health of an endpoint. A failed probe is an unhealthy result, not an exception."""
@@ -174,9 +178,7 @@ class HttpClient:
         try:
             async with asyncio.timeout(health_s):
                 answer = await self.get_health(endpoint)
-            raise_for_status(answer)
-            details = decode_object(answer.body)
-            status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
+            status, version, details = protocol_of(endpoint).read_health(answer)
             error = "" if status == "healthy" else f"the server reports the status {status!r}"
         except TimeoutError:
             status, version, details, error = "unreachable", "", {}, f"no answer within {health_s:g} s: the FaaS hangs"
@@ -209,7 +211,8 @@ class HttpClient:
                 await session.close()
 
     def _open_session(self, endpoint: str) -> aiohttp.ClientSession:
-        self._urls[endpoint] = {path: URL(endpoint + path) for path in _PATHS}
+        http_url = split_endpoint(endpoint)[1]
+        self._urls[endpoint] = {path: URL(http_url + path) for path in (protocol_of(endpoint).run_path, _VALIDATE_PATH)}
         session = self._settings.session
         if session is None:
             session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))

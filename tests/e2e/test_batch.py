@@ -1,4 +1,4 @@
-"""The command `faasrt batch`, run as a process."""
+"""The command `faasrt batch`: in this process, and as a process where signals, terminals, pipes or limits matter."""
 
 from __future__ import annotations
 
@@ -19,46 +19,51 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
 import pytest
-import pytest_asyncio
 import zstandard
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
 
+from faasrt import sync
 from faasrt.cli.report.page import render
 from faasrt.cli.report.summary import Summary
-from faasrt.local import LocalFaaS
 from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
-from support.served import until
+from support.cli import faasrt
+from support.served import CLEAN, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
-FAASRT = [sys.executable, "-c", "from faasrt.cli import main; main()"]
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
+COMMAND = [sys.executable, "-c", "from faasrt.cli import main; main()", "batch"]
 
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def url() -> AsyncIterator[str]:
-    async with LocalFaaS() as faas:
-        await faas.wait_ready("python")
-        yield faas.url
+T = TypeVar("T")
 
 
-async def batch(*arguments: str, stdin: bytes | None = None, **options: Any) -> tuple[int, str, str]:
-    done = await anyio.to_thread.run_sync(
-        lambda: subprocess.run(
-            [*FAASRT, "batch", *arguments], env=CLEAN, input=stdin, capture_output=True, timeout=100, **options
-        )
-    )
-    stderr = done.stderr.decode()
+@contextlib.contextmanager
+def in_thread(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """Open a server in the event loop of another thread, because `batch` occupies this one."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with sync.RuntimeManager.local() as manager:
+        manager.get_runtime("python")
+        yield manager.get_health_status().endpoints[0].endpoint
+
+
+def batch(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Run the command in this process. Return the exit code, stdout and stderr."""
+    code, stdout, stderr = faasrt("batch", *arguments, stdin=stdin)
     assert "Traceback" not in stderr
-    return done.returncode, done.stdout.decode(), stderr
+    return code, stdout, stderr
 
 
 def write(path: Path, *tasks: Any) -> str:
@@ -75,7 +80,7 @@ def program(number: int) -> dict[str, Any]:
     return {"id": str(number), "language": "py", "code": f"print({number})"}
 
 
-async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
+def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
     """Programs in three languages, a function, an error, a timeout and a default language each give one line."""
     tasks = write(
         tmp_path / "tasks.jsonl",
@@ -85,7 +90,7 @@ async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> Non
         {"id": "f", "code": "def f(a, b): return [a, b]", "function": "f", "args": [1], "kwargs": {"b": 2}},
         {"id": "s", "code": "while True: pass", "language": "py", "timeout_ms": 200},
     )
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
     assert code == 0, stderr
     found = {record["id"].partition("-")[0]: record for record in read(tmp_path / "out")}
     assert set(found) == {"a", "b", "3", "f", "s"}
@@ -119,38 +124,38 @@ async def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> Non
     assert "5 tasks in" in stderr
 
 
-async def test_a_finished_batch_runs_nothing_again_with_a_cache(tmp_path: Path) -> None:
+def test_a_finished_batch_runs_nothing_again_with_a_cache(tmp_path: Path) -> None:
     """The second run has the same verdicts, marked, without an execution. A timeout runs again."""
-    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(300)), {**program(300), "code": "t"})
-    async with FakeFaas() as faas:
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)), {**program(60), "code": "t"})
+    with in_thread(FakeFaas()) as faas:
         faas.handler = lambda body: Reply(stdout=body["code"], outcome="TIMEOUT" if body["code"] == "t" else "OK")
         found, summaries = [], []
         for run in ("first", "second"):
             out, summary = tmp_path / run, tmp_path / f"{run}.json"
             arguments = ("--url", faas.url, "--cache", str(tmp_path / "cache"), "--summary-json", str(summary))
-            code, _, stderr = await batch(tasks, "-o", str(out), *arguments)
+            code, _, stderr = batch(tasks, "-o", str(out), *arguments)
             assert code == 0, stderr
             found.append({record["id"]: record for record in read(out)})
             summaries.append(json.loads(summary.read_bytes())["cached"])
-        assert summaries == [0, 300]
-        assert "cached             300" in stderr
-        assert faas.executions == 302
+        assert summaries == [0, 60]
+        assert "cached              60" in stderr
+        assert faas.executions == 62
     assert {name: (record["outcome"], record["stdout"]) for name, record in found[0].items()} == {
         name: (record["outcome"], record["stdout"]) for name, record in found[1].items()
     }
-    assert [name for name, record in found[1].items() if not record["cached"]] == ["300"]
+    assert [name for name, record in found[1].items() if not record["cached"]] == ["60"]
 
 
-async def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
     tasks = write(tmp_path / "tasks.jsonl", program(0))
-    async with FakeFaas() as faas:
-        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--cache", tasks)
+    with in_thread(FakeFaas()) as faas:
+        code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--cache", tasks)
         assert code == 2
         assert tasks in stderr
         assert faas.requests == []
 
 
-async def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
+def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     """Input is as for `run_code`. The outcome is the verdict on the first test that did not pass. The report counts."""
     tests = [{"stdin": "1", "expected": "2"}, {"stdin": "5", "expected": "10"}]
     tasks = write(
@@ -169,7 +174,7 @@ async def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
         },
         {"id": "bad", "code": "1", "tests": [{"input": "1"}]},
     )
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
     assert code == 2, stderr
     found = {record["id"]: record for record in read(tmp_path / "out")}
     outcomes = {name: record.get("outcome") for name, record in found.items()}
@@ -187,14 +192,14 @@ async def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     assert found["cut"]["error"]["message"] == "test 1: the output was cut, so it cannot be compared"
     assert (found["input"]["stdout"], found["input"]["files"]) == ("in x A\n", {"b": "B"})
     assert "a test has no field 'input'" in found["bad"]["invalid_task"]
-    again, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python", "--resume")
+    again, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python", "--resume")
     assert (again, len(read(tmp_path / "out"))) == (2, 6), stderr
     report = Summary(tmp_path / "out")
     assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 7, 1)
     assert "3 of 7" in render(report)
 
 
-async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:
+def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:
     """Each invalid line becomes an `invalid_task` record with its line number. Valid lines run."""
     tasks = write(
         tmp_path / "tasks.jsonl",
@@ -217,7 +222,7 @@ async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Pat
         b"[" * 100_000,
         program(1),
     )
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
     assert code == 2, stderr
     found = read(tmp_path / "out")
     assert {record["id"] for record in found if "outcome" in record} == {"0", "1"}
@@ -233,35 +238,35 @@ async def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Pat
     assert "invalid_task" in stderr
 
 
-async def test_a_timeout_above_the_limit_is_an_invalid_task(url: str, tmp_path: Path) -> None:
+def test_a_timeout_above_the_limit_is_an_invalid_task(url: str, tmp_path: Path) -> None:
     """The message states the limit. A larger `--timeout-ms` raises the limit."""
     slow = {**program(1), "timeout_ms": 30_001}
     tasks, out = write(tmp_path / "tasks.jsonl", program(0), slow), tmp_path / "out"
-    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2
+    assert (batch(tasks, "-o", str(out), "--url", url))[0] == 2
     by_id = {record["id"]: record for record in read(out)}
     assert by_id["0"]["outcome"] == "OK"
     assert "'timeout_ms' must be at most the limit of 30000 ms" in by_id["1"]["invalid_task"]
-    assert (await batch(tasks, "-o", str(out), "--url", url, "--resume", "--timeout-ms", "30001"))[0] == 0
+    assert (batch(tasks, "-o", str(out), "--url", url, "--resume", "--timeout-ms", "30001"))[0] == 0
     assert {record["id"]: record["stdout"] for record in read(out)} == {"0": "0\n", "1": "1\n"}
 
 
-async def test_duplicate_ids_are_an_error(url: str, tmp_path: Path) -> None:
+def test_duplicate_ids_are_an_error(url: str, tmp_path: Path) -> None:
     """Duplicates in a file are reported before any task runs; duplicates from stdin are reported when they are read."""
     tasks = write(
         tmp_path / "tasks.jsonl", program(0), {**program(1), "id": "0"}, {**program(2), "id": "2"}, program(2)
     )
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
     assert code == 2
     assert "'0' (lines 1 and 2), '2' (lines 3 and 4)" in stderr
     assert not (tmp_path / "out").exists()
-    code, _, stderr = await batch("-", "-o", str(tmp_path / "out"), "--url", url, stdin=Path(tasks).read_bytes())
+    code, _, stderr = batch("-", "-o", str(tmp_path / "out"), "--url", url, stdin=Path(tasks).read_bytes())
     assert code == 2
     assert "'0' of line 2" in stderr
     assert [record["id"] for record in read(tmp_path / "out")] == ["0"]
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst", "stdin"])
-async def test_tasks_can_be_compressed_or_come_from_stdin(kind: str, url: str, tmp_path: Path) -> None:
+def test_tasks_can_be_compressed_or_come_from_stdin(kind: str, url: str, tmp_path: Path) -> None:
     """Files in gzip and zstd and tasks from stdin are read. `-o -` writes the results to stdout."""
     plain = Path(write(tmp_path / "plain", *(program(number) for number in range(20)))).read_bytes()
     source, stdin = str(tmp_path / f"tasks.jsonl.{kind}"), None
@@ -272,7 +277,7 @@ async def test_tasks_can_be_compressed_or_come_from_stdin(kind: str, url: str, t
         Path(source).write_bytes(compressor.compress(plain[:100]) + compressor.compress(plain[100:]))
     else:
         source, stdin = "-", plain
-    code, stdout, stderr = await batch(source, "-o", "-", "--url", url, "--limit", "15", stdin=stdin)
+    code, stdout, stderr = batch(source, "-o", "-", "--url", url, "--limit", "15", stdin=stdin)
     assert code == 0, stderr
     assert {json.loads(line)["id"] for line in stdout.splitlines()} == {str(number) for number in range(15)}
 
@@ -286,19 +291,19 @@ async def test_tasks_can_be_compressed_or_come_from_stdin(kind: str, url: str, t
         ("tasks.jsonl.zst", b"not zstd", "cannot read"),
     ],
 )
-async def test_unreadable_files_are_a_clear_error(
+def test_unreadable_files_are_a_clear_error(
     name: str, content: bytes | None, words: str, url: str, tmp_path: Path
 ) -> None:
     """The message names the file, and the exit code is 2."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    code, _, stderr = await batch(str(tmp_path / name), "-o", str(tmp_path / "out"), "--url", url)
+    code, _, stderr = batch(str(tmp_path / name), "-o", str(tmp_path / "out"), "--url", url)
     assert code == 2
     assert words in stderr
     assert name in stderr
 
 
-async def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
+def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
     """Results with an outcome are kept byte for byte.
 
     Infrastructure errors, invalid tasks and a truncated line run again. Each id occurs once in the end.
@@ -308,9 +313,9 @@ async def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) ->
     other = b'{"id": "2", "infra_error": {"type": "ConnectError"}}\n{"id": null, "line": 7, "invalid_task": "line 7"}\n'
     out = tmp_path / "out"
     out.write_bytes(kept + other + b'{"id": "0", "outcome": "OK"}\n' + b'{"id": "3", "outcome": "OK", "std')
-    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 2  # not without --resume
+    assert (batch(tasks, "-o", str(out), "--url", url))[0] == 2  # not without --resume
     summary_json = ["--summary-json", str(tmp_path / "sum")]
-    code, _, stderr = await batch(tasks, "-o", str(out), "--url", url, "--resume", *summary_json)
+    code, _, stderr = batch(tasks, "-o", str(out), "--url", url, "--resume", *summary_json)
     assert code == 2, stderr
     assert out.read_bytes().startswith(kept)
     found = read(out)
@@ -321,47 +326,45 @@ async def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) ->
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-async def test_files_that_are_not_results_are_not_overwritten(url: str, tmp_path: Path) -> None:
+def test_files_that_are_not_results_are_not_overwritten(url: str, tmp_path: Path) -> None:
     """The task file and files without results stay unchanged. A symbolic link stays a link."""
     tasks = write(tmp_path / "tasks.jsonl", program(0))
     for content in (b"precious\n", b'{"id": "0"}\n', b'{"id": "0", "outcome": ["OK"]}\n'):
         (tmp_path / "other").write_bytes(content)
-        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "other"), "--url", url, "--resume")
+        code, _, stderr = batch(tasks, "-o", str(tmp_path / "other"), "--url", url, "--resume")
         assert (code, (tmp_path / "other").read_bytes()) == (2, content)
         assert "line 1 is not a result of `faasrt batch`" in stderr
-    code, _, stderr = await batch(tasks, "-o", tasks, "--url", url, "--resume")
+    code, _, stderr = batch(tasks, "-o", tasks, "--url", url, "--resume")
     assert code == 2
     assert "same file" in stderr
     assert Path(tasks).read_bytes()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real").write_bytes(b'{"id": "9", "infra_error": {}}\n')
-    assert (await batch(tasks, "-o", str(tmp_path / "link"), "--url", url, "--resume"))[0] == 0
+    assert (batch(tasks, "-o", str(tmp_path / "link"), "--url", url, "--resume"))[0] == 0
     assert (tmp_path / "link").is_symlink()
     assert [record["id"] for record in read(tmp_path / "real")] == ["0"]
 
 
-async def test_tasks_from_a_pipe_and_results_to_a_device(url: str, tmp_path: Path) -> None:
+def test_tasks_from_a_pipe_and_results_to_a_device(url: str, tmp_path: Path) -> None:
     """A pipe, which can be read only once, works as input, and /dev/null as output. Stderr may be closed."""
     write(tmp_path / "tasks.jsonl", *(program(number) for number in range(5)))
-    command = f"cat tasks.jsonl | {shlex.join(FAASRT)} batch /dev/stdin -o out --url {url} 2>&-"
-    done = await anyio.to_thread.run_sync(
-        lambda: subprocess.run(["bash", "-c", command], cwd=tmp_path, env=CLEAN, capture_output=True, timeout=60)
-    )
+    command = f"cat tasks.jsonl | {shlex.join(COMMAND)} /dev/stdin -o out --url {url} 2>&-"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=CLEAN, capture_output=True, timeout=60)
     assert done.returncode == 0
     assert len(read(tmp_path / "out")) == 5
-    assert (await batch(str(tmp_path / "tasks.jsonl"), "-o", "/dev/null", "--url", url))[0] == 0
+    assert batch(str(tmp_path / "tasks.jsonl"), "-o", "/dev/null", "--url", url)[0] == 0
 
 
-async def test_a_second_run_on_the_same_results_file_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_second_run_on_the_same_results_file_is_refused(url: str, tmp_path: Path) -> None:
     tasks = write(tmp_path / "tasks.jsonl", program(0))
     with (tmp_path / "out").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+        code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
     assert code == 2
     assert "another run writes" in stderr
 
 
-async def test_a_full_disk_loses_no_results(url: str, tmp_path: Path) -> None:
+def test_a_full_disk_loses_no_results(url: str, tmp_path: Path) -> None:
     """The run ends with exit code 3 and a message. The written results stay, and `--resume` runs the other tasks."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(40)))
 
@@ -369,11 +372,13 @@ async def test_a_full_disk_loses_no_results(url: str, tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
 
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, preexec_fn=little_room)
-    assert code == 3, stderr
-    assert "cannot write" in stderr
+    command = [*COMMAND, tasks, "-o", str(tmp_path / "out"), "--url", url]
+    done = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=100, preexec_fn=little_room)
+    assert done.returncode == 3, done.stderr
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
     assert len((tmp_path / "out").read_bytes()) == 5_000
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--resume")
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--resume")
     assert code == 0, stderr
     assert sorted(int(record["id"]) for record in read(tmp_path / "out")) == list(range(40))
 
@@ -384,7 +389,7 @@ async def test_ctrl_c_lets_tasks_in_flight_finish(tmp_path: Path) -> None:
     for signals in (1, 2):
         out, stderr = tmp_path / f"out-{signals}", tmp_path / f"stderr-{signals}"
         async with holding_faas() as (url, arrived, go_on):
-            command = [*FAASRT, "batch", tasks, "-o", str(out), "--url", url, "--concurrency", "5"]
+            command = [*COMMAND, tasks, "-o", str(out), "--url", url, "--concurrency", "5"]
             with stderr.open("wb") as sink:
                 process = subprocess.Popen(command, env=CLEAN, stderr=sink)
             await until(lambda: len(arrived) == 5)
@@ -427,10 +432,10 @@ def progress_lines(shown: bytes) -> list[str]:
     return [text for text in re.findall(r"\r\x1b\[K([^\r\n\x1b]*)", plain) if " done" in text]
 
 
-@pytest.mark.parametrize("columns", [60, 61, 80, 100, 120, 160, 200])
+@pytest.mark.parametrize("columns", [60, 61, 80, 100, 120, 200])
 async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_path: Path) -> None:
     """The progress line is updated in place and erased at the end. A narrow terminal gets fewer parts of it."""
-    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(1_000)))
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(320)))
 
     def answer(body: dict[str, Any]) -> Reply:
         number = int(body["code"][6:-1]) if body["code"].startswith("print(") else 9
@@ -438,19 +443,19 @@ async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_pat
         if number % 10 == 0:
             return Reply.crash()
         if number % 10 in errors:
-            return Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo(errors[number % 10]), delay_s=0.02)
-        return Reply(stdout="x", delay_s=0.02)
+            return Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo(errors[number % 10]), delay_s=0.05)
+        return Reply(stdout="x", delay_s=0.05)
 
     async with FakeFaas() as faas:
         faas.handler = answer
-        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--concurrency", "16"]
+        command = [*COMMAND, tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--concurrency", "16"]
         code, shown = await run_on_terminal(command, columns)
     assert code == 3
     lines = progress_lines(shown)
     assert lines
     assert max(map(len, lines)) < columns, lines
     for line in lines:
-        assert re.match(r"faasrt: [\d,]+/1,000 done, ", line)
+        assert re.match(r"faasrt: [\d,]+/320 done, ", line)
     assert any(re.search(r"\d infra errors", line) for line in lines)
     # How many columns the other parts take depends on their numbers. Before the first results, there is room for more.
     lines = [line for line in lines if int(line.removeprefix("faasrt: ").partition("/")[0].replace(",", "")) >= 100]
@@ -472,7 +477,7 @@ async def test_progress_without_colors(variables: dict[str, str], url: str, tmp_
     """With `NO_COLOR` the progress line has no colors. A terminal that cannot erase a line gets no progress line."""
     sleep = {"code": "import time; time.sleep(0.4)", "language": "py"}
     tasks = write(tmp_path / "tasks.jsonl", *[sleep] * 4, {"code": "1 / 0", "language": "py"}, b"no json")
-    command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url]
+    command = [*COMMAND, tasks, "-o", str(tmp_path / "out"), "--url", url]
     code, shown = await run_on_terminal(command, 80, **variables)
     assert code == 2
     assert b"OK                   4\r\n" in shown
@@ -480,7 +485,7 @@ async def test_progress_without_colors(variables: dict[str, str], url: str, tmp_
     assert bool(progress_lines(shown)) == ("NO_COLOR" in variables)
 
 
-async def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
+def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
     """It counts errors by type, with a message for each type. The first error of each type is also shown at once."""
     tasks = write(
         tmp_path / "tasks.jsonl",
@@ -496,10 +501,10 @@ async def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
             outcome=Outcome.TIMEOUT, error=ErrorInfo("Timeout", "timeout after 2000 ms (limit of the client)")
         ),
     }
-    async with FakeFaas() as faas:
+    with in_thread(FakeFaas()) as faas:
         faas.handler = lambda body: replies.get(body["code"], Reply(status=418, details="a teapot"))
         command = ["--url", faas.url, "--concurrency", "1", "--summary-json", str(tmp_path / "sum")]
-        code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), *command)
+        code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), *command)
     assert code == 3
     assert re.search(r"^USER_ERROR +1   1 ZeroDivisionError$", stderr, re.MULTILINE)
     assert re.search(r"^TIMEOUT +1   1 after 2,000 ms \(limit\)$", stderr, re.MULTILINE)
@@ -512,8 +517,8 @@ async def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
 
 async def test_the_default_concurrency_is_the_capacity_of_the_server(tmp_path: Path) -> None:
     """A server that states no capacity gets 16 tasks at once. `--concurrency` overrides the default."""
-    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(400)))
-    js = write(tmp_path / "js.jsonl", {"id": "js", "code": "1", "language": "js"}, *(program(n) for n in range(400)))
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)))
+    js = write(tmp_path / "js.jsonl", {"id": "js", "code": "1", "language": "js"}, *(program(n) for n in range(60)))
     for file, capacities, options, expected in (
         (tasks, {"python": 3, "javascript": 50}, [], 3),
         (js, {"python": 3, "javascript": 5}, [], 8),
@@ -521,13 +526,13 @@ async def test_the_default_concurrency_is_the_capacity_of_the_server(tmp_path: P
         (tasks, {}, ["--concurrency", "7"], 7),
     ):
         async with holding_faas(capacities) as (url, arrived, go_on):
-            command = [*FAASRT, "batch", file, "-o", str(tmp_path / f"out-{expected}"), "--url", url, *options]
+            command = [*COMMAND, file, "-o", str(tmp_path / f"out-{expected}"), "--url", url, *options]
             shown = bytearray()
             running = asyncio.create_task(run_on_terminal(command, 200, shown))
             await until(lambda: b" %d in flight" % expected in shown)  # noqa: B023
             go_on.set()
             assert (await running)[0] == 0
-            assert len(arrived) >= 400
+            assert len(arrived) >= 60
             assert max(int(number) for number in re.findall(rb"(\d+) in flight", shown)) == expected
 
 
@@ -535,7 +540,7 @@ async def test_concurrency_may_exceed_the_default_limit_of_a_manager(tmp_path: P
     """With `--concurrency 400`, a server gets 400 programs at once."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(500)))
     async with holding_faas({"python": 1_000}) as (url, arrived, go_on):
-        command = [*FAASRT, "batch", tasks, "-o", str(tmp_path / "out"), "--url", url, "--concurrency", "400"]
+        command = [*COMMAND, tasks, "-o", str(tmp_path / "out"), "--url", url, "--concurrency", "400"]
         process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.DEVNULL)
         await until(lambda: len(arrived) >= 400)
         assert len(arrived) == 400
@@ -543,10 +548,10 @@ async def test_concurrency_may_exceed_the_default_limit_of_a_manager(tmp_path: P
         assert await anyio.to_thread.run_sync(process.wait) == 0
 
 
-async def test_memory_mb_limits_every_task(url: str, tmp_path: Path) -> None:
+def test_memory_mb_limits_every_task(url: str, tmp_path: Path) -> None:
     code = "const all = []; while (true) all.push(new Uint8Array(2 ** 20).fill(1))"
     tasks = write(tmp_path / "tasks.jsonl", {"code": code, "language": "js"})
-    assert (await batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--memory-mb", "40"))[0] == 0
+    assert (batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--memory-mb", "40"))[0] == 0
     (found,) = read(tmp_path / "out")
     assert (found["outcome"], found["error"]["message"]) == (
         "MEMORY_LIMIT",
@@ -583,14 +588,14 @@ async def holding_faas(
         await runner.cleanup()
 
 
-async def test_resume_identifies_tasks_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:
+def test_resume_identifies_tasks_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:
     """A task whose line has changed runs again. An id that is a number stays a number."""
     first, second = {"code": "print('a')", "language": "py"}, {"code": "print('b')", "language": "py"}
     out = tmp_path / "out"
     tasks = write(tmp_path / "tasks.jsonl", first, second, {**program(7), "id": 7})
-    assert (await batch(tasks, "-o", str(out), "--url", url))[0] == 0
+    assert (batch(tasks, "-o", str(out), "--url", url))[0] == 0
     write(tmp_path / "tasks.jsonl", {"code": "print('new')", "language": "py"}, second, {**program(7), "id": 7})
-    assert (await batch(tasks, "-o", str(out), "--url", url, "--resume"))[0] == 0
+    assert (batch(tasks, "-o", str(out), "--url", url, "--resume"))[0] == 0
     assert sorted(record["stdout"] for record in read(out)) == ["7\n", "a\n", "b\n", "new\n"]
     assert [record["id"] for record in read(out) if record["line"] == 3] == [7]
 
@@ -599,7 +604,7 @@ async def test_a_retry_does_not_wait_for_the_next_line_of_stdin(tmp_path: Path) 
     """Ctrl-C ends the wait for the next line."""
     async with FakeFaas() as faas:
         faas.script(Reply.crash())
-        command = [*FAASRT, "batch", "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
+        command = [*COMMAND, "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
         process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(json.dumps(program(1)).encode() + b"\n")
@@ -620,8 +625,7 @@ async def test_an_outage_does_not_use_up_the_task_file(tmp_path: Path) -> None:
         faas.default = Reply.crash()
         out = tmp_path / "out"
         command = [
-            *FAASRT,
-            "batch",
+            *COMMAND,
             tasks,
             "-o",
             str(out),
@@ -647,11 +651,11 @@ async def test_an_outage_does_not_use_up_the_task_file(tmp_path: Path) -> None:
         assert plain <= {f"print({record['id']})" for record in records}
 
 
-async def test_infrastructure_errors_can_be_retried(tmp_path: Path) -> None:
+def test_infrastructure_errors_can_be_retried(tmp_path: Path) -> None:
     """The exit code is 3 while any are left. They run again with `--retry-infra` or `--resume`."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(10)))
     out = tmp_path / "out"
-    async with FakeFaas() as faas:
+    with in_thread(FakeFaas()) as faas:
         failing = {"print(3)": 2, "print(7)": 2}
 
         def handle(body: dict[str, Any]) -> Reply:
@@ -661,30 +665,30 @@ async def test_infrastructure_errors_can_be_retried(tmp_path: Path) -> None:
             return Reply.ok("x")
 
         faas.handler = handle
-        code, _, stderr = await batch(tasks, "-o", str(out), "--url", faas.url)
+        code, _, stderr = batch(tasks, "-o", str(out), "--url", faas.url)
         assert code == 3
         assert "--resume" in stderr
         failed = [record for record in read(out) if "infra_error" in record]
         assert sorted(record["id"] for record in failed) == ["3", "7"]
         assert failed[0]["infra_error"]["type"] == "ServerError"
         executed = faas.executions
-        code, _, stderr = await batch(tasks, "-o", str(out), "--url", faas.url, "--resume", "--retry-infra", "2")
+        code, _, stderr = batch(tasks, "-o", str(out), "--url", faas.url, "--resume", "--retry-infra", "2")
         assert code == 0, stderr
         assert sorted(record["id"] for record in read(out)) == [str(number) for number in range(10)]
         assert len([body for body in faas.requests[-4:] if body["code"] in failing]) == 4
         assert faas.executions - executed == 4
 
 
-async def test_each_task_gets_its_own_result_on_a_bad_network(url: str, tmp_path: Path) -> None:
+def test_each_task_gets_its_own_result_on_a_bad_network(url: str, tmp_path: Path) -> None:
     """Connections are reset, delayed and cut. After `--resume`, each task has exactly one result, which is its own."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)))
     out = tmp_path / "out"
     toxics = [Toxics(reset_after_bytes=900), Toxics(limit_bytes=1_500), Toxics(latency_s=0.2, slice_bytes=200)]
-    async with FaultProxy(url) as proxy:
+    with in_thread(FaultProxy(url)) as proxy:
         for turn, toxic in enumerate([*toxics, Toxics()]):
             proxy.downstream = toxic
             resume = ["--resume"] if turn else []
-            code, _, stderr = await batch(tasks, "-o", str(out), "--url", proxy.url, "--concurrency", "6", *resume)
+            code, _, stderr = batch(tasks, "-o", str(out), "--url", proxy.url, "--concurrency", "6", *resume)
             failed = [record for record in read(out) if "infra_error" in record]
             assert (code, bool(failed)) in ((0, False), (3, True)), stderr
             assert failed or turn >= 2
@@ -710,11 +714,11 @@ def human_eval(body: str | None) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("body", "outcome"), [(None, "OK"), ("    return None\n", "USER_ERROR")])
-async def test_human_eval(body: str | None, outcome: str, url: str, tmp_path: Path) -> None:
+def test_human_eval(body: str | None, outcome: str, url: str, tmp_path: Path) -> None:
     """Every canonical solution of HumanEval passes its tests, and every wrong solution fails."""
     tasks = write(tmp_path / "tasks.jsonl", *human_eval(body))
     started = time.perf_counter()
-    code, _, stderr = await batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
     print(f"{time.perf_counter() - started:.1f} s")
     assert code == 0, stderr
     found = read(tmp_path / "out")

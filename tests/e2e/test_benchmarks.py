@@ -34,9 +34,9 @@ RUNS = [
     (
         "local --runs 4 --idle 0.1 --rounds 1",
         [
-            ("python", 4, "programs/s"),
-            ("numpy", 2, "p50 ms"),
-            ("pandas", 2, "p50 ms"),
+            ("python", 5, "programs/s"),
+            ("numpy", 4, "p50 ms"),
+            ("pandas", 4, "p50 ms"),
             ("loop", 2, "p50 ms"),
             ("javascript", 2, "p50 ms"),
             ("typescript", 2, "p95 ms"),

@@ -58,7 +58,7 @@ def test_run_shows_output_and_outcome_of_a_failed_program() -> None:
         'ZeroDivisionError: division by zero\nfaasrt: return value: {"a": 1}\n'
         "faasrt: USER_ERROR: ZeroDivisionError: division by zero\n"
     )
-    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "while (true) {}", "--timeout-ms", "1200")
+    exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "setInterval(() => {}, 50)", "--timeout-ms", "1200")
     assert (exit_code, stderr) == (1, NOTICE + "faasrt: TIMEOUT after 1,200 ms (limit)\n")
 
 
@@ -312,7 +312,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     process, url = server
     assert faasrt("run", "-l", "js", "-c", "1", "--url", url)[0] == 3
     assert faasrt("health", "--url", url, FAASRT_TOKEN="s3cret")[0] == 0
-    code = "await new Promise((r) => setTimeout(r, 500)); console.log('done')"
+    code = "await new Promise((r) => setTimeout(r, 2_000)); console.log('done')"
     call = subprocess.Popen(
         [FAASRT, "run", "-l", "js", "-c", code, "--url", url],
         env={**CLEAN, "FAASRT_TOKEN": "s3cret"},
@@ -321,6 +321,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     asked = urllib.request.Request(f"{url}/health", headers={"Authorization": "Bearer s3cret"})
     while json.load(urllib.request.urlopen(asked))["languages"]["javascript"]["active"] != 1:
         assert call.poll() is None, "the program ended before the server was seen to run it"
+        time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     assert call.communicate()[0] == b"done\n"
@@ -468,6 +469,16 @@ def test_warmup_and_health_start_the_embedded_faas() -> None:
     assert re.search(r"^  cpp, c\+\+ +(g\+\+ \d+\.|g\+\+ is not installed .* package g\+\+)", stdout, re.MULTILINE)
 
 
+def test_health_shows_the_work_in_the_background() -> None:
+    """For a server on the engine wasm, this is the progress of its snapshots."""
+    state = {"status": "ready", "engine": "wasm", "level": "", "detail": "making snapshots, 2 of 5 are made"}
+    # In another process, because `faasrt.cli.main` is a function after `import faasrt.cli`.
+    show = "import json, sys; from faasrt.cli.main import _describe_languages as f; print(*f(json.load(sys.stdin)))"
+    given = json.dumps({"languages": {"python": state}})
+    line = subprocess.run([sys.executable, "-c", show], input=given, capture_output=True, text=True, check=True).stdout
+    assert line == "python: ready, engine wasm, level ; making snapshots, 2 of 5 are made\n"
+
+
 @pytest.mark.usefixtures("wasm_sandbox")
 def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     """One line on stderr states the reason. There is no such line if the user has chosen WebAssembly."""
@@ -530,7 +541,7 @@ def shell(command: str, **env: str) -> tuple[int, str]:
         ("faasrt run -l js -c 1 --url http://a..b", 2),
         ("faasrt serve --host a..b --token x", 2),
         ("faasrt serve --token ' '", 2),
-        ("timeout -s TERM 3 faasrt run -l js -c 'while (true) {}' --timeout-ms 60000", 124),
+        ("timeout -s TERM 3 faasrt run -l js -c 'setInterval(() => {}, 50)' --timeout-ms 60000", 124),
     ],
 )
 def test_failures_of_streams_and_hosts_leave_nothing_behind(command: str, exit_code: int, tmp_path: Path) -> None:

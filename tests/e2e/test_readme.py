@@ -21,9 +21,16 @@ README = snippets.text_of("README.md")
 ALL = [snippet for document in DOCUMENTS for snippet in snippets.snippets_of(document)]
 APPLICATIONS = [snippet for snippet in ALL if snippet.serves]
 SAVED = [snippet for snippet in ALL if snippet.file]
-RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves]
-
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+# The README's programs run as processes, as do those that configure logging. The others run in this process, to save
+# time; `e2e.fresh_snippets` runs them as processes, too.
+HERE = [
+    snippet
+    for snippet in ALL
+    if snippet.kind == "python"
+    and snippet.document not in ("README.md", "faasrt.docs.logging_and_metrics")
+    and not (snippet.serves or snippet.file)
+]
+RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves and snippet not in HERE]
 
 
 async def run(argv: list[str], cwd: Path) -> str:
@@ -43,6 +50,12 @@ async def test_snippets_print_what_is_shown_below_them(snippet: Snippet, tmp_pat
         if saved.document == snippet.document:
             (tmp_path / saved.file).write_text(saved.code)
     await anyio.to_thread.run_sync(snippets.run, snippet, PYTHON, tmp_path)
+
+
+@pytest.mark.parametrize("snippet", HERE, ids=str)
+def test_programs_print_what_is_shown_below_them(snippet: Snippet, tmp_path: Path) -> None:
+    """A program runs unchanged."""
+    snippets.run_here(snippet, tmp_path)
 
 
 @pytest.mark.parametrize("snippet", APPLICATIONS, ids=str)
@@ -113,9 +126,9 @@ async def test_the_pages_named_in_the_readme_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-async def test_pydoc_shows_each_page(name: str, tmp_path: Path) -> None:
+async def test_pydoc_shows_each_page(name: str) -> None:
     """`pydoc` shows the whole docstring, which is longer than its summary."""
-    page = await run([sys.executable, "-W", "error", "-m", "pydoc", name], tmp_path)
+    page = pydoc.plain(pydoc.render_doc(name))
     summary, _, rest = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
     assert len(rest) > 150
     shown, docstring = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, rest))

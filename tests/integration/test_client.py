@@ -242,7 +242,9 @@ async def test_call_to_a_silent_server_ends_at_its_deadline(raw_server: Serve) -
             pass
         gone.set()
 
-    async with manager_for(await raw_server(handle), timeouts=TimeoutSettings(grace_s=0.1)) as manager:
+    async with manager_for(
+        await raw_server(handle), envelope="never", timeouts=TimeoutSettings(grace_s=0.1)
+    ) as manager:
         with pytest.raises(faasrt.DeadlineExceededError) as info:
             await manager.run_code("1", "py", 100)
         assert info.value.sent != "no"
@@ -315,7 +317,7 @@ async def test_max_concurrency_and_queue_limits(serve: Serve) -> None:
         return web.json_response(FINE)
 
     limiter = LimiterSettings(max_concurrency=2, max_queue=2, queue_timeout_s=0.05)
-    async with manager_for(await serve(handler), limiter=limiter) as manager:
+    async with manager_for(await serve(handler), envelope="never", limiter=limiter) as manager:
         calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(5)]
         done = await asyncio.gather(*calls[2:], return_exceptions=True)
         go.set()

@@ -21,6 +21,7 @@ import pytest
 
 from faasrt import ConfigurationError
 from faasrt.local.cache import is_compiled, module_dir
+from support.cli import faasrt
 from support.served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 
 RUN_JS = ("run", "-l", "js", "-c", "console.log(1)")
@@ -34,17 +35,26 @@ NO_FOLDERS = {
 }
 
 
-def faasrt(*arguments: str, file_bytes: int | None = None, env: dict[str, str]) -> tuple[int, str, list[str]]:
+def run(*arguments: str, env: dict[str, str]) -> tuple[int, str, list[str]]:
     """Run a command. Return its exit code, its stdout, and its lines on stderr except ordinary notices."""
+    exit_code, stdout, stderr = faasrt(*arguments, base_env=env)
+    return exit_code, stdout, without_notices(stderr)
+
+
+def run_with_full_disk(*arguments: str, file_bytes: int, env: dict[str, str]) -> tuple[int, str, list[str]]:
+    """Run a command in a process that can write files up to a size. Return the same as `run`."""
 
     def fill_the_disk() -> None:
-        if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     done = subprocess.run(
         [FAASRT, *arguments], env=env, capture_output=True, text=True, timeout=100, preexec_fn=fill_the_disk
     )
-    return done.returncode, done.stdout, [line for line in done.stderr.splitlines() if not line.startswith(NOTICES)]
+    return done.returncode, done.stdout, without_notices(done.stderr)
+
+
+def without_notices(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if not line.startswith(NOTICES)]
 
 
 @pytest.fixture
@@ -64,18 +74,18 @@ def bad_cache(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
 @pytest.mark.parametrize("bad_cache", ["read-only", "a file", "too long", "read-only home"], indirect=True)
 def test_an_unusable_cache_folder_stops_only_webassembly(bad_cache: dict[str, str]) -> None:
     """For Python as WebAssembly, one line says what to do. Native Python and JavaScript run."""
-    exit_code, stdout, words = faasrt("warmup", *WASM, env=bad_cache)
+    exit_code, stdout, words = run("warmup", *WASM, env=bad_cache)
     assert (exit_code, words) == (3, [])
     (line,) = [line for line in stdout.splitlines() if "ready" not in line]
     assert "could not be compiled into" in line
     assert "FAASRT_CACHE_DIR sets another folder" in line
-    assert faasrt(*RUN_PY, env=bad_cache) == (0, "1\n", [])
-    assert faasrt(*RUN_JS, env=bad_cache) == (0, "1\n", [])
+    assert run(*RUN_PY, env=bad_cache) == (0, "1\n", [])
+    assert run(*RUN_JS, env=bad_cache) == (0, "1\n", [])
 
 
 def test_warmup_fails_when_a_language_cannot_run() -> None:
     """`faasrt warmup` reports each language, and exits with 3, so that a script that builds an image stops."""
-    exit_code, stdout, words = faasrt("warmup", *WASM, env={**NO_FOLDERS, "FAASRT_CACHE_DIR": "/proc/faasrt"})
+    exit_code, stdout, words = run("warmup", *WASM, env={**NO_FOLDERS, "FAASRT_CACHE_DIR": "/proc/faasrt"})
     assert (exit_code, words) == (3, [])
     told = sorted(stdout.splitlines())
     assert told[0] == "faasrt: javascript is ready"
@@ -88,7 +98,7 @@ def test_warmup_fails_when_a_language_cannot_run() -> None:
 )
 def test_the_home_of_a_missing_user_is_a_configuration_error(command: tuple[str, ...]) -> None:
     """`FAASRT_CACHE_DIR=~name/x` for a user who does not exist is reported in one line, with exit code 2."""
-    exit_code, stdout, words = faasrt(*command, env={**CLEAN, "FAASRT_CACHE_DIR": "~no-such-user/x"})
+    exit_code, stdout, words = run(*command, env={**CLEAN, "FAASRT_CACHE_DIR": "~no-such-user/x"})
     assert (exit_code, stdout, len(words)) == (2, "", 1)
     assert "~no-such-user/x" in words[0]
     with pytest.raises(ConfigurationError, match="FAASRT_CACHE_DIR"):
@@ -99,8 +109,8 @@ def test_the_home_of_a_missing_user_is_a_configuration_error(command: tuple[str,
 def test_home_is_not_needed_if_the_cache_folder_is_set(home: dict[str, str]) -> None:
     """With `FAASRT_CACHE_DIR` set, programs run although HOME is missing, empty or read-only."""
     env = {**NO_FOLDERS, **home, "FAASRT_CACHE_DIR": str(module_dir().parent)}
-    assert faasrt(*RUN_PY, env=env) == (0, "1\n", [])
-    assert faasrt(*RUN_JS, env=env) == (0, "1\n", [])
+    assert run(*RUN_PY, env=env) == (0, "1\n", [])
+    assert run(*RUN_JS, env=env) == (0, "1\n", [])
 
 
 @pytest.mark.parametrize("file_bytes", [0, 1_000], ids=["full", "nearly full"])
@@ -108,7 +118,7 @@ def test_home_is_not_needed_if_the_cache_folder_is_set(home: dict[str, str]) -> 
 def test_a_full_temporary_folder_is_reported(tmp_path: Path, command: tuple[str, ...], file_bytes: int) -> None:
     """Each command reports it in one line, exits with 2, and leaves no file and no process behind."""
     env = {**CLEAN, "TMPDIR": str(tmp_path)}
-    exit_code, stdout, words = faasrt(*command, file_bytes=file_bytes, env=env)
+    exit_code, stdout, words = run_with_full_disk(*command, file_bytes=file_bytes, env=env)
     assert (exit_code, stdout, len(words)) == (2, "", 1)
     assert words[0].startswith("faasrt: cannot write temporary files: ")
     assert "TMPDIR" in words[0]
@@ -117,7 +127,7 @@ def test_a_full_temporary_folder_is_reported(tmp_path: Path, command: tuple[str,
 
 def test_a_read_only_temporary_folder_is_replaced() -> None:
     """The next temporary folder of the system is used."""
-    assert faasrt(*RUN_JS, env={**CLEAN, "TMPDIR": "/proc"}) == (0, "1\n", [])
+    assert run(*RUN_JS, env={**CLEAN, "TMPDIR": "/proc"}) == (0, "1\n", [])
 
 
 async def test_a_disk_too_small_for_the_compiled_sandbox_is_detected_early(tmp_path: Path) -> None:
@@ -143,7 +153,8 @@ async def test_a_disk_too_small_for_the_compiled_sandbox_is_detected_early(tmp_p
 
 
 async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> None:
-    """Python as WebAssembly needs temporary files: it fails with a reason, and runs again once the disk has room.
+    """Python as WebAssembly needs a temporary file for its input: it fails with a reason, and runs again once the disk
+    has room.
 
     JavaScript and TypeScript go on running.
     """
@@ -153,7 +164,8 @@ async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> No
         limit = everyone[0].rlimit(psutil.RLIMIT_FSIZE)
         for process in everyone:
             process.rlimit(psutil.RLIMIT_FSIZE, (0, process.rlimit(psutil.RLIMIT_FSIZE)[1]))
-        status, body = await server.run("python", "print(1)")
+        assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
+        status, body = await server.run("python", "print(input())", stdin="1")
         assert (status, body["error"]) == (503, "the engine failed")
         assert body["details"].startswith("the Python sandbox ")
         for language, code in (("javascript", "console.log(1)"), ("typescript", "console.log(1 as number)")):

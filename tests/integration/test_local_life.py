@@ -6,30 +6,65 @@ import asyncio
 import contextlib
 import signal
 from asyncio.subprocess import DEVNULL
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+import pytest_asyncio
 
 from faasrt.local import LocalFaaS
 from faasrt.local.folder import temporary_folder
 from support.helpers import manager_for
-from support.served import LANGUAGES, Server, is_gone, served, strays, until
+from support.served import LANGUAGES, Server, is_gone, sandboxes, served, strays, until
 
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
-    "python": "import time\nt = time.time() + {}\nwhile time.time() < t: pass\nprint('done')",
+    "python": "import time\ntime.sleep({})\nprint('done')",
     "javascript": "await new Promise((r) => setTimeout(r, {} * 1000)); console.log('done')",
 }
-pytestmark = pytest.mark.usefixtures("wasm_sandbox")
+LOOP = {"python": "while True: pass", "javascript": "for (;;) ;"}
+LOOP_S = 0.3
+"""Only the process of an endless loop uses more CPU time than this."""
+pytestmark = [pytest.mark.usefixtures("wasm_sandbox"), pytest.mark.asyncio(loop_scope="session")]
 
 
 def options(engine: str) -> list[str]:
     """Return the arguments of a server with an engine for Python."""
     return ["--engine", "python=wasm"] if engine == "wasm" else []
+
+
+@contextlib.asynccontextmanager
+async def survivor(folder: Path, engine: str) -> AsyncIterator[Server]:
+    """Yield a server with one worker. After the tests, it exits with 0, leaves nothing, and has shown no traceback."""
+    async with served(folder, "--workers", "1", *options(engine), wait_for=BOTH) as server:
+        yield server
+        assert "Traceback" not in server.output
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def native_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """Yield a server for the tests that kill its processes. It runs Python natively, and JavaScript."""
+    async with survivor(tmp_path_factory.mktemp("native"), "native") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def wasm_server(tmp_path_factory: pytest.TempPathFactory, wasm_sandbox: None) -> AsyncIterator[Server]:
+    """Yield a server like `native_server`, with Python as WebAssembly."""
+    async with survivor(tmp_path_factory.mktemp("wasm"), "wasm") as server:
+        yield server
+
+
+@pytest.fixture
+def server(engine: str, request: pytest.FixtureRequest) -> Server:
+    """Return the server that has the engine of a test."""
+    found: Server = request.getfixturevalue("wasm_server" if engine == "wasm" else "native_server")
+    return found
 
 
 async def start(server: Server, language: str, seconds: float) -> asyncio.Task[tuple[int, dict[str, Any]]]:
@@ -46,9 +81,15 @@ async def until_settled(server: Server, engine: str, *, busy: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGINT] * 2], ids=str
+    ("engine", "signals"),
+    [
+        ("native", [signal.SIGTERM]),
+        ("native", [signal.SIGINT]),
+        ("native", [signal.SIGINT] * 2),
+        ("wasm", [signal.SIGTERM] * 2),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("engine", ["native", "wasm"])
 async def test_a_signal_drains_the_server(tmp_path: Path, signals: Sequence[signal.Signals], engine: str) -> None:
     """Programs in flight get their results, even after a second signal. The server exits with 0 and leaves nothing."""
     async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
@@ -104,94 +145,81 @@ async def test_sigkill_of_the_server_ends_the_compiler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", LANGUAGES)
-async def test_killed_idle_processes_are_replaced(tmp_path: Path, engine: str) -> None:
-    """Programs run without an error, and the pool becomes full. With a program per worker, none is queued."""
-    language = LANGUAGES[engine]
-    async with served(tmp_path, "--workers", "2", *options(engine), wait_for=BOTH) as server:
-        await server.until_pool(language, idle=2)
-        victims = server.sandboxes(engine)
-        for victim in victims:
-            victim.kill()
-        answers = await asyncio.gather(*(server.run(language, SLOW[language].format(0)) for _ in range(2)))
-        assert [(status, body.get("outcome", body)) for status, body in answers] == [(200, "OK")] * 2
-        await until(lambda: len(server.sandboxes(engine)) >= 2)
-        await server.until_pool(language, active=0, queued=0)
-        assert not {victim.pid for victim in victims} & {child.pid for child in server.sandboxes(engine)}
-        server.process.send_signal(signal.SIGTERM)
-        assert await server.ended() == 0
+async def test_killed_idle_processes_are_replaced(server: Server, engine: str) -> None:
+    """A program runs without an error, and the pool becomes full."""
+    await until_settled(server, engine, busy=False)
+    victims = server.sandboxes(engine)
+    for victim in victims:
+        victim.kill()
+    status, body = await server.run(LANGUAGES[engine], SLOW[LANGUAGES[engine]].format(0))
+    assert (status, body.get("outcome", body)) == (200, "OK")
+    await until_settled(server, engine, busy=False)
+    assert not {victim.pid for victim in victims} & {child.pid for child in server.sandboxes(engine)}
 
 
 @pytest.mark.parametrize("engine", LANGUAGES)
-async def test_a_program_whose_process_is_killed_is_not_run_again(tmp_path: Path, engine: str) -> None:
+async def test_a_program_whose_process_is_killed_is_not_run_again(server: Server, engine: str) -> None:
     """It may have had effects, so the answer is a 500. The pool becomes full again."""
     language = LANGUAGES[engine]
-    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
-        at_rest_s = sum(cpu_s(child) for child in server.sandboxes(engine))
-        call = await start(server, language, 60)
-        await until_settled(server, engine, busy=True)
-        if language == "python":  # a worker that is killed before its sandbox starts has run nothing
-            await until(lambda: sum(cpu_s(child) for child in server.sandboxes(engine)) > at_rest_s + 0.5)
-        for victim in server.sandboxes(engine):
-            victim.kill()
-        status, body = await call
-        assert (status, body["error"]) == (500, "the engine failed")
-        assert "process" in body["details"]
-        await until_settled(server, engine, busy=False)
-        status, body = await server.run(language, SLOW[language].format(0))
-        assert (status, body["outcome"]) == (200, "OK")
-        assert (await server.get("/metrics"))["engines"][engine]["failed"] == 1
+    await until_settled(server, engine, busy=False)
+    failed_before = (await server.get("/metrics"))["engines"][engine]["failed"]
+    at_rest_s = sum(cpu_s(child) for child in server.sandboxes(engine))
+    call = asyncio.create_task(server.run(language, LOOP[language]))
+    # A worker that is killed before its sandbox starts has run nothing.
+    await until(lambda: sum(cpu_s(child) for child in server.sandboxes(engine)) > at_rest_s + LOOP_S)
+    await until_settled(server, engine, busy=True)
+    for victim in server.sandboxes(engine):
+        victim.kill()
+    status, body = await call
+    assert (status, body["error"]) == (500, "the engine failed")
+    assert "process" in body["details"]
+    await until_settled(server, engine, busy=False)
+    status, body = await server.run(language, SLOW[language].format(0))
+    assert (status, body["outcome"]) == (200, "OK")
+    assert (await server.get("/metrics"))["engines"][engine]["failed"] == failed_before + 1
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["outside", "inside"])
 @pytest.mark.parametrize("engine", ["native", "deno"])
-async def test_a_killed_launcher_is_replaced(tmp_path: Path, engine: str, place: int) -> None:
+async def test_a_killed_launcher_is_replaced(server: Server, engine: str, place: int) -> None:
     """Its programs end and are answered with 500. A new launcher starts, and programs run.
 
     A launcher is a chain of processes, from one outside of the jail to one inside of it, which starts the programs.
     """
     language = LANGUAGES[engine]
-    async with served(tmp_path, "-l", language, "--workers", "1", wait_for=(f"{language} is ready",)) as server:
-        call = await start(server, language, 60)
-        await until_settled(server, engine, busy=True)
-        (launcher,) = server.launchers()
-        chain = [launcher]
-        while len(children := chain[-1].children()) == 1:
-            chain += children
-        assert len(chain) >= 2
-        everyone = server.children("python") + server.sandboxes(engine)
-        chain[place].kill()
-        status, body = await call
-        assert (status, body["error"]) == (500, "the engine failed")
-        assert "killed from outside" in body["details"]
-        await until(lambda: all(map(is_gone, everyone)))
-        await until_settled(server, engine, busy=False)
-        # Until the new launcher is ready, programs are refused before they start. Clients retry that.
-        while (answer := await server.run(language, SLOW[language].format(0)))[0] == 503:
-            await asyncio.sleep(0.1)
-        status, body = answer
-        assert (status, body.get("outcome", body)) == (200, "OK")
-        assert "the launcher of the jail was killed from outside" in server.output
-        assert "Traceback" not in server.output
-        server.process.send_signal(signal.SIGTERM)
-        assert await server.ended() == 0
+    message = "the launcher of the jail was killed from outside"
+    messages_before = server.output.count(message)
+    call = await start(server, language, 60)
+    await until_settled(server, engine, busy=True)
+    (launcher,) = (launcher for launcher in server.launchers() if sandboxes([launcher], engine))
+    chain = [launcher]
+    while len(children := chain[-1].children()) == 1:
+        chain += children
+    assert len(chain) >= 2
+    everyone = [launcher, *launcher.children(recursive=True)]
+    chain[place].kill()
+    status, body = await call
+    assert (status, body["error"]) == (500, "the engine failed")
+    assert "killed from outside" in body["details"]
+    await until(lambda: all(map(is_gone, everyone)))
+    await until_settled(server, engine, busy=False)
+    # Until the new launcher is ready, programs are refused before they start. Clients retry that.
+    while (answer := await server.run(language, SLOW[language].format(0)))[0] == 503:
+        await asyncio.sleep(0.1)
+    status, body = answer
+    assert (status, body.get("outcome", body)) == (200, "OK")
+    assert server.output.count(message) == messages_before + 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("code", ["while True: pass", "import os; os.getpid()\nwhile True: pass"])
 async def test_a_native_program_killed_from_outside_is_a_server_error(
-    tmp_path: Path, code: str, number: signal.Signals
+    native_server: Server, code: str, number: signal.Signals
 ) -> None:
     """A kill by the operator or the system is answered with 500, not with an outcome."""
-    async with served(tmp_path, "-l", "py", "--workers", "1", wait_for=("python is ready",)) as server:
-        call = asyncio.create_task(server.run("python", code))
-        busy: list[psutil.Process] = []
-        await until(lambda: busy.extend(child for child in server.sandboxes("native") if cpu_s(child) > 0.5) or busy)
-        busy[0].send_signal(number)
-        status, body = await call
-        assert (status, body["error"]) == (500, "the engine failed")
-        assert body["details"] == f"a Python process was killed from outside ({number.name})"
-        await until(lambda: f"faasrt: the engine native: {body['details']}" in server.output)
-        assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
+    details = f"a Python process was killed from outside ({number.name})"
+    await check_kill(native_server, "native", code, number, details)
+    assert (await native_server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
@@ -206,23 +234,29 @@ async def test_a_native_program_killed_from_outside_is_a_server_error(
     ],
 )
 async def test_a_javascript_program_killed_from_outside_is_a_server_error(
-    tmp_path: Path, code: str, number: signal.Signals
+    native_server: Server, code: str, number: signal.Signals
 ) -> None:
     """A kill by the operator or the system is answered with 500, not with an outcome, whatever it has loaded."""
-    async with served(tmp_path, "-l", "js", "--workers", "1") as server:
-        call = asyncio.create_task(server.run("js", code))
-        busy: list[psutil.Process] = []
-        await until(lambda: busy.extend(child for child in server.children("deno") if cpu_s(child) > 0.5) or busy)
-        busy[0].send_signal(number)
-        status, body = await call
-        assert (status, body["error"]) == (500, "the engine failed")
-        assert body["details"] == f"a Deno process was killed from outside (signal {number})"
-        await until(lambda: f"faasrt: the engine deno: {body['details']}" in server.output)
-        assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
+    await check_kill(native_server, "deno", code, number, f"a Deno process was killed from outside (signal {number})")
+    assert (await native_server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
+
+
+async def check_kill(server: Server, engine: str, code: str, number: signal.Signals, details: str) -> None:
+    """Run an endless loop, and kill its process. Check the answer and the message of the server."""
+    message = f"faasrt: the engine {engine}: {details}"
+    messages_before = server.output.count(message)
+    call = asyncio.create_task(server.run(LANGUAGES[engine], code))
+    busy: list[psutil.Process] = []
+    await until(lambda: busy.extend(child for child in server.sandboxes(engine) if cpu_s(child) > LOOP_S) or busy)
+    busy[0].send_signal(number)
+    status, body = await call
+    assert (status, body["error"]) == (500, "the engine failed")
+    assert body["details"] == details
+    await until(lambda: server.output.count(message) == messages_before + 1)
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Return the seconds of CPU time that a process has used. Only an endless loop uses much."""
+    """Return the seconds of CPU time that a process has used."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cpu_times().user
     return 0
@@ -230,30 +264,30 @@ def cpu_s(process: psutil.Process) -> float:
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("engine", LANGUAGES)
-async def test_a_stopped_process_is_replaced(tmp_path: Path, engine: str, *, busy: bool) -> None:
+async def test_a_stopped_process_is_replaced(server: Server, engine: str, *, busy: bool) -> None:
     """The program in a process that got SIGSTOP ends with TIMEOUT. The process is killed, and another replaces it."""
     language = LANGUAGES[engine]
-    async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
-        code = SLOW[language].format(60 if busy else 0)
-        if busy:
-            call = asyncio.create_task(server.run(language, code, timeout=2000))
-            await server.until_pool(language, active=1)
-        await until_settled(server, engine, busy=busy)
-        victims = server.sandboxes(engine)
-        for victim in victims:
-            victim.suspend()
-        if not busy:
-            call = asyncio.create_task(server.run(language, code, timeout=700))
-        status, body = await call
-        assert (status, body["outcome"]) == (200, "TIMEOUT")
-        victim = next(victim for victim in victims if body["metadata"]["instance_id"].endswith(f"-{victim.pid}"))
-        await until(lambda: is_gone(victim))
-        for victim in victims:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.resume()
-        await until_settled(server, engine, busy=False)
-        status, body = await server.run(language, SLOW[language].format(0))
-        assert (status, body["outcome"]) == (200, "OK")
+    code = SLOW[language].format(60 if busy else 0)
+    await until_settled(server, engine, busy=False)
+    if busy:
+        call = asyncio.create_task(server.run(language, code, timeout=2000))
+        await server.until_pool(language, active=1)
+        await until_settled(server, engine, busy=True)
+    victims = server.sandboxes(engine)
+    for victim in victims:
+        victim.suspend()
+    if not busy:
+        call = asyncio.create_task(server.run(language, code, timeout=700))
+    status, body = await call
+    assert (status, body["outcome"]) == (200, "TIMEOUT")
+    victim = next(victim for victim in victims if body["metadata"]["instance_id"].endswith(f"-{victim.pid}"))
+    await until(lambda: is_gone(victim))
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.resume()
+    await until_settled(server, engine, busy=False)
+    status, body = await server.run(language, SLOW[language].format(0))
+    assert (status, body["outcome"]) == (200, "OK")
 
 
 @pytest.mark.parametrize("engine", ["native", "wasm"])
@@ -285,7 +319,7 @@ async def test_the_server_removes_its_folder_without_the_clean_up_process(tmp_pa
 
 async def test_closing_waits_for_the_processes_of_ended_programs() -> None:
     """After `aclose`, no process of a program exists, not even as a zombie."""
-    for _ in range(5):
+    for _ in range(3):
         async with LocalFaaS(["js", "python"], workers=2) as faas, manager_for(faas.url) as manager:
             await asyncio.gather(faas.wait_ready("js"), faas.wait_ready("python"))
             calls = [manager.run_code("1", language) for language in ("js", "python") for _ in range(8)]

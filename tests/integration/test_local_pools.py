@@ -51,6 +51,7 @@ async def until_at_rest(manager: RuntimeManager, folder: Path, engine: str) -> N
             shown = (await manager.get_health_status()).endpoints[0].details["languages"][LANGUAGES[engine]]
             if shown["status"] == "ready" and shown["idle"] == MIN_IDLE[engine] == len(processes(folder, engine)):
                 return
+            await asyncio.sleep(0.05)
 
 
 async def test_the_pool_follows_demand(manager: RuntimeManager, tmp_path: Path, engine: str) -> None:

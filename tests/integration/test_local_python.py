@@ -357,6 +357,22 @@ async def test_validation_parses_but_does_not_run(
         assert result.checked_by.startswith("CPython 3.")
 
 
+async def test_the_end_of_a_native_program_does_not_depend_on_its_number_of_modules(local: RuntimeManager) -> None:
+    """Modules are released with a few garbage collections, not with one for each of the thousand modules of pandas."""
+    code = """
+import gc, os, sys, types
+modules = [types.ModuleType(f"module{number}") for number in range(100)]
+sys.modules.update({module.__name__: module for module in modules})
+def count(phase, info, write=os.write, kept=modules):
+    if phase == "start":
+        write(1, b"collection\\n")
+gc.callbacks.append(count)
+"""
+    result = await run(local, code)
+    assert result.ok, result
+    assert 1 <= result.stdout.count("collection") <= 10
+
+
 async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None:
     """Two endless programs are cancelled. Then both workers are free for other programs."""
     calls = [asyncio.create_task(run(python, "while True: pass", 30_000)) for _ in range(2)]

@@ -319,7 +319,7 @@ PROGRAMS = [
     ("py", "print({})"), ("js", "console.log({})"), ("ts", "const x: number = {}; console.log(x)"),
     ("py", "import json; return_val(json.dumps({})); print({})"), ("js", "setTimeout(() => console.log({}), 5)"),
 ]
-async def main():
+async def main(count):
     gate = asyncio.Semaphore(16)
     async def one(manager, number):
         language, code = PROGRAMS[number % len(PROGRAMS)]
@@ -327,13 +327,13 @@ async def main():
             result = await manager.run_code(code.replace("{}", str(number)), language)
         assert (result.outcome, result.stdout) == ("OK", f"{number}\\n"), result
     async with faasrt.RuntimeManager.local(engines={"python": sys.argv[1]}) as manager:
-        await asyncio.gather(*(one(manager, number) for number in range(200)))
+        await asyncio.gather(*(one(manager, number) for number in range(count)))
         assert process.children()
     return len(asyncio.all_tasks())
 process = psutil.Process()
-asyncio.run(main())  # imports, thread pools and the like remain
+asyncio.run(main(20))  # imports, thread pools and the like remain
 descriptors = process.num_fds()
-print(asyncio.run(main()), len(process.children(recursive=True)), process.num_fds() - descriptors)
+print(asyncio.run(main(60)), len(process.children(recursive=True)), process.num_fds() - descriptors)
 print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("faasrt-")])
 """
 
@@ -341,7 +341,7 @@ print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_closed_manager_leaves_nothing_behind(tmp_path: Path, engine: str) -> None:
-    """After 200 programs, 16 at once, all results are right, and no process, descriptor, task or file is left."""
+    """After 60 programs, 16 at once, all results are right, and no process, descriptor, task or file is left."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",

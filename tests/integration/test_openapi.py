@@ -18,7 +18,7 @@ from support.rawhttp import exchange, request
 
 # All checks, with boundary values and random ones, valid and invalid, and with the same ones in each run.
 SCHEMATHESIS = (
-    *("-m", "schemathesis.cli", "run", "--no-color", "--generation-deterministic", "--max-examples", "30"),
+    *("-m", "schemathesis.cli", "run", "--no-color", "--generation-deterministic", "--max-examples", "10"),
     *("--mode", "all", "--phases", "coverage,fuzzing", "--checks", "all", "--request-timeout", "20"),
 )
 

@@ -290,7 +290,7 @@ async def test_embedded_faas_continues_the_trace(spans: Spans) -> None:
             await manager.run_code("throw 1", "js")
             await manager.validate_code("1", "js")
         await manager.validate_code("1", "js")
-        call = asyncio.create_task(manager.run_code("while (true);", "js"))
+        call = asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js"))
         while len(spans.sink._executions) < 1:
             await asyncio.sleep(0.001)
         call.cancel()
@@ -350,7 +350,7 @@ async def test_a_429_is_no_error_of_the_server_span(spans: Spans) -> None:
                 assert response.status == status
 
         await faas.wait_ready("js")
-        calls = [asyncio.create_task(manager.run_code("while (true);", "js")) for _ in range(4)]
+        calls = [asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js")) for _ in range(4)]
         while len(spans.sink._executions) < 4:
             await asyncio.sleep(0.001)
         await refused(429)

@@ -300,7 +300,7 @@ async def test_faasrt_health_agrees_with_the_metrics() -> None:
     async with RuntimeManager.local(["js"], workers=1, telemetry=[PrometheusSink(registry), seen.append]) as manager:
         await manager.run_code("1", "js")
         await asyncio.gather(manager.run_code("throw 1", "js"), manager.run_code("1", "js"))
-        calls = [asyncio.create_task(manager.run_code("while (true);", "js")) for _ in range(3)]
+        calls = [asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js")) for _ in range(3)]
         url = (await manager.get_runtime("js")).get_metrics().states[0].endpoint
         while (await manager.get_health_status()).endpoints[0].details["languages"]["javascript"]["active"] < 3:
             await asyncio.sleep(0.001)

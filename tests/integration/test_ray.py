@@ -20,6 +20,7 @@ from support import docstrings
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
 )
+TESTS = [{"stdin": "1", "expected": "2"}, {"expected": "0", "argv": ["x"]}]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def test_each_row_gets_its_result() -> None:
     """An invalid row does not affect the others."""
     with serving(LocalFaaS()) as faas:
         rows: list[dict[str, Any]] = [
-            {"name": n, "language": "py", "code": f"print({n})", "function": None, "args": None} for n in range(60)
+            {"name": n, "language": "py", "code": f"print({n})", "function": None, "args": None, "tests": None}
+            for n in range(60)
         ]
         rows[10] |= {"code": "1 / 0"}
         rows[11] |= {"language": "js", "code": "console.log('\\ud800')"}
@@ -65,14 +67,16 @@ def test_each_row_gets_its_result() -> None:
         rows[13] |= {"language": "cobol"}
         rows[14] |= {"function": "f", "args": "no json"}
         rows[15] |= {"code": " "}
+        rows[16] |= {"tests": json.dumps(TESTS)}
         url = faas.url
         settings = Settings(endpoints={"python": url, "javascript": url})
         found = {row["name"]: row for row in run(rows, settings, batch_size=10, concurrency=8)}
     assert len(found) == 60
-    assert all(row["stdout"] == f"{name}\n" for name, row in found.items() if not 10 <= name <= 15)
+    assert all(row["stdout"] == f"{name}\n" for name, row in found.items() if not 10 <= name <= 16)
     assert (found[10]["outcome"], found[10]["error_name"]) == ("USER_ERROR", "ZeroDivisionError")
     assert found[11]["outcome"] == "OK"
     assert json.loads(found[12]["value"]) == {"a": [1, 2]}
+    assert (found[16]["outcome"], found[16]["tests_passed"]) == ("WRONG_ANSWER", 0)
     for name, words in {13: "cobol", 14: "Expecting", 15: "empty"}.items():
         assert words in found[name]["invalid_task"]
         assert found[name]["outcome"] is None
@@ -82,16 +86,15 @@ def test_each_row_gets_its_result() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_rows_have_input_and_tests() -> None:
     """Arrow gives every row the columns and fields of the others, with null for the missing ones."""
-    tests = [{"stdin": "1", "expected": "2"}, {"expected": "0", "argv": ["x"]}]
     with serving(LocalFaaS(["python"])) as faas:
         rows: list[dict[str, Any]] = [
             {"name": "input", "code": "print(input(), open('a').read())", "stdin": "in", "files": {"a": "A"}},
-            {"name": "judged", "code": "import sys; print(0 if sys.argv[1:] else int(input()) * 2)", "tests": tests},
-            {"name": "wrong", "code": "print(2)", "tests": json.dumps(tests), "compare": "exact"},
+            {"name": "judged", "code": "import sys; print(0 if sys.argv[1:] else int(input()) * 2)", "tests": TESTS},
+            {"name": "wrong", "code": "print(2)", "tests": TESTS, "compare": "exact"},
         ]
         rows = [{"language": "py", "stdin": None, "files": None, "tests": None, **row} for row in rows]
         settings = Settings(endpoints={"python": faas.url})
-        found = {row["name"]: row for part in (rows[:2], rows[2:]) for row in run(part, settings, actors=1)}
+        found = {row["name"]: row for row in run(rows, settings, actors=1)}
     assert found["input"]["stdout"] == "in A\n"
     assert (found["judged"]["outcome"], found["judged"]["tests_passed"], found["judged"]["tests_total"]) == ("OK", 2, 2)
     assert (found["wrong"]["outcome"], found["wrong"]["tests_passed"]) == ("WRONG_ANSWER", 0)
@@ -104,7 +107,7 @@ def test_infrastructure_failures_are_columns() -> None:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         settings = Settings(endpoints={"python": faas.url})
         rows = [{"id": str(n), "language": "py", "code": f"print({n})"} for n in range(6)]
-        found = run(rows, settings)
+        found = run(rows, settings, actors=1)
         failed = [row for row in found if row["infra_error"]]
         assert [row["id"] for row in failed] == ["3"]
         assert failed[0]["infra_error"].startswith("ServerError: ")

@@ -66,7 +66,7 @@ PROGRAMS = {
         "300 kB": "print('x' * 300_000)",
         "cut": "print('é' * 700_000)",
         "too much": "while True: print('x' * 1000)",
-        "timeout": "print('a', flush=True)\nwhile True: pass",
+        "timeout": "import time\nprint('a', flush=True)\ntime.sleep(60)",
         "memory": "print('a', flush=True)\ndata = []\nwhile True: data.append(bytearray(10**6))",
     },
     "typescript": {
@@ -80,7 +80,7 @@ PROGRAMS = {
         "exit code": "console.log('a'); Deno.exit(3);",
         "syntax error": "let = ;",
         "too much": "while (true) console.log('x'.repeat(1000));",
-        "timeout": "console.log('a'); while (true) {}",
+        "timeout": "console.log('a'); await new Promise((r) => setTimeout(r, 60_000))",
         "url in pieces": "const url = new TextEncoder().encode(import.meta.url);\n"
         "for (const byte of url) {\n  Deno.stdout.writeSync(new Uint8Array([byte]));\n"
         "  await new Promise((resolve) => setTimeout(resolve, 1));\n}",

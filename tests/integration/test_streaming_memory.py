@@ -12,15 +12,15 @@ import pytest
 
 from support.served import LANGUAGES, served
 
-SIZE = 1_600 * 65_536
+SIZE = 800 * 65_536
 CLIENT = """
 import asyncio, json, resource, sys
 from faasrt import RuntimeManager, SandboxConfig
 
 CODE = {
-    "python": "import os\\nfor n in range(1600): os.write(1, b'x' * 65535 + b'\\\\n')",
+    "python": "import os\\nfor n in range(800): os.write(1, b'x' * 65535 + b'\\\\n')",
     "javascript": "const line = new TextEncoder().encode('x'.repeat(65535) + '\\\\n'); let at = 0;"
-    "for (let n = 0; n < 1600; n++) for (at = 0; at < line.length; ) at += Deno.stdout.writeSync(line.subarray(at));",
+    "for (let n = 0; n < 800; n++) for (at = 0; at < line.length; ) at += Deno.stdout.writeSync(line.subarray(at));",
 }
 
 def peak():

@@ -228,7 +228,7 @@ async def test_embedded_faas_emits_events() -> None:
     async with RuntimeManager.local(["js"], workers=1, telemetry=[seen.append, sender]) as manager:
         result = await manager.run_code("console.log(1)", "js", timeout_ms=5_000)
         assert (await manager.validate_code("1", "js")).valid
-        call = asyncio.create_task(manager.run_code("while (true);", "js"))
+        call = asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js"))
         while sum(isinstance(event, ExecutionStarted) for event in seen) < 3:
             await asyncio.sleep(0.001)
         call.cancel()
@@ -258,7 +258,7 @@ async def test_refusals_of_the_embedded_faas_are_events() -> None:
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[seen.append])
     async with faas, manager_for(faas.url, retry=RetrySettings(max_attempts=1)) as manager:
         await faas.wait_ready("js")
-        endless = [asyncio.create_task(manager.run_code("while (true);", "js")) for _ in range(4)]
+        endless = [asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js")) for _ in range(4)]
         while sum(isinstance(event, ExecutionStarted) for event in seen) < 4:
             await asyncio.sleep(0.001)
         async with aiohttp.ClientSession() as session:

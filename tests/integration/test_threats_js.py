@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RejectedError
-from support.threats import FOLDERS, TARGETS, Target, attempt, environments, target_at
+from support.threats import FOLDERS, TARGETS, Target, attempt, environments, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -143,7 +143,7 @@ TRIED = (
 )
 
 
-@pytest.mark.parametrize(("body", "words"), NETWORK)
+@pytest.mark.parametrize(("body", "words"), sample(NETWORK))
 async def test_the_network_cannot_be_reached(target: Target, body: str, words: str) -> None:
     """Connections, datagrams and name lookups fail. Proxy variables of the server have no effect."""
     result = await target.run(f"{TRIED} {attempt(body)}", "js")
@@ -235,7 +235,7 @@ PROCESSES = [
 ]
 
 
-@pytest.mark.parametrize(("body", "words"), PROCESSES)
+@pytest.mark.parametrize(("body", "words"), sample(PROCESSES))
 async def test_the_system_cannot_be_reached(target: Target, body: str, words: str) -> None:
     """Processes, libraries, signals to others, environment variables and facts about the machine are denied."""
     if body == SPILL and target.has_folder:
@@ -302,7 +302,7 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize(("leave", "look", "found"), STATES)
+@pytest.mark.parametrize(("leave", "look", "found"), sample(STATES))
 async def test_a_program_leaves_nothing_for_other_programs(target: Target, leave: str, look: str, found: str) -> None:
     """Neither a program at the same time nor the next one sees its changes."""
     look = f"console.log(`${{{look}}}`)"

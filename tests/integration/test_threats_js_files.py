@@ -13,7 +13,7 @@ from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from support.helpers import manager_for
 from support.served import with_word
-from support.threats import FOLDERS, MB, Target, attempt, target_at
+from support.threats import FOLDERS, MB, Target, attempt, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -58,7 +58,7 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("body", OUTSIDE)
+@pytest.mark.parametrize("body", sample(OUTSIDE))
 async def test_nothing_outside_of_the_folder_can_be_used(target: Target, permitted: Target, body: str) -> None:
     """Deno denies it. Where Deno permits it, the kernel denies it. Only regular files of the program are collected."""
     for one in (target, permitted):
@@ -77,7 +77,7 @@ EXECUTIONS = [
 LIBRARY = "const LIBRARY = Deno.readTextFileSync('/proc/self/maps').match(/\\S+libm\\.so\\S*/)[0];"
 
 
-@pytest.mark.parametrize("body", EXECUTIONS)
+@pytest.mark.parametrize("body", sample(EXECUTIONS))
 async def test_a_file_in_the_folder_cannot_be_executed(target: Target, permitted: Target, body: str) -> None:
     """Neither as a program nor as a library, even if Deno permits it."""
     for one in (target, permitted):
@@ -118,7 +118,7 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize("body", FULL)
+@pytest.mark.parametrize("body", sample(FULL))
 async def test_the_size_of_the_folder_is_limited(target: Target, body: str) -> None:
     """Its bytes, files, depth and descriptors end with an error, and few files are collected."""
     result = await target.run(attempt(body), "js", timeout_ms=30_000)

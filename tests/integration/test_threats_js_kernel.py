@@ -17,7 +17,7 @@ from faasrt import Outcome
 from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import NUMBERS
 from support.served import with_word
-from support.threats import CONTAINERS, FOLDERS, TARGETS, Target, attempt, target_at
+from support.threats import CONTAINERS, FOLDERS, TARGETS, Target, attempt, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -156,7 +156,7 @@ TRIED = (
 )
 
 
-@pytest.mark.parametrize("body", [*FILES, *NETWORK, *PROCESSES])
+@pytest.mark.parametrize("body", sample([*FILES, *NETWORK, *PROCESSES]))
 async def test_the_kernel_denies_files_network_and_processes(target: Target, body: str) -> None:
     """Files, sockets, processes and signals are denied, although Deno permits them."""
     denied = not (target.has_folder and body in USES_OF_FOLDER)

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from support.threats import FOLDERS, TARGETS, Target, attempt, target_at
+from support.threats import FOLDERS, TARGETS, Target, attempt, only_with_attacks, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -84,7 +84,7 @@ OTHER_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("body", "words"), [*((body, READ) for body in FILES), *OTHER_FILES])
+@pytest.mark.parametrize(("body", "words"), sample([*((body, READ) for body in FILES), *OTHER_FILES]))
 async def test_no_file_can_be_read_or_written(target: Target, body: str, words: str) -> None:
     """Neither a file, nor a symbolic link to it, nor a file in the server's folder can be accessed."""
     programs = [attempt(body.replace("PATH", str(path))) for path in target.canaries]
@@ -93,7 +93,7 @@ async def test_no_file_can_be_read_or_written(target: Target, body: str, words: 
         assert words in result.stdout
 
 
-@pytest.mark.parametrize("language", ["js", "ts"])
+@pytest.mark.parametrize("language", ["js", only_with_attacks("ts")])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -137,7 +137,7 @@ PROBES = [
 ]
 
 
-@pytest.mark.parametrize("look", PROBES)
+@pytest.mark.parametrize("look", sample(PROBES))
 async def test_existing_paths_cannot_be_detected(target: Target, look: str) -> None:
     """Existing and missing files, folders and links give the same answer."""
     exist = ["/etc/passwd", "/etc", "/proc/self/exe", *map(str, target.canaries[:2])]

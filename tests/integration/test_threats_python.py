@@ -57,7 +57,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("body", "words"), FILES)
+@pytest.mark.parametrize(("body", "words"), sample(FILES))
 async def test_no_file_can_be_read_or_written(target: Target, body: str, words: str) -> None:
     """Neither a file, nor a symbolic link to it, nor a file in the server's folder can be accessed."""
     programs = [attempt(body.replace("PATH", str(path))) for path in target.canaries]
@@ -99,7 +99,7 @@ SYSTEM = [
 ]
 
 
-@pytest.mark.parametrize(("body", "words"), SYSTEM)
+@pytest.mark.parametrize(("body", "words"), sample(SYSTEM))
 async def test_the_system_cannot_be_reached(target: Target, body: str, words: str) -> None:
     """Connections, datagrams, name lookups, processes, threads and libraries are denied."""
     result = await target.run(attempt(body), "python")
@@ -138,7 +138,7 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize(("leave", "look"), STATES)
+@pytest.mark.parametrize(("leave", "look"), sample(STATES))
 async def test_a_program_leaves_nothing_for_other_programs(local_wasm: RuntimeManager, leave: str, look: str) -> None:
     """Neither a program at the same time nor later ones, in both workers, see its changes."""
     look = f"import json, sys; print(bool({look}))"
@@ -276,7 +276,7 @@ CRASHES = [
     ("import os; os._exit(0)", 0),
     ("import os; os.abort()", None),
     ("import atexit, os; atexit.register(os.abort)", None),
-    ("import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", None),
+    ("chained = iter([1])\nfor _ in range(400_000): chained = map(abs, chained)\nnext(chained)", None),
     ("import faulthandler; faulthandler._sigsegv()", None),
     ("import faulthandler; faulthandler._sigabrt()", None),
     ("c = (lambda: 0).__code__\nexec(c.replace(co_code=b'S\\xff' * 10))", None),
@@ -292,7 +292,7 @@ async def test_a_crash_of_webassembly_is_an_outcome(
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.CRASHED, exit_code, "before\n"), result
 
 
-async def test_a_hundred_crashes_of_webassembly_leak_nothing() -> None:
+async def test_sixty_crashes_of_webassembly_leak_nothing() -> None:
     """The same worker continues after each crash, and the number of descriptors does not grow.
 
     The server has one worker, because one of several could be stopped for lack of demand.
@@ -300,7 +300,7 @@ async def test_a_hundred_crashes_of_webassembly_leak_nothing() -> None:
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         workers = {(await manager.run_code("1", "python")).metadata["instance_id"]}
         fds = psutil.Process().num_fds()
-        for code, _ in CRASHES[:3] * 33:
+        for code, _ in CRASHES[:3] * 20:
             result = await manager.run_code(code, "python")
             assert result.outcome is Outcome.CRASHED
             workers.add(result.metadata["instance_id"])

@@ -229,7 +229,7 @@ PROGRAMS = {
         truncated=True,
     ),
     "timeout": InputProgram(
-        "open('a', 'w').write('1')\nprint('on', flush=True)\nwhile True: pass",
+        "import time\nopen('a', 'w').write('1')\nprint('on', flush=True)\ntime.sleep(60)",
         "on\n",
         {"collect": ["*"], "timeout_ms": 1500},
         outcome=Outcome.TIMEOUT,

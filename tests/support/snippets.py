@@ -6,9 +6,11 @@ import contextlib
 import doctest
 import importlib
 import inspect
+import io
 import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import time
@@ -16,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import attrs
 
@@ -23,7 +26,7 @@ from support.package import ROOT
 from support.served import CLEAN, PATIENCE_S
 
 GUIDE = [
-    *("cookbook", "programs", "sandboxes", "error_handling", "troubleshooting", "concurrency"),
+    *("cookbook", "programs", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
     "logging_and_metrics",
 ]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
@@ -100,6 +103,16 @@ def environment(python: Path, **variables: str) -> dict[str, str]:
     return {**CLEAN, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", **variables}
 
 
+def run_here(snippet: Snippet, folder: Path) -> None:
+    """Run a Python snippet in this process, and compare its output."""
+    script = folder / "snippet.py"
+    script.write_text(snippet.code)
+    output = io.StringIO()
+    with mock.patch.dict(os.environ, CLEAN, clear=True), contextlib.chdir(folder), contextlib.redirect_stdout(output):
+        runpy.run_path(script.name, run_name="__main__")
+    check_output(snippet, output.getvalue())
+
+
 def run(snippet: Snippet, python: Path, folder: Path) -> None:
     """Run a snippet in a folder with the files of the snippets before it, and compare its output."""
     if snippet.kind == "python":
@@ -112,8 +125,12 @@ def run(snippet: Snippet, python: Path, folder: Path) -> None:
         argv = ["bash", "-c", f"{snippet.code}\ntrue"]
     done = subprocess.run(argv, env=environment(python), cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{snippet}: {done.stderr}"
-    same = doctest.OutputChecker().check_output(snippet.expected, done.stdout, doctest.ELLIPSIS)
-    assert same, f"{snippet} prints\n{done.stdout}\nbut should print\n{snippet.expected}\n{done.stderr}"
+    check_output(snippet, done.stdout, done.stderr)
+
+
+def check_output(snippet: Snippet, stdout: str, stderr: str = "") -> None:
+    same = doctest.OutputChecker().check_output(snippet.expected, stdout, doctest.ELLIPSIS)
+    assert same, f"{snippet} prints\n{stdout}\nbut should print\n{snippet.expected}\n{stderr}"
 
 
 def check_application(snippet: Snippet, python: Path, folder: Path) -> None:

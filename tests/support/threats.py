@@ -63,7 +63,8 @@ async def main():
     engines = dict(argument.split("=") for argument in languages if "=" in argument)
     names = [argument.split("=")[0] for argument in languages]
     async with LocalFaaS(names, workers=2, sandbox=limits, engines=engines, level=level) as faas:
-        await faas.wait_ready(names[0])
+        for name in names:
+            await faas.wait_ready(name)
         print(faas.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())

@@ -160,7 +160,7 @@ def take(texts: list[str], nonce: str, limit: int) -> tuple[GuestReport, list[st
     return report, list(rest.values())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(contents=st.lists(FRAMES | JSON, max_size=3), between=st.text(max_size=20), limit=st.integers(1, 200))
 def test_forged_frames_give_valid_records_or_none(contents: list[Any], between: str, limit: int) -> None:
     """A program that knows the nonce can forge frames. The records that are read from them stay within the limits."""

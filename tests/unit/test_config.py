@@ -77,7 +77,7 @@ def test_tasks_and_task_results() -> None:
     task = CodeTask("print(1)", "py", id="a", args=[1], kwargs={"b": 2})
     assert (task.language, task.args, task.kwargs) == (Language.PYTHON, (1,), {"b": 2})
     with pytest.raises(UnsupportedLanguageError):
-        CodeTask("1", "ruby")
+        CodeTask("1", "no language")
     result = ExecutionResult(outcome=Outcome.OK)
     assert CompletedTask(0, task, result).error is None
     failure = FailedTask(0, task, FaasrtError("x"))
@@ -98,13 +98,32 @@ def test_tasks_and_task_results() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "host:8000", "ftp://host", "http://", "http://user:secret@host", "http://host/?q=1", "http://host/#f",
-     "http://ho st", "http://host:99999", "http://host:0", 7, None],
+     "http://ho st", "http://host:99999", "http://host:0", "nothing+http://host", "piston+ftp://host", "piston+http://",
+     "+http://host", "piston://host", "http+piston://host", "piston+piston+http://host", 7, None],
 )  # fmt: skip
 def test_invalid_base_urls_are_refused(url: Any) -> None:
     """Other schemes, user info, queries and fragments are refused. The message does not contain the password."""
     with pytest.raises(ConfigurationError) as info:
         parse_base_url(url)
     assert "secret" not in str(info.value)
+
+
+def test_base_urls_name_protocols() -> None:
+    """A URL may name a protocol. The error of an unknown one lists those that are known."""
+    assert parse_base_url("Piston+HTTP://host:1/api/v2/") == "piston+http://host:1/api/v2"
+    assert parse_base_url("sandboxfusion+https://host") == "sandboxfusion+https://host"
+    with pytest.raises(ConfigurationError, match=r"must name a known protocol \(piston, sandboxfusion, or none"):
+        parse_base_url("judge0+http://host")
+    with pytest.raises(ConfigurationError, match=r"must look like piston\+http://host:port"):
+        parse_base_url("piston+ftp://host")
+
+
+def test_endpoints_of_services_may_have_other_languages() -> None:
+    """A key may be any language if no URL is one of coze-loop's protocol."""
+    settings = Settings(endpoints={"Haskell": "piston+http://a:1"})
+    assert settings.endpoints == {"haskell": ("piston+http://a:1",)}
+    with pytest.raises(UnsupportedLanguageError):
+        Settings(endpoints={"haskell": ["piston+http://a:1", "http://b:1"]})
 
 
 def test_trailing_slashes_of_base_urls_are_removed() -> None:

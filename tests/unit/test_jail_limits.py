@@ -1,16 +1,15 @@
-"""Numbers that the jail reads from /proc: memory and ids. The texts are in the format of Linux 6.12."""
+"""Numbers that the jail reads from /proc: memory and locks. The texts are in the format of Linux 6.12."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faasrt.local.jail import memory, namespaces
+from faasrt.local.jail import memory
 
 _ROLLUP = """\
 55d6c1a00000-7ffc3b9fe000 ---p 00000000 00:00 0                          [rollup]
@@ -62,37 +61,6 @@ def test_a_process_with_its_first_thread_has_not_lost_it(tmp_path: Path, state: 
     _stat(tmp_path / "42", state, threads=threads)
     for name in ("42", "a process that has ended"):
         assert memory.readable_folder(str(tmp_path / name)) == str(tmp_path / name)
-
-
-def _maps(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(namespaces, "open", lambda *_, **__: io.StringIO(text), raising=False)
-
-
-@pytest.mark.parametrize("count", [10, 11, 19, 20, 100, 5_000, 65_536, 1_000_000])
-def test_a_jail_takes_its_ids_from_the_upper_half_of_a_small_range(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """All ids belong to the container, none is that of its root, and at least four programs have ids of their own."""
-    _maps(monkeypatch, f"         0     100000 {count:>10}\n")
-    for _ in range(200):
-        first, used = namespaces.host_ids()
-        assert used >= 5
-        assert count // 2 <= first
-        assert first + used <= count
-
-
-def test_a_jail_refuses_a_range_with_too_few_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    _maps(monkeypatch, "         0     100000          9\n")
-    with pytest.raises(OSError, match="too few user ids in this container: the jail needs at least 10"):
-        namespaces.host_ids()
-
-
-def test_jails_take_blocks_of_ids_that_do_not_overlap_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two jails have distinct ids, or with a small probability the same ids."""
-    _maps(monkeypatch, "         0     100000      65536\n")
-    blocks = {namespaces.host_ids() for _ in range(500)}
-    assert len(blocks) > 50
-    starts = sorted(first for first, _ in blocks)
-    used = {count for _, count in blocks}.pop()
-    assert all(later - earlier >= used for earlier, later in itertools.pairwise(starts))
 
 
 def test_locks_count_for_the_holders_with_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -23,6 +24,7 @@ from faasrt.local.engines.base import EngineJob
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.processes import ProcessEnd, read_end
 from faasrt.protocol.program import Request
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, decode_object, read_answer
@@ -33,6 +35,7 @@ NONCE = "0123456789abcdef"
 LIMITS = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=LIMIT)
 JOB = EngineJob(language=Language.PYTHON, code="pass", limits=LIMITS)
 RUN = RunRequest.checked(Language.PYTHON, "pass", SandboxConfig(max_output_bytes=LIMIT), timeout_ms=1_000)
+RUNS = [attrs.evolve(RUN, language=language) for language in (*Language, "c")]
 START, END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__\n"
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 FOREIGN = "faasrt1:" + base64.b64encode(b'{"nonce":"another","final":true}').decode()
@@ -58,6 +61,8 @@ PIECES += [
     "Traceback (most recent call last)\n",
     "SyntaxError",
     "    at temp.js\n",
+    "run: line 3: node: command",
+    ": not found",
     "a.b: c\n",
     "\n... 5 bytes cut ...\n",
 ]
@@ -155,10 +160,12 @@ def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: 
         with contextlib.suppress(ServiceError):  # a reference server's answer without a started frame
             Request(body=b"", run=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
 
+    end = ProcessEnd(stdout="", stderr=text, exit_code=1)
     steps: dict[str, Callable[[], object]] = {
         "read": lambda: read_it(EndpointProfile()),
         "read, reference": lambda: read_it(EndpointProfile(reference=True)),
         "read_result": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).result,
+        "read_end": lambda: [read_end(end, run, None, {}) for run in RUNS],
         "definition": lambda: [defines_return_val(text, language) for language in Language],
         "value": lambda: [take_return_val(text, language, frozenset({"stdout"})) for language in Language],
     }

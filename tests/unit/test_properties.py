@@ -10,14 +10,16 @@ from typing import Any
 from hypothesis import given, settings, strategies as st
 
 from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
+from faasrt.protocol import piston, sandboxfusion
+from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, decode_validation, read_answer
-from faasrt.protocol.streams import cut, cut_text
+from faasrt.protocol.streams import cut, cut_text, decode
 from support.package import WIRE
 
 REAL = [
     json.dumps(json.loads(line)["response"]).encode()
-    for path in sorted(WIRE.glob("*.jsonl"))
+    for path in sorted(WIRE.glob("*-faas.jsonl"))
     for line in path.read_text().splitlines()
 ]
 JSON = st.recursive(
@@ -65,18 +67,44 @@ def check_answer(body: bytes, status: int, limit: int) -> None:
     json.dumps(result.to_dict())
 
 
+RESULTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["Finished", "TimeLimitExceeded", "RE", "TO", "XX", "OL"]) | JSON,
+        "return_code": st.integers(-70, 300) | JSON,
+        "code": st.integers(0, 300) | JSON,
+        "signal": st.sampled_from(["SIGKILL", "SIGSEGV"]) | JSON,
+        "stdout": st.text(max_size=300) | JSON,
+        "stderr": st.text(max_size=300) | JSON,
+        "execution_time": JSON,
+        "wall_time": JSON,
+        "memory": JSON,
+        "message": JSON,
+    },
+)
+SERVICE_ANSWERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["Success", "Failed", "SandboxError"]) | JSON,
+        "message": st.sampled_from(["run_timeout cannot exceed the configured limit of 5"]) | JSON,
+        "stack": JSON,
+        "detail": st.lists(st.dictionaries(st.sampled_from(["loc", "msg"]), JSON)) | JSON,
+        "language": JSON,
+        **dict.fromkeys(["compile_result", "run_result", "compile", "run"], RESULTS | JSON),
+    },
+)
 STATUSES = st.sampled_from([200, 200, 200, 204, 301, 400, 408, 429, 500, 503, 599]) | st.integers(100, 999)
 LIMITS = st.integers(1, 2_000)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(body=st.binary(max_size=400) | mutated(), status=STATUSES, limit=LIMITS)
 def test_answers_of_arbitrary_bytes(body: bytes, status: int, limit: int) -> None:
     """Arbitrary bytes, or a recorded answer with some bytes changed, give a result or a FaasrtError."""
     check_answer(body, status, limit)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(body=ANSWERS, status=STATUSES, limit=LIMITS)
 def test_answers_with_arbitrary_fields(body: dict[str, Any], status: int, limit: int) -> None:
     """JSON objects with the right names and arbitrary values give a result or a FaasrtError."""
@@ -84,6 +112,30 @@ def test_answers_with_arbitrary_fields(body: dict[str, Any], status: int, limit:
 
 
 @settings(max_examples=200, deadline=None)
+@given(
+    protocol=st.sampled_from([sandboxfusion.PROTOCOL, piston.PROTOCOL]),
+    body=SERVICE_ANSWERS | JSON,
+    status=STATUSES,
+    limit=LIMITS,
+    language=st.sampled_from([Language.PYTHON, Language.JAVASCRIPT, "bash"]),
+    nonce=st.sampled_from([None, "0123456789abcdef"]),
+)
+def test_answers_of_services_with_arbitrary_fields(
+    protocol: ServiceProtocol, body: Any, status: int, limit: int, language: str, nonce: str | None
+) -> None:
+    """Answers of SandboxFusion and Piston with arbitrary values give a result or a FaasrtError."""
+    sandbox = SandboxConfig(max_output_bytes=limit)
+    run = RunRequest(language=language, code="1", timeout_ms=1_000, sandbox=sandbox, priority="normal", ext={})
+    answer = Answer(status=status, body=json.dumps(body).encode())
+    with contextlib.suppress(FaasrtError):
+        protocol.read_health(answer)
+    with contextlib.suppress(FaasrtError):
+        result = protocol.decode(answer, run, nonce=nonce, timeout_ms=1_000).result
+        assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in (result.stdout, result.stderr))
+        json.dumps(result.to_dict())
+
+
+@settings(max_examples=80, deadline=None)
 @given(
     body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps({"valid": True, "diagnostics": value}).encode())
 )
@@ -93,7 +145,7 @@ def test_arbitrary_answers_to_validations(body: bytes) -> None:
         assert isinstance(decode_validation(body), ValidationResult)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(st.characters(), max_size=400), limit=st.integers(1, 400))
 def test_cut_text_of_any_characters_stays_within_the_limit(text: str, limit: int) -> None:
     """A text within the limit is unchanged. A longer one is cut to the limit, and reported as cut."""
@@ -103,17 +155,13 @@ def test_cut_text_of_any_characters_stays_within_the_limit(text: str, limit: int
     assert kept == text if not was_cut else len(kept.encode("utf-8", "surrogatepass")) <= limit
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=400), limit=st.integers(1, 400))
 def test_cut_bytes_stay_within_the_limit(data: bytes, limit: int) -> None:
     """Arbitrary bytes are decoded to a text within the limit."""
     kept, was_cut = cut(data, limit)
     assert len(kept.encode("utf-8", "surrogatepass")) <= limit
-    try:
-        whole = data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        whole = data.decode("utf-8", "replace")
-    assert was_cut or kept == whole
+    assert was_cut or kept == decode(data)
 
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))

@@ -217,6 +217,14 @@ class Engine(abc.ABC):
         self.ready, self.problem = False, problem
         self._ready_or_failed.set()
 
+    @property
+    def background(self) -> str:
+        """The work that the engine does while it runs programs, for people to read; "" if there is none."""
+        return ""
+
+    async def until_ready_or_failed(self) -> None:
+        await self._ready_or_failed.wait()
+
     async def wait_ready(self) -> None:
         """Wait until programs can run. Raise EngineError if the engine failed."""
         await self._ready_or_failed.wait()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.native_run import NativeRun
 from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, tiers_of
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.local.engines.warm_process import run_warm, start_warm
 
@@ -37,73 +37,6 @@ _DESCRIBE = (
     "sorted(name for path in sys.path if os.path.isdir(path) for name in os.listdir(path) "
     "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
-_STANDARD_LIBRARY = [
-    "argparse",
-    "ast",
-    "asyncio",
-    "base64",
-    "bisect",
-    "collections",
-    "concurrent.futures",
-    "contextlib",
-    "copy",
-    "csv",
-    "ctypes",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "enum",
-    "fractions",
-    "functools",
-    "hashlib",
-    "heapq",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "logging",
-    "math",
-    "multiprocessing",
-    "operator",
-    "os",
-    "pathlib",
-    "pickle",
-    "pprint",
-    "queue",
-    "random",
-    "re",
-    "shutil",
-    "sqlite3",
-    "statistics",
-    "string",
-    "struct",
-    "subprocess",
-    "sys",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "time",
-    "traceback",
-    "typing",
-    "unittest",
-    "urllib.parse",
-    "uuid",
-    "warnings",
-    "zlib",
-]
-_NUMPY = ["numpy", "numpy.random", "numpy.linalg", "numpy.fft"]
-_SCIPY = ["scipy", "scipy.linalg", "scipy.optimize", "scipy.stats"]
-_SKLEARN = ["sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.metrics", "sklearn.model_selection"]
-# The modules that each tier has imported, by the name of the tier. A program runs in the first tier whose name occurs
-# in its source. If this guess is wrong, the program is only slower.
-_TIERS = {
-    "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
-    "scipy": [*_NUMPY, *_SCIPY],
-    "pandas": [*_NUMPY, "pandas"],
-    "sympy": ["sympy"],
-    "numpy": _NUMPY,
-}
-_TIER_NAMES = re.compile(rf"\b(?:{'|'.join(_TIERS)})\b")
 _SHARED_FILES = ["python_errors.py", "python_modules.py"]
 
 
@@ -150,7 +83,7 @@ class Interpreter:
             shared_memory=level == "namespaces",
             runner=read_runner(_SHARED_FILES, ["python_native.py", "python_setup.py"]).decode(),
             imports=imports,
-            packages=list(_TIERS),
+            packages=list(TIERS),
             needed=[str(library)],
             env=env,
             limits=native_system.LIMITS,
@@ -214,7 +147,7 @@ class NativePythonEngine(PythonTier):
     """Runs Python. It is the tier of the standard library, and starts other tiers when a program first needs them."""
 
     def __init__(self, options: EngineOptions) -> None:
-        super().__init__(options, _STANDARD_LIBRARY)
+        super().__init__(options, STANDARD_LIBRARY)
         self._tiers: dict[str, PythonTier] = {}
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
@@ -235,13 +168,12 @@ class NativePythonEngine(PythonTier):
 
     def _choose_tier(self, code: str) -> PythonTier | None:
         """Return the other tier that is to run a program; None if this one is, for example while the other starts."""
-        named = self.packages.intersection(_TIER_NAMES.findall(code))
-        name = next((name for name in _TIERS if name in named), None)
+        name = next((name for name in tiers_of(code) if name in self.packages), None)
         if name is None:
             return None
         tier = self._tiers.get(name)
         if tier is None:
-            tier = self._tiers[name] = PythonTier(self.options, _TIERS[name], self._interpreter)
+            tier = self._tiers[name] = PythonTier(self.options, TIERS[name], self._interpreter)
             self._group.create_task(self._run_tier(name, tier))
         return tier if tier.ready else None
 

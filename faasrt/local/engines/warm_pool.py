@@ -102,7 +102,7 @@ class PooledEngine(Engine, Generic[_P]):
 
     async def _watch_resources(self) -> None:
         """Watch the resources that `_prepare` has opened, and raise EngineError if one fails, so that no process can
-        start any more. The default returns at once.
+        start any more. Or do other work in the background. The default returns at once.
         """
 
     @abc.abstractmethod

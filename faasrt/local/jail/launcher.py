@@ -102,7 +102,7 @@ class Launcher:
         self._programs: dict[int, _Program] = {}  # by pidfd
         # Without namespaces, root gives each program a uid of its own.
         is_root = not slots and os.getuid() == 0
-        self._first_uid, uids = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS)
+        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS, -1)
         self._free_slots = list(range(slots if slots > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)

@@ -6,6 +6,7 @@ each slot has its own uid. Otherwise all programs have the same uid.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Any, NoReturn
@@ -18,9 +19,10 @@ PROGRAM_ID = 1000
 """The uid and gid of programs, as they see them."""
 _SLOTS = 1000
 # If the server runs as root, a jail takes its uids from this range, which Linux distributions leave unused. Each jail
-# takes a random block: one id for the launcher, and one for each running program, so that the kernel isolates programs
-# and counts their resources separately.
+# takes a block of its own: one id for the launcher, and one for each running program, so that the kernel isolates
+# programs and counts their resources separately.
 _FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
+_MOST_BLOCKS_TRIED = 1000
 
 
 def enter(config: dict[str, Any]) -> int:
@@ -85,7 +87,7 @@ def _become_mapped_root() -> int:
     Only a process outside of the namespace can map its ids. So this forks: the child enters the namespace and returns
     from this function, the parent maps the ids.
     """
-    first, count = host_ids()
+    first, count, _ = host_ids()
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
     pid = os.fork()
@@ -110,22 +112,34 @@ def _become_mapped_root() -> int:
     return count - 1
 
 
-def host_ids() -> tuple[int, int]:
-    """Return the first uid of the host to use for a jail, and the number of uids.
+def host_ids() -> tuple[int, int, int]:
+    """Return the first uid of the host to use for a jail, the number of uids, and a lock.
+
+    The lock is a descriptor. While it is open, other jails take other uids, if there are any left.
 
     A container may have a limited range of uids. The jail then takes some of its upper half.
     """
     with open("/proc/self/uid_map", encoding="ascii") as file:
         first, _, count = (int(field) for field in file.readline().split())
     if first + count > _LAST_HOST_ID:
-        blocks = (_LAST_HOST_ID - _FIRST_HOST_ID) // (_SLOTS + 1)
-        return _FIRST_HOST_ID + int.from_bytes(os.urandom(4), "big") % blocks * (_SLOTS + 1), _SLOTS + 1
-    if count < 10:
+        used = _SLOTS + 1
+        first, blocks = _FIRST_HOST_ID, (_LAST_HOST_ID - _FIRST_HOST_ID) // used
+    elif count < 10:
         raise OSError("too few user ids in this container: the jail needs at least 10")
-    # Each jail takes one of the blocks in the upper half, at random, because others may use the same range.
-    used = min(_SLOTS + 1, max(10, count // 256), count // 2)
-    blocks = max(1, count // 2 // used)
-    return first + count - used * (1 + int.from_bytes(os.urandom(4), "big") % blocks), used
+    else:
+        used = min(_SLOTS + 1, max(10, count // 256), count // 2)
+        blocks = max(1, count // 2 // used)
+        first += count - used * blocks
+    # Start at a random block, because servers in other containers may use the same range, and do not see the locks.
+    block = int.from_bytes(os.urandom(4), "big") % blocks
+    lock = socket.socket(socket.AF_UNIX)
+    for _ in range(min(blocks, _MOST_BLOCKS_TRIED)):
+        block = (block + 1) % blocks
+        # The kernel frees an abstract name when its socket is closed, so that a killed jail leaves no lock behind.
+        with contextlib.suppress(OSError):
+            lock.bind(f"\0faasrt-uids-{first + block * used}")
+            break
+    return first + block * used, used, lock.detach()
 
 
 def _build_root(config: dict[str, Any]) -> None:

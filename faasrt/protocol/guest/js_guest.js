@@ -1,5 +1,6 @@
 // Runs the user's JavaScript or TypeScript program on a server that would damage its output, and returns everything as
-// one frame. js_errors.js, js_encode.js, js_input.js and this file together are the body of the function `guest(text, inWorker)`.
+// one frame. js_errors.js, js_encode.js, js_frames.js, js_input.js and this file together are the body of the function
+// `guest(text, inWorker)`.
 // envelope.py documents the job in `text`, and frames.py the frame.
 //
 // The runner runs the program, and reports events (`begin`, `print`, `end`, `done`) to the recorder. It calls the
@@ -13,15 +14,10 @@ const now = performance.now.bind(performance);
 const setTimer = setTimeout;
 const clearTimer = clearTimeout;
 const exitProcess = Deno.exit;
-const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
-const Decoder = TextDecoder;
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const serverReturnVal = job.lossless ? globalThis.return_val : null;
 const post = inWorker ? globalThis.postMessage.bind(globalThis) : null;
-const StringOf = String;
-const { subarray, toBase64 } = Uint8Array.prototype;
-const { isWellFormed } = String.prototype;
 const { join, includes } = Array.prototype;
 const execRegExp = RegExp.prototype.exec;
 const { isInteger } = Number;
@@ -42,15 +38,6 @@ const usesNode = /\bprocess\b/.test(job.code);
 const usesWorker = !job.single && !job.lossless;
 const sendsProgress = !job.single && job.lossless;
 const evalName = `faasrt_${job.nonce}`;
-
-function base64(bytes) {
-  if (toBase64 !== undefined) return apply(toBase64, bytes, []);
-  let binary = "";
-  for (let index = 0; index < bytes.length; index += 8192) {
-    binary += StringOf.fromCharCode(...apply(subarray, bytes, [index, index + 8192]));
-  }
-  return btoa(binary);
-}
 
 // ---- The recorder.
 
@@ -75,24 +62,6 @@ function print(fd, text) {
     text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
   }
   stream.text += text;
-}
-
-function pack(text) {
-  const quoted = stringify(text);
-  if (quoted.length < 1.3 * text.length + 100 || !apply(isWellFormed, text, [])) return quoted;
-  return `{"base64":"${base64(encode(text))}"}`;
-}
-
-// Return a stream as JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
-function render(stream, maxBytes) {
-  const bytes = encode(stream.text);
-  if (bytes.length + stream.lost <= maxBytes) return pack(stream.text);
-  const half = maxBytes >> 1;
-  const head = new Decoder().decode(apply(subarray, bytes, [0, maxBytes - half]), { stream: true });
-  let from = bytes.length - half;
-  while (from < bytes.length && (bytes[from] & 0xc0) === 0x80) from += 1;
-  const tail = new Decoder().decode(apply(subarray, bytes, [from]));
-  return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (maxBytes - half)}}`;
 }
 
 function end(fields, retVal) {

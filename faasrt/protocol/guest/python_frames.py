@@ -79,6 +79,8 @@ class FrameWriter:
         frame = self.frame(self.records)
         if self.server_return_val is not None:
             return self.server_return_val(frame)
+        if self.job["replace_fds"]:
+            return self.to_stdout(f"\n{frame}\n")
         self.to_stdout(f"{MARK_BEGIN}\n{frame}\n{MARK_END}\n")
 
     def to_stdout(self, text):
@@ -100,6 +102,6 @@ class FrameWriter:
         except Exception:
             pass  # the host is not Deno
         try:
-            write_all(2, text)
+            write_all(self.stderr_fd, text)
         except OSError:
             pass  # the program closed it

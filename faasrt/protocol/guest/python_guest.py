@@ -46,6 +46,7 @@ class Guest(FrameWriter, InputGiver):
         self.real_stdout = sys.stdout
         self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = self.names = self.set_running_loop = None
+        self.files, self.stderr_fd = {}, 2
         try:
             self.spare_stdout = os.dup(1)  # in case the program closes the descriptor of sys.stdout
         except (OSError, AttributeError):
@@ -64,6 +65,8 @@ class Guest(FrameWriter, InputGiver):
         self.recursion_limit = max(self.host_recursion_limit, DEFAULT_RECURSION_LIMIT)
         sys.setrecursionlimit(self.recursion_limit)
         self.stderr = sys.stderr
+        if self.job["replace_fds"]:
+            self.replace_descriptors()
         self.open_streams()
         if self.job["capture"]:
             for module in modules:
@@ -74,10 +77,24 @@ class Guest(FrameWriter, InputGiver):
             self.set_running_loop, self.loop = events._set_running_loop, events._get_running_loop()
             events._set_running_loop(None)
 
+    def replace_descriptors(self):
+        # Child processes and C code write to the descriptors, where their output would mix with the frames.
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # Piston's standard input is a newline, never empty
+            self.stderr_fd = os.dup(2)
+            for fd in (1, 2):
+                self.files[fd] = os.memfd_create("output")
+                os.dup2(self.files[fd], fd)
+        except (OSError, AttributeError):
+            pass  # not on this platform
+
     def open_streams(self):
         if self.job["capture"]:
-            limit = self.job["max_output_bytes"]
-            self.out, self.err = Recorder(1, limit, self.on_output_limit), Recorder(2, limit, self.on_output_limit)
+            limit, files = self.job["max_output_bytes"], self.files
+            for file in files.values():
+                os.ftruncate(file, 0)
+                os.lseek(file, 0, os.SEEK_SET)
+            self.out, self.err = (Recorder(fd, limit, self.on_output_limit, files.get(fd)) for fd in (1, 2))
             sys.stdout = sys.__stdout__ = self.out.text
             sys.stderr = sys.__stderr__ = self.stderr = self.err.text
 
@@ -88,6 +105,9 @@ class Guest(FrameWriter, InputGiver):
                 stream.flush()
             except Exception:
                 pass  # closed, missing, or replaced by the program
+        for recorder in (self.out, self.err):
+            if recorder is not None:
+                recorder.flush_text()
 
     def repair(self):
         # Formatting a traceback needs the builtins, and some stack after a RecursionError.
@@ -105,6 +125,9 @@ class Guest(FrameWriter, InputGiver):
         sys.modules["__main__"] = self.main
         if self.set_running_loop is not None:
             self.set_running_loop(self.loop)
+        if self.stderr_fd != 2:
+            os.dup2(self.spare_stdout, 1)
+            os.dup2(self.stderr_fd, 2)
 
     def write_fd(self, fd, data):
         recorder = {1: self.out, 2: self.err}.get(fd)

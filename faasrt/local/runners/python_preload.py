@@ -1,0 +1,75 @@
+# Prepares the interpreter of a snapshot, which many programs start from. This is the second part of python_main.py.
+
+import gc
+import sys
+
+
+def preload(names, exercise):
+    """Import modules, of which some may be missing, and run code that uses them. Leave no traces that a program could
+    notice.
+    """
+    import _sitebuiltins
+    import importlib
+
+    sys.meta_path.insert(0, SelectorLoopPatch())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass
+    exec(exercise, {"__name__": "exercise"})
+    for name in ("exit", "quit"):  # the session that makes the snapshot has replaced them
+        setattr(builtins, name, _sitebuiltins.Quitter(name, getattr(builtins, name).eof))
+    linecache.clearcache()
+    find_generators()
+    gc.collect()
+    gc.freeze()
+
+
+generators, bit_generators = [], []
+
+
+def find_generators():
+    """Collect the random generators that the modules have made, such as those in default values of functions."""
+    random = sys.modules.get("random")
+    numpy = sys.modules.get("numpy.random")
+    for owner in gc.get_objects():
+        for found in (owner, *gc.get_referents(owner)):  # some objects of extension modules are not tracked themselves
+            if random and isinstance(found, random.Random) and not isinstance(found, random.SystemRandom):
+                add(generators, found)
+            elif numpy and isinstance(found, numpy.RandomState):
+                add(bit_generators, found._bit_generator)
+            elif numpy and isinstance(found, numpy.Generator):
+                add(bit_generators, found.bit_generator)
+            elif numpy and isinstance(found, numpy.BitGenerator):
+                add(bit_generators, found)
+
+
+def add(objects, found):
+    if all(found is not other for other in objects):
+        objects.append(found)
+
+
+def reseed():
+    """Replace everything random, and the start time, so that programs do not share them."""
+    for generator in generators:
+        generator.seed()
+    numpy = sys.modules.get("numpy.random")
+    if numpy:
+        for generator in bit_generators:
+            generator.state = type(generator)().state
+        numpy.set_bit_generator(numpy.MT19937())  # which also replaces the seed of its descendants
+    processes = sys.modules.get("multiprocessing.process")
+    if processes:
+        key = processes.AuthenticationString(os.urandom(32))
+        processes.current_process()._config["authkey"] = key
+    logs = sys.modules.get("logging")
+    if logs:
+        import time
+
+        now = time.time_ns()
+        logs._startTime = now if isinstance(logs._startTime, int) else now / 1e9
+
+
+if __name__ == "faasrt_runner":
+    main()

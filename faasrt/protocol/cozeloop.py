@@ -1,0 +1,48 @@
+"""coze-loop's protocol: python-faas, js-faas, and the embedded FaaS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faasrt.errors import ProtocolError
+from faasrt.languages import Language
+from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.protocol.interface import ServiceProtocol
+from faasrt.protocol.request import RunRequest
+from faasrt.protocol.response import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
+
+
+class CozeLoop(ServiceProtocol):
+    """`POST /run_code` and `GET /health`. The properties of a server are in its health report."""
+
+    name = "FaaS"
+    run_path = "/run_code"
+    health_path = "/health"
+    validates = True
+    profile = EndpointProfile()
+    has_profile = True
+
+    def lists(self, language: Language | str) -> bool:
+        return False  # each server names its languages in its health report
+
+    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
+        return run.encode()
+
+    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+        return read_answer(answer, nonce, timeout_ms=timeout_ms, max_output_bytes=run.sandbox.max_output_bytes)
+
+    def read_profile(self, answer: Answer) -> EndpointProfile | None:
+        try:
+            profile = read_profile(decode_object(answer.body))
+        except ProtocolError:
+            return EndpointProfile(answered=True)
+        return None if answer.status >= 500 and not profile.lossless else profile
+
+    def read_health(self, answer: Answer) -> tuple[str, str, dict[str, Any]]:
+        raise_for_status(answer)
+        details = decode_object(answer.body)
+        status, version = (str(details.get(name, ""))[:200] for name in ("status", "version"))
+        return status, version, details
+
+
+PROTOCOL = CozeLoop()

@@ -1,0 +1,420 @@
+// Runs the user's JavaScript program in Node.js, and returns everything as one frame. js_encode.js, js_frames.js and this
+// file together are the body of the function `guest(text, require)`. envelope.py documents the job in `text`.
+//
+// A program runs as a CommonJS module, as a service would run it; if it does not parse, as an ES module. Output that
+// does not pass through `process.stdout` or `fs`, such as that of child processes, stays in the streams of the service.
+//
+// The program may be hostile. Everything that is needed after its start is stored in constants before.
+
+const fs = require("node:fs");
+const vm = require("node:vm");
+const path = require("node:path");
+const { tmpdir } = require("node:os");
+const { pathToFileURL } = require("node:url");
+const { createRequire } = require("node:module");
+const { inspect } = require("node:util");
+const { parse } = JSON;
+const job = parse(Buffer.from(text, "base64").toString());
+const limit = job.max_output_bytes;
+const now = performance.now.bind(performance);
+const { writeSync, writeFileSync } = fs;
+const { setTimeout: setTimer, clearTimeout: clearTimer, process: host } = globalThis;
+const { reallyExit, emit, exit, emitWarning } = host;
+const { join, includes } = Array.prototype;
+const { split, startsWith, includes: contains, replaceAll } = String.prototype;
+const PromiseOf = Promise;
+const define = Object.defineProperty;
+const folder = host.cwd();
+const fileName = "main.js";
+const runner = `faasrt_${job.nonce}`;
+const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
+const options = loader === undefined ? { filename: fileName } : { filename: fileName, importModuleDynamically: loader };
+const isModule = /\b(?:import|export|await)\b/;
+
+// ---- The records.
+
+const records = [];
+let streams = {};
+let index = 0;
+let began = 0;
+let running = false;
+let printed = 0;
+let total = 0;
+let retVal = "";
+let sent = false;
+let awaiting = false;
+let reject = null;
+let exited = false;
+let location = "";
+
+function writeAll(fd, line) {
+  let bytes = encode(`\n${line}\n`);
+  while (bytes.length > 0) {
+    try {
+      bytes = apply(subarray, bytes, [writeSync(fd, bytes)]);
+    } catch (error) {
+      if (error.code !== "EAGAIN") return; // the program closed the stream
+    }
+  }
+}
+
+function frame(listed, final) {
+  const flags = `"final":${final},"progress":${!job.single}`;
+  return `faasrt1:${base64(encode(`{"nonce":"${job.nonce}",${flags},"records":[${listed}]}`))}`;
+}
+
+function begin(number) {
+  index = number;
+  printed = 0;
+  retVal = "";
+  streams = { stdout: { text: "", lost: 0 }, stderr: { text: "", lost: 0 }, ret_val: { text: "", lost: 0 } };
+  running = true;
+  began = now();
+}
+
+function print(fd, text) {
+  if (!running) return;
+  const stream = fd === 1 ? streams.stdout : streams.stderr;
+  printed += text.length > limit ? text.length : encode(text).length;
+  // A text of this size exceeds the output limit, so the program will be stopped.
+  if (text.length > 4 * limit) {
+    stream.lost += text.length - 2 * limit;
+    text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
+  }
+  stream.text += text;
+  if (printed > 2 * limit) leave(ending("OUTPUT_LIMIT"), 1);
+}
+
+function finish(fields) {
+  if (!running) return;
+  const { outcome, exitCode, error } = fields;
+  if (error !== null && error.traceback !== "") streams.stderr.text += `${error.traceback}\n`;
+  running = false;
+  streams.ret_val.text = retVal;
+  const fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
+  let maxBytes = index < 0 ? job.definition_bytes : limit;
+  let record = "";
+  do {
+    record = `{${fixed},"ret_val":${render(streams.ret_val, maxBytes)}`;
+    if (error !== null) {
+      const message = render({ text: error.message, lost: 0 }, maxBytes);
+      const traceback = stringify(shorten(error.traceback, 20_000));
+      record += `,"error":{"name":${stringify(shorten(error.name, 200))},"message":${message},"traceback":${traceback}}`;
+    }
+    record += `,"stdout":${render(streams.stdout, maxBytes)},"stderr":${render(streams.stderr, maxBytes)}}`;
+    maxBytes >>= 1;
+    // JSON escapes may make the record too large for a frame.
+  } while (maxBytes > 50 && encode(record).length > job.record_bytes);
+  records[records.length] = record;
+  total += record.length;
+  if (!job.single) writeAll(2, frame(record, false));
+}
+
+// Send the result, and end the process. Do not run the listeners of the program.
+function leave(fields, code) {
+  finish(fields);
+  if (!sent) writeAll(1, frame(apply(join, records, [","]), true));
+  sent = true;
+  apply(reallyExit, host, [code]);
+}
+
+// Set every field: a missing field would be read from Object.prototype, which the program can change.
+function ending(outcome, exitCode = null, error = null) {
+  return { outcome, exitCode, error };
+}
+
+// ---- Errors.
+
+function shorten(text, maxUnits) {
+  const half = maxUnits >> 1;
+  return text.length <= maxUnits ? text : `${apply(slice, text, [0, half])}\n...\n${apply(slice, text, [-half])}`;
+}
+
+// Return a stack up to the last frame of the program.
+function cleanStack(stack) {
+  const lines = apply(split, location === "" ? stack : apply(replaceAll, stack, [location, fileName]), ["\n"]);
+  let last = -1;
+  for (let number = 0; number < lines.length; number += 1) {
+    if (!apply(startsWith, lines[number], ["    at "]) || apply(contains, lines[number], [fileName])) last = number;
+  }
+  lines.length = last + 1;
+  return apply(join, lines, ["\n"]);
+}
+
+// Return whether a stack has a frame of a program. Otherwise the loader threw the error.
+function ranCode(stack) {
+  return apply(split, stack, ["\n"]).some((line) => line.startsWith("    at ") && !line.includes("node:internal"));
+}
+
+function describe(reason) {
+  try {
+    if (reason instanceof Error) {
+      const name = `${reason.name}`;
+      const message = `${reason.message}`;
+      const whole = reason.cause !== undefined || reason.errors !== undefined ? inspect(reason) : reason.stack;
+      return { name, message, traceback: shorten(cleanStack(`${whole}`), limit) };
+    }
+    const message = shorten(typeof reason === "string" ? reason : inspect(reason), limit);
+    return { name: "Error", message, traceback: `Uncaught ${message}` };
+  } catch {
+    return { name: "Error", message: "a value that cannot be shown", traceback: "Uncaught value" };
+  }
+}
+
+class ParseError {
+  constructor(reason) {
+    this.reason = reason;
+  }
+}
+
+function failure(reason) {
+  if (reason instanceof ParseError) return syntaxEnding(reason.reason);
+  if (reason !== null && typeof reason === "object" && reason.code === "ERR_SCRIPT_EXECUTION_TIMEOUT") {
+    return ending("TIMEOUT");
+  }
+  return ending("USER_ERROR", 1, describe(reason));
+}
+
+function errorEnding(name, message) {
+  return ending("USER_ERROR", 1, { name, message, traceback: `${name}: ${message}` });
+}
+
+function syntaxEnding(reason) {
+  const [message] = apply(split, `${reason.message}`, ["\n"]);
+  return ending("SYNTAX_ERROR", 1, { name: "SyntaxError", message, traceback: cleanStack(`${reason.stack}`) });
+}
+
+// ---- The program.
+
+function replace(object, name, value) {
+  define(object, name, { value, writable: true, configurable: true, enumerable: true });
+}
+
+function asText(chunk, encoding) {
+  if (typeof chunk === "string") {
+    return encoding === "hex" || encoding === "base64" ? Buffer.from(chunk, encoding).toString() : chunk;
+  }
+  return Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength).toString();
+}
+
+function prepare() {
+  for (const [fd, stream] of [[1, host.stdout], [2, host.stderr]]) {
+    replace(stream, "write", (chunk, encoding, callback) => {
+      print(fd, asText(chunk, encoding));
+      const done = typeof encoding === "function" ? encoding : callback;
+      if (typeof done === "function") host.nextTick(done);
+      return true;
+    });
+  }
+  replace(fs, "writeSync", (fd, data, ...rest) => {
+    if (fd !== 1 && fd !== 2) return writeSync(fd, data, ...rest);
+    const from = rest[0] ?? 0;
+    const chunk = typeof data === "string" ? data : data.subarray(from, from + (rest[1] ?? data.length));
+    print(fd, asText(chunk));
+    return Buffer.byteLength(chunk);
+  });
+  replace(fs, "writeFileSync", (file, data, ...rest) => {
+    const fd = file === 1 || file === "/dev/stdout" ? 1 : file === 2 || file === "/dev/stderr" ? 2 : 0;
+    if (fd === 0) return writeFileSync(file, data, ...rest);
+    return print(fd, asText(data));
+  });
+  if (job.input.argv !== undefined) host.argv.splice(2, Infinity, ...job.input.argv);
+  host.argv[1] = path.join(folder, fileName);
+  globalThis.return_val = (value) => {
+    retVal = value === null || value === undefined ? "" : StringOf(value);
+  };
+  replace(host, "emit", (...values) => {
+    const handled = apply(emit, host, values);
+    if (values[0] === "exit" && !sent) onExit(host.exitCode ?? values[1] ?? 0);
+    return handled;
+  });
+  replace(host, "exit", (code) => {
+    exited = true;
+    apply(exit, host, [code]);
+  });
+  replace(host, "emitWarning", (warning, ...rest) => {
+    // The guest program uses this feature, not the program.
+    if (!`${warning}`.includes("USE_MAIN_CONTEXT_DEFAULT_LOADER")) apply(emitWarning, host, [warning, ...rest]);
+  });
+  host.on("uncaughtException", (reason) => {
+    if (host.listenerCount("uncaughtException") > 1) return;
+    if (reject !== null) reject(reason);
+    else leave(failure(reason), 1);
+  });
+}
+
+function onExit(code) {
+  if (awaiting && !exited) return leave(errorEnding("Error", "top-level await never settled"), 1);
+  if (code === 0 && job.function === null) return leave(ending("OK", 0), 0);
+  const before = job.function === null ? "" : ` before ${job.function} returned`;
+  const error = { name: "Exit", message: `the program exited with code ${code}${before}`, traceback: "" };
+  leave(ending("USER_ERROR", code, error), code);
+}
+
+// Run an action; if it blocks, stop it at the time limit.
+function guarded(action) {
+  if (job.case_ms === null) return action();
+  globalThis[runner] = action;
+  return new vm.Script(`globalThis.${runner}()`).runInThisContext({ timeout: Math.max(1, Math.ceil(job.case_ms)) });
+}
+
+function compile(code, parameters) {
+  const names = ["exports", "require", "module", "__filename", "__dirname"];
+  return vm.compileFunction(code, [...names, ...parameters], options);
+}
+
+// Run the program, and return a function that looks up its names. Throw a ParseError if it does not parse.
+async function load() {
+  const addition = `\n;${runner}((${runner}_name) => eval(${runner}_name));`;
+  let program;
+  try {
+    compile(job.code, []);
+    program = compile(job.function === null ? job.code : job.code + addition, [runner]);
+  } catch (reason) {
+    if (!isModule.test(job.code)) throw new ParseError(reason);
+    return await loadModule(reason);
+  }
+  const module = { exports: {}, filename: path.join(folder, fileName), loaded: false, children: [], paths: [] };
+  const requireFrom = createRequire(module.filename);
+  requireFrom.main = module;
+  let evaluate = () => undefined;
+  const receive = (given) => {
+    evaluate = given;
+  };
+  guarded(() => {
+    apply(program, module.exports, [module.exports, requireFrom, module, module.filename, folder, receive]);
+  });
+  return (name) => {
+    try {
+      const value = evaluate(name);
+      if (value !== undefined) return value;
+    } catch {
+      // the name is not defined in the program
+    }
+    return name === "default" ? module.exports : module.exports[name];
+  };
+}
+
+// Write a module into the folder of the program, from which it can import other files, and return its path.
+function writeModule(code) {
+  for (const place of [folder, tmpdir()]) {
+    const file = path.join(place, `${job.nonce}.mjs`);
+    try {
+      writeFileSync(file, code);
+      return file;
+    } catch {
+      // the folder cannot be written
+    }
+  }
+  throw new Error("an ES module needs a folder that can be written");
+}
+
+async function loadModule(first) {
+  const addition = `\nexport const ${runner} = (${runner}_name) => eval(${runner}_name);`;
+  const file = writeModule(job.function === null ? job.code : job.code + addition);
+  location = pathToFileURL(file).href;
+  let module;
+  awaiting = true;
+  try {
+    module = await import(location);
+  } catch (reason) {
+    if (!(reason instanceof SyntaxError) || ranCode(`${reason.stack}`)) throw reason;
+    throw new ParseError(/\b(?:import|export)\b|\bawait is only\b/.test(`${first.message}`) ? reason : first);
+  } finally {
+    awaiting = false;
+    fs.rmSync(file, { force: true });
+  }
+  return (name) => {
+    if (name in module) return module[name];
+    try {
+      return module[runner](name);
+    } catch {
+      return undefined;
+    }
+  };
+}
+
+function missing(lookUp) {
+  const value = lookUp(job.function);
+  if (value !== undefined) {
+    return errorEnding("TypeError", `${job.function} is not a function, but of type ${typeof value}`);
+  }
+  const found = [];
+  const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
+  for (const [, name] of job.code.matchAll(declaration)) {
+    if (found.length < 50 && !apply(includes, found, [name]) && typeof lookUp(name) === "function") found.push(name);
+  }
+  const listed = found.length ? `its functions: ${found.join(", ")}` : "it has no functions";
+  return errorEnding("ReferenceError", `the program defines no function ${job.function}; ${listed}`);
+}
+
+async function call(lookUp, args) {
+  const action = lookUp(job.function);
+  if (typeof action !== "function") return missing(lookUp);
+  const value = await guarded(() => apply(action, undefined, args));
+  try {
+    retVal = toJson(value, "value", { depth: 0 });
+  } catch (reason) {
+    if (!(reason instanceof EncodeError)) throw reason;
+    return errorEnding("TypeError", `the return value cannot be encoded as JSON: ${reason.message}`);
+  }
+  return ending("OK", 0);
+}
+
+// Return how an action ended: with its end, an uncaught error, or the time limit, whichever came first.
+async function within(action) {
+  let timer;
+  try {
+    return await new PromiseOf((resolve, rejected) => {
+      reject = rejected;
+      if (job.case_ms !== null) timer = setTimer(() => resolve(ending("TIMEOUT")), job.case_ms);
+      action().then(resolve, rejected);
+    });
+  } catch (reason) {
+    return failure(reason);
+  } finally {
+    reject = null;
+    clearTimer(timer);
+  }
+}
+
+async function runProgram() {
+  begin(0);
+  if (job.case_ms !== null) setTimer(() => leave(ending("TIMEOUT"), 1), job.case_ms).unref();
+  try {
+    await load();
+  } catch (reason) {
+    leave(failure(reason), 1);
+  }
+}
+
+async function runCases() {
+  const { first, cases } = job;
+  let lookUp = null;
+  if (!job.single && !job.isolate) {
+    begin(-1);
+    const fields = await within(async () => {
+      lookUp = await load();
+      return ending("OK", 0);
+    });
+    finish(fields);
+    if (fields.outcome !== "OK") return leave(fields, 0);
+  }
+  const started = now();
+  total = 0;
+  for (let number = 0; number < cases.length; number += 1) {
+    if (number > 0 && (total > job.batch_bytes || now() - started > job.begin_within_ms)) break;
+    begin(first + number);
+    let fields = await within(async () => await call(lookUp ?? (await load()), cases[number][0]));
+    if (job.limit_ms !== null && now() - began > job.limit_ms) fields = ending("TIMEOUT");
+    finish(fields);
+    if (fields.outcome === "TIMEOUT") break;
+  }
+  leave(ending("OK", 0), 0);
+}
+
+writeAll(2, frame("", false));
+writeAll(1, frame("", false));
+prepare();
+if (job.function === null) runProgram();
+else runCases();

@@ -1,0 +1,79 @@
+"""The interface of protocols: how faasrt talks to one kind of service."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+from faasrt.languages import Language
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.request import RunRequest
+from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
+
+
+class ServiceProtocol(abc.ABC):
+    """How requests of one kind of service are encoded, and its answers are decoded. It does no I/O and has no state.
+
+    Another package adds a protocol by an entry point of the group `faasrt.protocols`: the name is that in URLs
+    (`NAME+http://host:port`), and the value is an instance of a subclass.
+
+    Attributes:
+        name: The name of the service in messages.
+        run_path: The path of `POST` requests that run a program, after the base URL.
+        health_path: The path of `GET` requests for the health, after the base URL.
+        validates: Whether the service has `POST /validate_code`.
+        profile: The properties of a service; of one that does not report any, if `has_profile`. With `lossless`,
+            programs are sent without an envelope. Otherwise `decode` must find frames; see `faasrt.protocol.processes`.
+        has_profile: Whether the answer to `health_path` tells the properties of a service.
+    """
+
+    name: ClassVar[str]
+    run_path: ClassVar[str]
+    health_path: ClassVar[str]
+    validates: ClassVar[bool] = False
+    profile: ClassVar[EndpointProfile]
+    has_profile: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def lists(self, language: Language | str) -> bool:
+        """Return whether services of this kind may run a language for which the settings name no endpoint."""
+
+    def may_compile(self, language: Language | str) -> bool:
+        """Return whether the service may compile a program before its time limit begins."""
+        return False
+
+    @abc.abstractmethod
+    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
+        """Return the body of a request.
+
+        Args:
+            run: The program. In an envelope, it is the guest program, and its time limit is that of the execution.
+            in_envelope: Whether the program is in an envelope.
+        """
+
+    @abc.abstractmethod
+    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+        """Read the answer to a request.
+
+        Args:
+            answer: The answer.
+            run: The program of the caller, with the time limit of the program or of each case.
+            nonce: The nonce of the frames; None if the program was not sent in an envelope.
+            timeout_ms: The time limit of the execution in milliseconds; infinite if the service does not keep it.
+
+        Raises:
+            ServiceError: The service failed or refused, or did not follow the protocol.
+        """
+
+    def read_profile(self, answer: Answer) -> EndpointProfile | None:
+        """Return the properties in an answer to `health_path`; None if the service does not work."""
+        return self.profile
+
+    def read_health(self, answer: Answer) -> tuple[str, str, dict[str, Any]]:
+        """Return the status ("healthy" if all is well), the version or "", and details from an answer to `health_path`.
+
+        Raises:
+            ServiceError: The service failed.
+        """
+        raise_for_status(answer)
+        return "healthy", "", {}

@@ -1,0 +1,26 @@
+"""Finds the protocol of an endpoint."""
+
+from __future__ import annotations
+
+import functools
+
+from faasrt._endpoint_urls import registered_protocols, split_endpoint
+from faasrt.errors import ConfigurationError
+from faasrt.protocol import cozeloop
+from faasrt.protocol.interface import ServiceProtocol
+
+
+@functools.lru_cache(4096)
+def protocol_of(url: str) -> ServiceProtocol:
+    """Return the protocol that the URL of an endpoint names. Raise ConfigurationError if it cannot be loaded."""
+    name, _ = split_endpoint(url)
+    if not name:
+        return cozeloop.PROTOCOL
+    point = registered_protocols()[name]
+    try:
+        protocol = point.load()
+    except Exception as error:
+        raise ConfigurationError(f"the protocol {name!r} cannot be loaded from {point.value}: {error}") from error
+    if not isinstance(protocol, ServiceProtocol):
+        raise ConfigurationError(f"the protocol {name!r} in {point.value} must be an instance of ServiceProtocol")
+    return protocol

@@ -1,0 +1,86 @@
+"""Programs have the same results on every service: coze-loop's servers, SandboxFusion, Piston and the embedded FaaS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from faasrt import LimiterSettings, RuntimeManager, SandboxConfig, ServiceError, Settings, TimeoutSettings
+from support.doubles import JsFaas, PythonFaas
+from support.doubles.piston import Piston
+from support.doubles.sandboxfusion import SandboxFusion
+from support.service_programs import CALLS, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
+
+SERVICES = ["coze-loop", "sandboxfusion", "piston", "embedded"]
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+
+
+@contextlib.asynccontextmanager
+async def service(name: str) -> AsyncIterator[RuntimeManager]:
+    """Yield a manager whose endpoints are doubles of a service, or the engines `native` and `deno`."""
+    sandbox = SandboxConfig(max_output_bytes=20_100)
+    if name == "embedded":
+        settings = Settings(sandbox=sandbox)
+        engines = {"python": "native"}
+        async with RuntimeManager.local(["python", "js"], engines=engines, workers=2, settings=settings) as manager:
+            yield manager
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        if name == "coze-loop":
+            python, js = await stack.enter_async_context(PythonFaas()), await stack.enter_async_context(JsFaas())
+            endpoints = {"python": python.url, "js": js.url}
+        else:
+            double = SandboxFusion() if name == "sandboxfusion" else Piston(run_timeout=60_000, output_max_size=65_536)
+            url = (await stack.enter_async_context(double)).url
+            endpoints = {"python": url, "js": url}
+        settings = Settings(
+            endpoints=endpoints,
+            sandbox=sandbox,
+            limiter=LimiterSettings(max_concurrency=3),
+            timeouts=TimeoutSettings(grace_s=10, startup_s=0.1),
+        )
+        yield await stack.enter_async_context(RuntimeManager(settings=settings))
+
+
+async def run_all(manager: RuntimeManager, programs: Mapping[str, Program], language: str) -> dict[str, str]:
+    async def run(program: Program) -> str:
+        try:
+            return summary(await manager.run_code(program.code, language, timeout_ms=TIMEOUT_MS, **program.options))
+        except ServiceError as error:
+            return type(error).__name__
+
+    found = await asyncio.gather(*(run(program) for program in programs.values()))
+    return dict(zip(programs, found, strict=True))
+
+
+def expected(programs: Mapping[str, Program], name: str) -> dict[str, str]:
+    return {title: program.deviations.get(name, program.expected) for title, program in programs.items()}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_python(name: str) -> None:
+    """Each Python program has its one result, except for the documented deviations."""
+    async with service(name) as manager:
+        found = await run_all(manager, PYTHON, "python")
+    assert found == expected(PYTHON, "python-faas" if name == "coze-loop" else name)
+
+
+@needs_node
+@pytest.mark.parametrize("name", SERVICES)
+async def test_javascript(name: str) -> None:
+    """Each JavaScript program has its one result, except for the documented deviations."""
+    async with service(name) as manager:
+        found = await run_all(manager, JAVASCRIPT, "js")
+    assert found == expected(JAVASCRIPT, "js-faas" if name == "coze-loop" else name)
+
+
+@needs_node
+@pytest.mark.parametrize("name", SERVICES)
+async def test_calls(name: str) -> None:
+    """Calls of functions, cases and tests have the same results on every service."""
+    async with service(name) as manager:
+        assert await call_all(manager) == CALLS

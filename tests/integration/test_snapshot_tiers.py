@@ -1,0 +1,105 @@
+"""Programs on the engine `wasm` start with their packages imported, and do not share any random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from faasrt import Outcome, RuntimeManager, SandboxConfig
+from faasrt.local import LocalFaaS
+from faasrt.local.engines.tiers import TIERS
+from support.helpers import WASM, manager_for
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def manager(wasm_sandbox: None) -> AsyncIterator[RuntimeManager]:
+    """Yield a manager with one worker. The snapshots of all packages are there."""
+    async with LocalFaaS(["python"], workers=1, engines=WASM) as faas:
+        await faas.wait_ready("python")
+        await faas.make_snapshots()
+        async with manager_for(faas.url) as manager:
+            yield manager
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_the_packages_are_already_imported(manager: RuntimeManager, tier: str) -> None:
+    """The name of a package in a program is enough."""
+    result = await manager.run_code(f"import sys; print({tier!r} in sys.modules)", "python")
+    assert result.stdout == "True\n"
+
+
+async def test_a_small_memory_limit_selects_a_smaller_snapshot() -> None:
+    """A snapshot counts against the limit, so it is used only if it leaves the program some memory."""
+    code = "import sys; names = 'numpy sklearn'; print(*(name in sys.modules for name in ('numpy', 'sklearn')))"
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        outputs = [
+            (await manager.run_code(code, "python", sandbox=SandboxConfig(memory_limit_mb=limit))).stdout
+            for limit in (128, 64, 48)
+        ]
+    assert outputs == ["True True\n", "True False\n", "False False\n"]
+
+
+# Finds each random generator in the memory, such as those in default values of functions, and prints its state.
+_STATES = """
+import gc, random, sys, hashlib
+gc.unfreeze()
+numpy = sys.modules.get("numpy.random")
+states = set()
+for owner in gc.get_objects():
+    for found in (owner, *gc.get_referents(owner)):
+        if isinstance(found, random.Random) and not isinstance(found, random.SystemRandom):
+            states.add(repr(found.getstate()))
+        elif numpy and isinstance(found, numpy.BitGenerator):
+            state = found.state
+            states.add(repr(state["state"].get("key", state)) if "state" in state else repr(state))
+for state in sorted(states):
+    print(hashlib.sha256(state.encode()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_no_generator_has_the_same_state_in_two_programs(manager: RuntimeManager, tier: str) -> None:
+    """This also covers generators that packages keep for themselves."""
+    results = [await manager.run_code(f"# {tier}\n{_STATES}", "python") for _ in range(2)]
+    first, second = (set(result.stdout.split()) for result in results)
+    assert [result.outcome for result in results] == [Outcome.OK] * 2, results
+    assert first
+    assert not first & second
+    assert len(first) == len(second)
+
+
+NUMBERS = {
+    "numpy": "import numpy; print(numpy.random.random(), numpy.random.default_rng().random())",
+    "numpy's seeds": "import numpy; print(numpy.random.get_bit_generator().seed_seq.spawn(1)[0].generate_state(2))",
+    "pandas": "import pandas; print(list(pandas.Series(range(99)).sample(9)))",
+    "scipy": "import scipy.stats; print(scipy.stats.norm.rvs(size=2))",
+    "sympy": "import sympy.core.random; print(sympy.core.random.rng.random())",
+    "sklearn": "import sklearn.utils; print(sklearn.utils.check_random_state(None).random())",
+    "joblib": "import sklearn, multiprocessing.process as p; print(p.current_process().authkey.hex())",
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+async def test_random_numbers_differ_between_programs(manager: RuntimeManager, name: str) -> None:
+    """The public ways to get random numbers."""
+    results = [await manager.run_code(NUMBERS[name], "python") for _ in range(3)]
+    assert [result.outcome for result in results] == [Outcome.OK] * 3, results
+    assert len({result.stdout for result in results}) == 3
+
+
+SEEDED = {
+    "numpy": "import numpy; numpy.random.seed(1); print(numpy.random.random())",
+    "random": "import numpy, random; random.seed(1); print(random.random())",
+    "sympy": "import sympy.core.random as r; r.seed(1); print(r.rng.random())",
+}
+EXPECTED = {"numpy": "0.417022004702574", "random": "0.13436424411240122", "sympy": "0.13436424411240122"}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+async def test_seeds_of_a_program_work(manager: RuntimeManager, name: str) -> None:
+    """A program that seeds a generator gets the numbers that CPython gets."""
+    assert (await manager.run_code(SEEDED[name], "python")).stdout.strip() == EXPECTED[name]

@@ -1,0 +1,203 @@
+"""Programs on the engine `wasm` start from a snapshot of the interpreter, and share nothing through it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from faasrt.inputs import NO_INPUT
+from faasrt.local.cache import module_dir
+from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.wasi_sandbox import FreshSandbox, open_sandbox
+from faasrt.local.engines.wasi_worker import HostBridge, execute
+from support.helpers import WASM
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
+
+RANDOM = {
+    "random": "import random; print(random.random(), random.Random().random(), random.randbytes(8))",
+    "secrets": "import secrets; print(secrets.token_hex())",
+    "os.urandom": "import os; print(os.urandom(16))",
+    "uuid": "import uuid; print(uuid.uuid4(), uuid.uuid1(), uuid.getnode())",
+    "tempfile": "import tempfile; print(next(tempfile._get_candidate_names()))",
+    "numpy": "import numpy; print(numpy.random.random(), numpy.random.default_rng().random())",
+    "numpy's seeds": "import numpy; print(numpy.random.get_bit_generator().seed_seq.spawn(1)[0].generate_state(2))",
+    "sympy": "import sympy.core.random; print(sympy.core.random.rng.random())",
+    "sklearn": "import sklearn.utils; print(sklearn.utils.check_random_state(None).random())",
+    "multiprocessing": "import multiprocessing.process as p; print(p.current_process().authkey.hex())",
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+async def test_programs_share_no_random_state(name: str) -> None:
+    """The same program prints something else each time, in one worker and in another."""
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        results = [await manager.run_code(RANDOM[name], "python") for _ in range(3)]
+    assert [result.outcome for result in results] == [Outcome.OK] * 3, results
+    assert len({result.stdout for result in results}) == 3
+
+
+STATES = [
+    ("import sys; sys.leaked = 1", "import sys; print(hasattr(sys, 'leaked'))"),
+    ("import json; json.dumps = None", "import json; print(json.dumps is None)"),
+    ("import builtins; builtins.leaked = 1", "print('leaked' in dir(__builtins__))"),
+    ("import os; os.environ['LEAKED'] = '1'", "import os; print('LEAKED' in os.environ)"),
+    ("import os; os.chdir('/usr/local/lib')", "import os; print(os.getcwd() != '/')"),
+    ("import sys; sys.setrecursionlimit(50)", "import sys; print(sys.getrecursionlimit() != 1000)"),
+    ("import ctypes\nctypes.memset(id(1), 0, 8)", "print(1 != 1)"),
+    ("import decimal; decimal.getcontext().prec = 3", "import decimal; print(decimal.getcontext().prec != 28)"),
+    ("import random; random.seed(1)", "import random; print(random.random() == 0.13436424411240122)"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), STATES)
+@pytest.mark.parametrize("ending", ["", "\nimport os; os._exit(0)", "\nwhile True: pass", "\n1 / 0"])
+async def test_a_program_changes_nothing_for_the_next(first: str, second: str, ending: str) -> None:
+    """However the first program ends, the next one in the same worker finds a fresh interpreter."""
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        await manager.run_code(first + ending, "python", timeout_ms=300)
+        result = await manager.run_code(second, "python")
+    assert result.stdout == "False\n", result
+
+
+HOSTILE = [
+    "import os; os.abort()",
+    "while True: pass",
+    "print('x' * 10**8)",
+    "x = bytearray(10**9)",
+    "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+    "import ctypes\nfor page in range(0, 2**25, 4096): ctypes.memset(page, 1, 4096)",
+    "chained = None\nfor _ in range(500_000): chained = [chained]",
+]
+
+
+async def test_hostile_programs_do_not_change_the_snapshot() -> None:
+    """After crashes, endless loops, floods and much memory, the file is the same, and programs still run."""
+    path = snapshot_of(module_dir(), STANDARD_TIER)
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        await manager.get_runtime("python")
+        status, digest = path.stat(), hashlib.sha256(path.read_bytes()).digest()
+        assert stat.S_IMODE(status.st_mode) == 0o600
+        for code in HOSTILE:
+            await manager.run_code(code, "python", timeout_ms=300)
+        assert (await manager.run_code("print(1)", "python")).stdout == "1\n"
+    assert (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).digest()) == (status.st_mtime_ns, digest)
+
+
+RECURSIONS = {
+    "lru_cache": "import functools\n@functools.lru_cache(None)\ndef f(n): return n and 1 + f(n - 1)\nf(DEPTH)",
+    "map": "def f(n): return list(map(f, [n + 1]))\nf(0)",
+    "sorted": "def f(n): return sorted([n], key=f)\nf(0)",
+    "str": "class A:\n    def __str__(self): return str(self)\nstr(A())",
+    "getattr": "class A:\n    def __getattr__(self, name): return getattr(self, name)\nA().x",
+    "partial": "import functools\ndef f(): return g()\ng = functools.partial(f)\ng()",
+    "isinstance": "class M(type):\n    def __instancecheck__(c, o): return isinstance(o, c)\n"
+    "class A(metaclass=M): pass\nisinstance(1, A)",
+    "pickle": "import pickle\na = []\nfor _ in range(200_000): a = [a]\npickle.dumps(a)",
+    "eval": "code = compile('f()', 'f', 'eval')\ndef f(): return eval(code)\nf()",
+}
+
+
+async def test_a_cached_function_recurses_10_000_times(local_wasm: RuntimeManager) -> None:
+    """CPython's own limit, of 128 KiB of stack, ends at 205."""
+    code = (
+        f"import sys; sys.setrecursionlimit(10**6)\n{RECURSIONS['lru_cache'].replace('DEPTH', '10_000')}\nprint(f(9))"
+    )
+    assert (await local_wasm.run_code(code, "python")).stdout == "9\n"
+
+
+@pytest.mark.parametrize("name", RECURSIONS)
+async def test_a_deeper_recursion_is_an_error_that_can_be_caught(local_wasm: RuntimeManager, name: str) -> None:
+    """The result is a RecursionError, not a trap, and the program goes on."""
+    lines = RECURSIONS[name].replace("DEPTH", "10**6").replace("\n", "\n    ")
+    code = f"import sys; sys.setrecursionlimit(10**8)\ntry:\n    {lines}\nexcept RecursionError as e: print(e)"
+    result = await local_wasm.run_code(code, "python", sandbox=SandboxConfig(memory_limit_mb=512))
+    assert (result.outcome, result.stdout[:14]) == (Outcome.OK, "Stack overflow"), result
+
+
+async def test_the_snapshot_counts_against_the_memory_limit() -> None:
+    """With the smallest limit, 48 MiB, a program can use 4 MiB but not 16 MiB."""
+    sandbox = SandboxConfig(memory_limit_mb=48)
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM, sandbox=sandbox) as manager:
+        small = await manager.run_code("print(len(bytearray(2**22)))", "python")
+        large = await manager.run_code("print(len(bytearray(2**24)))", "python")
+    assert (small.stdout, large.error and large.error.name) == ("4194304\n", "MemoryError")
+
+
+async def test_modules_of_a_program_replace_imported_ones(local_wasm: RuntimeManager) -> None:
+    """A file of a program wins over the module of the same name that the snapshot has imported."""
+    code = "import random, os; print(random.own, os.getcwd(), os.path.expanduser('~'))"
+    result = await local_wasm.run_code(code, "python", files={"random.py": "own = 1"})
+    assert result.stdout == "1 /tmp /tmp\n", result
+
+
+@pytest.mark.parametrize("files", [{}, {"given.txt": ""}], ids=["without files", "with files"])
+async def test_matplotlib_plots(local_wasm: RuntimeManager, files: dict[str, str]) -> None:
+    """It has a folder in memory for its configuration, which ends with the program."""
+    code = "import io, os, matplotlib.pyplot as plt\nprint(os.path.exists('/tmp/mine'))\nopen('/tmp/mine', 'w')\n"
+    code += "plt.plot([1, 2])\nimage = io.BytesIO()\nplt.savefig(image)\nprint(image.getvalue()[:4])"
+    sandbox = SandboxConfig(memory_limit_mb=512)
+    for _ in range(2):
+        result = await local_wasm.run_code(code, "python", files=files, sandbox=sandbox)
+        assert (result.stdout, result.files) == ("False\nb'\\x89PNG'\n", {}), result
+
+
+SAME = [
+    "print('hi', end='')\nimport sys; sys.stderr.write('err')",
+    "1 / 0",
+    "def f(:",
+    "import sys; sys.exit(3)",
+    "exit('bye')",
+    "import atexit; atexit.register(print, 'end')",
+    "class A:\n    def __del__(self): print('gone')\na = A()",
+    "import asyncio\nasync def f(): await asyncio.sleep(0); print('x')\nasyncio.run(f())",
+    "import sys; print(sys.argv, sys.path, sys.flags, exit, quit, __name__, __file__)",
+    "import os; print(sorted(os.environ), os.getcwd())",
+    "return_val('x' * 10)",
+    "import os; os._exit(4)",
+    "print(*sorted(globals()))",
+    "import warnings; warnings.warn('careful')",
+    "x = bytearray(10**9)",
+    "open('/tmp/x', 'w')",
+]
+
+
+@pytest.mark.parametrize("code", SAME)
+async def test_without_a_snapshot_the_results_are_the_same(local_wasm: RuntimeManager, code: str) -> None:
+    """Where snapshots do not work, each program starts the interpreter anew."""
+    limits = {"timeout_ms": 9_000, "memory_limit_mb": 128, "max_output_bytes": 10_000, "kept_bytes": 10_000}
+    job = {**limits, "code": code, "check": False, "input": NO_INPUT.to_wire()}
+    bridge = HostBridge(job, threading.Event(), on_begin=lambda: None)
+
+    def run_anew() -> dict[str, object]:
+        return execute(bridge, FreshSandbox(module_dir()))
+
+    anew = await asyncio.to_thread(run_anew)
+    result = await local_wasm.run_code(code, "python")
+    assert _summary(result) == (
+        anew["outcome"],
+        anew["stdout"],
+        anew["stderr"],
+        anew["ret_val"],
+        getattr(anew.get("error"), "message", None),
+    )
+
+
+def _summary(result: ExecutionResult) -> tuple[object, ...]:
+    message = result.error and result.error.message
+    return result.outcome, result.stdout, result.stderr, result.ret_val, message
+
+
+async def test_without_a_snapshot_a_worker_opens_the_slow_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker does not need a snapshot."""
+    monkeypatch.setattr("faasrt.local.engines.wasi_sandbox.snapshot_of", lambda *arguments: tmp_path / "missing")
+    assert isinstance(await asyncio.to_thread(open_sandbox, module_dir()), FreshSandbox)

@@ -1,0 +1,182 @@
+"""Programs and calls that have the same outcome on every service, and the documented deviations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from faasrt import ExecutionResult, RuntimeManager, TestCase
+
+TIMEOUT_MS = 1_500
+
+
+@attrs.frozen
+class Program:
+    """A program with its expected summary; see `summary`.
+
+    Attributes:
+        options: Further arguments of `run_code`.
+        deviations: The summary on the services where it differs, by name.
+    """
+
+    code: str
+    expected: str
+    options: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
+    deviations: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+
+
+def summary(result: ExecutionResult) -> str:
+    """Return the outcome, and what else is known: exit code, output, error, return value, cut streams."""
+    parts = [result.outcome.value]
+    if result.exit_code:
+        parts.append(f"exit {result.exit_code}")
+    if result.stdout:
+        parts.append(repr(result.stdout) if len(result.stdout) < 60 else f"{len(result.stdout)} characters")
+    if result.error is not None and result.outcome.value in ("USER_ERROR", "SYNTAX_ERROR"):
+        parts.append(f"{result.error.name}: {result.error.message}")
+    if result.ret_val:
+        parts.append(f"returned {result.ret_val}")
+    return " | ".join([*parts, *(f"{name} cut" for name in sorted(result.truncated))])
+
+
+# The guest program cannot stop a call of C code. Services that kill programs lose the output of the guest program.
+PYTHON = {
+    "print": Program("print('hello')", "OK | 'hello\\n'"),
+    "two streams": Program("import sys\nprint('out')\nprint('err', file=sys.stderr)", "OK | 'out\\n'"),
+    "lines": Program("print('a')\nprint('b')", "OK | 'a\\nb\\n'"),
+    "dict": Program("print({'a': 1})", "OK | \"{'a': 1}\\n\""),
+    "unicode": Program("print('é 你好 🌍')", "OK | 'é 你好 🌍\\n'"),
+    "surrogate": Program("print('\\ud800')", "OK | '\\ud800\\n'"),
+    "NUL": Program("print('a\\0b\\r\\nc', end='')", "OK | 'a\\x00b\\r\\nc'"),
+    "bytes": Program("import sys; sys.stdout.buffer.write(b'ok \\xff')", "OK | 'ok \ufffd'"),
+    "big": Program("print('x' * 20_000)", "OK | 20001 characters"),
+    "exception": Program("def f(): raise ValueError('boom é')\nf()", "USER_ERROR | exit 1 | ValueError: boom é"),
+    "output, then exception": Program(
+        "print(1)\n1 / 0", "USER_ERROR | exit 1 | '1\\n' | ZeroDivisionError: division by zero"
+    ),
+    "exit 3": Program(
+        "print('bye')\nraise SystemExit(3)",
+        "USER_ERROR | exit 3 | 'bye\\n' | SystemExit: the program exited with code 3",
+    ),
+    "exit 0": Program("print('a'); raise SystemExit; print('b')", "OK | 'a\\n'"),
+    "exit with 137": Program(
+        "raise SystemExit(137)", "USER_ERROR | exit 137 | SystemExit: the program exited with code 137"
+    ),
+    "syntax error": Program("def f(:\n  pass", "SYNTAX_ERROR | exit 1 | SyntaxError: invalid syntax"),
+    "syntax error in eval": Program("eval('1 +')", "USER_ERROR | exit 1 | SyntaxError: invalid syntax"),
+    "endless loop": Program("print('before')\nwhile True: pass", "TIMEOUT | 'before\\n'"),
+    "sleep": Program("import time\nprint('before')\ntime.sleep(60)", "TIMEOUT | 'before\\n'"),
+    "long call of C code": Program(
+        "print('before')\nsum(iter(int, 1))",
+        "TIMEOUT",
+        deviations={"python-faas": "DeadlineExceededError", "embedded": "TIMEOUT | 'before\\n'"},
+    ),
+    "flood": Program("while True: print('x' * 1000)", "OUTPUT_LIMIT | 20100 characters | stdout cut"),
+    "memory error": Program(
+        "raise MemoryError('mine')",
+        "USER_ERROR | exit 1 | MemoryError: mine",
+        deviations={"embedded": "MEMORY_LIMIT"},
+    ),
+    "killed": Program(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        "CRASHED",
+        deviations={"python-faas": "CRASHED | exit 1"},
+    ),
+    "return value": Program("return_val({'a': 0.50})", "OK | returned {'a': 0.5}"),
+    "own return_val": Program(
+        "def return_val(v):\n"
+        "    print('__COZE_RETURN_VAL_START__')\n    print(v)\n    print('__COZE_RETURN_VAL_END__')\n"
+        "print('a')\nreturn_val(5)",
+        "OK | 'a\\n' | returned 5",
+    ),
+    "deep recursion": Program("def f(n): return n and f(n - 1)\nprint(f(900))", "OK | '0\\n'"),
+    "await": Program("import asyncio\nprint(await asyncio.sleep(0, 5))", "OK | '5\\n'"),
+    "empty stdin": Program("import sys; print(repr(sys.stdin.read()))", "OK | \"''\\n\""),
+    "stdin": Program("print(input(), input())", "OK | 'a b\\n'", options={"stdin": "a\nb"}),
+    "thread": Program(
+        "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
+        "OK | 'late\\n'",
+    ),
+}
+# Deno has a parser with other messages.
+DENO, DENO_MESSAGE = ("js-faas", "embedded"), "Unexpected token `=`. Expected yield, an identifier, [ or {"
+JAVASCRIPT = {
+    "print": Program("console.log('hello')", "OK | 'hello\\n'"),
+    "object": Program("console.log('x', { a: 1 })", "OK | 'x { a: 1 }\\n'"),
+    "unicode": Program("console.log('é 你好 🌍')", "OK | 'é 你好 🌍\\n'"),
+    "big": Program("console.log('x'.repeat(20000))", "OK | 20001 characters"),
+    "exception": Program(
+        "function f() { throw new TypeError('boom é'); }\nf();", "USER_ERROR | exit 1 | TypeError: boom é"
+    ),
+    "late exception": Program(
+        "setTimeout(() => { throw new Error('late'); }, 5);", "USER_ERROR | exit 1 | Error: late"
+    ),
+    "rejection": Program("Promise.reject(new Error('late'));", "USER_ERROR | exit 1 | Error: late"),
+    "thrown string": Program("throw 'text';", "USER_ERROR | exit 1 | Error: text"),
+    "exit 3": Program(
+        "console.log('bye'); globalThis.process.exit(3);",
+        "USER_ERROR | exit 3 | 'bye\\n' | Exit: the program exited with code 3",
+    ),
+    "syntax error": Program(
+        "const = 3;",
+        "SYNTAX_ERROR | exit 1 | SyntaxError: Unexpected token '='",
+        deviations=dict.fromkeys(DENO, f"SYNTAX_ERROR | exit 1 | SyntaxError: {DENO_MESSAGE}"),
+    ),
+    "syntax error in eval": Program("(0, eval)('const =');", "USER_ERROR | exit 1 | SyntaxError: Unexpected token '='"),
+    "endless loop": Program(
+        "console.log('before'); while (true) {}", "TIMEOUT | 'before\\n'", deviations={"js-faas": "TIMEOUT"}
+    ),
+    "endless timer": Program("console.log('before'); setInterval(() => {}, 10);", "TIMEOUT | 'before\\n'"),
+    "endless loop in a callback": Program(
+        "console.log('before'); setTimeout(() => { while (true) {} }, 5);",
+        "TIMEOUT",
+        deviations={"embedded": "TIMEOUT | 'before\\n'"},
+    ),
+    "flood": Program("for (;;) console.log('x'.repeat(1000));", "OUTPUT_LIMIT | 20100 characters | stdout cut"),
+    "late output": Program("setTimeout(() => console.log('late'), 20);", "OK | 'late\\n'"),
+    "top-level await": Program("console.log(await Promise.resolve(5));", "OK | '5\\n'"),
+    "import": Program("import { basename } from 'node:path'; console.log(basename('/a/b'));", "OK | 'b\\n'"),
+    "require": Program(
+        "console.log(require('node:path').basename('/a/b'));",
+        "OK | 'b\\n'",
+        # Deno runs ES modules.
+        deviations=dict.fromkeys(DENO, "USER_ERROR | exit 1 | ReferenceError: require is not defined"),
+    ),
+    "return value": Program("return_val(JSON.stringify({ a: 1 }));", 'OK | returned {"a":1}'),
+}
+
+
+async def call_all(manager: RuntimeManager) -> dict[str, object]:
+    """Return what the calls of functions, cases and tests have returned."""
+    python = {"language": "python", "timeout_ms": TIMEOUT_MS}
+    js = {"language": "js", "timeout_ms": TIMEOUT_MS}
+    code = "def f(n):\n    if n == 2: raise KeyError(n)\n    if n == 3: raise SystemExit(4)\n    return {'n': n}"
+    cases = await manager.run_cases(code, "f", [(n,) for n in range(5)], **python)
+    js_code = "function f(n) { if (n === 2) throw new Error('two'); if (n === 3) for (;;); return [n]; }"
+    js_cases = await manager.run_cases(js_code, "f", [(n,) for n in range(5)], language="js", timeout_ms=400)
+    tests = [TestCase("1", "2"), TestCase("2", "4"), TestCase("3", "7"), TestCase("", "")]
+    judgement = await manager.judge("print(int(input()) * 2)", tests, **python)
+    return {
+        "function": (await manager.call_function("def add(a, b): return a + b", "add", [1], {"b": 2}, **python)).value,
+        "async function": (await manager.call_function("async def f(): return '你'", "f", **python)).value,
+        "missing function": (await manager.call_function("x = 1", "f", **python)).outcome.value,
+        "cases": [(result.outcome.value, result.ret_val) for result in cases],
+        "js function": (await manager.call_function("const add = (a, b) => a + b;", "add", [1, 2], **js)).value,
+        "js export": (await manager.call_function("export const f = async () => 5;", "f", **js)).value,
+        "js cases": [(result.outcome.value, result.ret_val) for result in js_cases],
+        "verdicts": [str(verdict.verdict) for verdict in judgement.results],
+    }
+
+
+CALLS = {
+    "function": 3,
+    "async function": "你",
+    "missing function": "USER_ERROR",
+    "cases": [("OK", '{"n": 0}'), ("OK", '{"n": 1}'), ("USER_ERROR", ""), ("USER_ERROR", ""), ("OK", '{"n": 4}')],
+    "js function": 3,
+    "js export": 5,
+    "js cases": [("OK", "[0]"), ("OK", "[1]"), ("USER_ERROR", ""), ("TIMEOUT", ""), ("OK", "[4]")],
+    "verdicts": ["PASSED", "PASSED", "WRONG_ANSWER", "USER_ERROR"],
+}

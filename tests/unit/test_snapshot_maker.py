@@ -1,0 +1,111 @@
+"""Snapshots of packages are made one at a time, and those that programs need come first."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from faasrt.local.engines import snapshot_maker
+from faasrt.local.engines.snapshot_maker import SnapshotMaker
+from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
+
+pytestmark = pytest.mark.asyncio
+
+
+class Maker:
+    """Makes empty files in place of snapshots, one each time that `go` is set."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, free_bytes: int = 2**40) -> None:
+        monkeypatch.setattr(snapshot_maker, "snapshot_of", lambda folder, tier: folder / tier)
+        usage = SimpleNamespace(free=free_bytes)
+        monkeypatch.setattr(snapshot_maker, "shutil", SimpleNamespace(disk_usage=lambda folder: usage))
+        self.folder = folder
+        self.made: list[str] = []
+        self.reports: list[str] = []
+        self.problem = ""
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.maker = SnapshotMaker(folder, self.make, self.reports.append)
+
+    async def make(self, tier: str) -> str:
+        self.made.append(tier)
+        self.begun.set()
+        await self.go.wait()
+        return self.problem
+
+
+@pytest.fixture
+def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    (tmp_path / STANDARD_TIER).touch()
+    return Maker(tmp_path, monkeypatch)
+
+
+async def test_all_are_made_in_order(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the delay, the smallest comes first."""
+    monkeypatch.setattr(snapshot_maker, "_DELAY_S", 0.001)
+    maker.go.set()
+    await maker.maker.run()
+    assert (maker.made, maker.maker.activity, maker.reports) == (list(TIERS), "", [])
+
+
+async def test_the_one_that_a_program_needs_is_made_at_once(maker: Maker) -> None:
+    """The others wait. The activity names the progress."""
+    running = asyncio.create_task(maker.maker.run())
+    while not maker.begun.is_set():  # until it knows which are missing
+        maker.maker.want("import pandas")
+        await asyncio.sleep(0)
+    assert maker.maker.activity == "making snapshots of packages, 0 of 5 are made"
+    maker.go.set()
+    await maker.maker.make_all()
+    await running
+    assert (maker.made[0], sorted(maker.made)) == ("pandas", sorted(TIERS))
+
+
+async def test_a_snapshot_that_cannot_be_made_is_reported_once(maker: Maker) -> None:
+    """The others are still made."""
+    maker.problem = "no luck"
+    maker.go.set()
+    running = asyncio.create_task(maker.maker.run())
+    await maker.maker.make_all()
+    await running
+    assert (sorted(maker.made), len(maker.reports)) == (sorted(TIERS), len(TIERS))
+    assert "programs with numpy start slowly, because no snapshot could be made: no luck" in maker.reports
+
+
+async def test_a_full_disk_gets_no_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report says why."""
+    (tmp_path / STANDARD_TIER).touch()
+    full = Maker(tmp_path, monkeypatch, free_bytes=2**30 - 1)
+    running = asyncio.create_task(full.maker.run())
+    await full.maker.make_all()
+    await running
+    assert (full.made, len(full.reports)) == ([], len(TIERS))
+    assert all("less than 1 GiB left" in report for report in full.reports)
+
+
+async def test_nothing_is_made_where_snapshots_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the snapshot of the standard library, no other one is tried."""
+    none = Maker(tmp_path, monkeypatch)
+    await none.maker.run()
+    await none.maker.make_all()
+    assert none.made == []
+
+
+@pytest.mark.parametrize(
+    ("code", "tiers"),
+    [
+        ("print(1)", []),
+        ("import numpy as np", ["numpy", "pandas", "scipy", "sklearn"]),
+        ("import pandas, numpy", ["pandas", "sklearn", "numpy", "scipy"]),
+        ("import scipy; from pandas import *", ["sklearn", "pandas", "scipy"]),
+        ("import sympy", ["sympy"]),
+        ("import numpyro", []),
+    ],
+)
+async def test_the_tier_with_most_packages_of_a_program_comes_first(code: str, tiers: list[str]) -> None:
+    """Of those that have as many, the smallest comes first."""
+    assert tiers_of(code) == tiers
+    assert packages_of(STANDARD_TIER) == set()
