@@ -40,16 +40,16 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 | | SandboxFusion | Piston |
 |---|---|---|
 | a longer result, with output, error and return value | above 110 KB, cut to 64 KiB | above 44 KB, cut to 32 KiB |
-| the time limit | any; the service gets 500 ms more | at most PISTON_RUN_TIMEOUT, less 500 ms |
+| the time limit | any; the service gets 1 s more | at most PISTON_RUN_TIMEOUT, less 1 s |
 | the memory limit | not sent; the service would limit the address space | sent |
 | a request | any size | at most 100 kB |
 | `stdin` in JavaScript | exact | gets a newline at its end if it has none; an empty one is a newline |
 
 * Python runs in the service's CPython. The output of child processes is recorded too, and stands before the output that
   the program itself has buffered.
-* JavaScript runs in the service's Node.js: as a CommonJS module, or as an ES module if it does not parse as the former.
-  Output of child processes stands before that of the program. `run_cases` has no `stdin` there, and files cannot be
-  collected.
+* JavaScript runs in the service's Node.js, which must be 18 or newer (20 for `import()` in CommonJS): as a CommonJS
+  module, or as an ES module if it does not parse as the former. Output of child processes stands before that of the
+  program. `run_cases` has no `stdin` there, and files cannot be collected.
 * A program that blocks in C code, or loops for ever in a callback of JavaScript, is killed by the service. The outcome
   is TIMEOUT, and its output is lost. So is the output of a program that kills its process (CRASHED).
 * TypeScript is one of the other languages. So it depends on the service, and functions cannot be called.
@@ -58,7 +58,7 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 
 Further languages of a service are lower-case strings: `await manager.run_code(code, "cpp")`. They are accepted if an
 endpoint's service may have them. SandboxFusion has those of its API. Each Piston has other packages, and refuses the
-languages without a package with a `RejectedError`; `faasrt health` shows its runtimes.
+languages without a package with a `RejectedError`; `faasrt health --json` shows its runtimes.
 
 `run_code`, `judge` and `map` work, with `stdin` and `files`, and on Piston with `argv`. Such programs travel without an
 envelope, so the result is what the service reports:
@@ -79,8 +79,8 @@ The same holds for all programs with `Settings(envelope="never")`.
 
 Requests can only lower the limits of Piston, and its defaults are too low for most programs. Set, for example:
 
-    PISTON_RUN_TIMEOUT=60500
-    PISTON_RUN_CPU_TIME=60500
+    PISTON_RUN_TIMEOUT=61000
+    PISTON_RUN_CPU_TIME=61000
     PISTON_OUTPUT_MAX_SIZE=65536
 
 A `RejectedError` names PISTON_RUN_TIMEOUT if the limit is too low for `timeout_ms`, which is 30 s by default. An

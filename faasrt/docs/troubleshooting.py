@@ -95,7 +95,8 @@ process of a program could not be started. `faasrt health` shows the reason.
 
 The server refused the request (another 4xx); `error.error` and `error.details` say why. 401: the token is missing or
 wrong. 404: the URL is not that of a FaaS, or a gateway needs a path. 413: the program is too large. 400 from the
-embedded FaaS names the field that it cannot honour, such as `network_enabled`.
+embedded FaaS names the field that it cannot honour, such as `network_enabled`. Errors of Piston name the setting to
+change, such as PISTON_RUN_TIMEOUT; see "Settings of a Piston server" in `faasrt.docs.services`.
 
 ### ServerError
 

@@ -1,7 +1,7 @@
 """Piston: `POST /execute` of engineer-man/piston. Its URL ends in /api/v2.
 
 Source: its API server, at commit 0a844d0. Requests can only lower the limits of the server, and its defaults are low:
-set PISTON_RUN_TIMEOUT and PISTON_RUN_CPU_TIME (3,000 ms) to the longest time limit plus 500 ms, and
+set PISTON_RUN_TIMEOUT and PISTON_RUN_CPU_TIME (3,000 ms) to the longest time limit plus 1,000 ms, and
 PISTON_OUTPUT_MAX_SIZE (1,024 bytes) to at least 65,536. A stream above its limit loses a part, and ends the program.
 
     run.status XX                                     ServerError: the sandbox failed, sent "maybe"
@@ -132,7 +132,7 @@ def _refusal(answer: Answer) -> tuple[str, str] | None:
         setting, option = f"PISTON_{match['name'].upper()}", "timeout_ms"
         if "memory" in match["name"]:
             option = "memory_limit_mb"
-        return f"{message}; raise {setting} of the server, or lower {option} (an envelope adds 500 ms)", ""
+        return f"{message}; raise {setting} of the server, or lower {option} (an envelope adds 1000 ms)", ""
     if "PayloadTooLargeError" in message:
         return f"{message}; Piston accepts 100 kB, so send a smaller program or input", ""
     if message.endswith("runtime is unknown"):

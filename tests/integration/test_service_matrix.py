@@ -41,7 +41,7 @@ async def service(name: str) -> AsyncIterator[RuntimeManager]:
             endpoints=endpoints,
             sandbox=sandbox,
             limiter=LimiterSettings(max_concurrency=3),
-            timeouts=TimeoutSettings(grace_s=10, startup_s=0.1),
+            timeouts=TimeoutSettings(grace_s=15, startup_s=0.1),
         )
         yield await stack.enter_async_context(RuntimeManager(settings=settings))
 
@@ -59,6 +59,12 @@ async def run_all(manager: RuntimeManager, programs: Mapping[str, Program], lang
 
 def expected(programs: Mapping[str, Program], name: str) -> dict[str, str]:
     return {title: program.deviations.get(name, program.expected) for title, program in programs.items()}
+
+
+@pytest.fixture(autouse=True)
+def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to start an interpreter, which is a part of the time limit of a service."""
+    monkeypatch.setattr("faasrt.protocol.program._KILL_MARGIN_MS", 8_000)
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -17,7 +17,8 @@ function base64(bytes) {
 
 function pack(text) {
   const quoted = stringify(text);
-  if (quoted.length < 1.3 * text.length + 100 || !apply(isWellFormed, text, [])) return quoted;
+  // Node.js 18 has no isWellFormed.
+  if (quoted.length < 1.3 * text.length + 100 || !isWellFormed || !apply(isWellFormed, text, [])) return quoted;
   return `{"base64":"${base64(encode(text))}"}`;
 }
 

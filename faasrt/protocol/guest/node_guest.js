@@ -27,8 +27,9 @@ const define = Object.defineProperty;
 const folder = host.cwd();
 const fileName = "main.js";
 const runner = `faasrt_${job.nonce}`;
-const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
-const options = loader === undefined ? { filename: fileName } : { filename: fileName, importModuleDynamically: loader };
+// Node.js 18 lacks the constant.
+const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((specifier) => import(specifier));
+const options = { filename: fileName, importModuleDynamically: loader };
 const isModule = /\b(?:import|export|await)\b/;
 
 // ---- The records.
