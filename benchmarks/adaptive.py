@@ -19,15 +19,15 @@ import aiohttp
 from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_requests, spreads
 from benchmarks.report import Report, Spread
 from faasrt import FaasrtError, LimiterSettings, RetrySettings, RuntimeManager, Settings
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 
 KNEE, MOST, CALL_S = 8, 16, 0.02
 FIXED = ("1", "2", "4", "8", "12", "16", "24", "32", "64")
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[FakeFaas]:
-    async with FakeFaas() as fake:
+async def server() -> AsyncIterator[FakeFaaS]:
+    async with FakeFaaS() as fake:
         fake.capacity = MOST
         fake.handler = lambda body: Reply(delay_s=CALL_S * max(1.0, fake.in_flight / KNEE))
         yield fake

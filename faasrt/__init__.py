@@ -48,7 +48,7 @@ The reference:
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
 `faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`,
-`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaas`, `faasrt.testing.Reply`,
+`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
 `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other names are internal and may change.
 
 From coze-loop's Go runtime to faasrt:

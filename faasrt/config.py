@@ -144,8 +144,8 @@ class RetrySettings(metaclass=RecordType):
         success_credit: The tokens that a successful call adds to the budget. Default: 1.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake:
         ...     fake.script(Reply.crash())
         ...     settings = Settings(endpoints={"python": fake.url}, retry=RetrySettings(idempotent=True))
         ...     async with RuntimeManager(settings=settings) as manager:

@@ -193,8 +193,8 @@ class ServiceError(FaasrtError):
         status: The HTTP status of the answer; None if there was no answer.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply.crash())
         ...     try:
         ...         await manager.run_code("print(1)", "python")
@@ -234,8 +234,8 @@ class ConnectError(ServiceError):
     """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.down()
         ...     try:
         ...         await manager.run_code("print(1)", "python")
@@ -252,8 +252,8 @@ class ConnectionLostError(ServiceError):
     """The request was sent and the answer did not arrive. The code may have run.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply(reset_after=0))
         ...     try:
         ...         await manager.run_code("print(1)", "python")
@@ -270,9 +270,9 @@ class DeadlineExceededError(ServiceError):
     when the deadline is.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
+        >>> from faasrt.testing import FakeFaaS, Reply
         >>> timeouts = TimeoutSettings(grace_s=0.1)
-        >>> async with FakeFaas() as fake:
+        >>> async with FakeFaaS() as fake:
         ...     fake.script(Reply(hang=True))
         ...     async with RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}, timeouts=timeouts) as manager:
         ...         try:
@@ -291,8 +291,8 @@ class OverloadedError(ServiceError):
         not_started: Whether the answer states that the code was not started.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply.overloaded(retry_after=60))
         ...     try:
         ...         await manager.run_code("print(1)", "python")
@@ -324,8 +324,8 @@ class RejectedError(_AnsweredError):
     `error` and `details` are the texts in the answer that say why the server refused.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply(status=400, details="code is too long"))
         ...     try:
         ...         await manager.run_code("print(1)", "python")
@@ -342,8 +342,8 @@ class ServerError(_AnsweredError):
     raised, without an endpoint, when the local process that checks the syntax of Python fails.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply.crash())
         ...     try:
         ...         await manager.run_code("print(1)", "python")
@@ -357,8 +357,8 @@ class ProtocolError(ServiceError):
     """The answer does not follow the protocol: a redirect, a body that is not a JSON object, or wrong types.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply(body=b"<html>a proxy's page</html>"))
         ...     try:
         ...         await manager.run_code("print(1)", "python")

@@ -243,17 +243,17 @@ fast [True]
 ## 8. Retry programs that may run twice
 
 By default a program runs at most once, so a lost answer is an error. A pure function may run again: say so for the
-call, or for all calls with `RetrySettings(idempotent=True)`. `FakeFaas` stands in for a server that fails once.
+call, or for all calls with `RetrySettings(idempotent=True)`. `FakeFaaS` stands in for a server that fails once.
 
 ```python
 import asyncio
 
 from faasrt import RuntimeManager, ServerError
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 
 
 async def main():
-    async with FakeFaas() as fake, RuntimeManager.from_url(fake.url) as manager:
+    async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url) as manager:
         fake.script(Reply.crash(), Reply.crash(), Reply.ok("42\n"))
         try:
             await manager.run_code("print(6 * 7)", "python")

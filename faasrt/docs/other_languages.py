@@ -81,9 +81,9 @@ Programs run in the jail of the level `namespaces`, as native Python does, and s
 level `filters` these languages are not available. An engine starts when a program first needs it, and first runs a
 short program to check that the toolchain works.
 
-COZE_LOOP_FAAS_URL, `RuntimeManager.from_url` and `Settings(endpoints={"cpp": url})` name a server for them. It must be
-an embedded FaaS (`faasrt serve`): python-faas and js-faas run other languages as if they were their own, so faasrt
-sends them no such program.
+COZE_LOOP_FAAS_URL, `RuntimeManager.from_url` and `Settings(endpoints={"cpp": url})` name a server for them: an
+embedded FaaS (`faasrt serve`), or a server of SandboxFusion or Piston (`faasrt.docs.services`). python-faas and js-faas
+run every program as Python or as JavaScript, so faasrt sends them no other one.
 """
 
 __docformat__ = "markdown"

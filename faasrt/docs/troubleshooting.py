@@ -54,7 +54,7 @@ last chunk.
 ### RuntimeClosedError
 
 The manager was closed before the call or during it. Keep the `async with` block open for as long as calls are made. The
-same error means that `LocalFaaS` or `FakeFaas` was used before it was opened.
+same error means that `LocalFaaS` or `FakeFaaS` was used before it was opened.
 
 ### QueueFullError
 

@@ -1,11 +1,11 @@
 r"""Servers that fail on demand, for your own tests: a scripted FaaS, and a proxy that injects network faults.
 
-`FakeFaas` does not run programs. It sends scripted answers over a real socket, and records the requests.
+`FakeFaaS` does not run programs. It sends scripted answers over a real socket, and records the requests.
 
 Example:
     >>> from faasrt import OverloadedError, RuntimeManager, Settings
-    >>> from faasrt.testing import FakeFaas, Reply
-    >>> async with FakeFaas() as fake:
+    >>> from faasrt.testing import FakeFaaS, Reply
+    >>> async with FakeFaaS() as fake:
     ...     fake.script(Reply.overloaded(retry_after=0), Reply.ok("hi\n", value={"score": 1}))
     ...     async with RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
     ...         result = await manager.run_code("print('hi')", "python")
@@ -16,7 +16,7 @@ Example:
 
 The answer can depend on the program, and a full server can refuse it:
 
-    >>> async with FakeFaas() as fake:
+    >>> async with FakeFaaS() as fake:
     ...     fake.handler = lambda request: Reply(outcome="TIMEOUT" if "while" in request["code"] else "OK")
     ...     fake.capacity = 1
     ...     async with RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
@@ -29,7 +29,7 @@ be changed at any time: latency, bandwidth, small slices, half-closed connection
 
     >>> from faasrt import ConnectionLostError
     >>> from faasrt.testing import FaultProxy, Toxics
-    >>> async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+    >>> async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy:
     ...     async with RuntimeManager(settings=Settings(endpoints={"python": proxy.url})) as manager:
     ...         before = await manager.run_code("print('hi')", "python")
     ...         proxy.downstream = Toxics(reset_after_bytes=20)  # in the middle of the answer
@@ -39,7 +39,7 @@ be changed at any time: latency, bandwidth, small slices, half-closed connection
     ...             print(error.sent, fake.executions)
     maybe 2
 
-Installing faasrt adds two fixtures to pytest: `faasrt_fake`, an open `FakeFaas`, and `faasrt_local`, the URL of an
+Installing faasrt adds two fixtures to pytest: `faasrt_fake`, an open `FakeFaaS`, and `faasrt_local`, the URL of an
 embedded FaaS. See `faasrt.testing.pytest_plugin`.
 """
 
@@ -49,14 +49,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from faasrt.testing.fake_faas import FakeFaas
+    from faasrt.testing.fake_faas import FakeFaaS
     from faasrt.testing.fault_proxy import FaultProxy, Toxics
     from faasrt.testing.replies import Reply
 
-__all__ = ["FakeFaas", "FaultProxy", "Reply", "Toxics"]
+__all__ = ["FakeFaaS", "FaultProxy", "Reply", "Toxics"]
 
 # The modules are loaded on first use, because every start of pytest imports this package.
-_MODULE_OF = {"FakeFaas": "fake_faas", "FaultProxy": "fault_proxy", "Reply": "replies", "Toxics": "fault_proxy"}
+_MODULE_OF = {"FakeFaaS": "fake_faas", "FaultProxy": "fault_proxy", "Reply": "replies", "Toxics": "fault_proxy"}
 
 
 def __getattr__(name: str) -> Any:

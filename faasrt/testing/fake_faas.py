@@ -1,4 +1,4 @@
-"""FakeFaas: a FaaS on a real socket that sends scripted answers, and does not run programs."""
+"""FakeFaaS: a FaaS on a real socket that sends scripted answers, and does not run programs."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _MAX_LINE_BYTES = 65_536
 _KEEP_ALIVE_S = 86_400.0
 
 
-class FakeFaas(LoopbackServer):
-    r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaas() as fake: fake.url`.
+class FakeFaaS(LoopbackServer):
+    r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaaS() as fake: fake.url`.
 
     The answer to a program is the first of these that applies: status 429 if `capacity` is used up; the reply of
     `handler`; the next reply passed to `script`; `default`. All of them can be changed at any time. A client that
@@ -65,8 +65,8 @@ class FakeFaas(LoopbackServer):
         probes: The number of requests to `/health`.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, Reply
-        >>> async with FakeFaas() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> from faasrt.testing import FakeFaaS, Reply
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
         ...     fake.script(Reply.overloaded(retry_after=0), Reply.ok("hi\n"))
         ...     result = await manager.run_code("print('hi')", "python")
         ...     print(result.stdout.strip(), result.attempts, fake.executions, fake.requests[0]["code"])
@@ -166,7 +166,7 @@ class FakeFaas(LoopbackServer):
 class _Connection(web.RequestHandler):
     """A connection in aiohttp. If the reply may reset the connection, aiohttp gets only a complete request."""
 
-    def __init__(self, fake: FakeFaas) -> None:
+    def __init__(self, fake: FakeFaaS) -> None:
         loop, server = asyncio.get_running_loop(), web.Server(fake._handle, handler_cancellation=True)
         options: dict[str, Any] = {"access_log": None, "keepalive_timeout": _KEEP_ALIVE_S}
         super().__init__(server, loop=loop, max_line_size=_MAX_LINE_BYTES, max_field_size=_MAX_LINE_BYTES, **options)

@@ -156,8 +156,8 @@ class FaultProxy(LoopbackServer):
         ConfigurationError: `target_url` is not an http or https URL with a host.
 
     Example:
-        >>> from faasrt.testing import FakeFaas, FaultProxy, Toxics
-        >>> async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+        >>> from faasrt.testing import FakeFaaS, FaultProxy, Toxics
+        >>> async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy:
         ...     async with RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": proxy.url}) as manager:
         ...         proxy.downstream = Toxics(reset_after_bytes=0)
         ...         try:

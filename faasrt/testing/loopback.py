@@ -1,4 +1,4 @@
-"""The base class of FakeFaas and FaultProxy: a server on 127.0.0.1 that can go down and come up again."""
+"""The base class of FakeFaaS and FaultProxy: a server on 127.0.0.1 that can go down and come up again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 r"""The pytest plugin: fixtures with a FaaS for tests. Installing faasrt adds them to pytest.
 
-`faasrt_fake` is a new `FakeFaas` for each test, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
+`faasrt_fake` is a new `FakeFaaS` for each test, and needs pytest-asyncio (in any mode) or a test marked `anyio`.
 `faasrt_local` is the base URL of an embedded FaaS that the whole session shares; it needs the extra `local`.
 
 A test file, for example:
@@ -49,8 +49,8 @@ from faasrt import testing
 
 
 @pytest.fixture
-def faasrt_fake(request: pytest.FixtureRequest) -> testing.FakeFaas:
-    """A new `FakeFaas`, open while the test runs.
+def faasrt_fake(request: pytest.FixtureRequest) -> testing.FakeFaaS:
+    """A new `FakeFaaS`, open while the test runs.
 
     It runs in the event loop of the test's fixtures. Where tests have a `loop_scope` other than "function", set
     `asyncio_default_fixture_loop_scope` to the same.
@@ -58,15 +58,15 @@ def faasrt_fake(request: pytest.FixtureRequest) -> testing.FakeFaas:
     for_anyio = "anyio_backend" in request.fixturenames
     if not for_anyio and not request.config.pluginmanager.has_plugin("asyncio"):
         pytest.fail("faasrt_fake needs pytest-asyncio, or a test that is marked with anyio", pytrace=False)
-    fake: testing.FakeFaas = request.getfixturevalue(
+    fake: testing.FakeFaaS = request.getfixturevalue(
         "_faasrt_fake_of_anyio" if for_anyio else "_faasrt_fake_of_asyncio"
     )
     return fake
 
 
 @pytest.fixture
-async def _faasrt_fake_of_anyio() -> AsyncIterator[testing.FakeFaas]:
-    async with testing.FakeFaas() as fake:
+async def _faasrt_fake_of_anyio() -> AsyncIterator[testing.FakeFaaS]:
+    async with testing.FakeFaaS() as fake:
         yield fake
 
 
@@ -74,8 +74,8 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
     import pytest_asyncio
 
     @pytest_asyncio.fixture
-    async def _faasrt_fake_of_asyncio() -> AsyncIterator[testing.FakeFaas]:
-        async with testing.FakeFaas() as fake:
+    async def _faasrt_fake_of_asyncio() -> AsyncIterator[testing.FakeFaaS]:
+        async with testing.FakeFaaS() as fake:
             yield fake
 
 

@@ -1,4 +1,4 @@
-"""Reply: the answer of a `FakeFaas` to one program."""
+"""Reply: the answer of a `FakeFaaS` to one program."""
 
 from __future__ import annotations
 

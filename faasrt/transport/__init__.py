@@ -43,8 +43,8 @@ until the time limit of the code, unless `/health` reports `cancels_on_disconnec
 `get_metrics().states` has an `EndpointState` for each replica.
 
 Example:
-    >>> from faasrt.testing import FakeFaas
-    >>> async with FakeFaas() as one, FakeFaas() as two:
+    >>> from faasrt.testing import FakeFaaS
+    >>> async with FakeFaaS() as one, FakeFaaS() as two:
     ...     one.down()
     ...     async with RuntimeManager(settings=Settings(endpoints={"python": [one.url, two.url]})) as manager:
     ...         results = [await manager.run_code("print(1)", "python") for _ in range(10)]

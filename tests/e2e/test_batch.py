@@ -36,7 +36,7 @@ from faasrt import sync
 from faasrt.cli.report.page import render
 from faasrt.cli.report.summary import Summary
 from faasrt.results import ErrorInfo, Outcome
-from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
+from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.cli import faasrt
 from support.served import CLEAN, until
 
@@ -127,7 +127,7 @@ def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
 def test_a_finished_batch_runs_nothing_again_with_a_cache(tmp_path: Path) -> None:
     """The second run has the same verdicts, marked, without an execution. A timeout runs again."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)), {**program(60), "code": "t"})
-    with in_thread(FakeFaas()) as faas:
+    with in_thread(FakeFaaS()) as faas:
         faas.handler = lambda body: Reply(stdout=body["code"], outcome="TIMEOUT" if body["code"] == "t" else "OK")
         found, summaries = [], []
         for run in ("first", "second"):
@@ -148,7 +148,7 @@ def test_a_finished_batch_runs_nothing_again_with_a_cache(tmp_path: Path) -> Non
 
 def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
     tasks = write(tmp_path / "tasks.jsonl", program(0))
-    with in_thread(FakeFaas()) as faas:
+    with in_thread(FakeFaaS()) as faas:
         code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--cache", tasks)
         assert code == 2
         assert tasks in stderr
@@ -446,7 +446,7 @@ async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_pat
             return Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo(errors[number % 10]), delay_s=0.05)
         return Reply(stdout="x", delay_s=0.05)
 
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         faas.handler = answer
         command = [*COMMAND, tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--concurrency", "16"]
         code, shown = await run_on_terminal(command, columns)
@@ -501,7 +501,7 @@ def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
             outcome=Outcome.TIMEOUT, error=ErrorInfo("Timeout", "timeout after 2000 ms (limit of the client)")
         ),
     }
-    with in_thread(FakeFaas()) as faas:
+    with in_thread(FakeFaaS()) as faas:
         faas.handler = lambda body: replies.get(body["code"], Reply(status=418, details="a teapot"))
         command = ["--url", faas.url, "--concurrency", "1", "--summary-json", str(tmp_path / "sum")]
         code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), *command)
@@ -602,7 +602,7 @@ def test_resume_identifies_tasks_without_an_id_by_their_text(url: str, tmp_path:
 
 async def test_a_retry_does_not_wait_for_the_next_line_of_stdin(tmp_path: Path) -> None:
     """Ctrl-C ends the wait for the next line."""
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         faas.script(Reply.crash())
         command = [*COMMAND, "-", "-o", str(tmp_path / "out"), "--url", faas.url, "--retry-infra", "1"]
         process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -621,7 +621,7 @@ async def test_a_retry_does_not_wait_for_the_next_line_of_stdin(tmp_path: Path) 
 async def test_an_outage_does_not_use_up_the_task_file(tmp_path: Path) -> None:
     """While tasks wait for a retry, the rest of the file is not read. Ctrl-C writes the failures of these tasks."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(2_000)))
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         faas.default = Reply.crash()
         out = tmp_path / "out"
         command = [
@@ -655,7 +655,7 @@ def test_infrastructure_errors_can_be_retried(tmp_path: Path) -> None:
     """The exit code is 3 while any are left. They run again with `--retry-infra` or `--resume`."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(10)))
     out = tmp_path / "out"
-    with in_thread(FakeFaas()) as faas:
+    with in_thread(FakeFaaS()) as faas:
         failing = {"print(3)": 2, "print(7)": 2}
 
         def handle(body: dict[str, Any]) -> Reply:

@@ -94,7 +94,7 @@ async def test_every_public_name_of_other_modules_has_an_example() -> None:
     listed = re.findall(
         r"`(faasrt\.[\w.]+\.\w+)`", str(faasrt.__doc__).partition("The public names are")[2].partition("All other")[0]
     )
-    assert {"faasrt.ray.run_tasks", "faasrt.testing.FakeFaas"} <= set(listed)
+    assert {"faasrt.ray.run_tasks", "faasrt.testing.FakeFaaS"} <= set(listed)
     listed += [f"faasrt.testing.{name}" for name in faasrt.testing.__all__]
     for name in listed:
         value = pydoc.locate(name)

@@ -28,7 +28,7 @@ from aiohttp import web
 from faasrt import LimiterSettings, RuntimeManager
 from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastapi_backend
 from faasrt.local import LocalFaaS
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import until_active
 from support.served import CLEAN, is_gone, until
 
@@ -113,7 +113,7 @@ async def test_failures_of_graders_are_answered_with_200(backend: str, local: Ru
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_invalid_requests_are_answered_with_422(backend: str) -> None:
     """The body has a message, and nothing is sent to the FaaS."""
-    async with FakeFaas() as fake, serving(backend, maker_for(fake.url)) as client:
+    async with FakeFaaS() as fake, serving(backend, maker_for(fake.url)) as client:
         for wrong in (
             {"grader": " "},
             {"grader": 1},
@@ -138,7 +138,7 @@ async def test_invalid_requests_are_answered_with_422(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_failures_of_the_faas_are_answered_with_502_or_503(backend: str) -> None:
     """Overload gives 503 with the FaaS's Retry-After, other failures 502. No answer contains the FaaS's address."""
-    async with FakeFaas() as fake, serving(backend, maker_for(fake.url)) as client:
+    async with FakeFaaS() as fake, serving(backend, maker_for(fake.url)) as client:
         fake.script(Reply.overloaded(retry_after=40.5))
         async with client.post("/grade", json={"grader": EXACT, "answer": "", "expected": ""}) as response:
             text = await response.text()
@@ -163,7 +163,7 @@ async def test_a_full_queue_is_answered_with_503(backend: str) -> None:
         managers.append(maker_for(fake.url, limiter=LimiterSettings(max_concurrency=1, max_queue=1))(**options))
         return managers[0]
 
-    async with FakeFaas() as fake, serving(backend, make) as client, asyncio.TaskGroup() as group:
+    async with FakeFaaS() as fake, serving(backend, make) as client, asyncio.TaskGroup() as group:
         fake.default = Reply(hang=True)
         waiting = [group.create_task(grade(client)) for _ in range(2)]
         await until(lambda: fake.in_flight == 1 and managers[0].get_metrics().queued == 1)
@@ -193,7 +193,7 @@ async def test_a_client_that_disconnects_stops_its_grader(backend: str, local: R
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_health_and_metrics_of_a_backend(backend: str) -> None:
     """`/health` answers 200 or 503. `/metrics` counts the calls of this application only, in Prometheus format."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         for _ in range(2):
             async with serving(backend, maker_for(fake.url)) as client:
                 async with client.get("/health") as response:
@@ -297,7 +297,7 @@ async def test_batch_evaluation_as_a_command() -> None:
 
 async def test_batch_evaluation_counts_infrastructure_failures_as_not_graded() -> None:
     """They are not counted as wrong answers, and the exit code is 3."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.default = Reply.crash()
         done = await run("-m", "faasrt.examples.batch_evaluation", "--answers", "30", COZE_LOOP_FAAS_URL=fake.url)
     assert done.returncode == 3
@@ -347,7 +347,7 @@ async def test_benchmark_as_a_command() -> None:
     done = await run("-m", "faasrt.examples.benchmark", "--runs", "20", "--concurrency", "4")
     assert done.returncode == 0, done.stderr
     assert re.match(r"20 runs in .*: OK 20\n", done.stdout)
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.default = Reply.crash()
         fake.script(Reply.ok(), Reply.ok())
         done = await run("-m", "faasrt.examples.benchmark", "--runs", "3", COZE_LOOP_FAAS_URL=fake.url)

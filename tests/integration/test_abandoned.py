@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from faasrt import CodeTask, ConnectionLostError, DeadlineExceededError, RuntimeManager, ServerError, TimeoutSettings
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
@@ -142,7 +142,7 @@ async def test_cancelled_calls_that_were_not_sent_are_not_charged(serve: Serve) 
 
 async def test_no_charge_if_the_server_cancels_on_disconnect(serve: Serve) -> None:
     """If `/health` reports `cancels_on_disconnect`, a cancelled call frees its slot at once."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.health = {"languages": {"python": {"capacity": 1}}}
         faas.default = Reply(hang=True)
         for _ in range(20):

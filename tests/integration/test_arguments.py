@@ -31,7 +31,7 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.local import LocalFaaS
-from faasrt.testing import FakeFaas
+from faasrt.testing import FakeFaaS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 REFUSALS = (ConfigurationError, InvalidRequestError, UnsupportedLanguageError)
@@ -228,8 +228,8 @@ async def test_constructors_refuse_wrong_values(make: Any, argument: str, right:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def fake() -> AsyncIterator[tuple[FakeFaas, RuntimeManager]]:
-    async with FakeFaas() as faas:
+async def fake() -> AsyncIterator[tuple[FakeFaaS, RuntimeManager]]:
+    async with FakeFaaS() as faas:
         settings = Settings(endpoints={"py": faas.url, "js": faas.url, "ts": faas.url})
         async with RuntimeManager(settings=settings) as manager:
             yield faas, manager
@@ -291,7 +291,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     [(method, *one) for method, (_, arguments) in METHODS.items() for one in wrong(arguments)],
 )
 async def test_calls_refuse_wrong_arguments(
-    fake: tuple[FakeFaas, RuntimeManager], method: str, argument: str, name: str
+    fake: tuple[FakeFaaS, RuntimeManager], method: str, argument: str, name: str
 ) -> None:
     """No request is sent."""
     faas, manager = fake
@@ -321,7 +321,7 @@ OPTIONAL_MS = {"None", "float"}
         }
     ),
 )
-async def test_map_refuses_wrong_arguments(fake: tuple[FakeFaas, RuntimeManager], argument: str, name: str) -> None:
+async def test_map_refuses_wrong_arguments(fake: tuple[FakeFaaS, RuntimeManager], argument: str, name: str) -> None:
     """`map` itself raises the error. For wrong `tasks`, the first `anext` may raise it."""
     faas, manager = fake
     requests = len(faas.requests)
@@ -337,7 +337,7 @@ async def test_map_refuses_wrong_arguments(fake: tuple[FakeFaas, RuntimeManager]
     assert len(faas.requests) == requests
 
 
-async def test_stop_on_must_not_be_async(fake: tuple[FakeFaas, RuntimeManager]) -> None:
+async def test_stop_on_must_not_be_async(fake: tuple[FakeFaaS, RuntimeManager]) -> None:
     """A coroutine is always true, so `map` would stop at the first result."""
 
     async def stop(item: Any) -> bool:
@@ -352,7 +352,7 @@ async def test_stop_on_must_not_be_async(fake: tuple[FakeFaas, RuntimeManager]) 
     wrong({"code": ANY_TEXT, "timeout_ms": OPTIONAL_MS, "ext": {"None", "dict"}, "function": {"None"} | ANY_TEXT}),
 )
 async def test_wrong_fields_of_a_task_are_errors_of_its_item(
-    fake: tuple[FakeFaas, RuntimeManager], field: str, name: str
+    fake: tuple[FakeFaaS, RuntimeManager], field: str, name: str
 ) -> None:
     """`map` reports the error in the item of the task, and runs the other tasks."""
     faas, manager = fake
@@ -405,7 +405,7 @@ async def test_standard_library_loggers_get_the_events_of_their_level(level: int
     logger = logging.Logger("mine", level)
     logger.addHandler(Keep())
     given = logger if kind == "logger" else logging.LoggerAdapter(logger, {"request": "r1"})
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         settings = Settings(endpoints={"py": faas.url})
         async with RuntimeManager(settings=settings, logger=given) as manager:
             assert (await manager.run_code("print(1)", "py")).outcome is Outcome.OK

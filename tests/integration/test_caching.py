@@ -29,7 +29,7 @@ from faasrt import (
     caching,
 )
 from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.fingerprints import MAX_AGE_S
 from support.served import until
 
@@ -54,7 +54,7 @@ def manager_at(*urls: str, cache: Any, **settings: Any) -> RuntimeManager:
 
 async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
     """A hit has the same result, and is marked. It is also a hit for another manager that uses the same folder."""
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         faas.default = Reply.ok("hi\n", [1])
         for run in range(2):
             async with manager_at(faas.url, cache=tmp_path / "cache") as manager:
@@ -70,7 +70,7 @@ async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
 
 async def test_hits_take_no_permit() -> None:
     """A hit is returned while a program occupies the only permit."""
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         limiter = faasrt.LimiterSettings(max_concurrency=1)
         async with manager_at(faas.url, cache=MemoryCache(), limiter=limiter) as manager:
             await manager.run_code("stored", "py")
@@ -85,7 +85,7 @@ async def test_hits_take_no_permit() -> None:
 @pytest.mark.parametrize("outcome", ["TIMEOUT", "MEMORY_LIMIT", "OUTPUT_LIMIT", "CRASHED"])
 async def test_outcomes_that_depend_on_the_load_are_not_stored(outcome: str) -> None:
     cache = MemoryCache()
-    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
         faas.default = Reply(outcome=outcome)
         results = [await manager.run_code("program", "py") for _ in range(2)]
         assert [result.cached for result in results] == [False, False]
@@ -94,7 +94,7 @@ async def test_outcomes_that_depend_on_the_load_are_not_stored(outcome: str) -> 
 
 async def test_failures_of_the_infrastructure_and_network_access_are_not_stored() -> None:
     cache = MemoryCache()
-    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
         faas.script(Reply.crash())
         with pytest.raises(ServerError):
             await manager.run_code("program", "py")
@@ -106,7 +106,7 @@ async def test_failures_of_the_infrastructure_and_network_access_are_not_stored(
 
 
 async def test_invalid_calls_raise_although_a_result_is_stored() -> None:
-    async with FakeFaas() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
         await manager.run_code("program", "py")
         with pytest.raises(faasrt.InvalidRequestError):
             await manager.run_code("program", "py", idempotent="yes")  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ class Clock:
 
 async def test_another_version_of_the_server_is_a_miss() -> None:
     """The server is asked for its version again after some seconds."""
-    async with FakeFaas() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
         clock = Clock(manager)
         faas.health = {"version": "1"}
         await manager.run_code("program", "py")
@@ -142,7 +142,7 @@ async def test_another_version_of_the_server_is_a_miss() -> None:
 
 async def test_replicas_with_different_versions() -> None:
     """A result is stored for the engine that ran it, and reused while a replica has this engine."""
-    async with FakeFaas() as old, FakeFaas() as new:
+    async with FakeFaaS() as old, FakeFaaS() as new:
         cache = MemoryCache()
         old.health, new.health = {"version": "1"}, {"version": "2"}
         async with manager_at(old.url, cache=cache) as manager:
@@ -157,7 +157,7 @@ async def test_replicas_with_different_versions() -> None:
 async def test_an_answer_names_its_engine() -> None:
     """The fingerprint in the answer of a server counts, and not that in an older health report."""
     cache = MemoryCache()
-    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
         clock = Clock(manager)
         faas.health = {"languages": {"python": {"fingerprint": "old"}}}
         answer = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": {"fingerprint": "new"}}
@@ -172,7 +172,7 @@ async def test_an_answer_names_its_engine() -> None:
 @pytest.mark.parametrize(("status", "cached"), [(404, True), (500, False), (401, False), (200, True)])
 async def test_servers_without_a_version(status: int, cached: bool) -> None:
     """Without `/health`, the base URL counts as the engine. If `/health` fails, nothing is stored."""
-    async with FakeFaas() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
         faas.health_status, faas.health = status, {"version": None}
         results = [await manager.run_code("program", "py") for _ in range(2)]
         assert [result.cached for result in results] == [False, cached]
@@ -255,7 +255,7 @@ async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) 
 
 
 async def test_large_results_are_stored(tmp_path: Path) -> None:
-    async with FakeFaas() as faas, manager_at(faas.url, cache=tmp_path) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=tmp_path) as manager:
         faas.default = Reply.ok("é" * 500_000)
         code = "#" * 500_000 + "1"
         results = [await manager.run_code(code, "py", stdin="") for _ in range(2)]
@@ -263,7 +263,7 @@ async def test_large_results_are_stored(tmp_path: Path) -> None:
 
 
 async def test_map_uses_its_own_cache_or_that_of_the_manager(tmp_path: Path) -> None:
-    async with FakeFaas() as faas, manager_at(faas.url, cache=tmp_path / "a") as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=tmp_path / "a") as manager:
         tasks = [CodeTask(f"print({number})", "py") for number in range(20)]
 
         async def run(**options: Any) -> set[bool]:
@@ -299,7 +299,7 @@ async def test_files_that_are_no_cache_are_refused_at_the_start(tmp_path: Path) 
     other.close()
     (tmp_path / "file").write_text("")
     for folder in ("text", "database", "file"):
-        async with FakeFaas() as faas:
+        async with FakeFaaS() as faas:
             manager = manager_at(faas.url, cache=tmp_path / folder)
             with pytest.raises(ConfigurationError, match=str(tmp_path / folder)):
                 await manager.__aenter__()
@@ -314,7 +314,7 @@ async def test_a_file_that_is_damaged_later_makes_programs_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The failure is logged once. Nothing raises, and no result is wrong."""
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         faas.handler = lambda body: Reply.ok(body["code"] * 100)
         programs = [f"program {number}" for number in range(200)]
         async with manager_at(faas.url, cache=tmp_path) as manager:
@@ -346,7 +346,7 @@ async def test_a_failing_store_never_fails_a_call(caplog: pytest.LogCaptureFixtu
 
     with caplog.at_level(logging.WARNING, "faasrt"):
         for cache in (Failing(), Wrong()):
-            async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+            async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
                 assert [(await manager.run_code("program", "py")).cached for _ in range(3)] == [False] * 3
     assert len(caplog.messages) == 2
     assert "no get" in caplog.messages[0]
@@ -381,7 +381,7 @@ async def test_a_store_that_hangs_is_given_up(
     """The failure is logged once. Later calls use the store again."""
     monkeypatch.setattr(caching, "_STORE_S", 0.05)
     cache = Slow(name)
-    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
         with caplog.at_level(logging.WARNING, "faasrt"):
             for _ in range(2):
                 result = await manager.run_code("program", "py", timeout_ms=500)
@@ -422,7 +422,7 @@ async def test_no_error_of_a_store_is_raised(name: str, error: type[BaseExceptio
             if called == name:
                 raise error
 
-    async with FakeFaas() as faas, manager_at(faas.url, cache=Raising()) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=Raising()) as manager:
         result = await manager.run_code("program", "py")
         assert (result.outcome, result.cached) == (Outcome.OK, False)
 
@@ -435,7 +435,7 @@ async def test_a_path_that_becomes_wrong_while_a_program_runs_discards_no_result
             (tmp_path / FILE_NAME).mkdir()
             await super().put(key, value)
 
-    async with FakeFaas() as faas, manager_at(faas.url, cache=Removed(tmp_path)) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=Removed(tmp_path)) as manager:
         result = await manager.run_code("program", "py")
         assert (result.outcome, result.cached) == (Outcome.OK, False)
         with pytest.raises(ConfigurationError, match=str(tmp_path)):
@@ -446,7 +446,7 @@ async def test_a_path_that_becomes_wrong_while_a_program_runs_discards_no_result
 @pytest.mark.parametrize("name", ["get", "put"])
 async def test_a_call_can_be_cancelled_while_it_waits_for_the_store(name: str) -> None:
     cache = Slow(name)
-    async with FakeFaas() as faas, manager_at(faas.url, cache=cache) as manager:
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
         call = asyncio.create_task(manager.run_code("program", "py"))
         await until(lambda: name in cache.calls)
         call.cancel()
@@ -489,7 +489,7 @@ async def test_a_file_that_another_process_has_locked(
 ) -> None:
     """Stored results are found, and new results are not stored until the file is unlocked."""
     monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 0.05)
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         async with manager_at(faas.url, cache=tmp_path) as manager:
             await manager.run_code("old", "py")
         with caplog.at_level(logging.WARNING, "faasrt"):
@@ -507,7 +507,7 @@ async def test_a_manager_starts_although_the_new_file_is_locked(
 ) -> None:
     """A lock is not reported as a wrong path. The file is opened when it is unlocked."""
     monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 0.05)
-    async with FakeFaas() as faas, contextlib.AsyncExitStack() as stack:
+    async with FakeFaaS() as faas, contextlib.AsyncExitStack() as stack:
         async with locked(tmp_path, "BEGIN EXCLUSIVE"):
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 await DiskCache(tmp_path).open()
@@ -521,7 +521,7 @@ async def test_statements_that_were_given_up_leave_the_file_usable(
 ) -> None:
     """Calls give up while the file is locked. Later values are stored, and no value has another key."""
     monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 60.0)
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         faas.handler = lambda body: Reply.ok(body["code"])
         async with manager_at(faas.url, cache=tmp_path) as manager:
             programs = [f"program {number}" for number in range(10)]

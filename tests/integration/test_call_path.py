@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 import faasrt
-from faasrt.testing import FakeFaas
+from faasrt.testing import FakeFaaS
 from support.helpers import manager_for
 
 PACKAGE = str(Path(faasrt.__file__).parent)
@@ -43,7 +43,7 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
         paths.append(path)
         return post(session, *args, **kwargs)
 
-    async with FakeFaas() as fake, manager_for(fake.url) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url) as manager:
         monkeypatch.setattr(aiohttp.ClientSession, "post", record)
         assert (await manager.run_code("print(1)", "python")).ok
     assert len(paths) == 1

@@ -11,7 +11,7 @@ import trustme
 from aiohttp import web
 
 from faasrt import ConfigurationError, ConnectError, Language, RuntimeManager, Settings
-from faasrt.testing import FakeFaas
+from faasrt.testing import FakeFaaS
 from support.helpers import manager_for
 
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}}
@@ -19,7 +19,7 @@ FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": ""}, "metadata": {
 
 async def test_from_url() -> None:
     """`from_url` accepts one URL or several for all languages, or a mapping from languages to URLs."""
-    async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
+    async with FakeFaaS() as faas, RuntimeManager.from_url(faas.url) as manager:
         assert [(await manager.run_code("1", language)).ok for language in ("py", "js", "ts")] == [True] * 3
         assert repr(manager) == "<RuntimeManager of python, javascript, typescript, c, cpp, go, rust, java, bash>"
     settings = Settings.from_url(["http://a:1", "http://b:2"], envelope="never")

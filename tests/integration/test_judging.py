@@ -20,7 +20,7 @@ from faasrt import (
     UnsupportedLanguageError,
     Verdict,
 )
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.doubles import PythonFaas
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -89,7 +89,7 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(
     arguments: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     """Even if only the last test is wrong, no test runs."""
-    async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
+    async with FakeFaaS() as faas, RuntimeManager.from_url(faas.url) as manager:
         with pytest.raises(error) as caught:
             await manager.judge(*arguments, **{"language": "python", **options})
         assert message in str(caught.value)
@@ -98,7 +98,7 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(
 
 async def test_an_infrastructure_failure_is_never_a_wrong_answer() -> None:
     """The error of one execution is the error of the judgement."""
-    async with FakeFaas() as faas, RuntimeManager.from_url(faas.url) as manager:
+    async with FakeFaaS() as faas, RuntimeManager.from_url(faas.url) as manager:
         faas.default = Reply.overloaded(retry_after=0)
         with pytest.raises(OverloadedError):
             await manager.judge("print(1)", DOUBLE, language="python")

@@ -11,7 +11,7 @@ import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, ServerError
 from faasrt.results import ExecutionOutput
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.doubles import JsFaas, PythonFaas
 from support.helpers import manager_for
 
@@ -174,7 +174,7 @@ async def test_missing_start_opens_the_breaker_only_for_python(language: str, st
     if language == "python":
         metadata["runtime"] = "pyodide-deno"
     body = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": metadata}
-    async with FakeFaas() as faas, manager_for(faas.url, envelope="always") as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, envelope="always") as manager:
         faas.default = Reply(body=json.dumps(body).encode())
         for _ in range(6):
             with pytest.raises(ServerError, match="did not start its interpreter"):

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from faasrt import ErrorInfo, ExecutionError, Outcome, RuntimeManager, SandboxConfig, Settings
 from faasrt.local import LocalFaaS
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.doubles import JsFaas, PythonFaas
 from support.rawhttp import exchange, request
 
@@ -161,7 +161,7 @@ async def test_output_limit_of_the_server_applies_to_cases(faas: LocalFaaS) -> N
 
 async def test_limit_errors_of_servers_that_report_only_the_outcome() -> None:
     """The client adds an error, unless the answer contains one."""
-    async with FakeFaas() as fake, RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
+    async with FakeFaaS() as fake, RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
         fake.handler = lambda request: Reply(outcome="MEMORY_LIMIT")
         bare = await manager.run_code("1", "python")
         given = ErrorInfo("Timeout", "timeout after 3 ms (limit of the server)")
@@ -174,7 +174,7 @@ async def test_limit_errors_of_servers_that_report_only_the_outcome() -> None:
 async def test_limit_error_of_a_too_large_answer() -> None:
     """The outcome is OUTPUT_LIMIT, and the error names the limit of the client."""
     sandbox = SandboxConfig(max_output_bytes=1_000)
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.handler = lambda request: Reply(stdout="x" * 400_000)
         settings = Settings(endpoints={"python": fake.url}, sandbox=sandbox)
         async with RuntimeManager(settings=settings) as manager:

@@ -32,7 +32,7 @@ from faasrt.telemetry.events import (
     RetryScheduled,
 )
 from faasrt.telemetry.logs import LogSink
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
@@ -165,7 +165,7 @@ def test_levels_of_events(
 async def test_one_line_per_call_at_info(caplog: pytest.LogCaptureFixture) -> None:
     """Calls with retries, failures and cancellations also have one line. That of a failure contains the reason."""
     caplog.set_level("INFO", "faasrt")
-    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=QUICK) as manager:
         fake.script(Reply(), Reply.overloaded("0"), Reply(), Reply.crash(), Reply(outcome="USER_ERROR"))
         await manager.run_code("1", "py")
         assert (await manager.run_code("1", "py")).attempts == 2
@@ -223,7 +223,7 @@ async def test_structlog_lines_contain_context_variables() -> None:
         structlog.contextvars.bind_contextvars(request_id=number)
         await manager.run_code("1", "py", 1_000 + number)
 
-    async with FakeFaas() as fake, manager_for(fake.url) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url) as manager:
         await asyncio.gather(*map(call, range(20)))
         fake.script(Reply.crash())
         with pytest.raises(ServerError):
@@ -242,7 +242,7 @@ async def test_structlog_may_be_configured_later(when: str, cached: bool, caplog
     caplog.set_level("INFO", "faasrt")
     options = {"cache_logger_on_first_use": cached}
     output = write_json(**options) if when == "before" else io.StringIO()
-    async with FakeFaas() as fake, manager_for(fake.url) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url) as manager:
         await manager.run_code("1", "py")
         if when == "after":
             output = write_json(**options)
@@ -282,7 +282,7 @@ async def test_capture_logs(configure: Any, given: bool, called_before: bool) ->
     """`capture_logs` captures all lines for any configuration, even if it is entered after the first call."""
     configure()
     logger = structlog.get_logger("app") if given else None
-    async with FakeFaas() as fake, RuntimeManager.from_url(fake.url, logger=logger) as manager:
+    async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url, logger=logger) as manager:
         if called_before:
             await manager.run_code("1", "py")
         with structlog.testing.capture_logs() as lines:
@@ -303,7 +303,7 @@ async def test_structlog_through_the_standard_library(given: bool, caplog: pytes
     name = "app" if given else "faasrt"
     caplog.set_level("INFO", name)
     logger = structlog.get_logger("app") if given else None
-    async with FakeFaas() as fake, RuntimeManager.from_url(fake.url, logger=logger) as manager:
+    async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url, logger=logger) as manager:
         await manager.run_code("1", "py")
     (record,) = caplog.records
     assert (record.name, record.levelname) == (name, "INFO")
@@ -421,7 +421,7 @@ async def test_a_failing_sink_is_reported_through_structlog() -> None:
     def sink(event: Event) -> None:
         raise ZeroDivisionError
 
-    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
         assert (await manager.run_code("1", "py")).ok
     (line,) = (line for line in read_json(output) if "sink" in line["event"])
     assert line["event"].startswith("a telemetry sink failed")
@@ -436,7 +436,7 @@ async def test_a_failing_processor_does_not_fail_calls(caplog: pytest.LogCapture
 
     structlog.configure(processors=[fail])
     breaker = BreakerSettings(consecutive_failures=1)
-    async with FakeFaas() as fake, manager_for(fake.url, breaker=breaker, retry=ONCE) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, breaker=breaker, retry=ONCE) as manager:
         assert (await manager.run_code("1", "py")).ok
         fake.script(Reply.crash())
         with pytest.raises(ServerError):

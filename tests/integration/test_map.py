@@ -24,7 +24,7 @@ from faasrt import (
     ServiceError,
     TaskResult,
 )
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -80,7 +80,7 @@ async def test_map_is_lazy_and_bounded(ordered: bool) -> None:
             read += 1
             yield task
 
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         taken = 0
         async for _ in manager.map(source(), concurrency=5, ordered=ordered):
             taken += 1
@@ -94,7 +94,7 @@ async def test_map_is_lazy_and_bounded(ordered: bool) -> None:
 
 async def test_ordered_results_have_the_order_of_the_tasks() -> None:
     """With `ordered`, results have the order of the tasks, even if the first task is slow."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.health = {"capabilities": {}, "limits": {}}
         faas.handler = lambda body: Reply(stdout=body["code"], delay_s=0.3 if body["code"] == "print(0)" else 0)
         found = [item async for item in manager.map(tasks(50), concurrency=8, ordered=True)]
@@ -107,7 +107,7 @@ async def test_ordered_results_have_the_order_of_the_tasks() -> None:
 
 async def test_infrastructure_failures_are_in_their_items() -> None:
     """A ServerError of one task does not affect the others."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         found = {item.task.id: item async for item in manager.map(tasks(10), concurrency=2)}
         assert len(found) == 10
@@ -122,7 +122,7 @@ async def test_infrastructure_failures_are_in_their_items() -> None:
 async def test_stop_on(stop_on: Any) -> None:
     """The first matching result is the last one. Then the source is closed."""
     source = tasks(10_000)
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         found = [item async for item in manager.map(source, concurrency=2, stop_on=stop_on)]
         assert found[-1].task.id == "3"
@@ -133,7 +133,7 @@ async def test_stop_on(stop_on: Any) -> None:
 
 async def test_stop_on_an_outcome() -> None:
     """With `ordered`, all results before the matching one are returned."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply(outcome="TIMEOUT" if body["code"] == "print(5)" else "OK")
         found = [
             item.index async for item in manager.map(tasks(99), concurrency=4, ordered=True, stop_on=Outcome.TIMEOUT)
@@ -153,7 +153,7 @@ async def test_leaving_a_map_early_cleans_up(way: str) -> None:
         finally:
             cleaned.set()
 
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.handler = lambda body: Reply(hang=body["code"] not in ("print(0)", "print(1)"))
 
         async def consume() -> None:
@@ -192,7 +192,7 @@ async def test_an_error_of_the_source_is_raised_after_the_results() -> None:
         yield from tasks(7)
         raise OSError("the disk is gone")
 
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         results = manager.map(source(), concurrency=3)
         assert sorted([(await anext(results)).index for _ in range(7)]) == list(range(7))
         with pytest.raises(OSError, match="disk"):
@@ -209,7 +209,7 @@ async def test_an_error_of_a_synchronous_anext_is_raised() -> None:
         def __anext__(self) -> Any:
             raise OSError("disk")
 
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         with pytest.raises(OSError, match="disk"):
             assert [item async for item in manager.map(Broken())]
 
@@ -217,7 +217,7 @@ async def test_an_error_of_a_synchronous_anext_is_raised() -> None:
 async def test_an_unused_map_reads_nothing() -> None:
     """The source is read when the first result is requested. Closing the map closes its source."""
     source = tasks(3)
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         results = manager.map(source)
         assert inspect.getgeneratorstate(source) == inspect.GEN_CREATED
         await results.aclose()
@@ -251,14 +251,14 @@ async def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: str
 @pytest.mark.parametrize("given", [5, None, [CodeTask("1", "py"), "print(1)"], "print(1)"])
 async def test_sources_without_tasks_are_refused(given: Any) -> None:
     """The source must be iterable, and its items must be CodeTasks."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         with pytest.raises(InvalidRequestError, match=r"iterable of CodeTasks|must yield CodeTasks"):
             assert [item async for item in manager.map(given)]
 
 
 async def test_closing_the_manager_ends_a_map() -> None:
     """The map raises RuntimeClosedError once, not for each remaining task."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         results = manager.map(tasks(1_000_000), concurrency=2)
         await anext(results)
         await manager.aclose()
@@ -295,7 +295,7 @@ class Endless:
 async def test_a_break_without_closing_the_results(way: str) -> None:
     """Only a limited number of tasks runs after a `break`. Closing the results or the manager closes the source."""
     source = Endless()
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         results = manager.map(source.tasks(), concurrency=3)
         async for _ in results:
             break
@@ -321,7 +321,7 @@ async def test_a_break_without_closing_the_results(way: str) -> None:
 async def test_closing_the_manager_wakes_a_waiting_consumer() -> None:
     """A consumer that waits for a result gets RuntimeClosedError, even if the source hangs."""
     source = Endless(hangs_at=2)
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         results = manager.map(source.tasks(), concurrency=2)
         assert [(await anext(results)).index, (await anext(results)).index] == [0, 1]
         waiting = asyncio.ensure_future(anext(results))
@@ -340,7 +340,7 @@ async def test_closing_the_manager_wakes_a_waiting_consumer() -> None:
 async def test_two_cancellations_close_the_source(steps: int) -> None:
     """Whenever the second cancellation arrives, the source is closed before the caller is cancelled."""
     source = Endless(hangs_at=3)
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.default = Reply(hang=True)
 
         async def consume() -> None:
@@ -375,7 +375,7 @@ async def test_workers_are_started_as_tasks_arrive() -> None:
             most = max(most, len(running("Map._work")))
             yield task
 
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         assert len([item async for item in manager.map(source(3), concurrency=100_000)]) == 3
         assert 1 <= most <= 4
         most = 0
@@ -402,7 +402,7 @@ async def test_the_end_of_the_event_loop_ends_a_map() -> None:
 async def test_tasks_wait_for_permits() -> None:
     """Tasks beyond `max_concurrency` wait as long as necessary, and do not fail."""
     limiter = LimiterSettings(max_concurrency=2)
-    async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, limiter=limiter) as manager:
         faas.default = Reply(delay_s=0.05)
         found = [item async for item in manager.map(tasks(40), concurrency=20)]
         assert all(item.result for item in found), [item.error for item in found if item.error]
@@ -412,7 +412,7 @@ async def test_tasks_wait_for_permits() -> None:
 async def test_a_map_waits_in_the_same_queue_as_other_calls() -> None:
     """Another call gets its permit before the tasks that queue later, and retries get theirs."""
     limiter = LimiterSettings(max_concurrency=2)
-    async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, limiter=limiter) as manager:
         faas.default = Reply(delay_s=0.02)
         faas.script(*[Reply.unavailable(not_started=True)] * 3)
 
@@ -434,7 +434,7 @@ async def test_a_source_that_raises_cancelled_error_does_not_hang() -> None:
         sleeping.cancel()
         await sleeping
 
-    async with FakeFaas() as faas, manager_for(faas.url) as manager, asyncio.timeout(10):
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager, asyncio.timeout(10):
         with pytest.raises(asyncio.CancelledError):
             assert [item async for item in manager.map(source(), concurrency=2)]
 

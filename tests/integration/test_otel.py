@@ -23,7 +23,7 @@ from faasrt._version import __version__
 from faasrt.local import LocalFaaS
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, hash_code
 from faasrt.telemetry.otel import OpenTelemetrySink
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
@@ -51,8 +51,8 @@ def spans() -> Spans:
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeFaas]:
-    async with FakeFaas() as fake:
+async def fake() -> AsyncIterator[FakeFaaS]:
+    async with FakeFaaS() as fake:
         yield fake
 
 
@@ -76,7 +76,7 @@ async def error_of(call: Awaitable[Any]) -> str:
     return type(found[0]).__name__
 
 
-async def test_span_of_a_call(spans: Spans, fake: FakeFaas) -> None:
+async def test_span_of_a_call(spans: Spans, fake: FakeFaaS) -> None:
     """A call has a CLIENT span, whose parent is the span of the caller. It has attributes of HTTP and of the call."""
     fake.script(Reply.ok("é\n"))
     async with manager_for(fake.url, telemetry=[spans.sink]) as manager:
@@ -111,7 +111,7 @@ async def test_span_of_a_call(spans: Spans, fake: FakeFaas) -> None:
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_spans_of_concurrent_calls_have_the_right_parents(spans: Spans, fake: FakeFaas) -> None:
+async def test_spans_of_concurrent_calls_have_the_right_parents(spans: Spans, fake: FakeFaaS) -> None:
     """The parent of each span is the span of its own caller, even with many calls in flight."""
 
     async def one(number: int) -> tuple[int, int]:
@@ -127,7 +127,7 @@ async def test_spans_of_concurrent_calls_have_the_right_parents(spans: Spans, fa
     assert sorted(parents) == sorted(callers)
 
 
-async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: FakeFaas) -> None:
+async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: FakeFaaS) -> None:
     """The events are in order, with errors. The span has the status of the last attempt and the number of retries."""
     fake.script(Reply.overloaded("0"), Reply.crash(), Reply())
     breaker = BreakerSettings(consecutive_failures=1, base_open_s=0.001, max_open_s=0.001)
@@ -158,11 +158,11 @@ async def test_retries_and_breaker_changes_are_span_events(spans: Spans, fake: F
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, fake: FakeFaas) -> None:
+async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, fake: FakeFaaS) -> None:
     """Spans of calls to another endpoint, or in another family of languages, do not contain these events."""
     breaker = BreakerSettings(consecutive_failures=1)
     replies = {"fail": Reply.crash(), "hang": Reply(hang=True)}
-    async with FakeFaas() as other:
+    async with FakeFaaS() as other:
         for server in (fake, other):
             server.handler = lambda body: replies[body["code"]]
         async with (
@@ -189,7 +189,7 @@ async def test_breaker_changes_are_in_spans_of_the_endpoint_only(spans: Spans, f
 
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.OK}))
-async def test_a_failed_program_is_no_error_of_its_span(spans: Spans, fake: FakeFaas, outcome: Outcome) -> None:
+async def test_a_failed_program_is_no_error_of_its_span(spans: Spans, fake: FakeFaaS, outcome: Outcome) -> None:
     """The outcome of the program is only an attribute of the span."""
     fake.script(Reply(outcome=outcome, stderr="boom"))
     async with manager_for(fake.url, telemetry=[spans.sink]) as manager:
@@ -199,7 +199,7 @@ async def test_a_failed_program_is_no_error_of_its_span(spans: Spans, fake: Fake
     assert "error.type" not in (span.attributes or {})
 
 
-async def test_service_errors_are_errors_of_the_span(spans: Spans, fake: FakeFaas, unused_tcp_port: int) -> None:
+async def test_service_errors_are_errors_of_the_span(spans: Spans, fake: FakeFaaS, unused_tcp_port: int) -> None:
     """The span has the class of the error and the status if known, but no text of the server."""
     dead = f"http://127.0.0.1:{unused_tcp_port}"
     limiter = LimiterSettings(max_concurrency=1, max_queue=1)
@@ -235,7 +235,7 @@ async def test_service_errors_are_errors_of_the_span(spans: Spans, fake: FakeFaa
     assert {(span.status.status_code, span.status.description) for span in spans.ended()} == {(StatusCode.ERROR, None)}
 
 
-async def test_sink_keeps_no_ended_spans(spans: Spans, fake: FakeFaas) -> None:
+async def test_sink_keeps_no_ended_spans(spans: Spans, fake: FakeFaaS) -> None:
     """A thousand calls with all kinds of results have an ended span each, and the sink keeps none of them."""
     codes = ["ok", "user", "crash", "busy", "lost", "hang"]
     replies = [Reply(), Reply(outcome="USER_ERROR"), Reply.crash(), Reply.overloaded("0"), Reply(reset_after=0)]

@@ -24,7 +24,7 @@ from faasrt.telemetry.events import AttemptFinished, CallFinished, Event, RetryS
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.otel import OpenTelemetrySink
 from faasrt.telemetry.prometheus import PrometheusSink
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 # The text that must not appear, and its base64 form.
@@ -96,7 +96,7 @@ async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest
     sinks = AllSinks()
     breaker = BreakerSettings(consecutive_failures=3, base_open_s=0.001, max_open_s=0.001)
     retry = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001)
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.health = {"version": SECRET}
         settings = Settings(endpoints={"py": fake.url}, retry=retry, breaker=breaker, envelope=envelope)
         async with RuntimeManager(settings=settings, telemetry=sinks.sinks) as manager:

@@ -30,7 +30,7 @@ from faasrt import (
 from faasrt.telemetry.events import CallFinished, ExecutionFinished, ExecutionStarted
 from faasrt.telemetry.metrics import LATENCY_BOUNDS_S
 from faasrt.telemetry.prometheus import PrometheusSink
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
@@ -148,7 +148,7 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
         "busy": Reply.overloaded("0"),
         "hang": Reply(hang=True),
     }
-    async with FakeFaas() as one, FakeFaas() as other:
+    async with FakeFaaS() as one, FakeFaaS() as other:
         for fake in (one, other):
             fake.handler = lambda body: replies.get(body["code"], Reply.ok("x"))
         settings = Settings(
@@ -208,7 +208,7 @@ async def test_metrics_and_log_show_an_open_breaker(caplog: pytest.LogCaptureFix
     registry = CollectorRegistry()
     breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
     sink = PrometheusSink(registry)
-    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=[sink]) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=[sink]) as manager:
         for reply, is_open in ((Reply(), {}), (Reply.crash(), {}), (Reply.crash(), {(): 1}), (Reply(), {})):
             fake.script(reply)
             await asyncio.gather(manager.run_code("1", "py"), return_exceptions=True)
@@ -220,7 +220,7 @@ async def test_metrics_and_log_show_an_open_breaker(caplog: pytest.LogCaptureFix
 async def test_number_of_series_does_not_grow_with_calls() -> None:
     """A thousand different programs have the same series as one program. Labels contain only configured values."""
     registry = CollectorRegistry()
-    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[PrometheusSink(registry)]) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, telemetry=[PrometheusSink(registry)]) as manager:
         await manager.run_code("0", "py")
         before = set(scrape(registry))
         await asyncio.gather(*(manager.run_code(f"print({n})", "py", 1_000 + n) for n in range(1_000)))
@@ -235,7 +235,7 @@ async def test_managers_may_share_a_sink() -> None:
     """The metrics of the sink are the sums over all its managers."""
     registry = CollectorRegistry()
     sink = PrometheusSink(registry)
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         for _ in range(2):
             async with manager_for(fake.url, telemetry=[sink]) as manager:
                 await manager.run_code("1", "py")

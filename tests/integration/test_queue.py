@@ -19,7 +19,7 @@ from faasrt import (
     ServerError,
     TimeoutSettings,
 )
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 
@@ -30,7 +30,7 @@ async def until_queued(manager: RuntimeManager, count: int) -> None:
 
 async def test_thousands_of_calls_may_wait_by_default() -> None:
     """2,500 concurrent calls to a server with a capacity of 8 all succeed in one attempt each."""
-    async with FakeFaas() as faas, manager_for(faas.url) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.health = {"pool_status": {"config": {"maxSize": 8}}}
         faas.capacity, faas.default = 8, Reply(delay_s=0.001)
         results = await asyncio.gather(*(manager.run_code("print(1)", "python") for _ in range(2_500)))
@@ -42,7 +42,7 @@ async def test_thousands_of_calls_may_wait_by_default() -> None:
 async def test_the_deadline_starts_with_the_permit() -> None:
     """A call that waits in the queue for longer than its deadline still runs, with its full time limit."""
     async with (
-        FakeFaas() as faas,
+        FakeFaaS() as faas,
         manager_for(
             faas.url, limiter=LimiterSettings(max_concurrency=1), timeouts=TimeoutSettings(grace_s=0.2)
         ) as manager,
@@ -57,7 +57,7 @@ async def test_the_deadline_starts_with_the_permit() -> None:
 
 async def test_closing_fails_waiting_calls() -> None:
     """Waiting calls raise RuntimeClosedError at once, and are not sent. The call in flight still gets its answer."""
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         manager = manager_for(faas.url, limiter=LimiterSettings(max_concurrency=1))
         faas.default = Reply(delay_s=0.3)
         held = asyncio.create_task(manager.run_code("1", "python"))
@@ -78,7 +78,7 @@ async def test_closing_fails_waiting_calls() -> None:
 
 async def test_close_runtimes_waits_for_waiting_calls() -> None:
     """Calls that wait for a permit still run."""
-    async with FakeFaas() as faas, manager_for(faas.url, limiter=LimiterSettings(max_concurrency=1)) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, limiter=LimiterSettings(max_concurrency=1)) as manager:
         faas.default = Reply(delay_s=0.05)
         calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
         await until_queued(manager, 4)
@@ -89,7 +89,7 @@ async def test_close_runtimes_waits_for_waiting_calls() -> None:
 @pytest.mark.parametrize(("failure", "error"), [("down", ConnectError), ("failing", ServerError)])
 async def test_waiting_calls_fail_when_the_breaker_opens(failure: str, error: type[FaasrtError]) -> None:
     """Calls that wait for an endpoint that is down raise its last error, with `sent="no"`."""
-    async with FakeFaas() as faas, manager_for(faas.url, envelope="never") as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, envelope="never") as manager:
         faas.default = Reply(status=500, delay_s=0.05) if failure == "failing" else Reply()
         if failure == "down":
             faas.down()
@@ -115,7 +115,7 @@ async def test_a_cancelled_probe_does_not_fail_waiting_calls() -> None:
     """Only a failure of the endpoint fails the calls that wait for it."""
     breaker = BreakerSettings(base_open_s=0.05, max_open_s=0.05)
     async with (
-        FakeFaas() as faas,
+        FakeFaaS() as faas,
         manager_for(faas.url, envelope="never", breaker=breaker, limiter=LimiterSettings(max_concurrency=1)) as manager,
     ):
         faas.default = Reply(status=500)
@@ -136,7 +136,7 @@ async def test_a_cancelled_probe_does_not_fail_waiting_calls() -> None:
 
 async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit() -> None:
     """If the breaker is open and no call is in flight, a new call does not wait, but raises the last error."""
-    async with FakeFaas() as faas:
+    async with FakeFaaS() as faas:
         timeouts = TimeoutSettings(grace_s=0.05)
         async with manager_for(faas.url, timeouts=timeouts) as manager:
             faas.health = {
@@ -157,7 +157,7 @@ async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit() -> None:
 async def test_max_queue_and_queue_timeout_s() -> None:
     """A call beyond `max_queue` fails at once. A waiting call fails after `queue_timeout_s`."""
     limiter = LimiterSettings(max_concurrency=1, max_queue=2, queue_timeout_s=0.1)
-    async with FakeFaas() as faas, manager_for(faas.url, limiter=limiter) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, limiter=limiter) as manager:
         assert (await manager.run_code("1", "python")).ok
         faas.default = Reply(delay_s=0.5)
         held = asyncio.create_task(manager.run_code("1", "python"))

@@ -14,7 +14,7 @@ from anyio.from_thread import start_blocking_portal
 
 from faasrt import Settings
 from faasrt.local import LocalFaaS
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support import docstrings
 
 pytestmark = pytest.mark.filterwarnings(
@@ -103,7 +103,7 @@ def test_rows_have_input_and_tests() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_infrastructure_failures_are_columns() -> None:
     """The column `infra_error` contains the error. Failed rows can be passed to `run_tasks` again."""
-    with serving(FakeFaas()) as faas:
+    with serving(FakeFaaS()) as faas:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         settings = Settings(endpoints={"python": faas.url})
         rows = [{"id": str(n), "language": "py", "code": f"print({n})"} for n in range(6)]

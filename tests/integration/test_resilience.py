@@ -27,17 +27,17 @@ from faasrt import (
     TimeoutSettings,
 )
 from faasrt.telemetry.events import CallFinished, EndpointChanged, RetryScheduled
-from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics
+from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import manager_for
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
 
 
 @contextlib.asynccontextmanager
-async def endpoint_group(count: int, **settings: Any) -> AsyncIterator[tuple[RuntimeManager, list[FakeFaas]]]:
+async def endpoint_group(count: int, **settings: Any) -> AsyncIterator[tuple[RuntimeManager, list[FakeFaaS]]]:
     """Yield a manager with several endpoints for Python, and their servers."""
     async with contextlib.AsyncExitStack() as stack:
-        fakes = [await stack.enter_async_context(FakeFaas()) for _ in range(count)]
+        fakes = [await stack.enter_async_context(FakeFaaS()) for _ in range(count)]
         endpoints = {"python": [fake.url for fake in fakes]}
         options = {"retry": QUICK, **settings}
         manager = RuntimeManager(settings=Settings(endpoints=endpoints, **options))
@@ -204,7 +204,7 @@ async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool) -> N
     """For each network fault, the call ends with a ServiceError, and no task and no permit remains."""
     direction, toxics = TOXICS[name]
     tasks = asyncio.all_tasks()
-    async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy:
         settings = {
             "timeouts": TimeoutSettings(grace_s=0.1, health_s=0.1, connect_s=0.2),
             "limiter": LimiterSettings(queue_timeout_s=0.1),

@@ -28,7 +28,7 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.protocol.registry import protocol_of
-from faasrt.testing import FakeFaas
+from faasrt.testing import FakeFaaS
 from support.cli import faasrt_process
 from support.doubles import PythonFaas
 from support.doubles.piston import Piston
@@ -123,7 +123,7 @@ async def test_own_languages() -> None:
         with pytest.raises(InvalidRequestError, match="a bash program can only print its results"):
             await manager.call_function("f() { echo; }", "f", language="bash")
         assert manager.get_metrics().total.outcomes["OK"] == 3
-    async with FakeFaas() as fake, manager_of(fake) as manager:
+    async with FakeFaaS() as fake, manager_of(fake) as manager:
         with pytest.raises(UnsupportedLanguageError, match="lua"):
             await manager.run_code("print(1)", "lua")
 
@@ -178,7 +178,7 @@ async def test_mixed_group() -> None:
 
 async def test_refused_connection_moves_to_another_protocol() -> None:
     """A program that was never sent runs on a replica with another protocol."""
-    async with SandboxFusion() as fusion, FakeFaas() as fake:
+    async with SandboxFusion() as fusion, FakeFaaS() as fake:
         fake.down()
         async with RuntimeManager(settings=Settings(endpoints={"python": [fake.url, fusion.url]})) as manager:
             for _ in range(5):

@@ -29,7 +29,7 @@ from faasrt import (
 )
 from faasrt.local import LocalFaaS, http_limits
 from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, ExecutionFinished
-from faasrt.testing import FakeFaas, FaultProxy, Reply
+from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import WASM, manager_at, manager_for, until_active
 from support.served import until
 
@@ -288,7 +288,7 @@ async def test_servers_without_streaming_deliver_the_output_at_the_end(local: Ru
     expected = [("stdout", "a\nc\n"), ("stderr", "b\n")]
     code = "import sys; print('a'); print('b', file=sys.stderr); print('c')"
     if place == "fake":
-        async with FakeFaas() as fake, manager_for(fake.url, envelope="never") as manager:
+        async with FakeFaaS() as fake, manager_for(fake.url, envelope="never") as manager:
             output = {"stdout": "a\nc\n", "stderr": "b\n", "ret_val": ""}
             fake.script(Reply(body=json.dumps({"output": output}).encode()))
             chunks, result, live = await read_all(manager, code, "python")

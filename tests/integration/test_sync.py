@@ -28,7 +28,7 @@ from faasrt import (
     StreamError,
     sync,
 )
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.served import CLEAN, PATIENCE_S, strays, trace
 
 
@@ -46,9 +46,9 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 @pytest.fixture
-def faas(portal: BlockingPortal) -> Iterator[FakeFaas]:
+def faas(portal: BlockingPortal) -> Iterator[FakeFaaS]:
     """A FaaS with scripted answers, in a thread of its own."""
-    with portal.wrap_async_context_manager(FakeFaas()) as faas:
+    with portal.wrap_async_context_manager(FakeFaaS()) as faas:
         yield faas
 
 
@@ -111,7 +111,7 @@ def test_every_method_works(manager: sync.RuntimeManager) -> None:
     assert "sync.RuntimeManager" in repr(manager)
 
 
-def test_class_methods(faas: FakeFaas, tmp_path: Path) -> None:
+def test_class_methods(faas: FakeFaaS, tmp_path: Path) -> None:
     """`from_env` and `from_url` take the options of the settings, and a cache."""
     faas.default = Reply.ok("hi")
     with sync.RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": faas.url}, cache=tmp_path) as manager:
@@ -122,7 +122,7 @@ def test_class_methods(faas: FakeFaas, tmp_path: Path) -> None:
         sync.RuntimeManager.from_url("nonsense")
 
 
-def test_errors_keep_their_types(faas: FakeFaas) -> None:
+def test_errors_keep_their_types(faas: FakeFaaS) -> None:
     with sync.RuntimeManager.from_url(faas.url) as manager:
         with pytest.raises(InvalidRequestError, match="code must not be empty"):
             manager.run_code("", "py")
@@ -132,7 +132,7 @@ def test_errors_keep_their_types(faas: FakeFaas) -> None:
         assert (caught.value.sent, caught.value.endpoint) == ("yes", faas.url)
 
 
-def test_many_threads_share_a_manager(faas: FakeFaas) -> None:
+def test_many_threads_share_a_manager(faas: FakeFaaS) -> None:
     faas.handler = lambda body: Reply.ok(body["code"])
     with sync.RuntimeManager.from_url(faas.url) as manager, ThreadPoolExecutor(16) as threads:
         results = list(threads.map(lambda number: manager.run_code(f"{number}", "py").stdout, range(300)))
@@ -140,7 +140,7 @@ def test_many_threads_share_a_manager(faas: FakeFaas) -> None:
         assert manager.get_metrics().total.calls == 300
 
 
-def test_it_works_while_an_event_loop_runs_in_the_thread(faas: FakeFaas) -> None:
+def test_it_works_while_an_event_loop_runs_in_the_thread(faas: FakeFaaS) -> None:
     """As in a notebook."""
     faas.default = Reply.ok("hi")
 
@@ -153,7 +153,7 @@ def test_it_works_while_an_event_loop_runs_in_the_thread(faas: FakeFaas) -> None
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_map_reads_lazily_in_the_calling_thread(faas: FakeFaas, ordered: bool) -> None:
+def test_map_reads_lazily_in_the_calling_thread(faas: FakeFaaS, ordered: bool) -> None:
     """No more tasks are read ahead than by the asynchronous `map`."""
     threads, read = set(), 0
 
@@ -184,7 +184,7 @@ def test_map_coalesces(manager: sync.RuntimeManager) -> None:
 
 
 @pytest.mark.parametrize("way", ["break", "close", "with", "error", "unstarted"])
-def test_leaving_a_map_stops_the_work(faas: FakeFaas, way: str) -> None:
+def test_leaving_a_map_stops_the_work(faas: FakeFaaS, way: str) -> None:
     """The source is closed in the calling thread, and no program is in flight when the loop has been left."""
     closed: list[int] = []
 
@@ -219,7 +219,7 @@ def test_leaving_a_map_stops_the_work(faas: FakeFaas, way: str) -> None:
         wait_until(lambda: faas.in_flight == 0)
 
 
-def test_an_error_of_the_source_follows_the_results_before_it(faas: FakeFaas) -> None:
+def test_an_error_of_the_source_follows_the_results_before_it(faas: FakeFaaS) -> None:
     def source(error: BaseException) -> Iterator[CodeTask]:
         yield CodeTask("a", "py")
         yield CodeTask("b", "py")
@@ -236,7 +236,7 @@ def test_an_error_of_the_source_follows_the_results_before_it(faas: FakeFaas) ->
         assert manager.get_metrics().in_flight == 0
 
 
-def test_wrong_arguments_of_map(faas: FakeFaas) -> None:
+def test_wrong_arguments_of_map(faas: FakeFaaS) -> None:
     with sync.RuntimeManager.from_url(faas.url) as manager:
         with pytest.raises(InvalidRequestError, match="iterable"):
             manager.map(5)  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def test_wrong_arguments_of_map(faas: FakeFaas) -> None:
         assert list(manager.map([])) == []
 
 
-def test_a_call_in_the_thread_of_the_manager_is_refused(faas: FakeFaas) -> None:
+def test_a_call_in_the_thread_of_the_manager_is_refused(faas: FakeFaaS) -> None:
     """It would wait for itself."""
     with sync.RuntimeManager.from_url(faas.url) as manager:
         with pytest.raises(ConfigurationError, match="wait for itself"):
@@ -257,7 +257,7 @@ def test_a_call_in_the_thread_of_the_manager_is_refused(faas: FakeFaas) -> None:
         assert manager.run_code("c", "py").ok
 
 
-def test_a_closed_manager_refuses_calls(faas: FakeFaas) -> None:
+def test_a_closed_manager_refuses_calls(faas: FakeFaaS) -> None:
     """Closing twice is harmless. A call in flight and a map fail when their manager is closed."""
     unused = sync.RuntimeManager.from_url(faas.url)
     unused.close()
@@ -286,7 +286,7 @@ def test_a_closed_manager_refuses_calls(faas: FakeFaas) -> None:
     assert manager.get_metrics().total.calls == 2
 
 
-def test_closing_races_with_calls(faas: FakeFaas) -> None:
+def test_closing_races_with_calls(faas: FakeFaaS) -> None:
     """Every call returns a result or raises `RuntimeClosedError`, and several threads may close the manager."""
     for _ in range(20):
         manager = sync.RuntimeManager.from_url(faas.url)
@@ -372,7 +372,7 @@ def test_ctrl_c_ends_the_program(tmp_path: Path) -> None:
 FORKED = """
 import os
 from faasrt import RuntimeClosedError, sync
-from faasrt.testing import FakeFaas
+from faasrt.testing import FakeFaaS
 
 manager = sync.RuntimeManager.from_url("http://127.0.0.1:1")
 manager.get_runtime("py")

@@ -24,7 +24,7 @@ from faasrt.telemetry.events import (
     ExecutionStarted,
     LimitChanged,
 )
-from faasrt.testing import FakeFaas, Reply
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
@@ -177,7 +177,7 @@ async def test_invalid_headers_of_a_sink_are_ignored(
 async def test_events_have_the_status_of_the_answer() -> None:
     """`AttemptFinished` has the HTTP status of results and errors, or None if there was no answer."""
     seen: list[Any] = []
-    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(
             Reply.overloaded("0"),
             Reply(status=408),  # a timeout of the program
@@ -206,7 +206,7 @@ async def test_events_have_the_status_of_the_answer() -> None:
 async def test_changes_of_the_limit_are_events() -> None:
     """The first limit and each change are an event. The last one is the limit in the metrics."""
     seen: list[Any] = []
-    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(Reply(), Reply.overloaded("0"))
         for _ in range(3):
             await manager.run_code("1", "py")
@@ -331,7 +331,7 @@ async def test_a_sink_that_raises_a_base_exception_leaks_no_permit(
             raise error
 
     options = {"breaker": BreakerSettings(consecutive_failures=1), "retry": RetrySettings(max_attempts=1)}
-    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink], **options) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, telemetry=[sink], **options) as manager:
         fake.script(Reply.crash())
         with pytest.raises(error):
             await manager.run_code("1", "py")
@@ -372,7 +372,7 @@ async def test_events_without_subscribers_are_not_created(
 ) -> None:
     """A sink decides with `is_enabled_for`. If that raises, the call still succeeds."""
     sink = SelectiveSink(enabled)
-    async with FakeFaas() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, telemetry=[sink]) as manager:
         assert (await manager.run_code("1", "py")).ok
     assert set(sink.seen) - {LimitChanged} == set(created)
     assert caplog.text.count("a telemetry sink failed") == (enabled == "fail")
@@ -402,7 +402,7 @@ async def test_a_failing_sink_does_not_fail_calls(kind: type, caplog: pytest.Log
     bad, good = FailingSink(kind), FailingSink(None)
     breaker = BreakerSettings(consecutive_failures=2, base_open_s=0.001, max_open_s=0.001)
     telemetry = [bad, good]
-    async with FakeFaas() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=telemetry) as manager:
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=QUICK, breaker=breaker, telemetry=telemetry) as manager:
         fake.script(Reply.overloaded("0"), Reply.crash(), Reply.crash(), Reply.ok("x"))
         calls = [manager.run_code("1", "py", idempotent=True), manager.run_code("1", "py")]
         ends = [type((await asyncio.gather(call, return_exceptions=True))[0]).__name__ for call in calls]

@@ -1,4 +1,4 @@
-"""`FakeFaas` and `FaultProxy`, tested with a client that counts bytes."""
+"""`FakeFaaS` and `FaultProxy`, tested with a client that counts bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from faasrt import ConfigurationError, ErrorInfo, Language, Outcome, RuntimeClosedError
-from faasrt.testing import FakeFaas, FaultProxy, Reply, Toxics, fault_proxy
+from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics, fault_proxy
 from support.helpers import manager_for
 from support.served import until
 
@@ -114,7 +114,7 @@ class Sink:
 async def test_replies_are_sent_in_the_protocol_of_a_faas() -> None:
     """The default outcome is OK. The fields of a reply are sent as output, error and metadata."""
     error = ErrorInfo("ValueError", "bad", "Traceback ...")
-    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+    async with FakeFaaS() as fake, aiohttp.ClientSession() as session:
         fake.script(
             Reply(),
             Reply.ok("hi\n", value={"score": 1}),
@@ -136,8 +136,8 @@ async def test_replies_are_sent_in_the_protocol_of_a_faas() -> None:
         assert (fake.executions, len(fake.requests), fake.in_flight, fake.peak) == (4, 4, 0, 1)
 
 
-async def test_manager_with_a_fake_faas(faasrt_fake: FakeFaas) -> None:
-    """A manager can use a `FakeFaas`, and the fixture `faasrt_fake` yields an open one."""
+async def test_manager_with_a_fake_faas(faasrt_fake: FakeFaaS) -> None:
+    """A manager can use a `FakeFaaS`, and the fixture `faasrt_fake` yields an open one."""
     faasrt_fake.default = Reply(outcome="MEMORY_LIMIT", stdout="hi")
     async with manager_for(faasrt_fake.url) as manager:
         result = await manager.run_code("print('hi')", "python")
@@ -147,7 +147,7 @@ async def test_manager_with_a_fake_faas(faasrt_fake: FakeFaas) -> None:
 
 async def test_replies_come_in_the_order_of_the_script() -> None:
     """Scripted replies are used once each, in order, and then the default. A handler overrides both."""
-    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+    async with FakeFaaS() as fake, aiohttp.ClientSession() as session:
 
         async def stdout(**fields: Any) -> str:
             return (await post(session, fake.url, **fields))[1]["output"]["stdout"]
@@ -168,7 +168,7 @@ async def test_exception_of_a_handler_is_a_500() -> None:
     def handler(body: dict[str, Any]) -> Reply:
         raise KeyError("nope")
 
-    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+    async with FakeFaaS() as fake, aiohttp.ClientSession() as session:
         fake.handler = handler
         status, answer = await post(session, fake.url)
         assert status == 500
@@ -192,7 +192,7 @@ async def test_exception_of_a_handler_is_a_500() -> None:
 )
 async def test_failure_replies(reply: Reply, executions: int) -> None:
     """A failure is sent with its headers. It counts as an execution unless it is a refusal."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.default = reply
         await client.send(REQUEST)
         status, headers, body = await client.answer()
@@ -206,7 +206,7 @@ async def test_failure_replies(reply: Reply, executions: int) -> None:
 
 async def test_raw_body_and_headers() -> None:
     """A reply may have any body and any headers, even a wrong Content-Length."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.default = Reply(body=b"\xff{", headers={"content-length": "5", "Content-Type": "text/plain"})
         await client.send(REQUEST)
         head = await client.exactly(len(b"HTTP/1.1 200 OK\r\n"))
@@ -244,7 +244,7 @@ def test_invalid_replies_are_refused(wrong: dict[str, Any]) -> None:
 
 async def test_several_requests_on_one_connection() -> None:
     """Requests may be sent one by one or pipelined. `Connection: close` and HTTP/1.0 end the connection with FIN."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.handler = lambda body: Reply.ok(str(len(fake.requests)))
         async with connected(fake.url) as client:
             for number in (1, 2, 3):
@@ -267,7 +267,7 @@ async def test_several_requests_on_one_connection() -> None:
 
 async def test_requests_may_arrive_in_pieces() -> None:
     """A request may be split at any byte, or arrive byte by byte."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for place in range(1, len(REQUEST)):
             await client.send(REQUEST[:place])
@@ -284,7 +284,7 @@ async def test_requests_may_arrive_in_pieces() -> None:
 async def test_large_bodies() -> None:
     """One connection carries two requests and answers of 10 MB."""
     code = "#" * 10_000_000
-    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+    async with FakeFaaS() as fake, aiohttp.ClientSession() as session:
         fake.handler = lambda body: Reply.ok(body["code"])
         for _ in range(2):
             async with session.post(
@@ -307,7 +307,7 @@ async def test_large_bodies() -> None:
 )
 async def test_invalid_requests(request_: bytes, status: int) -> None:
     """An invalid request gets an error, closes the connection, and uses no scripted reply."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.script(Reply())
         await client.send(request_)
         answered, _, body = await client.answer()
@@ -318,7 +318,7 @@ async def test_invalid_requests(request_: bytes, status: int) -> None:
 
 async def test_other_paths_are_not_found() -> None:
     """Other paths get a 404, do not close the connection, and use no scripted reply."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.script(Reply())
         for other in (REQUEST.replace(b"/run_code", b"/validate_code"), b"GET /metrics HTTP/1.1\r\nHost: fake\r\n\r\n"):
             await client.send(other)
@@ -328,7 +328,7 @@ async def test_other_paths_are_not_found() -> None:
 
 async def test_health_is_scripted_like_programs() -> None:
     """`/health` returns the fields that the test sets, counts its requests, and uses no scripted reply."""
-    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+    async with FakeFaaS() as fake, aiohttp.ClientSession() as session:
         fake.script(Reply(reset_on_request_byte=0))
         async with session.get(fake.url + "/health") as response:
             health = await response.json()
@@ -364,7 +364,7 @@ async def test_health_is_scripted_like_programs() -> None:
 
 async def test_reset_at_each_byte_of_the_answer() -> None:
     """The client gets exactly `reset_after` bytes and then RST. The program counts as executed."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.default = Reply(body=b"{}")
         async with connected(fake.url) as client:
             await client.send(REQUEST.replace(b"Host", b"Connection: close\r\nHost"))
@@ -380,7 +380,7 @@ async def test_reset_at_each_byte_of_the_answer() -> None:
 
 async def test_reset_late_in_a_large_answer() -> None:
     """All bytes before the reset arrive, even if they do not fit into the buffers of the kernel."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.default = Reply(body=bytes(20_000_000), reset_after=15_000_000)
         await client.send(REQUEST)
         await fake.wait_until(lambda: fake.in_flight == 1)
@@ -390,7 +390,7 @@ async def test_reset_late_in_a_large_answer() -> None:
 
 async def test_reset_at_each_byte_of_the_request() -> None:
     """The client gets RST. The program counts as executed only if the whole request arrived."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         for place in range(len(REQUEST) + 2):
             fake.script(Reply(reset_on_request_byte=place))
             async with connected(fake.url) as client:
@@ -403,7 +403,7 @@ async def test_reset_at_each_byte_of_the_request() -> None:
 
 async def test_reset_within_a_request_does_not_affect_others() -> None:
     """A request is reset at its byte even if it arrives as a whole, and the next request gets the next reply."""
-    async with FakeFaas() as fake, connected(fake.url) as client, connected(fake.url) as other:
+    async with FakeFaaS() as fake, connected(fake.url) as client, connected(fake.url) as other:
         fake.script(Reply(reset_on_request_byte=len(REQUEST) - 1), Reply.ok("next"))
         await client.send(REQUEST)
         assert await client.to_end() == (b"", "RST")
@@ -417,7 +417,7 @@ async def test_reset_within_a_request_does_not_affect_others() -> None:
 
 async def test_incomplete_request_uses_no_reply() -> None:
     """The next request gets the reply."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.script(Reply.ok("one"))
         async with connected(fake.url) as client:
             await client.send(REQUEST[:-1])
@@ -432,7 +432,7 @@ async def test_incomplete_request_uses_no_reply() -> None:
 async def test_delays() -> None:
     """The answer arrives after `delay_s`, and the program is in flight until then."""
     loop = asyncio.get_running_loop()
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.default = Reply(delay_s=FAST)
         started = loop.time()
         await client.send(REQUEST)
@@ -446,7 +446,7 @@ async def test_delays() -> None:
 @pytest.mark.parametrize("reply", [Reply(hang=True), Reply(delay_s=SLOW)])
 async def test_disconnected_clients_are_not_in_flight(reply: Reply) -> None:
     """When a client disconnects with FIN or RST, its program is no longer in flight."""
-    async with FakeFaas() as fake:
+    async with FakeFaaS() as fake:
         fake.default = reply
         for lingers in (False, True):
             async with connected(fake.url) as client:
@@ -460,7 +460,7 @@ async def test_disconnected_clients_are_not_in_flight(reply: Reply) -> None:
 
 async def test_capacity() -> None:
     """A program beyond the capacity is refused before it starts, uses no reply, and is not in flight."""
-    async with FakeFaas() as fake, aiohttp.ClientSession() as session:
+    async with FakeFaaS() as fake, aiohttp.ClientSession() as session:
         fake.capacity = 2
         fake.script(Reply(hang=True), Reply(hang=True), Reply.ok("third"))
         hanging = [asyncio.create_task(post(session, fake.url)) for _ in range(2)]
@@ -480,12 +480,12 @@ async def test_capacity() -> None:
 
 
 @pytest.fixture(params=["fake", "proxy"])
-async def made(request: pytest.FixtureRequest, raw_server: RawServer) -> FakeFaas | FaultProxy:
-    """Return a FakeFaas or a FaultProxy that is not open yet."""
-    return FakeFaas() if request.param == "fake" else FaultProxy(await raw_server(echo))
+async def made(request: pytest.FixtureRequest, raw_server: RawServer) -> FakeFaaS | FaultProxy:
+    """Return a FakeFaaS or a FaultProxy that is not open yet."""
+    return FakeFaaS() if request.param == "fake" else FaultProxy(await raw_server(echo))
 
 
-async def test_down_and_up(made: FakeFaas | FaultProxy) -> None:
+async def test_down_and_up(made: FakeFaaS | FaultProxy) -> None:
     """`down` closes all connections and refuses new ones. `up` serves on the same port again."""
     async with made as server:
         url = server.url
@@ -509,7 +509,7 @@ async def test_down_and_up(made: FakeFaas | FaultProxy) -> None:
 
 async def test_down_ends_programs_in_flight() -> None:
     """The connection of a program in flight is closed. Counters are kept."""
-    async with FakeFaas() as fake, connected(fake.url) as client:
+    async with FakeFaaS() as fake, connected(fake.url) as client:
         fake.default = Reply(hang=True)
         await client.send(REQUEST)
         await fake.wait_until(lambda: fake.in_flight == 1)
@@ -519,7 +519,7 @@ async def test_down_ends_programs_in_flight() -> None:
         assert fake.executions == 1
 
 
-async def test_close_with_open_connections(made: FakeFaas | FaultProxy) -> None:
+async def test_close_with_open_connections(made: FakeFaaS | FaultProxy) -> None:
     """No task and no file descriptor remains. A server may be closed twice."""
     process, tasks = psutil.Process(), asyncio.all_tasks()
     descriptors = process.num_fds()
@@ -546,7 +546,7 @@ def test_close_with_a_program_in_flight(loop: str, caplog: pytest.LogCaptureFixt
 
     async def main() -> None:
         async with (
-            FakeFaas() as fake,
+            FakeFaaS() as fake,
             FaultProxy(fake.url) as proxy,
             connected(proxy.url) as client,
             connected(fake.url) as other,
@@ -567,7 +567,7 @@ def test_close_with_a_program_in_flight(loop: str, caplog: pytest.LogCaptureFixt
     assert caplog.records == []
 
 
-async def test_close_while_down(made: FakeFaas | FaultProxy) -> None:
+async def test_close_while_down(made: FakeFaaS | FaultProxy) -> None:
     """The socket that reserves the port is closed."""
     descriptors = psutil.Process().num_fds()
     async with made as server:
@@ -575,7 +575,7 @@ async def test_close_while_down(made: FakeFaas | FaultProxy) -> None:
     assert psutil.Process().num_fds() == descriptors
 
 
-async def test_use_before_opening(made: FakeFaas | FaultProxy) -> None:
+async def test_use_before_opening(made: FakeFaaS | FaultProxy) -> None:
     """`url` and `up` raise RuntimeClosedError. `down` and `aclose` do nothing."""
     made.down()
     with pytest.raises(RuntimeClosedError, match="not open"):
@@ -585,7 +585,7 @@ async def test_use_before_opening(made: FakeFaas | FaultProxy) -> None:
     await made.aclose()
 
 
-async def test_open_twice(made: FakeFaas | FaultProxy) -> None:
+async def test_open_twice(made: FakeFaaS | FaultProxy) -> None:
     """A server cannot be opened again, while it is open or afterwards."""
     async with made as server:
         with pytest.raises(RuntimeClosedError, match="once"):
@@ -597,7 +597,7 @@ async def test_open_twice(made: FakeFaas | FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("steps", range(5))
-async def test_cancelled_while_opening(made: FakeFaas | FaultProxy, steps: int) -> None:
+async def test_cancelled_while_opening(made: FakeFaaS | FaultProxy, steps: int) -> None:
     """If opening is cancelled at any await, no task and no file descriptor remains."""
     tasks, descriptors = asyncio.all_tasks(), psutil.Process().num_fds()
     opening = asyncio.create_task(made.__aenter__())
@@ -611,7 +611,7 @@ async def test_cancelled_while_opening(made: FakeFaas | FaultProxy, steps: int) 
     assert psutil.Process().num_fds() == descriptors
 
 
-async def test_cancelled_while_closing(made: FakeFaas | FaultProxy) -> None:
+async def test_cancelled_while_closing(made: FakeFaaS | FaultProxy) -> None:
     """If `aclose` is cancelled, the server is still closed."""
     async with made as server, connected(server.url) as client:
         await server.wait_until(lambda: server.connections == 1)
@@ -625,7 +625,7 @@ async def test_cancelled_while_closing(made: FakeFaas | FaultProxy) -> None:
         assert server.connections == 0
 
 
-async def test_many_concurrent_clients(made: FakeFaas | FaultProxy) -> None:
+async def test_many_concurrent_clients(made: FakeFaaS | FaultProxy) -> None:
     """200 clients are served. When they disconnect, the server closes its connections."""
     async with made as server, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(server.url)) for _ in range(200)]
@@ -819,7 +819,7 @@ async def test_half_close_upstream(raw_server: RawServer) -> None:
 
 async def test_proxy_forwards_the_end_of_a_server() -> None:
     """RST and FIN of the server are forwarded after the same bytes. If the server is down, the client gets RST."""
-    async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy:
         fake.script(Reply(reset_after=40))
         async with connected(proxy.url) as client:
             await client.send(REQUEST)
@@ -840,7 +840,7 @@ async def test_proxy_forwards_the_end_of_a_server() -> None:
 
 async def test_proxy_forwards_the_end_of_a_client() -> None:
     """When a client disconnects, its program on the server is no longer in flight."""
-    async with FakeFaas() as fake, FaultProxy(fake.url) as proxy:
+    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy:
         fake.default = Reply(hang=True)
         async with connected(proxy.url) as client:
             await client.send(REQUEST)
