@@ -13,6 +13,7 @@ import pytest
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
 from faasrt.local.engines import jailed
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
+from support.random_programs import RANDOM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512)
@@ -359,3 +360,16 @@ async def test_shared_memory_is_not_in_the_working_folder(native: RuntimeManager
     assert result.stdout == "x []\n"
     assert result.error is not None
     assert result.error.message == "[Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize("name", ["random", "numpy's seeds", "sympy", "multiprocessing", "tempfile"])
+async def test_native_programs_share_no_random_state(native: RuntimeManager, name: str) -> None:
+    """The same program prints something else each time, although its modules were imported before it was started."""
+    module = RANDOM[name].split()[1].strip(";").split(".")[0]
+    code = f"import sys\nprint({module!r} in sys.modules, file=sys.stderr)\n{RANDOM[name]}"
+    found: list[str] = []
+    while len(found) < 3:  # the first programs may run before the tier of the package is ready
+        result = await native.run_code(code, "python", timeout_ms=20_000)
+        assert result.outcome is Outcome.OK, result
+        found += [result.stdout] if result.stderr == "True\n" else []
+    assert len(set(found)) == 3

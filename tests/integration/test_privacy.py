@@ -226,6 +226,8 @@ async def test_reasons_contain_no_text_of_the_server(
 ALLOWED = {
     "status",
     "code",  # the exit code
+    "language",  # a name that the client has checked
+    "context.language",
     "name",  # a field of the protocol
     "type(value).__name__",
     "error.start",

@@ -1,6 +1,7 @@
 # Prepares the process of a native Python program. This is the second part of python_native.py.
 
 import builtins
+import gc
 import io
 import json
 import linecache
@@ -51,11 +52,26 @@ SharedMemory.__module__ = "mmap"
 mmap.mmap = SharedMemory
 
 
+# Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked.
+GENERATORS = [
+    found for found in gc.get_objects() if isinstance(found, random.Random) and type(found) is not random.SystemRandom
+]
+
+
 def reseed():
-    # All programs are forks of one process. Without this they would share its random numbers and its start time.
-    random.seed()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
+    # All programs are forks of one process. Without this they would share its random numbers, the secret key of its
+    # child processes and its start time.
+    for generator in GENERATORS:
+        generator.seed()
+    numpy = sys.modules.get("numpy.random")
+    if hasattr(numpy, "set_bit_generator"):
+        numpy.set_bit_generator(numpy.MT19937())  # also replaces the seed of generators that are spawned from it
+    elif numpy:
+        numpy.seed()
+    processes = sys.modules.get("multiprocessing.process")
+    if processes:
+        key = processes.AuthenticationString(os.urandom(32))
+        processes.current_process()._config["authkey"] = key
     now = time.time_ns()
     logging._startTime = now if isinstance(logging._startTime, int) else now / 1e9
 
