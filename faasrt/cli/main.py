@@ -293,7 +293,8 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
     Every engine is started once. For the engine wasm, the Python sandbox is compiled, and snapshots of it with its
-    packages are made, which happens once on a machine. The exit code is 3 unless all languages can run.
+    packages are made, which happens once on a machine. The exit code is 3 unless Python, JavaScript and TypeScript can
+    run. Other languages are optional; those that cannot run are named.
     """
     from faasrt.local import LocalFaaS
 
@@ -301,7 +302,8 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             engine = await report_engine(faas.url, chosen=bool(engines))
             async with show_start(engine, faas.url):
-                ready = all(await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n")))
+                found = await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n"))
+            ready = all(one for language, one in zip(faas.languages, found, strict=True) if language.has_return_val)
             if ready:
                 async with show_background(engine, faas.url):
                     await faas.make_snapshots()

@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from faasrt import Language
+from faasrt.cli.health_text import describe_engines
 from support.cli import faasrt, faasrt_process
 from support.served import CLEAN, FAASRT, is_gone, sandboxes, strays
 
@@ -472,11 +473,8 @@ def test_warmup_and_health_start_the_embedded_faas() -> None:
 def test_health_shows_the_work_in_the_background() -> None:
     """For a server on the engine wasm, this is the progress of its snapshots."""
     state = {"status": "ready", "engine": "wasm", "level": "", "detail": "making snapshots, 2 of 5 are made"}
-    # In another process, because `faasrt.cli.main` is a function after `import faasrt.cli`.
-    show = "import json, sys; from faasrt.cli.main import _describe_languages as f; print(*f(json.load(sys.stdin)))"
-    given = json.dumps({"languages": {"python": state}})
-    line = subprocess.run([sys.executable, "-c", show], input=given, capture_output=True, text=True, check=True).stdout
-    assert line == "python: ready, engine wasm, level ; making snapshots, 2 of 5 are made\n"
+    lines = describe_engines({"languages": {"python": state}})
+    assert lines == ["python: ready, engine wasm, level ; making snapshots, 2 of 5 are made"]
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
