@@ -82,7 +82,8 @@ class TimeoutSettings(metaclass=RecordType):
         connect_s: Seconds for DNS, TCP and TLS together. Default: 5.
         grace_s: Seconds that an attempt may take beyond `timeout_ms`, for the network and the server. Default: 2.
         startup_s: Further seconds on a server that starts an interpreter for each request, such as python-faas, where
-            this takes 1.5 to 2 s, or longer under load. Default: 10.
+            this takes 1.5 to 2 s, or longer under load; and for the compiler of a SandboxFusion or Piston server.
+            Default: 10.
         health_s: Seconds for a health probe, from the connection to the end of the answer. Default: 5.
         close_s: Seconds that `aclose` waits for calls in flight before it cancels them. Default: 5.
 
@@ -138,8 +139,8 @@ class RetrySettings(metaclass=RecordType):
         throttled_max_delay_s: Like `max_delay_s`, after a 429 or 503. Default: 20.
         max_retry_after_s: The maximum `Retry-After` in seconds. A call is not retried if the server asks for a longer
             delay. Default: 30.
-        budget: The size of the retry budget, in tokens. Default: 50. Python has one budget, and JavaScript and
-            TypeScript share another; all callers of a factory share both.
+        budget: The size of the retry budget, in tokens. Default: 50. Each language has a budget of its
+            own, but JavaScript and TypeScript share one; all callers of a factory share the budgets.
         retry_cost: The tokens that a retry takes from the budget, at most `budget`. Default: 5.
         success_credit: The tokens that a successful call adds to the budget. Default: 1.
 

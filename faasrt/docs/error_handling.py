@@ -115,8 +115,8 @@ run again.
 
 ## Validation first
 
-`validate_code` finds syntax errors without running anything: Python is parsed locally, JavaScript and TypeScript by the
-FaaS. It is not a safety check. A program that parses may still do anything that the sandbox allows.
+`validate_code` finds syntax errors without running anything: Python is parsed locally, other languages are checked by
+the FaaS. It is not a safety check. A program that parses may still do anything that the sandbox allows.
 
 ## In batches
 

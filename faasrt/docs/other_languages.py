@@ -54,6 +54,7 @@ Input, files, collected files, live output, limits and `judge` work as for Pytho
 | the compiler takes too long or too much memory | SYNTAX_ERROR, with the limit in the message |
 | exit code other than 0 | USER_ERROR with the exit code; `result.error` names a Go or Rust panic, or a Java exception |
 | a signal, such as SIGSEGV or SIGABRT | CRASHED; `result.error.name` is the signal, or the C++ exception |
+| SIGKILL that a program sends itself | a `ServerError`: it looks like a kill by the system, which is out of memory |
 | out of memory, also if the program notices it (`std::bad_alloc`, `OutOfMemoryError`) | MEMORY_LIMIT |
 
 `validate_code` returns all errors of the compiler with their lines and columns, and fills the cache (see below).

@@ -322,7 +322,7 @@ class LocalFaaS(metaclass=RecordType):
 
     def _make_queues(self, options: EngineOptions) -> None:
         if self.languages == _parse_languages(None):
-            # Nobody has asked for the languages that cannot run here, so they are left out.
+            # Languages that cannot run here are left out, unless the caller names them.
             self._missing = {one: toolchain.missing for one, toolchain in TOOLCHAINS.items() if toolchain.missing}
             if options.level != "namespaces":
                 reason = f"it needs the level namespaces: {options.level_reason or 'another level was chosen'}"

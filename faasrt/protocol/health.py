@@ -23,8 +23,8 @@ class EndpointProfile:
         lossless: Whether the server returns results undamaged, so that programs need no envelope.
         enforces_timeouts: Whether the server stops a program at its time limit.
         cancels_on_disconnect: Whether the server stops a program when its client disconnects.
-        reference: Whether the server is python-faas or js-faas. The envelope is known to work there, so an answer
-            without a frame means that the program was killed.
+        reference: Whether the envelope is known to work there, as on python-faas, js-faas, SandboxFusion and Piston. An
+            answer without a frame then means that the program was killed, or that the interpreter did not start.
         cold_start: Whether the server starts an interpreter for each request, which takes one or two seconds.
         timeout_limit_ms: The maximum time limit that the server accepts, in milliseconds; None if unknown.
         max_output_bytes: The number of bytes that the server keeps of each stream; None if unknown.

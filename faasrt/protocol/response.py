@@ -72,7 +72,7 @@ class ParsedAnswer:
     Attributes:
         result: The result according to the server alone; frames and the fields about the call are missing.
         report: The content of the guest program's frames.
-        declared: Whether the server named the outcome. Only the embedded FaaS does this.
+        declared: Whether the answer states the outcome, as those of the embedded FaaS do.
         killed: Whether js-faas left its own report in stdout, because the process was killed.
         time_used_up: Whether the execution took at least as long as its time limit.
     """

@@ -134,7 +134,7 @@ class EndpointChanged(metaclass=RecordType):
 
     Attributes:
         endpoint: The base URL.
-        family: The family of languages: "python", or "javascript" for JavaScript and TypeScript.
+        family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
         state: "open" or "closed".
         open_s: The seconds until a call probes the endpoint; 0 if the breaker closed.
     """
@@ -151,7 +151,7 @@ class LimitChanged(metaclass=RecordType):
 
     Attributes:
         endpoint: The base URL.
-        family: The family of languages: "python", or "javascript" for JavaScript and TypeScript.
+        family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
         limit: The maximum number of calls in flight. It may have a fraction; the client rounds it down.
     """
 

@@ -78,7 +78,7 @@ class EndpointState(metaclass=RecordType):
 
     Attributes:
         endpoint: The base URL.
-        family: The family of languages: "python", or "javascript" for JavaScript and TypeScript.
+        family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
         state: The state of the circuit breaker: "closed" (healthy), "open" (not used) or "half-open" (being probed).
         open_s: The seconds until a call probes the endpoint; 0 unless the breaker is open.
         limit: The maximum number of calls in flight.
