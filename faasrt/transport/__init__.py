@@ -27,8 +27,8 @@ returns its permit and closes its connection.
 
 At most three attempts are made, within the deadline of the call. The delays between them are random ("full jitter"),
 and short if another replica is healthy. A budget (ten retries, refilled by successes) limits the load of retries on
-endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one family, and every other
-language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has the numbers.
+endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one family, and every
+other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has the numbers.
 
 **Replicas.** With several URLs for a language, each call goes to the less loaded of two replicas chosen at random. If a
 replica fails five times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets
