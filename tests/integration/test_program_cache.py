@@ -73,7 +73,20 @@ def test_a_damaged_entry_is_not_used(tmp_path: Path, kept: int) -> None:
     path.write_bytes(b"\xff" * 100)
     assert cache.get("a") is None
     cache.put("a", FILES)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert cache.get("a") is None
+    cache.put("a", FILES)
     assert cache.get("a") == FILES
+
+
+def test_an_entry_that_others_could_have_written_is_not_used(tmp_path: Path) -> None:
+    cache = ProgramCache(tmp_path, 10_000)
+    cache.put("a", FILES)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert cache.get("b") is None
+    (tmp_path / "a").chmod(0o666)
+    assert cache.get("a") is None
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:

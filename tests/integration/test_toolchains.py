@@ -18,6 +18,7 @@ from faasrt import (
     InvalidRequestError,
     Language,
     Outcome,
+    OverloadedError,
     RuntimeManager,
     SandboxConfig,
     ServerError,
@@ -207,7 +208,7 @@ int main(void) { pthread_t thread; pthread_create(&thread, 0, run, 0); pthread_e
 async def test_a_compiler_that_takes_too_long_is_ended(
     manager: RuntimeManager, language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outcome is SYNTAX_ERROR with the reason, and is not kept."""
+    """The outcome is SYNTAX_ERROR with the reason. It is kept for a minute only, so that equal programs do not wait."""
     code = f"int main(void) {{ return 0; }} // not in the cache: {uuid.uuid4()}"
     with monkeypatch.context() as patch:
         limits = attrs.evolve(toolchain_engine.COMPILE_LIMITS, timeout_ms=1)
@@ -215,7 +216,9 @@ async def test_a_compiler_that_takes_too_long_is_ended(
         result = await manager.run_code(code, language)
     assert result.outcome is Outcome.SYNTAX_ERROR
     assert result.error is not None
-    assert "timeout after 1 ms" in result.error.message
+    assert "timeout after 1 ms (limit of the server)" in result.error.message
+    assert (await manager.run_code(code, language)).error == result.error
+    monkeypatch.setattr(toolchain_engine, "_REMEMBERED_S", 0)
     assert (await manager.run_code(code, language)).ok
 
 
@@ -334,6 +337,45 @@ async def test_a_new_language_is_one_record(monkeypatch: pytest.MonkeyPatch) -> 
         assert (result.outcome, result.stdout) == (Outcome.OK, "42!"), result
         checked = await manager.validate_code("print 1;\nmy $x = ;", "bash")
         assert (checked.valid, checked.diagnostics[0].line) == (False, 2)
+
+
+@pytest.mark.skipif(PERL.missing != "", reason=PERL.missing)
+async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The kernel may kill a process of a compiler if the memory is low. The next call compiles again."""
+    command = 'grep -q low "$0" && { echo "cc1: Killed" >&2; exit 1; }; exec perl -c "$0"'
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+    killed = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0]])
+    monkeypatch.setitem(server._ENGINES, Language.BASH, (engine_for(killed),))
+    async with RuntimeManager.local(["bash"], workers=1, sandbox=SANDBOX) as manager:
+        for _ in range(2):
+            with pytest.raises(OverloadedError, match="a process of the compiler was killed"):
+                await manager.run_code("print 'low'", "bash")
+        assert (await manager.run_code("print 'ok'", "bash")).stdout == "ok"
+
+
+JAVA_NAMES = {
+    "class Main {\n    public enum Color {RED}\n    public static void main(String[] a) {} }": "Main",
+    "class Helper {\n  public record P(int x) {}\n}\npublic class Solution { void f() {} }": "Solution",
+    "/*\n public class Old {}\n*/\npublic class New {}": "New",
+    '// public class A {}\nclass B { String s = """\npublic class Z {}\n"""; char c = \'{\'; String t = "{"; }': "B",
+    '@SuppressWarnings({"x"}) public final class Foo {}': "Foo",
+    "public non-sealed class Foo {}": "Foo",
+    "public class \u00c9 {}": "\u00c9",
+    "interface Shape {}\nclass Solution { public static void main(String[] a) {} }": "Solution",
+    "class A {}\nclass Main {}": "Main",
+    "class A { class B { void main() {} } }\nclass C {}": "A",
+    "": "Main",
+    "/* unclosed public class X {}": "Main",
+}
+
+
+@pytest.mark.parametrize("code", JAVA_NAMES)
+async def test_the_file_of_a_java_program_is_named_after_its_main_class(code: str) -> None:
+    file = TOOLCHAINS[Language.JAVA].file
+    assert file is not None
+    assert file(code) == f"{JAVA_NAMES[code]}.java"
 
 
 @pytest.mark.parametrize("language", each_of(["c"]))

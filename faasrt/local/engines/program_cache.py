@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -11,7 +12,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from faasrt.local.cache import is_private
+
 _LENGTH = struct.Struct("!I")
+_DIGEST_BYTES = 32
 _TEMPORARY = ".new-"
 _ABANDONED_S = 3600.0
 # An eviction removes more than necessary, so that not every new program causes one.
@@ -37,7 +41,11 @@ class ProgramCache:
         """Return the files of an entry; None if there is none, or if it is damaged or cannot be read."""
         path = self._folder / key
         try:
-            data = path.read_bytes()
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb") as file:
+                if not is_private(os.fstat(fd)):
+                    return None  # another user could have written it
+                data = file.read()
             os.utime(path)
         except OSError:
             return None
@@ -87,10 +95,14 @@ class ProgramCache:
 
 def _encode(files: Mapping[str, bytes]) -> bytes:
     head = json.dumps([(name, len(content)) for name, content in files.items()]).encode()
-    return b"".join([_LENGTH.pack(len(head)), head, *files.values()])
+    data = b"".join([_LENGTH.pack(len(head)), head, *files.values()])
+    return hashlib.sha256(data).digest() + data
 
 
-def _decode(data: bytes) -> dict[str, bytes] | None:
+def _decode(entry: bytes) -> dict[str, bytes] | None:
+    digest, data = entry[:_DIGEST_BYTES], entry[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        return None
     try:
         at = _LENGTH.size + _LENGTH.unpack_from(data)[0]
         files = {}

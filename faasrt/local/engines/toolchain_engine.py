@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from weakref import WeakValueDictionary
 import attrs
 
 from faasrt.errors import ConfigurationError
-from faasrt.inputs import ProgramInput, program_file
+from faasrt.inputs import MAX_FILES, ProgramInput, program_file
 from faasrt.local.cache import cache_dir
 from faasrt.local.engines import native_system
 from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
@@ -35,12 +36,23 @@ from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, ErrorInfo, Outcome
 
-COMPILE_LIMITS = ExecutionLimits(timeout_ms=30_000, memory_limit_mb=1024, max_output_bytes=262_144)
+COMPILE_LIMITS = ExecutionLimits(
+    timeout_ms=30_000,
+    memory_limit_mb=1024,
+    max_output_bytes=262_144,
+    set_by_server=(Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT),
+)
 _SAMPLE_LIMITS = ExecutionLimits(timeout_ms=20_000, memory_limit_mb=128, max_output_bytes=65_536)
 _CACHE_BYTES = 512 * 2**20
-_CACHE_FORMAT = 1  # part of the key of each cached program
+_CACHE_FORMAT = 2  # part of the key of each cached program
 _FAILURE = "failure"  # the name of the entry with the output of a compiler that failed
 _MAX_DIAGNOSTICS = 100
+# Messages of compilers whose own processes were killed, or got no memory.
+_INTERRUPTED = re.compile(
+    r"\bKilled\b|signal: 9\b|Cannot fork|Resource temporarily unavailable|insufficient memory for the Java Runtime"
+)
+# Failures that are not stored are remembered for this time, so that the same program does not take up the compiler.
+_REMEMBERED_S, _MOST_REMEMBERED = 60.0, 100
 _MESSAGE_BYTES, _TRACEBACK_BYTES = 4_096, 32_768
 _ENV = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -73,6 +85,8 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         self._started_or_failed = asyncio.Event()
         # Only one of several programs with the same source compiles it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # By key: the time of a failure that is not stored, and the failure.
+        self._failures: dict[str, tuple[float, Mapping[str, bytes]]] = {}
 
     def mark_ready(self) -> None:
         super().mark_ready()
@@ -188,8 +202,16 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             stored = await asyncio.to_thread(self._cache.get, key)
             if stored is not None:
                 return stored
+            failed_at, failure = self._failures.pop(key, (0.0, {}))
+            if failure and time.monotonic() - failed_at < _REMEMBERED_S:
+                self._failures[key] = failed_at, failure
+                return failure
             compiled, is_final = await self._run_compiler(job, command, files, take)
-            if is_final:
+            if not is_final:
+                self._failures[key] = time.monotonic(), compiled
+                while len(self._failures) > _MOST_REMEMBERED:
+                    del self._failures[next(iter(self._failures))]
+            else:
                 try:
                     await asyncio.to_thread(self._cache.put, key, compiled)
                 except OSError as error:
@@ -218,15 +240,21 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         except EngineError as error:
             raise NotStartedError(f"the compiler failed: {error}") from None
         if result.outcome is Outcome.OK:
-            if "files" in result.truncated:
+            if "files" not in result.truncated:
+                return dict(result.files), True
+            if len(result.files) < MAX_FILES:
                 raise NotStartedError("the output of the compiler could not be read in time")
-            return dict(result.files), True
+            return {_FAILURE: f"the compiler wrote more than {MAX_FILES} files".encode()}, True
         text = result.stderr + result.stdout
+        # Only an error in a line is certainly one of the program. The lack of memory for a compiler is not.
+        is_located = any(match.groupdict().get("line") for match in self.toolchain.diagnostic.finditer(text))
+        if result.outcome is Outcome.USER_ERROR and not is_located and _INTERRUPTED.search(text):
+            raise NotStartedError(f"a process of the compiler was killed or could not start: {text.strip()[-300:]}")
         if (limit := limits.error(result.outcome)) is not None:
-            text = f"{text}\nthe compiler was ended: {limit.message}"
+            text = f"{text}\nthe compiler was stopped: {limit.message}"
         elif not text.strip():
             text = f"the compiler failed: {result.error.message if result.error else result.outcome}"
-        return {_FAILURE: text.encode()}, result.outcome is Outcome.USER_ERROR
+        return {_FAILURE: text.encode()}, result.outcome is Outcome.USER_ERROR and is_located
 
     def _read_failure(self, output: bytes, name: str, job: EngineJob) -> EngineResult:
         """Return the result of a program that does not compile, with the output of the compiler as its stderr."""

@@ -59,6 +59,9 @@ def reseed():
         for generator in bit_generators:
             generator.state = type(generator)().state
         numpy.set_bit_generator(numpy.MT19937())  # which also replaces the seed of its descendants
+    symbols = sys.modules.get("sympy.core.symbol")
+    if symbols:
+        symbols.Dummy._base_dummy_index = symbols.Dummy._prng.randint(10**6, 9 * 10**6)  # as sympy itself does
     processes = sys.modules.get("multiprocessing.process")
     if processes:
         key = processes.AuthenticationString(os.urandom(32))

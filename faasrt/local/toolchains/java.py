@@ -1,6 +1,7 @@
 """Java, compiled by javac and run by the JVM of the same JDK.
 
-The main class is the public class of the program, else `Main`, else the first class. It has no package.
+The main class is the public class of the program, else the first class with a `main`, else `Main`, else the first
+class. It has no package.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from pathlib import Path
 from faasrt.languages import Language
 from faasrt.local.engines.toolchain import OUT, PROGRAM, Installation, Toolchain, mount_home, read_output
 
-_TYPE = r"(?:(?:final|abstract|sealed|strictfp)[ \t]+)*(?:class|record|enum|interface)[ \t]+([A-Za-z_$][\w$]{0,199})"
-_PUBLIC = re.compile(rf"^[ \t]*public[ \t]+{_TYPE}", re.MULTILINE)
-_MAIN = re.compile(r"^[ \t]*(?:final[ \t]+)?class[ \t]+(Main)\b", re.MULTILINE)
-_FIRST = re.compile(rf"^[ \t]*{_TYPE}", re.MULTILINE)
+# Comments, text blocks, strings and characters. An unclosed one extends to the end of the program or of its line.
+_TEXT = re.compile(
+    r'/\*.*?(?:\*/|\Z)|//[^\n]*|"""(?:\\.|[^\\])*?(?:"""|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?', re.DOTALL
+)
+_TOKEN = re.compile(
+    r"[{};]|\b(?:class|record|enum|interface)\s+(?P<name>(?:[^\W\d]|\$)[\w$]{0,199})|\b(?P<public>public)\b|"
+    r"\bvoid\s+(?P<main>main)\b"
+)
 # One thread for the garbage collection, no file for other processes, and the data of a JVM that has started before.
 _JVM = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto"]
 _JAVAC = [f"-J{option}" for option in [*_JVM, "-XX:TieredStopAtLevel=1", "-Xmx768m"]]
@@ -41,8 +46,24 @@ def _read_version(folder: Path) -> str:
 
 def _file(code: str) -> str:
     """Return the name of the file, which is that of the main class."""
-    found = _PUBLIC.search(code) or _MAIN.search(code) or _FIRST.search(code)
-    return f"{found[1] if found else 'Main'}.java"
+    with_main: list[str] = []
+    names: list[str] = []
+    depth, is_public = 0, False
+    for token in _TOKEN.finditer(_TEXT.sub(" ", code)):
+        if token["main"]:
+            with_main += names[-1:] if depth == 1 else []
+        elif token[0] in "{}":
+            depth += 1 if token[0] == "{" else -1
+        elif depth == 0 and token["name"]:
+            if is_public:
+                return f"{token['name']}.java"
+            names.append(token["name"])
+        if token[0] != "public":
+            is_public = False
+        elif depth == 0:
+            is_public = True
+    main = (with_main or (["Main"] if "Main" in names else names) or ["Main"])[0]
+    return f"{main}.java"
 
 
 def _run(found: Installation, name: str, memory_mb: int) -> list[str]:

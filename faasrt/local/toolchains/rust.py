@@ -7,7 +7,7 @@ import re
 from faasrt.languages import Language
 from faasrt.local.engines.toolchain import OUT, PROGRAM, Installation, Toolchain, mount_home, read_output
 
-_OPTIONS = ["--edition=2021", "-O", "-C", "strip=debuginfo", "--color=never", "-o", f"{OUT}/main"]
+_OPTIONS = ["--crate-type=bin", "--edition=2021", "-O", "-C", "strip=debuginfo", "--color=never", "-o", f"{OUT}/main"]
 
 
 def _find(path: str) -> Installation:
