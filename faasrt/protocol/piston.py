@@ -37,7 +37,8 @@ from faasrt.results import ErrorInfo, Outcome
 from faasrt.strict_json import loads
 
 _LIMIT = re.compile(r"(?P<name>\w+) cannot exceed the configured limit of (?P<limit>-?\d+)")
-_KILLED = re.compile(r": line \d+: +\d+ [A-Z][A-Za-z ]+ {2,}[^\n]*\n\Z")
+# bash pads the description of a signal, except the longest one.
+_KILLED = re.compile(r": line \d+: +\d+ (?:Floating point exception|[A-Z][A-Za-z]*(?: [A-Za-z]+)* {2})")
 _OUTPUT_SETTING = "set PISTON_OUTPUT_MAX_SIZE of the server to 65536 or more"
 _NEAR_LIMIT = 0.95
 
@@ -145,7 +146,7 @@ def _end(stage: dict[str, Any], status: str, message: str, run: RunRequest, *, c
     code: int | None = check_number(stage.get("code"), "code", int)
     memory = check_number(stage.get("memory"), "memory", int, float) or 0
     number = _signal_number(stage.get("signal")) if code is None else 0
-    if code is not None and code > 128 and _KILLED.search(stderr[-1_000:]):
+    if code is not None and code > 128 and _KILLED.search(stderr.removesuffix("\n").rpartition("\n")[2]):
         number, code = code - 128, None
     outcome = error = None
     if status == "TO":

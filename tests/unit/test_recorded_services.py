@@ -281,3 +281,18 @@ def test_killed_at_the_memory_limit(memory: int | None, outcome: str) -> None:
     row = rows("piston")["python SIGKILL itself"]
     run = row["response"]["run"] | {"memory": memory}
     assert read(piston.PROTOCOL, row | {"response": row["response"] | {"run": run}}) == outcome
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        ("run: line 6:     3 Segmentation fault      (core dumped) ./a.out\n", "CRASHED, SIGFPE"),
+        ("run: line 6:     3 Floating point exception./a.out\n", "CRASHED, SIGFPE"),
+        ("run: line 6:     3 Floating point exception./a.out\nmore\n", "USER_ERROR, exit code 136"),
+        ("run: line 6:     3 is an error of the program\n", "USER_ERROR, exit code 136"),
+    ],
+)
+def test_line_of_bash_about_a_signal(line: str, outcome: str) -> None:
+    """A code above 128 is a signal only if the last line of stderr is that of bash."""
+    run = {"code": 136, "signal": None, "stdout": "", "stderr": f"output\n{line}"}
+    assert read(piston.PROTOCOL, {"request": {"language": "c"}, "status": 200, "response": {"run": run}}) == outcome
