@@ -28,7 +28,7 @@ from faasrt.errors import ProtocolError, ServerError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.processes import ProcessEnd, read_end, stdin_text
+from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.results import ErrorInfo, Outcome
@@ -40,7 +40,7 @@ _NAMES = (
     "python cpp nodejs go go_test java php csharp bash typescript sql rust cuda lua R perl D_ut ruby scala julia "
     "pytest junit kotlin_script jest verilog python_gpu lean swift racket"
 )
-_SERVICE_NAMES = {name.lower(): name for name in _NAMES.split()} | {"javascript": "nodejs", "c++": "cpp"}
+_SERVICE_NAMES = {name.lower(): name for name in _NAMES.split()} | {"javascript": "nodejs"}
 
 
 class SandboxFusion(ServiceProtocol):
@@ -136,7 +136,7 @@ def _end(result: dict[str, Any], *, compiling: bool, in_envelope: bool) -> Proce
         stdout=texts["stdout"],
         stderr=texts["stderr"],
         exit_code=code if code is None or code >= 0 else None,
-        signal=-code if code is not None and code < 0 else 0,
+        signal=signal_name(-code) if code is not None and code < 0 else "",
         outcome=outcome,
         error=error,
         compiling=compiling,
