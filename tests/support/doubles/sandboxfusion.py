@@ -29,12 +29,12 @@ class SandboxFusion(Service):
 
     Attributes:
         failing: Whether each run fails with a SandboxError.
-        silent: Whether each run loses its output.
+        lost: The streams that each run loses.
     """
 
     scheme = "sandboxfusion"
     failing = False
-    silent = False
+    lost: tuple[str, ...] = ()
 
     def routes(self, app: web.Application) -> None:
         app.router.add_post("/run_code", self.run_code)
@@ -67,8 +67,7 @@ class SandboxFusion(Service):
             if not command:
                 command = ["/bin/bash", "-c", "dotnet run"]
             result = await self.run([*command, str(program)], folder, body.get("stdin", ""), timeout_s)
-        if self.silent:
-            result |= {"stdout": "", "stderr": ""}
+        result |= dict.fromkeys(self.lost, "")
         succeeded = result["status"] == "Finished" and result["return_code"] == 0
         return self.answer("Success" if succeeded else "Failed", result)
 
