@@ -68,7 +68,7 @@ without a package with a `RejectedError`; `faasrt health --json` shows its runti
 envelope, so the result is what the service reports:
 
 * A program that does not compile is a SYNTAX_ERROR with the messages of the compiler. The time limit begins after the
-  compilation, for which the service has a limit of its own.
+  compilation, for which the service has a limit of its own. A longer compilation is a SYNTAX_ERROR too.
 * A program that was killed by a signal is CRASHED, and `result.error.name` is the signal.
 * SandboxFusion cuts output at 219,264 bytes without a word. A stream of this length is in `result.truncated`. A program
   that prints much more is blocked until its time limit, which is an OUTPUT_LIMIT.

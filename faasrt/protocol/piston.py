@@ -6,9 +6,9 @@ PISTON_OUTPUT_MAX_SIZE (1,024 bytes) to at least 65,536. A stream above its limi
 
     run.status XX                                     ServerError: the sandbox failed, sent "maybe"
     TO                                                TIMEOUT
-    OL, EL                                            OUTPUT_LIMIT; in an envelope, ServerError, because only frames
-                                                          are written to the streams
-    compile failed                                    SYNTAX_ERROR, or TIMEOUT
+    OL, EL                                            OUTPUT_LIMIT; in an envelope, ServerError: the streams hold
+                                                          frames, and output of child processes of JavaScript
+    compile failed, or TO                             SYNTAX_ERROR
     SG, or 128 + n with bash's line about a signal    CRASHED; MEMORY_LIMIT if killed at 95 % of the memory
     code 127, and only "command not found"            ServerError: the toolchain is not installed; in Bash, it is the
                                                           program's own exit code

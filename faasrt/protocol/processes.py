@@ -81,7 +81,8 @@ def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapp
         _check_installed(end.stdout, end.stderr, run.language)
     texts, cut_names = cut_texts(texts, limit)
     end = attrs.evolve(end, stdout=texts["stdout"], stderr=texts["stderr"])
-    outcome, error = _outcome(end, run.language, in_envelope=nonce is not None)
+    service = metadata.get("service", "the service")
+    outcome, error = _outcome(end, run.language, service, in_envelope=nonce is not None)
     result = ExecutionResult(
         outcome=outcome,
         output=ExecutionOutput(**texts),
@@ -96,7 +97,10 @@ def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapp
     return ParsedAnswer(result, report, declared)
 
 
-def _outcome(end: ProcessEnd, language: str, *, in_envelope: bool) -> tuple[Outcome, ErrorInfo | None]:
+def _outcome(end: ProcessEnd, language: str, service: str, *, in_envelope: bool) -> tuple[Outcome, ErrorInfo | None]:
+    if end.compiling and end.outcome is Outcome.TIMEOUT:
+        message = f"the compiler was ended: it took longer than the limit of {service}"
+        return Outcome.SYNTAX_ERROR, ErrorInfo("CompileError", message, end.stderr)
     if end.outcome is not None:
         return end.outcome, end.error
     if end.compiling:

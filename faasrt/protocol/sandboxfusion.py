@@ -6,7 +6,7 @@ until its time limit. Bytes that are not UTF-8 replace the whole stream by a mes
 envelope are short and ASCII.
 
     SandboxError in a 200                                 ServerError, sent "maybe", or "yes" if a result is there
-    compile_result failed                                 SYNTAX_ERROR, or TIMEOUT
+    compile_result failed, or TimeLimitExceeded           SYNTAX_ERROR
     run_result TimeLimitExceeded                          TIMEOUT; OUTPUT_LIMIT if a stream is full
     a negative return_code                                CRASHED
     return_code 127, and only "command not found" or      ServerError: the toolchain is not installed; in Bash, it is

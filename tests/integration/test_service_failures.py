@@ -213,6 +213,16 @@ async def test_mixed_group() -> None:
                 assert (await manager.run_code("print(1)", "python", timeout_ms=2_000)).endpoint != fusion.url
 
 
+async def test_interpreter_that_does_not_start_opens_the_breaker() -> None:
+    """A replica without a working interpreter gets no more calls."""
+    breaker = BreakerSettings(consecutive_failures=1, base_open_s=3_600, max_open_s=3_600)
+    async with SandboxFusion() as service, manager_of(service, breaker=breaker) as manager:
+        service.broken = True
+        with pytest.raises(ServerError, match=r"did not start its interpreter.*no-such-interpreter"):
+            await manager.run_code("print(1)", "python")
+        assert {state.state for state in manager.get_metrics().states} == {"open"}
+
+
 async def test_refused_connection_moves_to_another_protocol() -> None:
     """A program that was never sent runs on a replica with another protocol."""
     async with SandboxFusion() as fusion, FakeFaaS() as fake:

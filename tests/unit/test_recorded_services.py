@@ -68,7 +68,7 @@ SANDBOXFUSION = {
     "cpp exit 3": "USER_ERROR, exit code 3",
     "cpp segfault": "CRASHED, SIGSEGV",
     "cpp abort": "CRASHED, SIGABRT",
-    "cpp compile timeout": "TIMEOUT",
+    "cpp compile timeout": "SYNTAX_ERROR, CompileError",
     "cpp run timeout": "TIMEOUT",
     "bash ok": "USER_ERROR, exit code 4",
     "csharp, whose toolchain is missing": "ServerError, sent yes",
@@ -136,7 +136,7 @@ PISTON = {
     "c++ exit 3": "USER_ERROR, exit code 3",
     "c++ segfault": "CRASHED, SIGSEGV",
     "c++ abort": "CRASHED, SIGABRT",
-    "c++ compile timeout": "TIMEOUT",
+    "c++ compile timeout": "SYNTAX_ERROR, CompileError",
     "unknown language": "RejectedError, sent yes",
     "unknown version": "RejectedError, sent yes",
     "no version": "RejectedError, sent yes",
@@ -332,3 +332,17 @@ def test_messages_of_a_compiler_are_cut() -> None:
     result = sandboxfusion.PROTOCOL.decode(Answer(status=200, body=body), run, nonce=None, timeout_ms=5_000).result
     assert (result.error.message, result.error.traceback) == ("x: error: y", result.stderr)
     assert len(result.stderr) <= 1_024
+
+
+@pytest.mark.parametrize(
+    ("service", "protocol", "row"),
+    [
+        ("SandboxFusion", sandboxfusion.PROTOCOL, "cpp compile timeout"),
+        ("Piston", piston.PROTOCOL, "c++ compile timeout"),
+    ],
+)
+def test_limit_of_the_compiler(service: str, protocol: ServiceProtocol, row: str) -> None:
+    """The error names the service, because its limit is not that of the caller."""
+    body = json.dumps(rows(service.lower())[row]["response"]).encode()
+    result = protocol.decode(Answer(status=200, body=body), RUN, nonce=None, timeout_ms=5_000).result
+    assert result.error.message == f"the compiler was ended: it took longer than the limit of {service}"

@@ -30,11 +30,13 @@ class SandboxFusion(Service):
     Attributes:
         failing: Whether each run fails with a SandboxError.
         lost: The streams that each run loses.
+        broken: Whether no interpreter starts.
     """
 
     scheme = "sandboxfusion"
     failing = False
     lost: tuple[str, ...] = ()
+    broken = False
 
     def routes(self, app: web.Application) -> None:
         app.router.add_post("/run_code", self.run_code)
@@ -62,6 +64,8 @@ class SandboxFusion(Service):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(base64.b64decode(content or ""))
             suffix, command = LANGUAGES[language]
+            if self.broken:
+                command = ["/bin/bash", "-c", "exec no-such-interpreter"]
             program = Path(folder, f"tmp1{suffix}")
             program.write_text(code)
             if not command:
