@@ -16,10 +16,11 @@ has its base URL as fingerprint, so empty the cache when such a server changes. 
 stored with the fingerprint of the one that ran it, and is reused as long as one of them has this fingerprint. If the
 fingerprint is unknown, nothing is looked up or stored.
 
-**Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of
-memory, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept depends on the moment at which
-the program is stopped. Results whose output was only cut are stored. Results without all the files that `collect` asked
-for are not stored. Programs that may use the network are neither looked up nor stored.
+**Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of memory
+or a limit of the compiler, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept depends on
+the moment at which the program is stopped. Results whose output was only cut are stored. Results without all the files
+that `collect` asked for are not stored, nor are those whose output SandboxFusion may have lost
+(`faasrt.docs.services`). Programs that may use the network are neither looked up nor stored.
 
 **It is your responsibility** that results do not depend on time or randomness: a stored result of
 `print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
@@ -185,13 +186,13 @@ async def _in_thread_if_large(size: int, function: Callable[[], T]) -> T:
 
 def is_stored(result: ExecutionResult) -> bool:
     """Return whether a result does not depend on the load of the server."""
-    if result.outcome not in _STORED or "files" in result.truncated:
+    if result.outcome not in _STORED or "files" in result.truncated or result.metadata.get("may_lack_output"):
         return False
     error = result.error
     if error is None:
         return True
     lacks_memory = error.name.endswith("MemoryError") or "allocation failed" in error.message
-    return not lacks_memory and error.name != "UnknownCase"
+    return not lacks_memory and "the compiler was ended" not in error.message and error.name != "UnknownCase"
 
 
 @attrs.define

@@ -50,21 +50,25 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 * JavaScript runs in the service's Node.js, which must be 18 or newer (20 for `import()` in CommonJS): as a CommonJS
   module, or as an ES module if it does not parse as the former. Output of child processes stands before that of the
   program. `run_cases` has no `stdin` there, and files cannot be collected.
+* If a child process of a JavaScript program writes bytes that are not UTF-8 to stdout, SandboxFusion replaces the whole
+  stream, with the result of the program. The outcome is then a USER_ERROR that says so. `run_cases` still has its
+  results.
 * A program that blocks in C code, or loops for ever in a callback of JavaScript, is killed by the service. The outcome
   is TIMEOUT, and its output is lost. So is the output of a program that kills its process (CRASHED).
 * TypeScript is one of the other languages. So it depends on the service, and functions cannot be called.
 
 ## Other languages
 
-Further languages of a service are lower-case strings: `await manager.run_code(code, "cpp")`. They are accepted if an
-endpoint's service may have them. SandboxFusion has those of its API. Each Piston has other packages, and refuses the
-languages without a package with a `RejectedError`; `faasrt health --json` shows its runtimes.
+A service may also run C++, Java and the other members of `Language`, and languages that faasrt does not know. Name the
+latter by the service's lower-case name: `await manager.run_code(code, "haskell")`. Both are accepted if an endpoint's
+service may have them. SandboxFusion has those of its API. Each Piston has other packages, and refuses the languages
+without a package with a `RejectedError`; `faasrt health --json` shows its runtimes.
 
 `run_code`, `judge` and `map` work, with `stdin` and `files`, and on Piston with `argv`. Such programs travel without an
 envelope, so the result is what the service reports:
 
 * A program that does not compile is a SYNTAX_ERROR with the messages of the compiler. The time limit begins after the
-  compilation, for which the service has a limit of its own.
+  compilation, for which the service has a limit of its own. A longer compilation is a SYNTAX_ERROR too.
 * A program that was killed by a signal is CRASHED, and `result.error.name` is the signal.
 * SandboxFusion cuts output at 219,264 bytes without a word. A stream of this length is in `result.truncated`. A program
   that prints much more is blocked until its time limit, which is an OUTPUT_LIMIT.
@@ -91,8 +95,11 @@ result is too long; with the default of 1,024 bytes, only short results arrive.
 
 These are errors, not outcomes: a SandboxError of SandboxFusion, the status XX and an empty 500 of Piston, an
 interpreter that does not start, and a toolchain that is not installed ("command not found" with exit code 127, except
-in Bash, where it is the program's own). If SandboxFusion loses the output of a program, as it can under load, that is a
-`ServerError` too. A call that fails in this way is not retried, unless it is idempotent.
+in Bash, where it is the program's own). A call that fails in this way is not retried, unless it is idempotent.
+
+Under load, SandboxFusion can lose the output of a program. In the envelope, that is a `ServerError` too. Other programs
+then end as usual, but with an empty output. A cache does not store their results if stdout is empty;
+`result.metadata["may_lack_output"]` marks them.
 
 ## Protocols of your own
 

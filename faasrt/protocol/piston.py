@@ -6,9 +6,9 @@ PISTON_OUTPUT_MAX_SIZE (1,024 bytes) to at least 65,536. A stream above its limi
 
     run.status XX                                     ServerError: the sandbox failed, sent "maybe"
     TO                                                TIMEOUT
-    OL, EL                                            OUTPUT_LIMIT; in an envelope, ServerError, because only frames
-                                                          are written to the streams
-    compile failed                                    SYNTAX_ERROR, or TIMEOUT
+    OL, EL                                            OUTPUT_LIMIT; in an envelope, ServerError: the streams hold
+                                                          frames, and output of child processes of JavaScript
+    compile failed, or TO                             SYNTAX_ERROR
     SG, or 128 + n with bash's line about a signal    CRASHED; MEMORY_LIMIT if killed at 95 % of the memory
     code 127, and only "command not found"            ServerError: the toolchain is not installed; in Bash, it is the
                                                           program's own exit code
@@ -23,21 +23,21 @@ from __future__ import annotations
 
 import base64
 import re
-import signal
 from typing import Any
 
 from faasrt.errors import ProtocolError, ServerError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.processes import ProcessEnd, read_end, stdin_text
+from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.results import ErrorInfo, Outcome
 from faasrt.strict_json import loads
 
 _LIMIT = re.compile(r"(?P<name>\w+) cannot exceed the configured limit of (?P<limit>-?\d+)")
-_KILLED = re.compile(r": line \d+: +\d+ [A-Z][A-Za-z ]+ {2,}[^\n]*\n\Z")
+# bash pads the description of a signal, except the longest one.
+_KILLED = re.compile(r": line \d+: +\d+ (?:Floating point exception|[A-Z][A-Za-z]*(?: [A-Za-z]+)* {2})")
 _OUTPUT_SETTING = "set PISTON_OUTPUT_MAX_SIZE of the server to 65536 or more"
 _NEAR_LIMIT = 0.95
 
@@ -91,8 +91,9 @@ class Piston(ServiceProtocol):
         if not stages:
             raise ProtocolError("the answer has no result", sent="yes", status=200)
         compiled = stages.get("compile")
-        compiling = compiled is not None and (compiled.get("code") != 0 or compiled.get("status") is not None)
-        stage = stages["compile"] if compiling or "run" not in stages else stages["run"]
+        failed = compiled is not None and (compiled.get("code") != 0 or compiled.get("status") is not None)
+        compiling = failed or "run" not in stages
+        stage = stages["compile" if compiling else "run"]
         status, message = (str(stage.get(name) or "") for name in ("status", "message"))
         if status == "XX":
             raise ServerError(f"the sandbox of Piston failed: {message[:300]}; see its logs", sent="maybe")
@@ -144,21 +145,23 @@ def _end(stage: dict[str, Any], status: str, message: str, run: RunRequest, *, c
     stdout, stderr = (check_type(stage.get(name) or "", name, str) for name in ("stdout", "stderr"))
     code: int | None = check_number(stage.get("code"), "code", int)
     memory = check_number(stage.get("memory"), "memory", int, float) or 0
-    number = _signal_number(stage.get("signal")) if code is None else 0
-    if code is not None and code > 128 and _KILLED.search(stderr[-1_000:]):
-        number, code = code - 128, None
+    killed_by = str(stage.get("signal") or "") if code is None else ""
+    if code is None and status == "SG" and not killed_by:
+        killed_by = message.removeprefix("Caught fatal ") or "a signal"
+    if code is not None and code > 128 and _KILLED.search(stderr.removesuffix("\n").rpartition("\n")[2]):
+        killed_by, code = signal_name(code - 128), None
     outcome = error = None
     if status == "TO":
         outcome = Outcome.TIMEOUT
     elif status in ("OL", "EL"):
         outcome, error = Outcome.OUTPUT_LIMIT, ErrorInfo("OutputLimit", f"{message}; {_OUTPUT_SETTING}")
-    elif number == signal.SIGKILL and memory >= _NEAR_LIMIT * run.sandbox.memory_limit_mb * 2**20:
+    elif killed_by == "SIGKILL" and not compiling and memory >= _NEAR_LIMIT * run.sandbox.memory_limit_mb * 2**20:
         outcome = Outcome.MEMORY_LIMIT
     return ProcessEnd(
         stdout=stdout,
         stderr=stderr,
         exit_code=code,
-        signal=number,
+        signal=killed_by,
         outcome=outcome,
         error=error,
         compiling=compiling,
@@ -166,13 +169,6 @@ def _end(stage: dict[str, Any], status: str, message: str, run: RunRequest, *, c
         duration_ms=check_number(stage.get("wall_time"), "wall_time", int, float),
         limits_memory=True,
     )
-
-
-def _signal_number(name: Any) -> int:
-    try:
-        return signal.Signals[str(name)].value
-    except KeyError:
-        return 0
 
 
 PROTOCOL = Piston()

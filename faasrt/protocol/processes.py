@@ -9,15 +9,14 @@ from typing import Any
 
 import attrs
 
-from faasrt.errors import InvalidRequestError, ServerError
+from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.languages import Language
 from faasrt.protocol.frames import NO_REPORT, take_frames
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import ParsedAnswer, python_error
+from faasrt.protocol.response import SYNTAX_ERRORS, ParsedAnswer, python_error
 from faasrt.protocol.streams import cut_texts
 from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 
-_SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 _FIRST_NODE_FRAME = re.compile(r"^    at ", re.MULTILINE)
 _ERROR_LINE = re.compile(r"(?P<name>[A-Za-z_$][\w.$]*)(?: \[[A-Z_]+\])?(?:: (?P<message>.*))?")
 # bash prints these lines if a toolchain, or a library that it needs, is not installed.
@@ -36,10 +35,10 @@ class ProcessEnd:
         stdout: The whole standard output that the service returned.
         stderr: The same for the standard error.
         exit_code: The exit code; None if the process was killed.
-        signal: The number of the signal that ended the process; 0 if it ended by itself.
+        signal: The name of the signal that ended the process; "" if it ended by itself.
         outcome: The outcome, if the service names it: TIMEOUT, OUTPUT_LIMIT or MEMORY_LIMIT.
         error: The limit that the program exceeded, if it is one of the service.
-        compiling: Whether the program did not compile. The streams are those of the compiler.
+        compiling: Whether the program did not compile. The process is the compiler.
         truncated: The names of the streams that the service cut.
         duration_ms: The milliseconds that the program took.
         limits_memory: Whether the request limited the memory.
@@ -48,7 +47,7 @@ class ProcessEnd:
     stdout: str
     stderr: str
     exit_code: int | None = None
-    signal: int = 0
+    signal: str = ""
     outcome: Outcome | None = None
     error: ErrorInfo | None = None
     compiling: bool = False
@@ -66,14 +65,24 @@ def stdin_text(run: RunRequest) -> str:
 
 
 def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapping[str, Any]) -> ParsedAnswer:
-    """Return the result of a process. Raise ServerError if the toolchain of its language is missing."""
+    """Return the result of a process.
+
+    Raises:
+        ProtocolError: The answer does not say how the process ended.
+        ServerError: The toolchain of the language is missing.
+    """
+    is_known = end.exit_code is not None or end.signal or end.outcome is not None
+    if not is_known or (end.compiling and end.exit_code == 0):
+        raise ProtocolError("the answer does not say how the program ended", sent="yes", status=200)
     limit = run.sandbox.max_output_bytes
     texts = {"stdout": end.stdout, "stderr": end.stderr}
     report, texts = take_frames(texts, nonce, limit) if nonce else (NO_REPORT, texts)
     if nonce is None and end.exit_code == 127 and run.language != "bash":
         _check_installed(end.stdout, end.stderr, run.language)
-    outcome, error = _outcome(end, run.language, in_envelope=nonce is not None)
     texts, cut_names = cut_texts(texts, limit)
+    end = attrs.evolve(end, stdout=texts["stdout"], stderr=texts["stderr"])
+    service = metadata.get("service", "the service")
+    outcome, error = _outcome(end, run.language, service, in_envelope=nonce is not None)
     result = ExecutionResult(
         outcome=outcome,
         output=ExecutionOutput(**texts),
@@ -88,14 +97,16 @@ def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapp
     return ParsedAnswer(result, report, declared)
 
 
-def _outcome(end: ProcessEnd, language: str, *, in_envelope: bool) -> tuple[Outcome, ErrorInfo | None]:
+def _outcome(end: ProcessEnd, language: str, service: str, *, in_envelope: bool) -> tuple[Outcome, ErrorInfo | None]:
+    if end.compiling and end.outcome is Outcome.TIMEOUT:
+        message = f"the compiler was ended: it took longer than the limit of {service}"
+        return Outcome.SYNTAX_ERROR, ErrorInfo("CompileError", message, end.stderr)
     if end.outcome is not None:
         return end.outcome, end.error
     if end.compiling:
         return Outcome.SYNTAX_ERROR, ErrorInfo("CompileError", _first_error(end.stderr or end.stdout), end.stderr)
     if end.signal:
-        name = _signal_name(end.signal)
-        return Outcome.CRASHED, ErrorInfo(name, f"the program was killed by {name}")
+        return Outcome.CRASHED, ErrorInfo(end.signal, f"the program was killed by {end.signal}")
     if end.exit_code == 0 or in_envelope:
         return Outcome.OK, None
     error = _error_in(end.stderr, language)
@@ -106,7 +117,8 @@ def _outcome(end: ProcessEnd, language: str, *, in_envelope: bool) -> tuple[Outc
     return (Outcome.SYNTAX_ERROR if _is_parse_error(error) else Outcome.USER_ERROR), error
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as "SIGKILL"."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -141,7 +153,7 @@ def _is_parse_error(error: ErrorInfo) -> bool:
     if error.message.startswith("Transform failed with "):  # tsx, which runs TypeScript
         return True
     frames = [line for line in error.traceback.split("\n") if line.startswith("    at ")]
-    return error.name in _SYNTAX_ERRORS and all("node:internal" in frame for frame in frames)
+    return error.name in SYNTAX_ERRORS and all("node:internal" in frame for frame in frames)
 
 
 def _check_installed(stdout: str, stderr: str, language: str) -> None:

@@ -292,7 +292,8 @@ def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:
         error = ServerError(message, sent="yes", status=200)
         error.details = reason
         # On js-faas a program can overwrite the answer, and so hide that it started.
-        error.blames_endpoint = is_pyodide(plain.metadata)
+        failed = profile.on_cpython_and_node and plain.exit_code not in (None, 0)
+        error.blames_endpoint = is_pyodide(plain.metadata) or failed
         raise error
 
 

@@ -41,7 +41,7 @@ from faasrt.results import Diagnostic, ErrorInfo, ExecutionOutput, ExecutionResu
 _LARGEST_NUMBER = 1e15
 _ANSWER_OVERHEAD_BYTES = 262_144
 _REPORT_START = '{"stdout":"'
-_SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
+SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 T = TypeVar("T")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
 
@@ -249,7 +249,7 @@ def _inferred_outcome(
     if exit_code:
         error = python_error(output.stderr)
         if error is not None:
-            return (Outcome.SYNTAX_ERROR if error.name in _SYNTAX_ERRORS else Outcome.USER_ERROR), error
+            return (Outcome.SYNTAX_ERROR if error.name in SYNTAX_ERRORS else Outcome.USER_ERROR), error
         # python-faas drops most tracebacks, but its status distinguishes an exception from a dead process.
         raised = output.stderr.strip() or metadata.get("status") == "error"
         return (Outcome.USER_ERROR if raised else Outcome.CRASHED), None

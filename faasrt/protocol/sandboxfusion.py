@@ -6,12 +6,14 @@ until its time limit. Bytes that are not UTF-8 replace the whole stream by a mes
 envelope are short and ASCII.
 
     SandboxError in a 200                                 ServerError, sent "maybe", or "yes" if a result is there
-    compile_result failed                                 SYNTAX_ERROR, or TIMEOUT
+    compile_result failed, or TimeLimitExceeded           SYNTAX_ERROR
     run_result TimeLimitExceeded                          TIMEOUT; OUTPUT_LIMIT if a stream is full
     a negative return_code                                CRASHED
     return_code 127, and only "command not found" or      ServerError: the toolchain is not installed; in Bash, it is
         "error while loading shared libraries"                the program's own exit code
     another return_code                                   SYNTAX_ERROR or USER_ERROR, according to stderr
+    in an envelope, an empty stdout                       ServerError: the service lost it
+    in an envelope, [DecodeError] in place of stdout      USER_ERROR, because the frame is lost
     400, 404, 422                                         RejectedError
     500                                                   ServerError
 
@@ -24,11 +26,13 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import attrs
+
 from faasrt.errors import ProtocolError, ServerError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.processes import ProcessEnd, read_end, stdin_text
+from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.results import ErrorInfo, Outcome
@@ -40,7 +44,7 @@ _NAMES = (
     "python cpp nodejs go go_test java php csharp bash typescript sql rust cuda lua R perl D_ut ruby scala julia "
     "pytest junit kotlin_script jest verilog python_gpu lean swift racket"
 )
-_SERVICE_NAMES = {name.lower(): name for name in _NAMES.split()} | {"javascript": "nodejs", "c++": "cpp"}
+_SERVICE_NAMES = {name.lower(): name for name in _NAMES.split()} | {"javascript": "nodejs"}
 
 
 class SandboxFusion(ServiceProtocol):
@@ -87,10 +91,13 @@ class SandboxFusion(ServiceProtocol):
             message = f"SandboxFusion failed: {str(body.get('message'))[:300] or 'no reason given'}; see its logs"
             raise ServerError(message, sent="yes" if compiled or ran else "maybe")
         end = _end(ran or compiled, compiling=not ran, in_envelope=nonce is not None)
-        if nonce is not None and end.exit_code == 0 and not end.stdout and not end.stderr:
-            raise ServerError("SandboxFusion lost the output of the program, as it does under load", sent="yes")
         metadata = {"service": self.name, "status": body.get("status")}
-        return read_end(end, run, nonce, metadata)
+        if nonce is None and not (end.stderr if end.compiling else end.stdout):
+            metadata["may_lack_output"] = True
+        parsed = read_end(end, run, nonce, metadata)
+        if nonce is not None and not parsed.report.final and end.exit_code is not None and end.outcome is None:
+            _check_stdout(end, parsed)
+        return parsed
 
     def read_health(self, answer: Answer) -> tuple[str, str, dict[str, Any]]:
         if answer.status != 200:
@@ -117,6 +124,23 @@ def _result(body: dict[str, Any], name: str) -> dict[str, Any]:
     return {} if value is None else check_type(value, name, dict)
 
 
+def _check_stdout(end: ProcessEnd, parsed: ParsedAnswer) -> None:
+    """Correct an answer in an envelope whose stdout was lost. The guest program always writes to it at its start."""
+    is_replaced = end.stdout.startswith(_DECODE_ERROR)
+    if end.stdout and not is_replaced:
+        return
+    if parsed.report.records:
+        # Each record is on stderr too. A process that exits with 0 has reached its end.
+        parsed.report = attrs.evolve(parsed.report, final=end.exit_code == 0)
+    elif is_replaced:
+        message = "the result is lost: a child process wrote bytes that are not UTF-8, so SandboxFusion replaced stdout"
+        error = ErrorInfo("UnicodeDecodeError", message)
+        parsed.result = attrs.evolve(parsed.result, outcome=Outcome.USER_ERROR, error=error)
+        parsed.declared = True
+    elif parsed.report.started or end.exit_code == 0:
+        raise ServerError("SandboxFusion lost the output of the program, as it does under load", sent="yes")
+
+
 def _end(result: dict[str, Any], *, compiling: bool, in_envelope: bool) -> ProcessEnd:
     code = check_number(result.get("return_code"), "return_code", int)
     seconds = check_number(result.get("execution_time"), "execution_time", int, float)
@@ -136,7 +160,7 @@ def _end(result: dict[str, Any], *, compiling: bool, in_envelope: bool) -> Proce
         stdout=texts["stdout"],
         stderr=texts["stderr"],
         exit_code=code if code is None or code >= 0 else None,
-        signal=-code if code is not None and code < 0 else 0,
+        signal=signal_name(-code) if code is not None and code < 0 else "",
         outcome=outcome,
         error=error,
         compiling=compiling,

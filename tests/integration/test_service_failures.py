@@ -53,12 +53,49 @@ async def test_failed_sandbox_is_no_outcome() -> None:
         assert caught.value.attempts == 3
 
 
-async def test_lost_output_is_no_outcome() -> None:
-    """Under load, SandboxFusion can lose all output. Then the program has no result, rather than an empty one."""
+@pytest.mark.parametrize("lost", [("stdout", "stderr"), ("stdout",)])
+@pytest.mark.parametrize(("code", "language"), [("print(1)", "python"), ("console.log(1)", "js")])
+async def test_lost_output_is_no_outcome(lost: tuple[str, ...], code: str, language: str) -> None:
+    """Under load, SandboxFusion can lose output. Then the program has no result, rather than an empty one."""
     async with SandboxFusion() as service, manager_of(service) as manager:
-        service.silent = True
+        service.lost = lost
         with pytest.raises(ServerError, match="lost the output of the program"):
-            await manager.run_code("print(1)", "python")
+            await manager.run_code(code, language)
+
+
+@pytest.mark.parametrize(
+    ("code", "language"),
+    [
+        ("def f(x):\n    import time\n    time.sleep(0.02)\n    return x", "python"),
+        ("const f = (x) => new Promise((resolve) => setTimeout(resolve, 20, x));", "js"),
+    ],
+)
+async def test_cases_without_stdout(code: str, language: str) -> None:
+    """The results of cases are on stderr too. Cases that had not begun run in the next execution."""
+    async with SandboxFusion() as service, manager_of(service) as manager:
+        service.lost = ("stdout",)
+        results = await manager.run_cases(code, "f", [(n,) for n in range(40)], language=language, timeout_ms=500)
+        assert [(result.outcome, result.value) for result in results] == [(Outcome.OK, n) for n in range(40)]
+        assert service.executions > 1
+
+
+async def test_output_that_is_not_utf_8() -> None:
+    """Bytes of a child process of Node.js that are not UTF-8 make SandboxFusion replace stdout, with the result."""
+    child = r"""require("child_process").execSync("printf '\\377' FDS", {stdio: "inherit"});"""
+    async with SandboxFusion() as service, manager_of(service) as manager:
+        for fds in ("", "| tee /dev/stderr"):
+            result = await manager.run_code(child.replace("FDS", fds) + "console.log(1)", "js")
+            assert (result.outcome, result.exit_code, result.truncated & {"stdout"}) == (
+                Outcome.USER_ERROR,
+                0,
+                {"stdout"},
+            )
+            assert "a child process wrote bytes that are not UTF-8" in result.error.message
+        result = await manager.run_code(child.replace("FDS", ">&2") + "console.log(1)", "js")
+        assert (result.outcome, result.stdout) == (Outcome.OK, "1\n")
+        code = "function f(x) {" + child.replace("FDS", "") + "return x; }"
+        results = await manager.run_cases(code, "f", [(1,), (2,)], language="js")
+        assert [(result.outcome, result.value) for result in results] == [(Outcome.OK, 1), (Outcome.OK, 2)]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +213,16 @@ async def test_mixed_group() -> None:
                 assert (await manager.run_code("print(1)", "python", timeout_ms=2_000)).endpoint != fusion.url
 
 
+async def test_interpreter_that_does_not_start_opens_the_breaker() -> None:
+    """A replica without a working interpreter gets no more calls."""
+    breaker = BreakerSettings(consecutive_failures=1, base_open_s=3_600, max_open_s=3_600)
+    async with SandboxFusion() as service, manager_of(service, breaker=breaker) as manager:
+        service.broken = True
+        with pytest.raises(ServerError, match=r"did not start its interpreter.*no-such-interpreter"):
+            await manager.run_code("print(1)", "python")
+        assert {state.state for state in manager.get_metrics().states} == {"open"}
+
+
 async def test_refused_connection_moves_to_another_protocol() -> None:
     """A program that was never sent runs on a replica with another protocol."""
     async with SandboxFusion() as fusion, FakeFaaS() as fake:
@@ -199,11 +246,17 @@ async def test_many_cases_on_piston() -> None:
 
 
 async def test_stored_results(tmp_path: Path) -> None:
-    """Results of services can be stored, for their further languages too."""
+    """Results of services can be stored, for their further languages too, unless their output may be lost."""
     async with SandboxFusion() as service, RuntimeManager.from_url(service.url, cache=tmp_path) as manager:
         for code, language in (("print(1)", "python"), ("echo 1", "bash")):
             found = [await manager.run_code(code, language) for _ in range(2)]
             assert [(result.cached, result.stdout) for result in found] == [(False, "1\n"), (True, "1\n")]
+        for code, language, is_stored in (("1", "python", True), ("true", "bash", False)):
+            found = [await manager.run_code(code, language) for _ in range(2)]
+            assert [(result.cached, result.outcome) for result in found] == [
+                (False, Outcome.OK),
+                (is_stored, Outcome.OK),
+            ]
 
 
 async def test_live_output_is_not_sent() -> None:

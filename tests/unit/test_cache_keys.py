@@ -212,6 +212,7 @@ def test_only_deterministic_outcomes_are_stored() -> None:
         ErrorInfo("numpy._core._exceptions._ArrayMemoryError"),
         ErrorInfo("RangeError", "Array buffer allocation failed"),
         ErrorInfo("UnknownCase"),
+        ErrorInfo("CompileError", "main.cpp: the compiler was ended: more than 30000 ms"),
     ):
         assert not is_stored(attrs.evolve(RESULT, error=error))
 

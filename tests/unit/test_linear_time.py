@@ -21,6 +21,7 @@ from faasrt import SandboxConfig, ServiceError
 from faasrt.languages import Language
 from faasrt.local.app import _fit_response
 from faasrt.local.engines.base import EngineJob
+from faasrt.protocol import piston
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
@@ -97,6 +98,14 @@ def test_searching_frames_takes_linear_time(piece: str) -> None:
     report, rest = take_frames({"stdout": text}, NONCE, LIMIT)
     assert report.started is (piece in (FRAME, FRAME + "\n"))
     assert rest["stdout"] == ("" if report.started else text)
+
+
+@pytest.mark.parametrize("piece", [": line 1:", ": line 1: 2 ", "A ", "A  ", " ", "A", "1", "\n"])
+def test_searching_the_line_about_a_signal_takes_linear_time(piece: str) -> None:
+    """A stderr of 8 MiB consists of parts of the line that bash prints about a killed process."""
+    stderr = ": line 1: 2 A" + piece * (8 * 2**20 // len(piece)) + "!\n"
+    body = json.dumps({"run": {"code": 137, "signal": None, "stdout": "", "stderr": stderr}}).encode()
+    piston.PROTOCOL.decode(Answer(status=200, body=body), RUN, nonce=None, timeout_ms=1_000)
 
 
 @pytest.mark.parametrize("ret_val", ["faasrt1:" + "\x01" * 4_398_000, "faasrt1:" + "A" * 4_398_000, "\x01" * LIMIT])

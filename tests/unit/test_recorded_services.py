@@ -68,7 +68,7 @@ SANDBOXFUSION = {
     "cpp exit 3": "USER_ERROR, exit code 3",
     "cpp segfault": "CRASHED, SIGSEGV",
     "cpp abort": "CRASHED, SIGABRT",
-    "cpp compile timeout": "TIMEOUT",
+    "cpp compile timeout": "SYNTAX_ERROR, CompileError",
     "cpp run timeout": "TIMEOUT",
     "bash ok": "USER_ERROR, exit code 4",
     "csharp, whose toolchain is missing": "ServerError, sent yes",
@@ -136,7 +136,7 @@ PISTON = {
     "c++ exit 3": "USER_ERROR, exit code 3",
     "c++ segfault": "CRASHED, SIGSEGV",
     "c++ abort": "CRASHED, SIGABRT",
-    "c++ compile timeout": "TIMEOUT",
+    "c++ compile timeout": "SYNTAX_ERROR, CompileError",
     "unknown language": "RejectedError, sent yes",
     "unknown version": "RejectedError, sent yes",
     "no version": "RejectedError, sent yes",
@@ -255,6 +255,31 @@ def test_error_messages_of_programs() -> None:
     assert error.traceback.startswith("TypeError: boom\n    at Object.<anonymous>")
 
 
+@pytest.mark.parametrize(
+    ("protocol", "response", "outcome"),
+    [
+        (piston.PROTOCOL, {"run": {}}, "ProtocolError, sent yes"),
+        (piston.PROTOCOL, {"run": {"stdout": "x", "code": None, "signal": None}}, "ProtocolError, sent yes"),
+        (piston.PROTOCOL, {"compile": {"code": 0}}, "ProtocolError, sent yes"),
+        (piston.PROTOCOL, {"run": {"code": None, "signal": "SIG40"}}, "CRASHED, SIG40"),
+        (
+            piston.PROTOCOL,
+            {"run": {"code": None, "status": "SG", "message": "Caught fatal signal 40"}},
+            "CRASHED, signal 40",
+        ),
+        (sandboxfusion.PROTOCOL, {"run_result": {"stdout": "x"}}, "ProtocolError, sent yes"),
+        (
+            sandboxfusion.PROTOCOL,
+            {"compile_result": {"status": "Finished", "return_code": 0}, "run_result": None},
+            "ProtocolError, sent yes",
+        ),
+    ],
+)
+def test_answers_without_an_end(protocol: ServiceProtocol, response: dict[str, Any], outcome: str) -> None:
+    """An answer that does not say how the program ended is an error, and an unknown signal is a crash."""
+    assert read(protocol, {"request": {"language": "c"}, "status": 200, "response": response}) == outcome
+
+
 def test_failed_sandbox_of_piston() -> None:
     """A sandbox that could not start is a failure of the service, although the answer is a 200."""
     run = {"status": "XX", "message": "Cannot mount proc", "stderr": "Cannot mount proc", "code": None}
@@ -281,3 +306,43 @@ def test_killed_at_the_memory_limit(memory: int | None, outcome: str) -> None:
     row = rows("piston")["python SIGKILL itself"]
     run = row["response"]["run"] | {"memory": memory}
     assert read(piston.PROTOCOL, row | {"response": row["response"] | {"run": run}}) == outcome
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        ("run: line 6:     3 Segmentation fault      (core dumped) ./a.out\n", "CRASHED, SIGFPE"),
+        ("run: line 6:     3 Floating point exception./a.out\n", "CRASHED, SIGFPE"),
+        ("run: line 6:     3 Floating point exception./a.out\nmore\n", "USER_ERROR, exit code 136"),
+        ("run: line 6:     3 is an error of the program\n", "USER_ERROR, exit code 136"),
+    ],
+)
+def test_line_of_bash_about_a_signal(line: str, outcome: str) -> None:
+    """A code above 128 is a signal only if the last line of stderr is that of bash."""
+    run = {"code": 136, "signal": None, "stdout": "", "stderr": f"output\n{line}"}
+    assert read(piston.PROTOCOL, {"request": {"language": "c"}, "status": 200, "response": {"run": run}}) == outcome
+
+
+def test_messages_of_a_compiler_are_cut() -> None:
+    """The traceback of an error is not longer than the output limit."""
+    row = rows("sandboxfusion")["cpp compile error"]
+    compiled = row["response"]["compile_result"] | {"stderr": "x: error: y\n" * 10_000}
+    body = json.dumps(row["response"] | {"compile_result": compiled}).encode()
+    run = attrs.evolve(RUN, sandbox=SandboxConfig(max_output_bytes=1_024))
+    result = sandboxfusion.PROTOCOL.decode(Answer(status=200, body=body), run, nonce=None, timeout_ms=5_000).result
+    assert (result.error.message, result.error.traceback) == ("x: error: y", result.stderr)
+    assert len(result.stderr) <= 1_024
+
+
+@pytest.mark.parametrize(
+    ("service", "protocol", "row"),
+    [
+        ("SandboxFusion", sandboxfusion.PROTOCOL, "cpp compile timeout"),
+        ("Piston", piston.PROTOCOL, "c++ compile timeout"),
+    ],
+)
+def test_limit_of_the_compiler(service: str, protocol: ServiceProtocol, row: str) -> None:
+    """The error names the service, because its limit is not that of the caller."""
+    body = json.dumps(rows(service.lower())[row]["response"]).encode()
+    result = protocol.decode(Answer(status=200, body=body), RUN, nonce=None, timeout_ms=5_000).result
+    assert result.error.message == f"the compiler was ended: it took longer than the limit of {service}"

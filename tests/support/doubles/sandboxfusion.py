@@ -29,12 +29,14 @@ class SandboxFusion(Service):
 
     Attributes:
         failing: Whether each run fails with a SandboxError.
-        silent: Whether each run loses its output.
+        lost: The streams that each run loses.
+        broken: Whether no interpreter starts.
     """
 
     scheme = "sandboxfusion"
     failing = False
-    silent = False
+    lost: tuple[str, ...] = ()
+    broken = False
 
     def routes(self, app: web.Application) -> None:
         app.router.add_post("/run_code", self.run_code)
@@ -62,13 +64,14 @@ class SandboxFusion(Service):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(base64.b64decode(content or ""))
             suffix, command = LANGUAGES[language]
+            if self.broken:
+                command = ["/bin/bash", "-c", "exec no-such-interpreter"]
             program = Path(folder, f"tmp1{suffix}")
             program.write_text(code)
             if not command:
                 command = ["/bin/bash", "-c", "dotnet run"]
             result = await self.run([*command, str(program)], folder, body.get("stdin", ""), timeout_s)
-        if self.silent:
-            result |= {"stdout": "", "stderr": ""}
+        result |= dict.fromkeys(self.lost, "")
         succeeded = result["status"] == "Finished" and result["return_code"] == 0
         return self.answer("Success" if succeeded else "Failed", result)
 
