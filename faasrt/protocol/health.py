@@ -41,7 +41,7 @@ class EndpointProfile:
         max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
-        answered: Whether the server has answered the request for its health report, even if it has none.
+        answered: Whether the server has sent a health report, or has none.
     """
 
     lossless: bool = False

@@ -275,7 +275,7 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     their languages run only Python, or only JavaScript, whatever the request says.
     """
     if not profile.answered:
-        raise ConnectError("no answer to GET /health, which names the languages of the server", sent="no")
+        raise ConnectError("no answer to GET /health that names the languages of the server", sent="no")
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(

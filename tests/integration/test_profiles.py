@@ -12,6 +12,7 @@ from aiohttp import web
 from hypothesis import given, settings, strategies as st
 
 from faasrt import (
+    ConnectError,
     DeadlineExceededError,
     LimiterSettings,
     Outcome,
@@ -93,6 +94,31 @@ async def test_only_lossless_servers_get_programs_without_envelope(
         for _ in range(2):
             assert (await manager.run_code("1", "python")).ok
     assert (server.probes, server.plain, server.enveloped) == (1, 0 if enveloped else 2, 2 if enveloped else 0)
+
+
+COMPILES = {**LOSSLESS, "languages": {"cpp": {"compile_limit_s": 30}}}
+
+
+@pytest.mark.parametrize(
+    ("health", "status"),
+    [
+        ("<html>", 502),
+        ("<html>", 200),
+        ("", 401),
+        ({"detail": "slow down"}, 429),
+        ({"detail": "starting"}, 503),
+        ("x" * 1_000_000, 200),
+    ],
+)
+async def test_a_failed_health_report_does_not_say_which_languages_run(serve: Serve, health: Any, status: int) -> None:
+    """The call can be repeated, and the next one requests the report again."""
+    server = Server(health, status)
+    async with RuntimeManager.from_url({"cpp": await serve(server.handle, "/{path:.*}")}) as manager:
+        with pytest.raises(ConnectError, match="no answer to GET /health that names the languages") as caught:
+            await manager.run_code("int main() {}", "cpp")
+        assert caught.value.sent == "no"
+        server.health, server.health_status = COMPILES, 200
+        assert (await manager.run_code("int main() {}", "cpp")).ok
 
 
 @pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])
