@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from faasrt import (
     ConnectError,
     DeadlineExceededError,
+    InvalidRequestError,
     LimiterSettings,
     Outcome,
     RejectedError,
@@ -119,6 +120,34 @@ async def test_a_failed_health_report_does_not_say_which_languages_run(serve: Se
         assert caught.value.sent == "no"
         server.health, server.health_status = COMPILES, 200
         assert (await manager.run_code("int main() {}", "cpp")).ok
+
+
+async def test_a_missing_toolchain_is_named_until_it_is_installed(serve: Serve) -> None:
+    """The error has the reason in the health report. The next call requests the report again."""
+    server = Server({**LOSSLESS, "missing": {"cpp": "g++ is not installed on the server", "go": 5}})
+    url = await serve(server.handle, "/{path:.*}")
+    async with RuntimeManager.from_url(url) as manager:
+        with pytest.raises(InvalidRequestError, match="does not run go programs: it does not list the language; `"):
+            await manager.run_code("x", "go")
+        message = f"does not run cpp programs: g.. is not installed on the server; `faasrt languages --url {url}`"
+        with pytest.raises(InvalidRequestError, match=message):
+            await manager.run_code("int main() {}", "cpp")
+        server.health = COMPILES
+        assert (await manager.run_code("int main() {}", "cpp")).ok
+
+
+async def test_replicas_of_different_kinds(serve: Serve) -> None:
+    """A call goes to a replica that can run its program. It fails only if there is none, and nothing was sent."""
+    plain, compiling = Server(), Server(COMPILES)
+    urls = [await serve(server.handle, "/{path:.*}") for server in (plain, compiling)]
+    async with RuntimeManager.from_url({"cpp": urls}) as manager:
+        for _ in range(10):
+            assert (await manager.run_code("int main() {}", "cpp")).endpoint == urls[1]
+        assert (plain.plain, plain.probes, compiling.plain) == (0, 1, 10)
+    async with RuntimeManager.from_url({"go": urls}) as manager:
+        with pytest.raises(InvalidRequestError, match="does not run go programs"):
+            await manager.run_code("x", "go")
+        assert (await manager.get_runtime("go"))._transport.in_flight == 0
 
 
 @pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])
