@@ -20,7 +20,7 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
-from faasrt.languages import Language, family_of
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.registry import protocol_of
@@ -204,6 +204,11 @@ class Transport:
             context.attempts, context.endpoint = 1, permit.endpoint.url
             error: BaseException | None = None
             try:
+                if not has_return_val(context.language):
+                    # A compiler parses the program, which may take longer than the time limit of a program.
+                    profile = self._profiles.cached(context.endpoint)
+                    profile = profile or await self._fetch_profile(context.endpoint, context)
+                    within_s += profile.compile_limits_s.get(context.language, 0.0)
                 answer = await self._http.post(
                     permit.endpoint.url,
                     "/validate_code",

@@ -19,6 +19,7 @@ from faasrt import (
     Outcome,
     RejectedError,
     RuntimeManager,
+    SandboxConfig,
     ServerError,
     TimeoutSettings,
 )
@@ -51,6 +52,9 @@ class Server:
                 return web.Response(text=self.health, status=self.health_status)
             return web.json_response(self.health, status=self.health_status)
         fields = await request.json()
+        if request.path == "/validate_code":
+            await asyncio.sleep(self.delay_s)
+            return web.json_response({"valid": True, "diagnostics": [], "checked_by": "x"})
         self.timeouts_ms.append(fields["timeout"])
         await asyncio.sleep(self.delay_s)
         if "faasrt" in fields["code"]:
@@ -148,6 +152,21 @@ async def test_replicas_of_different_kinds(serve: Serve) -> None:
         with pytest.raises(InvalidRequestError, match="does not run go programs"):
             await manager.run_code("x", "go")
         assert (await manager.get_runtime("go"))._transport.in_flight == 0
+
+
+async def test_validation_waits_for_the_compiler(serve: Serve) -> None:
+    """The server may compile for longer than programs may run."""
+    server = Server(COMPILES)
+    server.delay_s = 0.5
+    limits: dict[str, Any] = {
+        "sandbox": SandboxConfig(timeout_limit_s=0.1),
+        "timeouts": TimeoutSettings(grace_s=0.1),
+    }
+    async with RuntimeManager.from_url(await serve(server.handle, "/{path:.*}"), **limits) as manager:
+        assert (await manager.validate_code("int main() {}", "cpp")).valid
+        with pytest.raises(DeadlineExceededError):
+            await manager.validate_code("let x", "js")
+    assert server.probes == 1
 
 
 @pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])
