@@ -9,7 +9,7 @@ import attrs
 
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language, has_return_val, parse_language
+from faasrt.languages import Language, parse_language
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime
@@ -71,7 +71,7 @@ class RuntimeFactory:
             42
         """
         parsed, settings = parse_language(language), self.settings
-        if not has_return_val(parsed) and not settings.endpoints.get(parsed):
+        if parsed not in (Language.PYTHON, Language.JAVASCRIPT) and not settings.endpoints.get(parsed):
             urls = [url for replicas in settings.endpoints.values() for url in replicas]
             listed = tuple(dict.fromkeys(url for url in urls if protocol_of(url).lists(parsed)))
             if listed:

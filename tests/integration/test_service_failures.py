@@ -128,6 +128,27 @@ async def test_own_languages() -> None:
             await manager.run_code("print(1)", "lua")
 
 
+async def test_typescript_of_a_service_for_other_languages() -> None:
+    """A service that lists TypeScript runs it like its further languages. coze-loop's servers do not list it."""
+    async with SandboxFusion() as service, FakeFaaS() as fake:
+        settings = Settings(endpoints={"python": fake.url, "js": service.url})
+        async with RuntimeManager(settings=settings) as manager:
+            assert (await manager.get_runtime("ts")).get_supported_languages() == ("javascript", "typescript")
+        async with RuntimeManager.from_url({"js": fake.url}) as manager:
+            with pytest.raises(UnsupportedLanguageError, match="typescript is not supported here"):
+                await manager.get_runtime("ts")
+
+
+async def test_errors_of_a_runtime_for_another_language() -> None:
+    """They name the languages of the runtime."""
+    async with RuntimeManager.from_url({"haskell": "piston+http://127.0.0.1:9/api/v2"}) as manager:
+        runtime = await manager.get_runtime("haskell")
+        with pytest.raises(InvalidRequestError, match="return_val is for Python, JavaScript and TypeScript"):
+            runtime.get_return_val_function()
+        with pytest.raises(UnsupportedLanguageError, match=r"one of this runtime \(haskell\), got ocaml"):
+            await runtime.run_code("x", "ocaml")
+
+
 async def test_unknown_language_of_piston() -> None:
     """Each Piston has other packages. It refuses the others, and the error says what to do."""
     async with Piston() as service, manager_of(service) as manager:
