@@ -157,6 +157,18 @@ async def test_unknown_language_of_piston() -> None:
             await manager.run_code("x", "cobol", timeout_ms=1_000)
 
 
+async def test_many_languages_of_piston() -> None:
+    """The names of languages that callers pass do not let a client grow without bound."""
+    async with RuntimeManager.from_url({"bash": "piston+http://127.0.0.1:9/api/v2"}) as manager:
+        for number in range(100):
+            await manager.get_runtime(f"language{number}")
+        await manager.close_runtimes()
+        with pytest.raises(UnsupportedLanguageError, match="haskell is one language too many: 100 languages"):
+            await manager.get_runtime("haskell")
+        for language in ("bash", "language7"):
+            await manager.get_runtime(language)
+
+
 async def test_wrong_path_of_piston() -> None:
     """The error of a URL without /api/v2 says so."""
     async with Piston() as service:
