@@ -271,6 +271,19 @@ async def test_commands(tmp_path: Path) -> None:
     assert "unknown language 'cobol'" in found["cobol"]["invalid_task"]
 
 
+async def test_languages_of_services() -> None:
+    """The command lists the runtimes of Piston. SandboxFusion does not list its languages."""
+    async with SandboxFusion() as fusion, Piston() as piston:
+        for service in (fusion, piston):
+            code, out, _ = await asyncio.to_thread(faasrt_process, "languages", "--url", service.url)
+            lines = out.splitlines()
+            assert (code, lines[0]) == (0, service.url)
+            if service is fusion:
+                assert lines[1:] == ["  the service does not list its languages"]
+            else:
+                assert "  bash, sh         1.0.0" in lines
+
+
 async def test_validation() -> None:
     """These services cannot validate programs. Python is checked locally."""
     async with SandboxFusion() as service, manager_of(service) as manager:
