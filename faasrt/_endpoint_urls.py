@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from faasrt.errors import ConfigurationError
 
 PROTOCOL_GROUP = "faasrt.protocols"
 """The entry point group in which other packages register protocols."""
@@ -22,3 +25,21 @@ def split_endpoint(url: str) -> tuple[str, str]:
     scheme, separator, rest = url.partition("://")
     name, _, scheme = scheme.rpartition("+")
     return name, scheme + separator + rest
+
+
+def load_protocol(name: str) -> Any:
+    """Return the object that is registered as a protocol. Raise ConfigurationError if it cannot be loaded."""
+    point = registered_protocols()[name]
+    try:
+        return point.load()
+    except Exception as error:
+        raise ConfigurationError(f"the protocol {name!r} cannot be loaded from {point.value}: {error}") from error
+
+
+def may_run(url: str, language: str) -> bool:
+    """Return False if the protocol of a URL says that its services do not run a language."""
+    name, _ = split_endpoint(url)
+    if not name:
+        return True
+    protocol = load_protocol(name)
+    return getattr(protocol, "has_profile", True) or bool(protocol.lists(language))

@@ -14,7 +14,7 @@ from faasrt.caching import ResultCache
 from faasrt.config import Settings
 from faasrt.errors import RuntimeClosedError, UnsupportedLanguageError
 from faasrt.languages import Language, parse_language
-from faasrt.protocol.return_val import return_val_function
+from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.results import HealthStatus
 from faasrt.syntax import PythonChecker
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -58,6 +58,7 @@ class RuntimeBase(metaclass=RecordType):
             >>> runtime.get_return_val_function().splitlines()[0]
             'def return_val(value):'
         """
+        check_has_return_val(self.language, "return_val")
         return return_val_function(Language.parse(self.language))
 
     def get_supported_languages(self) -> tuple[Language | str, ...]:
@@ -136,7 +137,6 @@ class RuntimeBase(metaclass=RecordType):
     def _language(self, language: str | Language | None) -> Language | str:
         parsed = self.language if language is None else parse_language(language)
         if parsed != self.language and parsed not in self.get_supported_languages():
-            Language.parse(parsed)  # raises if it is unknown
             raise UnsupportedLanguageError(
                 f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
                 f"get a runtime for {parsed} from the manager"

@@ -31,9 +31,10 @@ from attrs.validators import optional
 
 from faasrt import _checks as checks
 from faasrt._checks import instance_of, number, parse_base_url
+from faasrt._endpoint_urls import may_run
 from faasrt._record_type import RecordType
 from faasrt.errors import ConfigurationError, shown
-from faasrt.languages import Language
+from faasrt.languages import Language, has_return_val
 
 if TYPE_CHECKING:
     import aiohttp
@@ -278,6 +279,8 @@ class Settings(metaclass=RecordType):
     def from_url(cls, url: str | Sequence[str] | Endpoints, **options: Unpack[SettingsOptions]) -> Self:
         """Return settings for one FaaS that serves every language, or for a FaaS for each language.
 
+        A service such as SandboxFusion gets only the languages that it lists.
+
         Args:
             url: A base URL, a sequence of URLs of replicas, or a mapping of languages to these.
             **options: Fields of `Settings`.
@@ -293,7 +296,10 @@ class Settings(metaclass=RecordType):
         if "endpoints" in options:
             raise ConfigurationError("pass url or endpoints, not both")
         options["endpoints"] = url if isinstance(url, Mapping) else dict.fromkeys(Language, url)
-        return cls(**options)
+        settings = cls(**options)
+        if isinstance(url, Mapping):
+            return settings
+        return attrs.evolve(settings, endpoints=_listed(settings.endpoints))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Unpack[SettingsOptions]) -> Self:
@@ -326,7 +332,7 @@ class Settings(metaclass=RecordType):
         if not isinstance(variables, Mapping):
             raise ConfigurationError(f"environ must map names to strings, got {shown(variables)}")
         if "endpoints" not in options:
-            endpoints = {lang: _urls_from_env(variables, _FAAS_OF_LANGUAGE.get(lang)) for lang in Language}
+            endpoints = _listed({lang: _urls_from_env(variables, _FAAS_OF_LANGUAGE.get(lang)) for lang in Language})
             if not any(endpoints.values()):
                 raise ConfigurationError(
                     "no endpoint is configured: set COZE_LOOP_PYTHON_FAAS_URL and COZE_LOOP_JS_FAAS_URL (or their "
@@ -343,6 +349,14 @@ def names_endpoints(variables: Mapping[str, str]) -> bool:
     """Return whether any variable is set from which `Settings.from_env` reads endpoints."""
     names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
     return any(_variable(variables, name) for name in [*names, "COZE_LOOP_FAAS_URL"])
+
+
+def _listed(endpoints: Mapping[Language | str, tuple[str, ...]]) -> dict[Language | str, tuple[str, ...]]:
+    """Return the endpoints without the languages that their services do not list."""
+    return {
+        language: tuple(url for url in urls if has_return_val(language) or may_run(url, language))
+        for language, urls in endpoints.items()
+    }
 
 
 def _variable(variables: Mapping[str, str], name: str) -> str:

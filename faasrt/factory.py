@@ -9,7 +9,7 @@ import attrs
 
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language, has_return_val, parse_language
+from faasrt.languages import Language, parse_language
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import HealthStatus
 from faasrt.runtime import Runtime
@@ -18,6 +18,9 @@ from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Transport
+
+# A Piston server may run any language. Each name that callers pass costs memory, so their number is limited.
+_MOST_LISTED = 100
 
 
 def check_settings(settings: object) -> Settings:
@@ -52,6 +55,7 @@ class RuntimeFactory:
 
     def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
         self.settings = check_settings(settings)
+        self._listed: set[Language | str] = set()
         self._counters = Counters()
         self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
         self._transport = Transport(self.settings, self._emit)
@@ -63,7 +67,8 @@ class RuntimeFactory:
             language: A name or a `Language`; or the name of another language, if an endpoint's service lists it.
 
         Raises:
-            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
+            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it; or 100 further
+                languages of services were used.
 
         Example:
             >>> async with RuntimeFactory(Settings.from_env()).create_runtime("python") as runtime:
@@ -71,10 +76,16 @@ class RuntimeFactory:
             42
         """
         parsed, settings = parse_language(language), self.settings
-        if not has_return_val(parsed) and not settings.endpoints.get(parsed):
+        if parsed not in (Language.PYTHON, Language.JAVASCRIPT) and not settings.endpoints.get(parsed):
             urls = [url for replicas in settings.endpoints.values() for url in replicas]
             listed = tuple(dict.fromkeys(url for url in urls if protocol_of(url).lists(parsed)))
             if listed:
+                if len(self._listed | {parsed}) > _MOST_LISTED:
+                    raise UnsupportedLanguageError(
+                        f"{parsed} is one language too many: {_MOST_LISTED} languages without a configured endpoint "
+                        "were used already; configure the endpoints of the language"
+                    )
+                self._listed.add(parsed)
                 settings = attrs.evolve(settings, endpoints={**settings.endpoints, parsed: listed})
             else:
                 parsed = Language.parse(language)

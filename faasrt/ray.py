@@ -19,7 +19,7 @@ from faasrt.config import Settings
 from faasrt.factory import check_settings
 from faasrt.inputs import ProgramInput
 from faasrt.judging import TestCase
-from faasrt.languages import Language
+from faasrt.languages import parse_language
 from faasrt.manager import RuntimeManager
 from faasrt.tasks import TASK_ERRORS, CodeTask, TaskResult
 
@@ -124,7 +124,7 @@ def _to_task(row: dict[str, Any]) -> CodeTask:
     options: dict[str, Any] = {name: row.get(name) for name in ("code", "language", "timeout_ms", "function")}
     # Arrow gives every object the fields of all objects; the missing ones are None.
     given = _without_none({"stdin": row.get("stdin")} | {name: _decode(row.get(name)) for name in ("argv", "files")})
-    checked = ProgramInput.from_wire(given, Language.parse(options["language"]))
+    checked = ProgramInput.from_wire(given, parse_language(options["language"]))
     options |= {name: getattr(checked, name) for name in ("stdin", "argv", "files")}
     if tests := _without_none(_decode(row.get("tests"))):
         options["tests"] = [TestCase.from_dict(test) for test in tests]

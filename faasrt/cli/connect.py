@@ -50,7 +50,7 @@ def make_settings(
     if max_concurrency is not None:
         options["limiter"] = LimiterSettings(max_concurrency=max_concurrency)
     if url is not None:
-        options["endpoints"] = dict.fromkeys(Language, url)
+        options["endpoints"] = Settings.from_url(url).endpoints
     elif not names_endpoints(os.environ):
         options["endpoints"] = {}
     return Settings.from_env(**options)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from faasrt.languages import Language
+from faasrt.protocol.registry import protocol_of
+from faasrt.results import EndpointHealth
 
 
 def describe_engines(details: Mapping[str, Any]) -> list[str]:
@@ -22,8 +24,13 @@ def describe_engines(details: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def describe_languages(details: Mapping[str, Any]) -> list[str]:
+def describe_languages(health: EndpointHealth) -> list[str]:
     """Return a line for each language: its names, and the version with which a FaaS runs it, or why it does not."""
+    details = health.details
+    if isinstance(runtimes := details.get("runtimes"), list):
+        return [_describe_runtime(runtime) for runtime in runtimes if isinstance(runtime, dict)]
+    if not protocol_of(health.endpoint).has_profile:
+        return ["the service does not list its languages" if health.healthy else "unknown"]
     served, missing = _languages(details), details.get("missing")
     reasons = missing if isinstance(missing, dict) else {}
     lines = []
@@ -36,6 +43,13 @@ def describe_languages(details: Mapping[str, Any]) -> list[str]:
         names = [language, *(name for name in language.names if name != language)]
         lines.append(f"{', '.join(names):16} {text}")
     return lines
+
+
+def _describe_runtime(runtime: Mapping[str, Any]) -> str:
+    """Return the line for a runtime of Piston."""
+    aliases = runtime.get("aliases")
+    names = [runtime.get("language"), *(aliases if isinstance(aliases, list) else [])]
+    return f"{', '.join(map(str, names)):16} {runtime.get('version')}"
 
 
 def _languages(details: Mapping[str, Any]) -> Mapping[str, Any]:

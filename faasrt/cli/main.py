@@ -283,7 +283,7 @@ def languages_command(url: str | None) -> int:
     status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), None)
     for entry in status.endpoints:
         write(f"{entry.endpoint}{'' if entry.healthy else f'  UNHEALTHY  {entry.error}'}\n")
-        write("".join(f"  {line}\n" for line in describe_languages(entry.details)))
+        write("".join(f"  {line}\n" for line in describe_languages(entry)))
     return OK if status.healthy else INFRASTRUCTURE
 
 

@@ -37,8 +37,8 @@ with further languages; see `faasrt.docs.services`. JavaScript and TypeScript sh
 An argument is wrong: empty code, `timeout_ms` of 0 or above the sandbox's limit, arguments that are not JSON. To allow
 more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
 
-* *... does not run cpp programs*: python-faas and js-faas never do. An embedded FaaS does if its toolchain is
-  installed: see `faasrt languages`.
+* *... does not run cpp programs*: python-faas and js-faas do not run C, C++, Go, Rust, Java and Bash. An embedded FaaS
+  (`faasrt serve`) does if the toolchain is installed; its message names the Debian package that is missing.
 * *call_function is for Python, JavaScript and TypeScript*: programs in other languages print their results. Use
   `run_code` or `judge`.
 

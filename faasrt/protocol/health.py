@@ -33,6 +33,7 @@ class EndpointProfile:
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
         compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
             part of the time limit of the program.
+        missing: The reason why the server does not run a language, by language.
         version: The version of the server, for error messages; "" if unknown.
         kills_at_limit: Whether the server kills a program at its time limit, so that output in the guest program is
             lost. The guest program then stops the program itself, a little earlier.
@@ -41,7 +42,7 @@ class EndpointProfile:
         max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
-        answered: Whether the server has answered the request for its health report, even if it has none.
+        answered: Whether the server has sent a health report, or has none.
     """
 
     lossless: bool = False
@@ -54,6 +55,7 @@ class EndpointProfile:
     capacities: Mapping[str, int] = attrs.field(factory=dict)
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
+    missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
     answered: bool = False
     kills_at_limit: bool = False
@@ -91,6 +93,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         capacities=_capacities(health),
         input_fields=_input_fields(health),
         compile_limits_s=_compile_limits(health),
+        missing={name: text[:500] for name, text in _mapping(health.get("missing")).items() if isinstance(text, str)},
         version=name[:100],
         answered=True,
     )

@@ -275,11 +275,13 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     their languages run only Python, or only JavaScript, whatever the request says.
     """
     if not profile.answered:
-        raise ConnectError("no answer to GET /health, which names the languages of the server", sent="no")
+        raise ConnectError("no answer to GET /health that names the languages of the server", sent="no")
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
+        reason = profile.missing.get(language, "it does not list the language")
         raise InvalidRequestError(
-            f"{endpoint}{server} does not run {language} programs: use another FaaS, such as the embedded one"
+            f"{endpoint}{server} does not run {language} programs: {reason}; `faasrt languages --url {endpoint}` shows "
+            "what it runs"
         )
 
 

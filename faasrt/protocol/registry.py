@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from faasrt._endpoint_urls import registered_protocols, split_endpoint
+from faasrt._endpoint_urls import load_protocol, registered_protocols, split_endpoint
 from faasrt.errors import ConfigurationError
 from faasrt.protocol import cozeloop
 from faasrt.protocol.interface import ServiceProtocol
@@ -16,11 +16,8 @@ def protocol_of(url: str) -> ServiceProtocol:
     name, _ = split_endpoint(url)
     if not name:
         return cozeloop.PROTOCOL
-    point = registered_protocols()[name]
-    try:
-        protocol = point.load()
-    except Exception as error:
-        raise ConfigurationError(f"the protocol {name!r} cannot be loaded from {point.value}: {error}") from error
+    protocol = load_protocol(name)
     if not isinstance(protocol, ServiceProtocol):
-        raise ConfigurationError(f"the protocol {name!r} in {point.value} must be an instance of ServiceProtocol")
+        value = registered_protocols()[name].value
+        raise ConfigurationError(f"the protocol {name!r} in {value} must be an instance of ServiceProtocol")
     return protocol

@@ -13,13 +13,14 @@ from faasrt.config import Settings
 from faasrt.errors import (
     DeadlineExceededError,
     FaasrtError,
+    InvalidRequestError,
     OverloadedError,
     ProtocolError,
     QueueFullError,
     RejectedError,
     ServiceError,
 )
-from faasrt.languages import Language, family_of
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.registry import protocol_of
@@ -109,6 +110,7 @@ class Transport:
                 the call is not retried. None asks for no live output.
 
         Raises:
+            InvalidRequestError: No endpoint can run the program; nothing was sent.
             QueueFullError: Too many calls are waiting already.
             ServiceError: The infrastructure failed; see the error tree.
 
@@ -124,6 +126,7 @@ class Transport:
         failed: ServiceError | None = None
         state = SendState()
         tried: tuple[str, ...] = ()
+        unable: list[str] = []
         try:
             while True:
                 try:
@@ -138,6 +141,19 @@ class Transport:
                 try:
                     context.attempt_started(permit.endpoint.url)
                     response = await self._attempt(permit, execution, context, live)
+                except InvalidRequestError as error:
+                    # Nothing was sent. Replicas may be of different kinds, so another one may be able to run it.
+                    self._finish_attempt(permit, context, error)
+                    unable.append(permit.endpoint.url)
+                    remaining = [url for url in endpoints if url not in unable]
+                    if not remaining:
+                        for url in unable:
+                            self._profiles.forget(url)  # a toolchain may be installed until the next call
+                        raise
+                    group = self._pool.group(family, remaining)
+                    if failed is None:
+                        context.deadline = math.inf
+                    continue
                 except BaseException as error:
                     self._finish_attempt(permit, context, error)
                     if not isinstance(error, ServiceError):
@@ -153,7 +169,7 @@ class Transport:
                 tried += (permit.endpoint.url,)
                 wait_s = wait_before_retry(
                     failed,
-                    attempt=context.attempts,
+                    attempt=context.attempts - len(unable),
                     idempotent=idempotent,
                     has_alternative=has_alternative(group.endpoints, self.clock(), tried),
                     remaining_s=context.deadline - self.clock(),
@@ -188,6 +204,11 @@ class Transport:
             context.attempts, context.endpoint = 1, permit.endpoint.url
             error: BaseException | None = None
             try:
+                if not has_return_val(context.language):
+                    # A compiler parses the program, which may take longer than the time limit of a program.
+                    profile = self._profiles.cached(context.endpoint)
+                    profile = profile or await self._fetch_profile(context.endpoint, context)
+                    within_s += profile.compile_limits_s.get(context.language, 0.0)
                 answer = await self._http.post(
                     permit.endpoint.url,
                     "/validate_code",

@@ -12,7 +12,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
-import attrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
@@ -170,7 +169,7 @@ class HttpClient:
         except (ConnectError, ConnectionLostError):
             return None
         except (ProtocolError, BodyTooLargeError):
-            return attrs.evolve(protocol.profile, answered=True)
+            return protocol.profile
 
     async def probe(self, endpoint: str) -> EndpointHealth:
         """Return the health of an endpoint. A failed probe is an unhealthy result, not an exception."""

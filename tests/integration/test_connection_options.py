@@ -11,6 +11,7 @@ import trustme
 from aiohttp import web
 
 from faasrt import ConfigurationError, ConnectError, Language, RuntimeManager, Settings
+from faasrt.cli.connect import make_settings
 from faasrt.testing import FakeFaaS
 from support.helpers import manager_for
 
@@ -34,6 +35,18 @@ async def test_from_url() -> None:
         Settings.from_env({}, limitr=3)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="URL"):
         Settings.from_url(5)  # type: ignore[arg-type]
+
+
+def test_one_url_of_a_service_stands_for_the_languages_that_it_lists() -> None:
+    """SandboxFusion has no C. Replicas with other protocols run it, and so may an endpoint that is named for it."""
+    fusion, coze = "sandboxfusion+http://a:1", "http://b:2"
+    settings = Settings.from_url(fusion)
+    assert set(Language) - set(settings.endpoints) == {Language.C}
+    assert Settings.from_env({"COZE_LOOP_FAAS_URL": fusion}).endpoints == settings.endpoints
+    assert make_settings(fusion).endpoints == settings.endpoints
+    mixed = Settings.from_url([fusion, coze]).endpoints
+    assert (mixed[Language.C], mixed[Language.CPP]) == ((coze,), (fusion, coze))
+    assert Settings.from_url({"c": fusion}).endpoints == {Language.C: (fusion,)}
 
 
 async def test_local_fallback() -> None:

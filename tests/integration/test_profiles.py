@@ -12,11 +12,14 @@ from aiohttp import web
 from hypothesis import given, settings, strategies as st
 
 from faasrt import (
+    ConnectError,
     DeadlineExceededError,
+    InvalidRequestError,
     LimiterSettings,
     Outcome,
     RejectedError,
     RuntimeManager,
+    SandboxConfig,
     ServerError,
     TimeoutSettings,
 )
@@ -49,6 +52,9 @@ class Server:
                 return web.Response(text=self.health, status=self.health_status)
             return web.json_response(self.health, status=self.health_status)
         fields = await request.json()
+        if request.path == "/validate_code":
+            await asyncio.sleep(self.delay_s)
+            return web.json_response({"valid": True, "diagnostics": [], "checked_by": "x"})
         self.timeouts_ms.append(fields["timeout"])
         await asyncio.sleep(self.delay_s)
         if "faasrt" in fields["code"]:
@@ -93,6 +99,74 @@ async def test_only_lossless_servers_get_programs_without_envelope(
         for _ in range(2):
             assert (await manager.run_code("1", "python")).ok
     assert (server.probes, server.plain, server.enveloped) == (1, 0 if enveloped else 2, 2 if enveloped else 0)
+
+
+COMPILES = {**LOSSLESS, "languages": {"cpp": {"compile_limit_s": 30}}}
+
+
+@pytest.mark.parametrize(
+    ("health", "status"),
+    [
+        ("<html>", 502),
+        ("<html>", 200),
+        ("", 401),
+        ({"detail": "slow down"}, 429),
+        ({"detail": "starting"}, 503),
+        ("x" * 1_000_000, 200),
+    ],
+)
+async def test_a_failed_health_report_does_not_say_which_languages_run(serve: Serve, health: Any, status: int) -> None:
+    """The call can be repeated, and the next one requests the report again."""
+    server = Server(health, status)
+    async with RuntimeManager.from_url({"cpp": await serve(server.handle, "/{path:.*}")}) as manager:
+        with pytest.raises(ConnectError, match="no answer to GET /health that names the languages") as caught:
+            await manager.run_code("int main() {}", "cpp")
+        assert caught.value.sent == "no"
+        server.health, server.health_status = COMPILES, 200
+        assert (await manager.run_code("int main() {}", "cpp")).ok
+
+
+async def test_a_missing_toolchain_is_named_until_it_is_installed(serve: Serve) -> None:
+    """The error has the reason in the health report. The next call requests the report again."""
+    server = Server({**LOSSLESS, "missing": {"cpp": "g++ is not installed on the server", "go": 5}})
+    url = await serve(server.handle, "/{path:.*}")
+    async with RuntimeManager.from_url(url) as manager:
+        with pytest.raises(InvalidRequestError, match="does not run go programs: it does not list the language; `"):
+            await manager.run_code("x", "go")
+        message = f"does not run cpp programs: g.. is not installed on the server; `faasrt languages --url {url}`"
+        with pytest.raises(InvalidRequestError, match=message):
+            await manager.run_code("int main() {}", "cpp")
+        server.health = COMPILES
+        assert (await manager.run_code("int main() {}", "cpp")).ok
+
+
+async def test_replicas_of_different_kinds(serve: Serve) -> None:
+    """A call goes to a replica that can run its program. It fails only if there is none, and nothing was sent."""
+    plain, compiling = Server(), Server(COMPILES)
+    urls = [await serve(server.handle, "/{path:.*}") for server in (plain, compiling)]
+    async with RuntimeManager.from_url({"cpp": urls}) as manager:
+        for _ in range(10):
+            assert (await manager.run_code("int main() {}", "cpp")).endpoint == urls[1]
+        assert (plain.plain, plain.probes, compiling.plain) == (0, 1, 10)
+    async with RuntimeManager.from_url({"go": urls}) as manager:
+        with pytest.raises(InvalidRequestError, match="does not run go programs"):
+            await manager.run_code("x", "go")
+        assert (await manager.get_runtime("go"))._transport.in_flight == 0
+
+
+async def test_validation_waits_for_the_compiler(serve: Serve) -> None:
+    """The server may compile for longer than programs may run."""
+    server = Server(COMPILES)
+    server.delay_s = 0.5
+    limits: dict[str, Any] = {
+        "sandbox": SandboxConfig(timeout_limit_s=0.1),
+        "timeouts": TimeoutSettings(grace_s=0.1),
+    }
+    async with RuntimeManager.from_url(await serve(server.handle, "/{path:.*}"), **limits) as manager:
+        assert (await manager.validate_code("int main() {}", "cpp")).valid
+        with pytest.raises(DeadlineExceededError):
+            await manager.validate_code("let x", "js")
+    assert server.probes == 1
 
 
 @pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])

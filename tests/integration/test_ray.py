@@ -124,6 +124,13 @@ def test_example_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(docstrings.run(name, dict(docstrings.docstrings())[name]))
 
 
+def test_rows_of_other_languages() -> None:
+    """A row may have any language that a service runs."""
+    import faasrt.ray
+
+    assert faasrt.ray._to_task({"code": "main = print 1", "language": "Haskell"}).language == "haskell"
+
+
 def test_settings_can_be_pickled() -> None:
     """Ray sends the settings to its actors."""
     settings = Settings(endpoints={"python": "http://127.0.0.1:1"}, envelope="always")

@@ -165,12 +165,45 @@ async def test_own_languages() -> None:
             await manager.run_code("print(1)", "lua")
 
 
+async def test_typescript_of_a_service_for_other_languages() -> None:
+    """A service that lists TypeScript runs it like its further languages. coze-loop's servers do not list it."""
+    async with SandboxFusion() as service, FakeFaaS() as fake:
+        settings = Settings(endpoints={"python": fake.url, "js": service.url})
+        async with RuntimeManager(settings=settings) as manager:
+            assert (await manager.get_runtime("ts")).get_supported_languages() == ("javascript", "typescript")
+        async with RuntimeManager.from_url({"js": fake.url}) as manager:
+            with pytest.raises(UnsupportedLanguageError, match="typescript is not supported here"):
+                await manager.get_runtime("ts")
+
+
+async def test_errors_of_a_runtime_for_another_language() -> None:
+    """They name the languages of the runtime."""
+    async with RuntimeManager.from_url({"haskell": "piston+http://127.0.0.1:9/api/v2"}) as manager:
+        runtime = await manager.get_runtime("haskell")
+        with pytest.raises(InvalidRequestError, match="return_val is for Python, JavaScript and TypeScript"):
+            runtime.get_return_val_function()
+        with pytest.raises(UnsupportedLanguageError, match=r"one of this runtime \(haskell\), got ocaml"):
+            await runtime.run_code("x", "ocaml")
+
+
 async def test_unknown_language_of_piston() -> None:
     """Each Piston has other packages. It refuses the others, and the error says what to do."""
     async with Piston() as service, manager_of(service) as manager:
         assert (await manager.run_code("echo $1", "sh", argv=["a b"], timeout_ms=1_000)).stdout == "a b\n"
         with pytest.raises(RejectedError, match="cobol-\\* runtime is unknown; install its package"):
             await manager.run_code("x", "cobol", timeout_ms=1_000)
+
+
+async def test_many_languages_of_piston() -> None:
+    """The names of languages that callers pass do not let a client grow without bound."""
+    async with RuntimeManager.from_url({"bash": "piston+http://127.0.0.1:9/api/v2"}) as manager:
+        for number in range(100):
+            await manager.get_runtime(f"language{number}")
+        await manager.close_runtimes()
+        with pytest.raises(UnsupportedLanguageError, match="haskell is one language too many: 100 languages"):
+            await manager.get_runtime("haskell")
+        for language in ("bash", "language7"):
+            await manager.get_runtime(language)
 
 
 async def test_wrong_path_of_piston() -> None:
@@ -289,6 +322,19 @@ async def test_commands(tmp_path: Path) -> None:
     found = {row["id"]: row for row in map(json.loads, results.read_text().splitlines())}
     assert (found["bash"]["outcome"], found["bash"]["stdout"]) == ("OK", "1\n")
     assert "unknown language 'cobol'" in found["cobol"]["invalid_task"]
+
+
+async def test_languages_of_services() -> None:
+    """The command lists the runtimes of Piston. SandboxFusion does not list its languages."""
+    async with SandboxFusion() as fusion, Piston() as piston:
+        for service in (fusion, piston):
+            code, out, _ = await asyncio.to_thread(faasrt_process, "languages", "--url", service.url)
+            lines = out.splitlines()
+            assert (code, lines[0]) == (0, service.url)
+            if service is fusion:
+                assert lines[1:] == ["  the service does not list its languages"]
+            else:
+                assert "  bash, sh         1.0.0" in lines
 
 
 async def test_validation() -> None:

@@ -266,7 +266,7 @@ async def test_a_server_that_does_not_name_the_language_gets_no_program(local: R
 async def test_an_unreachable_server_is_no_invalid_request(unused_tcp_port: int) -> None:
     """While a server does not answer, it is unknown whether it runs the language."""
     async with manager_for_c(f"http://127.0.0.1:{unused_tcp_port}") as manager:
-        with pytest.raises(ConnectError, match="no answer to GET /health, which names the languages") as failure:
+        with pytest.raises(ConnectError, match="no answer to GET /health that names the languages") as failure:
             await manager.run_code("int main(void) {}", "c")
         assert (failure.value.sent, failure.value.attempts) == ("no", 3)
 

@@ -45,7 +45,7 @@ LAYERS = [
     ("faasrt.results", 4),
     ("faasrt._sqlite_cache", 4),
     ("faasrt._checks", 3),
-    ("faasrt._endpoint_urls", 1),
+    ("faasrt._endpoint_urls", 2),
     ("faasrt.inputs", 3),
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
