@@ -316,7 +316,7 @@ class Reuse:
     ) -> None:
         self._cache = None if execution.run.sandbox.network_enabled else cache
         self._execution = execution
-        self._engine_names = fingerprints
+        self._fingerprints = fingerprints
         self._known: Fingerprints | None = None
         self._budget = TimeBudget()
         self._program = ""
@@ -327,7 +327,7 @@ class Reuse:
         if self._cache is None:
             return None
         if self._known is None:
-            known = await self._engine_names()
+            known = await self._fingerprints()
             await _in_thread_if_large(self._size(), self._hash)
             self._known = known
         for fingerprint in dict.fromkeys(self._known.values()):

@@ -99,15 +99,15 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
     )
 
 
-def name_engines(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:
-    """Return a name for the engine of each language that differs between engines with different results.
+def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:
+    """Return a fingerprint for each language. It differs between servers whose programs may have different results.
 
     Args:
         health: The health report; empty if the server offers none.
-        url: The base URL. It is the name if the report has no version.
+        url: The base URL. It is the fingerprint if the report has no version.
 
     Returns:
-        The names; None for an engine of the embedded FaaS that is not ready.
+        The fingerprints; None for an engine of the embedded FaaS that is not ready.
     """
     languages = _mapping(health.get("languages"))
     version = health.get("version")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from faasrt.errors import ServiceError
 from faasrt.languages import Language
-from faasrt.protocol.health import name_engines
+from faasrt.protocol.health import read_fingerprints
 from faasrt.protocol.response import Answer, decode_object
 from faasrt.transport.http import BodyTooLargeError
 
@@ -75,4 +75,4 @@ class FingerprintDirectory:
         if answer.status == 200:
             with contextlib.suppress(ServiceError):
                 health = decode_object(answer.body)
-        return name_engines(health, url)
+        return read_fingerprints(health, url)

@@ -22,7 +22,7 @@ from faasrt.caching import (
 )
 from faasrt.inputs import ProgramInput
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.health import name_engines
+from faasrt.protocol.health import read_fingerprints
 from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest
 
@@ -223,12 +223,12 @@ def test_engines_are_named_by_fingerprint_version_or_url() -> None:
         "version": "faasrt 1",
         "languages": {"python": {"fingerprint": "abc"}, "javascript": {"fingerprint": ""}},
     }
-    names = name_engines(embedded, "http://a")
+    names = read_fingerprints(embedded, "http://a")
     assert names[Language.PYTHON] == "abc"
     assert names[Language.JAVASCRIPT] is None
-    old, new, other = (name_engines({"version": version}, "http://a") for version in ("1", "2", "1"))
+    old, new, other = (read_fingerprints({"version": version}, "http://a") for version in ("1", "2", "1"))
     assert old == other
     assert old[Language.PYTHON] != new[Language.PYTHON]
-    assert name_engines({"version": "1", "limits": {"max_output_bytes": 5}}, "http://a") != old
+    assert read_fingerprints({"version": "1", "limits": {"max_output_bytes": 5}}, "http://a") != old
     for unnamed in ({}, {"version": 5}, {"version": ""}, {"languages": [1]}):
-        assert name_engines(unnamed, "http://a")[Language.PYTHON] == "http://a"
+        assert read_fingerprints(unnamed, "http://a")[Language.PYTHON] == "http://a"
