@@ -8,6 +8,7 @@ import importlib.util
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -86,6 +87,18 @@ async def _compile_sandbox() -> None:
 
     async with LocalFaaS(["python"], workers=1, engines=WASM) as faas:
         await faas.wait_ready("python")
+
+
+@pytest.fixture(autouse=True)
+def _unregistered_metrics() -> Iterator[None]:
+    """Remove the metrics of a test from Prometheus's global registry, which accepts each metric only once."""
+    yield
+    if (sinks := sys.modules.get("faasrt.telemetry.prometheus")) is not None:
+        from prometheus_client import REGISTRY
+
+        for collector in list(REGISTRY._collector_to_names):
+            if isinstance(collector, sinks.PrometheusSink):
+                REGISTRY.unregister(collector)
 
 
 @pytest.fixture(scope="session")
