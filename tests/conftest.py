@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import contextlib
 import importlib.util
 import os
@@ -10,11 +11,13 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
+import faasrt
 from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
 from support.helpers import WASM
 
@@ -31,6 +34,14 @@ for _name in list(os.environ):
 # The processes of the tests must not ignore SIGINT, as background jobs of a shell do.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the modules of the package, once. Some tests start processes that cannot write whole files. CPython may
+    leave a truncated file of bytecode if such a process imports a module first, and then no process can import it.
+    """
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(faasrt.__file__).parent, quiet=2)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
