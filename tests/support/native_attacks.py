@@ -388,7 +388,7 @@ ENDS = {
     "a thread that lives on": ("import threading; threading.Thread(target=time.sleep, args=(60,)).start()",
                                Outcome.TIMEOUT),
     "an end of the main thread only": ("import threading\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
-                                       "call(60, 0)", Outcome.MEMORY_LIMIT),
+                                       "call(60, 0)", Outcome.TIMEOUT),
     "another program": ("os.execv('/bin/sleep', ['sleep', '60'])", Outcome.TIMEOUT),
     "CPU time": ("for _ in range(5): os.fork()\nwhile True: pass", Outcome.TIMEOUT),
 }  # fmt: skip
