@@ -81,7 +81,9 @@ class Interpreter:
             links=links,
             tmp_bytes=native_system.TMP_BYTES,
             shared_memory=level == "namespaces",
-            runner=read_runner(_SHARED_FILES, ["python_native.py", "python_setup.py"]).decode(),
+            runner=read_runner(
+                _SHARED_FILES, ["python_native.py", "job_input.py", "python_random.py", "python_setup.py"]
+            ).decode(),
             imports=imports,
             packages=list(TIERS),
             needed=[str(library)],

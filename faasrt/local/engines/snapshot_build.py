@@ -100,7 +100,9 @@ _EXPECTED_FOLDER = f"{FOLDER} ['main.py', 'renamed'] {FOLDER} text"
 
 def read_guest() -> bytes:
     """Return the source of the runner."""
-    return read_runner(["python_errors.py", "python_modules.py"], ["python_main.py", "python_preload.py"])
+    return read_runner(
+        ["python_errors.py", "python_modules.py"], ["python_main.py", "python_random.py", "python_preload.py"]
+    )
 
 
 def modules_of(tier: str) -> list[str]:

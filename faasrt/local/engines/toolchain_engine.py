@@ -147,7 +147,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             links=links,
             tmp_bytes=native_system.TMP_BYTES,
             shared_memory=True,
-            runner=read_runner([], ["command.py"]).decode(),
+            runner=read_runner([], ["job_input.py", "command.py"]).decode(),
             needed=list(installation.mounts),
             env={**_ENV, **installation.env},
             limits=native_system.LIMITS,

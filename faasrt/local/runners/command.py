@@ -50,18 +50,6 @@ def send(**fields):
     os.write(MESSAGES_FD, (json.dumps(fields, separators=(",", ":")) + "\n").encode())
 
 
-def read_exactly(size):
-    """Return this number of bytes of stdin; fewer at its end."""
-    # Not a buffered file, which would also read the beginning of the program's input.
-    data = bytearray()
-    while len(data) < size:
-        piece = os.read(0, min(size - len(data), 1 << 20))
-        if not piece:
-            break
-        data += piece
-    return bytes(data)
-
-
 def write_file(path, content, executable):
     folder = os.path.dirname(path)
     if folder:

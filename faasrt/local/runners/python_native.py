@@ -17,7 +17,7 @@ of which the header has the paths and sizes. The rest of stdin is that of the pr
 The program may be hostile, and can write messages too. This only affects its own result.
 
 This file must run on CPython 3.9 and newer. The server puts python_errors.py and python_modules.py of
-faasrt/protocol/guest in front of it, and python_setup.py after it.
+faasrt/protocol/guest in front of it, and job_input.py, python_random.py and python_setup.py after it.
 """
 
 import atexit

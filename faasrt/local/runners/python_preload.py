@@ -58,20 +58,7 @@ def reseed():
     if numpy:
         for generator in bit_generators:
             generator.state = type(generator)().state
-        numpy.set_bit_generator(numpy.MT19937())  # which also replaces the seed of its descendants
-    symbols = sys.modules.get("sympy.core.symbol")
-    if symbols:
-        symbols.Dummy._base_dummy_index = symbols.Dummy._prng.randint(10**6, 9 * 10**6)  # as sympy itself does
-    processes = sys.modules.get("multiprocessing.process")
-    if processes:
-        key = processes.AuthenticationString(os.urandom(32))
-        processes.current_process()._config["authkey"] = key
-    logs = sys.modules.get("logging")
-    if logs:
-        import time
-
-        now = time.time_ns()
-        logs._startTime = now if isinstance(logs._startTime, int) else now / 1e9
+    renew_modules()
 
 
 if __name__ == "faasrt_runner":

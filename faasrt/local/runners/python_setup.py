@@ -5,14 +5,12 @@ import gc
 import io
 import json
 import linecache
-import logging
 import mmap
 import os
 import random
 import resource
 import sys
 import threading
-import time
 
 
 def text_stream(fd, mode, errors):
@@ -63,17 +61,7 @@ def reseed():
     # child processes and its start time.
     for generator in GENERATORS:
         generator.seed()
-    numpy = sys.modules.get("numpy.random")
-    if hasattr(numpy, "set_bit_generator"):
-        numpy.set_bit_generator(numpy.MT19937())  # also replaces the seed of generators that are spawned from it
-    elif numpy:
-        numpy.seed()
-    processes = sys.modules.get("multiprocessing.process")
-    if processes:
-        key = processes.AuthenticationString(os.urandom(32))
-        processes.current_process()._config["authkey"] = key
-    now = time.time_ns()
-    logging._startTime = now if isinstance(logging._startTime, int) else now / 1e9
+    renew_modules()
 
 
 def read_job():
@@ -91,18 +79,6 @@ def read_job():
         with open(path, "wb") as file:
             file.write(read_exactly(size))
     return job
-
-
-def read_exactly(size):
-    """Return this number of bytes of stdin; fewer at its end."""
-    # Not a buffered file, which would also read the beginning of the program's input.
-    data = bytearray()
-    while len(data) < size:
-        piece = os.read(0, min(size - len(data), 1 << 20))
-        if not piece:
-            break
-        data += piece
-    return bytes(data)
 
 
 def write_program(text):

@@ -1,0 +1,15 @@
+# Reads a job from stdin, whose rest is that of the program.
+
+import os
+
+
+def read_exactly(size):
+    """Return this number of bytes of stdin; fewer at its end."""
+    # Not a buffered file, which would also read the beginning of the program's input.
+    data = bytearray()
+    while len(data) < size:
+        piece = os.read(0, min(size - len(data), 1 << 20))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
