@@ -155,9 +155,11 @@ MEMORY = {
         "void *run(void *x) { for (;;) fill(malloc(1 << 20), 1 << 20); }\n"
         "pthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
     ),
+    # A thread may have to wait for the end of others, because their number is limited.
     "a chain of threads": (
-        "void *run(void *x) { pthread_t t; fill(malloc(1 << 20), 1 << 20); pthread_create(&t, 0, run, 0);\n"
-        "pthread_detach(t); return 0; }\npthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
+        "void *run(void *x) { pthread_t t; fill(malloc(1 << 20), 1 << 20);\n"
+        "while (pthread_create(&t, 0, run, 0)) sched_yield(); pthread_detach(t); return 0; }\n"
+        "pthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
     ),
     "the stack of a thread": (
         "pthread_attr_t a; pthread_t t; pthread_attr_init(&a); pthread_attr_setstacksize(&a, 600 << 20);\n"
