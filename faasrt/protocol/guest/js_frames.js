@@ -1,4 +1,4 @@
-// Renders streams for a frame, and encodes frames. Every JavaScript guest program contains this file.
+// Collects streams, renders the records of a frame, and encodes frames. Every JavaScript guest program contains this file.
 
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 const Decoder = TextDecoder;
@@ -32,4 +32,42 @@ function render(stream, maxBytes) {
   while (from < bytes.length && (bytes[from] & 0xc0) === 0x80) from += 1;
   const tail = new Decoder().decode(apply(subarray, bytes, [from]));
   return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (maxBytes - half)}}`;
+}
+
+function emptyStreams() {
+  return { stdout: { text: "", lost: 0 }, stderr: { text: "", lost: 0 }, ret_val: { text: "", lost: 0 } };
+}
+
+// Add text to a stream. A text of this size exceeds the output limit, so the program will be stopped.
+function append(stream, text, limit) {
+  if (text.length > 4 * limit) {
+    stream.lost += text.length - 2 * limit;
+    text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
+  }
+  stream.text += text;
+}
+
+function truncate(text, maxUnits) {
+  const half = maxUnits >> 1;
+  return text.length <= maxUnits ? text : `${apply(slice, text, [0, half])}\n...\n${apply(slice, text, [-half])}`;
+}
+
+// Return the record of an execution. Its streams keep at most `maxBytes` each, fewer if it would be too large otherwise.
+function renderRecord(head, streams, names, error, maxBytes, recordBytes) {
+  let record = "";
+  do {
+    record = `{${head}`;
+    if (error !== null) {
+      const message = render({ text: error.message, lost: 0 }, maxBytes);
+      const traceback = stringify(truncate(error.traceback, 20_000));
+      record += `,"error":{"name":${stringify(truncate(error.name, 200))},"message":${message},"traceback":${traceback}}`;
+    }
+    for (let number = 0; number < names.length; number += 1) {
+      record += `,"${names[number]}":${render(streams[names[number]], maxBytes)}`;
+    }
+    record += "}";
+    maxBytes >>= 1;
+    // JSON escapes may make the record too large for a frame.
+  } while (maxBytes > 50 && encode(record).length > recordBytes);
+  return record;
 }

@@ -31,7 +31,7 @@ const listen = scope.addEventListener.bind(scope);
 const limit = job.max_output_bytes;
 const fileName = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
-const { locate, withFileName, shorten, describe, syntaxError } = errorReader(fileName, limit);
+const { locate, withFileName, describe, syntaxError } = errorReader(fileName, limit);
 const folder = job.has_folder ? `file://${Deno.cwd()}/` : "";
 const writeFile = Deno.writeTextFileSync;
 const usesNode = /\bprocess\b/.test(job.code);
@@ -42,6 +42,7 @@ const evalName = `faasrt_${job.nonce}`;
 // ---- The recorder.
 
 const records = [];
+const recordedStreams = job.capture ? ["ret_val", "stdout", "stderr"] : ["ret_val"];
 let streams = {};
 let index = 0;
 let began = 0;
@@ -51,37 +52,19 @@ let progressSize = 0;
 function begin(number) {
   index = number;
   began = now();
-  streams = { stdout: { text: "", lost: 0 }, stderr: { text: "", lost: 0 }, ret_val: { text: "", lost: 0 } };
+  streams = emptyStreams();
 }
 
 function print(fd, text) {
-  const stream = fd === 1 ? streams.stdout : streams.stderr;
-  // A text of this size exceeds the output limit, so the program will be stopped.
-  if (text.length > 4 * limit) {
-    stream.lost += text.length - 2 * limit;
-    text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
-  }
-  stream.text += text;
+  append(fd === 1 ? streams.stdout : streams.stderr, text, limit);
 }
 
 function end(fields, retVal) {
   const { outcome, exitCode, error } = fields;
   streams.ret_val.text = retVal;
-  const fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
-  let maxBytes = index < 0 ? job.definition_bytes : limit;
-  let record = "";
-  do {
-    record = `{${fixed},"ret_val":${render(streams.ret_val, maxBytes)}`;
-    if (error !== null) {
-      const message = render({ text: error.message, lost: 0 }, maxBytes);
-      const traceback = stringify(shorten(error.traceback, 20_000));
-      record += `,"error":{"name":${stringify(shorten(error.name, 200))},"message":${message},"traceback":${traceback}}`;
-    }
-    if (job.capture) record += `,"stdout":${render(streams.stdout, maxBytes)},"stderr":${render(streams.stderr, maxBytes)}`;
-    record += "}";
-    maxBytes >>= 1;
-    // JSON escapes may make the record too large for a frame.
-  } while (maxBytes > 50 && encode(record).length > job.record_bytes);
+  const head = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
+  const maxBytes = index < 0 ? job.definition_bytes : limit;
+  const record = renderRecord(head, streams, recordedStreams, error, maxBytes, job.record_bytes);
   records[records.length] = record;
   sendProgress();
 }

@@ -35,6 +35,7 @@ const isModule = /\b(?:import|export|await)\b/;
 // ---- The records.
 
 const records = [];
+const recordedStreams = ["ret_val", "stdout", "stderr"];
 let streams = {};
 let index = 0;
 let began = 0;
@@ -68,7 +69,7 @@ function begin(number) {
   index = number;
   printed = 0;
   retVal = "";
-  streams = { stdout: { text: "", lost: 0 }, stderr: { text: "", lost: 0 }, ret_val: { text: "", lost: 0 } };
+  streams = emptyStreams();
   running = true;
   began = now();
 }
@@ -77,12 +78,7 @@ function print(fd, text) {
   if (!running) return;
   const stream = fd === 1 ? streams.stdout : streams.stderr;
   printed += text.length > limit ? text.length : encode(text).length;
-  // A text of this size exceeds the output limit, so the program will be stopped.
-  if (text.length > 4 * limit) {
-    stream.lost += text.length - 2 * limit;
-    text = apply(slice, text, [0, limit]) + apply(slice, text, [-limit]);
-  }
-  stream.text += text;
+  append(stream, text, limit);
   if (printed > 2 * limit) leave(ending("OUTPUT_LIMIT"), 1);
 }
 
@@ -92,20 +88,9 @@ function finish(fields) {
   if (error !== null && error.traceback !== "") streams.stderr.text += `${error.traceback}\n`;
   running = false;
   streams.ret_val.text = retVal;
-  const fixed = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
-  let maxBytes = index < 0 ? job.definition_bytes : limit;
-  let record = "";
-  do {
-    record = `{${fixed},"ret_val":${render(streams.ret_val, maxBytes)}`;
-    if (error !== null) {
-      const message = render({ text: error.message, lost: 0 }, maxBytes);
-      const traceback = stringify(shorten(error.traceback, 20_000));
-      record += `,"error":{"name":${stringify(shorten(error.name, 200))},"message":${message},"traceback":${traceback}}`;
-    }
-    record += `,"stdout":${render(streams.stdout, maxBytes)},"stderr":${render(streams.stderr, maxBytes)}}`;
-    maxBytes >>= 1;
-    // JSON escapes may make the record too large for a frame.
-  } while (maxBytes > 50 && encode(record).length > job.record_bytes);
+  const head = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
+  const maxBytes = index < 0 ? job.definition_bytes : limit;
+  const record = renderRecord(head, streams, recordedStreams, error, maxBytes, job.record_bytes);
   records[records.length] = record;
   total += record.length;
   if (!job.single) writeAll(2, frame(record, false));
@@ -125,11 +110,6 @@ function ending(outcome, exitCode = null, error = null) {
 }
 
 // ---- Errors.
-
-function shorten(text, maxUnits) {
-  const half = maxUnits >> 1;
-  return text.length <= maxUnits ? text : `${apply(slice, text, [0, half])}\n...\n${apply(slice, text, [-half])}`;
-}
 
 // Return a stack up to the last frame of the program.
 function cleanStack(stack) {
@@ -153,9 +133,9 @@ function describe(reason) {
       const name = `${reason.name}`;
       const message = `${reason.message}`;
       const whole = reason.cause !== undefined || reason.errors !== undefined ? inspect(reason) : reason.stack;
-      return { name, message, traceback: shorten(cleanStack(`${whole}`), limit) };
+      return { name, message, traceback: truncate(cleanStack(`${whole}`), limit) };
     }
-    const message = shorten(typeof reason === "string" ? reason : inspect(reason), limit);
+    const message = truncate(typeof reason === "string" ? reason : inspect(reason), limit);
     return { name: "Error", message, traceback: `Uncaught ${message}` };
   } catch {
     return { name: "Error", message: "a value that cannot be shown", traceback: "Uncaught value" };
