@@ -27,7 +27,7 @@ from faasrt.results import Diagnostic, ErrorInfo, Outcome
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
-_MIN_READY_S = 1.0  # an engine that fails sooner after its start counts as one that cannot start
+_MIN_READY_S = 1.0  # an engine that fails sooner than this after it was ready counts as one that cannot start
 _logger = logging.getLogger("faasrt.local")
 
 
@@ -196,7 +196,7 @@ class Engine(abc.ABC):
         self.active = 0
         self._ready_or_failed = asyncio.Event()
         self._last_logged = ""
-        self._was_ready = False
+        self._ready_at: float | None = None
 
     def fingerprint(self, limits: SandboxConfig) -> str:
         """Return a text that differs between engines with different results; "" if the engine is not ready.
@@ -210,7 +210,9 @@ class Engine(abc.ABC):
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def mark_ready(self) -> None:
-        self.ready, self.problem, self._last_logged, self._was_ready = True, "", "", True
+        self.ready, self.problem, self._last_logged = True, "", ""
+        if self._ready_at is None:
+            self._ready_at = time.monotonic()
         self._ready_or_failed.set()
 
     def mark_failed(self, problem: str) -> None:
@@ -240,13 +242,13 @@ class Engine(abc.ABC):
     async def run(self) -> None:
         """Serve until cancelled. Failures are logged and do not affect other engines.
 
-        After a failure the engine restarts: at once if it has worked for a while, else after 5 s, doubling up to 300 s,
-        because the machine may be short of descriptors, memory or disk space.
+        After a failure the engine restarts: at once if it was ready for a second, however often that happens. Otherwise
+        it cannot start, perhaps because the machine is short of memory, and restarts after 5 s, doubling up to 300 s.
         """
         delay_s = 0.0
         try:
             while True:
-                began, self._was_ready = time.monotonic(), False
+                self._ready_at = None
                 try:
                     await self.serve()
                 except EngineError as error:
@@ -255,14 +257,15 @@ class Engine(abc.ABC):
                 except Exception as error:
                     _logger.exception("the engine %s failed", self.name)
                     self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
-                if self._was_ready and time.monotonic() - began > max(_MIN_READY_S, delay_s):
-                    delay_s = 0.0
-                else:
-                    delay_s = min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
+                delay_s = 0.0 if self._was_ready() else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
                 await asyncio.sleep(delay_s)
         except asyncio.CancelledError:
             self.mark_failed("the engine is closed")
             raise
+
+    def _was_ready(self) -> bool:
+        """Return whether the engine has worked since its last start."""
+        return self._ready_at is not None and time.monotonic() - self._ready_at >= _MIN_READY_S
 
     @abc.abstractmethod
     async def serve(self) -> None:
