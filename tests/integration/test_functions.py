@@ -11,6 +11,7 @@ import faasrt
 from faasrt import ExecutionResult, InvalidRequestError, Outcome, RuntimeManager, SandboxConfig
 from support.doubles import doubles
 from support.helpers import manager_at
+from support.tables import first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded"]
@@ -216,7 +217,7 @@ def returning(expression: str, language: str) -> str:
 
 
 @pytest.mark.parametrize("language", VALUES)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", first_of(PLACES))
 async def test_values_are_encoded(place: str, language: str, local: RuntimeManager) -> None:
     """Each kind of value has a form in JSON. The error for any other value says where it is."""
     async with manager_at(place, local) as manager:

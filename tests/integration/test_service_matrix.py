@@ -14,8 +14,9 @@ from support.doubles import JsFaas, PythonFaas
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
 from support.service_programs import CALLS, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
+from support.tables import first_of
 
-SERVICES = ["coze-loop", "sandboxfusion", "piston", "embedded"]
+SERVICES = first_of(["piston", "sandboxfusion", "coze-loop", "embedded"])
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 
 

@@ -44,7 +44,11 @@ SANDBOX = SandboxConfig(timeout_limit_s=60)
 
 def each_of(names: Sequence[str]) -> list[object]:
     """Return the names of languages as parameters. Those whose toolchain is not installed are skipped."""
-    return [pytest.param(name, marks=pytest.mark.skipif(MISSING[name] != "", reason=MISSING[name])) for name in names]
+    return [pytest.param(name, marks=is_installed(name)) for name in names]
+
+
+def is_installed(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(MISSING[name] != "", reason=MISSING[name])
 
 
 each_language = pytest.mark.parametrize("language", each_of(list(MISSING)))
@@ -441,7 +445,13 @@ async def test_a_toolchain_that_does_not_work_is_no_error_of_the_program(
             await manager.run_code("int main(void) { return 5; }", language)
 
 
-@each_language
+@pytest.mark.parametrize(
+    "language",
+    [
+        pytest.param(name, marks=[is_installed(name), *([pytest.mark.tables] if name != "c" else [])])
+        for name in MISSING
+    ],
+)
 async def test_twenty_small_problems_are_solved(manager: RuntimeManager, language: str) -> None:
     """Every solution passes all of its tests, and fails a wrong one."""
 
