@@ -318,10 +318,12 @@ async def test_max_concurrency_and_queue_limits(serve: Serve) -> None:
 
     limiter = LimiterSettings(max_concurrency=2, max_queue=2, queue_timeout_s=0.05)
     async with manager_for(await serve(handler), envelope="never", limiter=limiter) as manager:
-        calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(5)]
-        done = await asyncio.gather(*calls[2:], return_exceptions=True)
+        calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(2)]
+        while running < 2:
+            await asyncio.sleep(0.001)
+        done = await asyncio.gather(*(manager.run_code("1", "py") for _ in range(3)), return_exceptions=True)
         go.set()
-        first = await asyncio.gather(*calls[:2])
+        first = await asyncio.gather(*calls)
     assert [type(error) for error in done].count(faasrt.QueueFullError) == 1
     late = [error for error in done if isinstance(error, faasrt.DeadlineExceededError)]
     assert len(late) == 2

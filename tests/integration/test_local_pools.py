@@ -19,7 +19,7 @@ from faasrt.local.engines.native_run import NativeRun
 from support.served import LANGUAGES, at_work_in, is_gone, sandboxes, trace, until
 
 MIN_IDLE = {"native": 2, "wasm": 1, "deno": 2}
-SLOW = {"python": "import time\ntime.sleep(1.5)\nprint({})", "javascript": "setTimeout(() => console.log({}), 1500)"}
+SLOW = {"python": "import time\ntime.sleep(3)\nprint({})", "javascript": "setTimeout(() => console.log({}), 3000)"}
 
 
 @pytest.fixture(params=LANGUAGES)

@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 
-from faasrt import RuntimeManager, Settings
+from faasrt import RuntimeManager, Settings, TimeoutSettings
 from faasrt.telemetry.events import Sink
+
+# For a busy machine.
+PATIENT = TimeoutSettings(connect_s=30, health_s=30)
 
 
 def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:
     """Return a manager that uses one URL for every language."""
+    settings = {"timeouts": PATIENT, **settings}
     endpoints = {"python": url, "javascript": url, "typescript": url}
     return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), telemetry=telemetry)  # type: ignore[arg-type]
 

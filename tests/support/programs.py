@@ -40,7 +40,7 @@ PROGRAMS = {
         "console.count(); console.count('x'); console.assert(1 === 2, 'no'); console.dir({a: 1});",
         "Deno.stdout.writeSync(new TextEncoder().encode('bytes')); await Deno.stdout.write(new TextEncoder().encode('more\\n'));",
         "process.stdout.write('node\\n'); process.stderr.write('err\\n');",
-        "setTimeout(() => console.log('3'), 500); queueMicrotask(() => console.log('2')); console.log('1'); process.nextTick(() => console.log('tick'));",
+        "setTimeout(() => console.log('3'), 2000); queueMicrotask(() => console.log('2')); console.log('1'); process.nextTick(() => console.log('tick'));",
         "const w = Deno.stdout.writable.getWriter(); await w.write(new TextEncoder().encode('stream\\n')); w.releaseLock();",
         "addEventListener('unload', () => console.log('bye')); console.log('hi');",
         "Deno.exitCode = 7; console.log('x');",
