@@ -59,7 +59,7 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Language, str]:
         if isinstance(value, tuple):
             return value
-        from faasrt.local.server import fingerprints
+        from faasrt.local.engine_choice import fingerprints
 
         name, separator, engine = value.partition("=")
         if not separator:
@@ -74,7 +74,7 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
         return language, engine
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from faasrt.local.server import fingerprints
+        from faasrt.local.engine_choice import fingerprints
 
         # Bash treats "=" as the end of a word and may offer the language only.
         values = [f"{language}={name}" for language in Language for name in fingerprints(language)]

@@ -28,8 +28,15 @@ class AccessPolicy:
     _hosts: frozenset[str] | None
     _token: str | None = attrs.field(repr=False)
 
-    def check(self, request: web.BaseRequest) -> None:
-        """Check the headers of a request before its body is read. Raise HTTPException if the request is refused."""
+    @classmethod
+    def for_server(cls, host: str, token: str | None) -> AccessPolicy:
+        """Return the policy of a server that listens on `host`. With a token, it does not check names."""
+        return cls(hosts=None if token else frozenset({"localhost", "127.0.0.1", "::1", host.lower()}), token=token)
+
+    def check(self, request: web.BaseRequest, *, needs_token: bool = True) -> None:
+        """Check the headers of a request before its body is read. Raise HTTPException if the request is refused.
+        `needs_token` is whether the route requires the token, if there is one.
+        """
         if request.version not in (HttpVersion10, HttpVersion11):
             raise web.HTTPVersionNotSupported(text="this server speaks HTTP/1.1", headers={"Connection": "close"})
         if self._hosts is not None and _host_name(request.headers.get("Host", "")) not in self._hosts:
@@ -38,7 +45,7 @@ class AccessPolicy:
             raise web.HTTPForbidden(text="requests from web pages are refused (Origin header)")
         if not {site.strip().lower() for site in request.headers.getall("Sec-Fetch-Site", ())} <= _OWN_SITE:
             raise web.HTTPForbidden(text="requests from other sites are refused (Sec-Fetch-Site header)")
-        if self._token is not None and not _has_token(request, self._token):
+        if needs_token and self._token is not None and not _has_token(request, self._token):
             raise web.HTTPUnauthorized(
                 text="the token is missing or wrong: send 'Authorization: Bearer TOKEN'",
                 headers={"WWW-Authenticate": "Bearer"},

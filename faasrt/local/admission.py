@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import anyio
+import attrs
 from aiohttp import web
 
 from faasrt.languages import Language
@@ -33,13 +34,9 @@ class BusyError(NotStartedError):
         self.status, self.kind = (429, "overloaded") if ready else (503, "not ready")
 
 
-class AdmissionQueue:
-    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival.
-
-    Args:
-        engine: The engine.
-        max_queue: The largest number of waiting programs.
-        queue_timeout_s: How long a program may wait, in seconds.
+@attrs.define
+class ProgramCounts:
+    """Counts the programs of a queue.
 
     Attributes:
         outcomes: The number of finished programs, by language and outcome.
@@ -47,12 +44,37 @@ class AdmissionQueue:
         failed: The number of programs whose engine failed.
     """
 
-    def __init__(self, engine: Engine, *, max_queue: int = MAX_QUEUE, queue_timeout_s: float = QUEUE_TIMEOUT_S) -> None:
+    outcomes: Counter[tuple[Language, str]] = attrs.field(factory=Counter)
+    refused: int = 0
+    failed: int = 0
+
+
+class AdmissionQueue:
+    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival.
+
+    Args:
+        engine: The engine.
+        max_queue: The largest number of waiting programs.
+        queue_timeout_s: How long a program may wait, in seconds.
+        counts: The counts to go on with, of a queue that this one replaces; None for new ones.
+
+    Attributes:
+        queue_timeout_s: How long a program may wait, in seconds. Programs that already wait keep their time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_queue: int = MAX_QUEUE,
+        queue_timeout_s: float = QUEUE_TIMEOUT_S,
+        counts: ProgramCounts | None = None,
+    ) -> None:
         self.engine = engine
-        self._max_queue, self._queue_timeout_s = max_queue, queue_timeout_s
+        self.queue_timeout_s = queue_timeout_s
+        self.counts = counts or ProgramCounts()
+        self._max_queue = max_queue
         self._limiter = anyio.CapacityLimiter(engine.capacity)
-        self.outcomes: Counter[tuple[Language, str]] = Counter()
-        self.refused = self.failed = 0
 
     @property
     def queued(self) -> int:
@@ -60,7 +82,7 @@ class AdmissionQueue:
         return self._limiter.statistics().tasks_waiting
 
     async def execute(self, job: EngineJob) -> EngineResult:
-        """Wait for a free sandbox and run a program in it.
+        """Wait for a free sandbox and run a program in it. The result has the time of the wait.
 
         Raises:
             BusyError: The engine is not ready, the queue is full, or the wait was too long.
@@ -69,28 +91,30 @@ class AdmissionQueue:
 
         Cancellation: ends the program. The next one in the queue can start.
         """
-        engine = self.engine
+        engine, counts = self.engine, self.counts
         if not engine.ready:
-            self.refused += 1
+            counts.refused += 1
             raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", ready=False)
         if self._limiter.available_tokens <= 0 and self.queued >= self._max_queue:
-            self.refused += 1
+            counts.refused += 1
             raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
+        began, timeout_s = time.perf_counter(), self.queue_timeout_s
         try:
-            with anyio.fail_after(self._queue_timeout_s):
+            with anyio.fail_after(timeout_s):
                 await self._limiter.acquire()
         except TimeoutError:
-            self.refused += 1
-            raise BusyError(f"no sandbox became free within {self._queue_timeout_s:g} s") from None
+            counts.refused += 1
+            raise BusyError(f"no sandbox became free within {timeout_s:g} s") from None
+        queued_ms = (time.perf_counter() - began) * 1000
         try:
             result = await engine.execute(job)
         except EngineError:
-            self.failed += 1
+            counts.failed += 1
             raise
         finally:
             self._limiter.release()
-        self.outcomes[job.language, result.outcome.value] += 1
-        return result
+        counts.outcomes[job.language, result.outcome.value] += 1
+        return attrs.evolve(result, queued_ms=queued_ms)
 
 
 async def execute_with_events(

@@ -17,11 +17,11 @@ from faasrt.inputs import INPUT_FIELDS, files_to_wire
 from faasrt.languages import Language
 from faasrt.local.access import AccessPolicy
 from faasrt.local.access_log import CLIENT_GONE, AccessLog
-from faasrt.local.admission import AdmissionQueue, execute_with_events
-from faasrt.local.connections import log_failure
+from faasrt.local.admission import AdmissionQueue, BusyError, execute_with_events
+from faasrt.local.connections import BoundedConnection, Listener, RequestCounter, log_failure
 from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.exposition import collect_metrics, format_metrics
-from faasrt.local.http_limits import MemoryBudget, Reserve
+from faasrt.local.http_limits import Reserve
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
 from faasrt.local.live_answer import LineResponse, answer_live
 from faasrt.local.notices import notice_of
@@ -39,13 +39,15 @@ _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "vali
 _SPARE_BYTES = 12_144  # not used of the largest answer that clients read
 # The headers of an aiohttp error that are copied to the response.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
+# They need no token, and reveal nothing but this status.
+_PROBES = ("/livez", "/readyz")
 _Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.StreamResponse]]
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Service:
     """Answers HTTP requests. JavaScript and TypeScript share one queue. `missing` has the reasons why other languages
-    cannot run. `sandbox` has the limits of the server.
+    cannot run. `sandbox` has the limits of the server. `requests` counts the requests in flight.
     """
 
     _queues: Mapping[Language, AdmissionQueue]
@@ -53,8 +55,9 @@ class Service:
     _sandbox: SandboxConfig
     _access: AccessPolicy
     _emit: EventDispatcher
+    _listener: Listener
     _access_log: AccessLog | None = None
-    _budget: MemoryBudget = attrs.field(factory=MemoryBudget, init=False)
+    requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
     _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
 
@@ -66,6 +69,8 @@ class Service:
             "/run_code": ("POST", self._run_code),
             "/validate_code": ("POST", self._validate_code),
             "/health": ("GET", self._health),
+            "/livez": ("GET", self._livez),
+            "/readyz": ("GET", self._readyz),
             "/metrics": ("GET", self._metrics),
             "/openapi.json": ("GET", self._openapi),
         }
@@ -73,10 +78,14 @@ class Service:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request. Cancellation ends its program."""
         started, status, size = time.monotonic(), CLIENT_GONE, 0
+        connection = request.protocol
+        assert isinstance(connection, BoundedConnection)
         try:
-            with self._budget.reserve() as reserve:
+            with self.requests, self._listener.budget.reserve() as reserve:
                 response = await self._respond(request, reserve)
                 reserve(response.content_length or 0, beyond_limit=True)
+                if self._listener.draining or connection.is_spare:
+                    response.force_close()
                 # Sent here, so that the bytes of the answer stay reserved until the client has read it.
                 await response.prepare(request)
                 await response.write_eof()
@@ -89,15 +98,16 @@ class Service:
 
     async def _respond(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
         try:
-            self._access.check(request)
-            return await self._route(request)(request, reserve)
+            path = request.raw_path.partition("?")[0]
+            self._access.check(request, needs_token=path not in _PROBES)
+            return await self._route(request, path)(request, reserve)
         except ConnectionError:
             raise
         except Exception as error:
             return _failure_response(error)
 
-    def _route(self, request: web.BaseRequest) -> _Handler:
-        method, handler = self._routes.get(request.raw_path.partition("?")[0], ("", None))
+    def _route(self, request: web.BaseRequest, path: str) -> _Handler:
+        method, handler = self._routes.get(path, ("", None))
         if handler is None:
             raise web.HTTPNotFound(text=f"the path must be one of {', '.join(self._routes)}")
         allowed = ["GET", "HEAD"] if method == "GET" else [method]
@@ -105,6 +115,8 @@ class Service:
             raise web.HTTPMethodNotAllowed(request.method, allowed, text=f"use {' or '.join(allowed)}")
         if method == "POST" and request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
+        if method == "POST" and self._listener.draining:
+            raise BusyError("the server is about to stop", ready=False)
         return handler
 
     async def _run_code(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
@@ -119,7 +131,9 @@ class Service:
                 job.live.release(result.stdout)
             if result.error is None:
                 result = attrs.evolve(result, error=job.limits.error(result.outcome))
-            return _fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
+            response = _fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
+            response.headers["Server-Timing"] = _server_timing(result)
+            return response
 
         if accepts_lines(request.headers.get("Accept", "")):
             return await answer_live(request, job, execute, _failure_response, reserve)
@@ -141,7 +155,7 @@ class Service:
             # The parser ran out of time, memory or stack, as it also would before a run.
             diagnostics = (Diagnostic(f"too complex for the parser ({result.outcome})"),)
         validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
-        return json_response(200, attrs.asdict(validation))
+        return json_response(200, attrs.asdict(validation), {"Server-Timing": _server_timing(result)})
 
     async def _read_job(self, request: web.BaseRequest, reserve: Reserve) -> EngineJob:
         fields = decode_body(await read_body(request, reserve))
@@ -153,7 +167,7 @@ class Service:
         for language, queue in self._queues.items():
             engine = queue.engine
             languages[language] = {
-                "status": "ready" if engine.ready else "failed" if engine.problem else "starting",
+                "status": _status(engine),
                 "detail": engine.background if engine.ready else engine.problem or engine.activity,
                 "runtime": engine.runtime,
                 "engine": engine.name,
@@ -168,9 +182,7 @@ class Service:
                 "idle": engine.idle,
                 "queued": queue.queued,
             }
-        # An engine that starts when it is needed does not affect the others.
-        at_once = [one for one, queue in self._queues.items() if not queue.engine.starts_when_needed]
-        statuses = {languages[one]["status"] for one in at_once or self._queues}
+        statuses = self._statuses()
         if "ready" in statuses:
             status = "healthy" if len(statuses) == 1 else "degraded"
         else:
@@ -185,13 +197,31 @@ class Service:
         }
         return json_response(200 if "ready" in statuses else 503, body)
 
+    def _statuses(self) -> set[str]:
+        """Return the statuses of the engines. One that starts when it is needed does not affect the others."""
+        engines = [queue.engine for queue in self._queues.values()]
+        return {_status(engine) for engine in [one for one in engines if not one.starts_when_needed] or engines}
+
+    async def _livez(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+        return json_response(200, {"status": "alive"})
+
+    async def _readyz(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+        statuses = self._statuses()
+        if self._listener.draining:
+            status = "draining"
+        elif "starting" in statuses:
+            status = "starting"
+        else:
+            status = "ready" if "ready" in statuses else "failed"
+        return json_response(200 if status == "ready" else 503, {"status": status})
+
     def _input_capabilities(self) -> dict[str, bool]:
         """Return which fields of `faasrt.inputs` all languages have."""
         engines = [queue.engine for queue in self._queues.values()]
         return {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
 
     async def _metrics(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
-        metrics = collect_metrics(dict.fromkeys(self._queues.values()))
+        metrics = collect_metrics(dict.fromkeys(self._queues.values()), self._listener)
         accepted = request.headers.get("Accept", "")
         # Prometheus never asks for JSON. A client that does may accept text as its second choice.
         if "application/json" in accepted or not ("text/plain" in accepted or "openmetrics" in accepted):
@@ -201,6 +231,47 @@ class Service:
 
     async def _openapi(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
         return json_response(200, self._document)
+
+
+@attrs.define(eq=False)
+class ServiceSwitch:
+    """Hands each request to the service in use. A service that is replaced goes on with the requests that it has."""
+
+    _service: Service | None = None
+    _former: set[Service] = attrs.field(factory=set)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._service is not None
+        return await self._service.handle(request)
+
+    def use(self, service: Service) -> None:
+        """Hand requests to another service from now on."""
+        if self._service is not None:
+            self._former.add(self._service)
+        self._service = service
+
+    async def until_none_is_former(self) -> None:
+        """Wait until the services that have been replaced so far have no requests in flight."""
+        former = [*self._former]
+        for service in former:
+            await service.requests.until_none()
+        self._former.difference_update(former)
+
+    async def until_none(self) -> None:
+        """Wait until no service has a request in flight."""
+        await self.until_none_is_former()
+        if self._service is not None:
+            await self._service.requests.until_none()
+
+
+def _status(engine: Engine) -> str:
+    return "ready" if engine.ready else "failed" if engine.problem else "starting"
+
+
+def _server_timing(result: EngineResult) -> str:
+    """Return the value of the header Server-Timing, in milliseconds."""
+    compiled = "" if result.compile_ms is None else f"compile;dur={result.compile_ms:.3f}, "
+    return f"queue;dur={result.queued_ms:.3f}, {compiled}run;dur={result.duration_ms:.3f}"
 
 
 def _failure_response(error: Exception) -> web.Response:

@@ -3,6 +3,10 @@
 Each connection uses a descriptor and some memory, so their number is limited, and each phase of a request has a
 timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout in `request_body.read_body` for
 the body, and the timeout in this module for a client that does not read its answer.
+
+A connection above the limit gets a 503 that says that nothing was started, so that its client asks another server at
+once. In the backlog it would wait without knowing. A few connections above the limit may still send `GET /livez` and
+`GET /readyz`, because a server that is only busy must not be restarted.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import cast
 
 from aiohttp import web
@@ -20,21 +25,75 @@ from faasrt.local import http_limits
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response
 
 _logger = logging.getLogger("faasrt.local")
+_POLL_S = 0.05
+_PROBES = (b"GET /livez ", b"GET /readyz ")
+
+
+class RequestCounter:
+    """Counts requests in flight. A request is a `with` block."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._count -= 1
+        if self._count == 0:
+            self._none.set()
+
+    async def until_none(self) -> None:
+        """Wait until no request is in flight."""
+        await self._none.wait()
 
 
 class Listener(web.Server):
-    """Creates an asyncio protocol for each accepted connection. `handle` is cancelled when the client disconnects."""
+    """Creates an asyncio protocol for each accepted connection.
 
-    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+    Args:
+        handle: Answers a request. It is cancelled when the client disconnects.
+        max_connections: The largest number of open connections.
+
+    Attributes:
+        max_connections: See above. A lower number does not close connections.
+        draining: Whether the server refuses new programs, and closes each connection after its answer.
+        budget: Limits the memory that requests hold.
+    """
+
+    def __init__(
+        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], max_connections: int
+    ) -> None:
         super().__init__(handle, handler_cancellation=True)
-        self.max_connections = http_limits.max_connections()
+        self.max_connections = max_connections
+        self.draining = False
+        self.budget = http_limits.MemoryBudget()
 
     def __call__(self) -> web.RequestHandler:
         return BoundedConnection(self)
 
+    async def until_closed(self, deadline: float) -> None:
+        """Wait until all connections are closed, up to a time of the event loop."""
+        loop = asyncio.get_running_loop()
+        while self.connections and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+    async def close(self, timeout_s: float) -> None:
+        """Close all connections. Wait up to `timeout_s` for requests in flight, then cancel them."""
+        await asyncio.sleep(0)  # so that the requests on accepted connections begin
+        self.pre_shutdown()
+        await self.shutdown(max(timeout_s, _POLL_S))  # zero would be no limit
+
 
 class BoundedConnection(web.RequestHandler):
-    """One connection. It is closed if its client does not read an answer for REQUEST_TIMEOUT_S."""
+    """One connection. It is closed if its client does not read an answer for REQUEST_TIMEOUT_S.
+
+    Attributes:
+        is_spare: Whether there were too many connections when this one was made. It may only send one probe.
+    """
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(
@@ -48,7 +107,9 @@ class BoundedConnection(web.RequestHandler):
         )
         self._listener = listener
         self._write_timer: asyncio.TimerHandle | None = None
+        self._refusal_timer: asyncio.TimerHandle | None = None
         self._is_limited = self._client_reads = True
+        self.is_spare = False
 
     def limit_writing(self, *, limited: bool) -> None:
         """Set whether the connection is closed if its client does not read. Without the limit, the caller has one."""
@@ -59,16 +120,30 @@ class BoundedConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         writer = cast(asyncio.Transport, transport)
-        if len(self._listener.connections) >= self._listener.max_connections:
-            # Checked here and not before, because asyncio may accept several connections before it calls this method
-            # for the first of them, which counts it.
-            writer.write(_REFUSAL)
-            writer.close()
-            self.force_close()
+        # Checked here and not before, because asyncio may accept several connections before it calls this method for
+        # the first of them, which counts it.
+        above = len(self._listener.connections) - self._listener.max_connections
+        if above >= http_limits.SPARE_CONNECTIONS:
+            self._refuse(writer)
             return
         # Without a buffer, the transport calls `pause_writing` as soon as the client does not read fast enough.
         writer.set_write_buffer_limits(0)
         super().connection_made(transport)
+        if above >= 0:
+            self.is_spare = True
+            loop = asyncio.get_running_loop()
+            self._refusal_timer = loop.call_later(http_limits.SPARE_TIMEOUT_S, self._refuse, writer)
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_spare and self.transport is not None and not data.startswith(_PROBES):
+            self._refuse(self.transport)
+            return
+        super().data_received(data)
+
+    def _refuse(self, writer: asyncio.WriteTransport) -> None:
+        writer.write(_REFUSAL)
+        writer.close()
+        self.force_close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -83,6 +158,8 @@ class BoundedConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
+        if self._refusal_timer is not None:
+            self._refusal_timer.cancel()
         super().connection_lost(exc)
 
     def _start_timer(self) -> None:

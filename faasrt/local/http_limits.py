@@ -7,10 +7,15 @@ import resource
 from collections.abc import Iterator
 from typing import Protocol
 
+from faasrt.errors import ConfigurationError
 from faasrt.local.admission import BusyError
 
 MAX_CONNECTIONS = 1_000
 """The largest number of open connections. `max_connections` lowers it if the process may open few files."""
+SPARE_CONNECTIONS = 8
+"""The number of further connections that may send a probe."""
+SPARE_TIMEOUT_S = 1.0
+"""How long a further connection may stay open."""
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20
@@ -21,13 +26,25 @@ MAX_STRINGS = 10_000
 """The largest number of strings in a body that is larger than MAX_STRUCTURE_BYTES."""
 REQUEST_TIMEOUT_S = 30.0
 """The time for receiving the head of a request, for receiving its body, and for sending the answer, each."""
+HANDSHAKE_TIMEOUT_S = 10.0
+"""The time for the TLS handshake of a connection, and for its end."""
 LINGER_S = 10.0
 """How long the server reads and discards the rest of a refused request, so that its sender can read the refusal."""
 
 
-def max_connections() -> int:
-    """Return the largest number of open connections. It is at most half the number of files that may be open."""
-    return min(MAX_CONNECTIONS, _max_open_files() // 2)
+def max_connections(wanted: int | None = None) -> int:
+    """Return the largest number of open connections: `wanted`, or MAX_CONNECTIONS, or half of the files that may be
+    open if this is less. Raise ConfigurationError if `wanted` is more than that half.
+    """
+    most = _max_open_files() // 2
+    if wanted is None:
+        return min(MAX_CONNECTIONS, most)
+    if wanted > most:
+        raise ConfigurationError(
+            f"max_connections must be at most {most}, half of the files that this process may open (`ulimit -n`), "
+            f"got {wanted}"
+        )
+    return wanted
 
 
 def backlog() -> int:
@@ -41,7 +58,7 @@ def backlog() -> int:
 
 def _max_open_files() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 4 * MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(4, files)
+    return 2**20 if files == resource.RLIM_INFINITY else max(4, files)
 
 
 class Reserve(Protocol):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
+import contextlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
 
 import attrs
-from aiohttp import web
 from attrs.validators import optional
 
 from faasrt import _checks
@@ -20,59 +19,25 @@ from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
-from faasrt.local import http_limits
+from faasrt.local import engine_choice, http_limits
 from faasrt.local.access import AccessPolicy
 from faasrt.local.access_log import AccessLog
 from faasrt.local.admission import QUEUE_TIMEOUT_S, AdmissionQueue
-from faasrt.local.app import Service
+from faasrt.local.app import Service, ServiceSwitch
 from faasrt.local.connections import Listener
-from faasrt.local.engines.base import Engine, EngineError, EngineOptions
-from faasrt.local.engines.deno import DenoEngine
+from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
+from faasrt.local.engines.base import EngineError, EngineOptions
 from faasrt.local.engines.jail_level import LEVELS, find_level, program_cgroups
-from faasrt.local.engines.native import NativePythonEngine
-from faasrt.local.engines.toolchain_engine import engine_for
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.folder import temporary_folder
-from faasrt.local.toolchains import TOOLCHAINS
+from faasrt.local.jail.cgroup import Cgroups
+from faasrt.local.listening import EngineTasks, ListeningSockets
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
-# By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
-_ENGINES: dict[Language, tuple[type[Engine], ...]] = {
-    Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
-    Language.JAVASCRIPT: (DenoEngine,),
-    **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
-}
-_MAX_WORKERS = 256
-
-
-def fingerprints(language: Language) -> tuple[str, ...]:
-    """Return the names of the engines that can run a language."""
-    return tuple(engine.name for engine in _ENGINES[language.family])
-
-
-def _parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, ...]:
-    if names is None:
-        return tuple(Language)
-    if isinstance(names, (bytes, bytearray, Mapping)) or not isinstance(names, Iterable):
-        raise ConfigurationError(f"languages must be a list of languages, such as ['python'], got {shown(names)}")
-    parsed = [Language.parse(name) for name in ([names] if isinstance(names, str) else names)]
-    if not parsed:
-        raise ConfigurationError("languages must not be empty")
-    return tuple(dict.fromkeys(parsed))
-
-
-def _parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language, str]:
-    if not isinstance(names, Mapping | None):
-        raise ConfigurationError(
-            f'engines must map languages to engines, such as {{"python": "wasm"}}, got {shown(names)}'
-        )
-    parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
-    for family, name in parsed.items():
-        known = fingerprints(family)
-        if name not in known:
-            raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
-    return parsed
+# Clients of faasrt keep idle connections for four seconds. A connection that is closed later is not in use.
+_IDLE_CONNECTIONS_S = 5.0
+_FIXED = ("host", "port")
 
 
 def _sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
@@ -99,11 +64,14 @@ class LocalFaaS(metaclass=RecordType):
             default for Python is "native" at the level "namespaces", else "wasm".
         python: The path of the interpreter for Python programs on the engine "native", CPython 3.9 or newer. Programs
             can import the packages that are installed for it. The default is the interpreter of this process.
-        drain_s: How long `aclose` waits for programs in flight, in seconds, above 0.
+        drain_s: How long `drain` and `aclose` wait for programs in flight, in seconds, above 0.
         queue_timeout_s: How long a program may wait in the queue, in seconds, above 0. After this time it is refused.
             The default is shorter than the time that clients wait for an answer.
         telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
         access_log: A structlog or standard library logger that gets a line at INFO for each request; None for no log.
+        ssl: A context with the certificate of the server, which then speaks HTTPS; None for plain HTTP.
+        max_connections: The largest number of open connections, above 0 and at most half of the files that the process
+            may open. Further ones are refused. None means 1,000, or that half if it is less.
 
     Raises:
         ConfigurationError: An argument is invalid, or the package of an engine is not installed.
@@ -115,11 +83,11 @@ class LocalFaaS(metaclass=RecordType):
         http://127.0.0.1:...
     """
 
-    languages: tuple[Language, ...] = attrs.field(default=None, converter=_parse_languages)
+    languages: tuple[Language, ...] = attrs.field(default=None, converter=engine_choice.parse_languages)
     workers: int | None = attrs.field(
         default=None,
         kw_only=True,
-        validator=optional(_checks.number(above=0, most=_MAX_WORKERS, integer=True)),
+        validator=optional(_checks.number(above=0, most=MAX_WORKERS, integer=True)),
     )
     sandbox: SandboxConfig = attrs.field(
         default=None,
@@ -131,7 +99,7 @@ class LocalFaaS(metaclass=RecordType):
     port: int = attrs.field(default=0, kw_only=True, validator=_checks.number(above=-1, most=65_535, integer=True))
     token: str | None = attrs.field(default=None, kw_only=True, validator=_checks.token)
     level: str = attrs.field(default="auto", kw_only=True, validator=_checks.one_of("auto", *LEVELS))
-    engines: Mapping[Language, str] = attrs.field(default=None, kw_only=True, converter=_parse_engines)
+    engines: Mapping[Language, str] = attrs.field(default=None, kw_only=True, converter=engine_choice.parse_engines)
     python: str = attrs.field(default=sys.executable, kw_only=True, validator=_checks.instance_of(str))
     drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.number(above=0, most=1e6))
     queue_timeout_s: float = attrs.field(
@@ -139,15 +107,35 @@ class LocalFaaS(metaclass=RecordType):
     )
     telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
     access_log: Any = attrs.field(default=None, kw_only=True)
+    ssl: SSLContext | None = attrs.field(
+        default=None,
+        kw_only=True,
+        validator=_checks.must_be(
+            "an ssl.SSLContext or None", lambda value: value is None or isinstance(value, SSLContext)
+        ),
+    )
+    max_connections: int | None = attrs.field(
+        default=None, kw_only=True, validator=optional(_checks.number(above=0, most=1e6, integer=True))
+    )
     _emit: EventDispatcher = attrs.field(init=False)
+    _wanted_languages: tuple[Language, ...] = attrs.field(init=False)
     _url: str | None = attrs.field(default=None, init=False)
-    _queues: dict[Language, AdmissionQueue] = attrs.field(factory=dict, init=False)
+    _queues: Queues = attrs.field(factory=dict, init=False)
     _missing: dict[Language, str] = attrs.field(factory=dict, init=False)
+    _options: EngineOptions = attrs.field(init=False)
+    _listener: Listener = attrs.field(init=False)
+    _sockets: ListeningSockets = attrs.field(init=False)
+    _engine_tasks: EngineTasks = attrs.field(init=False)
+    _services: ServiceSwitch = attrs.field(factory=ServiceSwitch, init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+    _reconfiguring: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    _drained_at: float | None = attrs.field(default=None, init=False)  # when the wait for programs in flight ends
 
     def __attrs_post_init__(self) -> None:
         self._emit = EventDispatcher(check_sinks(self.telemetry))
+        self._wanted_languages = self.languages
+        http_limits.max_connections(self.max_connections)
         if self.token is not None and self.token != self.token.strip():
             raise ConfigurationError("token must not begin or end with whitespace")
         if self.token is None and not _checks.is_loopback(self.host):
@@ -156,25 +144,7 @@ class LocalFaaS(metaclass=RecordType):
             raise ConfigurationError(f"access_log must be a structlog or stdlib logger, got {shown(self.access_log)}")
         if self.sandbox.network_enabled:
             raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
-        for engine in self._engine_types(""):
-            if importlib.util.find_spec(engine.package) is None:
-                raise ConfigurationError(
-                    f"the embedded FaaS needs {engine.package} for {engine.languages[0]}: pip install 'faasrt[local]'"
-                )
-            if self.sandbox.memory_limit_mb < engine.min_memory_mb:
-                raise ConfigurationError(
-                    f"memory_limit_mb must be at least {engine.min_memory_mb} for {engine.languages[0]}, "
-                    f"got {self.sandbox.memory_limit_mb}"
-                )
-
-    def _engine_types(self, level: str) -> list[type[Engine]]:
-        """Return the chosen or default engine of each language at a level."""
-        found = []
-        for family in dict.fromkeys(language.family for language in self.languages):
-            known = {engine.name: engine for engine in _ENGINES[family]}
-            default = _ENGINES[family][0 if level == "namespaces" else -1]
-            found.append(known.get(self.engines.get(family, ""), default))
-        return found
+        engine_choice.check_engines(self.languages, self.engines, self.sandbox.memory_limit_mb)
 
     @property
     def url(self) -> str:
@@ -241,6 +211,78 @@ class LocalFaaS(metaclass=RecordType):
             if isinstance(queue.engine, WasiPythonEngine):
                 await queue.engine.make_snapshots()
 
+    async def reconfigure(self, wanted: LocalFaaS) -> list[str]:
+        """Take over the options of another LocalFaaS, which was not started. No call is lost.
+
+        Requests that have begun keep the old options. An engine whose options are the same runs on; otherwise the new
+        one is started first, and the old one ends when its programs have finished. After an error all old options stay.
+
+        Returns:
+            The names of the options that changed. `ssl` is one of them if there are certificates.
+
+        Raises:
+            ConfigurationError: `host` or `port` differ, or only one of both has `ssl`, or the new level does not work.
+            ServerError: A new engine cannot start.
+            RuntimeClosedError: This server does not run, or `wanted` does.
+
+        Cancellation: keeps the old options.
+
+        Example:
+            >>> async with LocalFaaS(["js"], workers=1) as faas:
+            ...     await faas.reconfigure(LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=5)))
+            ['sandbox']
+        """
+        async with self._reconfiguring:
+            url = self.url
+            if wanted._task is not None:
+                raise RuntimeClosedError("reconfigure needs the options of a LocalFaaS that was not started")
+            changed = self._compare(wanted)
+            same_level = "level" not in changed and self._options.level
+            known = (self._options.level, self._options.level_reason) if same_level else None
+            options = await wanted._find_options(self._options.folder, self._options.cgroups, known)
+            queues, missing = await asyncio.to_thread(wanted._make_queues, options, [*self._queues.values()])
+            old, new = ({queue.engine for queue in found.values()} for found in (self._queues, queues))
+            # An engine may fail if the one that it replaces could not run either.
+            excused = {queue.engine.name for queue in self._queues.values() if not queue.engine.ready}
+            try:
+                await self._engine_tasks.start_ready(new - old, excused, url)
+                if wanted.ssl is not None:
+                    await self._sockets.replace_certificates(wanted.ssl)
+                if self._closing.is_set():
+                    raise RuntimeClosedError("the embedded FaaS was closed meanwhile")
+            except BaseException:
+                await self._engine_tasks.stop(new - old)
+                raise
+            # From here on without an await, so that all options change together.
+            if "telemetry" in changed:
+                self._emit = wanted._emit
+            for name, value in _options_of(wanted).items():
+                setattr(self, name, value)
+            self._wanted_languages = wanted._wanted_languages
+            self._queues, self._missing, self._options = queues, missing, options
+            self._use_options()
+            self._engine_tasks.stop_after(self._services.until_none_is_former, old - new)
+            return changed
+
+    async def drain(self) -> None:
+        """Refuse new programs, and wait until those in flight have finished and their answers are sent.
+
+        Meanwhile `/readyz` answers 503, and so do `/run_code` and `/validate_code`, with `x-faasrt-not-started: 1`, so
+        that clients ask another server. Each answer closes its connection. Idle connections have up to five seconds, so
+        that their clients close them first. The wait takes `drain_s` at most. `aclose` must follow.
+
+        Raises:
+            RuntimeClosedError: The server is not running.
+        """
+        if self._url is None:
+            raise RuntimeClosedError("the embedded FaaS is not running")
+        now = asyncio.get_running_loop().time()
+        self._listener.draining, self._drained_at = True, now + self.drain_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._drained_at):
+                await self._services.until_none()
+        await self._listener.until_closed(min(self._drained_at, now + _IDLE_CONNECTIONS_S))
+
     async def aclose(self) -> None:
         """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
         self._url = None
@@ -260,18 +302,17 @@ class LocalFaaS(metaclass=RecordType):
 
     async def _run(self, listening: asyncio.Future[str]) -> None:
         try:
-            # In this order: a process that is alone in its cgroup can use it, and the folder needs another process.
+            # In this order: a process that is alone in its cgroup can use it. The folder needs another process.
             async with program_cgroups() as cgroups, temporary_folder() as folder:
-                options = attrs.evolve(await self._options(folder), cgroups=cgroups)
-                await asyncio.to_thread(self._make_queues, options)
+                self._options = await self._find_options(folder, cgroups)
+                self._queues, self._missing = await asyncio.to_thread(self._make_queues, self._options)
                 async with asyncio.TaskGroup() as group:
-                    engines = {queue.engine for queue in self._queues.values()}
-                    tasks = [group.create_task(engine.run()) for engine in engines]
+                    self._engine_tasks = EngineTasks(group)
+                    self._engine_tasks.start({queue.engine for queue in self._queues.values()})
                     try:
                         await self._listen(listening)
                     finally:
-                        for task in tasks:
-                            task.cancel()
+                        self._engine_tasks.cancel()
         except OSError as error:
             reason = error.strerror or error
             raise ConfigurationError(
@@ -279,32 +320,58 @@ class LocalFaaS(metaclass=RecordType):
             ) from None
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
-        hosts = None if self.token else frozenset({"localhost", "127.0.0.1", "::1", self.host.lower()})
-        access = AccessPolicy(hosts=hosts, token=self.token)
-        access_log = None if self.access_log is None else AccessLog(self.access_log)
-        service = Service(
-            self._queues, self._missing, sandbox=self.sandbox, access=access, emit=self._emit, access_log=access_log
-        )
-        runner = web.ServerRunner(Listener(service.handle), shutdown_timeout=self.drain_s)
-        await runner.setup()
+        self._listener = Listener(self._services.handle, http_limits.max_connections(self.max_connections))
+        self._use_options()
+        self._sockets = ListeningSockets(self._listener, self.ssl)
         try:
-            site = web.TCPSite(runner, self.host, self.port, backlog=http_limits.backlog())
             try:
-                await site.start()
-            except (OSError, UnicodeError) as error:
-                reason = getattr(error, "strerror", None) or error
-                message = f"cannot listen on {self.host}:{self.port}: {reason}"
-                listening.set_exception(ConfigurationError(message))
+                listening.set_result(await self._sockets.open(self.host, self.port))
+            except ConfigurationError as error:
+                listening.set_exception(error)
                 return
-            host, port = runner.addresses[0][:2]
-            listening.set_result(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
             await self._closing.wait()
         finally:
-            await runner.cleanup()
+            self._listener.draining = True
+            self._sockets.close()
+            left_s = self.drain_s
+            if self._drained_at is not None:
+                left_s = self._drained_at - asyncio.get_running_loop().time()
+            await self._listener.close(left_s)
 
-    async def _options(self, folder: Path) -> EngineOptions:
-        level = reason = ""
-        if self.engines.get(Language.PYTHON) != WasiPythonEngine.name or self.languages != (Language.PYTHON,):
+    def _use_options(self) -> None:
+        """Answer requests from now on with the options and queues of this object."""
+        self.languages = tuple(language for language in self._wanted_languages if language in self._queues)
+        self._listener.max_connections = http_limits.max_connections(self.max_connections)
+        for queue in self._queues.values():
+            queue.queue_timeout_s = self.queue_timeout_s
+        service = Service(
+            self._queues,
+            self._missing,
+            sandbox=self.sandbox,
+            access=AccessPolicy.for_server(self.host, self.token),
+            emit=self._emit,
+            listener=self._listener,
+            access_log=None if self.access_log is None else AccessLog(self.access_log),
+        )
+        self._services.use(service)
+
+    def _compare(self, wanted: LocalFaaS) -> list[str]:
+        """Return the names of the options that differ. Raise ConfigurationError if one of them cannot change."""
+        given = _options_of(self)
+        changed = [name for name, value in _options_of(wanted).items() if value != given[name]]
+        for name in _FIXED:
+            if name in changed:
+                raise ConfigurationError(f"{name} cannot change while the server runs: stop it, and start it again")
+        if (self.ssl is None) != (wanted.ssl is None):
+            raise ConfigurationError("a running server cannot switch TLS on or off: stop it, and start it again")
+        return changed
+
+    async def _find_options(
+        self, folder: Path, cgroups: Cgroups | None, known: tuple[str, str] | None = None
+    ) -> EngineOptions:
+        """Return the options of engines. `known` is the level of the jail that works, and why it is not higher."""
+        level, reason = known or ("", "")
+        if known is None and engine_choice.needs_level(self.languages, self.engines):
             try:
                 level, reason = await find_level(self.level, folder)
             except EngineError as error:
@@ -312,22 +379,22 @@ class LocalFaaS(metaclass=RecordType):
                     raise ConfigurationError(str(error)) from None
                 reason = str(error)
         return EngineOptions(
-            workers=self.workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0))),
+            workers=self.workers or engine_choice.default_workers(),
             folder=folder,
             memory_limit_mb=self.sandbox.memory_limit_mb,
             level=level,
             level_reason=reason,
             python=self.python,
+            cgroups=cgroups,
         )
 
-    def _make_queues(self, options: EngineOptions) -> None:
-        if self.languages == _parse_languages(None):
-            # Languages that cannot run here are left out, unless the caller names them.
-            self._missing = {one: toolchain.missing for one, toolchain in TOOLCHAINS.items() if toolchain.missing}
-            if options.level != "namespaces":
-                reason = f"it needs the level namespaces: {options.level_reason or 'another level was chosen'}"
-                self._missing |= dict.fromkeys(TOOLCHAINS, reason)
-            self.languages = tuple(language for language in self.languages if language not in self._missing)
-        for make_engine in self._engine_types(options.level):
-            queue = AdmissionQueue(make_engine(options), queue_timeout_s=self.queue_timeout_s)
-            self._queues |= {language: queue for language in make_engine.languages if language in self.languages}
+    def _make_queues(
+        self, options: EngineOptions, running: Iterable[AdmissionQueue] = ()
+    ) -> tuple[Queues, dict[Language, str]]:
+        return make_queues(self.languages, self.engines, options, self.queue_timeout_s, running)
+
+
+def _options_of(faas: LocalFaaS) -> dict[str, Any]:
+    """Return the options of a server, as its constructor got them."""
+    options = {attribute.name: getattr(faas, attribute.name) for attribute in attrs.fields(LocalFaaS) if attribute.init}
+    return {**options, "languages": faas._wanted_languages}

@@ -290,7 +290,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (queue.queued, queue.refused) == (0, 2)
+    assert (queue.queued, queue.counts.refused) == (0, 2)
 
 
 async def test_a_language_that_cannot_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

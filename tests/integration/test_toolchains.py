@@ -26,7 +26,7 @@ from faasrt import (
     UnsupportedLanguageError,
     Verdict,
 )
-from faasrt.local import LocalFaaS, server
+from faasrt.local import LocalFaaS, engine_choice
 from faasrt.local.engines import toolchain_engine
 from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.toolchain import Installation, Toolchain
@@ -335,7 +335,7 @@ PERL = Toolchain(
 @pytest.mark.skipif(PERL.missing != "", reason=PERL.missing)
 async def test_a_new_language_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs in Perl run with this record, in place of Bash."""
-    monkeypatch.setitem(server._ENGINES, Language.BASH, (engine_for(PERL),))
+    monkeypatch.setitem(engine_choice._ENGINES, Language.BASH, (engine_for(PERL),))
     async with RuntimeManager.local(["bash"], workers=1, sandbox=SANDBOX) as manager:
         result = await manager.run_code("my $x = <STDIN>; print $x * 2, @ARGV", "bash", stdin="21", argv=["!"])
         assert (result.outcome, result.stdout) == (Outcome.OK, "42!"), result
@@ -351,7 +351,7 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
     command = 'grep -q low "$0" && { echo "cc1: Killed" >&2; exit 1; }; exec perl -c "$0"'
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
     killed = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0]])
-    monkeypatch.setitem(server._ENGINES, Language.BASH, (engine_for(killed),))
+    monkeypatch.setitem(engine_choice._ENGINES, Language.BASH, (engine_for(killed),))
     async with RuntimeManager.local(["bash"], workers=1, sandbox=SANDBOX) as manager:
         for _ in range(2):
             with pytest.raises(OverloadedError, match="a process of the compiler was killed"):
@@ -439,7 +439,7 @@ async def test_a_toolchain_that_does_not_work_is_no_error_of_the_program(
     """A missing linker or missing headers would look like errors in the program. So a sample is compiled first."""
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
     toolchain = attrs.evolve(TOOLCHAINS[Language.C], sample="#include <missing.h>\n")
-    monkeypatch.setitem(server._ENGINES, Language.C, (engine_for(toolchain),))
+    monkeypatch.setitem(engine_choice._ENGINES, Language.C, (engine_for(toolchain),))
     async with RuntimeManager.local([language], workers=1) as manager:
         with pytest.raises(ServerError, match=r"cannot run a short program in the jail; is the package gcc complete\?"):
             await manager.run_code("int main(void) { return 5; }", language)

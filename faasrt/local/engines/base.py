@@ -103,6 +103,7 @@ class EngineResult:
         files: The collected files, by path. If some are missing, "files" is in `truncated`.
         diagnostics: The errors that a compiler found; empty for other languages, which have only the one in `error`.
         compile_ms: The time for the compilation in milliseconds; None if there was none.
+        queued_ms: The time in the queue before the engine got the program, in milliseconds.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -119,6 +120,7 @@ class EngineResult:
     files: Mapping[str, bytes] = attrs.field(factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
     compile_ms: float | None = None
+    queued_ms: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

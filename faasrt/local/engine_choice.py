@@ -1,0 +1,124 @@
+"""Chooses the engine of each language, and makes the queues in front of the engines."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+
+from faasrt.errors import ConfigurationError, shown
+from faasrt.languages import Language
+from faasrt.local.admission import AdmissionQueue
+from faasrt.local.engines.base import Engine, EngineOptions
+from faasrt.local.engines.deno import DenoEngine
+from faasrt.local.engines.native import NativePythonEngine
+from faasrt.local.engines.toolchain_engine import engine_for
+from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.local.toolchains import TOOLCHAINS
+
+# By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
+_ENGINES: dict[Language, tuple[type[Engine], ...]] = {
+    Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
+    Language.JAVASCRIPT: (DenoEngine,),
+    **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
+}
+MAX_WORKERS = 256
+Queues = dict[Language, AdmissionQueue]
+
+
+def fingerprints(language: Language) -> tuple[str, ...]:
+    """Return the names of the engines that can run a language."""
+    return tuple(engine.name for engine in _ENGINES[language.family])
+
+
+def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, ...]:
+    if names is None:
+        return tuple(Language)
+    if isinstance(names, (bytes, bytearray, Mapping)) or not isinstance(names, Iterable):
+        raise ConfigurationError(f"languages must be a list of languages, such as ['python'], got {shown(names)}")
+    parsed = [Language.parse(name) for name in ([names] if isinstance(names, str) else names)]
+    if not parsed:
+        raise ConfigurationError("languages must not be empty")
+    return tuple(dict.fromkeys(parsed))
+
+
+def parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language, str]:
+    if not isinstance(names, Mapping | None):
+        raise ConfigurationError(
+            f'engines must map languages to engines, such as {{"python": "wasm"}}, got {shown(names)}'
+        )
+    parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
+    for family, name in parsed.items():
+        known = fingerprints(family)
+        if name not in known:
+            raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
+    return parsed
+
+
+def engine_types(languages: Iterable[Language], engines: Mapping[Language, str], level: str) -> list[type[Engine]]:
+    """Return the chosen or default engine of each language at a level."""
+    found = []
+    for family in dict.fromkeys(language.family for language in languages):
+        known = {engine.name: engine for engine in _ENGINES[family]}
+        default = _ENGINES[family][0 if level == "namespaces" else -1]
+        found.append(known.get(engines.get(family, ""), default))
+    return found
+
+
+def check_engines(languages: Iterable[Language], engines: Mapping[Language, str], memory_limit_mb: int) -> None:
+    """Raise ConfigurationError if the package of an engine is missing, or a memory limit is too low for an engine."""
+    for engine in engine_types(languages, engines, ""):
+        if importlib.util.find_spec(engine.package) is None:
+            raise ConfigurationError(
+                f"the embedded FaaS needs {engine.package} for {engine.languages[0]}: pip install 'faasrt[local]'"
+            )
+        if memory_limit_mb < engine.min_memory_mb:
+            raise ConfigurationError(
+                f"memory_limit_mb must be at least {engine.min_memory_mb} for {engine.languages[0]}, "
+                f"got {memory_limit_mb}"
+            )
+
+
+def needs_level(languages: Iterable[Language], engines: Mapping[Language, str]) -> bool:
+    """Return whether an engine runs programs in a jail. Only Python as WebAssembly does not."""
+    return engines.get(Language.PYTHON) != WasiPythonEngine.name or tuple(languages) != (Language.PYTHON,)
+
+
+def default_workers() -> int:
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def make_queues(
+    languages: tuple[Language, ...],
+    engines: Mapping[Language, str],
+    options: EngineOptions,
+    queue_timeout_s: float,
+    running: Iterable[AdmissionQueue] = (),
+) -> tuple[Queues, dict[Language, str]]:
+    """Return the queue of each language, and the reasons why other languages cannot run here. This looks for the
+    toolchains of languages, so call it in a thread.
+
+    Args:
+        languages: The languages. If they are all that exist, those that cannot run here are left out.
+        engines: The names of chosen engines.
+        options: The options of new engines.
+        queue_timeout_s: How long a program may wait in a new queue, in seconds.
+        running: Queues whose engines run. One with the same kind of engine and the same options is used again.
+    """
+    missing: dict[Language, str] = {}
+    if languages == tuple(Language):
+        missing = {one: toolchain.missing for one, toolchain in TOOLCHAINS.items() if toolchain.missing}
+        if options.level != "namespaces":
+            reason = f"it needs the level namespaces: {options.level_reason or 'another level was chosen'}"
+            missing |= dict.fromkeys(TOOLCHAINS, reason)
+        languages = tuple(language for language in languages if language not in missing)
+    queues: Queues = {}
+    for make_engine in engine_types(languages, engines, options.level):
+        old = next((queue for queue in running if type(queue.engine) is make_engine), None)
+        if old is not None and old.engine.options == options:
+            queue = old
+        else:
+            counts = None if old is None else old.counts
+            queue = AdmissionQueue(make_engine(options), queue_timeout_s=queue_timeout_s, counts=counts)
+        queues |= {language: queue for language in make_engine.languages if language in languages}
+    return queues, missing
