@@ -113,24 +113,32 @@ async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | 
 
 async def _ask_python(url: str, token: str | None) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{url}/health") as response:
+    # It is the server of this process, so its certificate, which may be for another name, need not be checked.
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{url}/health", ssl=False) as response:
         state: dict[str, Any] = (await response.json())["languages"].get("python", {})
         return state
 
 
-async def report_engine(url: str, token: str | None = None, *, chosen: bool = False) -> str:
+async def report_engine(
+    url: str, token: str | None = None, *, chosen: bool = False, report: Callable[[str], None] = write_message
+) -> str:
     """Return the engine of Python at an embedded FaaS, or "". Report why it is wasm, unless it was `chosen`."""
     python = await _ask_python(url, token)
     engine: str = python.get("engine", "")
     if engine == "wasm" and not chosen:
         reason = python["level_reason"] or "another level was chosen"
-        write_message(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
+        report(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
     return engine
 
 
 @contextlib.asynccontextmanager
 async def show_start(
-    engine: str, url: str, token: str | None = None, *, live: bool | None = None
+    engine: str,
+    url: str,
+    token: str | None = None,
+    *,
+    live: bool | None = None,
+    report: Callable[[str], None] = write_message,
 ) -> AsyncIterator[None]:
     """Show the progress of the compilation for the engine wasm, once on a machine, while an embedded FaaS starts.
     `live` replaces one line in place, instead of writing a line from time to time; None means only on a terminal.
@@ -141,7 +149,7 @@ async def show_start(
         yield
         return
     live = is_terminal(sys.stderr) if live is None else live
-    async with _watched(_watch_python(url, token, live, "starting", "compiling")):
+    async with _watched(_watch_python(url, token, live, "starting", "compiling", report)):
         yield
 
 
@@ -165,7 +173,14 @@ async def _watched(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             watching.cancel()
 
 
-async def _watch_python(url: str, token: str | None, live: bool, status: str, first_word: str) -> None:
+async def _watch_python(
+    url: str,
+    token: str | None,
+    live: bool,
+    status: str,
+    first_word: str,
+    report: Callable[[str], None] = write_message,
+) -> None:
     """Show the detail of Python while it has a status, if the detail begins with a word."""
     pause_s = _POLL_S
     try:
@@ -179,7 +194,7 @@ async def _watch_python(url: str, token: str | None, live: bool, status: str, fi
                     erase_line()
                     write(line[:width], err=True)
                 else:
-                    write_message(detail)
+                    report(detail)
                     pause_s = _LINE_S
             await asyncio.sleep(pause_s)
     except (aiohttp.ClientError, OSError, KeyError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from faasrt.cli.options import (
     engine_option,
     language_option,
     memory_option,
+    name_options,
     timeout_option,
     url_option,
 )
@@ -77,27 +77,12 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED
     except FaasrtError as error:
         is_usage = isinstance(error, ValueError)
-        message = _name_options(str(error))
+        message = name_options(str(error))
         write_message(message if is_usage else f"{colored(type(error).__name__, 'red')}: {message}")
         return USAGE if is_usage else INFRASTRUCTURE
     except OSError as error:
         write_message(f"cannot write the output: {error.strerror or error}")
         return INFRASTRUCTURE
-
-
-# The library and the server name their own parameters in errors.
-_OPTION_OF_PARAMETER = {
-    "memory_limit_mb": "--memory-mb",
-    "timeout_limit_s": "--timeout-s",
-    "timeout_ms": "--timeout-ms",
-    "max_output_bytes": "--output-bytes",
-}
-_PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
-
-
-def _name_options(message: str) -> str:
-    """Return the message of an error with the names of options in place of parameters."""
-    return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
 
 
 def _interrupt(number: int, frame: Any) -> None:

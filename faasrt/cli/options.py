@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,23 @@ class _CheckedType(click.ParamType):  # type: ignore[type-arg]
             return self._check(value)
         except ConfigurationError as error:
             self.fail(str(error), param, ctx)
+
+
+# The library and the server name their own parameters in errors.
+_OPTION_OF_PARAMETER = {
+    "drain_s": "--grace-s",
+    "max_connections": "--max-connections",
+    "memory_limit_mb": "--memory-mb",
+    "timeout_limit_s": "--timeout-s",
+    "timeout_ms": "--timeout-ms",
+    "max_output_bytes": "--output-bytes",
+}
+_PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
+
+
+def name_options(message: str) -> str:
+    """Return the message of an error with the names of options in place of parameters."""
+    return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
 
 
 def check_token(token: str) -> str:

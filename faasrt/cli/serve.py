@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import logging
-import shutil
+import os
 import signal
 import socket
 import sys
@@ -16,32 +15,49 @@ from urllib.parse import urlsplit
 
 import click
 
-from faasrt import _checks
 from faasrt.cli.connect import report_engine, show_start
 from faasrt.cli.options import (
     Number,
     engine_option,
     language_option,
     memory_option,
+    name_options,
     output_option,
     timeout_limit_option,
     token_option,
     workers_option,
 )
-from faasrt.cli.output import INFRASTRUCTURE, OK, erase_line, write, write_message
-from faasrt.config import SandboxConfig
-from faasrt.errors import ConfigurationError, ServiceError
+from faasrt.cli.output import INFRASTRUCTURE, OK, erase_line, write
+from faasrt.cli.serve_config import make_faas, read_options, reads_files
+from faasrt.cli.serve_log import LOGGER, start_log
+from faasrt.errors import ConfigurationError, FaasrtError, ServiceError
 from faasrt.languages import Language
 
 if TYPE_CHECKING:
     from faasrt.local import LocalFaaS
 
+_Report = Callable[[str], None]
+# `timeout` and some supervisors send one signal twice, to the process and to its group.
+_SAME_SIGNAL_S = 0.5
+# The names of changed options of LocalFaaS in messages, where they are not those of the flags.
+_KEYS = {
+    "languages": "language",
+    "engines": "engine",
+    "sandbox": "limits",
+    "drain_s": "grace-s",
+    "ssl": "certificates",
+    "max_connections": "max-connections",
+    "access_log": "access-log",
+}
+_FILE = click.Path(dir_okay=False)
+
 
 @click.command("serve", short_help="Serve the embedded FaaS over HTTP.", context_settings={"show_default": True})
+@click.option("--config", type=_FILE, help="A TOML file whose keys are the names of these flags. Flags come first.")
 @click.option(
     "--host",
     default="127.0.0.1",
-    help="The address to listen on. An address that other machines can reach needs --token.",
+    help="The address to listen on. An address that other machines can reach needs a token.",
 )
 @click.option("--port", default=8000, type=Number(0, 65_535), help="The port; 0 takes a free one.")
 @language_option(
@@ -52,6 +68,21 @@ if TYPE_CHECKING:
 @memory_option("memory_limit_mb", help="The most memory that a program may use, in MiB.")
 @output_option
 @token_option
+@click.option("--token-file", type=_FILE, help="A file with the token, instead of --token.")
+@click.option("--tls-cert", type=_FILE, help="A file with the certificate of the server in PEM, for HTTPS.")
+@click.option("--tls-key", type=_FILE, help="A file with the key of the certificate in PEM, without a password.")
+@click.option(
+    "--max-connections",
+    type=Number(1, 1_000_000),
+    show_default="1000",
+    help="The most connections that are open at once. Further ones are refused.",
+)
+@click.option(
+    "--grace-s",
+    type=Number(0.0, 1_000_000.0, unit="seconds", above=True),
+    show_default="5 more than --timeout-s",
+    help="How long programs in flight may take to finish after SIGTERM.",
+)
 @click.option(
     "--level",
     type=click.Choice(["auto", "namespaces", "filters"]),
@@ -61,69 +92,99 @@ if TYPE_CHECKING:
 @engine_option
 @click.option("--python", default=sys.executable, show_default="this one", help="The interpreter of Python programs.")
 @click.option("--access-log", is_flag=True, show_default=False, help="Write a line to stderr for each request.")
-def serve_command(
-    languages: tuple[Language, ...],
-    token: str | None,
-    engines: tuple[tuple[Language, str], ...],
-    access_log: bool,
-    timeout_limit_s: float,
-    memory_limit_mb: int,
-    max_output_bytes: int,
-    **options: Any,
-) -> int:
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="The format of all lines on stderr."
+)
+@click.pass_context
+def serve_command(context: click.Context, /, **_: Any) -> int:
     """Serve the embedded FaaS over HTTP. Without --language, it serves every language whose toolchain is installed.
 
-    Ctrl-C or SIGTERM stops it, after the programs in flight have finished.
+    Ctrl-C or SIGTERM stops it, after the programs in flight have finished; a second one stops it at once. SIGHUP makes
+    it read --config, --token-file and the certificates again.
     """
-    from faasrt.local import LocalFaaS
-
-    # The library logs nothing by default, but the command shows why an engine fails.
-    logging.basicConfig(format="faasrt: %(message)s")
-    if token is None and not _checks.is_loopback(options["host"]):
-        raise click.UsageError(f"--host {options['host']} can be reached from other machines, so it needs --token")
-    if shutil.which(options["python"]) is None:
-        raise click.UsageError(f"--python {options['python']}: no such executable")
-    sandbox = SandboxConfig(
-        timeout_limit_s=timeout_limit_s, memory_limit_mb=memory_limit_mb, max_output_bytes=max_output_bytes
-    )
-    faas = LocalFaaS(
-        languages or None,
-        sandbox=sandbox,
-        token=token,
-        engines=dict(engines),
-        access_log=_make_access_log() if access_log else None,
-        **options,
-    )
-
-    async def work() -> int:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with faas, asyncio.TaskGroup() as group:
-            write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, token)}")
-            engine = await report_engine(faas.url, token, chosen=bool(engines))
-            ready = group.create_task(_start(faas, engine, token))
-            ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else stop.set())
-            await stop.wait()
-            if ready.done() and not any(ready.result()):
-                return INFRASTRUCTURE
-            ready.cancel()
-            write_message("stopping")
-        return OK
-
+    options = read_options(context)
+    faas = make_faas(context, options)
+    report = start_log(options["log_format"])
     try:
-        return asyncio.run(work())
+        return asyncio.run(_serve(context, options, faas, report))
     except ConfigurationError as error:
         if str(error).startswith("cannot listen on"):
             raise click.UsageError(f"{error}; --host and --port name another address") from None
         raise
 
 
+async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaaS, report: _Report) -> int:
+    loop = asyncio.get_running_loop()
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    stopped_at = 0.0
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal stopped_at
+        if not stop.is_set():
+            stopped_at = loop.time()
+            stop.set()
+        elif loop.time() > stopped_at + _SAME_SIGNAL_S:
+            # The system ends the process. Those of the sandboxes, and their folder, are then removed as after SIGKILL.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    if reads_files(context.params):
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    async with faas, asyncio.TaskGroup() as group:
+        write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, faas.token)}")
+        engine = await report_engine(faas.url, faas.token, chosen=bool(faas.engines), report=report)
+        ready = group.create_task(_start(faas, engine, report))
+        ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else stop.set())
+        reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
+        await stop.wait()
+        reloading.cancel()
+        if ready.done() and not any(ready.result()):
+            return INFRASTRUCTURE
+        ready.cancel()
+        report("stopping")
+        await faas.drain()
+    return OK
+
+
+async def _reload(
+    context: click.Context,
+    options: dict[str, Any],
+    faas: LocalFaaS,
+    hangup: asyncio.Event,
+    report: _Report,
+    ready: asyncio.Task[list[bool]],
+) -> None:
+    """Read the configuration again at each SIGHUP, when the server is `ready`. A wrong one changes nothing."""
+
+    def read() -> LocalFaaS:
+        found = read_options(context)
+        if found["log_format"] != options["log_format"]:
+            raise click.UsageError("log-format cannot change while the server runs: stop it, and start it again")
+        return make_faas(context, found)
+
+    await asyncio.wait({ready})
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        try:
+            changed = await faas.reconfigure(await asyncio.to_thread(read))
+        except click.ClickException as error:
+            LOGGER.error("the configuration stays as it was: %s", error.format_message())
+        except FaasrtError as error:
+            LOGGER.error("the configuration stays as it was: %s", name_options(str(error)))
+        else:
+            keys = [_KEYS.get(name, name) for name in changed]
+            report(f"read the configuration again; changed: {', '.join(keys) or 'nothing'}")
+
+
 def _describe_client(url: str, token: str | None) -> str:
     host = urlsplit(url).hostname or ""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:  # 0.0.0.0 and :: are no addresses for clients
-            url = f"http://{socket.gethostname()}:{urlsplit(url).port}"
+            url = f"{urlsplit(url).scheme}://{socket.gethostname()}:{urlsplit(url).port}"
     variables = f"COZE_LOOP_FAAS_URL={url}"
     if token is not None:
         variables += " FAASRT_TOKEN=..."  # the token itself must not get into a log
@@ -133,25 +194,12 @@ def _describe_client(url: str, token: str | None) -> str:
     )
 
 
-def _make_access_log() -> Any:
-    """Return a logger that writes one line to stderr for each request."""
-    import structlog
-
-    return structlog.wrap_logger(
-        structlog.WriteLogger(sys.stderr),
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "event"]),
-        ],
-    )
-
-
-async def _start(faas: LocalFaaS, engine: str, token: str | None) -> list[bool]:
-    async with show_start(engine, faas.url, token, live=False):
+async def _start(faas: LocalFaaS, engine: str, report: _Report) -> list[bool]:
+    async with show_start(engine, faas.url, faas.token, live=False, report=report):
         at_once = [language for language in faas.languages if language.has_return_val] or [*faas.languages]
         if later := [language for language in faas.languages if language not in at_once]:
-            write_message(f"{', '.join(later)}: the engine starts with the first program")
-        return await report_ready(faas, at_once, write_message)
+            report(f"{', '.join(later)}: the engine starts with the first program")
+        return await report_ready(faas, at_once, report)
 
 
 async def report_ready(faas: LocalFaaS, languages: Iterable[Language], report: Callable[[str], None]) -> list[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from ssl import SSLContext
 
@@ -35,8 +36,9 @@ class ListeningSockets:
         """Use other certificates for new connections. The sockets, and connections in their backlog, are kept."""
         # asyncio has no other way to change the certificates of a server.
         for server in [*self._servers]:
-            for socket in server.sockets:
-                self._servers.append(await self._serve(ssl, sock=socket.dup()))
+            for one in server.sockets:
+                copy = socket.fromfd(one.fileno(), one.family, one.type)
+                self._servers.append(await self._serve(ssl, sock=copy))
             self._servers.remove(server)
             server.close()
         if self._is_closed:
@@ -71,16 +73,16 @@ class EngineTasks:
         for engine in engines:
             self._tasks[engine] = self._group.create_task(engine.run())
 
-    async def start_ready(self, engines: Iterable[Engine], excused: Collection[str], url: str) -> None:
-        """Start engines, and wait until they can run programs. Raise ServerError, with the URL of the server, if an
-        engine fails whose name is not excused. The others then run on.
+    async def start_ready(self, engines: Iterable[Engine], excused: Collection[str]) -> None:
+        """Start engines, and wait until they can run programs. Raise ServerError if an engine fails whose name is not
+        excused. The others then run on.
         """
         started = [*engines]
         self.start(started)
         for engine in started:
             await engine.until_ready_or_failed()
             if not engine.ready and engine.name not in excused:
-                raise ServerError(f"{engine.name} cannot run: {engine.problem}", endpoint=url, sent="no")
+                raise ServerError(f"{engine.name} cannot run: {engine.problem}", sent="no")
 
     async def stop(self, engines: Iterable[Engine]) -> None:
         """End the processes of engines that run no programs."""

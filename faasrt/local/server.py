@@ -233,9 +233,8 @@ class LocalFaaS(metaclass=RecordType):
             ['sandbox']
         """
         async with self._reconfiguring:
-            url = self.url
-            if wanted._task is not None:
-                raise RuntimeClosedError("reconfigure needs the options of a LocalFaaS that was not started")
+            if self._url is None or wanted._task is not None:
+                raise RuntimeClosedError("reconfigure needs a LocalFaaS that runs, and one that was not started")
             changed = self._compare(wanted)
             same_level = "level" not in changed and self._options.level
             known = (self._options.level, self._options.level_reason) if same_level else None
@@ -245,7 +244,7 @@ class LocalFaaS(metaclass=RecordType):
             # An engine may fail if the one that it replaces could not run either.
             excused = {queue.engine.name for queue in self._queues.values() if not queue.engine.ready}
             try:
-                await self._engine_tasks.start_ready(new - old, excused, url)
+                await self._engine_tasks.start_ready(new - old, excused)
                 if wanted.ssl is not None:
                     await self._sockets.replace_certificates(wanted.ssl)
                 if self._closing.is_set():

@@ -91,12 +91,14 @@ async def until_settled(server: Server, engine: str, *, busy: bool) -> None:
     ids=str,
 )
 async def test_a_signal_drains_the_server(tmp_path: Path, signals: Sequence[signal.Signals], engine: str) -> None:
-    """Programs in flight get their results, even after a second signal. The server exits with 0 and leaves nothing."""
+    """Programs in flight get their results, even if a signal arrives twice at once, as from the command `timeout`.
+    The server exits with 0 and leaves nothing.
+    """
     async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
         calls = [await start(server, language, 0.7) for language in SLOW]
         for number in signals:
             server.process.send_signal(number)
-            await until(lambda: "stopping" in server.output)
+        await until(lambda: "stopping" in server.output)
         for call in calls:
             status, body = await call
             assert (status, body["outcome"], body["output"]["stdout"]) == (200, "OK", "done\n")

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
+from faasrt._version import __version__
 from faasrt.local import LocalFaaS
 from faasrt.local.admission import AdmissionQueue, BusyError
 from support.helpers import WASM, until_active
@@ -174,14 +175,21 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    (engine,) = json.loads((await get(f"{faas.url}/metrics"))[1])["engines"].values()
+    metrics = json.loads((await get(f"{faas.url}/metrics"))[1])
+    (engine,) = metrics.pop("engines").values()
     for language, outcomes in engine.pop("executions").items():
         for outcome, count in outcomes.items():
             assert samples.pop(("faasrt_local_executions_total", language, outcome)) == count
+    info = {name: engine.pop(name) for name in ("language", "level", "runtime")}
+    assert samples.pop(("faasrt_local_engine_info", "deno", *info.values(), __version__)) == 1
+    assert samples.pop(("faasrt_local_utilization_ratio", "deno", "javascript")) == engine.pop("utilization") == 0
     names = {name: f"{name}_total" if name in ("refused", "failed") else name for name in engine}
     assert ("faasrt_local_idle", "deno") in samples
     samples["faasrt_local_idle", "deno"] = engine["idle"]  # a process may have started meanwhile
-    assert samples == {(f"faasrt_local_{names[name]}", "deno"): value for name, value in engine.items()}
+    expected = {(f"faasrt_local_{names[name]}", "deno"): value for name, value in engine.items()}
+    samples["faasrt_local_connections",] = metrics["connections"]  # they are closed a moment later
+    assert samples == expected | {(f"faasrt_local_{name}",): value for name, value in metrics.items()}
+    assert metrics["draining"] is False
 
 
 async def test_the_server_does_not_import_prometheus_client() -> None:

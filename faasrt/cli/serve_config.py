@@ -1,0 +1,180 @@
+"""The configuration of `serve`: flags, then FAASRT_TOKEN, then the file that --config names, then defaults.
+
+The server reads it at its start and at each SIGHUP. A file has the names of the flags as keys:
+
+    workers = 8
+    timeout-s = 10
+    language = ["python", "javascript"]
+    engine = ["python=native"]
+    token-file = "/run/secrets/token"
+"""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from faasrt import _checks
+from faasrt.cli.options import Number, check_token
+from faasrt.cli.serve_log import make_access_log
+from faasrt.config import SandboxConfig
+from faasrt.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from faasrt.local import LocalFaaS
+
+_GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+_MAX_FILE_BYTES = 1_000_000
+# A program in flight may run for its time limit, and has waited in the queue before.
+_MORE_GRACE_S = 5.0
+
+
+def read_options(context: click.Context) -> dict[str, Any]:
+    """Return the values of all options. Those of flags and the environment come before those of the file.
+
+    Raises:
+        click.UsageError: The file cannot be read, or has a wrong key or value. The message names the file and the key.
+    """
+    options = dict(context.params)
+    path = options.pop("config")
+    if path is None:
+        return options
+    known = {max(option.opts, key=len).removeprefix("--"): option for option in context.command.params}
+    for key, value in _read_toml(path).items():
+        option = known.get(key)
+        if option is None or option.name in ("config", "token"):
+            hint = "name its file with token-file" if key == "token" else f"the keys are {', '.join(_keys(known))}"
+            raise click.UsageError(f"{path}: {key} is not a key of this file: {hint}")
+        assert isinstance(option, click.Option)
+        assert option.name is not None
+        try:
+            converted = _convert(option, value, context)
+        except click.BadParameter as error:
+            raise click.UsageError(f"{path}: {key}: {error.message}") from None
+        if context.get_parameter_source(option.name) not in _GIVEN:
+            options[option.name] = converted
+    return options
+
+
+def _keys(known: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in known if key not in ("config", "token", "help"))
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_read_file("--config", path))
+    except tomllib.TOMLDecodeError as error:
+        raise click.UsageError(f"{path} is not TOML: {error}") from None
+
+
+def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
+    """Check the type of a value of the file, and convert it as the value of the flag."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if option.is_flag:
+        kind, fits = "true or false", isinstance(value, bool)
+    elif option.multiple:
+        kind, fits = "a list of strings", isinstance(value, list) and all(isinstance(one, str) for one in value)
+    elif isinstance(option.type, Number):
+        kind, fits = "a number", is_number
+    else:
+        kind, fits = "a string", isinstance(value, str)
+    if not fits:
+        raise click.BadParameter(f"must be {kind}, got {value!r}")
+    return option.type_cast_value(context, str(value) if is_number else value)
+
+
+def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
+    """Return a server with these options, which is not started. This reads the files that the options name.
+
+    Raises:
+        click.UsageError: Options do not fit together, or a file is wrong.
+        ConfigurationError: An option is wrong.
+    """
+    from faasrt.local import LocalFaaS
+
+    host, python, grace_s = options["host"], options["python"], options["grace_s"]
+    token = _find_token(context, options)
+    if token is None and not _checks.is_loopback(host):
+        raise click.UsageError(f"--host {host} can be reached from other machines, so it needs --token or --token-file")
+    if shutil.which(python) is None:
+        raise click.UsageError(f"--python {python}: no such executable")
+    return LocalFaaS(
+        options["languages"] or None,
+        workers=options["workers"],
+        sandbox=SandboxConfig(
+            timeout_limit_s=options["timeout_limit_s"],
+            memory_limit_mb=options["memory_limit_mb"],
+            max_output_bytes=options["max_output_bytes"],
+        ),
+        host=host,
+        port=options["port"],
+        token=token,
+        level=options["level"],
+        engines=dict(options["engines"]),
+        python=python,
+        drain_s=options["timeout_limit_s"] + _MORE_GRACE_S if grace_s is None else grace_s,
+        access_log=make_access_log(options["log_format"]) if options["access_log"] else None,
+        ssl=_read_certificates(options["tls_cert"], options["tls_key"]),
+        max_connections=options["max_connections"],
+    )
+
+
+def reads_files(options: Mapping[str, Any]) -> bool:
+    """Return whether there are files to read again at SIGHUP."""
+    return any(options[name] is not None for name in ("config", "token_file", "tls_cert"))
+
+
+def _find_token(context: click.Context, options: Mapping[str, Any]) -> str | None:
+    token: str | None = options["token"]
+    path = options["token_file"]
+    command_line = ParameterSource.COMMANDLINE
+    file_is_flag = context.get_parameter_source("token_file") is command_line
+    if file_is_flag and context.get_parameter_source("token") is command_line:
+        raise click.UsageError("give --token or --token-file, not both")
+    if path is None or (token is not None and not file_is_flag):
+        return token
+    try:
+        return check_token(_read_file("--token-file", path).removesuffix("\n").removesuffix("\r"))
+    except ConfigurationError as error:
+        raise click.UsageError(f"--token-file {path}: {error}") from None
+
+
+def _read_certificates(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("--tls-cert and --tls-key need each other")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    for name, path in (("--tls-cert", certificate), ("--tls-key", key)):
+        _read_file(name, path)
+    try:
+        # Without a password, OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise click.UsageError(
+            f"--tls-cert {certificate} and --tls-key {key} are not a certificate and its key in PEM, without a "
+            f"password: {reason}"
+        ) from None
+    return context
+
+
+def _read_file(flag: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise click.UsageError(f"{flag} {path} is larger than {_MAX_FILE_BYTES:,} bytes")
+        return content.decode()
+    except OSError as error:
+        raise click.UsageError(f"cannot read {flag} {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{flag} {path} is not UTF-8") from None

@@ -1,0 +1,56 @@
+"""The log of `serve` on stderr: lines for people, or one JSON object per line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from faasrt.cli.output import write_message
+
+LOGGER = logging.getLogger("faasrt.serve")
+
+
+def start_log(log_format: str) -> Callable[[str], None]:
+    """Set up logging in the format "text" or "json". Return the function that writes a message of the command."""
+    if log_format == "text":
+        # The library logs nothing by default, but the command shows why an engine fails.
+        logging.basicConfig(format="faasrt: %(message)s")
+        return write_message
+    steps: list[Processor] = [
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+    ]
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=steps,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _json()],
+        )
+    )
+    logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(capture=True)
+    LOGGER.setLevel(logging.INFO)
+    return LOGGER.info
+
+
+@functools.cache
+def make_access_log(log_format: str) -> Any:
+    """Return a logger that writes one line to stderr for each request."""
+    stamp = structlog.processors.TimeStamper(fmt="iso")
+    if log_format == "text":
+        steps: list[Processor] = [stamp, structlog.processors.LogfmtRenderer(key_order=["timestamp", "event"])]
+        return structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=steps)
+    steps = [structlog.processors.add_log_level, stamp, _json()]
+    return structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=steps).bind(logger="faasrt.access")
+
+
+def _json() -> structlog.processors.JSONRenderer:
+    return structlog.processors.JSONRenderer(sort_keys=True)

@@ -1,0 +1,100 @@
+"""The options of `faasrt serve` from flags, the environment and a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from faasrt.cli.serve import serve_command
+from faasrt.cli.serve_config import make_faas, read_options
+from faasrt.local import LocalFaaS
+
+
+def context_of(*arguments: str) -> click.Context:
+    return serve_command.make_context("serve", [*arguments])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "serve.toml"
+
+
+def test_each_flag_is_a_key_of_the_file(config: Path) -> None:
+    """The values are converted as those of the flags."""
+    values: dict[str, tuple[str, Any]] = {
+        "host": ('"127.0.0.2"', "127.0.0.2"),
+        "port": ("0", 0),
+        "language": ('["py", "js"]', ("python", "javascript")),
+        "workers": ("3", 3),
+        "timeout-s": ("2", 2.0),
+        "memory-mb": ("64", 64),
+        "output-bytes": ("1_000", 1000),
+        "token-file": ('"token"', "token"),
+        "tls-cert": ('"cert"', "cert"),
+        "tls-key": ('"key"', "key"),
+        "max-connections": ("5", 5),
+        "grace-s": ("0.5", 0.5),
+        "level": ('"filters"', "filters"),
+        "engine": ('["python=native"]', (("python", "native"),)),
+        "python": ('"python3"', "python3"),
+        "access-log": ("true", True),
+        "log-format": ('"json"', "json"),
+    }
+    config.write_text("\n".join(f"{key} = {text}" for key, (text, _) in values.items()))
+    context = context_of("--config", str(config))
+    flags = {max(option.opts, key=len)[2:]: option.name for option in serve_command.params}
+    options = read_options(context)
+    assert {key: options[flags[key] or ""] for key in values} == {key: value for key, (_, value) in values.items()}
+    assert set(flags) - set(values) == {"config", "token"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "token"),
+    [
+        ([], {}, "of the file"),
+        (["--token", "flag"], {}, "flag"),
+        ([], {"FAASRT_TOKEN": "variable"}, "variable"),
+        (["--token-file", "other"], {"FAASRT_TOKEN": "variable"}, "of the other file"),
+    ],
+)
+def test_the_token_of_a_flag_comes_first(
+    config: Path, arguments: list[str], environment: dict[str, str], token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then come FAASRT_TOKEN and the file. The line break at the end of a token file is removed."""
+    monkeypatch.chdir(config.parent)
+    (config.parent / "token").write_text("of the file\r\n")
+    (config.parent / "other").write_text("of the other file\n")
+    config.write_text('token-file = "token"\n')
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    context = context_of("--config", str(config), *arguments)
+    assert make_faas(context, read_options(context)).token == token
+
+
+def test_the_grace_time_follows_the_time_limit() -> None:
+    """A program in flight can finish, unless `--grace-s` is less."""
+
+    def faas(*arguments: str) -> LocalFaaS:
+        context = context_of(*arguments)
+        return make_faas(context, read_options(context))
+
+    assert faas("--timeout-s", "60").drain_s == 65
+    assert faas("--timeout-s", "60", "--grace-s", "1").drain_s == 1
+
+
+def test_a_file_is_read_again(config: Path) -> None:
+    """A key that is removed from the file gets its default again."""
+    config.write_text("workers = 3\n")
+    context = context_of("--config", str(config))
+    assert read_options(context)["workers"] == 3
+    config.write_text("timeout-s = 1\n")
+    assert (read_options(context)["workers"], read_options(context)["timeout_limit_s"]) == (None, 1.0)
+
+
+def test_a_large_file_is_refused(config: Path) -> None:
+    """So is a device that never ends."""
+    with pytest.raises(click.UsageError, match="--config /dev/zero is larger than 1,000,000 bytes"):
+        read_options(context_of("--config", "/dev/zero"))
