@@ -23,7 +23,7 @@ faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, wi
               2      wrong usage or input, including a line of a batch that is not a task
               3      the infrastructure failed, an endpoint is not healthy (`health`), a language cannot run (`warmup`,
                      `serve`), or the output cannot be written
-              130    interrupted by Ctrl-C or SIGTERM, which end `serve` with 0
+              130    interrupted by Ctrl-C or SIGTERM, of which the first ends `serve` with 0
 
 **Input.** The stdin of `faasrt run` is that of the program if it is a pipe or a file; `--stdin FILE` takes another one.
 `--file NAME=PATH` puts a file into the working folder of the program, and `--collect GLOB --output-dir DIR` writes the
@@ -36,6 +36,20 @@ may have a lower limit. The message of a program that was ended names the limit,
 **Terminals.** Messages have colors on a terminal, unless `NO_COLOR` is set. Progress is one line, which is never wider
 than the terminal. `faasrt serve` prints how a client uses it; `--access-log` writes a line to stderr for each request,
 with its method, path, status, duration and the size of the answer.
+
+**Servers.** The options of `faasrt serve` can also be in a TOML file, `--config FILE`, under the names of the flags:
+
+    language = ["python", "javascript"]
+    workers = 8
+    timeout-s = 10
+    token-file = "/run/secrets/token"
+
+Flags and FAASRT_TOKEN come before the file. If there is `--config`, `--token-file` or `--tls-cert`, SIGHUP makes the
+server read these files again: the token, the certificates, limits and engines change without losing a call. A wrong
+configuration is refused as a whole, with a line that says why; so is a change of `host`, `port`, `log-format`, or from
+HTTP to HTTPS. SIGTERM and Ctrl-C stop the server when the programs in flight have finished, after `--grace-s` at most;
+a second one stops it at once. `faasrt.local` describes both. With `--log-format json`, each line on stderr is a JSON
+object with `timestamp`, `level`, `logger` and `event`, also those of the access log. The address stays on stdout.
 
 **Shell completion.** This completes commands, options and languages in bash, for example in ~/.bashrc; zsh and fish
 have `zsh_source` and `fish_source`:

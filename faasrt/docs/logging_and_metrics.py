@@ -105,6 +105,34 @@ endpoint. It needs `pip install 'faasrt[prometheus]'`. `faasrt.docs.cookbook` ha
 
 `faasrt serve` has a `/metrics` of its own, about the programs of all its clients.
 
+## The metrics of a server
+
+`GET /metrics` of the embedded FaaS returns JSON, or the Prometheus text format to a client that accepts it. A server
+with a token wants it here too, because the figures say what its users do. So give it to the scraper (`authorization:
+{credentials_file: ...}` in Prometheus). Only `/livez` and `/readyz` need none.
+
+| metric | labels | means |
+|---|---|---|
+| `faasrt_local_executions_total` | language, outcome | programs that ran |
+| `faasrt_local_refused_total` | engine | programs that were refused before they ran |
+| `faasrt_local_failed_total` | engine | programs whose engine failed |
+| `faasrt_local_queued` | engine | programs that wait for a sandbox |
+| `faasrt_local_active` | engine | running programs |
+| `faasrt_local_capacity` | engine | programs that can run at once |
+| `faasrt_local_utilization_ratio` | engine, language | running programs / capacity, for a family of languages |
+| `faasrt_local_idle` | engine | processes that wait for a program |
+| `faasrt_local_ready` | engine | 1 if the engine can run programs |
+| `faasrt_local_engine_info` | engine, language, level, runtime, version | always 1 |
+| `faasrt_local_connections` | | open connections |
+| `faasrt_local_max_connections` | | the largest number of open connections |
+| `faasrt_local_draining` | | 1 if the server refuses programs because it is about to stop |
+
+An autoscaler follows `faasrt_local_utilization_ratio`, for example with a target of 0.7, and `faasrt_local_queued`,
+which still grows when all sandboxes are busy. Programs wait for a short time only (`queue_timeout_s`), so a rising
+`rate(faasrt_local_refused_total[5m])` is the sign that there are too few servers.
+
+`faasrt serve --access-log` logs each request. With `--log-format json` all lines on stderr are JSON objects.
+
 ## OpenTelemetry
 
 A call is a span, with its attempts as events. The trace continues in the FaaS by the header `traceparent`. This needs

@@ -20,6 +20,9 @@ A setting, an environment variable or the installation is wrong. The message nam
   `FAASRT_TOKEN`, on the server and for its clients.
 * *cannot listen on 127.0.0.1:8000: ... address already in use*: another process has the port. Choose one with `--port`;
   `--port 0` takes a free one.
+* *... cannot change while the server runs*: `host`, `port` and TLS stay as they are until the server starts again. All
+  other options can change; `faasrt serve` says *the configuration stays as it was* and why, and goes on.
+* *max_connections must be at most ...*: each connection is an open file. Raise the limit of the process (`ulimit -n`).
 * *cannot write temporary files*: set `TMPDIR` and `FAASRT_CACHE_DIR` to folders that the process may write.
 
 ### UnsupportedLanguageError
@@ -55,7 +58,8 @@ last chunk.
 ### RuntimeClosedError
 
 The manager was closed before the call or during it. Keep the `async with` block open for as long as calls are made. The
-same error means that `LocalFaaS` or `FakeFaaS` was used before it was opened.
+same error means that `LocalFaaS` or `FakeFaaS` was used before it was opened, or that `LocalFaaS.reconfigure` got a
+server that was started.
 
 ### QueueFullError
 
@@ -87,7 +91,8 @@ raise `queue_timeout_s`.
 ### OverloadedError
 
 The server has no free capacity (429 or 503), and retries did not help. Lower `max_concurrency`, add replicas, or start
-the server with more `--workers`. `error.retry_after_s` says how long to wait.
+the server with more `--workers`. `error.retry_after_s` says how long to wait. *the server is about to stop* means that
+the only server drains, and *too many connections are open* that `--max-connections` is too low for its clients.
 
 The embedded FaaS also answers 503 while an engine is not ready, such as during the first compilation, and when the
 process of a program could not be started. `faasrt health` shows the reason.

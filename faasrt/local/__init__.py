@@ -89,7 +89,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
 * Vulnerabilities in wasmtime, V8, Deno or the kernel: keep the packages up to date.
 * Side channels: timing, caches, and the load of the machine.
 * The machine as a whole: limits apply to each program, so choose `--workers` for the machine's capacity.
-* Plain HTTP: put TLS in front. An address other than loopback needs a token, and the server does not tell users apart.
+* HTTP without TLS: give the server a certificate (`--tls-cert`), or put TLS in front. An address other than loopback
+  needs a token, and the server does not tell users apart.
 * A program's own result: the program can forge its outcome, output and value, but not those of another program.
 * Facts about the machine: the version of the kernel, the number of CPUs, memory, load and uptime. A native program also
   sees the packages of its environment and their paths.
@@ -125,6 +126,8 @@ JavaScript and TypeScript (`benchmarks/local.py`).
     POST /run_code         run a program
     POST /validate_code    parse a program
     GET  /health           the languages, and why one cannot run
+    GET  /livez            200 while the process serves (no token)
+    GET  /readyz           200 while programs are accepted; 503 at the start, and before the end (no token)
     GET  /metrics          JSON, or the Prometheus text format when the `Accept` header asks for it
     GET  /openapi.json     the description of every field
 
@@ -133,6 +136,9 @@ runs, and last `{"result": ...}` with the usual answer, or `{"error": {"status":
 While the client does not read, the program waits when it prints, and this time counts for its time limit. stdout and
 stderr in the result are then cut to 1 MiB, because the lines have all output. The stdout of a program that defines
 `return_val` itself is sent at the end, because it contains the return value.
+
+The header `Server-Timing` of a result has the times for the queue, for the compilation if there was one, and for the
+run, in milliseconds: `queue;dur=0.1, run;dur=4.2`. Lines of JSON come without it.
 
 If a program was ended at a limit, its `error_info` names the limit, its value, and whether the client or the server set
 it: {"name": "Timeout", "message": "timeout after 500 ms (limit of the client)"}. If a program failed and printed
@@ -146,17 +152,33 @@ The server refuses these requests before a program runs, with `{"error", "detail
   KiB, only strings may be large);
 * fields of a wrong type, and limits that it cannot enforce;
 * a `Host` that is not its own, any `Origin`, and requests from other sites, so that no web page can reach it;
-* a missing or wrong token;
+* a missing or wrong token, except for `/livez` and `/readyz`;
 * programs that cannot start now: 429 or 503, with `Retry-After` and `x-faasrt-not-started: 1`.
 
-The server holds at most 1,000 connections (or half of the process's descriptors), and 64 MiB of requests and answers.
-Receiving the head of a request, receiving its body, and reading its answer may take 30 s each. While a program runs,
-its time limit applies instead to a client that does not read its output.
+The server holds at most 1,000 connections (or half of the process's descriptors), or `max_connections`, and 64 MiB of
+requests and answers. A further connection gets a 503 with `x-faasrt-not-started: 1`, so that its client asks another
+server at once, instead of waiting in the backlog. Eight further connections may send `/livez` and `/readyz`, so that a
+server that is only busy is not restarted. Receiving the head of a request, receiving its body, and reading its answer
+may take 30 s each. While a program runs, its time limit applies instead to a client that does not read its output. A
+TLS handshake may take 10 s.
 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,
 status, duration and size of each request, and nothing of its query, headers or body. A client that disconnects ends its
-program. On SIGTERM, running programs finish first. After SIGKILL, no process or file is left behind.
+program. After SIGKILL, no process or file is left behind.
+
+**Stopping.** On SIGTERM, or with `LocalFaaS.drain`, the server refuses new programs, and those in flight finish, also
+those in the queue. Until then it listens: `/readyz` is 503, new programs get 503 with `x-faasrt-not-started: 1` and
+`Retry-After`, and each answer closes its connection. When no program is in flight, it stops as soon as all connections
+are closed. Idle ones have five seconds from the signal, because clients of faasrt close them after four: so no request
+meets a connection that is just being closed. A client that connects later finds no server, which it may try again on
+another one. After the grace time (`--grace-s`, `drain_s`) the programs that still run are ended. A second signal ends
+the server at once. Load balancers may send requests for some seconds after the signal, which clients without retries
+see as failures; a pause before the signal avoids this (in Kubernetes, a `preStop` hook that sleeps).
+
+**Changing options.** `LocalFaaS.reconfigure`, and SIGHUP for `faasrt serve` (see `faasrt.cli`), change all options but
+the address while programs run. Requests in flight keep the old options. Only engines whose options change are replaced:
+the new one starts first, and the old one ends after its last program, so for a while the machine holds both.
 
 Example:
     >>> from faasrt.local import LocalFaaS

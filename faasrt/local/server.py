@@ -228,6 +228,7 @@ class LocalFaaS(metaclass=RecordType):
         Cancellation: keeps the old options.
 
         Example:
+            >>> from faasrt.local import LocalFaaS
             >>> async with LocalFaaS(["js"], workers=1) as faas:
             ...     await faas.reconfigure(LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=5)))
             ['sandbox']

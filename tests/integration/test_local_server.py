@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt._version import __version__
+from faasrt.docs import logging_and_metrics
 from faasrt.local import LocalFaaS
 from faasrt.local.admission import AdmissionQueue, BusyError
 from support.helpers import WASM, until_active
@@ -170,11 +172,8 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
     _, text = await get(f"{faas.url}/metrics", Accept="text/plain;version=0.0.4")
     assert 'faasrt_local_executions_total{language="javascript",outcome="OK"}' in text
     assert 'faasrt_local_capacity{engine="deno"} 4' in text
-    samples = {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    families = [*text_string_to_metric_families(text)]
+    samples = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
     metrics = json.loads((await get(f"{faas.url}/metrics"))[1])
     (engine,) = metrics.pop("engines").values()
     for language, outcomes in engine.pop("executions").items():
@@ -190,6 +189,8 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
     samples["faasrt_local_connections",] = metrics["connections"]  # they are closed a moment later
     assert samples == expected | {(f"faasrt_local_{name}",): value for name, value in metrics.items()}
     assert metrics["draining"] is False
+    documented = re.findall(r"^\| `(faasrt_local_\w+)`", logging_and_metrics.__doc__ or "", re.MULTILINE)
+    assert sorted(documented) == sorted({sample.name for family in families for sample in family.samples})
 
 
 async def test_the_server_does_not_import_prometheus_client() -> None:
