@@ -175,6 +175,8 @@ async def _reload(
             LOGGER.error("the configuration stays as it was: %s", error.format_message())
         except FaasrtError as error:
             LOGGER.error("the configuration stays as it was: %s", name_options(str(error)))
+        except Exception:  # the server goes on, whatever fails
+            LOGGER.exception("the configuration stays as it was")
         else:
             keys = [_KEYS.get(name, name) for name in changed]
             report(f"read the configuration again; changed: {', '.join(keys) or 'nothing'}")

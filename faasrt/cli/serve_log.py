@@ -6,7 +6,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -41,15 +41,19 @@ def start_log(log_format: str) -> Callable[[str], None]:
     return LOGGER.info
 
 
-@functools.cache
 def make_access_log(log_format: str) -> Any:
-    """Return a logger that writes one line to stderr for each request."""
+    """Return a logger that writes one line to stderr for each request. It is the same one for the same format."""
+    return _make_access_log(log_format, sys.stderr)
+
+
+@functools.cache
+def _make_access_log(log_format: str, stream: TextIO) -> Any:
     stamp = structlog.processors.TimeStamper(fmt="iso")
     if log_format == "text":
         steps: list[Processor] = [stamp, structlog.processors.LogfmtRenderer(key_order=["timestamp", "event"])]
-        return structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=steps)
+        return structlog.wrap_logger(structlog.WriteLogger(stream), processors=steps)
     steps = [structlog.processors.add_log_level, stamp, _json()]
-    return structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=steps).bind(logger="faasrt.access")
+    return structlog.wrap_logger(structlog.WriteLogger(stream), processors=steps).bind(logger="faasrt.access")
 
 
 def _json() -> structlog.processors.JSONRenderer:
