@@ -147,6 +147,8 @@ async def test_draining_waits_for_idle_connections() -> None:
         assert (await kept.answer()).status == 200
         draining = asyncio.create_task(faas.drain())
         await until(lambda: faas._listener.draining)
+        assert (await exchange(faas.url, request(method="GET", target="/livez"))).status == 200
+        assert not draining.done()
         await kept.send(RUN)
         answer = await kept.answer()
         assert (answer.status, answer.headers["connection"]) == (503, "close")
