@@ -27,7 +27,7 @@ from faasrt.cli.options import (
     token_option,
     workers_option,
 )
-from faasrt.cli.output import INFRASTRUCTURE, OK, erase_line, write
+from faasrt.cli.output import INFRASTRUCTURE, OK, USAGE, erase_line, write
 from faasrt.cli.serve_config import make_faas, read_options, reads_files
 from faasrt.cli.serve_log import LOGGER, start_log
 from faasrt.errors import ConfigurationError, FaasrtError, ServiceError
@@ -108,9 +108,12 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
     try:
         return asyncio.run(_serve(context, options, faas, report))
     except ConfigurationError as error:
-        if str(error).startswith("cannot listen on"):
-            raise click.UsageError(f"{error}; --host and --port name another address") from None
-        raise
+        hint = "; --host and --port name another address" if str(error).startswith("cannot listen on") else ""
+        message = f"{name_options(str(error))}{hint}"
+        if options["log_format"] == "text":
+            raise click.UsageError(message) from None
+        LOGGER.error(message)
+        return USAGE
 
 
 async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaaS, report: _Report) -> int:

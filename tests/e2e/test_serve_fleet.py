@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from faasrt import RuntimeManager, Settings
-from support.cli import faasrt as run_command
+from support.cli import faasrt as run_command, faasrt_process
 from support.rawhttp import connected, exchange, request
 from support.served import Server, served, until
 
@@ -207,6 +207,16 @@ async def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:
     assert [(line["method"], line["status"]) for line in requests] == [("POST", 200)]
     assert lines[-1]["event"] == "stopping"
     assert "secret" not in server.output
+
+
+def test_a_failed_start_is_json_too() -> None:
+    """The line says why the server cannot listen."""
+    address = ("--host", "192.0.2.1", "--token", "s3cret", "-l", "bash")
+    code, stdout, stderr = faasrt_process("serve", *address, "--log-format", "json")
+    assert (code, stdout) == (2, "")
+    line = json.loads(stderr)
+    assert line["level"] == "error"
+    assert line["event"].endswith("; --host and --port name another address")
 
 
 # ---- TLS
