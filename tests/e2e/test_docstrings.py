@@ -22,6 +22,7 @@ from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAG
 from faasrt.local import LocalFaaS, http_limits
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.local.server import _IDLE_CONNECTIONS_S
 from faasrt.protocol.cases import MAX_REQUEST_BYTES
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.syntax import MAX_CODE_BYTES
@@ -145,6 +146,10 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.local", f"bodies that are larger than {http_limits.MAX_BODY_BYTES // 2**20} MiB"
     yield "faasrt.local", f"in more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
     yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
+    assert http_limits.SPARE_CONNECTIONS == 8
+    yield "faasrt.local", "Eight further connections may send"
+    yield "faasrt.local", f"A TLS handshake may take {http_limits.HANDSHAKE_TIMEOUT_S:g} s"
+    yield "faasrt.local", f"have {words[int(_IDLE_CONNECTIONS_S)]} seconds from the signal"
     yield "faasrt.local", f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
     yield "faasrt.local", f"reading its answer may take {http_limits.REQUEST_TIMEOUT_S:g} s each"
     least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for other languages"
