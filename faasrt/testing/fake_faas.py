@@ -47,6 +47,11 @@ class FakeFaaS(LoopbackServer):
     `handler`; the next reply passed to `script`; `default`. All of them can be changed at any time. A client that
     closes its sending half counts as disconnected, and gets no answer.
 
+    Args:
+        host: The IPv4 address on which it listens. On Linux, several fakes at 127.0.0.1, 127.0.0.2 and so on can have
+            the same port, as the replicas behind one name. Default: "127.0.0.1".
+        port: The port. Default: 0, which takes a free one.
+
     Attributes:
         default: The reply if no other one applies. Default: `Reply()`, a program that succeeded.
         handler: A function that takes the decoded body of a request and returns the reply. If it raises an error, the
@@ -73,8 +78,8 @@ class FakeFaaS(LoopbackServer):
         hi 2 1 print('hi')
     """
 
-    def __init__(self) -> None:
-        super().__init__(lambda: _Connection(self))
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__(lambda: _Connection(self), host, port)
         self.default = Reply()
         self.handler: Callable[[dict[str, Any]], Reply] | None = None
         self.capacity: int | None = None

@@ -28,15 +28,20 @@ class LoopbackServer:
     Args:
         make_protocol: Returns the protocol for a new connection. The task that serves the connection must first call
             `_admit`.
+        host: The loopback address.
+        port: The port; 0 takes a free one.
 
     Attributes:
         accepted: The number of accepted connections.
     """
 
-    def __init__(self, make_protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(
+        self, make_protocol: Callable[[], asyncio.BaseProtocol], host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.accepted = 0
         self._make_protocol = make_protocol
-        self._port = 0
+        self._host = host
+        self._wanted_port, self._port = port, 0
         # `_server` is set while the server is up, and `_reserved` while it is down.
         self._server: asyncio.Server | None = None
         self._reserved: socket.socket | None = None
@@ -52,7 +57,7 @@ class LoopbackServer:
         """
         if not self._port:
             raise RuntimeClosedError(f"this {type(self).__name__} is not open: use it with 'async with'")
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     @property
     def connections(self) -> int:
@@ -77,7 +82,7 @@ class LoopbackServer:
         """
         if self._server is not None:
             self._server.close()
-            self._server, self._reserved = None, _bind(self._port)
+            self._server, self._reserved = None, _bind(self._host, self._port)
         self._drop()
 
     async def up(self) -> None:
@@ -113,7 +118,7 @@ class LoopbackServer:
     async def __aenter__(self) -> Self:
         if self._port:
             raise RuntimeClosedError(f"a {type(self).__name__} can be opened only once: make a new one")
-        self._reserved = _bind(0)
+        self._reserved = _bind(self._host, self._wanted_port)
         self._port = self._reserved.getsockname()[1]
         try:
             await self.up()
@@ -193,9 +198,9 @@ def _unsent_bytes(transport: asyncio.WriteTransport) -> int:
     return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, bytes(4)), sys.byteorder)
 
 
-def _bind(port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     """Reserve a port. No other program can bind it, and connections are refused until a server listens."""
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", port))
+    reserved.bind((host, port))
     return reserved
