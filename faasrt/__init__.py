@@ -36,6 +36,7 @@ The reference:
 * `faasrt.judging`: programs judged by test cases
 * `faasrt.errors`: the tree of errors
 * `faasrt.config`: the settings with their defaults, and the environment variables
+* `faasrt.discovery`: one URL for all replicas behind a name
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
 * `faasrt.sync`: the same API without asyncio
@@ -88,6 +89,7 @@ from faasrt._version import __version__
 if TYPE_CHECKING:
     from faasrt.caching import *
     from faasrt.config import *
+    from faasrt.discovery import *
     from faasrt.errors import *
     from faasrt.factory import *
     from faasrt.judging import *
@@ -111,6 +113,7 @@ __all__ = [
     "ConnectionLostError",
     "DeadlineExceededError",
     "Diagnostic",
+    "DiscoverySettings",
     "DiskCache",
     "EndpointHealth",
     "EndpointState",
@@ -160,7 +163,7 @@ __all__ = [
 # Names are loaded on first use, because the worker processes of the embedded FaaS and `faasrt --help` need only a few.
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = (
-    *("errors", "languages", "results", "config", "judging", "tasks", "telemetry.metrics", "caching"),
+    *("errors", "languages", "results", "discovery", "config", "judging", "tasks", "telemetry.metrics", "caching"),
     *("streaming", "runtime", "factory", "manager"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from faasrt._endpoint_urls import registered_protocols, split_endpoint
+from faasrt._endpoint_urls import DISCOVERY, registered_protocols, split_endpoint
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language, parse_language
 
@@ -46,6 +47,14 @@ ssl = must_be(
     "an ssl.SSLContext, True, False or None", lambda value: value is None or isinstance(value, (bool, SSLContext))
 )
 
+share = must_be(
+    "a number from 0 to 0.9",
+    lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 0.9,
+)
+async_function = must_be(
+    "an async function, or None", lambda value: value is None or inspect.iscoroutinefunction(value)
+)
+
 
 def parse_base_url(text: object) -> str:
     """Return the base URL of a FaaS without a trailing slash, or raise ConfigurationError if it is not one."""
@@ -67,12 +76,13 @@ def parse_base_url(text: object) -> str:
     protocol, http_url = split_endpoint(url)
     if protocol and protocol not in registered_protocols():
         known = ", ".join(sorted(registered_protocols()))
+        order = f" ({DISCOVERY} comes first, and once)" if DISCOVERY[:-1] in protocol.split("+") else ""
         raise ConfigurationError(
-            f"a FaaS URL must name a known protocol ({known}, or none for coze-loop's), got {shown(url)}"
+            f"a FaaS URL must name a known protocol ({known}, or none for coze-loop's), got {shown(url)}{order}"
         )
     scheme = http_url.partition("://")[0].lower()
     if scheme not in ("http", "https") or not parts.hostname or not port_ok or any(c.isspace() for c in url):
-        example = f"{protocol}+http" if protocol else "http"
+        example = (DISCOVERY if url.startswith(DISCOVERY) else "") + (f"{protocol}+http" if protocol else "http")
         raise ConfigurationError(f"a FaaS URL must look like {example}://host:port, got {shown(url)}")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {shown(url)}")

@@ -1,4 +1,8 @@
-"""The URLs of endpoints. `NAME+http://...` names the protocol of the service; `http://...` is coze-loop's protocol."""
+"""The URLs of endpoints. `NAME+http://...` names the protocol of the service; `http://...` is coze-loop's protocol.
+
+`dns+` before it means that every address of the host name is a replica. The endpoint of such a replica is the URL
+without `dns+`, and the address after "#": `piston+http://host:2000#10.1.2.3`. URLs in settings have no fragment.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import Any
 
 from faasrt.errors import ConfigurationError
 
+DISCOVERY = "dns+"
+"""The beginning of a URL whose host name stands for all its addresses."""
 PROTOCOL_GROUP = "faasrt.protocols"
 """The entry point group in which other packages register protocols."""
 _BUILT_IN = {"sandboxfusion": "faasrt.protocol.sandboxfusion:PROTOCOL", "piston": "faasrt.protocol.piston:PROTOCOL"}
@@ -22,9 +28,25 @@ def registered_protocols() -> dict[str, EntryPoint]:
 
 def split_endpoint(url: str) -> tuple[str, str]:
     """Return the name of the protocol in the URL of an endpoint, "" for coze-loop's, and the URL for HTTP requests."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, rest = url.removeprefix(DISCOVERY).partition("#")[0].partition("://")
     name, _, scheme = scheme.rpartition("+")
     return name, scheme + separator + rest
+
+
+def replica_at(url: str, address: str) -> str:
+    """Return the endpoint of the replica at an address of a URL that begins with `dns+`."""
+    return f"{url.removeprefix(DISCOVERY)}#{address}"
+
+
+def address_of(endpoint: str) -> str:
+    """Return the address of a replica that was discovered; "" for any other endpoint."""
+    return endpoint.partition("#")[2]
+
+
+def configured_url(endpoint: str) -> str:
+    """Return the URL in the settings to which an endpoint belongs."""
+    url, _, address = endpoint.partition("#")
+    return DISCOVERY + url if address else url
 
 
 def load_protocol(name: str) -> Any:

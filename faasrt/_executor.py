@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from faasrt.caching import ResultCache, Reuse
-from faasrt.config import Settings
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
@@ -28,7 +27,6 @@ class Executor:
     """Runs executions, reports them, and reuses stored results.
 
     Args:
-        settings: The endpoints.
         transport: Sends requests.
         counters: The counters of `get_metrics()`.
         emit: Called with the events of calls.
@@ -36,7 +34,6 @@ class Executor:
         cache: The stored results; None for no cache.
     """
 
-    _settings: Settings
     _transport: Transport
     _counters: Counters
     _emit: EventDispatcher
@@ -51,7 +48,7 @@ class Executor:
                 return stored
             with self._call(execution) as context:
                 response = await self._transport.run(
-                    context, execution, self._endpoints(execution), idempotent=may_rerun, owner=self._calls, live=live
+                    context, execution, idempotent=may_rerun, owner=self._calls, live=live
                 )
             result = context.finish(context.result(response.result()))
             if live is not None and result.truncated:
@@ -72,7 +69,7 @@ class Executor:
             stored = [await reuse.find(number) for number in range(len(cases))]
             numbers = [number for number, result in enumerate(stored) if result is None]
             new = [cases[number] for number in numbers]
-            limits = (protocol_of(url).profile.max_cases_bytes for url in self._settings.endpoints[request.language])
+            limits = (protocol_of(url).profile.max_cases_bytes for url in self._transport.urls(request.language))
             max_bytes = min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
             scheduler = CaseScheduler(new, isolate=isolate, may_rerun=may_rerun, max_bytes=max_bytes, numbers=numbers)
             while (indices := scheduler.next_batch()) is not None:
@@ -80,19 +77,13 @@ class Executor:
                 job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
                 with self._call(execution) as context:
-                    response = await self._transport.run(
-                        context, execution, self._endpoints(execution), idempotent=may_rerun, owner=self._calls
-                    )
+                    response = await self._transport.run(context, execution, idempotent=may_rerun, owner=self._calls)
                 context.finish(scheduler.record_results(indices, response, context.result))
             results = iter([await reuse.keep(*ran) for ran in zip(scheduler.all_results(), numbers, strict=True)])
         return [result or next(results) for result in stored]
 
     def _reuse(self, execution: Execution) -> Reuse:
-        language, urls = execution.run.language, self._endpoints(execution)
-        return Reuse(self._cache, execution, lambda: self._transport.fingerprints(language, urls))
-
-    def _endpoints(self, execution: Execution) -> Sequence[str]:
-        return self._settings.endpoints[execution.run.language]
+        return Reuse(self._cache, execution, lambda: self._transport.fingerprints(execution.run.language))
 
     @contextlib.contextmanager
     def _call(self, execution: Execution) -> Iterator[CallContext]:

@@ -8,6 +8,7 @@ from typing import Self
 
 import attrs
 
+from faasrt._endpoint_urls import configured_url
 from faasrt._executor import Executor
 from faasrt._record_type import RecordType
 from faasrt.caching import ResultCache
@@ -20,6 +21,7 @@ from faasrt.syntax import PythonChecker
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Transport
+from faasrt.transport.endpoint_registry import unsupported_error
 from faasrt.transport.lifecycle import CallsInFlight
 
 
@@ -32,7 +34,6 @@ class RuntimeBase(metaclass=RecordType):
     """
 
     language: Language | str
-    _settings: Settings
     _transport: Transport
     _counters: Counters
     _emit: EventDispatcher
@@ -43,7 +44,7 @@ class RuntimeBase(metaclass=RecordType):
     _released: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._executor = Executor(self._settings, self._transport, self._counters, self._emit, self._calls)
+        self._executor = Executor(self._transport, self._counters, self._emit, self._calls)
         self._transport.retain()
 
     def get_return_val_function(self) -> str:
@@ -63,8 +64,11 @@ class RuntimeBase(metaclass=RecordType):
 
     def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that this runtime's endpoints serve."""
-        own = self._settings.endpoints.get(self.language)
-        return tuple(language for language, urls in self._settings.endpoints.items() if urls == own)
+        own = self._transport.urls(self.language)
+        if not own:
+            return ()
+        languages = dict.fromkeys(language for language, urls in self._settings.endpoints.items() if urls == own)
+        return tuple(languages | {self.language: None})
 
     async def get_health_status(self) -> HealthStatus:
         """Probe all endpoints of this runtime concurrently, each within `TimeoutSettings.health_s`.
@@ -75,17 +79,21 @@ class RuntimeBase(metaclass=RecordType):
             RuntimeClosedError: The runtime was closed.
         """
         with self._calls.track():
-            return await self._transport.probe_all(self._settings.endpoints.get(self.language, ()))
+            return await self._transport.probe_all(self._transport.urls(self.language))
 
     def get_metrics(self) -> Metrics:
         """Return the metrics of this runtime's languages since the factory was created."""
-        own = self._settings.endpoints.get(self.language, ())
+        own = self._transport.urls(self.language)
         return self._counters.snapshot(
             self.get_supported_languages(),
             in_flight=self._transport.in_flight,
             queued=self._transport.queued,
-            states=tuple(state for state in self._transport.states() if state.endpoint in own),
+            states=tuple(state for state in self._transport.states() if configured_url(state.endpoint) in own),
         )
+
+    @property
+    def _settings(self) -> Settings:
+        return self._transport.settings
 
     def _use_cache(self, cache: ResultCache | None) -> Self:
         """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
@@ -131,7 +139,7 @@ class RuntimeBase(metaclass=RecordType):
         await self.aclose()
 
     def __repr__(self) -> str:
-        endpoints = ", ".join(self._settings.endpoints.get(self.language, ()))
+        endpoints = ", ".join(self._transport.urls(self.language))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
     def _language(self, language: str | Language | None) -> Language | str:
@@ -141,4 +149,6 @@ class RuntimeBase(metaclass=RecordType):
                 f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
                 f"get a runtime for {parsed} from the manager"
             )
+        if not self._transport.urls(parsed):
+            raise unsupported_error(parsed)
         return parsed

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
 from faasrt._map import Map, stop_maps
 from faasrt.caching import ResultCache
-from faasrt.errors import RuntimeClosedError
+from faasrt.config import Settings
+from faasrt.errors import ConfigurationError, RuntimeClosedError
 from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language, parse_language
 from faasrt.runtime import Runtime
@@ -34,7 +36,7 @@ class RuntimeRegistry:
         self._factory = factory
         self._logger, self._sinks, self._cache = logger, sinks, cache
         # The embedded FaaS of `RuntimeManager.local`.
-        self._make_faas: Callable[[tuple[Language, ...]], LocalFaaS]
+        self._make_faas: functools.partial[LocalFaaS]
         self._faas: LocalFaaS | None = None
         self._has_started_faas = False
         self._runtimes: dict[Language | str, Runtime] = {}
@@ -93,6 +95,43 @@ class RuntimeRegistry:
             ['python', 'javascript', 'typescript', 'c', 'cpp', 'go', 'rust', 'java', 'bash']
         """
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Change the settings while calls are made; all runtimes of this manager use them.
+
+        Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
+        new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
+        keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
+        connections are closed after the last one. `logger`, `telemetry` and `cache` cannot change.
+
+        The embedded FaaS of `RuntimeManager.local` stays as it is. So `endpoints` must be empty, `token` must be the
+        same, and the limits of `sandbox` can only be lowered.
+
+        Args:
+            settings: All settings, not only those that change.
+
+        Raises:
+            ConfigurationError: The settings are wrong, or not possible here. Then nothing changes.
+            RuntimeClosedError: The manager was closed.
+
+        Cancellation: changes nothing.
+
+        Example:
+            >>> async with RuntimeManager.from_url("http://faas-1:8000") as manager:
+            ...     settings = Settings.from_url(["http://faas-1:8000", "http://faas-2:8000"])
+            ...     await manager.reconfigure(settings)
+            ...     await manager.get_runtime("python")
+            <Runtime python at http://faas-1:8000, http://faas-2:8000>
+        """
+        self._check_open()
+        async with self._lock:
+            self._check_open()
+            if self._faas is not None:
+                settings = self._local_settings(settings)
+                if not self._has_started_faas:
+                    self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
+                    return
+            await self._factory.reconfigure(settings)
 
     async def close_runtimes(self) -> None:
         """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.
@@ -187,6 +226,27 @@ class RuntimeRegistry:
                 settings = attrs.evolve(self._factory.settings, endpoints=endpoints)
                 self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
                 self._has_started_faas = True
+
+    def _local_settings(self, settings: Settings) -> Settings:
+        """Return settings with the endpoints of the embedded FaaS. Raise ConfigurationError if it cannot have them."""
+        if not isinstance(settings, Settings):
+            raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
+        if settings.endpoints:
+            raise ConfigurationError(
+                "settings.endpoints must be empty, because this manager always uses its embedded FaaS: make another "
+                "manager for other endpoints"
+            )
+        options = self._make_faas.keywords
+        if settings.token != options["token"]:
+            raise ConfigurationError("token must be the one with which the embedded FaaS was made")
+        limits = attrs.asdict(options["sandbox"])
+        for name, value in attrs.asdict(settings.sandbox).items():
+            if value > limits[name]:
+                raise ConfigurationError(
+                    f"sandbox.{name} must be at most {limits[name]:g}, the limit with which the embedded FaaS was made"
+                )
+        timeouts = attrs.evolve(settings.timeouts, grace_s=settings.timeouts.grace_s + options["queue_timeout_s"])
+        return attrs.evolve(settings, timeouts=timeouts, endpoints=self._factory.settings.endpoints)
 
     def _check_open(self) -> None:
         if self._closed:

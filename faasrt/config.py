@@ -12,7 +12,7 @@ fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` are the other cla
     FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
 
 A URL may name another protocol than coze-loop's: `sandboxfusion+http://host:8080` or `piston+https://host/api/v2`; see
-`faasrt.docs.services`.
+`faasrt.docs.services`. `dns+http://faas:8000` stands for all replicas behind a name; see `faasrt.discovery`.
 
 For each language, the first variable that is set is used. Explicit arguments override the environment. The embedded
 FaaS keeps compiled programs and its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME
@@ -31,8 +31,9 @@ from attrs.validators import optional
 
 from faasrt import _checks as checks
 from faasrt._checks import instance_of, number, parse_base_url
-from faasrt._endpoint_urls import may_run
+from faasrt._endpoint_urls import DISCOVERY, may_run
 from faasrt._record_type import RecordType
+from faasrt.discovery import DiscoverySettings
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language, has_return_val
 
@@ -214,6 +215,7 @@ class SettingsOptions(TypedDict, total=False):
     limiter: LimiterSettings
     retry: RetrySettings
     breaker: BreakerSettings
+    discovery: DiscoverySettings
     token: str | None
     headers: Mapping[str, str]
     ssl: ssl_module.SSLContext | bool | None
@@ -239,13 +241,14 @@ class Settings(metaclass=RecordType):
         limiter: The limits on calls in flight.
         retry: Whether, when and how often a failed call is retried.
         breaker: When the circuit breaker of an endpoint opens.
+        discovery: How often the names in `dns+` URLs are looked up.
         token: The bearer token for every endpoint, which `faasrt serve --token` requires. Default: None, no token.
         headers: Headers for every request, for example for a gateway.
         ssl: An `ssl.SSLContext`, or False to accept any certificate. Default: None, which verifies certificates as
             usual; so does True.
-        proxy: The URL of an HTTP proxy for every request. Default: None, no proxy.
-        session: Your own `aiohttp.ClientSession` for every request, which is never closed. Default: None, which opens
-            one session for each base URL.
+        proxy: The URL of an HTTP proxy for every request; not with `dns+` URLs. Default: None, no proxy.
+        session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs.
+            Default: None, which opens one session for each endpoint.
 
     Raises:
         ConfigurationError: A URL, number or mode is wrong.
@@ -269,11 +272,18 @@ class Settings(metaclass=RecordType):
     limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=instance_of(LimiterSettings))
     retry: RetrySettings = attrs.field(default=RetrySettings(), validator=instance_of(RetrySettings))
     breaker: BreakerSettings = attrs.field(default=BreakerSettings(), validator=instance_of(BreakerSettings))
+    discovery: DiscoverySettings = attrs.field(default=DiscoverySettings(), validator=instance_of(DiscoverySettings))
     token: str | None = attrs.field(default=None, repr=False, validator=checks.token)
     headers: Mapping[str, str] = attrs.field(factory=dict, converter=checks.headers, hash=False, repr=False)
     ssl: ssl_module.SSLContext | bool | None = attrs.field(default=None, validator=checks.ssl)
     proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=False)
     session: aiohttp.ClientSession | None = attrs.field(default=None, validator=checks.session)
+
+    def __attrs_post_init__(self) -> None:
+        if self.proxy is not None or self.session is not None:
+            for url in (url for urls in self.endpoints.values() for url in urls if url.startswith(DISCOVERY)):
+                chooser = "proxy" if self.proxy is not None else "session"
+                raise ConfigurationError(f"{chooser} must be None with {url}, because it chooses the address itself")
 
     @classmethod
     def from_url(cls, url: str | Sequence[str] | Endpoints, **options: Unpack[SettingsOptions]) -> Self:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
-
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language, parse_language
@@ -54,11 +52,16 @@ class RuntimeFactory:
     """
 
     def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
-        self.settings = check_settings(settings)
+        checked = check_settings(settings)
         self._listed: set[Language | str] = set()
         self._counters = Counters()
         self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
-        self._transport = Transport(self.settings, self._emit)
+        self._transport = Transport(checked, self._emit, on_removed=self._counters.fold)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings now."""
+        return self._transport.settings
 
     def create_runtime(self, language: str | Language) -> Runtime:
         """Return a new runtime. The caller must close it.
@@ -75,28 +78,54 @@ class RuntimeFactory:
             ...     print((await runtime.run_code("print(6 * 7)")).stdout.strip())
             42
         """
-        parsed, settings = parse_language(language), self.settings
-        if parsed not in (Language.PYTHON, Language.JAVASCRIPT) and not settings.endpoints.get(parsed):
-            urls = [url for replicas in settings.endpoints.values() for url in replicas]
-            listed = tuple(dict.fromkeys(url for url in urls if protocol_of(url).lists(parsed)))
-            if listed:
-                if len(self._listed | {parsed}) > _MOST_LISTED:
-                    raise UnsupportedLanguageError(
-                        f"{parsed} is one language too many: {_MOST_LISTED} languages without a configured endpoint "
-                        "were used already; configure the endpoints of the language"
-                    )
-                self._listed.add(parsed)
-                settings = attrs.evolve(settings, endpoints={**settings.endpoints, parsed: listed})
-            else:
-                parsed = Language.parse(language)
-        if not settings.endpoints.get(parsed):
+        parsed = parse_language(language)
+        urls = self._transport.urls(parsed)
+        if urls and not self.settings.endpoints.get(parsed):  # services list it
+            if len(self._listed | {parsed}) > _MOST_LISTED:
+                raise UnsupportedLanguageError(
+                    f"{parsed} is one language too many: {_MOST_LISTED} languages without a configured endpoint "
+                    "were used already; configure the endpoints of the language"
+                )
+            self._listed.add(parsed)
+        if not urls:
+            parsed = Language.parse(language)
             known = ", ".join(self.get_supported_languages()) or "none"
             raise UnsupportedLanguageError(
                 f"{parsed} is not supported here: no endpoint is configured for it (configured: {known})"
             )
-        return Runtime(
-            language=parsed, settings=settings, transport=self._transport, counters=self._counters, emit=self._emit
-        )
+        return Runtime(language=parsed, transport=self._transport, counters=self._counters, emit=self._emit)
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Change the settings of this factory and its runtimes.
+
+        Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
+        new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
+        keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
+        connections are closed after the last one. The logger, `telemetry` and `cache` cannot change.
+
+        Args:
+            settings: All settings, not only those that change.
+
+        Raises:
+            ConfigurationError: `settings` is not a `Settings`, has no endpoints, or names a protocol that cannot be
+                loaded. The settings of before stay.
+
+        Cancellation: changes nothing.
+
+        Example:
+            >>> factory = RuntimeFactory(Settings.from_url("http://faas-1:8000"))
+            >>> await factory.reconfigure(Settings.from_url(["http://faas-1:8000", "http://faas-2:8000"]))
+            >>> factory.settings.endpoints[Language.PYTHON]
+            ('http://faas-1:8000', 'http://faas-2:8000')
+        """
+        if not isinstance(settings, Settings):
+            raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
+        urls = [url for replicas in settings.endpoints.values() for url in replicas]
+        if not urls:
+            raise ConfigurationError("settings.endpoints must not be empty: pass all settings, not only the changes")
+        for url in urls:
+            protocol_of(url)
+        await self._transport.reconfigure(settings)
 
     def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that have an endpoint.

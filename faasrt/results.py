@@ -370,7 +370,8 @@ class HealthStatus(metaclass=RecordType):
     """The health of every endpoint behind a runtime or manager. Truthy when all are healthy.
 
     Attributes:
-        endpoints: One entry for each base URL, in the order of the settings.
+        endpoints: One entry for each base URL, in the order of the settings. A `dns+` URL has an entry for each
+            address of its name, or one that is unreachable if no address is known.
 
     Example:
         >>> status = await manager.get_health_status()

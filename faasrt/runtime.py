@@ -303,9 +303,7 @@ class Runtime(RuntimeBase):
         """
         parsed = self._language(language)
         with self._calls.track():
-            starts_slowly = self._settings.envelope != "never" and await self._transport.starts_slowly(
-                self._settings.endpoints[parsed]
-            )
+            starts_slowly = self._settings.envelope != "never" and await self._transport.starts_slowly(parsed)
             return await judge(
                 self.run_code,
                 self._run_inputs if starts_slowly and parsed is Language.PYTHON else None,
@@ -359,8 +357,7 @@ class Runtime(RuntimeBase):
                 return await self._checker.check(code)
             body = encode_json({"language": str(parsed), "code": code})
             context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
-            endpoints = self._settings.endpoints[parsed]
-            return await self._transport.validate(context, endpoints, body, owner=self._calls)
+            return await self._transport.validate(context, body, owner=self._calls)
 
     async def _run_inputs(
         self, code: str, language: Language | str, inputs: Sequence[ProgramInput], **options: Any

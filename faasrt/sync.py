@@ -234,6 +234,7 @@ class RuntimeManager:
     judge = _manager_method(_AsyncManager.judge)
     validate_code = _manager_method(_AsyncManager.validate_code)
     get_health_status = _manager_method(_AsyncManager.get_health_status)
+    reconfigure = _manager_method(_AsyncManager.reconfigure)
     close_runtimes = _manager_method(_AsyncManager.close_runtimes)
     get_supported_languages = _manager_query(_AsyncManager.get_supported_languages)
     get_metrics = _manager_query(_AsyncManager.get_metrics)

@@ -7,6 +7,7 @@ import secrets
 
 import attrs
 
+from faasrt._endpoint_urls import configured_url
 from faasrt.config import EnvelopeMode
 from faasrt.errors import ConnectError, InvalidRequestError, ServerError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
@@ -280,8 +281,8 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
         server = f" ({profile.version})" if profile.version else ""
         reason = profile.missing.get(language, "it does not list the language")
         raise InvalidRequestError(
-            f"{endpoint}{server} does not run {language} programs: {reason}; `faasrt languages --url {endpoint}` shows "
-            "what it runs"
+            f"{endpoint}{server} does not run {language} programs: {reason}; "
+            f"`faasrt languages --url {configured_url(endpoint)}` shows what it runs"
         )
 
 

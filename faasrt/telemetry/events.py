@@ -1,7 +1,8 @@
 """The events of calls, as frozen records. Every telemetry sink is called with them.
 
 A call is `CallStarted`, then `AttemptStarted` and `AttemptFinished` for each attempt, with `RetryScheduled` between two
-attempts, then `CallFinished`. `EndpointChanged` and `LimitChanged` belong to no call. `ExecutionStarted` and
+attempts, then `CallFinished`. `EndpointChanged`, `LimitChanged`, `ReplicasChanged` and `ReplicaRemoved` belong to no
+call. `ExecutionStarted` and
 `ExecutionFinished` come from the embedded FaaS, which runs in the same process, and report its side of a request.
 
 A sink may have a method `is_enabled_for(kind)`. It returns whether the sink wants events of this class that do not
@@ -42,6 +43,8 @@ __all__ = [
     "ExecutionStarted",
     "HeaderSink",
     "LimitChanged",
+    "ReplicaRemoved",
+    "ReplicasChanged",
     "RetryScheduled",
     "Sink",
 ]
@@ -161,6 +164,39 @@ class LimitChanged(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
+class ReplicasChanged(metaclass=RecordType):
+    """A look-up of the name in a `dns+` URL found other addresses, or failed after one that did not, or the reverse.
+
+    Attributes:
+        endpoint: The URL in the settings.
+        replicas: The number of replicas now.
+        added: The endpoints of the new replicas.
+        removed: The endpoints of the replicas that have left. They may still have calls in flight.
+        error: The class name of the error, or None.
+        reason: The reason of the error, or None.
+    """
+
+    endpoint: str
+    replicas: int
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    error: str | None = None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReplicaRemoved(metaclass=RecordType):
+    """An endpoint has left the settings or the addresses of its name, and its last call has ended; or a `dns+` URL has
+    left the settings.
+
+    Attributes:
+        endpoint: The endpoint, or the URL.
+    """
+
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
 class CallFinished(_CallEvent):
     """A call ended with a result or an error. A cancelled call has the error "CancelledError".
 
@@ -240,6 +276,8 @@ Event: TypeAlias = (
     | RetryScheduled
     | EndpointChanged
     | LimitChanged
+    | ReplicasChanged
+    | ReplicaRemoved
     | CallFinished
     | ExecutionStarted
     | ExecutionFinished

@@ -6,8 +6,10 @@ the application configures logging. The argument `logger` replaces both; it may 
 logger.
 
     Level    Lines
-    WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens.
-    INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes.
+    WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens;
+             `replicas_changed` when a look-up fails.
+    INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes;
+             `replicas_changed` when a look-up finds other addresses.
     DEBUG    All other events, including failed attempts: `call_finished` reports the error if no retry succeeds.
 
 So at level INFO there is one line per call. A line consists of the name of the event and its fields. Fields that are
@@ -34,11 +36,11 @@ from typing import Any
 import attrs
 
 from faasrt.errors import ConfigurationError, shown
-from faasrt.telemetry.events import EVENT_NAMES, CallFinished, EndpointChanged, Event
+from faasrt.telemetry.events import EVENT_NAMES, CallFinished, EndpointChanged, Event, ReplicasChanged
 
 _FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in EVENT_NAMES}
 _METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
-_INFO = (CallFinished, EndpointChanged)
+_INFO = (CallFinished, EndpointChanged, ReplicasChanged)
 _STDLIB = (logging.Logger, logging.LoggerAdapter)
 _stdlib_logger = logging.getLogger("faasrt")
 _stdlib_logger.addHandler(logging.NullHandler())
@@ -125,7 +127,7 @@ class _Fields:
 
 def _fields(event: Event) -> dict[str, Any]:
     values = ((name, getattr(event, name)) for name in _FIELDS[type(event)])
-    return {name: value for name, value in values if value is not None and value != ""}
+    return {name: value for name, value in values if value is not None and value not in ("", ())}
 
 
 def _level(event: Event) -> int:
@@ -133,6 +135,8 @@ def _level(event: Event) -> int:
         return logging.INFO if event.error in (None, "CancelledError") else logging.WARNING
     if isinstance(event, EndpointChanged):
         return logging.WARNING if event.state == "open" else logging.INFO
+    if isinstance(event, ReplicasChanged):
+        return logging.INFO if event.error is None else logging.WARNING
     return logging.DEBUG
 
 

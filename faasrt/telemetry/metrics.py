@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from faasrt._endpoint_urls import configured_url
 from faasrt._record_type import RecordType
 
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -107,7 +108,8 @@ class Metrics(metaclass=RecordType):
 
     Attributes:
         total: The sum over all endpoints, including calls that reached no endpoint.
-        endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt.
+        endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt. Those of replicas that
+            have left are under their `dns+` URL.
         in_flight: The number of calls of the factory that hold a permit.
         queued: The number of calls of the factory that wait for a permit.
         states: The state of each endpoint that the factory used.
@@ -178,6 +180,13 @@ class Counters:
     def at(self, language: str, endpoint: str) -> CallCounters:
         """Return the counters for one language at one endpoint; "" means no endpoint."""
         return self._counters[language, endpoint]
+
+    def fold(self, endpoint: str) -> None:
+        """Add the counters of a replica that has left to those of its URL, so that their number does not grow."""
+        url = configured_url(endpoint)
+        if url != endpoint:
+            for key in [key for key in self._counters if key[1] == endpoint]:
+                self._counters[key[0], url].add(self._counters.pop(key))
 
     def snapshot(
         self, languages: Container[str] | None, *, in_flight: int, queued: int, states: tuple[EndpointState, ...]

@@ -11,9 +11,9 @@ Example:
 A call is one CLIENT span; `run_cases` has one for each execution. Its parent is the current span of the caller. It has
 the attributes that OpenTelemetry's semantic conventions define for HTTP clients, with the values of the last
 attempt (`http.request.method`, `url.full`, `http.request.resend_count`, `http.response.status_code`, `server.address`,
-`server.port`, `error.type`), and fields of the events: `faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and
-others. Attempts, retries and changes of the endpoint's circuit breaker are span events: `faasrt.attempt_started` and
-others.
+`server.port`, `error.type`, and `network.peer.address` for a replica that was discovered), and fields of the events:
+`faasrt.call_id`, `faasrt.language`, `faasrt.outcome` and others. Attempts, retries and changes of the endpoint's
+circuit breaker are span events: `faasrt.attempt_started` and others.
 
 The status of a span is ERROR when the call raised an error or was cancelled. A program that fails is not an error of
 the service; `faasrt.outcome` holds how it ended.
@@ -158,9 +158,13 @@ class OpenTelemetrySink:
 
 
 def _address(endpoint: str) -> _Attributes:
-    url = urlsplit(endpoint)
+    base_url, _, address = endpoint.partition("#")
+    url = urlsplit(base_url)
     port = url.port or (443 if url.scheme == "https" else 80)
-    return {"server.address": url.hostname or "", "server.port": port, "url.full": f"{endpoint}/run_code"}
+    attributes: _Attributes = {"server.address": url.hostname or "", "server.port": port}
+    if address:
+        attributes["network.peer.address"] = address
+    return attributes | {"url.full": f"{base_url}/run_code"}
 
 
 def _fields(event: Event, *names: str) -> _Attributes:

@@ -21,20 +21,33 @@ The metrics, with their labels:
 * `faasrt_attempts_in_flight` (language, endpoint): requests without an answer yet.
 * `faasrt_endpoint_concurrency_limit` (family, endpoint): the maximum number of calls in flight at an endpoint.
 * `faasrt_endpoint_breaker_open` (family, endpoint): 1 while the circuit breaker is open, else 0.
+* `faasrt_replicas` (endpoint): the number of known addresses of the name in a `dns+` URL.
+* `faasrt_lookup_failing` (endpoint): 1 while the look-ups of this name fail, else 0.
 
-The metrics of an endpoint exist after its first use. Labels are languages, base URLs, outcomes and class names, so the
-number of series depends on the configuration and not on the number of calls. The values are those of `get_metrics()`,
-summed over the managers that share the sink. The limit and the breaker of an endpoint have the last value that any
-manager reported. With `PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. Executions of the embedded
-FaaS are not counted; it serves its own `/metrics`.
+The metrics of an endpoint exist after its first use. They are removed when its last call has ended after it has left
+the settings, or the addresses of its name; not with `PROMETHEUS_MULTIPROC_DIR`. Labels are languages, base URLs,
+outcomes and class names, so the number of series depends on the configuration and not on the number of calls. The
+values are those of `get_metrics()`, summed over the managers that share the sink. The limit and the breaker of an
+endpoint have the last value that any manager reported. With `PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live
+processes. Executions of the embedded FaaS are not counted; it serves its own `/metrics`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from faasrt.errors import ConfigurationError
-from faasrt.telemetry.events import AttemptFinished, AttemptStarted, CallFinished, EndpointChanged, Event, LimitChanged
+from faasrt.telemetry.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    EndpointChanged,
+    Event,
+    LimitChanged,
+    ReplicaRemoved,
+    ReplicasChanged,
+)
 from faasrt.telemetry.metrics import LATENCY_BOUNDS_S
 
 try:
@@ -46,7 +59,12 @@ except ModuleNotFoundError as error:
 
 __all__ = ["PrometheusSink"]
 
-_ENABLED = frozenset({AttemptStarted, AttemptFinished, CallFinished, EndpointChanged, LimitChanged})
+_ENABLED = frozenset(
+    {
+        *(AttemptStarted, AttemptFinished, CallFinished, EndpointChanged, LimitChanged),
+        *(ReplicasChanged, ReplicaRemoved),
+    }
+)
 
 
 class PrometheusSink:
@@ -89,6 +107,8 @@ class PrometheusSink:
         self._limit = gauge("endpoint_concurrency_limit", limit_help, "family", "endpoint")
         open_help = "Whether the circuit breaker of an endpoint is open."
         self._open = gauge("endpoint_breaker_open", open_help, "family", "endpoint")
+        self._replicas = gauge("replicas", "Known addresses of the name in a URL.", "endpoint")
+        self._failing = gauge("lookup_failing", "Whether the look-ups of the name in a URL fail.", "endpoint")
         try:
             # Register one collector for all metrics, so that the registry accepts all or none.
             registry.register(self)
@@ -126,7 +146,26 @@ class PrometheusSink:
             self._open.labels(event.family, event.endpoint)  # creates the series
         elif isinstance(event, EndpointChanged):
             self._open.labels(event.family, event.endpoint).set(event.state == "open")
+        elif isinstance(event, ReplicasChanged):
+            self._replicas.labels(event.endpoint).set(event.replicas)
+            self._failing.labels(event.endpoint).set(event.error is not None)
+        elif isinstance(event, ReplicaRemoved):
+            for metric in vars(self).values():
+                _remove_series(metric, event.endpoint)
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
         """Return whether events of this kind change a metric."""
         return kind in _ENABLED
+
+
+def _remove_series(metric: Counter | Gauge | Histogram, endpoint: str) -> None:
+    """Remove the series of an endpoint, so that their number does not grow as replicas come and go."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        return  # series in files cannot be removed
+    series = set()
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.labels.get("endpoint") == endpoint:
+                series.add(tuple(value for name, value in sample.labels.items() if name != "le"))
+    for labels in series:
+        metric.remove(*labels)

@@ -41,6 +41,10 @@ it starts at 16), grows with successes, and shrinks when the server refuses a ca
 or is cancelled while its code may still run on the server (its deadline passed, or its connection broke), it counts
 until the time limit of the code, unless `/health` reports `cancels_on_disconnect`, as it does on the embedded FaaS.
 
+**Changes.** The replicas behind the name in a `dns+` URL come and go (`faasrt.discovery`), and
+`RuntimeManager.reconfigure` changes endpoints and settings. A call keeps the settings with which it began; each of its
+attempts goes to one of the endpoints that there are then.
+
 `get_metrics().states` has an `EndpointState` for each replica.
 
 Example:

@@ -43,6 +43,10 @@ class Breaker:
         # For each second of the window: the second, the successes, and the failures.
         self._window: deque[list[int]] = deque()
 
+    def reconfigure(self, settings: BreakerSettings) -> None:
+        """Change the settings, and keep the state."""
+        self._settings = settings
+
     def open_s(self, now: float) -> float:
         """Return the seconds until a probe may be sent; 0 unless it is open."""
         return max(0.0, self.open_until - now) if self.state == "open" else 0.0

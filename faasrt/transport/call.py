@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random as random_module
-import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 
 from faasrt.config import Settings
 from faasrt.errors import (
+    ConnectError,
     DeadlineExceededError,
     FaasrtError,
     InvalidRequestError,
@@ -20,76 +18,31 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
-from faasrt.languages import Language, family_of, has_return_val
+from faasrt.languages import family_of, has_return_val
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Execution, GuestResponse
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
-from faasrt.results import HealthStatus, ValidationResult
-from faasrt.telemetry.dispatch import EventDispatcher
-from faasrt.telemetry.metrics import EndpointState
+from faasrt.results import ValidationResult
 from faasrt.transport.context import CallContext
-from faasrt.transport.endpoint import Profiles, has_alternative
-from faasrt.transport.fingerprints import FingerprintDirectory
-from faasrt.transport.http import BodyTooLargeError, HttpClient, RequestBody
-from faasrt.transport.lifecycle import LoopAffinity
+from faasrt.transport.endpoint import has_alternative
+from faasrt.transport.endpoint_registry import EndpointRegistry, unsupported_error
+from faasrt.transport.groups import EndpointGroup, exclude
+from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
-from faasrt.transport.pool import EndpointGroup, Permit, PermitPool
-from faasrt.transport.retry import RetryBudget, SendState, wait_before_retry
+from faasrt.transport.pool import Permit
+from faasrt.transport.retry import SendState, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
 
-class Transport:
-    """Sends the requests of all runtimes of a factory.
-
-    It owns the sessions and the permits. Runtimes retain and release it; the last `release` closes the sessions.
-
-    Args:
-        settings: Endpoints, timeouts and limits.
-        emit: Called with the events that do not belong to a call.
-        clock: A monotonic clock in seconds.
-        random: Returns a number in [0, 1), for delays and for the choice of endpoints.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        emit: EventDispatcher,
-        clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = random_module.random,
-    ) -> None:
-        self._settings = settings
-        self.clock = clock
-        self._random = random
-        self._http = HttpClient(settings, clock)
-        self._profiles = Profiles(self._http.get_profile, clock, lambda url: protocol_of(url).profile)
-        self._fingerprints = FingerprintDirectory(self._http.get_health, settings.timeouts.health_s, clock)
-        self._pool = PermitPool(settings, clock=clock, random=random, emit=emit)
-        # By family of languages: successes on the servers of one family must not allow retries on those of another.
-        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(settings.retry))
-        self._users = 0
-        self._loop = LoopAffinity("runtime")
-
-    def retain(self) -> None:
-        """Count one more runtime that uses this transport."""
-        self._users += 1
-
-    async def release(self) -> None:
-        """Count one runtime less; the last one closes the sessions."""
-        self._users -= 1
-        if self._users == 0:
-            self._loop.release()
-            self._profiles.clear()
-            self._fingerprints.clear()
-            self._pool.close()
-            await self._http.aclose()
+class Transport(EndpointRegistry):
+    """Sends the requests of all runtimes of a factory."""
 
     async def run(
         self,
         context: CallContext,
         execution: Execution,
-        endpoints: Sequence[str],
         *,
         idempotent: bool,
         owner: object,
@@ -103,7 +56,6 @@ class Transport:
         Args:
             context: The call.
             execution: The program or the calls to run.
-            endpoints: The base URLs of the replicas.
             idempotent: Whether it may run more than once.
             owner: An object that identifies the call for `fail_waiting`.
             live: Gets the output while the program runs, if the server can send it. After it has delivered any output,
@@ -111,70 +63,83 @@ class Transport:
 
         Raises:
             InvalidRequestError: No endpoint can run the program; nothing was sent.
+            UnsupportedLanguageError: No endpoint is configured for the language.
             QueueFullError: Too many calls are waiting already.
             ServiceError: The infrastructure failed; see the error tree.
 
         Cancellation: returns the permit and closes the connection.
         """
         self._loop.check()
-        run = execution.run
+        settings, run = self.settings, execution.run
         family = family_of(run.language)
-        group = self._pool.group(family, endpoints)
-        if not execution.needs_profile:
-            group.skip_capacity()
         timeout_s = run.timeout_ms / 1000
         failed: ServiceError | None = None
         state = SendState()
         tried: tuple[str, ...] = ()
         unable: list[str] = []
+        excluded: Collection[str] = ()
         try:
             while True:
+                urls = self.urls(run.language)
+                if not urls:
+                    raise failed or unsupported_error(run.language)
                 try:
-                    permit = self._pool.try_acquire(group, avoid=tried)
-                    if permit is None:
-                        permit = await self._wait_for_permit(context, group, tried, owner)
-                except (QueueFullError, ServiceError) as error:
-                    # If there is no permit for a retry, raise the failure that led to the retry.
-                    raise (failed or error) from None
-                if failed is None:
-                    context.deadline = self.clock() + timeout_s + self._settings.timeouts.grace_s
-                try:
-                    context.attempt_started(permit.endpoint.url)
-                    response = await self._attempt(permit, execution, context, live)
-                except InvalidRequestError as error:
-                    # Nothing was sent. Replicas may be of different kinds, so another one may be able to run it.
-                    self._finish_attempt(permit, context, error)
-                    unable.append(permit.endpoint.url)
-                    remaining = [url for url in endpoints if url not in unable]
-                    if not remaining:
-                        for url in unable:
-                            self._profiles.forget(url)  # a toolchain may be installed until the next call
-                        raise
-                    group = self._pool.group(family, remaining)
+                    group = await self._group(urls, run.language, excluded)
+                except ConnectError as error:
                     if failed is None:
-                        context.deadline = math.inf
-                    continue
-                except BaseException as error:
-                    self._finish_attempt(permit, context, error)
-                    if not isinstance(error, ServiceError):
-                        raise
+                        context.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
+                    context.attempt_started(error.endpoint)
+                    context.attempt_finished(error, None)
                     failed = error
                 else:
-                    self._finish_attempt(permit, context, None)
-                    self._budgets[family].deposit()
-                    return response
+                    if not execution.needs_profile:
+                        group.skip_capacity()
+                    try:
+                        permit = self._pool.try_acquire(group, avoid=tried)
+                        if permit is None:
+                            permit = await self._wait_for_permit(context, settings, group, tried, owner)
+                    except (QueueFullError, ServiceError) as error:
+                        # If there is no permit for a retry, raise the failure that led to the retry.
+                        raise (failed or error) from None
+                    if failed is None:
+                        context.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
+                    url = permit.endpoint.url
+                    try:
+                        context.attempt_started(url)
+                        response = await self._attempt(permit, execution, context, settings, live)
+                    except InvalidRequestError as error:
+                        # Nothing was sent. Replicas may be of different kinds, so another one may be able to run it.
+                        self._finish_attempt(permit, context, error)
+                        unable.append(url)
+                        excluded = exclude(unable)
+                        if not self._endpoints(run.language, excluded):
+                            for url in unable:
+                                self._profiles.forget(url)  # a toolchain may be installed until the next call
+                            raise
+                        if failed is None:
+                            context.deadline = math.inf
+                        continue
+                    except BaseException as error:
+                        self._finish_attempt(permit, context, error)
+                        if not isinstance(error, ServiceError):
+                            raise
+                        failed = error
+                    else:
+                        self._finish_attempt(permit, context, None)
+                        self._budgets[family].deposit()
+                        return response
+                    tried += (url,)
                 state.add(failed)
                 if live is not None and live.has_delivered:
                     raise failed
-                tried += (permit.endpoint.url,)
                 wait_s = wait_before_retry(
                     failed,
                     attempt=context.attempts - len(unable),
                     idempotent=idempotent,
-                    has_alternative=has_alternative(group.endpoints, self.clock(), tried),
+                    has_alternative=has_alternative(self._endpoints(run.language, excluded), self.clock(), tried),
                     remaining_s=context.deadline - self.clock(),
                     min_attempt_s=min(timeout_s, max(0.1, timeout_s / 10)),
-                    settings=self._settings.retry,
+                    settings=settings.retry,
                     budget=self._budgets[family],
                     random=self._random,
                 )
@@ -186,21 +151,22 @@ class Transport:
             context.attach(error)
             raise
 
-    async def validate(
-        self, context: CallContext, endpoints: Sequence[str], body: bytes, *, owner: object
-    ) -> ValidationResult:
+    async def validate(self, context: CallContext, body: bytes, *, owner: object) -> ValidationResult:
         """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
         self._loop.check()
-        endpoints = [url for url in endpoints if protocol_of(url).validates]
-        if not endpoints:
+        settings = self.settings
+        if not self.urls(context.language):
+            raise unsupported_error(context.language)
+        urls = tuple(url for url in self.urls(context.language) if protocol_of(url).validates)
+        if not urls:
             raise RejectedError(f"no endpoint of {context.language} validates programs", sent="no")
-        group = self._pool.group(family_of(context.language), endpoints)
-        group.skip_capacity()
-        within_s = self._settings.sandbox.timeout_limit_s + self._settings.timeouts.grace_s
+        within_s = settings.sandbox.timeout_limit_s + settings.timeouts.grace_s
         try:
+            group = await self._group(urls, context.language)
+            group.skip_capacity()
             permit = self._pool.try_acquire(group)
             if permit is None:
-                permit = await self._wait_for_permit(context, group, (), owner)
+                permit = await self._wait_for_permit(context, settings, group, (), owner)
             context.attempts, context.endpoint = 1, permit.endpoint.url
             error: BaseException | None = None
             try:
@@ -231,60 +197,18 @@ class Transport:
             context.attach(failure)
             raise
 
-    async def fingerprints(self, language: Language | str, endpoints: Sequence[str]) -> dict[str, str | None]:
-        """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
-        self._loop.check()
-        return await self._fingerprints.get(language, endpoints)
-
-    async def starts_slowly(self, endpoints: Sequence[str]) -> bool:
-        """Return whether an endpoint starts an interpreter for each request, so that executions should be few."""
-        profiles = [
-            self._profiles.cached(url) or await self._profiles.get(url, self._settings.timeouts.health_s)
-            for url in endpoints
-        ]
-        return any(profile.cold_start for profile in profiles)
-
-    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
-        """Probe several endpoints concurrently. A failed probe is an unhealthy result, not an exception."""
-        self._loop.check()
-        return await self._http.probe_all(endpoints)
-
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
         """Raise an error in the waiting calls with this owner."""
         self._pool.fail_waiting(owner, error)
 
-    @property
-    def in_flight(self) -> int:
-        return self._pool.in_flight
-
-    @property
-    def queued(self) -> int:
-        return self._pool.queued
-
-    def states(self) -> tuple[EndpointState, ...]:
-        """Return the state of each endpoint that was used."""
-        now = self.clock()
-        return tuple(
-            EndpointState(
-                endpoint=endpoint.url,
-                family=family,
-                state=endpoint.breaker.state,
-                open_s=endpoint.breaker.open_s(now),
-                limit=endpoint.limit.limit,
-                in_flight=endpoint.limit.in_flight,
-                abandoned=endpoint.limit.abandoned(now),
-            )
-            for family, endpoint in self._pool.endpoints()
-        )
-
     async def _wait_for_permit(
-        self, context: CallContext, group: EndpointGroup, avoid: Collection[str], owner: object
+        self, context: CallContext, settings: Settings, group: EndpointGroup, avoid: Collection[str], owner: object
     ) -> Permit:
         asked = self.clock()
-        queue_timeout_s = self._settings.limiter.queue_timeout_s
+        queue_timeout_s = settings.limiter.queue_timeout_s
         within_s = math.inf if queue_timeout_s is None else queue_timeout_s
         if not group.is_initialized:
-            within_s += self._settings.timeouts.health_s  # the first caller may wait for a health report
+            within_s += settings.timeouts.health_s  # the first caller may wait for a health report
         within_s = min(within_s, context.deadline - asked)
         try:
             return await self._pool.acquire(
@@ -302,9 +226,14 @@ class Transport:
             self._pool.release(permit, error)
 
     async def _attempt(
-        self, permit: Permit, execution: Execution, context: CallContext, live: LiveReader | None
+        self,
+        permit: Permit,
+        execution: Execution,
+        context: CallContext,
+        settings: Settings,
+        live: LiveReader | None,
     ) -> GuestResponse:
-        timeouts, run, endpoint = self._settings.timeouts, execution.run, permit.endpoint
+        timeouts, run, endpoint = settings.timeouts, execution.run, permit.endpoint
         protocol = protocol_of(endpoint.url)
         profile = protocol.profile
         if execution.needs_profile:
@@ -354,6 +283,6 @@ class Transport:
     async def _fetch_profile(self, url: str, context: CallContext) -> EndpointProfile:
         asked = self.clock()
         try:
-            return await self._profiles.get(url, self._settings.timeouts.health_s)
+            return await self._profiles.get(url, self.settings.timeouts.health_s)
         finally:
             context.deadline += self.clock() - asked

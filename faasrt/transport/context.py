@@ -153,7 +153,8 @@ class CallContext:
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         total_s = self._clock() - self.started
         outcome = result.outcome.value if result else None
-        counters = self._counters.at(self._language, "") if self._endpoint_counters is None else self._endpoint_counters
+        # Not `_endpoint_counters`, because those of a replica that has left were added to others.
+        counters = self._counters.at(self._language, self.endpoint)
         counters.call_finished(outcome, _name_of(error), total_s)
         if error is not None or self._emit.is_enabled_for(CallFinished):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()

@@ -154,6 +154,11 @@ class Profiles:
         """
         self._cached.pop(url, None)
 
+    def discard(self, url: str) -> None:
+        """Remove everything about an endpoint that is not used any more."""
+        for known in (self._cached, self._unknown_until, self._fetches, self._locks):
+            known.pop(url, None)
+
     def clear(self) -> None:
         """Remove all profiles, and the locks, which belong to an event loop."""
         self._cached.clear()

@@ -7,6 +7,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
+from faasrt._endpoint_urls import configured_url
 from faasrt.errors import ServiceError
 from faasrt.languages import Language
 from faasrt.protocol.health import read_fingerprints
@@ -24,12 +25,12 @@ class FingerprintDirectory:
 
     Args:
         get_health: Requests the health report of an endpoint.
-        within_s: The maximum number of seconds that a report may take.
+        within_s: Returns the maximum number of seconds that a report may take.
         clock: A monotonic clock in seconds.
     """
 
     def __init__(
-        self, get_health: Callable[[str], Awaitable[Answer]], within_s: float, clock: Callable[[], float]
+        self, get_health: Callable[[str], Awaitable[Answer]], within_s: Callable[[], float], clock: Callable[[], float]
     ) -> None:
         self._get_health = get_health
         self._within_s = within_s
@@ -47,6 +48,11 @@ class FingerprintDirectory:
         # A service that runs other languages has one fingerprint for all.
         known = language if isinstance(language, Language) else Language.PYTHON
         return {url: self._known[url][1][known] for url in urls}
+
+    def forget(self, url: str) -> None:
+        """Remove what is known about an endpoint that is not used any more."""
+        self._known.pop(url, None)
+        self._locks.pop(url, None)
 
     def clear(self) -> None:
         """Remove everything, including the locks, which belong to an event loop."""
@@ -67,7 +73,7 @@ class FingerprintDirectory:
         unknown: dict[Language, str | None] = dict.fromkeys(Language)
         answer = None
         with contextlib.suppress(TimeoutError, ServiceError, BodyTooLargeError):
-            async with asyncio.timeout(self._within_s):
+            async with asyncio.timeout(self._within_s()):
                 answer = await self._get_health(url)
         if answer is None or (answer.status != 200 and answer.status not in _NO_HEALTH):
             return unknown
@@ -75,4 +81,4 @@ class FingerprintDirectory:
         if answer.status == 200:
             with contextlib.suppress(ServiceError):
                 health = decode_object(answer.body)
-        return read_fingerprints(health, url)
+        return read_fingerprints(health, configured_url(url))

@@ -1,10 +1,12 @@
-"""HTTP: a pooled `aiohttp.ClientSession` for each base URL, and requests with a timeout."""
+"""HTTP: a pooled `aiohttp.ClientSession` for each endpoint, and requests with a timeout."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import math
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC
@@ -12,10 +14,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from yarl import URL
 
-from faasrt._endpoint_urls import split_endpoint
+from faasrt._endpoint_urls import address_of, split_endpoint
 from faasrt._version import __version__
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, ProtocolError, ServiceError
@@ -24,7 +26,7 @@ from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import Answer
-from faasrt.results import EndpointHealth, HealthStatus
+from faasrt.results import EndpointHealth
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
 
 # The client closes idle connections before servers do (aiohttp's and Node's servers wait for at least 5 s). If a server
@@ -35,6 +37,8 @@ _WRITE_BYTES = 262_144
 _FAILURE_BODY_BYTES = 65_536
 _HEALTH_BODY_BYTES = 262_144
 _VALIDATE_PATH = "/validate_code"
+# The health reports that are requested at once. Each has its own connection.
+_MOST_PROBES = 64
 
 
 class BodyTooLargeError(Exception):
@@ -54,6 +58,31 @@ class _Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return None
+
+
+class _FixedResolver(AbstractResolver):
+    """Resolves the name in the URL of a replica to the address of the replica."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=self._address,
+                port=port,
+                family=self._family,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
 
 
 class RequestBody(aiohttp.Payload):
@@ -84,25 +113,27 @@ class RequestBody(aiohttp.Payload):
 
 
 class HttpClient:
-    """Sends requests over one session for each base URL, which is opened on first use."""
+    """Sends requests over one session for each endpoint, which is opened on first use."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        self._settings = settings
         self._clock = clock
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._urls: dict[str, dict[str, URL]] = {}
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Use these settings for further requests. Connections stay open."""
+        self._settings = settings
         self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.timeouts.connect_s)
         self._headers = {"Accept": "*/*", "User-Agent": f"faasrt/{__version__}", **settings.headers}
         self._headers["Accept-Encoding"] = "identity"
         if settings.token:
             self._headers["Authorization"] = f"Bearer {settings.token}"
-        self._options: dict[str, Any] = {"allow_redirects": False}
+        self._options: dict[str, Any] = {"allow_redirects": False, "timeout": self._timeout}
         if settings.ssl is not None:
             self._options["ssl"] = settings.ssl
         if settings.proxy is not None:
             self._options["proxy"] = settings.proxy
-        if settings.session is not None:
-            self._options["timeout"] = self._timeout
 
     async def post(
         self,
@@ -132,12 +163,11 @@ class HttpClient:
         """
         try:
             async with asyncio.timeout(within_s) as timeout:
-                session = self._sessions.get(endpoint) or self._open_session(endpoint)
-                if session is self._settings.session:
-                    headers = {**self._headers, **headers}
+                session = self._settings.session or self._sessions.get(endpoint) or self._open_session(endpoint)
+                headers = {**self._headers, **headers}
                 if live is not None:
                     headers = {**headers, "Accept": ACCEPT}
-                request = session.post(self._urls[endpoint][path], data=body, headers=headers, **self._options)
+                request = session.post(self._url(endpoint, path), data=body, headers=headers, **self._options)
                 return await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
             if not body.sending:
@@ -156,8 +186,9 @@ class HttpClient:
         if self._settings.session is not None:
             request = self._settings.session.get(url, headers={**self._headers, "Connection": "close"}, **self._options)
             return await _exchange(request, None, _HEALTH_BODY_BYTES)
-        async with self._new_session(aiohttp.TCPConnector(force_close=True)) as session:
-            return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
+        connector = aiohttp.TCPConnector(force_close=True, resolver=_resolver_for(endpoint))
+        async with _new_session(connector) as session:
+            return await _exchange(session.get(url, headers=self._headers, **self._options), None, _HEALTH_BODY_BYTES)
 
     async def get_profile(self, endpoint: str) -> EndpointProfile | None:
         """Return the profile of an endpoint; None if it does not answer."""
@@ -195,38 +226,56 @@ class HttpClient:
             details=details,
         )
 
-    async def probe_all(self, endpoints: Sequence[str]) -> HealthStatus:
+    async def probe_all(self, endpoints: Sequence[str]) -> list[EndpointHealth]:
         """Probe several endpoints concurrently, each with its own timeout."""
+        room = asyncio.Semaphore(_MOST_PROBES)
+
+        async def probe(endpoint: str) -> EndpointHealth:
+            async with room:
+                return await self.probe(endpoint)
+
         async with asyncio.TaskGroup() as group:
-            probes = [group.create_task(self.probe(endpoint)) for endpoint in endpoints]
-        return HealthStatus(tuple(probe.result() for probe in probes))
+            probes = [group.create_task(probe(endpoint)) for endpoint in endpoints]
+        return [probe.result() for probe in probes]
+
+    async def close_session(self, endpoint: str) -> None:
+        """Close the connections to an endpoint that has no calls in flight; a later request opens new ones."""
+        self._urls.pop(endpoint, None)
+        if (session := self._sessions.pop(endpoint, None)) is not None:
+            await session.close()
 
     async def aclose(self) -> None:
         """Close the sessions; a later request opens new ones."""
         sessions, self._sessions = self._sessions, {}
-        for session in set(sessions.values()) - {self._settings.session}:
+        for session in sessions.values():
             # aiohttp raises RuntimeError if the event loop was closed before, together with its connections.
             with contextlib.suppress(RuntimeError):
                 await session.close()
 
+    def _url(self, endpoint: str, path: str) -> URL:
+        urls = self._urls.get(endpoint)
+        if urls is None:
+            http_url = split_endpoint(endpoint)[1]
+            paths = (protocol_of(endpoint).run_path, _VALIDATE_PATH)
+            urls = self._urls[endpoint] = {path: URL(http_url + path) for path in paths}
+        return urls[path]
+
     def _open_session(self, endpoint: str) -> aiohttp.ClientSession:
-        http_url = split_endpoint(endpoint)[1]
-        self._urls[endpoint] = {path: URL(http_url + path) for path in (protocol_of(endpoint).run_path, _VALIDATE_PATH)}
-        session = self._settings.session
-        if session is None:
-            session = self._new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
+        resolver = _resolver_for(endpoint)
+        session = _new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=resolver))
         self._sessions[endpoint] = session
         return session
 
-    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            timeout=self._timeout,
-            auto_decompress=False,
-            trust_env=False,
-        )
+
+def _resolver_for(endpoint: str) -> AbstractResolver | None:
+    address = address_of(endpoint)
+    return _FixedResolver(address) if address else None
+
+
+def _new_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+    )
 
 
 async def _exchange(
@@ -252,7 +301,8 @@ async def _exchange(
             raise
     except aiohttp.ClientConnectorError as error:
         failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
-        failure.refused = isinstance(error.os_error, ConnectionRefusedError)
+        # In aiohttp 3.11, the error of a certificate has no `os_error`.
+        failure.refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
         raise failure from None
     except aiohttp.ConnectionTimeoutError:
         raise ConnectError("cannot connect in time; is the FaaS running there?", sent="no") from None

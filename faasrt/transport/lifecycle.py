@@ -1,13 +1,35 @@
-"""The event loop to which a client belongs, and the calls in flight for which closing waits."""
+"""The event loop to which a client belongs, its tasks in the background, and the calls for which closing waits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 from faasrt.errors import ConfigurationError, RuntimeClosedError
+
+T = TypeVar("T")
+
+
+class BackgroundTasks:
+    """Tasks that end with the object that started them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """Cancel the tasks, and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class LoopAffinity:

@@ -59,6 +59,15 @@ class AdaptiveLimit:
             self._limit = float(self._cap)
         self._on_change()
 
+    def set_cap(self, cap: int) -> None:
+        """Change the maximum of the limit. A limit that only the old maximum restricted rises at once."""
+        was_restricted = self.is_initialized and self._limit >= self._cap
+        self._max = cap
+        self._cap = cap if self._capacity is None else max(1, min(cap, self._capacity))
+        start = min(_INITIAL, cap) if self._capacity is None else self._cap
+        limit = min(self._limit, float(self._cap))
+        self._set(max(limit, float(start)) if was_restricted else limit)
+
     def abandoned(self, now: float) -> int:
         """Return the number of abandoned calls, which the client gave up and the server may still run."""
         while self._abandoned and self._abandoned[0] <= now:

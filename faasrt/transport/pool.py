@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
+from typing import Unpack
 
 import attrs
 
@@ -21,11 +20,9 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
-from faasrt.telemetry.events import EndpointChanged, LimitChanged, Sink
-from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint, choose
+from faasrt.transport.groups import EndpointGroup, EndpointGroups, GroupOptions, Waiter
 from faasrt.transport.http import RequestBody
-from faasrt.transport.limiter import AdaptiveLimit
 
 # A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
@@ -63,98 +60,38 @@ class Permit:
         return self.status == 504 or (self.status is None and not isinstance(error, ProtocolError))
 
 
-@attrs.frozen(eq=False)
-class _Waiter:
-    ticket: int
-    granted: asyncio.Future[Permit]
-    avoid: Collection[str]
-    owner: object
-
-
-@attrs.define(eq=False)
-class EndpointGroup:
-    """The replicas of one family of languages, and the callers that wait for one of them."""
-
-    endpoints: Sequence[Endpoint]
-    # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
-    waiters: OrderedDict[int, _Waiter] = attrs.field(factory=OrderedDict)
-
-    @property
-    def first(self) -> _Waiter:
-        """The caller that has waited longest. At least one must be waiting."""
-        return next(iter(self.waiters.values()))
-
-    @property
-    def is_initialized(self) -> bool:
-        """Whether the capacity of each endpoint is known, or will not be requested."""
-        return all(endpoint.limit.is_initialized for endpoint in self.endpoints)
-
-    def skip_capacity(self) -> None:
-        """Record that the capacity of the endpoints will not be requested."""
-        for endpoint in self.endpoints:
-            endpoint.limit.set_capacity(None)
-
-    def unavailable_error(self) -> ServiceError | None:
-        """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
-
-        It is a copy of the last error of an endpoint.
-        """
-        if any(endpoint.breaker.state == "closed" for endpoint in self.endpoints):
-            return None
-        for endpoint in self.endpoints:
-            if endpoint.last_error is not None:
-                error = copy.copy(endpoint.last_error)
-                error.endpoint, error.attempts, error.sent = endpoint.url, 0, "no"
-                return error
-        return None
-
-
-class PermitPool:
+class PermitPool(EndpointGroups):
     """Limits the calls in flight: of the manager, and of each endpoint.
 
     A permit covers both limits. A caller that waits for one of them does not count for the other.
 
     Args:
         settings: The limits.
-        clock: A monotonic clock in seconds, as fast as the clock of the event loop.
-        random: Returns a number in [0, 1).
-        emit: Called with the events of breakers and limits.
+        **options: The other arguments of `EndpointGroups`.
 
     Attributes:
         in_flight: The number of calls that hold a permit.
         queued: The number of callers that wait for a permit.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        clock: Callable[[], float],
-        random: Callable[[], float],
-        emit: Sink = lambda event: None,
-    ) -> None:
-        self._settings = settings
-        self._max_concurrency = settings.limiter.max_concurrency
-        self._emit = emit
-        self._clock = clock
-        self._random = random
-        self._groups: dict[tuple[str, tuple[str, ...]], EndpointGroup] = {}
-        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+    def __init__(self, settings: Settings, **options: Unpack[GroupOptions]) -> None:
+        super().__init__(settings, **options)
         self._tickets = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self.in_flight = 0
         self.queued = 0
 
-    def group(self, family: str, urls: Sequence[str]) -> EndpointGroup:
-        """Return the group of these replicas. Groups of one family share the endpoints that they have in common."""
-        key = family, tuple(urls)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = EndpointGroup([self._endpoint(family, url) for url in key[1]])
-        return group
+    def refresh(self) -> None:
+        """Use the replicas that there are now.
 
-    def endpoints(self) -> list[tuple[str, Endpoint]]:
-        return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
+        Waiting callers get permits for new ones. Those that have left are not used for further calls.
+        """
+        super().refresh()
+        for group in list(self._waiting):
+            while group.waiters and not group.endpoints:
+                error = ConnectError("no endpoint is left after a change, and nothing was sent", sent="no")
+                self._fail(group, group.first, error)
+        self.wake()
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
         """Return a permit for one of the endpoints, or None if the caller must wait. Endpoints whose base URL is in
@@ -191,13 +128,15 @@ class PermitPool:
         if permit := self.try_acquire(group, avoid=avoid):
             return permit
         self._check_queue(group)
-        waiter = _Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner)
+        waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner)
         group.waiters[waiter.ticket] = waiter
+        self._waiting[group] = None
         self.queued += 1
         self.wake()
         try:
             async with asyncio.timeout(within_s):
-                return await waiter.granted
+                granted: Permit = await waiter.granted
+                return granted
         except TimeoutError:
             self._leave(group, waiter)
             abandoned = sum(endpoint.limit.abandoned(self._clock()) for endpoint in group.endpoints)
@@ -230,13 +169,15 @@ class PermitPool:
             endpoint.limit.release()
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
+            if self._leaving:
+                self._drop_idle()
             if is_failure and self.queued:
                 self._fail_unavailable_groups()
             self.wake()
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
         """Raise an error in the waiting callers with this owner."""
-        for group in self._groups.values():
+        for group in list(self._waiting):
             for waiter in [waiter for waiter in group.waiters.values() if waiter.owner is owner]:
                 self._fail(group, waiter, error)
 
@@ -246,7 +187,7 @@ class PermitPool:
             return
         now = self._clock()
         blocked: list[EndpointGroup] = []
-        waiting = [group for group in self._groups.values() if group.waiters]
+        waiting = list(self._waiting)
         while waiting and self.in_flight < self._max_concurrency:
             # The caller that has waited longest comes first, unless none of its endpoints has room.
             group = min(waiting, key=lambda group: group.first.ticket)
@@ -258,8 +199,7 @@ class PermitPool:
                     waiting.remove(group)
                     continue
                 waiter.granted.set_result(self._grant(endpoint, now))
-            del group.waiters[waiter.ticket]
-            self.queued -= 1
+            self._remove(group, waiter)
             if not group.waiters:
                 waiting.remove(group)
         self._wake_later(blocked, now)
@@ -309,17 +249,22 @@ class PermitPool:
         return True
 
     def _fail_unavailable_groups(self) -> None:
-        for group in self._groups.values():
+        for group in list(self._waiting):
             while group.waiters and (error := group.unavailable_error()) is not None:
                 self._fail(group, group.first, error)
 
-    def _fail(self, group: EndpointGroup, waiter: _Waiter, error: FaasrtError) -> None:
-        del group.waiters[waiter.ticket]
-        self.queued -= 1
+    def _fail(self, group: EndpointGroup, waiter: Waiter, error: FaasrtError) -> None:
+        self._remove(group, waiter)
         if not waiter.granted.done():
             waiter.granted.set_exception(error)
 
-    def _leave(self, group: EndpointGroup, waiter: _Waiter) -> None:
+    def _remove(self, group: EndpointGroup, waiter: Waiter) -> None:
+        if group.waiters.pop(waiter.ticket, None) is not None:
+            self.queued -= 1
+            if not group.waiters:
+                self._waiting.pop(group, None)
+
+    def _leave(self, group: EndpointGroup, waiter: Waiter) -> None:
         granted = waiter.granted
         if granted.done() and not granted.cancelled():
             if granted.exception() is None:
@@ -328,9 +273,10 @@ class PermitPool:
                 granted.result().endpoint.limit.release()
                 if granted.result().probe is not None:
                     granted.result().endpoint.breaker.release_probe(self._clock(), granted.result().probe or 0)
+                self._drop_idle()
                 self.wake()
-        elif group.waiters.pop(waiter.ticket, None) is not None:
-            self.queued -= 1
+        else:
+            self._remove(group, waiter)
 
     def _grant(self, endpoint: Endpoint, now: float) -> Permit:
         self.in_flight += 1
@@ -353,19 +299,3 @@ class PermitPool:
         ]
         if times:
             self._timer = asyncio.get_running_loop().call_later(min(times) - now, self.wake)
-
-    def _endpoint(self, family: str, url: str) -> Endpoint:
-        endpoint = self._endpoints.get((family, url))
-        if endpoint is None:
-
-            def on_breaker() -> None:
-                open_s = breaker.open_s(self._clock())
-                self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, open_s=open_s))
-
-            def on_limit() -> None:
-                self._emit(LimitChanged(endpoint=url, family=family, limit=limit.limit))
-
-            breaker = Breaker(self._settings.breaker, self._random, on_breaker)
-            limit = AdaptiveLimit(self._max_concurrency, on_limit)
-            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit)
-        return endpoint

@@ -58,6 +58,12 @@ class RetryBudget:
         self._settings = settings
         self.level = settings.budget
 
+    def reconfigure(self, settings: RetrySettings) -> None:
+        """Change the settings. A full bucket stays full."""
+        is_full = self.level >= self._settings.budget
+        self._settings = settings
+        self.level = settings.budget if is_full else min(self.level, settings.budget)
+
     def deposit(self) -> None:
         self.level = min(self._settings.budget, self.level + self._settings.success_credit)
 

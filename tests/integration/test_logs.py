@@ -29,6 +29,8 @@ from faasrt.telemetry.events import (
     ExecutionFinished,
     ExecutionStarted,
     LimitChanged,
+    ReplicaRemoved,
+    ReplicasChanged,
     RetryScheduled,
 )
 from faasrt.telemetry.logs import LogSink
@@ -46,6 +48,8 @@ EVENTS: list[Event] = [
     RetryScheduled(call_id="c1", language="python", attempt=1, endpoint="http://x", error="ServerError", wait_s=0.5),
     EndpointChanged(endpoint="http://x", family="python", state="open", open_s=5.0),
     LimitChanged(endpoint="http://x", family="python", limit=14.4),
+    ReplicasChanged(endpoint="dns+http://x", replicas=1, added=("http://x#10.0.0.1",)),
+    ReplicaRemoved(endpoint="http://x#10.0.0.2"),
     CallFinished(
         call_id="c1",
         language="python",
@@ -77,6 +81,8 @@ LEVELS = {
     "retry_scheduled": "debug",
     "endpoint_changed": "warning",
     "limit_changed": "debug",
+    "replicas_changed": "info",
+    "replica_removed": "debug",
     "call_finished": "info",
     "execution_started": "debug",
     "execution_finished": "debug",
@@ -99,7 +105,7 @@ def unconfigured() -> Iterator[None]:
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    return {name: value for name, value in attrs.asdict(event).items() if value not in (None, "")}
+    return {name: value for name, value in attrs.asdict(event).items() if value not in (None, "", ())}
 
 
 def write_json(level: int = logging.INFO, **options: Any) -> io.StringIO:
@@ -131,12 +137,13 @@ def test_each_event_is_one_line(structured: bool, caplog: pytest.LogCaptureFixtu
         sink(event)
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
         if structured:
-            assert read_json(output) == [{"event": name, "level": LEVELS[name], **fields_of(event)}]
+            fields = json.loads(json.dumps(fields_of(event)))
+            assert read_json(output) == [{"event": name, "level": LEVELS[name], **fields}]
             assert not caplog.records
         else:
             (record,) = caplog.records
-            fields = [f"{field}={value!r}" for field, value in fields_of(event).items()]
-            assert record.getMessage() == " ".join([name, *fields])
+            texts = [f"{field}={value!r}" for field, value in fields_of(event).items()]
+            assert record.getMessage() == " ".join([name, *texts])
             assert (record.name, record.levelname) == ("faasrt", LEVELS[name].upper())
 
 
@@ -151,12 +158,13 @@ def test_each_event_is_one_line(structured: bool, caplog: pytest.LogCaptureFixtu
         (ExecutionFinished, {"outcome": None, "error": "EngineError", "status": 500}, "DEBUG"),
         (EndpointChanged, {"state": "open"}, "WARNING"),
         (EndpointChanged, {"state": "closed"}, "INFO"),
+        (ReplicasChanged, {"error": "gaierror"}, "WARNING"),
     ],
 )
 def test_levels_of_events(
     event: type[Event], changes: dict[str, Any], level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failed call and an open breaker are warnings. A failed attempt is not, because its call reports it."""
+    """A failed call, an open breaker and a failed look-up are warnings. A failed attempt is not, as its call is one."""
     caplog.set_level("DEBUG", "faasrt")
     LogSink()(attrs.evolve(next(each for each in EVENTS if type(each) is event), **changes))
     assert [record.levelname for record in caplog.records] == [level]
@@ -357,11 +365,11 @@ async def test_level_of_the_applications_logger_applies(kind: str, caplog: pytes
             wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
             logger_factory=structlog.WriteLoggerFactory(output),
         )
-    assert {event for event in KINDS if sink.is_enabled_for(event)} == {EndpointChanged, CallFinished}
+    assert {event for event in KINDS if sink.is_enabled_for(event)} == {EndpointChanged, ReplicasChanged, CallFinished}
     for event in EVENTS:
         sink(event)
     lines = caplog.text if kind == "stdlib" else output.getvalue()
-    assert [name for name in LEVELS if name in lines] == ["endpoint_changed", "call_finished"]
+    assert [name for name in LEVELS if name in lines] == ["endpoint_changed", "replicas_changed", "call_finished"]
 
 
 @pytest.mark.parametrize("wrapper", [structlog.stdlib.BoundLogger, structlog.BoundLogger])

@@ -25,6 +25,7 @@ from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.otel import OpenTelemetrySink
 from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
+from support.discovery import discover_and_leave
 from support.helpers import manager_for
 
 # The text that must not appear, and its base64 form.
@@ -124,6 +125,8 @@ async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest
                 async with session.get(f"{url}/metrics", headers={"Accept": accepted}) as response:
                     shown += await response.text()
         shown += sinks.shown() + caplog.text + json.dumps(manager.get_metrics().to_dict())
+    await discover_and_leave(sinks.sinks)
+    shown += sinks.shown() + caplog.text
     assert {type(event) for event in sinks.events} == set(get_args(Event))
     assert not [hidden for hidden in HIDDEN if hidden in shown]
     # Check that the text contains the output of all sinks.

@@ -25,6 +25,7 @@ from faasrt.telemetry.events import (
     LimitChanged,
 )
 from faasrt.testing import FakeFaaS, Reply
+from support.discovery import discover_and_leave
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
@@ -424,4 +425,5 @@ async def test_a_failing_sink_does_not_fail_calls(kind: type, caplog: pytest.Log
         assert (await manager.validate_code("1", "js")).valid
     # The client and the FaaS share one dispatcher.
     assert caplog.text.count("a telemetry sink failed") == (bad.failures > 0)
+    await discover_and_leave(telemetry)
     assert good.seen == bad.seen == KINDS

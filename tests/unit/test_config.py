@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
+import aiohttp
 import attrs
 import pytest
 
@@ -27,6 +29,7 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt._checks import parse_base_url
+from faasrt._endpoint_urls import address_of, configured_url, replica_at, split_endpoint
 from faasrt.config import names_endpoints
 
 
@@ -116,6 +119,37 @@ def test_base_urls_name_protocols() -> None:
         parse_base_url("judge0+http://host")
     with pytest.raises(ConfigurationError, match=r"must look like piston\+http://host:port"):
         parse_base_url("piston+ftp://host")
+
+
+def test_base_urls_of_names() -> None:
+    """`dns+` comes first. The endpoint of a replica has its address at the end, and the same protocol and HTTP URL."""
+    url = parse_base_url("DNS+Piston+HTTP://Host:1/api/v2/")
+    assert url == "dns+piston+http://Host:1/api/v2"
+    for address in ("10.0.0.1", "fd00::1"):
+        replica = replica_at(url, address)
+        assert replica == f"piston+http://Host:1/api/v2#{address}"
+        assert split_endpoint(replica) == split_endpoint(url) == ("piston", "http://Host:1/api/v2")
+        assert (address_of(replica), configured_url(replica)) == (address, url)
+    assert (address_of("http://a:1"), configured_url("http://a:1")) == ("", "http://a:1")
+    for wrong in ("piston+dns+http://host", "dns+dns+http://host"):
+        with pytest.raises(ConfigurationError, match=r"known protocol .* \(dns\+ comes first, and once\)"):
+            parse_base_url(wrong)
+    with pytest.raises(ConfigurationError, match=r"must look like dns\+http://host:port"):
+        parse_base_url("dns+ftp://host")
+    with pytest.raises(ConfigurationError, match="no fragment"):
+        parse_base_url("http://host:1#10.0.0.1")
+    settings = Settings.from_env({"COZE_LOOP_FAAS_URL": "dns+http://a:1, http://b:1,dns+piston+http://c:1"})
+    assert settings.endpoints[Language.PYTHON] == ("dns+http://a:1", "http://b:1", "dns+piston+http://c:1")
+    assert settings == pickle.loads(pickle.dumps(settings))
+
+
+async def test_names_exclude_options_that_choose_the_address() -> None:
+    """A proxy, or a session of the caller, would resolve the name itself."""
+    with pytest.raises(ConfigurationError, match=r"proxy must be None with dns\+http://a:1"):
+        Settings(endpoints={"py": ["http://b:1", "dns+http://a:1"]}, proxy="http://proxy:1")
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ConfigurationError, match="session must be None"):
+            Settings.from_url("dns+http://a:1", session=session)
 
 
 def test_endpoints_of_services_may_have_other_languages() -> None:

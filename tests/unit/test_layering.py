@@ -42,6 +42,7 @@ LAYERS = [
     ("faasrt._runtime_base", 8.5),
     ("faasrt.judging", 4.5),
     ("faasrt.config", 4),
+    ("faasrt.discovery", 3.5),
     ("faasrt.results", 4),
     ("faasrt._sqlite_cache", 4),
     ("faasrt._checks", 3),

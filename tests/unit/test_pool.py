@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from faasrt import BreakerSettings, DeadlineExceededError, LimiterSettings, QueueFullError, Settings
+from faasrt import BreakerSettings, DeadlineExceededError, LimiterSettings, QueueFullError, RetrySettings, Settings
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.transport.pool import Permit, PermitPool
+from faasrt.transport.retry import RetryBudget
 
 
 class Clock:
@@ -565,6 +566,97 @@ def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (pool.in_flight, pool.queued) == (0, 0)
         assert peak <= most
+        assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.endpoints())
+
+    asyncio.run(play())
+
+
+def test_a_higher_cap_lifts_only_limits_that_the_old_one_restricted() -> None:
+    """The capacity of the server, and a limit that has shrunk, stay. A lower cap applies at once."""
+    for capacity, expected in ((None, 16), (7, 7)):
+        restricted = AdaptiveLimit(2)
+        restricted.set_cap(300)
+        assert restricted.limit == 1
+        restricted.set_capacity(capacity)
+        restricted.set_cap(2)
+        assert restricted.limit == 2
+        restricted.set_cap(300)
+        assert restricted.limit == expected
+    shrunk = AdaptiveLimit(10)
+    shrunk.set_capacity(None)
+    shrunk.shrink(100, 99)
+    shrunk.set_cap(300)
+    assert shrunk.limit == 9
+
+
+def test_a_full_budget_stays_full() -> None:
+    for level, budget, expected in ((50, 100, 100), (20, 100, 20), (40, 30, 30)):
+        one = RetryBudget(RetrySettings())
+        one.level = level
+        one.reconfigure(RetrySettings(budget=budget))
+        assert one.level == expected
+
+
+CHANGES = st.one_of(
+    st.lists(st.sampled_from(["http://a#1", "http://a#2", "http://a#3"]), min_size=1, unique=True), st.integers(1, 5)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=30),
+    changes=st.lists(CHANGES, min_size=1, max_size=30),
+)
+def test_no_permit_is_lost_while_replicas_change(
+    plan: list[tuple[str, int, bool]], changes: list[list[str] | int]
+) -> None:
+    """After any order of calls and changes, all permits are released, and only the replicas that stay are known.
+
+    An endpoint that has left is reported once, and not while it has calls in flight.
+    """
+
+    async def play() -> None:
+        replicas, idle = ["http://a#1"], list[str]()
+
+        def on_idle(url: str) -> None:
+            assert not any(endpoint.url == url for _, endpoint in pool.endpoints())
+            idle.append(url)
+
+        pool = PermitPool(
+            Settings(limiter=LimiterSettings(max_concurrency=2)),
+            clock=Clock(),
+            random=random.Random(5).random,
+            replicas_of=lambda urls: [*replicas] if urls else [],
+            on_idle=on_idle,
+        )
+
+        async def call(family: str, turns: int) -> None:
+            choice = await pool.acquire(pool.group(family, ["dns+http://a"]), within_s=60)
+            try:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                assert choice.endpoint in [endpoint for _, endpoint in pool.endpoints()]
+            finally:
+                pool.release(choice, None)
+
+        tasks = []
+        for index, (family, turns, cancelled) in enumerate(plan):
+            tasks.append(asyncio.create_task(call(family, turns)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if cancelled:
+                tasks[-1 - turns % len(tasks)].cancel()
+            change = changes[index % len(changes)]
+            if isinstance(change, int):
+                limiter = LimiterSettings(max_concurrency=change)
+                pool.reconfigure(Settings(limiter=limiter), lambda group: group.urls)
+            else:
+                replicas[:] = change
+                pool.refresh()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert not [end for end in ends if isinstance(end, Exception)]
+        assert (pool.in_flight, pool.queued) == (0, 0)
+        assert {endpoint.url for _, endpoint in pool.endpoints()} <= set(replicas)
         assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.endpoints())
 
     asyncio.run(play())

@@ -1,0 +1,68 @@
+"""Discovery: one URL for all replicas behind a name.
+
+In `dns+http://faas:8000` the host name stands for all its addresses (A and AAAA records). Each address is a replica of
+its own, with a circuit breaker, a limit, metrics and connections of its own. `dns+` comes first, before the protocol:
+`dns+piston+http://piston:2000/api/v2`. Such a URL works wherever an endpoint is named, also beside others.
+
+**Why.** Connections are kept open. Behind a virtual IP, such as that of an ordinary Service in Kubernetes, each new
+connection goes to some pod, and stays there. So a client uses the few pods to which it happens to be connected, cannot
+see which one is full or fails, and finds new pods late. `faasrt.docs.concurrency` shows the headless Service that has
+the addresses of the pods.
+
+**When.** Nothing is looked up before the first call. While calls are made, in flight or waiting, the name is looked up
+again in each period, in the background. After a pause, the first call waits for a look-up, for at most
+`TimeoutSettings.connect_s`. A look-up that fails, takes longer than that, or finds no address changes nothing: the
+last addresses stay, and one warning is logged. If the first look-up fails, calls get a `ConnectError`, which is retried
+like any other.
+
+**Changes.** New replicas get calls at once, also those that wait. A replica that has left gets no new calls; it
+finishes those in flight, and then its connections are closed and its metrics are added to those of the URL.
+
+**Names.** The endpoint of a replica, in results, errors, logs and metrics, is the URL without `dns+`, with the address
+after a "#": `http://faas:8000#10.1.2.3`. The `Host` header, and the name in the server's certificate, are those of the
+URL. A name should resolve to all its addresses; some DNS servers return a part of them each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
+
+import attrs
+
+from faasrt import _checks as checks
+from faasrt._record_type import RecordType
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
+"""An async function that takes a host name and a port, and returns the IP addresses of the name."""
+
+
+@attrs.frozen(kw_only=True)
+class DiscoverySettings(metaclass=RecordType):
+    """How often the names in `dns+` URLs are looked up, and by which function.
+
+    Attributes:
+        period_s: The seconds between two look-ups of a name while it is used, above 0 and at most a day. Default: 10.
+        jitter: The part of the period by which it varies at random, so that clients do not ask at the same time: from 0
+            to 0.9. With 0.2, a period of 10 s takes 8 to 12 s. Default: 0.2.
+        resolve: An async function that takes a host name and a port, and returns the IP addresses as strings. An
+            exception that it raises is a look-up that failed. Default: None, which asks the system, in a thread.
+
+    Raises:
+        ConfigurationError: A value is out of range or has the wrong type.
+
+    Example:
+        >>> async def resolve(host, port):
+        ...     return ["10.1.2.3", "10.1.2.4"]
+        >>> settings = Settings.from_url(
+        ...     "dns+http://faas:8000", discovery=DiscoverySettings(period_s=5, resolve=resolve)
+        ... )
+    """
+
+    period_s: float = attrs.field(default=10.0, validator=checks.number(above=0, most=86_400))
+    jitter: float = attrs.field(default=0.2, validator=checks.share)
+    resolve: Resolve | None = attrs.field(default=None, validator=checks.async_function)
+
+    def delay_s(self, random: Callable[[], float]) -> float:
+        """Return the seconds until the next look-up. `random` returns a number in [0, 1)."""
+        return self.period_s * (1 + self.jitter * (2 * random() - 1))

@@ -1,0 +1,235 @@
+"""The endpoints that the runtimes of a factory share: their URLs, health and state, and changes of the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random as random_module
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+
+from faasrt.config import Settings
+from faasrt.errors import ConnectError, UnsupportedLanguageError
+from faasrt.languages import Language
+from faasrt.protocol.registry import protocol_of
+from faasrt.results import EndpointHealth, HealthStatus
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.events import ReplicaRemoved
+from faasrt.telemetry.metrics import EndpointState
+from faasrt.transport.endpoint import Endpoint, Profiles
+from faasrt.transport.fingerprints import FingerprintDirectory
+from faasrt.transport.groups import EndpointGroup
+from faasrt.transport.http import HttpClient
+from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity
+from faasrt.transport.pool import PermitPool
+from faasrt.transport.replicas import ReplicaDirectory, has_names
+from faasrt.transport.retry import RetryBudget
+
+
+class EndpointRegistry:
+    """Owns the sessions and the permits of all runtimes of a factory. The base class of `Transport`.
+
+    Runtimes retain and release it; the last `release` closes the sessions.
+
+    Args:
+        settings: Endpoints, timeouts and limits.
+        emit: Called with the events that do not belong to a call.
+        clock: A monotonic clock in seconds.
+        random: Returns a number in [0, 1), for delays and for the choice of endpoints.
+        on_removed: Called with the base URL of an endpoint that has left.
+
+    Attributes:
+        settings: The settings now. A call in flight uses those at its start, with the endpoints now for each attempt.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: EventDispatcher,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+        on_removed: Callable[[str], None] = lambda endpoint: None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._emit = emit
+        self._on_removed = on_removed
+        self._random = random
+        self._http = HttpClient(settings, clock)
+        self._profiles = Profiles(self._http.get_profile, clock, lambda url: protocol_of(url).profile)
+        self._fingerprints = FingerprintDirectory(self._http.get_health, lambda: self.settings.timeouts.health_s, clock)
+        self._tasks = BackgroundTasks()
+        self._replicas = ReplicaDirectory(
+            settings,
+            clock=clock,
+            random=random,
+            emit=emit,
+            on_change=lambda: self._pool.refresh(),
+            is_busy=lambda: bool(self._pool.in_flight or self._pool.queued),
+        )
+        self._pool = PermitPool(
+            settings,
+            clock=clock,
+            random=random,
+            emit=emit,
+            replicas_of=self._replicas.expand,
+            on_idle=self._remove,
+        )
+        # By family of languages: successes on the servers of one family must not allow retries on those of another.
+        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(self.settings.retry))
+        self._users = 0
+        self._loop = LoopAffinity("runtime")
+
+    def retain(self) -> None:
+        """Count one more runtime that uses this transport."""
+        self._users += 1
+
+    async def release(self) -> None:
+        """Count one runtime less; the last one closes the sessions."""
+        self._users -= 1
+        if self._users == 0:
+            self._loop.release()
+            self._profiles.clear()
+            self._fingerprints.clear()
+            self._pool.close()
+            try:
+                await self._replicas.aclose()
+                await self._tasks.aclose()
+            finally:
+                await self._http.aclose()
+
+    def urls(self, language: Language | str) -> tuple[str, ...]:
+        """Return the URLs in the settings whose services may run a language."""
+        return _urls(self.settings, language)
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Use other settings for further calls, and other endpoints for further attempts and for waiting calls.
+
+        Endpoints that stay keep their circuit breaker, limit and connections.
+
+        Cancellation: changes nothing.
+        """
+        if self._users:
+            self._loop.check()
+        if self._pool.queued:
+            await self._replicas.prepare(settings)  # otherwise waiting calls would have no replica
+        before, self.settings = self.settings, settings
+        self._http.configure(settings)
+        self._replicas.configure(settings)
+        for budget in self._budgets.values():
+            budget.reconfigure(settings.retry)
+
+        def urls_of(group: EndpointGroup) -> Sequence[str]:
+            urls = _urls(settings, group.language)
+            if group.urls == _urls(before, group.language):
+                return urls
+            return [url for url in urls if protocol_of(url).validates]  # its callers wait for a validation
+
+        self._pool.reconfigure(settings, urls_of)
+
+    async def fingerprints(self, language: Language | str) -> dict[str, str | None]:
+        """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
+        self._loop.check()
+        with contextlib.suppress(ConnectError):
+            await self._replicas.update(self.urls(language))
+        return await self._fingerprints.get(language, self._replicas.expand(self.urls(language)))
+
+    async def starts_slowly(self, language: Language | str) -> bool:
+        """Return whether an endpoint starts an interpreter for each request, so that executions should be few.
+
+        The replicas behind a name are alike in this.
+        """
+        with contextlib.suppress(ConnectError):
+            await self._replicas.update(self.urls(language))
+        for url in self.urls(language):
+            replicas = self._replicas.expand([url])
+            known = [profile for replica in replicas if (profile := self._profiles.cached(replica)) is not None]
+            if not known and replicas:
+                known = [await self._profiles.get(replicas[0], self.settings.timeouts.health_s)]
+            if any(profile.cold_start for profile in known):
+                return True
+        return False
+
+    async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
+        """Probe the replicas of several URLs concurrently. A failed probe is an unhealthy result, not an exception."""
+        self._loop.check()
+        async with asyncio.TaskGroup() as group:
+            probes = [group.create_task(self._probe(url)) for url in urls]
+        return HealthStatus(tuple(health for probe in probes for health in probe.result()))
+
+    async def _probe(self, url: str) -> list[EndpointHealth]:
+        try:
+            await self._replicas.update([url])
+        except ConnectError as error:
+            return [
+                EndpointHealth(
+                    endpoint=url, healthy=False, status="unreachable", latency_s=0.0, error=str(error.args[0])
+                )
+            ]
+        return await self._http.probe_all(self._replicas.expand([url]))
+
+    @property
+    def in_flight(self) -> int:
+        return self._pool.in_flight
+
+    @property
+    def queued(self) -> int:
+        return self._pool.queued
+
+    def states(self) -> tuple[EndpointState, ...]:
+        """Return the state of each endpoint that was used."""
+        now = self.clock()
+        return tuple(
+            EndpointState(
+                endpoint=endpoint.url,
+                family=family,
+                state=endpoint.breaker.state,
+                open_s=endpoint.breaker.open_s(now),
+                limit=endpoint.limit.limit,
+                in_flight=endpoint.limit.in_flight,
+                abandoned=endpoint.limit.abandoned(now),
+            )
+            for family, endpoint in self._pool.endpoints()
+        )
+
+    def _endpoints(self, language: Language | str, excluded: Collection[str]) -> Sequence[Endpoint]:
+        """Return the replicas for a language now."""
+        return self._pool.group(language, self.urls(language), excluded=excluded).endpoints
+
+    async def _group(
+        self, urls: tuple[str, ...], language: Language | str, excluded: Collection[str] = ()
+    ) -> EndpointGroup:
+        """Return the replicas with these URLs. Raise ConnectError if a name has no known address, and no other URL
+        has one.
+        """
+        if has_names(urls):
+            await self._replicas.update(urls)
+        return self._pool.group(language, urls, excluded=excluded)
+
+    def _remove(self, url: str) -> None:
+        self._tasks.start(self._forget(url))
+
+    async def _forget(self, url: str) -> None:
+        """Close the connections to an endpoint that has left, and forget everything about it."""
+        # In a task of its own, because the last call reports its end after it has given back the permit.
+        if self._pool.is_used(url):
+            return  # it has come back
+        self._profiles.discard(url)
+        self._fingerprints.forget(url)
+        self._on_removed(url)
+        self._emit(ReplicaRemoved(endpoint=url))
+        await self._http.close_session(url)
+
+
+def _urls(settings: Settings, language: Language | str) -> tuple[str, ...]:
+    urls = settings.endpoints.get(language, ())
+    if urls or language in (Language.PYTHON, Language.JAVASCRIPT):
+        return urls
+    every = dict.fromkeys(url for replicas in settings.endpoints.values() for url in replicas)
+    return tuple(url for url in every if protocol_of(url).lists(language))
+
+
+def unsupported_error(language: Language | str) -> UnsupportedLanguageError:
+    """Return the error for a language whose endpoints have left the settings."""
+    return UnsupportedLanguageError(f"{language} is not supported any more: no endpoint is configured for it")

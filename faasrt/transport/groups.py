@@ -1,0 +1,214 @@
+"""Groups of endpoints: the replicas of a language, which come and go, and the callers that wait for one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Required, TypedDict
+
+import attrs
+
+from faasrt._endpoint_urls import configured_url
+from faasrt.config import Settings
+from faasrt.errors import ServiceError
+from faasrt.languages import Language, family_of
+from faasrt.telemetry.events import EndpointChanged, LimitChanged, Sink
+from faasrt.transport.breaker import Breaker
+from faasrt.transport.endpoint import Endpoint
+from faasrt.transport.limiter import AdaptiveLimit
+
+# The replicas of a name that are asked whether they can run a program. Those of one name are usually alike.
+_MOST_UNABLE = 3
+
+
+def exclude(unable: Sequence[str]) -> set[str]:
+    """Return what a group for a program must not contain: the replicas that cannot run it, and the URLs of names of
+    which three replicas cannot.
+    """
+    names = Counter(configured_url(replica) for replica in unable)
+    return {*unable, *(url for url, count in names.items() if count >= _MOST_UNABLE)}
+
+
+@attrs.frozen(eq=False)
+class Waiter:
+    """A caller that waits for a permit. `granted` gets a `Permit`."""
+
+    ticket: int
+    granted: asyncio.Future[Any]
+    avoid: Collection[str]
+    owner: object
+
+
+@attrs.define(eq=False)
+class EndpointGroup:
+    """The replicas of one language, and the callers that wait for one of them.
+
+    Attributes:
+        language: The language.
+        urls: Their URLs in the settings.
+        excluded: The base URLs of replicas, and names, that do not belong to the group; see `exclude`.
+        endpoints: The replicas now.
+        waiters: The callers.
+    """
+
+    language: Language | str
+    urls: tuple[str, ...]
+    excluded: Collection[str] = ()
+    endpoints: Sequence[Endpoint] = ()
+    # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
+    waiters: OrderedDict[int, Waiter] = attrs.field(factory=OrderedDict)
+
+    @property
+    def first(self) -> Waiter:
+        """The caller that has waited longest. At least one must be waiting."""
+        return next(iter(self.waiters.values()))
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the capacity of each endpoint is known, or will not be requested."""
+        return all(endpoint.limit.is_initialized for endpoint in self.endpoints)
+
+    def skip_capacity(self) -> None:
+        """Record that the capacity of the endpoints will not be requested."""
+        for endpoint in self.endpoints:
+            endpoint.limit.set_capacity(None)
+
+    def unavailable_error(self) -> ServiceError | None:
+        """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
+
+        It is a copy of the last error of an endpoint.
+        """
+        if any(endpoint.breaker.state == "closed" for endpoint in self.endpoints):
+            return None
+        for endpoint in self.endpoints:
+            if endpoint.last_error is not None:
+                error = copy.copy(endpoint.last_error)
+                error.endpoint, error.attempts, error.sent = endpoint.url, 0, "no"
+                return error
+        return None
+
+
+class GroupOptions(TypedDict, total=False):
+    """The arguments of `EndpointGroups` by name."""
+
+    clock: Required[Callable[[], float]]
+    random: Required[Callable[[], float]]
+    emit: Sink
+    replicas_of: Callable[[Sequence[str]], Sequence[str]]
+    on_idle: Callable[[str], None]
+
+
+class EndpointGroups:
+    """Keeps the endpoints and their groups. The base class of `PermitPool`.
+
+    Args:
+        settings: The limits.
+        clock: A monotonic clock in seconds, as fast as the clock of the event loop.
+        random: Returns a number in [0, 1).
+        emit: Called with the events of breakers and limits.
+        replicas_of: Returns the base URLs of the replicas now that have these URLs in the settings.
+        on_idle: Called with the base URL of a replica that has left, after its last call has ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        emit: Sink = lambda event: None,
+        replicas_of: Callable[[Sequence[str]], Sequence[str]] = lambda urls: urls,
+        on_idle: Callable[[str], None] = lambda url: None,
+    ) -> None:
+        self._settings = settings
+        self._max_concurrency = settings.limiter.max_concurrency
+        self._emit = emit
+        self._clock = clock
+        self._random = random
+        self._replicas_of = replicas_of
+        self._on_idle = on_idle
+        self._groups: dict[tuple[str, tuple[str, ...]], EndpointGroup] = {}
+        # The groups with waiting callers, in any order. A dict, because a set has no order that tests can repeat.
+        self._waiting: dict[EndpointGroup, None] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        # Those of `_endpoints` that belong to no group any more, but have calls in flight.
+        self._leaving: dict[tuple[str, str], Endpoint] = {}
+
+    def group(self, language: Language | str, urls: Sequence[str], *, excluded: Collection[str] = ()) -> EndpointGroup:
+        """Return the group of the replicas that have these URLs in the settings, without those that are excluded.
+
+        Groups of one family of languages share the endpoints that they have in common. Do not keep a group across an
+        await, because `reconfigure` may replace it.
+        """
+        key = language, tuple(urls)
+        group = None if excluded else self._groups.get(key)
+        if group is None:
+            group = EndpointGroup(*key, excluded)
+            group.endpoints = self._endpoints_of(group)
+            if not excluded:
+                self._groups[key] = group
+        return group
+
+    def refresh(self) -> None:
+        """Use the replicas that there are now."""
+        used = set()
+        for group in dict.fromkeys((*self._groups.values(), *self._waiting)):
+            group.endpoints = self._endpoints_of(group)
+            used.update(group.endpoints)
+        self._leaving = {key: endpoint for key, endpoint in self._endpoints.items() if endpoint not in used}
+        self._drop_idle()
+
+    def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
+        """Use other settings. Endpoints that stay keep their breakers and limits.
+
+        Args:
+            settings: The settings.
+            urls_of: Returns the URLs in these settings for a group, whose waiting callers then get one of them.
+        """
+        self._settings, self._max_concurrency = settings, settings.limiter.max_concurrency
+        for endpoint in self._endpoints.values():
+            endpoint.breaker.reconfigure(settings.breaker)
+            endpoint.limit.set_cap(self._max_concurrency)
+        groups, self._groups = dict.fromkeys((*self._groups.values(), *self._waiting)), {}
+        for group in groups:
+            group.urls = tuple(urls_of(group))
+            if not group.excluded:
+                self._groups.setdefault((group.language, group.urls), group)
+        self.refresh()
+
+    def is_used(self, url: str) -> bool:
+        """Return whether an endpoint gets calls, or has calls in flight."""
+        return any(used == url for _, used in self._endpoints)
+
+    def endpoints(self) -> list[tuple[str, Endpoint]]:
+        return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
+
+    def _endpoints_of(self, group: EndpointGroup) -> list[Endpoint]:
+        family = family_of(group.language)
+        urls = self._replicas_of([url for url in group.urls if url not in group.excluded])
+        return [self._endpoint(family, url) for url in urls if url not in group.excluded]
+
+    def _drop_idle(self) -> None:
+        """Forget the endpoints that have left and have no calls in flight."""
+        for key in [key for key, endpoint in self._leaving.items() if not endpoint.limit.in_flight]:
+            del self._leaving[key], self._endpoints[key]
+            if not self.is_used(key[1]):
+                self._on_idle(key[1])
+
+    def _endpoint(self, family: str, url: str) -> Endpoint:
+        endpoint = self._endpoints.get((family, url))
+        if endpoint is None:
+
+            def on_breaker() -> None:
+                open_s = breaker.open_s(self._clock())
+                self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, open_s=open_s))
+
+            def on_limit() -> None:
+                self._emit(LimitChanged(endpoint=url, family=family, limit=limit.limit))
+
+            breaker = Breaker(self._settings.breaker, self._random, on_breaker)
+            limit = AdaptiveLimit(self._max_concurrency, on_limit)
+            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit)
+        return endpoint

@@ -1,0 +1,235 @@
+"""The replicas behind the names in `dns+` URLs, which are looked up while calls use them; see `faasrt.discovery`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import math
+import socket
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+from yarl import URL
+
+from faasrt._endpoint_urls import DISCOVERY, replica_at, split_endpoint
+from faasrt.config import Settings
+from faasrt.discovery import Resolve
+from faasrt.errors import ConnectError
+from faasrt.telemetry.events import ReplicaRemoved, ReplicasChanged, Sink
+from faasrt.transport.lifecycle import BackgroundTasks
+
+
+@attrs.define(eq=False)
+class _Name:
+    """The name in one URL.
+
+    Attributes:
+        url: The URL in the settings.
+        replicas: The endpoints of the replicas that the last successful look-up found.
+        failure: Why the last look-up failed; None if it did not.
+        checked: Set when the first look-up has ended, since the name is used or used again.
+        following: The task that looks the name up in each period, while the name is used.
+        look_up: The look-up that runs. One that takes too long goes on, because a thread cannot be stopped.
+        is_used: Whether a call used the name since the last look-up.
+        retry_at: When calls that have other replicas may look the name up again, after its first look-up failed.
+    """
+
+    url: str
+    replicas: tuple[str, ...] = ()
+    failure: str | None = None
+    checked: asyncio.Event = attrs.field(factory=asyncio.Event)
+    following: asyncio.Task[None] | None = None
+    look_up: asyncio.Task[list[str] | Exception] | None = None
+    is_used: bool = False
+    retry_at: float = -math.inf
+
+    @property
+    def is_followed(self) -> bool:
+        return self.following is not None and not self.following.done()
+
+
+class ReplicaDirectory:
+    """Keeps the replicas behind names up to date while calls use them.
+
+    Args:
+        settings: How often names are looked up, by which function, and for how long.
+        clock: A monotonic clock in seconds.
+        random: Returns a number in [0, 1).
+        emit: Called with the events.
+        on_change: Called when the replicas of a name have changed.
+        is_busy: Returns whether any call is in flight or waits.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        emit: Sink,
+        on_change: Callable[[], None],
+        is_busy: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._random = random
+        self._emit = emit
+        self._on_change = on_change
+        self._is_busy = is_busy
+        self._names: dict[str, _Name] = {}
+        self._tasks = BackgroundTasks()
+        self._reconfigured = asyncio.Event()
+
+    def expand(self, urls: Sequence[str]) -> Sequence[str]:
+        """Return the endpoints of these URLs, with the known replicas in the place of those with names."""
+        if not has_names(urls):
+            return urls
+        return [endpoint for url in urls for endpoint in self._known(url)]
+
+    async def update(self, urls: Sequence[str]) -> None:
+        """Look up the names in these URLs if they are not known, and keep them up to date.
+
+        Wait for names that are new, unless there are other replicas, and for those that have not been used for a while.
+
+        Raises:
+            ConnectError: No replica is known, because the look-ups failed.
+        """
+        has_none = not any(map(self._known, urls))
+        names = [self._names.setdefault(url, _Name(url)) for url in urls if url.startswith(DISCOVERY)]
+        for name in names:
+            name.is_used = True
+            if not name.is_followed and (has_none or self._clock() >= name.retry_at):
+                self._start(name)
+        for checked in [name.checked for name in names if has_none or name.replicas]:
+            await checked.wait()
+        if has_none and not any(map(self._known, urls)):
+            reason = names[0].failure or "the look-up was ended"
+            raise ConnectError(f"no address of the name is known: {reason}", endpoint=names[0].url, sent="no")
+
+    async def prepare(self, settings: Settings) -> None:
+        """Look up the names that only these settings have, as these settings say.
+
+        Cancellation: keeps the settings of before.
+        """
+        before, self._settings = self._settings, settings
+        try:
+            urls = {url for replicas in settings.endpoints.values() for url in replicas}
+            names = [self._names.setdefault(url, _Name(url)) for url in urls if not self._known(url)]
+            for name in names:
+                if not name.is_followed:
+                    self._start(name)
+            for name in names:
+                await name.checked.wait()
+        except BaseException:
+            self._settings = before
+            raise
+
+    def configure(self, settings: Settings) -> None:
+        """Use other settings. Names that are not in them are not followed any more."""
+        before, self._settings = self._settings, settings
+        urls = {url for replicas in settings.endpoints.values() for url in replicas}
+        for name in list(self._names.values()):
+            if name.url not in urls:
+                del self._names[name.url]
+                if name.following is not None:
+                    name.following.cancel()
+                self._emit(ReplicaRemoved(endpoint=name.url))
+            if name.look_up is not None and (name.url not in urls or settings.discovery != before.discovery):
+                name.look_up.cancel()  # another function may resolve the name
+                name.look_up = None
+        self._reconfigured.set()  # a new period starts at once
+        self._reconfigured = asyncio.Event()
+
+    async def aclose(self) -> None:
+        """Stop all look-ups, and keep the replicas; a later call starts the look-ups again."""
+        await self._tasks.aclose()
+        for name in self._names.values():
+            name.look_up = None
+        self._reconfigured = asyncio.Event()  # the next call may be made in another event loop
+
+    def _known(self, url: str) -> Sequence[str]:
+        if not url.startswith(DISCOVERY):
+            return (url,)
+        name = self._names.get(url)
+        return () if name is None else name.replicas
+
+    def _start(self, name: _Name) -> None:
+        checked = name.checked = asyncio.Event()
+        name.following = self._tasks.start(self._follow(name))
+        # Not in the task, because a task that is cancelled before its first step runs no code.
+        name.following.add_done_callback(lambda task: checked.set())
+
+    async def _follow(self, name: _Name) -> None:
+        """Look a name up in each period, as long as it is used."""
+        while True:
+            name.is_used = False
+            await self._look_up(name)
+            name.checked.set()
+            delay_s = self._settings.discovery.delay_s(self._random)
+            if not name.replicas:
+                name.retry_at = self._clock() + delay_s
+                return  # a call without any replica looks it up again at once
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._reconfigured.wait()
+            if not name.is_used and not self._is_busy():
+                return
+
+    async def _look_up(self, name: _Name) -> None:
+        if name.look_up is None:
+            resolve = self._settings.discovery.resolve or resolve_by_system
+            name.look_up = self._tasks.start(_addresses(resolve, *_host_and_port(name.url)))
+        look_up, within_s = name.look_up, self._settings.timeouts.connect_s
+        done, _ = await asyncio.wait({look_up}, timeout=within_s)
+        if not done:
+            self._record_failure(name, TimeoutError(f"no answer within {within_s:g} s"))
+            return
+        name.look_up = None
+        found = look_up.result()
+        if isinstance(found, Exception):
+            self._record_failure(name, found)
+        else:
+            self._record(name, [replica_at(name.url, address) for address in found])
+
+    def _record(self, name: _Name, found: Sequence[str]) -> None:
+        before, after = dict.fromkeys(name.replicas), dict.fromkeys(found)
+        added = tuple(replica for replica in after if replica not in before)
+        removed = tuple(replica for replica in before if replica not in after)
+        had_failed, name.failure = name.failure is not None, None
+        name.replicas = (*(replica for replica in before if replica in after), *added)
+        if added or removed or had_failed:
+            self._emit(ReplicasChanged(endpoint=name.url, replicas=len(name.replicas), added=added, removed=removed))
+        if added or removed:
+            self._on_change()
+
+    def _record_failure(self, name: _Name, error: Exception) -> None:
+        had_failed, kind = name.failure is not None, type(error).__name__
+        name.failure = str(error)[:200] or kind
+        if not had_failed:
+            self._emit(ReplicasChanged(endpoint=name.url, replicas=len(name.replicas), error=kind, reason=name.failure))
+
+
+def has_names(urls: Iterable[str]) -> bool:
+    return any(url.startswith(DISCOVERY) for url in urls)
+
+
+async def resolve_by_system(host: str, port: int) -> list[str]:
+    """Return the addresses of a name, A and AAAA, as the system resolves it."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(address[0]) for *_, address in found]
+
+
+async def _addresses(resolve: Resolve, host: str, port: int) -> list[str] | Exception:
+    """Return the addresses of a name, each once, or why there are none. A task that raises would be logged."""
+    try:
+        found = dict.fromkeys(str(ipaddress.ip_address(str(address))) for address in await resolve(host, port))
+        return list(found) or LookupError("the name has no address")
+    except Exception as error:
+        return error
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    http_url = URL(split_endpoint(url)[1])
+    return http_url.raw_host or "", http_url.port or 0
