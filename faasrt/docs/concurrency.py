@@ -48,6 +48,8 @@ some waited: True
 | to leave room for other clients of a server | a small `LimiterSettings(max_concurrency=...)` |
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
+| replicas that come and go | `dns+http://faas:8000`, see "Replicas behind a name" |
+| to change any of these while calls are made | `await manager.reconfigure(settings)` |
 | more tasks per second for many small calls | `run_cases`, or `map(..., coalesce=50)`: many calls share an execution |
 | not to run the same programs again | `cache="DIR"`, see `faasrt.caching` |
 | less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |
@@ -74,6 +76,99 @@ asyncio.run(main())
 
 ```text
 ['ExecutionResult', 'ExecutionResult', 'ExecutionResult', 'QueueFullError', 'QueueFullError']
+```
+
+## Replicas behind a name
+
+`dns+http://faas:8000` stands for all addresses of the name `faas`. The client looks them up, treats each as a replica
+of its own, and follows changes. `faasrt.discovery` has the details.
+
+Without `dns+`, an HTTP client is unfair to replicas behind a virtual IP, such as an ordinary Service in Kubernetes has:
+it keeps its connections open, and each connection stays with the pod that first got it. So one pooled set of
+connections sends all calls to a few pods, while others are idle. The client sees them as one endpoint, so one full pod
+lowers the limit of all, and one broken pod opens the breaker of all. New pods get no calls until connections end.
+
+In Kubernetes, make a headless Service, whose name has the addresses of all ready pods:
+
+    apiVersion: v1
+    kind: Service
+    metadata:
+      name: faas
+    spec:
+      clusterIP: None
+      selector:
+        app: faas
+      ports:
+        - port: 8000
+
+and set `COZE_LOOP_FAAS_URL=dns+http://faas.NAMESPACE.svc.cluster.local:8000`. `dns+` comes first, also before another
+protocol: `dns+piston+http://piston:2000/api/v2`. Such URLs may stand beside others, separated by commas.
+
+```python
+import asyncio
+
+from faasrt import DiscoverySettings, RuntimeManager
+from faasrt.testing import FakeFaaS
+
+
+async def resolve(host, port):  # without it, the system resolves the name
+    return ["127.0.0.1"]
+
+
+async def main():
+    async with FakeFaaS() as faas:
+        url = faas.url.replace("127.0.0.1", "faas")
+        discovery = DiscoverySettings(period_s=5, jitter=0.2, resolve=resolve)
+        async with RuntimeManager.from_url(f"dns+{url}", discovery=discovery) as manager:
+            result = await manager.run_code("print(1)", "python")
+            print(result.endpoint == f"{url}#127.0.0.1")
+
+
+asyncio.run(main())
+```
+
+```text
+True
+```
+
+* The names are looked up every 10 s, less or more by up to a fifth, while calls are made: `DiscoverySettings`. A pod
+  that has gone gets calls until then; they are refused, and retried on another pod. Let pods go on for longer than this
+  after SIGTERM, so that they refuse calls with 503 instead of breaking connections.
+* The log has one line when the addresses change (INFO), and one when look-ups begin to fail (WARNING). The last known
+  addresses stay in use. `faasrt.telemetry.prometheus` has `faasrt_replicas` and `faasrt_lookup_failing`.
+* Many replicas need more connections: one for each call in flight, at most `max_concurrency`, and those that were idle
+  for less than 4 s.
+* `proxy` and `session` of the settings are not possible together with `dns+`, because they choose the address.
+
+## Change settings at run time
+
+`await manager.reconfigure(settings)` replaces endpoints, limits, timeouts, the token and all other settings, without
+closing anything. Calls in flight finish as they were. Calls that wait, and further attempts, go to the new endpoints.
+Endpoints that stay keep their connections, breaker and limit. Wrong settings are refused, and nothing changes.
+`logger`, `telemetry` and `cache` of a manager cannot change, nor can the embedded FaaS.
+
+```python
+import asyncio
+
+from faasrt import LimiterSettings, RuntimeManager, Settings
+from faasrt.testing import FakeFaaS
+
+
+async def main():
+    async with FakeFaaS() as old, FakeFaaS() as new:
+        async with RuntimeManager(settings=Settings(endpoints={"python": old.url})) as manager:
+            await manager.run_code("print(1)", "python")
+            limiter = LimiterSettings(max_concurrency=64)
+            await manager.reconfigure(Settings(endpoints={"python": new.url}, limiter=limiter))
+            await manager.run_code("print(2)", "python")
+            print(old.executions, new.executions)
+
+
+asyncio.run(main())
+```
+
+```text
+1 1
 ```
 
 ## What to look at

@@ -22,7 +22,8 @@
 | FaaS | a server that runs programs ("function as a service") |
 | reference server | python-faas or js-faas, the servers of coze-loop |
 | embedded FaaS | the server of this package: `LocalFaaS`, `faasrt serve` |
-| endpoint | the URL of a FaaS |
+| endpoint | the URL of a FaaS; for a replica that was discovered, with its address: `http://faas:8000#10.1.2.3` |
+| discovery | looking up the addresses of the name in a `dns+` URL; each address is a replica |
 | endpoint group | the endpoints of a language; each call goes to one of them |
 | profile | the properties of an endpoint, from its `/health` |
 | breaker | stops calls to an endpoint that fails: *closed* lets calls through, *open* stops them, *half-open* probes |

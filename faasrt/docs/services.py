@@ -10,6 +10,7 @@ A URL names the protocol of its service. It works wherever an endpoint is named:
 | `http://host:8000` | coze-loop's python-faas and js-faas, and `faasrt serve` |
 | `sandboxfusion+http://host:8080` | [SandboxFusion](https://github.com/bytedance/SandboxFusion) |
 | `piston+https://host/api/v2` | [Piston](https://github.com/engineer-man/piston) |
+| `dns+http://faas:8000`, `dns+piston+http://...` | one of these at each address of the name (`faasrt.discovery`) |
 
 ```python
 from faasrt import Settings

@@ -15,7 +15,13 @@ A setting, an environment variable or the installation is wrong. The message nam
 * *this manager belongs to another event loop*: a manager works in the loop that used it first. Make one in each
   `asyncio.run`, and one in each worker process of a web server (open it in `lifespan`, not at import).
 * *a FaaS URL must name a known protocol*: the part before `+` in a URL is misspelt, or the package that has this
-  protocol is not installed.
+  protocol is not installed. *dns+ comes first, and once*: write `dns+piston+http://...`.
+* *proxy* (or *session*) *must be None with dns+...*: an HTTP proxy, or a session of yours, resolves names itself.
+  Remove `dns+` or the option.
+* *settings.endpoints must not be empty* from `reconfigure`: pass all settings, not only those that change:
+  `attrs.evolve(settings, limiter=...)`.
+* *settings.endpoints must be empty, because this manager always uses its embedded FaaS*, *token must be the one ...*,
+  *sandbox... must be at most ...*: `reconfigure` cannot change a running embedded FaaS. Make another manager.
 * *listening on ... needs a token* (the command line says *--host ... needs --token*): pass `--token` or set
   `FAASRT_TOKEN`, on the server and for its clients.
 * *cannot listen on 127.0.0.1:8000: ... address already in use*: another process has the port. Choose one with `--port`;
@@ -28,7 +34,8 @@ A setting, an environment variable or the installation is wrong. The message nam
 ### UnsupportedLanguageError
 
 The language is unknown, or no endpoint is configured for it. A URL such as `piston+https://host/api/v2` names a service
-with further languages; see `faasrt.docs.services`. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`.
+with further languages; see `faasrt.docs.services`. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`. *is not
+supported any more* means that `reconfigure` has removed the endpoints of the language.
 
 * *... is not installed on the server*: the embedded FaaS runs C, C++, Go, Rust and Java only with their toolchain. The
   message names its Debian package.
@@ -75,6 +82,12 @@ These are subclasses of `ServiceError`. The message ends with the endpoint, the 
 No server was reached: wrong host or port, a server that is down, a firewall, TLS. Try
 `curl http://HOST:PORT/health`. In a container, `localhost` is the container itself: use the name of the service. The
 code did not run, and the call was already retried.
+
+* *no address of the name is known*: the name in a `dns+` URL was never resolved; the reason follows. Try
+  `getent ahosts NAME` where the client runs. A headless Service has addresses only while pods are ready. If look-ups
+  fail later, the client keeps the last addresses, and logs `replicas_changed` once.
+* *no endpoint is left after a change*: the call waited for a permit when `reconfigure` removed all endpoints of its
+  language.
 
 ### ConnectionLostError
 
