@@ -127,7 +127,7 @@ class RuntimeRegistry:
         async with self._lock:
             self._check_open()
             if self._faas is not None:
-                settings = self._local_settings(settings)
+                settings = self._settings_with_faas(settings)
                 if not self._has_started_faas:
                     self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
                     return
@@ -227,7 +227,7 @@ class RuntimeRegistry:
                 self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
                 self._has_started_faas = True
 
-    def _local_settings(self, settings: Settings) -> Settings:
+    def _settings_with_faas(self, settings: Settings) -> Settings:
         """Return settings with the endpoints of the embedded FaaS. Raise ConfigurationError if it cannot have them."""
         if not isinstance(settings, Settings):
             raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
