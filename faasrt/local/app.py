@@ -173,7 +173,7 @@ class Service:
                 "engine": engine.name,
                 "fingerprint": engine.fingerprint(self._sandbox),
                 "level": engine.level,
-                "level_reason": engine.options.level_reason,
+                "level_reason": engine.level_reason,
                 "input": list(engine.input_fields),
                 "compile_limit_s": engine.compile_limit_s,
                 "cgroup": engine.cgroups is not None,

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import stat
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ import pytest
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.inputs import NO_INPUT
 from faasrt.local.cache import module_dir
-from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines import wasi_python
+from faasrt.local.engines.snapshot_build import read_guest, snapshot_of
 from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.wasi_python import WasiPythonEngine
-from faasrt.local.engines.wasi_sandbox import FreshSandbox, open_sandbox
+from faasrt.local.engines.wasi_sandbox import FreshSandbox, load_files, open_sandbox
 from faasrt.local.engines.wasi_worker import HostBridge, execute
 from support.helpers import WASM
 from support.random_programs import RANDOM
+from support.served import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
@@ -166,7 +169,7 @@ async def test_without_a_snapshot_the_results_are_the_same(local_wasm: RuntimeMa
     bridge = HostBridge(job, threading.Event(), on_begin=lambda: None)
 
     def run_anew() -> dict[str, object]:
-        return execute(bridge, FreshSandbox(module_dir()))
+        return execute(bridge, FreshSandbox(module_dir(), read_guest()))
 
     anew = await asyncio.to_thread(run_anew)
     result = await local_wasm.run_code(code, "python")
@@ -189,7 +192,43 @@ async def test_without_a_snapshot_a_worker_opens_the_slow_sandbox(
 ) -> None:
     """A worker does not need a snapshot."""
     monkeypatch.setattr("faasrt.local.engines.wasi_sandbox.snapshot_of", lambda *arguments: tmp_path / "missing")
-    assert isinstance(await asyncio.to_thread(open_sandbox, module_dir()), FreshSandbox)
+    files = await asyncio.to_thread(load_files, module_dir())
+    assert isinstance(await asyncio.to_thread(open_sandbox, files, lambda tier: None), FreshSandbox)
+
+
+def patch_workers(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:
+    """Let workers execute statements before they open the sandbox. `s` is the module `wasi_sandbox`."""
+    before = f"\nfrom faasrt.local.engines import wasi_sandbox as s\n{statements}\n"
+    monkeypatch.setattr(wasi_python, "_BOOT", wasi_python._BOOT.replace("from ", f"{before}from ", 1))
+
+
+async def test_without_a_snapshot_a_worker_is_confined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confined by the kernel, it can still run programs, with stdin and files too."""
+    patch_workers(monkeypatch, "s.open_snapshot = lambda path: None")
+    code = "import colorsys; print(hasattr(__import__('_reactor'), 'faasrt'), input(), *open('given'))"
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        for _ in range(2):
+            result = await manager.run_code(code, "python", stdin="in", files={"given": "file"})
+            assert (result.stdout, result.metadata["level"]) == ("False in file\n", "confined"), result
+
+
+async def test_a_damaged_snapshot_of_a_package_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker may not change the folder, so it tells the engine. The program runs without the snapshot."""
+    path = module_dir() / f"snapshot-damaged-{uuid.uuid4()}.image"
+    find = "lambda folder, tier, find=s.snapshot_of: folder / name if tier == 'numpy' else find(folder, tier)"
+    patch_workers(monkeypatch, f"name = {path.name!r}\ns.snapshot_of = {find}")
+    monkeypatch.setattr(
+        wasi_python, "snapshot_of", lambda folder, tier: path if tier == "numpy" else snapshot_of(folder, tier)
+    )
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        await manager.get_runtime("python")
+        path.touch(mode=0o600)
+        try:
+            result = await manager.run_code("print('numpy')", "python")
+            await until(lambda: not path.exists())
+        finally:
+            path.unlink(missing_ok=True)
+    assert (result.stdout, result.metadata["level"]) == ("numpy\n", "confined"), result
 
 
 async def test_a_snapshot_that_cannot_be_made_is_logged_once(

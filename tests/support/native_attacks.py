@@ -237,6 +237,43 @@ DENIED = {
     "a call below 0": "call(-1)",
 }  # fmt: skip
 
+# The same for a process in the namespaces of the host. Landlock does not hide whether a path exists.
+DENIED_WITHOUT_NAMESPACES = {
+    **{name: body for name, body in DENIED.items() if name != "stat a file"},
+    "a subprocess": "subprocess.run(['/bin/true'])",
+    "a fork": "os.fork()",
+    "another program": "os.execv('/bin/true', ['true'])",
+    "rights of a file": "os.chmod('CANARY', 0o777)",
+    "times of a file": "os.utime('CANARY')",
+    "owner of a file": "os.chown('CANARY', -1, -1)",
+    "truncate a file": "os.truncate('CANARY', 0)",
+    "a file without an access mode": "os.open('CANARY', 3)",
+    "a terminal of the host": "os.open('/dev/ptmx', 3)",
+    "a table of descriptors for a thread": "call(436, 3, 4, 2)",
+    "truncate a file by opening it": "os.open('CANARY', os.O_RDONLY | os.O_TRUNC)",
+    "unlink a file": "os.unlink('CANARY')",
+    "a file in /tmp": "open('/tmp/faasrt-new', 'w')",
+    "a file in /dev/shm": "open('/dev/shm/faasrt-new', 'w')",
+    "an unnamed file": "os.open('/tmp', os.O_TMPFILE | os.O_RDWR)",
+    "a list of processes": "print(os.listdir('/proc'))",
+    "its own environment": "print(read('/proc/self/environ'))",
+    "the network of the host": "print(read('/proc/net/tcp'))",
+    "a lock that others see": "fcntl.flock(os.open(os.__file__, 0), fcntl.LOCK_EX)",
+    "a lock of a part that others see": "fcntl.lockf(os.open(os.__file__, 0), fcntl.LOCK_SH)",
+    "any Unix socket": "unix()",
+    "a pair of datagram sockets": "socket.socketpair(type=socket.SOCK_DGRAM)",
+    "a message to an address": "socket.socketpair()[0].sendmsg([b'x'], [], 0, 'HOST_SOCKET')",
+    "a pair of sockets, connected anew": "socket.socketpair()[0].connect('HOST_SOCKET')",
+    "a pair of sockets with a name": "socket.socketpair()[0].bind('\\0faasrt-name')",
+    "a signal to the launcher": "os.kill(os.getppid(), 0)",
+    "a signal to a thread of the launcher": "call(234, os.getppid(), os.getppid(), 0)",
+    "a pidfd of the launcher": "os.pidfd_open(os.getppid())",
+    "limits of the launcher": "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)",
+    "cores of the launcher": "os.sched_setaffinity(os.getppid(), {0})",
+    "priority of the launcher": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+    "live on without the launcher": "call(157, 1, 0, 0, 0, 0)",
+}
+
 # Ways to use memory, also outside of one address space. Each program is stopped at the limit of 256 MiB.
 MEMORY = {
     "one process": "x = []\nwhile True: x.append(b'x' * 2**20)",

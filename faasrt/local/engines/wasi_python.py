@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -25,11 +29,14 @@ from faasrt.local.engines.compilation import CompilationEstimate
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.process import STDOUT, STREAMS, ChildProcess
 from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines.snapshot_file import remove_snapshot
 from faasrt.local.engines.snapshot_maker import SnapshotMaker
-from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.tiers import STANDARD_TIER, TIERS
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import ErrorInfo, Outcome
 
+CONFINED = "confined"
+"""The level of an engine whose worker processes have confined themselves."""
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
 # A worker itself ends its program at the time limit. A worker that has not answered this much later is killed.
 _ANSWER_GRACE_S = 2.0
@@ -39,9 +46,16 @@ _ESTIMATE_S = 0.5
 
 
 class WasiWorker:
-    """The server's side of a worker, a process that runs one program at a time."""
+    """The server's side of a worker, a process that runs one program at a time.
 
-    def __init__(self, child: ChildProcess) -> None:
+    Args:
+        child: The process.
+        folder: The path of its folder for temporary files, which it creates itself.
+        discard: Called with the tier of a snapshot that the worker cannot use.
+    """
+
+    def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
+        self.folder, self._discard = folder, discard
         self.child, self.ended, self.kill = child, child.ended, child.kill
         self._buffer = bytearray()
         # None means that the process has ended.
@@ -132,6 +146,8 @@ class WasiWorker:
             message = json.loads(line)
             if "began" in message:
                 self._began = True
+            elif "discard" in message:
+                self._discard(message["discard"])
             elif "output" in message:
                 if self._live is not None:
                     self._live.put(STREAMS[message["fd"]], base64.b64decode(message["output"]))
@@ -160,6 +176,7 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         self._cache_dir = module_dir()
         # The workers ignore the environment and the working folder (`python -I`), so they get this process's sys.path.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
+        self._numbers = itertools.count(1)  # of workers
         self._peak = options.workers  # so that all workers start at first
         self._maker = SnapshotMaker(self._cache_dir, self._make_snapshot, self.log_failure)
 
@@ -181,8 +198,9 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
                 self._warm.put_nowait(worker)
 
     async def _start(self) -> WasiWorker:
-        child = await self._spawn("serve")
-        worker = WasiWorker(child)
+        folder = self.options.folder / f"worker-{next(self._numbers)}"
+        child = await self._spawn("serve", folder)
+        worker = WasiWorker(child, folder, self._discard)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 message = await worker.next_message()
@@ -190,15 +208,35 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
                 raise NotStartedError(f"the Python sandbox cannot start: {message['failed']}")
         except BaseException as error:
             await child.end()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             if isinstance(error, TimeoutError):
                 raise NotStartedError(f"the Python sandbox did not start within {_START_TIMEOUT_S:g} s") from None
             raise
         self.runtime = f"CPython {message['ready']} ({self._package})"
+        self._mark_confined(message["unconfined"])
         return worker
 
-    async def _spawn(self, command: str) -> ChildProcess:
+    def _mark_confined(self, problem: str) -> None:
+        """Record that the last worker has confined itself, or why it has not."""
+        self.level = "" if problem else CONFINED
+        reason = problem and f"the workers of WebAssembly are not confined: {problem}"
+        self.level_reason = "; ".join(filter(None, [self.options.level_reason, reason]))
+
+    def _discard(self, tier: str) -> None:
+        """Remove a snapshot that a worker cannot use, because a confined worker cannot remove it."""
+        if tier in (STANDARD_TIER, *TIERS):
+            self._group.create_task(asyncio.to_thread(self._remove_snapshot, tier))
+
+    def _remove_snapshot(self, tier: str) -> None:
+        remove_snapshot(snapshot_of(self._cache_dir, tier))
+
+    async def _remove_when_ended(self, process: WasiWorker) -> None:
+        await super()._remove_when_ended(process)
+        await asyncio.to_thread(shutil.rmtree, process.folder, ignore_errors=True)
+
+    async def _spawn(self, command: str, folder: Path | None = None) -> ChildProcess:
         argv = [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
-        env = {"TMPDIR": str(self.options.folder), "LANG": "C.UTF-8"}
+        env = {"TMPDIR": str(folder or self.options.folder), "LANG": "C.UTF-8"}
         if "LD_LIBRARY_PATH" in os.environ:
             env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         return await self._spawner.start(argv, env=env, folder=self.options.folder)

