@@ -77,6 +77,9 @@ On `wasm`, calls with `files` or `collect` give the program a working folder in 
 10,000 entries. So does the name matplotlib or seaborn in the program, because matplotlib needs a folder. Data that it
 writes to a file can be read through another open file after `close` or `os.fsync`.
 
+SQLite on `wasm` seeds its `random()` and `randomblob()` from the clock only, and programs that start within the same
+second get the same numbers. Do not use them for secrets. Python's module `secrets` has real random numbers.
+
 ## Differences from Deno
 
 | | `deno run` | `deno` here |
@@ -114,6 +117,13 @@ Native programs and Deno run in a jail that the Linux kernel enforces. It has tw
   Containers with Docker's defaults allow this. Python runs on `wasm` at this level, unless you choose `native` too
   (`faasrt serve --level filters --engine python=native`). Then a program cannot create files, start processes or lock
   files, and it can find out which paths and processes the machine has.
+
+WebAssembly is the first wall around programs on `wasm`. The second one is the level `confined`: before its first
+program, each worker process of `wasm` restricts itself with Landlock, seccomp and rlimits. This needs no namespaces and
+no root. A program that escaped from WebAssembly could then read the compiled sandbox and the snapshots, use a folder of
+its worker, and reach later programs of this worker. It could not reach other files, the network or other processes, or
+start any. Where the kernel does not support this (Linux older than 5.13), programs run without the second wall, and the
+level is "".
 
 `faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
 below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.

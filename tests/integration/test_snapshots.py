@@ -212,6 +212,23 @@ async def test_without_a_snapshot_a_worker_is_confined(monkeypatch: pytest.Monke
             assert (result.stdout, result.metadata["level"]) == ("False in file\n", "confined"), result
 
 
+async def test_a_worker_that_has_compiled_the_sandbox_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compilation has started threads, which Landlock would not restrict. The second time, it is in the cache."""
+    compiled = """
+import os
+def load(*args, original=s.load_module, **options):
+    engine, module, _ = original(*args, **options)
+    is_new = "COMPILED" not in os.environ
+    os.environ["COMPILED"] = "yes"
+    return engine, module, is_new
+s.load_module = load
+"""
+    patch_workers(monkeypatch, compiled)
+    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
+        result = await manager.run_code("print(1)", "python")
+    assert (result.stdout, result.metadata["level"]) == ("1\n", "confined")
+
+
 async def test_a_damaged_snapshot_of_a_package_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker may not change the folder, so it tells the engine. The program runs without the snapshot."""
     path = module_dir() / f"snapshot-damaged-{uuid.uuid4()}.image"

