@@ -56,7 +56,7 @@
 | engine | runs the programs of a language: `native` and `wasm` for Python, `deno` for JavaScript and TypeScript |
 | toolchain | the compiler or interpreter of another language; the engine of that language has its name |
 | jail | what the Linux kernel forbids to the processes of a program |
-| level | the strength of a jail: `namespaces`, or `filters` where a system has no namespaces |
+| level | the strength of a jail: `namespaces`, or `filters` without namespaces; `confined` for processes of `wasm` |
 | launcher | the process that builds a jail once, and starts a process in it for each program |
 | tier | a launcher that has imported certain packages, so that programs that use them start faster |
 | runner | the code in a sandbox that reads a job, runs the program, and reports how it ended |

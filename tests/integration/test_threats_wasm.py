@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import Outcome
+from faasrt import Outcome, ServerError
 from faasrt.local.cache import module_dir
 from faasrt.local.engines.snapshot_build import snapshot_of
 from faasrt.local.engines.tiers import STANDARD_TIER
@@ -51,20 +52,22 @@ FURTHER = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def host(wasm_sandbox: None) -> AsyncIterator[Host]:
-    """Yield a server whose programs have escaped. Its user could not damage the machine, and it has its own cache."""
+async def own_host(wasm_sandbox: None) -> AsyncIterator[Host]:
+    """Yield a server of this user, often root, whose programs have escaped. For harmless attempts."""
+    async with host_of(USERS[0], "auto", engine="wasm", boot=BOOT) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def host(own_host: Host) -> AsyncIterator[Host]:
+    """Yield a server whose programs have escaped. Its user could not damage the machine, and it has its own cache: a
+    copy, whose snapshot the other server has made if it was missing.
+    """
     cached = [*module_dir().glob("*.cwasm"), snapshot_of(module_dir(), STANDARD_TIER), module_dir() / ".lock"]
     user = USERS[0] if os.getuid() else USERS[1]
     async with host_of(user, "auto", engine="wasm", boot=BOOT, cached=cached) as one:
         for harmless in ("os.listdir('/')", "os.kill(-1, 0)"):
             assert (await one.run(attempt(harmless))).stdout.startswith("denied")
-        yield one
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own_host(wasm_sandbox: None) -> AsyncIterator[Host]:
-    """Yield a server of this user, often root, whose programs have escaped. For harmless attempts."""
-    async with host_of(USERS[0], "auto", engine="wasm", boot=BOOT) as one:
         yield one
 
 
@@ -135,6 +138,30 @@ async def test_a_worker_can_use_its_own_folder(own_host: Host) -> None:
     assert (text, Path(folder).exists()) == ("own", True)
     psutil.Process(int(pid)).kill()
     await until(lambda: not Path(folder).exists())
+
+
+MESSAGES = {
+    "no JSON": "b'x\\n'",
+    "no object": "b'1\\n'",
+    "a list": "b'[]\\n'",
+    "a deep list": "b'[' * 10**5 + b'\\n'",
+    "no result": "b'{\"result\": 1}\\n'",
+    "an unknown outcome": 'b\'{"result": {"outcome": "FINE", "files": {}}}\\n\'',
+    "a snapshot that does not exist": 'b\'{"discard": "../x"}\\n\' + b\'{"discard": []}\\n\'',
+    "output without a stream": 'b\'{"output": "eA==", "fd": 9}\\n\'',
+    "a message without an end": "b'x' * 200_000_000",
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+async def test_malformed_messages_of_a_worker_do_not_harm_the_server(host: Host, name: str) -> None:
+    """The program gets a result or an error of the server, and the next program runs."""
+    data = MESSAGES[name]
+    send = f"fd = bridge.on_begin.func.__closure__[0].cell_contents.fileno(); data = memoryview({data})"
+    code = f"bridge.on_begin()\n{send}\nwhile data: data = data[os.write(fd, data):]"
+    with contextlib.suppress(ServerError):
+        assert (await host.run(code)).outcome is Outcome.OK
+    assert (await host.run("print(1)")).stdout == "1\n"
 
 
 REFUSED = {

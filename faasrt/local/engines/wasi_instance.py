@@ -99,7 +99,7 @@ class Instances:
             raise RuntimeError(f"another library has replaced the handler of {problem}")
         preopens: list[Any] = []
         _call._preopens(found, False, None, [], preopens, checked.zip)
-        folder = _private_dirs._Private("wasi-python-").path  # other workers remove it after the end of this one
+        folder = _private_dirs._Private("wasi-python-").path  # the engine removes it after the end of this process
         empty = folder / "empty"
         empty.mkdir()
         # A snapshot contains a table of these folders, so all instances have the same ones, in the same order.

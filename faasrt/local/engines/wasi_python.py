@@ -41,6 +41,8 @@ _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_
 # A worker itself ends its program at the time limit. A worker that has not answered this much later is killed.
 _ANSWER_GRACE_S = 2.0
 _CANCEL_TIMEOUT_S = 1.0
+# The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
+_ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
 _START_TIMEOUT_S = 60.0
 _ESTIMATE_S = 0.5
 
@@ -57,7 +59,7 @@ class WasiWorker:
     def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
         self.folder, self._discard = folder, discard
         self.child, self.ended, self.kill = child, child.ended, child.kill
-        self._buffer = bytearray()
+        self._buffer, self._max_bytes = bytearray(), _MESSAGE_BYTES
         # None means that the process has ended.
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._began = False
@@ -84,6 +86,7 @@ class WasiWorker:
             job.live.on_taken = self._report_taken
         output = {"live": job.live is not None, "kept_bytes": job.kept_bytes}
         given = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
+        self._max_bytes = _MESSAGE_BYTES + _ANSWER_FACTOR * limits.max_output_bytes
         self._send({**given, **output, **attrs.asdict(limits)})
         try:
             async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
@@ -108,11 +111,15 @@ class WasiWorker:
         if "failed" in answer:
             self.child.kill()
             raise self._failure(f"the Python sandbox failed: {answer['failed']}")
-        fields = answer["result"]
-        if fields.get("error"):
-            fields["error"] = ErrorInfo(**fields["error"])
-        fields["files"] = files_from_wire(fields["files"])
-        return EngineResult(**fields, instance_id=name)
+        try:
+            fields = answer["result"]
+            if fields.get("error"):
+                fields["error"] = ErrorInfo(**fields["error"])
+            fields["files"] = files_from_wire(fields["files"])
+            return EngineResult(**fields, instance_id=name)
+        except Exception:
+            self.child.kill()
+            raise self._failure("the Python sandbox sent a malformed answer") from None
 
     def _failure(self, message: str) -> EngineError:
         return EngineError(message) if self._began else NotStartedError(message)
@@ -138,21 +145,30 @@ class WasiWorker:
         if fd != STDOUT:
             return
         self._buffer += data
+        if len(self._buffer) > self._max_bytes:
+            self.child.kill()
+            self._buffer.clear()
+            return
         # Only the new bytes are searched, so that the time is linear in the length of an answer.
         if b"\n" not in data:
             return
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            message = json.loads(line)
-            if "began" in message:
-                self._began = True
-            elif "discard" in message:
-                self._discard(message["discard"])
-            elif "output" in message:
-                if self._live is not None:
-                    self._live.put(STREAMS[message["fd"]], base64.b64decode(message["output"]))
-            else:
-                self._messages.put_nowait(message)
+            try:
+                self._take(json.loads(line))
+            except Exception:  # a program has escaped into the worker, and writes to the server
+                self.child.kill()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "began" in message:
+            self._began = True
+        elif "discard" in message:
+            self._discard(message["discard"])
+        elif "output" in message:
+            if self._live is not None:
+                self._live.put(STREAMS[message["fd"]], base64.b64decode(message["output"]))
+        else:
+            self._messages.put_nowait(message)
 
 
 class WasiPythonEngine(PooledEngine[WasiWorker]):

@@ -276,8 +276,8 @@ def _problem_of(confine: Callable[[], None]) -> str:
     """Return why this process could not be confined, or ""."""
     try:
         confine()
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
     return ""
 
 
