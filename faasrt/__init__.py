@@ -25,6 +25,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change
 * `faasrt.docs.logging_and_metrics`: logs, metrics, traces
+* `faasrt.docs.running_a_fleet`: many servers: Kubernetes, sizing, autoscaling, alerts
 * `faasrt.docs.glossary`: the terms that the documentation and the source code use
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
 

@@ -30,6 +30,7 @@ SECTIONS = {
         "faasrt.docs.troubleshooting": "Troubleshooting",
         "faasrt.docs.concurrency": "Concurrency",
         "faasrt.docs.logging_and_metrics": "Logging and metrics",
+        "faasrt.docs.running_a_fleet": "Running a fleet",
         "faasrt.docs.glossary": "Glossary",
     },
     "Reference": {

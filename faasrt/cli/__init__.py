@@ -14,6 +14,8 @@
     faasrt report RESULTS                 makes one self-contained HTML page about the results of a batch: outcomes,
                                           reasons, languages, latency, throughput, the slowest tasks and
                                           the failed ones
+    faasrt deploy FILE                    prints a file for running many servers: kubernetes, containerfile,
+                                          prometheus-rules or grafana-dashboard (`faasrt.docs.running_a_fleet`)
 
 `faasrt COMMAND --help` lists the options. The program's stdout goes to stdout and its stderr to stderr; messages of
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.

@@ -16,6 +16,7 @@ import click
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
 from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_background, show_start
+from faasrt.cli.deploy import deploy_command
 from faasrt.cli.health_text import describe_engines, describe_languages
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
@@ -343,5 +344,6 @@ def _show(result: ExecutionResult, *, live: bool) -> None:
 
 
 commands.add_command(batch_command)
+commands.add_command(deploy_command)
 commands.add_command(report_command)
 commands.add_command(serve_command)

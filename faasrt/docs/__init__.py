@@ -9,6 +9,7 @@
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy.
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change.
 * `faasrt.docs.logging_and_metrics`: logs, metrics and traces.
+* `faasrt.docs.running_a_fleet`: many servers, on Kubernetes: sizing, autoscaling, security, upgrades and alerts.
 * `faasrt.docs.glossary`: the terms that the documentation and the source code use.
 
 The reference is in the docstrings of `faasrt` and its modules. Every program in the guide is run by the tests, and

@@ -27,7 +27,7 @@ from support.served import CLEAN, PATIENCE_S
 
 GUIDE = [
     *("cookbook", "programs", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
-    "logging_and_metrics",
+    *("logging_and_metrics", "running_a_fleet"),
 ]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
 LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').setLevel('DEBUG')\n"

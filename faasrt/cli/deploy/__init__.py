@@ -1,0 +1,155 @@
+"""The command `deploy`: files for running `faasrt serve` on many machines. It prints them, and sends nothing."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import Any
+
+import click
+
+from faasrt import __version__
+from faasrt.cli.options import Number
+from faasrt.cli.output import OK, write
+
+_GRACE_S = 35
+"""How long a server drains. It is longer than the default time limit of a program, 30 s."""
+_GIB_FOR_SERVER, _GIB_FOR_WORKER = 1.0, 1.5
+_MAX_REPLICAS_FACTOR = 4
+_MOST_REPLICAS = 5000  # pods; the limit of Kubernetes for a cluster is 150,000 pods on 5,000 nodes
+_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# A registry with a port, path, tag and digest, as in registry.example.com:5000/team/faasrt:1.0@sha256:...
+_IMAGE = re.compile(
+    r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
+    r"(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+
+
+class _PatternType(click.ParamType):  # type: ignore[type-arg]
+    """A string that matches a pattern. `description` completes the error, after "must be"."""
+
+    def __init__(self, name: str, pattern: re.Pattern[str], description: str) -> None:
+        self.name, self._pattern, self._description = name, pattern, description
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not self._pattern.fullmatch(value):
+            self.fail(f"{value!r} must be {self._description}", param, ctx)
+        return str(value)
+
+
+@click.group("deploy", short_help="Print files for running a fleet of servers.")
+def deploy_command() -> None:
+    """Print files for running a fleet of servers: manifests for Kubernetes, the definition of an image, alerts for
+    Prometheus, and a dashboard for Grafana.
+
+    Read `python -m pydoc faasrt.docs.running_a_fleet` first.
+    """
+
+
+@deploy_command.command("kubernetes", short_help="Manifests for Kubernetes.", context_settings={"show_default": True})
+@click.option(
+    "--image",
+    type=_PatternType("image", _IMAGE, "the name of an image, such as registry.example.com/faasrt:1.0"),
+    default=f"faasrt:{__version__}",
+    help="The image that was built with `faasrt deploy containerfile`.",
+)
+@click.option("--replicas", type=Number(1, _MOST_REPLICAS), default=2, help="The least number of pods.")
+@click.option(
+    "--max-replicas",
+    type=Number(1, _MOST_REPLICAS),
+    show_default="four times --replicas",
+    help="The largest number of pods.",
+)
+@click.option("--cpus", type=Number(1, 256), default=2, help="The CPUs of a pod, and its workers.")
+@click.option(
+    "--namespace",
+    type=_PatternType("label", _NAMESPACE, "a DNS label: at most 63 of a-z, 0-9 and -, no - at its ends"),
+    show_default="that of kubectl",
+    help="The namespace of all objects.",
+)
+@click.option(
+    "--name",
+    type=_PatternType("label", _NAME, "a DNS label that begins with a letter: at most 63 of a-z, 0-9 and -"),
+    default="faasrt",
+    help="The name of all objects.",
+)
+@click.option(
+    "--python",
+    type=click.Choice(["native", "wasm"]),
+    show_default="native; wasm with --knative",
+    help="The engine of Python programs. native needs a cluster that allows namespaces in a pod; where it does not, "
+    "Python runs on wasm. wasm asks for no such rights.",
+)
+@click.option("--knative", is_flag=True, show_default=False, help="Print a Knative Service instead of a Deployment.")
+def kubernetes_command(
+    image: str,
+    replicas: int,
+    max_replicas: int | None,
+    cpus: int,
+    namespace: str | None,
+    name: str,
+    python: str | None,
+    knative: bool,
+) -> int:
+    """Print manifests as YAML: a Deployment, a headless Service, a PodDisruptionBudget, a HorizontalPodAutoscaler and a
+    NetworkPolicy.
+    """
+    if max_replicas is not None and max_replicas < replicas:
+        raise click.UsageError(f"--max-replicas {max_replicas} must be at least --replicas, {replicas}")
+    if knative and python == "native":
+        raise click.UsageError("--knative needs --python wasm: Knative does not allow what native needs in a pod")
+    host = f"{name}.{namespace}" if namespace else name
+    fields = {
+        "version": __version__,
+        "image": image,
+        "replicas": replicas,
+        "max_replicas": max_replicas or min(_MAX_REPLICAS_FACTOR * replicas, _MOST_REPLICAS),
+        "cpus": cpus,
+        "memory": f"{round(1024 * (_GIB_FOR_SERVER + _GIB_FOR_WORKER * cpus))}Mi",
+        "namespace": namespace,
+        "name": name,
+        "python": python or ("wasm" if knative else "native"),
+        "knative": knative,
+        "grace_s": _GRACE_S,
+        "kubectl": f" -n {namespace}" if namespace else "",
+        "url": f"http://{host}" if knative else f"dns+http://{host}:8000",
+    }
+    write(_render("kubernetes.yaml", fields))
+    return OK
+
+
+@deploy_command.command("containerfile", short_help="The definition of an image.")
+def containerfile_command() -> int:
+    """Print the definition of an image, for `podman build`, `buildah build` or `docker build`."""
+    write(_render("Containerfile", {"version": __version__}))
+    return OK
+
+
+@deploy_command.command("prometheus-rules", short_help="Alerts for Prometheus.")
+def prometheus_rules_command() -> int:
+    """Print a file of alerting rules for Prometheus, on the metrics of servers and clients."""
+    write(_read("prometheus-rules.yaml"))
+    return OK
+
+
+@deploy_command.command("grafana-dashboard", short_help="A dashboard for Grafana.")
+def grafana_dashboard_command() -> int:
+    """Print a dashboard to import into Grafana, with the metrics of servers and clients."""
+    write(_read("grafana-dashboard.json"))
+    return OK
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath("templates", name).read_text("utf-8")
+
+
+def _render(name: str, fields: dict[str, Any]) -> str:
+    import jinja2  # which the other commands do not need
+
+    environment = jinja2.Environment(  # noqa: S701 - this is no HTML, and every value is checked
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(_read(name)).render(fields)

@@ -1,0 +1,270 @@
+"""`faasrt deploy`: manifests and image agree with the official schemas and with the server; bad options are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+import kubernetes_validate
+import pytest
+import yaml
+
+from faasrt import SandboxConfig, __version__
+from faasrt.cli.serve import serve_command
+from faasrt.config import Settings
+from support.cli import faasrt
+
+Manifest = dict[str, Any]
+FLEET = ["--image", "registry.example.com:5000/team/faasrt:1.0", "--replicas", "3", "--namespace", "sandbox"]
+DEPLOYMENTS = [
+    [],
+    FLEET,
+    [*FLEET, "--python", "wasm", "--name", "graders", "--cpus", "8", "--max-replicas", "500"],
+    ["--name", "null", "--namespace", "123", "--image", "1:2"],  # YAML would read these as other types
+]
+KNATIVE = [["--knative"], [*FLEET, "--knative", "--python", "wasm", "--name", "y"]]
+# The first version with user namespaces by default, and the newest one that the validator knows.
+VERSIONS = ["1.33", "1.37"]
+
+
+def printed(*arguments: str) -> str:
+    code, stdout, stderr = faasrt("deploy", *arguments)
+    assert (code, stderr) == (0, "")
+    return stdout
+
+
+def manifests(*arguments: str) -> dict[str, Manifest]:
+    """Return the manifests of `faasrt deploy kubernetes`, by their kind."""
+    found = list(yaml.safe_load_all(printed("kubernetes", *arguments)))
+    by_kind = {one["kind"]: one for one in found}
+    assert len(by_kind) == len(found)
+    return by_kind
+
+
+def pod_of(found: dict[str, Manifest]) -> Manifest:
+    return dict(found.get("Deployment", found["Service"])["spec"]["template"])
+
+
+def container_of(found: dict[str, Manifest]) -> Manifest:
+    [container] = pod_of(found)["spec"]["containers"]
+    return dict(container)
+
+
+def options_of(arguments: list[str], tmp_path: Path) -> dict[str, Any]:
+    """Return the options that `faasrt serve` parses from these arguments. Their token file is replaced by another."""
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    given = [re.sub(r"^--token-file=.*", f"--token-file={token}", argument) for argument in arguments]
+    return serve_command.make_context("serve", given).params
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("arguments", DEPLOYMENTS, ids=" ".join)
+def test_manifests_agree_with_the_schemas_of_kubernetes(arguments: list[str], version: str) -> None:
+    """Every manifest is valid in the strict schemas, which allow no unknown field."""
+    found = manifests(*arguments)
+    assert list(found) == [
+        "Deployment",
+        "Service",
+        "PodDisruptionBudget",
+        "HorizontalPodAutoscaler",
+        "NetworkPolicy",
+    ]
+    for manifest in found.values():
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("arguments", KNATIVE, ids=" ".join)
+def test_the_pod_of_a_knative_service_agrees_with_the_schemas(arguments: list[str], version: str) -> None:
+    """Without the fields that Knative adds, its template is that of a pod."""
+    found = manifests(*arguments)
+    assert list(found) == ["Service", "NetworkPolicy"]
+    assert found["Service"]["apiVersion"] == "serving.knative.dev/v1"
+    kubernetes_validate.validate(found["NetworkPolicy"], version, strict=True)
+    template = pod_of(found)
+    assert template["spec"].pop("timeoutSeconds") > 35
+    assert {"hostUsers", "terminationGracePeriodSeconds", "securityContext"}.isdisjoint(template["spec"])
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **template}, version, strict=True)
+
+
+def test_the_validator_refuses_wrong_manifests() -> None:
+    """An unknown field, a wrong type and a missing field are each an error."""
+    changes: list[Manifest] = [{"replica": 3}, {"selector": 3}, {"template": {"spec": {}}}]
+    for change in changes:
+        manifest = manifests()["Deployment"]
+        manifest["spec"] |= change
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
+def test_selectors_match_the_labels_of_the_pods(arguments: list[str]) -> None:
+    """All selectors name the labels of the pods, and all objects have the same name and namespace."""
+    found = manifests(*arguments)
+    labels = pod_of(found)["metadata"]["labels"]
+    name = arguments[arguments.index("--name") + 1] if "--name" in arguments else "faasrt"
+    assert labels == {"app.kubernetes.io/name": "faasrt", "app.kubernetes.io/instance": name}
+    assert found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    if "Deployment" in found:
+        assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+        [spread] = pod_of(found)["spec"]["topologySpreadConstraints"]
+        assert spread["labelSelector"]["matchLabels"] == labels
+        assert found["Service"]["spec"]["selector"] == labels
+        assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+        target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+        assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    assert {one["metadata"]["name"] for one in found.values()} == {name}
+    namespace = arguments[arguments.index("--namespace") + 1] if "--namespace" in arguments else None
+    assert {one["metadata"].get("namespace") for one in found.values()} == {namespace}
+
+
+@pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
+def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Path) -> None:
+    """`faasrt serve` takes the arguments, listens on the port, has the paths of the probes, and drains in time."""
+    found = manifests(*arguments)
+    pod, container = pod_of(found)["spec"], container_of(found)
+    options = options_of(container["args"], tmp_path)
+    [port] = [one["containerPort"] for one in container["ports"]]
+    assert (options["host"], options["port"]) == ("0.0.0.0", port)
+    paths = json.loads(files("faasrt.local").joinpath("openapi.json").read_text())["paths"]
+    for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": port}
+        assert "get" in paths[path]
+    grace_s = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
+    assert SandboxConfig().timeout_limit_s < options["grace_s"] < grace_s
+    assert str(options["workers"]) == container["resources"]["requests"]["cpu"]
+    engines = dict(options["engines"])
+    assert engines == ({"python": "wasm"} if "wasm" in arguments or "--knative" in arguments else {})
+    token = next(one for one in container["args"] if one.startswith("--token-file=")).partition("=")[2]
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    assert set(mounts.values()) == set(volumes)
+    assert volumes[mounts[str(Path(token).parent)]]["secret"]["secretName"].endswith("-token")
+    assert volumes[mounts["/tmp"]]["emptyDir"]["medium"] == "Memory"
+    if "Deployment" in found:
+        [service_port] = found["Service"]["spec"]["ports"]
+        assert (found["Service"]["spec"]["clusterIP"], service_port["port"]) == ("None", port)
+        assert service_port["targetPort"] == container["ports"][0]["name"]
+
+
+@pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
+def test_pods_have_few_rights_and_no_egress(arguments: list[str]) -> None:
+    """The root is read-only, the user is not root, capabilities and escalation are gone, and nothing may leave."""
+    found = manifests(*arguments)
+    policy, security = found["NetworkPolicy"]["spec"], container_of(found)["securityContext"]
+    assert "Egress" in policy["policyTypes"]
+    assert policy["egress"] == []
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert (security["readOnlyRootFilesystem"], security["runAsNonRoot"]) == (True, True)
+    assert security["allowPrivilegeEscalation"] is False
+    if "Deployment" in found:
+        [rule] = policy["ingress"]
+        assert rule["ports"] == [{"port": container_of(found)["ports"][0]["name"]}]
+        assert rule["from"] == [{"podSelector": {}}]
+        assert pod_of(found)["spec"]["automountServiceAccountToken"] is False
+        assert pod_of(found)["spec"]["hostUsers"] is False
+    else:
+        assert found["Service"]["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
+
+
+def test_only_native_python_asks_for_namespaces() -> None:
+    """With `wasm`, the pod fits the Pod Security level `restricted`, which allows neither of these settings."""
+    security = container_of(manifests())["securityContext"]
+    assert security["procMount"] == "Unmasked"
+    assert security["seccompProfile"] == security["appArmorProfile"] == {"type": "Unconfined"}
+    for arguments in (["--python", "wasm"], ["--knative"]):
+        security = container_of(manifests(*arguments))["securityContext"]
+        assert {"procMount", "appArmorProfile"}.isdisjoint(security)
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_replicas_are_the_limits_of_the_autoscaler() -> None:
+    """`--replicas` is the least number of pods, and four times that the default of the largest."""
+    scaling = manifests("--replicas", "3")["HorizontalPodAutoscaler"]["spec"]
+    assert (scaling["minReplicas"], scaling["maxReplicas"]) == (3, 12)
+    scaling = manifests("--replicas", "3", "--max-replicas", "3")["HorizontalPodAutoscaler"]["spec"]
+    assert (scaling["minReplicas"], scaling["maxReplicas"]) == (3, 3)
+    notes = pod_of(manifests("--knative", "--replicas", "2", "--max-replicas", "9"))["metadata"]["annotations"]
+    assert notes["autoscaling.knative.dev/min-scale"] == "2"
+    assert notes["autoscaling.knative.dev/max-scale"] == "9"
+    assert "replicas" not in manifests()["Deployment"]["spec"]
+
+
+def test_the_url_for_clients_is_in_the_comments() -> None:
+    """It can be used as it stands, and names the Service, its namespace and its port."""
+    for arguments, expected in (
+        ([], "dns+http://faasrt:8000"),
+        (FLEET, "dns+http://faasrt.sandbox:8000"),
+        ([*FLEET, "--knative"], "http://faasrt.sandbox"),
+    ):
+        [url] = re.findall(r"COZE_LOOP_FAAS_URL=(\S+)", printed("kubernetes", *arguments))
+        assert url == expected
+        assert Settings.from_url(url).endpoints["python"] == (url,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicas", "0"], "'--replicas': 0 must be at least 1"),
+        (["--replicas", "2.5"], "'--replicas': '2.5' is not a whole number"),
+        (["--replicas", "5", "--max-replicas", "4"], "--max-replicas 4 must be at least --replicas, 5"),
+        (["--cpus", "0"], "'--cpus': 0 must be at least 1"),
+        (["--name", "My_Fleet"], "'--name': 'My_Fleet' must be a DNS label"),
+        (["--name", "1st"], "'--name': '1st' must be a DNS label"),
+        (["--name", "a" * 64], "must be a DNS label"),
+        (["--name", "fleet-"], "must be a DNS label"),
+        (["--name", ""], "'--name': '' must be a DNS label"),
+        (["--namespace", "a.b"], "'--namespace': 'a.b' must be a DNS label"),
+        (["--namespace", "a\nb: c"], "must be a DNS label"),
+        (["--image", "faasrt:1\nprivileged: true"], "must be the name of an image"),
+        (["--image", "Faasrt"], "'--image': 'Faasrt' must be the name of an image"),
+        (["--image", "https://registry.example.com/faasrt"], "must be the name of an image"),
+        (["--python", "deno"], "'--python': 'deno' is not one of 'native', 'wasm'"),
+        (["--knative", "--python", "native"], "--knative needs --python wasm"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], message: str) -> None:
+    """The error names the option, and nothing is printed."""
+    code, stdout, stderr = faasrt("deploy", "kubernetes", *arguments)
+    assert (code, stdout) == (2, "")
+    assert message in stderr
+
+
+@pytest.mark.parametrize(
+    "image", ["faasrt", "a.b/c", "localhost:5000/faasrt", "r.io/a/b_c:V.1-x", f"x@sha256:{'0' * 64}"]
+)
+def test_names_of_images_are_accepted(image: str) -> None:
+    """Registry, port, path, tag and digest are optional."""
+    assert container_of(manifests("--image", image))["image"] == image
+
+
+def test_the_image_agrees_with_the_manifests(tmp_path: Path) -> None:
+    """Both have the same user, cache folder and token file, and the server accepts the command of the image."""
+    lines = printed("containerfile").splitlines()
+    steps = dict(line.split(" ", 1) for line in lines if re.match("FROM|ENV|USER|EXPOSE|ENTRYPOINT|CMD", line))
+    container = container_of(manifests())
+    assert f'"faasrt[local,science]=={__version__}"' in "\n".join(lines)
+    security = container["securityContext"]
+    assert steps["USER"] == f"{security['runAsUser']}:{security['runAsGroup']}"
+    cache = steps["ENV"].removeprefix("FAASRT_CACHE_DIR=")
+    assert f"{cache}/programs" in {one["mountPath"] for one in container["volumeMounts"]}
+    assert json.loads(steps["ENTRYPOINT"]) == ["faasrt", "serve"]
+    command = json.loads(steps["CMD"])
+    assert set(command) <= set(container["args"])
+    assert str(options_of(command, tmp_path)["port"]) == steps["EXPOSE"]
+    assert re.search(r"^RUN faasrt warmup --engine python=wasm$", "\n".join(lines), re.MULTILINE)
+
+
+def test_deploy_without_a_file_shows_the_files() -> None:
+    """The help lists what can be printed."""
+    code, stdout, stderr = faasrt("deploy", "--help")
+    assert (code, stderr) == (0, "")
+    for name in ("kubernetes", "containerfile", "prometheus-rules", "grafana-dashboard"):
+        assert re.search(rf"^  {name} ", stdout, re.MULTILINE)
+    with pytest.raises(click.UsageError):
+        serve_command.make_context("serve", ["--no-such-option"])
