@@ -64,8 +64,8 @@ because Knative spreads requests itself.
 ## Discovery
 
 The Service is headless: its name resolves to the addresses of all pods that are ready. `dns+http://` makes the client
-look the name up regularly, and treat each address as a replica, with a circuit breaker, a limit and metrics of its
-own. A pod that leaves finishes its calls.
+look the name up every 10 s while it is used, and treat each address as a replica, with a circuit breaker, a limit and
+metrics of its own. A pod that leaves finishes its calls. `faasrt.discovery` has the details and the settings.
 
 Do not put one virtual address in front, that of a normal Service or of a load balancer for connections. A client keeps
 its connections open, and all requests on a connection go to the same pod. So a client would use a few pods only, new
@@ -156,14 +156,15 @@ time, or start a second fleet with another `--name`. HTTP inside the cluster is 
 ## Upgrades and changes
 
 * **A new image.** `kubectl apply` replaces pods one by one: a new pod must be ready before an old one stops.
-* **SIGTERM.** `/readyz` answers 503 at once. Programs in flight have 35 s (`--grace-s`) to finish. New requests get 503
-  with `x-faasrt-not-started: 1`, and go elsewhere. Keep `terminationGracePeriodSeconds` above `--grace-s`, and this
-  above `--timeout-s`.
+* **A pod that goes** leaves the Service at once, and serves on for 45 s (`preStop`), because clients and DNS servers
+  know its address until then. Then comes SIGTERM: `/readyz` and new programs get 503 with `x-faasrt-not-started: 1`,
+  and go elsewhere. Programs in flight have 35 s (`--grace-s`) to finish. Keep `terminationGracePeriodSeconds` above
+  the sum of both, and `--grace-s` above `--timeout-s`.
 * **SIGHUP.** The server reads `--config`, the token file and the certificates again. Calls in flight keep what they
   started with. A wrong file is refused as a whole, with a line in the log, and the server goes on as before.
 * **Versions.** Servers and clients of one minor version work together in any order. Upgrade servers first when a new
   version brings a new feature of the protocol.
-* **Nodes.** The PodDisruptionBudget lets `kubectl drain` take one pod at a time.
+* **Nodes.** The PodDisruptionBudget lets `kubectl drain` take a tenth of the pods at a time, at least one.
 
 ## What to alert on
 

@@ -135,8 +135,9 @@ def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Pa
     for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": port}
         assert "get" in paths[path]
+    leave_s = container["lifecycle"]["preStop"]["sleep"]["seconds"] if "Deployment" in found else 0
     grace_s = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
-    assert SandboxConfig().timeout_limit_s < options["grace_s"] < grace_s
+    assert SandboxConfig().timeout_limit_s < options["grace_s"] < grace_s - leave_s
     assert str(options["workers"]) == container["resources"]["requests"]["cpu"]
     engines = dict(options["engines"])
     assert engines == ({"python": "wasm"} if "wasm" in arguments or "--knative" in arguments else {})

@@ -12,8 +12,13 @@ from faasrt import __version__
 from faasrt.cli.options import Number
 from faasrt.cli.output import OK, write
 
+# How long a pod serves on when it is to go, until all clients have noticed: the longest period of their look-ups, 12 s,
+# and the time for which DNS servers in clusters keep answers, 30 s, rounded up.
+_LEAVE_S = 45
+# How long a server then waits for programs in flight: their default time limit, the longest wait in its queue, and a
+# reserve.
 _GRACE_S = 35
-"""How long a server drains. It is longer than the default time limit of a program, 30 s."""
+_SPARE_S = 10
 _GIB_FOR_SERVER, _GIB_FOR_WORKER = 1.0, 1.5
 _MAX_REPLICAS_FACTOR = 4
 _MOST_REPLICAS = 5000  # pods; the limit of Kubernetes for a cluster is 150,000 pods on 5,000 nodes
@@ -113,7 +118,9 @@ def kubernetes_command(
         "name": name,
         "python": python or ("wasm" if knative else "native"),
         "knative": knative,
+        "leave_s": _LEAVE_S,
         "grace_s": _GRACE_S,
+        "spare_s": _SPARE_S,
         "kubectl": f" -n {namespace}" if namespace else "",
         "url": f"http://{host}" if knative else f"dns+http://{host}:8000",
     }
