@@ -7,18 +7,20 @@ of two servers stops in the middle, and no call is lost:
 ```python
 import asyncio
 
-from faasrt import RuntimeManager
+from faasrt import LimiterSettings, RuntimeManager
 from faasrt.local import LocalFaaS
+
+LIMITER = LimiterSettings(max_concurrency=4)  # one server can run them alone
 
 
 async def main():
-    async with LocalFaaS(["js"], token="secret") as one, LocalFaaS(["js"], token="secret") as two:
+    async with LocalFaaS(["js"]) as one, LocalFaaS(["js"]) as two:
         await asyncio.gather(one.wait_ready("js"), two.wait_ready("js"))
-        async with RuntimeManager.from_url([one.url, two.url], token="secret") as manager:
+        async with RuntimeManager.from_url([one.url, two.url], limiter=LIMITER) as manager:
             calls = [manager.run_code(f"console.log({number} ** 2)", "js") for number in range(40)]
             tasks = [asyncio.create_task(call) for call in calls]
             await tasks[0]
-            await two.aclose()  # programs in flight finish, new ones go to the other server
+            await two.drain()  # as SIGTERM: programs in flight finish, new ones go to the other server
             results = await asyncio.gather(*tasks)
             print(sum(result.ok for result in results), "of", len(results))
 
