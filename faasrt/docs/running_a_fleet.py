@@ -80,7 +80,7 @@ pods would stay idle, and the limits that the client learns would be those of a 
 | CPU | one worker (`--workers`) for each CPU of the pod; `--cpus` sets both |
 | memory | 1 GiB for the server, and 1.5 GiB for each worker at the default limit of 128 MiB for a program |
 | processes | a program may have 64 threads, so allow `podPidsLimit` of at least 100 for each worker, and 200 more |
-| disk | 2 GB for the image, of which the packages take the most, and the compiled sandbox of `wasm` 600 MB |
+| disk | 1.8 GB for the image: packages 0.9 GB, the compiled sandbox of `wasm` 0.7 GB |
 | replicas | programs per second * seconds of CPU per program / workers / 0.7 |
 
 Without `--workers`, a server starts as many as the node has CPUs, whatever the limit of the pod is. A few pods with 4
