@@ -138,22 +138,29 @@ privileges on the node:
 | a user namespace for the pod | `hostUsers: false`: Kubernetes 1.33, containerd 2.0 or CRI-O, Linux 6.3 | no start |
 | user namespaces in the pod | `user.max_user_namespaces` above 0; on Ubuntu a sysctl of AppArmor | level `filters` |
 | mounting /proc | `procMount: Unmasked`: Kubernetes 1.33 | level `filters` |
-| `unshare`, `mount` and others | the seccomp profile `Unconfined`, or one of your own | level `filters` |
+| eight system calls, see below | the seccomp profile `Unconfined`, or one of your own | level `filters` |
 | `mount` on nodes with AppArmor | the AppArmor profile `Unconfined`, or one of your own | level `filters` |
 | leave for these settings | a namespace with the Pod Security level `privileged` | the pods are refused |
 
 `Unconfined` is about the server, which is trusted. Programs always run under faasrt's own filter of system calls, which
-is stricter than the default profile. At the level `filters`, Python runs on `wasm`, and JavaScript in a weaker jail
-without files; nothing else changes. So a fleet may mix nodes; the alert FaasrtLevelIsLow names those that are lower.
+is stricter than the default profile. A seccomp profile of your own needs, besides what RuntimeDefault allows,
+`unshare`, `setns`, `mount`, `mount_setattr`, `umount2`, `pivot_root`, `sethostname`, and `clone` with namespaces. At
+the level `filters`, Python runs on `wasm`, and JavaScript in a weaker jail without files; nothing else changes. So a
+fleet may mix nodes; the alert FaasrtLevelIsLow names those that are lower.
 
 The manifests also give the pod an unprivileged user, a read-only root, no capabilities, no token of Kubernetes, and no
 network beyond answers to requests. Give untrusted code nodes of its own (a taint and a nodeSelector), and read "What is
 not protected" in `faasrt.local`.
 
 The token is read from a file. To change it, change the Secret, wait about a minute until the files have followed, and
-send SIGHUP to the servers. Clients with the old token then get a RejectedError (401). So change theirs at the same
-time, or start a second fleet with another `--name`. HTTP inside the cluster is not encrypted: use `--tls-cert` and
-`--tls-key` with `dns+https://`, or a service mesh.
+send SIGHUP to the servers:
+
+    kubectl -n sandbox get pods -l app.kubernetes.io/instance=faasrt -o name |
+      xargs -I POD kubectl -n sandbox exec POD -- sh -c 'kill -HUP 1'
+
+Clients with the old token then get a RejectedError (401). So change theirs at the same time, or start a second fleet
+with another `--name`. HTTP inside the cluster is not encrypted. With `--tls-cert` and `--tls-key`, the probes need
+`scheme: HTTPS`, and clients `dns+https://`; or use a service mesh.
 
 ## Upgrades and changes
 
