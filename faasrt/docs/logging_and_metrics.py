@@ -94,7 +94,8 @@ asyncio.run(main())
 
 `telemetry=[PrometheusSink()]` counts calls, attempts and retries, and measures queueing and durations, by language and
 endpoint. It needs `pip install 'faasrt[prometheus]'`. `faasrt.docs.cookbook` has a program, and
-`faasrt.telemetry.prometheus` the names of the metrics. Useful alerts:
+`faasrt.telemetry.prometheus` the names of the metrics. `faasrt deploy prometheus-rules` prints alerts for clients and
+servers, and `faasrt deploy grafana-dashboard` a dashboard. The most useful alerts on a client:
 
 | alert | expression |
 |---|---|

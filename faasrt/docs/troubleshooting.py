@@ -175,8 +175,9 @@ engine `native` compiles nothing.
 ### `faasrt health` says that the level is `filters`
 
 The kernel offers no namespaces to this process, as in a container with Docker's default profile. Python then runs on
-`wasm`. To get `namespaces`, run on the host, in a virtual machine, or in a container that allows user namespaces. Do
-not use `--privileged` for this: it removes the container's own isolation.
+`wasm`. To get `namespaces`, run on the host, in a virtual machine, or in a container that allows user namespaces:
+`faasrt deploy containerfile` has the options of podman and docker, and `faasrt.docs.running_a_fleet` those of
+Kubernetes. Do not use `--privileged` for this: it removes the container's own isolation.
 
 ### `the engine native needs the level namespaces`
 
