@@ -67,7 +67,7 @@ because Knative spreads requests itself.
 
 The Service is headless: its name resolves to the addresses of all pods that are ready. `dns+http://` makes the client
 look the name up every 10 s while it is used, and treat each address as a replica, with a circuit breaker, a limit and
-metrics of its own. A pod that leaves finishes its calls.
+metrics of its own. A pod that leaves finishes its calls. `faasrt.discovery` has the details and the settings.
 
 Do not put one virtual address in front, that of a normal Service or of a load balancer for connections. A client keeps
 its connections open, and all requests on a connection go to the same pod. So a client would use a few pods only, new

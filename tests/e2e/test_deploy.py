@@ -15,6 +15,8 @@ import yaml
 
 from faasrt import SandboxConfig, __version__
 from faasrt.cli.serve import serve_command
+from faasrt.config import Settings
+from faasrt.discovery import DiscoverySettings
 from support.cli import faasrt
 from support.snippets import text_of
 
@@ -197,7 +199,7 @@ def test_replicas_are_the_limits_of_the_autoscaler() -> None:
 
 
 def test_the_url_for_clients_is_in_the_comments() -> None:
-    """It names the Service, its namespace and its port."""
+    """It can be used as it stands, and names the Service, its namespace and its port."""
     for arguments, expected in (
         ([], "dns+http://faasrt:8000"),
         (FLEET, "dns+http://faasrt.sandbox:8000"),
@@ -205,6 +207,7 @@ def test_the_url_for_clients_is_in_the_comments() -> None:
     ):
         [url] = re.findall(r"COZE_LOOP_FAAS_URL=(\S+)", printed("kubernetes", *arguments))
         assert url == expected
+        assert Settings.from_url(url).endpoints["python"] == (url,)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +261,13 @@ def test_the_image_agrees_with_the_manifests(tmp_path: Path) -> None:
     assert set(command) <= set(container["args"])
     assert str(options_of(command, tmp_path)["port"]) == steps["EXPOSE"]
     assert re.search(r"^RUN faasrt warmup --engine python=wasm$", "\n".join(lines), re.MULTILINE)
+
+
+def test_pods_serve_until_clients_have_looked_their_name_up_again() -> None:
+    """A client does so within its longest period, and DNS servers may answer with addresses that are 30 s old."""
+    settings = DiscoverySettings()
+    seconds = container_of(manifests())["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert seconds >= settings.period_s * (1 + settings.jitter) + 30
 
 
 def test_the_guide_states_the_figures_of_the_manifests() -> None:
