@@ -81,14 +81,21 @@ async def test_the_kernel_denies_each_attack_of_a_worker(host: Host, body: str) 
     assert await host.sink.all_received() == []
 
 
-@pytest.mark.parametrize("name", ["host", "own_host"])
-async def test_the_canary_finds_no_way_out_of_a_worker(name: str, request: pytest.FixtureRequest) -> None:
-    """The test program of the jail, with resources of the server as traps, also if the server runs as root."""
-    host: Host = request.getfixturevalue(name)
+async def ways_out(host: Host) -> str:
+    """Run the test program of the jail in a worker, with resources of the server as traps. Return what it finds."""
     traps = "{'file': 'CANARY', 'folder': 'FOLDER', 'pid': SERVER_PID, 'system_file': '/etc/passwd', 'port': TCP_PORT,"
     traps += "'path': 'HOST_SOCKET', 'abstract': 'ABSTRACT', 'descriptors': range(4096)}"
     result = await host.run(f"from faasrt.local.jail import canary\nprint(canary.find_ways_out({traps}))")
-    assert result.stdout == "[]\n", result
+    return result.stdout or repr(result)
+
+
+async def test_the_canary_finds_no_way_out_of_a_worker(host: Host) -> None:
+    assert await ways_out(host) == "[]\n"
+
+
+async def test_the_canary_finds_no_way_out_of_a_worker_of_this_user(own_host: Host) -> None:
+    """This user is often root."""
+    assert await ways_out(own_host) == "[]\n"
 
 
 @pytest.mark.skipif(ARCHITECTURE != "x86_64", reason="the numbers are those of x86-64")
