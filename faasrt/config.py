@@ -133,7 +133,8 @@ class RetrySettings(metaclass=RecordType):
 
     Attributes:
         idempotent: Whether programs may run more than once; each call can override this. Default: False.
-        max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
+        max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3. Three
+            times as many if endpoints cannot be reached or refuse the call, and another one is available.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
             actual delay is random, between 0 and this maximum. Default: 0.05.
         max_delay_s: The maximum delay before any retry, in seconds. Default: 2.

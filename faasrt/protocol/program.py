@@ -224,10 +224,18 @@ class GuestResponse:
     @property
     def timed_out(self) -> bool:
         """Whether the code was stopped at its time limit."""
+        return Outcome.TIMEOUT in self._outcomes()
+
+    @property
+    def used_its_time(self) -> bool:
+        """Whether all code ran to its end or to its time limit, so that its duration says how fast the server is."""
+        return self._outcomes() <= {Outcome.OK, Outcome.TIMEOUT}
+
+    def _outcomes(self) -> set[Outcome]:
         outcomes = {record.outcome for record in self.report.records.values()}
         if not self.report.final:
             outcomes.add(self.server_result.outcome)
-        return Outcome.TIMEOUT in outcomes
+        return outcomes
 
     def result(self) -> ExecutionResult:
         """Return the result of a program or a single call."""

@@ -25,15 +25,18 @@ returns its permit and closes its connection.
     another 4xx, a 200 with an `error`, the call's deadline            raised          raised
     any outcome of the code                                            the result      the result
 
-At most three attempts are made, within the deadline of the call. The delays between them are random ("full jitter"),
-and short if another replica is healthy. A budget (ten retries, refilled by successes) limits the load of retries on
-endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one family, and every
-other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has the numbers.
+At most three attempts are made, within the deadline of the call; or nine, while the code was not started and another
+replica is healthy. So a restart of many replicas at once loses no call. The delays between attempts are random ("full
+jitter"), and short if another replica is healthy. A budget (ten retries, refilled by successes) limits the load of
+retries on endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one family, and
+every other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has the
+numbers.
 
-**Replicas.** With several URLs for a language, each call goes to the less loaded of two replicas chosen at random. If a
-replica fails five times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets
-no calls for 5 s, doubling up to 300 s; then one call probes it. If all breakers are open, all replicas are used.
-Failures of the user's code never count. `BreakerSettings` has the numbers.
+**Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
+one, unless that one is known to be slow or has just failed; see `faasrt.docs.concurrency`. If a replica fails five
+times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no calls for 5 s,
+doubling up to 300 s; then one call probes it. If all breakers are open, all replicas are used. Failures of the user's
+code never count. `BreakerSettings` has the numbers.
 
 **Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. In addition, each replica has an
 adaptive limit for each family of languages. It starts at the capacity in its `/health`, which is also its maximum (else

@@ -12,11 +12,20 @@ import attrs
 from faasrt.errors import ServiceError
 from faasrt.protocol.health import EndpointProfile
 from faasrt.transport.breaker import Breaker
+from faasrt.transport.latency import EndpointLatency
 from faasrt.transport.limiter import AdaptiveLimit
 
 UNKNOWN_S = 30.0
 """The seconds after which an endpoint that did not answer `GET /health` is asked again."""
 
+MANY = 16
+"""From this number of endpoints on, a choice looks at a few random ones instead of all."""
+
+_DRAWS = 10
+# So an endpoint that answered lately is used for some more calls before an unknown one is tried.
+_COST_OF_UNKNOWN = 3.0
+# A fixed part, because of several idle endpoints, the one with the largest limit must not get all calls.
+_LOAD_OF_CALL = 0.25
 # If an endpoint fails a health request faster than this, the next call may ask again at once.
 _FAST_FAILURE_S = 0.5
 
@@ -29,60 +38,121 @@ class Endpoint:
         url: The base URL.
         breaker: The circuit breaker.
         limit: The limit on its calls in flight.
+        latency: How slow it is, compared with the other endpoints of its family.
         last_error: The error of the last call that failed because of this endpoint.
     """
 
     url: str
     breaker: Breaker
     limit: AdaptiveLimit
+    latency: EndpointLatency = attrs.field(factory=EndpointLatency)
     last_error: ServiceError | None = None
+
+    def may_take_probe(self, now: float) -> bool:
+        """Return whether the next call may be the probe of its breaker."""
+        return self.breaker.may_probe(now) and self.limit.has_room(now)
+
+    def is_preferred(self, now: float) -> bool:
+        """Return whether it has room, works, and has not just failed or refused calls."""
+        limit = self.limit
+        return (
+            self.breaker.state == "closed"
+            and limit.has_room(now)
+            and not limit.is_backing_off(now)
+            and not self.latency.is_failing(now, limit.in_flight)
+        )
+
+    def cost(self, now: float) -> float:
+        """Return the cost of another call. It grows with the load, and with the slowness of the endpoint."""
+        return (_LOAD_OF_CALL + self.limit.load(now)) * self.latency.slowness(now, self.limit.in_flight)
 
 
 def has_alternative(endpoints: Sequence[Endpoint], now: float, tried: Collection[str]) -> bool:
     """Return whether there is a healthy endpoint with room that has not been tried."""
-    return any(
-        endpoint.url not in tried
-        and endpoint.breaker.state == "closed"
-        and endpoint.limit.has_room(now)
-        and not endpoint.limit.is_backing_off(now)
-        for endpoint in endpoints
-    )
+    return any(endpoint.url not in tried and endpoint.is_preferred(now) for endpoint in endpoints)
 
 
 def choose(
-    endpoints: Sequence[Endpoint], now: float, *, avoid: Collection[str], random: Callable[[], float]
+    endpoints: Sequence[Endpoint],
+    now: float,
+    *,
+    avoid: Collection[str],
+    random: Callable[[], float],
+    recent: Sequence[Endpoint] = (),
 ) -> Endpoint | None:
     """Choose an endpoint that has room.
 
-    If the breaker of an endpoint may be probed, that endpoint gets the call. Otherwise the less loaded of two random
-    endpoints gets it. If every breaker is open or half-open, all endpoints are used as if their breakers were closed.
+    If the breaker of an endpoint may be probed, that endpoint gets the call. Otherwise two random endpoints are
+    compared, and the one gets it on which a call costs less: the less loaded one, unless it is known to be slow. If
+    every breaker is open or half-open, all endpoints are used as if their breakers were closed. An endpoint whose last
+    call failed gets one only if all have failed, or after some seconds.
+
+    In a group of many endpoints, it looks only at some of them, also for probes. A client with few calls would know
+    nothing about most of them, so one that has just answered quickly is compared, too, and gets the call if it is idle.
 
     Args:
         endpoints: The replicas.
         now: The current time of the clock.
-        avoid: Base URLs of endpoints to use only if no other endpoint has room.
+        avoid: Base URLs of endpoints to use only if the breaker of no other endpoint is closed.
         random: Returns a number in [0, 1).
+        recent: Those of the replicas that have answered lately, faster than usual.
 
     Returns:
-        The endpoint, or None if no endpoint has room.
+        The endpoint, or None if no endpoint that may be used has room.
     """
     if len(endpoints) == 1 and endpoints[0].breaker.state == "closed":
         return endpoints[0] if endpoints[0].limit.has_room(now) else None
+    if len(endpoints) >= MANY:
+        drawn = _draw(endpoints, now, avoid=avoid, random=random, recent=recent)
+        if drawn is not None:
+            return drawn
     closed = [endpoint for endpoint in endpoints if endpoint.breaker.state == "closed"]
     if len(closed) < len(endpoints):
         for endpoint in endpoints:
-            if endpoint.breaker.may_probe(now) and endpoint.limit.has_room(now):
+            if endpoint.may_take_probe(now):
                 return endpoint
-    available = [endpoint for endpoint in closed or endpoints if endpoint.limit.has_room(now)]
-    if len(available) > 1:
-        # An endpoint that refuses calls has the smallest load, and would get all further calls.
-        available = [endpoint for endpoint in available if not endpoint.limit.is_backing_off(now)] or available
-        available = [endpoint for endpoint in available if endpoint.url not in avoid] or available
+    # If the others are full, wait for them: an endpoint that is down always has room.
+    usable = [endpoint for endpoint in closed or endpoints if endpoint.url not in avoid] or closed or endpoints
+    usable = [one for one in usable if not one.latency.is_failing(now, one.limit.in_flight)] or usable
+    available = [endpoint for endpoint in usable if endpoint.limit.has_room(now)]
+    # An endpoint that refuses calls has the smallest load, and would get all further calls.
+    available = [endpoint for endpoint in available if not endpoint.limit.is_backing_off(now)] or available
     if len(available) < 2:
         return available[0] if available else None
     first = int(random() * len(available))
     second = (first + 1 + int(random() * (len(available) - 1))) % len(available)
-    return min(available[first], available[second], key=lambda endpoint: endpoint.limit.load(now))
+    return min(available[first], available[second], key=lambda endpoint: endpoint.cost(now))
+
+
+def _draw(
+    endpoints: Sequence[Endpoint],
+    now: float,
+    *,
+    avoid: Collection[str],
+    random: Callable[[], float],
+    recent: Sequence[Endpoint],
+) -> Endpoint | None:
+    """Choose between a recent and two random endpoints. Return None if no healthy one with room was found."""
+
+    def cost(endpoint: Endpoint) -> float:
+        return endpoint.cost(now) * (1.0 if endpoint.latency.is_known(now) else _COST_OF_UNKNOWN)
+
+    found: list[Endpoint] = []
+    most = 2
+    if recent:
+        endpoint = recent[int(random() * len(recent))]
+        if endpoint.is_preferred(now) and endpoint.url not in avoid:
+            found.append(endpoint)
+            most = 3
+    for _ in range(_DRAWS):
+        endpoint = endpoints[int(random() * len(endpoints))]
+        if endpoint.may_take_probe(now):
+            return endpoint
+        if endpoint.is_preferred(now) and endpoint.url not in avoid and endpoint not in found:
+            found.append(endpoint)
+            if len(found) == most:
+                break
+    return min(found, key=cost, default=None)
 
 
 class Profiles:

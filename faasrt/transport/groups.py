@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Required, TypedDict
 
@@ -17,10 +17,13 @@ from faasrt.languages import Language, family_of
 from faasrt.telemetry.events import EndpointChanged, LimitChanged, Sink
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint
+from faasrt.transport.latency import EndpointLatency, TypicalLatency
 from faasrt.transport.limiter import AdaptiveLimit
 
 # The replicas of a name that are asked whether they can run a program. Those of one name are usually alike.
 _MOST_UNABLE = 3
+# A client with few calls in flight needs few replicas.
+_MAX_RECENT = 64
 
 
 def exclude(unable: Sequence[str]) -> set[str]:
@@ -41,6 +44,12 @@ class Waiter:
     owner: object
 
 
+def _use_endpoints(group: EndpointGroup, attribute: object, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    group.members = frozenset(endpoints)
+    group.recent = deque(maxlen=_MAX_RECENT)  # calls in flight add endpoints that may have left to the old one
+    return endpoints
+
+
 @attrs.define(eq=False)
 class EndpointGroup:
     """The replicas of one language, and the callers that wait for one of them.
@@ -51,14 +60,21 @@ class EndpointGroup:
         excluded: The base URLs of replicas, and names, that do not belong to the group; see `exclude`.
         endpoints: The replicas now.
         waiters: The callers.
+        members: The replicas as a set.
+        recent: Those of the replicas that have answered lately, faster than usual.
     """
 
     language: Language | str
     urls: tuple[str, ...]
     excluded: Collection[str] = ()
-    endpoints: Sequence[Endpoint] = ()
+    endpoints: Sequence[Endpoint] = attrs.field(default=(), on_setattr=_use_endpoints)
     # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
     waiters: OrderedDict[int, Waiter] = attrs.field(factory=OrderedDict)
+    members: frozenset[Endpoint] = attrs.field(init=False)
+    recent: deque[Endpoint] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        _use_endpoints(self, None, self.endpoints)
 
     @property
     def first(self) -> Waiter:
@@ -135,6 +151,9 @@ class EndpointGroups:
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         # Those of `_endpoints` that belong to no group any more, but have calls in flight.
         self._leaving: dict[tuple[str, str], Endpoint] = {}
+        self._latencies: dict[str, TypicalLatency] = defaultdict(TypicalLatency)
+        # Whether the limit of any endpoint has changed since all endpoints were offered to the waiting callers.
+        self._limits_changed = False
 
     def group(self, language: Language | str, urls: Sequence[str], *, excluded: Collection[str] = ()) -> EndpointGroup:
         """Return the group of the replicas that have these URLs in the settings, without those that are excluded.
@@ -206,9 +225,11 @@ class EndpointGroups:
                 self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, open_s=open_s))
 
             def on_limit() -> None:
+                self._limits_changed = True
                 self._emit(LimitChanged(endpoint=url, family=family, limit=limit.limit))
 
             breaker = Breaker(self._settings.breaker, self._random, on_breaker)
             limit = AdaptiveLimit(self._max_concurrency, on_limit)
-            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit)
+            latency = EndpointLatency(self._latencies[family])
+            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency)
         return endpoint

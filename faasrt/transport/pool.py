@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Unpack
 
 import attrs
@@ -35,22 +36,27 @@ class Permit:
     Attributes:
         endpoint: The endpoint of the call.
         started: When the permit was granted.
+        recent: The endpoints of its group that have answered lately, faster than usual.
         probe: The number of the probe if the call is a probe of a circuit breaker; None otherwise.
         body: The body of the request; None before it is built, and for requests that run no code.
         run_s: The maximum number of seconds for which the server runs the code.
         cancels_on_disconnect: Whether the server stops the code when the client disconnects.
         has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.
         status: The HTTP status of the answer; None if there is no answer yet.
+        is_sample: Whether the duration of the call says how fast the endpoint is. Programs that fail may end early on
+            an endpoint that lacks something, which must not get more calls for that.
     """
 
     endpoint: Endpoint
     started: float
+    recent: deque[Endpoint] = attrs.field(factory=deque)
     probe: int | None = None
     body: RequestBody | None = None
     run_s: float = 0.0
     cancels_on_disconnect: bool = False
     has_reduced_timeout: bool = False
     status: int | None = None
+    is_sample: bool = False
 
     def may_still_run(self, error: BaseException) -> bool:
         """Return whether the server may still run the code of a call that failed with this error."""
@@ -95,13 +101,13 @@ class PermitPool(EndpointGroups):
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
         """Return a permit for one of the endpoints, or None if the caller must wait. Endpoints whose base URL is in
-        `avoid` are used only if no other one has room.
+        `avoid`, because an earlier attempt has failed there, are used only if the breaker of no other one is closed.
         """
         if group.waiters or self.in_flight >= self._max_concurrency:
             return None
         now = self._clock()
-        endpoint = choose(group.endpoints, now, avoid=avoid, random=self._random)
-        return None if endpoint is None else self._grant(endpoint, now)
+        endpoint = choose(group.endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
+        return None if endpoint is None else self._grant(group, endpoint, now)
 
     async def acquire(
         self,
@@ -111,7 +117,7 @@ class PermitPool(EndpointGroups):
         within_s: float | None = None,
         owner: object = None,
     ) -> Permit:
-        """Acquire a permit for one of the endpoints; first come, first served.
+        """Acquire a permit for one of the endpoints; first come, first served, but retries before other calls.
 
         Args:
             group, avoid: See `try_acquire`.
@@ -128,11 +134,17 @@ class PermitPool(EndpointGroups):
         if permit := self.try_acquire(group, avoid=avoid):
             return permit
         self._check_queue(group)
-        waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner)
+        # The deadline of a retry has begun, and would pass behind a long queue.
+        ticket = -next(self._tickets) if avoid else next(self._tickets)
+        waiter = Waiter(ticket, asyncio.get_running_loop().create_future(), avoid, owner)
+        may_be_next = not group.waiters or self._limits_changed or bool(avoid)
         group.waiters[waiter.ticket] = waiter
+        if avoid:
+            group.waiters.move_to_end(waiter.ticket, last=False)
         self._waiting[group] = None
         self.queued += 1
-        self.wake()
+        if may_be_next:
+            self.wake()
         try:
             async with asyncio.timeout(within_s):
                 granted: Permit = await waiter.granted
@@ -156,6 +168,9 @@ class PermitPool(EndpointGroups):
         now, is_failure = self._clock(), False
         try:
             if error is None:
+                endpoint.latency.add_answer()
+                if permit.is_sample and endpoint.latency.add(now - permit.started, now):
+                    permit.recent.append(endpoint)
                 endpoint.limit.grow()
                 endpoint.breaker.succeed(now, permit.started)
             else:
@@ -173,7 +188,11 @@ class PermitPool(EndpointGroups):
                 self._drop_idle()
             if is_failure and self.queued:
                 self._fail_unavailable_groups()
-            self.wake()
+            was_full = self.in_flight + 1 >= self._max_concurrency
+            if was_full or is_failure or self._limits_changed or endpoint.breaker.state != "closed":
+                self.wake()
+            else:
+                self.wake(endpoint)
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
         """Raise an error in the waiting callers with this owner."""
@@ -181,28 +200,44 @@ class PermitPool(EndpointGroups):
             for waiter in [waiter for waiter in group.waiters.values() if waiter.owner is owner]:
                 self._fail(group, waiter, error)
 
-    def wake(self) -> None:
-        """Grant permits to waiting callers while there is room."""
+    def wake(self, endpoint: Endpoint | None = None) -> None:
+        """Grant permits to waiting callers while there is room.
+
+        Args:
+            endpoint: The only endpoint that can have room, because nothing else has changed since the last time. None
+                looks at all.
+        """
         if not self.queued:
             return
         now = self._clock()
         blocked: list[EndpointGroup] = []
-        waiting = list(self._waiting)
+        if endpoint is None:
+            self._limits_changed = False
+            waiting = list(self._waiting)
+        else:
+            waiting = [group for group in self._waiting if endpoint in group.members]
         while waiting and self.in_flight < self._max_concurrency:
             # The caller that has waited longest comes first, unless none of its endpoints has room.
             group = min(waiting, key=lambda group: group.first.ticket)
             waiter = group.first
             if not waiter.granted.done():  # the future is done if its caller has just been cancelled
-                endpoint = choose(group.endpoints, now, avoid=waiter.avoid, random=self._random)
-                if endpoint is None:
+                endpoints = group.endpoints
+                if endpoint is not None and endpoint.url not in waiter.avoid:
+                    endpoints = (endpoint,)
+                chosen = choose(endpoints, now, avoid=waiter.avoid, random=self._random, recent=group.recent)
+                if chosen is None:
                     blocked.append(group)
                     waiting.remove(group)
                     continue
-                waiter.granted.set_result(self._grant(endpoint, now))
+                waiter.granted.set_result(self._grant(group, chosen, now))
             self._remove(group, waiter)
             if not group.waiters:
                 waiting.remove(group)
-        self._wake_later(blocked, now)
+        if endpoint is None:
+            self.close()
+            self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], now)
+        elif blocked:
+            self._wake_later([endpoint], now)
 
     def close(self) -> None:
         """Cancel the timer that wakes waiting callers."""
@@ -245,6 +280,7 @@ class PermitPool(EndpointGroups):
         if not error.blames_endpoint:
             return False
         permit.endpoint.last_error = error
+        permit.endpoint.latency.add_failure(now)
         breaker.fail(now, permit.started, probe=permit.probe)
         return True
 
@@ -278,24 +314,34 @@ class PermitPool(EndpointGroups):
         else:
             self._remove(group, waiter)
 
-    def _grant(self, endpoint: Endpoint, now: float) -> Permit:
+    def _grant(self, group: EndpointGroup, endpoint: Endpoint, now: float) -> Permit:
         self.in_flight += 1
         endpoint.limit.acquire()
         probe = endpoint.breaker.start_probe() if endpoint.breaker.may_probe(now) else None
-        return Permit(endpoint=endpoint, started=now, probe=probe)
+        return Permit(endpoint=endpoint, started=now, recent=group.recent, probe=probe)
 
-    def _wake_later(self, blocked: list[EndpointGroup], now: float) -> None:
-        """Set a timer for the next time at which an abandoned call stops counting, or a breaker may be probed."""
-        self.close()
+    def _wake_later(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        """Set a timer for the next time at which an abandoned call stops counting, or a breaker may be probed, or an
+        endpoint that failed may be tried.
+        """
         times = [
             moment
-            for group in blocked
-            for endpoint in group.endpoints
+            for endpoint in endpoints
             for moment in (
                 endpoint.limit.next_release(),
                 endpoint.breaker.open_until if endpoint.breaker.state == "open" else None,
+                endpoint.latency.next_trial(now),
             )
             if moment is not None and moment > now
         ]
-        if times:
-            self._timer = asyncio.get_running_loop().call_later(min(times) - now, self.wake)
+        if not times:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + min(times) - now
+        if self._timer is None or self._timer.cancelled() or self._timer.when() > at:
+            self.close()
+            self._timer = loop.call_at(at, self._wake_all)
+
+    def _wake_all(self) -> None:
+        self._timer = None
+        self.wake()

@@ -21,6 +21,9 @@ from faasrt.errors import (
     ServiceError,
 )
 
+# How many times more attempts are allowed if nothing was started, and other endpoints are available.
+_ATTEMPTS_ELSEWHERE = 3
+
 
 class FailureKind(enum.Enum):
     NEVER_SENT = enum.auto()
@@ -105,7 +108,13 @@ def wait_before_retry(
         The delay before the retry in seconds; None to raise the error instead.
     """
     kind = classify(error)
-    if kind is FailureKind.FINAL or attempt >= settings.max_attempts:
+    # Nothing was started, and the next attempt goes elsewhere. While many endpoints restart at the same time, a few
+    # attempts may not find one that runs.
+    elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
+    most = settings.max_attempts
+    if elsewhere and most > 1:
+        most *= _ATTEMPTS_ELSEWHERE
+    if kind is FailureKind.FINAL or attempt >= most:
         return None
     if kind in (FailureKind.FAILED, FailureKind.LOST) and not idempotent:
         return None
@@ -121,8 +130,8 @@ def wait_before_retry(
         wait_s = asked_s + random() * settings.base_delay_s
     if wait_s + min_attempt_s > remaining_s:
         return None
-    # If the request was never sent and another endpoint is available, a retry adds no load.
-    free = kind is FailureKind.NEVER_SENT and has_alternative
+    # An endpoint that is away and another that is not: a retry adds no load.
+    free = elsewhere and (kind is FailureKind.NEVER_SENT or error.status == 503)
     return wait_s if free or budget.spend() else None
 
 

@@ -271,7 +271,7 @@ async def test_endpoints_with_open_breakers_get_almost_no_calls() -> None:
     settings = {
         # A busy machine may hold the event loop for half a second; calls to the healthy endpoint must survive that.
         "timeouts": TimeoutSettings(grace_s=1.8),
-        "breaker": BreakerSettings(base_open_s=60),
+        "breaker": BreakerSettings(base_open_s=60, consecutive_failures=1),
         "retry": RetrySettings(base_delay_s=0.001, max_delay_s=0.002, budget=1_000, throttled_base_delay_s=0.001),
     }
     async with endpoint_group(3, **settings) as (manager, (healthy, refusing, hanging)):
@@ -301,7 +301,7 @@ async def test_endpoints_with_open_breakers_get_almost_no_calls() -> None:
 async def test_a_successful_probe_closes_the_breaker() -> None:
     """One call probes the endpoint. Until it succeeds, a hundred other calls go to the other endpoint."""
     seen: list[Any] = []
-    settings = {"breaker": BreakerSettings(base_open_s=0.05, consecutive_failures=2)}
+    settings = {"breaker": BreakerSettings(base_open_s=0.05, consecutive_failures=1)}
     async with endpoint_group(2, **settings) as (manager, (healthy, failing)):
         await manager.run_code("1", "python")
         manager._factory._emit._sinks += (seen.append,)

@@ -116,13 +116,25 @@ def test_retry_after_is_honoured_within_bounds() -> None:
 
 
 def test_retry_on_another_endpoint_ignores_retry_after() -> None:
-    """A refused call soon goes to another endpoint. If nothing was sent, this does not need the retry budget."""
+    """A refused call soon goes to another endpoint. If the endpoint is away, this does not need the retry budget."""
     assert decide(overloaded(429, 20.0), has_alternative=True) == 0.025
     assert decide(overloaded(503, 1e9), has_alternative=True) == 0.025
     empty = RetryBudget(RetrySettings())
     empty.level = 0.0
     assert decide(ConnectError("x", sent="no"), has_alternative=True, budget=empty) is not None
+    assert decide(overloaded(503, not_started=True), has_alternative=True, budget=empty) is not None
     assert decide(overloaded(429), has_alternative=True, budget=empty) is None
+
+
+@pytest.mark.parametrize("error", [ConnectError("x", sent="no"), overloaded(503, not_started=True), overloaded(429)])
+def test_more_attempts_find_an_endpoint_that_runs(error: ServiceError) -> None:
+    """If nothing was started, and another endpoint is available, up to nine attempts are made instead of three."""
+    assert decide(error, attempt=8, has_alternative=True) is not None
+    assert decide(error, attempt=9, has_alternative=True) is None
+    assert decide(error, attempt=3, has_alternative=False) is None
+    assert decide(error, has_alternative=True, settings=RetrySettings(max_attempts=1)) is None
+    lost = ConnectionLostError("x", sent="maybe")
+    assert decide(lost, attempt=3, has_alternative=True, idempotent=True) is None
 
 
 def test_no_retry_shortly_before_the_deadline() -> None:

@@ -1,0 +1,95 @@
+"""How slow an endpoint is, compared with the others.
+
+Programs differ much more than servers do, so the latency of a few calls says little. An endpoint counts as slow only if
+the difference is too large for chance. All averages are of logarithms: a long program among many short ones hardly
+changes them, and an endpoint that is ten times slower differs by the same amount for short and for long programs.
+"""
+
+from __future__ import annotations
+
+import math
+
+_WEIGHT = 0.1
+"""The weight of the latest call in the average of an endpoint, which therefore covers about 20 calls."""
+_GROUP_WEIGHT = 0.01
+_MIN_RATIO = math.log(2)
+"""Smaller differences are not worth a worse balance."""
+_DEVIATIONS = 3.0
+_FORGET_S = 5.0
+_SHORTEST_S = 0.001
+
+
+class TypicalLatency:
+    """The average latency of all calls to a group of endpoints, and how much it varies."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self.variance = 0.0
+        self._count = 0
+
+    def add(self, value: float) -> None:
+        """Add the logarithm of a duration."""
+        self._count += 1
+        weight = max(_GROUP_WEIGHT, 1 / self._count)
+        difference = value - self.mean
+        self.mean += weight * difference
+        self.variance = (1 - weight) * (self.variance + weight * difference * difference)
+
+
+class EndpointLatency:
+    """The recent latency of an endpoint, compared with the typical one.
+
+    Args:
+        typical: The latency of all endpoints that are compared, which share it. None if there is no other endpoint.
+    """
+
+    def __init__(self, typical: TypicalLatency | None = None) -> None:
+        self._typical = typical or TypicalLatency()
+        self._mean = 0.0
+        self._count = 0
+        self._slowness = 1.0
+        self._updated = float("-inf")
+        self._has_failed = False
+
+    def add(self, duration_s: float, now: float) -> bool:
+        """Record a call that the endpoint has answered. Return whether it was faster than usual."""
+        typical, value = self._typical, math.log(max(duration_s, _SHORTEST_S))
+        self._count += 1
+        self._mean += max(_WEIGHT, 1 / self._count) * (value - self._mean)
+        self._updated = now
+        # The average varies as much as that of this number of calls.
+        calls = min(self._count, 2 / _WEIGHT - 1)
+        difference = self._mean - typical.mean
+        is_slow = difference > max(_MIN_RATIO, _DEVIATIONS * math.sqrt(typical.variance / calls))
+        self._slowness = math.exp(difference) if is_slow else 1.0
+        is_fast = not is_slow and value <= typical.mean
+        typical.add(value)
+        return is_fast
+
+    def add_failure(self, now: float) -> None:
+        """Record a failure of the endpoint."""
+        self._has_failed, self._updated = True, now
+
+    def add_answer(self) -> None:
+        """Record any answer, also one whose duration says nothing."""
+        self._has_failed = False
+
+    def is_failing(self, now: float, in_flight: int) -> bool:
+        """Return whether its last call failed, unless that is some seconds ago and no further call is in flight."""
+        return self._has_failed and (in_flight > 0 or self.is_known(now))
+
+    def next_trial(self, now: float) -> float | None:
+        """Return the time from which it does not count as failing any more; None if it does not count as failing."""
+        return self._updated + _FORGET_S if self._has_failed and self.is_known(now) else None
+
+    def is_known(self, now: float) -> bool:
+        """Return whether a call has ended within the last seconds."""
+        return now < self._updated + _FORGET_S
+
+    def slowness(self, now: float, in_flight: int) -> float:
+        """Return how many times slower the endpoint is than usual; 1 if the difference may be chance.
+
+        After some seconds without the end of a call it is 1 again, so that a call finds out whether the endpoint has
+        recovered. While that call is in flight, the endpoint counts as slow.
+        """
+        return 1.0 if not in_flight and not self.is_known(now) else self._slowness
