@@ -30,7 +30,6 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import importlib
 import json
 import os
 import random
@@ -53,6 +52,7 @@ from benchmarks.harness import parser
 from benchmarks.report import Report
 from benchmarks.simulate import quantile
 from faasrt import LimiterSettings, RuntimeManager, ServiceError, Settings
+from faasrt.discovery import DiscoverySettings
 from faasrt.telemetry.events import Event, ExecutionFinished, ExecutionStarted, RetryScheduled
 
 MODULE = [sys.executable, "-m", "benchmarks.chaos"]
@@ -119,12 +119,11 @@ class Trace:
 
 def discovery(addresses: Path) -> dict[str, Any]:
     """Return the settings for a resolver that reads the addresses of all names from a file."""
-    module = importlib.import_module("faasrt.discovery")
 
     async def resolve(host: str, port: int) -> list[str]:
         return addresses.read_text().split()  # noqa: ASYNC240
 
-    return {"discovery": module.DiscoverySettings(period_s=0.5, resolve=resolve)}
+    return {"discovery": DiscoverySettings(period_s=0.5, resolve=resolve)}
 
 
 async def make_calls(urls: Sequence[str], language: str, numbers: Iterator[int], file: Path) -> None:
