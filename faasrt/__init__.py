@@ -42,16 +42,17 @@ The reference:
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
 * `faasrt.sync`: the same API without asyncio
 * `faasrt.caching`: results that are reused
-* `faasrt.ray`: batches on several machines
+* `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled
 * `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
 * `faasrt.cli`: the command `faasrt`
 * `faasrt.telemetry`: logs, metrics, traces
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`, `faasrt.telemetry.prometheus.PrometheusSink`,
-`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
-`faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other names are internal and may change.
+`faasrt.ray.serve.app`, `faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`,
+`faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`,
+`faasrt.testing.Reply`, `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other names are internal and may
+change.
 
 From coze-loop's Go runtime to faasrt:
 

@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
 
 
+# How long a program may wait in the queue of the embedded FaaS if the settings have no `queue_timeout_s`.
+_QUEUE_S = 30.0
+
+
+def local_settings(settings: Settings) -> tuple[Settings, float]:
+    """Return the settings for calls to an embedded FaaS, and how long a program may wait in its queue, in seconds.
+
+    A program waits before its time limit starts, so the wait is added to the grace time.
+    """
+    queue_s = settings.limiter.queue_timeout_s or _QUEUE_S
+    timeouts = attrs.evolve(settings.timeouts, grace_s=settings.timeouts.grace_s + queue_s)
+    return attrs.evolve(settings, timeouts=timeouts), queue_s
+
+
 class RuntimeRegistry:
     """Keeps one runtime for each language. The base class of `RuntimeManager`."""
 

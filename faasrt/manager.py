@@ -11,7 +11,7 @@ import attrs
 
 from faasrt._map import Map
 from faasrt._map_options import ResultStream, StopOn
-from faasrt._runtimes import RuntimeRegistry
+from faasrt._runtimes import RuntimeRegistry, local_settings
 from faasrt.caching import CacheOption, ResultCache
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, shown
@@ -25,9 +25,6 @@ from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
-
-# How long a program may wait in the queue of the embedded FaaS if the settings have no `queue_timeout_s`.
-_QUEUE_S = 30.0
 
 
 class LocalOptions(TypedDict, total=False):
@@ -182,7 +179,7 @@ class RuntimeManager(RuntimeRegistry):
         if base.endpoints:
             raise ConfigurationError("settings.endpoints must be empty, because the embedded FaaS is the endpoint")
         limits = base.sandbox if sandbox is None else sandbox
-        queue_s = base.limiter.queue_timeout_s or _QUEUE_S
+        settings, queue_s = local_settings(attrs.evolve(base, sandbox=limits))
         # The client and the FaaS share one dispatcher, so that a failing sink is logged only once.
         sinks = (EventDispatcher(check_sinks(telemetry)),)
         make_faas = functools.partial(
@@ -194,9 +191,6 @@ class RuntimeManager(RuntimeRegistry):
             telemetry=(LogSink(logger), *sinks),
             **options,
         )
-        # A program may wait in the queue of the FaaS before its time limit starts.
-        timeouts = attrs.evolve(base.timeouts, grace_s=base.timeouts.grace_s + queue_s)
-        settings = attrs.evolve(base, sandbox=limits, timeouts=timeouts)
         manager = cls(settings=settings, logger=logger, telemetry=sinks, cache=cache)
         manager._make_faas, manager._faas = make_faas, make_faas(languages)
         return manager

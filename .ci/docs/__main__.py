@@ -43,6 +43,7 @@ SECTIONS = {
         "faasrt.cli": "Command line",
         "faasrt.local": "Embedded FaaS",
         "faasrt.ray": "Ray",
+        "faasrt.ray.serve": "Ray Serve",
         "faasrt.telemetry": "Telemetry",
         "faasrt.telemetry.events": "Events",
         "faasrt.telemetry.logs": "Log lines",

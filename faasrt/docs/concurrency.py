@@ -64,6 +64,8 @@ choice with others, in a simulated fleet of a thousand replicas.
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
 | replicas that come and go | `dns+http://faas:8000`, see "Replicas behind a name" |
 | to change any of these while calls are made | `await manager.reconfigure(settings)` |
+| a batch on the machines of a Ray cluster | `faasrt.ray.run_tasks`: each node runs an embedded FaaS |
+| a service that grows with the load | `faasrt.ray.serve`: autoscaled replicas behind one URL, on Ray Serve |
 | more tasks per second for many small calls | `run_cases`, or `map(..., coalesce=50)`: many calls share an execution |
 | not to run the same programs again | `cache="DIR"`, see `faasrt.caching` |
 | less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |

@@ -33,8 +33,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DOCSTRINGS = dict(docstrings.docstrings())
 EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}
-# Blocks the thread and needs a Ray cluster: `test_ray.py` runs it.
-ELSEWHERE = {"faasrt.ray.run_tasks"}
+# Examples that block the thread and need a Ray cluster: `test_ray.py` and `test_ray_serve.py` run them.
+ELSEWHERE = {"faasrt.ray.run_tasks", "faasrt.ray.serve.app"}
 # Public methods for use inside the package only.
 INTERNAL = {"_close_within", "_use_cache"}
 

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 import pickle
-from collections.abc import Iterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import attrs
 import pytest
+import pytest_asyncio
 from anyio.from_thread import start_blocking_portal
 
-from faasrt import Settings
+from faasrt import CodeTask, SandboxConfig, Settings, TestCase
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
 from support import docstrings
@@ -32,6 +35,13 @@ def cluster() -> Iterator[None]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def faas() -> AsyncIterator[LocalFaaS]:
+    async with LocalFaaS(["python"]) as faas:
+        await faas.wait_ready("python")
+        yield faas
 
 
 @contextlib.contextmanager
@@ -83,37 +93,160 @@ def test_each_row_gets_its_result() -> None:
     assert {row["endpoint"] for name, row in found.items() if name < 10} == {url}
 
 
-@pytest.mark.usefixtures("cluster")
-def test_rows_have_input_and_tests() -> None:
+async def run_directly(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+    """Run rows as an actor of `run_tasks` does, without Ray."""
+    import pyarrow
+
+    from faasrt.ray import TaskRunner
+
+    runner = TaskRunner(settings)
+    names = dict.fromkeys(name for row in rows for name in row)
+    batch = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    tables = [table async for table in runner(batch)]
+    assert runner._manager is not None
+    await runner._manager.aclose()
+    found: list[dict[str, Any]] = [row for table in tables for row in table.to_pylist()]
+    return found
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_rows_have_input_and_tests(faas: LocalFaaS) -> None:
     """Arrow gives every row the columns and fields of the others, with null for the missing ones."""
-    with serving(LocalFaaS(["python"])) as faas:
-        rows: list[dict[str, Any]] = [
-            {"name": "input", "code": "print(input(), open('a').read())", "stdin": "in", "files": {"a": "A"}},
-            {"name": "judged", "code": "import sys; print(0 if sys.argv[1:] else int(input()) * 2)", "tests": TESTS},
-            {"name": "wrong", "code": "print(2)", "tests": TESTS, "compare": "exact"},
-        ]
-        rows = [{"language": "py", "stdin": None, "files": None, "tests": None, **row} for row in rows]
-        settings = Settings(endpoints={"python": faas.url})
-        found = {row["name"]: row for row in run(rows, settings, actors=1)}
+    rows: list[dict[str, Any]] = [
+        {"name": "input", "code": "print(input(), open('a').read())", "stdin": "in", "files": {"a": "A"}},
+        {"name": "judged", "code": "import sys; print(0 if sys.argv[1:] else int(input()) * 2)", "tests": TESTS},
+        {"name": "wrong", "code": "print(2)", "tests": TESTS, "compare": "exact"},
+        {"name": "bytes", "code": "print(open('b', 'rb').read())", "files": {"b": {"base64": "AP8="}}},
+        {"name": "arguments", "code": "def f(a, b): return [a, b]", "function": "f", "kwargs": '{"a": [1], "b": null}'},
+    ]
+    rows = [{"language": "py", **row} for row in rows]
+    found = {row["name"]: row for row in await run_directly(rows, Settings(endpoints={"python": faas.url}))}
     assert found["input"]["stdout"] == "in A\n"
     assert (found["judged"]["outcome"], found["judged"]["tests_passed"], found["judged"]["tests_total"]) == ("OK", 2, 2)
     assert (found["wrong"]["outcome"], found["wrong"]["tests_passed"]) == ("WRONG_ANSWER", 0)
+    assert found["bytes"]["stdout"] == "b'\\x00\\xff'\n"
+    assert json.loads(found["arguments"]["value"]) == [[1], None]
 
 
-@pytest.mark.usefixtures("cluster")
-def test_infrastructure_failures_are_columns() -> None:
-    """The column `infra_error` contains the error. Failed rows can be passed to `run_tasks` again."""
-    with serving(FakeFaaS()) as faas:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_rows_get_their_files(faas: LocalFaaS) -> None:
+    """The collected files have the form of the column `files`, which is kept, so other rows can use them."""
+    write = "open('text', 'w').write('a'); open('bytes', 'wb').write(bytes([0, 255]))"
+    settings = Settings(endpoints={"python": faas.url})
+    rows = [
+        {"language": "py", "code": write, "collect": ["*s"], "files": {"in": "x"}},
+        {"language": "py", "code": write, "collect": None, "files": {"in": "x"}},
+    ]
+    first, second = await run_directly(rows, settings)
+    assert first["collected_files"] == '{"bytes": {"base64": "AP8="}}'
+    assert (first["files"], second["collected_files"]) == ({"in": "x"}, None)
+    read = {"language": "py", "code": "print(open('bytes', 'rb').read())", "files": first["collected_files"]}
+    [third] = await run_directly([read], settings)
+    assert third["stdout"] == "b'\\x00\\xff'\n"
+
+
+async def test_rows_have_every_field_of_a_task() -> None:
+    """Each field of `CodeTask` is a column, which the documentation of `run_tasks` lists."""
+    import pyarrow
+
+    import faasrt.ray
+
+    values: dict[str, Any] = {
+        "code": "f",
+        "language": "js",
+        "id": 7,
+        "timeout_ms": 1_500,
+        "ext": [("a", "b")],
+        "function": "f",
+        "args": "[null]",
+        "kwargs": '{"k": {"l": null}}',
+        "sandbox": {"memory_limit_mb": 64},
+        "priority": "high",
+        "idempotent": True,
+        "stdin": b"\xff",
+        "files": {"a": b"\xfe", "b": "B"},
+        "compare": "tokens",
+    }
+    table = pyarrow.table(
+        {name: pyarrow.array([value]) for name, value in values.items() if name not in ("ext", "files")}
+        | {"ext": pyarrow.array([values["ext"]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}
+        | {"files": pyarrow.array([{"a": b"\xfe", "b": "B", "c": None}])}
+    )
+    sandbox = SandboxConfig(timeout_limit_s=2)
+    task = faasrt.ray._to_task(table.to_pylist()[0], sandbox)
+    assert task == CodeTask(
+        "f",
+        "js",
+        id="7",
+        timeout_ms=1_500,
+        ext={"a": "b"},
+        function="f",
+        args=[None],
+        kwargs={"k": {"l": None}},
+        sandbox=SandboxConfig(timeout_limit_s=2, memory_limit_mb=64),
+        priority="high",
+        idempotent=True,
+        stdin=b"\xff",
+        files={"a": b"\xfe", "b": b"B"},
+        compare="tokens",
+    )
+    row = {"code": "f", "language": "js", "argv": ["a"], "collect": '["*"]', "ext": [], "tests": []}
+    assert faasrt.ray._to_task(row, sandbox) == CodeTask("f", "js", stdin=b"", files={}, argv=["a"], collect=["*"])
+    tested = faasrt.ray._to_task({"code": "f", "language": "js", "tests": [{"stdin": b"\xff"}]}, sandbox)
+    assert tested.tests == (TestCase(stdin=b"\xff", files={}),)
+    fields = {field.name for field in attrs.fields(CodeTask)}
+    assert fields == {*values, "argv", "collect", "tests"}
+    listed = str(faasrt.ray.run_tasks.__doc__).partition("A row is")[2].partition("Lists and objects")[0]
+    assert fields <= set(re.findall(r"\w+", listed))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"code": None}, "code must be a str"),
+        ({"tests": "5"}, "tests must be a list of objects"),
+        ({"tests": [5]}, "a test must be an object"),
+        ({"sandbox": {"memory": 1}}, "sandbox must be an object with fields of memory_limit_mb"),
+        ({"sandbox": "[1]"}, "sandbox must be an object"),
+        ({"sandbox": {"memory_limit_mb": 0}}, "memory_limit_mb must be above 0"),
+        ({"collect": ["/"]}, "a pattern in collect"),
+        ({"ext": '{"a": 1}'}, "ext must"),
+        ({"idempotent": "yes"}, "idempotent must be"),
+        ({"files": '["a"]'}, "files must map paths to contents"),
+        ({"args": "{}"}, "args must be a sequence"),
+        ({"args": '{"a": 1'}, "Expecting"),
+    ],
+)
+async def test_wrong_rows_are_invalid(fields: dict[str, Any], words: str) -> None:
+    """The column `invalid_task` describes the wrong value. Nothing is sent, and the other rows are not affected."""
+    async with FakeFaaS() as fake:
+        settings = Settings(endpoints={"python": fake.url})
+        rows = [{"language": "py", "code": "print(1)", "function": "f" if "args" in fields else None, **fields}]
+        rows.append({"language": "py", "code": "print(2)"})
+        found = await run_directly(rows, settings)
+        assert words in found[0]["invalid_task"]
+        assert [row["outcome"] for row in found] == [None, "OK"]
+        assert [request["code"] for request in fake.requests] == ["print(2)"]
+
+
+async def test_infrastructure_failures_are_columns() -> None:
+    """The column `infra_error` contains the error. Failed rows can be passed to `run_tasks` again. The programs of
+    idempotent rows may run again.
+    """
+    async with FakeFaaS() as faas:
         faas.handler = lambda body: Reply.crash() if body["code"] == "print(3)" else Reply.ok("x")
         settings = Settings(endpoints={"python": faas.url})
         rows = [{"id": str(n), "language": "py", "code": f"print({n})"} for n in range(6)]
-        found = run(rows, settings, actors=1)
+        found = await run_directly(rows, settings)
         failed = [row for row in found if row["infra_error"]]
         assert [row["id"] for row in failed] == ["3"]
         assert failed[0]["infra_error"].startswith("ServerError: ")
         faas.handler = None
-        again = run(failed, settings, actors=1)
+        again = await run_directly(failed, settings)
         assert [(row["id"], row["outcome"], row["infra_error"]) for row in again] == [("3", "OK", None)]
+        faas.script(Reply.crash())
+        [row] = await run_directly([{**rows[3], "idempotent": True}], settings)
+        assert (row["outcome"], row["attempts"]) == ("OK", 2)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -128,7 +261,8 @@ def test_rows_of_other_languages() -> None:
     """A row may have any language that a service runs."""
     import faasrt.ray
 
-    assert faasrt.ray._to_task({"code": "main = print 1", "language": "Haskell"}).language == "haskell"
+    row = {"code": "main = print 1", "language": "Haskell"}
+    assert faasrt.ray._to_task(row, SandboxConfig()).language == "haskell"
 
 
 def test_settings_can_be_pickled() -> None:
