@@ -184,6 +184,7 @@ def main(arguments: list[str]) -> None:
     folder = Path(arguments[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`", DeprecationWarning)  # Ray Serve
         MODULES.update({name: load(name) for name in PAGES})
         build(folder)
     if dead := dead_links(folder):

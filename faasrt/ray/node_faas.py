@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -76,7 +77,7 @@ class NodeFaaS:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         [cpus] = [node["Resources"].get("CPU", 0) for node in nodes if node["NodeID"] == context.get_node_id()]
         self._faas = LocalFaaS(
-            workers=min(int(cpus), 256) or None,
+            workers=min(math.ceil(cpus), 256) or None,
             sandbox=sandbox,
             token=secrets.token_urlsafe(32),
             queue_timeout_s=queue_timeout_s,

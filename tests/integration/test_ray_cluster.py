@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ NAP = "import time; time.sleep(0.2); print({0})"
 def cluster(whole_cluster: Any) -> Iterator[Any]:
     """The cluster. No FaaS is left after a test."""
     yield whole_cluster
+    gc.collect()  # Ray Data ends the actors of a failed job when the error is garbage-collected
     wait_for(lambda: not servers(whole_cluster))
 
 
@@ -170,6 +172,18 @@ def test_a_job_survives_the_loss_of_a_node(cluster: Any) -> None:
         cluster.add_node(num_cpus=CPUS)
     assert_one_verdict_each(found, 60)
     assert all(row["outcome"] == "OK" for row in found)
+
+
+def test_a_faas_ends_with_a_job_that_fails(cluster: Any) -> None:
+    """The driver goes on. The fixture waits for the end of the FaaS."""
+    from ray.exceptions import RayError
+
+    def fail(row: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError(f"the row {row['id']} is wrong")
+
+    with pytest.raises(RayError, match="is wrong"):
+        dataset(naps(8), actors=1).map(fail).take_all()
+    wait_for(lambda: servers(cluster))
 
 
 def test_wrong_settings_fail_the_job(cluster: Any) -> None:

@@ -8,12 +8,22 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import ConfigurationError, Outcome, RejectedError, RuntimeManager, SandboxConfig
+from faasrt import (
+    ConfigurationError,
+    ExecutionResult,
+    Outcome,
+    RejectedError,
+    RuntimeManager,
+    SandboxConfig,
+    ServerError,
+    ServiceError,
+)
 from support import docstrings
-from support.served import PATIENCE_S
+from support.served import PATIENCE_S, is_gone, until, with_word
 
 pytestmark = [
     pytest.mark.ray,
@@ -124,20 +134,46 @@ async def active_programs(url: str) -> int:
         return active
 
 
-async def test_a_disconnect_ends_the_program(manager: RuntimeManager, url: str) -> None:
-    """A replica runs one program at once. The programs that follow can run only if the endless ones have ended."""
+async def start_endless(manager: RuntimeManager, url: str) -> list[asyncio.Task[ExecutionResult]]:
+    """Start an endless program for each replica, and wait until one runs. Ray Serve prefers replicas without calls."""
     sandbox = SandboxConfig(timeout_limit_s=TIMEOUT_LIMIT_S)
-    code = "while True: pass"
-    endless = [asyncio.create_task(manager.run_code(code, "python", sandbox=sandbox)) for _ in range(MAX_REPLICAS)]
+    calls = [manager.run_code("while True: pass", "python", sandbox=sandbox) for _ in range(MAX_REPLICAS)]
+    endless = [asyncio.create_task(call) for call in calls]
     async with asyncio.timeout(PATIENCE_S):
         while not await active_programs(url):
             await asyncio.sleep(0.05)
+    return endless
+
+
+async def test_a_disconnect_ends_the_program(manager: RuntimeManager, url: str) -> None:
+    """A replica runs one program at once. The programs that follow can run only if the endless ones have ended."""
+    endless = await start_endless(manager, url)
     for task in endless:
         task.cancel()
     await asyncio.wait(endless)
     assert all(task.cancelled() for task in endless)
     results = await asyncio.gather(*(manager.run_code("print(1)", "python") for _ in range(8)))
     assert all(result.ok for result in results)
+
+
+async def test_a_replica_that_dies_is_replaced(manager: RuntimeManager, url: str) -> None:
+    """Its programs end with it, and do not run again. Programs run on the new replica."""
+    endless = await start_endless(manager, url)
+    replicas = with_word(psutil.Process().children(recursive=True), "ServeReplica:served")
+    processes = [child for replica in replicas for child in replica.children(recursive=True)]
+    assert processes
+    for replica in replicas:
+        replica.kill()
+    errors = await asyncio.gather(*endless, return_exceptions=True)
+    assert all(isinstance(error, ServerError) and error.attempts == 1 for error in errors)
+    await until(lambda: all(map(is_gone, processes)))
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while True:
+            try:
+                assert (await manager.run_code("print(1)", "python")).ok
+                return
+            except ServiceError:
+                await asyncio.sleep(0.5)
 
 
 async def test_replicas_are_added_under_load(manager: RuntimeManager) -> None:

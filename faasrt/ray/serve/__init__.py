@@ -10,13 +10,13 @@ In a configuration file for `serve deploy`:
     applications:
       - name: faasrt
         import_path: faasrt.ray.serve:app
-        runtime_env: {env_vars: {FAASRT_TOKEN: secret}}
         args: {workers: 4, max_replicas: 20}
         deployments:
           - {name: faasrt, graceful_shutdown_timeout_s: 60}
 
-The deployment has the name `faasrt`, and every option of Ray Serve can be changed in this way. Clients need the token,
-and the URL with the application's `route_prefix`.
+Then the environment of the nodes needs FAASRT_TOKEN, because Ray Serve shows the configuration. The deployment has the
+name `faasrt`, and every option of Ray Serve can be changed in this way. Clients need the token, and the URL with the
+application's `route_prefix`.
 
 **Autoscaling.** A replica is added when, for five seconds, more programs run or wait than the replicas have workers.
 Until it has started, a program waits in its replica for at most 20 s (`queue_timeout_s`), and is then refused with 429
@@ -27,8 +27,8 @@ as workers, further ones wait in Ray Serve. A replica that Ray Serve stops finis
 
 **Differences to `faasrt serve`.** The output of a program arrives at its end, also with `stream_code`, because Ray
 Serve would keep all output that a slow client has not read. `/metrics` are those of one replica; Ray Serve has its own.
-If a replica dies, its programs end and their calls fail with `ServerError`, or `ProtocolError` after the first byte of
-the answer. A call that Ray Serve has not delivered to this replica yet goes to another one.
+If a replica dies, its programs end, their calls fail with `ServerError`, and Ray Serve starts another replica. A call
+that Ray Serve has not delivered to the replica yet goes to another one.
 
 **Settings of Ray Serve.** Do not set `request_timeout_s` below the time limit of programs: the answer of Ray Serve is a
 408, which means TIMEOUT in this protocol. Ray Serve reads the whole body of a request before any check, so put a
@@ -91,8 +91,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     Args:
         args: A mapping with these keys, all of which but the token are optional; `serve run` sets them as `KEY=VALUE`.
 
-            token: The token that clients must send. Default: the environment variable FAASRT_TOKEN, which does not
-                appear in the configuration that Ray Serve shows.
+            token: The token that clients must send. Default: the environment variable FAASRT_TOKEN.
             workers: The number of programs of each language that a replica runs at once, and its CPUs in Ray, from 1
                 to 256; four times as many programs in JavaScript and TypeScript. Default: 2.
             min_replicas, max_replicas: The limits of autoscaling. Default: 1 and 100.
