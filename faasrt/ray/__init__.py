@@ -166,6 +166,8 @@ class TaskRunner:
         """Run tasks on the FaaS of this node. If it ends, start it again, and run the tasks that may run again."""
         assert self._shared is not None
         for repeats_left in range(_MAX_REPEATS, -1, -1):
+            if not tasks:
+                return
             failed: dict[int, CodeTask] = {}
             async with self._shared.connect() as connection:
                 refused = await _find_refused(tasks, connection)
@@ -179,9 +181,8 @@ class TaskRunner:
                         failed[position] = tasks[position]
                     else:
                         yield position, item
-                if not failed:
-                    return
-                await connection.wait_lost()
+                if failed:
+                    await connection.wait_lost()
             tasks = failed
 
     def _may_repeat(self, item: TaskResult) -> bool:

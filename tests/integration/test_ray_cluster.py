@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +87,24 @@ def servers_of(node: Any) -> list[psutil.Process]:
     ]
 
 
+def read_capacity(actor: Any) -> int:
+    """Use a FaaS for a moment. Return the number of Python programs that it runs at once. It requires its token."""
+    import ray
+
+    with subprocess.Popen(["sleep", "60"]) as user:
+        try:
+            address = ray.get(actor.attend.remote(user.pid))
+            request = urllib.request.Request(f"{address.url}/health")
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(request)
+            request.add_header("Authorization", f"Bearer {address.token}")
+            with urllib.request.urlopen(request) as answer:
+                capacity: int = json.load(answer)["languages"]["python"]["capacity"]
+        finally:
+            user.kill()
+    return capacity
+
+
 def wait_for(condition: Any) -> None:
     """Wait until a condition is true. Ray blocks the thread, so there is no event loop."""
     end = time.monotonic() + 3 * PATIENCE_S
@@ -108,8 +129,10 @@ def test_the_actors_of_a_node_share_one_faas(cluster: Any) -> None:
 
     results = iter(dataset(naps(48), actors=2 * CPUS).iter_rows())
     first = next(results)
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    assert len([actor for actor in actors if actor["name"].startswith("faasrt-")]) == 2
+    named = ray.util.list_named_actors(all_namespaces=True)
+    actors = [ray.get_actor(**actor) for actor in named if actor["namespace"] == "faasrt"]
+    assert len(actors) == 2
+    assert all(read_capacity(actor) == CPUS for actor in actors)
     processes = servers(cluster)
     assert len(processes) == 2
     descendants = [child for process in processes for child in process.children(recursive=True)]
