@@ -90,6 +90,7 @@ async def test_every_public_name_has_an_example() -> None:
     assert {named(value) for value in public} - EXAMPLES == set()
 
 
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")  # Ray Serve
 async def test_every_public_name_of_other_modules_has_an_example() -> None:
     """The docstring of `faasrt` lists these names. The example is in the docstring of the name or of its module."""
     listed = re.findall(
