@@ -94,6 +94,7 @@ def read_capacity(actor: Any) -> int:
     with subprocess.Popen(["sleep", "60"]) as user:
         try:
             address = ray.get(actor.attend.remote(user.pid))
+            assert ray.get(actor.wait_ready.remote("python")) is None
             request = urllib.request.Request(f"{address.url}/health")
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(request)
@@ -184,7 +185,9 @@ def test_a_faas_that_dies_is_started_again(cluster: Any) -> None:
 
 
 def test_a_job_survives_the_loss_of_a_node(cluster: Any) -> None:
-    """The job ends, and each row has one verdict."""
+    """The job ends, and each row has one verdict. The processes of the node end one after the other, so an actor may
+    still report that it has lost the FaaS.
+    """
     results = iter(dataset(naps(60), actors=2).iter_rows())
     first = next(results)
     lost = next(node for node in cluster.worker_nodes if servers_of(node))
@@ -194,7 +197,9 @@ def test_a_job_survives_the_loss_of_a_node(cluster: Any) -> None:
     finally:
         cluster.add_node(num_cpus=CPUS)
     assert_one_verdict_each(found, 60)
-    assert all(row["outcome"] == "OK" for row in found)
+    failed = [row["infra_error"] for row in found if row["outcome"] is None]
+    assert all(error.startswith("ConnectionLostError: ") for error in failed), failed
+    assert len(failed) <= CPUS
 
 
 def test_a_faas_ends_with_a_job_that_fails(cluster: Any) -> None:
