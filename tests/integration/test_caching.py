@@ -329,7 +329,9 @@ async def test_a_file_that_is_damaged_later_makes_programs_run(
                 results = await asyncio.gather(*(manager.run_code(code, "py") for code in programs))
         assert [result.stdout for result in results] == [code * 100 for code in programs]
         assert not all(result.cached for result in results)
-        assert sum("the cache of results failed" in message for message in caplog.messages) == 1
+        messages = [message for message in caplog.messages if "the cache of results failed" in message]
+        # On a busy machine, the store may also take too long before.
+        assert sum("takes too long" not in message for message in messages) == 1
 
 
 async def test_a_failing_store_never_fails_a_call(caplog: pytest.LogCaptureFixture) -> None:
