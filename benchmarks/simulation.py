@@ -275,7 +275,7 @@ class Client:
             permit.status = error.status
             failure = error
         else:
-            permit.status, permit.is_sample = 200, True
+            permit.status, permit.sample_from = 200, begun
         now = self._clock()
         replica.outstanding -= 1
         self._balancer.finished(endpoint, None if failure else now - begun, now)

@@ -47,6 +47,10 @@ ssl = must_be(
     "an ssl.SSLContext, True, False or None", lambda value: value is None or isinstance(value, (bool, SSLContext))
 )
 
+up_to_100 = must_be(
+    "a whole number from 0 to 100",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100,
+)
 share = must_be(
     "a number from 0 to 0.9",
     lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 0.9,

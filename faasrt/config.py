@@ -133,8 +133,9 @@ class RetrySettings(metaclass=RecordType):
 
     Attributes:
         idempotent: Whether programs may run more than once; each call can override this. Default: False.
-        max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3. Three
-            times as many if endpoints cannot be reached or refuse the call, and another one is available.
+        max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
+        extra_attempts: Further attempts while endpoints cannot be reached or refuse the call, and another one is
+            healthy; from 0 to 100. Default: 6. There are none if `max_attempts` is 1.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
             actual delay is random, between 0 and this maximum. Default: 0.05.
         max_delay_s: The maximum delay before any retry, in seconds. Default: 2.
@@ -159,6 +160,7 @@ class RetrySettings(metaclass=RecordType):
 
     idempotent: bool = attrs.field(default=False, validator=checks.flag)
     max_attempts: int = attrs.field(default=3, validator=number(above=0, most=100, integer=True))
+    extra_attempts: int = attrs.field(default=6, validator=checks.up_to_100)
     base_delay_s: float = attrs.field(default=0.05, validator=_SECONDS)
     max_delay_s: float = attrs.field(default=2.0, validator=_SECONDS)
     throttled_base_delay_s: float = attrs.field(default=1.0, validator=_SECONDS)

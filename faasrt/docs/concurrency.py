@@ -43,16 +43,17 @@ some waited: True
 ## Which replica gets a call
 
 With several replicas, the client compares two that it has chosen at random, and sends the call to the less loaded one.
-Load is the part of the limit that is in use. Slow replicas get fewer calls: if the latest 20 or so successful programs
-on a replica took at least twice as long as usual, and too long for chance, its load is multiplied by that ratio. The
-averages are geometric, so a few long programs among many short ones do not make a replica look slow. A replica
-whose last call failed gets no calls, even if the others are full. After 5 s without an answer, one call finds out
-whether a slow or failed replica has recovered.
+Load is the part of the limit that is in use. Slow replicas get fewer calls. If the latest 20 or so programs on a
+replica took at least twice as long as usual, and the difference is too large for chance, its load is multiplied by that
+ratio. The averages are geometric, so a few long programs among many short ones do not make a replica look slow.
+Programs that end with an error do not count. A replica that cannot be reached, stops, or fails twice in a row gets no
+calls while another one works, even if that one is full. After 5 s without an answer, one call finds out whether a slow
+or failing replica has recovered.
 
 From 16 replicas on, a third one is compared: one that has just answered quickly. It gets the call if it is idle. So a
-client with few calls keeps to a few replicas that work, instead of finding each slow or dead one of a large fleet by a
-call of its own. The cost of the choice does not grow with the number of replicas. `benchmarks/README.md` compares this
-choice with others, in a simulated fleet of a thousand replicas.
+client with few calls uses a few replicas that work, and does not send a call to each slow or dead one of a large fleet.
+The choice takes as long with a thousand replicas as with ten, unless nearly all of them are full.
+`benchmarks/README.md` compares this choice with others, in a simulated fleet of a thousand replicas.
 
 ## Which setting to change
 

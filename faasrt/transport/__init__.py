@@ -25,12 +25,13 @@ returns its permit and closes its connection.
     another 4xx, a 200 with an `error`, the call's deadline            raised          raised
     any outcome of the code                                            the result      the result
 
-At most three attempts are made, within the deadline of the call; or nine, while the code was not started and another
-replica is healthy. So a restart of many replicas at once loses no call. The delays between attempts are random ("full
-jitter"), and short if another replica is healthy. A budget (ten retries, refilled by successes) limits the load of
-retries on endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one family, and
-every other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has the
-numbers.
+At most three attempts are made, within the deadline of the call, and up to six more while replicas refuse the call or
+cannot be reached, and another one is healthy. So calls survive a restart of many replicas at once. A retry costs no
+budget if the replica was not reached or is about to stop, and another one is healthy. The delays between attempts are
+random ("full jitter"), and short if another replica is healthy. A budget (ten retries, refilled by successes) limits
+the load of retries on endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one
+family, and every other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has
+the numbers.
 
 **Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
 one, unless that one is known to be slow or has just failed; see `faasrt.docs.concurrency`. If a replica fails five

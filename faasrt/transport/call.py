@@ -274,7 +274,7 @@ class Transport(EndpointRegistry):
             return request.read(None)
         permit.status = answer.status
         response = request.read(answer)
-        permit.is_sample = response.used_its_time
+        permit.sample_from = now if response.used_its_time else None
         if permit.has_reduced_timeout and response.timed_out:
             # The code had less time than the caller allowed, so a timeout is not its fault.
             message = f"the code was stopped after the {timeout_ms} ms that were left until the deadline of the call"

@@ -59,7 +59,7 @@ class Endpoint:
             self.breaker.state == "closed"
             and limit.has_room(now)
             and not limit.is_backing_off(now)
-            and not self.latency.is_failing(now, limit.in_flight)
+            and not self.latency.is_failing(now)
         )
 
     def cost(self, now: float) -> float:
@@ -84,8 +84,8 @@ def choose(
 
     If the breaker of an endpoint may be probed, that endpoint gets the call. Otherwise two random endpoints are
     compared, and the one gets it on which a call costs less: the less loaded one, unless it is known to be slow. If
-    every breaker is open or half-open, all endpoints are used as if their breakers were closed. An endpoint whose last
-    call failed gets one only if all have failed, or after some seconds.
+    every breaker is open or half-open, all endpoints are used as if their breakers were closed. An endpoint that is
+    failing gets one call every few seconds, unless all are failing.
 
     In a group of many endpoints, it looks only at some of them, also for probes. A client with few calls would know
     nothing about most of them, so one that has just answered quickly is compared, too, and gets the call if it is idle.
@@ -93,7 +93,7 @@ def choose(
     Args:
         endpoints: The replicas.
         now: The current time of the clock.
-        avoid: Base URLs of endpoints to use only if the breaker of no other endpoint is closed.
+        avoid: Base URLs of endpoints to use only if no other endpoint has room.
         random: Returns a number in [0, 1).
         recent: Those of the replicas that have answered lately, faster than usual.
 
@@ -112,11 +112,13 @@ def choose(
             if endpoint.may_take_probe(now):
                 return endpoint
     # If the others are full, wait for them: an endpoint that is down always has room.
-    usable = [endpoint for endpoint in closed or endpoints if endpoint.url not in avoid] or closed or endpoints
-    usable = [one for one in usable if not one.latency.is_failing(now, one.limit.in_flight)] or usable
+    usable = (
+        [endpoint for endpoint in closed or endpoints if not endpoint.latency.is_failing(now)] or closed or endpoints
+    )
     available = [endpoint for endpoint in usable if endpoint.limit.has_room(now)]
     # An endpoint that refuses calls has the smallest load, and would get all further calls.
     available = [endpoint for endpoint in available if not endpoint.limit.is_backing_off(now)] or available
+    available = [endpoint for endpoint in available if endpoint.url not in avoid] or available
     if len(available) < 2:
         return available[0] if available else None
     first = int(random() * len(available))

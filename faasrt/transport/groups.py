@@ -59,7 +59,8 @@ class EndpointGroup:
         urls: Their URLs in the settings.
         excluded: The base URLs of replicas, and names, that do not belong to the group; see `exclude`.
         endpoints: The replicas now.
-        waiters: The callers.
+        waiters: The callers, except for retries.
+        retries: The callers that have made an attempt. They come first, because their deadlines have begun.
         members: The replicas as a set.
         recent: Those of the replicas that have answered lately, faster than usual.
     """
@@ -70,6 +71,7 @@ class EndpointGroup:
     endpoints: Sequence[Endpoint] = attrs.field(default=(), on_setattr=_use_endpoints)
     # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
     waiters: OrderedDict[int, Waiter] = attrs.field(factory=OrderedDict)
+    retries: OrderedDict[int, Waiter] = attrs.field(factory=OrderedDict)
     members: frozenset[Endpoint] = attrs.field(init=False)
     recent: deque[Endpoint] = attrs.field(init=False)
 
@@ -78,8 +80,15 @@ class EndpointGroup:
 
     @property
     def first(self) -> Waiter:
-        """The caller that has waited longest. At least one must be waiting."""
-        return next(iter(self.waiters.values()))
+        """The next caller. At least one must be waiting."""
+        return next(iter((self.retries or self.waiters).values()))
+
+    @property
+    def has_waiters(self) -> bool:
+        return bool(self.retries or self.waiters)
+
+    def queue_of(self, waiter: Waiter) -> OrderedDict[int, Waiter]:
+        return self.retries if waiter.avoid else self.waiters
 
     @property
     def is_initialized(self) -> bool:

@@ -14,6 +14,10 @@ _WEIGHT = 0.1
 _GROUP_WEIGHT = 0.01
 _MIN_RATIO = math.log(2)
 """Smaller differences are not worth a worse balance."""
+_MIN_CALLS, _MIN_GROUP_CALLS = 3, 20
+"""Fewer calls, of the endpoint and of its group, say nothing."""
+_FAILURES = 2
+"""This number of failures in a row means that the endpoint is failing. One program may cause a single failure."""
 _DEVIATIONS = 3.0
 _FORGET_S = 5.0
 _SHORTEST_S = 0.001
@@ -25,12 +29,12 @@ class TypicalLatency:
     def __init__(self) -> None:
         self.mean = 0.0
         self.variance = 0.0
-        self._count = 0
+        self.count = 0
 
     def add(self, value: float) -> None:
         """Add the logarithm of a duration."""
-        self._count += 1
-        weight = max(_GROUP_WEIGHT, 1 / self._count)
+        self.count += 1
+        weight = max(_GROUP_WEIGHT, 1 / self.count)
         difference = value - self.mean
         self.mean += weight * difference
         self.variance = (1 - weight) * (self.variance + weight * difference * difference)
@@ -46,41 +50,53 @@ class EndpointLatency:
     def __init__(self, typical: TypicalLatency | None = None) -> None:
         self._typical = typical or TypicalLatency()
         self._mean = 0.0
-        self._count = 0
+        self._count = -1  # the first call may take long, because the server starts interpreters
         self._slowness = 1.0
         self._updated = float("-inf")
-        self._has_failed = False
+        self._failures = 0
 
     def add(self, duration_s: float, now: float) -> bool:
         """Record a call that the endpoint has answered. Return whether it was faster than usual."""
         typical, value = self._typical, math.log(max(duration_s, _SHORTEST_S))
-        self._count += 1
-        self._mean += max(_WEIGHT, 1 / self._count) * (value - self._mean)
         self._updated = now
+        self._count += 1
+        if self._count == 0:
+            return False
+        self._mean += max(_WEIGHT, 1 / self._count) * (value - self._mean)
         # The average varies as much as that of this number of calls.
         calls = min(self._count, 2 / _WEIGHT - 1)
         difference = self._mean - typical.mean
-        is_slow = difference > max(_MIN_RATIO, _DEVIATIONS * math.sqrt(typical.variance / calls))
+        is_slow = (
+            self._count >= _MIN_CALLS
+            and typical.count >= _MIN_GROUP_CALLS
+            and difference > max(_MIN_RATIO, _DEVIATIONS * math.sqrt(typical.variance / calls))
+        )
         self._slowness = math.exp(difference) if is_slow else 1.0
         is_fast = not is_slow and value <= typical.mean
         typical.add(value)
         return is_fast
 
-    def add_failure(self, now: float) -> None:
-        """Record a failure of the endpoint."""
-        self._has_failed, self._updated = True, now
+    def add_failure(self, now: float, *, is_away: bool) -> None:
+        """Record a failure of the endpoint. `is_away` means that no program can be the cause."""
+        self._failures += _FAILURES if is_away else 1
+        self._updated = now
 
     def add_answer(self) -> None:
         """Record any answer, also one whose duration says nothing."""
-        self._has_failed = False
+        self._failures = 0
 
-    def is_failing(self, now: float, in_flight: int) -> bool:
-        """Return whether its last call failed, unless that is some seconds ago and no further call is in flight."""
-        return self._has_failed and (in_flight > 0 or self.is_known(now))
+    def add_start(self, now: float) -> None:
+        """Record the start of a call. If the endpoint has been failing, further calls wait for its answer."""
+        if self._failures >= _FAILURES:
+            self._updated = now
+
+    def is_failing(self, now: float) -> bool:
+        """Return whether its last calls failed, within the last seconds."""
+        return self._failures >= _FAILURES and self.is_known(now)
 
     def next_trial(self, now: float) -> float | None:
-        """Return the time from which it does not count as failing any more; None if it does not count as failing."""
-        return self._updated + _FORGET_S if self._has_failed and self.is_known(now) else None
+        """Return the time at which it may get another call; None if it may get one now."""
+        return self._updated + _FORGET_S if self.is_failing(now) else None
 
     def is_known(self, now: float) -> bool:
         """Return whether a call has ended within the last seconds."""

@@ -43,8 +43,9 @@ class Permit:
         cancels_on_disconnect: Whether the server stops the code when the client disconnects.
         has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.
         status: The HTTP status of the answer; None if there is no answer yet.
-        is_sample: Whether the duration of the call says how fast the endpoint is. Programs that fail may end early on
-            an endpoint that lacks something, which must not get more calls for that.
+        sample_from: When the program was sent, if the duration of the call says how fast the endpoint is; None
+            otherwise. Programs that fail may end early on an endpoint that lacks something, which must not get more
+            calls for that.
     """
 
     endpoint: Endpoint
@@ -56,7 +57,7 @@ class Permit:
     cancels_on_disconnect: bool = False
     has_reduced_timeout: bool = False
     status: int | None = None
-    is_sample: bool = False
+    sample_from: float | None = None
 
     def may_still_run(self, error: BaseException) -> bool:
         """Return whether the server may still run the code of a call that failed with this error."""
@@ -94,16 +95,16 @@ class PermitPool(EndpointGroups):
         """
         super().refresh()
         for group in list(self._waiting):
-            while group.waiters and not group.endpoints:
+            while group.has_waiters and not group.endpoints:
                 error = ConnectError("no endpoint is left after a change, and nothing was sent", sent="no")
                 self._fail(group, group.first, error)
         self.wake()
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
         """Return a permit for one of the endpoints, or None if the caller must wait. Endpoints whose base URL is in
-        `avoid`, because an earlier attempt has failed there, are used only if the breaker of no other one is closed.
+        `avoid`, because an earlier attempt has failed there, are used only if no other one has room.
         """
-        if group.waiters or self.in_flight >= self._max_concurrency:
+        if group.has_waiters or self.in_flight >= self._max_concurrency:
             return None
         now = self._clock()
         endpoint = choose(group.endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
@@ -134,13 +135,9 @@ class PermitPool(EndpointGroups):
         if permit := self.try_acquire(group, avoid=avoid):
             return permit
         self._check_queue(group)
-        # The deadline of a retry has begun, and would pass behind a long queue.
-        ticket = -next(self._tickets) if avoid else next(self._tickets)
-        waiter = Waiter(ticket, asyncio.get_running_loop().create_future(), avoid, owner)
-        may_be_next = not group.waiters or self._limits_changed or bool(avoid)
-        group.waiters[waiter.ticket] = waiter
-        if avoid:
-            group.waiters.move_to_end(waiter.ticket, last=False)
+        waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner)
+        may_be_next = not group.has_waiters or self._limits_changed or bool(avoid)
+        group.queue_of(waiter)[waiter.ticket] = waiter
         self._waiting[group] = None
         self.queued += 1
         if may_be_next:
@@ -169,7 +166,7 @@ class PermitPool(EndpointGroups):
         try:
             if error is None:
                 endpoint.latency.add_answer()
-                if permit.is_sample and endpoint.latency.add(now - permit.started, now):
+                if permit.sample_from is not None and endpoint.latency.add(now - permit.sample_from, now):
                     permit.recent.append(endpoint)
                 endpoint.limit.grow()
                 endpoint.breaker.succeed(now, permit.started)
@@ -189,7 +186,7 @@ class PermitPool(EndpointGroups):
             if is_failure and self.queued:
                 self._fail_unavailable_groups()
             was_full = self.in_flight + 1 >= self._max_concurrency
-            if was_full or is_failure or self._limits_changed or endpoint.breaker.state != "closed":
+            if error is not None or was_full or self._limits_changed or endpoint.breaker.state != "closed":
                 self.wake()
             else:
                 self.wake(endpoint)
@@ -197,7 +194,7 @@ class PermitPool(EndpointGroups):
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
         """Raise an error in the waiting callers with this owner."""
         for group in list(self._waiting):
-            for waiter in [waiter for waiter in group.waiters.values() if waiter.owner is owner]:
+            for waiter in [one for one in (*group.retries.values(), *group.waiters.values()) if one.owner is owner]:
                 self._fail(group, waiter, error)
 
     def wake(self, endpoint: Endpoint | None = None) -> None:
@@ -217,8 +214,8 @@ class PermitPool(EndpointGroups):
         else:
             waiting = [group for group in self._waiting if endpoint in group.members]
         while waiting and self.in_flight < self._max_concurrency:
-            # The caller that has waited longest comes first, unless none of its endpoints has room.
-            group = min(waiting, key=lambda group: group.first.ticket)
+            # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
+            group = min(waiting, key=lambda group: (not group.retries, group.first.ticket))
             waiter = group.first
             if not waiter.granted.done():  # the future is done if its caller has just been cancelled
                 endpoints = group.endpoints
@@ -231,7 +228,7 @@ class PermitPool(EndpointGroups):
                     continue
                 waiter.granted.set_result(self._grant(group, chosen, now))
             self._remove(group, waiter)
-            if not group.waiters:
+            if not group.has_waiters:
                 waiting.remove(group)
         if endpoint is None:
             self.close()
@@ -280,13 +277,14 @@ class PermitPool(EndpointGroups):
         if not error.blames_endpoint:
             return False
         permit.endpoint.last_error = error
-        permit.endpoint.latency.add_failure(now)
+        is_away = isinstance(error, (ConnectError, OverloadedError, DeadlineExceededError))
+        permit.endpoint.latency.add_failure(now, is_away=is_away)
         breaker.fail(now, permit.started, probe=permit.probe)
         return True
 
     def _fail_unavailable_groups(self) -> None:
         for group in list(self._waiting):
-            while group.waiters and (error := group.unavailable_error()) is not None:
+            while group.has_waiters and (error := group.unavailable_error()) is not None:
                 self._fail(group, group.first, error)
 
     def _fail(self, group: EndpointGroup, waiter: Waiter, error: FaasrtError) -> None:
@@ -295,9 +293,9 @@ class PermitPool(EndpointGroups):
             waiter.granted.set_exception(error)
 
     def _remove(self, group: EndpointGroup, waiter: Waiter) -> None:
-        if group.waiters.pop(waiter.ticket, None) is not None:
+        if group.queue_of(waiter).pop(waiter.ticket, None) is not None:
             self.queued -= 1
-            if not group.waiters:
+            if not group.has_waiters:
                 self._waiting.pop(group, None)
 
     def _leave(self, group: EndpointGroup, waiter: Waiter) -> None:
@@ -317,6 +315,7 @@ class PermitPool(EndpointGroups):
     def _grant(self, group: EndpointGroup, endpoint: Endpoint, now: float) -> Permit:
         self.in_flight += 1
         endpoint.limit.acquire()
+        endpoint.latency.add_start(now)
         probe = endpoint.breaker.start_probe() if endpoint.breaker.may_probe(now) else None
         return Permit(endpoint=endpoint, started=now, recent=group.recent, probe=probe)
 

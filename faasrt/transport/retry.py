@@ -21,9 +21,6 @@ from faasrt.errors import (
     ServiceError,
 )
 
-# How many times more attempts are allowed if nothing was started, and other endpoints are available.
-_ATTEMPTS_ELSEWHERE = 3
-
 
 class FailureKind(enum.Enum):
     NEVER_SENT = enum.auto()
@@ -113,7 +110,7 @@ def wait_before_retry(
     elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
     most = settings.max_attempts
     if elsewhere and most > 1:
-        most *= _ATTEMPTS_ELSEWHERE
+        most += settings.extra_attempts
     if kind is FailureKind.FINAL or attempt >= most:
         return None
     if kind in (FailureKind.FAILED, FailureKind.LOST) and not idempotent:
@@ -130,8 +127,9 @@ def wait_before_retry(
         wait_s = asked_s + random() * settings.base_delay_s
     if wait_s + min_attempt_s > remaining_s:
         return None
-    # An endpoint that is away and another that is not: a retry adds no load.
-    free = elsewhere and (kind is FailureKind.NEVER_SENT or error.status == 503)
+    # A retry adds no load if the endpoint was not reached, or starts or stops, and another one is healthy.
+    is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started
+    free = elsewhere and (kind is FailureKind.NEVER_SENT or is_stopping)
     return wait_s if free or budget.spend() else None
 
 

@@ -55,9 +55,9 @@ def test_sandbox_refuses_a_network_flag_that_is_no_bool() -> None:
 
 @pytest.mark.parametrize("kind", [LimiterSettings, TimeoutSettings, RetrySettings, BreakerSettings])
 def test_numbers_in_nested_settings_are_validated(kind: type) -> None:
-    """Each field refuses zero, negative numbers, NaN and strings, and the message names the field."""
+    """Each field refuses zero (but for `extra_attempts`), negative numbers, NaN and strings. The message names it."""
     for field in attrs.fields(kind):
-        for bad in (0, -1, math.nan, "1"):
+        for bad in (-1, math.nan, "1") if field.name == "extra_attempts" else (0, -1, math.nan, "1"):
             with pytest.raises(ConfigurationError, match=field.name):
                 kind(**{field.name: bad})
 

@@ -370,8 +370,7 @@ class Groups(RuleBasedStateMachine):
     def call(self, avoid: set[int]) -> None:
         choice = choose(self.endpoints, self.now, avoid={f"http://e{n}" for n in avoid}, random=self.random)
         closed = [endpoint for endpoint in self.endpoints if endpoint.breaker.state == "closed"]
-        others = [e for e in closed or self.endpoints if int(e.url[-1]) not in avoid]
-        usable = [e for e in others or closed or self.endpoints if e.limit.has_room(self.now)]
+        usable = [endpoint for endpoint in closed or self.endpoints if endpoint.limit.has_room(self.now)]
         due = [e for e in self.endpoints if e.breaker.may_probe(self.now) and e.limit.has_room(self.now)]
         if choice is None:
             assert not usable
@@ -381,6 +380,8 @@ class Groups(RuleBasedStateMachine):
         probes = choice.breaker.may_probe(self.now)
         assert probes is (choice in due)
         assert probes or choice in usable
+        others = [e for e in usable if int(e.url[-1]) not in avoid]
+        assert probes or not others or choice in others
         choice.limit.acquire()
         probe = choice.breaker.start_probe() if probes else None
         self.held.append(Permit(endpoint=choice, started=self.now, probe=probe))

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from faasrt import BreakerSettings, ConnectError, ConnectionLostError, LimiterSettings, Settings
+from faasrt import BreakerSettings, ConnectError, ConnectionLostError, LimiterSettings, OverloadedError, Settings
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import MANY, Endpoint, choose
 from faasrt.transport.groups import EndpointGroup
@@ -79,6 +79,14 @@ def test_equal_endpoints_do_not_look_slow(spread: float) -> None:
     assert slow <= 200
 
 
+def test_the_first_calls_make_no_endpoint_slow() -> None:
+    """Neither a long first program, nor the slow start of an endpoint, nor a few different programs say much."""
+    one, other = replicas(2)
+    for endpoint, duration_s in ((one, 60), (one, 0.01), (other, 60), (other, 1), (one, 0.01), (other, 1)):
+        endpoint.latency.add(duration_s, 100)
+        assert (one.latency.slowness(100, 1), other.latency.slowness(100, 1)) == (1, 1)
+
+
 def test_a_slow_endpoint_is_tried_again_with_one_call() -> None:
     """After 5 s without an answer it is chosen like others, but not while that call is in flight."""
     one, slow = replicas(2)
@@ -98,23 +106,28 @@ def test_a_slow_endpoint_is_tried_again_with_one_call() -> None:
     assert slow.latency.slowness(107, 1) == 1
 
 
-def test_an_endpoint_that_failed_gets_no_calls_until_it_is_tried_again() -> None:
+@pytest.mark.parametrize("failures", [[True], [False, False]])
+def test_a_failing_endpoint_gets_no_calls_until_it_is_tried_again(failures: list[bool]) -> None:
     """An endpoint that fails at once always has room, and must not get all further calls for that."""
     one, failed = replicas(2)
-    failed.latency.add_failure(100)
+    for is_away in failures:
+        failed.latency.add_failure(100, is_away=is_away)
     one.limit.acquire()
     assert shares([one, failed], 104) == {"http://e0": 200}
     assert shares([one, failed], 106) == {"http://e1": 200}
-    failed.limit.acquire()
+    failed.latency.add_start(106)
     assert shares([one, failed], 106) == {"http://e0": 200}
+    assert shares([one, failed], 112) == {"http://e1": 200}
     failed.latency.add_answer()
     one.limit.acquire()
     assert shares([one, failed], 107) == {"http://e1": 200}
     while one.limit.has_room(107):
         one.limit.acquire()
-    failed.latency.add_failure(107)
+    failed.latency.add_failure(107, is_away=False)
+    assert choose([one, failed], 107, avoid=(), random=lambda: 0.5) is failed  # perhaps its program was the cause
+    failed.latency.add_failure(107, is_away=False)
     assert choose([one, failed], 107, avoid=(), random=lambda: 0.5) is None
-    one.latency.add_failure(107)
+    one.latency.add_failure(107, is_away=True)
     assert choose([one, failed], 107, avoid=(), random=lambda: 0.5) is failed
 
 
@@ -143,8 +156,7 @@ def test_many_endpoints_are_probed_avoided_and_skipped() -> None:
     assert avoiding == {endpoints[1]}
     while endpoints[1].limit.has_room(101):
         endpoints[1].limit.acquire()
-    assert choose(endpoints, 101, avoid={"http://e0"}, random=source) is None
-    assert choose(endpoints, 101, avoid=(), random=source) is endpoints[0]
+    assert choose(endpoints, 101, avoid={"http://e0"}, random=source) is endpoints[0]
     probed = choose(endpoints, 106, avoid=(), random=source)
     assert probed is not None
     assert probed.breaker.may_probe(106)
@@ -265,6 +277,44 @@ async def test_a_retry_waits_for_another_endpoint_and_goes_first(count: int) -> 
     pool.close()
 
 
+async def test_a_retry_uses_the_same_endpoint_if_the_others_are_full() -> None:
+    """An endpoint that has refused a call, but works, does not leave a retry and the callers behind it waiting."""
+    pool, group, _ = full_pool(2)
+    first = group.endpoints[0]
+    held = [await pool.acquire(group) for _ in range(4)]
+    ended, refused = (permit for permit in held if permit.endpoint is first)
+    held = [permit for permit in held if permit.endpoint is not first]
+    pool.release(ended, None)
+    pool.release(refused, OverloadedError("full", status=429, sent="no"))
+    retry = await pool.acquire(group, avoid=(first.url,), within_s=5)
+    assert (retry.endpoint, pool.queued) == (first, 0)
+    for permit in (*held, retry):
+        pool.release(permit, None)
+    pool.close()
+
+
+async def test_retries_are_served_in_order_before_others() -> None:
+    pool, group, _ = full_pool(1)
+    held = [await pool.acquire(group) for _ in range(2)]
+    order: list[str] = []
+
+    async def wait(name: str, avoid: tuple[str, ...]) -> None:
+        permit = await pool.acquire(group, avoid=avoid)
+        order.append(name)
+        pool.release(permit, None)
+
+    tasks = []
+    for name, avoid in (("call", ()), ("retry 1", ("http://gone",)), ("retry 2", ("http://gone",))):
+        tasks.append(asyncio.ensure_future(wait(name, avoid)))
+        await asyncio.sleep(0)
+    pool.release(held.pop(), None)
+    await asyncio.gather(*tasks)
+    pool.release(held.pop(), None)
+    assert order == ["retry 1", "retry 2", "call"]
+    assert (pool.in_flight, pool.queued) == (0, 0)
+    pool.close()
+
+
 async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
     """After five seconds a waiting call tries it, although all others stay full. Only one call does."""
     clock = [100.0]
@@ -292,21 +342,28 @@ async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
 
 
 def test_the_pool_remembers_fast_answers_and_failures() -> None:
-    """A fast answer makes an endpoint recent, a failure makes it fail, and a call that is no sample does neither."""
+    """A fast answer makes an endpoint recent, but not its first one. An answer that is no sample does nothing. An
+    endpoint is failing if it is away, or after two other failures.
+    """
     pool = PermitPool(Settings(), clock=lambda: 100.0, random=random.Random(1).random)
     group = pool.group("python", ["http://a"])
     group.skip_capacity()
-    for is_sample in (False, True):
+    for sample_from, recent in ((None, 0), (99.0, 0), (None, 0), (99.0, 1)):
         permit = pool.try_acquire(group)
         assert permit is not None
-        permit.is_sample = is_sample
+        permit.sample_from = sample_from
         pool.release(permit, None)
-        assert list(group.recent) == ([permit.endpoint] if is_sample else [])
-    for error in (ConnectError("refused", sent="no"), ConnectionLostError("closed")):
+        assert list(group.recent) == [permit.endpoint] * recent
+    lost = ConnectionLostError("closed")
+    for error, fails in ((lost, False), (None, False), (lost, False), (lost, True), (None, False), (away(), True)):
         permit = pool.try_acquire(group)
         assert permit is not None
         pool.release(permit, error)
-        assert permit.endpoint.latency.is_failing(100, 0)
+        assert permit.endpoint.latency.is_failing(100) is fails
+
+
+def away() -> ConnectError:
+    return ConnectError("refused", sent="no")
 
 
 def test_other_endpoints_make_a_group_forget_recent_ones() -> None:
@@ -315,7 +372,7 @@ def test_other_endpoints_make_a_group_forget_recent_ones() -> None:
     group = pool.group("python", ["http://a"])
     permit = pool.try_acquire(group)
     assert permit is not None
-    permit.is_sample = True
+    permit.sample_from = 99.0
     group.endpoints = pool.group("python", ["http://b"]).endpoints
     pool.release(permit, None)
     assert (list(group.recent), {endpoint.url for endpoint in group.members}) == ([], {"http://b"})

@@ -133,6 +133,9 @@ def test_more_attempts_find_an_endpoint_that_runs(error: ServiceError) -> None:
     assert decide(error, attempt=9, has_alternative=True) is None
     assert decide(error, attempt=3, has_alternative=False) is None
     assert decide(error, has_alternative=True, settings=RetrySettings(max_attempts=1)) is None
+    few = RetrySettings(max_attempts=2, extra_attempts=1)
+    assert decide(error, attempt=2, has_alternative=True, settings=few) is not None
+    assert decide(error, attempt=3, has_alternative=True, settings=few) is None
     lost = ConnectionLostError("x", sent="maybe")
     assert decide(lost, attempt=3, has_alternative=True, idempotent=True) is None
 
