@@ -108,14 +108,14 @@ servers, and `faasrt deploy grafana-dashboard` a dashboard. The most useful aler
 
 ## The metrics of a server
 
-`GET /metrics` of the embedded FaaS returns JSON, or the Prometheus text format to a client that accepts it. A server
-with a token wants it here too, because the figures say what its users do. So give it to the scraper (`authorization:
-{credentials_file: ...}` in Prometheus). Only `/livez` and `/readyz` need none.
+`GET /metrics` of the embedded FaaS returns JSON, or the Prometheus text format to a client that accepts it. If
+the server has a token, `/metrics` needs the token as well, because it shows usage. So give it to the scraper
+(`authorization: {credentials_file: ...}` in Prometheus). Only `/livez` and `/readyz` need none.
 
 | metric | labels | means |
 |---|---|---|
 | `faasrt_local_executions_total` | language, outcome | programs that ran |
-| `faasrt_local_refused_total` | engine | programs that were refused before they ran |
+| `faasrt_local_refused_total` | engine | programs refused because the queue was full or the engine not ready |
 | `faasrt_local_failed_total` | engine | programs whose engine failed |
 | `faasrt_local_queued` | engine | programs that wait for a sandbox |
 | `faasrt_local_active` | engine | running programs |
@@ -125,12 +125,18 @@ with a token wants it here too, because the figures say what its users do. So gi
 | `faasrt_local_ready` | engine | 1 if the engine can run programs |
 | `faasrt_local_engine_info` | engine, language, level, runtime, version | always 1 |
 | `faasrt_local_connections` | | open connections |
+| `faasrt_local_refused_connections_total` | | connections refused because too many were open |
+| `faasrt_local_refused_while_draining_total` | | programs refused because the server was about to stop |
 | `faasrt_local_max_connections` | | the largest number of open connections |
 | `faasrt_local_draining` | | 1 if the server refuses programs because it is about to stop |
 
 An autoscaler follows `faasrt_local_utilization_ratio`, for example with a target of 0.7, and `faasrt_local_queued`,
 which still grows when all sandboxes are busy. Programs wait for a short time only (`queue_timeout_s`), so a rising
-`rate(faasrt_local_refused_total[5m])` is the sign that there are too few servers.
+`rate(faasrt_local_refused_total[5m])` means that there are too few servers.
+
+After `reconfigure` or SIGHUP, an engine that is replaced may still run its last programs. The gauges (`active`, `idle`,
+`queued`, `capacity`) describe the new engine only; the counters go on. Requests that are refused because they are
+wrong, or hold too much memory together, are in the access log only.
 
 `faasrt serve --access-log` logs each request. With `--log-format json` all lines on stderr are JSON objects.
 

@@ -168,10 +168,11 @@ The server refuses these requests before a program runs, with `{"error", "detail
 
 The server holds at most 1,000 connections (or half of the process's descriptors), or `max_connections`, and 64 MiB of
 requests and answers. A further connection gets a 503 with `x-faasrt-not-started: 1`, so that its client asks another
-server at once, instead of waiting in the backlog. Eight further connections may send `/livez` and `/readyz`, so that a
-server that is only busy is not restarted. Receiving the head of a request, receiving its body, and reading its answer
-may take 30 s each. While a program runs, its time limit applies instead to a client that does not read its output. A
-TLS handshake may take 10 s.
+server at once, instead of waiting in the backlog. Over TLS, a connection counts before its handshake, and a further one
+is closed before it. Eight further connections may send `/livez` and `/readyz`, in a second each, so that a server that
+is only busy is not restarted. Clients that open many connections and send nothing can fill these eight, too. Receiving
+the head of a request, receiving its body, and reading its answer may take 30 s each. While a program runs, its time
+limit applies instead to a client that does not read its output. A TLS handshake may take 10 s.
 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,
@@ -182,10 +183,12 @@ program. After SIGKILL, no process or file is left behind.
 those in the queue. Until then it listens: `/readyz` is 503, new programs get 503 with `x-faasrt-not-started: 1` and
 `Retry-After`, and each answer closes its connection. When no program is in flight, it stops as soon as all connections
 are closed. Idle ones have five seconds from the signal, because clients of faasrt close them after four: so no request
-meets a connection that is just being closed. A client that connects later finds no server, which it may try again on
-another one. After the grace time (`--grace-s`, `drain_s`) the programs that still run are ended. A second signal ends
-the server at once. Load balancers may send requests for some seconds after the signal, which clients without retries
-see as failures; a pause before the signal avoids this (in Kubernetes, a `preStop` hook that sleeps).
+meets a connection that is just being closed. Before it stops listening, it accepts the connections in the backlog, and
+gives them one more second to send a request and get the 503. Later connections are refused; clients retry them on
+another server. Only a connection that is made in the microseconds between both may be reset. After the grace time
+(`--grace-s`, `drain_s`) the programs that still run are ended. A second signal ends the server at once. Load balancers
+may send requests for some seconds after the signal, which clients without retries see as failures; a pause before the
+signal avoids this (in Kubernetes, a `preStop` hook that sleeps).
 
 **Changing options.** `LocalFaaS.reconfigure`, and SIGHUP for `faasrt serve` (see `faasrt.cli`), change all options but
 the address while programs run. Requests in flight keep the old options. Only engines whose options change are replaced:

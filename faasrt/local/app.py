@@ -116,6 +116,7 @@ class Service:
         if method == "POST" and request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
         if method == "POST" and self._listener.draining:
+            self._listener.refused_while_draining += 1
             raise BusyError("the server is about to stop", ready=False)
         return handler
 
@@ -250,18 +251,18 @@ class ServiceSwitch:
             self._former.add(self._service)
         self._service = service
 
-    async def until_none_is_former(self) -> None:
+    async def until_former_are_idle(self) -> None:
         """Wait until the services that have been replaced so far have no requests in flight."""
         former = [*self._former]
         for service in former:
-            await service.requests.until_none()
+            await service.requests.until_idle()
         self._former.difference_update(former)
 
-    async def until_none(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until no service has a request in flight."""
-        await self.until_none_is_former()
+        await self.until_former_are_idle()
         if self._service is not None:
-            await self._service.requests.until_none()
+            await self._service.requests.until_idle()
 
 
 def _status(engine: Engine) -> str:

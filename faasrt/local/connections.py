@@ -4,9 +4,10 @@ Each connection uses a descriptor and some memory, so their number is limited, a
 timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout in `request_body.read_body` for
 the body, and the timeout in this module for a client that does not read its answer.
 
-A connection above the limit gets a 503 that says that nothing was started, so that its client asks another server at
-once. In the backlog it would wait without knowing. A few connections above the limit may still send `GET /livez` and
-`GET /readyz`, because a server that is only busy must not be restarted.
+A connection counts from the moment when it is accepted. One above the limit gets a 503 that says that nothing was
+started, so that its client asks another server at once. A connection in the backlog would wait for no result. With TLS
+it is closed before the handshake, which costs the server nothing and tells the client the same. A few connections above
+the limit may still send `GET /livez` and `GET /readyz`, because a server that is only busy must not be restarted.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class RequestCounter:
         if self._count == 0:
             self._none.set()
 
-    async def until_none(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until no request is in flight."""
         await self._none.wait()
 
@@ -60,6 +61,11 @@ class Listener(web.Server):
 
     Attributes:
         max_connections: See above. A lower number does not close connections.
+        ordinary: The number of open connections, with those whose TLS handshake is not complete.
+        spare: The number of open connections for probes.
+        refused: The number of connections that were refused so far.
+        refused_while_draining: The number of programs that were refused because the server is about to stop.
+        refusing: The connections that have got a refusal, and are about to be closed.
         draining: Whether the server refuses new programs, and closes each connection after its answer.
         budget: Limits the memory that requests hold.
     """
@@ -69,16 +75,26 @@ class Listener(web.Server):
     ) -> None:
         super().__init__(handle, handler_cancellation=True)
         self.max_connections = max_connections
+        self.ordinary = self.spare = self.refused = self.refused_while_draining = 0
+        self.refusing: set[asyncio.Transport] = set()
         self.draining = False
         self.budget = http_limits.MemoryBudget()
 
-    def __call__(self) -> web.RequestHandler:
-        return BoundedConnection(self)
+    def admit(self, *, encrypted: bool) -> BoundedConnection | Refusal | None:
+        """Return the protocol for an accepted connection; None to close it at once."""
+        if self.ordinary < self.max_connections:
+            return BoundedConnection(self, is_spare=False)
+        if self.spare < http_limits.SPARE_CONNECTIONS:
+            return BoundedConnection(self, is_spare=True)
+        if not encrypted:
+            return Refusal(self)
+        self.refused += 1
+        return None
 
     async def until_closed(self, deadline: float) -> None:
         """Wait until all connections are closed, up to a time of the event loop."""
         loop = asyncio.get_running_loop()
-        while self.connections and loop.time() < deadline:  # noqa: ASYNC110
+        while (self.ordinary or self.spare or self.connections) and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
     async def close(self, timeout_s: float) -> None:
@@ -86,16 +102,48 @@ class Listener(web.Server):
         await asyncio.sleep(0)  # so that the requests on accepted connections begin
         self.pre_shutdown()
         await self.shutdown(max(timeout_s, _POLL_S))  # zero would be no limit
+        for transport in self.refusing:
+            transport.abort()
+
+
+class Refusal(asyncio.Protocol):
+    """Answers that too many connections are open, and closes the connection.
+
+    Before, it discards the input for a moment: if input is unread, the system resets the connection, and the client may
+    lose the answer. This is done for a limited number of connections at once.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = writer = cast(asyncio.Transport, transport)
+        self._listener.refused += 1
+        writer.write(_REFUSAL)
+        if len(self._listener.refusing) >= http_limits.accepted_at_once():
+            writer.close()
+            return
+        self._listener.refusing.add(writer)
+        if writer.can_write_eof():
+            writer.write_eof()
+        self._timer = asyncio.get_running_loop().call_later(http_limits.SPARE_TIMEOUT_S, writer.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._timer is not None and self._transport is not None:
+            self._timer.cancel()
+            self._listener.refusing.discard(self._transport)
 
 
 class BoundedConnection(web.RequestHandler):
     """One connection. It is closed if its client does not read an answer for REQUEST_TIMEOUT_S.
 
     Attributes:
-        is_spare: Whether there were too many connections when this one was made. It may only send one probe.
+        is_spare: Whether there were too many connections when this one was accepted. It may only send one probe.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, is_spare: bool) -> None:
         super().__init__(
             listener,
             loop=asyncio.get_running_loop(),
@@ -109,7 +157,16 @@ class BoundedConnection(web.RequestHandler):
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal_timer: asyncio.TimerHandle | None = None
         self._is_limited = self._client_reads = True
-        self.is_spare = False
+        self.is_spare = is_spare
+        self._head = b""
+        self._is_counted = True
+        self._count(1)
+
+    def _count(self, change: int) -> None:
+        if self.is_spare:
+            self._listener.spare += change
+        else:
+            self._listener.ordinary += change
 
     def limit_writing(self, *, limited: bool) -> None:
         """Set whether the connection is closed if its client does not read. Without the limit, the caller has one."""
@@ -119,31 +176,28 @@ class BoundedConnection(web.RequestHandler):
             self._start_timer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        writer = cast(asyncio.Transport, transport)
-        # Checked here and not before, because asyncio may accept several connections before it calls this method for
-        # the first of them, which counts it.
-        above = len(self._listener.connections) - self._listener.max_connections
-        if above >= http_limits.SPARE_CONNECTIONS:
-            self._refuse(writer)
-            return
         # Without a buffer, the transport calls `pause_writing` as soon as the client does not read fast enough.
-        writer.set_write_buffer_limits(0)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
         super().connection_made(transport)
-        if above >= 0:
-            self.is_spare = True
+        if self.is_spare:
             loop = asyncio.get_running_loop()
-            self._refusal_timer = loop.call_later(http_limits.SPARE_TIMEOUT_S, self._refuse, writer)
+            self._refusal_timer = loop.call_later(http_limits.SPARE_TIMEOUT_S, self._refuse)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_spare and self.transport is not None and not data.startswith(_PROBES):
-            self._refuse(self.transport)
-            return
+        if self.is_spare and not self._head.startswith(_PROBES):
+            self._head += data  # the head of a probe may arrive in pieces
+            if not any(self._head.startswith(probe) or probe.startswith(self._head) for probe in _PROBES):
+                self._refuse()
+                return
         super().data_received(data)
 
-    def _refuse(self, writer: asyncio.WriteTransport) -> None:
-        writer.write(_REFUSAL)
-        writer.close()
-        self.force_close()
+    def _refuse(self) -> None:
+        transport, self.transport = self.transport, None
+        self.connection_lost(None)
+        if transport is not None:
+            refusal = Refusal(self._listener)
+            transport.set_protocol(refusal)
+            refusal.connection_made(transport)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -157,6 +211,9 @@ class BoundedConnection(web.RequestHandler):
         super().resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._count(-1)
         self._stop_timer()
         if self._refusal_timer is not None:
             self._refusal_timer.cancel()

@@ -23,9 +23,11 @@ _DOCUMENTATION = {
     "capacity": "Programs that can run at once.",
     "ready": "Whether the engine can run programs.",
 }
-_COUNTERS = ("refused", "failed")
+_COUNTERS = ("refused", "failed", "refused_connections", "refused_while_draining")
 _OF_SERVER = {
     "connections": "Open connections.",
+    "refused_connections": "Connections refused because too many were open.",
+    "refused_while_draining": "Programs refused because the server was about to stop.",
     "max_connections": "The largest number of open connections.",
     "draining": "Whether the server is about to stop, and refuses programs.",
 }
@@ -56,7 +58,9 @@ def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener) -> dic
         }
     return {
         "engines": engines,
-        "connections": len(listener.connections),
+        "connections": listener.ordinary + listener.spare,
+        "refused_connections": listener.refused,
+        "refused_while_draining": listener.refused_while_draining,
         "max_connections": listener.max_connections,
         "draining": listener.draining,
     }
@@ -106,4 +110,5 @@ class _Collector:
         yield utilization
         yield info
         for name, documentation in _OF_SERVER.items():
-            yield GaugeMetricFamily(f"faasrt_local_{name}", documentation, value=self.metrics[name])
+            kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+            yield kind(f"faasrt_local_{name}", documentation, value=self.metrics[name])

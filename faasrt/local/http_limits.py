@@ -15,7 +15,7 @@ MAX_CONNECTIONS = 1_000
 SPARE_CONNECTIONS = 8
 """The number of further connections that may send a probe."""
 SPARE_TIMEOUT_S = 1.0
-"""How long a further connection may stay open."""
+"""How long a further connection may stay open, and the input of a refused one is discarded."""
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20
@@ -54,6 +54,11 @@ def backlog() -> int:
     a quarter of the descriptors. As connections may use half of them, another quarter is left for programs.
     """
     return min(MAX_CONNECTIONS, _max_open_files() // 4)
+
+
+def accepted_at_once() -> int:
+    """Return the number of connections that may be accepted without counting them, and of those that get a refusal."""
+    return max(1, backlog() // 2)
 
 
 def _max_open_files() -> int:

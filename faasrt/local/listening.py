@@ -3,62 +3,113 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from ssl import SSLContext
 
 from faasrt.errors import ConfigurationError, ServerError
 from faasrt.local import http_limits
-from faasrt.local.connections import Listener
+from faasrt.local.connections import BoundedConnection, Listener, Refusal
 from faasrt.local.engines.base import Engine
+
+_logger = logging.getLogger("faasrt.local")
+_PAUSE_S = 1.0
 
 
 class ListeningSockets:
-    """Accepts connections for a listener. `ssl` has the certificates of the server; None for plain HTTP."""
+    """Accepts connections for a listener.
+
+    asyncio's own server counts a connection only after its TLS handshake, cannot change its certificates, and resets
+    the connections in its backlog when it closes.
+
+    Attributes:
+        ssl: The certificates for new connections; None for plain HTTP.
+    """
 
     def __init__(self, listener: Listener, ssl: SSLContext | None) -> None:
-        self._listener, self._ssl = listener, ssl
-        self._servers: list[asyncio.Server] = []
-        self._is_closed = False
+        self.ssl = ssl
+        self._listener = listener
+        self._sockets: list[socket.socket] = []
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> str:
         """Listen on an address, and return the base URL. Raise ConfigurationError if that is not possible."""
+        loop, sockets = asyncio.get_running_loop(), []
         try:
-            self._servers = [await self._serve(self._ssl, host=host, port=port)]
+            # It resolves the name, and binds a socket for each address.
+            server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
+            sockets = [one.dup() for one in server.sockets]
+            server.close()
+            for one in sockets:
+                one.setblocking(False)
+                one.listen(http_limits.backlog())
         except (OSError, UnicodeError) as error:
+            for one in sockets:
+                one.close()
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from None
-        host, port = self._servers[0].sockets[0].getsockname()[:2]
-        scheme = "http" if self._ssl is None else "https"
+        self._sockets = sockets
+        for one in sockets:
+            self._resume(one)
+        host, port = self._sockets[0].getsockname()[:2]
+        scheme = "http" if self.ssl is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
-    async def replace_certificates(self, ssl: SSLContext) -> None:
-        """Use other certificates for new connections. The sockets, and connections in their backlog, are kept."""
-        # asyncio has no other way to change the certificates of a server.
-        for server in [*self._servers]:
-            for one in server.sockets:
-                copy = socket.fromfd(one.fileno(), one.family, one.type)
-                self._servers.append(await self._serve(ssl, sock=copy))
-            self._servers.remove(server)
-            server.close()
-        if self._is_closed:
-            self.close()
-
     def close(self) -> None:
-        self._is_closed = True
-        for server in self._servers:
-            server.close()
+        """Accept the connections in the backlog, which the system would reset, and stop listening."""
+        for one in self._sockets:
+            asyncio.get_running_loop().remove_reader(one)
+            self._accept(one, http_limits.backlog())
+            one.close()
 
-    async def _serve(self, ssl: SSLContext | None, **address: object) -> asyncio.Server:
-        timeout_s = None if ssl is None else http_limits.HANDSHAKE_TIMEOUT_S
-        return await asyncio.get_running_loop().create_server(  # type: ignore[call-overload, no-any-return]
-            self._listener,
-            ssl=ssl,
-            backlog=http_limits.backlog(),
-            ssl_handshake_timeout=timeout_s,
-            ssl_shutdown_timeout=timeout_s,
-            **address,
-        )
+    def cancel(self) -> None:
+        """Close the connections whose TLS handshake is not complete."""
+        for task in self._connecting:
+            task.cancel()
+
+    def _resume(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening, http_limits.accepted_at_once())
+
+    def _accept(self, listening: socket.socket, most: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(most):
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor or no memory is free
+                _logger.error("cannot accept connections: %s", error.strerror or error)
+                loop.remove_reader(listening)
+                loop.call_later(_PAUSE_S, self._resume, listening)
+                return
+            protocol = self._listener.admit(encrypted=self.ssl is not None)
+            if protocol is None:
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            task = loop.create_task(self._connect(accepted, protocol))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, accepted: socket.socket, protocol: BoundedConnection | Refusal) -> None:
+        timeout_s = None
+        if self.ssl is not None:
+            is_spare = isinstance(protocol, BoundedConnection) and protocol.is_spare
+            timeout_s = http_limits.SPARE_TIMEOUT_S if is_spare else http_limits.HANDSHAKE_TIMEOUT_S
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                accepted,
+                ssl=self.ssl,
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=timeout_s,
+            )
+        except BaseException as error:
+            protocol.connection_lost(error)
+            if not isinstance(error, OSError):  # of a handshake that failed
+                raise
 
 
 class EngineTasks:

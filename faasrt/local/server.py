@@ -37,6 +37,7 @@ from faasrt.telemetry.events import Sink
 
 # Clients of faasrt keep idle connections for four seconds. A connection that is closed later is not in use.
 _IDLE_CONNECTIONS_S = 5.0
+_LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
 _FIXED = ("host", "port")
 
 
@@ -218,7 +219,7 @@ class LocalFaaS(metaclass=RecordType):
         one is started first, and the old one ends when its programs have finished. After an error all old options stay.
 
         Returns:
-            The names of the options that changed. `ssl` is one of them if there are certificates.
+            The names of the options that changed. `ssl` is one of them if it is another context.
 
         Raises:
             ConfigurationError: `host` or `port` differ, or only one of both has `ssl`, or the new level does not work.
@@ -246,8 +247,6 @@ class LocalFaaS(metaclass=RecordType):
             excused = {queue.engine.name for queue in self._queues.values() if not queue.engine.ready}
             try:
                 await self._engine_tasks.start_ready(new - old, excused)
-                if wanted.ssl is not None:
-                    await self._sockets.replace_certificates(wanted.ssl)
                 if self._closing.is_set():
                     raise RuntimeClosedError("the embedded FaaS was closed meanwhile")
             except BaseException:
@@ -261,7 +260,7 @@ class LocalFaaS(metaclass=RecordType):
             self._wanted_languages = wanted._wanted_languages
             self._queues, self._missing, self._options = queues, missing, options
             self._use_options()
-            self._engine_tasks.stop_after(self._services.until_none_is_former, old - new)
+            self._engine_tasks.stop_after(self._services.until_former_are_idle, old - new)
             return changed
 
     async def drain(self) -> None:
@@ -280,14 +279,13 @@ class LocalFaaS(metaclass=RecordType):
         self._listener.draining, self._drained_at = True, now + self.drain_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._drained_at):
-                await self._services.until_none()
+                await self._services.until_idle()
         await self._listener.until_closed(min(self._drained_at, now + _IDLE_CONNECTIONS_S))
 
     async def aclose(self) -> None:
         """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
         self._url = None
-        self._closing.set()
-        # If the event loop was closed before the server, the task is done already.
+        self._closing.set()  # the task is done already if the event loop was closed before the server
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
 
@@ -321,26 +319,28 @@ class LocalFaaS(metaclass=RecordType):
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
         self._listener = Listener(self._services.handle, http_limits.max_connections(self.max_connections))
-        self._use_options()
         self._sockets = ListeningSockets(self._listener, self.ssl)
+        self._use_options()
         try:
             try:
                 listening.set_result(await self._sockets.open(self.host, self.port))
             except ConfigurationError as error:
                 listening.set_exception(error)
-                return
-            await self._closing.wait()
+            else:
+                await self._closing.wait()
         finally:
             self._listener.draining = True
             self._sockets.close()
-            left_s = self.drain_s
+            now = asyncio.get_running_loop().time()
             if self._drained_at is not None:
-                left_s = self._drained_at - asyncio.get_running_loop().time()
-            await self._listener.close(left_s)
+                await self._listener.until_closed(now + _LAST_CONNECTIONS_S)
+            self._sockets.cancel()
+            await self._listener.close(self.drain_s if self._drained_at is None else self._drained_at - now)
 
     def _use_options(self) -> None:
         """Answer requests from now on with the options and queues of this object."""
         self.languages = tuple(language for language in self._wanted_languages if language in self._queues)
+        self._sockets.ssl = self.ssl
         self._listener.max_connections = http_limits.max_connections(self.max_connections)
         for queue in self._queues.values():
             queue.queue_timeout_s = self.queue_timeout_s
