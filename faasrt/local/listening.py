@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from ssl import SSLContext
 
-from faasrt.errors import ConfigurationError, ServerError
+from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError
 from faasrt.local import http_limits
 from faasrt.local.connections import BoundedConnection, Listener, Refusal
 from faasrt.local.engines.base import Engine
@@ -119,21 +120,28 @@ class EngineTasks:
         self._group = group
         self._tasks: dict[Engine, asyncio.Task[None]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
+        self._is_cancelled = False
 
     def start(self, engines: Iterable[Engine]) -> None:
         for engine in engines:
-            self._tasks[engine] = self._group.create_task(engine.run())
+            task = self._tasks[engine] = self._group.create_task(engine.run())
+            # A task that is cancelled before its first step does not do this.
+            task.add_done_callback(functools.partial(_mark_closed, engine))
 
     async def start_ready(self, engines: Iterable[Engine], excused: Collection[str]) -> None:
         """Start engines, and wait until they can run programs. Raise ServerError if an engine fails whose name is not
-        excused. The others then run on.
+        excused. The others then run on. Raise RuntimeClosedError after `cancel`.
         """
-        started = [*engines]
+        started = [] if self._is_cancelled else [*engines]
         self.start(started)
         for engine in started:
             await engine.until_ready_or_failed()
+            if self._is_cancelled:
+                break
             if not engine.ready and engine.name not in excused:
                 raise ServerError(f"{engine.name} cannot run: {engine.problem}", sent="no")
+        if self._is_cancelled:
+            raise RuntimeClosedError("the embedded FaaS was closed meanwhile")
 
     async def stop(self, engines: Iterable[Engine]) -> None:
         """End the processes of engines that run no programs."""
@@ -155,5 +163,10 @@ class EngineTasks:
         task.add_done_callback(self._stopping.discard)
 
     def cancel(self) -> None:
+        self._is_cancelled = True
         for task in [*self._tasks.values(), *self._stopping]:
             task.cancel()
+
+
+def _mark_closed(engine: Engine, _: asyncio.Task[None]) -> None:
+    engine.mark_failed("the engine is closed")
