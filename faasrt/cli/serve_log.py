@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
@@ -21,7 +22,7 @@ def start_log(log_format: str) -> Callable[[str], None]:
     if log_format == "text":
         # The library logs nothing by default, but the command shows why an engine fails.
         logging.basicConfig(format="faasrt: %(message)s")
-        return write_message
+        return _write
     steps: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.processors.add_log_level,
@@ -39,6 +40,11 @@ def start_log(log_format: str) -> Callable[[str], None]:
     logging.captureWarnings(capture=True)
     LOGGER.setLevel(logging.INFO)
     return LOGGER.info
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be closed, which must not end the server
+        write_message(text)
 
 
 def make_access_log(log_format: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -14,7 +15,10 @@ _MAX_PATH = 100
 
 
 class AccessLog:
-    """Writes a line at INFO for each request: method, path without query, status, duration and size of the answer."""
+    """Writes a line at INFO for each request: method, path without query, status, duration and size of the answer.
+
+    A logger that fails, for example because stderr is closed, does not fail the request.
+    """
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -31,7 +35,8 @@ class AccessLog:
             "duration_ms": round(elapsed_s * 1000, 1),
             "bytes": size,
         }
-        if isinstance(self._logger, _STDLIB):
-            self._logger.info("request %s", " ".join(f"{name}={value}" for name, value in fields.items()))
-        else:
-            self._logger.info("request", **fields)
+        with contextlib.suppress(Exception):
+            if isinstance(self._logger, _STDLIB):
+                self._logger.info("request %s", " ".join(f"{name}={value}" for name, value in fields.items()))
+            else:
+                self._logger.info("request", **fields)

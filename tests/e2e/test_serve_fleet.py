@@ -19,7 +19,7 @@ import trustme
 from faasrt import RuntimeManager, Settings
 from support.cli import faasrt as run_command, faasrt_process
 from support.rawhttp import connected, exchange, request
-from support.served import Server, served, until
+from support.served import CLEAN, FAASRT, Caller, Server, served, until
 
 HEADERS = {"Authorization": "Bearer s3cret"}
 NOT_STARTED = "x-faasrt-not-started"
@@ -207,6 +207,37 @@ async def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:
     assert [(line["method"], line["status"]) for line in requests] == [("POST", 200)]
     assert lines[-1]["event"] == "stopping"
     assert "secret" not in server.output
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_a_closed_stderr_changes_nothing(tmp_path: Path, log_format: str) -> None:
+    """Requests are answered, SIGHUP reads the configuration, and SIGTERM waits for the program in flight."""
+    config = tmp_path / "serve.toml"
+    config.write_text('language = ["bash"]\nworkers = 1\n')
+    flags = ("--port", "0", "--access-log", "--log-format", log_format, "--config", str(config))
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(FAASRT, "serve", *flags, env=CLEAN, stdout=pipe, stderr=pipe)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        found = re.search(rb"http://\S+", await process.stdout.readline())
+        assert found is not None
+        server = Caller(found[0].decode())
+        await server.until_pool("bash", status="ready")
+        process.stderr._transport.close()  # type: ignore[attr-defined]
+        config.write_text('language = ["bash"]\nworkers = 2\n')
+        process.send_signal(signal.SIGHUP)
+        await server.until_pool("bash", capacity=2)
+        call = asyncio.create_task(post(server.url, slow(1)))
+        await server.until_pool("bash", active=1)
+        process.send_signal(signal.SIGTERM)
+        assert (await call)[2]["output"]["stdout"] == "done\n"
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def test_a_failed_start_is_json_too() -> None:
