@@ -7,9 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from faasrt._endpoint_urls import split_endpoint
 from faasrt._sqlite_cache import DiskCache
@@ -20,6 +18,10 @@ from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language, family_of, has_return_val
 from faasrt.manager import RuntimeManager
 from faasrt.protocol.health import read_profile
+
+if TYPE_CHECKING:
+    from faasrt.local.engines.base import Engine
+    from faasrt.local.server import LocalFaaS
 
 T = TypeVar("T")
 UNKNOWN_CAPACITY = 16
@@ -88,8 +90,8 @@ def run_with_manager(
         manager = RuntimeManager.local(languages, workers=workers, settings=settings, cache=cache)
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
-            url = (await manager.get_health_status()).endpoints[0].endpoint
-            async with show_start(await report_engine(url, settings.token), url, settings.token):
+            assert manager._faas is not None
+            async with show_start(report_engine(manager._faas)):
                 served = [language for language in manager.get_supported_languages() if has_return_val(language)]
                 for language in served if languages is None else languages:
                     await manager.get_runtime(language)
@@ -111,55 +113,41 @@ async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | 
     return capacity or UNKNOWN_CAPACITY
 
 
-async def _ask_python(url: str, token: str | None) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    # It is the server of this process, so its certificate, which may be for another name, need not be checked.
-    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{url}/health", ssl=False) as response:
-        state: dict[str, Any] = (await response.json())["languages"].get("python", {})
-        return state
-
-
-async def report_engine(
-    url: str, token: str | None = None, *, chosen: bool = False, report: Callable[[str], None] = write_message
-) -> str:
-    """Return the engine of Python at an embedded FaaS, or "". Report why it is wasm, unless it was `chosen`."""
-    python = await _ask_python(url, token)
-    engine: str = python.get("engine", "")
-    if engine == "wasm" and not chosen:
-        reason = python["level_reason"] or "another level was chosen"
+def report_engine(
+    faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message
+) -> Engine | None:
+    """Return the engine of Python. Report why it is wasm, unless it was `chosen`."""
+    python = faas.engine("python")
+    if python is not None and python.name == "wasm" and not chosen:
+        reason = python.options.level_reason or "another level was chosen"
         report(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
-    return engine
+    return python
 
 
 @contextlib.asynccontextmanager
 async def show_start(
-    engine: str,
-    url: str,
-    token: str | None = None,
-    *,
-    live: bool | None = None,
-    report: Callable[[str], None] = write_message,
+    python: Engine | None, *, live: bool | None = None, report: Callable[[str], None] = write_message
 ) -> AsyncIterator[None]:
-    """Show the progress of the compilation for the engine wasm, once on a machine, while an embedded FaaS starts.
-    `live` replaces one line in place, instead of writing a line from time to time; None means only on a terminal.
+    """Show the progress of the compilation for the engine wasm, once on a machine, while it starts. `live` replaces one
+    line in place, instead of writing a line from time to time; None means only on a terminal.
     """
     from faasrt.local.cache import is_compiled, module_dir
 
-    if engine != "wasm" or is_compiled(module_dir()):
+    if python is None or python.name != "wasm" or is_compiled(module_dir()):
         yield
         return
     live = is_terminal(sys.stderr) if live is None else live
-    async with _watched(_watch_python(url, token, live, "starting", "compiling", report)):
+    async with _watched(_watch_python(python, live, False, "compiling", report)):
         yield
 
 
 @contextlib.asynccontextmanager
-async def show_background(engine: str, url: str) -> AsyncIterator[None]:
+async def show_background(python: Engine | None) -> AsyncIterator[None]:
     """Show the progress of the work in the background of the engine wasm."""
-    if engine != "wasm":
+    if python is None or python.name != "wasm":
         yield
         return
-    async with _watched(_watch_python(url, None, is_terminal(sys.stderr), "ready", "making")):
+    async with _watched(_watch_python(python, is_terminal(sys.stderr), True, "making")):
         yield
 
 
@@ -174,18 +162,13 @@ async def _watched(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _watch_python(
-    url: str,
-    token: str | None,
-    live: bool,
-    status: str,
-    first_word: str,
-    report: Callable[[str], None] = write_message,
+    python: Engine, live: bool, ready: bool, first_word: str, report: Callable[[str], None] = write_message
 ) -> None:
-    """Show the detail of Python while it has a status, if the detail begins with a word."""
+    """Show the work of Python while it is ready or not, and has not failed, if the text begins with a word."""
     pause_s = _POLL_S
     try:
-        while (python := await _ask_python(url, token)).get("status") == status:
-            detail = python["detail"]
+        while python.ready == ready and not python.problem:
+            detail = python.background if ready else python.activity
             if detail.startswith(first_word):
                 if live:
                     line, width = f"faasrt: {detail}", line_width()
@@ -197,8 +180,8 @@ async def _watch_python(
                     report(detail)
                     pause_s = _LINE_S
             await asyncio.sleep(pause_s)
-    except (aiohttp.ClientError, OSError, KeyError):
-        pass  # the server is closing, or stderr is closed
+    except OSError:
+        pass  # stderr is closed
     finally:
         if live:
             erase_line()

@@ -286,12 +286,12 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
 
     async def work() -> bool:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
-            engine = await report_engine(faas.url, chosen=bool(engines))
-            async with show_start(engine, faas.url):
+            python = report_engine(faas, chosen=bool(engines))
+            async with show_start(python):
                 found = await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n"))
             ready = all(one for language, one in zip(faas.languages, found, strict=True) if language.has_return_val)
             if ready:
-                async with show_background(engine, faas.url):
+                async with show_background(python):
                     await faas.make_snapshots()
             return ready
 

@@ -35,6 +35,7 @@ from faasrt.languages import Language
 
 if TYPE_CHECKING:
     from faasrt.local import LocalFaaS
+    from faasrt.local.engines.base import Engine
 
 _Report = Callable[[str], None]
 # `timeout` and some supervisors send one signal twice, to the process and to its group.
@@ -74,7 +75,7 @@ _FILE = click.Path(dir_okay=False)
 @click.option(
     "--max-connections",
     type=Number(1, 1_000_000),
-    show_default="1000",
+    show_default="1000, or half of ulimit -n if that is less",
     help="The most connections that are open at once. Further ones are refused.",
 )
 @click.option(
@@ -100,7 +101,7 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
     """Serve the embedded FaaS over HTTP. Without --language, it serves every language whose toolchain is installed.
 
     Ctrl-C or SIGTERM stops it, after the programs in flight have finished; a second one stops it at once. SIGHUP makes
-    it read --config, --token-file and the certificates again.
+    it read --config, --token-file and the certificates again; without these files, it stops the server as SIGTERM does.
     """
     options = read_options(context)
     faas = make_faas(context, options)
@@ -121,11 +122,14 @@ async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaa
     stop, hangup = asyncio.Event(), asyncio.Event()
     stopped_at = 0.0
 
-    def on_signal(number: signal.Signals) -> None:
+    def begin_to_stop() -> None:
         nonlocal stopped_at
+        stopped_at = loop.time()
+        stop.set()
+
+    def on_signal(number: signal.Signals) -> None:
         if not stop.is_set():
-            stopped_at = loop.time()
-            stop.set()
+            begin_to_stop()
         elif loop.time() > stopped_at + _SAME_SIGNAL_S:
             # The system ends the process. Those of the sandboxes, and their folder, are then removed as after SIGKILL.
             loop.remove_signal_handler(number)
@@ -136,11 +140,13 @@ async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaa
         loop.add_signal_handler(number, on_signal, number)
     if reads_files(context.params):
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        loop.add_signal_handler(signal.SIGHUP, on_signal, signal.SIGHUP)
     async with faas, asyncio.TaskGroup() as group:
         write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, faas.token)}")
-        engine = await report_engine(faas.url, faas.token, chosen=bool(faas.engines), report=report)
-        ready = group.create_task(_start(faas, engine, report))
-        ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else stop.set())
+        python = report_engine(faas, chosen=bool(faas.engines), report=report)
+        ready = group.create_task(_start(faas, python, report))
+        ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else begin_to_stop())
         reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
         await stop.wait()
         reloading.cancel()
@@ -199,8 +205,8 @@ def _describe_client(url: str, token: str | None) -> str:
     )
 
 
-async def _start(faas: LocalFaaS, engine: str, report: _Report) -> list[bool]:
-    async with show_start(engine, faas.url, faas.token, live=False, report=report):
+async def _start(faas: LocalFaaS, python: Engine | None, report: _Report) -> list[bool]:
+    async with show_start(python, live=False, report=report):
         at_once = [language for language in faas.languages if language.has_return_val] or [*faas.languages]
         if later := [language for language in faas.languages if language not in at_once]:
             report(f"{', '.join(later)}: the engine starts with the first program")

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Mapping
 
+from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
 from faasrt.local.admission import AdmissionQueue
@@ -53,6 +54,10 @@ def parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language, 
         if name not in known:
             raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
     return parsed
+
+
+def sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
+    return SandboxConfig() if sandbox is None else sandbox
 
 
 def engine_types(languages: Iterable[Language], engines: Mapping[Language, str], level: str) -> list[type[Engine]]:

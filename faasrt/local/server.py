@@ -26,7 +26,7 @@ from faasrt.local.admission import QUEUE_TIMEOUT_S, AdmissionQueue
 from faasrt.local.app import Service, ServiceSwitch
 from faasrt.local.connections import Listener
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
-from faasrt.local.engines.base import EngineError, EngineOptions
+from faasrt.local.engines.base import Engine, EngineError, EngineOptions
 from faasrt.local.engines.jail_level import LEVELS, find_level, program_cgroups
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.folder import temporary_folder
@@ -39,10 +39,6 @@ from faasrt.telemetry.events import Sink
 _IDLE_CONNECTIONS_S = 5.0
 _LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
 _FIXED = ("host", "port")
-
-
-def _sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
-    return SandboxConfig() if sandbox is None else sandbox
 
 
 @attrs.define(eq=False, repr=False)
@@ -93,7 +89,7 @@ class LocalFaaS(metaclass=RecordType):
     sandbox: SandboxConfig = attrs.field(
         default=None,
         kw_only=True,
-        converter=_sandbox_or_default,
+        converter=engine_choice.sandbox_or_default,
         validator=_checks.instance_of(SandboxConfig),
     )
     host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=_checks.instance_of(str))
@@ -111,9 +107,7 @@ class LocalFaaS(metaclass=RecordType):
     ssl: SSLContext | None = attrs.field(
         default=None,
         kw_only=True,
-        validator=_checks.must_be(
-            "an ssl.SSLContext or None", lambda value: value is None or isinstance(value, SSLContext)
-        ),
+        validator=optional(_checks.instance_of(SSLContext)),
     )
     max_connections: int | None = attrs.field(
         default=None, kw_only=True, validator=optional(_checks.number(above=0, most=1e6, integer=True))
@@ -201,6 +195,11 @@ class LocalFaaS(metaclass=RecordType):
             await queue.engine.wait_ready()
         except EngineError as error:
             raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
+
+    def engine(self, language: str | Language) -> Engine | None:
+        """Return the engine of a language; None if the language is not served, or the server was not started."""
+        queue = self._queues.get(Language.parse(language))
+        return None if queue is None else queue.engine
 
     async def make_snapshots(self) -> None:
         """Make the snapshots of the packages of the engine "wasm" now, and wait until they are made.

@@ -147,6 +147,16 @@ async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
             await call
 
 
+async def test_sighup_without_files_drains_and_stops(tmp_path: Path) -> None:
+    """It is the signal of a terminal that closes. The program in flight finishes."""
+    async with bash_server(tmp_path) as server:
+        call = await start_slow(server, 1)
+        server.process.send_signal(signal.SIGHUP)
+        assert (await call)[2]["output"]["stdout"] == "done\n"
+        assert await server.ended() == 0
+        assert "stopping" in server.output
+
+
 async def test_programs_end_after_the_grace_time(tmp_path: Path) -> None:
     """A program that runs longer than `--grace-s` is ended, and the server exits with 0."""
     async with bash_server(tmp_path, "--timeout-s", "100", "--grace-s", "0.2") as server:
