@@ -28,7 +28,7 @@ from faasrt.cli.options import (
     workers_option,
 )
 from faasrt.cli.output import INFRASTRUCTURE, OK, USAGE, erase_line, write
-from faasrt.cli.serve_config import make_faas, read_options, reads_files
+from faasrt.cli.serve_config import changed_keys, make_faas, read_options, reads_files
 from faasrt.cli.serve_log import LOGGER, start_log
 from faasrt.errors import ConfigurationError, FaasrtError, ServiceError
 from faasrt.languages import Language
@@ -40,16 +40,6 @@ if TYPE_CHECKING:
 _Report = Callable[[str], None]
 # `timeout` and some supervisors send one signal twice, to the process and to its group.
 _SAME_SIGNAL_S = 0.5
-# The names of changed options of LocalFaaS in messages, where they are not those of the flags.
-_KEYS = {
-    "languages": "language",
-    "engines": "engine",
-    "sandbox": "limits",
-    "drain_s": "grace-s",
-    "ssl": "certificates",
-    "max_connections": "max-connections",
-    "access_log": "access-log",
-}
 _FILE = click.Path(dir_okay=False)
 
 
@@ -168,18 +158,19 @@ async def _reload(
 ) -> None:
     """Read the configuration again at each SIGHUP, when the server is `ready`. A wrong one changes nothing."""
 
-    def read() -> LocalFaaS:
+    def read() -> tuple[dict[str, Any], LocalFaaS]:
         found = read_options(context)
         if found["log_format"] != options["log_format"]:
             raise click.UsageError("log-format cannot change while the server runs: stop it, and start it again")
-        return make_faas(context, found)
+        return found, make_faas(context, found)
 
     await asyncio.wait({ready})
     while True:
         await hangup.wait()
         hangup.clear()
         try:
-            changed = await faas.reconfigure(await asyncio.to_thread(read))
+            found, wanted = await asyncio.to_thread(read)
+            keys = changed_keys(context, options, found, await faas.reconfigure(wanted))
         except click.ClickException as error:
             LOGGER.error("the configuration stays as it was: %s", error.format_message())
         except FaasrtError as error:
@@ -187,7 +178,7 @@ async def _reload(
         except Exception:  # the server goes on, whatever fails
             LOGGER.exception("the configuration stays as it was")
         else:
-            keys = [_KEYS.get(name, name) for name in changed]
+            options = found
             report(f"read the configuration again; changed: {', '.join(keys) or 'nothing'}")
 
 

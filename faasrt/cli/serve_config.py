@@ -11,11 +11,14 @@ The server reads it at its start and at each SIGHUP. A file has the names of the
 
 from __future__ import annotations
 
+import functools
+import os
+import select
 import shutil
 import ssl
+import stat
 import tomllib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 _MAX_FILE_BYTES = 1_000_000
+_PIPE_TIMEOUT_MS = 5_000
 # A program in flight may run for its time limit, and has waited in the queue before.
 _MORE_GRACE_S = 5.0
 
@@ -46,7 +50,7 @@ def read_options(context: click.Context) -> dict[str, Any]:
     path = options.pop("config")
     if path is None:
         return options
-    known = {max(option.opts, key=len).removeprefix("--"): option for option in context.command.params}
+    known = _options_by_key(context)
     for key, value in _read_toml(path).items():
         option = known.get(key)
         if option is None or option.name in ("config", "token"):
@@ -63,13 +67,31 @@ def read_options(context: click.Context) -> dict[str, Any]:
     return options
 
 
+def _options_by_key(context: click.Context) -> dict[str, click.Parameter]:
+    return {max(option.opts, key=len).removeprefix("--"): option for option in context.command.params}
+
+
+def changed_keys(
+    context: click.Context, old: Mapping[str, Any], new: Mapping[str, Any], changed: Iterable[str]
+) -> list[str]:
+    """Return the keys of the file whose values differ, and those of files whose content differs. `changed` has the
+    names of the options of `LocalFaaS` that differ.
+    """
+    names = {name for name in new if new[name] != old.get(name)}
+    if "token" in changed:
+        names.add("token_file")
+    if "ssl" in changed:
+        names |= {"tls_cert", "tls_key"}
+    return [key for key, option in _options_by_key(context).items() if option.name in names]
+
+
 def _keys(known: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in known if key not in ("config", "token", "help"))
 
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(_read_file("--config", path))
+        return tomllib.loads(_read_text("--config", path))
     except tomllib.TOMLDecodeError as error:
         raise click.UsageError(f"{path} is not TOML: {error}") from None
 
@@ -141,7 +163,7 @@ def _find_token(context: click.Context, options: Mapping[str, Any]) -> str | Non
     if path is None or (token is not None and not file_is_flag):
         return token
     try:
-        return check_token(_read_file("--token-file", path).removesuffix("\n").removesuffix("\r"))
+        return check_token(_read_text("--token-file", path).removesuffix("\n").removesuffix("\r"))
     except ConfigurationError as error:
         raise click.UsageError(f"--token-file {path}: {error}") from None
 
@@ -151,10 +173,15 @@ def _read_certificates(certificate: str | None, key: str | None) -> ssl.SSLConte
         return None
     if certificate is None or key is None:
         raise click.UsageError("--tls-cert and --tls-key need each other")
+    contents = (_read_file("--tls-cert", certificate), _read_file("--tls-key", key))
+    return _load_certificates(certificate, key, contents)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_certificates(certificate: str, key: str, contents: tuple[bytes, bytes]) -> ssl.SSLContext:
+    """Return a context for files with these contents. It is the same one for the same contents."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
-    for name, path in (("--tls-cert", certificate), ("--tls-key", key)):
-        _read_file(name, path)
     try:
         # Without a password, OpenSSL would ask for one on the terminal.
         context.load_cert_chain(certificate, key, password="")
@@ -167,14 +194,33 @@ def _read_certificates(certificate: str | None, key: str | None) -> ssl.SSLConte
     return context
 
 
-def _read_file(flag: str, path: str) -> str:
+def _read_text(flag: str, path: str) -> str:
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-        if len(content) > _MAX_FILE_BYTES:
-            raise click.UsageError(f"{flag} {path} is larger than {_MAX_FILE_BYTES:,} bytes")
-        return content.decode()
-    except OSError as error:
-        raise click.UsageError(f"cannot read {flag} {path}: {error.strerror or error}") from None
+        return _read_file(flag, path).decode()
     except UnicodeDecodeError:
         raise click.UsageError(f"{flag} {path} is not UTF-8") from None
+
+
+def _read_file(flag: str, path: str) -> bytes:
+    try:
+        # A FIFO without a writer would block the thread, and with it the end of the server.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+                raise click.UsageError(f"{flag} {path} is not a file")
+            poll, content = select.poll(), b""
+            poll.register(file, select.POLLIN)
+            while len(content) <= _MAX_FILE_BYTES:
+                if not poll.poll(_PIPE_TIMEOUT_MS):
+                    raise click.UsageError(f"{flag} {path} is a pipe that sends nothing")
+                piece = file.read(_MAX_FILE_BYTES)
+                if not piece:
+                    break
+                content += piece
+    except OSError as error:
+        raise click.UsageError(f"cannot read {flag} {path}: {error.strerror or error}") from None
+    if len(content) > _MAX_FILE_BYTES:
+        raise click.UsageError(f"{flag} {path} is larger than {_MAX_FILE_BYTES:,} bytes")
+    if stat.S_ISFIFO(mode) and not content:
+        raise click.UsageError(f"{flag} {path} is a pipe that is empty, so it cannot be read again")
+    return content

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from faasrt.cli import serve_config
 from faasrt.cli.serve import serve_command
-from faasrt.cli.serve_config import make_faas, read_options
+from faasrt.cli.serve_config import changed_keys, make_faas, read_options
 from faasrt.local import LocalFaaS
 
 
@@ -95,6 +97,46 @@ def test_a_file_is_read_again(config: Path) -> None:
 
 
 def test_a_large_file_is_refused(config: Path) -> None:
-    """So is a device that never ends."""
-    with pytest.raises(click.UsageError, match="--config /dev/zero is larger than 1,000,000 bytes"):
+    """It is not read to its end."""
+    with config.open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(click.UsageError, match=r"is larger than 1,000,000 bytes"):
+        read_options(context_of("--config", str(config)))
+
+
+def test_a_file_may_be_a_link_or_a_descriptor(config: Path) -> None:
+    """Kubernetes mounts secrets as symbolic links, and shells pass `<(command)` as the descriptor of a pipe."""
+    config.write_text("workers = 3\n")
+    link = config.with_name("link.toml")
+    link.symlink_to(config)
+    reading, writing = os.pipe()
+    os.write(writing, b"workers = 4\n")
+    os.close(writing)
+    with config.open() as file:
+        for path, workers in ((str(link), 3), (f"/dev/fd/{file.fileno()}", 3), (f"/dev/fd/{reading}", 4)):
+            assert read_options(context_of("--config", path))["workers"] == workers
+    with pytest.raises(click.UsageError, match="is a pipe that is empty, so it cannot be read again"):
+        read_options(context_of("--config", f"/dev/fd/{reading}"))
+    os.close(reading)
+
+
+def test_a_fifo_without_a_writer_does_not_block(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused after a moment, and so is a device."""
+    monkeypatch.setattr(serve_config, "_PIPE_TIMEOUT_MS", 1)
+    os.mkfifo(config)
+    with pytest.raises(click.UsageError, match="is a pipe that sends nothing"):
+        read_options(context_of("--config", str(config)))
+    with pytest.raises(click.UsageError, match="/dev/zero is not a file"):
         read_options(context_of("--config", "/dev/zero"))
+
+
+def test_the_keys_that_changed_are_those_of_the_file(config: Path) -> None:
+    """Files whose content changed are named by their keys, too."""
+    config.write_text("timeout-s = 1\nworkers = 2\n")
+    context = context_of("--config", str(config))
+    old = read_options(context)
+    config.write_text("timeout-s = 2\nworkers = 2\nmemory-mb = 200\n")
+    changed = ["sandbox", "drain_s", "ssl", "token"]
+    keys = ["timeout-s", "memory-mb", "token-file", "tls-cert", "tls-key"]
+    assert changed_keys(context, old, read_options(context), changed) == keys
+    assert changed_keys(context, old, old, []) == []
