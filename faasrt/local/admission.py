@@ -27,11 +27,11 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class BusyError(NotStartedError):
-    """The program was not started, because the server is overloaded, or because the engine is not ready."""
+    """The program was not started, because the server is overloaded or stops, or because the engine is not ready."""
 
-    def __init__(self, message: str, *, ready: bool = True) -> None:
+    def __init__(self, message: str, *, kind: str = "overloaded") -> None:
         super().__init__(message)
-        self.status, self.kind = (429, "overloaded") if ready else (503, "not ready")
+        self.status, self.kind = 429 if kind == "overloaded" else 503, kind
 
 
 @attrs.define
@@ -94,7 +94,7 @@ class AdmissionQueue:
         engine, counts = self.engine, self.counts
         if not engine.ready:
             counts.refused += 1
-            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", ready=False)
+            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
         if self._limiter.available_tokens <= 0 and self.queued >= self._max_queue:
             counts.refused += 1
             raise BusyError(f"the queue is full: {self._max_queue} programs wait already")

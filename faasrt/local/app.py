@@ -117,7 +117,7 @@ class Service:
             raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
         if method == "POST" and self._listener.draining:
             self._listener.refused_while_draining += 1
-            raise BusyError("the server is about to stop", ready=False)
+            raise BusyError("the server is about to stop", kind="stopping")
         return handler
 
     async def _run_code(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
