@@ -101,10 +101,12 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
     except ConfigurationError as error:
         hint = "; --host and --port name another address" if str(error).startswith("cannot listen on") else ""
         message = f"{name_options(str(error))}{hint}"
-        if options["log_format"] == "text":
-            raise click.UsageError(message) from None
-        LOGGER.error(message)
-        return USAGE
+        if options["log_format"] == "json":
+            LOGGER.error(message)
+            return USAGE
+        if message == str(error):  # it names no flag
+            raise
+        raise click.UsageError(message) from None
 
 
 async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaaS, report: _Report) -> int:

@@ -13,6 +13,7 @@ the limit may still send `GET /livez` and `GET /readyz`, because a server that i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -127,7 +128,8 @@ class Refusal(asyncio.Protocol):
             return
         self._listener.refusing.add(writer)
         if writer.can_write_eof():
-            writer.write_eof()
+            with contextlib.suppress(OSError):  # the client has reset the connection
+                writer.write_eof()
         self._timer = asyncio.get_running_loop().call_later(http_limits.SPARE_TIMEOUT_S, writer.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:

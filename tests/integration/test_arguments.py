@@ -61,6 +61,7 @@ WRONG: dict[str, Any] = {
 SETTINGS = (SandboxConfig, TimeoutSettings, LimiterSettings, RetrySettings, BreakerSettings, Settings)
 # The values that an argument accepts, by its name. It must refuse all other values in WRONG.
 RIGHT: dict[str, set[str]] = {
+    "extra_attempts": {"zero"},
     "network_enabled": {"true", "false"},
     "idempotent": {"true", "false"},
     "min_success_rate": set(),
