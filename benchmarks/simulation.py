@@ -234,6 +234,7 @@ class Client:
             permit = self._pool.try_acquire(self._group, avoid=tried)
             if permit is None:
                 permit = await self._pool.acquire(self._group, avoid=tried)
+                assert permit is not None
             attempt += 1
             deadline = min(deadline, self._clock() + DEADLINE_S)
             error = await self._attempt(permit, demand_s)

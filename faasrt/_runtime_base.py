@@ -85,7 +85,7 @@ class RuntimeBase(metaclass=RecordType):
         """Return the metrics of this runtime's languages since the factory was created."""
         own = self._transport.urls(self.language)
         return self._counters.snapshot(
-            self.get_supported_languages(),
+            (self.language, *self.get_supported_languages()),  # it may have left the settings
             in_flight=self._transport.in_flight,
             queued=self._transport.queued,
             states=tuple(state for state in self._transport.states() if configured_url(state.endpoint) in own),

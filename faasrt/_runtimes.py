@@ -116,7 +116,9 @@ class RuntimeRegistry:
         Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
         new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
         keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
-        connections are closed after the last one. `logger`, `telemetry` and `cache` cannot change.
+        connections are closed after the last one. Names in `dns+` URLs are not looked up here, but when calls use them.
+        Waiting calls in a language that has no endpoint any more fail with `UnsupportedLanguageError`. `logger`,
+        `telemetry` and `cache` cannot change.
 
         The embedded FaaS of `RuntimeManager.local` stays as it is. So `endpoints` must be empty, `token` must be the
         same, and the limits of `sandbox` can only be lowered.
@@ -138,14 +140,16 @@ class RuntimeRegistry:
             <Runtime python at http://faas-1:8000, http://faas-2:8000>
         """
         self._check_open()
-        async with self._lock:
-            self._check_open()
-            if self._faas is not None:
-                settings = self._settings_with_faas(settings)
-                if not self._has_started_faas:
-                    self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
-                    return
+        if self._faas is None:
             await self._factory.reconfigure(settings)
+            return
+        async with self._lock:  # the embedded FaaS may be starting
+            self._check_open()
+            settings = self._settings_with_faas(settings)
+            if self._has_started_faas:
+                await self._factory.reconfigure(settings)
+            else:
+                self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
 
     async def close_runtimes(self) -> None:
         """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.

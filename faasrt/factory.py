@@ -101,7 +101,9 @@ class RuntimeFactory:
         Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
         new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
         keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
-        connections are closed after the last one. The logger, `telemetry` and `cache` cannot change.
+        connections are closed after the last one. Names in `dns+` URLs are not looked up here, but when calls use them.
+        Waiting calls in a language that has no endpoint any more fail with `UnsupportedLanguageError`. The logger,
+        `telemetry` and `cache` cannot change.
 
         Args:
             settings: All settings, not only those that change.
@@ -125,7 +127,7 @@ class RuntimeFactory:
             raise ConfigurationError("settings.endpoints must not be empty: pass all settings, not only the changes")
         for url in urls:
             protocol_of(url)
-        await self._transport.reconfigure(settings)
+        self._transport.reconfigure(settings)
 
     def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that have an endpoint.

@@ -17,6 +17,7 @@ from faasrt.errors import (
     QueueFullError,
     RejectedError,
     ServiceError,
+    UnsupportedLanguageError,
 )
 from faasrt.languages import family_of, has_return_val
 from faasrt.protocol.health import EndpointProfile
@@ -25,8 +26,8 @@ from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
 from faasrt.results import ValidationResult
 from faasrt.transport.context import CallContext
-from faasrt.transport.endpoint import has_alternative
-from faasrt.transport.endpoint_registry import EndpointRegistry, unsupported_error
+from faasrt.transport.endpoint import Endpoint, has_alternative
+from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
@@ -78,13 +79,14 @@ class Transport(EndpointRegistry):
         tried: tuple[str, ...] = ()
         unable: list[str] = []
         excluded: Collection[str] = ()
+        refused: InvalidRequestError | None = None
+        queued_s = 0.0  # before this attempt
         try:
             while True:
-                urls = self.urls(run.language)
-                if not urls:
-                    raise failed or unsupported_error(run.language)
                 try:
-                    group = await self._group(urls, run.language, excluded)
+                    group = await self._group(run.language, excluded=excluded, within_s=context.deadline - self.clock())
+                except UnsupportedLanguageError as error:
+                    raise (failed or error) from None
                 except ConnectError as error:
                     if failed is None:
                         context.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
@@ -92,15 +94,19 @@ class Transport(EndpointRegistry):
                     context.attempt_finished(error, None)
                     failed = error
                 else:
+                    if not group.endpoints and refused is not None:
+                        raise failed or refused  # those that might run it have left
                     if not execution.needs_profile:
                         group.skip_capacity()
                     try:
                         permit = self._pool.try_acquire(group, avoid=tried)
                         if permit is None:
-                            permit = await self._wait_for_permit(context, settings, group, tried, owner)
+                            permit = await self._wait_for_permit(context, settings, group, tried, owner, queued_s)
                     except (QueueFullError, ServiceError) as error:
                         # If there is no permit for a retry, raise the failure that led to the retry.
                         raise (failed or error) from None
+                    if permit is None:
+                        continue  # all endpoints have left, and others may have come
                     if failed is None:
                         context.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
                     url = permit.endpoint.url
@@ -111,6 +117,7 @@ class Transport(EndpointRegistry):
                         # Nothing was sent. Replicas may be of different kinds, so another one may be able to run it.
                         self._finish_attempt(permit, context, error)
                         unable.append(url)
+                        refused = error
                         excluded = exclude(unable)
                         if not self._endpoints(run.language, excluded):
                             for url in unable:
@@ -147,6 +154,7 @@ class Transport(EndpointRegistry):
                     raise failed
                 context.retry_scheduled(failed, wait_s)
                 await asyncio.sleep(wait_s)
+                queued_s = context.queued_s
         except ServiceError as error:
             context.attach(error)
             raise
@@ -155,18 +163,16 @@ class Transport(EndpointRegistry):
         """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
         self._loop.check()
         settings = self.settings
-        if not self.urls(context.language):
-            raise unsupported_error(context.language)
-        urls = tuple(url for url in self.urls(context.language) if protocol_of(url).validates)
-        if not urls:
-            raise RejectedError(f"no endpoint of {context.language} validates programs", sent="no")
         within_s = settings.sandbox.timeout_limit_s + settings.timeouts.grace_s
         try:
-            group = await self._group(urls, context.language)
-            group.skip_capacity()
-            permit = self._pool.try_acquire(group)
-            if permit is None:
-                permit = await self._wait_for_permit(context, settings, group, (), owner)
+            permit = None
+            while permit is None:
+                group = await self._group(context.language, validates=True)
+                group.skip_capacity()
+                permit = self._pool.try_acquire(group) or await self._wait_for_permit(
+                    context, settings, group, (), owner, 0.0
+                )
+            self._use_default_capacity(permit.endpoint)
             context.attempts, context.endpoint = 1, permit.endpoint.url
             error: BaseException | None = None
             try:
@@ -202,11 +208,19 @@ class Transport(EndpointRegistry):
         self._pool.fail_waiting(owner, error)
 
     async def _wait_for_permit(
-        self, context: CallContext, settings: Settings, group: EndpointGroup, avoid: Collection[str], owner: object
-    ) -> Permit:
+        self,
+        context: CallContext,
+        settings: Settings,
+        group: EndpointGroup,
+        avoid: Collection[str],
+        owner: object,
+        queued_before_s: float,
+    ) -> Permit | None:
         asked = self.clock()
         queue_timeout_s = settings.limiter.queue_timeout_s
-        within_s = math.inf if queue_timeout_s is None else queue_timeout_s
+        within_s = math.inf
+        if queue_timeout_s is not None:
+            within_s = queue_timeout_s - (context.queued_s - queued_before_s)
         if not group.is_initialized:
             within_s += settings.timeouts.health_s  # the first caller may wait for a health report
         within_s = min(within_s, context.deadline - asked)
@@ -216,6 +230,12 @@ class Transport(EndpointRegistry):
             )
         finally:
             context.queued_s += self.clock() - asked
+
+    def _use_default_capacity(self, endpoint: Endpoint) -> None:
+        """Let waiting calls use an endpoint that has come while they waited, and whose health is not requested."""
+        if not endpoint.limit.is_initialized:
+            endpoint.limit.set_capacity(None)
+            self._pool.wake()
 
     def _finish_attempt(self, permit: Permit, context: CallContext, error: BaseException | None) -> None:
         try:
@@ -240,6 +260,8 @@ class Transport(EndpointRegistry):
             profile = self._profiles.cached(endpoint.url) or await self._fetch_profile(endpoint.url, context)
             endpoint.limit.set_capacity(profile.capacities.get(family_of(run.language)))
             self._pool.wake()
+        else:
+            self._use_default_capacity(endpoint)
         # The time of the attempt starts only here, after the health report.
         now, deadline = self.clock(), context.deadline
         started = now

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random as random_module
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from faasrt.config import Settings
-from faasrt.errors import ConnectError, UnsupportedLanguageError
+from faasrt.errors import ConnectError, RejectedError, UnsupportedLanguageError
 from faasrt.languages import Language
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import EndpointHealth, HealthStatus
@@ -101,32 +102,25 @@ class EndpointRegistry:
 
     def urls(self, language: Language | str) -> tuple[str, ...]:
         """Return the URLs in the settings whose services may run a language."""
-        return _urls(self.settings, language)
+        urls = self.settings.endpoints.get(language, ())
+        if urls or language in (Language.PYTHON, Language.JAVASCRIPT):
+            return urls
+        every = dict.fromkeys(url for replicas in self.settings.endpoints.values() for url in replicas)
+        return tuple(url for url in every if protocol_of(url).lists(language))
 
-    async def reconfigure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Use other settings for further calls, and other endpoints for further attempts and for waiting calls.
 
         Endpoints that stay keep their circuit breaker, limit and connections.
-
-        Cancellation: changes nothing.
         """
         if self._users:
             self._loop.check()
-        if self._pool.queued:
-            await self._replicas.prepare(settings)  # otherwise waiting calls would have no replica
-        before, self.settings = self.settings, settings
+        self.settings = settings
         self._http.configure(settings)
         self._replicas.configure(settings)
         for budget in self._budgets.values():
             budget.reconfigure(settings.retry)
-
-        def urls_of(group: EndpointGroup) -> Sequence[str]:
-            urls = _urls(settings, group.language)
-            if group.urls == _urls(before, group.language):
-                return urls
-            return [url for url in urls if protocol_of(url).validates]  # its callers wait for a validation
-
-        self._pool.reconfigure(settings, urls_of)
+        self._pool.reconfigure(settings, lambda group: self._urls(group.language, validates=group.validates))
 
     async def fingerprints(self, language: Language | str) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
@@ -197,15 +191,46 @@ class EndpointRegistry:
         """Return the replicas for a language now."""
         return self._pool.group(language, self.urls(language), excluded=excluded).endpoints
 
+    def _urls(self, language: Language | str, *, validates: bool) -> tuple[str, ...]:
+        urls = self.urls(language)
+        return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
+
     async def _group(
-        self, urls: tuple[str, ...], language: Language | str, excluded: Collection[str] = ()
+        self,
+        language: Language | str,
+        *,
+        within_s: float = math.inf,
+        validates: bool = False,
+        excluded: Collection[str] = (),
     ) -> EndpointGroup:
-        """Return the replicas with these URLs. Raise ConnectError if a name has no known address, and no other URL
-        has one.
+        """Return the replicas for a language now, after a look-up of their names if it is necessary.
+
+        Raises:
+            UnsupportedLanguageError: The language has left the settings.
+            RejectedError: No endpoint of the language validates programs.
+            ConnectError: A name has no known address, or it was not found in time, and no other URL has one.
         """
-        if has_names(urls):
-            await self._replicas.update(urls)
-        return self._pool.group(language, urls, excluded=excluded)
+        while True:
+            urls = self._urls(language, validates=validates)
+            if not urls:
+                if validates and self.urls(language):
+                    raise RejectedError(f"no endpoint of {language} validates programs", sent="no")
+                raise unsupported_error(language)
+            failure = None
+            if has_names(urls):
+                try:
+                    async with asyncio.timeout(within_s if within_s < math.inf else None):
+                        await self._replicas.update(urls)
+                except ConnectError as error:
+                    failure = error
+                except TimeoutError:
+                    message = "no address of the name was found before the deadline of the call"
+                    failure = ConnectError(message, endpoint=urls[0], sent="no")
+            if self._urls(language, validates=validates) != urls:
+                continue  # the settings have changed during the look-up
+            if failure is not None:
+                raise failure
+            return self._pool.group(language, urls, validates=validates, excluded=excluded)
 
     def _remove(self, url: str) -> None:
         self._tasks.start(self._forget(url))
@@ -220,14 +245,6 @@ class EndpointRegistry:
         self._on_removed(url)
         self._emit(ReplicaRemoved(endpoint=url))
         await self._http.close_session(url)
-
-
-def _urls(settings: Settings, language: Language | str) -> tuple[str, ...]:
-    urls = settings.endpoints.get(language, ())
-    if urls or language in (Language.PYTHON, Language.JAVASCRIPT):
-        return urls
-    every = dict.fromkeys(url for replicas in settings.endpoints.values() for url in replicas)
-    return tuple(url for url in every if protocol_of(url).lists(language))
 
 
 def unsupported_error(language: Language | str) -> UnsupportedLanguageError:

@@ -36,7 +36,7 @@ def exclude(unable: Sequence[str]) -> set[str]:
 
 @attrs.frozen(eq=False)
 class Waiter:
-    """A caller that waits for a permit. `granted` gets a `Permit`."""
+    """A caller that waits for a permit. `granted` gets a `Permit`, or None if the group has no endpoint any more."""
 
     ticket: int
     granted: asyncio.Future[Any]
@@ -57,6 +57,7 @@ class EndpointGroup:
     Attributes:
         language: The language.
         urls: Their URLs in the settings.
+        validates: Whether the callers validate programs, which not all services do.
         excluded: The base URLs of replicas, and names, that do not belong to the group; see `exclude`.
         endpoints: The replicas now.
         waiters: The callers, except for retries.
@@ -67,6 +68,7 @@ class EndpointGroup:
 
     language: Language | str
     urls: tuple[str, ...]
+    validates: bool = False
     excluded: Collection[str] = ()
     endpoints: Sequence[Endpoint] = attrs.field(default=(), on_setattr=_use_endpoints)
     # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
@@ -154,7 +156,7 @@ class EndpointGroups:
         self._random = random
         self._replicas_of = replicas_of
         self._on_idle = on_idle
-        self._groups: dict[tuple[str, tuple[str, ...]], EndpointGroup] = {}
+        self._groups: dict[tuple[str, tuple[str, ...], bool], EndpointGroup] = {}
         # The groups with waiting callers, in any order. A dict, because a set has no order that tests can repeat.
         self._waiting: dict[EndpointGroup, None] = {}
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
@@ -164,19 +166,27 @@ class EndpointGroups:
         # Whether the limit of any endpoint has changed since all endpoints were offered to the waiting callers.
         self._limits_changed = False
 
-    def group(self, language: Language | str, urls: Sequence[str], *, excluded: Collection[str] = ()) -> EndpointGroup:
+    def group(
+        self,
+        language: Language | str,
+        urls: Sequence[str],
+        *,
+        validates: bool = False,
+        excluded: Collection[str] = (),
+    ) -> EndpointGroup:
         """Return the group of the replicas that have these URLs in the settings, without those that are excluded.
 
         Groups of one family of languages share the endpoints that they have in common. Do not keep a group across an
         await, because `reconfigure` may replace it.
         """
-        key = language, tuple(urls)
+        key = language, tuple(urls), validates
         group = None if excluded else self._groups.get(key)
         if group is None:
             group = EndpointGroup(*key, excluded)
-            group.endpoints = self._endpoints_of(group)
             if not excluded:
                 self._groups[key] = group
+        if not group.endpoints:
+            group.endpoints = self._endpoints_of(group)
         return group
 
     def refresh(self) -> None:
@@ -203,7 +213,7 @@ class EndpointGroups:
         for group in groups:
             group.urls = tuple(urls_of(group))
             if not group.excluded:
-                self._groups.setdefault((group.language, group.urls), group)
+                self._groups.setdefault((group.language, group.urls, group.validates), group)
         self.refresh()
 
     def is_used(self, url: str) -> bool:

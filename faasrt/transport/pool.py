@@ -91,13 +91,16 @@ class PermitPool(EndpointGroups):
     def refresh(self) -> None:
         """Use the replicas that there are now.
 
-        Waiting callers get permits for new ones. Those that have left are not used for further calls.
+        Waiting callers get permits for new ones, or None if there is none. Those that have left are not used for
+        further calls.
         """
         super().refresh()
         for group in list(self._waiting):
             while group.has_waiters and not group.endpoints:
-                error = ConnectError("no endpoint is left after a change, and nothing was sent", sent="no")
-                self._fail(group, group.first, error)
+                waiter = group.first
+                self._remove(group, waiter)
+                if not waiter.granted.done():
+                    waiter.granted.set_result(None)
         self.wake()
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
@@ -117,8 +120,10 @@ class PermitPool(EndpointGroups):
         avoid: Collection[str] = (),
         within_s: float | None = None,
         owner: object = None,
-    ) -> Permit:
+    ) -> Permit | None:
         """Acquire a permit for one of the endpoints; first come, first served, but retries before other calls.
+
+        Return None if the group has no endpoint, or has none any more.
 
         Args:
             group, avoid: See `try_acquire`.
@@ -132,6 +137,8 @@ class PermitPool(EndpointGroups):
 
         Cancellation: leaves the queue, and holds no permit.
         """
+        if not group.endpoints:
+            return None
         if permit := self.try_acquire(group, avoid=avoid):
             return permit
         self._check_queue(group)
@@ -144,7 +151,7 @@ class PermitPool(EndpointGroups):
             self.wake()
         try:
             async with asyncio.timeout(within_s):
-                granted: Permit = await waiter.granted
+                granted: Permit | None = await waiter.granted
                 return granted
         except TimeoutError:
             self._leave(group, waiter)
@@ -301,7 +308,7 @@ class PermitPool(EndpointGroups):
     def _leave(self, group: EndpointGroup, waiter: Waiter) -> None:
         granted = waiter.granted
         if granted.done() and not granted.cancelled():
-            if granted.exception() is None:
+            if granted.exception() is None and granted.result() is not None:
                 # The permit was granted just when the caller left. The next caller gets it.
                 self.in_flight -= 1
                 granted.result().endpoint.limit.release()

@@ -30,7 +30,8 @@ class _Name:
         failure: Why the last look-up failed; None if it did not.
         checked: Set when the first look-up has ended, since the name is used or used again.
         following: The task that looks the name up in each period, while the name is used.
-        look_up: The look-up that runs. One that takes too long goes on, because a thread cannot be stopped.
+        look_up: The look-up that runs. One by the system that takes too long goes on, because a thread cannot be
+            stopped.
         is_used: Whether a call used the name since the last look-up.
         retry_at: When calls that have other replicas may look the name up again, after its first look-up failed.
     """
@@ -103,32 +104,18 @@ class ReplicaDirectory:
                 self._start(name)
         for checked in [name.checked for name in names if has_none or name.replicas]:
             await checked.wait()
-        if has_none and not any(map(self._known, urls)):
+        if names and not any(map(self._known, urls)):  # again, because names may have left the settings
             reason = names[0].failure or "the look-up was ended"
             raise ConnectError(f"no address of the name is known: {reason}", endpoint=names[0].url, sent="no")
 
-    async def prepare(self, settings: Settings) -> None:
-        """Look up the names that only these settings have, as these settings say.
+    def configure(self, settings: Settings) -> None:
+        """Use other settings.
 
-        Cancellation: keeps the settings of before.
+        Names that are not in them are not followed any more. New names are looked up at once if calls are made, because
+        calls may wait for them.
         """
         before, self._settings = self._settings, settings
-        try:
-            urls = {url for replicas in settings.endpoints.values() for url in replicas}
-            names = [self._names.setdefault(url, _Name(url)) for url in urls if not self._known(url)]
-            for name in names:
-                if not name.is_followed:
-                    self._start(name)
-            for name in names:
-                await name.checked.wait()
-        except BaseException:
-            self._settings = before
-            raise
-
-    def configure(self, settings: Settings) -> None:
-        """Use other settings. Names that are not in them are not followed any more."""
-        before, self._settings = self._settings, settings
-        urls = {url for replicas in settings.endpoints.values() for url in replicas}
+        urls = dict.fromkeys(url for replicas in settings.endpoints.values() for url in replicas)
         for name in list(self._names.values()):
             if name.url not in urls:
                 del self._names[name.url]
@@ -140,6 +127,10 @@ class ReplicaDirectory:
                 name.look_up = None
         self._reconfigured.set()  # a new period starts at once
         self._reconfigured = asyncio.Event()
+        if self._is_busy():
+            for url in urls:
+                if url.startswith(DISCOVERY) and url not in self._names:
+                    self._start(self._names.setdefault(url, _Name(url)))
 
     async def aclose(self) -> None:
         """Stop all look-ups, and keep the replicas; a later call starts the look-ups again."""
@@ -177,16 +168,22 @@ class ReplicaDirectory:
                 return
 
     async def _look_up(self, name: _Name) -> None:
+        resolve, within_s = self._settings.discovery.resolve, self._settings.timeouts.connect_s
         if name.look_up is None:
-            resolve = self._settings.discovery.resolve or resolve_by_system
-            name.look_up = self._tasks.start(_addresses(resolve, *_host_and_port(name.url)))
-        look_up, within_s = name.look_up, self._settings.timeouts.connect_s
+            name.look_up = self._tasks.start(_addresses(resolve or resolve_by_system, *_host_and_port(name.url)))
+        look_up = name.look_up
         done, _ = await asyncio.wait({look_up}, timeout=within_s)
+        if name.look_up is not look_up:  # the settings have changed
+            await self._look_up(name)
+            return
         if not done:
+            if resolve is not None:
+                look_up.cancel()
+                name.look_up = None
             self._record_failure(name, TimeoutError(f"no answer within {within_s:g} s"))
             return
         name.look_up = None
-        found = look_up.result()
+        found = LookupError("the look-up was cancelled") if look_up.cancelled() else look_up.result()
         if isinstance(found, Exception):
             self._record_failure(name, found)
         else:

@@ -31,7 +31,8 @@ from faasrt import (
 )
 from faasrt._endpoint_urls import PROTOCOL_GROUP
 from faasrt.testing import FakeFaaS, Reply
-from support.discovery import HOST, GatedServer, Names, dns_url, fakes_at, replica
+from support.discovery import GatedServer, Names, dns_url, fakes_at, replica
+from support.doubles.piston import Piston
 from support.served import until
 
 ONCE = RetrySettings(max_attempts=1)
@@ -87,20 +88,22 @@ async def test_waiting_calls_go_to_the_new_endpoints() -> None:
 
 
 async def test_waiting_calls_without_any_endpoint_fail() -> None:
-    """Nothing was sent. Further calls in the language are refused, until it has an endpoint again."""
+    """Nothing was sent. Further calls in the language are refused, too, until it has an endpoint again."""
     async with FakeFaaS() as full:
         full.health = {"languages": {"python": {"capacity": 1}}}
         full.default = Reply(hang=True)
         before = Settings(endpoints={"python": full.url, "js": full.url})
         async with RuntimeManager(settings=before) as manager:
+            python = await manager.get_runtime("python")
             first = asyncio.create_task(manager.run_code("1", "python"))
             await full.wait_until(lambda: full.in_flight == 1)
             waiting = asyncio.create_task(manager.run_code("1", "python"))
             await until(lambda: manager.get_metrics().queued == 1)
             await manager.reconfigure(Settings(endpoints={"js": full.url}))
-            with pytest.raises(ConnectError, match="no endpoint is left after a change") as caught:
+            with pytest.raises(UnsupportedLanguageError, match="not supported any more"):
                 await waiting
-            assert (caught.value.sent, manager.get_metrics().queued) == ("no", 0)
+            assert manager.get_metrics().queued == 0
+            assert python.get_metrics().total.in_flight == 1
             with pytest.raises(UnsupportedLanguageError, match="not supported any more"):
                 await manager.run_code("1", "python")
             assert [str(language) for language in manager.get_supported_languages()] == ["javascript"]
@@ -242,25 +245,82 @@ async def test_a_protocol_that_cannot_be_loaded_changes_nothing(monkeypatch: pyt
         assert (await manager.run_code("1", "python")).endpoint == fake.url
 
 
-async def test_cancelled_while_new_names_are_looked_up() -> None:
-    """Nothing changes, and waiting calls go on waiting."""
-    async with FakeFaaS() as full:
+async def test_waiting_calls_retry_the_look_up_of_a_new_name() -> None:
+    """If it fails at first, it is an attempt that failed. Retries of other calls find the address."""
+
+    class Recovering(Names):
+        async def resolve(self, host: str, port: int) -> Any:
+            self.asked.append((host, port))
+            if len(self.asked) == 1:
+                raise OSError("not yet")
+            return ["127.0.0.1"]
+
+    names = Recovering()
+    async with FakeFaaS() as full, fakes_at(1) as (new,):
         full.health = {"languages": {"python": {"capacity": 1}}}
         full.default = Reply(hang=True)
-        names = Names()
-        del names.found[HOST]
         async with RuntimeManager(settings=Settings(endpoints={"python": full.url})) as manager:
-            calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(2)]
-            await until(lambda: manager.get_metrics().queued == 1 and full.in_flight == 1)
-            settings = Settings(endpoints={"python": f"dns+http://{HOST}:1"}, discovery=names.settings())
-            change = asyncio.create_task(manager.reconfigure(settings))
-            await until(lambda: names.asked)
-            change.cancel()
-            await asyncio.wait([change])
-            assert change.cancelled()
-            full.default = Reply()
+            calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(6)]
+            await until(lambda: manager.get_metrics().queued == 5 and full.in_flight == 1)
+            retry = RetrySettings(base_delay_s=0.001)
+            await manager.reconfigure(
+                Settings(endpoints={"python": dns_url(new)}, discovery=names.settings(), retry=retry)
+            )
+            results = await asyncio.gather(*calls[1:])
+            assert {(result.endpoint, result.attempts) for result in results} == {(replica(new), 2)}
             calls[0].cancel()
-            assert (await calls[1]).endpoint == full.url
+
+
+@pytest.mark.parametrize("has_other", [False, True])
+async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool) -> None:
+    """The call goes to the new endpoint, and nothing is sent to one that has left."""
+    gate = asyncio.Event()
+
+    class Slow(Names):
+        async def resolve(self, host: str, port: int) -> Any:
+            self.asked.append((host, port))
+            await gate.wait()
+            return ["127.0.0.1"]
+
+    names = Slow()
+    async with FakeFaaS() as other, fakes_at(1) as (old,), FakeFaaS() as new:
+        urls = [dns_url(old), other.url] if has_other else [dns_url(old)]
+        gate.set()
+        settings = Settings(endpoints={"python": urls}, discovery=names.settings())
+        async with RuntimeManager(settings=settings) as manager:
+            while not old.executions:
+                await manager.run_code("1", "python")
+            transport = manager._factory._transport
+            await until(lambda: not any(name.is_followed for name in transport._replicas._names.values()))
+            sent, asked = old.executions + other.executions, len(names.asked)
+            gate.clear()
+            call = asyncio.create_task(manager.run_code("1", "python"))
+            await until(lambda: len(names.asked) > asked)
+            await manager.reconfigure(Settings(endpoints={"python": new.url}))
+            assert (await call).endpoint == new.url
+            assert old.executions + other.executions == sent
+            assert [state.endpoint for state in manager.get_metrics().states] == [new.url]
+
+
+async def test_waiting_validations_go_only_to_services_that_validate() -> None:
+    """Calls and validations wait apart, also if all endpoints of before validate."""
+    piston, full, new = Piston(run_timeout=60_000), FakeFaaS(), FakeFaaS()
+    async with piston as service, full, new:
+        full.health = {"languages": {"javascript": {"capacity": 1}}}
+        full.default = Reply(hang=True)
+        new.down()
+        before = Settings(endpoints={"js": full.url}, limiter=LimiterSettings(max_concurrency=1))
+        async with RuntimeManager(settings=before) as manager:
+            js = await manager.get_runtime("js")
+            first = asyncio.create_task(js.run_code("1"))
+            await full.wait_until(lambda: full.in_flight == 1)
+            waiting = asyncio.create_task(js.validate_code("1"))
+            await until(lambda: manager.get_metrics().queued == 1)
+            await manager.reconfigure(attrs.evolve(before, endpoints={"js": [service.url, new.url]}))
+            first.cancel()
+            with pytest.raises(ConnectError) as caught:
+                await waiting
+            assert caught.value.endpoint == new.url
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,39 @@ async def test_waiting_calls_use_a_new_replica() -> None:
         first.cancel()
 
 
+async def test_waiting_calls_fill_a_new_replica_without_health() -> None:
+    """With `envelope="never"`, no health is requested, and a new replica gets as many waiting calls as the first."""
+    async with discovered(2, envelope="never") as (manager, names, (one, two)):
+        names.found[HOST] = ["127.0.0.1"]
+        one.default = two.default = HANG
+        calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(40)]
+        await one.wait_until(lambda: one.in_flight == 16)
+        names.found[HOST] = ["127.0.0.1", "127.0.0.2"]
+        await two.wait_until(lambda: two.in_flight == 16)
+        assert manager.get_metrics().queued == 8
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+
+
+async def test_all_replicas_are_replaced_while_calls_wait() -> None:
+    """If the name changes, the waiting calls wait for the look-up of the new one."""
+    async with discovered(2, period_s=3600) as (manager, names, (one, two)):
+        names.found[HOST] = ["127.0.0.1"]
+        one.health = {"languages": {"python": {"capacity": 1}}}
+        one.default = HANG
+        calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
+        await one.wait_until(lambda: one.in_flight == 1)
+        await until(lambda: manager.get_metrics().queued == 4)
+        settings = manager._factory.settings
+        names.found = {"new.test": ["127.0.0.2"]}
+        url = dns_url(two).replace(HOST, "new.test")
+        await manager.reconfigure(attrs.evolve(settings, endpoints={"python": url}))
+        results = await asyncio.gather(*calls[1:])
+        assert {result.endpoint for result in results} == {replica(two).replace(HOST, "new.test")}
+        calls[0].cancel()
+
+
 async def test_a_replica_that_leaves_finishes_its_calls() -> None:
     """It gets no new calls. After its last call its connection is closed, and its metrics are those of the URL."""
     registry, events, old = CollectorRegistry(), list[Event](), GatedServer()

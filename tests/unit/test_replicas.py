@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -141,13 +143,64 @@ async def test_a_first_look_up_that_fails() -> None:
 
 
 async def test_a_look_up_that_hangs() -> None:
-    """A call waits for `connect_s`. There is only one look-up at a time, because a thread cannot be stopped."""
+    """A call waits for `connect_s`. Then the function is cancelled, and the next call calls it again."""
     async with directory(connect_s=0.01) as one:
         del one.names.found[HOST]
         for _ in range(3):
             with pytest.raises(ConnectError, match=r"no answer within 0\.01 s"):
                 await one.update()
-        assert len(one.names.asked) == 1
+        assert len(one.names.asked) == 3
+        one.names.found[HOST] = ["10.0.0.1"]
+        assert await one.update() == [f"http://{HOST}:8000#10.0.0.1"]
+
+
+async def test_a_look_up_by_the_system_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is only one at a time, because a thread cannot be stopped. Its answer is used when it arrives."""
+    gate, asked = threading.Event(), list[str]()
+
+    def getaddrinfo(host: str, port: int, *args: Any, **options: Any) -> Any:
+        asked.append(host)
+        gate.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with directory(connect_s=0.01) as one:
+        one.directory.configure(attrs.evolve(one.settings, discovery=DiscoverySettings()))
+        try:
+            for _ in range(3):
+                with pytest.raises(ConnectError, match=r"no answer within 0\.01 s"):
+                    await one.update()
+        finally:
+            gate.set()
+        one.directory.configure(attrs.evolve(one.settings, discovery=DiscoverySettings(), timeouts=TimeoutSettings()))
+        assert await one.update() == [f"http://{HOST}:8000#10.0.0.1"]
+        assert asked == [HOST]
+
+
+async def test_names_of_new_settings_are_looked_up_while_calls_wait() -> None:
+    """Although no new call uses them. Otherwise calls that wait for other replicas would never see them."""
+    async with directory("10.0.0.1") as one:
+        changed = attrs.evolve(one.settings, endpoints={"python": [URL, OTHER]})
+        one.directory.configure(changed)
+        assert one.names.asked == []
+        one.busy, one.names.found["piston.test"] = True, ["10.0.0.2"]
+        one.directory.configure(changed)
+        await until(lambda: one.changes == 2)
+        assert len(one.known(URL, OTHER)) == 2
+
+
+async def test_another_resolver_during_a_look_up() -> None:
+    """The name is looked up with the new function at once, and in each period after that."""
+    async with directory("10.0.0.1", period_s=0.001) as one:
+        one.busy = True
+        await one.update()
+        del one.names.found[HOST]
+        asked = len(one.names.asked)
+        await until(lambda: len(one.names.asked) > asked)
+        working = Names("10.0.0.2")
+        one.directory.configure(attrs.evolve(one.settings, discovery=working.settings()))
+        await until(lambda: len(working.asked) > 3)
+        assert one.known() == [f"http://{HOST}:8000#10.0.0.2"]
 
 
 async def test_a_call_with_other_replicas_does_not_wait_for_a_new_name() -> None:
