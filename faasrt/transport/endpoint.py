@@ -198,9 +198,11 @@ class Profiles:
         Cancellation: if another caller waits, it sends the request again.
         """
         fetches_before, fetching = self._fetches[url], False
-        answered, hung = None, True
+        answered, hung, lock = None, True, self._locks[url]
         try:
-            async with asyncio.timeout(within_s), self._locks[url]:
+            async with asyncio.timeout(within_s), lock:
+                if self._locks.get(url) is not lock:  # the endpoint was discarded
+                    return self._unknown(url)
                 cached = self.cached(url)
                 if cached is not None or self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
@@ -211,6 +213,8 @@ class Profiles:
         except TimeoutError:
             if not fetching:
                 return self._unknown(url)
+        if self._locks.get(url) is not lock:  # the endpoint was discarded
+            return answered or self._unknown(url)
         self._fetches[url] += 1
         if answered is not None:
             self._cached[url] = answered

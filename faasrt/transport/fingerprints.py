@@ -41,13 +41,14 @@ class FingerprintDirectory:
 
     async def get(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
-        if any(self._fresh(url) is None for url in urls):
+        names = {url: self._fresh(url) for url in urls}
+        if None in names.values():
             async with asyncio.TaskGroup() as group:
-                for url in urls:
-                    group.create_task(self._update(url))
+                updates = {url: group.create_task(self._update(url, self._locks[url])) for url in urls}
+            names = {url: update.result() for url, update in updates.items()}
         # A service that runs other languages has one fingerprint for all.
         known = language if isinstance(language, Language) else Language.PYTHON
-        return {url: self._known[url][1][known] for url in urls}
+        return {url: None if each is None else each[known] for url, each in names.items()}
 
     def forget(self, url: str) -> None:
         """Remove what is known about an endpoint that is not used any more."""
@@ -63,11 +64,14 @@ class FingerprintDirectory:
         asked, names = self._known.get(url, (0.0, None))
         return names if self._clock() - asked < MAX_AGE_S else None
 
-    async def _update(self, url: str) -> None:
-        async with self._locks[url]:
-            if self._fresh(url) is None:
+    async def _update(self, url: str, lock: asyncio.Lock) -> dict[Language, str | None] | None:
+        async with lock:
+            names = self._fresh(url)
+            if names is None and self._locks.get(url) is lock:
                 names = await self._ask(url)
-                self._known[url] = self._clock(), names
+                if self._locks.get(url) is lock:  # otherwise the endpoint was forgotten
+                    self._known[url] = self._clock(), names
+            return names
 
     async def _ask(self, url: str) -> dict[Language, str | None]:
         unknown: dict[Language, str | None] = dict.fromkeys(Language)

@@ -304,6 +304,20 @@ async def test_health_is_requested_again_after_a_prompt_failure(takes_s: float, 
     assert requests.count == count
 
 
+async def test_nothing_is_kept_about_an_endpoint_that_left_during_its_health_report() -> None:
+    """Callers that wait get the profile of an unknown server, without further requests."""
+    requests = HealthRequests()
+    requests.hangs = True
+    callers = [asyncio.create_task(requests.get()) for _ in range(3)]
+    while not requests.count:
+        await asyncio.sleep(0)
+    requests.profiles.discard("http://faas")
+    assert await asyncio.gather(*callers) == [EndpointProfile()] * 3
+    assert requests.count == 1
+    profiles = requests.profiles
+    assert not any((profiles._cached, profiles._unknown_until, profiles._fetches, profiles._locks))
+
+
 async def test_another_caller_requests_health_after_a_cancellation(serve: Serve) -> None:
     """If the caller that waits for `/health` is cancelled, the next caller requests it, and no permit is lost."""
     server = Server()
