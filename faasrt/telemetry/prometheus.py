@@ -35,7 +35,9 @@ processes. Executions of the embedded FaaS are not counted; it serves its own `/
 from __future__ import annotations
 
 import os
+from collections import Counter as Counts, defaultdict
 from collections.abc import Iterable
+from typing import TypeAlias, TypeVar
 
 from faasrt.errors import ConfigurationError
 from faasrt.telemetry.events import (
@@ -65,6 +67,8 @@ _ENABLED = frozenset(
         *(ReplicasChanged, ReplicaRemoved),
     }
 )
+_Metric: TypeAlias = Counter | Gauge | Histogram
+_MetricT = TypeVar("_MetricT", Counter, Gauge, Histogram)
 
 
 class PrometheusSink:
@@ -95,7 +99,6 @@ class PrometheusSink:
         def gauge(name: str, help_text: str, *labels: str) -> Gauge:
             return Gauge(name, help_text, labels, namespace=namespace, registry=None, multiprocess_mode="livesum")
 
-        # All attributes must be metrics, because `collect` yields all attributes.
         self._calls = counter("calls", "Calls that ended.", "language", "endpoint", "outcome", "error")
         self._attempts = counter("attempts", "Requests.", "language", "endpoint")
         self._retries = counter("retries", "Requests after the first of a call.", "language", "endpoint")
@@ -109,6 +112,10 @@ class PrometheusSink:
         self._open = gauge("endpoint_breaker_open", open_help, "family", "endpoint")
         self._replicas = gauge("replicas", "Known addresses of the name in a URL.", "endpoint")
         self._failing = gauge("lookup_failing", "Whether the look-ups of the name in a URL fail.", "endpoint")
+        self._metrics = tuple(vars(self).values())
+        # By endpoint: its series, and the requests without an answer yet.
+        self._series: defaultdict[str, set[tuple[_Metric, tuple[str, ...]]]] = defaultdict(set)
+        self._running: Counts[str] = Counts()
         try:
             # Register one collector for all metrics, so that the registry accepts all or none.
             registry.register(self)
@@ -120,52 +127,56 @@ class PrometheusSink:
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics; the registry calls this."""
-        for metric in vars(self).values():
+        for metric in self._metrics:
             yield from metric.collect()
 
     def describe(self) -> Iterable[Metric]:
         """Yield the metrics without samples; the registry calls this to find names that are taken."""
-        for metric in vars(self).values():
+        for metric in self._metrics:
             yield from metric.describe()
 
     def __call__(self, event: Event) -> None:
+        endpoint = getattr(event, "endpoint", "")
         if isinstance(event, AttemptStarted):
-            self._attempts.labels(event.language, event.endpoint).inc()
-            self._in_flight.labels(event.language, event.endpoint).inc()
+            self._running[endpoint] += 1
+            self._at(endpoint, self._attempts, event.language, endpoint).inc()
+            self._at(endpoint, self._in_flight, event.language, endpoint).inc()
             if event.attempt > 1:
-                self._retries.labels(event.language, event.endpoint).inc()
+                self._at(endpoint, self._retries, event.language, endpoint).inc()
         elif isinstance(event, AttemptFinished):
-            self._in_flight.labels(event.language, event.endpoint).dec()
-            self._attempt_s.labels(event.language, event.endpoint).observe(event.duration_s)
+            self._running[endpoint] -= 1
+            self._at(endpoint, self._in_flight, event.language, endpoint).dec()
+            self._at(endpoint, self._attempt_s, event.language, endpoint).observe(event.duration_s)
         elif isinstance(event, CallFinished):
-            self._calls.labels(event.language, event.endpoint, event.outcome or "", event.error or "").inc()
+            self._at(endpoint, self._calls, event.language, endpoint, event.outcome or "", event.error or "").inc()
             self._queue_s.labels(event.language).observe(event.queued_s)
-            self._call_s.labels(event.language, event.endpoint).observe(event.total_s)
+            self._at(endpoint, self._call_s, event.language, endpoint).observe(event.total_s)
         elif isinstance(event, LimitChanged):
-            self._limit.labels(event.family, event.endpoint).set(event.limit)
-            self._open.labels(event.family, event.endpoint)  # creates the series
+            self._at(endpoint, self._limit, event.family, endpoint).set(event.limit)
+            self._at(endpoint, self._open, event.family, endpoint)  # creates the series
         elif isinstance(event, EndpointChanged):
-            self._open.labels(event.family, event.endpoint).set(event.state == "open")
+            self._at(endpoint, self._open, event.family, endpoint).set(event.state == "open")
         elif isinstance(event, ReplicasChanged):
-            self._replicas.labels(event.endpoint).set(event.replicas)
-            self._failing.labels(event.endpoint).set(event.error is not None)
+            self._at(endpoint, self._replicas, endpoint).set(event.replicas)
+            self._at(endpoint, self._failing, endpoint).set(event.error is not None)
         elif isinstance(event, ReplicaRemoved):
-            for metric in vars(self).values():
-                _remove_series(metric, event.endpoint)
+            self._remove_series(endpoint)
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
         """Return whether events of this kind change a metric."""
         return kind in _ENABLED
 
+    def _at(self, endpoint: str, metric: _MetricT, *labels: str) -> _MetricT:
+        """Return the series of a metric with these labels, which belongs to an endpoint."""
+        self._series[endpoint].add((metric, labels))
+        return metric.labels(*labels)
 
-def _remove_series(metric: Counter | Gauge | Histogram, endpoint: str) -> None:
-    """Remove the series of an endpoint, so that their number does not grow as replicas come and go."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        return  # series in files cannot be removed
-    series = set()
-    for family in metric.collect():
-        for sample in family.samples:
-            if sample.labels.get("endpoint") == endpoint:
-                series.add(tuple(value for name, value in sample.labels.items() if name != "le"))
-    for labels in series:
-        metric.remove(*labels)
+    def _remove_series(self, endpoint: str) -> None:
+        """Remove the series of an endpoint, so that their number does not grow as replicas come and go."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            return  # series in files cannot be removed
+        if self._running[endpoint] > 0:
+            return  # another manager uses it, and will report when it does not
+        del self._running[endpoint]
+        for metric, labels in self._series.pop(endpoint, ()):
+            metric.remove(*labels)

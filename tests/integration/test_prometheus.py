@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,7 +28,14 @@ from faasrt import (
     RuntimeManager,
     Settings,
 )
-from faasrt.telemetry.events import CallFinished, ExecutionFinished, ExecutionStarted
+from faasrt.telemetry.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    ExecutionFinished,
+    ExecutionStarted,
+    ReplicaRemoved,
+)
 from faasrt.telemetry.metrics import LATENCY_BOUNDS_S
 from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
@@ -240,6 +248,21 @@ async def test_managers_may_share_a_sink() -> None:
             async with manager_for(fake.url, telemetry=[sink]) as manager:
                 await manager.run_code("1", "py")
     assert total(scrape(registry), "faasrt_calls_total") == {(): 2}
+
+
+def test_a_replica_that_leaves_one_of_two_managers() -> None:
+    """If another manager that shares the sink has a request there, the series stay until the replica leaves it, too."""
+    registry, url = CollectorRegistry(), "http://faas:8000#10.0.0.1"
+    sink = PrometheusSink(registry)
+    started = AttemptStarted(call_id="1", language="python", attempt=1, endpoint=url)
+    sink(started)
+    sink(ReplicaRemoved(endpoint=url))
+    assert total(scrape(registry), "faasrt_attempts_in_flight", "endpoint") == {(url,): 1}
+    sink(AttemptFinished(**attrs.asdict(started), duration_s=1, status=200, error=None, reason=None))
+    assert total(scrape(registry), "faasrt_attempts_total", "endpoint") == {(url,): 1}
+    assert min(scrape(registry).values()) == 0
+    sink(ReplicaRemoved(endpoint=url))
+    assert scrape(registry) == {}
 
 
 def test_two_sinks_need_two_registries_or_namespaces() -> None:
