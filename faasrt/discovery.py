@@ -13,14 +13,17 @@ the addresses of the pods.
 again in each period, in the background. After a pause, the first call waits for a look-up, for at most
 `TimeoutSettings.connect_s`. A look-up that fails, takes longer than that, or finds no address changes nothing: the
 last addresses stay, and one warning is logged. If the first look-up fails, calls get a `ConnectError`, which is retried
-like any other.
+like any other. A function of yours that takes longer is cancelled; the system's look-up goes on, because a thread
+cannot be stopped.
 
 **Changes.** New replicas get calls at once, also those that wait. A replica that has left gets no new calls; it
 finishes those in flight, and then its connections are closed and its metrics are added to those of the URL.
 
 **Names.** The endpoint of a replica, in results, errors, logs and metrics, is the URL without `dns+`, with the address
 after a "#": `http://faas:8000#10.1.2.3`. The `Host` header, and the name in the server's certificate, are those of the
-URL. A name should resolve to all its addresses; some DNS servers return a part of them each time.
+URL. A name should resolve to all its addresses; some DNS servers return a part of them each time. Each address of each
+name is a replica of its own: a pod with an IPv4 and an IPv6 address is two replicas, and so is an address that two
+names have. Each then gets twice the calls, up to twice its capacity.
 """
 
 from __future__ import annotations

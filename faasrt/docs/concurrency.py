@@ -148,9 +148,9 @@ asyncio.run(main())
 True
 ```
 
-* The names are looked up every 10 s, less or more by up to a fifth, while calls are made: `DiscoverySettings`. A pod
-  that has gone gets calls until then; they are refused, and retried on another pod. Let pods go on for longer than this
-  after SIGTERM, so that they refuse calls with 503 instead of breaking connections.
+* The names are looked up every 8 to 12 s while calls are made: `DiscoverySettings`. A pod that has gone gets calls
+  until then; they are refused, and retried on another pod. Let pods go on for longer than this after SIGTERM, so that
+  they refuse calls with 503 instead of breaking connections.
 * The log has one line when the addresses change (INFO), and one when look-ups begin to fail (WARNING). The last known
   addresses stay in use. `faasrt.telemetry.prometheus` has `faasrt_replicas` and `faasrt_lookup_failing`.
 * Many replicas need more connections: one for each call in flight, at most `max_concurrency`, and those that were idle

@@ -2,8 +2,8 @@
 
 A call is `CallStarted`, then `AttemptStarted` and `AttemptFinished` for each attempt, with `RetryScheduled` between two
 attempts, then `CallFinished`. `EndpointChanged`, `LimitChanged`, `ReplicasChanged` and `ReplicaRemoved` belong to no
-call. `ExecutionStarted` and
-`ExecutionFinished` come from the embedded FaaS, which runs in the same process, and report its side of a request.
+call. `ExecutionStarted` and `ExecutionFinished` come from the embedded FaaS, which runs in the same process, and report
+its side of a request.
 
 A sink may have a method `is_enabled_for(kind)`. It returns whether the sink wants events of this class that do not
 report a failure; it gets all that report one. Events that no sink wants are not created.
@@ -165,7 +165,7 @@ class LimitChanged(metaclass=RecordType):
 
 @attrs.frozen(kw_only=True)
 class ReplicasChanged(metaclass=RecordType):
-    """A look-up of the name in a `dns+` URL found other addresses, or failed after one that did not, or the reverse.
+    """A look-up of the name in a `dns+` URL found other addresses, began to fail, or succeeded again.
 
     Attributes:
         endpoint: The URL in the settings.
@@ -187,7 +187,7 @@ class ReplicasChanged(metaclass=RecordType):
 @attrs.frozen(kw_only=True)
 class ReplicaRemoved(metaclass=RecordType):
     """An endpoint has left the settings or the addresses of its name, and its last call has ended; or a `dns+` URL has
-    left the settings.
+    left the settings. When the last runtime is closed, each replica that was discovered is removed, too.
 
     Attributes:
         endpoint: The endpoint, or the URL.
@@ -203,7 +203,7 @@ class CallFinished(_CallEvent):
     Attributes:
         call_id: The id of its `CallStarted`.
         language: The wire name of the language.
-        endpoint: The base URL of the last attempt, or "".
+        endpoint: The base URL of the last attempt, or "". If it is a replica that has left since, its `dns+` URL.
         outcome: The outcome, or None when the call failed.
         error: The class name of the error, or None.
         reason: The reason of the error, or None.

@@ -107,7 +107,8 @@ class Metrics(metaclass=RecordType):
     """A snapshot of the metrics of a runtime, factory or manager.
 
     Attributes:
-        total: The sum over all endpoints, including calls that reached no endpoint.
+        total: The sum over all endpoints, including calls that reached no endpoint, and those of endpoints that have
+            left the settings.
         endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt. Those of replicas that
             have left are under their `dns+` URL.
         in_flight: The number of calls of the factory that hold a permit.
@@ -172,21 +173,29 @@ class CallCounters:
 
 
 class Counters:
-    """Counters by language and endpoint."""
+    """Counters by endpoint and language."""
 
     def __init__(self) -> None:
-        self._counters: defaultdict[tuple[str, str], CallCounters] = defaultdict(CallCounters)
+        self._counters: defaultdict[str, defaultdict[str, CallCounters]] = defaultdict(
+            lambda: defaultdict(CallCounters)
+        )
 
     def at(self, language: str, endpoint: str) -> CallCounters:
         """Return the counters for one language at one endpoint; "" means no endpoint."""
-        return self._counters[language, endpoint]
+        return self._counters[endpoint][language]
+
+    def has(self, endpoint: str) -> bool:
+        """Return whether an endpoint was used and has not left."""
+        return endpoint in self._counters
 
     def fold(self, endpoint: str) -> None:
-        """Add the counters of a replica that has left to those of its URL, so that their number does not grow."""
+        """Add the counters of an endpoint that has left to others, so that their number does not grow.
+
+        Those of a replica are added to those of its URL, and those of any other endpoint only to the sum of all.
+        """
         url = configured_url(endpoint)
-        if url != endpoint:
-            for key in [key for key in self._counters if key[1] == endpoint]:
-                self._counters[key[0], url].add(self._counters.pop(key))
+        for language, counters in self._counters.pop(endpoint, {}).items():
+            self.at(language, url if url != endpoint else "").add(counters)
 
     def snapshot(
         self, languages: Container[str] | None, *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
@@ -196,10 +205,11 @@ class Counters:
         """
         total = CallCounters()
         by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)
-        for (language, endpoint), counters in self._counters.items():
-            if languages is None or language in languages:
-                total.add(counters)
-                by_endpoint[endpoint].add(counters)
-        by_endpoint.pop("", None)  # calls that reached no endpoint
+        for endpoint, by_language in self._counters.items():
+            for language, counters in by_language.items():
+                if languages is None or language in languages:
+                    total.add(counters)
+                    by_endpoint[endpoint].add(counters)
+        by_endpoint.pop("", None)  # calls that reached no endpoint, or one that has left
         endpoints = {endpoint: counters.snapshot() for endpoint, counters in by_endpoint.items()}
         return Metrics(total=total.snapshot(), endpoints=endpoints, in_flight=in_flight, queued=queued, states=states)

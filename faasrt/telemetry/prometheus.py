@@ -25,11 +25,16 @@ The metrics, with their labels:
 * `faasrt_lookup_failing` (endpoint): 1 while the look-ups of this name fail, else 0.
 
 The metrics of an endpoint exist after its first use. They are removed when its last call has ended after it has left
-the settings, or the addresses of its name; not with `PROMETHEUS_MULTIPROC_DIR`. Labels are languages, base URLs,
-outcomes and class names, so the number of series depends on the configuration and not on the number of calls. The
-values are those of `get_metrics()`, summed over the managers that share the sink. The limit and the breaker of an
-endpoint have the last value that any manager reported. With `PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live
-processes. Executions of the embedded FaaS are not counted; it serves its own `/metrics`.
+the settings, or the addresses of its name; those of discovered addresses also when the last runtime is closed. If
+another manager that shares the sink uses the endpoint, they begin again at 0 with its next call, or stay if it has a
+request there. With `PROMETHEUS_MULTIPROC_DIR`, they are not removed.
+
+Labels are languages, base URLs, addresses, outcomes and class names. So the number of series depends on the number of
+endpoints that are used now, and not on the number of calls. As long as no endpoint has left, the values are those of
+`get_metrics()`, summed over the managers that share the sink. Afterwards, `get_metrics()` still counts the calls of
+those that have left. The limit and the breaker of an endpoint have the last value that any manager reported. With
+`PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. Executions of the embedded FaaS are not counted;
+it serves its own `/metrics`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
+from faasrt._endpoint_urls import configured_url
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, Timings
@@ -153,16 +154,16 @@ class CallContext:
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         total_s = self._clock() - self.started
         outcome = result.outcome.value if result else None
-        # Not `_endpoint_counters`, because those of a replica that has left were added to others.
-        counters = self._counters.at(self._language, self.endpoint)
-        counters.call_finished(outcome, _name_of(error), total_s)
+        # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
+        endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)
+        self._counters.at(self._language, endpoint).call_finished(outcome, _name_of(error), total_s)
         if error is not None or self._emit.is_enabled_for(CallFinished):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()
             self._emit(
                 CallFinished(
                     call_id=self._call_id,
                     language=self._language,
-                    endpoint=self.endpoint,
+                    endpoint=endpoint,
                     outcome=outcome,
                     error=_name_of(error),
                     reason=_reason_of(error),

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
+from faasrt._endpoint_urls import address_of
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, RejectedError, UnsupportedLanguageError
 from faasrt.languages import Language
@@ -79,6 +80,8 @@ class EndpointRegistry:
         )
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(self.settings.retry))
+        # The endpoints that have left and were not reported yet, in this order.
+        self._left: dict[str, None] = {}
         self._users = 0
         self._loop = LoopAffinity("runtime")
 
@@ -90,6 +93,11 @@ class EndpointRegistry:
         """Count one runtime less; the last one closes the sessions."""
         self._users -= 1
         if self._users == 0:
+            for url in list(self._left):
+                self._report_removal(url)
+            for _, endpoint in self._pool.endpoints():
+                if address_of(endpoint.url):
+                    self._emit(ReplicaRemoved(endpoint=endpoint.url))
             self._loop.release()
             self._profiles.clear()
             self._fingerprints.clear()
@@ -233,18 +241,25 @@ class EndpointRegistry:
             return self._pool.group(language, urls, validates=validates, excluded=excluded)
 
     def _remove(self, url: str) -> None:
+        self._left[url] = None
         self._tasks.start(self._forget(url))
 
     async def _forget(self, url: str) -> None:
         """Close the connections to an endpoint that has left, and forget everything about it."""
         # In a task of its own, because the last call reports its end after it has given back the permit.
+        if url in self._left and self._report_removal(url):
+            await self._http.close_session(url)
+
+    def _report_removal(self, url: str) -> bool:
+        """Report an endpoint that has left, and forget everything about it. Return False if it has come back."""
+        del self._left[url]
         if self._pool.is_used(url):
-            return  # it has come back
+            return False
         self._profiles.discard(url)
         self._fingerprints.forget(url)
         self._on_removed(url)
         self._emit(ReplicaRemoved(endpoint=url))
-        await self._http.close_session(url)
+        return True
 
 
 def unsupported_error(language: Language | str) -> UnsupportedLanguageError:

@@ -160,8 +160,10 @@ class EndpointGroups:
         # The groups with waiting callers, in any order. A dict, because a set has no order that tests can repeat.
         self._waiting: dict[EndpointGroup, None] = {}
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        # Those of `_endpoints` that belong to no group any more, but have calls in flight.
-        self._leaving: dict[tuple[str, str], Endpoint] = {}
+        # Those of `_endpoints` that belong to no group any more, but have calls in flight; with their keys.
+        self._leaving: dict[Endpoint, tuple[str, str]] = {}
+        # The number of families for which each base URL is in `_endpoints`.
+        self._families: Counter[str] = Counter()
         self._latencies: dict[str, TypicalLatency] = defaultdict(TypicalLatency)
         # Whether the limit of any endpoint has changed since all endpoints were offered to the waiting callers.
         self._limits_changed = False
@@ -195,8 +197,9 @@ class EndpointGroups:
         for group in dict.fromkeys((*self._groups.values(), *self._waiting)):
             group.endpoints = self._endpoints_of(group)
             used.update(group.endpoints)
-        self._leaving = {key: endpoint for key, endpoint in self._endpoints.items() if endpoint not in used}
-        self._drop_idle()
+        self._leaving = {endpoint: key for key, endpoint in self._endpoints.items() if endpoint not in used}
+        for endpoint in list(self._leaving):
+            self._drop_if_idle(endpoint)
 
     def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
         """Use other settings. Endpoints that stay keep their breakers and limits.
@@ -218,7 +221,7 @@ class EndpointGroups:
 
     def is_used(self, url: str) -> bool:
         """Return whether an endpoint gets calls, or has calls in flight."""
-        return any(used == url for _, used in self._endpoints)
+        return url in self._families
 
     def endpoints(self) -> list[tuple[str, Endpoint]]:
         return [(family, endpoint) for (family, _), endpoint in self._endpoints.items()]
@@ -228,12 +231,14 @@ class EndpointGroups:
         urls = self._replicas_of([url for url in group.urls if url not in group.excluded])
         return [self._endpoint(family, url) for url in urls if url not in group.excluded]
 
-    def _drop_idle(self) -> None:
-        """Forget the endpoints that have left and have no calls in flight."""
-        for key in [key for key, endpoint in self._leaving.items() if not endpoint.limit.in_flight]:
-            del self._leaving[key], self._endpoints[key]
-            if not self.is_used(key[1]):
-                self._on_idle(key[1])
+    def _drop_if_idle(self, endpoint: Endpoint) -> None:
+        """Forget an endpoint if it has left and has no calls in flight."""
+        if endpoint in self._leaving and not endpoint.limit.in_flight:
+            del self._endpoints[self._leaving.pop(endpoint)]
+            self._families[endpoint.url] -= 1
+            if not self._families[endpoint.url]:
+                del self._families[endpoint.url]
+                self._on_idle(endpoint.url)
 
     def _endpoint(self, family: str, url: str) -> Endpoint:
         endpoint = self._endpoints.get((family, url))
@@ -251,4 +256,5 @@ class EndpointGroups:
             limit = AdaptiveLimit(self._max_concurrency, on_limit)
             latency = EndpointLatency(self._latencies[family])
             endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency)
+            self._families[url] += 1
         return endpoint

@@ -188,8 +188,6 @@ class PermitPool(EndpointGroups):
             endpoint.limit.release()
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
-            if self._leaving:
-                self._drop_idle()
             if is_failure and self.queued:
                 self._fail_unavailable_groups()
             was_full = self.in_flight + 1 >= self._max_concurrency
@@ -197,6 +195,7 @@ class PermitPool(EndpointGroups):
                 self.wake()
             else:
                 self.wake(endpoint)
+            self._drop_if_idle(endpoint)
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
         """Raise an error in the waiting callers with this owner."""
@@ -314,8 +313,8 @@ class PermitPool(EndpointGroups):
                 granted.result().endpoint.limit.release()
                 if granted.result().probe is not None:
                     granted.result().endpoint.breaker.release_probe(self._clock(), granted.result().probe or 0)
-                self._drop_idle()
                 self.wake()
+                self._drop_if_idle(granted.result().endpoint)
         else:
             self._remove(group, waiter)
 

@@ -22,6 +22,7 @@ from faasrt import (
     InvalidRequestError,
     Language,
     LimiterSettings,
+    OverloadedError,
     RetrySettings,
     RuntimeClosedError,
     RuntimeManager,
@@ -149,6 +150,53 @@ async def test_a_replica_that_leaves_finishes_its_calls() -> None:
         assert leaving not in shown
         assert f'faasrt_replicas{{endpoint="{dns_url(new)}"}} 1.0' in shown
         assert f'faasrt_lookup_failing{{endpoint="{dns_url(new)}"}} 0.0' in shown
+
+
+async def test_a_call_that_ends_after_its_replica_has_left() -> None:
+    """It counts for the URL, so that no metric of the replica exists any more. Closing removes those of the others."""
+    registry = CollectorRegistry()
+    async with discovered(2, telemetry=[PrometheusSink(registry)]) as (manager, names, (one, two)):
+        names.found[HOST] = ["127.0.0.1"]
+        one.default = Reply(status=503, retry_after="20", not_started=True)
+        call = asyncio.create_task(manager.run_code("1", "python"))
+        await until(lambda: replica(one) in manager.get_metrics().endpoints and one.in_flight == 0)
+        names.found[HOST] = ["127.0.0.2"]
+        while known(manager) != [replica(two)]:
+            with contextlib.suppress(OverloadedError):
+                await manager.run_code("1", "python", timeout_ms=1000)
+        await until(lambda: replica(one) not in manager.get_metrics().endpoints)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await manager.run_code("1", "python")).endpoint == replica(two)
+        endpoints = manager.get_metrics().endpoints
+        assert set(endpoints) == {dns_url(one), replica(two)}
+        assert endpoints[dns_url(one)].errors["CancelledError"] == 1
+        shown = generate_latest(registry).decode()
+        assert replica(one) not in shown
+        assert replica(two) in shown
+    assert "#127" not in generate_latest(registry).decode()
+    assert replica(two) in manager.get_metrics().endpoints
+
+
+async def test_a_replica_whose_last_call_ends_when_the_manager_closes() -> None:
+    """Its metrics are removed, too."""
+    registry, old = CollectorRegistry(), GatedServer()
+    async with (
+        discovered(1, telemetry=[PrometheusSink(registry)]) as (manager, names, (new,)),
+        old.at("127.0.0.9", int(new.url.rpartition(":")[2])),
+    ):
+        names.found[HOST] = ["127.0.0.9"]
+        old.gate.clear()
+        call = asyncio.create_task(manager.run_code("1", "python"))
+        await until(lambda: old.running)
+        names.found[HOST] = ["127.0.0.1"]
+        await until(lambda: known(manager) == [replica(new)])
+        old.gate.set()
+        assert (await call).stdout == "late"
+        await manager.aclose()
+        assert "#127" not in generate_latest(registry).decode()
+        assert list(manager.get_metrics().endpoints) == [dns_url(new)]
 
 
 async def test_a_replica_that_comes_back_keeps_its_state() -> None:
