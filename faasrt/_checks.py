@@ -90,7 +90,17 @@ def parse_base_url(text: object) -> str:
         raise ConfigurationError(f"a FaaS URL must look like {example}://host:port, got {shown(url)}")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {shown(url)}")
+    if url.startswith(DISCOVERY) and _is_address(parts.hostname):
+        raise ConfigurationError(f"a FaaS URL with {DISCOVERY} must have a host name, not an address, got {shown(url)}")
     return url.rstrip("/")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _without_userinfo(url: str) -> str:

@@ -260,8 +260,9 @@ class RuntimeRegistry:
         limits = attrs.asdict(options["sandbox"])
         for name, value in attrs.asdict(settings.sandbox).items():
             if value > limits[name]:
+                limit = limits[name] if isinstance(value, bool) else f"at most {limits[name]:g}"
                 raise ConfigurationError(
-                    f"sandbox.{name} must be at most {limits[name]:g}, the limit with which the embedded FaaS was made"
+                    f"sandbox.{name} must be {limit}, the limit with which the embedded FaaS was made"
                 )
         timeouts = attrs.evolve(settings.timeouts, grace_s=settings.timeouts.grace_s + options["queue_timeout_s"])
         return attrs.evolve(settings, timeouts=timeouts, endpoints=self._factory.settings.endpoints)

@@ -9,7 +9,8 @@ logger.
     WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens;
              `replicas_changed` when a look-up fails.
     INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes;
-             `replicas_changed` when a look-up finds other addresses.
+             `replicas_changed` when a look-up finds other addresses, with their number. It has the addresses if
+             DEBUG is enabled.
     DEBUG    All other events, including failed attempts: `call_finished` reports the error if no retry succeeds.
 
 So at level INFO there is one line per call. A line consists of the name of the event and its fields. Fields that are
@@ -69,11 +70,11 @@ class LogSink:
             return
         name = EVENT_NAMES[type(event)]
         if isinstance(logger, _STDLIB):
-            logger.log(level, f"{name} %s", _Fields(event))
+            logger.log(level, f"{name} %s", _Fields(event, logger))
         elif hasattr(logger, "bind"):
-            getattr(logger, _METHODS[level])(name, **_fields(event))
+            getattr(logger, _METHODS[level])(name, **_fields(event, logger))
         else:
-            logger.log(level, name, **_fields(event))
+            logger.log(level, name, **_fields(event, logger))
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
         """Return whether events of this kind that do not report a failure are logged."""
@@ -116,18 +117,24 @@ def log_warning(message: str, *args: object) -> None:
 class _Fields:
     """The fields of an event as text. The text is built when a handler formats the record."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_logger")
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, logger: Any) -> None:
         self._event = event
+        self._logger = logger
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={value!r}" for name, value in _fields(self._event).items())
+        return " ".join(f"{name}={value!r}" for name, value in _fields(self._event, self._logger).items())
 
 
-def _fields(event: Event) -> dict[str, Any]:
-    values = ((name, getattr(event, name)) for name in _FIELDS[type(event)])
-    return {name: value for name, value in values if value is not None and value not in ("", ())}
+def _fields(event: Event, logger: Any) -> dict[str, Any]:
+    fields = {name: getattr(event, name) for name in _FIELDS[type(event)]}
+    if isinstance(event, ReplicasChanged):
+        # There may be hundreds.
+        fields |= {"added": len(event.added) or None, "removed": len(event.removed) or None}
+        if _is_enabled(logger, logging.DEBUG):
+            fields |= {"added_replicas": event.added, "removed_replicas": event.removed}
+    return {name: value for name, value in fields.items() if value is not None and value not in ("", ())}
 
 
 def _level(event: Event) -> int:

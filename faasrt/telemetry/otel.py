@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from faasrt._endpoint_urls import address_of, split_endpoint
 from faasrt._version import __version__
 from faasrt.languages import family_of, parse_language
 from faasrt.telemetry.events import (
@@ -158,7 +159,7 @@ class OpenTelemetrySink:
 
 
 def _address(endpoint: str) -> _Attributes:
-    base_url, _, address = endpoint.partition("#")
+    base_url, address = split_endpoint(endpoint)[1], address_of(endpoint)
     url = urlsplit(base_url)
     port = url.port or (443 if url.scheme == "https" else 80)
     attributes: _Attributes = {"server.address": url.hostname or "", "server.port": port}

@@ -215,7 +215,12 @@ async def resolve_by_system(host: str, port: int) -> list[str]:
     """Return the addresses of a name, A and AAAA, as the system resolves it."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(address[0]) for *_, address in found]
+    return [_with_zone(*address) for *_, address in found]
+
+
+def _with_zone(address: str, port: int, flow: int = 0, zone: int = 0) -> str:
+    """Return an address with the number of its network interface, without which a link-local one has no meaning."""
+    return f"{address}%{zone}" if zone and "%" not in address else address
 
 
 async def _addresses(resolve: Resolve, host: str, port: int) -> list[str] | Exception:

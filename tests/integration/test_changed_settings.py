@@ -331,7 +331,10 @@ async def test_waiting_validations_go_only_to_services_that_validate() -> None:
         (Settings(endpoints={"python": "http://a:1"}), "settings.endpoints must be empty, because this manager"),
         (Settings(token="other"), "token must be the one with which the embedded FaaS was made"),
         (Settings(sandbox=SandboxConfig(timeout_limit_s=11)), r"sandbox\.timeout_limit_s must be at most 10"),
-        (Settings(sandbox=SandboxConfig(network_enabled=True, timeout_limit_s=1)), r"sandbox\.network_enabled"),
+        (
+            Settings(sandbox=SandboxConfig(network_enabled=True, timeout_limit_s=1)),
+            r"sandbox\.network_enabled must be False",
+        ),
         (None, "settings must be a Settings"),
     ],
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import attrs
+import psutil
 import pytest
 import trustme
 from prometheus_client import CollectorRegistry, generate_latest
@@ -458,6 +460,33 @@ async def test_stored_results_are_those_of_the_name(tmp_path: Path) -> None:
             while known(caching) != [replica(two)]:
                 await caching.run_code("2", "python")
             assert (await caching.run_code("1", "python")).cached
+
+
+async def test_link_local_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address of the system has the number of its interface, with which the replica can be reached."""
+    interface, address = link_local_address()
+    server = GatedServer()
+
+    def getaddrinfo(host: str, port: Any, *args: Any, **options: Any) -> Any:
+        if host == HOST:
+            return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, interface))]
+        return original(host, port, *args, **options)
+
+    original = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with server.at(f"{address}%{interface}") as port:
+        async with RuntimeManager.from_url(f"dns+http://{HOST}:{port}") as manager:
+            assert (await manager.run_code("1", "python")).endpoint == f"http://{HOST}:{port}#{address}%{interface}"
+        assert server.hosts == [f"{HOST}:{port}"]
+
+
+def link_local_address() -> tuple[int, str]:
+    """Return the number of an interface of this machine, and its link-local address. Skip the test if there is none."""
+    for name, addresses in psutil.net_if_addrs().items():
+        for each in addresses:
+            if each.family == socket.AF_INET6 and each.address.startswith("fe80:"):
+                return socket.if_nametoindex(name), each.address.partition("%")[0]
+    pytest.skip("this machine has no link-local address")
 
 
 async def test_the_resolver_of_the_system() -> None:

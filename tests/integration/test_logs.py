@@ -105,7 +105,10 @@ def unconfigured() -> Iterator[None]:
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    return {name: value for name, value in attrs.asdict(event).items() if value not in (None, "", ())}
+    fields = attrs.asdict(event)
+    if isinstance(event, ReplicasChanged):
+        fields |= {"added": len(event.added), "added_replicas": event.added}
+    return {name: value for name, value in fields.items() if value not in (None, "", ())}
 
 
 def write_json(level: int = logging.INFO, **options: Any) -> io.StringIO:
@@ -145,6 +148,21 @@ def test_each_event_is_one_line(structured: bool, caplog: pytest.LogCaptureFixtu
             texts = [f"{field}={value!r}" for field, value in fields_of(event).items()]
             assert record.getMessage() == " ".join([name, *texts])
             assert (record.name, record.levelname) == ("faasrt", LEVELS[name].upper())
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_addresses_are_logged_at_level_debug(structured: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """At INFO, the line has their number, because there may be hundreds."""
+    caplog.set_level("INFO", "faasrt")
+    output = write_json(logging.INFO) if structured else io.StringIO()
+    replicas = tuple(f"http://x#10.0.0.{number}" for number in range(1, 4))
+    LogSink()(ReplicasChanged(endpoint="dns+http://x", replicas=1, added=replicas[:1], removed=replicas[1:]))
+    if structured:
+        (line,) = read_json(output)
+        assert (line["added"], line["removed"], len(line)) == (1, 2, 6)
+    else:
+        (message,) = caplog.messages
+        assert message == "replicas_changed endpoint='dns+http://x' replicas=1 added=1 removed=2"
 
 
 @pytest.mark.parametrize(

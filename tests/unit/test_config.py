@@ -138,6 +138,9 @@ def test_base_urls_of_names() -> None:
         parse_base_url("dns+ftp://host")
     with pytest.raises(ConfigurationError, match="no fragment"):
         parse_base_url("http://host:1#10.0.0.1")
+    for wrong in ("dns+http://10.0.0.1:8000", "dns+piston+http://[fd00::1]:2000/api/v2"):
+        with pytest.raises(ConfigurationError, match="must have a host name, not an address"):
+            parse_base_url(wrong)
     settings = Settings.from_env({"COZE_LOOP_FAAS_URL": "dns+http://a:1, http://b:1,dns+piston+http://c:1"})
     assert settings.endpoints[Language.PYTHON] == ("dns+http://a:1", "http://b:1", "dns+piston+http://c:1")
     assert settings == pickle.loads(pickle.dumps(settings))
