@@ -16,6 +16,7 @@ A setting, an environment variable or the installation is wrong. The message nam
   `asyncio.run`, and one in each worker process of a web server (open it in `lifespan`, not at import).
 * *a FaaS URL must name a known protocol*: the part before `+` in a URL is misspelt, or the package that has this
   protocol is not installed. *dns+ comes first, and once*: write `dns+piston+http://...`.
+* *must have a host name, not an address*: remove `dns+`, because an address is one replica.
 * *proxy* (or *session*) *must be None with dns+...*: an HTTP proxy, or a session of yours, resolves names itself.
   Remove `dns+` or the option.
 * *settings.endpoints must not be empty* from `reconfigure`: pass all settings, not only those that change:
@@ -35,7 +36,7 @@ A setting, an environment variable or the installation is wrong. The message nam
 
 The language is unknown, or no endpoint is configured for it. A URL such as `piston+https://host/api/v2` names a service
 with further languages; see `faasrt.docs.services`. JavaScript and TypeScript share `COZE_LOOP_JS_FAAS_URL`. *is not
-supported any more* means that `reconfigure` has removed the endpoints of the language.
+supported any more* means that `reconfigure` has removed the endpoints of the language, maybe while the call waited.
 
 * *... is not installed on the server*: the embedded FaaS runs C, C++, Go, Rust and Java only with their toolchain. The
   message names its Debian package.
@@ -86,8 +87,8 @@ code did not run, and the call was already retried.
 * *no address of the name is known*: the name in a `dns+` URL was never resolved; the reason follows. Try
   `getent ahosts NAME` where the client runs. A headless Service has addresses only while pods are ready. If look-ups
   fail later, the client keeps the last addresses, and logs `replicas_changed` once.
-* *no endpoint is left after a change*: the call waited for a permit when `reconfigure` removed all endpoints of its
-  language.
+* *no address of the name was found before the deadline*: the look-up for a retry took longer than
+  the time that was left.
 
 ### ConnectionLostError
 

@@ -100,7 +100,10 @@ class ReplicaDirectory:
         names = [self._names.setdefault(url, _Name(url)) for url in urls if url.startswith(DISCOVERY)]
         for name in names:
             name.is_used = True
-            if not name.is_followed and (has_none or self._clock() >= name.retry_at):
+            if has_none:
+                if not name.is_followed or name.checked.is_set():  # do not wait for the next period
+                    self._start(name)
+            elif not name.is_followed and self._clock() >= name.retry_at:
                 self._start(name)
         for checked in [name.checked for name in names if has_none or name.replicas]:
             await checked.wait()
@@ -146,6 +149,8 @@ class ReplicaDirectory:
         return () if name is None else name.replicas
 
     def _start(self, name: _Name) -> None:
+        if name.following is not None:
+            name.following.cancel()
         checked = name.checked = asyncio.Event()
         name.following = self._tasks.start(self._follow(name))
         # Not in the task, because a task that is cancelled before its first step runs no code.
@@ -160,7 +165,8 @@ class ReplicaDirectory:
             delay_s = self._settings.discovery.delay_s(self._random)
             if not name.replicas:
                 name.retry_at = self._clock() + delay_s
-                return  # a call without any replica looks it up again at once
+                if not self._is_busy():
+                    return  # a call without any replica looks it up again at once
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._reconfigured.wait()

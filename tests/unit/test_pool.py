@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -595,6 +596,30 @@ def test_a_full_budget_stays_full() -> None:
         one.level = level
         one.reconfigure(RetrySettings(budget=budget))
         assert one.level == expected
+
+
+async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
+    """They get None, also those that wait when the last endpoint leaves, and look for another group."""
+    replicas = ["http://a#1"]
+    pool = PermitPool(
+        Settings(limiter=LimiterSettings(max_concurrency=1)),
+        clock=Clock(),
+        random=random.Random(5).random,
+        replicas_of=lambda urls: list(replicas),
+    )
+    held = await pool.acquire(pool.group("python", ["dns+http://a"]))
+    assert held is not None
+    waiting = [asyncio.create_task(pool.acquire(pool.group("python", ["dns+http://a"]))) for _ in range(3)]
+    while pool.queued < 3:
+        await asyncio.sleep(0)
+    waiting[1].cancel()
+    replicas.clear()
+    pool.refresh()
+    assert await asyncio.gather(*waiting, return_exceptions=True) == [None, ANY, None]
+    assert (waiting[1].cancelled(), pool.queued) == (True, 0)
+    assert await pool.acquire(pool.group("python", ["dns+http://a"])) is None
+    pool.release(held, None)
+    assert (pool.in_flight, pool.endpoints()) == (0, [])
 
 
 CHANGES = st.one_of(

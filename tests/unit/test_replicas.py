@@ -226,6 +226,19 @@ async def test_names_without_an_answer_are_looked_up_once_in_a_period_beside_oth
         await until(lambda: len(one.names.asked) == 2)
 
 
+async def test_a_name_without_an_answer_is_looked_up_again_while_calls_are_made() -> None:
+    """So calls that wait for other replicas see its addresses later, too. A call without any replica does not wait."""
+    async with directory(urls=("http://fixed:8000", URL)) as one:
+        one.busy = True
+        await one.update("http://fixed:8000", URL)
+        await until(lambda: one.changed())
+        with pytest.raises(ConnectError):
+            await one.update(URL)
+        one.names.found[HOST] = ["10.0.0.1"]
+        await one.look_up_again()
+        assert one.known() == [f"http://{HOST}:8000#10.0.0.1"]
+
+
 async def test_a_name_that_is_not_used_is_not_looked_up() -> None:
     """The look-ups end after a period without calls. The next call waits for a new one, whatever it finds."""
     async with directory("10.0.0.1", period_s=0.001) as one:
