@@ -200,6 +200,7 @@ class EndpointRegistry:
         return self._pool.group(language, self.urls(language), excluded=excluded).endpoints
 
     def _urls(self, language: Language | str, *, validates: bool) -> tuple[str, ...]:
+        """Return the URLs in the settings whose services may run a language, or validate programs in it."""
         urls = self.urls(language)
         return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
 
@@ -224,21 +225,25 @@ class EndpointRegistry:
                 if validates and self.urls(language):
                     raise RejectedError(f"no endpoint of {language} validates programs", sent="no")
                 raise unsupported_error(language)
-            failure = None
             if has_names(urls):
-                try:
-                    async with asyncio.timeout(within_s if within_s < math.inf else None):
-                        await self._replicas.update(urls)
-                except ConnectError as error:
-                    failure = error
-                except TimeoutError:
-                    message = "no address of the name was found before the deadline of the call"
-                    failure = ConnectError(message, endpoint=urls[0], sent="no")
-            if self._urls(language, validates=validates) != urls:
-                continue  # the settings have changed during the look-up
-            if failure is not None:
-                raise failure
+                failure = await self._look_up(urls, within_s)
+                if self._urls(language, validates=validates) != urls:
+                    continue  # the settings have changed meanwhile
+                if failure is not None:
+                    raise failure
             return self._pool.group(language, urls, validates=validates, excluded=excluded)
+
+    async def _look_up(self, urls: Sequence[str], within_s: float) -> ConnectError | None:
+        try:
+            async with asyncio.timeout(within_s if within_s < math.inf else None):
+                await self._replicas.update(urls)
+        except ConnectError as error:
+            return error
+        except TimeoutError:
+            if not self._replicas.expand(urls):
+                message = "no address of the name was found before the deadline of the call"
+                return ConnectError(message, endpoint=urls[0], sent="no")
+        return None
 
     def _remove(self, url: str) -> None:
         self._left[url] = None
