@@ -14,6 +14,7 @@ from faasrt import (
     CodeTask,
     ConfigurationError,
     ConnectError,
+    Language,
     LimiterSettings,
     OverloadedError,
     RetrySettings,
@@ -31,7 +32,7 @@ from faasrt import (
 )
 from faasrt._endpoint_urls import PROTOCOL_GROUP
 from faasrt.testing import FakeFaaS, Reply
-from support.discovery import GatedServer, Names, dns_url, fakes_at, replica
+from support.discovery import HOST, GatedServer, Names, dns_url, fakes_at, replica
 from support.doubles.piston import Piston
 from support.served import until
 
@@ -271,6 +272,27 @@ async def test_waiting_calls_retry_the_look_up_of_a_new_name() -> None:
             results = await asyncio.gather(*calls[1:])
             assert {(result.endpoint, result.attempts) for result in results} == {(replica(new), 2)}
             calls[0].cancel()
+
+
+async def test_changes_do_not_wait_for_look_ups() -> None:
+    """The last of several changes counts, and the manager can be closed while a name is looked up."""
+    names = Names()
+    del names.found[HOST]
+    async with FakeFaaS() as full:
+        full.health = {"languages": {"python": {"capacity": 1}}}
+        full.default = Reply(hang=True)
+        timeouts = TimeoutSettings(close_s=0.01)
+        before = Settings(endpoints={"python": full.url}, discovery=names.settings(), timeouts=timeouts)
+        async with RuntimeManager(settings=before) as manager:
+            calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(3)]
+            await until(lambda: manager.get_metrics().queued == 2 and full.in_flight == 1)
+            for number in range(3):
+                url = f"dns+http://{HOST}:{number + 1}"
+                await manager.reconfigure(attrs.evolve(before, endpoints={"python": url}))
+            assert manager._factory.settings.endpoints[Language.PYTHON] == (url,)
+            await until(lambda: (HOST, 3) in names.asked)
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(end) for end in ends] == [RuntimeClosedError] * 3
 
 
 @pytest.mark.parametrize("has_other", [False, True])
