@@ -61,7 +61,7 @@ class EndpointLatency:
         self._updated = now
         self._count += 1
         if self._count == 0:
-            return False
+            return value <= typical.mean
         self._mean += max(_WEIGHT, 1 / self._count) * (value - self._mean)
         # The average varies as much as that of this number of calls.
         calls = min(self._count, 2 / _WEIGHT - 1)

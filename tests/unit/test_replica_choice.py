@@ -342,13 +342,13 @@ async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
 
 
 def test_the_pool_remembers_fast_answers_and_failures() -> None:
-    """A fast answer makes an endpoint recent, but not its first one. An answer that is no sample does nothing. An
-    endpoint is failing if it is away, or after two other failures.
+    """A fast answer makes an endpoint recent, and an answer that is no sample does not. An endpoint is failing if it is
+    away, or after two other failures.
     """
     pool = PermitPool(Settings(), clock=lambda: 100.0, random=random.Random(1).random)
     group = pool.group("python", ["http://a"])
     group.skip_capacity()
-    for sample_from, recent in ((None, 0), (99.0, 0), (None, 0), (99.0, 1)):
+    for sample_from, recent in ((None, 0), (99.0, 1)):
         permit = pool.try_acquire(group)
         assert permit is not None
         permit.sample_from = sample_from
