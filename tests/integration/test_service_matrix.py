@@ -13,20 +13,20 @@ from faasrt import LimiterSettings, RuntimeManager, SandboxConfig, ServiceError,
 from support.doubles import JsFaas, PythonFaas
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
-from support.service_programs import CALLS, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
+from support.service_programs import CALLS, EMBEDDED, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
 from support.tables import first_of
 
-SERVICES = first_of(["piston", "sandboxfusion", "coze-loop", "embedded"])
+SERVICES = first_of(["piston", "sandboxfusion", "coze-loop", "native", "wasm"])
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 
 
 @contextlib.asynccontextmanager
 async def service(name: str) -> AsyncIterator[RuntimeManager]:
-    """Yield a manager whose endpoints are doubles of a service, or the engines `native` and `deno`."""
+    """Yield a manager whose endpoints are doubles of a service, or the engine `deno` and one for Python."""
     sandbox = SandboxConfig(max_output_bytes=20_100)
-    if name == "embedded":
+    if name in EMBEDDED:
         settings = Settings(sandbox=sandbox)
-        engines = {"python": "native"}
+        engines = {"python": name}
         async with RuntimeManager.local(["python", "js"], engines=engines, workers=2, settings=settings) as manager:
             yield manager
         return
@@ -69,7 +69,7 @@ def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_python(name: str) -> None:
+async def test_python(name: str, wasm_sandbox: None) -> None:
     """Each Python program has its one result, except for the documented deviations."""
     async with service(name) as manager:
         found = await run_all(manager, PYTHON, "python")
@@ -77,17 +77,17 @@ async def test_python(name: str) -> None:
 
 
 @needs_node
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", SERVICES[:-1])  # "native" has run them with the engine `deno`
 async def test_javascript(name: str) -> None:
     """Each JavaScript program has its one result, except for the documented deviations."""
     async with service(name) as manager:
         found = await run_all(manager, JAVASCRIPT, "js")
-    assert found == expected(JAVASCRIPT, "js-faas" if name == "coze-loop" else name)
+    assert found == expected(JAVASCRIPT, {"coze-loop": "js-faas", "native": "deno"}.get(name, name))
 
 
 @needs_node
 @pytest.mark.parametrize("name", SERVICES)
-async def test_calls(name: str) -> None:
+async def test_calls(name: str, wasm_sandbox: None) -> None:
     """Calls of functions, cases and tests have the same results on every service."""
     async with service(name) as manager:
         assert await call_all(manager) == CALLS

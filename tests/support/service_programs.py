@@ -10,6 +10,8 @@ import attrs
 from faasrt import ExecutionResult, RuntimeManager, TestCase
 
 TIMEOUT_MS = 1_500
+EMBEDDED = ("native", "wasm")
+"""The engines of the embedded FaaS for Python."""
 
 
 @attrs.frozen
@@ -71,18 +73,21 @@ PYTHON = {
     "long call of C code": Program(
         "print('before')\nsum(iter(int, 1))",
         "TIMEOUT",
-        deviations={"python-faas": "DeadlineExceededError", "embedded": "TIMEOUT | 'before\\n'"},
+        deviations={"python-faas": "DeadlineExceededError", **dict.fromkeys(EMBEDDED, "TIMEOUT | 'before\\n'")},
     ),
     "flood": Program("while True: print('x' * 1000)", "OUTPUT_LIMIT | 20100 characters | stdout cut"),
     "memory error": Program(
         "raise MemoryError('mine')",
         "USER_ERROR | exit 1 | MemoryError: mine",
-        deviations={"embedded": "MEMORY_LIMIT"},
+        deviations={"native": "MEMORY_LIMIT"},
     ),
     "killed": Program(
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
         "CRASHED",
-        deviations={"python-faas": "CRASHED | exit 1"},
+        deviations={
+            "python-faas": "CRASHED | exit 1",
+            "wasm": "USER_ERROR | exit 1 | AttributeError: module 'os' has no attribute 'kill'",
+        },
     ),
     "return value": Program("return_val({'a': 0.50})", "OK | returned {'a': 0.5}"),
     "own return_val": Program(
@@ -98,10 +103,11 @@ PYTHON = {
     "thread": Program(
         "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
         "OK | 'late\\n'",
+        deviations={"wasm": "USER_ERROR | exit 1 | RuntimeError: can't start new thread"},
     ),
 }
 # Deno has a parser with other messages.
-DENO, DENO_MESSAGE = ("js-faas", "embedded"), "Unexpected token `=`. Expected yield, an identifier, [ or {"
+DENO, DENO_MESSAGE = ("js-faas", "deno"), "Unexpected token `=`. Expected yield, an identifier, [ or {"
 JAVASCRIPT = {
     "print": Program("console.log('hello')", "OK | 'hello\\n'"),
     "object": Program("console.log('x', { a: 1 })", "OK | 'x { a: 1 }\\n'"),
@@ -132,7 +138,7 @@ JAVASCRIPT = {
     "endless loop in a callback": Program(
         "console.log('before'); setTimeout(() => { while (true) {} }, 5);",
         "TIMEOUT",
-        deviations={"embedded": "TIMEOUT | 'before\\n'"},
+        deviations={"deno": "TIMEOUT | 'before\\n'"},
     ),
     "flood": Program("for (;;) console.log('x'.repeat(1000));", "OUTPUT_LIMIT | 20100 characters | stdout cut"),
     "late output": Program("setTimeout(() => console.log('late'), 20);", "OK | 'late\\n'"),
