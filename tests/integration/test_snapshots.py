@@ -7,9 +7,11 @@ import hashlib
 import stat
 import threading
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.inputs import NO_INPUT
@@ -27,11 +29,17 @@ from support.served import until
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
 
-@pytest.mark.parametrize("name", RANDOM)
-async def test_programs_share_no_random_state(name: str) -> None:
-    """The same program prints something else each time, in one worker and in another."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def one_worker(wasm_sandbox: None) -> AsyncIterator[RuntimeManager]:
+    """Yield a manager that runs all programs in the same worker, one after another."""
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
-        results = [await manager.run_code(RANDOM[name], "python") for _ in range(3)]
+        yield manager
+
+
+@pytest.mark.parametrize("name", RANDOM)
+async def test_programs_share_no_random_state(one_worker: RuntimeManager, name: str) -> None:
+    """The same program prints something else each time, in the same worker."""
+    results = [await one_worker.run_code(RANDOM[name], "python") for _ in range(3)]
     assert [result.outcome for result in results] == [Outcome.OK] * 3, results
     assert len({result.stdout for result in results}) == 3
 
@@ -51,11 +59,12 @@ STATES = [
 
 @pytest.mark.parametrize(("first", "second"), STATES)
 @pytest.mark.parametrize("ending", ["", "\nimport os; os._exit(0)", "\nwhile True: pass", "\n1 / 0"])
-async def test_a_program_changes_nothing_for_the_next(first: str, second: str, ending: str) -> None:
+async def test_a_program_changes_nothing_for_the_next(
+    one_worker: RuntimeManager, first: str, second: str, ending: str
+) -> None:
     """However the first program ends, the next one in the same worker finds a fresh interpreter."""
-    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
-        await manager.run_code(first + ending, "python", timeout_ms=300)
-        result = await manager.run_code(second, "python")
+    await one_worker.run_code(first + ending, "python", timeout_ms=300)
+    result = await one_worker.run_code(second, "python")
     assert result.stdout == "False\n", result
 
 
