@@ -4,9 +4,8 @@
 
 Each contender makes the same calls in each scenario. The package's own permit pool, breakers, adaptive limits and rules
 for retries run in simulated time; only servers and network are simulated. A replica runs four programs at once, queues
-further ones for at most 1.5 s, and then refuses them. The load is 60 % of what the fleet can run, unless a
-scenario says otherwise. The contenders differ
-in the choice between replicas only:
+further ones for at most 1.5 s, and then refuses them. The load is 60 % of what the fleet can run, unless a scenario
+says otherwise. The contenders differ in the choice between replicas only:
 
     random         a random one
     round robin    each in turn
