@@ -121,7 +121,8 @@ async def host_of(
         copies = [_copy(path, folder / "cache" / path.relative_to(cache_dir())) for path in cached]
         for owned in [folder / "tmp", canary, *copies, *{path.parent for path in copies}] if other else ():
             os.chown(owned, _UID, _UID)
-        caches = {"FAASRT_CACHE_DIR": str(folder / "cache")} if copies else {}
+        # The home of the server is empty, so without this it would compile the sandbox of `wasm`.
+        caches = {"FAASRT_CACHE_DIR": str(folder / "cache" if copies else cache_dir())} if engine == "wasm" else {}
         packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
         env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET, **caches}
         env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
