@@ -63,16 +63,21 @@ BY_DESIGN = {
     "test.test_subprocess.ProcessTestCase.test_pipesizes": _PIPES,
     "test.test_subprocess.ProcessTestCaseNoPoll.test_pipesizes": _PIPES,
 }
+# Whether more than 64 of their threads live at once depends on the load of the machine.
+MAY_FAIL = {
+    "test.test_queue.CSimpleQueueTest.test_many_threads_timeout",
+    "test.test_queue.PySimpleQueueTest.test_many_threads_timeout",
+}
 
 
 @pytest.mark.parametrize("module", MODULES)
 async def test_cpythons_own_tests_pass_in_the_jail(native: RuntimeManager, module: str) -> None:
-    """All tests of a module pass, except those in `BY_DESIGN`."""
+    """All tests of a module pass, except those in `BY_DESIGN`, and perhaps those in `MAY_FAIL`."""
     if importlib.util.find_spec(f"test.{module}") is None:
         pytest.skip(f"{sys.executable} has no test.{module}")
     result = await native.run_code(PROGRAM.format(module=module), "python", timeout_ms=500_000)
     assert result.outcome is Outcome.OK, result.stderr
     run, skipped, failed = json.loads(result.ret_val)
     expected = sorted(name for name in BY_DESIGN if name.startswith(f"test.{module}."))
-    assert failed == expected, result.stdout[-20_000:]
+    assert [name for name in failed if name not in MAY_FAIL] == expected, result.stdout[-20_000:]
     assert run - skipped >= MODULES[module]
