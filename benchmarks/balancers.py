@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import attrs
@@ -41,24 +41,14 @@ class Random(Package):
         recent: Any = (),
     ) -> Endpoint | None:
         """Return the first of some random endpoints that is healthy and has room."""
-        draws = (endpoints[int(random() * len(endpoints))] for _ in range(_DRAWS))
-        return self._first(draws, endpoints, now, avoid, random)
-
-    def _first(
-        self,
-        drawn: Iterable[Endpoint],
-        endpoints: Sequence[Endpoint],
-        now: float,
-        avoid: Collection[str],
-        random: Callable[[], float],
-    ) -> Endpoint | None:
-        for endpoint in drawn:
+        for _ in range(_DRAWS):
+            endpoint = endpoints[int(random() * len(endpoints))]
             if endpoint.breaker.may_probe(now) or _is_usable(endpoint, now, avoid):
                 return endpoint
         return choose(endpoints, now, avoid=avoid, random=random)
 
 
-class RoundRobin(Random):
+class RoundRobin(Package):
     """The endpoints in turn. Each client begins at another one."""
 
     def __init__(self) -> None:
@@ -87,7 +77,7 @@ class RoundRobin(Random):
         return choose(endpoints, now, avoid=avoid, random=random)
 
 
-class LeastLoaded(Random):
+class LeastLoaded(Package):
     """The less loaded of two random endpoints, whatever their latency."""
 
     def choose(

@@ -34,7 +34,7 @@ family, and every other language is a family of its own. All callers of a factor
 the numbers.
 
 **Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
-one, unless that one is known to be slow or has just failed; see `faasrt.docs.concurrency`. If a replica fails five
+one, unless that one is known to be slow or failing; see `faasrt.docs.concurrency`. If a replica fails five
 times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no calls for 5 s,
 doubling up to 300 s; then one call probes it. If all breakers are open, all replicas are used. Failures of the user's
 code never count. `BreakerSettings` has the numbers.

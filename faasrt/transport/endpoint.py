@@ -53,7 +53,7 @@ class Endpoint:
         return self.breaker.may_probe(now) and self.limit.has_room(now)
 
     def is_preferred(self, now: float) -> bool:
-        """Return whether it has room, works, and has not just failed or refused calls."""
+        """Return whether it has room, works, and neither fails nor refuses calls."""
         limit = self.limit
         return (
             self.breaker.state == "closed"
@@ -112,9 +112,8 @@ def choose(
             if endpoint.may_take_probe(now):
                 return endpoint
     # If the others are full, wait for them: an endpoint that is down always has room.
-    usable = (
-        [endpoint for endpoint in closed or endpoints if not endpoint.latency.is_failing(now)] or closed or endpoints
-    )
+    candidates = closed or endpoints
+    usable = [endpoint for endpoint in candidates if not endpoint.latency.is_failing(now)] or candidates
     available = [endpoint for endpoint in usable if endpoint.limit.has_room(now)]
     # An endpoint that refuses calls has the smallest load, and would get all further calls.
     available = [endpoint for endpoint in available if not endpoint.limit.is_backing_off(now)] or available

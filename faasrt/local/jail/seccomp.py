@@ -189,12 +189,7 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             (_EQUAL, 0, 7, 0),
             _argument(1),
             (_EQUAL, 0, 4, _RLIMIT_CORE),
-            _argument(2),
-            (_EQUAL, 0, 3, 0),
-            _upper_half(2),
-            (_EQUAL, 0, 1, 0),
-            _allow(),
-            _fail(errno.EPERM),
+            *_allow_without_new_limit(),
         ],
     }
 
@@ -309,13 +304,13 @@ def _read_limits_rule() -> list[_Instruction]:
     return [
         _argument(0),
         (_EQUAL, 0, 5, 0),
-        _argument(2),
-        (_EQUAL, 0, 3, 0),
-        _upper_half(2),
-        (_EQUAL, 0, 1, 0),
-        _allow(),
-        _fail(errno.EPERM),
+        *_allow_without_new_limit(),
     ]
+
+
+def _allow_without_new_limit() -> list[_Instruction]:
+    """Allow prlimit64 if its pointer to a new limit is null. These are the last six instructions of a rule."""
+    return [_argument(2), (_EQUAL, 0, 3, 0), _upper_half(2), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)]
 
 
 def _rules_without_paths() -> dict[str, list[_Instruction]]:
