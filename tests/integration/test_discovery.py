@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from faasrt import (
     CodeTask,
     ConnectError,
     DiscoverySettings,
+    ExecutionResult,
     InvalidRequestError,
     Language,
     LimiterSettings,
@@ -31,7 +33,7 @@ from faasrt import (
     Settings,
     TimeoutSettings,
 )
-from faasrt.telemetry.events import Event, ReplicasChanged
+from faasrt.telemetry.events import Event, ReplicasChanged, Sink
 from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.replicas import resolve_by_system
@@ -181,11 +183,14 @@ async def test_a_call_that_ends_after_its_replica_has_left() -> None:
     assert replica(two) in manager.get_metrics().endpoints
 
 
-async def test_a_replica_whose_last_call_ends_when_the_manager_closes() -> None:
-    """Its metrics are removed, too."""
-    registry, old = CollectorRegistry(), GatedServer()
+@contextlib.asynccontextmanager
+async def left_during_a_call(
+    *sinks: Sink,
+) -> AsyncIterator[tuple[RuntimeManager, Names, FakeFaaS, GatedServer, asyncio.Task[ExecutionResult]]]:
+    """Yield a manager, its resolver, the replica that it knows, one that has left, and the call that runs there."""
+    old = GatedServer()
     async with (
-        discovered(1, telemetry=[PrometheusSink(registry)]) as (manager, names, (new,)),
+        discovered(1, telemetry=sinks) as (manager, names, (new,)),
         old.at("127.0.0.9", int(new.url.rpartition(":")[2])),
     ):
         names.found[HOST] = ["127.0.0.9"]
@@ -194,6 +199,13 @@ async def test_a_replica_whose_last_call_ends_when_the_manager_closes() -> None:
         await until(lambda: old.running)
         names.found[HOST] = ["127.0.0.1"]
         await until(lambda: known(manager) == [replica(new)])
+        yield manager, names, new, old, call
+
+
+async def test_a_replica_whose_last_call_ends_when_the_manager_closes() -> None:
+    """Its metrics are removed, too."""
+    registry = CollectorRegistry()
+    async with left_during_a_call(PrometheusSink(registry)) as (manager, _, new, old, call):
         old.gate.set()
         assert (await call).stdout == "late"
         await manager.aclose()
@@ -203,17 +215,7 @@ async def test_a_replica_whose_last_call_ends_when_the_manager_closes() -> None:
 
 async def test_a_replica_that_comes_back_keeps_its_state() -> None:
     """If it comes back while a call is in flight there, the call still counts for its limit."""
-    old = GatedServer()
-    async with (
-        discovered(1) as (manager, names, (new,)),
-        old.at("127.0.0.9", int(new.url.rpartition(":")[2])),
-    ):
-        names.found[HOST] = ["127.0.0.9"]
-        old.gate.clear()
-        call = asyncio.create_task(manager.run_code("1", "python"))
-        await until(lambda: old.running)
-        names.found[HOST] = ["127.0.0.1"]
-        await until(lambda: known(manager) == [replica(new)])
+    async with left_during_a_call() as (manager, names, new, old, call):
         names.found[HOST] = ["127.0.0.9", "127.0.0.1"]
         await until(lambda: len(known(manager)) == 2)
         in_flight = {state.endpoint: state.in_flight for state in manager.get_metrics().states}
