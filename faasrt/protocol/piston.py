@@ -56,6 +56,7 @@ class Piston(ServiceProtocol):
         max_cases_bytes=40_000,
         input_fields={"javascript": frozenset({"stdin", "argv", "files"})},
         plain_input=frozenset({"stdin", "argv", "files"}),
+        answered=True,
         version="Piston",
     )
 

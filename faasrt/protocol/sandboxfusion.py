@@ -60,6 +60,7 @@ class SandboxFusion(ServiceProtocol):
         max_frame_bytes=150_000,
         input_fields={"javascript": frozenset({"stdin", "files"})},
         plain_input=frozenset({"stdin", "files"}),
+        answered=True,
         version="SandboxFusion",
     )
 

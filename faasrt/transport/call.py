@@ -178,8 +178,7 @@ class Transport(EndpointRegistry):
             try:
                 if not has_return_val(context.language):
                     # A compiler parses the program, which may take longer than the time limit of a program.
-                    profile = self._profiles.cached(context.endpoint)
-                    profile = profile or await self._fetch_profile(context.endpoint, context)
+                    profile = await self._profile(context.endpoint, context)
                     within_s += profile.compile_limits_s.get(context.language, 0.0)
                 answer = await self._http.post(
                     permit.endpoint.url,
@@ -257,7 +256,7 @@ class Transport(EndpointRegistry):
         protocol = protocol_of(endpoint.url)
         profile = protocol.profile
         if execution.needs_profile:
-            profile = self._profiles.cached(endpoint.url) or await self._fetch_profile(endpoint.url, context)
+            profile = await self._profile(endpoint.url, context)
             endpoint.limit.set_capacity(profile.capacities.get(family_of(run.language)))
             self._pool.wake()
         else:
@@ -303,9 +302,13 @@ class Transport(EndpointRegistry):
             raise DeadlineExceededError(message, sent="yes")
         return response
 
-    async def _fetch_profile(self, url: str, context: CallContext) -> EndpointProfile:
+    async def _profile(self, url: str, context: CallContext) -> EndpointProfile:
+        profile = self._profiles.cached(url)
+        # Only a server that has answered runs languages without a guest program, so the call waits for its answer.
+        if profile is not None and (profile.answered or profile.has_guest(context.language)):
+            return profile
         asked = self.clock()
         try:
-            return await self._profiles.get(url, self.settings.timeouts.health_s)
+            return await self._profiles.fetch(url, self.settings.timeouts.health_s)
         finally:
             context.deadline += self.clock() - asked

@@ -189,8 +189,8 @@ class Profiles:
             return self._unknown(url)
         return cached
 
-    async def get(self, url: str, within_s: float) -> EndpointProfile:
-        """Return the profile of an endpoint. If it does not answer in time, return that of an unknown server.
+    async def fetch(self, url: str, within_s: float) -> EndpointProfile:
+        """Fetch the profile of an endpoint. If it does not answer in time, return that of an unknown server.
 
         Concurrent callers share one request.
 
@@ -202,10 +202,9 @@ class Profiles:
             async with asyncio.timeout(within_s), lock:
                 if self._locks.get(url) is not lock:  # the endpoint was discarded
                     return self._unknown(url)
-                cached = self.cached(url)
-                if cached is not None or self._fetches[url] != fetches_before:
+                if self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
-                    return cached or self._unknown(url)
+                    return self._cached.get(url) or self._unknown(url)
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
                 hung = answered is None and self._clock() - started > _FAST_FAILURE_S

@@ -148,7 +148,7 @@ class EndpointRegistry:
             replicas = self._replicas.expand([url])
             known = [profile for replica in replicas if (profile := self._profiles.cached(replica)) is not None]
             if not known and replicas:
-                known = [await self._profiles.get(replicas[0], self.settings.timeouts.health_s)]
+                known = [await self._profiles.fetch(replicas[0], self.settings.timeouts.health_s)]
             if any(profile.cold_start for profile in known):
                 return True
         return False

@@ -18,6 +18,7 @@ from faasrt import (
     LimiterSettings,
     Outcome,
     RejectedError,
+    RetrySettings,
     RuntimeManager,
     SandboxConfig,
     ServerError,
@@ -122,6 +123,24 @@ async def test_a_failed_health_report_does_not_say_which_languages_run(serve: Se
         with pytest.raises(ConnectError, match="no answer to GET /health that names the languages") as caught:
             await manager.run_code("int main() {}", "cpp")
         assert caught.value.sent == "no"
+        server.health, server.health_status = COMPILES, 200
+        assert (await manager.run_code("int main() {}", "cpp")).ok
+
+
+async def test_a_slow_failure_is_requested_again_for_a_compiled_language(serve: Serve) -> None:
+    """Programs of other languages are sent without a report in the meantime."""
+    server = Server({"detail": "starting"}, 503)
+    server.release.clear()
+    url = await serve(server.handle, "/{path:.*}")
+    retry = RetrySettings(max_attempts=1)
+    async with RuntimeManager.from_url(url, timeouts=TimeoutSettings(health_s=0.2), retry=retry) as manager:
+        assert (await manager.run_code("1", "python")).ok
+        for probes in (2, 3):
+            with pytest.raises(ConnectError, match="no answer to GET /health that names the languages"):
+                await manager.run_code("int main() {}", "cpp")
+            assert (await manager.run_code("1", "python")).ok
+            assert server.probes == probes
+        server.release.set()
         server.health, server.health_status = COMPILES, 200
         assert (await manager.run_code("int main() {}", "cpp")).ok
 
@@ -271,7 +290,8 @@ class HealthRequests:
         return self.answer
 
     async def get(self) -> EndpointProfile:
-        return await self.profiles.get("http://faas", 0.01 if self.hangs else 10)
+        known = self.profiles.cached("http://faas")
+        return known or await self.profiles.fetch("http://faas", 0.01 if self.hangs else 10)
 
 
 async def test_failed_health_requests_are_not_repeated_at_once() -> None:
