@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from hypothesis import settings
 
 import faasrt
 from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
@@ -31,6 +32,9 @@ _BYTECODE = ("PYTHONDONTWRITEBYTECODE",)
 for _name in list(os.environ):
     if (_name.upper().startswith(_VARIABLES) and _name != "FAASRT_CACHE_DIR") or _name in _TERMINAL + _BYTECODE:
         del os.environ[_name]
+# How long an example takes depends on the machine.
+settings.register_profile("faasrt", deadline=None)
+settings.load_profile("faasrt")
 # The processes of the tests must not ignore SIGINT, as background jobs of a shell do.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -57,7 +57,7 @@ def programs_with(text: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["python", "javascript"])
-@configure(max_examples=12, deadline=None)
+@configure(max_examples=12)
 @given(text=TEXTS)
 def test_any_text_is_exact(language: str, text: str) -> None:
     """stdout, stderr, the return value and the message of an error contain the text unchanged."""

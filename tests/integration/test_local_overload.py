@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import aiohttp
 import psutil
 import pytest
 
+from faasrt import ExecutionResult, Outcome, RuntimeManager
 from faasrt.local import LocalFaaS
+from support.helpers import until_active
 from support.served import served
 
 Answer = tuple[int, Any, Any]
@@ -123,3 +126,31 @@ async def test_refused_javascript_programs_never_run(language: str) -> None:
     assert 0 < len(ran) < len(answers)
     assert executions == {language: {"OK": len(ran)}}
     assert len({answers[number][1]["metadata"]["instance_id"] for number in ran}) == len(ran)
+
+
+async def test_a_busy_server_does_not_report_programs_that_ended_in_time_as_timeouts() -> None:
+    """The event loop of the server stands still from before the programs end until after their time limit."""
+    programs = [
+        ("python", "import time; time.sleep(0.2); print(1)", Outcome.OK),
+        ("python", "import time, sys; time.sleep(0.2); print(1); sys.exit(3)", Outcome.USER_ERROR),
+        ("python", "import time; time.sleep(0.2); print('x' * 300_000)", Outcome.OK),
+        ("python", "import time; time.sleep(9)", Outcome.TIMEOUT),
+        ("js", "setTimeout(() => console.log(1), 200)", Outcome.OK),
+        ("js", "setTimeout(() => { console.log(1); Deno.exit(3) }, 200)", Outcome.USER_ERROR),
+        ("js", "setTimeout(() => console.log('x'.repeat(300_000)), 200)", Outcome.OK),
+        ("js", "setTimeout(() => console.log(1), 9_000)", Outcome.TIMEOUT),
+    ]
+    async with RuntimeManager.local(workers=4) as manager:
+        await asyncio.gather(manager.get_runtime("python"), manager.get_runtime("js"))
+
+        async def run(language: str, code: str) -> ExecutionResult:
+            return await manager.run_code(code, language, timeout_ms=2_000)
+
+        runs = [asyncio.create_task(run(language, code)) for language, code, _ in programs]
+        await asyncio.gather(until_active(manager, "python", 4), until_active(manager, "javascript", 4))
+        until = time.perf_counter() + 4
+        while time.perf_counter() < until:
+            pass
+        results = await asyncio.gather(*runs)
+    assert [result.outcome for result in results] == [outcome for _, _, outcome in programs]
+    assert [len(result.stdout) for result in results] == [2, 2, 300_001, 0, 2, 2, 300_001, 0]

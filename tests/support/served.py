@@ -30,11 +30,11 @@ async def until(condition: Callable[[], Any]) -> None:
     """Wait until a condition is true. Raise TimeoutError if it does not become true in time."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            started = time.perf_counter()
+            started = time.process_time()
             if condition():
                 return
             # A condition that reads /proc takes long. Let the tested processes have most of the CPU.
-            await asyncio.sleep(max(0.01, 5 * (time.perf_counter() - started)))
+            await asyncio.sleep(max(0.01, 5 * (time.process_time() - started)))
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -154,7 +154,7 @@ def mixtures(draw: st.DrawFn) -> str:
     return "".join("".join(pieces) * count for pieces, count in runs)[: 2 * 2**20]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(
     text=mixtures(), stream=st.sampled_from(["stdout", "stderr", "ret_val"]), exit_code=st.sampled_from([None, 0, 1])
 )

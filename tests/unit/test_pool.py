@@ -535,7 +535,7 @@ async def test_waiting_calls_wake_when_a_penalty_ends() -> None:
     pool.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=40),
     most=st.integers(1, 5),
@@ -627,7 +627,7 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=30),
     changes=st.lists(CHANGES, min_size=1, max_size=30),

@@ -189,14 +189,14 @@ class DenoRun:
 
     def end(self, limit: Outcome | None = None) -> None:
         """End the program, because it exceeded the limit with this outcome, if any."""
-        if limit is Outcome.TIMEOUT and self._child.paused:
-            # The output waits for a slow reader. The message that the program has ended may be in the pipe behind it.
+        if limit is Outcome.TIMEOUT:
+            # The message that the program has ended may be in the pipe, because of a slow reader or a busy server.
             self._child.resume()
             self._child.drain(STDOUT)
-            if self.ended.is_set():
-                return
             if self._child.returncode is not None:
                 limit = None
+        if self.ended.is_set():
+            return
         self._ended_by.add(limit)
         self._child.kill()
 

@@ -105,8 +105,12 @@ class NativeRun:
 
     def end(self, limit: Outcome) -> None:
         """End the program because it exceeded a limit."""
-        if not (self._process.paused and self._process.returncode is not None):
-            # Otherwise it has already ended by itself, and its output waits for a slow reader.
+        if limit is Outcome.TIMEOUT:
+            self._process.drain(MESSAGES)  # if this process was busy, it may not have seen the end of the program
+        if self.ended.is_set():
+            return
+        if limit is not Outcome.TIMEOUT or self._process.returncode is None:
+            # Otherwise the program has already ended by itself, and some of its output has not been read.
             self._ended_by = self._ended_by or limit
         self._process.kill()
 
