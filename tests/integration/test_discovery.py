@@ -41,6 +41,7 @@ from support.cli import faasrt_process
 from support.discovery import HOST, GatedServer, Names, discovered, dns_url, fakes_at, replica
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
+from support.helpers import PATIENT
 from support.served import until
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
@@ -163,7 +164,7 @@ async def test_a_call_that_ends_after_its_replica_has_left() -> None:
         names.found[HOST] = ["127.0.0.1"]
         one.default = Reply(status=503, retry_after="20", not_started=True)
         call = asyncio.create_task(manager.run_code("1", "python"))
-        await until(lambda: replica(one) in manager.get_metrics().endpoints and one.in_flight == 0)
+        await until(lambda: len(one.requests) == 1 and one.in_flight == 0)
         names.found[HOST] = ["127.0.0.2"]
         while known(manager) != [replica(two)]:
             with contextlib.suppress(OverloadedError):
@@ -438,7 +439,9 @@ async def test_many_addresses() -> None:
             await stack.enter_async_context(server.at(address, port))
         names = Names(*addresses)
         limiter = LimiterSettings(max_concurrency=400)
-        settings = Settings.from_url(f"dns+http://{HOST}:{port}", discovery=names.settings(3600), limiter=limiter)
+        settings = Settings.from_url(
+            f"dns+http://{HOST}:{port}", discovery=names.settings(3600), limiter=limiter, timeouts=PATIENT
+        )
         async with RuntimeManager(settings=settings) as manager:
             used = await run_many(manager, 400)
             assert len(used) > 150

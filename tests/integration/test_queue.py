@@ -145,7 +145,7 @@ async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit() -> None:
             }
             faas.default = Reply(hang=True)
             # They stay abandoned for as long as their time limit, which a busy machine must not exceed here.
-            calls = (manager.run_code("1", "python", timeout_ms=1_500) for _ in range(5))
+            calls = (manager.run_code("1", "python", timeout_ms=3_000) for _ in range(5))
             await asyncio.gather(*calls, return_exceptions=True)
             (state,) = manager.get_metrics().states
             assert (state.state, state.in_flight) == ("open", 0)

@@ -10,7 +10,7 @@ from faasrt import RuntimeManager, Settings, TimeoutSettings
 from faasrt.telemetry.events import Sink
 
 # For a busy machine.
-PATIENT = TimeoutSettings(connect_s=30, health_s=30)
+PATIENT = TimeoutSettings(connect_s=30, health_s=30, grace_s=30)
 
 
 def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:
