@@ -108,10 +108,11 @@ class LoopbackServer:
 
         Cancellation: the socket and the connections are still closed, in the background.
         """
-        self.down()
-        if self._reserved is not None:
-            self._reserved.close()
-            self._reserved = None
+        for opened in (self._server, self._reserved):
+            if opened is not None:
+                opened.close()
+        self._server = self._reserved = None
+        self._drop()
         if self._connections:
             await asyncio.wait(self._connections)
 

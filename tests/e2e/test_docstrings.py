@@ -29,7 +29,7 @@ from faasrt.syntax import MAX_CODE_BYTES
 from faasrt.transport.limiter import AdaptiveLimit
 from support import docstrings
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.documentation, pytest.mark.asyncio(loop_scope="session")]
 
 DOCSTRINGS = dict(docstrings.docstrings())
 EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}

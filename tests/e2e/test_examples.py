@@ -32,7 +32,7 @@ from faasrt.testing import FakeFaaS, Reply
 from support.helpers import until_active
 from support.served import CLEAN, is_gone, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.documentation, pytest.mark.asyncio(loop_scope="session")]
 
 FOLDER = Path(batch_evaluation.__file__).parent
 BACKENDS = ["aiohttp_backend", "fastapi_backend"]

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,18 @@ def test_only_one_module_lists_all_processes() -> None:
     """`served.py` lists the processes of the machine, and keeps those that belong to a folder of the test."""
     lists = "process_iter" + "("
     assert {path.name for path in TESTS.rglob("*.py") if lists in path.read_text()} == {"served.py"}
+
+
+def test_every_marked_test_runs_in_a_step() -> None:
+    """The README's command leaves out the tests with a marker of `setup.cfg`. A step runs the files that have them."""
+    setup = (ROOT / "setup.cfg").read_text()
+    markers = re.findall(r"^    (\w+): ", setup, re.MULTILINE)
+    assert re.findall(r'-m "not \((.+)\)"', setup) == [" or ".join(markers)]
+    steps = dict(re.findall(r"^    \$python -m pytest .*-m (\w+) (.+)", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    assert sorted(steps) == markers
+    for marker, patterns in steps.items():
+        run = {path for pattern in patterns.split() for path in ROOT.glob(pattern)}
+        word = "first_of(" if marker == "tables" else f"mark.{marker}"
+        for path in TESTS.glob("*/test_*.py"):
+            if word in path.read_text() and path != Path(__file__):
+                assert run & {path, path.parent}, f"{path.name} has tests with the marker {marker}"

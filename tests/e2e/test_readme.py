@@ -16,6 +16,8 @@ import faasrt
 from support import snippets
 from support.snippets import DOCUMENTS, Snippet
 
+pytestmark = pytest.mark.documentation
+
 PYTHON = Path(sys.executable)
 README = snippets.text_of("README.md")
 ALL = [snippet for document in DOCUMENTS for snippet in snippets.snippets_of(document)]

@@ -21,6 +21,8 @@ from support.cli import faasrt as run_command, faasrt_process
 from support.rawhttp import connected, exchange, request
 from support.served import CLEAN, FAASRT, Caller, Server, served, until
 
+pytestmark = pytest.mark.servers
+
 HEADERS = {"Authorization": "Bearer s3cret"}
 NOT_STARTED = "x-faasrt-not-started"
 

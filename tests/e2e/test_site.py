@@ -18,6 +18,8 @@ import faasrt.telemetry.events
 import faasrt.testing
 from support.package import ROOT
 
+pytestmark = pytest.mark.documentation
+
 BUILDER = ROOT / ".ci/docs"
 PUBLIC = [
     value

@@ -53,7 +53,7 @@ async def results_of(manager: RuntimeManager, language: str, code: str, cases: l
     return [result.value if result.ok else str(result.outcome) for result in results]
 
 
-@pytest.mark.parametrize("place", ["doubles", "embedded"])
+@pytest.mark.parametrize("place", first_of(["doubles", "embedded"]))
 @pytest.mark.parametrize("language", ["python", "js"])
 async def test_progress_of_cases_does_not_count_as_output(place: str, language: str, local: RuntimeManager) -> None:
     """The progress frames of cases are not output of the program, so they do not count towards a small limit."""
@@ -73,7 +73,7 @@ async def test_progress_of_cases_does_not_count_as_output(place: str, language: 
             assert values == ["TIMEOUT" if number == 40 else [number] * 50 for number in range(80)]
 
 
-@pytest.mark.parametrize("place", ["doubles", "embedded"])
+@pytest.mark.parametrize("place", first_of(["doubles", "embedded"]))
 async def test_cases_with_large_output_and_values(place: str, local: RuntimeManager) -> None:
     """Each case has its own outcome and value, even if definitions and cases print almost as much as the limit."""
     python = (

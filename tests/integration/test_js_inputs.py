@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from faasrt import InvalidRequestError, Outcome, RejectedError, RuntimeManager
 from support.doubles import doubles
+from support.tables import first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -320,7 +321,7 @@ async def js_faas() -> AsyncIterator[RuntimeManager]:
 
 
 @STDIN_AND_ARGV
-@pytest.mark.parametrize("language", ["js", pytest.param("ts", marks=pytest.mark.attacks)])
+@pytest.mark.parametrize("language", first_of(["js", "ts"]))
 async def test_the_envelope_passes_standard_input_and_arguments(
     js_faas: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any], language: str
 ) -> None:

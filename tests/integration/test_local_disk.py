@@ -27,7 +27,7 @@ from support.served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 RUN_JS = ("run", "-l", "js", "-c", "console.log(1)")
 RUN_PY = ("run", "-l", "py", "-c", "print(1)")
 NOTICES = ("faasrt: no endpoint configured", "faasrt: compiling the Python sandbox")
-pytestmark = pytest.mark.usefixtures("wasm_sandbox")
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox")]
 WASM = ("--engine", "python=wasm")
 
 NO_FOLDERS = {

@@ -28,7 +28,7 @@ SLOW = {
 LOOP = {"python": "while True: pass", "javascript": "for (;;) ;"}
 LOOP_S = 0.3
 """Only the process of an endless loop uses more CPU time than this."""
-pytestmark = [pytest.mark.usefixtures("wasm_sandbox"), pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox"), pytest.mark.asyncio(loop_scope="session")]
 
 
 def options(engine: str) -> list[str]:

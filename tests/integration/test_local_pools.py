@@ -18,6 +18,8 @@ from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.native_run import NativeRun
 from support.served import LANGUAGES, at_work_in, is_gone, sandboxes, trace, until
 
+pytestmark = pytest.mark.servers
+
 MIN_IDLE = {"native": 2, "wasm": 1, "deno": 2}
 SLOW = {"python": "import time\ntime.sleep(3)\nprint({})", "javascript": "setTimeout(() => console.log({}), 3000)"}
 

@@ -349,6 +349,7 @@ print([path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.
 """
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_closed_manager_leaves_nothing_behind(tmp_path: Path, engine: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from faasrt import ConfigurationError, RuntimeManager
 
+pytestmark = pytest.mark.servers
+
 
 class CancelledAt:
     """Awaits a coroutine, and cancels its task at some of its waits, which are counted from 1."""

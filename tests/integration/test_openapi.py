@@ -27,7 +27,7 @@ SCHEMATHESIS = (
 @pytest.mark.parametrize(
     ("languages", "engines"),
     [
-        pytest.param(["python"], {}, id="native"),
+        pytest.param(["python"], {}, id="native", marks=pytest.mark.tables),
         pytest.param(["javascript", "typescript"], {}, id="deno", marks=pytest.mark.tables),
         pytest.param(["python"], WASM, id="wasm", marks=pytest.mark.tables),
     ],

@@ -218,7 +218,7 @@ async def test_hanging_health_is_requested_once(serve: Serve) -> None:
     """The first call waits for `/health` for up to `health_s`. Then all programs are sent with an envelope."""
     server = Server()
     server.release.clear()
-    timeouts = TimeoutSettings(grace_s=0.4, health_s=0.2)
+    timeouts = TimeoutSettings(grace_s=2, health_s=1)
     async with await server.manager(serve, timeouts=timeouts) as manager:
         for _ in range(2):
             assert (await manager.run_code("1", "python", timeout_ms=100)).ok

@@ -15,6 +15,7 @@ from faasrt.protocol.health import EndpointProfile
 from support.doubles import PythonFaas
 from support.helpers import WASM, manager_for
 from support.input_programs import PROGRAMS
+from support.tables import first_of
 from support.whole_cases import encode_inputs, run_whole_cases
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -50,7 +51,7 @@ async def double(double_url: str) -> AsyncIterator[RuntimeManager]:
         yield manager
 
 
-@pytest.fixture(params=["native", "wasm", "double"])
+@pytest.fixture(params=first_of(["native", "wasm", "double"]))
 def place(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

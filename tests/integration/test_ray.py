@@ -63,6 +63,7 @@ def run(rows: list[dict[str, Any]], settings: Settings, **options: Any) -> list[
     return found
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_each_row_gets_its_result() -> None:
     """An invalid row does not affect the others."""
@@ -249,6 +250,7 @@ async def test_infrastructure_failures_are_columns() -> None:
         assert (row["outcome"], row["attempts"]) == ("OK", 2)
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_example_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(LocalFaaS(["python"])) as faas:

@@ -16,7 +16,10 @@ from support.doubles.sandboxfusion import SandboxFusion
 from support.doubles.services import Service
 from unit.test_recorded_services import PISTON, SANDBOXFUSION, read, rows
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+pytestmark = [
+    pytest.mark.tables,
+    pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed"),
+]
 # The doubles have few languages, and no limits but those of time and output. They check no types.
 NOT_IN_DOUBLES = (
     *("memory", "fork bomb", "threads", "c++", "cpp", "typescript", "pytest", "sql", "sandbox error", "network"),

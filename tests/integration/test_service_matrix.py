@@ -16,6 +16,8 @@ from support.doubles.sandboxfusion import SandboxFusion
 from support.service_programs import CALLS, EMBEDDED, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
 from support.tables import first_of
 
+pytestmark = pytest.mark.tables
+
 SERVICES = first_of(["piston", "sandboxfusion", "coze-loop", "native", "wasm"])
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 

@@ -25,6 +25,7 @@ from faasrt.local.engines.wasi_worker import HostBridge, execute
 from support.helpers import WASM
 from support.random_programs import RANDOM
 from support.served import until
+from support.tables import first_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
@@ -139,7 +140,7 @@ async def test_modules_of_a_program_replace_imported_ones(local_wasm: RuntimeMan
     assert result.stdout == "1 /tmp /tmp\n", result
 
 
-@pytest.mark.parametrize("files", [{}, {"given.txt": ""}], ids=["without files", "with files"])
+@pytest.mark.parametrize("files", first_of([{}, {"given.txt": ""}]), ids=["without files", "with files"])
 async def test_matplotlib_plots(local_wasm: RuntimeManager, files: dict[str, str]) -> None:
     """It has a folder in memory for its configuration, which ends with the program."""
     code = "import io, os, matplotlib.pyplot as plt\nprint(os.path.exists('/tmp/mine'))\nopen('/tmp/mine', 'w')\n"

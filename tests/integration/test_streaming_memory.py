@@ -12,6 +12,8 @@ import pytest
 
 from support.served import LANGUAGES, served
 
+pytestmark = pytest.mark.servers
+
 SIZE = 800 * 65_536
 CLIENT = """
 import asyncio, json, resource, sys

@@ -58,6 +58,11 @@ def test_a_ten_times_slower_endpoint_gets_calls_only_when_the_other_is_full(spre
     assert shares([one, slow], 101) == {"http://e1": 200}
 
 
+def test_equal_endpoints_get_equal_shares() -> None:
+    """Each of four idle endpoints gets about a quarter of the calls."""
+    assert all(35 < count < 65 for count in shares(replicas(4), 100).values())
+
+
 def test_idle_endpoints_with_different_limits_get_equal_shares() -> None:
     """The endpoint with the larger limit gets more calls only when both are loaded."""
     small, large = replicas(2)
