@@ -301,7 +301,7 @@ async def test_endpoints_with_open_breakers_get_almost_no_calls() -> None:
 async def test_a_successful_probe_closes_the_breaker() -> None:
     """One call probes the endpoint. Until it succeeds, a hundred other calls go to the other endpoint."""
     seen: list[Any] = []
-    settings = {"breaker": BreakerSettings(base_open_s=0.05, consecutive_failures=1)}
+    settings = {"breaker": BreakerSettings(base_open_s=1, consecutive_failures=1)}
     async with endpoint_group(2, **settings) as (manager, (healthy, failing)):
         await manager.run_code("1", "python")
         manager._factory._emit._sinks += (seen.append,)
@@ -312,7 +312,7 @@ async def test_a_successful_probe_closes_the_breaker() -> None:
         before, calls = len(failing.requests), []
         while failing.in_flight == 0:
             calls.append(asyncio.create_task(manager.run_code("1", "python", idempotent=True)))
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
         hundred = await asyncio.gather(*(manager.run_code("1", "python") for _ in range(100)))
         assert {result.endpoint for result in hundred} == {healthy.url}
         assert len(failing.requests) - before == 1
