@@ -265,7 +265,7 @@ async def test_python_failures_to_start_a_program(
 )
 async def test_js_programs(js: JsFaas, http: aiohttp.ClientSession, code: str, expected: tuple[str, ...]) -> None:
     """Output that is captured, output that is lost, and output that becomes the return value."""
-    stdout, stderr, ret_val = await output(http, js, code, timeout=1_000)
+    stdout, stderr, ret_val = await output(http, js, code, timeout=3_000 if "setInterval" in code else 30_000)
     assert (stdout, re.split("\n    at|\n  \\(new Function", stderr)[0], ret_val) == expected
 
 
