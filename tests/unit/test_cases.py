@@ -192,6 +192,14 @@ def test_forged_frames_are_skipped_up_to_a_number(count: int, is_read: bool) -> 
     assert rest == (forged * count).removesuffix("\n") if is_read else forged * count + real
 
 
+def test_frames_of_other_calls_are_output() -> None:
+    """Any number of them may precede a frame of the call."""
+    other, real = (frame({"nonce": nonce, "final": True}) + "\n" for nonce in ("m", "n"))
+    report, (rest,) = take([other * 2_000 + real], "n", 100)
+    assert report.final
+    assert rest == (other * 2_000).removesuffix("\n")
+
+
 @settings(max_examples=200)
 @given(data=st.binary(max_size=60), prefix=st.sampled_from(["faasrt1:", "x faasrt1:", ""]))
 def test_invalid_frames_and_frames_of_other_calls_stay_in_the_text(data: bytes, prefix: str) -> None:
