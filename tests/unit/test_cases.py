@@ -189,7 +189,7 @@ def test_forged_frames_are_skipped_up_to_a_number(count: int, is_read: bool) -> 
     real = frame({"nonce": "n", "final": True, "records": []})
     report, (rest,) = take([forged * count + real], "n", 100)
     assert (report.started, report.final) == (is_read, is_read)
-    assert rest == (forged * count).removesuffix("\n") if is_read else forged * count + real
+    assert rest == ((forged * count).removesuffix("\n") if is_read else forged * count + real)
 
 
 def test_frames_of_other_calls_are_output() -> None:
