@@ -7,8 +7,8 @@ Waiting calls fail at once when the manager closes, or when the circuit breaker 
 **Deadlines.** The deadline of a call starts when it gets its first permit; retries do not restart it. All attempts and
 the delays between them must finish within the program's time limit plus `grace_s` (and plus `startup_s` on servers that
 start an interpreter for each request). Each request contains the time that is left. Waiting for an endpoint's `/health`
-(at most `health_s`) does not count; an endpoint that does not answer it is asked again after 30 s. A cancelled call
-returns its permit and closes its connection.
+(at most `health_s`) does not count; an endpoint that does not answer it is asked again after 30 s, or by the next call
+in a compiled language. A cancelled call returns its permit and closes its connection.
 
 **Retries.** Code runs at most once, unless a call has `idempotent=True` (or all calls do, by
 `RetrySettings.idempotent`):

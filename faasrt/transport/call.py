@@ -178,7 +178,8 @@ class Transport(EndpointRegistry):
             try:
                 if not has_return_val(context.language):
                     # A compiler parses the program, which may take longer than the time limit of a program.
-                    profile = await self._profile(context.endpoint, context)
+                    profile = self._profiles.cached(context.endpoint)
+                    profile = profile or await self._fetch_profile(context.endpoint, context)
                     within_s += profile.compile_limits_s.get(context.language, 0.0)
                 answer = await self._http.post(
                     permit.endpoint.url,
@@ -304,9 +305,12 @@ class Transport(EndpointRegistry):
 
     async def _profile(self, url: str, context: CallContext) -> EndpointProfile:
         profile = self._profiles.cached(url)
-        # Only a server that has answered runs languages without a guest program, so the call waits for its answer.
+        # Only the report says whether a server runs a language without a guest program.
         if profile is not None and (profile.answered or profile.has_guest(context.language)):
             return profile
+        return await self._fetch_profile(url, context)
+
+    async def _fetch_profile(self, url: str, context: CallContext) -> EndpointProfile:
         asked = self.clock()
         try:
             return await self._profiles.fetch(url, self.settings.timeouts.health_s)

@@ -16,7 +16,9 @@ from faasrt.transport.latency import EndpointLatency
 from faasrt.transport.limiter import AdaptiveLimit
 
 UNKNOWN_S = 30.0
-"""The seconds after which an endpoint that did not answer `GET /health` is asked again."""
+"""The seconds after which an endpoint that did not answer `GET /health` is asked again. A call in a compiled language
+does not wait for this time.
+"""
 
 MANY = 16
 """From this number of endpoints on, a choice looks at a few random ones instead of all."""
@@ -178,6 +180,7 @@ class Profiles:
         self._unknown_until: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._fetches: dict[str, int] = defaultdict(int)
+        self._last: dict[str, EndpointProfile | None] = {}
 
     def cached(self, url: str) -> EndpointProfile | None:
         """Return the cached profile of an endpoint, or None if it must be fetched.
@@ -204,7 +207,8 @@ class Profiles:
                     return self._unknown(url)
                 if self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
-                    return self._cached.get(url) or self._unknown(url)
+                    # The first of them may have called `forget` already.
+                    return self._last[url] or self._unknown(url)
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
                 hung = answered is None and self._clock() - started > _FAST_FAILURE_S
@@ -214,6 +218,7 @@ class Profiles:
         if self._locks.get(url) is not lock:  # the endpoint was discarded
             return answered or self._unknown(url)
         self._fetches[url] += 1
+        self._last[url] = answered
         if answered is not None:
             self._cached[url] = answered
         elif hung:
@@ -230,7 +235,7 @@ class Profiles:
 
     def discard(self, url: str) -> None:
         """Remove everything about an endpoint that is not used any more."""
-        for known in (self._cached, self._unknown_until, self._fetches, self._locks):
+        for known in (self._cached, self._unknown_until, self._fetches, self._last, self._locks):
             known.pop(url, None)
 
     def clear(self) -> None:

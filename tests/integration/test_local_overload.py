@@ -12,7 +12,7 @@ import aiohttp
 import psutil
 import pytest
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from support.helpers import until_active
 from support.served import served
@@ -132,27 +132,29 @@ async def test_refused_javascript_programs_never_run(language: str) -> None:
 
 async def test_a_busy_server_does_not_report_programs_that_ended_in_time_as_timeouts() -> None:
     """The event loop of the server stands still from before the programs end until after their time limit."""
+    limits = SandboxConfig(max_output_bytes=10_000)
     programs = [
-        ("python", "import time; time.sleep(0.2); print(1)", Outcome.OK),
-        ("python", "import time, sys; time.sleep(0.2); print(1); sys.exit(3)", Outcome.USER_ERROR),
-        ("python", "import time; time.sleep(0.2); print('x' * 30_000)", Outcome.OK),
-        ("python", "import time; time.sleep(9)", Outcome.TIMEOUT),
-        ("js", "setTimeout(() => console.log(1), 200)", Outcome.OK),
-        ("js", "setTimeout(() => { console.log(1); Deno.exit(3) }, 200)", Outcome.USER_ERROR),
-        ("js", "setTimeout(() => console.log('x'.repeat(30_000)), 200)", Outcome.OK),
-        ("js", "setTimeout(() => console.log(1), 9_000)", Outcome.TIMEOUT),
+        ("python", "import time; time.sleep(1.5); print(1)", Outcome.OK),
+        ("python", "import time, sys; time.sleep(1.5); print(1); sys.exit(3)", Outcome.USER_ERROR),
+        ("python", "import time; time.sleep(1.5); print('x' * 30_000)", Outcome.OUTPUT_LIMIT),
+        ("python", "import time; time.sleep(20)", Outcome.TIMEOUT),
+        ("js", "setTimeout(() => console.log(1), 1_500)", Outcome.OK),
+        ("js", "setTimeout(() => { console.log(1); Deno.exit(3) }, 1_500)", Outcome.USER_ERROR),
+        ("js", "setTimeout(() => console.log('x'.repeat(30_000)), 1_500)", Outcome.OUTPUT_LIMIT),
+        ("js", "setTimeout(() => console.log(1), 20_000)", Outcome.TIMEOUT),
     ]
     async with RuntimeManager.local(workers=4) as manager:
         await asyncio.gather(manager.get_runtime("python"), manager.get_runtime("js"))
 
         async def run(language: str, code: str) -> ExecutionResult:
-            return await manager.run_code(code, language, timeout_ms=2_000)
+            return await manager.run_code(code, language, timeout_ms=4_000, sandbox=limits)
 
         runs = [asyncio.create_task(run(language, code)) for language, code, _ in programs]
         await asyncio.gather(until_active(manager, "python", 4), until_active(manager, "javascript", 4))
-        until = time.perf_counter() + 4
+        assert not any(run.done() for run in runs)
+        until = time.perf_counter() + 6
         while time.perf_counter() < until:
             pass
         results = await asyncio.gather(*runs)
     assert [result.outcome for result in results] == [outcome for _, _, outcome in programs]
-    assert [len(result.stdout) for result in results] == [2, 2, 30_001, 0, 2, 2, 30_001, 0]
+    assert [len(result.stdout) for result in results] == [2, 2, 10_000, 0, 2, 2, 10_000, 0]

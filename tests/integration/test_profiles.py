@@ -145,6 +145,28 @@ async def test_a_slow_failure_is_requested_again_for_a_compiled_language(serve: 
         assert (await manager.run_code("int main() {}", "cpp")).ok
 
 
+async def test_validation_does_not_need_the_report(serve: Serve) -> None:
+    """A server that does not answer `/health` is asked once."""
+    server = Server()
+    server.release.clear()
+    url = await serve(server.handle, "/{path:.*}")
+    async with RuntimeManager.from_url(url, timeouts=TimeoutSettings(health_s=0.2)) as manager:
+        for _ in range(3):
+            assert (await manager.validate_code("int main() {}", "cpp")).valid
+        server.release.set()
+    assert server.probes == 1
+
+
+async def test_concurrent_calls_share_a_report_that_lacks_the_language(serve: Serve) -> None:
+    """Each of them is refused, although the first one that is refused forgets the report."""
+    server = Server()
+    url = await serve(server.handle, "/{path:.*}")
+    async with RuntimeManager.from_url(url, retry=RetrySettings(max_attempts=1)) as manager:
+        calls = [manager.run_code("int main() {}", "cpp") for _ in range(4)]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, InvalidRequestError)
+
+
 async def test_a_missing_toolchain_is_named_until_it_is_installed(serve: Serve) -> None:
     """The error has the reason in the health report. The next call requests the report again."""
     server = Server({**LOSSLESS, "missing": {"cpp": "g++ is not installed on the server", "go": 5}})
@@ -333,7 +355,7 @@ async def test_nothing_is_kept_about_an_endpoint_that_left_during_its_health_rep
     assert await asyncio.gather(*callers) == [EndpointProfile()] * 3
     assert requests.count == 1
     profiles = requests.profiles
-    assert not any((profiles._cached, profiles._unknown_until, profiles._fetches, profiles._locks))
+    assert not any((profiles._cached, profiles._unknown_until, profiles._fetches, profiles._last, profiles._locks))
 
 
 async def test_another_caller_requests_health_after_a_cancellation(serve: Serve) -> None:

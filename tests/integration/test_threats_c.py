@@ -42,6 +42,12 @@ async def test_the_jail_denies_each_attack(host: Host, name: str) -> None:
     assert await host.sink.all_received() == []
 
 
+async def test_the_attacked_cache_exists(host: Host) -> None:
+    """The server has compiled programs into the folder that some attacks try to reach."""
+    assert (await host.run(program('printf("x");'))).stdout == "x"
+    assert list(Path(host.words["CACHE"]).rglob("*"))
+
+
 async def test_an_attack_succeeds_outside_of_the_jail(host: Host, tmp_path: Path) -> None:
     """This shows that the test of the table can fail."""
     (tmp_path / "main.c").write_text(attempt(DENIED["read a file"]).replace("CANARY", host.words["CANARY"]))

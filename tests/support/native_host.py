@@ -121,15 +121,17 @@ async def host_of(
         copies = [_copy(path, folder / "cache" / path.relative_to(cache_dir())) for path in cached]
         for owned in [folder / "tmp", canary, *copies, *{path.parent for path in copies}] if other else ():
             os.chown(owned, _UID, _UID)
-        # The home of the server is empty, so without this it would compile the sandbox of `wasm`.
-        caches = {"FAASRT_CACHE_DIR": str(folder / "cache" if copies else cache_dir())} if engine == "wasm" else {}
+        cache = folder / "tmp" / ".cache" / "faasrt"
+        if engine == "wasm":  # an empty cache would make it compile the sandbox
+            cache = folder / "cache" if copies else cache_dir()
         packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
-        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET, **caches}
+        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
+        env["FAASRT_CACHE_DIR"] = str(cache)
         env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
         async with _server(command, env) as (url, pid), sink() as one, RuntimeManager.from_url(url) as manager:
             words = {
                 "CANARY": str(canary),
-                "CACHE": str(folder / "tmp" / ".cache" / "faasrt"),
+                "CACHE": str(cache),
                 "MODULE_DIR": str(module_dir(env)),
                 "FOLDER": str(next((folder / "tmp").glob("faasrt-*"))),
                 "HOST_SOCKET": str(file),

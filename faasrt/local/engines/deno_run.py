@@ -193,11 +193,11 @@ class DenoRun:
             # The message that the program has ended may be in the pipe, because of a slow reader or a busy server.
             self._child.resume()
             self._child.drain(STDOUT)
-            if self._child.returncode is not None:
-                limit = None
         if self.ended.is_set():
             return
-        self._ended_by.add(limit)
+        is_ending = bool(self._ended_by) or self._child.returncode is not None
+        if limit is not Outcome.TIMEOUT or not is_ending:
+            self._ended_by.add(limit)
         self._child.kill()
 
     def result(self) -> EngineResult:
