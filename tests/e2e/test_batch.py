@@ -432,7 +432,7 @@ def progress_lines(shown: bytes) -> list[str]:
     return [text for text in re.findall(r"\r\x1b\[K([^\r\n\x1b]*)", plain) if " done" in text]
 
 
-@pytest.mark.parametrize("columns", [60, 61, 120])
+@pytest.mark.parametrize("columns", [60, 61, 80, 100, 120, 200])
 async def test_progress_is_one_line_that_fits_the_terminal(columns: int, tmp_path: Path) -> None:
     """The progress line is updated in place and erased at the end. A narrow terminal gets fewer parts of it."""
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(320)))

@@ -107,7 +107,7 @@ class StdoutParser:
         self._add_output(len(self._pending) if split < 0 else split)
 
     def finish(self) -> None:
-        """Handle the end of the stream: what is pending is output, unless it is an incomplete message."""
+        """Handle the end of the stream. Pending bytes are output, unless they are an incomplete message."""
         if not self._pending.startswith(self._mark):
             self._add_output(len(self._pending))
 
