@@ -76,6 +76,7 @@ before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -88,4 +89,12 @@ def main() -> None:
             sys.exit(2)
     from faasrt.cli.main import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # The command has reported this. Without what is left, the interpreter does not report it again with a code of
+        # its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -129,7 +129,7 @@ asyncio.run(main())
         ("def f(:", Outcome.SYNTAX_ERROR, "SyntaxError", "def f(:"),
         ("if 1:\nx", Outcome.SYNTAX_ERROR, "IndentationError", "line 2"),
         ("(" * 1_000, Outcome.SYNTAX_ERROR, "", ""),
-        ("x = '\0'", Outcome.SYNTAX_ERROR, "SyntaxError", "null bytes"),
+        ("x = '\0'", Outcome.SYNTAX_ERROR, "", "null bytes"),  # a ValueError before CPython 3.11.4
     ],
 )
 async def test_exceptions_have_name_and_traceback(

@@ -138,7 +138,7 @@ async def test_wrong_arguments_are_refused() -> None:
         ("\ufeffdef f(:", (1, 7)),
         ("\ufeffx = 1\n  y = 2", (2, 2)),
         ("\ufeff\ufeffx=1", (1, 1)),
-        ("x=1\ufeff", (1, 4)),
+        ("x\ufeff=1", (1, 2)),
     ],
 )
 async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local: RuntimeManager) -> None:
