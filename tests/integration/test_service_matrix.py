@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from faasrt import LimiterSettings, RuntimeManager, SandboxConfig, ServiceError, Settings, TimeoutSettings
+from faasrt import LimiterSettings, Outcome, RuntimeManager, SandboxConfig, ServiceError, Settings, TimeoutSettings
 from support.doubles import JsFaas, PythonFaas
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
+from support.humaneval import human_eval
 from support.service_programs import CALLS, EMBEDDED, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
 from support.tables import first_of
 
@@ -93,3 +94,15 @@ async def test_calls(name: str, wasm_sandbox: None) -> None:
     """Calls of functions, cases and tests have the same results on every service."""
     async with service(name) as manager:
         assert await call_all(manager) == CALLS
+
+
+@pytest.mark.parametrize("name", ["piston", "sandboxfusion", "coze-loop", "native", "wasm"])
+async def test_human_eval(name: str, wasm_sandbox: None) -> None:
+    """On every service, all canonical solutions of HumanEval pass their tests, and all wrong ones fail."""
+    async with service(name) as manager:
+        for body, outcome in ((None, Outcome.OK), ("    return None\n", Outcome.USER_ERROR)):
+            tasks = human_eval(body)
+            results = await asyncio.gather(*(manager.run_code(task["code"], "python") for task in tasks))
+            outcomes = {task["id"]: result.outcome for task, result in zip(tasks, results, strict=True)}
+            assert outcomes == dict.fromkeys(outcomes, outcome)
+            assert len(outcomes) == 164
