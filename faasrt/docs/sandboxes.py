@@ -7,7 +7,7 @@ Every program runs in a fresh sandbox. Nothing that it leaves behind reaches ano
 | engine | languages | what runs | it is the default |
 |---|---|---|---|
 | `native` | Python | CPython itself, with the packages of an environment of yours | on Linux with namespaces |
-| `wasm` | Python | CPython 3.15 as WebAssembly, with five packages (see below) | on Linux without namespaces |
+| `wasm` | Python | CPython 3.15 as WebAssembly, with five packages (see below) | without namespaces, and on macOS |
 | `deno` | JavaScript, TypeScript | Deno without permissions | always |
 | named after a toolchain | C, C++, Go, Rust, Java, Bash | see `faasrt.docs.other_languages` | always |
 

@@ -1,6 +1,7 @@
 r"""The embedded FaaS: an HTTP server that runs untrusted programs in sandboxes on this machine.
 
-It needs Linux and the extra `local` (`pip install 'faasrt[local]'`). There are three ways to start it:
+It needs the extra `local` (`pip install 'faasrt[local]'`) and Linux. On macOS it only runs Python, as WebAssembly (the
+tests show this on Linux, in processes that lack what macOS does not have). There are three ways to start it:
 
 * `RuntimeManager.local()` returns a client with its own server.
 * `LocalFaaS` is the server, inside your own program.
@@ -14,7 +15,7 @@ Each engine keeps a pool of processes ready, which grows with demand and shrinks
     native   Python       CPython of an environment, inside a     results equal to CPython's, and your own packages.
                           jail                                    The default on Linux with namespaces
     wasm     Python       CPython 3.15 as WebAssembly, under      stronger isolation, and containers without namespaces.
-                          wasmtime                                The default on Linux without namespaces
+                          wasmtime                                The default where there are no namespaces
     deno     JavaScript,  Deno without permissions, inside a      the only engine of these languages
              TypeScript   jail
 

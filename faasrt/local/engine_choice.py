@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterable, Mapping
 
 from faasrt.config import SandboxConfig
@@ -13,6 +12,7 @@ from faasrt.local.admission import AdmissionQueue
 from faasrt.local.engines.base import Engine, EngineOptions
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.engines.native import NativePythonEngine
+from faasrt.local.engines.process import available_cpus
 from faasrt.local.engines.toolchain_engine import engine_for
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.toolchains import TOOLCHAINS
@@ -90,7 +90,7 @@ def needs_level(languages: Iterable[Language], engines: Mapping[Language, str]) 
 
 
 def default_workers() -> int:
-    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    return min(MAX_WORKERS, available_cpus())
 
 
 def make_queues(

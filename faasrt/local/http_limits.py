@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import resource
+import os
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -62,8 +62,8 @@ def accepted_at_once() -> int:
 
 
 def _max_open_files() -> int:
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 2**20 if files == resource.RLIM_INFINITY else max(4, files)
+    files = os.sysconf("SC_OPEN_MAX")
+    return 2**20 if files < 0 else max(4, files)
 
 
 class Reserve(Protocol):

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -34,6 +33,9 @@ from faasrt.local.engines.process import ChildProcess, ignore_output
 from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.results import Outcome
+
+if sys.platform == "linux":
+    import resource
 
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64

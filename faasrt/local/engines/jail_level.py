@@ -21,6 +21,8 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
     """Find the highest level that works on this machine if `wanted` is "auto", or check that the wanted level works.
     Return the level, and the reason why it is not higher, or "". Raise EngineError if none works.
     """
+    if sys.platform != "linux":
+        raise EngineError("the jail needs Linux")
     reasons: list[str] = []
     spawner = Spawner()
     try:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,11 @@ _READ_BYTES = 65_536
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Spawner:
@@ -100,17 +106,37 @@ def _spawn(
         pass_fds=pass_fds,
     )
     try:
-        return process, os.pidfd_open(process.pid)
-    except OSError:
+        return process, _open_end(process)
+    except (OSError, RuntimeError) as error:
         with process:
             process.kill()
+        raise OSError(f"cannot wait for a process: {error}") from None
+
+
+def _open_end(process: subprocess.Popen[bytes]) -> int:
+    """Return a descriptor that becomes readable when the process ends."""
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(process.pid)
+    # On macOS, a thread waits for the process.
+    reader, writer = os.pipe()
+
+    def wait() -> None:
+        process.wait()
+        os.close(writer)
+
+    try:
+        threading.Thread(target=wait, daemon=True).start()
+    except RuntimeError:
+        os.close(reader)
+        os.close(writer)
         raise
+    return reader
 
 
 def _discard(future: Future[tuple[subprocess.Popen[bytes], int]]) -> None:
     if not future.cancelled() and future.exception() is None:
-        process, pidfd = future.result()
-        os.close(pidfd)
+        process, end = future.result()
+        os.close(end)
         with process:
             process.kill()
 
@@ -119,23 +145,23 @@ def ignore_output(fd: int, data: bytes) -> None:
     """Discard output."""
 
 
-def _adopt(process: subprocess.Popen[bytes], pidfd: int) -> ChildProcess:
+def _adopt(process: subprocess.Popen[bytes], end: int) -> ChildProcess:
     """Return a `ChildProcess` for a new process with three pipes, and wait for its exit in the event loop."""
     loop = asyncio.get_running_loop()
 
     def on_exit() -> None:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+        loop.remove_reader(end)
+        os.close(end)
         process.poll()
         child.mark_exited(process.returncode)
 
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
-    loop.add_reader(pidfd, on_exit)
+    loop.add_reader(end, on_exit)
     try:
         outputs = {STDOUT: process.stdout, STDERR: process.stderr}
         child = ChildProcess(process.pid, process.stdin, outputs, lambda: os.killpg(process.pid, signal.SIGKILL))
     except BaseException:
-        loop.remove_reader(pidfd)
+        loop.remove_reader(end)
         raise
     return child
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-import os
 import time
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from faasrt.local.engines.base import Engine, EngineError, EngineOptions, NotStartedError
-from faasrt.local.engines.process import Spawner
+from faasrt.local.engines.process import Spawner, available_cpus
 
 _PEAK_DECAY_S = 30.0
 _POLL_S = 0.2
@@ -79,7 +78,7 @@ class PooledEngine(Engine, Generic[_P]):
                 self._group.create_task(self._watch_resources())
                 await self._add_process()  # one alone, because it fills the caches for the others
                 self._group.create_task(self._decay_peak())
-                for _ in range(len(os.sched_getaffinity(0))):
+                for _ in range(available_cpus()):
                     self._group.create_task(self._refill())
         except* EngineError as group:
             failure = group.exceptions[0]

@@ -12,12 +12,14 @@ Both raise OSError if the kernel does not support this.
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import sys
 from collections.abc import Sequence
 
 from . import landlock, seccomp, syscalls
+
+if sys.platform == "linux":
+    import resource
 
 # Root keeps these, because the folders may be in one of another user. Landlock still restricts the files.
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
