@@ -206,25 +206,24 @@ class FaultProxy(LoopbackServer):
 
     async def _serve(self, client: _Side) -> None:
         transports = self._admit(client.transport)
+        must_close = False
         try:
-            if self.upstream.reset or self.downstream.reset:
-                raise ConnectionResetError
-            _, server = await asyncio.get_running_loop().create_connection(_Side, *self._target)
-            transports.append(server.transport)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._forward("upstream", client, server))
-                group.create_task(self._forward("downstream", server, client))
-        except* EOFError:
-            # The kernel sends RST instead of FIN if it closes a socket with unread bytes. So read for up to a second.
-            with anyio.move_on_after(LINGER_S):
-                for side in (server, client):
-                    write_eof(side.transport)
-                for side in (server, client):
-                    while await side.wait_arrived():
-                        side.take()
-        except* OSError:
-            for transport in transports:
-                reset(transport)
+            try:
+                if self.upstream.reset or self.downstream.reset:
+                    raise ConnectionResetError
+                _, server = await asyncio.get_running_loop().create_connection(_Side, *self._target)
+                transports.append(server.transport)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._forward("upstream", client, server))
+                    group.create_task(self._forward("downstream", server, client))
+            except* EOFError:
+                must_close = True
+            except* OSError:
+                for transport in transports:
+                    reset(transport)
+            # Not in the `except*`, which puts a cancellation into a group in some versions of CPython 3.11.
+            if must_close:
+                await _close(server, client)
         finally:
             for transport in transports:
                 transport.abort()
@@ -271,3 +270,15 @@ class FaultProxy(LoopbackServer):
         if seconds > 0:
             with anyio.move_on_after(seconds):
                 await self.wait_until(lambda: getattr(self, direction) is not toxics)
+
+
+async def _close(*sides: _Side) -> None:
+    """Close connections. The kernel sends RST instead of FIN if it closes a socket with unread bytes, so this reads for
+    up to LINGER_S.
+    """
+    with anyio.move_on_after(LINGER_S):
+        for side in sides:
+            write_eof(side.transport)
+        for side in sides:
+            while await side.wait_arrived():
+                side.take()

@@ -407,7 +407,7 @@ def test_bash_completes_commands_options_and_languages() -> None:
         script += f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
         script += 'COMPREPLY=(); _faasrt_completion faasrt; echo "${COMPREPLY[@]}"\n'
     env = {**CLEAN, "PATH": f"{Path(FAASRT).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "--norc", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "--norc", "-c", script], env=env, capture_output=True, text=True, timeout=110)
     assert done.stdout.splitlines() == list(expected.values()), done.stderr
 
 

@@ -438,9 +438,9 @@ async def test_many_addresses() -> None:
         for address in addresses[1:]:
             await stack.enter_async_context(server.at(address, port))
         names = Names(*addresses)
-        limiter = LimiterSettings(max_concurrency=400)
+        limiter, patient = LimiterSettings(max_concurrency=400), attrs.evolve(PATIENT, grace_s=80)
         settings = Settings.from_url(
-            f"dns+http://{HOST}:{port}", discovery=names.settings(3600), limiter=limiter, timeouts=PATIENT
+            f"dns+http://{HOST}:{port}", discovery=names.settings(3600), limiter=limiter, timeouts=patient
         )
         async with RuntimeManager(settings=settings) as manager:
             used = await run_many(manager, 400)

@@ -228,7 +228,7 @@ async def test_a_failed_call_of_the_embedded_faas_is_one_warning(caplog: pytest.
     faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[LogSink()])
     async with faas, manager_for(faas.url, retry=ONCE) as manager:
         await faas.wait_ready("js")
-        endless = [asyncio.create_task(manager.run_code("while (true);", "js")) for _ in range(4)]
+        endless = [asyncio.create_task(manager.run_code("while (true);", "js", 30_000)) for _ in range(4)]
         while caplog.text.count("execution_started") < 4:
             await asyncio.sleep(0.001)
         async with manager_for(faas.url, retry=ONCE) as other:

@@ -133,7 +133,7 @@ async def test_a_slow_failure_is_requested_again_for_a_compiled_language(serve: 
     server.release.clear()
     url = await serve(server.handle, "/{path:.*}")
     retry = RetrySettings(max_attempts=1)
-    async with RuntimeManager.from_url(url, timeouts=TimeoutSettings(health_s=0.2), retry=retry) as manager:
+    async with RuntimeManager.from_url(url, timeouts=TimeoutSettings(health_s=1), retry=retry) as manager:
         assert (await manager.run_code("1", "python")).ok
         for probes in (2, 3):
             with pytest.raises(ConnectError, match="no answer to GET /health that names the languages"):

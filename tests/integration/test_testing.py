@@ -567,6 +567,20 @@ def test_close_with_a_program_in_flight(loop: str, caplog: pytest.LogCaptureFixt
     assert caplog.records == []
 
 
+async def test_a_connection_is_cancelled_while_the_proxy_closes_it() -> None:
+    """It ends as a cancelled task. An exception would be logged as one that nobody has noticed."""
+    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, connected(proxy.url) as client:
+        fake.default = Reply(hang=True)
+        proxy.upstream = Toxics(limit_bytes=len(REQUEST))
+        await client.send(REQUEST)
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        (connection,) = proxy._connections
+        assert await client.receive() == b""  # the proxy has sent FIN to both sides, and waits for theirs
+        connection.cancel()
+        await asyncio.wait([connection])
+        assert connection.cancelled()
+
+
 async def test_close_while_down(made: FakeFaaS | FaultProxy) -> None:
     """The socket that reserves the port is closed."""
     descriptors = psutil.Process().num_fds()
