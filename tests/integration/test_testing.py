@@ -568,7 +568,7 @@ def test_close_with_a_program_in_flight(loop: str, caplog: pytest.LogCaptureFixt
 
 
 async def test_a_connection_is_cancelled_while_the_proxy_closes_it() -> None:
-    """It ends as a cancelled task. An exception would be logged as one that nobody has noticed."""
+    """It ends as a cancelled task. An exception would be logged as never retrieved."""
     async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, connected(proxy.url) as client:
         fake.default = Reply(hang=True)
         proxy.upstream = Toxics(limit_bytes=len(REQUEST))
