@@ -94,7 +94,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        # The command has reported this. Without what is left, the interpreter does not report it again with a code of
-        # its own.
+        # Discard what is left. The interpreter would report the error again, with the code 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 3
     sys.exit(code)

@@ -1,7 +1,8 @@
 r"""The embedded FaaS: an HTTP server that runs untrusted programs in sandboxes on this machine.
 
-It needs the extra `local` (`pip install 'faasrt[local]'`) and Linux. On macOS it only runs Python, as WebAssembly (the
-tests show this on Linux, in processes that lack what macOS does not have). There are three ways to start it:
+It needs the extra `local` (`pip install 'faasrt[local]'`). It runs on Linux; on macOS it runs only Python, as
+WebAssembly (so far this was only tested on Linux, in processes without pidfds and /proc). There are three ways to start
+it:
 
 * `RuntimeManager.local()` returns a client with its own server.
 * `LocalFaaS` is the server, inside your own program.

@@ -219,6 +219,7 @@ class FaultProxy(LoopbackServer):
             except* EOFError:
                 must_close = True
             except* OSError:
+                must_close = False
                 for transport in transports:
                     reset(transport)
             # Not in the `except*`, which puts a cancellation into a group in some versions of CPython 3.11.

