@@ -477,6 +477,7 @@ def test_health_shows_the_work_in_the_background() -> None:
     assert lines == ["python: ready, engine wasm, level ; making snapshots, 2 of 5 are made"]
 
 
+@pytest.mark.timeout(300)  # it makes all snapshots, on a machine that may be busy
 @pytest.mark.usefixtures("wasm_sandbox")
 def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     """One line on stderr states the reason. There is no such line if the user has chosen WebAssembly."""
