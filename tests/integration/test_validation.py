@@ -139,6 +139,7 @@ async def test_wrong_arguments_are_refused() -> None:
         ("\ufeffx = 1\n  y = 2", (2, 2)),
         ("\ufeff\ufeffx=1", (1, 1)),
         ("x\ufeff=1", (1, 2)),
+        ("x=1\ufeff", (1, 4) if sys.version_info >= (3, 11, 4) else (1, 3)),
     ],
 )
 async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local: RuntimeManager) -> None:

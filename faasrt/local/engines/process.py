@@ -269,7 +269,7 @@ class ChildProcess:
             return
         self.killed = True
         if self.returncode is None:
-            # macOS does not permit a signal to a group that has only zombies.
+            # macOS does not permit a signal to a group whose processes have all ended.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 self._kill()
         self._close_stdin()
