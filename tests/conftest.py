@@ -102,6 +102,8 @@ async def _compile_sandbox() -> None:
 
     async with LocalFaaS(["python"], workers=1, engines=WASM) as faas:
         await faas.wait_ready("python")
+        # The servers of the tests would begin with these many times, and end before they have them.
+        await faas.make_snapshots()
 
 
 @pytest.fixture(autouse=True)

@@ -19,16 +19,14 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import anyio.to_thread
 import pytest
 import zstandard
-from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
 from faasrt import sync
@@ -37,6 +35,7 @@ from faasrt.cli.report.summary import Summary
 from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.cli import faasrt
+from support.holding import holding_faas
 from support.humaneval import human_eval
 from support.served import CLEAN, until
 
@@ -558,35 +557,6 @@ def test_memory_mb_limits_every_task(url: str, tmp_path: Path) -> None:
         "MEMORY_LIMIT",
         "more than 40 MiB of memory (limit of the client)",
     )
-
-
-@contextlib.asynccontextmanager
-async def holding_faas(
-    capacities: Mapping[str, int] = MappingProxyType({"python": 16}),
-) -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
-    """Yield the URL of a FaaS, the list of requests that arrived, and an event; it answers when the event is set."""
-    arrived: list[int] = []
-    go_on = asyncio.Event()
-
-    async def health(request: web.Request) -> web.Response:
-        languages = {name: {"capacity": capacity} for name, capacity in capacities.items()}
-        capabilities = {"lossless": True, "enforces_timeouts": True}
-        return web.json_response({"status": "healthy", "capabilities": capabilities, "languages": languages})
-
-    async def run_code(request: web.Request) -> web.Response:
-        arrived.append(len(arrived))
-        await go_on.wait()
-        return web.json_response({"output": {"stdout": "x", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}})
-
-    app = web.Application()
-    app.add_routes([web.get("/health", health), web.post("/run_code", run_code)])
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", arrived, go_on
-    finally:
-        await runner.cleanup()
 
 
 def test_resume_identifies_tasks_without_an_id_by_their_text(url: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from support.tables import first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded", "embedded, enveloped"]
+RECORDED = {case: (code, language) for case, code, language in recorded_programs()}
 
 
 async def run_on_doubles(code: str, language: str, **options: Any) -> ExecutionResult:
@@ -58,39 +59,38 @@ def check(result: ExecutionResult, ending: Ending, code: str, language: str, *, 
 
 
 @pytest.mark.parametrize("place", first_of(PLACES))
-async def test_recorded_programs(place: str, local: RuntimeManager) -> None:
+@pytest.mark.parametrize("case", RECORDED)
+async def test_recorded_programs(place: str, case: str, local: RuntimeManager) -> None:
     """Each recorded program gives the same result as its interpreter."""
-    programs = recorded_programs()
-    assert len(programs) == 47
+    assert len(RECORDED) == 47  # none is missing
+    code, language = RECORDED[case]
     async with manager_at(place, local) as manager:
-        for case, code, language in programs:
-            if "infinite loop" in case:
-                result = await manager.run_code(code, language, timeout_ms=1_000)
-                assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, ""), case
-                continue
-            result = await manager.run_code(code, language, timeout_ms=10_000)
-            if "environment" in case and place != "doubles":
-                assert result.error is not None
-                assert result.error.name == "NotCapable"
-                continue
-            ending = await asyncio.to_thread(run_here, code, language)
-            try:
-                check(result, ending, code, language, same_python=place == "doubles")
-            except AssertionError as error:
-                raise AssertionError(f"{case} at {place}: {result} is not {ending}") from error
+        if "infinite loop" in case:
+            result = await manager.run_code(code, language, timeout_ms=1_000)
+            assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, "")
+            return
+        result = await manager.run_code(code, language, timeout_ms=10_000)
+        if "environment" in case and place != "doubles":
+            assert result.error is not None
+            assert result.error.name == "NotCapable"
+            return
+        ending = await asyncio.to_thread(run_here, code, language)
+        check(result, ending, code, language, same_python=place == "doubles")
 
 
-@pytest.mark.parametrize("language", first_of([*PROGRAMS]))
-async def test_programs_of_many_kinds(language: str) -> None:
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        pytest.param(language, code, marks=() if language == "python" else pytest.mark.tables)
+        for language, codes in PROGRAMS.items()
+        for code in codes
+    ],
+)
+async def test_programs_of_many_kinds(language: str, code: str) -> None:
     """Streams, exceptions, exits, threads, timers and modules give the same result as the interpreter."""
-    async with doubles() as (manager, _, _):
-        for code in PROGRAMS[language]:
-            result = await manager.run_code(code, language, timeout_ms=10_000)
-            ending = await asyncio.to_thread(run_here, code, language)
-            try:
-                check(result, ending, code, language, same_python=True)
-            except AssertionError as error:
-                raise AssertionError(f"{code!r}: {result} is not {ending}") from error
+    result = await run_on_doubles(code, language, timeout_ms=10_000)
+    ending = await asyncio.to_thread(run_here, code, language)
+    check(result, ending, code, language, same_python=True)
 
 
 LARGE = ["x" * 1_000_000, "\0" * 1_000_000, "\n" * 1_000_000, "é\r\n" * 250_000, '"\\' * 500_000, "{'a': 1}" * 100_000]
@@ -151,14 +151,18 @@ async def test_three_full_streams_are_truncated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "tricks"), [("python", PYTHON_TRICKS), ("javascript", JS_TRICKS)], ids=["python", "javascript"]
+    ("language", "code", "outcome"),
+    [
+        pytest.param(language, code, outcome, id=f"{language}: {name}")
+        for language, tricks in (("python", PYTHON_TRICKS), ("javascript", JS_TRICKS))
+        for name, code, outcome in tricks
+    ],
 )
-async def test_outcomes_of_tricky_programs(language: str, tricks: list[tuple[str, str, Outcome | None]]) -> None:
+async def test_outcomes_of_tricky_programs(language: str, code: str, outcome: Outcome | None) -> None:
     """A program that tampers with the interpreter or the envelope gets the right outcome, and the next program runs."""
     async with doubles() as (manager, python, js):
-        for name, code, outcome in tricks:
-            result = await manager.run_code(code, language, timeout_ms=1_000)
-            assert outcome in (None, result.outcome), f"{name}: {result}"
+        result = await manager.run_code(code, language, timeout_ms=1_000)
+        assert outcome in (None, result.outcome), result
         assert (await manager.run_code("1", language)).ok
         assert python.running == js.running == 0
 

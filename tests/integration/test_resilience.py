@@ -29,6 +29,8 @@ from faasrt import (
 from faasrt.telemetry.events import CallFinished, EndpointChanged, RetryScheduled
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import manager_for
+from support.holding import holding_faas
+from support.served import until
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
 
@@ -479,15 +481,15 @@ async def test_event_of_a_call_without_a_permit_has_its_wait() -> None:
     """`queued_s` is set even if the call fails in the queue."""
     seen: list[Any] = []
     limiter = LimiterSettings(max_concurrency=1, queue_timeout_s=0.05)
-    async with endpoint_group(1, limiter=limiter) as (manager, (fake,)):
-        await manager.run_code("1", "python")
-        manager._factory._emit._sinks += (seen.append,)
-        fake.default = Reply(delay_s=0.5)
+    async with (
+        holding_faas() as (url, arrived, go_on),
+        manager_for(url, limiter=limiter, telemetry=[seen.append]) as manager,
+    ):
         held = asyncio.create_task(manager.run_code("1", "python"))
-        while not fake.in_flight:
-            await asyncio.sleep(0.001)
+        await until(lambda: arrived)
         with pytest.raises(DeadlineExceededError):
             await manager.run_code("1", "python")
+        go_on.set()
         await held
     (ended,) = [event for event in seen if isinstance(event, CallFinished) and event.error]
     assert ended.queued_s >= 0.05

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import html
-import re
 
 # Characters that a browser interprets, drops or refuses to show: control characters, bidirectional controls, line
 # separators, the byte order mark, lone surrogates and noncharacters.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
-)
+_INVISIBLE = (
+    *range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A), 0xFEFF, *range(0xFFF9, 0xFFFC), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000),
+)  # fmt: skip
+_ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _INVISIBLE}
 
 
 def clean(text: str) -> str:
     r"""Return the text with invisible characters as escapes such as `\x1b`, and CR LF as LF."""
-    return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+    return text.replace("\r\n", "\n").translate(_ESCAPES)
 
 
 def excerpt(text: str, max_bytes: int) -> str:

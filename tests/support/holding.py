@@ -1,0 +1,39 @@
+"""A server that answers when the test says so, so that no test depends on how long an answer takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
+
+from aiohttp import web
+
+
+@contextlib.asynccontextmanager
+async def holding_faas(
+    capacities: Mapping[str, int] = MappingProxyType({"python": 16}),
+) -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
+    """Yield the URL of a FaaS, the list of requests that arrived, and an event; it answers when the event is set."""
+    arrived: list[int] = []
+    go_on = asyncio.Event()
+
+    async def health(request: web.Request) -> web.Response:
+        languages = {name: {"capacity": capacity} for name, capacity in capacities.items()}
+        capabilities = {"lossless": True, "enforces_timeouts": True}
+        return web.json_response({"status": "healthy", "capabilities": capabilities, "languages": languages})
+
+    async def run_code(request: web.Request) -> web.Response:
+        arrived.append(len(arrived))
+        await go_on.wait()
+        return web.json_response({"output": {"stdout": "x", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.post("/run_code", run_code)])
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", arrived, go_on
+    finally:
+        await runner.cleanup()
