@@ -313,7 +313,7 @@ def test_serve_drains_on_a_signal(server: tuple[subprocess.Popen[bytes], str], n
     process, url = server
     assert faasrt("run", "-l", "js", "-c", "1", "--url", url)[0] == 3
     assert faasrt("health", "--url", url, FAASRT_TOKEN="s3cret")[0] == 0
-    code = "await new Promise((r) => setTimeout(r, 2_000)); console.log('done')"
+    code = "await new Promise((r) => setTimeout(r, 4_000)); console.log('done')"
     call = subprocess.Popen(
         [FAASRT, "run", "-l", "js", "-c", code, "--url", url],
         env={**CLEAN, "FAASRT_TOKEN": "s3cret"},

@@ -265,7 +265,7 @@ async def test_concurrent_callers_share_a_hanging_health_request(serve: Serve) -
     """The wait for `/health` does not count as time in the queue."""
     server = Server()
     server.release.clear()
-    options = {"timeouts": TimeoutSettings(health_s=1.5), "limiter": LimiterSettings(queue_timeout_s=1)}
+    options = {"timeouts": TimeoutSettings(health_s=3), "limiter": LimiterSettings(queue_timeout_s=2.5)}
     async with await server.manager(serve, **options) as manager:
         languages = ("python", "js", "python", "ts", "python")
         results = await asyncio.gather(*(manager.run_code("1", language) for language in languages))

@@ -38,8 +38,9 @@ from faasrt.results import ErrorInfo, Outcome
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
-# A worker itself ends its program at the time limit. A worker that has not answered this much later is killed.
-_ANSWER_GRACE_S = 2.0
+# A worker itself ends its program at the time limit. If it has not answered this much later, the server reads for
+# another moment what has arrived, because its event loop may have been too busy to read it. Then it kills the worker.
+_ANSWER_GRACE_S, _READ_S = 1.5, 0.5
 _CANCEL_TIMEOUT_S = 1.0
 # The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
 _ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
@@ -89,8 +90,7 @@ class WasiWorker:
         self._max_bytes = _MESSAGE_BYTES + _ANSWER_FACTOR * limits.max_output_bytes
         self._send({**given, **output, **attrs.asdict(limits)})
         try:
-            async with asyncio.timeout(limits.timeout_ms / 1000 + _ANSWER_GRACE_S):
-                answer = await self.next_message()
+            answer = await self._next_answer(limits.timeout_ms / 1000 + _ANSWER_GRACE_S)
         except TimeoutError:
             await self.child.end()
             truncated = ["files"] if job.input.collect else []
@@ -120,6 +120,13 @@ class WasiWorker:
         except Exception:
             self.child.kill()
             raise self._failure("the Python sandbox sent a malformed answer") from None
+
+    async def _next_answer(self, within_s: float) -> dict[str, Any]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                return await self.next_message()
+        async with asyncio.timeout(_READ_S):
+            return await self.next_message()
 
     def _failure(self, message: str) -> EngineError:
         return EngineError(message) if self._began else NotStartedError(message)

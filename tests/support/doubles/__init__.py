@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from faasrt import RuntimeManager, Settings
+from support.helpers import PATIENT
 
 from .js_faas import JsFaas
 from .pyodide_faas import PyodideFaas
@@ -20,5 +21,6 @@ async def doubles(**settings: Any) -> AsyncIterator[tuple[RuntimeManager, Python
     """Yield a manager with doubles as its servers, and the doubles."""
     async with PythonFaas() as python, JsFaas() as js:
         endpoints = {"python": python.url, "javascript": js.url, "typescript": js.url}
-        async with RuntimeManager(settings=Settings(endpoints=endpoints, **settings)) as manager:
+        settings = {"endpoints": endpoints, "timeouts": PATIENT, **settings}
+        async with RuntimeManager(settings=Settings(**settings)) as manager:
             yield manager, python, js
