@@ -102,7 +102,7 @@ async def _compile_sandbox() -> None:
 
     async with LocalFaaS(["python"], workers=1, engines=WASM) as faas:
         await faas.wait_ready("python")
-        # The servers of the tests would begin with these many times, and end before they have them.
+        # Otherwise each server of the tests starts to build them, and ends before they are complete.
         await faas.make_snapshots()
 
 

@@ -25,6 +25,7 @@ from aiohttp import web
 from faasrt import strict_json
 from faasrt.local import http_limits
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response
+from faasrt.local.time_limit import TimeLimit
 
 _logger = logging.getLogger("faasrt.local")
 _POLL_S = 0.05
@@ -157,7 +158,7 @@ class BoundedConnection(web.RequestHandler):
         )
         self._listener = listener
         self._write_timer: asyncio.TimerHandle | None = None
-        self._refusal_timer: asyncio.TimerHandle | None = None
+        self._time_limit: TimeLimit | None = None
         self._is_limited = self._client_reads = True
         self.is_spare = is_spare
         self._head = b""
@@ -182,8 +183,7 @@ class BoundedConnection(web.RequestHandler):
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
         super().connection_made(transport)
         if self.is_spare:
-            loop = asyncio.get_running_loop()
-            self._refusal_timer = loop.call_later(http_limits.SPARE_TIMEOUT_S, self._refuse)
+            self._time_limit = TimeLimit(http_limits.SPARE_TIMEOUT_S, self._refuse)
 
     def data_received(self, data: bytes) -> None:
         if self.is_spare and not self._head.startswith(_PROBES):
@@ -217,8 +217,9 @@ class BoundedConnection(web.RequestHandler):
             self._is_counted = False
             self._count(-1)
         self._stop_timer()
-        if self._refusal_timer is not None:
-            self._refusal_timer.cancel()
+        if self._time_limit is not None:
+            self._time_limit.cancel()
+            self._time_limit = None
         super().connection_lost(exc)
 
     def _start_timer(self) -> None:

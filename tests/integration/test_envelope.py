@@ -62,7 +62,7 @@ def check(result: ExecutionResult, ending: Ending, code: str, language: str, *, 
 @pytest.mark.parametrize("case", RECORDED)
 async def test_recorded_programs(place: str, case: str, local: RuntimeManager) -> None:
     """Each recorded program gives the same result as its interpreter."""
-    assert len(RECORDED) == 47  # none is missing
+    assert len(RECORDED) == 47
     code, language = RECORDED[case]
     async with manager_at(place, local) as manager:
         if "infinite loop" in case:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,6 +70,19 @@ async def test_connections_in_the_backlog_get_an_answer_when_the_server_stops() 
                 answer = one.recv(10_000)
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"x-faasrt-not-started: 1" in answer.lower()
+
+
+async def test_a_probe_that_arrives_while_the_server_is_busy_is_answered() -> None:
+    """A connection for a probe is refused after a second, but not if the server has not read from it for that long."""
+    async with bash(max_connections=1) as faas:
+        with connect(faas), connect(faas) as probe:
+            await until(lambda: faas._listener.spare == 1)
+            probe.sendall(LIVEZ)
+            end = time.perf_counter() + 1.5
+            while time.perf_counter() < end:
+                pass
+            answer = await asyncio.to_thread(probe.recv, 10_000)
+            assert answer.startswith(b"HTTP/1.1 200")
 
 
 async def test_a_refusal_arrives_although_a_body_is_not_read() -> None:

@@ -47,6 +47,7 @@ SLOW = {
     "javascript": "await new Promise((r) => setTimeout(r, 600)); console.log({})",
     "typescript": "await new Promise((r: () => void) => setTimeout(r, 600)); console.log({})",
 }
+PAUSES = {"python": "import time; time.sleep(1)", "js": "setTimeout(() => {}, 1_000)"}
 COMMENT = {"python": "\n#", "javascript": "\n//", "typescript": "\n//"}
 
 
@@ -133,30 +134,41 @@ async def test_refused_javascript_programs_never_run(language: str) -> None:
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_busy_server_does_not_report_programs_that_ended_in_time_as_timeouts(engine: str) -> None:
-    """The event loop of the server stands still from before the programs end until after their time limit."""
-    limits = SandboxConfig(max_output_bytes=10_000)
+    """The event loop of the server stands still from before the programs end until after their time limit.
+
+    The long outputs do not fit into a pipe, so that their programs have to wait for the server.
+    """
+    limits = SandboxConfig(max_output_bytes=200_000)
     programs = [
-        ("python", "import time; time.sleep(1.5); print(1)", Outcome.OK),
-        ("python", "import time, sys; time.sleep(1.5); print(1); sys.exit(3)", Outcome.USER_ERROR),
-        ("python", "import time; time.sleep(1.5); print('x' * 30_000)", Outcome.OUTPUT_LIMIT),
-        ("python", "import time; time.sleep(20)", Outcome.TIMEOUT),
-        ("js", "setTimeout(() => console.log(1), 1_500)", Outcome.OK),
-        ("js", "setTimeout(() => { console.log(1); Deno.exit(3) }, 1_500)", Outcome.USER_ERROR),
-        ("js", "setTimeout(() => console.log('x'.repeat(30_000)), 1_500)", Outcome.OUTPUT_LIMIT),
-        ("js", "setTimeout(() => console.log(1), 20_000)", Outcome.TIMEOUT),
+        ("python", "import time; time.sleep(3); print(1)", Outcome.OK, 2),
+        ("python", "import time, sys; time.sleep(3); print('x' * 150_000); sys.exit(3)", Outcome.USER_ERROR, 150_001),
+        ("python", "import time; time.sleep(3); print('x' * 450_000)", Outcome.OUTPUT_LIMIT, 200_000),
+        ("python", "import time; time.sleep(20)", Outcome.TIMEOUT, 0),
+        ("js", "setTimeout(() => console.log(1), 3_000)", Outcome.OK, 2),
+        (
+            "js",
+            "setTimeout(() => { console.log('x'.repeat(150_000)); Deno.exit(3) }, 3_000)",
+            Outcome.USER_ERROR,
+            150_001,
+        ),
+        ("js", "setTimeout(() => console.log('x'.repeat(450_000)), 3_000)", Outcome.OUTPUT_LIMIT, 200_000),
+        ("js", "setTimeout(() => console.log(1), 20_000)", Outcome.TIMEOUT, 0),
     ]
     async with RuntimeManager.local(workers=4, engines={"python": engine}) as manager:
-        await asyncio.gather(manager.get_runtime("python"), manager.get_runtime("js"))
 
         async def run(language: str, code: str) -> ExecutionResult:
-            return await manager.run_code(code, language, timeout_ms=4_000, sandbox=limits)
+            return await manager.run_code(code, language, timeout_ms=5_000, sandbox=limits)
 
-        runs = [asyncio.create_task(run(language, code)) for language, code, _ in programs]
+        # As many processes are warm as programs run at once.
+        for language in ("python", "js"):
+            await asyncio.gather(*(run(language, PAUSES[language]) for _ in range(4)))
+        runs = [asyncio.create_task(run(language, code)) for language, code, _, _ in programs]
         await asyncio.gather(until_active(manager, "python", 4), until_active(manager, "javascript", 4))
+        await asyncio.sleep(1)
         assert not any(run.done() for run in runs)
         until = time.perf_counter() + 7
         while time.perf_counter() < until:
             pass
         results = await asyncio.gather(*runs)
-    assert [result.outcome for result in results] == [outcome for _, _, outcome in programs]
-    assert [len(result.stdout) for result in results] == [2, 2, 10_000, 0, 2, 2, 10_000, 0]
+    assert [result.outcome for result in results] == [outcome for _, _, outcome, _ in programs]
+    assert [len(result.stdout) for result in results] == [size for _, _, _, size in programs]

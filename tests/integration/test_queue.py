@@ -65,8 +65,8 @@ async def test_closing_fails_waiting_calls() -> None:
         waiting = [asyncio.create_task(manager.run_code("2", "python")) for _ in range(20)]
         await until_queued(manager, 20)
         closing = asyncio.create_task(manager.aclose())
-        done, _ = await asyncio.wait(waiting)
-        assert {type(task.exception()) for task in done} == {RuntimeClosedError}
+        await until(lambda: all(task.done() for task in waiting))
+        assert {type(task.exception()) for task in waiting} == {RuntimeClosedError}
         go_on.set()
         assert (await held).ok
         await closing

@@ -1,4 +1,4 @@
-"""A server that answers when the test says so, so that no test depends on how long an answer takes."""
+"""A server that holds its answers until the test releases them."""
 
 from __future__ import annotations
 

@@ -207,6 +207,7 @@ async def test_a_call_with_other_replicas_does_not_wait_for_a_new_name() -> None
     """A name without an answer is looked up in the background, and not again for each call."""
     async with directory("10.0.0.1", urls=("http://fixed:8000", OTHER, URL), connect_s=0.5) as one:
         assert await one.update("http://fixed:8000", OTHER) == ["http://fixed:8000"]
+        assert one.changed() == []
         await until(lambda: one.names.asked)
         assert one.names.asked == [("piston.test", 2000)]
         one.names.found["piston.test"] = OSError("no such name")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.process import ChildProcess, ignore_output
 from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.warm_pool import PooledEngine
+from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
 if sys.platform == "linux":
@@ -153,12 +155,12 @@ class DenoEngine(PooledEngine[JailedProcess]):
             child.limit_cgroup(max_bytes)
             _limit_cpu(child, job)
             started = time.perf_counter()
-            timer = asyncio.get_running_loop().call_later(job.limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
+            time_limit = TimeLimit(job.limits.timeout_ms / 1000, functools.partial(run.end, Outcome.TIMEOUT))
             try:
                 run.begin()
                 await self._watch(run, child, max_bytes, folder)
             finally:
-                timer.cancel()
+                time_limit.cancel()
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
             result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
             if folder is not None and job.input.collect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import os
 import time
@@ -14,6 +15,7 @@ from faasrt.local.engines.collection import add_files
 from faasrt.local.engines.jailed import Jail, JailedProcess
 from faasrt.local.engines.native_run import NativeRun
 from faasrt.local.engines.process import MESSAGES, ignore_output
+from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
 _TIMEOUT_S = 60.0
@@ -87,14 +89,14 @@ async def run_warm(
         if job.input.collect:
             folder = await process.open_folder()
         started = time.perf_counter()
-        timer = asyncio.get_running_loop().call_later(limits.timeout_ms / 1000, run.end, Outcome.TIMEOUT)
+        time_limit = TimeLimit(limits.timeout_ms / 1000, functools.partial(run.end, Outcome.TIMEOUT))
         try:
             # Only a fallback. However many processes the program has, its deadline comes first.
             cpu_s = math.ceil(limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
             run.begin(memory_bytes, cpu_s)
             await run.ended.wait()
         finally:
-            timer.cancel()
+            time_limit.cancel()
         duration_ms = round((time.perf_counter() - started) * 1000, 3)
         result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"{instance}-{process.pid}")
         if folder is not None:

@@ -38,8 +38,8 @@ from faasrt.results import ErrorInfo, Outcome
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
-# A worker itself ends its program at the time limit. If it has not answered this much later, the server reads for
-# another moment what has arrived, because its event loop may have been too busy to read it. Then it kills the worker.
+# A worker itself ends its program at the time limit. If no answer has been read _ANSWER_GRACE_S later, the event loop
+# may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
 _ANSWER_GRACE_S, _READ_S = 1.5, 0.5
 _CANCEL_TIMEOUT_S = 1.0
 # The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
@@ -122,11 +122,14 @@ class WasiWorker:
             raise self._failure("the Python sandbox sent a malformed answer") from None
 
     async def _next_answer(self, within_s: float) -> dict[str, Any]:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
+        """Wait for the answer of the worker. Raise TimeoutError if it has not answered in time."""
+        for wait_s in (within_s, _READ_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    return await self.next_message()
+            if not self._messages.empty():  # it arrived together with the end of the time
                 return await self.next_message()
-        async with asyncio.timeout(_READ_S):
-            return await self.next_message()
+        raise TimeoutError
 
     def _failure(self, message: str) -> EngineError:
         return EngineError(message) if self._began else NotStartedError(message)
