@@ -567,7 +567,7 @@ def test_run_prints_output_while_the_program_runs(place: str) -> None:
     os.close(writer)
     try:
         output = b""
-        while output.count(b"more") < 3:
+        while output.count(b"more") < 3 or b"err" not in output:
             output += read_terminal(reader)
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -579,7 +579,9 @@ def test_run_prints_output_while_the_program_runs(place: str) -> None:
         os.close(reader)
     text = output.decode().replace("\r\n", "\n")
     assert text.startswith(NOTICE)
-    assert sorted(text.removeprefix(NOTICE).split("\n")[:2]) == ["err", "out"]
+    lines = text.removeprefix(NOTICE).split("\n")
+    lines.remove("err")  # a busy machine may read the two streams one after the other
+    assert lines[:4] == ["out", "more", "more", "more"]
     assert text.endswith("faasrt: interrupted\n")
 
 
