@@ -15,7 +15,9 @@ MAX_CONNECTIONS = 1_000
 SPARE_CONNECTIONS = 8
 """The number of further connections that may send a probe."""
 SPARE_TIMEOUT_S = 1.0
-"""How long a further connection may stay open, and the input of a refused one is discarded."""
+"""How long a further connection may stay open, plus half a second if the server is busy then. Also how long the input
+of a refused one is discarded.
+"""
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20

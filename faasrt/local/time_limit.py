@@ -1,18 +1,21 @@
-"""Time limits that do not count the time of a busy event loop."""
+"""Time limits that are extended once if the event loop is late when they end."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from collections.abc import Callable
 
 _LATE_S, _EXTRA_S = 0.1, 0.5
+_CPU_GRACE_S = 5
 
 
 class TimeLimit:
-    """Calls a function after a time limit, unless it is cancelled before.
+    """Calls a function when a time limit ends, unless the limit is cancelled first.
 
-    If the event loop was too busy to call it in time, it was too busy to read as well. Data may have arrived in time,
-    and programs may wait until their output is read. So in this case the limit is once extended by half a second.
+    If the event loop is late then, it was too busy to read as well. Data may have arrived in time, and a program may
+    have had to wait for the server to read its output. In this case the limit is extended once, by half a second.
 
     Args:
         limit_s: The time limit in seconds.
@@ -26,6 +29,7 @@ class TimeLimit:
         self._timer = self._loop.call_at(self._ends, self._check)
 
     def cancel(self) -> None:
+        """Do not call the function any more."""
         self._timer.cancel()
 
     def _check(self) -> None:
@@ -33,3 +37,8 @@ class TimeLimit:
             self._timer = self._loop.call_later(_EXTRA_S, self._on_exceeded)
         else:
             self._on_exceeded()
+
+
+def cpu_limit_s(limit_s: float) -> int:
+    """Return a limit of CPU time in seconds. A process reaches its time limit first, however many threads it has."""
+    return (math.ceil(limit_s) + 1) * (os.cpu_count() or 1) + _CPU_GRACE_S

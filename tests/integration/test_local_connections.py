@@ -77,6 +77,7 @@ async def test_a_probe_that_arrives_while_the_server_is_busy_is_answered() -> No
     async with bash(max_connections=1) as faas:
         with connect(faas), connect(faas) as probe:
             await until(lambda: faas._listener.spare == 1)
+            await asyncio.sleep(0.05)  # now its second has begun
             probe.sendall(LIVEZ)
             end = time.perf_counter() + 1.5
             while time.perf_counter() < end:

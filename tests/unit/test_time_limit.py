@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from faasrt.local import time_limit
 from faasrt.local.time_limit import TimeLimit
 from support.served import until
 
@@ -17,26 +18,48 @@ def be_busy(for_s: float) -> None:
         pass
 
 
-async def test_a_busy_event_loop_reads_before_the_limit_ends() -> None:
-    """Data that arrived during the limit is read first. Then the function is called once."""
-    calls: list[str] = []
+@pytest.fixture
+def calls() -> list[str]:
+    return []
+
+
+async def test_a_limit_that_ends_on_time_is_not_extended(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension by a minute would fail this test."""
+    monkeypatch.setattr(time_limit, "_LATE_S", 60)
+    monkeypatch.setattr(time_limit, "_EXTRA_S", 60)
+    TimeLimit(0.01, lambda: calls.append("limit"))
+    await until(lambda: calls)
+
+
+async def test_data_is_read_before_a_late_limit_ends(calls: list[str]) -> None:
+    """Data that arrived while the event loop was busy is read first. Then the function is called once."""
     TimeLimit(0.01, lambda: calls.append("limit"))
     asyncio.get_running_loop().call_later(0.02, calls.append, "read")
     be_busy(0.3)
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert calls == ["read"]
     await until(lambda: len(calls) > 1)
     await asyncio.sleep(0.01)
     assert calls == ["read", "limit"]
 
 
-@pytest.mark.parametrize("busy_s", [0, 0.3])
-async def test_a_cancelled_limit_calls_nothing(busy_s: float) -> None:
-    """It can be cancelled while it is extended, too."""
-    calls: list[str] = []
+async def test_a_cancelled_limit_calls_nothing(calls: list[str]) -> None:
+    """The event loop comes to the end of the limit after the cancellation."""
     limit = TimeLimit(0.1, lambda: calls.append("limit"))
-    be_busy(busy_s)
+    limit.cancel()
+    await asyncio.sleep(0.2)
+    assert calls == []
+
+
+async def test_an_extended_limit_can_be_cancelled(calls: list[str]) -> None:
+    """The function is not called then either."""
+    limit = TimeLimit(0.01, lambda: calls.append("limit"))
+    first = limit._timer
+    be_busy(0.3)
     await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert limit._timer is not first
     limit.cancel()
     await asyncio.sleep(0.7)
     assert calls == []

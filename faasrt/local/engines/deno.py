@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import math
 import os
 import re
 import subprocess
@@ -33,7 +32,7 @@ from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.process import ChildProcess, ignore_output
 from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.local.time_limit import TimeLimit
+from faasrt.local.time_limit import TimeLimit, cpu_limit_s
 from faasrt.results import Outcome
 
 if sys.platform == "linux":
@@ -41,7 +40,6 @@ if sys.platform == "linux":
 
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
-_CPU_GRACE_S = 5
 _START_TIMEOUT_S = 20.0
 _READY = b"\0ready\n"
 _T = TypeVar("_T")
@@ -250,8 +248,8 @@ class DenoEngine(PooledEngine[JailedProcess]):
 
 
 def _limit_cpu(child: ChildProcess, job: EngineJob) -> None:
-    """Limit the CPU time. This is only a fallback: however many threads a program has, its deadline comes first."""
-    cpu_s = math.ceil(job.limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
+    """Limit the CPU time, as a fallback."""
+    cpu_s = cpu_limit_s(job.limits.timeout_ms / 1000)
     # In a container, root may not be allowed to limit the process of another user.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         resource.prlimit(child.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))

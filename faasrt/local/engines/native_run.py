@@ -83,7 +83,7 @@ class NativeRun:
         self.ended = asyncio.Event()
 
     def begin(self, memory_bytes: int, cpu_s: int) -> None:
-        """Send the program to the process. `cpu_s` limits the CPU time of each of its processes."""
+        """Send the program to the process. `cpu_s` limits the CPU time of each of its processes, as a fallback."""
         self._process.receive(self._receive, self.ended.set)
         if self._job.live is not None:
             self._job.live.begin()

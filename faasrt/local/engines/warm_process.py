@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
-import os
 import time
 
 import attrs
@@ -15,11 +13,10 @@ from faasrt.local.engines.collection import add_files
 from faasrt.local.engines.jailed import Jail, JailedProcess
 from faasrt.local.engines.native_run import NativeRun
 from faasrt.local.engines.process import MESSAGES, ignore_output
-from faasrt.local.time_limit import TimeLimit
+from faasrt.local.time_limit import TimeLimit, cpu_limit_s
 from faasrt.results import Outcome
 
 _TIMEOUT_S = 60.0
-_CPU_GRACE_S = 5
 
 
 async def start_warm(jail: Jail, name: str) -> JailedProcess:
@@ -91,9 +88,7 @@ async def run_warm(
         started = time.perf_counter()
         time_limit = TimeLimit(limits.timeout_ms / 1000, functools.partial(run.end, Outcome.TIMEOUT))
         try:
-            # Only a fallback. However many processes the program has, its deadline comes first.
-            cpu_s = math.ceil(limits.timeout_ms / 1000) * (os.cpu_count() or 1) + _CPU_GRACE_S
-            run.begin(memory_bytes, cpu_s)
+            run.begin(memory_bytes, cpu_limit_s(limits.timeout_ms / 1000))
             await run.ended.wait()
         finally:
             time_limit.cancel()
