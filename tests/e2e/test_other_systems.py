@@ -34,6 +34,7 @@ def hide(platform, modules, attributes):
     for owner, names in attributes.items():
         for name in names.split():
             delattr(owner, name)
+    os.process_cpu_count = os.cpu_count  # new in Python 3.13, where it would call sched_getaffinity
     sys.platform = platform
 """
 MACOS = """
