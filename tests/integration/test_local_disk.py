@@ -1,6 +1,6 @@
 """Folders that are full, missing, read-only or damaged: one line reports the problem, and other languages run.
 
-The tests may run as root, who can write everywhere except in /proc.
+The tests may run as root, and root can write everywhere except in /proc.
 """
 
 from __future__ import annotations

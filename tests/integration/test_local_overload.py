@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
-from support.helpers import until_active
+from support.helpers import be_busy, until_active
 from support.served import served
 
 pytestmark = pytest.mark.servers
@@ -47,7 +46,6 @@ SLOW = {
     "javascript": "await new Promise((r) => setTimeout(r, 600)); console.log({})",
     "typescript": "await new Promise((r: () => void) => setTimeout(r, 600)); console.log({})",
 }
-PAUSES = {"python": "import time; time.sleep(1)", "js": "setTimeout(() => {}, 1_000)"}
 COMMENT = {"python": "\n#", "javascript": "\n//", "typescript": "\n//"}
 
 
@@ -160,15 +158,13 @@ async def test_a_busy_server_does_not_report_programs_that_ended_in_time_as_time
             return await manager.run_code(code, language, timeout_ms=5_000, sandbox=limits)
 
         # As many processes are warm as programs run at once.
-        for language in ("python", "js"):
-            await asyncio.gather(*(run(language, PAUSES[language]) for _ in range(4)))
+        for language in ("python", "javascript"):
+            await asyncio.gather(*(run(language, SLOW[language].format(1)) for _ in range(4)))
         runs = [asyncio.create_task(run(language, code)) for language, code, _, _ in programs]
         await asyncio.gather(until_active(manager, "python", 4), until_active(manager, "javascript", 4))
         await asyncio.sleep(1)
         assert not any(run.done() for run in runs)
-        until = time.perf_counter() + 7
-        while time.perf_counter() < until:
-            pass
+        be_busy(7)
         results = await asyncio.gather(*runs)
     assert [result.outcome for result in results] == [outcome for _, _, outcome, _ in programs]
     assert [len(result.stdout) for result in results] == [size for _, _, _, size in programs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterable
 
 from faasrt import RuntimeManager, Settings, TimeoutSettings
@@ -22,6 +23,13 @@ def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object)
 
 WASM = {"python": "wasm"}
 """The argument `engines` of an embedded FaaS that runs Python in WebAssembly."""
+
+
+def be_busy(for_s: float) -> None:
+    """Occupy this thread and its event loop."""
+    end = time.perf_counter() + for_s
+    while time.perf_counter() < end:
+        pass
 
 
 async def until_active(manager: RuntimeManager, language: str, count: int) -> None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
 from faasrt.local import time_limit
 from faasrt.local.time_limit import TimeLimit
+from support.helpers import be_busy
 from support.served import until
-
-
-def be_busy(for_s: float) -> None:
-    end = time.perf_counter() + for_s
-    while time.perf_counter() < end:
-        pass
 
 
 @pytest.fixture
