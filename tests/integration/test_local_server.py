@@ -19,11 +19,13 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 import faasrt
-from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
+from faasrt import ConfigurationError, Language, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt._version import __version__
 from faasrt.docs import logging_and_metrics
 from faasrt.local import LocalFaaS
 from faasrt.local.admission import AdmissionQueue, BusyError
+from faasrt.local.engines.base import EngineJob, EngineResult
+from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import WASM, until_active
 from support.served import at_work_in
 
@@ -302,6 +304,21 @@ async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert (queue.queued, queue.counts.refused) == (0, 2)
+
+
+async def test_a_free_sandbox_is_taken_even_if_the_time_limit_has_passed() -> None:
+    """On a busy machine, a short `queue_timeout_s` may pass before the program is in the queue."""
+
+    class Engine:
+        name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
+
+        async def execute(self, job: Any) -> Any:
+            return EngineResult(outcome=Outcome.OK)
+
+    queue = AdmissionQueue(Engine(), queue_timeout_s=1e-9)  # type: ignore[arg-type]
+    limits = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=1_000)
+    result = await queue.execute(EngineJob(language=Language.PYTHON, code="1", limits=limits))
+    assert (result.outcome, queue.counts.refused) == (Outcome.OK, 0)
 
 
 async def test_a_language_that_cannot_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
