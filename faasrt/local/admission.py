@@ -95,11 +95,12 @@ class AdmissionQueue:
         if not engine.ready:
             counts.refused += 1
             raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
-        if self._limiter.available_tokens <= 0 and self.queued >= self._max_queue:
-            counts.refused += 1
-            raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
         began = time.perf_counter()
-        await self._acquire()
+        try:
+            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
+            self._limiter.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._wait_for_sandbox()
         queued_ms = (time.perf_counter() - began) * 1000
         try:
             result = await engine.execute(job)
@@ -111,18 +112,17 @@ class AdmissionQueue:
         counts.outcomes[job.language, result.outcome.value] += 1
         return attrs.evolve(result, queued_ms=queued_ms)
 
-    async def _acquire(self) -> None:
+    async def _wait_for_sandbox(self) -> None:
+        if self.queued >= self._max_queue:
+            self.counts.refused += 1
+            raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
         timeout_s = self.queue_timeout_s
         try:
-            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
-            self._limiter.acquire_nowait()
-        except anyio.WouldBlock:
-            try:
-                with anyio.fail_after(timeout_s):
-                    await self._limiter.acquire()
-            except TimeoutError:
-                self.counts.refused += 1
-                raise BusyError(f"no sandbox became free within {timeout_s:g} s") from None
+            with anyio.fail_after(timeout_s):
+                await self._limiter.acquire()
+        except TimeoutError:
+            self.counts.refused += 1
+            raise BusyError(f"no sandbox became free within {timeout_s:g} s") from None
 
 
 async def execute_with_events(

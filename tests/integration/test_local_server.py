@@ -281,16 +281,21 @@ async def test_closing_waits_for_programs_in_flight() -> None:
         assert (await call).stdout == "begun\nended\n"
 
 
+class FakeEngine:
+    """Returns its result for every program. Without a result, programs never end."""
+
+    name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
+
+    def __init__(self, result: EngineResult | None = None) -> None:
+        self._result = result
+
+    async def execute(self, job: Any) -> Any:
+        return self._result or await asyncio.Event().wait()
+
+
 async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
     """A program beyond `max_queue`, or one that waits longer than `queue_timeout_s`, raises BusyError with 429."""
-
-    class Engine:
-        name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
-
-        async def execute(self, job: Any) -> Any:
-            await asyncio.Event().wait()
-
-    queue = AdmissionQueue(Engine(), max_queue=1, queue_timeout_s=0.05)  # type: ignore[arg-type]
+    queue = AdmissionQueue(FakeEngine(), max_queue=1, queue_timeout_s=0.05)  # type: ignore[arg-type]
     running = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
     waiting = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
     while queue.queued < 1:
@@ -308,14 +313,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
 
 async def test_a_free_sandbox_is_taken_even_if_the_time_limit_has_passed() -> None:
     """On a busy machine, a short `queue_timeout_s` may pass before the program is in the queue."""
-
-    class Engine:
-        name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
-
-        async def execute(self, job: Any) -> Any:
-            return EngineResult(outcome=Outcome.OK)
-
-    queue = AdmissionQueue(Engine(), queue_timeout_s=1e-9)  # type: ignore[arg-type]
+    queue = AdmissionQueue(FakeEngine(EngineResult(outcome=Outcome.OK)), queue_timeout_s=1e-9)  # type: ignore[arg-type]
     limits = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=1_000)
     result = await queue.execute(EngineJob(language=Language.PYTHON, code="1", limits=limits))
     assert (result.outcome, queue.counts.refused) == (Outcome.OK, 0)
