@@ -431,19 +431,15 @@ async def test_no_task_outlives_the_manager() -> None:
 
 async def test_many_addresses() -> None:
     """With 200 replicas, each gets calls, and a program that none can run is refused after a few health reports."""
-    server = GatedServer()
-    async with contextlib.AsyncExitStack() as stack:
-        port = await stack.enter_async_context(server.at("127.0.1.1"))
-        addresses = [f"127.0.1.{number}" for number in range(1, 201)]
-        for address in addresses[1:]:
-            await stack.enter_async_context(server.at(address, port))
-        names = Names(*addresses)
-        limiter, patient = LimiterSettings(max_concurrency=400), attrs.evolve(PATIENT, grace_s=80)
+    addresses = [f"127.0.1.{number}" for number in range(1, 201)]
+    limiter, patient = LimiterSettings(max_concurrency=300), attrs.evolve(PATIENT, grace_s=80)
+    # One listener for all addresses, and 600 descriptors for connections: a user usually may have 1,024.
+    async with GatedServer().at("0.0.0.0") as port:
         settings = Settings.from_url(
-            f"dns+http://{HOST}:{port}", discovery=names.settings(3600), limiter=limiter, timeouts=patient
+            f"dns+http://{HOST}:{port}", discovery=Names(*addresses).settings(3600), limiter=limiter, timeouts=patient
         )
         async with RuntimeManager(settings=settings) as manager:
-            used = await run_many(manager, 400)
+            used = await run_many(manager, 300)
             assert len(used) > 150
             assert len(manager.get_metrics().states) == 200
             health = await manager.get_health_status()
@@ -451,7 +447,7 @@ async def test_many_addresses() -> None:
             assert len(health.endpoints) == 200
             with pytest.raises(InvalidRequestError):
                 await manager.run_code("1", "bash")
-            assert manager.get_metrics().total.attempts == 403
+            assert manager.get_metrics().total.attempts == 303
 
 
 async def test_stored_results_are_those_of_the_name(tmp_path: Path) -> None:

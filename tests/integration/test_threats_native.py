@@ -17,7 +17,7 @@ import pytest_asyncio
 from faasrt import Outcome
 from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, attempt
 from support.native_host import USERS, Host, host_of
-from support.served import until
+from support.served import Caller, until
 from support.threats import SECRET, only_with_attacks, sample
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -115,15 +115,18 @@ async def test_attacks_leak_no_processes_and_no_descriptors(host: Host, every: i
     before = 0
     for batch in (batches[0], *batches):
         await asyncio.gather(*(host.run(code, 300) for code in batch))
-        before = before or await _settled(host)
+        settled = await _settled(host)
+        before = before or settled
     # Network namespaces are kept, one for each program that ran at the same time.
     await until(lambda: 0 < _descriptors(host) <= before + 20)
 
 
 async def _settled(host: Host) -> int:
-    """Wait until no program runs. Return the number of descriptors of the server's processes."""
-    while (await host.manager.get_health_status()).endpoints[0].details["languages"]["python"]["active"]:
-        await asyncio.sleep(0.01)
+    """Wait until no program runs and the pool of warm processes is full. Return the number of descriptors of the
+    server's processes.
+    """
+    url = (await host.manager.get_health_status()).endpoints[0].endpoint
+    await Caller(url).until_pool("python", active=0, idle=2)
     await until(lambda: _descriptors(host))
     return _descriptors(host)
 
