@@ -14,6 +14,7 @@ from faasrt import ErrorInfo, ExecutionError, Outcome, RuntimeManager, SandboxCo
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import JsFaas, PythonFaas
+from support.helpers import manager_for
 from support.rawhttp import exchange, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -101,7 +102,7 @@ async def test_embedded_faas_names_the_lower_limit(
         sandbox = SandboxConfig(timeout_limit_s=asked / 1000)
     else:
         sandbox = SandboxConfig(timeout_limit_s=60, **{limit: asked})  # type: ignore[arg-type]
-    async with RuntimeManager(settings=Settings(endpoints={language: server.url}, sandbox=sandbox)) as manager:
+    async with manager_for(server.url, sandbox=sandbox) as manager:
         result = await manager.run_code(programs[language], language)
     assert (result.outcome, result.error) == (outcome, ErrorInfo(name, expected))
     with pytest.raises(ExecutionError, match=f"ended as {outcome}: {name}: "):
@@ -122,11 +123,9 @@ async def test_limit_errors_of_reference_servers(
     """The client adds the error, because these servers only report that a program ended, if at all."""
     family = "python" if language == "python" else "js"
     sandbox = SandboxConfig(timeout_limit_s=10, max_output_bytes=1_000)
-    async with double() as server:
-        settings = Settings(endpoints={language: server.url}, sandbox=sandbox, envelope=mode)  # type: ignore[arg-type]
-        async with RuntimeManager(settings=settings) as manager:
-            slow = await manager.run_code(ENDLESS[family], language, 700)
-            loud = await manager.run_code(PRINTING[family], language)
+    async with double() as server, manager_for(server.url, sandbox=sandbox, envelope=mode) as manager:
+        slow = await manager.run_code(ENDLESS[family], language, 700)
+        loud = await manager.run_code(PRINTING[family], language)
     assert (slow.outcome, slow.error) == (
         Outcome.TIMEOUT,
         ErrorInfo("Timeout", "timeout after 700 ms (limit of the client)"),
@@ -150,8 +149,7 @@ async def test_limit_errors_of_cases(faas: LocalFaaS, language: str, place: str)
     double = {"python": PythonFaas, "js": JsFaas}[language]()
     async with double:
         url = faas.url if place == "embedded" else double.url
-        settings = Settings(endpoints={language: url}, sandbox=SandboxConfig(timeout_limit_s=10))
-        async with RuntimeManager(settings=settings) as manager:
+        async with manager_for(url, sandbox=SandboxConfig(timeout_limit_s=10)) as manager:
             results = await manager.run_cases(
                 LOOPING[language], "f", [(0,), (1,), (0,)], language=language, timeout_ms=400
             )
@@ -165,7 +163,7 @@ async def test_limit_errors_of_cases(faas: LocalFaaS, language: str, place: str)
 async def test_output_limit_of_the_server_applies_to_cases(faas: LocalFaaS) -> None:
     """If the server's limit is lower than the client's, the guest program applies it, and the error names it."""
     sandbox = SandboxConfig(timeout_limit_s=2, max_output_bytes=100_000)
-    async with RuntimeManager(settings=Settings(endpoints={"python": faas.url}, sandbox=sandbox)) as manager:
+    async with manager_for(faas.url, sandbox=sandbox) as manager:
         (result,) = await manager.run_cases(
             "def f(n):\n    while True: print('x' * 99)", "f", [(1,)], language="python"
         )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
+import asyncio
+import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
-from faasrt.local.engines import jailed
-from faasrt.local.jail.seccomp import EXECUTABLE_FD
 from support.random_programs import RANDOM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -296,41 +292,46 @@ async def test_a_program_cannot_leave_signals_for_other_programs(native: Runtime
     assert result.error.name in ("PermissionError", "OSError")
 
 
-class _SocketsAt60:
-    """The module `socket`, but the second socket of a pair has the number `EXECUTABLE_FD`."""
+# The launcher's socket gets the number of the descriptor for Deno's binary, which may be in use in this process.
+RUN_WITH_SOCKET_60 = """
+import asyncio, os, socket, sys
+from faasrt import RuntimeManager
+from faasrt.local.engines import jailed
+from faasrt.local.jail.seccomp import EXECUTABLE_FD
 
-    def __getattr__(self, name: str) -> Any:
+class SocketAt60(socket.socket):
+    def close(self):
+        os.dup2(0, self.detach())  # the number stays taken, so that the server never uses it
+
+class SocketsAt60:
+    def __getattr__(self, name):
         return getattr(socket, name)
 
-    def socketpair(self, family: int, kind: int) -> tuple[socket.socket, socket.socket]:
+    def socketpair(self, family, kind):
         ours, theirs = socket.socketpair(family, kind)
         with theirs:
             os.dup2(theirs.fileno(), EXECUTABLE_FD)
-        return ours, _SocketAt60(fileno=EXECUTABLE_FD)
+        return ours, SocketAt60(fileno=EXECUTABLE_FD)
+
+async def main():
+    os.dup2(0, EXECUTABLE_FD)
+    jailed.socket = SocketsAt60()
+    async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
+        print((await manager.run_code(sys.argv[1], "python")).stdout, end="")
+
+asyncio.run(main())
+"""
 
 
-class _SocketAt60(socket.socket):
-    """A socket whose number stays taken when it is closed, so that the server never uses the number."""
-
-    def close(self) -> None:
-        os.dup2(0, self.detach())
-
-
-async def test_a_program_has_no_descriptor_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_has_no_descriptor_of_the_launcher() -> None:
     """The launcher's socket is closed in programs, even if it has the number of the descriptor for Deno's binary."""
-    taken = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, EXECUTABLE_FD)
-    try:
-        if taken != EXECUTABLE_FD:
-            pytest.skip(f"the descriptor {EXECUTABLE_FD} of this process is in use")
-        monkeypatch.setattr(jailed, "socket", _SocketsAt60())
-        code = (
-            "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
-            "    except OSError: pass\nprint(found)"
-        )
-        async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
-            assert (await manager.run_code(code, "python")).stdout == "[0, 1, 2, 255]\n"
-    finally:
-        os.close(taken)
+    code = (
+        "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
+        "    except OSError: pass\nprint(found)"
+    )
+    command = [sys.executable, "-c", RUN_WITH_SOCKET_60, code]
+    process = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (process.stdout, process.stderr) == ("[0, 1, 2, 255]\n", "")
 
 
 async def test_logging_counts_from_the_start_of_the_program(native: RuntimeManager) -> None:

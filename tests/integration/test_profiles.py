@@ -240,7 +240,7 @@ async def test_hanging_health_is_requested_once(serve: Serve) -> None:
     """The first call waits for `/health` for up to `health_s`. Then all programs are sent with an envelope."""
     server = Server()
     server.release.clear()
-    timeouts = TimeoutSettings(grace_s=2, health_s=1)
+    timeouts = TimeoutSettings(grace_s=10, health_s=1)
     async with await server.manager(serve, timeouts=timeouts) as manager:
         for _ in range(2):
             assert (await manager.run_code("1", "python", timeout_ms=100)).ok
@@ -252,8 +252,8 @@ async def test_hanging_health_does_not_shorten_the_timeout(serve: Serve) -> None
     """The time of the attempt starts after the request to `/health`, so the program has its full timeout and grace."""
     server = Server()
     server.release.clear()
-    server.delay_s = 1.0
-    timeouts = TimeoutSettings(grace_s=2, health_s=1.2)  # 0.9 s would remain if the attempt began with `/health`
+    server.delay_s = 1.5
+    timeouts = TimeoutSettings(grace_s=4, health_s=3)  # 1.1 s would remain if the attempt began with `/health`
     async with await server.manager(serve, timeouts=timeouts) as manager:
         result = await manager.run_code("1", "python", timeout_ms=100)
         server.release.set()
