@@ -28,7 +28,7 @@ from faasrt import (
 )
 from faasrt.telemetry.events import CallFinished, EndpointChanged, RetryScheduled
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
-from support.helpers import manager_for
+from support.helpers import PATIENT, manager_for
 from support.holding import holding_faas
 from support.served import until
 
@@ -231,12 +231,12 @@ async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool) -> N
 async def test_retries_send_the_remaining_time() -> None:
     """The timeout that a second attempt sends is shortened to the time until the deadline."""
     async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
-        await manager.run_code("1", "python", timeout_ms=4_000)
+        await manager.run_code("1", "python", timeout_ms=20_000)
         fake.script(Reply(delay_s=0.5, reset_after=0))
-        assert (await manager.run_code("1", "python", timeout_ms=4_000, idempotent=True)).attempts == 2
+        assert (await manager.run_code("1", "python", timeout_ms=20_000, idempotent=True)).attempts == 2
         first, second = fake.requests[-2:]
-        assert first["timeout"] == first["sandbox"]["timeout_ms"] == 4_000
-        assert 1 <= second["timeout"] <= 3_610
+        assert first["timeout"] == first["sandbox"]["timeout_ms"] == 20_000
+        assert 1 <= second["timeout"] <= 19_610
         assert second["sandbox"]["timeout_ms"] == second["timeout"]
 
 
@@ -303,14 +303,14 @@ async def test_endpoints_with_open_breakers_get_almost_no_calls() -> None:
 async def test_a_successful_probe_closes_the_breaker() -> None:
     """One call probes the endpoint. Until it succeeds, a hundred other calls go to the other endpoint."""
     seen: list[Any] = []
-    settings = {"breaker": BreakerSettings(base_open_s=1, consecutive_failures=1)}
+    settings = {"breaker": BreakerSettings(base_open_s=1, consecutive_failures=1), "timeouts": PATIENT}
     async with endpoint_group(2, **settings) as (manager, (healthy, failing)):
         await manager.run_code("1", "python")
         manager._factory._emit._sinks += (seen.append,)
         failing.default = Reply.crash()
         while not any(isinstance(event, EndpointChanged) for event in seen):
             await manager.run_code("1", "python", idempotent=True)
-        failing.default = Reply(delay_s=2)
+        failing.default = Reply(delay_s=5)  # the hundred calls end before, also on a busy machine
         before, calls = len(failing.requests), []
         while failing.in_flight == 0:
             calls.append(asyncio.create_task(manager.run_code("1", "python", idempotent=True)))
@@ -412,12 +412,12 @@ async def test_a_timeout_at_a_shortened_limit_is_no_outcome() -> None:
     async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.1)) as (manager, (fake,)):
         fake.script(Reply(delay_s=0.5, reset_after=0), Reply(outcome="TIMEOUT"), Reply(outcome="TIMEOUT"))
         with pytest.raises(DeadlineExceededError) as caught:
-            await manager.run_code("1", "python", timeout_ms=3_000, idempotent=True)
+            await manager.run_code("1", "python", timeout_ms=20_000, idempotent=True)
         assert caught.value.attempts == 3
         (state,) = manager.get_metrics().states
         assert (state.state, state.abandoned) == ("closed", 0)
         fake.script(Reply(outcome="TIMEOUT"))
-        assert (await manager.run_code("1", "python", timeout_ms=1_000)).outcome == "TIMEOUT"
+        assert (await manager.run_code("1", "python", timeout_ms=20_000)).outcome == "TIMEOUT"
 
 
 async def test_opening_the_breaker_is_one_event() -> None:
