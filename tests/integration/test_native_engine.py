@@ -304,6 +304,8 @@ class SocketAt60(socket.socket):
         os.dup2(0, self.detach())  # the number stays taken, so that the server never uses it
 
 class SocketsAt60:
+    pairs = 0
+
     def __getattr__(self, name):
         return getattr(socket, name)
 
@@ -311,13 +313,15 @@ class SocketsAt60:
         ours, theirs = socket.socketpair(family, kind)
         with theirs:
             os.dup2(theirs.fileno(), EXECUTABLE_FD)
+        self.pairs += 1
         return ours, SocketAt60(fileno=EXECUTABLE_FD)
 
 async def main():
     os.dup2(0, EXECUTABLE_FD)
-    jailed.socket = SocketsAt60()
+    sockets = jailed.socket = SocketsAt60()
     async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
         print((await manager.run_code(sys.argv[1], "python")).stdout, end="")
+    assert sockets.pairs
 
 asyncio.run(main())
 """
@@ -329,8 +333,10 @@ async def test_a_program_has_no_descriptor_of_the_launcher() -> None:
         "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
         "    except OSError: pass\nprint(found)"
     )
-    command = [sys.executable, "-c", RUN_WITH_SOCKET_60, code]
-    process = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    command = [sys.executable, "-W", "error", "-c", RUN_WITH_SOCKET_60, code]
+    process = await asyncio.to_thread(
+        subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+    )
     assert (process.stdout, process.stderr) == ("[0, 1, 2, 255]\n", "")
 
 

@@ -310,7 +310,7 @@ async def test_a_successful_probe_closes_the_breaker() -> None:
         failing.default = Reply.crash()
         while not any(isinstance(event, EndpointChanged) for event in seen):
             await manager.run_code("1", "python", idempotent=True)
-        failing.default = Reply(delay_s=5)  # the hundred calls end before, also on a busy machine
+        failing.default = Reply(delay_s=5)  # a busy machine may need seconds for the hundred calls
         before, calls = len(failing.requests), []
         while failing.in_flight == 0:
             calls.append(asyncio.create_task(manager.run_code("1", "python", idempotent=True)))

@@ -65,6 +65,7 @@ class GatedServer:
     Attributes:
         gate: Open at first.
         hosts: The `Host` header of each request for a program.
+        addresses: The address at which each of them arrived.
         running: The number of programs that wait for the gate.
     """
 
@@ -72,6 +73,7 @@ class GatedServer:
         self.gate = asyncio.Event()
         self.gate.set()
         self.hosts: list[str] = []
+        self.addresses: list[str] = []
         self.running = 0
         self.connections: set[Any] = set()
 
@@ -79,6 +81,8 @@ class GatedServer:
         if request.path == "/health":
             return web.json_response({"status": "healthy", "version": "1", "capabilities": {"lossless": True}})
         self.hosts.append(request.headers["Host"])
+        assert request.transport is not None
+        self.addresses.append(request.transport.get_extra_info("sockname")[0])
         self.connections.add(request.transport)
         self.running += 1
         try:
@@ -95,7 +99,7 @@ class GatedServer:
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, address, port, ssl_context=tls).start()
+            await web.TCPSite(runner, address, port, ssl_context=tls, backlog=1024).start()
             yield runner.addresses[0][1]
         finally:
             await runner.cleanup()
