@@ -255,9 +255,10 @@ async def test_a_program_cannot_pretend_that_it_has_not_started(native: RuntimeM
 
 async def test_the_memory_of_a_process_without_its_first_thread_counts(native: RuntimeManager) -> None:
     """The system shows the memory of such a process only in the folders of its other threads."""
+    # 176 MiB is above the limit of 128, but not so far that the thread would get a MemoryError first.
     code = (
         "import ctypes, threading, time\n"
-        "def hold():\n    time.sleep(0.2)\n    kept = [bytearray(b'x' * 2**23) for _ in range(100)]\n"
+        "def hold():\n    time.sleep(0.2)\n    kept = [bytearray(b'x' * 2**23) for _ in range(22)]\n"
         "    print('held', flush=True)\n    time.sleep(30)\n"
         "threading.Thread(target=hold).start()\nctypes.CDLL(None).syscall(60, 0)"
     )
