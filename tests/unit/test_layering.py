@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -95,31 +94,3 @@ def test_no_import_cycles() -> None:
     graph = {module: imports_of(path, known) - {"faasrt", module} for module, path in known.items()}
     graph["faasrt"] = set()
     list(TopologicalSorter(graph).static_order())
-
-
-def test_files_have_at_most_400_lines() -> None:
-    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
-    assert not long
-
-
-def test_modules_have_different_names() -> None:
-    """No two modules share a base name. Packages do not count, nor do leading underscores."""
-    found = defaultdict(list)
-    for module, path in modules().items():
-        if path.name != "__init__.py":
-            found[path.stem.strip("_")].append(module)
-    assert [same for same in found.values() if len(same) > 1] == []
-
-
-def test_classes_have_different_names() -> None:
-    """No two classes share a name, except those of the API without asyncio.
-
-    An example is a program of its own, so only its own names must differ.
-    """
-    found = defaultdict(list)
-    for module, path in modules().items():
-        program = module if module.startswith("faasrt.examples.") or module == "faasrt.sync" else "faasrt"
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                found[program, node.name.strip("_")].append(f"{module}.{node.name}")
-    assert [same for same in found.values() if len(same) > 1] == []
