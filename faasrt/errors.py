@@ -17,8 +17,8 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
         ├── DeadlineExceededError              the deadline passed, or the wait in the queue was too long
         ├── OverloadedError                    the server has no free capacity (429, 503)
-        ├── RejectedError                      another 4xx, but not a 408, which is the outcome TIMEOUT
-        ├── ServerError                        another 5xx, a 200 with an error, or an interpreter that did not start
+        ├── RejectedError                      another 4xx
+        ├── ServerError                        another 5xx, a 408, a 200 with an error, or no start of an interpreter
         └── ProtocolError                      the answer does not follow the protocol
 
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): whether the
@@ -320,8 +320,8 @@ class _AnsweredError(ServiceError):
 class RejectedError(_AnsweredError):
     """The server refused the request (a 4xx other than 429 and 408). A retry would fail too.
 
-    A 408 is the outcome TIMEOUT, unless its header `x-faasrt-not-started: 1` says that the code was not started.
-    `error` and `details` are the texts in the answer that say why the server refused.
+    A 408 is refused only if its header `x-faasrt-not-started: 1` says so; otherwise it is a `ServerError`. `error` and
+    `details` are the texts in the answer that say why the server refused.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -338,8 +338,11 @@ class RejectedError(_AnsweredError):
 class ServerError(_AnsweredError):
     """The server failed: a 5xx other than 503, a 200 that reports its failure, or an interpreter that did not start.
 
-    A 500 whose text mentions a timeout is the outcome TIMEOUT. `error` and `details` are the texts in the answer. Also
-    raised, without an endpoint, when the local process that checks the syntax of Python fails.
+    Also a 408, which says that a proxy stopped waiting. On servers that are not lossless, a 408 with an `error`, or a
+    500 whose `details` mention a timeout, is the outcome TIMEOUT if it comes after the time limit that was sent.
+
+    `error` and `details` are the texts in the answer. Also raised, without an endpoint, when the local process that
+    checks the syntax of Python fails.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply

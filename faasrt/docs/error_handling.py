@@ -99,6 +99,11 @@ bad request: code must not be empty
 no result (ConnectError, sent: no)
 ```
 
+A proxy in front of a FaaS should wait for longer than any program may run. When it stops waiting, the call fails with
+`ServerError` (408, 502, 504). It is not the outcome TIMEOUT, because the program may have been about to end. A server
+that returns no outcomes, unlike the embedded FaaS, may report a program at its time limit by a 408, or by a 500 whose
+`details` mention a timeout. This is the outcome TIMEOUT only if the time limit has passed since the program was sent.
+
 ## Has the code run?
 
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent`:

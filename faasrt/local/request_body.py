@@ -56,7 +56,7 @@ async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> b
                 reserve(len(chunk))
                 body += chunk
     except TimeoutError:
-        # In this protocol, 408 means that the program timed out, unless this header says that it was not started.
+        # Without this header, a 408 says that a proxy, or a reference server, stopped waiting for the program.
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {http_limits.REQUEST_TIMEOUT_S:g} s",
             headers={NOT_STARTED_HEADER: "1", "Connection": "close"},

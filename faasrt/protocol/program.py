@@ -98,17 +98,19 @@ class Execution:
         # The guest program is JavaScript, and imports the user's TypeScript itself.
         language = Language(family_of(run.language))
         margin_ms = 0 if profile.lossless or language is Language.PYTHON else _MARGIN_MS
+        margin_ms = _KILL_MARGIN_MS if profile.kills_at_limit else margin_ms
         sent = attrs.evolve(
             run,
             code=code,
             language=language,
-            timeout_ms=timeout_ms + (_KILL_MARGIN_MS if profile.kills_at_limit else margin_ms),
+            timeout_ms=timeout_ms + margin_ms,
             input=attrs.evolve(run.input, **passed_on),
         )
         return Request(
             body=protocol.encode(sent, in_envelope=True),
             run=run,
             timeout_ms=timeout_ms,
+            margin_ms=margin_ms,
             profile=profile,
             protocol=protocol,
             nonce=nonce,
@@ -162,6 +164,7 @@ class Request:
         body: The JSON to send.
         run: The program, with the time limit of the program or of each case.
         timeout_ms: The time limit of the execution in milliseconds.
+        margin_ms: The milliseconds that are added to the time limit that is sent.
         profile: The profile of the endpoint.
         protocol: The protocol of the endpoint.
         nonce: The nonce of the frames; None without an envelope.
@@ -174,6 +177,7 @@ class Request:
     timeout_ms: int
     profile: EndpointProfile
     protocol: ServiceProtocol = cozeloop.PROTOCOL
+    margin_ms: int = 0
     nonce: str | None = None
     expects_frame: bool = False
     own_return_val: bool = False
@@ -190,6 +194,8 @@ class Request:
         if answer is None:
             parsed = ParsedAnswer(_too_large(limit))
         else:
+            had_its_time = answer.elapsed_ms >= self.timeout_ms + self.margin_ms
+            answer.may_be_timeout = had_its_time and not self.profile.lossless
             parsed = self.protocol.decode(answer, self.run, nonce=self.nonce, timeout_ms=timeout_ms)
         report, result, declared = parsed.report, parsed.result, parsed.declared
         outcome, error = result.outcome, result.error or limits.error(result.outcome)

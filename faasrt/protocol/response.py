@@ -10,8 +10,10 @@ The first row that matches applies:
                                                       an error message
     200, stderr ends in js-faas's own stack           USER_ERROR or SYNTAX_ERROR
     200 otherwise                                     OK
-    408, or 500 whose text mentions a timeout         TIMEOUT, unless the 408 states that nothing was started
+    408, or 500 whose `details` mention a timeout     TIMEOUT, if the server is not lossless, the program had its whole
+                                                      time limit, and the body has an `error`, unlike a proxy's page
     429, 503                                          OverloadedError
+    408 that does not state that nothing was started  ServerError
     other 4xx                                         RejectedError
     other 5xx                                         ServerError
     anything else                                     ProtocolError
@@ -56,6 +58,9 @@ class Answer:
         retry_after_s: The seconds in `Retry-After`, or None.
         not_started: Whether the answer states that the code was not started.
         program_suspect: Whether the answer states that the program may have caused the failure of the server.
+        elapsed_ms: The milliseconds from the first byte of the request to the end of the answer.
+        may_be_timeout: Whether a failure can mean that the program timed out, because the server is not lossless, and
+            had the program for at least the time limit that was sent.
     """
 
     status: int
@@ -63,6 +68,8 @@ class Answer:
     retry_after_s: float | None = None
     not_started: bool = False
     program_suspect: bool = False
+    elapsed_ms: float = 0.0
+    may_be_timeout: bool = False
 
 
 @attrs.define
@@ -105,13 +112,19 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     if answer.status == 200:
         return _read_success(answer, nonce, timeout_ms, max_output_bytes)
     error, details = _server_message(answer)
-    timed_out = answer.status == 408 and not answer.not_started
-    if timed_out or (answer.status == 500 and re.search("timeout|timed out", f"{error} {details}", re.IGNORECASE)):
+    # The page of a proxy has no `error`.
+    if answer.may_be_timeout and error and _mentions_timeout(answer, details):
         texts, truncated = cut_texts({"stderr": details}, max_output_bytes)
         return ParsedAnswer(
             ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated)
         )
     raise status_error(answer)
+
+
+def _mentions_timeout(answer: Answer, details: str) -> bool:
+    if answer.status == 408:
+        return not answer.not_started
+    return answer.status == 500 and re.search("timeout|timed out", details, re.IGNORECASE) is not None
 
 
 def raise_for_status(answer: Answer) -> None:
@@ -133,7 +146,10 @@ def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> Servic
         overloaded.retry_after_s, overloaded.not_started = answer.retry_after_s, answer.not_started
         return overloaded
     failure: RejectedError | ServerError
-    if 400 <= status < 500:
+    if status == 408 and not answer.not_started:
+        message = f"the FaaS, or a proxy before it, stopped waiting (HTTP 408): {reason}; see their logs"
+        failure = ServerError(message, sent="yes", status=status)
+    elif 400 <= status < 500:
         failure = RejectedError(f"the FaaS refused the request (HTTP {status}): {reason}", sent="yes", status=status)
     elif 500 <= status < 600:
         failure = ServerError(f"the FaaS failed (HTTP {status}): {reason}; see its logs", sent="yes", status=status)

@@ -184,7 +184,7 @@ class Transport(EndpointRegistry):
                 answer = await self._http.post(
                     permit.endpoint.url,
                     "/validate_code",
-                    RequestBody(body),
+                    RequestBody(body, self.clock),
                     within_s=within_s,
                     max_body_bytes=_VALIDATION_BODY_BYTES,
                     headers=context.headers(),
@@ -277,7 +277,7 @@ class Transport(EndpointRegistry):
             if timeout_ms < 1:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
         request = execution.request(profile, timeout_ms, endpoint.url, protocol)
-        permit.body, timeout_s = RequestBody(request.body), request.timeout_ms / 1000
+        permit.body, timeout_s = RequestBody(request.body, self.clock), request.timeout_ms / 1000
         permit.run_s = timeout_s + startup_s
         permit.cancels_on_disconnect = profile.cancels_on_disconnect
         deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one

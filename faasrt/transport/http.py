@@ -86,14 +86,24 @@ class _FixedResolver(AbstractResolver):
 
 
 class RequestBody(aiohttp.Payload):
-    """The JSON of a request. Until `sending` is true, no byte was sent, so the server cannot have run anything."""
+    """The JSON of a request.
+
+    Args:
+        data: The bytes.
+        clock: A monotonic clock in seconds.
+
+    Attributes:
+        sending: Whether the connection is there. Until then no byte was sent, so the server cannot have run anything.
+        sending_since: The time of the clock at which the connection was there.
+    """
 
     _value: bytes
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(data, content_type="application/json")
         self._size = len(data)
-        self.sending = False
+        self._clock = clock
+        self.sending, self.sending_since = False, 0.0
 
     @property
     def autoclose(self) -> bool:
@@ -104,7 +114,7 @@ class RequestBody(aiohttp.Payload):
         return self._value.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        self.sending = True
+        self.sending, self.sending_since = True, self._clock()
         # A large body is written in pieces, so that the event loop can do other work.
         for start in range(0, len(self._value), _WRITE_BYTES):
             await writer.write(self._value[start : start + _WRITE_BYTES])
@@ -168,7 +178,7 @@ class HttpClient:
                 if live is not None:
                     headers = {**headers, "Accept": ACCEPT}
                 request = session.post(self._url(endpoint, path), data=body, headers=headers, **self._options)
-                return await _exchange(request, body, max_body_bytes, live, timeout)
+                answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
             if not body.sending:
                 message = f"cannot connect within {within_s:g} s; is the FaaS running there?"
@@ -176,6 +186,9 @@ class HttpClient:
             raise DeadlineExceededError(
                 f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None
+        if body.sending:
+            answer.elapsed_ms = (self._clock() - body.sending_since) * 1000
+        return answer
 
     async def get_health(self, endpoint: str) -> Answer:
         """Request the health on a separate connection; see `post`.

@@ -19,6 +19,7 @@ from faasrt.errors import (
     ProtocolError,
     QueueFullError,
     RejectedError,
+    ServerError,
     ServiceError,
 )
 from faasrt.transport.endpoint import Endpoint, choose
@@ -63,8 +64,10 @@ class Permit:
         """Return whether the server may still run the code of a call that failed with this error."""
         if self.body is None or not self.body.sending or self.cancels_on_disconnect:
             return False
-        # A gateway that answers 504 did not wait for the end of the code. After any other answer the code has ended.
-        return self.status == 504 or (self.status is None and not isinstance(error, ProtocolError))
+        if self.status is None:
+            return not isinstance(error, ProtocolError)
+        # A proxy that answers so did not wait for the end of the code. After any other answer the code has ended.
+        return isinstance(error, ServerError) and self.status in (408, 504)
 
 
 class PermitPool(EndpointGroups):

@@ -44,7 +44,7 @@ def classify(error: ServiceError) -> FailureKind:
     if isinstance(error, ServerError):
         if error.status == 504:
             return FailureKind.LOST
-        return FailureKind.FINAL if error.status == 200 else FailureKind.FAILED
+        return FailureKind.FINAL if error.status in (200, 408) else FailureKind.FAILED
     lost = isinstance(error, (ConnectionLostError, DeadlineExceededError, ProtocolError))
     return FailureKind.LOST if lost and error.sent != "no" else FailureKind.FINAL
 

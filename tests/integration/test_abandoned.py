@@ -22,7 +22,8 @@ class Server:
     """A server with eight slots. Programs run until their time limit, even if the client disconnects, as in js-faas.
 
     Attributes:
-        ending: "answer" (when the program ends), "lost" (closes the connection at once), "504", or "late" (no answer).
+        ending: "answer" (when the program ends), "lost" (closes the connection at once), a status such as "504", or
+            "late" (no answer).
     """
 
     def __init__(self, ending: str = "answer", capabilities: Any = None) -> None:
@@ -46,8 +47,8 @@ class Server:
             await self._notify()
             assert request.transport is not None
             request.transport.abort()
-        elif self.ending == "504":
-            return web.json_response({}, status=504)
+        elif self.ending.isdecimal():
+            return web.json_response({}, status=int(self.ending))
         elif self.ending == "late":
             await asyncio.Event().wait()
         await asyncio.wait({program})
@@ -97,10 +98,11 @@ async def test_cancelled_calls_hold_their_slot_until_their_time_limit(serve: Ser
 
 
 @pytest.mark.parametrize(
-    ("ending", "error"), [("lost", ConnectionLostError), ("late", DeadlineExceededError), ("504", ServerError)]
+    ("ending", "error"),
+    [("lost", ConnectionLostError), ("late", DeadlineExceededError), ("408", ServerError), ("504", ServerError)],
 )
 async def test_calls_without_an_answer_hold_their_slot(serve: Serve, ending: str, error: type[Exception]) -> None:
-    """After a lost connection, a missed deadline or a 504 of a gateway, the code may still run."""
+    """After a lost connection, a missed deadline, or a 408 or 504 of a proxy, the code may still run."""
     server = Server(ending)
     server.release.set()
     async with await server.manager(serve, timeouts=TimeoutSettings(grace_s=0.05)) as manager:

@@ -147,7 +147,7 @@ def answer(body: Any, *, status: str = "200 OK", headers: str = "") -> bytes:
 
 
 SECRETS = {"error": SECRET, "details": SECRET, SECRET: SECRET}
-STATUSES = (301, 400, 401, 403, 404, 413, 415, 418, 429, 500, 501, 502, 503, 504)
+STATUSES = (301, 400, 401, 403, 404, 408, 413, 415, 418, 429, 500, 501, 502, 503, 504)
 ANSWERS: dict[str, bytes] = {
     **{str(status): answer(SECRETS, status=f"{status} {SECRET}") for status in STATUSES},
     **{f"{status} text": answer(SECRET, status=f"{status} {SECRET}") for status in (404, 429, 500)},

@@ -144,13 +144,27 @@ async def test_refused_requests_are_retried(reply: Reply) -> None:
 
 
 async def test_failures_of_the_code_are_not_retried() -> None:
-    """Timeouts and errors of the code, and rejected requests, are not retried, even if idempotent."""
+    """Failures of the code, rejected requests and a proxy's 408 are not retried, even if idempotent."""
     async with endpoint_group(1) as (manager, (fake,)):
         for reply in (Reply(outcome="TIMEOUT"), Reply(outcome="USER_ERROR"), Reply(status=408), Reply(status=400)):
             fake.script(reply)
             before = len(fake.requests)
             await outcome_of(manager.run_code("1", "python", idempotent=True))
             assert len(fake.requests) - before == 1
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("status", [408, 500])
+async def test_a_failure_of_a_proxy_is_not_a_timeout_of_the_program(status: int, lossless: bool) -> None:
+    """Only a server without capabilities can say by a failure, after the time limit, that the program timed out."""
+    details = "upstream request timed out"
+    async with endpoint_group(1) as (manager, (fake,)):
+        fake.health = {"capabilities": {"lossless": lossless}}
+        fake.script(Reply(status=status, details=details), Reply(status=status, details=details, delay_s=0.06))
+        early = await outcome_of(manager.run_code("1", "python", timeout_ms=30_000))
+        assert (type(early), early.status, early.details) == (ServerError, status, details)
+        late = await outcome_of(manager.run_code("1", "python", timeout_ms=50))
+        assert getattr(late, "outcome", type(late)) == (ServerError if lossless else "TIMEOUT")
 
 
 async def test_retries_are_in_events_and_metrics() -> None:

@@ -181,7 +181,7 @@ async def test_events_have_the_status_of_the_answer() -> None:
     async with FakeFaaS() as fake, manager_for(fake.url, retry=QUICK, telemetry=[seen.append]) as manager:
         fake.script(
             Reply.overloaded("0"),
-            Reply(status=408),  # a timeout of the program
+            Reply(status=408),  # a timeout of a proxy
             Reply(status=400),
             Reply(reset_after=0),
             Reply(body=b"[]"),
@@ -194,7 +194,7 @@ async def test_events_have_the_status_of_the_answer() -> None:
     finished = [(event.status, event.error) for event in seen if isinstance(event, AttemptFinished)]
     assert finished == [
         (429, "OverloadedError"),
-        (408, None),
+        (408, "ServerError"),
         (400, "RejectedError"),
         (None, "ConnectionLostError"),
         (200, "ProtocolError"),

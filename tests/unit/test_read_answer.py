@@ -11,12 +11,17 @@ from faasrt import (
     ErrorInfo,
     ExecutionResult,
     FaasrtError,
+    Language,
     Outcome,
     OverloadedError,
     ProtocolError,
     RejectedError,
+    SandboxConfig,
     ServerError,
 )
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.program import Execution
+from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, raise_for_status, read_answer
 from support.package import WIRE
 
@@ -135,14 +140,56 @@ def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, s
             200,
             Outcome.SYNTAX_ERROR,
         ),
-        ({"error": "Execution timeout", "details": "x"}, 408, Outcome.TIMEOUT),
-        ({"error": "Execution failed", "details": "Timed Out after 5 s"}, 500, Outcome.TIMEOUT),
         *(({"output": output(), "outcome": outcome.value}, 200, outcome) for outcome in Outcome),
     ],
 )
 def test_answers_that_state_an_outcome_give_that_outcome(body: Any, status: int, outcome: Outcome) -> None:
     """Answers that say how the program ended give the right outcome."""
     assert result_of(body, status).outcome is outcome
+
+
+LOSSY, REFERENCE, LOSSLESS = EndpointProfile(), EndpointProfile(reference=True), EndpointProfile(lossless=True)
+TIMED_OUT = {"error": "Execution failed", "details": "Timed Out after 5 s"}
+HTML = b"<html>Request Time-out: timed out</html>"
+
+
+@pytest.mark.parametrize(
+    ("profile", "language", "elapsed_ms", "status", "body", "expected"),
+    [
+        (LOSSY, "python", 1_000, 408, {"error": "Execution timeout"}, Outcome.TIMEOUT),
+        (LOSSY, "python", 1_000, 500, TIMED_OUT, Outcome.TIMEOUT),
+        (EndpointProfile(reference=True, cold_start=True), "python", 1_000, 408, TIMED_OUT, Outcome.TIMEOUT),
+        (REFERENCE, "js", 1_500, 408, TIMED_OUT, Outcome.TIMEOUT),  # the limit that was sent has a margin of 500 ms
+        (REFERENCE, "js", 1_499, 408, TIMED_OUT, ServerError),
+        (LOSSY, "python", 999, 408, TIMED_OUT, ServerError),
+        (LOSSY, "python", 999, 500, TIMED_OUT, ServerError),
+        (LOSSY, "python", 60_000, 408, HTML, ServerError),
+        (LOSSY, "python", 60_000, 408, {}, ServerError),
+        (LOSSY, "python", 60_000, 500, HTML, ServerError),
+        (LOSSY, "python", 60_000, 500, {"error": "timeout", "details": "out of disk"}, ServerError),
+        (LOSSY, "python", 60_000, 504, TIMED_OUT, ServerError),
+        (LOSSY, "python", 60_000, 400, TIMED_OUT, RejectedError),
+        (LOSSLESS, "python", 60_000, 408, TIMED_OUT, ServerError),
+        (LOSSLESS, "python", 60_000, 500, TIMED_OUT, ServerError),
+    ],
+)
+def test_a_failure_is_a_timeout_only_from_a_lossy_server_after_the_time_limit(
+    profile: EndpointProfile, language: str, elapsed_ms: float, status: int, body: Any, expected: Any
+) -> None:
+    """A 408, or a 500 that mentions a timeout, is an error if it comes early, or from a proxy or a lossless server."""
+    run = RunRequest.checked(Language.parse(language), "1", SandboxConfig(), timeout_ms=1_000)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = Answer(status=status, body=data, elapsed_ms=elapsed_ms)
+    request = Execution(run=run, mode="auto").request(profile, 1_000, "http://faas:8000")
+    if isinstance(expected, Outcome):
+        result = request.read(answer).result()
+        assert result.outcome is expected
+        assert result.error is not None
+        assert result.error.name == "Timeout"
+    else:
+        with pytest.raises(expected) as caught:
+            request.read(answer)
+        assert (caught.value.status, caught.value.sent) == (status, "yes")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +199,8 @@ def test_answers_that_state_an_outcome_give_that_outcome(body: Any, status: int,
         ({"error": "x"}, 400, RejectedError),
         ({"error": "x"}, 401, RejectedError),
         ({"error": "x"}, 404, RejectedError),
+        ({"error": "Execution timeout", "details": "x"}, 408, ServerError),
+        ({"error": "Execution failed", "details": "Timed Out after 5 s"}, 500, ServerError),
         ({"error": "x"}, 429, OverloadedError),
         ({"error": "x"}, 503, OverloadedError),
         ({"error": "Execution failed", "details": "out of disk"}, 500, ServerError),

@@ -48,6 +48,7 @@ TABLE: list[tuple[ServiceError, FailureKind, bool, bool]] = [
     (ProtocolError("x", sent="yes"), FailureKind.LOST, False, True),
     (DeadlineExceededError("x", sent="no"), FailureKind.FINAL, False, False),
     (ServerError("x", sent="yes", status=200), FailureKind.FINAL, False, False),
+    (ServerError("x", sent="yes", status=408), FailureKind.FINAL, False, False),
     *[
         (RejectedError("x", sent="yes", status=s), FailureKind.FINAL, False, False)
         for s in (400, 401, 403, 404, 413, 415)

@@ -31,8 +31,8 @@ If a replica dies, its programs end, their calls fail with `ServerError`, and Ra
 that Ray Serve has not delivered to the replica yet goes to another one.
 
 **Settings of Ray Serve.** Do not set `request_timeout_s` below the time limit of programs: the answer of Ray Serve is a
-408, which means TIMEOUT in this protocol. Ray Serve reads the whole body of a request before any check, so put a
-gateway that limits bodies in front of it if strangers can reach it. It has no TLS by default.
+408, which is a `ServerError`. Ray Serve reads the whole body of a request before any check, so put a gateway that
+limits bodies in front of it if strangers can reach it. It has no TLS by default.
 """
 
 from __future__ import annotations
