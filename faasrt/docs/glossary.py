@@ -25,7 +25,7 @@
 | endpoint | the URL of a FaaS; for a replica that was discovered, with its address: `http://faas:8000#10.1.2.3` |
 | discovery | looking up the addresses of the name in a `dns+` URL; each address is a replica |
 | endpoint group | the endpoints of a language; each call goes to one of them |
-| profile | the properties of an endpoint, from its `/health` |
+| profile | the properties of an endpoint, from its last `/health` |
 | breaker | stops calls to an endpoint that fails: *closed* lets calls through, *open* stops them, *half-open* probes |
 | permit | the right to have a call in flight; a call waits for one before it is sent |
 | capacity | the number of programs that a server can run at once, from its `/health` |

@@ -43,6 +43,8 @@ class EndpointProfile:
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.
+        confirmed: Whether the endpoint has not failed since its health report. After a failure, another kind of server
+            may have replaced it.
     """
 
     lossless: bool = False
@@ -58,6 +60,7 @@ class EndpointProfile:
     missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
     answered: bool = False
+    confirmed: bool = True
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
     max_frame_bytes: int | None = None

@@ -9,7 +9,7 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt.config import EnvelopeMode
-from faasrt.errors import ConnectError, InvalidRequestError, ServerError
+from faasrt.errors import ConnectError, InvalidRequestError, ProtocolError, ServerError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol import cozeloop
@@ -198,6 +198,8 @@ class Request:
             answer.may_be_timeout = had_its_time and not self.profile.lossless
             parsed = self.protocol.decode(answer, self.run, nonce=self.nonce, timeout_ms=timeout_ms)
         report, result, declared = parsed.report, parsed.result, parsed.declared
+        if answer is not None and not declared:
+            self._check_server()
         outcome, error = result.outcome, result.error or limits.error(result.outcome)
         if error and error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
             error = limits.error(outcome)  # the server reported the limit of the execution instead of the case
@@ -211,6 +213,15 @@ class Request:
         if outcome is not result.outcome or error is not result.error:
             result = attrs.evolve(result, outcome=outcome, error=error)
         return GuestResponse(report, result, self)
+
+    def _check_server(self) -> None:
+        """Raise ProtocolError if an answer without an outcome shows that the profile is that of an earlier server."""
+        if self.profile.lossless and not self.profile.confirmed and self.protocol is cozeloop.PROTOCOL:
+            # The server may have damaged the output, or have run a C program as Python.
+            message = (
+                "the answer has no outcome: another kind of server has replaced the one that sent the health report"
+            )
+            raise ProtocolError(message, sent="yes", status=200)
 
 
 @attrs.frozen

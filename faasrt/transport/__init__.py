@@ -7,8 +7,12 @@ Waiting calls fail at once when the manager closes, or when the circuit breaker 
 **Deadlines.** The deadline of a call starts when it gets its first permit; retries do not restart it. All attempts and
 the delays between them must finish within the program's time limit plus `grace_s` (and plus `startup_s` on servers that
 start an interpreter for each request). Each request contains the time that is left. Waiting for an endpoint's `/health`
-(at most `health_s`) does not count; an endpoint that does not answer it is asked again after 30 s, or by the next call
-in a compiled language. A cancelled call returns its permit and closes its connection.
+(at most `health_s`) does not count. A cancelled call returns its permit and closes its connection.
+
+**Profiles.** The first call to an endpoint requests its `/health`, which says what the server can do, and so does the
+next call after a failure, because another server may have replaced it. If the request fails, the last report stays in
+force. An endpoint that does not answer is asked again after 30 s, and one that has never answered also by the next call
+in a compiled language. If the server was replaced meanwhile by one of another kind, its answers are a `ProtocolError`.
 
 **Retries.** Code runs at most once, unless a call has `idempotent=True` (or all calls do, by
 `RetrySettings.idempotent`):

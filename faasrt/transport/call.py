@@ -121,7 +121,7 @@ class Transport(EndpointRegistry):
                         excluded = exclude(unable)
                         if not self._endpoints(run.language, excluded):
                             for url in unable:
-                                self._profiles.forget(url)  # a toolchain may be installed until the next call
+                                self._profiles.doubt(url)  # a toolchain may be installed until the next call
                             raise
                         if failed is None:
                             context.deadline = math.inf
@@ -241,7 +241,7 @@ class Transport(EndpointRegistry):
         try:
             context.attempt_finished(error, permit.status)
             if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
-                self._profiles.forget(permit.endpoint.url)
+                self._profiles.doubt(permit.endpoint.url, is_replaced=isinstance(error, ProtocolError))
         finally:
             self._pool.release(permit, error)
 

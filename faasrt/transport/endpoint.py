@@ -159,12 +159,16 @@ def _draw(
 
 
 class Profiles:
-    """A cache of the profiles of endpoints.
+    """The profiles of endpoints.
+
+    A profile stays in force until the endpoint sends another health report. After a failure the next call requests one,
+    because another server may have replaced the endpoint. If it is not answered, the known profile is used on, with
+    `confirmed` false.
 
     Args:
         fetch: Returns the profile of an endpoint; None if it did not answer.
         clock: A monotonic clock in seconds.
-        unknown: Returns the profile of an endpoint that did not answer.
+        unknown: Returns the profile of an endpoint that has never answered.
     """
 
     def __init__(
@@ -176,24 +180,21 @@ class Profiles:
         self._fetch = fetch
         self._clock = clock
         self._unknown = unknown
-        self._cached: dict[str, EndpointProfile] = {}
-        self._unknown_until: dict[str, float] = {}
+        self._known: dict[str, EndpointProfile] = {}
+        # Until when an endpoint that did not answer is not asked again.
+        self._silent_until: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._fetches: dict[str, int] = defaultdict(int)
-        self._last: dict[str, EndpointProfile | None] = {}
 
     def cached(self, url: str) -> EndpointProfile | None:
-        """Return the cached profile of an endpoint, or None if it must be fetched.
-
-        For `UNKNOWN_S`, an endpoint that did not answer has the profile of an unknown server.
-        """
-        cached = self._cached.get(url)
-        if cached is None and self._clock() < self._unknown_until.get(url, 0.0):
-            return self._unknown(url)
-        return cached
+        """Return the profile of an endpoint, or None if it must be fetched."""
+        known = self._known.get(url)
+        if known is not None and known.confirmed:
+            return known
+        return self._in_force(url) if self._clock() < self._silent_until.get(url, 0.0) else None
 
     async def fetch(self, url: str, within_s: float) -> EndpointProfile:
-        """Fetch the profile of an endpoint. If it does not answer in time, return that of an unknown server.
+        """Fetch the profile of an endpoint. If it does not answer in time, return the one that is in force.
 
         Concurrent callers share one request.
 
@@ -207,39 +208,47 @@ class Profiles:
                     return self._unknown(url)
                 if self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
-                    # The first of them may have called `forget` already.
-                    return self._last[url] or self._unknown(url)
+                    return self._in_force(url)
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
                 hung = answered is None and self._clock() - started > _FAST_FAILURE_S
         except TimeoutError:
             if not fetching:
-                return self._unknown(url)
+                return self._in_force(url)
         if self._locks.get(url) is not lock:  # the endpoint was discarded
             return answered or self._unknown(url)
         self._fetches[url] += 1
-        self._last[url] = answered
-        if answered is not None:
-            self._cached[url] = answered
-        elif hung:
+        if answered is not None and (answered.answered or not self._in_force(url).answered):
+            self._known[url] = answered
+        elif answered is not None or hung:
             # The server may still run code, so not every call must wait for its health report.
-            self._unknown_until[url] = self._clock() + UNKNOWN_S
-        return answered or self._unknown(url)
+            self._silent_until[url] = self._clock() + UNKNOWN_S
+        return self._in_force(url)
 
-    def forget(self, url: str) -> None:
-        """Remove the profile of an endpoint that failed, because another server may replace it.
+    def doubt(self, url: str, *, is_replaced: bool = False) -> None:
+        """Let the next call request the profile of an endpoint that failed, because another server may replace it.
 
-        The fact that it did not answer is kept for `UNKNOWN_S`, because otherwise each failing call would wait again.
+        An endpoint that has not answered within the last `UNKNOWN_S` is asked later, because otherwise each failing
+        call would wait again.
+
+        Args:
+            url: The base URL.
+            is_replaced: Whether the answer shows that the known profile is wrong, so that it must not be used on.
         """
-        self._cached.pop(url, None)
+        known = self._known.pop(url, None)
+        if known is not None and not is_replaced:
+            self._known[url] = attrs.evolve(known, confirmed=False) if known.confirmed else known
 
     def discard(self, url: str) -> None:
         """Remove everything about an endpoint that is not used any more."""
-        for known in (self._cached, self._unknown_until, self._fetches, self._last, self._locks):
+        for known in (self._known, self._silent_until, self._fetches, self._locks):
             known.pop(url, None)
 
     def clear(self) -> None:
         """Remove all profiles, and the locks, which belong to an event loop."""
-        self._cached.clear()
-        self._unknown_until.clear()
+        self._known.clear()
+        self._silent_until.clear()
         self._locks.clear()
+
+    def _in_force(self, url: str) -> EndpointProfile:
+        return self._known.get(url) or self._unknown(url)

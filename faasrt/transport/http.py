@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+import attrs
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from yarl import URL
 
@@ -207,7 +208,7 @@ class HttpClient:
         """Return the profile of an endpoint; None if it does not answer."""
         protocol = protocol_of(endpoint)
         if not protocol.has_profile:
-            return protocol.profile
+            return attrs.evolve(protocol.profile, answered=True)
         try:
             return protocol.read_profile(await self.get_health(endpoint))
         except (ConnectError, ConnectionLostError):

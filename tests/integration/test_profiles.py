@@ -1,4 +1,4 @@
-"""Profiles of endpoints are requested once from `/health`, shared by all calls, and forgotten after a failure."""
+"""Profiles of endpoints are requested once from `/health`, shared by all calls, and kept until there is another."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from faasrt import (
     InvalidRequestError,
     LimiterSettings,
     Outcome,
+    ProtocolError,
     RejectedError,
     RetrySettings,
     RuntimeManager,
@@ -39,6 +40,7 @@ class Server:
         self.health, self.health_status = health, health_status
         self.probes = self.plain = self.enveloped = 0
         self.status = 200
+        self.answer: dict[str, Any] = {"output": {"stdout": "x"}}
         self.delay_s = 0.0
         self.timeouts_ms: list[int] = []
         self.probed, self.release = asyncio.Event(), asyncio.Event()
@@ -62,7 +64,7 @@ class Server:
             self.enveloped += 1
         else:
             self.plain += 1
-        return web.json_response({"output": {"stdout": "x"}}, status=self.status)
+        return web.json_response(self.answer, status=self.status)
 
     async def manager(self, serve: Serve, **options: Any) -> RuntimeManager:
         return manager_for(await serve(self.handle, "/{path:.*}"), **options)
@@ -236,6 +238,70 @@ async def test_health_is_requested_again_after_a_failure(serve: Serve) -> None:
     assert (server.probes, server.plain, server.enveloped) == (2, 3, 1)
 
 
+PYODIDE = {"version": "pyodide-faas-v1.0.0", "languages": {"python": {"input": ["stdin"]}}}
+"""An answer to a plain program with an input that the server reads needs no frame."""
+
+COMPILES_INPUT = {**LOSSLESS, "languages": {"cpp": {"compile_limit_s": 30, "input": ["stdin"]}}}
+
+
+@pytest.mark.parametrize("health", ["hangs", "502", "refuses"])
+@pytest.mark.parametrize(("report", "language", "delay_s"), [(COMPILES_INPUT, "cpp", 0), (PYODIDE, "python", 0.7)])
+async def test_a_profile_holds_until_there_is_another(
+    serve: Serve, health: str, report: Any, language: str, delay_s: float
+) -> None:
+    """A server that fails, and whose `/health` then fails, still compiles, and still has the time for its start."""
+    server = Server(report)
+    server.answer = {"output": {"stdout": "x"}, "outcome": "OK"}
+    timeouts = TimeoutSettings(grace_s=0.3, startup_s=30, health_s=1)
+    options: dict[str, Any] = {"timeouts": timeouts, "envelope": "never", "retry": RetrySettings(max_attempts=1)}
+    url = await serve(server.handle, "/{path:.*}")
+    async with RuntimeManager.from_url({language: url}, **options) as manager:
+        server.status = 500
+        with pytest.raises(ServerError):
+            await manager.run_code("1", language, stdin="x")
+        server.status, server.delay_s = 200, delay_s
+        if health == "hangs":
+            server.release.clear()
+        else:
+            server.health, server.health_status = ("<html>", 502) if health == "502" else ({}, 429)
+        for _ in range(2):
+            assert (await manager.run_code("1", language, stdin="x", timeout_ms=100)).ok
+        assert server.probes == 2
+        server.release.set()
+
+
+async def test_calls_are_not_abandoned_on_a_server_whose_health_hangs(serve: Serve) -> None:
+    """A server that has said that it stops the programs of clients that leave is believed while `/health` hangs."""
+    server = Server({**LOSSLESS, "capabilities": {"lossless": True, "cancels_on_disconnect": True}})
+    timeouts = TimeoutSettings(grace_s=0.1, health_s=0.2)
+    async with await server.manager(serve, timeouts=timeouts) as manager:
+        assert (await manager.run_code("1", "python")).ok
+        server.answer, server.delay_s = {"output": {}, "outcome": "OK"}, 60
+        server.release.clear()
+        for _ in range(3):
+            with pytest.raises(DeadlineExceededError):
+                await manager.run_code("1", "python", timeout_ms=50)
+        assert [state.abandoned for state in manager.get_metrics().states] == [0]
+        server.release.set()
+
+
+async def test_a_server_of_another_kind_is_noticed_while_health_hangs(serve: Serve) -> None:
+    """An answer without an outcome is no result of a lossless server that has failed. Then its profile is unknown."""
+    server = Server(COMPILES)
+    async with await server.manager(serve, timeouts=TimeoutSettings(health_s=0.5)) as manager:
+        server.status = 500
+        with pytest.raises(ServerError):
+            await manager.run_code("1", "python")
+        server.status = 200
+        server.release.clear()
+        with pytest.raises(ProtocolError, match="another kind of server has replaced") as caught:
+            await manager.run_code("1", "python")
+        assert caught.value.sent == "yes"
+        assert (await manager.run_code("1", "python")).ok
+        server.release.set()
+    assert (server.probes, server.plain, server.enveloped) == (2, 2, 1)
+
+
 async def test_hanging_health_is_requested_once(serve: Serve) -> None:
     """The first call waits for `/health` for up to `health_s`. Then all programs are sent with an envelope."""
     server = Server()
@@ -320,7 +386,7 @@ async def test_failed_health_requests_are_not_repeated_at_once() -> None:
     requests.hangs = True
     for _ in range(3):
         assert await requests.get() == EndpointProfile()
-        requests.profiles.forget("http://faas")
+        requests.profiles.doubt("http://faas")
     assert requests.count == 1
     requests.now += UNKNOWN_S
     assert requests.profiles.cached("http://faas") is None
@@ -329,7 +395,7 @@ async def test_failed_health_requests_are_not_repeated_at_once() -> None:
     assert requests.count == 2
     requests.now += 1_000_000
     assert await requests.get() == requests.answer  # a profile is kept until the endpoint fails
-    requests.profiles.forget("http://faas")
+    requests.profiles.doubt("http://faas")
     await requests.get()
     assert requests.count == 3
 
@@ -355,7 +421,7 @@ async def test_nothing_is_kept_about_an_endpoint_that_left_during_its_health_rep
     assert await asyncio.gather(*callers) == [EndpointProfile()] * 3
     assert requests.count == 1
     profiles = requests.profiles
-    assert not any((profiles._cached, profiles._unknown_until, profiles._fetches, profiles._last, profiles._locks))
+    assert not any((profiles._known, profiles._silent_until, profiles._fetches, profiles._locks))
 
 
 async def test_another_caller_requests_health_after_a_cancellation(serve: Serve) -> None:
