@@ -250,8 +250,10 @@ class Settings(metaclass=RecordType):
         ssl: An `ssl.SSLContext`, or False to accept any certificate. Default: None, which verifies certificates as
             usual; so does True.
         proxy: The URL of an HTTP proxy for every request; not with `dns+` URLs. Default: None, no proxy.
-        session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs.
-            Default: None, which opens one session for each endpoint.
+        session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs. Its
+            connector limits the calls in flight to one less than its connections: aiohttp's default is 100. If your
+            application uses them too, waiting for one counts for the deadline of the call, not for `connect_s`.
+            Default: None, which opens one session for each endpoint, without a limit.
 
     Raises:
         ConfigurationError: A URL, number or mode is wrong.

@@ -17,6 +17,7 @@ from faasrt.languages import Language, family_of
 from faasrt.telemetry.events import EndpointChanged, LimitChanged, Sink
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint
+from faasrt.transport.http import max_calls
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
 from faasrt.transport.limiter import AdaptiveLimit
 
@@ -150,7 +151,7 @@ class EndpointGroups:
         on_idle: Callable[[str], None] = lambda url: None,
     ) -> None:
         self._settings = settings
-        self._max_concurrency = settings.limiter.max_concurrency
+        self._max_concurrency, self._max_per_endpoint = max_calls(settings)
         self._emit = emit
         self._clock = clock
         self._random = random
@@ -208,10 +209,11 @@ class EndpointGroups:
             settings: The settings.
             urls_of: Returns the URLs in these settings for a group, whose waiting callers then get one of them.
         """
-        self._settings, self._max_concurrency = settings, settings.limiter.max_concurrency
+        self._settings = settings
+        self._max_concurrency, self._max_per_endpoint = max_calls(settings)
         for endpoint in self._endpoints.values():
             endpoint.breaker.reconfigure(settings.breaker)
-            endpoint.limit.set_cap(self._max_concurrency)
+            endpoint.limit.set_cap(self._max_per_endpoint)
         groups, self._groups = dict.fromkeys((*self._groups.values(), *self._waiting)), {}
         for group in groups:
             group.urls = tuple(urls_of(group))
@@ -253,7 +255,7 @@ class EndpointGroups:
                 self._emit(LimitChanged(endpoint=url, family=family, limit=limit.limit))
 
             breaker = Breaker(self._settings.breaker, self._random, on_breaker)
-            limit = AdaptiveLimit(self._max_concurrency, on_limit)
+            limit = AdaptiveLimit(self._max_per_endpoint, on_limit)
             latency = EndpointLatency(self._latencies[family])
             endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency)
             self._families[url] += 1

@@ -123,6 +123,25 @@ class RequestBody(aiohttp.Payload):
                 await asyncio.sleep(0)
 
 
+def max_calls(settings: Settings) -> tuple[int, int]:
+    """Return the largest number of calls in flight: of all endpoints, and of each.
+
+    It is lower than `max_concurrency` if the pool of the caller's session has few connections, because a call that
+    waits there is not in order, and its deadline has started. One connection is left for requests for the health.
+    """
+    most = per_host = settings.limiter.max_concurrency
+    if (connector := _limited_connector(settings)) is not None:
+        most = min(most, max(1, connector.limit - 1)) if connector.limit else most
+        per_host = min(most, max(1, connector.limit_per_host - 1)) if connector.limit_per_host else most
+    return most, per_host
+
+
+def _limited_connector(settings: Settings) -> aiohttp.BaseConnector | None:
+    """Return the connector of the caller's session if requests may have to wait for a connection of its pool."""
+    connector = None if settings.session is None else settings.session.connector
+    return connector if connector is not None and (connector.limit or connector.limit_per_host) else None
+
+
 class HttpClient:
     """Sends requests over one session for each endpoint, which is opened on first use."""
 
@@ -135,7 +154,12 @@ class HttpClient:
     def configure(self, settings: Settings) -> None:
         """Use these settings for further requests. Connections stay open."""
         self._settings = settings
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.timeouts.connect_s)
+        connect_s = settings.timeouts.connect_s
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+        # `connect` includes DNS, but also the wait for a connection of the pool.
+        self._may_wait = _limited_connector(settings) is not None
+        if self._may_wait:
+            self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
         self._headers = {"Accept": "*/*", "User-Agent": f"faasrt/{__version__}", **settings.headers}
         self._headers["Accept-Encoding"] = "identity"
         if settings.token:
@@ -163,7 +187,8 @@ class HttpClient:
         the caller needs for the output does not count for `within_s`.
 
         Raises:
-            DeadlineExceededError: There was no answer within `within_s` seconds.
+            DeadlineExceededError: There was no answer within `within_s` seconds; or no connection of the caller's
+                session was free (`sent` is "no").
             ConnectError: The server was never reached.
             ConnectionLostError: The connection broke after the request may have been sent.
             ProtocolError: The answer is not HTTP, or is compressed although the request forbids it.
@@ -181,6 +206,12 @@ class HttpClient:
                 request = session.post(self._url(endpoint, path), data=body, headers=headers, **self._options)
                 answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
+            if not body.sending and self._may_wait:
+                raise DeadlineExceededError(
+                    f"no connection of the session in the settings was free within {within_s:g} s: raise the limit of "
+                    "its connector, or make fewer requests with it",
+                    sent="no",
+                ) from None
             if not body.sending:
                 message = f"cannot connect within {within_s:g} s; is the FaaS running there?"
                 raise ConnectError(message, sent="no") from None

@@ -270,8 +270,8 @@ class PermitPool(EndpointGroups):
     def _record_failure(self, permit: Permit, error: ServiceError, now: float) -> bool:
         """Record an error, and return whether the endpoint failed."""
         limit, breaker = permit.endpoint.limit, permit.endpoint.breaker
-        if isinstance(error, DeadlineExceededError) and permit.has_reduced_timeout:
-            return False  # the earlier attempts used up the time, not this endpoint
+        if isinstance(error, DeadlineExceededError) and (permit.has_reduced_timeout or error.sent == "no"):
+            return False  # earlier attempts, or the wait for a connection, used up the time, not this endpoint
         if isinstance(error, (OverloadedError, DeadlineExceededError)):
             limit.shrink(now, permit.started)
         if isinstance(error, OverloadedError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 
@@ -10,10 +11,20 @@ import pytest
 import trustme
 from aiohttp import web
 
-from faasrt import ConfigurationError, ConnectError, Language, RuntimeManager, Settings
+from faasrt import (
+    ConfigurationError,
+    ConnectError,
+    DeadlineExceededError,
+    Language,
+    RuntimeManager,
+    Settings,
+    TimeoutSettings,
+)
 from faasrt.cli.connect import make_settings
 from faasrt.testing import FakeFaaS
 from support.helpers import manager_for
+from support.holding import holding_faas
+from support.served import until
 
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}}
 
@@ -98,6 +109,52 @@ async def test_session_of_the_caller(serve: Any) -> None:
         assert not session.closed
     assert {one[1:] for one in seen} == {("yes", "identity", "Bearer t")}
     assert [one[0] for one in seen] == ["/health", "/run_code", "/health"] * 2
+
+
+@pytest.mark.parametrize("limit", ["limit", "limit_per_host"])
+async def test_the_pool_of_a_session_limits_the_calls_in_flight(limit: str) -> None:
+    """Calls wait for a permit, not for a connection, and one connection is left for requests for the health."""
+    async with (
+        holding_faas({"python": 16}) as (url, arrived, go_on),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(**{limit: 4})) as session,
+        manager_for(url, session=session) as manager,
+    ):
+        calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(10)]
+        await until(lambda: len(arrived) == 3)
+        assert (await manager.get_health_status()).healthy
+        assert [(state.limit, state.in_flight) for state in manager.get_metrics().states] == [(3, 3)]
+        assert len(arrived) == 3
+        go_on.set()
+        assert all([(await call).ok for call in calls])
+
+
+async def test_waiting_for_a_connection_of_the_session_is_not_a_failure_of_the_server(serve: Any) -> None:
+    """If the application uses all connections of its session, calls fail at their deadline. No breaker opens."""
+    busy = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/busy":
+            await busy.wait()
+        return web.json_response(FINE if request.path == "/run_code" else {})
+
+    url = await serve(handler, "/{path:.*}")
+    connector, timeouts = aiohttp.TCPConnector(limit=2), TimeoutSettings(grace_s=0.05)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        manager_for(url, session=session, timeouts=timeouts, envelope="never") as manager,
+        asyncio.TaskGroup() as group,
+    ):
+        requests = [group.create_task(session.get(f"{url}/busy")) for _ in range(2)]
+        await until(lambda: len(connector._acquired) == 2)
+        for _ in range(6):
+            with pytest.raises(DeadlineExceededError, match="no connection of the session") as caught:
+                await manager.run_code("1", "py", timeout_ms=20, idempotent=True)
+            assert (caught.value.sent, caught.value.attempts) == ("no", 1)
+        assert [(state.state, state.abandoned) for state in manager.get_metrics().states] == [("closed", 0)]
+        busy.set()
+        for request in requests:
+            (await request).release()
+        assert (await manager.run_code("1", "py")).stdout == "hi\n"
 
 
 async def test_proxy(serve: Any) -> None:
