@@ -66,12 +66,18 @@ To give native programs other packages, make an environment for them:
 | network | yes | none; Unix sockets work | none, and no `socket`, no `ssl` |
 | files | yours | a private, writable /tmp; packages and /usr are read-only | the standard library; see below |
 | threads, `multiprocessing`, `subprocess` | yes | yes | no |
+| `os.setsid`, `start_new_session=True` | a session | a process group; see below | no |
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
 | threads of numeric libraries | all CPUs | one | one |
 | too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
 | depth of recursion | 1,000 | 1,000 | 1,000; with a higher limit, about 14,000 through `lru_cache` |
 | user and host | yours | uid 1000, host name `sandbox` | none |
+
+All processes of a program are in one session, because the kernel divides CPU time between sessions: with a session for
+each of its processes, a program would slow down all others. `setsid` succeeds without effect in every language. Python
+programs get a process group instead, so that `os.killpg(os.getpgid(child.pid), signal.SIGKILL)` ends a child with its
+own children, and nothing else. In other languages, and with the command `setsid`, call `setpgid` for this.
 
 On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
 10,000 entries. So does the name matplotlib or seaborn in the program, because matplotlib needs a folder. Data that it

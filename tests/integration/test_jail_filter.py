@@ -23,7 +23,7 @@ from support.native_attacks import PRELUDE
 TABLE: dict[str, dict[str, int]] = json.loads(files("faasrt.local.jail").joinpath("syscalls.json").read_text())
 POLICIES = ("python", "python-filters", "deno", "deno-files", "deno-filters", "wasm")
 AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
-ALLOW, KILL = "allow", "kill"
+ALLOW, KILL, SUCCESS = "allow", "kill", "success"
 PID = 2
 # `uretprobe` and `uprobe`. Newer kernels do not filter them, and kill a process that has no such probe.
 BREAKPOINTS = {335, 336}
@@ -67,7 +67,7 @@ class Filter:
         self.instructions = list(struct.iter_unpack("HBBI", code))
 
     def decide(self, call: str | int, *arguments: int, audit: int | None = None) -> str:
-        """Return the decision about a call: "allow", "kill" or the name of an error."""
+        """Return the decision about a call: "allow", "kill", "success" without effect, or the name of an error."""
         number = self.numbers[call] if isinstance(call, str) else call
         values = [*arguments, *[0] * (6 - len(arguments))]
         data = struct.pack("=IIQ6Q", number & 0xFFFF_FFFF, audit or AUDIT[self.architecture], 0, *values)
@@ -82,7 +82,8 @@ class Filter:
                 accumulator &= operand
             elif code == 0x06:
                 action = operand & 0xFFFF_0000
-                return {0x8000_0000: KILL, 0x7FFF_0000: ALLOW}.get(action) or errno.errorcode[operand & 0xFFFF]
+                error = {0: SUCCESS, **errno.errorcode}[operand & 0xFFFF]
+                return {0x8000_0000: KILL, 0x7FFF_0000: ALLOW}.get(action, error)
             else:
                 holds = {0x15: accumulator == operand, 0x35: accumulator >= operand, 0x45: accumulator & operand}[code]
                 position += jump_true if holds else jump_false
@@ -139,6 +140,8 @@ CONDITIONS = [
     ("clone", (0x4111,), ALLOW),  # CLONE_VFORK | CLONE_VM, of posix_spawn
     *[("clone", (1 << bit | 17,), "EPERM") for bit in (7, 15, 17, 25, 26, 27, 28, 29, 30)],
     ("clone", (1 << 32 | 0x1000_0011,), "EPERM"),
+    ("setsid", (), SUCCESS),
+    ("setpgid", (7, 7), ALLOW),
     ("socket", (1, 1), ALLOW),
     *[("socket", (family, 1), "EACCES") for family in (0, 2, 10, 16, 17, 38, 40, 1 << 32 | 2)],
     ("socketpair", (1, 1), ALLOW),

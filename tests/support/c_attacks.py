@@ -178,6 +178,11 @@ BOUNDED = {
     "threads": (
         "void *run(void *x) { for (;;) pause(); }\npthread_t t; while (!pthread_create(&t, 0, run, 0)) n++;", 64,
     ),
+    "sessions, each with a share of the CPU time": (
+        "n = 1; for (int i = 0; i < 20; i++) { int p[2]; char c; pipe(p); int pid = fork();\n"
+        "if (!pid) { setsid(); write(p[1], &c, 1); for (;;) pause(); }\n"
+        "read(p[0], &c, 1); n += getsid(pid) == pid; }", 1,
+    ),
     "descriptors": ("while (dup(1) >= 0) n++;", 256),
     "MiB of files": (
         'signal(SIGXFSZ, SIG_IGN); int f = open("/tmp/x", O_CREAT | O_WRONLY, 0666); static char b[1 << 20];\n'

@@ -325,6 +325,11 @@ BOUNDED = {
                               "except OSError: pass", 256),
     "watches of epoll": ("import select\nr, w = os.pipe(); x = []\ntry:\n    while True:\n"
                          "        x.append(select.epoll()); x[-1].register(r); n += 1\nexcept OSError: pass", 256),
+    "sessions, each with a share of the CPU time": (
+        "r, w = os.pipe(); x = {os.getsid(0)}\nfor _ in range(20):\n    if not (pid := os.fork()):\n"
+        "        call(112); os.write(w, b'1'); signal.pause()\n    os.read(r, 1); x.add(os.getsid(pid))\n"
+        "n = len(x)", 1,
+    ),
     "core dumps": ("if not (pid := os.fork()): os.abort()\nn = os.WCOREDUMP(os.waitpid(pid, 0)[1]) + "
                    "len([f for f in os.listdir('/tmp') if 'core' in f])", 0),
 }  # fmt: skip

@@ -66,6 +66,25 @@ b = subprocess.Popen(['sort'], stdin=a.stdout, stdout=subprocess.PIPE)
 a.stdout.close()
 print(b.communicate(), a.wait())
 """,
+    "subprocess in a session of its own": """
+import os, signal, subprocess
+for options in ({'start_new_session': True}, {'preexec_fn': os.setsid}, {'preexec_fn': lambda: os.setsid()}):
+    p = subprocess.Popen(['sleep', '60'], **options)
+    print(os.getpgid(p.pid) == p.pid != os.getpgid(0))
+    os.killpg(os.getpgid(p.pid), signal.SIGTERM)
+    print(p.wait())
+p = subprocess.run(['no-such-program'], start_new_session=True)
+""",
+    "fork in a session of its own": """
+import os
+if not (pid := os.fork()):
+    print(os.setsid(), os.getpgid(0) == os.getpid(), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+""",
+    "name of its session": "import os\nif not (pid := os.fork()):\n    os.setsid(); print(os.getsid(0) == os.getpid(), flush=True)\n    os._exit(0)\nos.waitpid(pid, 0)",
+    "setsid": "import subprocess\nprint(subprocess.run(['setsid', 'echo', 'x'], capture_output=True))",
+    "job control": "import subprocess\nprint(subprocess.run(['bash', '-mc', 'sleep 60 & kill -- -$!; wait $!; echo $?'], stdout=-1, stderr=-3).stdout)",
     "interpreter in a process": """
 import subprocess, sys
 code = 'import sys; print(sys.version_info[:2], sys.argv, sys.flags.isolated); sys.exit(4)'

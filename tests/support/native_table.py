@@ -32,6 +32,7 @@ BY_DESIGN = {
     "library, ctypes": _LINES,
     "state, environment": _LINES,
     "processes, fork with a full buffer": _LINES,
+    "processes, name of its session": "a program has one session, because each one gets a share of the CPU time",
     "shutdown, descriptor 1 closed": _LINES,
     "shutdown, stdout is full": _LINES,
     "files, /dev/zero": "it cannot be opened, because a shared mapping of it would be memory that is not counted",

@@ -46,7 +46,7 @@ _PYTHON = (
 # Safe only at the level "namespaces", because namespaces limit what these calls can reach.
 _PYTHON_IN_NAMESPACES = (
     # Start processes and send them signals, for subprocess and multiprocessing. The processes stay in the jail.
-    "fork vfork execve execveat wait4 waitid setpgid setsid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
+    "fork vfork execve execveat wait4 waitid setpgid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
     "pidfd_open pidfd_send_signal "
     # Create and change files in the private /tmp. Without a mount namespace these calls would be unsafe, because
     # Landlock does not restrict the mode, times and locks of files, or the current folder.
@@ -151,6 +151,9 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         # No new namespaces (0x80 is CLONE_NEWTIME). No CLONE_PARENT, which would make the new process a child of the
         # launcher. The launcher would never reap it, and would then wait forever for the end of its pid namespace.
         "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | CLONE_PARENT | 0x80), _fail(errno.EPERM), _allow()],
+        # Succeed without effect. The kernel divides CPU time between sessions (CONFIG_SCHED_AUTOGROUP), so a program
+        # with 60 sessions would get 60 shares. Process groups have no such effect.
+        "setsid": [_fail(0)],
         # Not for process 1, the init process of the pid namespace. If the server does not run as root, it has the same
         # uid as the program, and with a low priority it would not end promptly when it is killed. Therefore setpriority
         # only works for single processes (PRIO_PROCESS): PRIO_USER would include process 1.

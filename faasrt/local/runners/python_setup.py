@@ -1,5 +1,6 @@
 # Prepares the process of a native Python program. This is the second part of python_native.py.
 
+import _posixsubprocess
 import builtins
 import gc
 import io
@@ -9,6 +10,7 @@ import mmap
 import os
 import random
 import resource
+import subprocess
 import sys
 import threading
 
@@ -48,6 +50,39 @@ class SharedMemory(mmap.mmap):
 SharedMemory.__name__ = SharedMemory.__qualname__ = "mmap"
 SharedMemory.__module__ = "mmap"
 mmap.mmap = SharedMemory
+
+
+SESSION = 15  # the position of the argument `start_new_session` of `fork_exec`
+real_fork_exec = _posixsubprocess.fork_exec
+
+
+def replace_sessions():
+    # The jail ignores setsid. A process that asks for a session gets at least a process group, because many programs
+    # kill the group of a subprocess with a session of its own. Otherwise that would be the group of the program itself.
+    os.setsid = os.setpgrp
+    _posixsubprocess.fork_exec = fork_exec
+    if hasattr(subprocess, "_fork_exec"):  # from Python 3.11 on
+        subprocess._fork_exec = fork_exec
+
+
+def fork_exec(*arguments):
+    if arguments[SESSION]:
+        arguments = [*arguments]
+        arguments[SESSION] = False
+        if sys.version_info >= (3, 11):  # noqa: UP036
+            arguments[SESSION + 1] = 0  # the process group to join: a new one
+        else:
+            arguments[-1] = starting_group(arguments[-1])
+    return real_fork_exec(*arguments)
+
+
+def starting_group(preexec):
+    def start():
+        os.setpgrp()
+        if preexec is not None:
+            preexec()
+
+    return start
 
 
 # Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked.
@@ -96,6 +131,7 @@ def prepare(code, argv):
     ):
         setattr(sys, stream, text_stream(fd, mode, errors))
         setattr(sys, f"__{stream}__", getattr(sys, stream))
+    replace_sessions()
     folder = os.getcwd()
     path = os.path.join(folder, FILE)
     sys.excepthook = show_error
