@@ -167,6 +167,28 @@ async def test_a_signal_to_itself_is_a_crash_of_the_program(native: RuntimeManag
     assert result.error.name == name
 
 
+async def test_orphans_are_reaped(native: RuntimeManager) -> None:
+    """Processes whose parent has ended do not use up the limit of 64 processes after their own end."""
+    code = (
+        "import subprocess\nfor i in range(100):\n"
+        "    subprocess.run(['sh', '-c', 'sleep 0.01 & exit 0'], check=True, capture_output=True)\nprint('end')"
+    )
+    assert (await run(native, code)).stdout == "end\n"
+
+
+async def test_the_cpu_clock_of_a_process_is_exact(native: RuntimeManager) -> None:
+    """It advances between any two calls, as without a limit of CPU time."""
+    result = await run(native, "import time\nprint(len({time.process_time() for _ in range(1_000)}))")
+    assert result.stdout == "1000\n"
+
+
+async def test_a_limit_of_cpu_time_of_the_program_is_a_crash(native: RuntimeManager) -> None:
+    """The program has set the limit itself, so the outcome is not TIMEOUT."""
+    code = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
+    result = await run(native, code)
+    assert (result.outcome, result.error and result.error.name) == (Outcome.CRASHED, "SIGXCPU")
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -128,6 +128,32 @@ async def test_errors_of_the_compiler_are_syntax_errors(manager: RuntimeManager,
     assert checked.diagnostics[0].message in result.error.message
 
 
+TOOLS = {
+    "orphans": ("bash", "for i in {1..100}; do x=$(bash -c 'sleep 0.01 & exit 0'); done; echo end", "end\n"),
+    "/dev/zero": ("bash", "head -c 3 /dev/zero | od -An -tx1", " 00 00 00\n"),
+    "clock": (
+        "c",
+        "#include <stdio.h>\n#include <time.h>\nint main() {\n    int ticks = 0;\n"
+        "    for (int i = 0; i < 100; i++) {\n        clock_t start = clock();\n"
+        "        for (volatile int j = 0; j < 100000; j++);\n        ticks += clock() > start;\n    }\n"
+        '    printf("%d\\n", ticks);\n}\n',
+        "100\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "stdout"),
+    [pytest.param(*tool, id=name, marks=is_installed(tool[0])) for name, tool in TOOLS.items()],
+)
+async def test_a_program_behaves_as_without_a_jail(
+    manager: RuntimeManager, language: str, code: str, stdout: str
+) -> None:
+    """Orphans are reaped, so that they do not count as processes. /dev/zero exists. The CPU clock is exact."""
+    result = await manager.run_code(code, language)
+    assert (result.outcome, result.stdout) == (Outcome.OK, stdout), result
+
+
 @each_language
 async def test_a_program_is_judged(manager: RuntimeManager, language: str) -> None:
     """Each test has a verdict, with many tests at once that all need the same compilation."""

@@ -95,7 +95,7 @@ DENIED = {
     "/dev/kmsg": "open('/dev/kmsg', 'rb')",
     "/dev/tty": "open('/dev/tty')",
     "/dev/ptmx": "open('/dev/ptmx')",
-    "/dev/zero, which gives shared memory": "open('/dev/zero')",
+    "/dev/zero, which gives shared memory": "import mmap; mmap.mmap(os.open('/dev/zero', os.O_RDWR), 4096)",
     "/dev/fuse": "open('/dev/fuse')",
     "/dev/kvm": "open('/dev/kvm')",
     "/dev/userfaultfd": "open('/dev/userfaultfd')",

@@ -265,6 +265,27 @@ print(os.pathconf('.', 'PC_NAME_MAX'), os.sysconf('SC_PAGE_SIZE'), os.strerror(2
     "read-only places": "import os\nfor path in ('/usr/x', '/etc/passwd'):\n    print(os.path.exists('/usr'), os.path.isfile('/etc/passwd'))",
     "devices": "print(open('/dev/null').read() == '', len(open('/dev/urandom', 'rb').read(3)))\ntry:\n    open('/dev/full', 'wb', 0).write(b'x')\nexcept OSError as e:\n    print(e)",
     "/dev/zero": "print(open('/dev/zero', 'rb').read(2))",
+    "/dev/zero written": "open('/dev/zero', 'wb', 0).write(b'x')",
+    "anonymous mmap": """
+import mmap
+def show(function):
+    try:
+        print(function())
+    except Exception as error:
+        print(type(error), error)
+class Mine(mmap.mmap):
+    pass
+for make in (mmap.mmap, Mine):
+    show(lambda: make(-1, 50))
+    show(lambda: make(fileno=-1, length=3, access=mmap.ACCESS_COPY)[:])
+    show(lambda: make(-1, 3, offset=4096))
+    show(lambda: make(-1, -1))
+    show(lambda: make(-1, 3, 'x'))
+    show(lambda: make(-1))
+    show(lambda: make())
+show(lambda: vars(mmap.mmap(-1, 1)))
+print(mmap.mmap, mmap.mmap.__name__, mmap.mmap.__doc__)
+""",
 }
 
 SIGNALS = {

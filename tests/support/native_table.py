@@ -35,7 +35,7 @@ BY_DESIGN = {
     "processes, name of its session": "a program has one session, because each one gets a share of the CPU time",
     "shutdown, descriptor 1 closed": _LINES,
     "shutdown, stdout is full": _LINES,
-    "files, /dev/zero": "it cannot be opened, because a shared mapping of it would be memory that is not counted",
+    "files, /dev/zero written": "it is the device /dev/full, which cannot be mapped: such memory would not be counted",
     "errors, null byte": "the program is compiled from a string, and the compiler has another message for strings",
     "errors, recursion": _FRAME,
     "errors, recursion over two functions": _FRAME,

@@ -69,8 +69,8 @@ class CommandRun(NativeRun):
     def _describe(self) -> tuple[dict[str, Any], Mapping[str, bytes]]:
         return {"command": self._command, "folders": self._folders, "stackBytes": _STACK_BYTES}, self._files
 
-    def begin(self, memory_bytes: int, cpu_s: int) -> None:
-        super().begin(memory_bytes + _UNTOUCHED_BYTES, cpu_s)
+    def begin(self, memory_bytes: int) -> None:
+        super().begin(memory_bytes + _UNTOUCHED_BYTES)
 
     def _classify_exit(self, returncode: int) -> dict[str, Any]:
         if "error" in self._messages:

@@ -57,7 +57,7 @@ class Interpreter:
         mounts, links = native_system.find_system()
         for prefix in {self.prefix, self.base_prefix}:
             # Not the whole prefix, because users may keep other files there.
-            for name in ("bin", "lib", "lib64", "pyvenv.cfg"):
+            for name in ("bin", "include", "lib", "lib64", "pyvenv.cfg"):
                 path = Path(prefix, name)
                 if not path.is_relative_to("/usr") and path.exists():
                     mounts[str(path)] = str(path)

@@ -82,8 +82,8 @@ class NativeRun:
         self._ended_by: Outcome | None = None
         self.ended = asyncio.Event()
 
-    def begin(self, memory_bytes: int, cpu_s: int) -> None:
-        """Send the program to the process. `cpu_s` limits the CPU time of each of its processes, as a fallback."""
+    def begin(self, memory_bytes: int) -> None:
+        """Send the program to the process."""
         self._process.receive(self._receive, self.ended.set)
         if self._job.live is not None:
             self._job.live.begin()
@@ -92,7 +92,6 @@ class NativeRun:
         fields |= {
             "files": [(path, len(content)) for path, content in files.items()],
             "memoryBytes": memory_bytes,
-            "cpuSeconds": cpu_s,
         }
         header, stdin = json.dumps(fields).encode(), self._job.input.stdin
         self._process.write(b"".join([b"%08d" % len(header), header, *files.values(), stdin]), eof=True)
@@ -203,8 +202,6 @@ class NativeRun:
             raise NotStartedError(f"{self.process_name} ended before it ran its program (exit code {returncode})")
         if self._ended_by is Outcome.OUTPUT_LIMIT:
             return {"outcome": Outcome.OUTPUT_LIMIT}
-        if returncode == -signal.SIGXCPU:
-            return {"outcome": Outcome.TIMEOUT}
         if returncode < 0:
             name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
             if -returncode in self.from_outside and "kill" not in messages:

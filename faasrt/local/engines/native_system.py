@@ -28,8 +28,10 @@ _LINKS = {
     "/dev/stdin": "/proc/self/fd/0",
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
+    # Reads as zeros, too. Not the device /dev/zero itself, because a shared mapping of it is memory that is not counted
+    # for any process.
+    "/dev/zero": "full",
 }
-# Not /dev/zero, because a shared mapping of it is memory that is not counted for any process.
 _DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
 _SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
 

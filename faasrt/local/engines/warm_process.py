@@ -13,7 +13,7 @@ from faasrt.local.engines.collection import add_files
 from faasrt.local.engines.jailed import Jail, JailedProcess
 from faasrt.local.engines.native_run import NativeRun
 from faasrt.local.engines.process import MESSAGES, ignore_output
-from faasrt.local.time_limit import TimeLimit, cpu_limit_s
+from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
 _TIMEOUT_S = 60.0
@@ -88,7 +88,7 @@ async def run_warm(
         started = time.perf_counter()
         time_limit = TimeLimit(limits.timeout_ms / 1000, functools.partial(run.end, Outcome.TIMEOUT))
         try:
-            run.begin(memory_bytes, cpu_limit_s(limits.timeout_ms / 1000))
+            run.begin(memory_bytes)
             await run.ended.wait()
         finally:
             time_limit.cancel()

@@ -60,7 +60,7 @@ class _Program:
         number: Its id in messages.
         pid, pidfd: Its first process.
         init, init_pidfd: The first process of its pid namespace; None and -1 without namespaces.
-        stack: The stack of `init`.
+        init_memory: The memory that only `init` uses.
         slot: Its slot (see `namespaces`).
         max_bytes: The memory that its processes may use together; None before the message "watch".
         check_at: When to check its memory next.
@@ -72,7 +72,7 @@ class _Program:
         self.number, self.slot = number, slot
         self.pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
-        self.stack: Any = None
+        self.init_memory: Any = None
         self.max_bytes: int | None = None
         self.check_at = 0.0
         self.out_of_memory = False
@@ -171,7 +171,7 @@ class Launcher:
             if self._slots:
                 if self._config["private_network"] and program.slot not in self._networks:
                     self._networks[program.slot] = self._make_network()
-                program.init, program.stack = syscalls.start_init()
+                program.init, program.init_memory = syscalls.start_init()
                 program.init_pidfd = os.pidfd_open(program.init)
                 # From now on children start in the new namespace. This process stays in its own.
                 syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)

@@ -48,6 +48,8 @@ _PYTHON_IN_NAMESPACES = (
     # Start processes and send them signals, for subprocess and multiprocessing. The processes stay in the jail.
     "fork vfork execve execveat wait4 waitid setpgid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
     "pidfd_open pidfd_send_signal "
+    # Set the ids of a user and a group. The user namespace of a program has only one of each, which is its own.
+    "setuid setgid setreuid setregid setresuid setresgid "
     # Create and change files in the private /tmp. Without a mount namespace these calls would be unsafe, because
     # Landlock does not restrict the mode, times and locks of files, or the current folder.
     "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat chmod fchmod "

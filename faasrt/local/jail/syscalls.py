@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import struct
+from typing import Any
 
 ARCHITECTURE = platform.machine()
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "syscalls.json"), encoding="ascii") as _file:
@@ -131,23 +132,67 @@ def close_descriptors(first: int, last: int = 0xFFFF_FFFF) -> None:
     syscall("close_range", first, last, 0)
 
 
-def start_init() -> tuple[int, ctypes.Array[ctypes.c_char]]:
-    """Start the first process (init) of a new pid namespace. It only waits. Return its pid and its stack.
+class _Context(ctypes.Structure):
+    """The beginning of the C library's ucontext_t, which is the same on all architectures, and memory for the rest."""
 
-    The caller must keep the stack until the process has ended. The process shares the memory of this one, because a
+    _fields_ = [
+        ("flags", ctypes.c_ulong),
+        ("next", ctypes.c_void_p),
+        ("stack", ctypes.c_void_p),
+        ("stack_flags", ctypes.c_int),
+        ("stack_bytes", ctypes.c_size_t),
+        ("rest", ctypes.c_char * 8192),
+    ]
+
+
+_Stack = ctypes.c_uint64 * (_STACK_BYTES // 8)
+
+
+class _Init(ctypes.Structure):
+    """The memory of an init process."""
+
+    _fields_ = [
+        ("ignore", _Context),
+        ("wait", _Context),
+        ("ignore_stack", _Stack),
+        ("wait_stack", _Stack),
+        ("first_stack", _Stack),
+    ]
+
+
+def start_init() -> tuple[int, ctypes.Structure]:
+    """Start the first process (init) of a new pid namespace. It ignores SIGCHLD, so that the kernel reaps orphans, and
+    waits. Return its pid and its memory.
+
+    The caller must keep the memory until the process has ended. The process shares all memory of this one, because a
     fork would copy the page tables of an interpreter with its packages, which takes longer than the rest of a start.
     """
-    stack = ctypes.create_string_buffer(_STACK_BYTES)
-    top = ctypes.c_void_p((ctypes.addressof(stack) + _STACK_BYTES) & ~15)
+    memory = _Init()
     flags = CLONE_NEWPID | CLONE_VM | CLONE_FILES | signal.SIGCHLD
-    # The process runs `pause`, which takes no argument, and never returns because all signals that can be blocked are
-    # blocked. Otherwise a signal handler of this process could run in it and change the memory of this process.
+    top = ctypes.addressof(memory.first_stack) + _STACK_BYTES & ~15
+    # The process runs functions of the C library only. It never ends by itself, because all signals that can be blocked
+    # are blocked. Otherwise a signal handler of this process could run in it and change the memory of this process.
+    # (This process cannot ignore SIGCHLD in its place, because it needs the exit codes of its own children.)
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
-        pid = _libc.clone(ctypes.cast(_libc.pause, ctypes.c_void_p), top, ctypes.c_int(flags), None)
+        _make_context(memory.wait, memory.wait_stack, None, _libc.pause)
+        _make_context(memory.ignore, memory.ignore_stack, memory.wait, _libc.signal, signal.SIGCHLD, signal.SIG_IGN)
+        run = ctypes.cast(_libc.setcontext, ctypes.c_void_p)
+        pid = _libc.clone(run, ctypes.c_void_p(top), ctypes.c_int(flags), ctypes.byref(memory.ignore))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return _checked(pid, "clone"), stack
+    return _checked(pid, "clone"), memory
+
+
+def _make_context(
+    context: _Context, stack: ctypes.Array[ctypes.c_uint64], following: _Context | None, function: Any, *arguments: int
+) -> None:
+    """Make a context that calls a function of the C library, with the current signal mask, and goes on with another."""
+    _checked(_libc.getcontext(ctypes.byref(context)), "getcontext")
+    context.next = None if following is None else ctypes.addressof(following)
+    context.stack, context.stack_bytes = ctypes.addressof(stack), _STACK_BYTES
+    values = map(ctypes.c_long, arguments)
+    _libc.makecontext(ctypes.byref(context), ctypes.cast(function, ctypes.c_void_p), len(arguments), *values)
 
 
 def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:

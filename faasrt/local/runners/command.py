@@ -1,9 +1,9 @@
 """Executes a command inside the jail, in place of this process: a compiler, or a program that it has compiled.
 
 The runner writes messages to descriptor 3, one line of JSON each. It first sends "ready", and reads one job from stdin:
-the size of a header as eight digits; the header, JSON with {command, folders, files, memoryBytes, stackBytes,
-cpuSeconds}; and the contents of the files, of which the header has the paths and sizes. The rest of stdin is that of
-the command. Then it sends one of these:
+the size of a header as eight digits; the header, JSON with {command, folders, files, memoryBytes, stackBytes}; and the
+contents of the files, of which the header has the paths and sizes. The rest of stdin is that of the command. Then it
+sends one of these:
 
     {"kind": "started"}            the command begins; until here, a failure is not the program's
     {"kind": "error", "message"}   the system refuses to execute the command
@@ -31,11 +31,12 @@ def main(*_):
         os.makedirs(folder, exist_ok=True)
     for path, size in job["files"]:
         write_file(path, read_exactly(size), executable=path.startswith("/"))
-    for name, value in (("DATA", job["memoryBytes"]), ("STACK", job["stackBytes"]), ("CPU", job["cpuSeconds"])):
+    # No limit of CPU time: with one, the kernel updates the CPU clock of the process only at ticks.
+    for name, value in (("DATA", job["memoryBytes"]), ("STACK", job["stackBytes"])):
         limit = getattr(resource, "RLIMIT_" + name)
         most = resource.getrlimit(limit)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(limit, (value, value + 1 if name == "CPU" else value))
+        resource.setrlimit(limit, (value, value))
     for number in IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     send(kind="started")

@@ -2,7 +2,7 @@
 
 The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 3,
 one line of JSON each. It first sends "ready", and reads one job from stdin: the size of a header as eight digits; the
-header, JSON with {code, check, argv, files, memoryBytes, cpuSeconds, maxMessageBytes}; and the contents of the files,
+header, JSON with {code, check, argv, files, memoryBytes, maxMessageBytes}; and the contents of the files,
 of which the header has the paths and sizes. The rest of stdin is that of the program. Then the runner sends:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
@@ -27,7 +27,6 @@ import gc
 import importlib.util
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -123,7 +122,6 @@ def main(*_):
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])
-    resource.setrlimit(resource.RLIMIT_CPU, (job["cpuSeconds"], job["cpuSeconds"] + 1))
     sys.addaudithook(report_signals)
     send("started")
     failure, exit_code = None, 0

@@ -33,18 +33,31 @@ def set_memory_limit(memory_bytes):
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
 
-class SharedMemory(mmap.mmap):
-    """An mmap whose shared anonymous memory is a file in /tmp, which is counted. The jail refuses other such memory."""
+real_mmap = mmap.mmap
 
-    def __new__(cls, fileno, length, flags=mmap.MAP_SHARED, *arguments, **options):
-        if fileno != -1 or not flags & mmap.MAP_SHARED:
-            return super().__new__(cls, fileno, length, flags, *arguments, **options)
+
+class SharedMemory(real_mmap):
+    # An mmap whose shared anonymous memory is a file in /tmp, which is counted. The jail refuses other such memory.
+    __slots__ = ()
+    __doc__ = real_mmap.__doc__
+
+    def __new__(cls, *arguments, **options):
+        names = ("fileno", "length", "flags", "prot", "access", "offset")
+        given = {"flags": mmap.MAP_SHARED, "offset": 0, **dict(zip(names, arguments)), **options}  # noqa: B905
+        fileno, length, flags, offset = (given.get(name) for name in ("fileno", "length", "flags", "offset"))
+        is_valid = all(isinstance(value, int) for value in (length, flags, offset)) and length > 0
+        if fileno != -1 or not is_valid or not flags & mmap.MAP_SHARED:
+            return real_mmap.__new__(cls, *arguments, **options)
         fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
         try:
-            os.ftruncate(fd, length)
-            return super().__new__(cls, fd, length, flags & ~mmap.MAP_ANONYMOUS, *arguments, **options)
+            os.ftruncate(fd, offset + length)
+            return real_mmap.__new__(cls, **{**given, "fileno": fd, "flags": flags & ~mmap.MAP_ANONYMOUS})
         finally:
             os.close(fd)
+
+    def __repr__(self):
+        text = real_mmap.__repr__(self)
+        return text.replace("mmap", "mmap.mmap", 1) if type(self) is SharedMemory else text
 
 
 SharedMemory.__name__ = SharedMemory.__qualname__ = "mmap"
