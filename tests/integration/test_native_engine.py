@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 
@@ -165,6 +166,25 @@ async def test_a_signal_to_itself_is_a_crash_of_the_program(native: RuntimeManag
     assert result.outcome is Outcome.CRASHED
     assert result.error is not None
     assert result.error.name == name
+
+
+async def test_programs_do_not_inherit_the_signals_of_the_server() -> None:
+    """A server that a shell has started in the background ignores SIGINT. Its programs do not."""
+    code = (
+        "import signal\nfor number in sorted(signal.valid_signals()):\n"
+        "    if signal.getsignal(number) is signal.SIG_IGN: print(number.name)\n"
+        "print(signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    )
+    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        async with RuntimeManager.local(["python"], engines={"python": "native"}) as manager:
+            result = await run(manager, code)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
+    assert result.stdout == f"SIGPIPE\nSIGXFSZ\n{signal.default_int_handler} set()\n"
 
 
 async def test_orphans_are_reaped(native: RuntimeManager) -> None:

@@ -356,10 +356,19 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(descriptors)
 
 
+def _reset_signals() -> None:
+    """Undo what this process has inherited: a shell ignores SIGINT in background jobs, and `nohup` ignores SIGHUP."""
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python itself ignores these
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
 def main(server: socket.socket) -> Callable[..., None]:
     """Build the jail that the server describes, and serve. Return only in a fork: the function that runs a program."""
     syscalls.die_with_parent()
     server.set_inheritable(False)
+    _reset_signals()
     try:
         config = json.loads(server.recv(_MESSAGE_BYTES))
         slots = 0
