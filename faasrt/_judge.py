@@ -51,19 +51,27 @@ async def run_tests(
     results = [TestResult(test=test, verdict=Verdict.SKIPPED) for test in tests]
     permits = asyncio.Semaphore(concurrency)
     running: list[asyncio.Task[None]] = []
+    failures: list[Exception] = []
 
     async def run_test(index: int) -> None:
-        async with permits:
-            results[index] = judge_result(tests[index], await run(tests[index]), compare)
-        if stop_on_failure and results[index].verdict is not Verdict.PASSED:
-            for later in running[index + 1 :]:
-                later.cancel()
+        # No error may leave the task: a TaskGroup would then lose a cancellation of the caller, and in Python 3.11 the
+        # caller would look cancelled ever after (`cancelling()`).
+        try:
+            async with permits:
+                results[index] = judge_result(tests[index], await run(tests[index]), compare)
+        except Exception as error:
+            failures.append(error)
+            unwanted = [*running[:index], *running[index + 1 :]]
+        else:
+            has_failed = stop_on_failure and results[index].verdict is not Verdict.PASSED
+            unwanted = running[index + 1 :] if has_failed else []
+        for other in unwanted:
+            other.cancel()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            running += [group.create_task(run_test(index)) for index in range(len(tests))]
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    async with asyncio.TaskGroup() as group:
+        running += [group.create_task(run_test(index)) for index in range(len(tests))]
+    if failures:
+        raise failures[0]
     return tuple(results if not stop_on_failure else _skip_after_failure(results))
 
 

@@ -10,13 +10,17 @@ import pytest
 from benchmarks.problems import PROBLEMS, Problem
 from faasrt import (
     CodeTask,
+    CompareError,
     CompletedTask,
+    FaasrtError,
     FailedTask,
     InvalidRequestError,
     Outcome,
     OverloadedError,
+    RuntimeClosedError,
     RuntimeManager,
     TestCase,
+    TimeoutSettings,
     UnsupportedLanguageError,
     Verdict,
 )
@@ -149,6 +153,40 @@ async def test_stopping_at_a_failure_ends_the_tests_in_flight(local: RuntimeMana
     verdicts = [str(test.verdict) for test in judgement.results]
     assert verdicts == ["WRONG_ANSWER", "SKIPPED", "SKIPPED"]
     assert judgement.results[1].result is None
+
+
+@pytest.mark.parametrize("end", ["fails", "fails and is cancelled", "is closed"])
+async def test_the_caller_is_cancelled_after_a_judgement_only_if_it_was_cancelled_before(end: str) -> None:
+    """A failing test, or closing the manager, does not count as a cancellation of the caller, nor hides one."""
+    cancelled = end == "fails and is cancelled"
+    async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url, timeouts=TimeoutSettings(close_s=0.01)) as manager:
+        failing = asyncio.Event()
+
+        def compare(output: str, expected: str) -> bool:
+            failing.set()
+            raise ValueError(output)
+
+        fake.script(Reply(hang=True), *[Reply(hang=True) if end == "is closed" else Reply()])
+
+        async def judge() -> tuple[type[BaseException], int]:
+            task = asyncio.current_task()
+            assert task is not None
+            try:
+                await manager.judge("1", [TestCase(), TestCase()], language="py", compare=compare)
+            except (FaasrtError, asyncio.CancelledError) as error:
+                return type(error), task.cancelling()
+            raise AssertionError("the judgement has a result")
+
+        judging = asyncio.create_task(judge())
+        if end == "is closed":
+            await fake.wait_until(lambda: fake.in_flight == 2)
+            await manager.aclose()
+        else:
+            await failing.wait()
+        if cancelled:
+            judging.cancel()
+        expected = {"fails": CompareError, "is closed": RuntimeClosedError}.get(end, asyncio.CancelledError)
+        assert await judging == (expected, cancelled)
 
 
 async def test_tests_share_executions_on_a_server_that_starts_interpreters_slowly() -> None:
