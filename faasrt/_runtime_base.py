@@ -41,7 +41,6 @@ class RuntimeBase(metaclass=RecordType):
     _executor: Executor = attrs.field(init=False)
     _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
-    _released: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._executor = Executor(self._transport, self._counters, self._emit, self._calls)
@@ -124,8 +123,8 @@ class RuntimeBase(metaclass=RecordType):
             await self._calls.close(seconds)
         finally:
             async with self._closing:
-                if not self._released:
-                    self._released = True
+                if not self._calls.released:
+                    self._calls.released = True
                     try:
                         await self._checker.aclose()
                     finally:

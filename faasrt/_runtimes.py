@@ -200,9 +200,14 @@ class RuntimeRegistry:
 
     async def __aenter__(self) -> Self:
         self._check_open()
-        if self._cache is not None:
-            await self._cache.open()
-        await self._start_faas()
+        try:
+            if self._cache is not None:
+                await self._cache.open()
+            await self._start_faas()
+        except BaseException:
+            if self._cache is not None:
+                await self._cache.aclose()
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -311,7 +311,11 @@ class RuntimeManager:
                 thread.stop()
 
     def __enter__(self) -> Self:
-        self._loop_thread().call(self._manager.__aenter__())
+        try:
+            self._loop_thread().call(self._manager.__aenter__())
+        except BaseException:
+            self.close()  # otherwise its thread would run until the end of the process
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:

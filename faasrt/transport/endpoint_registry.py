@@ -22,7 +22,7 @@ from faasrt.telemetry.metrics import EndpointState
 from faasrt.transport.endpoint import Endpoint, Profiles
 from faasrt.transport.fingerprints import FingerprintDirectory
 from faasrt.transport.groups import EndpointGroup
-from faasrt.transport.http import HttpClient
+from faasrt.transport.http import HttpClient, close_sessions
 from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity
 from faasrt.transport.pool import PermitPool
 from faasrt.transport.replicas import ReplicaDirectory, has_names
@@ -102,11 +102,12 @@ class EndpointRegistry:
             self._profiles.clear()
             self._fingerprints.clear()
             self._pool.close()
+            # Before the first await, because a runtime that is created during it has look-ups and sessions of its own.
+            tasks, sessions = (*self._replicas.stop(), *self._tasks.cancel()), self._http.take_sessions()
             try:
-                await self._replicas.aclose()
-                await self._tasks.aclose()
+                await asyncio.gather(*tasks, return_exceptions=True)
             finally:
-                await self._http.aclose()
+                await close_sessions(sessions)
 
     def urls(self, language: Language | str) -> tuple[str, ...]:
         """Return the URLs in the settings whose services may run a language."""

@@ -289,13 +289,10 @@ class HttpClient:
         if (session := self._sessions.pop(endpoint, None)) is not None:
             await session.close()
 
-    async def aclose(self) -> None:
-        """Close the sessions; a later request opens new ones."""
+    def take_sessions(self) -> Sequence[aiohttp.ClientSession]:
+        """Return the sessions, which the caller must close. A later request opens new ones."""
         sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            # aiohttp raises RuntimeError if the event loop was closed before, together with its connections.
-            with contextlib.suppress(RuntimeError):
-                await session.close()
+        return list(sessions.values())
 
     def _url(self, endpoint: str, path: str) -> URL:
         urls = self._urls.get(endpoint)
@@ -310,6 +307,13 @@ class HttpClient:
         session = _new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=resolver))
         self._sessions[endpoint] = session
         return session
+
+
+async def close_sessions(sessions: Sequence[aiohttp.ClientSession]) -> None:
+    for session in sessions:
+        # aiohttp raises RuntimeError if the event loop was closed before, together with its connections.
+        with contextlib.suppress(RuntimeError):
+            await session.close()
 
 
 def _resolver_for(endpoint: str) -> AbstractResolver | None:

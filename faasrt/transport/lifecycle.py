@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from faasrt.errors import ConfigurationError, RuntimeClosedError
@@ -24,12 +24,12 @@ class BackgroundTasks:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def aclose(self) -> None:
-        """Cancel the tasks, and wait until they have ended."""
+    def cancel(self) -> Sequence[asyncio.Task[Any]]:
+        """Cancel the tasks, and return them."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return tasks
 
 
 class LoopAffinity:
@@ -55,13 +55,18 @@ class LoopAffinity:
 
 
 class CallsInFlight:
-    """Counts calls, and refuses them once closing has begun."""
+    """Counts calls, and refuses them once closing has begun. All copies of a runtime share one.
+
+    Attributes:
+        closing: Whether closing has begun.
+        released: Whether the runtime has released its transport, which its last call no longer needs.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
-        self.closing = False
+        self.closing = self.released = False
 
     def check_open(self) -> None:
         """Raise RuntimeClosedError once closing has begun."""
@@ -82,11 +87,11 @@ class CallsInFlight:
         cancelling = task.cancelling()
         try:
             yield
-        except asyncio.CancelledError:
+        except BaseException as error:
             # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
             if task in self._cancelled:
                 self._cancelled.discard(task)
-                if task.uncancel() <= cancelling:
+                if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
                     raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
             raise
         finally:

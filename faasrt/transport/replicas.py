@@ -8,6 +8,7 @@ import ipaddress
 import math
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import attrs
 from yarl import URL
@@ -135,12 +136,12 @@ class ReplicaDirectory:
                 if url.startswith(DISCOVERY) and url not in self._names:
                     self._start(self._names.setdefault(url, _Name(url)))
 
-    async def aclose(self) -> None:
-        """Stop all look-ups, and keep the replicas; a later call starts the look-ups again."""
-        await self._tasks.aclose()
+    def stop(self) -> Sequence[asyncio.Task[Any]]:
+        """Cancel all look-ups, and return their tasks. Keep the replicas; a later call starts new look-ups."""
         for name in self._names.values():
-            name.look_up = None
+            name.following = name.look_up = None
         self._reconfigured = asyncio.Event()  # the next call may be made in another event loop
+        return self._tasks.cancel()
 
     def _known(self, url: str) -> Sequence[str]:
         if not url.startswith(DISCOVERY):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +22,7 @@ from aiohttp import web
 import faasrt
 from faasrt import (
     ConfigurationError,
+    DiscoverySettings,
     Language,
     LimiterSettings,
     RuntimeClosedError,
@@ -25,7 +30,9 @@ from faasrt import (
     RuntimeManager,
     Settings,
     TimeoutSettings,
+    sync,
 )
+from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
@@ -274,6 +281,70 @@ async def test_close_runtimes_waits_for_calls_in_flight(raw_server: Serve) -> No
         await manager.close_runtimes()
         assert (await manager.run_code("1", "py")).ok
         assert manager.get_metrics().total.outcomes == {"OK": 3}
+
+
+async def test_a_call_that_begins_while_the_last_runtime_closes_keeps_its_session() -> None:
+    """Closing waits for the look-ups of names. A runtime that is created meanwhile has sessions of its own."""
+    stuck, go_on = asyncio.Event(), asyncio.Event()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        try:
+            stuck.set()
+            await asyncio.Event().wait()
+        finally:
+            await go_on.wait()  # a resolver that closes its connections when it is cancelled
+        return []
+
+    async with FakeFaaS() as fake:
+        endpoints = {"python": "dns+http://faas.test:8000", "javascript": fake.url}
+        settings = Settings(endpoints=endpoints, discovery=DiscoverySettings(resolve=resolve))
+        async with RuntimeManager(settings=settings) as manager:
+            assert (await manager.run_code("1", "js")).ok
+            lost = asyncio.create_task(manager.run_code("1", "python"))
+            await stuck.wait()
+            lost.cancel()
+            await asyncio.wait({lost})
+            closing = asyncio.create_task(manager.close_runtimes())
+            await wait_until(lambda: manager._factory._transport._users == 0)
+            fake.script(Reply(delay_s=0.05))
+            call = asyncio.create_task(manager.run_code("1", "js"))
+            await fake.wait_until(lambda: fake.in_flight == 1)
+            go_on.set()
+            await closing
+            assert (await call).ok
+
+
+async def test_closing_copies_of_a_runtime_closes_it_once() -> None:
+    """The other runtimes of the factory stay open."""
+    async with FakeFaaS() as fake:
+        factory = RuntimeFactory(Settings(endpoints={"py": fake.url}))
+        async with factory.create_runtime("py") as other:
+            runtime = factory.create_runtime("py")
+            for one in (copy.copy(runtime), runtime, copy.copy(runtime)):
+                await one.aclose()
+            fake.script(Reply(delay_s=0.05))
+            assert (await other.run_code("1")).ok
+            assert factory._transport._users == 1
+        assert factory._transport._users == 0
+
+
+async def test_a_manager_whose_server_cannot_start_keeps_no_file_and_no_thread_open(tmp_path: Path) -> None:
+    """An `async with` or `with` that fails leaves the cache closed, because nothing else would close it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = {"port": taken.getsockname()[1], "cache": tmp_path}
+        threads = set(threading.enumerate())
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            async with RuntimeManager.local(["js"], **options):
+                pass
+        assert not [file.path for file in psutil.Process().open_files() if Path(file.path).is_relative_to(tmp_path)]
+
+        def enter() -> None:
+            with pytest.raises(ConfigurationError, match="cannot listen"), sync.RuntimeManager.local(["js"], **options):
+                pass
+
+        await asyncio.to_thread(enter)
+        assert not [file.path for file in psutil.Process().open_files() if Path(file.path).is_relative_to(tmp_path)]
+        assert not [thread for thread in set(threading.enumerate()) - threads if thread.name == "faasrt.sync"]
 
 
 # Each case is too large to share a request with another one, so three executions are needed.

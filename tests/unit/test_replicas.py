@@ -72,7 +72,7 @@ class Directory:
 async def directory(*addresses: str, urls: tuple[str, ...] = (), **options: Any) -> AsyncIterator[Directory]:
     one = Directory(Names(*addresses), *urls, **options)
     yield one
-    await one.directory.aclose()
+    await asyncio.gather(*one.directory.stop(), return_exceptions=True)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -298,12 +298,12 @@ async def test_hundreds_of_addresses() -> None:
 
 
 async def test_use_in_two_event_loops() -> None:
-    """After `aclose`, the directory can be used in another event loop, and still knows the replicas."""
+    """After `stop`, the directory can be used in another event loop, and still knows the replicas."""
     one = Directory(Names("10.0.0.1"))
 
     async def use() -> list[str]:
         found = await one.update()
-        await one.directory.aclose()
+        await asyncio.gather(*one.directory.stop(), return_exceptions=True)
         return found
 
     found = [await asyncio.to_thread(asyncio.run, use()) for _ in range(2)]
