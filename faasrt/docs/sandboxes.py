@@ -111,8 +111,9 @@ second get the same numbers. Do not use them for secrets. Python's module `secre
 
 The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
 The least memory limit is 48 MiB for Python and 16 MiB for JavaScript; `import pandas` alone takes about 100 MiB.
-The memory limit is approximate: `faasrt.local` says by how much. If the server is too busy to end a program at its
-time limit, the program gets half a second more, because it may have had to wait for the server to read its output.
+The memory limit is approximate: `faasrt.local` says by how much. A process of its own ends each program at its time
+limit, even if the server is busy. Only a program that then waits for the server, to read its output or to send more of
+its input, gets up to half a second more when the server is no longer busy.
 (This does not apply to Python in WebAssembly, where a process of its own ends the program.)
 
 ## Security

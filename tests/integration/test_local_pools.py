@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import RuntimeManager
+from faasrt import Outcome, RuntimeManager
 from faasrt.local.engines import warm_pool
 from faasrt.local.engines.deno_run import DenoRun
+from faasrt.local.engines.jailed import Jail, JailedProcess
 from faasrt.local.engines.native_run import NativeRun
 from support.served import LANGUAGES, at_work_in, is_gone, sandboxes, trace, until
 
@@ -81,6 +84,39 @@ async def test_killed_idle_processes_are_replaced(manager: RuntimeManager, tmp_p
     await until_at_rest(manager, tmp_path, engine)
     language = LANGUAGES[engine]
     assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
+
+
+@pytest.mark.parametrize("what", ["its process", "its launcher"])
+@pytest.mark.parametrize("language", ["python", "js"])
+async def test_a_program_whose_sandbox_ends_before_it_begins_runs_in_another_one(
+    language: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This also holds for a program whose files are collected, for which the server asks the launcher."""
+    open_folder, send = JailedProcess.open_folder, Jail.send
+    failures: list[str] = []
+
+    async def open_folder_too_late(self: JailedProcess) -> Any:
+        if not failures:
+            failures.append(what)
+            self.kill()
+            await self.ended.wait()
+        return await open_folder(self)
+
+    def send_too_late(self: Jail, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        if not failures and "start" not in message and "folder" not in message:
+            failures.append(what)
+            raise BrokenPipeError(errno.EPIPE, "the other end is closed")
+        send(self, message, descriptors)
+
+    if what == "its process":
+        monkeypatch.setattr(JailedProcess, "open_folder", open_folder_too_late)
+    else:
+        monkeypatch.setattr(Jail, "send", send_too_late)
+    code = {"python": "open('a', 'w').write('1')", "js": "Deno.writeTextFileSync('a', '1')"}[language]
+    async with RuntimeManager.local([language], workers=1) as manager:
+        result = await manager.run_code(code, language, 5_000, collect=["a"])
+    assert failures == [what]
+    assert (result.outcome, result.files, result.attempts) == (Outcome.OK, {"a": b"1"}, 1), result
 
 
 @pytest.mark.parametrize("engine", ["native"], indirect=True)

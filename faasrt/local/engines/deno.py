@@ -152,8 +152,9 @@ class DenoEngine(PooledEngine[JailedProcess]):
             max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
             child.limit_cgroup(max_bytes)
             _limit_cpu(child, job)
-            started = time.perf_counter()
-            time_limit = TimeLimit(job.limits.timeout_ms / 1000, functools.partial(run.end, Outcome.TIMEOUT))
+            started, limit_s = time.perf_counter(), job.limits.timeout_ms / 1000
+            child.limit_time(limit_s)
+            time_limit = TimeLimit(limit_s, functools.partial(run.end, Outcome.TIMEOUT))
             try:
                 run.begin()
                 await self._watch(run, child, max_bytes, folder)

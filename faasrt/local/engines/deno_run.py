@@ -205,6 +205,8 @@ class DenoRun:
         program began, and KilledError if it was killed from outside.
         """
         self._stdout.finish()
+        if self._child.out_of_time and not self._stdout.complete:
+            self._ended_by.add(Outcome.TIMEOUT)
         stdout, stderr = self._stdout.output, self._stderr
         printed = stderr.data
         # V8 prints a message before it aborts. Other libraries abort without a message if an allocation fails.

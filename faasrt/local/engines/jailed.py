@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -53,19 +54,32 @@ class JailedProcess(ChildProcess):
 
     Attributes:
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
+        out_of_time: Whether the launcher ended it at its time limit.
     """
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start) -> None:
-        self.out_of_memory = False
+        self.out_of_memory = self.out_of_time = False
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         super().__init__(
             _pid_of(pidfds[0]), start.stdin, start.outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
         )
 
-    def limit_memory(self, max_bytes: int) -> None:
-        """End the program if its processes use this much more memory than a process without a program."""
-        self._jail.send({"watch": self._number, "bytes": max_bytes})
-        self.limit_cgroup(self._jail.base_bytes + max_bytes)
+    def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
+        """Let the launcher end the program at its time limit, which begins now, even if this process is busy then.
+
+        Args:
+            limit_s: The time limit in seconds.
+            memory_bytes: Also end it if its processes use this much more memory than a process without a program.
+
+        Raises:
+            NotStartedError: The launcher has ended, or does not read its messages.
+        """
+        try:
+            self._jail.send({"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s})
+        except OSError as error:
+            raise NotStartedError(f"cannot limit a program: {error.strerror}") from None
+        if memory_bytes is not None:
+            self.limit_cgroup(self._jail.base_bytes + memory_bytes)
 
     def limit_cgroup(self, max_bytes: int) -> None:
         """Limit the memory of the program's cgroup, if it has one."""
@@ -216,7 +230,8 @@ class Jail:
             if "ended" in message:
                 process = self._processes.pop(message["ended"], None)
                 if process is not None:
-                    process.out_of_memory = message["memory"]
+                    process.out_of_memory = message["reason"] == "memory"
+                    process.out_of_time = message["reason"] == "time"
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]))
             elif "folder" in message:
                 self._mark_opened(message["folder"], descriptors)

@@ -118,6 +118,8 @@ class NativeRun:
         program began, and KilledError if it was killed from outside.
         """
         messages = self._messages = self._decode_messages()
+        if self._process.out_of_time and "done" not in messages:
+            self._ended_by = self._ended_by or Outcome.TIMEOUT
         fields = self._classify()
         ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
         own_return_val = Language.PYTHON if "own_return_val" in messages else None

@@ -81,12 +81,12 @@ async def run_warm(
     """
     limits, folder = job.limits, None
     try:
-        memory_bytes = (limits.memory_limit_mb + headroom_mb) * 2**20
-        process.limit_memory(memory_bytes)
+        memory_bytes, limit_s = (limits.memory_limit_mb + headroom_mb) * 2**20, limits.timeout_ms / 1000
         if job.input.collect:
             folder = await process.open_folder()
         started = time.perf_counter()
-        time_limit = TimeLimit(limits.timeout_ms / 1000, functools.partial(run.end, Outcome.TIMEOUT))
+        process.limit_time(limit_s, memory_bytes=memory_bytes)
+        time_limit = TimeLimit(limit_s, functools.partial(run.end, Outcome.TIMEOUT))
         try:
             run.begin(memory_bytes)
             await run.ended.wait()

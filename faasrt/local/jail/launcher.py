@@ -9,8 +9,10 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
-    -> {"watch": id, "bytes"}                         end the program if its processes use more memory than this
-    <- {"ended": id, "status", "memory"}              the wait status, and whether the memory limit was the reason
+    -> {"limit": id, "bytes", "until"}                end the program if its processes use more memory than this (unless
+                                                      null), and at this time of the monotonic clock
+    <- {"ended": id, "status", "reason"}              the wait status; "memory" or "time" if a limit was the reason,
+                                                      "system" if the kernel was out of memory, else ""
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """
@@ -24,6 +26,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import math
 import os
 import resource
 import select
@@ -62,9 +65,11 @@ class _Program:
         init, init_pidfd: The first process of its pid namespace; None and -1 without namespaces.
         init_memory: The memory that only `init` uses.
         slot: Its slot (see `namespaces`).
-        max_bytes: The memory that its processes may use together; None before the message "watch".
+        pipes: The program's ends of the pipes to the server.
+        max_bytes: The memory that its processes may use together; None without a limit.
         check_at: When to check its memory next.
-        out_of_memory: Whether it was ended because of its memory.
+        until: When its time is up.
+        reason: Why it was ended; see the message "ended".
         is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
@@ -73,15 +78,29 @@ class _Program:
         self.pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
         self.init_memory: Any = None
+        self.pipes: list[int] = []
         self.max_bytes: int | None = None
         self.check_at = 0.0
-        self.out_of_memory = False
+        self.until = math.inf
+        self.reason = ""
         self.is_hidden = False
 
     @property
     def whole_pidfd(self) -> int:
         """The pidfd of the process to kill to end the program with all of its processes."""
         return self.pidfd if self.init is None else self.init_pidfd
+
+    def kill(self, reason: str) -> None:
+        """Kill its processes."""
+        self.reason, self.until = reason, math.inf
+        signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
+
+    def waits_for_server(self) -> bool:
+        """Return whether it may wait for the server: for room in a pipe, or for more of its input."""
+        poll = select.poll()
+        for target, fd in enumerate(self.pipes):
+            poll.register(fd, select.POLLOUT if target else select.POLLIN)
+        return len(poll.poll(0)) < len(self.pipes)
 
 
 class Launcher:
@@ -118,8 +137,7 @@ class Launcher:
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         while True:
-            watched = [program for program in self._programs.values() if program.max_bytes is not None]
-            for fd, _ in poll.poll(1000 * _WATCH_INTERVAL_S if watched else None):
+            for fd, _ in poll.poll(self._poll_timeout_ms()):
                 if fd != self._server.fileno():
                     poll.unregister(fd)
                     self._reap(self._programs.pop(fd))
@@ -128,36 +146,61 @@ class Launcher:
                 if not data:
                     return
                 message = json.loads(data)
-                if "start" not in message:
-                    for program in self._programs.values():
-                        if program.number == message.get("watch"):
-                            program.max_bytes = message["bytes"]
-                        elif program.number == message.get("folder"):
-                            self._send_folder(program)
-                    continue
-                started = self._start(message, descriptors)
-                if self.in_program:
-                    return
-                if started is not None:
-                    self._programs[started.pidfd] = started
-                    poll.register(started.pidfd, select.POLLIN)
-            for program in watched:
-                now = time.monotonic()
-                if now >= program.check_at:
-                    self._check_memory(program)
-                    # If reading the memory takes long, check less often, so that there is time for other work.
-                    program.check_at = now + max(_WATCH_INTERVAL_S, 4 * (time.monotonic() - now))
+                if "limit" in message:
+                    self._set_limits(message)
+                elif "folder" in message:
+                    self._send_folder(message["folder"])
+                else:
+                    started = self._start(message, descriptors)
+                    if self.in_program:
+                        return
+                    if started is not None:
+                        self._programs[started.pidfd] = started
+                        poll.register(started.pidfd, select.POLLIN)
+            for program in self._programs.values():
+                self._check(program)
+
+    def _poll_timeout_ms(self) -> int | None:
+        """Return the time until the next check of a program; None if there is none to check."""
+        wake_at = min((program.until for program in self._programs.values()), default=math.inf)
+        now = time.monotonic()
+        if any(program.max_bytes is not None for program in self._programs.values()):
+            wake_at = min(wake_at, now + _WATCH_INTERVAL_S)
+        return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - now)))
+
+    def _find(self, number: int) -> _Program | None:
+        """Return the program with an id; None if it has ended."""
+        return next((program for program in self._programs.values() if program.number == number), None)
+
+    def _set_limits(self, message: dict[str, Any]) -> None:
+        program = self._find(message["limit"])
+        if program is not None:
+            program.max_bytes, program.until = message["bytes"], message["until"]
+
+    def _check(self, program: _Program) -> None:
+        now = time.monotonic()
+        if now >= program.until:
+            program.until = math.inf
+            # If it waits for the server, the server is busy, and decides when the time is up.
+            if not program.waits_for_server():
+                program.kill("time")
+        elif program.max_bytes is not None and now >= program.check_at:
+            self._check_memory(program)
+            # If reading the memory takes long, check less often, so that there is time for other work.
+            program.check_at = now + max(_WATCH_INTERVAL_S, 4 * (time.monotonic() - now))
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         with contextlib.suppress(OSError):  # the server has ended; the next receive notices it
             self._server.sendmsg([json.dumps(message).encode()], rights)
 
-    def _send_folder(self, program: _Program) -> None:
-        descriptors = []
-        with contextlib.suppress(OSError):
-            descriptors.append(os.open(f"/proc/{program.pid}/root/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        self._send({"folder": program.number}, descriptors)
+    def _send_folder(self, number: int) -> None:
+        program, descriptors = self._find(number), []
+        if program is not None:
+            folder = f"/proc/{program.pid}/root/tmp"
+            with contextlib.suppress(OSError):
+                descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._send({"folder": number}, descriptors)
         for fd in descriptors:
             os.close(fd)
 
@@ -185,6 +228,7 @@ class Launcher:
                 descriptors.clear()  # `_run` has closed them, and other files may have the same numbers
                 return None
             program.pidfd = os.pidfd_open(program.pid)
+            program.pipes = [descriptors.pop(0) for _ in range(len(descriptors) - message["cgroup"])]
         except OSError as error:
             self._send({"refused": number, "reason": str(error)})
             self._end(program)
@@ -249,8 +293,12 @@ class Launcher:
     def _reap(self, program: _Program) -> None:
         _, status = os.waitpid(program.pid, 0)
         program.pid = -1
+        if status != signal.SIGKILL:
+            program.reason = ""  # it ended by itself in time
+        for fd in program.pipes:
+            os.close(fd)
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
-        self._send({"ended": program.number, "status": status, "memory": program.out_of_memory})
+        self._send({"ended": program.number, "status": status, "reason": program.reason})
         self._end(program)
 
     def _end(self, program: _Program) -> None:
@@ -299,14 +347,14 @@ class Launcher:
             processes = [own]  # the process or its first thread has just ended
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
         if self._config["runner"] and not self._slots and memory.count_threads(own) > _MOST_THREADS:
-            self._end_for_memory(program)
+            program.kill("memory")
             return
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
         # moment when a process ends normally, so a program is ended only if two checks in a row see it.
         folders = [memory.readable_folder(process) for process in processes]
         hidden = None in folders
         if hidden and program.is_hidden:
-            self._end_for_memory(program)
+            program.kill("memory")
             return
         program.is_hidden = hidden
         processes = [folder for folder in folders if folder is not None]
@@ -320,12 +368,8 @@ class Launcher:
         for process in processes:
             limit -= memory.proportional_bytes(process) + memory.count_mappings(process) * _MAPPING_BYTES
             if limit < 0:
-                self._end_for_memory(program)
+                program.kill("memory")
                 return
-
-    def _end_for_memory(self, program: _Program) -> None:
-        program.out_of_memory = True
-        signal.pidfd_send_signal(program.whole_pidfd, signal.SIGKILL)
 
 
 def _require_filters() -> None:
