@@ -168,13 +168,19 @@ The server refuses these requests before a program runs, with `{"error", "detail
 * a missing or wrong token, except for `/livez` and `/readyz`;
 * programs that cannot start now: 429 or 503, with `Retry-After` and `x-faasrt-not-started: 1`.
 
-The server holds at most 1,000 connections (or half of the process's descriptors), or `max_connections`, and 64 MiB of
-requests and answers. A further connection gets a 503 with `x-faasrt-not-started: 1`, so that its client asks another
-server at once, instead of waiting in the backlog. Over TLS, a connection counts before its handshake, and a further one
-is closed before it. Eight further connections may send `/livez` and `/readyz`, in a second each, so that a server that
-is only busy is not restarted. Clients that open many connections and send nothing can fill these eight, too. Receiving
-the head of a request, receiving its body, and reading its answer may take 30 s each. While a program runs, its time
-limit applies instead to a client that does not read its output. A TLS handshake may take 10 s.
+The server holds at most 64 MiB of bodies. The first 64 KiB of each body do not count, so small requests never wait for
+large ones. If there is no room for a larger one, it gets the memory of the slowest client that sends less than 64 KiB
+per second, which gets a 429 that says that nothing was started; if no client is that slow, the larger one gets it.
+Answers that were not read yet have memory of their own: 64 MiB, or that of the largest answers of all programs that can
+run at once. If they exceed it, the client is disconnected that has read no 64 KiB for the longest time.
+
+It holds at most 1,000 connections (or half of the process's descriptors), or `max_connections`. A further connection
+gets a 503 with `x-faasrt-not-started: 1`, so that its client asks another server at once, instead of waiting in the
+backlog. Over TLS, a connection counts before its handshake, and a further one is closed before it. Eight further
+connections may send `/livez` and `/readyz`, in a second each, so that a server that is only busy is not restarted.
+Clients that open many connections and send nothing can fill these eight, too. Receiving the head of a request,
+receiving its body, and reading its answer may take 30 s each. While a program runs, its time limit applies instead to a
+client that does not read its output. A TLS handshake may take 10 s.
 
 **Operation.** An engine that fails for lack of descriptors, memory or disk recovers by itself, and `faasrt serve` logs
 the reason. The log contains no part of a program. The access log, which is off by default, has the method, path,

@@ -21,8 +21,8 @@ from faasrt.local.admission import AdmissionQueue, BusyError, execute_with_event
 from faasrt.local.connections import BoundedConnection, Listener, RequestCounter, log_failure
 from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.exposition import collect_metrics, format_metrics
-from faasrt.local.http_limits import Reserve
-from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response
+from faasrt.local.http_limits import Share
+from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response, send_response
 from faasrt.local.live_answer import LineResponse, answer_live
 from faasrt.local.notices import notice_of
 from faasrt.local.openapi import build_document
@@ -41,7 +41,7 @@ _SPARE_BYTES = 12_144  # not used of the largest answer that clients read
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 # They need no token, and reveal nothing but this status.
 _PROBES = ("/livez", "/readyz")
-_Handler = Callable[[web.BaseRequest, Reserve], Awaitable[web.StreamResponse]]
+_Handler = Callable[[web.BaseRequest, Share], Awaitable[web.StreamResponse]]
 
 
 @attrs.define(eq=False)
@@ -63,6 +63,9 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         engines = {language: queue.engine for language, queue in self._queues.items()}
+        largest = max_answer_bytes(self._sandbox.max_output_bytes, collects=True)
+        # Enough for the answers of all programs that can run at once.
+        self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
         self._document = build_document(engines, self._sandbox)
         # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
@@ -81,26 +84,26 @@ class Service:
         connection = request.protocol
         assert isinstance(connection, BoundedConnection)
         try:
-            with self.requests, self._listener.budget.reserve() as reserve:
-                response = await self._respond(request, reserve)
-                reserve(response.content_length or 0, beyond_limit=True)
+            with self.requests, self._listener.memory.share() as share:
+                response = await self._respond(request, share)
+                connection.begin_answer(share, response.content_length or 0)
                 if self._listener.draining or connection.is_spare:
                     response.force_close()
-                # Sent here, so that the bytes of the answer stay reserved until the client has read it.
-                await response.prepare(request)
-                await response.write_eof()
+                # Sent here, so that the bytes of the answer count until the client has read it.
+                await send_response(response, request, share)
                 status = response.status
                 size = response.sent_bytes if isinstance(response, LineResponse) else response.content_length or 0
                 return response
         finally:
+            connection.end_answer()
             if self._access_log is not None:
                 self._access_log(request, status=status, elapsed_s=time.monotonic() - started, size=size)
 
-    async def _respond(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
         try:
             path = request.raw_path.partition("?")[0]
             self._access.check(request, needs_token=path not in _PROBES)
-            return await self._route(request, path)(request, reserve)
+            return await self._route(request, path)(request, share)
         except ConnectionError:
             raise
         except Exception as error:
@@ -120,8 +123,8 @@ class Service:
             raise BusyError("the server is about to stop", kind="stopping")
         return handler
 
-    async def _run_code(self, request: web.BaseRequest, reserve: Reserve) -> web.StreamResponse:
-        job = await self._read_job(request, reserve)
+    async def _run_code(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
+        job = await self._read_job(request, share)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
 
@@ -137,11 +140,11 @@ class Service:
             return response
 
         if accepts_lines(request.headers.get("Accept", "")):
-            return await answer_live(request, job, execute, _failure_response, reserve)
+            return await answer_live(request, job, execute, _failure_response, share)
         return await execute(job)
 
-    async def _validate_code(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
-        job = attrs.evolve(await self._read_job(request, reserve), check=True)
+    async def _validate_code(self, request: web.BaseRequest, share: Share) -> web.Response:
+        job = attrs.evolve(await self._read_job(request, share), check=True)
         if not job.code.strip():
             return json_response(200, attrs.asdict(ValidationResult.empty_code()))
         queue = self._queues[job.language]
@@ -158,12 +161,12 @@ class Service:
         validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
         return json_response(200, attrs.asdict(validation), {"Server-Timing": _server_timing(result)})
 
-    async def _read_job(self, request: web.BaseRequest, reserve: Reserve) -> EngineJob:
-        fields = decode_body(await read_body(request, reserve))
+    async def _read_job(self, request: web.BaseRequest, share: Share) -> EngineJob:
+        fields = decode_body(await read_body(request, share))
         language = parse_language(fields, tuple(self._queues), self._missing)
         return parse_job(fields, language, self._queues[language].engine, self._sandbox)
 
-    async def _health(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _health(self, request: web.BaseRequest, share: Share) -> web.Response:
         languages = {}
         for language, queue in self._queues.items():
             engine = queue.engine
@@ -203,10 +206,10 @@ class Service:
         engines = [queue.engine for queue in self._queues.values()]
         return {_status(engine) for engine in [one for one in engines if not one.starts_when_needed] or engines}
 
-    async def _livez(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _livez(self, request: web.BaseRequest, share: Share) -> web.Response:
         return json_response(200, {"status": "alive"})
 
-    async def _readyz(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _readyz(self, request: web.BaseRequest, share: Share) -> web.Response:
         statuses = self._statuses()
         if self._listener.draining:
             status = "draining"
@@ -221,7 +224,7 @@ class Service:
         engines = [queue.engine for queue in self._queues.values()]
         return {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
 
-    async def _metrics(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest, share: Share) -> web.Response:
         metrics = collect_metrics(dict.fromkeys(self._queues.values()), self._listener)
         accepted = request.headers.get("Accept", "")
         # Prometheus never asks for JSON. A client that does may accept text as its second choice.
@@ -230,7 +233,7 @@ class Service:
         body, content_type = await asyncio.to_thread(format_metrics, metrics)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _openapi(self, request: web.BaseRequest, reserve: Reserve) -> web.Response:
+    async def _openapi(self, request: web.BaseRequest, share: Share) -> web.Response:
         return json_response(200, self._document)
 
 

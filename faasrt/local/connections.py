@@ -69,7 +69,7 @@ class Listener(web.Server):
         refused_while_draining: The number of programs that were refused because the server is about to stop.
         refusing: The connections that have got a refusal, and are about to be closed.
         draining: Whether the server refuses new programs, and closes each connection after its answer.
-        budget: Limits the memory that requests hold.
+        memory: Limits the memory that requests hold.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Listener(web.Server):
         self.ordinary = self.spare = self.refused = self.refused_while_draining = 0
         self.refusing: set[asyncio.Transport] = set()
         self.draining = False
-        self.budget = http_limits.MemoryBudget()
+        self.memory = http_limits.Memory()
 
     def admit(self, *, encrypted: bool) -> BoundedConnection | Refusal | None:
         """Return the protocol for an accepted connection; None to close it at once."""
@@ -140,7 +140,7 @@ class Refusal(asyncio.Protocol):
 
 
 class BoundedConnection(web.RequestHandler):
-    """One connection. It is closed if its client does not read an answer for REQUEST_TIMEOUT_S.
+    """One connection. It is closed if its client does not read an answer within REQUEST_TIMEOUT_S.
 
     Attributes:
         is_spare: Whether there were too many connections when this one was accepted. It may only send one probe.
@@ -157,9 +157,8 @@ class BoundedConnection(web.RequestHandler):
             auto_decompress=False,
         )
         self._listener = listener
-        self._write_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
         self._time_limit: TimeLimit | None = None
-        self._is_limited = self._client_reads = True
         self.is_spare = is_spare
         self._head = b""
         self._is_counted = True
@@ -171,12 +170,18 @@ class BoundedConnection(web.RequestHandler):
         else:
             self._listener.ordinary += change
 
-    def limit_writing(self, *, limited: bool) -> None:
-        """Set whether the connection is closed if its client does not read. Without the limit, the caller has one."""
-        self._is_limited = limited
-        self._stop_timer()
-        if limited and not self._client_reads:
-            self._start_timer()
+    def begin_answer(self, share: http_limits.Share, size: int) -> None:
+        """Wait from now on for the client to read an answer of this size, unless the wait has begun before."""
+        if self._answer_timer is None and self.transport is not None:
+            share.answer(size, self.transport.abort)
+            loop = asyncio.get_running_loop()
+            self._answer_timer = loop.call_later(http_limits.REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def end_answer(self) -> None:
+        """End the wait for the client."""
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Without a buffer, the transport calls `pause_writing` as soon as the client does not read fast enough.
@@ -201,36 +206,15 @@ class BoundedConnection(web.RequestHandler):
             transport.set_protocol(refusal)
             refusal.connection_made(transport)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._client_reads = False
-        if self._is_limited:
-            self._start_timer()
-
-    def resume_writing(self) -> None:
-        self._client_reads = True
-        self._stop_timer()
-        super().resume_writing()
-
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._is_counted:
             self._is_counted = False
             self._count(-1)
-        self._stop_timer()
+        self.end_answer()
         if self._time_limit is not None:
             self._time_limit.cancel()
             self._time_limit = None
         super().connection_lost(exc)
-
-    def _start_timer(self) -> None:
-        if self.transport is not None:
-            loop = asyncio.get_running_loop()
-            self._write_timer = loop.call_later(http_limits.REQUEST_TIMEOUT_S, self.transport.abort)
-
-    def _stop_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
 
     def handle_error(
         self,

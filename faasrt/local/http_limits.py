@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
+
+import attrs
 
 from faasrt.errors import ConfigurationError
 from faasrt.local.admission import BusyError
@@ -21,7 +23,11 @@ of a refused one is discarded.
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20
-"""The largest size of all bodies and answers together. They count until the answer has been sent."""
+"""The largest size of all bodies together, and of all answers. See `Memory`."""
+SMALL_BYTES = 64 * 2**10
+"""The part of each body, and of each answer, that does not count."""
+SLOW_S = 1.0
+"""The time for sending SMALL_BYTES of a body. A slower one is refused if another body needs its memory."""
 MAX_STRUCTURE_BYTES = 64 * 2**10
 """The largest number of characters outside of strings, in the JSON of a body."""
 MAX_STRINGS = 10_000
@@ -68,40 +74,122 @@ def _max_open_files() -> int:
     return 2**20 if files < 0 else max(4, files)
 
 
-class Reserve(Protocol):
-    """Reserves more bytes for one request.
+class Memory:
+    """Limits the memory that the bodies of all requests hold together, and that of all answers.
+
+    The first SMALL_BYTES of each body and answer do not count, because the number of connections is limited too. So a
+    small request never waits for large ones.
+
+    If there is not enough memory, the request goes whose client has moved no SMALL_BYTES for the longest time. A body
+    waits for that until the client is slow; an answer does not, because its program has already run. A request whose
+    program waits or runs keeps its memory.
 
     Args:
-        size: The number of bytes.
-        beyond_limit: Whether to reserve the bytes even beyond MAX_HELD_BYTES. It is true for answers, because the
-            program has already run.
+        clock: Returns the time in seconds.
 
-    Raises:
-        BusyError: All requests together would hold more than MAX_HELD_BYTES.
+    Attributes:
+        max_answer_bytes: The largest size of all answers together, if it is more than MAX_HELD_BYTES.
     """
 
-    def __call__(self, size: int, *, beyond_limit: bool = False) -> None: ...
-
-
-class MemoryBudget:
-    """Counts the bytes that all requests hold together, and limits them to MAX_HELD_BYTES."""
-
-    def __init__(self) -> None:
-        self._held = 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.max_answer_bytes = 0
+        self._bodies = _Pool(clock, lambda: MAX_HELD_BYTES)
+        self._answers = _Pool(clock, lambda: max(MAX_HELD_BYTES, self.max_answer_bytes))
 
     @contextlib.contextmanager
-    def reserve(self) -> Iterator[Reserve]:
-        """Yield a function that reserves bytes for one request. Free the bytes afterwards."""
-        held = 0
-
-        def add(size: int, *, beyond_limit: bool = False) -> None:
-            nonlocal held
-            if self._held + size > MAX_HELD_BYTES and not beyond_limit:
-                raise BusyError("too much memory is in use by other requests")
-            held += size
-            self._held += size
-
+    def share(self) -> Iterator[Share]:
+        """Yield the share of one request, and free its bytes afterwards."""
+        share = Share(self._bodies, self._answers)
         try:
-            yield add
+            yield share
         finally:
-            self._held -= held
+            share.free()
+
+
+class Share:
+    """The memory of one request. Created by `Memory.share`.
+
+    Attributes:
+        size: The size of the body or answer.
+        counted: The part of it that counts.
+        moved_at: The time when the client had last sent or read another SMALL_BYTES.
+        evicted: Whether another request got the memory.
+    """
+
+    def __init__(self, bodies: _Pool, answers: _Pool) -> None:
+        self._pool, self._answers = bodies, answers
+        self.size = self.counted = self._moved = 0
+        self.moved_at = 0.0
+        self.evicted = False
+        self._on_evicted: Callable[[], object] | None = None
+
+    def receive(self, on_evicted: Callable[[], object]) -> None:
+        """Wait from now on for the client to send the body. `on_evicted` must end the wait."""
+        self._on_evicted, self.moved_at = on_evicted, self._pool.clock()
+        self._pool.waiting.add(self)
+
+    def add(self, size: int) -> None:
+        """Count a piece of the body. Raise BusyError if there is not enough memory."""
+        self.moved(size)
+        needed = max(0, self.size + size - SMALL_BYTES) - self.counted
+        if not self._pool.make_room(needed, self, slow_s=SLOW_S):
+            raise BusyError("too much memory is in use by other requests")
+        self._count(size, needed)
+
+    def run(self) -> None:
+        """Keep the memory from now on, because the client has sent the whole body."""
+        self._pool.waiting.discard(self)
+
+    def answer(self, size: int, on_evicted: Callable[[], object]) -> None:
+        """Count an answer instead of the body, and wait from now on for the client to read it."""
+        self.free()
+        self._pool = self._answers
+        needed = max(0, size - SMALL_BYTES)
+        self._pool.make_room(needed, self, slow_s=0.0)
+        self._count(size, needed)
+        self.receive(on_evicted)
+
+    def moved(self, size: int) -> None:
+        """Record that the client has sent or read some bytes."""
+        self._moved += size
+        if self._moved >= SMALL_BYTES:
+            self._moved, self.moved_at = 0, self._pool.clock()
+
+    def evict(self) -> None:
+        """Free the memory, and end the wait for the client."""
+        self.evicted = True
+        self.free()
+        if self._on_evicted is not None:
+            self._on_evicted()
+
+    def free(self) -> None:
+        self._pool.waiting.discard(self)
+        self._pool.held -= self.counted
+        self.size = self.counted = 0
+
+    def _count(self, size: int, counted: int) -> None:
+        self.size += size
+        self.counted += counted
+        self._pool.held += counted
+
+
+@attrs.define(eq=False)
+class _Pool:
+    """The bodies or the answers of all requests. `waiting` has the shares whose clients send or read at the moment."""
+
+    clock: Callable[[], float]
+    limit: Callable[[], int]
+    held: int = 0
+    waiting: set[Share] = attrs.field(factory=set)
+
+    def make_room(self, size: int, share: Share, *, slow_s: float) -> bool:
+        """Evict the slowest other requests until there is room. Return whether there is. Only those go whose clients
+        have moved no SMALL_BYTES for `slow_s`.
+        """
+        while size and self.held + size > self.limit():
+            others = (other for other in self.waiting if other.counted and other is not share)
+            slowest = min(others, key=lambda other: other.moved_at, default=None)
+            if slowest is None or self.clock() - slowest.moved_at < slow_s:
+                return False
+            slowest.evict()
+        return True

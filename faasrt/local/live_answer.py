@@ -11,7 +11,8 @@ from aiohttp import web
 from faasrt.local.connections import BoundedConnection
 from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.live_output import LiveOutput
-from faasrt.local.http_limits import Reserve
+from faasrt.local.http_limits import Share
+from faasrt.local.http_responses import write_pieces
 from faasrt.protocol import json_lines
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.return_val import defines_return_val
@@ -22,15 +23,16 @@ class LineResponse(web.StreamResponse):
 
     Args:
         request: The request.
+        share: The memory of the request.
 
     Attributes:
         sent_bytes: The number of bytes of the body so far.
     """
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, share: Share) -> None:
         # The second header asks nginx not to buffer the answer.
         super().__init__(headers={"Content-Type": json_lines.CONTENT_TYPE, "X-Accel-Buffering": "no"})
-        self._request = request
+        self._request, self._share = request, share
         self.sent_bytes = 0
 
     async def send(self, line: bytes) -> None:
@@ -38,7 +40,7 @@ class LineResponse(web.StreamResponse):
         if not self.prepared:
             await self.prepare(self._request)
         self.sent_bytes += len(line)
-        await self.write(line)
+        await write_pieces(self, line, self._share)
 
 
 async def answer_live(
@@ -46,7 +48,7 @@ async def answer_live(
     job: EngineJob,
     execute: Callable[[EngineJob], Awaitable[web.Response]],
     make_error: Callable[[Exception], web.Response],
-    reserve: Reserve,
+    share: Share,
 ) -> web.StreamResponse:
     """Run a program, and send its output while it runs.
 
@@ -55,7 +57,7 @@ async def answer_live(
         job: The program.
         execute: Runs the program, and returns the usual answer.
         make_error: Returns the usual answer of a failure.
-        reserve: Reserves the bytes of the answer.
+        share: Counts the bytes of the answer.
 
     Returns:
         An answer that was sent except for its end. If the program failed before it printed anything, the usual answer.
@@ -64,10 +66,9 @@ async def answer_live(
     """
     # If the program prints its return value, this must be removed from the output, which is possible only at the end.
     live = LiveOutput(held=defines_return_val(job.code, job.language))
-    response = LineResponse(request)
+    response = LineResponse(request, share)
     connection = request.protocol
     assert isinstance(connection, BoundedConnection)
-    connection.limit_writing(limited=False)  # the time limit of the program applies instead
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_send_chunks(response, live))
@@ -76,11 +77,11 @@ async def answer_live(
             except Exception as error:
                 answer = make_error(error)
             finally:
-                connection.limit_writing(limited=True)
                 live.close()
+            # While the program ran, its time limit applied to a client that does not read. The request is still held.
+            connection.begin_answer(share, share.size + (answer.content_length or 0))
     finally:
         live.discard()
-    reserve(answer.content_length or 0, beyond_limit=True)
     if answer.status == 200:
         await response.send(json_lines.encode_result(_body_of(answer)))
     elif not response.prepared:

@@ -16,6 +16,7 @@ from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.local import http_limits
+from faasrt.local.admission import BusyError
 from faasrt.local.engines.base import Engine, EngineJob
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.request import NOT_STARTED_HEADER
@@ -30,13 +31,13 @@ class BadRequestError(Exception):
     """The request is invalid. The server answers 400 with this error's message."""
 
 
-async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> bytes:
-    """Read the body of a request whose headers have passed `AccessPolicy.check`, and `reserve` its bytes.
+async def read_body(request: web.BaseRequest, share: http_limits.Share) -> bytes:
+    """Read the body of a request whose headers have passed `AccessPolicy.check`, and count its bytes in `share`.
 
     Raises:
         web.HTTPException: The body is compressed, larger than `http_limits.MAX_BODY_BYTES`, or too slow.
         BadRequestError: The body does not match its headers.
-        BusyError: Other requests hold too much memory.
+        BusyError: Other requests hold too much memory, or one of them needed the memory of this slow one.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise web.HTTPUnsupportedMediaType(
@@ -50,12 +51,24 @@ async def read_body(request: web.BaseRequest, reserve: http_limits.Reserve) -> b
         request.writer.output_size = 0
     body = bytearray()
     try:
-        async with asyncio.timeout(http_limits.REQUEST_TIMEOUT_S):
+        async with asyncio.timeout(http_limits.REQUEST_TIMEOUT_S) as limit:
+
+            def end_wait() -> None:
+                if not limit.expired():
+                    limit.reschedule(0)
+
+            share.receive(end_wait)
             while chunk := await request.content.readany():
                 _check_size(len(body) + len(chunk))
-                reserve(len(chunk))
+                share.add(len(chunk))
                 body += chunk
+            if share.evicted:
+                raise TimeoutError  # the wait for the last piece had just ended
+            share.run()
     except TimeoutError:
+        if share.evicted:
+            # Like an overload before the body: the client tries again, perhaps with another server.
+            raise BusyError("other requests needed the memory of this one, whose body arrived slowly") from None
         # Without this header, a 408 says that a proxy, or a reference server, stopped waiting for the program.
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {http_limits.REQUEST_TIMEOUT_S:g} s",

@@ -151,7 +151,10 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     yield "faasrt.local", "Eight further connections may send"
     yield "faasrt.local", f"A TLS handshake may take {http_limits.HANDSHAKE_TIMEOUT_S:g} s"
     yield "faasrt.local", f"have {words[int(_IDLE_CONNECTIONS_S)]} seconds from the signal"
-    yield "faasrt.local", f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of requests and answers"
+    yield (
+        "faasrt.local",
+        f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of bodies. The first {http_limits.SMALL_BYTES // 2**10} KiB",
+    )
     yield "faasrt.local", f"reading its answer may take {http_limits.REQUEST_TIMEOUT_S:g} s each"
     least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for other languages"
     yield "faasrt.config.SandboxConfig", least

@@ -609,22 +609,88 @@ async def test_a_client_that_disconnects_frees_its_sandbox(faas: LocalFaaS) -> N
     assert await executions(faas) == before
 
 
-async def test_memory_held_by_requests_is_limited(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that exceeds `MAX_HELD_BYTES` together with others gets 429 and does not run. An answer frees memory."""
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Memory for one large request. Return that request."""
     monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", 100_000)
-    large = request(encoded(code=CODE + " " * 60_000))
+    monkeypatch.setattr(http_limits, "SMALL_BYTES", 10_000)
+    return request(encoded(code=CODE + " " * 70_000))
+
+
+async def refused(faas: LocalFaaS, large: bytes) -> Answer:
+    """Send a request until it is refused. The server may not have received the body of another one yet."""
+    async with asyncio.timeout(30):
+        while (answer := await exchange(faas.url, large)).status == 200:
+            await asyncio.sleep(0.01)
+    return answer
+
+
+async def test_memory_held_by_requests_is_limited(
+    faas: LocalFaaS, little_memory: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large body that exceeds `MAX_HELD_BYTES` together with others gets 429 and does not run. Small ones run."""
+    monkeypatch.setattr(http_limits, "SLOW_S", 1e9)
     async with connected(faas.url) as first:
-        await first.send(large[:-10])
-        async with asyncio.timeout(30):
-            while (refused := await exchange(faas.url, large)).status == 200:
-                await asyncio.sleep(0.01)
-        assert_refused(refused, 429, "memory")
-        assert (refused.headers["retry-after"], refused.headers["x-faasrt-not-started"]) == ("1", "1")
+        await first.send(little_memory[:-10])
+        answer = await refused(faas, little_memory)
+        assert_refused(answer, 429, "memory")
+        assert (answer.headers["retry-after"], answer.headers["x-faasrt-not-started"]) == ("1", "1")
         assert (await exchange(faas.url, request(encoded()))).status == 200
-        await first.send(large[-10:])
+        await first.send(little_memory[-10:])
         assert (await first.answer()).json()["outcome"] == "OK"
     for _ in range(5):
-        assert (await exchange(faas.url, large)).status == 200
+        assert (await exchange(faas.url, little_memory)).status == 200
+
+
+async def test_a_slow_body_loses_its_memory_to_another(
+    faas: LocalFaaS, little_memory: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client gets a 429 that says that nothing was started, and the connection is closed."""
+    monkeypatch.setattr(http_limits, "LINGER_S", 0.1)  # of new connections
+    monkeypatch.setattr(http_limits, "SLOW_S", 1e9)
+    async with connected(faas.url) as slow:
+        await slow.send(little_memory[:-10])
+        await refused(faas, little_memory)
+        monkeypatch.setattr(http_limits, "SLOW_S", 0.0)
+        assert (await exchange(faas.url, little_memory)).json()["outcome"] == "OK"
+        answer = await slow.answer()
+        assert_refused(answer, 429, "slowly")
+        assert answer.headers["x-faasrt-not-started"] == "1"
+        assert await slow.closed() == b""
+
+
+@pytest.mark.parametrize(
+    ("accept", "outcome", "memory_mb"), [("application/json", "OK", 40), ("application/x-ndjson", "TIMEOUT", 20)]
+)
+async def test_clients_that_do_not_read_lock_nobody_out(
+    accept: str, outcome: str, memory_mb: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When there is no memory for a further answer, the client is disconnected that has not read for the longest.
+
+    A streamed answer also counts the body, which the server still holds then.
+    """
+    monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", memory_mb * 2**20)
+    # Answers of 16 MiB, which do not fit into the buffers of the system.
+    limits = SandboxConfig(max_output_bytes=4 * 2**20)
+    code = r"console.log('\x01'.repeat(4_000_000)); console.error('\x01'.repeat(4_000_000))"
+    # It ends at its time limit if its output is streamed and not read.
+    body = encoded(code=code + " " * 7_000_000, timeout=30_000 if outcome == "OK" else 1_000)
+    large = request(body, headers={"Accept": accept, "Connection": "close"})
+    async with LocalFaaS(["js"], workers=1, sandbox=limits) as faas, contextlib.AsyncExitStack() as stack:
+        await faas.wait_ready("js")
+        faas._listener.memory.max_answer_bytes = 0
+        clients = [await stack.enter_async_context(connected(faas.url)) for _ in range(3)]
+        for number, client in enumerate(clients, 1):
+            await client.send(large)
+            async with asyncio.timeout(60):
+                while (await executions(faas))[0].get("javascript", {}).get(outcome, 0) < number:
+                    await asyncio.sleep(0.01)
+        for padding in (0, 1_000_000):
+            answer = await exchange(faas.url, request(encoded(code=CODE + " " * padding)))
+            assert answer.json()["outcome"] == "OK"
+        ends = [(await client.closed())[-5:] for client in clients]
+        is_complete = [end[-1:] == b"}" or end == b"0\r\n\r\n" for end in ends]
+        assert (is_complete[0], is_complete[2]) == (False, True)
 
 
 async def test_an_internal_error_does_not_reveal_the_program(
