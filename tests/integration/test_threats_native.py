@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, 
 from support.native_host import USERS, Host, host_of
 from support.served import Caller, until
 from support.threats import SECRET, only_with_attacks, sample
+
+_PTRACE_SEIZE = 0x4206
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -174,6 +178,39 @@ async def test_the_first_process_of_a_namespace_ignores_signals(host: Host) -> N
     launchers = host.server.children()
     assert (await host.run("print('well')")).stdout == "well\n"
     assert host.server.children() == launchers
+
+
+async def test_the_launcher_has_priority_over_programs(host: Host) -> None:
+    """A root server raises the priority of the launcher. Otherwise programs get a lower one."""
+    niceness = int((await host.run("import os; print(os.nice(0))")).stdout)
+    assert niceness == min(process.nice() for process in host.server.children()) + 5
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to delay the end of a process")
+async def test_programs_start_while_the_processes_of_another_program_end(host: Host) -> None:
+    """A process that ends slowly, here because it is traced, does not block the launcher."""
+    code = "import os, signal\nif os.fork(): print('forked', flush=True)\nsignal.pause()"
+    before = {process.pid for process in host.server.children(recursive=True)}
+    async with host.manager.stream_code(code, "python", timeout_ms=20_000) as run:
+        assert (await anext(aiter(run))).text == "forked\n"
+        found = (process.pid for process in host.server.children(recursive=True) if _pid_inside(process) == 3)
+        (child,) = {*found} - before
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.ptrace(_PTRACE_SEIZE, child, 0, 0) == 0, os.strerror(ctypes.get_errno())
+    try:
+        await until(lambda: psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+        for _ in range(5):
+            assert (await host.run("print('well')")).stdout == "well\n"
+    finally:
+        assert os.waitpid(child, os.WNOHANG)[0] == child  # noqa: ASYNC222
+
+
+def _pid_inside(process: psutil.Process) -> int:
+    """Return the pid of a process in its own pid namespace; 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")))
+    return 0
 
 
 async def test_a_program_sees_nothing_of_the_server(host: Host) -> None:

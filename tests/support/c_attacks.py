@@ -166,6 +166,11 @@ MEMORY = {
         "void *run(void *x) { fill(alloca(590 << 20), 590 << 20); for (;;) pause(); }\n"
         "pthread_create(&t, &a, run, 0); for (;;) pause();"
     ),
+    "page tables": (
+        "for (;;) { volatile char *m = mmap(0, 1L << 38, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);\n"
+        "if (m == MAP_FAILED) for (;;) pause();\n"
+        "for (long i = 0; i < 1L << 38; i += 1 << 21) m[i]; }"
+    ),
     "mapped files": (
         "for (int i = 0; i < 6; i++) { int f = open(\"/tmp/x\", O_CREAT | O_RDWR, 0666); ftruncate(f, 60 << 20);\n"
         "char *m = mmap(0, 60 << 20, 3, MAP_PRIVATE, f, 0); fill(m, 60 << 20); }\nfor (;;) pause();"

@@ -53,6 +53,7 @@ _MOST_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 _MOST_THREADS = 64
+_PRIORITY = 5  # the niceness of programs less that of the launcher, without which no program could start or end
 _FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
 
 
@@ -119,6 +120,8 @@ class Launcher:
     def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
         self._server, self._config, self._slots = server, config, slots
         self._programs: dict[int, _Program] = {}  # by pidfd
+        self._ending: dict[int, _Program] = {}  # by the pidfd of `init`
+        self._poll = select.poll()
         # Without namespaces, root gives each program a uid of its own.
         is_root = not slots and os.getuid() == 0
         self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS, -1)
@@ -130,16 +133,20 @@ class Launcher:
         self._may_truncate = bool(slots) or landlock.abi_version() >= _LANDLOCK_OF_TRUNCATION
         self._filter = self._build_filter(_FIRST_PID) if slots else None
         self._base_mapped, self.base_bytes = memory.sizes("/proc/self")
+        self._base_tables = memory.page_table_bytes("/proc/self")
+        self._niceness = os.getpriority(os.PRIO_PROCESS, 0) + _PRIORITY
         self.in_program = False
 
     def serve(self) -> None:
         """Handle messages until the server closes the socket. Also return in each fork that is to run a program."""
-        poll = select.poll()
-        poll.register(self._server, select.POLLIN)
+        self._poll.register(self._server, select.POLLIN)
         while True:
-            for fd, _ in poll.poll(self._poll_timeout_ms()):
-                if fd != self._server.fileno():
-                    poll.unregister(fd)
+            for fd, _ in self._poll.poll(self._poll_timeout_ms()):
+                if fd in self._ending:
+                    self._reap_init(self._ending.pop(fd))
+                    continue
+                if fd in self._programs:
+                    self._poll.unregister(fd)
                     self._reap(self._programs.pop(fd))
                     continue
                 data, descriptors = _receive(self._server)
@@ -156,7 +163,7 @@ class Launcher:
                         return
                     if started is not None:
                         self._programs[started.pidfd] = started
-                        poll.register(started.pidfd, select.POLLIN)
+                        self._poll.register(started.pidfd, select.POLLIN)
             for program in self._programs.values():
                 self._check(program)
 
@@ -249,6 +256,7 @@ class Launcher:
                     syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             if self._slots:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
+            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
             # Created before the uid changes, because the paths may be accessible to root only.
             ruleset = landlock.create_ruleset(config["rights"])
             if not self._slots:
@@ -302,18 +310,29 @@ class Launcher:
         self._end(program)
 
     def _end(self, program: _Program) -> None:
-        """Kill the remaining processes of a program, close its descriptors, and free its slot."""
+        """Kill the remaining processes of a program, and free its slot when they have ended."""
         if program.pid > 0:
             os.kill(program.pid, signal.SIGKILL)
             os.waitpid(program.pid, 0)
+        if program.pidfd >= 0:
+            os.close(program.pidfd)
+        if program.init_pidfd >= 0:
+            # Not waited for here, because it ends only after all other processes of its namespace have freed their
+            # memory, and other programs must not wait for that.
+            signal.pidfd_send_signal(program.init_pidfd, signal.SIGKILL)
+            self._ending[program.init_pidfd] = program
+            self._poll.register(program.init_pidfd, select.POLLIN)
+            return
         if program.init is not None:
-            if program.init_pidfd >= 0:
-                signal.pidfd_send_signal(program.init_pidfd, signal.SIGKILL)
-            else:
-                os.kill(program.init, signal.SIGKILL)
-            os.waitpid(program.init, 0)  # returns when all processes of the namespace have ended
-        for fd in {program.pidfd, program.init_pidfd} - {-1}:
-            os.close(fd)
+            os.kill(program.init, signal.SIGKILL)
+            os.waitpid(program.init, 0)
+        self._free_slots.append(program.slot)
+
+    def _reap_init(self, program: _Program) -> None:
+        assert program.init is not None
+        os.waitpid(program.init, 0)
+        self._poll.unregister(program.init_pidfd)
+        os.close(program.init_pidfd)
         self._free_slots.append(program.slot)
 
     def _make_network(self) -> int:
@@ -359,11 +378,17 @@ class Launcher:
         program.is_hidden = hidden
         processes = [folder for folder in folders if folder is not None]
         # First a quick check with upper bounds: resident memory counts a shared page once for each process, and mapped
-        # memory bounds the number of mappings, which use kernel memory. The exact numbers, below, take long to read.
+        # memory bounds the number of mappings and the page tables, which use kernel memory. The exact numbers, below,
+        # take long to read.
         sizes = [memory.sizes(process) for process in processes]
         limit -= _LOCK_BYTES * memory.count_locks(program.pid) if self._slots else 0
         mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
         if mapped <= limit and sum(resident for _, resident in sizes) <= limit:
+            return
+        # Page tables first, because it takes seconds to read the memory of a process that has mapped terabytes.
+        limit -= sum(max(0, memory.page_table_bytes(process) - self._base_tables) for process in processes)
+        if limit < 0:
+            program.kill("memory")
             return
         for process in processes:
             limit -= memory.proportional_bytes(process) + memory.count_mappings(process) * _MAPPING_BYTES
@@ -380,6 +405,17 @@ def _require_filters() -> None:
         effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     if os.getuid() == 0 and not effective & 1 << _CAP_KILL:
         raise OSError("root needs the capability CAP_KILL to end programs, which run as another user")
+
+
+def _raise_priority() -> None:
+    """Give this process priority over programs, if this user may. Otherwise programs get a lower priority.
+
+    If the kernel divides CPU time between sessions, the priority of the session counts as well.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - _PRIORITY)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
+        file.write(str(-_PRIORITY))
 
 
 def _become(uid: int) -> None:
@@ -416,6 +452,7 @@ def main(server: socket.socket) -> Callable[..., None]:
     try:
         config = json.loads(server.recv(_MESSAGE_BYTES))
         slots = 0
+        _raise_priority()
         if config["level"] == "namespaces":
             slots = namespaces.enter(config)
         else:

@@ -61,6 +61,12 @@ def sizes(folder: str) -> tuple[int, int]:
         return 0, 0
 
 
+def page_table_bytes(folder: str) -> int:
+    with contextlib.suppress(OSError), open(f"{folder}/status", encoding="utf-8", errors="replace") as file:
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("VmPTE:"))
+    return 0
+
+
 def count_mappings(folder: str) -> int:
     try:
         with open(f"{folder}/maps", "rb") as file:
