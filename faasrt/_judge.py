@@ -71,7 +71,7 @@ async def run_tests(
     async with asyncio.TaskGroup() as group:
         running += [group.create_task(run_test(index)) for index in range(len(tests))]
     if failures:
-        raise failures[0]
+        raise failures.pop(0)  # without `pop`, the frame and the error would keep each other in memory
     return tuple(results if not stop_on_failure else _skip_after_failure(results))
 
 

@@ -158,6 +158,8 @@ class Transport(EndpointRegistry):
         except ServiceError as error:
             context.attach(error)
             raise
+        finally:
+            failed = refused = None  # the traceback of an error has this frame, so they would keep each other in memory
 
     async def validate(self, context: CallContext, body: bytes, *, owner: object) -> ValidationResult:
         """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""

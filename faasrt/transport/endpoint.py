@@ -41,7 +41,7 @@ class Endpoint:
         breaker: The circuit breaker.
         limit: The limit on its calls in flight.
         latency: How slow it is, compared with the other endpoints of its family.
-        last_error: The error of the last call that failed because of this endpoint.
+        last_error: A copy of the error of the last call that failed because of this endpoint.
     """
 
     url: str

@@ -349,10 +349,7 @@ async def _exchange(
             response.close()
             raise
     except aiohttp.ClientConnectorError as error:
-        failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
-        # In aiohttp 3.11, the error of a certificate has no `os_error`.
-        failure.refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
-        raise failure from None
+        raise _connect_error(error) from None
     except aiohttp.ConnectionTimeoutError:
         raise ConnectError("cannot connect in time; is the FaaS running there?", sent="no") from None
     except aiohttp.ClientResponseError as error:
@@ -362,6 +359,13 @@ async def _exchange(
             raise ConnectError(f"cannot connect: {_reason(error)}", sent="no") from None
         consequence = "" if body is None else "; the code may have run"
         raise ConnectionLostError(f"the connection broke: {_reason(error)}{consequence}", sent="maybe") from None
+
+
+def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
+    failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
+    # In aiohttp 3.11, the error of a certificate has no `os_error`.
+    failure.refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
+    return failure
 
 
 async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -204,7 +205,8 @@ class PermitPool(EndpointGroups):
         """Raise an error in the waiting callers with this owner."""
         for group in list(self._waiting):
             for waiter in [one for one in (*group.retries.values(), *group.waiters.values()) if one.owner is owner]:
-                self._fail(group, waiter, error)
+                # A copy for each, because raising an error adds the frames of its caller to it.
+                self._fail(group, waiter, copy.copy(error))
 
     def wake(self, endpoint: Endpoint | None = None) -> None:
         """Grant permits to waiting callers while there is room.
@@ -285,7 +287,8 @@ class PermitPool(EndpointGroups):
             return False
         if not error.blames_endpoint:
             return False
-        permit.endpoint.last_error = error
+        # A copy, because the traceback would keep the program and the answer of this call in memory.
+        permit.endpoint.last_error = copy.copy(error)
         is_away = isinstance(error, (ConnectError, OverloadedError, DeadlineExceededError))
         permit.endpoint.latency.add_failure(now, is_away=is_away)
         breaker.fail(now, permit.started, probe=permit.probe)

@@ -23,8 +23,10 @@ import faasrt
 from faasrt import (
     ConfigurationError,
     DiscoverySettings,
+    FaasrtError,
     Language,
     LimiterSettings,
+    RetrySettings,
     RuntimeClosedError,
     RuntimeFactory,
     RuntimeManager,
@@ -32,6 +34,7 @@ from faasrt import (
     TimeoutSettings,
     sync,
 )
+from faasrt.protocol.request import RunRequest
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
@@ -345,6 +348,53 @@ async def test_a_manager_whose_server_cannot_start_keeps_no_file_and_no_thread_o
         await asyncio.to_thread(enter)
         assert not [file.path for file in psutil.Process().open_files() if Path(file.path).is_relative_to(tmp_path)]
         assert not [thread for thread in set(threading.enumerate()) - threads if thread.name == "faasrt.sync"]
+
+
+def kept_requests(code: str) -> list[RunRequest]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, RunRequest) and thing.code == code]
+
+
+@pytest.mark.parametrize("end", ["ServerError", "ConnectError", "OverloadedError", "a result"])
+async def test_a_failed_attempt_does_not_keep_its_program_in_memory(end: str) -> None:
+    """Neither the endpoint, whose last error other callers may get, nor a reference cycle keeps it."""
+    code = f"program {end}"
+    replies = {"ServerError": [Reply.crash()], "OverloadedError": [Reply.overloaded("0")] * 3}
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=RetrySettings(base_delay_s=0.001)) as manager:
+        await manager.get_runtime("py")
+        fake.script(*replies.get(end, [Reply.overloaded("0")]))
+        if end == "ConnectError":
+            fake.down()
+
+        async def call() -> str:
+            try:
+                await manager.run_code(code, "py")
+            except FaasrtError as error:
+                return type(error).__name__
+            return "a result"
+
+        gc.disable()
+        try:
+            assert await asyncio.create_task(call()) == end
+            assert not kept_requests(code)
+        finally:
+            gc.enable()
+
+
+async def test_waiting_calls_that_end_together_have_errors_of_their_own() -> None:
+    """Raising an error adds the frames of its caller to it, so two callers must not share one."""
+    async with (
+        FakeFaaS() as fake,
+        manager_for(
+            fake.url, limiter=LimiterSettings(max_concurrency=1), timeouts=TimeoutSettings(close_s=0.01)
+        ) as manager,
+    ):
+        fake.default = Reply(hang=True)
+        calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(3)]
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        await manager.aclose()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(end) for end in ends] == [RuntimeClosedError] * 3
+        assert len(set(map(id, ends))) == 3
 
 
 # Each case is too large to share a request with another one, so three executions are needed.
