@@ -96,6 +96,7 @@ second get the same numbers. Do not use them for secrets. Python's module `secre
 | `npm:`, `jsr:`, `https:` imports | work | a `TypeError` |
 | `node:` modules | work | those that need no permission, such as `node:crypto` |
 | `Worker` | works | undefined |
+| `Worker` of `node:worker_threads` | works | an error below a memory limit of 480 MiB, as V8 reserves 512 MiB for it |
 | types of TypeScript | removed (checked by `deno check`) | removed, not checked |
 | `import.meta.main` | true | false |
 | stdin, `Deno.args`, `process.argv` | yours | what `run_code` sends: `stdin`, `argv` |

@@ -105,6 +105,35 @@ async def test_errors_have_name_message_and_stack(
         assert hidden not in result.stderr + result.error.traceback
 
 
+WORKERS = """
+const { Worker } = await import("node:worker_threads");
+for (let n = 0; n < COUNT; n += 1) {
+  const code = "require('node:worker_threads').parentPort.postMessage(42); setTimeout(() => {}, 200)";
+  const worker = new Worker(code, { eval: true });
+  worker.on("message", (data) => console.log(data));
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "memory_limit_mb", "outcome"),
+    [(1, 128, Outcome.USER_ERROR), (1, 600, Outcome.OK), (3, 600, Outcome.USER_ERROR)],
+)
+async def test_a_worker_thread_that_does_not_fit_is_an_error_of_the_program(
+    count: int, memory_limit_mb: int, outcome: Outcome
+) -> None:
+    """The program has not used its memory: V8 reserves 512 MiB for a worker, which the memory limit counts."""
+    sandbox = SandboxConfig(memory_limit_mb=memory_limit_mb)
+    async with RuntimeManager.local(["js"], workers=1, sandbox=sandbox) as manager:
+        result = await manager.run_code(WORKERS.replace("COUNT", str(count)), "js", 20_000)
+    assert (result.outcome, result.stderr) == (outcome, ""), result
+    if outcome is Outcome.OK:
+        assert (result.stdout, result.exit_code) == ("42\n", 0)
+    else:
+        assert result.error is not None
+        assert "a worker thread does not fit into the memory limit" in result.error.message
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [("Deno.exit(3)", 3), ("Deno.exitCode = 4", 4), ("process.exit(5)", 5), ("Deno.exit(-1)", 255)],

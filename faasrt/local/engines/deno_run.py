@@ -36,6 +36,9 @@ _FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has pani
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
+# V8 reserves 512 MiB for the code of each worker thread, which RLIMIT_DATA counts. If that fails, V8 ends the process.
+_NO_WORKER = b"\n# Fatal process out of memory: Failed to reserve virtual memory for CodeRange\n"
+_WORKER_ERROR = "a worker thread does not fit into the memory limit: V8 reserves 512 MiB for its code"
 # The kinds of messages, and the fields of each that are kept. A program can find the mark and forge messages. This must
 # only affect its own result, and must not take much memory.
 _MESSAGE_FIELDS = {
@@ -310,6 +313,8 @@ class DenoRun:
         messages, returncode = self._stdout.messages, self._child.returncode
         if Outcome.TIMEOUT in self._ended_by:
             return {"outcome": Outcome.TIMEOUT}
+        if out_of_memory and self._signal is not None and _NO_WORKER in stderr:
+            return {"outcome": Outcome.USER_ERROR, "error": ErrorInfo("Error", _WORKER_ERROR), "exit_code": 1}
         if out_of_memory:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in messages:
