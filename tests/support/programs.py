@@ -175,6 +175,18 @@ EXACT_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
     ),
     "process.on('exit', (code) => console.log('exit', code));": (Outcome.OK, "exit 0\n", ""),
     "addEventListener('unload', () => console.log('bye')); Deno.exit(0);": (Outcome.OK, "bye\n", ""),
+    "addEventListener('load', () => console.log('loaded')); await 1; console.log('x');": (Outcome.OK, "x\nloaded\n", ""),
+    "addEventListener('load', () => { throw new Error('late') });": (Outcome.USER_ERROR, "", "Error: late"),
+    "dispatchEvent(new Event('error')); dispatchEvent(new Event('x')); console.log('x');": (Outcome.OK, "x\n", ""),
+    "globalThis.dispatchEvent = () => true; console.log('x');": (Outcome.OK, "x\n", ""),
+    "Deno.addSignalListener('SIGUSR1', () => {}); queueMicrotask(() => console.log('x'));": (Outcome.OK, "x\n", ""),
+    "const { port1, port2 } = new MessageChannel(); port2.onmessage = (e) => { console.log(e.data); port2.close() };"
+    " port1.postMessage('x');": (Outcome.OK, "x\n", ""),
+    "Deno.unrefTimer(setTimeout(() => console.log('never'), 60_000)); setTimeout(() => console.log('x'), 1);": (
+        Outcome.OK,
+        "x\n",
+        "",
+    ),
     "Deno.stdout.writeSync(new Uint8Array([0xe2, 0x82]));": (Outcome.OK, "\ufffd", ""),
     "globalThis.addEventListener = () => {}; console.log('x');": (Outcome.OK, "x\n", ""),
     "Object.prototype.error = 5; Object.prototype.fields = { outcome: 'OK' }; console.log('x');": (

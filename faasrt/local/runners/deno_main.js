@@ -28,21 +28,25 @@
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const exit = Deno.exit;
-const listen = addEventListener.bind(globalThis);
-const unlisten = removeEventListener.bind(globalThis);
 const { stringify, parse } = JSON;
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
 const StringOf = String;
-const { subarray } = Uint8Array.prototype;
-const lengthOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), "length").get;
+const BytesOf = Uint8Array;
+const typedGetter = (name) => Object.getOwnPropertyDescriptor(Object.getPrototypeOf(BytesOf.prototype), name).get;
+const [bufferOf, offsetOf, lengthOf] = ["buffer", "byteOffset", "length"].map(typedGetter);
 const apply = Reflect.apply;
 const { defineProperty, freeze, getOwnPropertyDescriptor } = Object;
 const later = queueMicrotask;
+const dispatch = dispatchEvent;
+const loaded = new Event("load");
 
 function writeAll(write, text) {
   let bytes = encode(text);
-  while (apply(lengthOf, bytes, []) > 0) bytes = apply(subarray, bytes, [write(bytes)]);
+  for (let size; (size = apply(lengthOf, bytes, [])) > 0; ) {
+    const written = write(bytes);
+    bytes = new BytesOf(apply(bufferOf, bytes, []), apply(offsetOf, bytes, []) + written, size - written);
+  }
 }
 
 // Return this number of bytes of stdin; null if there are fewer. This does not use streams, because they take 5 ms to
@@ -108,7 +112,7 @@ function watchProcess() {
     if (signal !== 0) sendOrStop("kill");
     return _kill(pid, signal);
   };
-  defineProperty(process, "_kill", { value: kill, writable: false, configurable: false });
+  defineProperty(process, "_kill", { __proto__: null, value: kill, writable: false, configurable: false });
   process.abort = () => {
     send("abort");
     abort();
@@ -184,8 +188,6 @@ delete Object.getPrototypeOf(navigator).gpu;
 // The first use of these is slow, so they are used once before the program arrives.
 await import(URL.createObjectURL(new Blob(["export {};"], { type: "text/javascript" })));
 Deno.inspect([0]);
-listen("warm-up", onEnd);
-unlisten("warm-up", onEnd);
 dispatchEvent(new Event("warm-up"));
 
 writeAll(writeStdout, "\0ready\n");
@@ -231,15 +233,14 @@ function onEnd() {
   send("exit");
 }
 
-// `onEnd` must run after all listeners of the program, including those that it adds late. Node's listeners ("exit") run
-// last, so with `process` it runs after them; otherwise it is moved to the end of the "unload" listeners.
-onUncaught((reason) => fail(reason, false), process, process === null ? { unload: onEnd } : {});
-if (process === null) {
-  listen("beforeunload", () => {
-    unlisten("unload", onEnd);
-    listen("unload", onEnd);
-  });
-}
+// Node's listeners ("exit") run after those for "unload".
+watchEvents(
+  (reason) => fail(reason, false),
+  (type) => {
+    if (type === "unload" && process === null) onEnd();
+  },
+  process,
+);
 
 let location = `file://${job.folder}/${fileName}`;
 if (job.folder === null) {
@@ -272,6 +273,8 @@ if (job.check) {
 import(location).then(
   () => {
     settled = true;
+    // Deno sends this event only after its main module, which is the runner.
+    apply(dispatch, globalThis, [loaded]);
   },
   (reason) => fail(reason, true),
 );

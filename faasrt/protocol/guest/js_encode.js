@@ -4,12 +4,17 @@ const { stringify } = JSON;
 const apply = Reflect.apply;
 const { slice } = String.prototype;
 const { toString } = Object.prototype;
-const { entries: mapEntries } = Map.prototype;
-const { values: setValues } = Set.prototype;
+const { forEach: forEachEntry } = Map.prototype;
+const { forEach: forEachValue } = Set.prototype;
 const { isArray } = Array;
-const { keys: keysOf } = Object;
+const { keys: keysOf, setPrototypeOf } = Object;
 const { isFinite } = Number;
 const { isView } = ArrayBuffer;
+
+// Return an array to which elements can be added by assignment, whatever the program does to Array.prototype.
+function makeList() {
+  return setPrototypeOf([], null);
+}
 
 class EncodeError {
   constructor(message) {
@@ -35,17 +40,35 @@ function toJson(value, path, parents) {
   if (typeof value.toJSON === "function") return toJson(value.toJSON(), path, inside);
   const tag = apply(toString, value, []);
   if (isArray(value) || (isView(value) && tag !== "[object DataView]")) return listJson(value, path, inside);
-  if (tag === "[object Set]") return listJson([...apply(setValues, value, [])], path, inside);
-  if (tag === "[object Map]") return objectJson([...apply(mapEntries, value, [])], path, inside);
+  const found = makeList();
+  if (tag === "[object Set]") {
+    apply(forEachValue, value, [
+      (element) => {
+        found[found.length] = element;
+      },
+    ]);
+    return listJson(found, path, inside);
+  }
+  if (tag === "[object Map]") {
+    apply(forEachEntry, value, [
+      (element, key) => {
+        found[found.length] = [key, element];
+      },
+    ]);
+    return objectJson(found, path, inside);
+  }
   if (tag === "[object Number]" || tag === "[object String]" || tag === "[object Boolean]") {
     return toJson(value.valueOf(), path, inside);
   }
-  if (tag !== "[object Object]" && keysOf(value).length === 0) {
+  const keys = keysOf(value);
+  if (tag !== "[object Object]" && keys.length === 0) {
     throw new EncodeError(`${path} is of type ${apply(slice, tag, [8, -1])}`);
   }
-  const pairs = [];
-  for (const key of keysOf(value)) if (value[key] !== undefined) pairs[pairs.length] = [key, value[key]];
-  return objectJson(pairs, path, inside);
+  for (let index = 0; index < keys.length; index += 1) {
+    const key = keys[index];
+    if (value[key] !== undefined) found[found.length] = [key, value[key]];
+  }
+  return objectJson(found, path, inside);
 }
 
 function listJson(values, path, parents) {
@@ -58,7 +81,7 @@ function listJson(values, path, parents) {
 
 function objectJson(pairs, path, parents) {
   let json = "";
-  const seen = {};
+  const seen = { __proto__: null };
   for (let index = 0; index < pairs.length; index += 1) {
     const key = pairs[index][0];
     const value = pairs[index][1];

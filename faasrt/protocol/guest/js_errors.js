@@ -2,38 +2,62 @@
 //
 // The program may replace any global. Globals that are needed after its start are stored before.
 
-// Report uncaught errors, unless a listener of the program handles them. The listeners added here always run last, and
-// so do those in `last`, an object of listeners by event type. Listeners for the events of `node` count too. It is Node's
+// Report the errors that the listeners of the program leave unhandled, and call `after` with the type of every other event
+// of the global object, after the program's listeners. Listeners for the events of `node` count too. It is Node's
 // `process`, or null if the program does not use it.
-export function onUncaught(report, node, last = {}) {
-  const events = { unhandledrejection: "unhandledRejection", error: "uncaughtException" };
-  const scope = globalThis;
-  const { addEventListener: listen, removeEventListener: unlisten } = scope;
+//
+// Deno sends these events with the global object's own `dispatchEvent`, so this function replaces it. Listeners would not
+// do: they would have to stay the last ones, and Deno can only call listeners while Array.prototype is unchanged.
+export function watchEvents(report, after, node) {
+  const events = { __proto__: null, unhandledrejection: "unhandledRejection", error: "uncaughtException" };
   const apply = Reflect.apply;
-  const stop = Event.prototype.preventDefault;
-  const listener = (event) => {
-    if (event.defaultPrevented || (node !== null && node.listenerCount(events[event.type]) > 0)) return;
-    apply(stop, event, []);
-    report(event.type === "error" ? event.error : event.reason);
+  const getter = (type, name) => Object.getOwnPropertyDescriptor(type.prototype, name).get;
+  const typeOf = getter(Event, "type");
+  const isHandled = getter(Event, "defaultPrevented");
+  const { preventDefault } = Event.prototype;
+  const reasons = {
+    __proto__: null,
+    unhandledrejection: getter(PromiseRejectionEvent, "reason"),
+    error: getter(ErrorEvent, "error"),
   };
-  const listeners = { __proto__: null, unhandledrejection: listener, error: listener, ...last };
-  for (const type in listeners) listen(type, listeners[type]);
-  scope.addEventListener = (type, added, options) => {
-    apply(listen, scope, [type, added, options]);
-    const own = typeof type === "string" ? listeners[type] : undefined;
-    if (own === undefined) return;
-    apply(unlisten, scope, [type, own]);
-    apply(listen, scope, [type, own]);
-  };
+  const scope = globalThis;
+  // Not that of `scope`: the embedded FaaS and its guest program both call this function, and only the last call counts.
+  let original = EventTarget.prototype.dispatchEvent;
+  function dispatchEvent(event) {
+    const proceeds = apply(original, this, [event]);
+    const type = apply(typeOf, event, []);
+    if (events[type] === undefined) {
+      after(type);
+      return proceeds;
+    }
+    if (apply(isHandled, event, []) || (node !== null && node.listenerCount(events[type]) > 0)) return proceeds;
+    let reason;
+    try {
+      reason = apply(reasons[type], event, []);
+    } catch {
+      return proceeds; // a plain Event, which the program sent
+    }
+    apply(preventDefault, event, []);
+    report(reason);
+    return false;
+  }
+  Object.defineProperty(scope, "dispatchEvent", {
+    __proto__: null,
+    configurable: true,
+    get: () => dispatchEvent,
+    set: (value) => {
+      original = value;
+    },
+  });
 }
 
 export function errorReader(fileName, maxStackBytes) {
   const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
+  const lengthOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), "length").get;
   const inspect = Deno.inspect;
   const hasInstance = Function.prototype[Symbol.hasInstance].bind(Error);
   const apply = Reflect.apply;
   const { replaceAll, split, includes, slice, startsWith, lastIndexOf, trimEnd } = String.prototype;
-  const { join } = Array.prototype;
   const execRegExp = RegExp.prototype.exec;
   const hasOwn = Object.prototype.hasOwnProperty;
   const internal = /^    at (?:.* \()?ext:/;
@@ -68,16 +92,16 @@ export function errorReader(fileName, maxStackBytes) {
     for (let index = 0; index < lines.length; index += 1) {
       if (!apply(startsWith, lines[index], ["    at "]) || isOwn(lines[index])) last = index;
     }
-    const kept = [];
+    let kept = "";
     for (let index = 0; index <= last; index += 1) {
-      if (apply(execRegExp, internal, [lines[index]]) === null) kept[kept.length] = lines[index];
+      if (apply(execRegExp, internal, [lines[index]]) === null) kept += `\n${lines[index]}`;
     }
-    return shorten(apply(join, kept, ["\n"]));
+    return shorten(apply(slice, kept, [1]));
   }
 
   // Cut a text of more than `maxBytes` in UTF-8 to its head and tail.
   function shorten(text, maxBytes = maxStackBytes) {
-    if (3 * text.length <= maxBytes || encode(text).length <= maxBytes) return text;
+    if (3 * text.length <= maxBytes || apply(lengthOf, encode(text), []) <= maxBytes) return text;
     const half = maxBytes >> 3;
     return `${apply(slice, text, [0, half])}\n...\n${apply(slice, text, [-half])}`;
   }

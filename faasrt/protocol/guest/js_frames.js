@@ -2,17 +2,35 @@
 
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 const Decoder = TextDecoder;
-const { subarray, toBase64 } = Uint8Array.prototype;
+const { decode } = Decoder.prototype;
+const BytesOf = Uint8Array;
+const { toBase64 } = BytesOf.prototype;
+const typedGetter = (name) => Object.getOwnPropertyDescriptor(Object.getPrototypeOf(BytesOf.prototype), name).get;
+const [bufferOf, offsetOf, lengthOf] = ["buffer", "byteOffset", "length"].map(typedGetter);
 const { isWellFormed } = String.prototype;
 const StringOf = String;
+const { fromCharCode } = String;
+const toBinary = btoa;
+
+function sizeOf(bytes) {
+  return apply(lengthOf, bytes, []);
+}
+
+// Return a part of bytes, without a copy. `subarray` would read the constructor, which the program can change.
+function part(bytes, from, to = sizeOf(bytes)) {
+  return new BytesOf(apply(bufferOf, bytes, []), apply(offsetOf, bytes, []) + from, to - from);
+}
+
+function decodeText(bytes, stream = false) {
+  return apply(decode, new Decoder(), [bytes, { __proto__: null, stream }]);
+}
 
 function base64(bytes) {
   if (toBase64 !== undefined) return apply(toBase64, bytes, []);
   let binary = "";
-  for (let index = 0; index < bytes.length; index += 8192) {
-    binary += StringOf.fromCharCode(...apply(subarray, bytes, [index, index + 8192]));
-  }
-  return btoa(binary);
+  const size = sizeOf(bytes);
+  for (let index = 0; index < size; index += 1) binary += fromCharCode(bytes[index]);
+  return toBinary(binary);
 }
 
 function pack(text) {
@@ -25,12 +43,13 @@ function pack(text) {
 // Return a stream as JSON: the whole text, or its head, its tail, and the number of bytes lost between them.
 function render(stream, maxBytes) {
   const bytes = encode(stream.text);
-  if (bytes.length + stream.lost <= maxBytes) return pack(stream.text);
+  const size = sizeOf(bytes);
+  if (size + stream.lost <= maxBytes) return pack(stream.text);
   const half = maxBytes >> 1;
-  const head = new Decoder().decode(apply(subarray, bytes, [0, maxBytes - half]), { stream: true });
-  let from = bytes.length - half;
-  while (from < bytes.length && (bytes[from] & 0xc0) === 0x80) from += 1;
-  const tail = new Decoder().decode(apply(subarray, bytes, [from]));
+  const head = decodeText(part(bytes, 0, maxBytes - half), true);
+  let from = size - half;
+  while (from < size && (bytes[from] & 0xc0) === 0x80) from += 1;
+  const tail = decodeText(part(bytes, from));
   return `{"head":${pack(head)},"tail":${pack(tail)},"lost":${stream.lost + from - (maxBytes - half)}}`;
 }
 
@@ -68,6 +87,6 @@ function renderRecord(head, streams, names, error, maxBytes, recordBytes) {
     record += "}";
     maxBytes >>= 1;
     // JSON escapes may make the record too large for a frame.
-  } while (maxBytes > 50 && encode(record).length > recordBytes);
+  } while (maxBytes > 50 && sizeOf(encode(record)) > recordBytes);
   return record;
 }

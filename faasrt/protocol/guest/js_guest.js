@@ -21,13 +21,15 @@ const post = inWorker ? globalThis.postMessage.bind(globalThis) : null;
 const { join, includes } = Array.prototype;
 const execRegExp = RegExp.prototype.exec;
 const { isInteger } = Number;
+const internals = Deno[Deno.internal];
+const TextStream = WritableStream;
 const makeUrl = URL.createObjectURL;
 const Bytes = Blob;
+const [load, unload] = [new Event("load"), new Event("unload")];
 const scope = globalThis;
 const deno = Deno;
 const PromiseOf = Promise;
 const define = Object.defineProperty;
-const listen = scope.addEventListener.bind(scope);
 const limit = job.max_output_bytes;
 const fileName = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
@@ -41,7 +43,7 @@ const evalName = `faasrt_${job.nonce}`;
 
 // ---- The recorder.
 
-const records = [];
+const records = makeList();
 const recordedStreams = job.capture ? ["ret_val", "stdout", "stderr"] : ["ret_val"];
 let streams = {};
 let index = 0;
@@ -90,7 +92,7 @@ function announce() {
 
 function writeAll(write, text) {
   let bytes = encode(text);
-  while (bytes.length > 0) bytes = apply(subarray, bytes, [write(bytes)]);
+  while (sizeOf(bytes) > 0) bytes = part(bytes, write(bytes));
 }
 
 function sendResult() {
@@ -112,12 +114,14 @@ const recorder = { begin, print, end, done };
 const report = inWorker
   ? (kind, ...values) => post([job.nonce, kind, values])
   : (kind, ...values) => apply(recorder[kind], null, values);
-const decoders = []; // for output written as bytes
+const decoders = { __proto__: null }; // for output written as bytes
 let running = false;
 let printed = 0;
 let total = 0;
 let retVal = "";
 let reject = null;
+let onUnload = () => {};
+let drained = false;
 let copies = 0;
 
 function start(number) {
@@ -144,7 +148,7 @@ function finish(fields) {
 function write(fd, text) {
   if (!running || text === "") return;
   report("print", fd, withFileName(text));
-  printed += text.length > limit ? text.length : encode(text).length;
+  printed += text.length > limit ? text.length : sizeOf(encode(text));
   if (printed > 2 * limit) {
     finish(ending("OUTPUT_LIMIT"));
     leave(1);
@@ -157,9 +161,10 @@ function leave(code) {
   if (inWorker) for (;;);
 }
 
-// Set every field: a missing field would be read from Object.prototype, which the program can change.
+// Set every field, and the prototype: the program can change Object.prototype, from which a missing field would be read,
+// and so would `then`, when an async function returns the object.
 function ending(outcome, exitCode = null, error = null) {
-  return { outcome, exitCode, error, last: outcome === "TIMEOUT" };
+  return { __proto__: null, outcome, exitCode, error, last: outcome === "TIMEOUT" };
 }
 
 function failure(reason, imported) {
@@ -180,19 +185,19 @@ function exitEnding(code, message) {
 function exit(code) {
   const number = code === undefined ? deno.exitCode : isInteger(+code) ? +code & 0xff : 1;
   const before = job.function === null ? "" : ` before ${job.function} returned`;
-  const onExit = () => {
+  onUnload = () => {
     finish(exitEnding(number, `the program exited with code ${number}${before}`));
     leave(number);
   };
-  if (inWorker) onExit();
-  // This listener runs after those of the program, which Deno calls when it exits.
-  listen("unload", onExit);
-  exitProcess(number);
+  if (inWorker) onUnload();
+  // Deno.exit would do this without the replaced `dispatchEvent`.
+  apply(scope.dispatchEvent, scope, [unload]);
+  onUnload();
 }
 
 function replace(object, name, value) {
   try {
-    define(object, name, { value, writable: true, configurable: true, enumerable: true });
+    define(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
   } catch {
     // the property cannot be replaced, and stays as it is
   }
@@ -206,33 +211,38 @@ function loneSurrogateText(values) {
 }
 
 function capture() {
-  const internals = Deno[Deno.internal];
   const fresh = new internals.Console((message, level) => write(level > 1 ? 2 : 1, message));
-  for (const name of keysOf(fresh)) if (typeof fresh[name] === "function") replace(console, name, fresh[name]);
-  // Deno's console would replace a lone surrogate by U+FFFD.
-  for (const [fd, names] of [[1, ["log", "info", "debug"]], [2, ["error", "warn"]]]) {
-    for (const name of names) {
-      const formatted = fresh[name];
-      replace(console, name, (...values) => {
-        const text = loneSurrogateText(values);
-        if (text === null) apply(formatted, fresh, values);
-        else write(fd, `${text}\n`);
-      });
+  const names = keysOf(fresh);
+  for (let index = 0; index < names.length; index += 1) {
+    const name = names[index];
+    const method = fresh[name];
+    if (typeof method !== "function") continue;
+    const fd = name === "error" || name === "warn" ? 2 : name === "log" || name === "info" || name === "debug" ? 1 : 0;
+    if (fd === 0) {
+      replace(console, name, method);
+      continue;
     }
+    // Deno's console would replace a lone surrogate by U+FFFD.
+    replace(console, name, (...values) => {
+      const text = loneSurrogateText(values);
+      if (text === null) apply(method, fresh, values);
+      else write(fd, `${text}\n`);
+    });
   }
-  for (const [fd, file] of [[1, Deno.stdout], [2, Deno.stderr]]) {
-    const decoder = new Decoder("utf-8", { ignoreBOM: true });
-    const decode = decoder.decode.bind(decoder);
-    decoders[fd] = decode;
-    const writeSync = (bytes) => {
-      write(fd, decode(bytes, { stream: true }));
-      return bytes.length;
-    };
-    replace(file, "writeSync", writeSync);
-    replace(file, "write", async (bytes) => writeSync(bytes));
-    const writable = new WritableStream({ write: (chunk) => void writeSync(chunk) });
-    replace(file, "writable", writable);
-  }
+  captureFile(1, deno.stdout);
+  captureFile(2, deno.stderr);
+}
+
+function captureFile(fd, file) {
+  const decoder = new Decoder("utf-8", { __proto__: null, ignoreBOM: true });
+  decoders[fd] = () => apply(decode, decoder, []);
+  const writeSync = (bytes) => {
+    write(fd, apply(decode, decoder, [bytes, { __proto__: null, stream: true }]));
+    return bytes.length;
+  };
+  replace(file, "writeSync", writeSync);
+  replace(file, "write", async (bytes) => writeSync(bytes));
+  replace(file, "writable", new TextStream({ __proto__: null, write: (chunk) => void writeSync(chunk) }));
 }
 
 function prepare() {
@@ -244,11 +254,20 @@ function prepare() {
   };
   replace(Deno, "exit", exit);
   replace(scope, "close", () => exit(0));
-  onUncaught((reason) => {
+  const node = usesNode && scope.process !== undefined ? scope.process : null;
+  const onError = (reason) => {
     if (reject !== null) return reject(reason);
     finish(failure(reason, false));
     leave(1);
-  }, usesNode ? scope.process : null);
+  };
+  const after = (type) => {
+    if (type === "unload" && node === null) onUnload();
+    if (type !== "beforeunload" || node === null || drained) return;
+    drained = true;
+    // Node's listeners run after those for "unload". This one is added late, so that it runs after the program's.
+    node.on("exit", () => onUnload());
+  };
+  watchEvents(onError, after, node);
 }
 
 function urlOf(code) {
@@ -260,21 +279,18 @@ function urlOf(code) {
     locate(url, folder, `${folder}main.js`);
     return url;
   }
-  const url = makeUrl(new Bytes([code], { type: mime }));
+  const url = makeUrl(new Bytes([code], { __proto__: null, type: mime }));
   locate(url);
   return url;
 }
 
 function runProgram() {
   let settled = false;
-  const onUnload = () => {
+  onUnload = () => {
     if (settled) finish(exitEnding(deno.exitCode, `the program exited with code ${deno.exitCode}`));
     else finish(errorEnding("Error", "top-level await never settled"));
     sendResult();
   };
-  // Added late, so that it runs after the program's own listeners. Node's listeners run after the others.
-  const listenLast = () => (usesNode ? scope.process.on("exit", onUnload) : listen("unload", onUnload));
-  listen("beforeunload", listenLast, { once: true });
   start(0);
   // Servers that stop a program without a message do so a little later than this timer. A busy program blocks the timer.
   const onLimit = () => {
@@ -286,6 +302,7 @@ function runProgram() {
     import(urlOf(job.code)),
     () => {
       settled = true;
+      apply(scope.dispatchEvent, scope, [load]);
     },
     (reason) => {
       finish(failure(reason, true));
@@ -325,18 +342,18 @@ async function defineProgram() {
     // A direct eval can read every declaration of the module, exported or not.
     const addition = `export const ${evalName} = (${evalName}_name) => eval(${evalName}_name);`;
     const module = await import(urlOf(`${job.code}\n${addition}`));
-    return { module, fields: null };
+    return { __proto__: null, module, fields: null };
   } catch (reason) {
     broken = failure(reason, true);
   }
-  if (broken.outcome !== "SYNTAX_ERROR") return { module: null, fields: broken };
+  if (broken.outcome !== "SYNTAX_ERROR") return { __proto__: null, module: null, fields: broken };
   // Import the program again as the user wrote it, for the right message and position.
   try {
     await import(urlOf(job.code));
   } catch (reason) {
     broken = failure(reason, true);
   }
-  return { module: null, fields: broken };
+  return { __proto__: null, module: null, fields: broken };
 }
 
 function lookUp(module, name) {
@@ -352,8 +369,9 @@ function lookUp(module, name) {
 function missing(module, name) {
   const value = lookUp(module, name);
   if (value !== undefined) return errorEnding("TypeError", `${name} is not a function, but of type ${typeof value}`);
-  const found = [];
-  const names = ["default"];
+  const found = makeList();
+  const names = makeList();
+  names[0] = "default";
   const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
   for (let declared; (declared = apply(execRegExp, declaration, [job.code])) !== null; ) names[names.length] = declared[1];
   for (let index = 0; index < names.length && found.length < 50; index += 1) {

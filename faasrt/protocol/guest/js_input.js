@@ -1,9 +1,16 @@
 // Gives a JavaScript program its standard input and arguments on servers that do not. This file is part of js_guest.js.
 
-const BytesOf = Uint8Array;
-const { slice: sliceBytes, set: setBytes } = BytesOf.prototype;
+const { set: setBytes } = BytesOf.prototype;
 const { charCodeAt } = String.prototype;
+const fromBase64 = atob;
+const { min } = Math;
 const ByteStream = ReadableStream;
+
+function bytesOf(binary) {
+  const bytes = new BytesOf(binary.length);
+  for (let index = 0; index < binary.length; index += 1) bytes[index] = apply(charCodeAt, binary, [index]);
+  return bytes;
+}
 
 function provideArguments(argv) {
   replace(Deno, "args", [...argv]);
@@ -14,19 +21,20 @@ function provideArguments(argv) {
 // Make Deno.stdin and process.stdin return the standard input from its start. It is in the job as text or as base64.
 function provideStdin(input) {
   const isText = typeof input === "string";
-  const bytes = isText ? encode(input) : BytesOf.from(atob(input.base64), (letter) => apply(charCodeAt, letter, [0]));
+  const bytes = isText ? encode(input) : bytesOf(fromBase64(input.base64));
   let position = 0;
   const take = (size) => {
-    const piece = apply(sliceBytes, bytes, [position, position + size]);
-    position += piece.length;
-    return piece.length === 0 ? null : piece;
+    if (position === sizeOf(bytes)) return null;
+    const piece = new BytesOf(part(bytes, position, min(position + size, sizeOf(bytes))));
+    position += sizeOf(piece);
+    return piece;
   };
   const readSync = (target) => {
-    if (target.length === 0) return 0;
-    const piece = take(target.length);
+    if (sizeOf(target) === 0) return 0;
+    const piece = take(sizeOf(target));
     if (piece === null) return null;
     apply(setBytes, target, [piece]);
-    return piece.length;
+    return sizeOf(piece);
   };
   const pull = (controller) => {
     const piece = take(65_536);
@@ -37,7 +45,7 @@ function provideStdin(input) {
   replace(Deno.stdin, "readSync", readSync);
   replace(Deno.stdin, "read", async (target) => readSync(target));
   // Like Deno's own stream, it reads nothing ahead, so that a program can also use the other functions.
-  replace(Deno.stdin, "readable", new ByteStream({ type: "bytes", pull }, { highWaterMark: 0 }));
+  replace(Deno.stdin, "readable", new ByteStream({ __proto__: null, type: "bytes", pull }, { __proto__: null, highWaterMark: 0 }));
   if (!usesNode || scope.process === undefined) return;
   const { Readable } = scope.process.getBuiltinModule("node:stream");
   const { Buffer } = scope.process.getBuiltinModule("node:buffer");

@@ -21,7 +21,12 @@ const { writeSync, writeFileSync } = fs;
 const { setTimeout: setTimer, clearTimeout: clearTimer, process: host } = globalThis;
 const { reallyExit, emit, exit, emitWarning } = host;
 const { join, includes } = Array.prototype;
-const { split, startsWith, includes: contains, replaceAll } = String.prototype;
+const execRegExp = RegExp.prototype.exec;
+const hasInstance = Function.prototype[Symbol.hasInstance];
+const isError = hasInstance.bind(Error);
+const isSyntaxError = hasInstance.bind(SyntaxError);
+const { startsWith, includes: contains, indexOf } = String.prototype;
+const { max, ceil } = Math;
 const PromiseOf = Promise;
 const define = Object.defineProperty;
 const folder = host.cwd();
@@ -29,12 +34,12 @@ const fileName = "main.js";
 const runner = `faasrt_${job.nonce}`;
 // Node.js 18 lacks the constant.
 const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((specifier) => import(specifier));
-const options = { filename: fileName, importModuleDynamically: loader };
+const options = { __proto__: null, filename: fileName, importModuleDynamically: loader };
 const isModule = /\b(?:import|export|await)\b/;
 
 // ---- The records.
 
-const records = [];
+const records = makeList();
 const recordedStreams = ["ret_val", "stdout", "stderr"];
 let streams = {};
 let index = 0;
@@ -51,9 +56,9 @@ let location = "";
 
 function writeAll(fd, line) {
   let bytes = encode(`\n${line}\n`);
-  while (bytes.length > 0) {
+  while (sizeOf(bytes) > 0) {
     try {
-      bytes = apply(subarray, bytes, [writeSync(fd, bytes)]);
+      bytes = part(bytes, writeSync(fd, bytes));
     } catch (error) {
       if (error.code !== "EAGAIN") return; // the program closed the stream
     }
@@ -77,7 +82,7 @@ function begin(number) {
 function print(fd, text) {
   if (!running) return;
   const stream = fd === 1 ? streams.stdout : streams.stderr;
-  printed += text.length > limit ? text.length : encode(text).length;
+  printed += text.length > limit ? text.length : sizeOf(encode(text));
   append(stream, text, limit);
   if (printed > 2 * limit) leave(ending("OUTPUT_LIMIT"), 1);
 }
@@ -104,16 +109,29 @@ function leave(fields, code) {
   apply(reallyExit, host, [code]);
 }
 
-// Set every field: a missing field would be read from Object.prototype, which the program can change.
+// Set every field, and the prototype: the program can change Object.prototype, from which a missing field would be read,
+// and so would `then`, when an async function returns the object.
 function ending(outcome, exitCode = null, error = null) {
-  return { outcome, exitCode, error };
+  return { __proto__: null, outcome, exitCode, error };
 }
 
 // ---- Errors.
 
+// String.prototype.split and replaceAll read further methods from String.prototype, which the program can change.
+function splitText(text, separator) {
+  const parts = makeList();
+  let from = 0;
+  for (let at; (at = apply(indexOf, text, [separator, from])) >= 0; from = at + separator.length) {
+    parts[parts.length] = apply(slice, text, [from, at]);
+  }
+  parts[parts.length] = apply(slice, text, [from]);
+  return parts;
+}
+
 // Return a stack up to the last frame of the program.
 function cleanStack(stack) {
-  const lines = apply(split, location === "" ? stack : apply(replaceAll, stack, [location, fileName]), ["\n"]);
+  const named = location === "" ? stack : apply(join, splitText(stack, location), [fileName]);
+  const lines = splitText(named, "\n");
   let last = -1;
   for (let number = 0; number < lines.length; number += 1) {
     if (!apply(startsWith, lines[number], ["    at "]) || apply(contains, lines[number], [fileName])) last = number;
@@ -124,12 +142,17 @@ function cleanStack(stack) {
 
 // Return whether a stack has a frame of a program. Otherwise the loader threw the error.
 function ranCode(stack) {
-  return apply(split, stack, ["\n"]).some((line) => line.startsWith("    at ") && !line.includes("node:internal"));
+  const lines = splitText(stack, "\n");
+  for (let number = 0; number < lines.length; number += 1) {
+    const line = lines[number];
+    if (apply(startsWith, line, ["    at "]) && !apply(contains, line, ["node:internal"])) return true;
+  }
+  return false;
 }
 
 function describe(reason) {
   try {
-    if (reason instanceof Error) {
+    if (isError(reason)) {
       const name = `${reason.name}`;
       const message = `${reason.message}`;
       const whole = reason.cause !== undefined || reason.errors !== undefined ? inspect(reason) : reason.stack;
@@ -161,14 +184,14 @@ function errorEnding(name, message) {
 }
 
 function syntaxEnding(reason) {
-  const [message] = apply(split, `${reason.message}`, ["\n"]);
+  const message = splitText(`${reason.message}`, "\n")[0];
   return ending("SYNTAX_ERROR", 1, { name: "SyntaxError", message, traceback: cleanStack(`${reason.stack}`) });
 }
 
 // ---- The program.
 
 function replace(object, name, value) {
-  define(object, name, { value, writable: true, configurable: true, enumerable: true });
+  define(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
 }
 
 function asText(chunk, encoding) {
@@ -187,17 +210,20 @@ function prepare() {
       return true;
     });
   }
-  replace(fs, "writeSync", (fd, data, ...rest) => {
-    if (fd !== 1 && fd !== 2) return writeSync(fd, data, ...rest);
-    const from = rest[0] ?? 0;
-    const chunk = typeof data === "string" ? data : data.subarray(from, from + (rest[1] ?? data.length));
+  replace(fs, "writeSync", (...values) => {
+    const fd = values[0];
+    const data = values[1];
+    if (fd !== 1 && fd !== 2) return apply(writeSync, fs, values);
+    const from = values[2] ?? 0;
+    const chunk = typeof data === "string" ? data : data.subarray(from, from + (values[3] ?? data.length));
     print(fd, asText(chunk));
     return Buffer.byteLength(chunk);
   });
-  replace(fs, "writeFileSync", (file, data, ...rest) => {
+  replace(fs, "writeFileSync", (...values) => {
+    const file = values[0];
     const fd = file === 1 || file === "/dev/stdout" ? 1 : file === 2 || file === "/dev/stderr" ? 2 : 0;
-    if (fd === 0) return writeFileSync(file, data, ...rest);
-    return print(fd, asText(data));
+    if (fd === 0) return apply(writeFileSync, fs, values);
+    return print(fd, asText(values[1]));
   });
   if (job.input.argv !== undefined) host.argv.splice(2, Infinity, ...job.input.argv);
   host.argv[1] = path.join(folder, fileName);
@@ -236,21 +262,22 @@ function onExit(code) {
 function guarded(action) {
   if (job.case_ms === null) return action();
   globalThis[runner] = action;
-  return new vm.Script(`globalThis.${runner}()`).runInThisContext({ timeout: Math.max(1, Math.ceil(job.case_ms)) });
+  return new vm.Script(`globalThis.${runner}()`).runInThisContext({ __proto__: null, timeout: max(1, ceil(job.case_ms)) });
 }
 
-function compile(code, parameters) {
-  const names = ["exports", "require", "module", "__filename", "__dirname"];
-  return vm.compileFunction(code, [...names, ...parameters], options);
+function compile(code, parameter = `${runner}_unused`) {
+  const names = ["exports", "require", "module", "__filename", "__dirname", parameter];
+  return vm.compileFunction(code, names, options);
 }
 
-// Run the program, and return a function that looks up its names. Throw a ParseError if it does not parse.
+// Run the program, and return an object with a function that looks up its names. The function alone would have `then` of
+// Object.prototype, if the program defines it. Throw a ParseError if the program does not parse.
 async function load() {
   const addition = `\n;${runner}((${runner}_name) => eval(${runner}_name));`;
   let program;
   try {
-    compile(job.code, []);
-    program = compile(job.function === null ? job.code : job.code + addition, [runner]);
+    compile(job.code);
+    program = compile(job.function === null ? job.code : job.code + addition, runner);
   } catch (reason) {
     if (!isModule.test(job.code)) throw new ParseError(reason);
     return await loadModule(reason);
@@ -265,7 +292,7 @@ async function load() {
   guarded(() => {
     apply(program, module.exports, [module.exports, requireFrom, module, module.filename, folder, receive]);
   });
-  return (name) => {
+  const lookUp = (name) => {
     try {
       const value = evaluate(name);
       if (value !== undefined) return value;
@@ -274,12 +301,13 @@ async function load() {
     }
     return name === "default" ? module.exports : module.exports[name];
   };
+  return { __proto__: null, lookUp };
 }
 
 // Write a module into the folder of the program, from which it can import other files, and return its path.
 function writeModule(code) {
-  for (const place of [folder, tmpdir()]) {
-    const file = path.join(place, `${job.nonce}.mjs`);
+  for (let index = 0; index < 2; index += 1) {
+    const file = path.join(index === 0 ? folder : tmpdir(), `${job.nonce}.mjs`);
     try {
       writeFileSync(file, code);
       return file;
@@ -299,13 +327,13 @@ async function loadModule(first) {
   try {
     module = await import(location);
   } catch (reason) {
-    if (!(reason instanceof SyntaxError) || ranCode(`${reason.stack}`)) throw reason;
+    if (!isSyntaxError(reason) || ranCode(`${reason.stack}`)) throw reason;
     throw new ParseError(/\b(?:import|export)\b|\bawait is only\b/.test(`${first.message}`) ? reason : first);
   } finally {
     awaiting = false;
     fs.rmSync(file, { force: true });
   }
-  return (name) => {
+  const lookUp = (name) => {
     if (name in module) return module[name];
     try {
       return module[runner](name);
@@ -313,6 +341,7 @@ async function loadModule(first) {
       return undefined;
     }
   };
+  return { __proto__: null, lookUp };
 }
 
 function missing(lookUp) {
@@ -320,12 +349,13 @@ function missing(lookUp) {
   if (value !== undefined) {
     return errorEnding("TypeError", `${job.function} is not a function, but of type ${typeof value}`);
   }
-  const found = [];
+  const found = makeList();
   const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
-  for (const [, name] of job.code.matchAll(declaration)) {
-    if (found.length < 50 && !apply(includes, found, [name]) && typeof lookUp(name) === "function") found.push(name);
+  for (let declared; found.length < 50 && (declared = apply(execRegExp, declaration, [job.code])) !== null; ) {
+    const name = declared[1];
+    if (!apply(includes, found, [name]) && typeof lookUp(name) === "function") found[found.length] = name;
   }
-  const listed = found.length ? `its functions: ${found.join(", ")}` : "it has no functions";
+  const listed = found.length ? `its functions: ${apply(join, found, [", "])}` : "it has no functions";
   return errorEnding("ReferenceError", `the program defines no function ${job.function}; ${listed}`);
 }
 
@@ -349,13 +379,21 @@ async function within(action) {
     return await new PromiseOf((resolve, rejected) => {
       reject = rejected;
       if (job.case_ms !== null) timer = setTimer(() => resolve(ending("TIMEOUT")), job.case_ms);
-      action().then(resolve, rejected);
+      settle(action(), resolve, rejected);
     });
   } catch (reason) {
     return failure(reason);
   } finally {
     reject = null;
     clearTimer(timer);
+  }
+}
+
+async function settle(promise, resolve, rejected) {
+  try {
+    resolve(await promise);
+  } catch (reason) {
+    rejected(reason);
   }
 }
 
@@ -375,7 +413,7 @@ async function runCases() {
   if (!job.single && !job.isolate) {
     begin(-1);
     const fields = await within(async () => {
-      lookUp = await load();
+      lookUp = (await load()).lookUp;
       return ending("OK", 0);
     });
     finish(fields);
@@ -386,7 +424,7 @@ async function runCases() {
   for (let number = 0; number < cases.length; number += 1) {
     if (number > 0 && (total > job.batch_bytes || now() - started > job.begin_within_ms)) break;
     begin(first + number);
-    let fields = await within(async () => await call(lookUp ?? (await load()), cases[number][0]));
+    let fields = await within(async () => await call(lookUp ?? (await load()).lookUp, cases[number][0]));
     if (job.limit_ms !== null && now() - began > job.limit_ms) fields = ending("TIMEOUT");
     finish(fields);
     if (fields.outcome === "TIMEOUT") break;
