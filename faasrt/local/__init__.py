@@ -105,8 +105,10 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
 * HTTP without TLS: give the server a certificate (`--tls-cert`), or put TLS in front. An address other than loopback
   needs a token, and the server does not tell users apart.
 * A program's own result: the program can forge its outcome, output and value, but not those of another program.
-* Facts about the machine: the version of the kernel, the number of CPUs, memory, load and uptime. A native program also
-  sees the packages of its environment and their paths.
+* Facts about the machine: the version of the kernel, the number of CPUs, memory, load, uptime and disk space. A native
+  program also sees the packages of its environment and their paths, and numbers that the kernel counts up for the whole
+  machine: those of its session (/proc/self/autogroup), pipes and namespaces. If the server does not run as root, it
+  also sees how many packets and TCP connections the machine has (/proc/self/net). The kernel cannot hide these.
 * Programs that run at the same time and want to signal to each other: through the load, or through locks and futexes on
   shared files of the environment. Many locks count as memory.
 * The CPU time of other processes: at the level `filters`, a program can read it.

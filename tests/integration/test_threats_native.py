@@ -237,6 +237,21 @@ async def test_a_program_sees_nothing_of_the_server(host: Host) -> None:
     assert result.stdout.splitlines() == expected, result
 
 
+async def test_the_network_of_the_machine_is_not_counted_for_programs(host: Host) -> None:
+    """Programs cannot read the files that count packets and memory of the whole machine, but those of their sockets."""
+    if host.server.uids().real:
+        pytest.skip("only a server that runs as root can hide these files")
+    code = (
+        "import os\nos.chdir('/proc/self/net')\n"
+        "for name in ('softnet_stat', 'sockstat', 'protocols', *(f'stat/{name}' for name in os.listdir('stat'))):\n"
+        "    for attack in (open, lambda name: os.chmod(name, 0o777)):\n"
+        "        try: print('reached', name, attack(name))\n"
+        "        except OSError: pass\n"
+        "print(open('unix').readline().split()[0], open('snmp').readline().split()[0])"
+    )
+    assert (await host.run(code)).stdout == "Num Ip:\n"
+
+
 async def test_processes_of_a_program_can_share_memory(host: Host) -> None:
     """The jail denies anonymous shared mappings. They are replaced by files in /tmp, which count as memory."""
     code = (

@@ -258,6 +258,8 @@ DENIED_WITHOUT_NAMESPACES = {
     "a list of processes": "print(os.listdir('/proc'))",
     "its own environment": "print(read('/proc/self/environ'))",
     "the network of the host": "print(read('/proc/net/tcp'))",
+    "packets of the host": "print(read('/proc/self/net/softnet_stat'))",
+    "the number of sessions on the host": "print(read('/proc/self/autogroup'))",
     "a lock that others see": "fcntl.flock(os.open(os.__file__, 0), fcntl.LOCK_EX)",
     "a lock of a part that others see": "fcntl.lockf(os.open(os.__file__, 0), fcntl.LOCK_SH)",
     "any Unix socket": "unix()",

@@ -342,6 +342,7 @@ class Launcher:
         try:
             syscalls.unshare(syscalls.CLONE_NEWNET)
             network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            namespaces.hide_network_counters()
             syscalls.join_namespace(own, syscalls.CLONE_NEWNET)
         finally:
             os.close(own)

@@ -23,6 +23,7 @@ _SLOTS = 1000
 # programs and counts their resources separately.
 _FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
 _MOST_BLOCKS_TRIED = 1000
+_COUNTERS = ("softnet_stat", "sockstat", "protocols")
 
 
 def enter(config: dict[str, Any]) -> int:
@@ -54,7 +55,20 @@ def enter(config: dict[str, Any]) -> int:
     socket.sethostname("sandbox")
     _fork_and_wait()
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    hide_network_counters()
     return slots
+
+
+def hide_network_counters() -> None:
+    """Hide the files of this process's network namespace that count packets and memory of the whole machine.
+
+    This has no effect if the server does not run as root, because only root may change the mode of these files.
+    """
+    folder = "/proc/self/net"
+    with contextlib.suppress(OSError):
+        for name in (*_COUNTERS, *(f"stat/{name}" for name in os.listdir(f"{folder}/stat"))):
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(f"{folder}/{name}", 0)
 
 
 def _fork_and_wait() -> None:
