@@ -344,6 +344,7 @@ asyncio.run(main())
 }
 
 SOCKETS = {
+    "names of services": "import mimetypes, socket\nprint(socket.getservbyname('http'), socket.getservbyport(22), socket.getprotobyname('tcp'), mimetypes.guess_type('x.flac'))",
     "socketpair": "import socket\na, b = socket.socketpair()\na.sendall(b'hello')\na.shutdown(socket.SHUT_WR)\nprint(b.recv(10), b.recv(10), a.family)",
     "unix server": """
 import socket, threading

@@ -33,7 +33,10 @@ _LINKS = {
     "/dev/zero": "full",
 }
 _DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
-_SYSTEM = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"]
+_SYSTEM = [
+    *("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/etc/mime.types", "/etc/protocols", "/etc/services"),
+]
 
 
 def find_system() -> tuple[dict[str, str], dict[str, str]]:
