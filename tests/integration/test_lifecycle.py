@@ -375,6 +375,8 @@ async def test_a_failed_attempt_does_not_keep_its_program_in_memory(end: str) ->
         gc.disable()
         try:
             assert await asyncio.create_task(call()) == end
+            if end == "ConnectError":
+                gc.collect()  # in Python 3.13, a connection that fails leaves a reference cycle of asyncio behind
             assert not kept_requests(code)
         finally:
             gc.enable()

@@ -27,7 +27,7 @@ from faasrt.local.admission import AdmissionQueue, BusyError
 from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import WASM, until_active
-from support.served import at_work_in
+from support.served import at_work_in, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -290,7 +290,11 @@ class FakeEngine:
         self._result = result
 
     async def execute(self, job: Any) -> Any:
-        return self._result or await asyncio.Event().wait()
+        self.active += 1
+        try:
+            return self._result or await asyncio.Event().wait()
+        finally:
+            self.active -= 1
 
 
 async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
@@ -309,6 +313,36 @@ async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert (queue.queued, queue.counts.refused) == (0, 2)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_sandbox_that_becomes_free_gets_one_program(leaves: bool) -> None:
+    """Not a second one that arrives at this moment. If the next one in the queue is cancelled, the one after it runs.
+
+    The `CapacityLimiter` of anyio has had faults in both cases, the last of them until version 4.14.1.
+    """
+    engine = FakeEngine()
+    queue = AdmissionQueue(engine)  # type: ignore[arg-type]
+
+    async def start() -> asyncio.Task[Any]:
+        queued, task = queue.queued, asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
+        await until(lambda: queue.queued > queued or engine.active)
+        return task
+
+    running, waiting = await start(), await start()
+    running.cancel()
+    if leaves:
+        waiting.cancel()
+    newcomer = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
+    await asyncio.wait({running})
+    await until(lambda: engine.active == 1)
+    await asyncio.sleep(0)
+    assert (engine.active, queue.queued) == (1, 0 if leaves else 1)
+    tasks = (waiting, newcomer)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert engine.active == 0
 
 
 async def test_a_free_sandbox_is_taken_even_if_the_time_limit_has_passed() -> None:
