@@ -67,6 +67,7 @@ To give native programs other packages, make an environment for them:
 | files | yours | a private, writable /tmp; packages and /usr are read-only | the standard library; see below |
 | threads, `multiprocessing`, `subprocess` | yes | yes | no |
 | `os.setsid`, `start_new_session=True` | a session | a process group; see below | no |
+| `os.memfd_create` | yes | denied, because its memory is counted for no process; use a file in /dev/shm | no |
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
 | threads of numeric libraries | all CPUs | one | one |

@@ -142,6 +142,8 @@ CONDITIONS = [
     ("clone", (1 << 32 | 0x1000_0011,), "EPERM"),
     ("setsid", (), SUCCESS),
     ("setpgid", (7, 7), ALLOW),
+    ("fadvise64", (3, 0, 0, 3), ALLOW),
+    ("fadvise64", (3, 0, 0, 4), SUCCESS),
     ("socket", (1, 1), ALLOW),
     *[("socket", (family, 1), "EACCES") for family in (0, 2, 10, 16, 17, 38, 40, 1 << 32 | 2)],
     ("socketpair", (1, 1), ALLOW),

@@ -323,7 +323,6 @@ async def test_a_program_that_hides_its_end_does_not_open_the_breaker(native: Ru
     [
         "import os\nos.utime('/dev/null')",
         "import os\nos.preadv(os.open('/usr/bin/env', 0), [bytearray(1)], 0, os.RWF_NOWAIT)",
-        "import os\nos.posix_fadvise(os.open('/usr/bin/env', 0), 0, 0, os.POSIX_FADV_DONTNEED)",
         "import socket\nsocket.socketpair()[0].getsockopt(socket.SOL_SOCKET, 57, 8)",
         "import socket\nsocket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 26, bytes(16))",
     ],

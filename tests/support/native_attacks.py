@@ -290,6 +290,13 @@ MEMORY = {
     "x[n].listen(9999)\n    for _ in range(200):\n        with unix() as one: one.connect(f'/tmp/{n}'); fill(one)",
     "datagrams that wait": "x = []\nfor n in range(240):\n    x.append(unix(2)); x[n].bind(f'\\0{n}')\n"
     "    for _ in range(11):\n        with unix(2) as one: one.connect(f'\\0{n}'); fill(one, 200_000)\nsignal.pause()",
+    "watches of epoll": "import select\nfor _ in range(60):\n    if not os.fork(): break\nr, _ = os.pipe(); x = []\n"
+    "files = [os.dup(r) for _ in range(120)]\ntry:\n    while True:\n        x.append(select.epoll())\n"
+    "        for one in files: x[-1].register(one)\nexcept OSError: signal.pause()",
+    # An epoll watches each file under many numbers, and each open file of /proc/self/fdinfo keeps a text about all.
+    "texts about an epoll": "import select\nx = select.epoll(); files = [one for _ in range(40) for one in os.pipe()]\n"
+    "for n in range(100, 220):\n    for one in files: os.dup2(one, n); x.register(n)\nos.closerange(100, 220)\ntry:\n"
+    "    while True: os.read(os.open(f'/proc/self/fdinfo/{x.fileno()}', 0), 1)\nexcept OSError: signal.pause()",
     "locks": "file = os.open(os.__file__, 0)\nfor n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)\n"
     "signal.pause()",
     "stacks": "import threading\nfor _ in range(40):\n    if not os.fork(): break\n"

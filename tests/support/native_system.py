@@ -202,6 +202,7 @@ m.unlink()
 }
 
 FILES = {
+    "advice about a file": "import os\nfd = os.open(__file__, 0)\nfor name in sorted(vars(os)):\n    if name.startswith('POSIX_FADV_'):\n        print(name, os.posix_fadvise(fd, 0, 0, getattr(os, name)))",
     "file": "with open('f.txt', 'w') as f:\n    print(f.write('é\\n'), f.encoding, f.mode, f.name)\nprint(open('f.txt', 'rb').read())",
     "folder": """
 import os, pathlib, shutil

@@ -48,6 +48,8 @@ _FAILED_STATUS = 125
 # of each program; and the descriptions of mappings.
 _SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
 _MAPPING_BYTES = 512
+# Descriptors are counted only if the kernel's memory for the whole machine has grown by this much.
+_FREE_KERNEL_BYTES = 32 * 2**20
 _LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _MOST_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
@@ -71,6 +73,7 @@ class _Program:
         check_at: When to check its memory next.
         until: When its time is up.
         reason: Why it was ended; see the message "ended".
+        kernel_bytes: The least memory of the kernel itself in the checks so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
@@ -84,6 +87,7 @@ class _Program:
         self.check_at = 0.0
         self.until = math.inf
         self.reason = ""
+        self.kernel_bytes = sys.maxsize
         self.is_hidden = False
 
     @property
@@ -383,6 +387,11 @@ class Launcher:
         # take long to read.
         sizes = [memory.sizes(process) for process in processes]
         limit -= _LOCK_BYTES * memory.count_locks(program.pid) if self._slots else 0
+        kernel_bytes = memory.kernel_bytes()
+        program.kernel_bytes = min(program.kernel_bytes, kernel_bytes)
+        if kernel_bytes - program.kernel_bytes > _FREE_KERNEL_BYTES:
+            for process in processes:
+                limit -= memory.descriptor_bytes(process, limit)
         mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
         if mapped <= limit and sum(resident for _, resident in sizes) <= limit:
             return
@@ -409,7 +418,7 @@ def _require_filters() -> None:
 
 
 def _raise_priority() -> None:
-    """Give this process priority over programs, if this user may. Otherwise programs get a lower priority.
+    """Raise the priority of this process, if this user may. Otherwise programs get a lower one.
 
     If the kernel divides CPU time between sessions, the priority of the session counts as well.
     """

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
 import resource
 import signal
 
 _PAGE_BYTES = resource.getpagesize()
 _FREE_LOCKS = 9  # of each process
+# More than each takes, because it takes long to count many: a descriptor with its file, a watch of an epoll, and an
+# open file of /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
+_DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 4096, 4 * 2**20
 _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
@@ -82,6 +86,30 @@ def proportional_bytes(folder: str) -> int:
             return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("Pss:", "SwapPss:")))
     except OSError:
         return sizes(folder)[1]
+
+
+def kernel_bytes() -> int:
+    """Return the memory that the kernel uses for itself, for the whole machine."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("SUnreclaim:", "VmallocUsed:")))
+
+
+def descriptor_bytes(folder: str, most: int) -> int:
+    """Return an upper bound of the kernel memory for the descriptors of a process. Stop counting above `most`."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"{folder}/fd"):
+            if total > most:
+                break
+            total += _DESCRIPTOR_BYTES
+            with contextlib.suppress(OSError):  # it has just been closed
+                target = os.readlink(f"{folder}/fd/{number}")
+                if target == "anon_inode:[eventpoll]":
+                    with open(f"{folder}/fdinfo/{number}", "rb") as file:
+                        total += _WATCH_BYTES * sum(1 for _ in itertools.islice(file, max(0, most) // _WATCH_BYTES))
+                elif "/fdinfo/" in target:
+                    total += _FDINFO_BYTES
+    return total
 
 
 def count_locks(pid: int) -> int:

@@ -177,8 +177,11 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         # No flags, because RWF_NOWAIT shows whether a file of the host is cached, that is, whether others have read it.
         "preadv2": _allow_if(5, [0], errno.EPERM),
         "pwritev2": _allow_if(5, [0], errno.EPERM),
-        # No shared anonymous memory: it can outlive its mapping, and is then not counted for any process. Programs can
-        # share files in /tmp instead.
+        # Advice about files. POSIX_FADV_DONTNEED (4) succeeds without effect: it would drop files of the host from the
+        # cache, which slows down other programs, and shows later whether they have read them.
+        "fadvise64": [_argument(3), (_EQUAL, 0, 1, 4), _fail(0), _allow()],
+        # No shared anonymous memory, neither from mmap nor from memfd_create: it can outlive its mapping, and is then
+        # not counted for any process. Programs can share files in /tmp instead.
         "mmap": [
             _argument(3),
             (_ANY_BIT, 0, 2, _MAP_SHARED),
