@@ -4,7 +4,8 @@ r"""How many calls run at once, where the others wait, and which settings to cha
 
 A call is sent when it gets a permit, which is the permission to send. A permit needs room in two places:
 
-1. **The manager.** It has at most `max_concurrency` calls in flight (256).
+1. **The manager.** It has at most `max_concurrency` calls in flight (256), and with `Settings(session=...)` one less
+   than the connector of the session allows connections (aiohttp's default is 100).
 2. **An endpoint.** Each has a limit of its own. It starts at the capacity in its `/health`, which is also its maximum;
    if `/health` states none, it starts at 16 and can grow up to `max_concurrency`. It grows with successes, and shrinks
    when the server refuses or does not answer.

@@ -100,7 +100,9 @@ program needs. Raise the proxy's read timeout above `timeout_limit_s` plus `Time
 No answer arrived in time. The server is overloaded or hangs, or it starts slowly: raise `TimeoutSettings(grace_s=...)`,
 and `startup_s` for servers such as python-faas that start an interpreter for each request. *no permit was free within
 ... s* means that the call waited longer than `queue_timeout_s`, and nothing was sent: lower the load, add replicas, or
-raise `queue_timeout_s`.
+raise `queue_timeout_s`. *no connection of the session in the settings was free* means that your application uses all
+connections of the session that it passes as `Settings(session=...)`; nothing was sent. Give its connector a higher
+`limit`, or pass a session of its own.
 
 ### OverloadedError
 
@@ -120,7 +122,8 @@ change, such as PISTON_RUN_TIMEOUT; see "Settings of a Piston server" in `faasrt
 
 ### ServerError
 
-The server failed (5xx), or its interpreter did not start. Look into its logs. If your program is at fault, the server
+The server failed (5xx), or its interpreter did not start. Look into its logs. *stopped waiting (HTTP 408)* comes from a
+proxy whose timeout is shorter than the program needs. If your program is at fault, the server
 should say so in a result; the embedded FaaS does.
 
 ### ProtocolError
