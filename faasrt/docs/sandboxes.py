@@ -43,10 +43,10 @@ sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ah
 
 Programs on `wasm` start from a snapshot: a private copy of the memory of an interpreter that has already imported much
 of the standard library, with new random numbers. There is one more snapshot for each of the five packages, which a
-program that names the package gets, if it fits into its memory limit. A server makes them in the background, from half
-a minute after its start or when a program first needs one; `faasrt health` shows the progress. `faasrt warmup` makes
-all of them. They take 300 MB in FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log says so. Programs then
-start the interpreter and import their packages anew.
+program that names the package gets. Snapshots do not count against the memory limit. A server makes them in the
+background, from half a minute after its start or when a program first needs one; `faasrt health` shows the progress.
+`faasrt warmup` makes all of them. They take 300 MB in FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log
+says so. Programs then start the interpreter and import their packages anew.
 
 To give native programs other packages, make an environment for them:
 `RuntimeManager.local(python="/srv/graders/bin/python")`, or `faasrt serve --python /srv/graders/bin/python`. CPython
@@ -71,7 +71,7 @@ To give native programs other packages, make an environment for them:
 | `asyncio` | yes | yes | yes, without sockets and subprocesses |
 | hash of a `str` | random | the same in every run | the same in every run |
 | threads of numeric libraries | all CPUs | one | one |
-| too much memory | depends on the machine | MEMORY_LIMIT | `MemoryError`, or MEMORY_LIMIT |
+| too much memory | depends on the machine | MEMORY_LIMIT | MEMORY_LIMIT |
 | depth of recursion | 1,000 | 1,000 | 1,000; with a higher limit, about 14,000 through `lru_cache` |
 | user and host | yours | uid 1000, host name `sandbox` | none |
 
@@ -112,7 +112,8 @@ second get the same numbers. Do not use them for secrets. Python's module `secre
 | output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut; above twice that, OUTPUT_LIMIT |
 
 The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
-The least memory limit is 48 MiB for Python and 16 MiB for JavaScript; `import pandas` alone takes about 100 MiB.
+The memory of the interpreter itself, and of packages that the server has imported, does not count. The least memory
+limit is 48 MiB for Python and 16 MiB for JavaScript.
 The memory limit is approximate: `faasrt.local` says by how much. A process of its own ends each program at its time
 limit, even if the server is busy. Only a program that then waits for the server, to read its output or to send more of
 its input, gets up to half a second more when the server is no longer busy.

@@ -33,15 +33,21 @@ async def test_the_packages_are_already_imported(manager: RuntimeManager, tier: 
     assert result.stdout == "True\n"
 
 
-async def test_a_small_memory_limit_selects_a_smaller_snapshot() -> None:
-    """A snapshot counts against the limit, so it is used only if it leaves the program some memory."""
-    code = "import sys; names = 'numpy sklearn'; print(*(name in sys.modules for name in ('numpy', 'sklearn')))"
-    async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
-        outputs = [
-            (await manager.run_code(code, "python", sandbox=SandboxConfig(memory_limit_mb=limit))).stdout
-            for limit in (128, 64, 48)
-        ]
-    assert outputs == ["True True\n", "True False\n", "False False\n"]
+@pytest.mark.parametrize("packages", ["sys", "numpy", "sklearn"])
+async def test_the_snapshot_does_not_count_against_the_memory_limit(manager: RuntimeManager, packages: str) -> None:
+    """With the smallest limit, 48 MiB, a program can use 40 MiB but not 56 MiB, whatever the server has imported."""
+    sandbox = SandboxConfig(memory_limit_mb=48)
+    small, large = [
+        await manager.run_code(f"import {packages}\nprint(len(bytearray({size} << 20)))", "python", sandbox=sandbox)
+        for size in (40, 56)
+    ]
+    assert (small.outcome, small.stdout, large.outcome) == (Outcome.OK, "41943040\n", Outcome.MEMORY_LIMIT), small
+
+
+async def test_several_large_packages_fit_into_the_default_limit(manager: RuntimeManager) -> None:
+    """No snapshot has all three of them, so the program imports at least one of them itself."""
+    result = await manager.run_code("import numpy, sympy, sklearn; print('imported')", "python", 25_000)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "imported\n"), result
 
 
 # Finds each random generator in the memory, such as those in default values of functions, and prints its state.

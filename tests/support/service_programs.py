@@ -79,7 +79,7 @@ PYTHON = {
     "memory error": Program(
         "raise MemoryError('mine')",
         "USER_ERROR | exit 1 | MemoryError: mine",
-        deviations={"native": "MEMORY_LIMIT"},
+        deviations=dict.fromkeys(EMBEDDED, "MEMORY_LIMIT"),
     ),
     "killed": Program(
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",

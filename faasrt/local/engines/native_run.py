@@ -16,7 +16,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
 from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT, STREAMS
-from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
+from faasrt.local.engines.report import cut_streams, decode_message, read_python_error, read_text
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome
@@ -216,9 +216,9 @@ class NativeRun:
         """Return the fields of the result of a program that has ended by itself."""
         messages = self._messages
         if "error" in messages:
-            fields = read_error(messages["error"], self._limit, unnamed="Exception")
-            if fields["error"].name == "MemoryError":
-                return {"outcome": Outcome.MEMORY_LIMIT}
+            fields = read_python_error(messages["error"], self._limit)
+            if "error" not in fields:
+                return fields
             fields["exit_code"] = returncode or fields["exit_code"]
             if "missing" in messages:
                 fields["error"] = self._hint(fields["error"], read_text(messages["missing"], "package"))

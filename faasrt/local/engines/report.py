@@ -67,6 +67,17 @@ def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[
     }
 
 
+def read_python_error(message: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """Like `read_error`, but a MemoryError that a Python program does not catch is the outcome MEMORY_LIMIT.
+
+    A MemoryError of the compiler is not: it means that the program is nested too deeply.
+    """
+    fields = read_error(message, limit, unnamed="Exception")
+    if fields["outcome"] is Outcome.USER_ERROR and fields["error"].name == "MemoryError":
+        return {"outcome": Outcome.MEMORY_LIMIT}
+    return fields
+
+
 def _read_position(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 < value < 2**31 else None
 

