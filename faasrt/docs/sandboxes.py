@@ -117,7 +117,7 @@ limit is 48 MiB for Python and 16 MiB for JavaScript.
 The memory limit is approximate: `faasrt.local` says by how much. A process of its own ends each program at its time
 limit, even if the server is busy. Only a program that then waits for the server, to read its output or to send more of
 its input, gets up to half a second more when the server is no longer busy.
-(This does not apply to Python in WebAssembly, where a process of its own ends the program.)
+(This does not apply to Python in WebAssembly.)
 
 ## Security
 

@@ -128,10 +128,12 @@ limit, and a deep recursion up to 256 MiB of stack until the program ends. A Jav
 more than its limit, for Deno itself.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
-program that ends itself with a signal is CRASHED, too. If a process is killed from outside, the call fails with a
-server error. As a program can hide that it killed itself, this answer has the header `x-faasrt-program-suspect: 1`, and
-the client's circuit breaker does not count it. At a limit the FaaS ends a whole execution, not a single case: see
-`Runtime.run_cases`.
+program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call only fails with a
+server error if there is evidence that the process was killed from outside: the kernel has ended it for lack of memory,
+or its launcher has ended. With cgroups, the kernel says which program it has ended. Without them, it only says that it
+has ended some process of the machine meanwhile. Then a program with child processes may have caused this, and killed
+itself: the answer has the header `x-faasrt-program-suspect: 1`, and the client reads it as CRASHED. At a limit the FaaS
+ends a whole execution, not a single case: see `Runtime.run_cases`.
 
 **Speed.** Seen from a client, a short program takes about 5 ms in native Python and in WebAssembly, and 6 ms in
 JavaScript and TypeScript (`benchmarks/local.py`).

@@ -19,7 +19,7 @@ from faasrt.local.access import AccessPolicy
 from faasrt.local.access_log import CLIENT_GONE, AccessLog
 from faasrt.local.admission import AdmissionQueue, BusyError, execute_with_events
 from faasrt.local.connections import BoundedConnection, Listener, RequestCounter, log_failure
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, KilledError, NotStartedError
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, SuspectError
 from faasrt.local.exposition import collect_metrics, format_metrics
 from faasrt.local.http_limits import Share
 from faasrt.local.http_responses import OVERLOADED_HEADERS, error_response, json_response, send_response
@@ -283,7 +283,7 @@ def _failure_response(error: Exception) -> web.Response:
     match error:
         case BadRequestError():
             return error_response(400, "bad request", str(error))
-        case KilledError():
+        case SuspectError():
             return error_response(error.status, error.kind, str(error), {PROGRAM_SUSPECT_HEADER: "1"})
         case EngineError():
             headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}

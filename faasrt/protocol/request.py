@@ -20,7 +20,8 @@ from faasrt.languages import Language
 
 NOT_STARTED_HEADER = "x-faasrt-not-started"
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
-"""A response header with the value 1 when a program may have caused the failure. It does not open the breaker."""
+"""A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as
+CRASHED."""
 _TEXTS = "code, ext and priority"
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -12,6 +12,7 @@ The first row that matches applies:
     200 otherwise                                     OK
     408, or 500 whose `details` mention a timeout     TIMEOUT, if the server is not lossless, the program had its whole
                                                       time limit, and the body has an `error`, unlike a proxy's page
+    500 that names the program as a suspect           CRASHED; see `PROGRAM_SUSPECT_HEADER`
     429, 503                                          OverloadedError
     408 that does not state that nothing was started  ServerError
     other 4xx                                         RejectedError
@@ -112,6 +113,10 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     if answer.status == 200:
         return _read_success(answer, nonce, timeout_ms, max_output_bytes)
     error, details = _server_message(answer)
+    if answer.program_suspect and answer.status == 500:
+        # An error would let a program escape its verdict, and would be retried if the program is idempotent.
+        crash = ExecutionResult(outcome=Outcome.CRASHED, error=ErrorInfo("SIGKILL", details[:500]))
+        return ParsedAnswer(crash, declared=True)
     # The page of a proxy has no `error`.
     if answer.may_be_timeout and error and _mentions_timeout(answer, details):
         texts, truncated = cut_texts({"stderr": details}, max_output_bytes)
@@ -157,7 +162,6 @@ def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> Servic
         message = f"the FaaS answered HTTP {status}, which is not part of its protocol; check the URL"
         return ProtocolError(message, sent="yes", status=status)
     failure.error, failure.details = error, details
-    failure.blames_endpoint = not answer.program_suspect
     return failure
 
 

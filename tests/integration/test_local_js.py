@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from pathlib import Path
 
-import psutil
 import pytest
 
-import faasrt
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from support.helpers import until_active
-from support.served import at_work_in, sandboxes, trace
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -226,24 +221,6 @@ async def test_printing_v8s_message_does_not_cause_memory_limit(local: RuntimeMa
     bomb = "const a = []; for (;;) a.push(new Blob([new Uint8Array(1e7).fill(1)]))"
     result = await run(local, bomb)
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR)
-
-
-async def test_a_process_killed_from_outside_is_a_server_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next program runs."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name, value in trace(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    async with RuntimeManager.local(["js"], workers=1) as manager:
-        call = asyncio.create_task(manager.run_code("for (;;);", "js"))
-        busy: list[psutil.Process] = []
-        while not busy:
-            ours = sandboxes(at_work_in(tmp_path, psutil.Process().children()), "deno")
-            busy = [child for child in ours if child.cpu_times().user > 0.5]
-            await asyncio.sleep(0.01)
-        busy[0].kill()
-        with pytest.raises(faasrt.ServerError, match="killed from outside"):
-            await call
-        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"
 
 
 async def test_a_long_error_message_is_shortened(local: RuntimeManager) -> None:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
 from support.random_programs import RANDOM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -308,14 +308,33 @@ async def test_the_memory_of_a_process_without_its_first_thread_counts(native: R
     assert result.outcome is Outcome.MEMORY_LIMIT
 
 
-async def test_a_program_that_hides_its_end_does_not_open_the_breaker(native: RuntimeManager) -> None:
-    """Its call raises ServerError, because the system may have killed it. Other calls succeed."""
-    for _ in range(10):
-        with pytest.raises(ServerError, match="killed from outside") as failure:
-            await run(native, "import os\nos.close(255)\nos.kill(os.getpid(), 9)")
-        assert not failure.value.blames_endpoint
-    assert (await run(native, "print(1)")).outcome is Outcome.OK
-    assert {state.state for state in native.get_metrics().states} == {"closed"}
+@pytest.mark.parametrize(
+    "send",
+    [
+        "os.close(255)\nos.kill(os.getpid(), {})",
+        "os.close(255)\nsignal.raise_signal({})",
+        "ctypes.CDLL(None).kill(os.getpid(), {})",
+        "os.system('kill -{} $PPID')\ntime.sleep(9)",
+        'os.write(255, b\'{{"kind":"done"\\n\')\nos.kill(os.getpid(), {})',
+    ],
+)
+@pytest.mark.parametrize("number", [9, 15])
+async def test_a_program_that_kills_itself_is_crashed(native: RuntimeManager, send: str, number: int) -> None:
+    """No program can look like one that was killed from outside. It runs once, even if it is idempotent."""
+    code = f"import ctypes, os, signal, time\nprint(1, flush=True)\n{send.format(number)}"
+    result = await native.run_code(code, "python", 20_000, idempotent=True)
+    assert (result.outcome, result.stdout, result.attempts) == (Outcome.CRASHED, "1\n", 1), result
+
+
+async def test_a_program_that_kills_itself_keeps_the_other_verdicts(native: RuntimeManager) -> None:
+    """Other tests of the program, and other cases of a function, have their own verdicts."""
+    kill = "os.close(255)\n        os.kill(os.getpid(), 9)"
+    end = f"import os\ndef f(text):\n    if text == 'b':\n        {kill}\n    return text"
+    tests = [TestCase(text, text) for text in "abc"]
+    judgement = await native.judge(f"{end}\nprint(f(input()))", tests, language="python")
+    assert [str(test.verdict) for test in judgement.results] == ["PASSED", "CRASHED", "PASSED"]
+    results = await native.run_cases(end, "f", [(text,) for text in "abc"], language="python")
+    assert [str(result.outcome) for result in results] == ["OK", "CRASHED", "OK"]
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,14 @@ from faasrt import (
     DeadlineExceededError,
     FaasrtError,
     LimiterSettings,
+    Outcome,
     OverloadedError,
     RetrySettings,
     RuntimeManager,
     ServerError,
     ServiceError,
     Settings,
+    TestCase,
     TimeoutSettings,
 )
 from faasrt.telemetry.events import CallFinished, EndpointChanged, RetryScheduled
@@ -509,14 +511,24 @@ async def test_event_of_a_call_without_a_permit_has_its_wait() -> None:
     assert ended.queued_s >= 0.05
 
 
-@pytest.mark.parametrize(("headers", "state"), [({}, "open"), ({"x-faasrt-program-suspect": "1"}, "closed")])
-async def test_failures_that_a_program_may_have_caused_do_not_open_the_breaker(
-    headers: dict[str, str], state: str
-) -> None:
-    """A hostile program that kills its own process must not make its server unavailable to other programs."""
+SUSPECT = Reply(status=500, headers={"x-faasrt-program-suspect": "1"})
+
+
+async def test_failures_that_a_program_may_have_caused_do_not_open_the_breaker() -> None:
+    """A hostile program that kills its own process must not make its server unavailable to other programs. Its outcome
+    is CRASHED, and it is not retried, even if it is idempotent.
+    """
     async with endpoint_group(1) as (manager, (fake,)):
         await manager.run_code("1", "python")
         for _ in range(2 * BreakerSettings().consecutive_failures):
-            fake.script(Reply(status=500, headers=headers))
+            fake.script(SUSPECT)
+            result = await manager.run_code("1", "python", idempotent=True)
+            assert (result.outcome, result.attempts) == (Outcome.CRASHED, 1)
+        fake.script(Reply(stdout="1"), SUSPECT, Reply(stdout="1"))
+        judgement = await manager.judge("1", [TestCase(expected="1")] * 3, language="python", concurrency=1)
+        assert [str(test.verdict) for test in judgement.results] == ["PASSED", "CRASHED", "PASSED"]
+        assert [one.state for one in manager.get_metrics().states] == ["closed"]
+        for _ in range(2 * BreakerSettings().consecutive_failures):
+            fake.script(Reply(status=500))
             assert isinstance(await outcome_of(manager.run_code("1", "python")), ServiceError)
-        assert [one.state for one in manager.get_metrics().states] == [state]
+        assert [one.state for one in manager.get_metrics().states] == ["open"]

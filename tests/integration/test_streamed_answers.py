@@ -13,6 +13,7 @@ from aiohttp import web
 from faasrt import (
     ConnectionLostError,
     DeadlineExceededError,
+    ErrorInfo,
     ExecutionResult,
     FaasrtError,
     Outcome,
@@ -61,7 +62,7 @@ RESULT = b'{"result": {"output": {"stdout": "a"}, "outcome": "OK"}}\n'
 
 async def test_a_failure_after_the_head_keeps_its_meaning(serve: Serve) -> None:
     """An error line becomes the error of its status. It is raised by the iteration, and by `result`."""
-    error = b'{"error": {"status": 500, "error": "the engine failed", "details": "oh", "program_suspect": true}}\n'
+    error = b'{"error": {"status": 500, "error": "the engine failed", "details": "oh"}}\n'
     requests: list[str] = []
     url = await serve(lines_server(CHUNK, error, requests=requests))
     async with (
@@ -74,9 +75,17 @@ async def test_a_failure_after_the_head_keeps_its_meaning(serve: Serve) -> None:
         with pytest.raises(ServerError):
             run.result  # noqa: B018
     assert (raised.value.status, raised.value.error, raised.value.details) == (500, "the engine failed", "oh")
-    assert not raised.value.blames_endpoint
     assert len(requests) == 1
     assert requests[0].startswith("application/x-ndjson")
+
+
+async def test_a_failure_that_the_program_may_have_caused_is_a_result(serve: Serve) -> None:
+    """The outcome is CRASHED, as without live output."""
+    error = b'{"error": {"status": 500, "error": "the engine failed", "details": "oh", "program_suspect": true}}\n'
+    url = await serve(lines_server(CHUNK, error))
+    async with manager_for(url, envelope="never") as manager, manager.stream_code("1", "python") as run:
+        assert [chunk.text async for chunk in run] == ["a"]
+    assert (run.result.outcome, run.result.error) == (Outcome.CRASHED, ErrorInfo("SIGKILL", "oh"))
 
 
 async def test_calls_are_retried_before_the_first_output(serve: Serve) -> None:

@@ -180,7 +180,7 @@ async def test_the_error_of_a_program_has_its_name_and_message(manager: RuntimeM
     assert message in result.error.traceback
 
 
-@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGTERM", "SIGPIPE", "SIGUSR1"])
+@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGTERM", "SIGPIPE", "SIGUSR1", "SIGKILL"])
 @pytest.mark.parametrize("language", each_of(["c"]))
 async def test_a_signal_is_a_crash(manager: RuntimeManager, language: str, signal: str) -> None:
     code = f"#include <signal.h>\nint main(void) {{ raise({signal}); }}"

@@ -43,8 +43,8 @@ class EngineError(Exception):
     kind = "the engine failed"
 
 
-class KilledError(EngineError):
-    """The process of a program was killed by a signal, apparently from outside. The program may have sent it itself."""
+class SuspectError(EngineError):
+    """The process of a program was killed while the system lacked memory, and the program may have caused this."""
 
 
 class NotStartedError(EngineError):

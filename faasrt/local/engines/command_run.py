@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,8 +37,6 @@ class CommandRun(NativeRun):
     """
 
     process_name = "a process of a toolchain"
-    # A program can end itself with SIGTERM. The system only uses SIGKILL.
-    from_outside = frozenset({signal.SIGKILL})
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 from faasrt.inputs import program_file
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
 from faasrt.local.engines.output_filter import OutputFilter, find_diagnostics
 from faasrt.local.engines.process import STDERR, STDOUT, STREAMS
@@ -45,13 +45,8 @@ _MESSAGE_FIELDS = {
     "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
-    **dict.fromkeys(("exit", "abort", "node", "watched", "kill", "done"), ()),
+    **dict.fromkeys(("exit", "abort", "done"), ()),
 }
-# Signals that a process gets for its own faults. Other signals come from outside, or from the program through Node.
-_FAULTS = frozenset({
-    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP,
-    signal.SIGXCPU, signal.SIGXFSZ,
-})  # fmt: skip
 # After these messages the process waits to be killed.
 _LAST_MESSAGES = frozenset({"error", "done"})
 
@@ -205,7 +200,7 @@ class DenoRun:
 
     def result(self) -> EngineResult:
         """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
-        program began, and KilledError if it was killed from outside.
+        program began, and EngineError if it was killed from outside.
         """
         self._stdout.finish()
         if self._child.out_of_time and not self._stdout.complete:
@@ -319,10 +314,8 @@ class DenoRun:
             return {"outcome": Outcome.MEMORY_LIMIT}
         if "started" not in messages:
             raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
-        may_have_killed_itself = "kill" in messages or ("node" in messages and "watched" not in messages)
-        if self._signal is not None and self._signal not in _FAULTS and not may_have_killed_itself:
-            # Usually the reason is that the system is out of memory.
-            raise KilledError(f"a Deno process was killed from outside (signal {self._signal})")
+        if self._signal is not None:
+            self._child.check_not_killed("a Deno process")
         if Outcome.OUTPUT_LIMIT in self._ended_by:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if "error" in messages:

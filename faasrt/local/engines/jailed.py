@@ -19,7 +19,7 @@ from typing import IO, Any
 import attrs
 
 import faasrt.local.jail
-from faasrt.local.engines.base import EngineError, NotStartedError
+from faasrt.local.engines.base import EngineError, NotStartedError, SuspectError
 from faasrt.local.engines.collection import Folder
 from faasrt.local.engines.jail_config import JailConfig
 from faasrt.local.engines.process import ChildProcess, Spawner, open_pipes
@@ -55,10 +55,14 @@ class JailedProcess(ChildProcess):
     Attributes:
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         out_of_time: Whether the launcher ended it at its time limit.
+        outside_reason: Why it was killed from outside; "" without evidence for this, because all other signals come
+            from the program itself.
+        is_suspect: Whether the program may have caused this.
     """
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start) -> None:
         self.out_of_memory = self.out_of_time = False
+        self.outside_reason, self.is_suspect = "", False
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         super().__init__(
             _pid_of(pidfds[0]), start.stdin, start.outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
@@ -75,7 +79,8 @@ class JailedProcess(ChildProcess):
             NotStartedError: The launcher has ended, or does not read its messages.
         """
         try:
-            self._jail.send({"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s})
+            message = {"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
+            self._jail.send(message | {"cgroup": self._group is not None})
         except OSError as error:
             raise NotStartedError(f"cannot limit a program: {error.strerror}") from None
         if memory_bytes is not None:
@@ -86,6 +91,20 @@ class JailedProcess(ChildProcess):
         if self._group is not None:
             self._group.limit_memory(max_bytes)
 
+    def check_not_killed(self, name: str) -> None:
+        """Raise an error if the process was killed from outside.
+
+        Args:
+            name: The name of the process in the error.
+
+        Raises:
+            SuspectError: The program may have caused this.
+            EngineError: It was killed for another reason.
+        """
+        if self.returncode == -signal.SIGKILL and self.outside_reason:
+            kind = SuspectError if self.is_suspect else EngineError
+            raise kind(f"{name} was killed from outside: {self.outside_reason}")
+
     async def open_folder(self) -> Folder:
         """Return the working folder, which can also be read after the process has ended.
 
@@ -94,13 +113,22 @@ class JailedProcess(ChildProcess):
         """
         return await self._jail.open_folder(self._number)
 
-    def mark_exited(self, returncode: int) -> None:
+    def kill(self) -> None:
+        if self.returncode is None and not self.outside_reason:
+            self.outside_reason = "the server has ended it"
+        super().kill()
+
+    def mark_exited(self, returncode: int, reason: str = "") -> None:
+        """Record the end of the process. `reason` is that of the launcher."""
         for pidfd in self._pidfds:
             os.close(pidfd)
         if self._group is not None:
             if returncode == -signal.SIGKILL and not self.killed:
-                self.out_of_memory = self.out_of_memory or self._group.is_out_of_memory()
+                reason = reason or self._group.oom_reason()
             self._jail.discard(self._group)
+        self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
+        if reason in ("system", "unclear"):
+            self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"
         super().mark_exited(returncode)
 
 
@@ -230,9 +258,7 @@ class Jail:
             if "ended" in message:
                 process = self._processes.pop(message["ended"], None)
                 if process is not None:
-                    process.out_of_memory = message["reason"] == "memory"
-                    process.out_of_time = message["reason"] == "time"
-                    process.mark_exited(os.waitstatus_to_exitcode(message["status"]))
+                    process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
             elif "folder" in message:
                 self._mark_opened(message["folder"], descriptors)
             elif "started" in message:
@@ -289,6 +315,7 @@ class Jail:
                 folder.set_exception(NotStartedError("the launcher of the jail has ended"))
         while self._processes:
             _, process = self._processes.popitem()
+            process.outside_reason = "the launcher of the jail has ended"
             process.kill()
             process.mark_exited(-signal.SIGKILL)
 

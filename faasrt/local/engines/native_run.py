@@ -7,13 +7,13 @@ import json
 import re
 import shlex
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineResult, KilledError, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
 from faasrt.local.engines.jailed import JailedProcess
 from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.local.engines.report import cut_streams, decode_message, read_python_error, read_text
@@ -32,7 +32,6 @@ _FIELDS = {
     "error": ("phase", "name", "message", "traceback", "line", "column"),
     "missing": ("package",),
     "exit": (),
-    "kill": (),
     "own_return_val": (),
     "done": (),
 }
@@ -61,12 +60,9 @@ class NativeRun:
 
     Attributes:
         process_name: The name of the process in errors.
-        from_outside: The signals that come from the system or its operator. All other signals come from the program:
-            faults, alarms, closed pipes.
     """
 
     process_name: ClassVar[str] = "a Python process"
-    from_outside: ClassVar[Collection[int]] = frozenset({signal.SIGKILL, signal.SIGTERM})
 
     def __init__(self, job: EngineJob, process: JailedProcess, python: str) -> None:
         self._job, self._process, self._python = job, process, python
@@ -115,7 +111,7 @@ class NativeRun:
 
     def result(self) -> EngineResult:
         """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
-        program began, and KilledError if it was killed from outside.
+        program began, and EngineError if it was killed from outside.
         """
         messages = self._messages = self._decode_messages()
         if self._process.out_of_time and "done" not in messages:
@@ -194,8 +190,7 @@ class NativeRun:
         return messages
 
     def _classify(self) -> dict[str, Any]:
-        messages = self._messages
-        returncode = 0 if "done" in messages else self._process.returncode or 0  # "done" makes the server kill it
+        returncode = 0 if "done" in self._lines else self._process.returncode or 0  # "done" makes the server kill it
         if self._ended_by is Outcome.TIMEOUT:
             return {"outcome": Outcome.TIMEOUT}
         if self._process.out_of_memory:
@@ -205,10 +200,8 @@ class NativeRun:
         if self._ended_by is Outcome.OUTPUT_LIMIT:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if returncode < 0:
+            self._process.check_not_killed(self.process_name)
             name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-            if -returncode in self.from_outside and "kill" not in messages:
-                # Usually the reason is that the system is out of memory.
-                raise KilledError(f"{self.process_name} was killed from outside ({name})")
             return {"outcome": Outcome.CRASHED, "error": ErrorInfo(name, f"the program was ended by {name}")}
         return self._classify_exit(returncode)
 

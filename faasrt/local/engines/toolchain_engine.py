@@ -239,6 +239,8 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             )
         except EngineError as error:
             raise NotStartedError(f"the compiler failed: {error}") from None
+        if result.error is not None and result.error.name == "SIGKILL":  # a compiler does not kill itself
+            raise NotStartedError("the compiler was killed")
         if result.outcome is Outcome.OK:
             if "files" not in result.truncated:
                 return dict(result.files), True

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -45,6 +46,8 @@ _CANCEL_TIMEOUT_S = 1.0
 # The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
 _ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
 _START_TIMEOUT_S = 60.0
+# A program cannot send signals, but might make its worker fail in one of these ways.
+_FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP)
 _ESTIMATE_S = 0.5
 
 
@@ -89,14 +92,20 @@ class WasiWorker:
         given = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
         self._max_bytes = _MESSAGE_BYTES + _ANSWER_FACTOR * limits.max_output_bytes
         self._send({**given, **output, **attrs.asdict(limits)})
+        truncated = ["files"] if job.input.collect else []  # of a program that gets no answer
         try:
             answer = await self._next_answer(limits.timeout_ms / 1000 + _ANSWER_GRACE_S)
         except TimeoutError:
             await self.child.end()
-            truncated = ["files"] if job.input.collect else []
             return EngineResult(
                 outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, truncated=truncated, instance_id=name
             )
+        except EngineError:
+            number = -(self.child.returncode or 0)
+            if not self._began or number not in _FAULTS:
+                raise
+            error = ErrorInfo(signal.Signals(number).name, "the process of the sandbox failed")
+            return EngineResult(outcome=Outcome.CRASHED, error=error, truncated=truncated, instance_id=name)
         except asyncio.CancelledError:
             self._send({"cancel": True})
             try:

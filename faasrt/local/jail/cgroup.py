@@ -59,12 +59,15 @@ class Group:
         with contextlib.suppress(OSError):  # the program has ended, and its cgroup is removed
             _write(f"{self.folder}/memory.max", str(max_bytes))
 
-    def is_out_of_memory(self) -> bool:
-        """Return whether the kernel has ended the program because of this limit, not for lack of memory elsewhere."""
+    def oom_reason(self) -> str:
+        """Return why the kernel has ended the program: "memory" for this limit, "system" for lack of memory elsewhere,
+        "" if it has not.
+        """
         with contextlib.suppress(OSError):
             events = dict(line.split() for line in _read(f"{self.folder}/memory.events").splitlines())
-            return events["oom"] != "0" and events["oom_kill"] != "0"
-        return False
+            if events["oom_kill"] != "0":
+                return "memory" if events["oom"] != "0" else "system"
+        return ""
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -9,10 +9,9 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
-    -> {"limit": id, "bytes", "until"}                end the program if its processes use more memory than this (unless
+    -> {"limit": id, "bytes", "until", "cgroup"}      end the program if its processes use more memory than this (unless
                                                       null), and at this time of the monotonic clock
-    <- {"ended": id, "status", "reason"}              the wait status; "memory" or "time" if a limit was the reason,
-                                                      "system" if the kernel was out of memory, else ""
+    <- {"ended": id, "status", "reason"}              the wait status, and the reason; see `_Program`
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """
@@ -72,7 +71,10 @@ class _Program:
         max_bytes: The memory that its processes may use together; None without a limit.
         check_at: When to check its memory next.
         until: When its time is up.
-        reason: Why it was ended; see the message "ended".
+        oom_kills: How many processes of the machine the kernel had killed for lack of memory when the program began.
+        reason: Why it was killed: "memory" or "time" for a limit; "system" if the kernel lacked memory meanwhile, and
+            "unclear" if the program may have caused this; else "".
+        had_children: Whether a check has seen a second process.
         kernel_bytes: The least memory of the kernel itself in the checks so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
     """
@@ -85,8 +87,9 @@ class _Program:
         self.pipes: list[int] = []
         self.max_bytes: int | None = None
         self.check_at = 0.0
-        self.until = math.inf
+        self.until = self.oom_kills = math.inf
         self.reason = ""
+        self.had_children = False
         self.kernel_bytes = sys.maxsize
         self.is_hidden = False
 
@@ -187,6 +190,8 @@ class Launcher:
         program = self._find(message["limit"])
         if program is not None:
             program.max_bytes, program.until = message["bytes"], message["until"]
+            if not message["cgroup"]:  # a cgroup has a counter of its own
+                program.oom_kills = memory.count_oom_kills()
 
     def _check(self, program: _Program) -> None:
         now = time.monotonic()
@@ -303,10 +308,17 @@ class Launcher:
         return seccomp.build_filter(self._config["policy"], pid, may_truncate=self._may_truncate)
 
     def _reap(self, program: _Program) -> None:
-        _, status = os.waitpid(program.pid, 0)
+        _, status, usage = os.wait4(program.pid, 0)
         program.pid = -1
         if status != signal.SIGKILL:
             program.reason = ""  # it ended by itself in time
+        elif not program.reason and memory.count_oom_kills() > program.oom_kills:
+            # The kernel does not report which process it has killed. The peak of the memory shows whether the first
+            # process exceeded the limit since the last check. It is unknown for the other ones, so a program with
+            # children may have caused the lack of memory, and then have killed itself.
+            used = usage.ru_maxrss * 1024 - self.base_bytes
+            exceeded = program.max_bytes is not None and used > program.max_bytes
+            program.reason = "memory" if exceeded else "unclear" if program.had_children else "system"
         for fd in program.pipes:
             os.close(fd)
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
@@ -369,6 +381,7 @@ class Launcher:
                 limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
         except OSError:
             processes = [own]  # the process or its first thread has just ended
+        program.had_children = program.had_children or len(processes) > 1
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
         if self._config["runner"] and not self._slots and memory.count_threads(own) > _MOST_THREADS:
             program.kill("memory")

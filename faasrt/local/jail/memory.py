@@ -21,6 +21,13 @@ _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
 
+def count_oom_kills() -> int:
+    """Return how many processes of the machine the kernel has killed for lack of memory; 0 if it is unknown."""
+    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    return 0
+
+
 def readable_folder(folder: str) -> str | None:
     """Return the folder that shows the memory of a process; None if there is none at the moment.
 

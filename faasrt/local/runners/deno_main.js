@@ -11,9 +11,6 @@
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit
 //     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; any other SIGABRT is a lack of memory
-//     \0faasrt:NONCE:{"kind": "node"}                 the program has Node's `process`, with which it can kill itself
-//     \0faasrt:NONCE:{"kind": "watched"}              from now on, "kill" is sent before the program sends a signal
-//     \0faasrt:NONCE:{"kind": "kill"}                 the program sends a signal; any other signal came from outside
 //     \0faasrt:NONCE:{"kind": "done"}                 the program ran to its end; without this, the process just stopped
 //
 // After "error" or "done" the runner waits until the host kills the process. This is faster than a regular exit, and
@@ -85,18 +82,9 @@ function send(kind, fields = []) {
   writeAll(writeStdout, `${mark}${message}}\n`);
 }
 
-// If the program has closed stdout, the message cannot be sent. The program then waits here until the host ends it.
-function sendOrStop(kind) {
-  try {
-    send(kind);
-  } catch {
-    for (;;) wait(never, 0, 0);
-  }
-}
-
-// With Node's `process`, the program can end this process with a signal, which must not look like a signal from the
-// system. So its methods are patched to send a message first. Loading `process` takes long, so this happens only when
-// the program loads it: at once if it uses the global `process`, otherwise in a microtask.
+// With Node's `process`, the program can abort this process, which must not look like a lack of memory. So the method is
+// patched to send a message first. Loading `process` takes long, so this happens only when the program loads it: at once
+// if it uses the global `process`, otherwise in a microtask.
 const processGlobal = getOwnPropertyDescriptor(globalThis, "process");
 const nodeProcess = processGlobal.get;
 const internal = Deno[Deno.internal];
@@ -107,23 +95,12 @@ function watchProcess() {
   const process = apply(nodeProcess, globalThis, []);
   if (watched) return process;
   watched = true;
-  const { _kill, abort } = process;
-  const kill = (pid, signal) => {
-    if (signal !== 0) sendOrStop("kill");
-    return _kill(pid, signal);
-  };
-  defineProperty(process, "_kill", { __proto__: null, value: kill, writable: false, configurable: false });
+  const { abort } = process;
   process.abort = () => {
     send("abort");
     abort();
   };
-  delete ops.op_node_process_kill;
   delete ops.op_process_abort;
-  try {
-    send("watched");
-  } catch {
-    // stdout is closed. Without this message, the host assumes that the program may have killed itself.
-  }
   return process;
 }
 
@@ -135,7 +112,6 @@ if (internal.__nodeBootstrapArgs !== undefined) {
   const { argv0 } = args;
   defineProperty(args, "argv0", {
     get() {
-      sendOrStop("node");
       later(watchProcess);
       return argv0;
     },

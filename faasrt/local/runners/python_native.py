@@ -10,7 +10,6 @@ of which the header has the paths and sizes. The rest of stdin is that of the pr
     {"kind": "error", ...}         the exception that ended the program
     {"kind": "missing", "package"} the program could not import this package, because it is not installed
     {"kind": "exit"}               the program exited with a code other than 0
-    {"kind": "kill"}               the program sends itself a signal; without this, a signal came from outside
     {"kind": "done"}               the program ran to its end; without this, the process just stopped (os._exit)
     {"kind": "own_return_val"}     the program defines its own return_val
 
@@ -22,12 +21,10 @@ faasrt/protocol/guest in front of it, and job_input.py, python_random.py and pyt
 
 import atexit
 import builtins
-import functools
 import gc
 import importlib.util
 import json
 import os
-import signal
 import sys
 import threading
 import weakref
@@ -50,7 +47,7 @@ FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all o
 
 
 def send(kind, **fields):
-    if own_pid() != pid and kind != "kill":
+    if own_pid() != pid:
         return  # this is a process that the program has forked; its end is not the end of the program
     texts = [f'"kind":"{kind}"']
     for name, value in fields.items():
@@ -73,40 +70,6 @@ def return_val(value):
     send("ret_val", text=as_text(value))
 
 
-def report_signals(event, arguments):
-    # An audit hook that sends "kill" before the program sends itself a signal, so that this does not look like a signal
-    # from the system. Signals from ctypes functions and from other processes of the program cause no audit event. So
-    # "kill" is sent as soon as the program uses ctypes or starts a process, and is not needed after that.
-    if event in SIGNAL_EVENTS and not untracked:
-        if event in UNTRACKED_EVENTS:
-            untracked.append(event)
-        elif not arguments[1]:
-            return
-        send("kill")
-
-
-untracked = []
-UNTRACKED_EVENTS = {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function", "os.exec", "os.posix_spawn", "os.system"}
-UNTRACKED_EVENTS |= {"subprocess.Popen", "os.fork", "os.forkpty"}
-SIGNAL_EVENTS = UNTRACKED_EVENTS | {"os.kill", "os.killpg", "signal.pthread_kill"}
-
-
-def report_call(function):
-    """Return a function that sends "kill" and then calls another one, for which there is no audit event."""
-
-    @functools.wraps(function)
-    def call(*arguments, **options):
-        send("kill")
-        return function(*arguments, **options)
-
-    return call
-
-
-for name in ("raise_signal", "pidfd_send_signal"):
-    if hasattr(signal, name):
-        setattr(signal, name, report_call(getattr(signal, name)))
-
-
 def main(*_):
     """Run one program, and exit. The interpreter calls this as `sys.excepthook`, with no other frame on the stack."""
     global pid, has_files
@@ -122,7 +85,6 @@ def main(*_):
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])
-    sys.addaudithook(report_signals)
     send("started")
     failure, exit_code = None, 0
     try:

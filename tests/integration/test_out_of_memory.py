@@ -1,0 +1,96 @@
+"""Programs that end with SIGKILL while their server lacks memory. Without cgroups, the kernel does not say why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServiceError
+from support.helpers import manager_for
+
+_CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1, in which the server creates no cgroups
+_SPARE_BYTES, _SANDBOX = 100 * 2**20, SandboxConfig(memory_limit_mb=512)
+_SERVER = """
+import asyncio, sys
+from faasrt.local import LocalFaaS
+async def main():
+    async with LocalFaaS(["python", "js"], workers=1, engines={"python": "native"}) as faas:
+        for language in ("python", "js"):
+            await faas.wait_ready(language)
+        print(faas.url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+_USE = "kept = [bytearray(b'x' * 2**20) for _ in range(300)]"
+_USE_IN_CHILD = f"""
+import os, time
+if not os.fork():
+    time.sleep(0.3)
+    {_USE}
+os.wait()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    folder = _CGROUPS / f"faasrt-tests-{os.urandom(4).hex()}"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this user cannot create a cgroup of version 1")
+    try:
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+@contextlib.asynccontextmanager
+async def _short_of_memory(cgroup: Path) -> AsyncIterator[RuntimeManager]:
+    """Yield a manager for a server that has only 100 MiB for its programs, less than their limit."""
+    command = ["/bin/sh", "-c", 'echo 0 > "$0" && exec "$@"', str(cgroup / "cgroup.procs"), sys.executable]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "-c", _SERVER], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        try:
+            url = (await asyncio.to_thread(process.stdout.readline)).strip()
+            used = int((cgroup / "memory.usage_in_bytes").read_text())
+            (cgroup / "memory.limit_in_bytes").write_text(str(used + _SPARE_BYTES))
+            async with manager_for(url, sandbox=_SANDBOX) as manager:
+                yield manager
+        finally:
+            process.kill() if sys.exc_info()[0] else process.communicate()
+
+
+def _oom_kills(cgroup: Path) -> int:
+    return int((cgroup / "memory.oom_control").read_text().split()[-1])
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        pytest.param(_USE, None, id="within its limit"),
+        pytest.param(_USE_IN_CHILD, Outcome.CRASHED, id="after its child was killed"),
+    ],
+)
+async def test_only_a_program_that_cannot_have_caused_the_lack_of_memory_has_no_verdict(
+    cgroup: Path, code: str, outcome: Outcome | None
+) -> None:
+    """A program within its limit gets a ServerError. A program whose child lacks memory may kill itself afterwards."""
+    async with _short_of_memory(cgroup) as manager:
+        try:
+            result: ExecutionResult | ServiceError = await manager.run_code(code, "python", 20_000, idempotent=False)
+        except ServiceError as error:
+            result = error
+        assert _oom_kills(cgroup) > 0
+        assert getattr(result, "outcome", None) is outcome, result
+        if isinstance(result, ServiceError):
+            assert "the system has run out of memory" in str(result)
+        assert (await manager.run_code("print(1)", "python", 20_000)).ok
