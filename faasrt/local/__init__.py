@@ -81,7 +81,8 @@ Whenever a jail is built, a process inside tries to break out of it; if it succe
 `faasrt health` and `GET /health` show the level, why it is not higher, and whether there are cgroups.
 
 If the server may create cgroups (version 2, Linux 5.19 or newer), each native and Deno process has its own at both
-levels, so that memory of the kernel, such as full pipes, counts towards the memory limit. Delegate a cgroup with
+levels, so that memory of the kernel, such as full pipes, counts towards the memory limit, and each program gets the
+same share of CPU time, however many processes it has. Delegate a cgroup with
 `Delegate=yes` in a systemd unit that starts only the server, or start the server as the only process of a container
 with a writable /sys/fs/cgroup.
 
@@ -122,7 +123,11 @@ container without capabilities, with Python on the engine `wasm`. Engines genera
 allow executable memory.
 
 **Limits.** The memory limit is approximate. Without a cgroup, a native program may exceed it by up to half a GiB for a
-moment before it is ended. Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64
+moment before it is ended, because a process with a higher priority adds up the memory of its processes, at most 20
+times a second. It also counts page tables, mappings, file locks, sockets, and, once the kernel's memory for the whole
+machine has grown by 32 MiB, other descriptors and what they watch. The kernel itself limits each process to 512 MiB
+more than the memory limit (4 GiB more in compiled languages), and a program to 64 processes and threads. The kernel
+counts neither full pipes, at most 128 MiB, nor the sum over all processes. With a cgroup, it counts everything. Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64
 MiB. The folder of a program on *wasm* takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory
 limit, and a deep recursion up to 256 MiB of stack until the program ends. A JavaScript process may use about 110 MiB
 more than its limit, for Deno itself.

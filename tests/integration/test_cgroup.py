@@ -91,6 +91,9 @@ def tree() -> Iterator[Path]:
     folder.mkdir()
     try:
         (folder / "cgroup.subtree_control").write_text("+memory +pids")
+        with contextlib.suppress(OSError):  # not delegated
+            (parent / "cgroup.subtree_control").write_text("+cpu")
+            (folder / "cgroup.subtree_control").write_text("+cpu")
         tree = folder / "tree"
         (tree / "leaf").mkdir(parents=True)
         os.setxattr(tree, "user.delegate", b"1")
@@ -177,6 +180,8 @@ async def _assert_each_program_has_a_cgroup(server: _Server, tree: Path, *, fork
         with contextlib.suppress(FileNotFoundError):
             limits = [(group / name).read_text().strip() for name in ("memory.oom.group", "pids.max")]
             assert limits == ["1", "256"]
+            if "cpu" in (tree / "cgroup.controllers").read_text().split():
+                assert (group / "cpu.weight").read_text() == "100\n"
     async with manager_for(server.url) as manager:
         fork = "import os, time\nif os.fork() == 0: time.sleep(60)\nprint(open('/proc/self/cgroup').read())"
         for code, language in [(fork if forks else "print(1)", "python"), ("console.log(1)", "js")]:

@@ -84,7 +84,7 @@ os.waitpid(pid, 0)
 """,
     "name of its session": "import os\nif not (pid := os.fork()):\n    os.setsid(); print(os.getsid(0) == os.getpid(), flush=True)\n    os._exit(0)\nos.waitpid(pid, 0)",
     "setsid": "import subprocess\nprint(subprocess.run(['setsid', 'echo', 'x'], capture_output=True))",
-    "job control": "import subprocess\nprint(subprocess.run(['bash', '-mc', 'sleep 60 & kill -- -$!; wait $!; echo $?'], stdout=-1, stderr=-3).stdout)",
+    "job control": "import subprocess\nprint(subprocess.run(['bash', '-c', 'set -m; sleep 60 & kill -- -$!; wait $!; echo $?'], stdout=-1, stderr=-3).stdout)",
     "interpreter in a process": """
 import subprocess, sys
 code = 'import sys; print(sys.version_info[:2], sys.argv, sys.flags.isolated); sys.exit(4)'

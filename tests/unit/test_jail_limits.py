@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faasrt.local.jail import memory
+from faasrt.local.jail import cgroup, memory
 
 _ROLLUP = """\
 55d6c1a00000-7ffc3b9fe000 ---p 00000000 00:00 0                          [rollup]
@@ -76,3 +76,21 @@ def test_locks_count_for_the_holders_with_many(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "readlink", lambda path: jails[path.split("/")[2]])
     assert memory.count_locks(10) == 10 + 30
     assert memory.count_locks(13) == 50
+
+
+def test_cgroups_do_without_the_cpu_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and processes must be limited. CPU time is divided only where the kernel allows it."""
+    written = []
+
+    def write(path: str, text: str) -> None:
+        written.append((path, text))
+        if text in refused:
+            raise PermissionError
+
+    monkeypatch.setattr(cgroup, "_write", write)
+    refused = {"+cpu"}
+    cgroup._enable_controllers("/c")
+    assert written == [("/c/cgroup.subtree_control", text) for text in ("+memory +pids", "+cpu")]
+    refused = {"+memory +pids"}
+    with pytest.raises(PermissionError):
+        cgroup._enable_controllers("/c")

@@ -1,4 +1,5 @@
-"""Cgroups (version 2) that bound the memory and the processes of programs, where the server may create them.
+"""Cgroups (version 2) that bound the memory and the processes of programs, where the server may create them, and divide
+CPU time: each program gets the same share, and all programs together the same as the server with its launchers.
 
 The server creates a cgroup for each program, and the process of the program enters it before anything else:
 
@@ -25,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 _ROOT = "/sys/fs/cgroup"
 _PREFIX = "faasrt-"
-_CONTROLLERS = "+memory +pids"
+_CONTROLLERS, _OPTIONAL_CONTROLLER = "+memory +pids", "+cpu"
 _MAX_PROCESSES = 256  # and threads; more than any program may have by its other limits
 # Since Linux 5.19. Since 5.16, a descriptor of `cgroup.procs` keeps the rights of the process that opened it, which the
 # process of a program needs, because it has none itself. The root of the machine does not have this file.
@@ -87,7 +88,7 @@ class Cgroups:
     """
 
     def __init__(self, parent: str) -> None:
-        _write(f"{parent}/cgroup.subtree_control", _CONTROLLERS)
+        _enable_controllers(parent)
         self._folder = f"{parent}/{_PREFIX}{os.urandom(6).hex()}"
         with _locked(parent):  # no other server takes the new cgroup for an abandoned one
             _remove_abandoned(parent)
@@ -96,7 +97,7 @@ class Cgroups:
         self._created = 0
         self._busy: list[Group] = []
         try:
-            _write(f"{self._folder}/cgroup.subtree_control", _CONTROLLERS)
+            _enable_controllers(self._folder)
             self._check()
         except BaseException:
             self._remove()
@@ -174,6 +175,14 @@ def _find_delegated() -> str | None:
         return own
     parent = os.path.dirname(own)
     return parent if own != _ROOT and _is_delegated(parent) else None
+
+
+def _enable_controllers(folder: str) -> None:
+    _write(f"{folder}/cgroup.subtree_control", _CONTROLLERS)
+    with contextlib.suppress(
+        OSError
+    ):  # not delegated, or the kernel refuses because of processes with real-time priority
+        _write(f"{folder}/cgroup.subtree_control", _OPTIONAL_CONTROLLER)
 
 
 def _is_delegated(folder: str) -> bool:
