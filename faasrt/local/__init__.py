@@ -126,11 +126,11 @@ allow executable memory.
 moment before it is ended, because a process with a higher priority adds up the memory of its processes, at most 20
 times a second. It also counts page tables, mappings, file locks, sockets, and, once the kernel's memory for the whole
 machine has grown by 32 MiB, other descriptors and what they watch. The kernel itself limits each process to 512 MiB
-more than the memory limit (4 GiB more in compiled languages), and a program to 64 processes and threads. The kernel
-counts neither full pipes, at most 128 MiB, nor the sum over all processes. With a cgroup, it counts everything. Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64
-MiB. The folder of a program on *wasm* takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory
-limit, and a deep recursion up to 256 MiB of stack until the program ends. A JavaScript process may use about 110 MiB
-more than its limit, for Deno itself.
+more than the memory limit (4 GiB more in compiled languages), and a program to 64 processes and threads. Full pipes, at
+most 192 MiB, are not counted. With a cgroup, the kernel counts everything. Files in the /tmp of a native or a
+JavaScript program count as memory, and are limited to 64 MiB. The folder of a program on *wasm* takes up to 64 MiB, and
+its open files another 64 MiB, in addition to its memory limit, and a deep recursion up to 256 MiB of stack until the
+program ends. A JavaScript process may use about 110 MiB more than its limit, for Deno itself.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
 program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call only fails with a
