@@ -80,6 +80,25 @@ each of its processes, a program would slow down all others. `setsid` succeeds w
 programs get a process group instead, so that `os.killpg(os.getpgid(child.pid), signal.SIGKILL)` ends a child with its
 own children, and nothing else. In other languages, and with the command `setsid`, call `setpgid` for this.
 
+CPython's own tests have the same results on `native` as without a sandbox, except for those that need one of these.
+Most of this also holds for Bash, C and the other toolchains.
+
+| what a program uses | in the sandbox | because |
+|---|---|---|
+| sockets other than Unix sockets | refused | there is no network |
+| terminals, such as `pty` | not found | there are none |
+| `mmap.mmap(-1, n)`, which can be shared | a file in /tmp | such memory can outlive its mapping, uncounted |
+| the same in subprocesses, or in other languages | refused | the same |
+| `os.memfd_create`, mappings of /dev/zero | refused | the same |
+| writing to /dev/zero | `ENOSPC` | it is the device /dev/full, which reads as zeros, too |
+| over 64 threads and processes, or 256 open files | refused | they would burden the machine |
+| files of more than 64 MiB | `EFBIG` | /tmp has 64 MiB |
+| a higher resource limit, limits of other processes | refused | the limits are those of the sandbox |
+| the size of a pipe or socket buffer, leases | refused | no limit counts this memory of the kernel |
+| extended attributes, System V IPC, inotify | refused | the same |
+| flags of `os.preadv` and `os.pwritev` | refused | they show which files of the machine are cached |
+| removing a missing file outside /tmp | `EROFS` | the folders there are read-only |
+
 On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
 10,000 entries. So does the name matplotlib or seaborn in the program, because matplotlib needs a folder. Data that it
 writes to a file can be read through another open file after `close` or `os.fsync`.

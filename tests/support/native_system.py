@@ -333,6 +333,7 @@ print(done, os.wait()[1])
     "SIGPIPE": "import os\nr, w = os.pipe()\nos.close(r)\nos.write(w, b'x')",
     "SIGTERM handled": "import os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(11))\nos.kill(os.getpid(), signal.SIGTERM)",
     "wakeup": "import signal, socket\na, b = socket.socketpair()\na.setblocking(False)\nsignal.set_wakeup_fd(a.fileno())\nsignal.signal(signal.SIGUSR1, lambda *x: None)\nsignal.raise_signal(signal.SIGUSR1)\nprint(b.recv(5))",
+    "functions": "import signal\nprint([repr(getattr(signal, name)).split(' at ')[0] for name in dir(signal)])",
     "faulthandler": "import faulthandler, sys\nprint(faulthandler.is_enabled())\nfaulthandler.dump_traceback()",
     "faulthandler at a crash": "import faulthandler, ctypes\nfaulthandler.enable()\nctypes.string_at(0)",
     "SIGINT while asyncio runs": """
