@@ -41,6 +41,24 @@ async def test_the_jail_denies_each_attack(host: Host, name: str) -> None:
     assert await host.sink.all_received() == []
 
 
+async def test_an_ordinary_user_reports_files_that_cannot_be_read() -> None:
+    """A program can take the rights to its files and folders from itself. Nothing is lost silently."""
+    write = "import os\nos.mkdir('d')\nfor path in ('a', 'd/b'): open(path, 'w').write('1')\n"
+    found = {
+        "pass": ({"a": b"1", "d/b": b"1"}, set()),
+        "os.chmod('/tmp', 0)": ({}, {"files"}),
+        "os.chmod('/tmp', 0o400)": ({}, {"files"}),
+        "os.chmod('/tmp', 0o300)": ({"a": b"1", "d/b": b"1"}, set()),
+        "os.chmod('a', 0)": ({"d/b": b"1"}, {"files"}),
+        "os.chmod('d', 0)": ({"a": b"1"}, {"files"}),
+        "os.chmod('d', 0o400)": ({"a": b"1"}, {"files"}),
+    }
+    async with host_of(USERS[0] if os.getuid() else USERS[1], "namespaces") as one:
+        for code, (files, truncated) in found.items():
+            result = await one.manager.run_code(write + code, "python", 20_000, collect=["**"])
+            assert (result.outcome, result.files, result.truncated) == (Outcome.OK, files, truncated), (code, result)
+
+
 async def test_an_attack_succeeds_outside_of_the_jail(host: Host) -> None:
     """This shows that the test of the table can fail."""
     code = attempt("print(read('CANARY'))").replace("CANARY", host.words["CANARY"])

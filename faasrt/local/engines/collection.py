@@ -66,7 +66,7 @@ def collect_files(
 def _walk(
     folder: int, prefix: str, device: int, depth: int, matcher: PathMatcher, remaining: set[tuple[str, ...]]
 ) -> Iterator[FoundFile | None]:
-    """Yield the regular files that match and the folders that cannot be opened, by path, and None for other entries."""
+    """Yield the regular files that match and the entries that cannot be examined, by path, and None for other ones."""
     for name in sorted(os.listdir(folder)):
         following = matcher.after(remaining, name)
         if not following:
@@ -74,7 +74,8 @@ def _walk(
             continue
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        except OSError:
+        except OSError:  # the program has taken the rights to its folder from itself, and so from an ordinary user
+            yield prefix + name, lambda max_bytes: None
             continue
         if stat.S_ISREG(mode):
             yield (prefix + name, functools.partial(_read, folder, name, device)) if () in following else None
