@@ -102,7 +102,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
   WebAssembly could use memory and CPU time without limits, find out which paths exist, and read and change the later
   programs of its process, because such a process runs many. The level `confined` keeps it from everything else.
 * Side channels: timing, caches, and the load of the machine.
-* The machine as a whole: limits apply to each program, so choose `--workers` for the machine's capacity.
+* The machine as a whole: limits apply to each program, so choose `--workers` for the machine's capacity. If it lacks
+  memory, the kernel ends native and JavaScript programs before the server.
 * HTTP without TLS: give the server a certificate (`--tls-cert`), or put TLS in front. An address other than loopback
   needs a token, and the server does not tell users apart.
 * A program's own result: the program can forge its outcome, output and value, but not those of another program.

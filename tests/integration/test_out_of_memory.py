@@ -37,6 +37,18 @@ if not os.fork():
 os.wait()
 os.kill(os.getpid(), 9)
 """
+# Each of these processes uses less memory than the server.
+_USE_IN_CHILDREN = """
+import os, time
+for _ in range(40):
+    if not os.fork():
+        kept = bytearray(b'x' * 5 * 2**20)
+        time.sleep(1)
+        os._exit(0)
+while True:
+    try: os.wait()
+    except ChildProcessError: break
+"""
 
 
 @pytest.fixture
@@ -78,12 +90,16 @@ def _oom_kills(cgroup: Path) -> int:
     [
         pytest.param(_USE, None, id="within its limit"),
         pytest.param(_USE_IN_CHILD, Outcome.CRASHED, id="after its child was killed"),
+        pytest.param(_USE_IN_CHILDREN, Outcome.OK, id="although children were killed"),
     ],
 )
 async def test_only_a_program_that_cannot_have_caused_the_lack_of_memory_has_no_verdict(
     cgroup: Path, code: str, outcome: Outcome | None
 ) -> None:
-    """A program within its limit gets a ServerError. A program whose child lacks memory may kill itself afterwards."""
+    """A program within its limit gets a ServerError. A program whose child lacks memory may kill itself afterwards.
+
+    The kernel kills processes of programs, not the server.
+    """
     async with _short_of_memory(cgroup) as manager:
         try:
             result: ExecutionResult | ServiceError = await manager.run_code(code, "python", 20_000, idempotent=False)

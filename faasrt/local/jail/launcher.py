@@ -259,6 +259,7 @@ class Launcher:
         """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
         config = self._config
         try:
+            memory.prefer_for_oom_kill()
             if message["cgroup"]:
                 os.write(descriptors.pop(), b"0")
                 if self._slots:

@@ -1,4 +1,4 @@
-"""Reads the memory of processes from /proc. The functions return 0 for a process that has ended.
+"""Reads the memory of processes from /proc. Most functions return 0 for a process that has ended.
 
 The argument `folder` is the folder of a process in some /proc, such as "/proc/42".
 """
@@ -26,6 +26,15 @@ def count_oom_kills() -> int:
     with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
         return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
     return 0
+
+
+def prefer_for_oom_kill() -> None:
+    """Make the kernel kill this process, or one that it starts, before others if the machine lacks memory.
+
+    Otherwise it would kill the server or the launcher because of a program with many small processes.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
 
 
 def readable_folder(folder: str) -> str | None:
