@@ -202,7 +202,7 @@ DENIED = {
         f"raise {name}": f"s, h = resource.getrlimit(resource.{name}); "
         f"resource.setrlimit(resource.{name}, (h + 1, h + 1))"
         for name in [
-            "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CPU", "RLIMIT_STACK",
+            "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_STACK",
             "RLIMIT_CORE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_SIGPENDING", "RLIMIT_NICE", "RLIMIT_RTPRIO",
         ]
     },

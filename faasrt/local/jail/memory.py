@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import os
 import resource
 import signal
@@ -16,7 +15,7 @@ _PAGE_BYTES = resource.getpagesize()
 _FREE_LOCKS = 9  # of each process
 # More than each takes, because it takes long to count many: a descriptor with its file, a watch of an epoll, and an
 # open file of /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
-_DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 4096, 4 * 2**20
+_DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 16_384, 4 * 2**20
 _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
@@ -122,7 +121,7 @@ def descriptor_bytes(folder: str, most: int) -> int:
                 target = os.readlink(f"{folder}/fd/{number}")
                 if target == "anon_inode:[eventpoll]":
                     with open(f"{folder}/fdinfo/{number}", "rb") as file:
-                        total += _WATCH_BYTES * sum(1 for _ in itertools.islice(file, max(0, most) // _WATCH_BYTES))
+                        total += _WATCH_BYTES * sum(line.startswith(b"tfd:") for line in file)
                 elif "/fdinfo/" in target:
                     total += _FDINFO_BYTES
     return total
