@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 _NETWORK = "there are no sockets but Unix sockets"
 _TERMINAL = "there are no terminals"
 _READ_ONLY = "the interpreter is on a read-only file system, where removing a missing file has another error"
@@ -13,6 +15,7 @@ _SESSION = "all processes of a program are in one session"
 _CACHE = "the flags show which files of the machine are cached"
 _USERS = "other users have no number in the user namespace of a program"
 _HOME = "the home of the user is the working folder"
+_HANGS = "they hang without a jail, too"
 _FILES = "the jail does not have this file of the machine"
 _PROCESSES = "a program cannot read the memory of processes"
 
@@ -30,7 +33,7 @@ NOT_RUN = {
     ),
     **dict.fromkeys(["openpty", "pty", "readline", "termios", "tty"], _TERMINAL),
     "largefile": _LARGE,
-    **dict.fromkeys(["interpreters", "_xxsubinterpreters"], "they hang without a jail, too"),
+    **dict.fromkeys(["interpreters", "_xxsubinterpreters"] if sys.version_info < (3, 12) else [], _HANGS),
 }
 """Modules and patterns of tests that are not run, without "test_" in front, with the reason."""
 
