@@ -115,7 +115,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
   shared files of the environment. Many locks count as memory.
 * Equal shares of the CPU, unless there are cgroups or the kernel divides CPU time between sessions. The latter is the
   default of Linux (CONFIG_SCHED_AUTOGROUP), but has no effect in containers that have a CPU cgroup. There, a program
-  with 60 processes or threads gets as much as 60 others. The launcher has priority over all of them.
+  with 60 processes or threads gets as much as 60 others. The launcher has priority over all of them: programs have the
+  niceness 5 if the server may not raise the launcher's priority, for which it must be root with CAP_SYS_NICE.
 * The CPU time of other processes: at the level `filters`, a program can read it.
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
   with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
