@@ -396,6 +396,8 @@ JAVA_NAMES = {
     "interface Shape {}\nclass Solution { public static void main(String[] a) {} }": "Solution",
     "class A {}\nclass Main {}": "Main",
     "class A { class B { void main() {} } }\nclass C {}": "A",
+    "public/* class X */class // Y\n /**/ Z {}": "Z",
+    "public static int x; class A {} class B { void/**/main() {} }": "B",
     "": "Main",
     "/* unclosed public class X {}": "Main",
 }

@@ -6,8 +6,6 @@ the tier of the standard library.
 
 from __future__ import annotations
 
-import re
-
 STANDARD_TIER = "standard"
 """The name of the tier of the standard library."""
 STANDARD_LIBRARY = [
@@ -76,7 +74,6 @@ TIERS = {
     "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
 }
 """The modules that each tier has imported, by the name of the tier."""
-_NAMES = re.compile(rf"\b(?:{'|'.join(TIERS)})\b")
 
 
 def tiers_of(code: str) -> list[str]:
@@ -84,7 +81,7 @@ def tiers_of(code: str) -> list[str]:
     those the smallest. If this guess is wrong, the program is only slower. The time is linear in the length of the
     program.
     """
-    named = set(_NAMES.findall(code))
+    named = {tier for tier in TIERS if tier in code}
     common = {tier: len(named & packages_of(tier)) for tier in TIERS} if named else {}
     return sorted((tier for tier in common if common[tier]), key=lambda tier: -common[tier])
 

@@ -7,20 +7,25 @@ class. It has no package.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from pathlib import Path
 
 from faasrt.languages import Language
 from faasrt.local.engines.toolchain import OUT, PROGRAM, Installation, Toolchain, mount_home, read_output
 
-# Comments, text blocks, strings and characters. An unclosed one extends to the end of the program or of its line.
-_TEXT = re.compile(
-    r'/\*.*?(?:\*/|\Z)|//[^\n]*|"""(?:\\.|[^\\])*?(?:"""|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?', re.DOTALL
-)
+# An unclosed comment or text block extends to the end of the program, an unclosed string to the end of its line.
+_COMMENT = r"/\*.*?(?:\*/|\Z)|//[^\n]*+"
+_STRING = r'''"""(?:\\.|[^\\])*?(?:"""|\Z)|"(?:\\.|[^"\\\n])*+"?|'(?:\\.|[^'\\\n])*+'?'''
+_GAP = rf"(?:\s|{_COMMENT})++"
+# Comments, strings, and the declarations that decide which class is the main class.
 _TOKEN = re.compile(
-    r"[{};]|\b(?:class|record|enum|interface)\s+(?P<name>(?:[^\W\d]|\$)[\w$]{0,199})|\b(?P<public>public)\b|"
-    r"\bvoid\s+(?P<main>main)\b"
+    rf"{_COMMENT}|{_STRING}|\b(?:class|record|enum|interface){_GAP}(?P<name>(?:[^\W\d]|\$)[\w$]{{0,199}})|"
+    rf"\b(?P<public>public)\b|\bvoid{_GAP}(?P<main>main)\b",
+    re.DOTALL,
 )
+# The main class is searched for in this much of a program, so that the search takes less than 50 ms.
+_SEARCHED_CHARS, _SEARCHED_TOKENS = 2**19, 20_000
 # One thread for the garbage collection, no file for other processes, and the data of a JVM that has started before.
 _JVM = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto"]
 _JAVAC = [f"-J{option}" for option in [*_JVM, "-XX:TieredStopAtLevel=1", "-Xmx768m"]]
@@ -48,20 +53,22 @@ def _file(code: str) -> str:
     """Return the name of the file, which is that of the main class."""
     with_main: list[str] = []
     names: list[str] = []
-    depth, is_public = 0, False
-    for token in _TOKEN.finditer(_TEXT.sub(" ", code)):
+    depth, is_public, end = 0, False, 0
+    tokens = itertools.islice(_TOKEN.finditer(code, 0, _SEARCHED_CHARS), _SEARCHED_TOKENS)
+    for token in tokens:
+        start = token.start()
+        opened, closed = code.count("{", end, start), code.count("}", end, start)
+        depth += opened - closed
+        is_public = is_public and not opened and not closed and code.find(";", end, start) < 0
+        end = token.end()
         if token["main"]:
             with_main += names[-1:] if depth == 1 else []
-        elif token[0] in "{}":
-            depth += 1 if token[0] == "{" else -1
-        elif depth == 0 and token["name"]:
+        elif token["public"]:
+            is_public = depth == 0
+        elif token["name"] and depth == 0:
             if is_public:
                 return f"{token['name']}.java"
             names.append(token["name"])
-        if token[0] != "public":
-            is_public = False
-        elif depth == 0:
-            is_public = True
     main = (with_main or (["Main"] if "Main" in names else names) or ["Main"])[0]
     return f"{main}.java"
 
