@@ -39,7 +39,8 @@ from faasrt.results import ErrorInfo, Outcome
 
 _PREFIX = "faasrt1:"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
-_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# An unclosed string extends to the end, so that it is not searched again from each of its quotes.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 # The size of a frame's JSON without its strings: a few hundred records of a few hundred characters each.
 _MAX_STRUCTURE = 262_144
 # Frames that cannot be decoded were written by a program that found the nonce. Give up after this number of them.

@@ -35,7 +35,7 @@ from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_t
 from faasrt.results import ErrorInfo, Outcome
 from faasrt.strict_json import loads
 
-_LIMIT = re.compile(r"(?P<name>\w+) cannot exceed the configured limit of (?P<limit>-?\d+)")
+_LIMIT = re.compile(r"\b(?P<name>\w++) cannot exceed the configured limit of (?P<limit>-?\d+)")
 # bash pads the description of a signal, except the longest one.
 _KILLED = re.compile(r": line \d+: +\d+ (?:Floating point exception|[A-Z][A-Za-z]*(?: [A-Za-z]+)* {2})")
 _OUTPUT_SETTING = "set PISTON_OUTPUT_MAX_SIZE of the server to 65536 or more"

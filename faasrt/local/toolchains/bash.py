@@ -22,6 +22,7 @@ BASH = Toolchain(
     run=lambda _, name, memory_mb: ["bash", name],
     keeps_source=True,
     diagnostic=re.compile(r"^[^\s:]+: line (?P<line>\d+): (?P<message>syntax error.*|unexpected EOF.*)$", re.MULTILINE),
-    out_of_memory=re.compile(r": (?:xmalloc|xrealloc): (?:.*: )?cannot allocate \d+ bytes"),
+    # A bash that was built for debugging also prints the place in its own source.
+    out_of_memory=re.compile(r": (?:xmalloc|xrealloc): (?:[^\s:]{1,200}:\d{1,9}: )?cannot allocate \d+ bytes"),
     sample="echo ok",
 )

@@ -32,7 +32,9 @@ RUST = Toolchain(
         r"(?:\n +--> (?P<file>[^\s:]+):(?P<line>\d+):(?P<column>\d+))?$",
         re.MULTILINE,
     ),
-    failure=re.compile(r"^thread '.*' (?:\(\d+\) )?(?P<name>panic)ked at .*:\n(?P<message>.*)$", re.MULTILINE),
+    failure=re.compile(
+        r"^thread '.{0,200}?' (?:\(\d{1,20}\) )?(?P<name>panic)ked at .{1,1000}:\n(?P<message>.*)$", re.MULTILINE
+    ),
     out_of_memory=re.compile(r"^memory allocation of \d+ bytes failed$", re.MULTILINE),
     sample='fn main() { println!("ok"); }',
 )
