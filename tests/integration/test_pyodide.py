@@ -26,6 +26,13 @@ PROGRAMS: dict[str, tuple[Outcome, str, str]] = {
     ),
     "print('on')\nwhile True: pass": (Outcome.TIMEOUT, "on\n", ""),
     SLEEPY: (Outcome.TIMEOUT, "on\n", ""),
+    "import asyncio\nprint('on')\nawait asyncio.sleep(100)": (Outcome.TIMEOUT, "on\n", ""),
+    "import asyncio\nprint('on')\nasyncio.run(asyncio.sleep(100))": (Outcome.TIMEOUT, "on\n", ""),
+    "import asyncio\nasync def f():\n    while True: await asyncio.sleep(0)\nprint('on')\nawait f()": (
+        Outcome.TIMEOUT,
+        "on\n",
+        "",
+    ),
     CATCHING: (Outcome.TIMEOUT, "caught\n" * 10, ""),
     "import sys\nprint('x')\nsys.exit(3)": (Outcome.USER_ERROR, "x\n", ""),
     "import os\nprint('x')\nos._exit(3)": (Outcome.CRASHED, "x\n", ""),

@@ -16,10 +16,11 @@ class LimitExceeded(BaseException):
 
 
 class Guard:
-    # Calls `on_deadline` repeatedly from the deadline on, while the program runs.
+    # Calls `on_deadline` repeatedly from the deadline on, while the program runs. In Pyodide, calls `on_hang` if the
+    # program awaits something at the deadline: then the interpreter does not run, and no exception can be raised in it.
 
-    def __init__(self, on_deadline):
-        self.on_deadline = on_deadline
+    def __init__(self, on_deadline, on_hang):
+        self.on_deadline, self.on_hang = on_deadline, on_hang
         self.deadline = None
         self.watch = None
         self.asleep = False
@@ -80,18 +81,22 @@ class Guard:
 
             import pyodide_js
             from pyodide.code import run_js
+            from pyodide.ffi import create_proxy
 
             buffer = run_js(
-                "(() => { let end = Infinity; return { arm(ms) { end = Date.now() + ms; }, set 0(_) {},"
+                "(() => { let end = Infinity, timer; return { set 0(_) {},"
                 f" get 0() {{ const t = Date.now(); if (t < end) return 0; end = t + {INTERVAL_S * 1000};"
-                f" return {int(signal.SIGINT)}; }} }}; }})()"
+                f" return {int(signal.SIGINT)}; }},"
+                " arm(ms, hang) { end = Date.now() + ms; clearTimeout(timer);"
+                f" if (hang) timer = setTimeout(hang, ms + {INTERVAL_S * 2000}); }} }}; }})()"
             )
+            on_hang = create_proxy(self.on_hang)
             set_handler, set_buffer = signal.signal, pyodide_js.setInterruptBuffer
         except Exception:
             return None
 
         def watch(s):
-            buffer.arm(1e15 if s is None else s * 1000)
+            buffer.arm(1e15 if s is None else s * 1000, None if s is None else on_hang)
             if s is not None:
                 set_handler(signal.SIGINT, self.tick)
                 set_buffer(buffer)

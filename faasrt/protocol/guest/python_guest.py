@@ -40,7 +40,7 @@ class Guest(FrameWriter, InputGiver):
         self.whole_cases = job["function"] is None and not job["single"]
         self.records, self.index, self.began = [], 0, now()
         self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
-        self.guard = Guard(self.interrupt)
+        self.guard = Guard(self.interrupt, self.end_at_limit)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.stdin = self.folder = None
         self.real_stdout = sys.stdout
@@ -138,8 +138,11 @@ class Guest(FrameWriter, InputGiver):
     def interrupt(self):
         self.interrupts += 1
         if self.interrupts > MAX_INTERRUPTS:
-            self.end_process(self.limit_result())
+            self.end_at_limit()
         raise LimitExceeded
+
+    def end_at_limit(self):
+        self.end_process(self.limit_result())
 
     def on_output_limit(self):
         self.exceeded_output = True
