@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -188,6 +189,21 @@ async def test_a_signal_is_a_crash(manager: RuntimeManager, language: str, signa
     assert result.outcome is Outcome.CRASHED, result
     assert result.error is not None
     assert (result.error.name, result.exit_code) == (signal, None)
+
+
+@pytest.mark.parametrize("language", each_of(["c"]))
+async def test_a_large_binary_is_in_memory_once(manager: RuntimeManager, language: str) -> None:
+    """The server copies it neither after the compilation, nor for the cache, nor for the process that runs it."""
+    size = 29_000_000
+    code = f"volatile char a[{size}] = {{1}}; int main(void) {{ return a[0] + a[{size} - 1]; }} // {uuid.uuid4()}"
+    await manager.run_code("int main(void) { return 0; }", language)
+    for _ in ("compiled", "cached"):
+        tracemalloc.start()
+        try:
+            assert (await manager.run_code(code, language)).exit_code == 1
+            assert size < tracemalloc.get_traced_memory()[1] < 1.5 * size
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("language", each_of(["c"]))

@@ -104,7 +104,7 @@ def _read(folder: int, name: str, device: int, max_bytes: int) -> bytes | None:
         if not stat.S_ISREG(status.st_mode) or status.st_dev != device or status.st_size > max_bytes:
             return None
         with open(fd, "rb", closefd=False) as file:
-            content = file.read(max(0, max_bytes) + 1)
+            content = file.read(status.st_size + 1)
     except OSError:
         return None
     finally:

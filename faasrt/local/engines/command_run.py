@@ -64,7 +64,8 @@ class CommandRun(NativeRun):
         return attrs.evolve(result, error=ErrorInfo(found["name"], message, cut_text(traceback, 4 * _MESSAGE_BYTES)[0]))
 
     def _describe(self) -> tuple[dict[str, Any], Mapping[str, bytes]]:
-        return {"command": self._command, "folders": self._folders, "stackBytes": _STACK_BYTES}, self._files
+        files, self._files = self._files, {}  # the program may be large, so it is kept only until it is sent
+        return {"command": self._command, "folders": self._folders, "stackBytes": _STACK_BYTES}, files
 
     def begin(self, memory_bytes: int) -> None:
         super().begin(memory_bytes + _UNTOUCHED_BYTES)

@@ -183,7 +183,7 @@ class DenoRun:
             "maxMessageBytes": self._limit,
         }
         header = json.dumps(fields).encode()
-        self._child.write(b"".join([b"%08d" % len(header), header, *given.files.values(), given.stdin]), eof=True)
+        self._child.write(b"%08d" % len(header), header, *given.files.values(), given.stdin, eof=True)
 
     def end(self, limit: Outcome | None = None) -> None:
         """End the program, because it exceeded the limit with this outcome, if any."""

@@ -90,7 +90,7 @@ class NativeRun:
             "memoryBytes": memory_bytes,
         }
         header, stdin = json.dumps(fields).encode(), self._job.input.stdin
-        self._process.write(b"".join([b"%08d" % len(header), header, *files.values(), stdin]), eof=True)
+        self._process.write(b"%08d" % len(header), header, *files.values(), stdin, eof=True)
 
     def _describe(self) -> tuple[dict[str, Any], Mapping[str, bytes]]:
         """Return the fields of the job for the runner, and the files of the program."""

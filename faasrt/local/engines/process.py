@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,7 @@ STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 MESSAGES = 3
 """The descriptor to which a process with a channel writes its messages."""
 _READ_BYTES = 65_536
+_MOST_PIECES = 100  # written at once; the system allows 1,024
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
@@ -198,7 +201,7 @@ class ChildProcess:
         self._on_output: Callable[[int, bytes], None] = ignore_output
         self._on_end: Callable[[], None] | None = None
         self._stdin: IO[bytes] | None = stdin
-        self._write_buffer = bytearray()
+        self._unsent: deque[memoryview] = deque()
         self._close_when_sent = False
         self._outputs = dict(outputs)
         self._stdout_inode = os.fstat(self._outputs[STDOUT].fileno()).st_ino  # both ends of a pipe have the same inode
@@ -236,9 +239,12 @@ class ChildProcess:
         except OSError:
             return True
 
-    def write(self, data: bytes, *, eof: bool = False) -> None:
-        """Send bytes to stdin, and then close it if `eof` is true. Discard the bytes if the process has ended."""
-        self._write_buffer += data
+    def write(self, *pieces: bytes, eof: bool = False) -> None:
+        """Send bytes to stdin, and then close it if `eof` is true. Discard the bytes if the process has ended.
+
+        The pieces are not copied, because a program may have files of many MiB.
+        """
+        self._unsent.extend(memoryview(piece) for piece in pieces if piece)
         self._close_when_sent = eof
         self._send()
 
@@ -307,13 +313,18 @@ class ChildProcess:
             return
         fd = self._stdin.fileno()
         try:
-            del self._write_buffer[: os.write(fd, self._write_buffer)]
+            sent = os.writev(fd, [*itertools.islice(self._unsent, _MOST_PIECES)]) if self._unsent else 0
         except BlockingIOError:
-            pass
+            sent = 0
         except OSError:
             self._close_stdin()  # the process closed its stdin, or has ended
             return
-        if self._write_buffer:
+        while sent:
+            piece = self._unsent.popleft()
+            if len(piece) > sent:
+                self._unsent.appendleft(piece[sent:])
+            sent -= min(sent, len(piece))
+        if self._unsent:
             self._loop.add_writer(fd, self._send)
         elif self._close_when_sent:
             self._close_stdin()
@@ -321,7 +332,7 @@ class ChildProcess:
             self._loop.remove_writer(fd)
 
     def _close_stdin(self) -> None:
-        self._write_buffer.clear()
+        self._unsent.clear()
         if self._stdin is not None:
             self._loop.remove_writer(self._stdin.fileno())
             self._stdin.close()

@@ -9,8 +9,9 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from faasrt.local.cache import is_private
 
@@ -45,23 +46,24 @@ class ProgramCache:
             with os.fdopen(fd, "rb") as file:
                 if not is_private(os.fstat(fd)):
                     return None  # another user could have written it
-                data = file.read()
+                files = _read(file)
             os.utime(path)
         except OSError:
             return None
-        return _decode(data)
+        return files
 
     def put(self, key: str, files: Mapping[str, bytes]) -> None:
         """Store an entry. Raise OSError if the disk is full, or the folder cannot be written."""
-        data = _encode(files)
-        if len(data) > self._max_bytes:
+        pieces = _encode(files)
+        size = sum(map(len, pieces))
+        if size > self._max_bytes:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._evict(len(data))
+        self._evict(size)
         fd, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)  # readable by its owner only
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(fd)  # otherwise a crash of the machine might leave an empty file with the final name
             Path(name).replace(self._folder / key)
@@ -93,22 +95,30 @@ class ProgramCache:
             total -= size
 
 
-def _encode(files: Mapping[str, bytes]) -> bytes:
+def _encode(files: Mapping[str, bytes]) -> list[bytes]:
+    """Return the pieces of an entry. The contents are not copied, because they may have many MiB."""
     head = json.dumps([(name, len(content)) for name, content in files.items()]).encode()
-    data = b"".join([_LENGTH.pack(len(head)), head, *files.values()])
-    return hashlib.sha256(data).digest() + data
+    pieces = [_LENGTH.pack(len(head)), head, *files.values()]
+    return [_digest(pieces), *pieces]
 
 
-def _decode(entry: bytes) -> dict[str, bytes] | None:
-    digest, data = entry[:_DIGEST_BYTES], entry[_DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != digest:
-        return None
+def _read(file: BinaryIO) -> dict[str, bytes] | None:
+    """Return the files of an entry; None if it is damaged."""
+    size = os.fstat(file.fileno()).st_size
+    digest, length = file.read(_DIGEST_BYTES), file.read(_LENGTH.size)
     try:
-        at = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-        files = {}
-        for name, size in json.loads(data[_LENGTH.size : at]):
-            files[name] = data[at : at + size]
-            at += size
+        head = file.read(min(size, *_LENGTH.unpack(length)))
+        sizes = [(str(name), int(size)) for name, size in json.loads(head)]
     except (struct.error, ValueError, TypeError):
         return None
-    return files if at == len(data) else None
+    if size != _DIGEST_BYTES + len(length) + len(head) + sum(size for _, size in sizes):
+        return None
+    files = {name: file.read(size) for name, size in sizes if size >= 0}
+    return files if _digest([length, head, *files.values()]) == digest else None
+
+
+def _digest(pieces: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()

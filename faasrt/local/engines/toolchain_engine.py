@@ -180,6 +180,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         command = [*toolchain.run(self._installation, name, job.limits.memory_limit_mb), *given.argv]
         process = await take()
         run = CommandRun(job, process, command, files, toolchain=toolchain)
+        del compiled, files  # the run keeps them until they are sent
         result = await run_warm(process, run, job, instance=self.name, headroom_mb=toolchain.headroom_mb)
         return attrs.evolve(result, compile_ms=compile_ms)
 
