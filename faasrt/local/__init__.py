@@ -141,9 +141,9 @@ A JavaScript program that closes its stdout is CRASHED, because the server needs
 program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call only fails with a
 server error if there is evidence that the process was killed from outside: the kernel has ended it for lack of memory,
 or its launcher has ended. With cgroups, the kernel says which program it has ended. Without them, it only says that it
-has ended some process of the machine meanwhile. Then a program with child processes may have caused this, and killed
-itself: the answer has the header `x-faasrt-program-suspect: 1`, and the client reads it as CRASHED. At a limit the FaaS
-ends a whole execution, not a single case: see `Runtime.run_cases`.
+has ended some process of the server, or of the machine, meanwhile. Then a program with child processes may have caused
+this, and killed itself: the answer has the header `x-faasrt-program-suspect: 1`, and the client reads it as CRASHED. At
+a limit the FaaS ends a whole execution, not a single case: see `Runtime.run_cases`.
 
 **Speed.** Seen from a client, a short program takes about 5 ms in native Python and in WebAssembly, and 6 ms in
 JavaScript and TypeScript (`benchmarks/local.py`).

@@ -7,13 +7,14 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServiceError
 from support.helpers import manager_for
+from support.served import until
 
 _CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1, in which the server creates no cgroups
 _SPARE_BYTES, _SANDBOX = 100 * 2**20, SandboxConfig(memory_limit_mb=512)
@@ -52,7 +53,7 @@ while True:
 
 
 @pytest.fixture
-def cgroup() -> Iterator[Path]:
+async def cgroup() -> AsyncIterator[Path]:
     folder = _CGROUPS / f"faasrt-tests-{os.urandom(4).hex()}"
     try:
         folder.mkdir()
@@ -61,7 +62,16 @@ def cgroup() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        folder.rmdir()
+        await until(lambda: _remove(folder))
+
+
+def _remove(cgroup: Path) -> bool:
+    """Remove a cgroup, and return whether all of its processes had ended."""
+    try:
+        cgroup.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -71,7 +71,7 @@ class _Program:
         max_bytes: The memory that its processes may use together; None without a limit.
         check_at: When to check its memory next.
         until: When its time is up.
-        oom_kills: How many processes of the machine the kernel had killed for lack of memory when the program began.
+        oom_kills: How many processes the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the kernel lacked memory meanwhile, and
             "unclear" if the program may have caused this; else "".
         had_children: Whether a check has seen a second process.
@@ -118,14 +118,15 @@ class Launcher:
         server: The socket to the server.
         config: The description of the jail.
         slots: The number of uids for programs; 0 without namespaces.
+        oom_counter: The file that counts the processes which the kernel has killed for lack of memory.
 
     Attributes:
         base_bytes: The resident memory of this process at its start.
         in_program: Whether this process is a fork that is to run a program, and no longer the launcher.
     """
 
-    def __init__(self, server: socket.socket, config: dict[str, Any], slots: int) -> None:
-        self._server, self._config, self._slots = server, config, slots
+    def __init__(self, server: socket.socket, config: dict[str, Any], slots: int, oom_counter: int | None) -> None:
+        self._server, self._config, self._slots, self._oom_counter = server, config, slots, oom_counter
         self._programs: dict[int, _Program] = {}  # by pidfd
         self._ending: dict[int, _Program] = {}  # by the pidfd of `init`
         self._poll = select.poll()
@@ -191,7 +192,7 @@ class Launcher:
         if program is not None:
             program.max_bytes, program.until = message["bytes"], message["until"]
             if not message["cgroup"]:  # a cgroup has a counter of its own
-                program.oom_kills = memory.count_oom_kills()
+                program.oom_kills = memory.count_oom_kills(self._oom_counter)
 
     def _check(self, program: _Program) -> None:
         now = time.monotonic()
@@ -313,7 +314,7 @@ class Launcher:
         program.pid = -1
         if status != signal.SIGKILL:
             program.reason = ""  # it ended by itself in time
-        elif not program.reason and memory.count_oom_kills() > program.oom_kills:
+        elif not program.reason and memory.count_oom_kills(self._oom_counter) > program.oom_kills:
             # The kernel does not report which process it has killed. The peak of the memory shows whether the first
             # process exceeded the limit since the last check. It is unknown for the other ones, so a program with
             # children may have caused the lack of memory, and then have killed itself.
@@ -475,7 +476,7 @@ def main(server: socket.socket) -> Callable[..., None]:
     _reset_signals()
     try:
         config = json.loads(server.recv(_MESSAGE_BYTES))
-        slots = 0
+        slots, oom_counter = 0, memory.open_oom_counter()
         _raise_priority()
         if config["level"] == "namespaces":
             slots = namespaces.enter(config)
@@ -491,7 +492,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body = namespace["main"]
-        launcher = Launcher(server, config, slots)
+        launcher = Launcher(server, config, slots, oom_counter)
         os.environ.clear()
         os.environ.update(config["env"])
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -12,6 +12,7 @@ import resource
 import signal
 
 _PAGE_BYTES = resource.getpagesize()
+_COUNTER_BYTES = 65_536
 _FREE_LOCKS = 9  # of each process
 # More than each takes, because it takes long to count many: a descriptor with its file, a watch of an epoll, and an
 # open file of /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
@@ -20,10 +21,29 @@ _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
 
-def count_oom_kills() -> int:
-    """Return how many processes of the machine the kernel has killed for lack of memory; 0 if it is unknown."""
-    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
-        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+def open_oom_counter() -> int | None:
+    """Open the file that counts the processes which the kernel has killed for lack of memory: those in the cgroup of
+    this process, where the kernel counts these, else those of the machine. Return None if there is none.
+    """
+    paths = []
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in file):
+            if "memory" in controllers.split(","):  # version 1
+                paths.append(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+            elif not controllers:
+                paths.append(f"/sys/fs/cgroup{path}/memory.events")
+    for path in [*paths, "/proc/vmstat"]:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return None
+
+
+def count_oom_kills(counter: int | None) -> int:
+    """Return the number in a file that `open_oom_counter` has opened; 0 if it is unknown."""
+    if counter is not None:
+        with contextlib.suppress(OSError):
+            _, _, after = os.pread(counter, _COUNTER_BYTES, 0).partition(b"\noom_kill ")
+            return int(after.split(maxsplit=1)[0]) if after else 0
     return 0
 
 
