@@ -144,6 +144,23 @@ async def test_isolated_cases_start_with_working_streams_and_prototypes() -> Non
         assert [(result.value, result.stdout) for result in results] == [(1, "1\ng\n"), (2, "2\ng\n")]
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "async def f(): pass\nkept = f()",
+        "import sys\nasync def f(): pass\ndef g():\n    kept = f()\n    sys.exit(1)\ng()",
+        "import warnings\nclass A:\n    def __del__(self): warnings.warn('gone', stacklevel=2)\na = A()",
+        "import warnings\nwarnings.warn('deep', stacklevel=2)",
+    ],
+)
+async def test_warnings_name_no_line_of_the_runner(place: str, code: str, local: RuntimeManager) -> None:
+    """They name the place that the interpreter names when no code of a program runs."""
+    async with manager_at(place, local) as manager:
+        result = await manager.run_code(code, "python")
+    assert result.stderr.startswith(("sys:1: ", "<sys>:0: ")), result
+
+
 async def test_incomplete_characters_are_not_joined_across_cases() -> None:
     """If a case writes only some bytes of a character, bytes of the next case do not complete it."""
     code = "const f = (bytes) => { Deno.stdout.writeSync(new Uint8Array(bytes)); };"

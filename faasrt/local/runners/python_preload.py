@@ -22,6 +22,7 @@ def preload(names, exercise):
         setattr(builtins, name, _sitebuiltins.Quitter(name, getattr(builtins, name).eof))
     linecache.clearcache()
     find_generators()
+    hide_lines(globals())
     gc.collect()
     gc.freeze()
 
@@ -62,4 +63,5 @@ def reseed():
 
 
 if __name__ == "faasrt_runner":
+    hide_lines(globals())
     main()

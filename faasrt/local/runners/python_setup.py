@@ -169,3 +169,6 @@ def prepare(code, argv):
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
     reseed()
     return namespace
+
+
+hide_lines(globals())

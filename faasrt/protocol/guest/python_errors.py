@@ -135,3 +135,28 @@ def write(stream, text):
 def as_text(value):
     # Convert the argument of return_val: text unchanged, None to "", other values to str(value).
     return "" if value is None else value if isinstance(value, str) else str(value)
+
+
+def hide_lines(names):
+    # Give the functions of the guest program the place that the interpreter names when no Python code runs. Warnings
+    # about objects that are released at the end name this place, as without the guest program.
+    for value in [*names.values()]:
+        if isinstance(value, type) and value.__module__ == names["__name__"]:
+            hide_lines({**vars(value), "__name__": None, "__globals__": names})
+        elif isinstance(value, type(hide_lines)) and value.__globals__ is names.get("__globals__", names):
+            value.__code__ = without_lines(value.__code__)
+
+
+def without_lines(code):
+    version, units = sys.version_info, len(code.co_code) // 2
+    fields = {"co_filename": "<sys>" if version >= (3, 13) else "sys", "co_firstlineno": 0 if version >= (3, 13) else 1}
+    if version >= (3, 11):
+        fields["co_linetable"] = b"\xef\x00" * (units // 8 + 1)  # each entry: no column, no further line, for 8 units
+    elif version >= (3, 10):
+        fields["co_linetable"] = b"\xfe\x00" * (units // 127 + 1)
+    else:
+        fields["co_lnotab"] = b""
+    fields["co_consts"] = tuple(
+        [without_lines(value) if isinstance(value, type(code)) else value for value in code.co_consts]
+    )
+    return code.replace(**fields)

@@ -402,3 +402,6 @@ class Guest(FrameWriter, InputGiver):
 
 def main(payload, return_val=None):
     Guest(json.loads(a2b_base64(payload)), return_val).run_job()
+
+
+hide_lines(globals())
