@@ -63,8 +63,9 @@ The compiler has limits of its own, 30 s and 1 GiB, and its time does not count 
 is longer by these 30 s. `result.metadata["compile_ms"]` is the time of the compilation.
 
 Files that are sent with the program and have the suffix of a source (such as .c, or .cpp, .cc and .cxx) are compiled
-with it, and headers are found. Other files are there only when the program runs. In Java, the main class is the public
-class, else the first one with a `main`, else `Main`, else the first class; it has no package.
+with it, and headers are found. Other files are there only when the program runs. A source cannot include files of /dev
+and /proc, which may never end, if the kernel has Landlock. In Java, the main class is the public class, else the first
+one with a `main`, else `Main`, else the first class, in the first 512 KiB of the program; it has no package.
 
 A program has 64 MiB of stack, and at most 64 threads and processes. Java's heap is as large as the memory limit.
 

@@ -32,6 +32,7 @@ from faasrt.local.engines import toolchain_engine
 from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.toolchain import Installation, Toolchain
 from faasrt.local.engines.toolchain_engine import ToolchainEngine, engine_for
+from faasrt.local.jail import landlock
 from faasrt.local.toolchains import TOOLCHAINS
 from support import toolchain_programs as programs
 from support.helpers import manager_for
@@ -204,6 +205,21 @@ async def test_a_large_binary_is_in_memory_once(manager: RuntimeManager, languag
             assert size < tracemalloc.get_traced_memory()[1] < 1.5 * size
         finally:
             tracemalloc.stop()
+
+
+ENDLESS = ["/dev/zero", "/dev/urandom", "/dev/random", "/dev/full", "/proc/self/pagemap"]
+
+
+@pytest.mark.skipif(landlock.abi_version() == 0, reason="the kernel has no Landlock")
+@pytest.mark.parametrize("path", ENDLESS)
+@pytest.mark.parametrize("language", each_of(["c", "rust"]))
+async def test_a_compiler_cannot_read_endless_files(manager: RuntimeManager, language: str, path: str) -> None:
+    """Programs can."""
+    code = f'#include "{path}"' if language == "c" else f'static X: &[u8] = include_bytes!("{path}");'
+    result = await manager.run_code(code, language)
+    assert result.outcome is Outcome.SYNTAX_ERROR
+    assert "Permission denied" in result.stderr
+    assert (await manager.run_code(f"head -c 8 {path} | wc -c", "bash")).stdout == "8\n"
 
 
 @pytest.mark.parametrize("language", each_of(["c"]))

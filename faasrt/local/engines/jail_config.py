@@ -72,6 +72,10 @@ class JailConfig:
             rights = [
                 (os.path.realpath(source), WRITE if source in _DEVICES else READ) for source in host_paths.values()
             ]
+        # Neither devices, nor the files in /proc, of which pagemap has terabytes.
+        finite = {Path(path).parts[1] for path in [*host_paths, *self.files]} - {"dev"}
+        compiler_rights = [(f"/{name}", READ) for name in sorted(finite)]
+        compiler_rights += [right for right in rights if right[0] not in ("/", "/dev/full")]
         executable, limits = self.executable, dict(self.limits)
         if not has_namespaces and os.getuid() and "RLIMIT_NPROC" in limits:
             limits["RLIMIT_NPROC"] = _count_threads_of_user() + _MORE_THREADS
@@ -83,6 +87,7 @@ class JailConfig:
             "tmp_bytes": self.tmp_bytes if has_namespaces else 0,
             "policy": self.policy if has_namespaces else f"{self.policy}-filters",
             "rights": rights,
+            "compiler_rights": compiler_rights,
             "root": str(root),
             # Python programs can have sockets. In a shared network they would see the names of each other's sockets,
             # and the socket buffers of a single program could not be counted.

@@ -171,6 +171,7 @@ class Jail:
         *,
         limits: Mapping[str, int] = {},
         channel: bool = False,
+        compiles: bool = False,
         canary: Mapping[str, Any] | None = None,
     ) -> JailedProcess:
         """Start a process.
@@ -179,6 +180,8 @@ class Jail:
             argv: The command line, if the jail has an executable.
             limits: Further resource limits of the process, by the names of the module `resource`.
             channel: Whether the messages have a descriptor of their own, MESSAGES.
+            compiles: Whether it is a compiler, which cannot read endless files in /dev and /proc if the kernel has
+                Landlock. Only at the level "namespaces".
             canary: The traps. If they are given, the process does not run a program, but the canary.
 
         Raises:
@@ -196,7 +199,13 @@ class Jail:
                 with contextlib.ExitStack() as theirs:
                     stdin, outputs, descriptors = open_pipes(ours, theirs, channel=channel)
                     start = self._starts[number] = _Start(stdin, outputs, group)
-                    message = {"start": number, "argv": [*argv], "limits": {**limits}, "canary": canary}
+                    message = {
+                        "start": number,
+                        "argv": [*argv],
+                        "limits": {**limits},
+                        "compiles": compiles,
+                        "canary": canary,
+                    }
                     if group is not None:
                         theirs.callback(group.close)
                         descriptors.append(group.fd)

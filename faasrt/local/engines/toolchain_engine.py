@@ -169,7 +169,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         name = program_file(job.language) if toolchain.file is None else toolchain.file(job.code)
         source = {name: job.code.encode("utf-8", "surrogatepass")}
         began = time.perf_counter()
-        compiled = await self._compile(job, source, take)
+        compiled = await self._compile(job, source)
         compile_ms = round((time.perf_counter() - began) * 1000, 3)
         if _FAILURE in compiled:
             return attrs.evolve(self._read_failure(compiled[_FAILURE], name, job), compile_ms=compile_ms)
@@ -184,7 +184,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         result = await run_warm(process, run, job, instance=self.name, headroom_mb=toolchain.headroom_mb)
         return attrs.evolve(result, compile_ms=compile_ms)
 
-    async def _compile(self, job: EngineJob, source: Mapping[str, bytes], take: _Take) -> Mapping[str, bytes]:
+    async def _compile(self, job: EngineJob, source: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Return the files that the compiler has written for a program, or its errors as `_FAILURE`.
 
         Raises:
@@ -207,7 +207,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             if failure and time.monotonic() - failed_at < _REMEMBERED_S:
                 self._failures[key] = failed_at, failure
                 return failure
-            compiled, is_final = await self._run_compiler(job, command, files, take)
+            compiled, is_final = await self._run_compiler(job, command, files)
             if not is_final:
                 self._failures[key] = time.monotonic(), compiled
                 while len(self._failures) > _MOST_REMEMBERED:
@@ -225,14 +225,15 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     async def _run_compiler(
-        self, job: EngineJob, command: Sequence[str], files: Mapping[str, bytes], take: _Take
+        self, job: EngineJob, command: Sequence[str], files: Mapping[str, bytes]
     ) -> tuple[dict[str, bytes], bool]:
         """Return the output of the compiler as `_compile` does, and whether it would be the same another time."""
         limits = COMPILE_LIMITS
         compilation = EngineJob(
             language=job.language, code=job.code, limits=limits, input=ProgramInput(collect=(f"{OUT}/**",))
         )
-        process = await take()
+        # Not a warm process, which can read files that never end. Sources could include them.
+        process = await start_warm(self._jail, CommandRun.process_name, compiles=True)
         run = CommandRun(compilation, process, command, files, [OUT])
         try:
             result = await run_warm(

@@ -19,19 +19,20 @@ from faasrt.results import Outcome
 _TIMEOUT_S = 60.0
 
 
-async def start_warm(jail: Jail, name: str) -> JailedProcess:
+async def start_warm(jail: Jail, name: str, *, compiles: bool = False) -> JailedProcess:
     """Start a process, and wait until its runner is ready for a program.
 
     Args:
         jail: The jail.
         name: The name of the process in errors, such as "a Python process".
+        compiles: Whether it is a compiler; see `Jail.start`.
 
     Raises:
         NotStartedError: The process ended, or was not ready in time.
 
     Cancellation: ends the process.
     """
-    process = await jail.start(channel=True)
+    process = await jail.start(channel=True, compiles=compiles)
     ready = asyncio.Event()
     output = bytearray()
 

@@ -269,7 +269,7 @@ class Launcher:
                 namespaces.make_private(config, slot, self._slots, self._networks.get(slot))
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
             # Created before the uid changes, because the paths may be accessible to root only.
-            ruleset = landlock.create_ruleset(config["rights"])
+            ruleset = landlock.create_ruleset(config["compiler_rights" if message["compiles"] else "rights"])
             if not self._slots:
                 os.setsid()
                 if self._first_uid:
