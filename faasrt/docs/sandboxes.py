@@ -99,7 +99,7 @@ Most of this also holds for Bash, C and the other toolchains.
 | flags of `os.preadv` and `os.pwritev` | refused | they show which files of the machine are cached |
 | removing a missing file outside /tmp | `EROFS` | the folders there are read-only |
 | files or processes of other users, /etc/shadow | `EINVAL`, not found | a program has one user |
-| the memory of its processes (`ptrace`) | refused | programs do not need it |
+| tracing of processes (`ptrace`, `perf`) | refused | programs do not need it |
 
 On `wasm`, calls with `files` or `collect` give the program a working folder in memory, /tmp, of at most 64 MiB and
 10,000 entries. So does the name matplotlib or seaborn in the program, because matplotlib needs a folder. Data that it
