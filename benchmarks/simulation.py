@@ -22,7 +22,7 @@ from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededErr
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.http import RequestBody
 from faasrt.transport.pool import Permit, PermitPool
-from faasrt.transport.retry import RetryBudget, wait_before_retry
+from faasrt.transport.retry import Outage, RetryBudget, wait_before_retry
 
 T = TypeVar("T")
 
@@ -230,10 +230,11 @@ class Client:
     async def _attempts(self, demand_s: float) -> None:
         deadline, attempt = math.inf, 0
         tried: tuple[str, ...] = ()
+        outage = Outage()
         while True:
             permit = self._pool.try_acquire(self._group, avoid=tried)
             if permit is None:
-                permit = await self._pool.acquire(self._group, avoid=tried)
+                permit = await self._pool.acquire(self._group, avoid=tried, since=outage.since)
                 assert permit is not None
             attempt += 1
             deadline = min(deadline, self._clock() + DEADLINE_S)
@@ -242,9 +243,10 @@ class Client:
                 return
             tried += (permit.endpoint.url,)
             self._records.refused += isinstance(error, OverloadedError)
+            outage_s = outage.add(error, self._clock(), SETTINGS.retry)
             wait_s = wait_before_retry(
                 error,
-                attempt=attempt,
+                attempt=attempt - outage.attempts if outage_s is None else outage.attempts,
                 idempotent=False,
                 has_alternative=has_alternative(self._group.endpoints, self._clock(), tried),
                 remaining_s=deadline - self._clock(),
@@ -252,6 +254,7 @@ class Client:
                 settings=SETTINGS.retry,
                 budget=self._budget,
                 random=self.random.random,
+                outage_s=outage_s,
             )
             if wait_s is None:
                 raise error

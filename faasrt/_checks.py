@@ -51,6 +51,10 @@ up_to_100 = must_be(
     "a whole number from 0 to 100",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100,
 )
+up_to_a_day = must_be(
+    "a number from 0 to 86400",
+    lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 86_400,
+)
 share = must_be(
     "a number from 0 to 0.9",
     lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 0.9,

@@ -111,8 +111,8 @@ class LimiterSettings(metaclass=RecordType):
         max_queue: The maximum number of calls that wait for a permit, from 1 to 10,000,000; further calls raise
             `QueueFullError`. Default: None, which means no limit.
         queue_timeout_s: The maximum number of seconds that a call waits for a permit; then it raises
-            `DeadlineExceededError` with `sent` "no". The first call to an endpoint may wait for `health_s` longer.
-            Default: None, which means no limit.
+            `DeadlineExceededError` with `sent` "no", or the error of an endpoint if all are down. The first
+            call to an endpoint may wait for `health_s` longer. Default: None, which means no limit.
 
     Example:
         >>> limiter = LimiterSettings(max_concurrency=8, queue_timeout_s=60)
@@ -136,6 +136,10 @@ class RetrySettings(metaclass=RecordType):
         max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
         extra_attempts: Further attempts while endpoints cannot be reached or refuse the call, and another one is
             healthy; from 0 to 100. Default: 6. There are none if `max_attempts` is 1.
+        connect_retry_s: The seconds for which a call waits for its endpoints to come back, from 0 to a day; Default:
+            10. While they cannot be reached, or refuse calls because they start or stop, it is retried with growing
+            delays, as often as that takes. While every circuit breaker is open, it waits for a probe to close one. It
+            is 0 if `max_attempts` is 1. With 0, calls to endpoints that are down fail at once, after `max_attempts`.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
             actual delay is random, between 0 and this maximum. Default: 0.05.
         max_delay_s: The maximum delay before any retry, in seconds. Default: 2.
@@ -161,6 +165,7 @@ class RetrySettings(metaclass=RecordType):
     idempotent: bool = attrs.field(default=False, validator=checks.flag)
     max_attempts: int = attrs.field(default=3, validator=number(above=0, most=100, integer=True))
     extra_attempts: int = attrs.field(default=6, validator=checks.up_to_100)
+    connect_retry_s: float = attrs.field(default=10.0, validator=checks.up_to_a_day)
     base_delay_s: float = attrs.field(default=0.05, validator=_SECONDS)
     max_delay_s: float = attrs.field(default=2.0, validator=_SECONDS)
     throttled_base_delay_s: float = attrs.field(default=1.0, validator=_SECONDS)

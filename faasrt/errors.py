@@ -233,9 +233,12 @@ class ServiceError(FaasrtError):
 class ConnectError(ServiceError):
     """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run.
 
+    It is raised after retries for `RetrySettings.connect_retry_s`, within the deadline of the call.
+
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
-        >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
+        >>> retry = RetrySettings(connect_retry_s=0)
+        >>> async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url, retry=retry) as manager:
         ...     fake.down()
         ...     try:
         ...         await manager.run_code("print(1)", "python")

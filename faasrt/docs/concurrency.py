@@ -13,6 +13,10 @@ A call is sent when it gets a permit, which is the permission to send. A permit 
 Calls without a permit wait in order, by default without a time limit. The deadline of a call starts when it gets its
 first permit, so this wait costs the program no time.
 
+While all endpoints are down, calls wait, too: for `RetrySettings.connect_retry_s` (10 s), and then they raise the error
+of the endpoint. One call at a time probes each endpoint, so a dead server gets about one attempt each second. If a
+probe succeeds, the others are sent. A probe may be a long program; the others wait for its end.
+
 After the call is sent, the server may queue it, too. The embedded FaaS runs `workers` Python programs at once (by
 default the number of CPUs) and four times as many JavaScript programs, and refuses with 429 a program that waits too
 long. `RuntimeManager.local` extends the deadline by the longest such wait.
@@ -61,6 +65,8 @@ The choice takes as long with a thousand replicas as with ten, unless nearly all
 | you want | set |
 |---|---|
 | to refuse instead of waiting (web backends) | `LimiterSettings(max_queue=100, queue_timeout_s=2)` |
+| calls that fail at once while servers are down (web backends) | `RetrySettings(connect_retry_s=0)` |
+| a batch that survives longer restarts | `RetrySettings(connect_retry_s=120)`, and a `grace_s` of as many seconds |
 | to leave room for other clients of a server | a small `LimiterSettings(max_concurrency=...)` |
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |

@@ -118,6 +118,9 @@ Code runs at most once by default. A request is retried if its code cannot have 
 failures are raised, because a second run may, for example, send a second mail. Pass `idempotent=True` for code that may
 run again.
 
+While its servers are down, a call is retried for `RetrySettings.connect_retry_s` (10 s) within its deadline. So an
+error with `sent == "no"` means that they stayed away for that long.
+
 ## Validation first
 
 `validate_code` finds syntax errors without running anything: Python is parsed locally, other languages are checked by
@@ -126,7 +129,9 @@ the FaaS. It is not a safety check. A program that parses may still do anything 
 ## In batches
 
 `map` raises no error of a task: each item has either a `result` or an `error`. `stop_on` ends the batch early, for
-example `stop_on=faasrt.ConnectError` when a dead server would fail every task.
+example `stop_on=faasrt.ConnectError` when a dead server would fail every task. A server that restarts costs only the
+programs that it was running when it was killed. If it stops on SIGTERM, as `faasrt serve` does, it costs none, unless
+the deadline of a call passes meanwhile: calls with a short `timeout_ms` need a `grace_s` as long as the restart.
 
 ## Cancellation
 

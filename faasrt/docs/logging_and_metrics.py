@@ -185,7 +185,7 @@ block. A sink that fails is logged once and never fails a call.
 ```python
 import asyncio
 
-from faasrt import RuntimeManager
+from faasrt import RetrySettings, RuntimeManager
 from faasrt.telemetry.events import CallFinished
 
 
@@ -195,7 +195,8 @@ def alert(event):
 
 
 async def main():
-    async with RuntimeManager.from_url("http://127.0.0.1:9", telemetry=[alert]) as manager:  # nothing listens here
+    retry = RetrySettings(connect_retry_s=0)  # do not wait for a server: nothing listens on this port
+    async with RuntimeManager.from_url("http://127.0.0.1:9", retry=retry, telemetry=[alert]) as manager:
         await asyncio.gather(manager.run_code("print(1)", "python"), return_exceptions=True)
 
 

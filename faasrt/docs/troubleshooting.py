@@ -82,7 +82,8 @@ These are subclasses of `ServiceError`. The message ends with the endpoint, the 
 
 No server was reached: wrong host or port, a server that is down, a firewall, TLS. Try
 `curl http://HOST:PORT/health`. In a container, `localhost` is the container itself: use the name of the service. The
-code did not run, and the call was already retried.
+code did not run. The call was already retried for `RetrySettings.connect_retry_s` (10 s), or until its deadline if that
+was earlier. With 0 attempts, it waited for a probe by another call. To see such errors at once, set it to 0.
 
 * *no address of the name is known*: the name in a `dns+` URL was never resolved; the reason follows. Try
   `getent ahosts NAME` where the client runs. A headless Service has addresses only while pods are ready. If look-ups

@@ -139,7 +139,7 @@ class EndpointChanged(metaclass=RecordType):
         endpoint: The base URL.
         family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
         state: "open" or "closed".
-        open_s: The seconds until a call probes the endpoint; 0 if the breaker closed.
+        open_s: The seconds until a call probes the endpoint, at most; 0 if the breaker closed.
     """
 
     endpoint: str

@@ -81,7 +81,7 @@ class EndpointState(metaclass=RecordType):
         endpoint: The base URL.
         family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
         state: The state of the circuit breaker: "closed" (healthy), "open" (not used) or "half-open" (being probed).
-        open_s: The seconds until a call probes the endpoint; 0 unless the breaker is open.
+        open_s: The seconds until a call probes the endpoint, at most; 0 unless the breaker is open.
         limit: The maximum number of calls in flight.
         in_flight: The number of calls without an answer yet.
         abandoned: The number of calls that the client gave up and the server may still run. They count against the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
@@ -26,6 +27,8 @@ class Breaker:
     Attributes:
         state: "closed", "open" or "half-open".
         open_until: The time from which a probe may be sent, while the breaker is open.
+        early_probe_at: The same if calls wait because no other endpoint works.
+        failing_since: When it was closed for the last time, if it is not.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Breaker:
         self._random = random
         self._on_change = on_change
         self.state: BreakerState = "closed"
-        self.open_until = 0.0
+        self.open_until = self.early_probe_at = self.failing_since = 0.0
         self._consecutive_failures = 0
         self._openings = 0
         self._closed_at = self._opened_at = float("-inf")
@@ -51,8 +54,9 @@ class Breaker:
         """Return the seconds until a probe may be sent; 0 unless it is open."""
         return max(0.0, self.open_until - now) if self.state == "open" else 0.0
 
-    def may_probe(self, now: float) -> bool:
-        return self.state == "open" and now >= self.open_until
+    def may_probe(self, now: float, *, is_needed: bool = False) -> bool:
+        """Return whether the next call may be the probe. `is_needed` means that no other endpoint works."""
+        return self.state == "open" and now >= (self.early_probe_at if is_needed else self.open_until)
 
     def start_probe(self) -> int:
         """Become half-open, and return the number of the probe. No other probe is sent until this one has ended."""
@@ -71,12 +75,24 @@ class Breaker:
         self._consecutive_failures = 0
         self._count(now, 1)
 
-    def fail(self, now: float, started: float, *, probe: int | None = None) -> None:
-        """Record a call that failed because of the endpoint or the network."""
+    def fail(self, now: float, started: float, *, probe: int | None = None, early_probe_s: float = math.inf) -> None:
+        """Record a call that failed because of the endpoint or the network.
+
+        Args:
+            now: The current time of the clock.
+            started: When the call got its permit.
+            probe: The number of the probe if the call is one.
+            early_probe_s: The seconds after which a probe may be sent if no other endpoint works; at most
+                `base_open_s`.
+        """
         if self.state != "closed":
             # Only the probe counts. Other calls were sent before the breaker opened, or because all breakers are open.
             if self._is_current(probe):
-                self._open(now)
+                if now < self.open_until:  # an early probe does not change for how long it is open
+                    self.state, self._opened_at = "open", now
+                    self.early_probe_at = min(self.open_until, self._early_probe_at(now, early_probe_s))
+                else:
+                    self._open(now, early_probe_s)
             return
         if started < self._closed_at:
             return  # it was sent before the endpoint recovered
@@ -87,25 +103,34 @@ class Breaker:
         if too_few or self._consecutive_failures >= self._settings.consecutive_failures:
             if now - self._closed_at > self._settings.window_s:
                 self._openings = 0
-            self._open(now)
+            self._open(now, early_probe_s)
 
     def release_probe(self, now: float, probe: int) -> None:
         """Record that a probe ended without a result, so that another one may be sent at once."""
         if self._is_current(probe):
-            self.state, self.open_until = "open", now
+            self.state, self.open_until, self.early_probe_at = "open", now, now
 
     def _is_current(self, probe: int | None) -> bool:
         return self.state == "half-open" and probe == self._probes
 
-    def _open(self, now: float) -> None:
+    def _open(self, now: float, early_probe_s: float) -> None:
         settings = self._settings
         # The exponent is limited, because larger powers of two overflow a float.
         longest = settings.base_open_s * 2.0 ** min(self._openings, 60)
-        self.open_until = now + min(settings.max_open_s, longest * (0.8 + 0.4 * self._random()))
+        self.open_until = now + min(settings.max_open_s, longest * self._jitter())
+        self.early_probe_at = min(self.open_until, self._early_probe_at(now, early_probe_s))
+        if self.state == "closed":
+            self.failing_since = now
         self._openings += 1
         self._consecutive_failures = 0
         self.state, self._opened_at = "open", now
         self._on_change()
+
+    def _early_probe_at(self, now: float, early_probe_s: float) -> float:
+        return now + min(self._settings.base_open_s, early_probe_s) * self._jitter()
+
+    def _jitter(self) -> float:
+        return 0.8 + 0.4 * self._random()
 
     def _count(self, now: float, place: int) -> None:
         second = int(now)

@@ -32,7 +32,7 @@ from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
-from faasrt.transport.retry import SendState, wait_before_retry
+from faasrt.transport.retry import Outage, SendState, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
@@ -81,6 +81,8 @@ class Transport(EndpointRegistry):
         excluded: Collection[str] = ()
         refused: InvalidRequestError | None = None
         queued_s = 0.0  # before this attempt
+        min_attempt_s = min(timeout_s, max(0.1, timeout_s / 10))
+        outage = Outage()
         try:
             while True:
                 try:
@@ -101,7 +103,10 @@ class Transport(EndpointRegistry):
                     try:
                         permit = self._pool.try_acquire(group, avoid=tried)
                         if permit is None:
-                            permit = await self._wait_for_permit(context, settings, group, tried, owner, queued_s)
+                            within_s = context.deadline - self.clock() - (min_attempt_s if failed else 0.0)
+                            permit = await self._wait_for_permit(
+                                context, settings, group, tried, owner, queued_s, within_s, outage.since
+                            )
                     except (QueueFullError, ServiceError) as error:
                         # If there is no permit for a retry, raise the failure that led to the retry.
                         raise (failed or error) from None
@@ -139,16 +144,19 @@ class Transport(EndpointRegistry):
                 state.add(failed)
                 if live is not None and live.has_delivered:
                     raise failed
+                outage_s = outage.add(failed, self.clock(), settings.retry)
+                counted = context.attempts - len(unable) - outage.attempts
                 wait_s = wait_before_retry(
                     failed,
-                    attempt=context.attempts - len(unable),
+                    attempt=counted if outage_s is None else outage.attempts,
                     idempotent=idempotent,
                     has_alternative=has_alternative(self._endpoints(run.language, excluded), self.clock(), tried),
                     remaining_s=context.deadline - self.clock(),
-                    min_attempt_s=min(timeout_s, max(0.1, timeout_s / 10)),
+                    min_attempt_s=min_attempt_s,
                     settings=settings.retry,
                     budget=self._budgets[family],
                     random=self._random,
+                    outage_s=outage_s,
                 )
                 if wait_s is None:
                     raise failed
@@ -172,7 +180,7 @@ class Transport(EndpointRegistry):
                 group = await self._group(context.language, validates=True)
                 group.skip_capacity()
                 permit = self._pool.try_acquire(group) or await self._wait_for_permit(
-                    context, settings, group, (), owner, 0.0
+                    context, settings, group, (), owner
                 )
             self._use_default_capacity(permit.endpoint)
             context.attempts, context.endpoint = 1, permit.endpoint.url
@@ -216,19 +224,24 @@ class Transport(EndpointRegistry):
         group: EndpointGroup,
         avoid: Collection[str],
         owner: object,
-        queued_before_s: float,
+        queued_before_s: float = 0.0,
+        within_s: float = math.inf,
+        since: float | None = None,
     ) -> Permit | None:
         asked = self.clock()
         queue_timeout_s = settings.limiter.queue_timeout_s
-        within_s = math.inf
         if queue_timeout_s is not None:
-            within_s = queue_timeout_s - (context.queued_s - queued_before_s)
-        if not group.is_initialized:
-            within_s += settings.timeouts.health_s  # the first caller may wait for a health report
-        within_s = min(within_s, context.deadline - asked)
+            timeout_s = queue_timeout_s - (context.queued_s - queued_before_s)
+            if not group.is_initialized:
+                timeout_s += settings.timeouts.health_s  # the first caller may wait for a health report
+            within_s = min(within_s, timeout_s)
         try:
             return await self._pool.acquire(
-                group, avoid=avoid, within_s=within_s if within_s < math.inf else None, owner=owner
+                group,
+                avoid=avoid,
+                within_s=within_s if within_s < math.inf else None,
+                owner=owner,
+                since=since,
             )
         finally:
             context.queued_s += self.clock() - asked

@@ -50,9 +50,12 @@ class Endpoint:
     latency: EndpointLatency = attrs.field(factory=EndpointLatency)
     last_error: ServiceError | None = None
 
-    def may_take_probe(self, now: float) -> bool:
-        """Return whether the next call may be the probe of its breaker."""
-        return self.breaker.may_probe(now) and self.limit.has_room(now)
+    def may_take_probe(self, now: float, *, is_needed: bool = False) -> bool:
+        """Return whether the next call may be the probe of its breaker.
+
+        Abandoned calls do not prevent it, because they may have ended together with the server.
+        """
+        return self.breaker.may_probe(now, is_needed=is_needed) and self.limit.in_flight < self.limit.limit
 
     def is_preferred(self, now: float) -> bool:
         """Return whether it has room, works, and neither fails nor refuses calls."""

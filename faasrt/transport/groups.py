@@ -20,6 +20,7 @@ from faasrt.transport.endpoint import Endpoint
 from faasrt.transport.http import max_calls
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
 from faasrt.transport.limiter import AdaptiveLimit
+from faasrt.transport.retry import outage_wait_s
 
 # The replicas of a name that are asked whether they can run a program. Those of one name are usually alike.
 _MOST_UNABLE = 3
@@ -37,12 +38,20 @@ def exclude(unable: Sequence[str]) -> set[str]:
 
 @attrs.frozen(eq=False)
 class Waiter:
-    """A caller that waits for a permit. `granted` gets a `Permit`, or None if the group has no endpoint any more."""
+    """A caller that waits for a permit.
+
+    Attributes:
+        ticket: Its place in the queue.
+        granted: Gets a `Permit`, or None if the group has no endpoint any more.
+        avoid, owner: See `PermitPool.acquire`.
+        since: When it began to wait, or when it first found an endpoint away.
+    """
 
     ticket: int
     granted: asyncio.Future[Any]
     avoid: Collection[str]
     owner: object
+    since: float
 
 
 def _use_endpoints(group: EndpointGroup, attribute: object, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
@@ -98,6 +107,16 @@ class EndpointGroup:
         """Whether the capacity of each endpoint is known, or will not be requested."""
         return all(endpoint.limit.is_initialized for endpoint in self.endpoints)
 
+    @property
+    def is_available(self) -> bool:
+        """Whether the breaker of any endpoint is closed."""
+        return any(endpoint.breaker.state == "closed" for endpoint in self.endpoints)
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether a probe is in flight."""
+        return any(endpoint.breaker.state == "half-open" for endpoint in self.endpoints)
+
     def skip_capacity(self) -> None:
         """Record that the capacity of the endpoints will not be requested."""
         for endpoint in self.endpoints:
@@ -108,7 +127,7 @@ class EndpointGroup:
 
         It is a copy of the last error of an endpoint.
         """
-        if any(endpoint.breaker.state == "closed" for endpoint in self.endpoints):
+        if self.is_available:
             return None
         for endpoint in self.endpoints:
             if endpoint.last_error is not None:
@@ -152,6 +171,7 @@ class EndpointGroups:
     ) -> None:
         self._settings = settings
         self._max_concurrency, self._max_per_endpoint = max_calls(settings)
+        self._outage_wait_s = outage_wait_s(settings.retry)
         self._emit = emit
         self._clock = clock
         self._random = random
@@ -165,6 +185,8 @@ class EndpointGroups:
         self._leaving: dict[Endpoint, tuple[str, str]] = {}
         # The number of families for which each base URL is in `_endpoints`.
         self._families: Counter[str] = Counter()
+        # The keys of the endpoints whose breaker is not closed.
+        self._failing: set[tuple[str, str]] = set()
         self._latencies: dict[str, TypicalLatency] = defaultdict(TypicalLatency)
         # Whether the limit of any endpoint has changed since all endpoints were offered to the waiting callers.
         self._limits_changed = False
@@ -211,6 +233,7 @@ class EndpointGroups:
         """
         self._settings = settings
         self._max_concurrency, self._max_per_endpoint = max_calls(settings)
+        self._outage_wait_s = outage_wait_s(settings.retry)
         for endpoint in self._endpoints.values():
             endpoint.breaker.reconfigure(settings.breaker)
             endpoint.limit.set_cap(self._max_per_endpoint)
@@ -236,7 +259,9 @@ class EndpointGroups:
     def _drop_if_idle(self, endpoint: Endpoint) -> None:
         """Forget an endpoint if it has left and has no calls in flight."""
         if endpoint in self._leaving and not endpoint.limit.in_flight:
-            del self._endpoints[self._leaving.pop(endpoint)]
+            key = self._leaving.pop(endpoint)
+            del self._endpoints[key]
+            self._failing.discard(key)
             self._families[endpoint.url] -= 1
             if not self._families[endpoint.url]:
                 del self._families[endpoint.url]
@@ -247,6 +272,10 @@ class EndpointGroups:
         if endpoint is None:
 
             def on_breaker() -> None:
+                if breaker.state == "closed":
+                    self._failing.discard((family, url))
+                else:
+                    self._failing.add((family, url))
                 open_s = breaker.open_s(self._clock())
                 self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, open_s=open_s))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Unpack
@@ -14,6 +15,7 @@ import attrs
 from faasrt.config import Settings
 from faasrt.errors import (
     ConnectError,
+    ConnectionLostError,
     DeadlineExceededError,
     FaasrtError,
     OverloadedError,
@@ -26,9 +28,12 @@ from faasrt.errors import (
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup, EndpointGroups, GroupOptions, Waiter
 from faasrt.transport.http import RequestBody
+from faasrt.transport.retry import is_outage
 
 # A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
+# The probes of an endpoint that is away, while a call waits for it because no other one works.
+_EARLY_PROBES = 10
 
 
 @attrs.define(kw_only=True)
@@ -114,7 +119,7 @@ class PermitPool(EndpointGroups):
         if group.has_waiters or self.in_flight >= self._max_concurrency:
             return None
         now = self._clock()
-        endpoint = choose(group.endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
+        endpoint = self._choose(group, group.endpoints, avoid, now)
         return None if endpoint is None else self._grant(group, endpoint, now)
 
     async def acquire(
@@ -124,6 +129,7 @@ class PermitPool(EndpointGroups):
         avoid: Collection[str] = (),
         within_s: float | None = None,
         owner: object = None,
+        since: float | None = None,
     ) -> Permit | None:
         """Acquire a permit for one of the endpoints; first come, first served, but retries before other calls.
 
@@ -133,11 +139,13 @@ class PermitPool(EndpointGroups):
             group, avoid: See `try_acquire`.
             within_s: The maximum number of seconds to wait; None for no limit.
             owner: An object that identifies the caller for `fail_waiting`.
+            since: When the caller first found an endpoint away; None if it did not.
 
         Raises:
             QueueFullError: `max_queue` callers are waiting already.
             DeadlineExceededError: No permit was free in time; nothing was sent.
-            ServiceError: The breaker of every endpoint is open; nothing was sent. The error is that of an earlier call.
+            ServiceError: The breaker of every endpoint is open, and has been for `connect_retry_s` since the caller
+                began to wait; nothing was sent. The error is that of an earlier call.
 
         Cancellation: leaves the queue, and holds no permit.
         """
@@ -146,7 +154,8 @@ class PermitPool(EndpointGroups):
         if permit := self.try_acquire(group, avoid=avoid):
             return permit
         self._check_queue(group)
-        waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner)
+        since = self._clock() if since is None else since
+        waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner, since)
         may_be_next = not group.has_waiters or self._limits_changed or bool(avoid)
         group.queue_of(waiter)[waiter.ticket] = waiter
         self._waiting[group] = None
@@ -159,6 +168,8 @@ class PermitPool(EndpointGroups):
                 return granted
         except TimeoutError:
             self._leave(group, waiter)
+            if self._outage_wait_s and (error := group.unavailable_error()):
+                raise error from None
             abandoned = sum(endpoint.limit.abandoned(self._clock()) for endpoint in group.endpoints)
             still_run = f" ({abandoned} abandoned calls may still run there)" if abandoned else ""
             raise DeadlineExceededError(
@@ -192,8 +203,8 @@ class PermitPool(EndpointGroups):
             endpoint.limit.release()
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
-            if is_failure and self.queued:
-                self._fail_unavailable_groups()
+            if is_failure and self.queued and not self._outage_wait_s:
+                self._fail_unavailable_groups(now)
             was_full = self.in_flight + 1 >= self._max_concurrency
             if error is not None or was_full or self._limits_changed or endpoint.breaker.state != "closed":
                 self.wake()
@@ -219,8 +230,11 @@ class PermitPool(EndpointGroups):
             return
         now = self._clock()
         blocked: list[EndpointGroup] = []
+        give_up_at: list[float] = []
         if endpoint is None:
             self._limits_changed = False
+            if self._outage_wait_s:
+                give_up_at = self._fail_unavailable_groups(now)
             waiting = list(self._waiting)
         else:
             waiting = [group for group in self._waiting if endpoint in group.members]
@@ -232,7 +246,7 @@ class PermitPool(EndpointGroups):
                 endpoints = group.endpoints
                 if endpoint is not None and endpoint.url not in waiter.avoid:
                     endpoints = (endpoint,)
-                chosen = choose(endpoints, now, avoid=waiter.avoid, random=self._random, recent=group.recent)
+                chosen = self._choose(group, endpoints, waiter.avoid, now)
                 if chosen is None:
                     blocked.append(group)
                     waiting.remove(group)
@@ -243,9 +257,9 @@ class PermitPool(EndpointGroups):
                 waiting.remove(group)
         if endpoint is None:
             self.close()
-            self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], now)
+            self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
         elif blocked:
-            self._wake_later([endpoint], now)
+            self._wake_later([endpoint], (), now)
 
     def close(self) -> None:
         """Cancel the timer that wakes waiting callers."""
@@ -255,7 +269,7 @@ class PermitPool(EndpointGroups):
 
     def _check_queue(self, group: EndpointGroup) -> None:
         """Raise an error if a new caller must not wait."""
-        error = group.unavailable_error()
+        error = None if self._outage_wait_s else group.unavailable_error()
         if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
             raise error
         max_queue = self._settings.limiter.max_queue
@@ -291,13 +305,54 @@ class PermitPool(EndpointGroups):
         permit.endpoint.last_error = copy.copy(error)
         is_away = isinstance(error, (ConnectError, OverloadedError, DeadlineExceededError))
         permit.endpoint.latency.add_failure(now, is_away=is_away)
-        breaker.fail(now, permit.started, probe=permit.probe)
+        early_probe_s = self._outage_wait_s / _EARLY_PROBES if is_outage(error) else math.inf
+        if isinstance(error, ConnectionLostError):
+            early_probe_s = 0.0  # the next call shows whether the server has stopped, and its programs with it
+        breaker.fail(now, permit.started, probe=permit.probe, early_probe_s=early_probe_s)
         return True
 
-    def _fail_unavailable_groups(self) -> None:
+    def _choose(
+        self, group: EndpointGroup, endpoints: Sequence[Endpoint], avoid: Collection[str], now: float
+    ) -> Endpoint | None:
+        """Choose an endpoint that has room. While every breaker is open, callers that wait are sent only as probes, and
+        so is every call to an endpoint that is away.
+        """
+        chosen = choose(endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
+        if chosen is not None and chosen.breaker.state == "closed":
+            return chosen
+        if not self._waits_for(group):
+            return chosen
+        error = None if chosen is None else chosen.last_error
+        if error and not group.has_waiters and not is_outage(error):
+            return chosen
+        return next((one for one in group.endpoints if one.may_take_probe(now, is_needed=True)), None)
+
+    def _waits_for(self, group: EndpointGroup) -> bool:
+        return bool(self._failing) and self._outage_wait_s > 0 and not group.is_available
+
+    def _fail_unavailable_groups(self, now: float) -> list[float]:
+        """Fail the callers that have waited long enough for an endpoint to come back, and return when others will have.
+
+        A probe that is in flight may be a long program, so its end is awaited.
+        """
+        times: list[float] = []
         for group in list(self._waiting):
-            while group.has_waiters and (error := group.unavailable_error()) is not None:
-                self._fail(group, group.first, error)
+            if group.is_available or (self._outage_wait_s and group.is_probed):
+                continue
+            failing_since = max((endpoint.breaker.failing_since for endpoint in group.endpoints), default=now)
+            latest = now - self._outage_wait_s
+            if failing_since <= latest:
+                expired = [waiter for waiter in group.retries.values() if waiter.since <= latest]
+                for waiter in group.waiters.values():
+                    if waiter.since > latest:
+                        break  # so do those after it
+                    expired.append(waiter)
+                for waiter in expired:
+                    if error := group.unavailable_error():
+                        self._fail(group, waiter, error)
+            left = (*group.retries.values(), *itertools.islice(group.waiters.values(), 1))
+            times += [max(waiter.since, failing_since) + self._outage_wait_s for waiter in left]
+        return times
 
     def _fail(self, group: EndpointGroup, waiter: Waiter, error: FaasrtError) -> None:
         self._remove(group, waiter)
@@ -328,18 +383,22 @@ class PermitPool(EndpointGroups):
         self.in_flight += 1
         endpoint.limit.acquire()
         endpoint.latency.add_start(now)
-        probe = endpoint.breaker.start_probe() if endpoint.breaker.may_probe(now) else None
+        breaker = endpoint.breaker
+        may_probe = breaker.state == "open" and breaker.may_probe(now, is_needed=self._waits_for(group))
+        probe = breaker.start_probe() if may_probe else None
         return Permit(endpoint=endpoint, started=now, recent=group.recent, probe=probe)
 
-    def _wake_later(self, endpoints: Sequence[Endpoint], now: float) -> None:
+    def _wake_later(self, endpoints: Sequence[Endpoint], give_up_at: Sequence[float], now: float) -> None:
         """Set a timer for the next time at which an abandoned call stops counting, or a breaker may be probed, or an
-        endpoint that failed may be tried.
+        endpoint that failed may be tried, or a caller gives up.
         """
-        times = [
+        times = [moment for moment in give_up_at if moment > now]
+        times += [
             moment
             for endpoint in endpoints
             for moment in (
                 endpoint.limit.next_release(),
+                endpoint.breaker.early_probe_at if endpoint.breaker.state == "open" else None,
                 endpoint.breaker.open_until if endpoint.breaker.state == "open" else None,
                 endpoint.latency.next_trial(now),
             )

@@ -49,6 +49,17 @@ def classify(error: ServiceError) -> FailureKind:
     return FailureKind.LOST if lost and error.sent != "no" else FailureKind.FINAL
 
 
+def is_outage(error: ServiceError) -> bool:
+    """Return whether the endpoint was not reached, or starts or stops, so that it may soon run the code."""
+    kind = classify(error)
+    return kind is FailureKind.NEVER_SENT or (kind is FailureKind.REFUSED and error.status == 503)
+
+
+def outage_wait_s(settings: RetrySettings) -> float:
+    """Return the seconds for which a call waits for its endpoints to come back; 0 if it must not wait."""
+    return settings.connect_retry_s if settings.max_attempts > 1 else 0.0
+
+
 class RetryBudget:
     """A token bucket, which prevents floods of retries to endpoints that are down. A retry takes tokens, and a success
     adds some.
@@ -86,12 +97,13 @@ def wait_before_retry(
     settings: RetrySettings,
     budget: RetryBudget,
     random: Callable[[], float],
+    outage_s: float | None = None,
 ) -> float | None:
     """Decide whether to retry, and return the delay.
 
     Args:
         error: The error of the last attempt.
-        attempt: The number of the last attempt, from 1.
+        attempt: The number of the last attempt, from 1; see `Outage`.
         idempotent: Whether the code may run more than once.
         has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
             enough.
@@ -100,6 +112,7 @@ def wait_before_retry(
         settings: The maximum number of attempts, and the delays.
         budget: The budget from which a retry takes tokens.
         random: Returns a number in [0, 1).
+        outage_s: The result of `Outage.add` for the error.
 
     Returns:
         The delay before the retry in seconds; None to raise the error instead.
@@ -111,7 +124,7 @@ def wait_before_retry(
     most = settings.max_attempts
     if elsewhere and most > 1:
         most += settings.extra_attempts
-    if kind is FailureKind.FINAL or attempt >= most:
+    if kind is FailureKind.FINAL or (attempt >= most and outage_s is None):
         return None
     if kind in (FailureKind.FAILED, FailureKind.LOST) and not idempotent:
         return None
@@ -119,7 +132,7 @@ def wait_before_retry(
     base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
     max_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
     # Full jitter: callers that failed together retry at different times.
-    wait_s = random() * min(max_s, base_s * 2.0 ** (attempt - 1))
+    wait_s = random() * min(max_s, base_s * 2.0 ** min(attempt - 1, 60))
     asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
     if asked_s is not None and not has_alternative:
         if asked_s > settings.max_retry_after_s:
@@ -127,10 +140,38 @@ def wait_before_retry(
         wait_s = asked_s + random() * settings.base_delay_s
     if wait_s + min_attempt_s > remaining_s:
         return None
+    if outage_s is not None:
+        if outage_s + wait_s <= settings.connect_retry_s:
+            return wait_s  # the circuit breakers limit the attempts
+        if attempt >= most:
+            return None
     # A retry adds no load if the endpoint was not reached, or starts or stops, and another one is healthy.
     is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started
     free = elsewhere and (kind is FailureKind.NEVER_SENT or is_stopping)
     return wait_s if free or budget.spend() else None
+
+
+class Outage:
+    """The attempts of a call that found an endpoint away, and since when. They do not count as other attempts do.
+
+    Attributes:
+        attempts: Their number.
+        since: When the first one failed; None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.since: float | None = None
+
+    def add(self, error: ServiceError, now: float, settings: RetrySettings) -> float | None:
+        """Record a failed attempt. Return the seconds since the first that found an endpoint away, if this one did too
+        and the call may wait for endpoints to come back. Otherwise return None.
+        """
+        if not (outage_wait_s(settings) and is_outage(error)):
+            return None
+        self.attempts += 1
+        self.since = now if self.since is None else self.since
+        return now - self.since
 
 
 class SendState:

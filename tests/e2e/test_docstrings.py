@@ -137,6 +137,7 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     retry, breaker = faasrt.RetrySettings(), faasrt.BreakerSettings()
     yield "faasrt.transport", f"At most {words[retry.max_attempts]} attempts are made"
     yield "faasrt.transport", f"({words[int(retry.budget / retry.retry_cost)]} retries, refilled by successes)"
+    yield "faasrt.transport", f"is retried for `connect_retry_s` ({retry.connect_retry_s:g} s)"
     yield "faasrt.transport", f"fails {words[breaker.consecutive_failures]} times in a row"
     yield "faasrt.transport", f"more than a fifth of at least {breaker.min_calls} calls in {breaker.window_s:g} s"
     assert breaker.min_success_rate == 0.8

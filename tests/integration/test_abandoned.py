@@ -11,7 +11,7 @@ from aiohttp import web
 
 from faasrt import CodeTask, ConnectionLostError, DeadlineExceededError, RuntimeManager, ServerError, TimeoutSettings
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import manager_for
+from support.helpers import NO_WAIT, manager_for
 
 Serve = Callable[..., Awaitable[str]]
 SLOTS = 8
@@ -105,7 +105,8 @@ async def test_calls_without_an_answer_hold_their_slot(serve: Serve, ending: str
     """After a lost connection, a missed deadline, or a 408 or 504 of a proxy, the code may still run."""
     server = Server(ending)
     server.release.set()
-    async with await server.manager(serve, timeouts=TimeoutSettings(grace_s=0.05)) as manager:
+    timeouts = TimeoutSettings(grace_s=0.05)
+    async with await server.manager(serve, timeouts=timeouts, retry=NO_WAIT) as manager:
         calls = [manager.run_code("1", "python", timeout_ms=TIMEOUT_MS) for _ in range(SLOTS + 4)]
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(end) for end in ends} == {error}

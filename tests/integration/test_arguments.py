@@ -62,6 +62,7 @@ SETTINGS = (SandboxConfig, TimeoutSettings, LimiterSettings, RetrySettings, Brea
 # The values that an argument accepts, by its name. It must refuse all other values in WRONG.
 RIGHT: dict[str, set[str]] = {
     "extra_attempts": {"zero"},
+    "connect_retry_s": {"zero", "float"},
     "network_enabled": {"true", "false"},
     "idempotent": {"true", "false"},
     "min_success_rate": set(),
@@ -408,7 +409,7 @@ async def test_standard_library_loggers_get_the_events_of_their_level(level: int
     logger.addHandler(Keep())
     given = logger if kind == "logger" else logging.LoggerAdapter(logger, {"request": "r1"})
     async with FakeFaaS() as faas:
-        settings = Settings(endpoints={"py": faas.url})
+        settings = Settings(endpoints={"py": faas.url}, retry=RetrySettings(connect_retry_s=0))
         async with RuntimeManager(settings=settings, logger=given) as manager:
             assert (await manager.run_code("print(1)", "py")).outcome is Outcome.OK
         lines = [record.getMessage() for record in records]

@@ -26,7 +26,7 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
-from support.helpers import manager_for
+from support.helpers import NO_WAIT, manager_for
 
 Serve = Callable[..., Awaitable[str]]
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": '{"score": 1}'}, "metadata": {"duration": 12}}
@@ -224,7 +224,7 @@ async def test_errors_contain_endpoint_attempts_time_and_sent(serve: Serve) -> N
 
 async def test_refused_connection_is_a_connect_error(unused_tcp_port: int) -> None:
     """The error has `sent="no"`, and the endpoint is unhealthy."""
-    async with manager_for(f"http://127.0.0.1:{unused_tcp_port}") as manager:
+    async with manager_for(f"http://127.0.0.1:{unused_tcp_port}", retry=NO_WAIT) as manager:
         with pytest.raises(faasrt.ConnectError) as info:
             await manager.run_code("1", "py")
         assert info.value.sent == "no"
@@ -396,7 +396,8 @@ def test_manager_refuses_a_factory_with_settings() -> None:
 
 def test_use_in_another_event_loop_is_an_error(unused_tcp_port: int) -> None:
     """A session belongs to its event loop. In another loop a runtime can only be closed."""
-    runtime = RuntimeFactory(Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"})).create_runtime("py")
+    settings = Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"}, retry=NO_WAIT)
+    runtime = RuntimeFactory(settings).create_runtime("py")
 
     async def call() -> None:
         await runtime.run_code("1")
@@ -490,7 +491,7 @@ def test_nothing_is_printed_without_logging(capfd: pytest.CaptureFixture[str]) -
     """If logging is not configured, a failed call prints nothing."""
 
     async def main() -> None:
-        async with manager_for("http://127.0.0.1:1") as manager:
+        async with manager_for("http://127.0.0.1:1", retry=NO_WAIT) as manager:
             with pytest.raises(faasrt.ConnectError):
                 await manager.run_code("1", "py")
 

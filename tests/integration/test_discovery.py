@@ -44,7 +44,13 @@ from support.doubles.sandboxfusion import SandboxFusion
 from support.helpers import PATIENT
 from support.served import until
 
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+QUICK = RetrySettings(
+    connect_retry_s=0,
+    base_delay_s=0.001,
+    max_delay_s=0.002,
+    throttled_base_delay_s=0.001,
+    throttled_max_delay_s=0.002,
+)
 HANG = Reply(hang=True)
 
 

@@ -36,7 +36,7 @@ from faasrt import (
 )
 from faasrt.protocol.request import RunRequest
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import manager_for
+from support.helpers import NO_WAIT, manager_for
 
 Serve = Callable[..., Awaitable[str]]
 FINE = b'{"output": {"stdout": "hi", "stderr": "", "ret_val": ""}}'
@@ -164,7 +164,7 @@ async def test_calls_that_cannot_connect_end() -> None:
         fillers.append(filler)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with manager_for(url, timeouts=TimeoutSettings(connect_s=0.2)) as manager:
+        async with manager_for(url, timeouts=TimeoutSettings(connect_s=0.2), retry=NO_WAIT) as manager:
             with pytest.raises(faasrt.ConnectError) as info:
                 await manager.run_code("1", "py")
             assert info.value.sent == "no"
@@ -359,7 +359,10 @@ async def test_a_failed_attempt_does_not_keep_its_program_in_memory(end: str) ->
     """Neither the endpoint, whose last error other callers may get, nor a reference cycle keeps it."""
     code = f"program {end}"
     replies = {"ServerError": [Reply.crash()], "OverloadedError": [Reply.overloaded("0")] * 3}
-    async with FakeFaaS() as fake, manager_for(fake.url, retry=RetrySettings(base_delay_s=0.001)) as manager:
+    async with (
+        FakeFaaS() as fake,
+        manager_for(fake.url, retry=RetrySettings(base_delay_s=0.001, connect_retry_s=0.1)) as manager,
+    ):
         await manager.get_runtime("py")
         fake.script(*replies.get(end, [Reply.overloaded("0")]))
         if end == "ConnectError":
@@ -542,7 +545,7 @@ async def test_metrics_count_outcomes_errors_and_attempts(serve: Serve, unused_t
         )
 
     url, dead = await serve(handler), f"http://127.0.0.1:{unused_tcp_port}"
-    settings = Settings(endpoints={"py": url, "js": dead}, envelope="never")
+    settings = Settings(endpoints={"py": url, "js": dead}, envelope="never", retry=NO_WAIT)
     async with RuntimeManager(settings=settings) as manager:
         for code in ("OK", "OK", "TIMEOUT", "fail"):
             await asyncio.gather(manager.run_code(code, "py"), return_exceptions=True)

@@ -37,7 +37,13 @@ from faasrt.telemetry.logs import LogSink
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+QUICK = RetrySettings(
+    connect_retry_s=0,
+    base_delay_s=0.001,
+    max_delay_s=0.002,
+    throttled_base_delay_s=0.001,
+    throttled_max_delay_s=0.002,
+)
 ONCE = RetrySettings(max_attempts=1)
 EVENTS: list[Event] = [
     CallStarted(call_id="c1", language="python", code_bytes=1, code_hash="0" * 16, timeout_ms=1.0),
@@ -426,10 +432,11 @@ def test_an_unconfigured_process_does_not_import_structlog() -> None:
     """A failed call, which opens a breaker, neither imports structlog nor prints anything."""
     code = """if True:
         import asyncio, sys
-        from faasrt import BreakerSettings, RuntimeManager
+        from faasrt import BreakerSettings, RetrySettings, RuntimeManager
         async def main():
             breaker = BreakerSettings(consecutive_failures=1)
-            async with RuntimeManager.from_url("http://127.0.0.1:1", breaker=breaker) as manager:
+            retry = RetrySettings(connect_retry_s=0)
+            async with RuntimeManager.from_url("http://127.0.0.1:1", breaker=breaker, retry=retry) as manager:
                 await asyncio.gather(manager.run_code("1", "py"), return_exceptions=True)
         asyncio.run(main())
         assert "structlog" not in sys.modules

@@ -27,7 +27,13 @@ from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+QUICK = RetrySettings(
+    connect_retry_s=0,
+    base_delay_s=0.001,
+    max_delay_s=0.002,
+    throttled_base_delay_s=0.001,
+    throttled_max_delay_s=0.002,
+)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

@@ -121,7 +121,8 @@ COMPILES = {**LOSSLESS, "languages": {"cpp": {"compile_limit_s": 30}}}
 async def test_a_failed_health_report_does_not_say_which_languages_run(serve: Serve, health: Any, status: int) -> None:
     """The call can be repeated, and the next one requests the report again."""
     server = Server(health, status)
-    async with RuntimeManager.from_url({"cpp": await serve(server.handle, "/{path:.*}")}) as manager:
+    url, retry = await serve(server.handle, "/{path:.*}"), RetrySettings(connect_retry_s=0)
+    async with RuntimeManager.from_url({"cpp": url}, retry=retry) as manager:
         with pytest.raises(ConnectError, match="no answer to GET /health that names the languages") as caught:
             await manager.run_code("int main() {}", "cpp")
         assert caught.value.sent == "no"

@@ -41,7 +41,13 @@ from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
 
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+QUICK = RetrySettings(
+    connect_retry_s=0,
+    base_delay_s=0.001,
+    max_delay_s=0.002,
+    throttled_base_delay_s=0.001,
+    throttled_max_delay_s=0.002,
+)
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

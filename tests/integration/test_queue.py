@@ -19,7 +19,7 @@ from faasrt import (
     TimeoutSettings,
 )
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import manager_for
+from support.helpers import NO_WAIT, manager_for
 from support.holding import holding_faas
 from support.served import until
 
@@ -87,8 +87,8 @@ async def test_close_runtimes_waits_for_waiting_calls() -> None:
 
 @pytest.mark.parametrize(("failure", "error"), [("down", ConnectError), ("failing", ServerError)])
 async def test_waiting_calls_fail_when_the_breaker_opens(failure: str, error: type[FaasrtError]) -> None:
-    """Calls that wait for an endpoint that is down raise its last error, with `sent="no"`."""
-    async with FakeFaaS() as faas, manager_for(faas.url, envelope="never") as manager:
+    """Without `connect_retry_s`, waiting calls raise the last error of an endpoint that is down, with `sent="no"`."""
+    async with FakeFaaS() as faas, manager_for(faas.url, envelope="never", retry=NO_WAIT) as manager:
         faas.default = Reply(status=500, delay_s=0.05) if failure == "failing" else Reply()
         if failure == "down":
             faas.down()
@@ -137,7 +137,7 @@ async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit() -> None:
     """If the breaker is open and no call is in flight, a new call does not wait, but raises the last error."""
     async with FakeFaaS() as faas:
         timeouts = TimeoutSettings(grace_s=0.05)
-        async with manager_for(faas.url, timeouts=timeouts) as manager:
+        async with manager_for(faas.url, timeouts=timeouts, retry=NO_WAIT) as manager:
             faas.health = {
                 "capabilities": {"cancels_on_disconnect": False},
                 "pool_status": {"config": {"maxSize": 5}},

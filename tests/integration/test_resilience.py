@@ -35,6 +35,8 @@ from support.holding import holding_faas
 from support.served import until
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+NO_WAIT = attrs.evolve(QUICK, connect_retry_s=0)
+"""Calls to endpoints that are down fail at once."""
 
 
 @contextlib.asynccontextmanager
@@ -135,7 +137,7 @@ async def test_no_retry_after_the_deadline() -> None:
 @pytest.mark.parametrize("reply", [Reply.overloaded(), Reply.overloaded("0"), Reply.unavailable("0")])
 async def test_refused_requests_are_retried(reply: Reply) -> None:
     """A request that was refused before execution is retried, up to three attempts."""
-    async with endpoint_group(1) as (manager, (fake,)):
+    async with endpoint_group(1, retry=NO_WAIT) as (manager, (fake,)):
         fake.script(reply, reply)
         result = await manager.run_code("1", "python")
         assert (result.attempts, fake.executions, len(result.timings.attempts_s)) == (3, 1, 3)
@@ -188,7 +190,7 @@ async def test_retries_are_in_events_and_metrics() -> None:
 
 async def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
     """A thousand calls share ten retries. When the endpoints are up again, all calls succeed."""
-    async with endpoint_group(2) as (manager, fakes):
+    async with endpoint_group(2, retry=NO_WAIT) as (manager, fakes):
         for fake in fakes:
             fake.down()
         results = await asyncio.gather(*(outcome_of(manager.run_code("1", "python")) for _ in range(1_000)))
@@ -410,7 +412,7 @@ async def test_endpoint_that_backs_off_gets_no_calls() -> None:
 
 async def test_sent_covers_earlier_attempts() -> None:
     """If the last attempt was not sent but an earlier one was, the error has `sent="maybe"`."""
-    async with endpoint_group(1, retry=RetrySettings(max_attempts=2, base_delay_s=0.001)) as (manager, (fake,)):
+    async with endpoint_group(1, retry=attrs.evolve(NO_WAIT, max_attempts=2)) as (manager, (fake,)):
         await manager.run_code("1", "python")
 
         def last_answer(body: dict[str, Any]) -> Reply:
@@ -481,7 +483,7 @@ async def test_connect_timeouts_are_connect_errors() -> None:
 
 async def test_refused_connection_clears_abandoned_calls() -> None:
     """A server that is down no longer runs abandoned calls, so they are not charged any more."""
-    async with endpoint_group(1, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
+    async with endpoint_group(1, retry=NO_WAIT, timeouts=TimeoutSettings(grace_s=0.05)) as (manager, (fake,)):
         fake.health = {"capabilities": {"cancels_on_disconnect": False}}
         await manager.run_code("1", "python")
         fake.script(Reply(hang=True))

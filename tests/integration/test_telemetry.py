@@ -29,7 +29,13 @@ from support.discovery import discover_and_leave
 from support.helpers import manager_for
 
 Serve = Callable[..., Awaitable[str]]
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+QUICK = RetrySettings(
+    connect_retry_s=0,
+    base_delay_s=0.001,
+    max_delay_s=0.002,
+    throttled_base_delay_s=0.001,
+    throttled_max_delay_s=0.002,
+)
 
 
 class Sender:

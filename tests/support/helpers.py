@@ -7,11 +7,15 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
 
-from faasrt import RuntimeManager, Settings, TimeoutSettings
+from faasrt import RetrySettings, RuntimeManager, Settings, TimeoutSettings
 from faasrt.telemetry.events import Sink
 
 # For a busy machine.
 PATIENT = TimeoutSettings(connect_s=30, health_s=30, grace_s=30)
+
+
+NO_WAIT = RetrySettings(connect_retry_s=0)
+"""Calls to endpoints that are down fail at once."""
 
 
 def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from faasrt import BreakerSettings, DeadlineExceededError, LimiterSettings, QueueFullError, RetrySettings, Settings
+from faasrt import (
+    BreakerSettings,
+    ConnectError,
+    DeadlineExceededError,
+    LimiterSettings,
+    QueueFullError,
+    RetrySettings,
+    Settings,
+)
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.limiter import AdaptiveLimit
@@ -45,6 +53,56 @@ def test_five_consecutive_failures_open_the_breaker() -> None:
     assert one.state == "closed"
     one.fail(100, 100)
     assert (one.state, one.open_until, one.may_probe(104.9), one.may_probe(105)) == ("open", 105.0, False, True)
+
+
+def test_early_probes_do_not_change_when_the_breaker_is_probed_otherwise() -> None:
+    """If no other endpoint works, it is probed early and often. It still stays open for 5 s, and then for 10 s."""
+    one = breaker(consecutive_failures=1)
+    one.fail(100, 100, early_probe_s=1.0)
+    assert (one.failing_since, one.open_until, one.may_probe(101, is_needed=True)) == (100, 105, True)
+    for now in (101.0, 102.0, 103.0, 104.0):
+        assert one.may_probe(now, is_needed=True)
+        one.fail(now, now, probe=one.start_probe(), early_probe_s=1.0)
+        assert (one.state, one.open_until, one.may_probe(now + 0.9, is_needed=True)) == ("open", 105, False)
+    assert one.may_probe(105)
+    one.fail(105, 105, probe=one.start_probe(), early_probe_s=1.0)
+    assert (one.failing_since, one.open_until, one.early_probe_at) == (100, 115, 106)
+    one.release_probe(106, one.start_probe())
+    assert one.may_probe(106)
+    slow = breaker(consecutive_failures=1, base_open_s=0.5)
+    slow.fail(100, 100)
+    assert slow.early_probe_at == 100.5
+
+
+async def test_callers_do_not_give_up_while_a_long_probe_runs() -> None:
+    """A probe of a server that is up again may run for longer than callers wait for one that is down."""
+    clock = Clock()
+    pool = PermitPool(Settings(breaker=BreakerSettings(consecutive_failures=1)), clock=clock, random=lambda: 0.5)
+    group = pool.group("python", ["http://one"])
+    group.skip_capacity()
+    permit = pool.try_acquire(group)
+    assert permit is not None
+    error = ConnectError("x", sent="no")
+    pool.release(permit, error)
+    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert pool.try_acquire(group) is None
+    clock.now += 1
+    pool.wake()
+    await asyncio.sleep(0)
+    assert [call.done() for call in calls] == [True, False, False]
+    clock.now += 60
+    pool.wake()
+    probe = await calls[0]
+    assert probe is not None
+    assert pool.queued == 2
+    calls[1].cancel()
+    pool.release(probe, error)
+    with pytest.raises(ConnectError) as caught:
+        await calls[2]
+    assert (caught.value.sent, caught.value.attempts, caught.value.endpoint) == ("no", 0, "http://one")
+    assert (pool.queued, pool.in_flight) == (0, 0)
+    pool.close()
 
 
 def test_a_low_success_rate_opens_the_breaker() -> None:

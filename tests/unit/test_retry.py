@@ -23,7 +23,15 @@ from faasrt import (
     ServiceError,
 )
 from faasrt.transport.http import read_retry_after
-from faasrt.transport.retry import FailureKind, RetryBudget, SendState, classify, wait_before_retry
+from faasrt.transport.retry import (
+    FailureKind,
+    RetryBudget,
+    SendState,
+    classify,
+    is_outage,
+    outage_wait_s,
+    wait_before_retry,
+)
 
 
 def overloaded(status: int, retry_after_s: float | None = None, *, not_started: bool = False) -> OverloadedError:
@@ -139,6 +147,31 @@ def test_more_attempts_find_an_endpoint_that_runs(error: ServiceError) -> None:
     assert decide(error, attempt=3, has_alternative=True, settings=few) is None
     lost = ConnectionLostError("x", sent="maybe")
     assert decide(lost, attempt=3, has_alternative=True, idempotent=True) is None
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectError("x", sent="no"), overloaded(503, 0.0), overloaded(503, not_started=True)]
+)
+def test_retries_while_endpoints_are_away_have_a_time_instead_of_a_number(error: ServiceError) -> None:
+    """They need no budget, but time until the deadline. Then the usual rules apply."""
+    assert is_outage(error)
+    empty = RetryBudget(RetrySettings())
+    empty.level = 0.0
+    assert decide(error, attempt=4, outage_s=1.0, budget=empty) is not None
+    assert decide(error, attempt=2_000, outage_s=1.0, random=lambda: 0.0) is not None
+    assert decide(error, attempt=4, outage_s=10.1) is None
+    assert decide(error, attempt=2, outage_s=10.1) is not None
+    assert decide(error, attempt=2, outage_s=10.1, budget=empty) is None
+    assert decide(error, attempt=4, outage_s=1.0, remaining_s=0.05) is None
+    assert decide(error, attempt=4, outage_s=1.0, settings=RetrySettings(connect_retry_s=0.5)) is None
+
+
+def test_which_failures_are_outages() -> None:
+    """A server that refuses because it is full, or that may have run the code, is not away."""
+    for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), ConnectionLostError("x", sent="maybe")):
+        assert not is_outage(error)
+    assert outage_wait_s(RetrySettings()) == 10.0
+    assert outage_wait_s(RetrySettings(max_attempts=1)) == 0.0
 
 
 def test_no_retry_shortly_before_the_deadline() -> None:
