@@ -45,7 +45,6 @@ BY_DESIGN = {
     "signals, SIGINT while asyncio runs": _INTERRUPT,
     "errors, traceback printed": _FRAME,
     "errors, traceback extracted": _FRAME,
-    "errors, warning": _FRAME,
     "signals, faulthandler": _FRAME,
     "signals, faulthandler at a crash": _FRAME,
     "state, frames": _FRAME,
