@@ -136,10 +136,11 @@ class RetrySettings(metaclass=RecordType):
         max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
         extra_attempts: Further attempts while endpoints cannot be reached or refuse the call, and another one is
             healthy; from 0 to 100. Default: 6. There are none if `max_attempts` is 1.
-        connect_retry_s: The seconds for which a call waits for its endpoints to come back, from 0 to a day; Default:
-            10. While they cannot be reached, or refuse calls because they start or stop, it is retried with growing
-            delays, as often as that takes. While every circuit breaker is open, it waits for a probe to close one. It
-            is 0 if `max_attempts` is 1. With 0, calls to endpoints that are down fail at once, after `max_attempts`.
+        connect_retry_s: The seconds for which a call waits for its endpoints to come back, from 0 to a day. Default:
+            10. While they cannot be reached, or refuse calls because they start or stop, the call is retried with
+            growing delays, without a limit of attempts. While every circuit breaker is open, it waits until a probe
+            closes one. Calls do not wait for an endpoint whose certificate is not accepted, nor if `max_attempts` is 1.
+            With 0, calls to endpoints that are down fail after `max_attempts`.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
             actual delay is random, between 0 and this maximum. Default: 0.05.
         max_delay_s: The maximum delay before any retry, in seconds. Default: 2.

@@ -233,7 +233,8 @@ class ServiceError(FaasrtError):
 class ConnectError(ServiceError):
     """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run.
 
-    It is raised after retries for `RetrySettings.connect_retry_s`, within the deadline of the call.
+    It is raised after retries for `RetrySettings.connect_retry_s`, within the deadline of the call. If the certificate
+    of the server is not accepted, it is raised after the usual number of attempts instead.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -249,6 +250,8 @@ class ConnectError(ServiceError):
 
     # Whether the connection was refused. Then the server has stopped, and so have its programs.
     refused = False
+    # Whether the server's certificate was not accepted. Waiting does not help.
+    untrusted = False
 
 
 class ConnectionLostError(ServiceError):

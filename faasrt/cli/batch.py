@@ -213,7 +213,7 @@ def batch_command(
     infrastructure; and 130 after an interrupt. A task that is retried may have run before.
     """
     settings = make_settings(
-        url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY
+        url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY, waits=True
     )
     options = BatchOptions(
         max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **given

@@ -13,7 +13,7 @@ from faasrt._endpoint_urls import split_endpoint
 from faasrt._sqlite_cache import DiskCache
 from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
-from faasrt.config import LimiterSettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
+from faasrt.config import LimiterSettings, RetrySettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language, family_of, has_return_val
 from faasrt.manager import RuntimeManager
@@ -35,11 +35,14 @@ def make_settings(
     memory_mb: int | None = None,
     *,
     max_concurrency: int | None = None,
+    waits: bool = False,
 ) -> Settings:
     """Return the settings of the environment, with the values of options.
 
     A `url` replaces those of the environment, and a `timeout_ms` above the default limit of the sandbox raises that
-    limit. Raise UsageError or ConfigurationError if a variable of the environment is wrong.
+    limit. Calls wait for servers that are down only if `waits` is true.
+
+    Raise UsageError or ConfigurationError if a variable of the environment is wrong.
     """
     sandbox = SandboxConfig()
     options = SettingsOptions(
@@ -48,6 +51,7 @@ def make_settings(
             memory_limit_mb=memory_mb or sandbox.memory_limit_mb,
         ),
         token=token_of_environment(),
+        retry=RetrySettings() if waits else RetrySettings(connect_retry_s=0),
     )
     if max_concurrency is not None:
         options["limiter"] = LimiterSettings(max_concurrency=max_concurrency)

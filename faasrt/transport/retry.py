@@ -51,8 +51,9 @@ def classify(error: ServiceError) -> FailureKind:
 
 def is_outage(error: ServiceError) -> bool:
     """Return whether the endpoint was not reached, or starts or stops, so that it may soon run the code."""
-    kind = classify(error)
-    return kind is FailureKind.NEVER_SENT or (kind is FailureKind.REFUSED and error.status == 503)
+    if isinstance(error, ConnectError):
+        return not error.untrusted
+    return classify(error) is FailureKind.REFUSED and error.status == 503
 
 
 def outage_wait_s(settings: RetrySettings) -> float:

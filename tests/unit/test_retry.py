@@ -167,8 +167,11 @@ def test_retries_while_endpoints_are_away_have_a_time_instead_of_a_number(error:
 
 
 def test_which_failures_are_outages() -> None:
-    """A server that refuses because it is full, or that may have run the code, is not away."""
-    for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), ConnectionLostError("x", sent="maybe")):
+    """A server that is full, that may have run the code, or whose certificate is not accepted, is not away."""
+    untrusted = ConnectError("x", sent="no")
+    untrusted.untrusted = True
+    lost = ConnectionLostError("x", sent="maybe")
+    for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), lost, untrusted):
         assert not is_outage(error)
     assert outage_wait_s(RetrySettings()) == 10.0
     assert outage_wait_s(RetrySettings(max_attempts=1)) == 0.0
