@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import os
 from collections.abc import Callable
 
 _LATE_S, _EXTRA_S = 0.1, 0.5
-_CPU_GRACE_S = 5
 
 
 class TimeLimit:
@@ -37,8 +34,3 @@ class TimeLimit:
             self._timer = self._loop.call_later(_EXTRA_S, self._on_exceeded)
         else:
             self._on_exceeded()
-
-
-def cpu_limit_s(limit_s: float) -> int:
-    """Return a limit of CPU time in seconds. A process reaches its time limit first, however many threads it has."""
-    return (math.ceil(limit_s) + 1) * (os.cpu_count() or 1) + _CPU_GRACE_S

@@ -32,11 +32,11 @@ from faasrt.local.engines.jailed import Jail, JailedProcess, open_jail
 from faasrt.local.engines.process import ChildProcess, ignore_output
 from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.local.time_limit import TimeLimit, cpu_limit_s
+from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
 if sys.platform == "linux":
-    import resource
+    pass
 
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
@@ -151,7 +151,6 @@ class DenoEngine(PooledEngine[JailedProcess]):
             run = DenoRun(job, child, has_folder=has_folder)
             max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
             child.limit_cgroup(max_bytes)
-            _limit_cpu(child, job)
             started, limit_s = time.perf_counter(), job.limits.timeout_ms / 1000
             child.limit_time(limit_s)
             time_limit = TimeLimit(limit_s, functools.partial(run.end, Outcome.TIMEOUT))
@@ -246,14 +245,6 @@ class DenoEngine(PooledEngine[JailedProcess]):
             await child.end()
             raise
         return child
-
-
-def _limit_cpu(child: ChildProcess, job: EngineJob) -> None:
-    """Limit the CPU time, as a fallback."""
-    cpu_s = cpu_limit_s(job.limits.timeout_ms / 1000)
-    # In a container, root may not be allowed to limit the process of another user.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        resource.prlimit(child.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
 
 
 async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
