@@ -227,6 +227,13 @@ async def test_an_uncaught_memory_error_is_memory_limit(native: RuntimeManager, 
     assert (await run(native, "print(1)")).stdout == "1\n"
 
 
+async def test_packages_do_not_count_even_if_the_server_has_not_imported_them_yet() -> None:
+    """The first program that uses large packages gets the same outcome as the later ones."""
+    async with RuntimeManager.local(["python"], engines={"python": "native"}) as manager:
+        result = await run(manager, "import numpy, sympy, sklearn\nprint('end')")
+    assert (result.outcome, result.stdout) == (Outcome.OK, "end\n")
+
+
 async def test_the_stack_is_large_enough_for_deep_recursion(native: RuntimeManager) -> None:
     """`@lru_cache` recurses in C code and needs more than the usual 8 MiB. Subprocesses have the usual stack."""
     depth = 100_000 if sys.version_info < (3, 12) else 300

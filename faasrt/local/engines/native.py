@@ -28,6 +28,9 @@ from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.local.engines.warm_process import run_warm, start_warm
 
 _START_TIMEOUT_S = 60.0
+# The memory, in MiB, of the packages of the largest tier. They do not count for programs in this tier, so they must not
+# count either while the tier starts, and a program imports them itself.
+_IMPORTS_MB = 192
 # A tier that no program has used for this time ends, to free its memory.
 _IDLE_S = 600.0
 # The names of installed packages contain their versions.
@@ -138,11 +141,14 @@ class PythonTier(PooledEngine[JailedProcess]):
         await self._jail.watch()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
+        return await self._run(job)
+
+    async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
         self.used_at = time.monotonic()
         process = await self._get_warm()
         assert self._interpreter is not None
         run = NativeRun(job, process, self._interpreter.executable)
-        return await run_warm(process, run, job, instance="python")
+        return await run_warm(process, run, job, instance="python", headroom_mb=headroom_mb)
 
 
 class NativePythonEngine(PythonTier):
@@ -166,10 +172,12 @@ class NativePythonEngine(PythonTier):
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         tier = self._choose_tier(job.code)
-        return await (super()._execute_once(job) if tier is None else tier.execute(job))
+        if tier is None:
+            return await self._run(job)
+        return await (tier.execute(job) if tier.ready else self._run(job, _IMPORTS_MB))
 
     def _choose_tier(self, code: str) -> PythonTier | None:
-        """Return the other tier that is to run a program; None if this one is, for example while the other starts."""
+        """Return the other tier that is to run a program when it is ready; None if this one is."""
         name = next((name for name in tiers_of(code) if name in self.packages), None)
         if name is None:
             return None
@@ -177,7 +185,7 @@ class NativePythonEngine(PythonTier):
         if tier is None:
             tier = self._tiers[name] = PythonTier(self.options, TIERS[name], self._interpreter)
             self._group.create_task(self._run_tier(name, tier))
-        return tier if tier.ready else None
+        return tier
 
     async def _run_tier(self, name: str, tier: PythonTier) -> None:
         """Run a tier until no program has used it for ten minutes."""
