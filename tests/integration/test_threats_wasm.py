@@ -129,6 +129,12 @@ async def test_all_threads_of_a_worker_are_confined(own_host: Host) -> None:
         assert int(fields["CapInh"], 16) | int(fields["CapAmb"], 16) == 0
 
 
+async def test_the_kernel_kills_a_worker_before_the_server(own_host: Host) -> None:
+    """The score for the case that the machine lacks memory is the highest."""
+    pid = int((await own_host.run("print(os.getpid())")).stdout)
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+
+
 async def test_a_worker_has_no_descriptors_of_the_host(own_host: Host) -> None:
     """It has pipes of its own, files in its own folder, and the module and the snapshots."""
     pid, folder = (await own_host.run("print(os.getpid(), os.environ['TMPDIR'])")).stdout.split()

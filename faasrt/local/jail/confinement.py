@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from . import landlock, seccomp, syscalls
+from . import landlock, memory, seccomp, syscalls
 
 if sys.platform == "linux":
     import resource
@@ -32,6 +32,8 @@ _LIMITS = {
 def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
     """Deny this process all access to files, TCP and processes outside, except for the files in some folders.
 
+    If the machine lacks memory, the kernel kills this process before the server.
+
     Args:
         readable: Folders with files that it may read.
         writable: Folders with files that it may also create, write and remove.
@@ -40,6 +42,7 @@ def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
         OSError: The kernel does not support this, or the process has other threads already.
     """
     _require_linux()
+    memory.prefer_for_oom_kill()
     syscalls.drop_capabilities(kept=1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
     syscalls.forbid_new_privileges()
     if len(os.listdir("/proc/self/task")) > 1:
