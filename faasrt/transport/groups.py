@@ -125,7 +125,7 @@ class EndpointGroup:
     def unavailable_error(self) -> ServiceError | None:
         """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
 
-        It is a copy of the last error of an endpoint.
+        It is a copy of the last error of an endpoint, with `sent` "no".
         """
         if self.is_available:
             return None

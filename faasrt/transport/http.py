@@ -357,8 +357,7 @@ async def _exchange(
     except (aiohttp.ClientError, OSError) as error:
         if body is not None and not body.sending:
             raise ConnectError(f"cannot connect: {_reason(error)}", sent="no") from None
-        consequence = "" if body is None else "; the code may have run"
-        raise ConnectionLostError(f"the connection broke: {_reason(error)}{consequence}", sent="maybe") from None
+        raise ConnectionLostError(f"the connection broke: {_reason(error)}", sent="maybe") from None
 
 
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:

@@ -83,7 +83,7 @@ class LiveReader:
             if len(pending) > max_body_bytes:
                 raise LineTooLongError
         if answer is None or pending:
-            message = "the connection broke: the answer has no result at its end; the code may have run"
+            message = "the connection broke: the answer has no result at its end"
             raise ConnectionLostError(message, sent="maybe")
         return answer
 
