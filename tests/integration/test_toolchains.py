@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -35,7 +36,7 @@ from faasrt.local.engines.toolchain_engine import ToolchainEngine, engine_for
 from faasrt.local.jail import landlock
 from faasrt.local.toolchains import TOOLCHAINS
 from support import toolchain_programs as programs
-from support.helpers import manager_for
+from support.helpers import NO_WAIT, manager_for
 from support.twenty_problems import problems
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -327,7 +328,8 @@ async def test_a_server_that_does_not_name_the_language_gets_no_program(local: R
 
 async def test_an_unreachable_server_is_no_invalid_request(unused_tcp_port: int) -> None:
     """While a server does not answer, it is unknown whether it runs the language."""
-    async with manager_for_c(f"http://127.0.0.1:{unused_tcp_port}") as manager:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with RuntimeManager.from_url({"c": url}, retry=NO_WAIT) as manager:
         with pytest.raises(ConnectError, match="no answer to GET /health that names the languages") as failure:
             await manager.run_code("int main(void) {}", "c")
         assert (failure.value.sent, failure.value.attempts) == ("no", 3)
@@ -526,3 +528,18 @@ async def test_twenty_small_problems_are_solved(manager: RuntimeManager, languag
     async with asyncio.TaskGroup() as group:
         for name, (code, tests) in solved.items():
             group.create_task(judge(name, code, tests))
+
+
+@is_installed("bash")
+async def test_the_first_program_waits_until_the_engine_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine starts only when a program needs it. Building its jail may take long."""
+    build = ToolchainEngine._jail_config
+
+    def build_slowly(engine: ToolchainEngine) -> Any:
+        time.sleep(0.3)
+        return build(engine)
+
+    monkeypatch.setattr(ToolchainEngine, "_jail_config", build_slowly)
+    async with LocalFaaS(["bash"]) as faas, RuntimeManager.from_url({"bash": faas.url}) as manager:
+        code = f"echo {uuid.uuid4()}"  # not in the cache
+        assert (await manager.run_code(code, "bash", 30_000)).stdout == f"{code.removeprefix('echo ')}\n"

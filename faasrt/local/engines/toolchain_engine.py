@@ -160,8 +160,17 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         await self._jail.watch()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        self._needed.set()
+        await self._wait_started()
         return await self._compile_and_run(job, self._get_warm)
+
+    async def _wait_started(self) -> None:
+        """Start the engine if no program has needed it yet. Raise NotStartedError if this fails, or takes too long."""
+        self._needed.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.warm_timeout_s):
+                await self._started_or_failed.wait()
+        if not (self._started_or_failed.is_set() and self.ready):
+            raise NotStartedError(self.problem or f"the engine did not start within {self.warm_timeout_s:g} s")
 
     async def _compile_and_run(self, job: EngineJob, take: _Take) -> EngineResult:
         """Compile a program, and run it unless the job is only to check it. `take` returns a warm process."""
