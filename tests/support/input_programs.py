@@ -220,6 +220,7 @@ PROGRAMS = {
         "",
         {"collect": ["**"]},
         files={"a/" * 31 + "kept": b""},
+        truncated=True,
     ),
     "collect long paths": InputProgram(
         "import os\nfor _ in range(6):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\n    open('x', 'w').close()",

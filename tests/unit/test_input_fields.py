@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from faasrt.errors import InvalidRequestError
-from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput, bytes_from_wire, bytes_to_wire
+from faasrt.inputs import INPUT_FIELDS, MAX_PATH_PARTS, NO_INPUT, ProgramInput, bytes_from_wire, bytes_to_wire
 from faasrt.languages import Language
 from faasrt.local.engines.collection import Folder, collect_files
 from faasrt.local.engines.memory_folder import MemoryFolder
@@ -233,3 +233,14 @@ def test_files_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     assert (list(found), complete) == (["a", "c"], False)
     (tmp_path / os.fsdecode(b"\xff")).touch()
     assert collect_files(open_folder(tmp_path), ["*"], 300)[1] is False
+
+
+@pytest.mark.parametrize(("parts", "complete"), [(MAX_PATH_PARTS, True), (MAX_PATH_PARTS + 1, False)])
+def test_files_in_too_many_folders_are_missing(tmp_path: Path, parts: int, complete: bool) -> None:
+    """The caller learns this, whether the folder is one of the kernel or of a program on WebAssembly."""
+    path = "/".join("a" * parts)
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+    expected = ({path: b""} if complete else {}, complete)
+    assert collect_files(open_folder(tmp_path), ["**"], 1_000) == expected
+    assert collect({path: b""}, PathMatcher(["**"])) == ([*expected[0]], complete)

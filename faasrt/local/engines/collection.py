@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import stat
@@ -79,11 +80,10 @@ def _walk(
             continue
         if stat.S_ISREG(mode):
             yield (prefix + name, functools.partial(_read, folder, name, device)) if () in following else None
-        elif stat.S_ISDIR(mode) and depth > 1 and any(following):
+        elif stat.S_ISDIR(mode) and any(following):
             yield None
-            try:
-                inner = os.open(name, _FOLDER, dir_fd=folder)
-            except OSError:
+            inner = _open_folder(folder, name) if depth > 1 else None
+            if inner is None:
                 yield prefix + name, lambda max_bytes: None
                 continue
             try:
@@ -91,6 +91,12 @@ def _walk(
                     yield from _walk(inner, f"{prefix}{name}/", device, depth - 1, matcher, following)
             finally:
                 os.close(inner)
+
+
+def _open_folder(folder: int, name: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.open(name, _FOLDER, dir_fd=folder)
+    return None
 
 
 def _read(folder: int, name: str, device: int, max_bytes: int) -> bytes | None:

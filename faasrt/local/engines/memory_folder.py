@@ -193,7 +193,10 @@ def _walk(
             yield prefix + name, functools.partial(_read, entry.content)
             continue
         yield None
-        if isinstance(entry, _FolderNode) and depth > 1 and any(following):
+        if isinstance(entry, _FolderNode) and any(following):
+            if depth == 1:
+                yield prefix + name, lambda max_bytes: None
+                continue
             yield from _walk(entry, f"{prefix}{name}/", depth - 1, matcher, following)
 
 

@@ -171,8 +171,11 @@ class WorkingFolder:
                 yield None
             if () in following and entry.is_file(follow_symlinks=False):
                 yield prefix + name
-            elif depth > 1 and any(following) and entry.is_dir(follow_symlinks=False):
-                yield from self.walk(f"{prefix}{name}/", depth - 1, following)
+            elif any(following) and entry.is_dir(follow_symlinks=False):
+                if depth > 1:
+                    yield from self.walk(f"{prefix}{name}/", depth - 1, following)
+                else:
+                    yield prefix + name  # it cannot be read like a file, so files are missing
 
     def read(self, path, max_bytes):
         # Return the content of a file, or None if it is larger than a size.
