@@ -408,7 +408,8 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The kernel may kill a process of a compiler if the memory is low. The next call compiles again."""
-    command = 'grep -q low "$0" && { echo "cc1: Killed" >&2; exit 1; }; exec perl -c "$0"'
+    message = "gcc: fatal error: Killed signal terminated program cc1"
+    command = f'grep -q low "$0" && {{ echo "{message}" >&2; exit 1; }}; exec perl -c "$0"'
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
     killed = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0]])
     monkeypatch.setitem(engine_choice._ENGINES, Language.BASH, (engine_for(killed),))
@@ -417,6 +418,31 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
             with pytest.raises(OverloadedError, match="a process of the compiler was killed"):
                 await manager.run_code("print 'low'", "bash")
         assert (await manager.run_code("print 'ok'", "bash")).stdout == "ok"
+
+
+NOT_COMPILED = {
+    "a name that does not exist": ("c", "int Killed(void);\nint main(void) { return Killed(); }"),
+    "a warning": (
+        "c",
+        "#warning Cannot fork: Resource temporarily unavailable\nint f(void);\nint main(void) { return f(); }",
+    ),
+    "a message of the assembler": ("c", 'asm(".print \\"Killed\\"\\n.err");\nint main(void) {}'),
+    "a name in C++": ("cpp", "int Killed();\nint main() { return Killed(); }"),
+    "a name in Rust": ("rust", 'extern "C" { fn Killed(); }\nfn main() { unsafe { Killed() } }'),
+    "files with long paths": ("java", f"package {'.'.join(['a' * 200] * 6)};\nclass Main {{}}"),
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [pytest.param(*row, marks=is_installed(row[0]), id=name) for name, row in NOT_COMPILED.items()],
+)
+async def test_a_program_that_does_not_compile_gets_its_verdict(
+    manager: RuntimeManager, language: str, code: str
+) -> None:
+    """A compiler that was killed, or had no time, is an error of the server. A program cannot look like one."""
+    result = await manager.run_code(f"{code}\n// {uuid.uuid4()}", language)  # not in the cache of compiled programs
+    assert (result.outcome, result.attempts) == (Outcome.SYNTAX_ERROR, 1), result
 
 
 JAVA_NAMES = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from faasrt.inputs import MAX_PATH_PARTS, program_file
-from faasrt.local.engines.base import EngineJob, EngineResult
+from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
 from faasrt.local.engines.selection import FoundFile, select_files
 from faasrt.protocol.guest.python_files import PathMatcher
 
@@ -38,22 +38,31 @@ class Folder:
 async def add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None = None) -> EngineResult:
     """Return a result with the files that its program has left in a folder. Its processes must have ended.
 
-    `max_bytes` limits their size together; None means the output limit of the program.
+    Args:
+        max_bytes: The largest size of the output of a compiler; None means the output limit of the program.
+
+    Raises:
+        NotStartedError: The output of a compiler could not be read in time.
     """
     own_file, limit = program_file(job.language), job.limits.max_output_bytes if max_bytes is None else max_bytes
     # A thread, because the folder may contain thousands of files.
-    found, complete = await asyncio.to_thread(collect_files, folder, job.input.collect, limit, without=[own_file])
+    collect = functools.partial(collect_files, without=[own_file], in_time=max_bytes is not None)
+    try:
+        found, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
+    except TimeoutError:
+        raise NotStartedError("the output of the compiler could not be read in time") from None
     truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))
     return attrs.evolve(result, files=found, truncated=truncated)
 
 
 def collect_files(
-    folder: Folder, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = ()
+    folder: Folder, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = (), in_time: bool = False
 ) -> tuple[dict[str, bytes], bool]:
     """Read the files in a folder that match patterns; see `select_files`. This blocks, so call it in a thread.
 
     Args:
         patterns: The patterns; see `ProgramInput.collect`.
+        in_time: Whether to raise TimeoutError if reading takes too long.
 
     The program may be hostile. Symbolic links are not followed, and only regular files on the file system of the folder
     are read.
@@ -61,7 +70,10 @@ def collect_files(
     device = os.fstat(folder.fd).st_dev
     matcher = PathMatcher(patterns)
     found = _walk(folder.fd, "", device, MAX_PATH_PARTS, matcher, matcher.start)
-    return select_files(found, matcher, max_bytes, without=without)
+    selected = select_files(found, matcher, max_bytes, without=without)
+    if in_time and matcher.is_late:
+        raise TimeoutError
+    return selected
 
 
 def _walk(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -32,6 +33,7 @@ from faasrt.local.engines.report import read_runner
 from faasrt.local.engines.toolchain import OUT, PROGRAM, Installation, Toolchain
 from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.local.engines.warm_process import run_warm, start_warm
+from faasrt.local.jail import memory
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, ErrorInfo, Outcome
@@ -47,9 +49,15 @@ _CACHE_BYTES = 512 * 2**20
 _CACHE_FORMAT = 2  # part of the key of each cached program
 _FAILURE = "failure"  # the name of the entry with the output of a compiler that failed
 _MAX_DIAGNOSTICS = 100
-# Messages of compilers whose own processes were killed, or got no memory.
+# The beginning of the output of compilers whose own processes were killed, or could not start. The rest of the output
+# may contain text of the program, such as the name of a function that does not exist.
 _INTERRUPTED = re.compile(
-    r"\bKilled\b|signal: 9\b|Cannot fork|Resource temporarily unavailable|insufficient memory for the Java Runtime"
+    r"(?:sh: [^\n]{0,20})?(?:Killed|Cannot fork)$|"
+    r"(?:gcc|g\+\+|collect2): fatal error: "
+    r"(?:Killed signal|ld terminated with signal 9|[^\n]{0,200}Resource temporarily unavailable)|"
+    r"error: (?:linking with `cc` failed: signal: 9\b|could not exec the linker `cc`)|"
+    r"Error: Could not create the Java Virtual Machine|(?:OpenJDK [^\n]{0,300}\n)?#\s+There is insufficient memory for",
+    re.MULTILINE,
 )
 # Failures that are not stored are remembered for this time, so that the same program does not take up the compiler.
 _REMEMBERED_S, _MOST_REMEMBERED = 60.0, 100
@@ -80,6 +88,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         super().__init__(options)
         self._cache: ProgramCache
         self._installation: Installation
+        self._oom_counter: int | None = None
         self._jail: Jail
         self._needed = asyncio.Event()
         self._started_or_failed = asyncio.Event()
@@ -124,6 +133,9 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         if toolchain.prepare is not None:
             self.ready, self.activity = False, f"preparing {self.runtime}, once for this machine"
             self._installation = await asyncio.to_thread(toolchain.prepare, self._installation, cache_dir())
+        self._oom_counter = memory.open_oom_counter()
+        if self._oom_counter is not None:
+            resources.callback(os.close, self._oom_counter)
         config = await asyncio.to_thread(self._jail_config)
         opened = open_jail(self._spawner, sys.executable, folder, config, self.cgroups)
         self._jail = await resources.enter_async_context(opened)
@@ -243,6 +255,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         )
         # Not a warm process, which can read files that never end. Sources could include them.
         process = await start_warm(self._jail, CommandRun.process_name, compiles=True)
+        oom_kills = memory.count_oom_kills(self._oom_counter)
         run = CommandRun(compilation, process, command, files, [OUT])
         try:
             result = await run_warm(
@@ -255,13 +268,14 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         if result.outcome is Outcome.OK:
             if "files" not in result.truncated:
                 return dict(result.files), True
-            if len(result.files) < MAX_FILES:
-                raise NotStartedError("the output of the compiler could not be read in time")
-            return {_FAILURE: f"the compiler wrote more than {MAX_FILES} files".encode()}, True
+            text = f"the compiler wrote more than {MAX_FILES} files, or one whose path is too long"
+            return {_FAILURE: text.encode()}, True
         text = result.stderr + result.stdout
         # Only an error in a line is certainly one of the program. The lack of memory for a compiler is not.
         is_located = any(match.groupdict().get("line") for match in self.toolchain.diagnostic.finditer(text))
-        if result.outcome is Outcome.USER_ERROR and not is_located and _INTERRUPTED.search(text):
+        lacked_memory = memory.count_oom_kills(self._oom_counter) > oom_kills
+        interrupted = result.outcome is Outcome.USER_ERROR and (lacked_memory or _INTERRUPTED.match(text))
+        if interrupted and not is_located:
             raise NotStartedError(f"a process of the compiler was killed or could not start: {text.strip()[-300:]}")
         if (limit := limits.error(result.outcome)) is not None:
             text = f"{text}\nthe compiler was stopped: {limit.message}"
