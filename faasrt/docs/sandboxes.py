@@ -136,8 +136,8 @@ The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output
 The memory of the interpreter itself, and of packages that the server has imported, does not count. The least memory
 limit is 48 MiB for Python and 16 MiB for JavaScript.
 The memory limit is approximate: `faasrt.local` says by how much. A process of its own ends each program at its time
-limit, even if the server is busy. Only a program that then waits for the server, to read its output or to send more of
-its input, gets up to half a second more when the server is no longer busy.
+limit, even if the server is busy. The time in which a program only waits for a busy server, to read its output or to
+send more of its input, does not count, if none of its processes runs meanwhile.
 (This does not apply to Python in WebAssembly.)
 
 ## Security

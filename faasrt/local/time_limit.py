@@ -1,18 +1,19 @@
-"""Time limits that are extended once if the event loop is late when they end."""
+"""Time limits that do not count the time in which the event loop stands still."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-_LATE_S, _EXTRA_S = 0.1, 0.5
+_CHECK_S, _LATE_S = 0.1, 0.1
 
 
 class TimeLimit:
     """Calls a function when a time limit ends, unless the limit is cancelled first.
 
-    If the event loop is late then, it was too busy to read as well. Data may have arrived in time, and a program may
-    have had to wait for the server to read its output. In this case the limit is extended once, by half a second.
+    The time in which the event loop stands still does not count, because a program may have to wait for the server to
+    read its output then. Afterwards there is time to read data that arrived meanwhile. The launcher ends a program that
+    does not wait (see `JailedProcess.limit_time`).
 
     Args:
         limit_s: The time limit in seconds.
@@ -23,14 +24,22 @@ class TimeLimit:
         self._loop = asyncio.get_running_loop()
         self._on_exceeded = on_exceeded
         self._ends = self._loop.time() + limit_s
-        self._timer = self._loop.call_at(self._ends, self._check)
+        self._wait()
 
     def cancel(self) -> None:
         """Do not call the function any more."""
         self._timer.cancel()
 
+    def _wait(self) -> None:
+        self._wakes = min(self._ends, self._loop.time() + _CHECK_S)
+        self._timer = self._loop.call_at(self._wakes, self._check)
+
     def _check(self) -> None:
-        if self._loop.time() > self._ends + _LATE_S:
-            self._timer = self._loop.call_later(_EXTRA_S, self._on_exceeded)
-        else:
+        now = self._loop.time()
+        late_s = now - self._wakes
+        if late_s > _LATE_S:
+            self._ends = max(self._ends + late_s, now + _CHECK_S)
+        elif now >= self._ends:
             self._on_exceeded()
+            return
+        self._wait()

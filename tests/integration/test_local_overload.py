@@ -129,6 +129,21 @@ async def test_refused_javascript_programs_never_run(language: str) -> None:
     assert len({answers[number][1]["metadata"]["instance_id"] for number in ran}) == len(ran)
 
 
+async def test_a_program_that_keeps_a_pipe_full_ends_at_its_time_limit() -> None:
+    """One process of it fills stderr. Another one works, and would end while the event loop stands still."""
+    code = (
+        "import os, time\nend = time.monotonic() + 2.5\nif not os.fork():\n    while True: os.write(2, b'x')\n"
+        "while time.monotonic() < end: pass\nprint(1)"
+    )
+    async with RuntimeManager.local(["python"], workers=1) as manager:
+        assert (await manager.run_code(SLOW["python"].format(1), "python")).ok
+        run = asyncio.create_task(manager.run_code(code, "python", timeout_ms=1_000))
+        await until_active(manager, "python", 1)
+        be_busy(4)
+        result = await run
+    assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, ""), result
+
+
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_busy_server_reports_exactly_the_programs_that_did_not_end_in_time_as_timeouts(engine: str) -> None:

@@ -155,6 +155,10 @@ MEMORY = {
         "void *run(void *x) { for (;;) fill(malloc(1 << 20), 1 << 20); }\n"
         "pthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
     ),
+    "children of a process without its first thread": (
+        "void *run(void *x) { for (int i = 0; i < 8 && fork(); i++); fill(malloc(100 << 20), 100 << 20); for (;;) pause(); }\n"
+        "pthread_t t; pthread_create(&t, 0, run, 0); pthread_exit(0);"
+    ),
     # A thread may have to wait for the end of others, because their number is limited.
     "a chain of threads": (
         "void *run(void *x) { pthread_t t; fill(malloc(1 << 20), 1 << 20);\n"

@@ -281,6 +281,9 @@ MEMORY = {
     "one process": "x = []\nwhile True: x.append(b'x' * 2**20)",
     "many processes": "for _ in range(8):\n    if not os.fork(): break\nx = [b'x' * 2**20 for _ in range(100)]\n"
     "signal.pause()",
+    "children of a process without its first thread": "import threading\ndef run():\n    for _ in range(8):\n"
+    "        if not os.fork(): break\n    x = [b'x' * 2**20 for _ in range(100)]; time.sleep(60)\n"
+    "threading.Thread(target=run).start()\nlibc.syscall(60, 0)",
     "files": "file = os.open('/tmp/x', 65)\nfor _ in range(60): os.write(file, bytes(2**20))\n"
     "x = b'x' * (220 * 2**20)\nsignal.pause()",
     "pairs of sockets": "for _ in range(60):\n    if not os.fork(): break\nx = []\ntry:\n    while True:\n"

@@ -70,7 +70,14 @@ class _Program:
         pipes: The program's ends of the pipes to the server.
         max_bytes: The memory that its processes may use together; None without a limit.
         check_at: When to check its memory next.
+        root: Its root folder, as a descriptor; -1 without namespaces. Unlike /proc/PID, it is there as long as any
+            process of the program is.
+        sockstat: The file that counts its sockets, as a descriptor; -1 without a private network.
         until: When its time is up.
+        watched_at: When the last check of its time was.
+        waiting_ticks: The CPU time of its processes at the last check, if it only waited for the server then; else
+            None.
+        is_late: Whether it waited for the server when its time was up.
         oom_kills: How many processes the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the kernel lacked memory meanwhile, and
             "unclear" if the program may have caused this; else "".
@@ -87,7 +94,11 @@ class _Program:
         self.pipes: list[int] = []
         self.max_bytes: int | None = None
         self.check_at = 0.0
+        self.root = self.sockstat = -1
         self.until = self.oom_kills = math.inf
+        self.watched_at = 0.0
+        self.waiting_ticks: int | None = None
+        self.is_late = False
         self.reason = ""
         self.had_children = False
         self.kernel_bytes = sys.maxsize
@@ -103,12 +114,57 @@ class _Program:
         self.reason, self.until = reason, math.inf
         signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
-    def waits_for_server(self) -> bool:
-        """Return whether it may wait for the server: for room in a pipe, or for more of its input."""
+    def open_files(self, *, has_network: bool) -> None:
+        """Open the files in which the launcher watches it. Raise OSError if its process has ended."""
+        self.root = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if has_network:
+            self.sockstat = os.open(f"/proc/{self.pid}/net/sockstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close_files(self) -> None:
+        """Close its files and pipes."""
+        for fd in [self.root, self.sockstat, *self.pipes]:
+            if fd >= 0:
+                os.close(fd)
+
+    @property
+    def processes(self) -> list[str]:
+        """The folders of its processes in /proc. Raise OSError if all of them have ended."""
+        if self.root < 0:
+            return [f"/proc/{self.pid}"]
+        seen = f"/proc/self/fd/{self.root}/proc"
+        return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+
+    def has_time(self, now: float) -> bool:
+        """Return whether it may go on. The time in which it only waits for the server does not count for its limit.
+
+        A pipe that is full is not enough, because one process can keep it full while another one works.
+        """
+        ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
+        before, self.waiting_ticks = self.waiting_ticks, ticks
+        elapsed_s, self.watched_at = now - self.watched_at, now
+        if ticks is not None and ticks == before:
+            self.until = max(self.until + elapsed_s, now + _WATCH_INTERVAL_S)
+        elif now >= self.until:
+            if ticks is None or self.is_late:
+                return False
+            # It may have begun to wait since the last check. The next one shows whether it only waits.
+            self.is_late, self.until = True, now + _WATCH_INTERVAL_S
+        return True
+
+    def _has_blocked_pipe(self) -> bool:
+        """Return whether there is no room in a pipe, or no more input at the moment."""
         poll = select.poll()
         for target, fd in enumerate(self.pipes):
             poll.register(fd, select.POLLOUT if target else select.POLLIN)
         return len(poll.poll(0)) < len(self.pipes)
+
+    def _waiting_ticks(self) -> int | None:
+        """Return the CPU time of its processes; None if one of them can run at the moment, or if all have ended."""
+        try:
+            processes = self.processes
+        except OSError:
+            return None
+        return None if any(map(memory.can_run, processes)) else sum(map(memory.cpu_ticks, processes))
 
 
 class Launcher:
@@ -178,10 +234,9 @@ class Launcher:
     def _poll_timeout_ms(self) -> int | None:
         """Return the time until the next check of a program; None if there is none to check."""
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
-        now = time.monotonic()
-        if any(program.max_bytes is not None for program in self._programs.values()):
-            wake_at = min(wake_at, now + _WATCH_INTERVAL_S)
-        return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - now)))
+        if wake_at == math.inf:
+            return None
+        return max(0, math.ceil(1000 * min(wake_at - time.monotonic(), _WATCH_INTERVAL_S)))
 
     def _find(self, number: int) -> _Program | None:
         """Return the program with an id; None if it has ended."""
@@ -191,17 +246,19 @@ class Launcher:
         program = self._find(message["limit"])
         if program is not None:
             program.max_bytes, program.until = message["bytes"], message["until"]
+            program.watched_at = time.monotonic()
+            if self._slots:
+                with contextlib.suppress(OSError):  # its process has just ended
+                    program.open_files(has_network=self._config["private_network"])
             if not message["cgroup"]:  # a cgroup has a counter of its own
                 program.oom_kills = memory.count_oom_kills(self._oom_counter)
 
     def _check(self, program: _Program) -> None:
         now = time.monotonic()
-        if now >= program.until:
-            program.until = math.inf
-            # If it waits for the server, the server is busy, and decides when the time is up.
-            if not program.waits_for_server():
-                program.kill("time")
-        elif program.max_bytes is not None and now >= program.check_at:
+        watch_at = min(program.until, program.watched_at + _WATCH_INTERVAL_S)
+        if program.until < math.inf and now >= watch_at and not program.has_time(now):
+            program.kill("time")
+        elif program.max_bytes is not None and not program.reason and now >= program.check_at:
             self._check_memory(program)
             # If reading the memory takes long, check less often, so that there is time for other work.
             program.check_at = now + max(_WATCH_INTERVAL_S, 4 * (time.monotonic() - now))
@@ -321,8 +378,7 @@ class Launcher:
             used = usage.ru_maxrss * 1024 - self.base_bytes
             exceeded = program.max_bytes is not None and used > program.max_bytes
             program.reason = "memory" if exceeded else "unclear" if program.had_children else "system"
-        for fd in program.pipes:
-            os.close(fd)
+        program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "reason": program.reason})
         self._end(program)
@@ -370,22 +426,18 @@ class Launcher:
         """End a program if its processes use too much memory."""
         assert program.max_bytes is not None
         limit = program.max_bytes + self.base_bytes
-        own = f"/proc/{program.pid}"
-        processes = [own]
         try:
-            if self._config["private_network"]:
-                with open(f"{own}/net/sockstat", encoding="ascii") as file:
-                    limit -= max(0, int(file.readline().split()[2]) - _FREE_SOCKETS) * _SOCKET_BYTES
-            if self._slots:
-                seen = f"{own}/root/proc"
-                processes = [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
-                stored = os.statvfs(f"{own}/root/tmp")
-                limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize if self._config["tmp_bytes"] else 0
+            processes = program.processes
+            if program.sockstat >= 0:
+                limit -= max(0, int(os.pread(program.sockstat, 100, 0).split()[2]) - _FREE_SOCKETS) * _SOCKET_BYTES
+            if program.root >= 0 and self._config["tmp_bytes"]:
+                stored = os.statvfs(f"/proc/self/fd/{program.root}/tmp")
+                limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize
         except OSError:
-            processes = [own]  # the process or its first thread has just ended
+            return  # all processes have just ended
         program.had_children = program.had_children or len(processes) > 1
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
-        if self._config["runner"] and not self._slots and memory.count_threads(own) > _MOST_THREADS:
+        if self._config["runner"] and not self._slots and memory.count_threads(f"/proc/{program.pid}") > _MOST_THREADS:
             program.kill("memory")
             return
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
@@ -401,7 +453,7 @@ class Launcher:
         # memory bounds the number of mappings and the page tables, which use kernel memory. The exact numbers, below,
         # take long to read.
         sizes = [memory.sizes(process) for process in processes]
-        limit -= _LOCK_BYTES * memory.count_locks(program.pid) if self._slots else 0
+        limit -= _LOCK_BYTES * memory.count_locks(program.init) if program.init is not None else 0
         kernel_bytes = memory.kernel_bytes()
         program.kernel_bytes = min(program.kernel_bytes, kernel_bytes)
         if kernel_bytes - program.kernel_bytes > _FREE_KERNEL_BYTES:

@@ -83,6 +83,21 @@ def count_threads(folder: str) -> int:
     return int(_read_stat(folder)[17])
 
 
+def can_run(folder: str) -> bool:
+    """Return whether a thread of a process runs, or waits for a CPU."""
+    fields = _read_stat(folder)
+    folders = [folder]
+    if int(fields[17]) > 1:
+        with contextlib.suppress(OSError):
+            folders = [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
+    return any(_read_stat(thread)[0] == "R" for thread in folders)
+
+
+def cpu_ticks(folder: str) -> int:
+    """Return the CPU time that a process and its children which it has waited for have used, in clock ticks."""
+    return sum(map(int, _read_stat(folder)[11:15]))
+
+
 def _read_stat(folder: str) -> list[str]:
     """Return the fields of /proc/PID/stat after the name of the executable."""
     with contextlib.suppress(OSError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
@@ -156,5 +171,6 @@ def count_locks(pid: int) -> int:
         for holder, locks in holders.items():
             if locks > _FREE_LOCKS:
                 with contextlib.suppress(OSError):  # it has just ended
-                    count += locks if os.readlink(f"/proc/{holder}/ns/pid") == own else 0
+                    folder = readable_folder(f"/proc/{holder}") or ""
+                    count += locks if os.readlink(f"{folder}/ns/pid") == own else 0
     return count
