@@ -408,8 +408,8 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The kernel may kill a process of a compiler if the memory is low. The next call compiles again."""
-    message = "gcc: fatal error: Killed signal terminated program cc1"
-    command = f'grep -q low "$0" && {{ echo "{message}" >&2; exit 1; }}; exec perl -c "$0"'
+    message = r"gcc: fatal error: Killed signal terminated program cc1\ncompilation terminated."
+    command = f'grep -q low "$0" && {{ printf "{message}\\n" >&2; exit 1; }}; exec perl -c "$0"'
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
     killed = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0]])
     monkeypatch.setitem(engine_choice._ENGINES, Language.BASH, (engine_for(killed),))
@@ -425,6 +425,11 @@ NOT_COMPILED = {
     "a warning": (
         "c",
         "#warning Cannot fork: Resource temporarily unavailable\nint f(void);\nint main(void) { return f(); }",
+    ),
+    "a name of a file": (
+        "c",
+        '#line 1 "gcc: fatal error: Killed signal terminated program cc1\\ncompilation terminated.\\n"\n'
+        "#warning x\nint f(void);\nint main(void) { return f(); }",
     ),
     "a message of the assembler": ("c", 'asm(".print \\"Killed\\"\\n.err");\nint main(void) {}'),
     "a name in C++": ("cpp", "int Killed();\nint main() { return Killed(); }"),

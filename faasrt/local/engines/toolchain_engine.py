@@ -49,15 +49,16 @@ _CACHE_BYTES = 512 * 2**20
 _CACHE_FORMAT = 2  # part of the key of each cached program
 _FAILURE = "failure"  # the name of the entry with the output of a compiler that failed
 _MAX_DIAGNOSTICS = 100
-# The beginning of the output of compilers whose own processes were killed, or could not start. The rest of the output
-# may contain text of the program, such as the name of a function that does not exist.
+# The whole output of compilers whose own processes were killed, or could not start. In other outputs, text of the program
+# may be anywhere, also at the beginning (`#line`).
 _INTERRUPTED = re.compile(
-    r"(?:sh: [^\n]{0,20})?(?:Killed|Cannot fork)$|"
-    r"(?:gcc|g\+\+|collect2): fatal error: "
-    r"(?:Killed signal|ld terminated with signal 9|[^\n]{0,200}Resource temporarily unavailable)|"
-    r"error: (?:linking with `cc` failed: signal: 9\b|could not exec the linker `cc`)|"
-    r"Error: Could not create the Java Virtual Machine|(?:OpenJDK [^\n]{0,300}\n)?#\s+There is insufficient memory for",
-    re.MULTILINE,
+    r"(?:sh: [^\n]{0,20})?(?:Killed|Cannot fork)\n?|"
+    r"(?:gcc|g\+\+|collect2): fatal error: (?:Killed signal terminated program \w{1,20}|"
+    r"ld terminated with signal 9 \[Killed\]|[^\n]{0,200}: Resource temporarily unavailable)\n"
+    r"compilation terminated\.\n?|"
+    r"(?:error: (?:linking with `cc` failed: signal: 9\b|could not exec the linker `cc`)|"
+    r"Error: Could not create the Java Virtual Machine|(?:OpenJDK [^\n]{0,300}\n)?#\s+There is insufficient memory for)"
+    r"(?s:.*)"
 )
 # Failures that are not stored are remembered for this time, so that the same program does not take up the compiler.
 _REMEMBERED_S, _MOST_REMEMBERED = 60.0, 100
@@ -274,7 +275,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         # Only an error in a line is certainly one of the program. The lack of memory for a compiler is not.
         is_located = any(match.groupdict().get("line") for match in self.toolchain.diagnostic.finditer(text))
         lacked_memory = memory.count_oom_kills(self._oom_counter) > oom_kills
-        interrupted = result.outcome is Outcome.USER_ERROR and (lacked_memory or _INTERRUPTED.match(text))
+        interrupted = result.outcome is Outcome.USER_ERROR and (lacked_memory or _INTERRUPTED.fullmatch(text))
         if interrupted and not is_located:
             raise NotStartedError(f"a process of the compiler was killed or could not start: {text.strip()[-300:]}")
         if (limit := limits.error(result.outcome)) is not None:
