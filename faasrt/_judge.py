@@ -54,8 +54,8 @@ async def run_tests(
     failures: list[Exception] = []
 
     async def run_test(index: int) -> None:
-        # No error may leave the task: a TaskGroup would then lose a cancellation of the caller, and in Python 3.11 the
-        # caller would look cancelled ever after (`cancelling()`).
+        # No error may leave the task. Otherwise a TaskGroup would lose a cancellation of the caller, and in Python 3.11
+        # `cancelling()` of the caller would never return to 0.
         try:
             async with permits:
                 results[index] = judge_result(tests[index], await run(tests[index]), compare)

@@ -136,11 +136,11 @@ class RetrySettings(metaclass=RecordType):
         max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
         extra_attempts: Further attempts while endpoints cannot be reached or refuse the call, and another one is
             healthy; from 0 to 100. Default: 6. There are none if `max_attempts` is 1.
-        connect_retry_s: The seconds for which a call waits for its endpoints to come back, from 0 to a day. Default:
-            10. While they cannot be reached, or refuse calls because they start or stop, the call is retried with
-            growing delays, without a limit of attempts. While every circuit breaker is open, it waits until a probe
-            closes one. Calls do not wait for an endpoint whose certificate is not accepted, nor if `max_attempts` is 1.
-            With 0, calls to endpoints that are down fail after `max_attempts`.
+        connect_retry_s: The seconds for which a call waits for endpoints that are down, from 0 to 86400. Default: 10.
+            An endpoint is down if it cannot be reached, or refuses calls with 503 because it starts or stops. The call
+            is retried with growing delays, without a limit of attempts. While every circuit breaker is open, it waits
+            until a probe closes one. A call does not wait if `max_attempts` is 1, or if the certificate of the endpoint
+            is not accepted. With 0, calls to endpoints that are down fail after `max_attempts` attempts.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
             actual delay is random, between 0 and this maximum. Default: 0.05.
         max_delay_s: The maximum delay before any retry, in seconds. Default: 2.
@@ -256,10 +256,11 @@ class Settings(metaclass=RecordType):
         ssl: An `ssl.SSLContext`, or False to accept any certificate. Default: None, which verifies certificates as
             usual; so does True.
         proxy: The URL of an HTTP proxy for every request; not with `dns+` URLs. Default: None, no proxy.
-        session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs. Its
-            connector limits the calls in flight to one less than its connections: aiohttp's default is 100. If your
-            application uses them too, waiting for one counts for the deadline of the call, not for `connect_s`.
-            Default: None, which opens one session for each endpoint, without a limit.
+        session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs. The
+            limit of its connector (aiohttp's default: 100 connections) also limits the calls in flight, to one less. If
+            your application uses the session too, a call may wait for a connection. This wait counts towards the
+            deadline of the call, but not towards `connect_s`. Default: None, which opens one session for each endpoint,
+            without a limit.
 
     Raises:
         ConfigurationError: A URL, number or mode is wrong.

@@ -18,7 +18,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         ├── DeadlineExceededError              the deadline passed, or the wait in the queue was too long
         ├── OverloadedError                    the server has no free capacity (429, 503)
         ├── RejectedError                      another 4xx
-        ├── ServerError                        another 5xx, a 408, a 200 with an error, or no start of an interpreter
+        ├── ServerError                        another 5xx, a 408, a 200 with an error, or a failed start
         └── ProtocolError                      the answer does not follow the protocol
 
 A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): whether the
@@ -233,8 +233,8 @@ class ServiceError(FaasrtError):
 class ConnectError(ServiceError):
     """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run.
 
-    It is raised after retries for `RetrySettings.connect_retry_s`, within the deadline of the call. If the certificate
-    of the server is not accepted, it is raised after the usual number of attempts instead.
+    The call was retried for `RetrySettings.connect_retry_s`, within its deadline. If the certificate of the server was
+    not accepted, it was only retried up to `RetrySettings.max_attempts`.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -324,10 +324,10 @@ class _AnsweredError(ServiceError):
 
 
 class RejectedError(_AnsweredError):
-    """The server refused the request (a 4xx other than 429 and 408). A retry would fail too.
+    """The server refused the request (a 4xx other than 429). A retry would fail too.
 
-    A 408 is refused only if its header `x-faasrt-not-started: 1` says so; otherwise it is a `ServerError`. `error` and
-    `details` are the texts in the answer that say why the server refused.
+    A 408 without the header `x-faasrt-not-started: 1` is a `ServerError` instead. `error` and `details` are the texts
+    in the answer that say why the server refused.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -344,8 +344,9 @@ class RejectedError(_AnsweredError):
 class ServerError(_AnsweredError):
     """The server failed: a 5xx other than 503, a 200 that reports its failure, or an interpreter that did not start.
 
-    Also a 408, which says that a proxy stopped waiting. On servers that are not lossless, a 408 with an `error`, or a
-    500 whose `details` mention a timeout, is the outcome TIMEOUT if it comes after the time limit that was sent.
+    Also raised for a 408, which usually means that a proxy stopped waiting. From a server that returns no outcomes, a
+    408 with an `error`, or a 500 with an `error` and `details` that mention a timeout, is the outcome TIMEOUT if it
+    comes after the time limit that was sent.
 
     `error` and `details` are the texts in the answer. Also raised, without an endpoint, when the local process that
     checks the syntax of Python fails.

@@ -7,7 +7,7 @@ An `Outcome` says how the user's code ended. Failures of the infrastructure are 
                    `result.error` and `result.exit_code`
     SYNTAX_ERROR   it does not parse; nothing ran
     TIMEOUT        it was stopped at its time limit
-    MEMORY_LIMIT   it was stopped at its memory limit (or, in the embedded FaaS, ended by a MemoryError)
+    MEMORY_LIMIT   it was stopped at its memory limit; in the embedded FaaS, also by an uncaught MemoryError
     OUTPUT_LIMIT   it was stopped for output above twice its limit, or its answer was too large to read
     CRASHED        its process ended without reporting an error, for example by `os._exit` or a signal
 
@@ -61,7 +61,7 @@ class Outcome(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
     """It was stopped at its time limit."""
     MEMORY_LIMIT = "MEMORY_LIMIT"
-    """It was stopped at its memory limit, or, in the embedded FaaS, ended by a MemoryError."""
+    """It was stopped at its memory limit; in the embedded FaaS, also by an uncaught MemoryError."""
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     """It was stopped for output above twice its limit, or its answer was too large to read."""
     CRASHED = "CRASHED"

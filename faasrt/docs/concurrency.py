@@ -4,8 +4,8 @@ r"""How many calls run at once, where the others wait, and which settings to cha
 
 A call is sent when it gets a permit, which is the permission to send. A permit needs room in two places:
 
-1. **The manager.** It has at most `max_concurrency` calls in flight (256), and with `Settings(session=...)` one less
-   than the connector of the session allows connections (aiohttp's default is 100).
+1. **The manager.** It has at most `max_concurrency` calls in flight (256), or fewer if `Settings(session=...)`
+   allows fewer connections.
 2. **An endpoint.** Each has a limit of its own. It starts at the capacity in its `/health`, which is also its maximum;
    if `/health` states none, it starts at 16 and can grow up to `max_concurrency`. It grows with successes, and shrinks
    when the server refuses or does not answer.
@@ -13,9 +13,9 @@ A call is sent when it gets a permit, which is the permission to send. A permit 
 Calls without a permit wait in order, by default without a time limit. The deadline of a call starts when it gets its
 first permit, so this wait costs the program no time.
 
-While all endpoints are down, calls wait, too: for `RetrySettings.connect_retry_s` (10 s), and then they raise the error
-of the endpoint. One call at a time probes each endpoint, so a dead server gets about one attempt each second. If a
-probe succeeds, the others are sent. A probe may be a long program; the others wait for its end.
+While all endpoints are down, calls wait for up to `RetrySettings.connect_retry_s` (10 s), and then raise the error of
+an endpoint. One call at a time probes each endpoint, so a server that is down gets about one attempt per second. When a
+probe succeeds, the other calls are sent. A probe may be a long program; the other calls wait for its end.
 
 After the call is sent, the server may queue it, too. The embedded FaaS runs `workers` Python programs at once (by
 default the number of CPUs) and four times as many JavaScript programs, and refuses with 429 a program that waits too

@@ -1,9 +1,8 @@
 r"""Which failures are results, which are exceptions, and what to do with each.
 
 **A failure of the user's code is data. A failure of the infrastructure is an exception.** So `result.outcome` is always
-a statement about the code. A `ServiceError` says nothing about the code. (A program that kills itself is CRASHED.
-Only a program that hides that it did so can cause a `ServiceError`.) `ReturnValueError` and `ExecutionError` are raised
-only when you read `result.value` or call `raise_for_outcome()`.
+a statement about the code. A `ServiceError` says nothing about the code. `ReturnValueError` and `ExecutionError` are
+raised only when you read `result.value` or call `raise_for_outcome()`.
 
 ## Results
 
@@ -100,8 +99,8 @@ no result (ConnectError, sent: no)
 ```
 
 A proxy in front of a FaaS should wait for longer than any program may run. When it stops waiting, the call fails with
-`ServerError` (408, 502, 504). It is not the outcome TIMEOUT, because the program may have been about to end. A server
-that returns no outcomes, unlike the embedded FaaS, may report a program at its time limit by a 408, or by a 500 whose
+`ServerError` (408, 502, 504). It is not the outcome TIMEOUT, because the program may have been about to end. Servers
+that return no outcomes (unlike the embedded FaaS) may report a timeout of the program with a 408, or with a 500 whose
 `details` mention a timeout. This is the outcome TIMEOUT only if the time limit has passed since the program was sent.
 
 ## Has the code run?
@@ -118,8 +117,8 @@ Code runs at most once by default. A request is retried if its code cannot have 
 failures are raised, because a second run may, for example, send a second mail. Pass `idempotent=True` for code that may
 run again.
 
-While its servers are down, a call is retried for `RetrySettings.connect_retry_s` (10 s) within its deadline. So an
-error with `sent == "no"` means that they stayed away for that long.
+While its servers are down, a call is retried for `RetrySettings.connect_retry_s`, within its deadline. So a
+`ConnectError` means that they were down for that long.
 
 ## Validation first
 

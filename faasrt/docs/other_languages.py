@@ -53,8 +53,7 @@ Input, files, collected files, live output, limits and `judge` work as for Pytho
 | the program does not compile | SYNTAX_ERROR; `result.stderr` is the output of the compiler |
 | the compiler takes too long or too much memory | SYNTAX_ERROR, with the limit in the message |
 | exit code other than 0 | USER_ERROR with the exit code; `result.error` names a Go or Rust panic, or a Java exception |
-| a signal, such as SIGSEGV or SIGABRT | CRASHED; `result.error.name` is the signal, or the C++ exception |
-| SIGKILL that a program sends itself | a `ServerError`: it looks like a kill by the system, which is out of memory |
+| a signal, such as SIGSEGV, SIGABRT or SIGKILL | CRASHED; `result.error.name` is the signal, or the C++ exception |
 | out of memory, also if the program notices it (`std::bad_alloc`, `OutOfMemoryError`) | MEMORY_LIMIT |
 
 `validate_code` returns all errors of the compiler with their lines and columns, and fills the cache (see below).
@@ -63,9 +62,10 @@ The compiler has limits of its own, 30 s and 1 GiB, and its time does not count 
 is longer by these 30 s. `result.metadata["compile_ms"]` is the time of the compilation.
 
 Files that are sent with the program and have the suffix of a source (such as .c, or .cpp, .cc and .cxx) are compiled
-with it, and headers are found. Other files are there only when the program runs. A source cannot include files of /dev
-and /proc, which may never end, if the kernel has Landlock. In Java, the main class is the public class, else the first
-one with a `main`, else `Main`, else the first class, in the first 512 KiB of the program; it has no package.
+with it, and headers are found. Other files are there only when the program runs. If the kernel has Landlock, sources
+cannot include files in /dev and /proc, because some of them never end. In Java, the main class is the public class,
+else the first one with a `main`, else `Main`, else the first class, in the first 512 KiB of the program; it has no
+package.
 
 A program has 64 MiB of stack, and at most 64 threads and processes. Java's heap is as large as the memory limit.
 

@@ -169,8 +169,8 @@ with another `--name`. HTTP inside the cluster is not encrypted. With `--tls-cer
   know its address until then. Then comes SIGTERM: `/readyz` and new programs get 503 with `x-faasrt-not-started: 1`,
   and go elsewhere. Programs in flight have 35 s (`--grace-s`) to finish. Keep `terminationGracePeriodSeconds` above
   the sum of both, and `--grace-s` above `--timeout-s`.
-* **A single server** that restarts needs no second one: calls wait for it, for `RetrySettings.connect_retry_s` (10 s)
-  and within their deadlines. Raise both if it needs longer; web backends may set 0, to fail at once.
+* **A single server** that restarts needs no second one: calls wait for it for `RetrySettings.connect_retry_s`, within
+  their deadlines. Raise `connect_retry_s` and `grace_s` if a restart takes longer.
 * **SIGHUP.** The server reads `--config`, the token file and the certificates again. Calls in flight keep what they
   started with. A wrong file is refused as a whole, with a line in the log, and the server goes on as before.
 * **Versions.** Servers and clients of one minor version work together in any order. Upgrade servers first when a new

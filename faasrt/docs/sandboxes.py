@@ -43,7 +43,7 @@ sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ah
 
 Programs on `wasm` start from a snapshot: a private copy of the memory of an interpreter that has already imported much
 of the standard library, with new random numbers. There is one more snapshot for each of the five packages, which a
-program that names the package gets. Snapshots do not count against the memory limit. A server makes them in the
+program that names the package gets. A server makes them in the
 background, from half a minute after its start or when a program first needs one; `faasrt health` shows the progress.
 `faasrt warmup` makes all of them. They take 300 MB in FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log
 says so. Programs then start the interpreter and import their packages anew.
@@ -75,12 +75,12 @@ To give native programs other packages, make an environment for them:
 | depth of recursion | 1,000 | 1,000 | 1,000; with a higher limit, about 14,000 through `lru_cache` |
 | user and host | yours | uid 1000, host name `sandbox` | none |
 
-All processes of a program are in one session, because the kernel divides CPU time between sessions: with a session for
-each of its processes, a program would slow down all others. `setsid` succeeds without effect in every language. Python
+All processes of a program are in one session, because the kernel divides CPU time between sessions. With more
+sessions, a program would get more CPU time than others. `setsid` succeeds without effect in every language. Python
 programs get a process group instead, so that `os.killpg(os.getpgid(child.pid), signal.SIGKILL)` ends a child with its
 own children, and nothing else. In other languages, and with the command `setsid`, call `setpgid` for this.
 
-CPython's own tests have the same results on `native` as without a sandbox, except for those that need one of these.
+CPython's own tests have the same results on `native` as without a sandbox, except for tests that need one of these.
 Most of this also holds for Bash, C and the other toolchains.
 
 | what a program uses | in the sandbox | because |
@@ -89,9 +89,9 @@ Most of this also holds for Bash, C and the other toolchains.
 | terminals, such as `pty` | not found | there are none |
 | `mmap.mmap(-1, n)`, which can be shared | a file in /tmp | such memory can outlive its mapping, uncounted |
 | the same in subprocesses, or in other languages | refused | the same |
-| `os.memfd_create`, mappings of /dev/zero | refused | the same |
+| mappings of /dev/zero | refused | the same |
 | writing to /dev/zero | `ENOSPC` | it is the device /dev/full, which reads as zeros, too |
-| over 64 threads and processes, or 256 open files | refused | they would burden the machine |
+| more than 64 threads and processes, or 256 open files | refused | they would burden the machine |
 | files of more than 64 MiB | `EFBIG` | /tmp has 64 MiB |
 | a higher resource limit, limits of other processes | refused | the limits are those of the sandbox |
 | the size of a pipe or socket buffer, leases | refused | no limit counts this memory of the kernel |
@@ -133,12 +133,12 @@ second get the same numbers. Do not use them for secrets. Python's module `secre
 | output | `SandboxConfig(max_output_bytes=...)` | 1 MiB per stream | cut; above twice that, OUTPUT_LIMIT |
 
 The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
-The memory of the interpreter itself, and of packages that the server has imported, does not count. The least memory
-limit is 48 MiB for Python and 16 MiB for JavaScript.
-The memory limit is approximate: `faasrt.local` says by how much. A process of its own ends each program at its time
-limit, even if the server is busy. The time in which a program only waits for a busy server, to read its output or to
-send more of its input, does not count, if none of its processes runs meanwhile.
-(This does not apply to Python in WebAssembly.)
+The memory of the interpreter, and of packages that the server imports in advance, does not count (on `native` even if
+the server has not imported them yet). The least memory limit is 48 MiB for Python and 16 MiB for JavaScript. The memory
+limit is approximate: `faasrt.local` says by how much.
+
+A separate process ends each program at its time limit, even if the server is busy. Except on `wasm`, the time in which
+all processes of a program wait for a busy server to read output or to send input does not count.
 
 ## Security
 

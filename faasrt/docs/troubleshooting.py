@@ -82,8 +82,8 @@ These are subclasses of `ServiceError`. The message ends with the endpoint, the 
 
 No server was reached: wrong host or port, a server that is down, a firewall, TLS. Try
 `curl http://HOST:PORT/health`. In a container, `localhost` is the container itself: use the name of the service. The
-code did not run. The call was already retried for `RetrySettings.connect_retry_s` (10 s), or until its deadline if that
-was earlier. With 0 attempts, it waited for a probe by another call. To see such errors at once, set it to 0.
+code did not run. The call was already retried, for `RetrySettings.connect_retry_s` or until its deadline. If it made 0
+attempts, it waited while another call probed the server. To get such errors sooner, set `connect_retry_s=0`.
 
 * *no address of the name is known*: the name in a `dns+` URL was never resolved; the reason follows. Try
   `getent ahosts NAME` where the client runs. A headless Service has addresses only while pods are ready. If look-ups
@@ -101,9 +101,9 @@ program needs. Raise the proxy's read timeout above `timeout_limit_s` plus `Time
 No answer arrived in time. The server is overloaded or hangs, or it starts slowly: raise `TimeoutSettings(grace_s=...)`,
 and `startup_s` for servers such as python-faas that start an interpreter for each request. *no permit was free within
 ... s* means that the call waited longer than `queue_timeout_s`, and nothing was sent: lower the load, add replicas, or
-raise `queue_timeout_s`. *no connection of the session in the settings was free* means that your application uses all
-connections of the session that it passes as `Settings(session=...)`; nothing was sent. Give its connector a higher
-`limit`, or pass a session of its own.
+raise `queue_timeout_s`. *no connection of the session in the settings was free* means that your application
+uses all connections of the session in `Settings(session=...)`, and nothing was sent. Give its connector a higher
+`limit`, or pass a separate session.
 
 ### OverloadedError
 
@@ -123,9 +123,9 @@ change, such as PISTON_RUN_TIMEOUT; see "Settings of a Piston server" in `faasrt
 
 ### ServerError
 
-The server failed (5xx), or its interpreter did not start. Look into its logs. *stopped waiting (HTTP 408)* comes from a
-proxy whose timeout is shorter than the program needs. If your program is at fault, the server
-should say so in a result; the embedded FaaS does.
+The server failed (5xx), or its interpreter did not start. Look into its logs. *stopped waiting (HTTP 408)* usually
+comes from a proxy whose timeout is shorter than the program needs. If your program is at fault, the server should say
+so in a result; the embedded FaaS does.
 
 ### ProtocolError
 

@@ -109,14 +109,14 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
 * A program's own result: the program can forge its outcome, output and value, but not those of another program.
 * Facts about the machine: the version of the kernel, the number of CPUs, memory, load, uptime and disk space. A native
   program also sees the packages of its environment and their paths, and numbers that the kernel counts up for the whole
-  machine: those of its session (/proc/self/autogroup), pipes and namespaces. If the server does not run as root, it
-  also sees how many packets and TCP connections the machine has (/proc/self/net). The kernel cannot hide these.
+  machine: those of its session (/proc/self/autogroup), pipes and namespaces. If the server does not run as root, the
+  program also sees how many packets and TCP connections the machine has (/proc/self/net). The kernel cannot hide these.
 * Programs that run at the same time and want to signal to each other: through the load, or through locks and futexes on
   shared files of the environment. Many locks count as memory.
 * Equal shares of the CPU, unless there are cgroups or the kernel divides CPU time between sessions. The latter is the
   default of Linux (CONFIG_SCHED_AUTOGROUP), but has no effect in containers that have a CPU cgroup. There, a program
-  with 60 processes or threads gets as much as 60 others. The launcher has priority over all of them: programs have the
-  niceness 5 if the server may not raise the launcher's priority, for which it must be root with CAP_SYS_NICE.
+  with 60 processes or threads gets as much as 60 other programs. The launcher, which starts and ends programs, always
+  has priority. If the server may not raise it (root with CAP_SYS_NICE may), programs have the niceness 5.
 * The CPU time of other processes: at the level `filters`, a program can read it.
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
   with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
@@ -127,23 +127,24 @@ limits on memory and processes, and with user namespaces for the jail. Or run th
 container without capabilities, with Python on the engine `wasm`. Engines generate machine code, so the container must
 allow executable memory.
 
-**Limits.** The memory limit is approximate. Without a cgroup, a native program may exceed it by up to half a GiB for a
-moment before it is ended, because a process with a higher priority adds up the memory of its processes, at most 20
-times a second. It also counts page tables, mappings, file locks, sockets, and, once the kernel's memory for the whole
-machine has grown by 32 MiB, other descriptors and what they watch. The kernel itself limits each process to 512 MiB
-more than the memory limit (4 GiB more in compiled languages), and a program to 64 processes and threads. Full pipes, at
-most 192 MiB, are not counted. With a cgroup, the kernel counts everything. Files in the /tmp of a native or a
+**Limits.** The memory limit is approximate. Without a cgroup, the launcher adds up the memory of the processes of a
+native program, at most 20 times a second, so the program may exceed the limit by up to half a GiB for a moment before
+it is ended. The launcher also counts page tables, mappings, file locks and sockets, and, once the kernel's memory for
+the whole machine has grown by 32 MiB, other descriptors and the watches of an epoll. The kernel limits each process to
+512 MiB more than the memory limit (4 GiB more in compiled languages), and a program to 64 processes and threads. Full
+pipes, at most 192 MiB, are not counted. With a cgroup, the kernel counts everything. Files in the /tmp of a native or a
 JavaScript program count as memory, and are limited to 64 MiB. The folder of a program on *wasm* takes up to 64 MiB, and
 its open files another 64 MiB, in addition to its memory limit, and a deep recursion up to 256 MiB of stack until the
 program ends. A JavaScript process may use about 110 MiB more than its limit, for Deno itself.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
-program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call only fails with a
-server error if there is evidence that the process was killed from outside: the kernel has ended it for lack of memory,
-or its launcher has ended. With cgroups, the kernel says which program it has ended. Without them, it only says that it
-has ended some process of the server, or of the machine, meanwhile. Then a program with child processes may have caused
-this, and killed itself: the answer has the header `x-faasrt-program-suspect: 1`, and the client reads it as CRASHED. At
-a limit the FaaS ends a whole execution, not a single case: see `Runtime.run_cases`.
+program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call fails with a
+server error only if there is evidence that the process was killed from outside: the kernel killed it because the
+machine lacked memory, its launcher ended, or the server ended it. With cgroups, the kernel says which program it
+killed. Without them, it only counts the processes that it killed in the cgroup of the server, or on the machine. A
+program with child processes may have caused such a kill, and then have killed itself. The answer then has the header
+`x-faasrt-program-suspect: 1`, and the client reads it as CRASHED. At a limit the FaaS ends a whole execution, not a
+single case: see `Runtime.run_cases`.
 
 **Speed.** Seen from a client, a short program takes about 5 ms in native Python and in WebAssembly, and 6 ms in
 JavaScript and TypeScript (`benchmarks/local.py`).
@@ -182,11 +183,11 @@ The server refuses these requests before a program runs, with `{"error", "detail
 * a missing or wrong token, except for `/livez` and `/readyz`;
 * programs that cannot start now: 429 or 503, with `Retry-After` and `x-faasrt-not-started: 1`.
 
-The server holds at most 64 MiB of bodies. The first 64 KiB of each body do not count, so small requests never wait for
-large ones. If there is no room for a larger one, it gets the memory of the slowest client that sends less than 64 KiB
-per second, which gets a 429 that says that nothing was started; if no client is that slow, the larger one gets it.
-Answers that were not read yet have memory of their own: 64 MiB, or that of the largest answers of all programs that can
-run at once. If they exceed it, the client is disconnected that has read no 64 KiB for the longest time.
+The server holds at most 64 MiB of bodies. The first 64 KiB of each body do not count, so large requests never keep out
+small ones. If a larger body does not fit, the slowest client that sends less than 64 KiB per second loses its memory,
+and gets a 429 with `x-faasrt-not-started: 1`. If no client is that slow, the larger body gets this 429. Unread answers
+may hold another 64 MiB, or more if the largest answers of all programs that can run at once need more. If they exceed
+this, the server disconnects the client that has taken the longest to read 64 KiB.
 
 It holds at most 1,000 connections (or half of the process's descriptors), or `max_connections`. A further connection
 gets a 503 with `x-faasrt-not-started: 1`, so that its client asks another server at once, instead of waiting in the

@@ -171,14 +171,14 @@ class BoundedConnection(web.RequestHandler):
             self._listener.ordinary += change
 
     def begin_answer(self, share: http_limits.Share, size: int) -> None:
-        """Wait from now on for the client to read an answer of this size, unless the wait has begun before."""
+        """Start the time limit for reading an answer of this size, unless it has started already."""
         if self._answer_timer is None and self.transport is not None:
             share.answer(size, self.transport.abort)
             loop = asyncio.get_running_loop()
             self._answer_timer = loop.call_later(http_limits.REQUEST_TIMEOUT_S, self.transport.abort)
 
     def end_answer(self) -> None:
-        """End the wait for the client."""
+        """Stop the time limit for reading an answer."""
         if self._answer_timer is not None:
             self._answer_timer.cancel()
             self._answer_timer = None

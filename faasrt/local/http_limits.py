@@ -17,8 +17,8 @@ MAX_CONNECTIONS = 1_000
 SPARE_CONNECTIONS = 8
 """The number of further connections that may send a probe."""
 SPARE_TIMEOUT_S = 1.0
-"""How long a further connection may stay open, plus half a second if the server is busy then. Also how long the input
-of a refused one is discarded.
+"""How long a further connection may stay open, without the time in which the event loop is blocked. Also how long the
+input of a refused one is discarded.
 """
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
@@ -27,7 +27,7 @@ MAX_HELD_BYTES = 64 * 2**20
 SMALL_BYTES = 64 * 2**10
 """The part of each body, and of each answer, that does not count."""
 SLOW_S = 1.0
-"""The time for sending SMALL_BYTES of a body. A slower one is refused if another body needs its memory."""
+"""The time for sending SMALL_BYTES of a body. A slower client is refused if another body needs its memory."""
 MAX_STRUCTURE_BYTES = 64 * 2**10
 """The largest number of characters outside of strings, in the JSON of a body."""
 MAX_STRINGS = 10_000
@@ -77,12 +77,13 @@ def _max_open_files() -> int:
 class Memory:
     """Limits the memory that the bodies of all requests hold together, and that of all answers.
 
-    The first SMALL_BYTES of each body and answer do not count, because the number of connections is limited too. So a
-    small request never waits for large ones.
+    The first SMALL_BYTES of each body and answer do not count, because the number of connections is limited too. So
+    large requests never keep out small ones.
 
-    If there is not enough memory, the request goes whose client has moved no SMALL_BYTES for the longest time. A body
-    waits for that until the client is slow; an answer does not, because its program has already run. A request whose
-    program waits or runs keeps its memory.
+    If there is not enough memory, the slowest client loses its share: the one that last completed SMALL_BYTES. A body
+    only takes the memory of a client that needs longer than SLOW_S; if there is none, the body is refused. An answer
+    takes the memory of any client, because its program has already run. A request whose program waits or runs keeps its
+    memory.
 
     Args:
         clock: Returns the time in seconds.
@@ -98,7 +99,7 @@ class Memory:
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Share]:
-        """Yield the share of one request, and free its bytes afterwards."""
+        """Yield the share of one request, and free it afterwards."""
         share = Share(self._bodies, self._answers)
         try:
             yield share
@@ -112,36 +113,36 @@ class Share:
     Attributes:
         size: The size of the body or answer.
         counted: The part of it that counts.
-        moved_at: The time when the client had last sent or read another SMALL_BYTES.
+        progress_at: When the client last completed SMALL_BYTES, or began to send or read.
         evicted: Whether another request got the memory.
     """
 
     def __init__(self, bodies: _Pool, answers: _Pool) -> None:
         self._pool, self._answers = bodies, answers
-        self.size = self.counted = self._moved = 0
-        self.moved_at = 0.0
+        self.size = self.counted = self._transferred = 0
+        self.progress_at = 0.0
         self.evicted = False
         self._on_evicted: Callable[[], object] | None = None
 
     def receive(self, on_evicted: Callable[[], object]) -> None:
-        """Wait from now on for the client to send the body. `on_evicted` must end the wait."""
-        self._on_evicted, self.moved_at = on_evicted, self._pool.clock()
+        """Record that the client begins to send the body or to read the answer. `on_evicted` must end this."""
+        self._on_evicted, self.progress_at = on_evicted, self._pool.clock()
         self._pool.waiting.add(self)
 
     def add(self, size: int) -> None:
         """Count a piece of the body. Raise BusyError if there is not enough memory."""
-        self.moved(size)
+        self.record_progress(size)
         needed = max(0, self.size + size - SMALL_BYTES) - self.counted
         if not self._pool.make_room(needed, self, slow_s=SLOW_S):
             raise BusyError("too much memory is in use by other requests")
         self._count(size, needed)
 
     def run(self) -> None:
-        """Keep the memory from now on, because the client has sent the whole body."""
+        """Keep the memory while the program waits or runs. The client has sent the whole body."""
         self._pool.waiting.discard(self)
 
     def answer(self, size: int, on_evicted: Callable[[], object]) -> None:
-        """Count an answer instead of the body, and wait from now on for the client to read it."""
+        """Count an answer instead of the body, and record that the client begins to read it."""
         self.free()
         self._pool = self._answers
         needed = max(0, size - SMALL_BYTES)
@@ -149,11 +150,11 @@ class Share:
         self._count(size, needed)
         self.receive(on_evicted)
 
-    def moved(self, size: int) -> None:
+    def record_progress(self, size: int) -> None:
         """Record that the client has sent or read some bytes."""
-        self._moved += size
-        if self._moved >= SMALL_BYTES:
-            self._moved, self.moved_at = 0, self._pool.clock()
+        self._transferred += size
+        if self._transferred >= SMALL_BYTES:
+            self._transferred, self.progress_at = 0, self._pool.clock()
 
     def evict(self) -> None:
         """Free the memory, and end the wait for the client."""
@@ -175,7 +176,7 @@ class Share:
 
 @attrs.define(eq=False)
 class _Pool:
-    """The bodies or the answers of all requests. `waiting` has the shares whose clients send or read at the moment."""
+    """The bodies or the answers of all requests. `waiting` has the shares whose clients are sending or reading."""
 
     clock: Callable[[], float]
     limit: Callable[[], int]
@@ -183,13 +184,13 @@ class _Pool:
     waiting: set[Share] = attrs.field(factory=set)
 
     def make_room(self, size: int, share: Share, *, slow_s: float) -> bool:
-        """Evict the slowest other requests until there is room. Return whether there is. Only those go whose clients
-        have moved no SMALL_BYTES for `slow_s`.
+        """Evict the slowest other requests until there is room, and return whether there is. Requests whose clients
+        have completed SMALL_BYTES within the last `slow_s` seconds stay.
         """
         while size and self.held + size > self.limit():
             others = (other for other in self.waiting if other.counted and other is not share)
-            slowest = min(others, key=lambda other: other.moved_at, default=None)
-            if slowest is None or self.clock() - slowest.moved_at < slow_s:
+            slowest = min(others, key=lambda other: other.progress_at, default=None)
+            if slowest is None or self.clock() - slowest.progress_at < slow_s:
                 return False
             slowest.evict()
         return True

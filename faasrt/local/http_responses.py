@@ -43,4 +43,4 @@ async def write_pieces(response: web.StreamResponse, data: bytes, share: Share) 
     for start in range(0, len(data), _PIECE_BYTES):
         piece = memoryview(data)[start : start + _PIECE_BYTES]
         await response.write(piece)
-        share.moved(len(piece))
+        share.record_progress(len(piece))

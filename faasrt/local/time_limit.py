@@ -1,4 +1,4 @@
-"""Time limits that do not count the time in which the event loop stands still."""
+"""Time limits that do not count the time in which the event loop is blocked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _CHECK_S, _LATE_S = 0.1, 0.1
 class TimeLimit:
     """Calls a function when a time limit ends, unless the limit is cancelled first.
 
-    The time in which the event loop stands still does not count, because a program may have to wait for the server to
-    read its output then. Afterwards there is time to read data that arrived meanwhile. The launcher ends a program that
-    does not wait (see `JailedProcess.limit_time`).
+    The time in which the event loop is blocked does not count, because a program may wait for the server to read its
+    output. Afterwards there is time to read data that arrived meanwhile. The launcher ends a program that does not wait
+    (see `JailedProcess.limit_time`).
 
     Args:
         limit_s: The time limit in seconds.

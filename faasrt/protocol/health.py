@@ -43,7 +43,7 @@ class EndpointProfile:
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.
-        confirmed: Whether the endpoint has not failed since its health report. After a failure, another kind of server
+        confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
             may have replaced it.
     """
 

@@ -215,7 +215,7 @@ class Request:
         return GuestResponse(report, result, self)
 
     def _check_server(self) -> None:
-        """Raise ProtocolError if an answer without an outcome shows that the profile is that of an earlier server."""
+        """Raise ProtocolError if an answer without an outcome shows that another kind of server has sent it."""
         if self.profile.lossless and not self.profile.confirmed and self.protocol is cozeloop.PROTOCOL:
             # The server may have damaged the output, or have run a C program as Python.
             message = (

@@ -60,8 +60,8 @@ class Answer:
         not_started: Whether the answer states that the code was not started.
         program_suspect: Whether the answer states that the program may have caused the failure of the server.
         elapsed_ms: The milliseconds from the first byte of the request to the end of the answer.
-        may_be_timeout: Whether a failure can mean that the program timed out, because the server is not lossless, and
-            had the program for at least the time limit that was sent.
+        may_be_timeout: Whether a failure can mean a timeout of the program: the server is not lossless, and at least
+            the time limit that was sent has passed.
     """
 
     status: int

@@ -2,18 +2,19 @@
 
 **Queue.** A call is sent when it has a permit, that is, when both its manager and an endpoint have room for it. Other
 calls wait in order, by default without a time limit; `LimiterSettings` can limit the length of the queue and the wait.
-Waiting calls fail at once when the manager closes. While the circuit breaker of every endpoint is open, they are not
-sent, except for one probe of each endpoint at a time, and fail after `RetrySettings.connect_retry_s`.
+Waiting calls fail at once when the manager closes. While the circuit breaker of every endpoint is open, one call at a
+time probes each endpoint. The other calls wait, and fail after `RetrySettings.connect_retry_s`.
 
 **Deadlines.** The deadline of a call starts when it gets its first permit; retries do not restart it. All attempts and
 the delays between them must finish within the program's time limit plus `grace_s` (and plus `startup_s` on servers that
 start an interpreter for each request). Each request contains the time that is left. Waiting for an endpoint's `/health`
 (at most `health_s`) does not count. A cancelled call returns its permit and closes its connection.
 
-**Profiles.** The first call to an endpoint requests its `/health`, which says what the server can do, and so does the
-next call after a failure, because another server may have replaced it. If the request fails, the last report stays in
-force. An endpoint that does not answer is asked again after 30 s, and one that has never answered also by the next call
-in a compiled language. If the server was replaced meanwhile by one of another kind, its answers are a `ProtocolError`.
+**Profiles.** The first call to an endpoint requests its `/health`, which says what the server can do. The first call
+after a failure requests it again, because another server may have replaced the endpoint. If this fails, the last report
+is still used. An endpoint that does not answer is asked again after 30 s, and one that has never answered also by the
+next call in a compiled language. If another kind of server has replaced the endpoint meanwhile, calls that show this
+raise `ProtocolError`.
 
 **Retries.** Code runs at most once, unless a call has `idempotent=True` (or all calls do, by
 `RetrySettings.idempotent`):
@@ -32,11 +33,10 @@ in a compiled language. If the server was replaced meanwhile by one of another k
 
 At most three attempts are made, within the deadline of the call, and up to six more while replicas refuse the call or
 cannot be reached, and another one is healthy. So calls survive a restart of many replicas at once. A retry costs no
-budget if the replica was not reached or is about to stop, and another one is healthy. While endpoints cannot be
-reached, or refuse calls with 503 because they start or stop, a call is retried for `connect_retry_s` (10 s), as often
-as that takes. These attempts do not count, and cost no budget, because the circuit breakers limit them. The deadline
-still holds: a call with `timeout_ms=500` is retried for 2.5 s. So a batch survives the restart of its only server. With
-`connect_retry_s=0` calls fail at once; web backends may want that. The delays between attempts are
+budget if the replica was not reached or is about to stop, and another one is healthy. While endpoints are
+down, a call is retried for `RetrySettings.connect_retry_s`, without a limit of attempts. These attempts cost no budget,
+because the circuit breakers limit them. The deadline still applies: a call with `timeout_ms=500` is retried for at most
+2.5 s. The delays between attempts are
 random ("full jitter"), and short if another replica is healthy. A budget (ten retries, refilled by successes) limits
 the load of retries on endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one
 family, and every other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has
@@ -45,10 +45,10 @@ the numbers.
 **Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
 one, unless that one is known to be slow or failing; see `faasrt.docs.concurrency`. If a replica fails five
 times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no calls for 5 s,
-doubling up to 300 s; then one call probes it. If all breakers are open and calls wait, each is probed after 5 s, or
-after a tenth of `connect_retry_s` if it cannot be reached, or at once if it lost a connection. Calls that need not wait
-use all replicas that can be reached. With `connect_retry_s=0` they use all replicas, and waiting calls fail at once.
-Failures of the user's code never count. `BreakerSettings` has the numbers.
+doubling up to 300 s; then one call probes it. If all breakers are open and calls wait, each replica is probed after
+5 s, after a tenth of `connect_retry_s` if it is down, or at once if it lost a connection. A call that need not wait is
+sent to any replica that is not down. With `connect_retry_s=0`, it is sent to any replica, and calls that wait fail at
+once. Failures of the user's code never count. `BreakerSettings` has the numbers.
 
 **Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. In addition, each replica has an
 adaptive limit for each family of languages. It starts at the capacity in its `/health`, which is also its maximum (else

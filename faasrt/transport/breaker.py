@@ -27,8 +27,8 @@ class Breaker:
     Attributes:
         state: "closed", "open" or "half-open".
         open_until: The time from which a probe may be sent, while the breaker is open.
-        early_probe_at: The same if calls wait because no other endpoint works.
-        failing_since: When it was closed for the last time, if it is not.
+        early_probe_at: The same, if calls wait because no other endpoint works.
+        failing_since: When it last changed from closed to open.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Breaker:
         if self.state != "closed":
             # Only the probe counts. Other calls were sent before the breaker opened, or because all breakers are open.
             if self._is_current(probe):
-                if now < self.open_until:  # an early probe does not change for how long it is open
+                if now < self.open_until:  # a failed early probe does not extend the time
                     self.state, self._opened_at = "open", now
                     self.early_probe_at = min(self.open_until, self._early_probe_at(now, early_probe_s))
                 else:

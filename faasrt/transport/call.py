@@ -126,7 +126,7 @@ class Transport(EndpointRegistry):
                         excluded = exclude(unable)
                         if not self._endpoints(run.language, excluded):
                             for url in unable:
-                                self._profiles.doubt(url)  # a toolchain may be installed until the next call
+                                self._profiles.mark_stale(url)  # a toolchain may be installed until the next call
                             raise
                         if failed is None:
                             context.deadline = math.inf
@@ -167,7 +167,7 @@ class Transport(EndpointRegistry):
             context.attach(error)
             raise
         finally:
-            failed = refused = None  # the traceback of an error has this frame, so they would keep each other in memory
+            failed = refused = None  # the traceback of an error refers to this frame: they would keep each other alive
 
     async def validate(self, context: CallContext, body: bytes, *, owner: object) -> ValidationResult:
         """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
@@ -256,7 +256,7 @@ class Transport(EndpointRegistry):
         try:
             context.attempt_finished(error, permit.status)
             if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
-                self._profiles.doubt(permit.endpoint.url, is_replaced=isinstance(error, ProtocolError))
+                self._profiles.mark_stale(permit.endpoint.url, is_replaced=isinstance(error, ProtocolError))
         finally:
             self._pool.release(permit, error)
 

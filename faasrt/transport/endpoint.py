@@ -164,9 +164,9 @@ def _draw(
 class Profiles:
     """The profiles of endpoints.
 
-    A profile stays in force until the endpoint sends another health report. After a failure the next call requests one,
-    because another server may have replaced the endpoint. If it is not answered, the known profile is used on, with
-    `confirmed` false.
+    A profile is used until the endpoint sends another health report. The first call after a failure requests one,
+    because another server may have replaced the endpoint. If the endpoint does not answer, the last profile is still
+    used, with `confirmed` false.
 
     Args:
         fetch: Returns the profile of an endpoint; None if it did not answer.
@@ -184,8 +184,8 @@ class Profiles:
         self._clock = clock
         self._unknown = unknown
         self._known: dict[str, EndpointProfile] = {}
-        # Until when an endpoint that did not answer is not asked again.
-        self._silent_until: dict[str, float] = {}
+        # When an endpoint that did not answer may be asked again.
+        self._ask_again_at: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._fetches: dict[str, int] = defaultdict(int)
 
@@ -194,10 +194,10 @@ class Profiles:
         known = self._known.get(url)
         if known is not None and known.confirmed:
             return known
-        return self._in_force(url) if self._clock() < self._silent_until.get(url, 0.0) else None
+        return self._current(url) if self._clock() < self._ask_again_at.get(url, 0.0) else None
 
     async def fetch(self, url: str, within_s: float) -> EndpointProfile:
-        """Fetch the profile of an endpoint. If it does not answer in time, return the one that is in force.
+        """Fetch the profile of an endpoint. If it does not answer in time, return the last one.
 
         Concurrent callers share one request.
 
@@ -211,32 +211,31 @@ class Profiles:
                     return self._unknown(url)
                 if self._fetches[url] != fetches_before:
                     # Another caller sent the request. Even if it failed, the waiting callers must not all repeat it.
-                    return self._in_force(url)
+                    return self._current(url)
                 fetching, started = True, self._clock()
                 answered = await self._fetch(url)
                 hung = answered is None and self._clock() - started > _FAST_FAILURE_S
         except TimeoutError:
             if not fetching:
-                return self._in_force(url)
+                return self._current(url)
         if self._locks.get(url) is not lock:  # the endpoint was discarded
             return answered or self._unknown(url)
         self._fetches[url] += 1
-        if answered is not None and (answered.answered or not self._in_force(url).answered):
+        if answered is not None and (answered.answered or not self._current(url).answered):
             self._known[url] = answered
         elif answered is not None or hung:
             # The server may still run code, so not every call must wait for its health report.
-            self._silent_until[url] = self._clock() + UNKNOWN_S
-        return self._in_force(url)
+            self._ask_again_at[url] = self._clock() + UNKNOWN_S
+        return self._current(url)
 
-    def doubt(self, url: str, *, is_replaced: bool = False) -> None:
-        """Let the next call request the profile of an endpoint that failed, because another server may replace it.
+    def mark_stale(self, url: str, *, is_replaced: bool = False) -> None:
+        """Make the next call request the profile of an endpoint that failed. Another server may have replaced it.
 
-        An endpoint that has not answered within the last `UNKNOWN_S` is asked later, because otherwise each failing
-        call would wait again.
+        An endpoint that did not answer is not asked for `UNKNOWN_S`, because otherwise each failing call would wait.
 
         Args:
             url: The base URL.
-            is_replaced: Whether the answer shows that the known profile is wrong, so that it must not be used on.
+            is_replaced: Whether an answer has shown that the profile is wrong. Then it is removed.
         """
         known = self._known.pop(url, None)
         if known is not None and not is_replaced:
@@ -244,14 +243,14 @@ class Profiles:
 
     def discard(self, url: str) -> None:
         """Remove everything about an endpoint that is not used any more."""
-        for known in (self._known, self._silent_until, self._fetches, self._locks):
+        for known in (self._known, self._ask_again_at, self._fetches, self._locks):
             known.pop(url, None)
 
     def clear(self) -> None:
         """Remove all profiles, and the locks, which belong to an event loop."""
         self._known.clear()
-        self._silent_until.clear()
+        self._ask_again_at.clear()
         self._locks.clear()
 
-    def _in_force(self, url: str) -> EndpointProfile:
+    def _current(self, url: str) -> EndpointProfile:
         return self._known.get(url) or self._unknown(url)

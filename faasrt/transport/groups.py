@@ -44,7 +44,7 @@ class Waiter:
         ticket: Its place in the queue.
         granted: Gets a `Permit`, or None if the group has no endpoint any more.
         avoid, owner: See `PermitPool.acquire`.
-        since: When it began to wait, or when it first found an endpoint away.
+        since: When it began to wait, or when an earlier attempt first found an endpoint down.
     """
 
     ticket: int

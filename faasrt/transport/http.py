@@ -94,8 +94,8 @@ class RequestBody(aiohttp.Payload):
         clock: A monotonic clock in seconds.
 
     Attributes:
-        sending: Whether the connection is there. Until then no byte was sent, so the server cannot have run anything.
-        sending_since: The time of the clock at which the connection was there.
+        sending: Whether the request is being sent, or was. Before that, the server cannot have run anything.
+        sending_since: When sending began, as a time of the clock.
     """
 
     _value: bytes
@@ -124,10 +124,11 @@ class RequestBody(aiohttp.Payload):
 
 
 def max_calls(settings: Settings) -> tuple[int, int]:
-    """Return the largest number of calls in flight: of all endpoints, and of each.
+    """Return the largest number of calls in flight: to all endpoints together, and to each of them.
 
-    It is lower than `max_concurrency` if the pool of the caller's session has few connections, because a call that
-    waits there is not in order, and its deadline has started. One connection is left for requests for the health.
+    It is lower than `max_concurrency` if the connector of the caller's session allows few connections. Otherwise calls
+    would wait for a connection, out of order, and after their deadline has started. One connection is left for requests
+    to `/health`.
     """
     most = per_host = settings.limiter.max_concurrency
     if (connector := _limited_connector(settings)) is not None:
@@ -137,7 +138,7 @@ def max_calls(settings: Settings) -> tuple[int, int]:
 
 
 def _limited_connector(settings: Settings) -> aiohttp.BaseConnector | None:
-    """Return the connector of the caller's session if requests may have to wait for a connection of its pool."""
+    """Return the connector of the caller's session if it limits the number of connections; else None."""
     connector = None if settings.session is None else settings.session.connector
     return connector if connector is not None and (connector.limit or connector.limit_per_host) else None
 
@@ -156,7 +157,7 @@ class HttpClient:
         self._settings = settings
         connect_s = settings.timeouts.connect_s
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
-        # `connect` includes DNS, but also the wait for a connection of the pool.
+        # `connect` includes DNS, but also the wait for a free connection of the session.
         self._may_wait = _limited_connector(settings) is not None
         if self._may_wait:
             self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)

@@ -59,7 +59,7 @@ class CallsInFlight:
 
     Attributes:
         closing: Whether closing has begun.
-        released: Whether the runtime has released its transport, which its last call no longer needs.
+        released: Whether the runtime has released its transport.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ from faasrt.transport.retry import is_outage
 
 # A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
-# The probes of an endpoint that is away, while a call waits for it because no other one works.
+# The number of probes of an endpoint that is down, in the time for which a call waits for it.
 _EARLY_PROBES = 10
 
 
@@ -72,7 +72,7 @@ class Permit:
             return False
         if self.status is None:
             return not isinstance(error, ProtocolError)
-        # A proxy that answers so did not wait for the end of the code. After any other answer the code has ended.
+        # A proxy that answers 408 or 504 did not wait for the code to end. After any other answer the code has ended.
         return isinstance(error, ServerError) and self.status in (408, 504)
 
 
@@ -139,13 +139,13 @@ class PermitPool(EndpointGroups):
             group, avoid: See `try_acquire`.
             within_s: The maximum number of seconds to wait; None for no limit.
             owner: An object that identifies the caller for `fail_waiting`.
-            since: When the caller first found an endpoint away; None if it did not.
+            since: When the caller first found an endpoint down; None if it has not.
 
         Raises:
             QueueFullError: `max_queue` callers are waiting already.
             DeadlineExceededError: No permit was free in time; nothing was sent.
-            ServiceError: The breaker of every endpoint is open, and has been for `connect_retry_s` since the caller
-                began to wait; nothing was sent. The error is that of an earlier call.
+            ServiceError: The breaker of every endpoint is open, and the caller has waited for `connect_retry_s` or
+                `within_s`; nothing was sent. The error is that of an earlier call.
 
         Cancellation: leaves the queue, and holds no permit.
         """
@@ -314,8 +314,8 @@ class PermitPool(EndpointGroups):
     def _choose(
         self, group: EndpointGroup, endpoints: Sequence[Endpoint], avoid: Collection[str], now: float
     ) -> Endpoint | None:
-        """Choose an endpoint that has room. While every breaker is open, callers that wait are sent only as probes, and
-        so is every call to an endpoint that is away.
+        """Choose an endpoint that has room. While every breaker is open, choose one only for a probe if callers wait or
+        the endpoint is down.
         """
         chosen = choose(endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
         if chosen is not None and chosen.breaker.state == "closed":
@@ -331,9 +331,9 @@ class PermitPool(EndpointGroups):
         return bool(self._failing) and self._outage_wait_s > 0 and not group.is_available
 
     def _fail_unavailable_groups(self, now: float) -> list[float]:
-        """Fail the callers that have waited long enough for an endpoint to come back, and return when others will have.
+        """Fail the callers that have waited long enough for an endpoint, and return the times when others will have.
 
-        A probe that is in flight may be a long program, so its end is awaited.
+        Callers keep waiting while a probe is in flight, because it may be a long program.
         """
         times: list[float] = []
         for group in list(self._waiting):
@@ -345,7 +345,7 @@ class PermitPool(EndpointGroups):
                 expired = [waiter for waiter in group.retries.values() if waiter.since <= latest]
                 for waiter in group.waiters.values():
                     if waiter.since > latest:
-                        break  # so do those after it
+                        break  # later callers have not waited for longer
                     expired.append(waiter)
                 for waiter in expired:
                     if error := group.unavailable_error():

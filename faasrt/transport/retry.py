@@ -50,14 +50,14 @@ def classify(error: ServiceError) -> FailureKind:
 
 
 def is_outage(error: ServiceError) -> bool:
-    """Return whether the endpoint was not reached, or starts or stops, so that it may soon run the code."""
+    """Return whether the error shows that the endpoint is down: it was not reached, or it is starting or stopping."""
     if isinstance(error, ConnectError):
         return not error.untrusted
     return classify(error) is FailureKind.REFUSED and error.status == 503
 
 
 def outage_wait_s(settings: RetrySettings) -> float:
-    """Return the seconds for which a call waits for its endpoints to come back; 0 if it must not wait."""
+    """Return the seconds for which a call waits for endpoints that are down; 0 if it must not wait."""
     return settings.connect_retry_s if settings.max_attempts > 1 else 0.0
 
 
@@ -104,7 +104,7 @@ def wait_before_retry(
 
     Args:
         error: The error of the last attempt.
-        attempt: The number of the last attempt, from 1; see `Outage`.
+        attempt: The number of the last attempt, from 1. Attempts in an outage are counted separately.
         idempotent: Whether the code may run more than once.
         has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
             enough.
@@ -153,11 +153,11 @@ def wait_before_retry(
 
 
 class Outage:
-    """The attempts of a call that found an endpoint away, and since when. They do not count as other attempts do.
+    """Counts the attempts of a call that found an endpoint down. They do not count towards `max_attempts`.
 
     Attributes:
-        attempts: Their number.
-        since: When the first one failed; None if there is none.
+        attempts: The number of these attempts.
+        since: When the first of them failed; None before that.
     """
 
     def __init__(self) -> None:
@@ -165,8 +165,8 @@ class Outage:
         self.since: float | None = None
 
     def add(self, error: ServiceError, now: float, settings: RetrySettings) -> float | None:
-        """Record a failed attempt. Return the seconds since the first that found an endpoint away, if this one did too
-        and the call may wait for endpoints to come back. Otherwise return None.
+        """Record a failed attempt. Return the seconds since the first attempt that found an endpoint down; None if this
+        one did not, or if the call must not wait.
         """
         if not (outage_wait_s(settings) and is_outage(error)):
             return None

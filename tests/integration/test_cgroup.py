@@ -245,7 +245,7 @@ async def test_javascript_that_its_cgroup_ends_is_a_memory_limit(tree: Path, lev
 
 @pytest.mark.parametrize("language", ["python", "js"])
 async def test_a_sigkill_without_a_reason_is_a_crash(tree: Path, language: str) -> None:
-    """It is no MEMORY_LIMIT. The program may have sent it."""
+    """It is not a MEMORY_LIMIT, because the program may have sent it."""
     loop = {"python": "while True: pass", "js": "for (;;);"}[language]
     async with _server(tree / "leaf") as server, manager_for(server.url) as manager:
         await server.until_pool("javascript", idle=2)

@@ -662,7 +662,7 @@ async def test_a_slow_body_loses_its_memory_to_another(
 @pytest.mark.parametrize(
     ("accept", "outcome", "memory_mb"), [("application/json", "OK", 40), ("application/x-ndjson", "TIMEOUT", 20)]
 )
-async def test_clients_that_do_not_read_lock_nobody_out(
+async def test_clients_that_do_not_read_do_not_keep_out_others(
     accept: str, outcome: str, memory_mb: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When there is no memory for a further answer, the client is disconnected that has not read for the longest.

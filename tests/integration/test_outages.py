@@ -56,7 +56,7 @@ async def process(port: int, log: Path) -> AsyncIterator[tuple[asyncio.subproces
 
 
 async def test_a_batch_survives_a_restart_of_its_only_server(tmp_path: Path) -> None:
-    """No task of 600 is lost, and each program runs once, although the server refuses calls, and then is away."""
+    """No task of 600 is lost, and each program runs once, although the server first refuses calls, and then is down."""
     log, count = tmp_path / "log", 600
     async with process(0, log) as (server, port), contextlib.AsyncExitStack() as stack:
         manager = RuntimeManager.from_url({"python": f"http://127.0.0.1:{port}"}, retry=LONG, breaker=BREAKER)
@@ -80,8 +80,8 @@ async def test_a_batch_survives_a_restart_of_its_only_server(tmp_path: Path) -> 
         assert manager.get_metrics().total.attempts < count + 100
 
 
-async def test_calls_wait_for_a_group_without_hammering_it() -> None:
-    """Of 500 calls to two servers that are down, those that wait make no attempts. All end when one is up again."""
+async def test_calls_that_wait_for_a_group_make_no_attempts() -> None:
+    """Of 500 calls to two servers that are down, those that wait make no attempts. All end once one server is up."""
     async with FakeFaaS() as one, FakeFaaS() as other:
         manager = RuntimeManager.from_url({"python": [one.url, other.url]}, retry=LONG, breaker=BREAKER)
         async with manager:

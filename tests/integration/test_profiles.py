@@ -272,7 +272,7 @@ async def test_a_profile_holds_until_there_is_another(
 
 
 async def test_calls_are_not_abandoned_on_a_server_whose_health_hangs(serve: Serve) -> None:
-    """A server that has said that it stops the programs of clients that leave is believed while `/health` hangs."""
+    """The last report, which says `cancels_on_disconnect`, stays in use while `/health` hangs."""
     server = Server({**LOSSLESS, "capabilities": {"lossless": True, "cancels_on_disconnect": True}})
     timeouts = TimeoutSettings(grace_s=0.1, health_s=0.2)
     async with await server.manager(serve, timeouts=timeouts) as manager:
@@ -387,7 +387,7 @@ async def test_failed_health_requests_are_not_repeated_at_once() -> None:
     requests.hangs = True
     for _ in range(3):
         assert await requests.get() == EndpointProfile()
-        requests.profiles.doubt("http://faas")
+        requests.profiles.mark_stale("http://faas")
     assert requests.count == 1
     requests.now += UNKNOWN_S
     assert requests.profiles.cached("http://faas") is None
@@ -396,7 +396,7 @@ async def test_failed_health_requests_are_not_repeated_at_once() -> None:
     assert requests.count == 2
     requests.now += 1_000_000
     assert await requests.get() == requests.answer  # a profile is kept until the endpoint fails
-    requests.profiles.doubt("http://faas")
+    requests.profiles.mark_stale("http://faas")
     await requests.get()
     assert requests.count == 3
 
@@ -422,7 +422,7 @@ async def test_nothing_is_kept_about_an_endpoint_that_left_during_its_health_rep
     assert await asyncio.gather(*callers) == [EndpointProfile()] * 3
     assert requests.count == 1
     profiles = requests.profiles
-    assert not any((profiles._known, profiles._silent_until, profiles._fetches, profiles._locks))
+    assert not any((profiles._known, profiles._ask_again_at, profiles._fetches, profiles._locks))
 
 
 async def test_another_caller_requests_health_after_a_cancellation(serve: Serve) -> None:

@@ -52,7 +52,7 @@ def test_small_requests_need_no_free_memory(server: Server) -> None:
 
 
 def test_the_slowest_body_goes_first(server: Server) -> None:
-    """Not the oldest one, and none whose client sends SMALL_BYTES in SLOW_S."""
+    """The oldest body stays, and so does each one whose client sends SMALL_BYTES in SLOW_S."""
     bodies = []
     for _ in range(8):
         bodies.append(server.body(LARGE - 2 * SMALL_BYTES))
@@ -61,7 +61,7 @@ def test_the_slowest_body_goes_first(server: Server) -> None:
         server.body(LARGE)
     server.now += SLOW_S
     for share, size in zip(bodies, (SMALL_BYTES, SMALL_BYTES * 3 // 4, SMALL_BYTES), strict=False):
-        share.moved(size)
+        share.record_progress(size)
     added = [server.body(LARGE) for _ in range(6)]
     assert server.evicted == [bodies[1], *bodies[3:]]
     with pytest.raises(BusyError):
@@ -89,7 +89,7 @@ def test_an_answer_never_waits(server: Server) -> None:
         server.now += 0.001
         answers.append(server.answer(LARGE))
     server.now += 0.001
-    answers[0].moved(SMALL_BYTES)
+    answers[0].record_progress(SMALL_BYTES)
     server.answer(LARGE)
     assert server.evicted == [answers[1]]
     largest = server.answer(MAX_HELD_BYTES * 2)

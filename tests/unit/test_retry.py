@@ -125,7 +125,7 @@ def test_retry_after_is_honoured_within_bounds() -> None:
 
 
 def test_retry_on_another_endpoint_ignores_retry_after() -> None:
-    """A refused call soon goes to another endpoint. If the endpoint is away, this does not need the retry budget."""
+    """A refused call soon goes to another endpoint. If the endpoint is down, this does not need the retry budget."""
     assert decide(overloaded(429, 20.0), has_alternative=True) == 0.025
     assert decide(overloaded(503, 1e9), has_alternative=True) == 0.025
     empty = RetryBudget(RetrySettings())
@@ -152,7 +152,7 @@ def test_more_attempts_find_an_endpoint_that_runs(error: ServiceError) -> None:
 @pytest.mark.parametrize(
     "error", [ConnectError("x", sent="no"), overloaded(503, 0.0), overloaded(503, not_started=True)]
 )
-def test_retries_while_endpoints_are_away_have_a_time_instead_of_a_number(error: ServiceError) -> None:
+def test_retries_while_endpoints_are_down_are_limited_by_time_not_by_number(error: ServiceError) -> None:
     """They need no budget, but time until the deadline. Then the usual rules apply."""
     assert is_outage(error)
     empty = RetryBudget(RetrySettings())
@@ -167,7 +167,7 @@ def test_retries_while_endpoints_are_away_have_a_time_instead_of_a_number(error:
 
 
 def test_which_failures_are_outages() -> None:
-    """A server that is full, that may have run the code, or whose certificate is not accepted, is not away."""
+    """A server that is full, that may have run the code, or whose certificate is not accepted, is not down."""
     untrusted = ConnectError("x", sent="no")
     untrusted.untrusted = True
     lost = ConnectionLostError("x", sent="maybe")

@@ -37,8 +37,8 @@ async def test_data_is_read_before_a_late_limit_ends(calls: list[str]) -> None:
     assert calls == ["read", "limit"]
 
 
-async def test_the_time_in_which_the_event_loop_stands_still_does_not_count(calls: list[str]) -> None:
-    """This also holds if it stands still before the limit ends."""
+async def test_the_time_in_which_the_event_loop_is_blocked_does_not_count(calls: list[str]) -> None:
+    """This also holds if it is blocked before the limit ends."""
     limit = TimeLimit(60, lambda: calls.append("limit"))
     ends, first = limit._ends, limit._timer
     be_busy(0.5)

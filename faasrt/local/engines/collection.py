@@ -79,7 +79,7 @@ def collect_files(
 def _walk(
     folder: int, prefix: str, device: int, depth: int, matcher: PathMatcher, remaining: set[tuple[str, ...]]
 ) -> Iterator[FoundFile | None]:
-    """Yield the regular files that match and the entries that cannot be examined, by path, and None for other ones."""
+    """Yield the regular files that match and the entries that cannot be examined, by path, and None for others."""
     for name in sorted(os.listdir(folder)):
         following = matcher.after(remaining, name)
         if not following:
@@ -87,7 +87,7 @@ def _walk(
             continue
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        except OSError:  # the program has taken the rights to its folder from itself, and so from an ordinary user
+        except OSError:  # the program has changed the mode of the folder, and the server is not root
             yield prefix + name, lambda max_bytes: None
             continue
         if stat.S_ISREG(mode):

@@ -35,9 +35,6 @@ from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
-if sys.platform == "linux":
-    pass
-
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
 _START_TIMEOUT_S = 20.0

@@ -55,8 +55,8 @@ class JailedProcess(ChildProcess):
     Attributes:
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         out_of_time: Whether the launcher ended it at its time limit.
-        outside_reason: Why it was killed from outside; "" without evidence for this, because all other signals come
-            from the program itself.
+        outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
+            assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused this.
     """
 
@@ -69,11 +69,12 @@ class JailedProcess(ChildProcess):
         )
 
     def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
-        """Let the launcher end the program at its time limit, which begins now, even if this process is busy then.
+        """Start the time limit of the program. The launcher ends the program, even if this process is busy.
 
         Args:
             limit_s: The time limit in seconds.
-            memory_bytes: Also end it if its processes use this much more memory than a process without a program.
+            memory_bytes: The memory that its processes may use in addition to that of a process without a program. The
+                launcher also ends the program at this limit. None means no limit.
 
         Raises:
             NotStartedError: The launcher has ended, or does not read its messages.

@@ -28,8 +28,8 @@ from faasrt.local.engines.warm_pool import PooledEngine
 from faasrt.local.engines.warm_process import run_warm, start_warm
 
 _START_TIMEOUT_S = 60.0
-# The memory, in MiB, of the packages of the largest tier. They do not count for programs in this tier, so they must not
-# count either while the tier starts, and a program imports them itself.
+# The memory of the packages of the largest tier, in MiB. While its tier starts, a program imports the packages itself.
+# They must not count then, because they do not count once the tier has started.
 _IMPORTS_MB = 192
 # A tier that no program has used for this time ends, to free its memory.
 _IDLE_S = 600.0
@@ -177,7 +177,7 @@ class NativePythonEngine(PythonTier):
         return await (tier.execute(job) if tier.ready else self._run(job, _IMPORTS_MB))
 
     def _choose_tier(self, code: str) -> PythonTier | None:
-        """Return the other tier that is to run a program when it is ready; None if this one is."""
+        """Return the tier that runs a program, which may not be ready yet; None if this one does."""
         name = next((name for name in tiers_of(code) if name in self.packages), None)
         if name is None:
             return None

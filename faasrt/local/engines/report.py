@@ -68,7 +68,7 @@ def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[
 
 
 def read_python_error(message: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Like `read_error`, but a MemoryError that a Python program does not catch is the outcome MEMORY_LIMIT.
+    """Read an error as `read_error` does, but an uncaught MemoryError of a Python program is the outcome MEMORY_LIMIT.
 
     A MemoryError of the compiler is not: it means that the program is nested too deeply.
     """

@@ -92,7 +92,7 @@ class WasiWorker:
         given = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
         self._max_bytes = _MESSAGE_BYTES + _ANSWER_FACTOR * limits.max_output_bytes
         self._send({**given, **output, **attrs.asdict(limits)})
-        truncated = ["files"] if job.input.collect else []  # of a program that gets no answer
+        truncated = ["files"] if job.input.collect else []  # if the worker sends no answer
         try:
             answer = await self._next_answer(limits.timeout_ms / 1000 + _ANSWER_GRACE_S)
         except TimeoutError:

@@ -179,9 +179,8 @@ def _find_delegated() -> str | None:
 
 def _enable_controllers(folder: str) -> None:
     _write(f"{folder}/cgroup.subtree_control", _CONTROLLERS)
-    with contextlib.suppress(
-        OSError
-    ):  # not delegated, or the kernel refuses because of processes with real-time priority
+    # The controller may not be delegated, and the kernel refuses it if there are processes with real-time priority.
+    with contextlib.suppress(OSError):
         _write(f"{folder}/cgroup.subtree_control", _OPTIONAL_CONTROLLER)
 
 

@@ -54,7 +54,8 @@ _MOST_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 _MOST_THREADS = 64
-_PRIORITY = 5  # the niceness of programs less that of the launcher, without which no program could start or end
+# The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
+_PRIORITY = 5
 _FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
 
 
@@ -73,16 +74,15 @@ class _Program:
         root: Its root folder, as a descriptor; -1 without namespaces. Unlike /proc/PID, it is there as long as any
             process of the program is.
         sockstat: The file that counts its sockets, as a descriptor; -1 without a private network.
-        until: When its time is up.
-        watched_at: When the last check of its time was.
-        waiting_ticks: The CPU time of its processes at the last check, if it only waited for the server then; else
-            None.
-        is_late: Whether it waited for the server when its time was up.
-        oom_kills: How many processes the kernel had killed for lack of memory when the program began.
-        reason: Why it was killed: "memory" or "time" for a limit; "system" if the kernel lacked memory meanwhile, and
-            "unclear" if the program may have caused this; else "".
+        until: When its time limit ends.
+        watched_at: When its time was last checked.
+        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
+        is_late: Whether it waited for the server at the end of its time limit.
+        oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
+        reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
+            the program may have caused this; else "".
         had_children: Whether a check has seen a second process.
-        kernel_bytes: The least memory of the kernel itself in the checks so far.
+        kernel_bytes: The smallest memory of the kernel in the checks so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
@@ -110,7 +110,7 @@ class _Program:
         return self.pidfd if self.init is None else self.init_pidfd
 
     def kill(self, reason: str) -> None:
-        """Kill its processes."""
+        """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
         signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
@@ -135,9 +135,9 @@ class _Program:
         return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
 
     def has_time(self, now: float) -> bool:
-        """Return whether it may go on. The time in which it only waits for the server does not count for its limit.
+        """Return whether it has time left. The time in which all of its processes wait for the server does not count.
 
-        A pipe that is full is not enough, because one process can keep it full while another one works.
+        A full pipe alone does not show this, because one process can keep it full while another one works.
         """
         ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
         before, self.waiting_ticks = self.waiting_ticks, ticks
@@ -152,7 +152,7 @@ class _Program:
         return True
 
     def _has_blocked_pipe(self) -> bool:
-        """Return whether there is no room in a pipe, or no more input at the moment."""
+        """Return whether a pipe for output is full, or the one for input is empty."""
         poll = select.poll()
         for target, fd in enumerate(self.pipes):
             poll.register(fd, select.POLLOUT if target else select.POLLIN)
@@ -232,7 +232,7 @@ class Launcher:
                 self._check(program)
 
     def _poll_timeout_ms(self) -> int | None:
-        """Return the time until the next check of a program; None if there is none to check."""
+        """Return the milliseconds until the next check of a program; None if there is nothing to check."""
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
         if wake_at == math.inf:
             return None

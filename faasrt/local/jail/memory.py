@@ -22,8 +22,8 @@ _NO_STAT = ["0"] * 50
 
 
 def open_oom_counter() -> int | None:
-    """Open the file that counts the processes which the kernel has killed for lack of memory: those in the cgroup of
-    this process, where the kernel counts these, else those of the machine. Return None if there is none.
+    """Open the file with the number of processes that the kernel has killed for lack of memory: in the cgroup of this
+    process if the kernel counts them there, else on the whole machine. Return None if there is no such file.
     """
     paths = []
     with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
@@ -39,7 +39,7 @@ def open_oom_counter() -> int | None:
 
 
 def count_oom_kills(counter: int | None) -> int:
-    """Return the number in a file that `open_oom_counter` has opened; 0 if it is unknown."""
+    """Return the number in the file that `open_oom_counter` opened; 0 if it is unknown."""
     if counter is not None:
         with contextlib.suppress(OSError):
             _, _, after = os.pread(counter, _COUNTER_BYTES, 0).partition(b"\noom_kill ")
@@ -94,7 +94,7 @@ def can_run(folder: str) -> bool:
 
 
 def cpu_ticks(folder: str) -> int:
-    """Return the CPU time that a process and its children which it has waited for have used, in clock ticks."""
+    """Return the CPU time of a process and of the children that it has waited for, in clock ticks."""
     return sum(map(int, _read_stat(folder)[11:15]))
 
 

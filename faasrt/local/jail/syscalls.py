@@ -187,7 +187,7 @@ def start_init() -> tuple[int, ctypes.Structure]:
 def _make_context(
     context: _Context, stack: ctypes.Array[ctypes.c_uint64], following: _Context | None, function: Any, *arguments: int
 ) -> None:
-    """Make a context that calls a function of the C library, with the current signal mask, and goes on with another."""
+    """Make a context that calls a function of the C library, with the current signal mask, and then goes to another."""
     _checked(_libc.getcontext(ctypes.byref(context)), "getcontext")
     context.next = None if following is None else ctypes.addressof(following)
     context.stack, context.stack_bytes = ctypes.addressof(stack), _STACK_BYTES
