@@ -54,8 +54,7 @@ _MOST_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 _MOST_THREADS = 64
-# The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
-_PRIORITY = 5
+_PRIORITY = 5  # the niceness of programs less that of the launcher, without which no program could start or end
 _FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
 
 
@@ -71,18 +70,19 @@ class _Program:
         pipes: The program's ends of the pipes to the server.
         max_bytes: The memory that its processes may use together; None without a limit.
         check_at: When to check its memory next.
-        root: Its root folder, as a descriptor; -1 without namespaces. Unlike /proc/PID, it is there as long as any
-            process of the program is.
+        proc, tmp: Its /proc and its /tmp, as descriptors; -1 if they are not its own. They stay the same when its first
+            process has ended, or all of its processes.
         sockstat: The file that counts its sockets, as a descriptor; -1 without a private network.
-        until: When its time limit ends.
-        watched_at: When its time was last checked.
-        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
-        is_late: Whether it waited for the server at the end of its time limit.
-        oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
-        reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
-            the program may have caused this; else "".
+        until: When its time is up.
+        watched_at: When the last check of its time was.
+        waiting_ticks: The CPU time of its processes at the last check, if it only waited for the server then; else
+            None.
+        is_late: Whether it waited for the server when its time was up.
+        oom_kills: How many processes the kernel had killed for lack of memory when the program began.
+        reason: Why it was killed: "memory" or "time" for a limit; "system" if the kernel lacked memory meanwhile, and
+            "unclear" if the program may have caused this; else "".
         had_children: Whether a check has seen a second process.
-        kernel_bytes: The smallest memory of the kernel in the checks so far.
+        kernel_bytes: The least memory of the kernel itself in the checks so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
@@ -94,7 +94,7 @@ class _Program:
         self.pipes: list[int] = []
         self.max_bytes: int | None = None
         self.check_at = 0.0
-        self.root = self.sockstat = -1
+        self.proc = self.tmp = self.sockstat = -1
         self.until = self.oom_kills = math.inf
         self.watched_at = 0.0
         self.waiting_ticks: int | None = None
@@ -110,34 +110,39 @@ class _Program:
         return self.pidfd if self.init is None else self.init_pidfd
 
     def kill(self, reason: str) -> None:
-        """Kill all of its processes."""
+        """Kill its processes."""
         self.reason, self.until = reason, math.inf
         signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
-    def open_files(self, *, has_network: bool) -> None:
+    def open_files(self, *, has_tmp: bool, has_network: bool) -> None:
         """Open the files in which the launcher watches it. Raise OSError if its process has ended."""
-        self.root = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        own, flags = f"/proc/{self.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         if has_network:
-            self.sockstat = os.open(f"/proc/{self.pid}/net/sockstat", os.O_RDONLY | os.O_CLOEXEC)
+            self.sockstat = os.open(f"{own}/net/sockstat", os.O_RDONLY | os.O_CLOEXEC)
+        if has_tmp:
+            self.tmp = os.open(f"{own}/root/tmp", flags)
+        self.proc = os.open(f"{own}/root/proc", flags)
 
     def close_files(self) -> None:
         """Close its files and pipes."""
-        for fd in [self.root, self.sockstat, *self.pipes]:
+        for fd in [self.proc, self.tmp, self.sockstat, *self.pipes]:
             if fd >= 0:
                 os.close(fd)
 
     @property
     def processes(self) -> list[str]:
-        """The folders of its processes in /proc. Raise OSError if all of them have ended."""
-        if self.root < 0:
+        """The folders of its processes in /proc."""
+        if self.proc < 0:
             return [f"/proc/{self.pid}"]
-        seen = f"/proc/self/fd/{self.root}/proc"
-        return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+        seen = f"/proc/self/fd/{self.proc}"
+        with contextlib.suppress(OSError):
+            return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+        return []
 
     def has_time(self, now: float) -> bool:
-        """Return whether it has time left. The time in which all of its processes wait for the server does not count.
+        """Return whether it may go on. The time in which it only waits for the server does not count for its limit.
 
-        A full pipe alone does not show this, because one process can keep it full while another one works.
+        A pipe that is full is not enough, because one process can keep it full while another one works.
         """
         ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
         before, self.waiting_ticks = self.waiting_ticks, ticks
@@ -152,18 +157,15 @@ class _Program:
         return True
 
     def _has_blocked_pipe(self) -> bool:
-        """Return whether a pipe for output is full, or the one for input is empty."""
+        """Return whether there is no room in a pipe, or no more input at the moment."""
         poll = select.poll()
         for target, fd in enumerate(self.pipes):
             poll.register(fd, select.POLLOUT if target else select.POLLIN)
         return len(poll.poll(0)) < len(self.pipes)
 
     def _waiting_ticks(self) -> int | None:
-        """Return the CPU time of its processes; None if one of them can run at the moment, or if all have ended."""
-        try:
-            processes = self.processes
-        except OSError:
-            return None
+        """Return the CPU time of its processes; None if one of them can run at the moment."""
+        processes = self.processes
         return None if any(map(memory.can_run, processes)) else sum(map(memory.cpu_ticks, processes))
 
 
@@ -232,7 +234,7 @@ class Launcher:
                 self._check(program)
 
     def _poll_timeout_ms(self) -> int | None:
-        """Return the milliseconds until the next check of a program; None if there is nothing to check."""
+        """Return the time until the next check of a program; None if there is none to check."""
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
         if wake_at == math.inf:
             return None
@@ -249,7 +251,8 @@ class Launcher:
             program.watched_at = time.monotonic()
             if self._slots:
                 with contextlib.suppress(OSError):  # its process has just ended
-                    program.open_files(has_network=self._config["private_network"])
+                    has_tmp, has_network = bool(self._config["tmp_bytes"]), self._config["private_network"]
+                    program.open_files(has_tmp=has_tmp, has_network=has_network)
             if not message["cgroup"]:  # a cgroup has a counter of its own
                 program.oom_kills = memory.count_oom_kills(self._oom_counter)
 
@@ -426,15 +429,12 @@ class Launcher:
         """End a program if its processes use too much memory."""
         assert program.max_bytes is not None
         limit = program.max_bytes + self.base_bytes
-        try:
-            processes = program.processes
-            if program.sockstat >= 0:
-                limit -= max(0, int(os.pread(program.sockstat, 100, 0).split()[2]) - _FREE_SOCKETS) * _SOCKET_BYTES
-            if program.root >= 0 and self._config["tmp_bytes"]:
-                stored = os.statvfs(f"/proc/self/fd/{program.root}/tmp")
-                limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize
-        except OSError:
-            return  # all processes have just ended
+        processes = program.processes
+        if program.sockstat >= 0:
+            limit -= max(0, int(os.pread(program.sockstat, 100, 0).split()[2]) - _FREE_SOCKETS) * _SOCKET_BYTES
+        if program.tmp >= 0:
+            stored = os.fstatvfs(program.tmp)
+            limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize
         program.had_children = program.had_children or len(processes) > 1
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
         if self._config["runner"] and not self._slots and memory.count_threads(f"/proc/{program.pid}") > _MOST_THREADS:
