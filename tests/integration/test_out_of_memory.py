@@ -38,6 +38,24 @@ if not os.fork():
 os.wait()
 os.kill(os.getpid(), 9)
 """
+# The child is killed before it can be seen. Nobody waits for it, so its peak of memory is unknown.
+_USE_AT_ONCE_IN_CHILD = """
+import mmap, os
+done, end = os.pipe()
+if not os.fork():
+    kept = mmap.mmap(-1, 300 * 2**20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    kept.madvise(14)
+    for at in range(0, 300 * 2**20, 2**12): kept[at] = 1
+os.close(end)
+os.read(done, 1)
+os.kill(os.getpid(), 9)
+"""
+_USE_AFTER_THREADS = f"""
+import threading, time
+for _ in range(10): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
+time.sleep(1)
+{_USE}
+"""
 # Each of these processes uses less memory than the server.
 _USE_IN_CHILDREN = """
 import os, time
@@ -99,7 +117,9 @@ def _oom_kills(cgroup: Path) -> int:
     ("code", "outcome"),
     [
         pytest.param(_USE, None, id="within its limit"),
+        pytest.param(_USE_AFTER_THREADS, None, id="with threads within its limit"),
         pytest.param(_USE_IN_CHILD, Outcome.CRASHED, id="after its child was killed"),
+        pytest.param(_USE_AT_ONCE_IN_CHILD, Outcome.CRASHED, id="after its child was killed at once"),
         pytest.param(_USE_IN_CHILDREN, Outcome.OK, id="although children were killed"),
     ],
 )

@@ -49,8 +49,8 @@ _CACHE_BYTES = 512 * 2**20
 _CACHE_FORMAT = 2  # part of the key of each cached program
 _FAILURE = "failure"  # the name of the entry with the output of a compiler that failed
 _MAX_DIAGNOSTICS = 100
-# The whole output of compilers whose own processes were killed, or could not start. In other outputs, text of the
-# program may be anywhere, also at the beginning (`#line`).
+# The whole output of compilers whose own processes were killed, or could not start. A part of an output may be text
+# of the program, even at the beginning (`#line`).
 _INTERRUPTED = re.compile(
     r"(?:sh: [^\n]{0,20})?(?:Killed|Cannot fork)\n?|"
     r"(?:gcc|g\+\+|collect2): fatal error: (?:Killed signal terminated program \w{1,20}|"

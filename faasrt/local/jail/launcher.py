@@ -54,7 +54,8 @@ _MOST_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 _MOST_THREADS = 64
-_PRIORITY = 5  # the niceness of programs less that of the launcher, without which no program could start or end
+# The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
+_PRIORITY = 5
 _FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
 
 
@@ -73,16 +74,15 @@ class _Program:
         proc, tmp: Its /proc and its /tmp, as descriptors; -1 if they are not its own. They stay the same when its first
             process has ended, or all of its processes.
         sockstat: The file that counts its sockets, as a descriptor; -1 without a private network.
-        until: When its time is up.
-        watched_at: When the last check of its time was.
-        waiting_ticks: The CPU time of its processes at the last check, if it only waited for the server then; else
-            None.
-        is_late: Whether it waited for the server when its time was up.
-        oom_kills: How many processes the kernel had killed for lack of memory when the program began.
-        reason: Why it was killed: "memory" or "time" for a limit; "system" if the kernel lacked memory meanwhile, and
-            "unclear" if the program may have caused this; else "".
-        had_children: Whether a check has seen a second process.
-        kernel_bytes: The least memory of the kernel itself in the checks so far.
+        until: When its time limit ends.
+        watched_at: When its time was last checked.
+        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
+        is_late: Whether it waited for the server at the end of its time limit.
+        oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
+        reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
+            the program may have caused this; else "".
+        most_threads: The most threads of its first process that a check has seen.
+        kernel_bytes: The smallest memory of the kernel in the checks so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
@@ -100,7 +100,7 @@ class _Program:
         self.waiting_ticks: int | None = None
         self.is_late = False
         self.reason = ""
-        self.had_children = False
+        self.most_threads = 1
         self.kernel_bytes = sys.maxsize
         self.is_hidden = False
 
@@ -110,7 +110,7 @@ class _Program:
         return self.pidfd if self.init is None else self.init_pidfd
 
     def kill(self, reason: str) -> None:
-        """Kill its processes."""
+        """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
         signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
@@ -140,9 +140,9 @@ class _Program:
         return []
 
     def has_time(self, now: float) -> bool:
-        """Return whether it may go on. The time in which it only waits for the server does not count for its limit.
+        """Return whether it has time left. The time in which all of its processes wait for the server does not count.
 
-        A pipe that is full is not enough, because one process can keep it full while another one works.
+        A full pipe alone does not show this, because one process can keep it full while another one works.
         """
         ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
         before, self.waiting_ticks = self.waiting_ticks, ticks
@@ -157,7 +157,7 @@ class _Program:
         return True
 
     def _has_blocked_pipe(self) -> bool:
-        """Return whether there is no room in a pipe, or no more input at the moment."""
+        """Return whether a pipe for output is full, or the one for input is empty."""
         poll = select.poll()
         for target, fd in enumerate(self.pipes):
             poll.register(fd, select.POLLOUT if target else select.POLLIN)
@@ -234,7 +234,7 @@ class Launcher:
                 self._check(program)
 
     def _poll_timeout_ms(self) -> int | None:
-        """Return the time until the next check of a program; None if there is none to check."""
+        """Return the milliseconds until the next check of a program; None if there is nothing to check."""
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
         if wake_at == math.inf:
             return None
@@ -380,11 +380,33 @@ class Launcher:
             # children may have caused the lack of memory, and then have killed itself.
             used = usage.ru_maxrss * 1024 - self.base_bytes
             exceeded = program.max_bytes is not None and used > program.max_bytes
-            program.reason = "memory" if exceeded else "unclear" if program.had_children else "system"
+            program.reason = "memory" if exceeded else "unclear" if self._may_have_had_children(program) else "system"
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "reason": program.reason})
         self._end(program)
+
+    def _may_have_had_children(self, program: _Program) -> bool:
+        """Return whether a program has created more tasks than the threads of its first process that checks have seen.
+
+        A check may not have seen a child that the kernel has killed at once. But the kernel counts up the numbers of
+        tasks in the program's pid namespace, so a new process there has the next one.
+        """
+        if program.init is None or not self._config["runner"]:
+            return False  # a program without namespaces, or in Deno, cannot start processes
+        try:
+            syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)
+            pid = -1
+            try:
+                pid = os.fork()
+            finally:
+                if pid:
+                    syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
+            if pid == 0:
+                os._exit(min(os.getpid() - _FIRST_PID, 255))
+        except OSError:
+            return True
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.most_threads
 
     def _end(self, program: _Program) -> None:
         """Kill the remaining processes of a program, and free its slot when they have ended."""
@@ -435,9 +457,10 @@ class Launcher:
         if program.tmp >= 0:
             stored = os.fstatvfs(program.tmp)
             limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize
-        program.had_children = program.had_children or len(processes) > 1
+        threads = memory.count_threads(f"/proc/{program.pid}")
+        program.most_threads = max(program.most_threads, threads)
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
-        if self._config["runner"] and not self._slots and memory.count_threads(f"/proc/{program.pid}") > _MOST_THREADS:
+        if self._config["runner"] and not self._slots and threads > _MOST_THREADS:
             program.kill("memory")
             return
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
