@@ -33,14 +33,13 @@ raise `ProtocolError`.
 
 At most three attempts are made, within the deadline of the call, and up to six more while replicas refuse the call or
 cannot be reached, and another one is healthy. So calls survive a restart of many replicas at once. A retry costs no
-budget if the replica was not reached or is about to stop, and another one is healthy. While endpoints are
-down, a call is retried for `RetrySettings.connect_retry_s`, without a limit of attempts. These attempts cost no budget,
-because the circuit breakers limit them. The deadline still applies: a call with `timeout_ms=500` is retried for at most
-2.5 s. The delays between attempts are
-random ("full jitter"), and short if another replica is healthy. A budget (ten retries, refilled by successes) limits
-the load of retries on endpoints that are down. Each family of languages has a budget: JavaScript and TypeScript are one
-family, and every other language is a family of its own. All callers of a factory share the budgets. `RetrySettings` has
-the numbers.
+budget if the replica was not reached or is about to stop, and another one is healthy. While endpoints are down, a call
+is retried for `connect_retry_s` (10 s), without a limit of attempts. These attempts cost no budget, because the circuit
+breakers limit them. The deadline still applies: a call with `timeout_ms=500` is retried for at most 2.5 s. The delays
+between attempts are random ("full jitter"), and short if another replica is healthy. A budget (ten retries, refilled by
+successes) limits the load of retries on endpoints that are down. Each family of languages has a budget: JavaScript and
+TypeScript are one family, and every other language is a family of its own. All callers of a factory share the budgets.
+`RetrySettings` has the numbers.
 
 **Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
 one, unless that one is known to be slow or failing; see `faasrt.docs.concurrency`. If a replica fails five

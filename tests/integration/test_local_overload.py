@@ -130,7 +130,7 @@ async def test_refused_javascript_programs_never_run(language: str) -> None:
 
 
 async def test_a_program_that_keeps_a_pipe_full_ends_at_its_time_limit() -> None:
-    """One process of it fills stderr. Another one works, and would end while the event loop stands still."""
+    """One process of it fills stderr. Another one works, and would end while the event loop is blocked."""
     code = (
         "import os, time\nend = time.monotonic() + 2.5\nif not os.fork():\n    while True: os.write(2, b'x')\n"
         "while time.monotonic() < end: pass\nprint(1)"
@@ -147,10 +147,10 @@ async def test_a_program_that_keeps_a_pipe_full_ends_at_its_time_limit() -> None
 @pytest.mark.parametrize("engine", ["native", "wasm"])
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_busy_server_reports_exactly_the_programs_that_did_not_end_in_time_as_timeouts(engine: str) -> None:
-    """The event loop of the server stands still from before the programs end until after their time limit.
+    """The event loop of the server is blocked from before the programs end until after their time limit.
 
     The long outputs do not fit into a pipe, so that their programs have to wait for the server. The programs with a
-    TIMEOUT would end while the event loop stands still.
+    TIMEOUT would end while the event loop is blocked.
     """
     limits = SandboxConfig(max_output_bytes=200_000)
     programs = [
