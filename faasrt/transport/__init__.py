@@ -45,9 +45,10 @@ TypeScript are one family, and every other language is a family of its own. All 
 one, unless that one is known to be slow or failing; see `faasrt.docs.concurrency`. If a replica fails five
 times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no calls for 5 s,
 doubling up to 300 s; then one call probes it. If all breakers are open and calls wait, each replica is probed after
-5 s, after a tenth of `connect_retry_s` if it is down, or at once if it lost a connection. A call that need not wait is
-sent to any replica that is not down. With `connect_retry_s=0`, it is sent to any replica, and calls that wait fail at
-once. Failures of the user's code never count. `BreakerSettings` has the numbers.
+5 s, or after a tenth of `connect_retry_s` if it is down or loses connections; the first probe after a lost connection
+is sent at once. A call that need not wait is sent to any replica that is not down. With `connect_retry_s=0`, it is sent
+to any replica, and calls that wait fail at once. Failures of the user's code never count. `BreakerSettings` has the
+numbers.
 
 **Limits.** A manager has at most `LimiterSettings.max_concurrency` calls in flight. In addition, each replica has an
 adaptive limit for each family of languages. It starts at the capacity in its `/health`, which is also its maximum (else

@@ -27,7 +27,7 @@ class Breaker:
     Attributes:
         state: "closed", "open" or "half-open".
         open_until: The time from which a probe may be sent, while the breaker is open.
-        early_probe_at: The same, if calls wait because no other endpoint works.
+        early_probe_at: The same, if calls wait because no other endpoint works. It stays while the probe is in flight.
         failing_since: When it last changed from closed to open.
     """
 

@@ -113,9 +113,9 @@ class EndpointGroup:
         return any(endpoint.breaker.state == "closed" for endpoint in self.endpoints)
 
     @property
-    def is_probed(self) -> bool:
-        """Whether a probe is in flight."""
-        return any(endpoint.breaker.state == "half-open" for endpoint in self.endpoints)
+    def is_untrusted(self) -> bool:
+        """Whether the last call to each endpoint failed because of its certificate, so that waiting does not help."""
+        return all(getattr(endpoint.last_error, "untrusted", False) for endpoint in self.endpoints)
 
     def skip_capacity(self) -> None:
         """Record that the capacity of the endpoints will not be requested."""

@@ -156,7 +156,8 @@ class PermitPool(EndpointGroups):
         self._check_queue(group)
         since = self._clock() if since is None else since
         waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner, since)
-        may_be_next = not group.has_waiters or self._limits_changed or bool(avoid)
+        # A retry comes before other calls, but after earlier retries.
+        may_be_next = not group.has_waiters or self._limits_changed or bool(avoid and not group.retries)
         group.queue_of(waiter)[waiter.ticket] = waiter
         self._waiting[group] = None
         self.queued += 1
@@ -269,7 +270,7 @@ class PermitPool(EndpointGroups):
 
     def _check_queue(self, group: EndpointGroup) -> None:
         """Raise an error if a new caller must not wait."""
-        error = None if self._outage_wait_s else group.unavailable_error()
+        error = None if self._wait_s(group) else group.unavailable_error()
         if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
             raise error
         max_queue = self._settings.limiter.max_queue
@@ -305,8 +306,9 @@ class PermitPool(EndpointGroups):
         permit.endpoint.last_error = copy.copy(error)
         is_away = isinstance(error, (ConnectError, OverloadedError, DeadlineExceededError))
         permit.endpoint.latency.add_failure(now, is_away=is_away)
-        early_probe_s = self._outage_wait_s / _EARLY_PROBES if is_outage(error) else math.inf
-        if isinstance(error, ConnectionLostError):
+        is_lost = isinstance(error, ConnectionLostError)
+        early_probe_s = self._outage_wait_s / _EARLY_PROBES if is_lost or is_outage(error) else math.inf
+        if is_lost and permit.probe is None:
             early_probe_s = 0.0  # the next call shows whether the server has stopped, and its programs with it
         breaker.fail(now, permit.started, probe=permit.probe, early_probe_s=early_probe_s)
         return True
@@ -328,19 +330,28 @@ class PermitPool(EndpointGroups):
         return next((one for one in group.endpoints if one.may_take_probe(now, is_needed=True)), None)
 
     def _waits_for(self, group: EndpointGroup) -> bool:
-        return bool(self._failing) and self._outage_wait_s > 0 and not group.is_available
+        return bool(self._failing) and not group.is_available and self._wait_s(group) > 0
+
+    def _wait_s(self, group: EndpointGroup) -> float:
+        """Return the seconds for which callers wait until an endpoint of the group comes back."""
+        return 0.0 if group.is_untrusted else self._outage_wait_s
 
     def _fail_unavailable_groups(self, now: float) -> list[float]:
         """Fail the callers that have waited long enough for an endpoint, and return the times when others will have.
 
-        Callers keep waiting while a probe is in flight, because it may be a long program.
+        A probe that is due before a caller has waited long enough may be a long program, or there may be no room for it
+        yet, so the caller waits for its end. It does not wait for later probes: of many endpoints, one is always being
+        probed.
         """
         times: list[float] = []
         for group in list(self._waiting):
-            if group.is_available or (self._outage_wait_s and group.is_probed):
+            if group.is_available:
                 continue
+            wait_s = self._wait_s(group)
             failing_since = max((endpoint.breaker.failing_since for endpoint in group.endpoints), default=now)
-            latest = now - self._outage_wait_s
+            latest = now
+            if wait_s:
+                latest = min([now, *(endpoint.breaker.early_probe_at for endpoint in group.endpoints)]) - wait_s
             if failing_since <= latest:
                 expired = [waiter for waiter in group.retries.values() if waiter.since <= latest]
                 for waiter in group.waiters.values():
@@ -351,7 +362,7 @@ class PermitPool(EndpointGroups):
                     if error := group.unavailable_error():
                         self._fail(group, waiter, error)
             left = (*group.retries.values(), *itertools.islice(group.waiters.values(), 1))
-            times += [max(waiter.since, failing_since) + self._outage_wait_s for waiter in left]
+            times += [max(waiter.since, failing_since) + wait_s for waiter in left]
         return times
 
     def _fail(self, group: EndpointGroup, waiter: Waiter, error: FaasrtError) -> None:

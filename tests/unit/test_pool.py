@@ -15,14 +15,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from faasrt import (
     BreakerSettings,
     ConnectError,
+    ConnectionLostError,
     DeadlineExceededError,
     LimiterSettings,
     QueueFullError,
     RetrySettings,
+    ServiceError,
     Settings,
 )
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint, choose
+from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.transport.pool import Permit, PermitPool
 from faasrt.transport.retry import RetryBudget
@@ -76,14 +79,8 @@ def test_early_probes_do_not_change_when_the_breaker_is_probed_otherwise() -> No
 
 async def test_callers_do_not_give_up_while_a_long_probe_runs() -> None:
     """A probe of a server that is up again may run for longer than callers wait for one that is down."""
-    clock = Clock()
-    pool = PermitPool(Settings(breaker=BreakerSettings(consecutive_failures=1)), clock=clock, random=lambda: 0.5)
-    group = pool.group("python", ["http://one"])
-    group.skip_capacity()
-    permit = pool.try_acquire(group)
-    assert permit is not None
-    error = ConnectError("x", sent="no")
-    pool.release(permit, error)
+    clock, error = Clock(), ConnectError("x", sent="no")
+    pool, group = pool_with_open_breaker(clock, error)
     calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
     await asyncio.sleep(0)
     assert pool.try_acquire(group) is None
@@ -102,6 +99,137 @@ async def test_callers_do_not_give_up_while_a_long_probe_runs() -> None:
         await calls[2]
     assert (caught.value.sent, caught.value.attempts, caught.value.endpoint) == ("no", 0, "http://one")
     assert (pool.queued, pool.in_flight) == (0, 0)
+    pool.close()
+
+
+def pool_with_open_breaker(clock: Clock, error: ServiceError, **limits: Any) -> tuple[PermitPool, EndpointGroup]:
+    """Return a pool, and a group whose only endpoint has failed with this error. Calls wait for it for 10 s."""
+    settings = Settings(breaker=BreakerSettings(consecutive_failures=1), limiter=LimiterSettings(**limits))
+    pool = PermitPool(settings, clock=clock, random=lambda: 0.5)
+    group = pool.group("python", ["http://one"])
+    group.skip_capacity()
+    permit = pool.try_acquire(group)
+    assert permit is not None
+    pool.release(permit, error)
+    return pool, group
+
+
+async def test_callers_wait_only_for_probes_that_are_due_before_they_give_up() -> None:
+    """Probes of several endpoints that hang in turn do not keep callers waiting. A call that has had no room to be a
+    probe does not give up.
+    """
+    clock, error = Clock(), ConnectError("x", sent="no")
+    limits = LimiterSettings(max_concurrency=2)
+    breaker_settings = BreakerSettings(consecutive_failures=1)
+    pool = PermitPool(Settings(breaker=breaker_settings, limiter=limits), clock=clock, random=lambda: 0.5)
+    other = pool.group("javascript", ["http://other"])
+    group = pool.group("python", ["http://one", "http://two"])
+    other.skip_capacity()
+    group.skip_capacity()
+    for permit in [pool.try_acquire(group), pool.try_acquire(group)]:
+        assert permit is not None
+        pool.release(permit, error)
+    assert not group.is_available
+    long = [pool.try_acquire(other), pool.try_acquire(other)]
+    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    await asyncio.sleep(0)
+    clock.now += 10
+    pool.wake()
+    assert pool.queued == 3  # they were never probes
+    for permit in long:
+        assert permit is not None
+        pool.release(permit, None)
+    assert (pool.queued, pool.in_flight) == (1, 2)
+    clock.now += 0.5
+    probes = [await calls[0], await calls[1]]
+    pool.release(*probes[:1], error)  # type: ignore[arg-type]
+    assert pool.queued == 1  # the other probe is in flight
+    clock.now += 0.1
+    pool.release(*probes[1:], error)  # type: ignore[arg-type]
+    with pytest.raises(ConnectError):
+        await calls[2]
+    assert (pool.queued, pool.in_flight) == (0, 0)
+    pool.close()
+
+
+async def test_later_probes_do_not_keep_callers_waiting() -> None:
+    """Of two endpoints that hang, one is being probed at any time. Callers give up nevertheless."""
+    clock, error = Clock(), ConnectError("x", sent="no")
+    pool = PermitPool(Settings(breaker=BreakerSettings(consecutive_failures=1)), clock=clock, random=lambda: 0.5)
+    group = pool.group("python", ["http://one", "http://two"])
+    group.skip_capacity()
+    for permit in [pool.try_acquire(group), pool.try_acquire(group)]:
+        assert permit is not None
+        clock.now += 1.5
+        pool.release(permit, error)
+    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(50)]
+    for _ in range(30):
+        await asyncio.sleep(0)
+        for call in calls:
+            permit = call.result() if call.done() and not call.exception() else None
+            if permit is not None and permit.started == clock.now - 3:
+                pool.release(permit, error)
+        clock.now += 0.5
+        pool.wake()
+    assert pool.queued == 0
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(end, ConnectError) for end in ends) > 40
+    pool.close()
+
+
+async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_accepted() -> None:
+    """They fail at once."""
+    error = ConnectError("the certificate is not accepted", sent="no")
+    error.untrusted = True
+    clock = Clock()
+    pool, group = pool_with_open_breaker(clock, error, max_concurrency=1)
+    permit = pool.try_acquire(group)
+    assert permit is not None
+    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert pool.queued == 0
+    pool.release(permit, error)
+    assert {type(end) for end in await asyncio.gather(*calls, return_exceptions=True)} == {ConnectError}
+    assert pool.in_flight == 0
+    pool.close()
+
+
+async def test_a_server_that_resets_every_connection_is_probed_once_at_once() -> None:
+    """The first lost connection may be the end of the server. If the probe is lost, too, the next one waits, because
+    otherwise all waiting calls would be sent and lost one after another.
+    """
+    error, clock = ConnectionLostError("x", sent="maybe"), Clock()
+    pool, group = pool_with_open_breaker(clock, error, max_concurrency=1)
+    probe = pool.try_acquire(group)
+    assert probe is not None
+    assert probe.probe is not None
+    call = asyncio.ensure_future(pool.acquire(group))
+    await asyncio.sleep(0)
+    pool.release(probe, error)
+    await asyncio.sleep(0)
+    assert (pool.queued, pool.in_flight) == (1, 0)
+    clock.now += 1  # a tenth of `connect_retry_s`
+    pool.wake()
+    permit = await call
+    assert permit is not None
+    pool.release(permit, None)
+    assert group.is_available
+    pool.close()
+
+
+async def test_many_retries_do_not_each_look_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry that waits behind other retries cannot be next, so the queue is not searched for it."""
+    pool, group = pool_with_open_breaker(Clock(), ConnectError("x", sent="no"))
+    wake = pool.wake
+    wakes: list[None] = []
+    monkeypatch.setattr(pool, "wake", lambda *args: wakes.append(wake(*args)))
+    calls = [asyncio.ensure_future(pool.acquire(group, avoid=["http://one"])) for _ in range(100)]
+    await asyncio.sleep(0)
+    assert (pool.queued, len(wakes)) == (100, 1)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert pool.queued == 0
     pool.close()
 
 
