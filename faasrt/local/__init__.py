@@ -117,6 +117,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
   default of Linux (CONFIG_SCHED_AUTOGROUP), but has no effect in containers that have a CPU cgroup. There, a program
   with 60 processes or threads gets as much as 60 other programs. The launcher, which starts and ends programs, always
   has priority. If the server may not raise it (root with CAP_SYS_NICE may), programs have the niceness 5.
+  Some kernels divide CPU time unequally all the same: on Linux 6.18, a program with more processes than CPUs that sleep
+  and wake thousands of times a second got several times the share of others, with and without cgroups.
 * The CPU time of other processes: at the level `filters`, a program can read it.
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
   with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
@@ -127,15 +129,17 @@ limits on memory and processes, and with user namespaces for the jail. Or run th
 container without capabilities, with Python on the engine `wasm`. Engines generate machine code, so the container must
 allow executable memory.
 
-**Limits.** The memory limit is approximate. Without a cgroup, the launcher adds up the memory of the processes of a
-native program, at most 20 times a second, so the program may exceed the limit by up to half a GiB for a moment before
-it is ended. The launcher also counts page tables, mappings, file locks and sockets, and, once the kernel's memory for
-the whole machine has grown by 32 MiB, other descriptors and the watches of an epoll. The kernel limits each process to
-512 MiB more than the memory limit (4 GiB more in compiled languages), and a program to 64 processes and threads. Full
-pipes, at most 192 MiB, are not counted. With a cgroup, the kernel counts everything. Files in the /tmp of a native or a
-JavaScript program count as memory, and are limited to 64 MiB. The folder of a program on *wasm* takes up to 64 MiB, and
-its open files another 64 MiB, in addition to its memory limit, and a deep recursion up to 256 MiB of stack until the
-program ends. A JavaScript process may use about 110 MiB more than its limit, for Deno itself.
+**Limits.** The memory limit is approximate. Without a cgroup, a process beside the launcher adds up the memory of the
+processes of a native program, at most 20 times a second, so the program may exceed the limit by up to half a GiB for a
+moment before it is ended. This includes page tables, file locks and sockets, and, once the kernel's memory for the
+whole machine has grown by 32 MiB, mappings, other descriptors and the watches of an epoll. A program that delays this
+for a second, or five seconds in total, is ended, too. The kernel limits each process to 512 MiB more than the memory
+limit (4 GiB more in compiled languages), and a program to 64 processes and threads. Full pipes, at most 192 MiB, and
+the arguments of processes that are about to execute a program, at most 6 MiB each, are not counted. With a cgroup, the
+kernel counts everything. Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64
+MiB. The folder of a program on *wasm* takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory
+limit, and a deep recursion up to 256 MiB of stack until the program ends. A JavaScript process may use about 110 MiB
+more than its limit, for Deno itself.
 
 A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
 program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call fails with a

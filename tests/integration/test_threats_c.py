@@ -13,7 +13,17 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from support.c_attacks import BOUNDED, DENIED, ENDS, MEMORY, ON_THE_COMPILER, PRELUDE, attempt
+from support.c_attacks import (
+    BOUNDED,
+    DENIED,
+    ENDS,
+    LOCKED_MEMORY,
+    MEMORY,
+    ON_THE_COMPILER,
+    PRELUDE,
+    SHARED_MEMORY,
+    attempt,
+)
 from support.native_host import USERS, Host, host_of
 from support.served import until
 from support.threats import SECRET, only_with_attacks, sample
@@ -61,6 +71,20 @@ async def test_an_attack_succeeds_outside_of_the_jail(host: Host, tmp_path: Path
 async def test_all_memory_counts_against_the_limit(host: Host, name: str) -> None:
     result = await host.run_with_neighbour(program(MEMORY[name]))
     assert result.outcome is Outcome.MEMORY_LIMIT, result
+
+
+async def test_a_program_cannot_prevent_the_count_of_its_memory(host: Host) -> None:
+    """The launcher does not wait for it, so other programs start, run and end."""
+    hostile = asyncio.create_task(host.run(f"{PRELUDE}{LOCKED_MEMORY}", 6_000))
+    while not hostile.done():
+        assert (await host.run(program('puts("well");'))).stdout == "well\n"
+    # At its time limit only if the thread has not got any CPU time.
+    assert (await hostile).outcome in (Outcome.MEMORY_LIMIT, Outcome.TIMEOUT)
+
+
+async def test_memory_that_processes_share_counts_once(host: Host) -> None:
+    result = await host.run(f"{PRELUDE}{SHARED_MEMORY}")
+    assert result.outcome is Outcome.OK, result
 
 
 @pytest.mark.parametrize("name", sample(BOUNDED, 2))

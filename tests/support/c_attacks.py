@@ -175,6 +175,17 @@ MEMORY = {
         "if (m == MAP_FAILED) for (;;) pause();\n"
         "for (long i = 0; i < 1L << 38; i += 1 << 21) m[i]; }"
     ),
+    "page tables of many processes": (
+        "for (int i = 0; i < 3 && fork(); i++);\n"
+        "for (long i = 0; i < 30000; i++) { volatile char *m = mmap((void *)(0x10000000000L + (i << 30)), 4096,\n"
+        "PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0); if (m != MAP_FAILED) m[0]; }\n"
+        "for (;;) pause();"
+    ),
+    "mappings of many processes": (
+        "for (int i = 0; i < 59 && fork(); i++);\n"
+        "for (long i = 0; i < 65000; i++) mmap((void *)(0x10000000000L + i * 8192), 4096,\n"
+        "PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);\nfor (;;) pause();"
+    ),
     "mapped files": (
         "for (int i = 0; i < 6; i++) { int f = open(\"/tmp/x\", O_CREAT | O_RDWR, 0666); ftruncate(f, 60 << 20);\n"
         "char *m = mmap(0, 60 << 20, 3, MAP_PRIVATE, f, 0); fill(m, 60 << 20); }\nfor (;;) pause();"
@@ -198,6 +209,34 @@ BOUNDED = {
         "while (write(f, b, sizeof b) == sizeof b) n++;", 64,
     ),
 }  # fmt: skip
+
+# A program that prevents the count of its memory. It has less than the limit, but seems to have more, because it shares
+# 60 MiB with its children. One of its threads has locked its address space most of the time, to change the rights to a
+# part of it, and starves because of the children.
+LOCKED_MEMORY = """
+static void *run(void *start) {
+  sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
+  for (;;) { mprotect(start, 1L << 30, PROT_NONE); mprotect(start, 1L << 30, PROT_READ); }
+}
+int main(void) {
+  fill(malloc(60 << 20), 60 << 20);
+  volatile char *start = mmap(0, 1L << 30, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  for (long i = 0; i < 1L << 30; i += 4096) start[i];
+  for (int i = 0; i < 12; i++) if (!fork()) for (;;);
+  pthread_t thread;
+  pthread_create(&thread, 0, run, (void *)start);
+  for (;;) pause();
+}
+"""
+
+# While its child has the same memory, a program seems to have twice as much.
+SHARED_MEMORY = """
+int main(void) {
+  fill(malloc(150 << 20), 150 << 20);
+  if (!vfork()) { usleep(400000); _exit(0); }
+  return 0;
+}
+"""
 
 # Programs that end in unusual ways, and their outcomes.
 ENDS = {

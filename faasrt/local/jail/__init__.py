@@ -8,6 +8,7 @@ namespaces, does not use `namespaces.py`.
     landlock     which files a process may open, and which sockets and processes it may reach
     seccomp      which system calls a process may make
     memory       reads how much memory the processes of a program use
+    watch        a process beside the launcher that adds up this memory, because a program can delay the readers
     canary       a test program that tries to break out
     confinement  confines the calling process, which is not in a jail: a worker of the engine `wasm`
     syscalls     system calls through ctypes

@@ -37,23 +37,15 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls
+from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
 
 _MESSAGE_BYTES = 1 << 20
 _WATCH_INTERVAL_S = 0.05
 _MOST_DESCRIPTORS = 8
 _FAILED_STATUS = 125
-# Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
-# of each program; and the descriptions of mappings.
-_SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
-_MAPPING_BYTES = 512
-# Descriptors are counted only if the kernel's memory for the whole machine has grown by this much.
-_FREE_KERNEL_BYTES = 32 * 2**20
-_LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _MOST_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
-_MOST_THREADS = 64
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
 _FIRST_PID = 2  # the pid of a program in its pid namespace, in which `init` has the pid 1
@@ -70,10 +62,9 @@ class _Program:
         slot: Its slot (see `namespaces`).
         pipes: The program's ends of the pipes to the server.
         max_bytes: The memory that its processes may use together; None without a limit.
-        check_at: When to check its memory next.
-        proc, tmp: Its /proc and its /tmp, as descriptors; -1 if they are not its own. They stay the same when its first
-            process has ended, or all of its processes.
-        sockstat: The file that counts its sockets, as a descriptor; -1 without a private network.
+        is_watched: Whether the memory watch adds up its memory.
+        proc: Its /proc, as a descriptor; -1 if it is not its own. It stays the same when its first process has ended,
+            or all of its processes.
         until: When its time limit ends.
         watched_at: When its time was last checked.
         waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
@@ -82,8 +73,6 @@ class _Program:
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
             the program may have caused this; else "".
         most_threads: The most threads of its first process that a check has seen.
-        kernel_bytes: The smallest memory of the kernel in the checks so far.
-        is_hidden: Whether the last check could not read the memory of one of its processes.
     """
 
     def __init__(self, number: int, slot: int) -> None:
@@ -93,16 +82,14 @@ class _Program:
         self.init_memory: Any = None
         self.pipes: list[int] = []
         self.max_bytes: int | None = None
-        self.check_at = 0.0
-        self.proc = self.tmp = self.sockstat = -1
+        self.is_watched = False
+        self.proc = -1
         self.until = self.oom_kills = math.inf
         self.watched_at = 0.0
         self.waiting_ticks: int | None = None
         self.is_late = False
         self.reason = ""
         self.most_threads = 1
-        self.kernel_bytes = sys.maxsize
-        self.is_hidden = False
 
     @property
     def whole_pidfd(self) -> int:
@@ -114,18 +101,9 @@ class _Program:
         self.reason, self.until = reason, math.inf
         signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
-    def open_files(self, *, has_tmp: bool, has_network: bool) -> None:
-        """Open the files in which the launcher watches it. Raise OSError if its process has ended."""
-        own, flags = f"/proc/{self.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        if has_network:
-            self.sockstat = os.open(f"{own}/net/sockstat", os.O_RDONLY | os.O_CLOEXEC)
-        if has_tmp:
-            self.tmp = os.open(f"{own}/root/tmp", flags)
-        self.proc = os.open(f"{own}/root/proc", flags)
-
     def close_files(self) -> None:
         """Close its files and pipes."""
-        for fd in [self.proc, self.tmp, self.sockstat, *self.pipes]:
+        for fd in [self.proc, *self.pipes]:
             if fd >= 0:
                 os.close(fd)
 
@@ -177,14 +155,23 @@ class Launcher:
         config: The description of the jail.
         slots: The number of uids for programs; 0 without namespaces.
         oom_counter: The file that counts the processes which the kernel has killed for lack of memory.
+        memory_watch: The socket to the memory watch; None if the memory of programs is not watched.
 
     Attributes:
         base_bytes: The resident memory of this process at its start.
         in_program: Whether this process is a fork that is to run a program, and no longer the launcher.
     """
 
-    def __init__(self, server: socket.socket, config: dict[str, Any], slots: int, oom_counter: int | None) -> None:
-        self._server, self._config, self._slots, self._oom_counter = server, config, slots, oom_counter
+    def __init__(
+        self,
+        server: socket.socket,
+        config: dict[str, Any],
+        slots: int,
+        oom_counter: int | None,
+        memory_watch: socket.socket | None,
+    ) -> None:
+        self._server, self._config, self._slots = server, config, slots
+        self._oom_counter, self._memory_watch = oom_counter, memory_watch
         self._programs: dict[int, _Program] = {}  # by pidfd
         self._ending: dict[int, _Program] = {}  # by the pidfd of `init`
         self._poll = select.poll()
@@ -198,14 +185,15 @@ class Launcher:
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         self._may_truncate = bool(slots) or landlock.abi_version() >= _LANDLOCK_OF_TRUNCATION
         self._filter = self._build_filter(_FIRST_PID) if slots else None
-        self._base_mapped, self.base_bytes = memory.sizes("/proc/self")
-        self._base_tables = memory.page_table_bytes("/proc/self")
+        self.base_bytes, self._base_tables = memory.sizes("/proc/self")
         self._niceness = os.getpriority(os.PRIO_PROCESS, 0) + _PRIORITY
         self.in_program = False
 
     def serve(self) -> None:
         """Handle messages until the server closes the socket. Also return in each fork that is to run a program."""
         self._poll.register(self._server, select.POLLIN)
+        if self._memory_watch is not None:
+            self._poll.register(self._memory_watch, select.POLLIN)
         while True:
             for fd, _ in self._poll.poll(self._poll_timeout_ms()):
                 if fd in self._ending:
@@ -214,6 +202,10 @@ class Launcher:
                 if fd in self._programs:
                     self._poll.unregister(fd)
                     self._reap(self._programs.pop(fd))
+                    continue
+                if self._memory_watch is not None and fd == self._memory_watch.fileno():
+                    if not self._receive_from_watch(self._memory_watch):
+                        return
                     continue
                 data, descriptors = _receive(self._server)
                 if not data:
@@ -251,20 +243,32 @@ class Launcher:
             program.watched_at = time.monotonic()
             if self._slots:
                 with contextlib.suppress(OSError):  # its process has just ended
-                    has_tmp, has_network = bool(self._config["tmp_bytes"]), self._config["private_network"]
-                    program.open_files(has_tmp=has_tmp, has_network=has_network)
+                    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+                    program.proc = os.open(f"/proc/{program.pid}/root/proc", flags)
             if not message["cgroup"]:  # a cgroup has a counter of its own
                 program.oom_kills = memory.count_oom_kills(self._oom_counter)
 
     def _check(self, program: _Program) -> None:
         now = time.monotonic()
-        watch_at = min(program.until, program.watched_at + _WATCH_INTERVAL_S)
-        if program.until < math.inf and now >= watch_at and not program.has_time(now):
+        if program.until == math.inf or now < min(program.until, program.watched_at + _WATCH_INTERVAL_S):
+            return
+        program.most_threads = max(program.most_threads, memory.count_threads(f"/proc/{program.pid}"))
+        if not program.has_time(now):
             program.kill("time")
-        elif program.max_bytes is not None and not program.reason and now >= program.check_at:
-            self._check_memory(program)
-            # If reading the memory takes long, check less often, so that there is time for other work.
-            program.check_at = now + max(_WATCH_INTERVAL_S, 4 * (time.monotonic() - now))
+        elif program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
+            # Not before this first check, because most programs end earlier.
+            program.is_watched = True
+            watched = {"watch": program.number, "pid": program.pid, "init": program.init}
+            limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
+            self._memory_watch.send(json.dumps({**watched, **limits}).encode())
+
+    def _receive_from_watch(self, memory_watch: socket.socket) -> bool:
+        """Read a message of the memory watch. Return whether it still runs."""
+        data = memory_watch.recv(_MESSAGE_BYTES)
+        program = self._find(json.loads(data)["exceeded"]) if data else None
+        if program is not None and not program.reason:
+            program.kill("memory")
+        return bool(data)
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -359,7 +363,10 @@ class Launcher:
             if self._executable is not None:
                 syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
             self.in_program = True
+            # Their descriptors are closed, and other files may have the same numbers.
             self._server.detach()
+            if self._memory_watch is not None:
+                self._memory_watch.detach()
         except BaseException:
             try:
                 os.write(2, traceback.format_exc().encode())
@@ -382,6 +389,8 @@ class Launcher:
             exceeded = program.max_bytes is not None and used > program.max_bytes
             program.reason = "memory" if exceeded else "unclear" if self._may_have_had_children(program) else "system"
         program.close_files()
+        if program.is_watched and self._memory_watch is not None:
+            self._memory_watch.send(json.dumps({"forget": program.number}).encode())
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "reason": program.reason})
         self._end(program)
@@ -447,55 +456,6 @@ class Launcher:
             os.close(own)
         return network
 
-    def _check_memory(self, program: _Program) -> None:
-        """End a program if its processes use too much memory."""
-        assert program.max_bytes is not None
-        limit = program.max_bytes + self.base_bytes
-        processes = program.processes
-        if program.sockstat >= 0:
-            limit -= max(0, int(os.pread(program.sockstat, 100, 0).split()[2]) - _FREE_SOCKETS) * _SOCKET_BYTES
-        if program.tmp >= 0:
-            stored = os.fstatvfs(program.tmp)
-            limit -= (stored.f_blocks - stored.f_bfree) * stored.f_frsize
-        threads = memory.count_threads(f"/proc/{program.pid}")
-        program.most_threads = max(program.most_threads, threads)
-        # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
-        if self._config["runner"] and not self._slots and threads > _MOST_THREADS:
-            program.kill("memory")
-            return
-        # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
-        # moment when a process ends normally, so a program is ended only if two checks in a row see it.
-        folders = [memory.readable_folder(process) for process in processes]
-        hidden = None in folders
-        if hidden and program.is_hidden:
-            program.kill("memory")
-            return
-        program.is_hidden = hidden
-        processes = [folder for folder in folders if folder is not None]
-        # First a quick check with upper bounds: resident memory counts a shared page once for each process, and mapped
-        # memory bounds the number of mappings and the page tables, which use kernel memory. The exact numbers, below,
-        # take long to read.
-        sizes = [memory.sizes(process) for process in processes]
-        limit -= _LOCK_BYTES * memory.count_locks(program.init) if program.init is not None else 0
-        kernel_bytes = memory.kernel_bytes()
-        program.kernel_bytes = min(program.kernel_bytes, kernel_bytes)
-        if kernel_bytes - program.kernel_bytes > _FREE_KERNEL_BYTES:
-            for process in processes:
-                limit -= memory.descriptor_bytes(process, limit)
-        mapped = sum(max(0, size - self._base_mapped) for size, _ in sizes)
-        if mapped <= limit and sum(resident for _, resident in sizes) <= limit:
-            return
-        # Page tables first, because it takes seconds to read the memory of a process that has mapped terabytes.
-        limit -= sum(max(0, memory.page_table_bytes(process) - self._base_tables) for process in processes)
-        if limit < 0:
-            program.kill("memory")
-            return
-        for process in processes:
-            limit -= memory.proportional_bytes(process) + memory.count_mappings(process) * _MAPPING_BYTES
-            if limit < 0:
-                program.kill("memory")
-                return
-
 
 def _require_filters() -> None:
     """Raise OSError if processes cannot be confined, or not be killed, without namespaces."""
@@ -557,6 +517,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             slots = namespaces.enter(config)
         else:
             _require_filters()
+        memory_watch = watch.start(config) if config["runner"] else None
         body: Callable[..., None] | None = None
         if config["runner"]:
             syscalls.limit_threads(stack.THREAD_BYTES)
@@ -567,7 +528,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body = namespace["main"]
-        launcher = Launcher(server, config, slots, oom_counter)
+        launcher = Launcher(server, config, slots, oom_counter, memory_watch)
         os.environ.clear()
         os.environ.update(config["env"])
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -5,18 +5,23 @@ The argument `folder` is the folder of a process in some /proc, such as "/proc/4
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import itertools
 import os
 import resource
 import signal
+from collections.abc import Iterator
+
+from . import syscalls
 
 _PAGE_BYTES = resource.getpagesize()
 _COUNTER_BYTES = 65_536
-_FREE_LOCKS = 9  # of each process
-# More than each takes, because it takes long to count many: a descriptor with its file, a watch of an epoll, and an
-# open file of /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
-_DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 16_384, 4 * 2**20
+# More than each takes: a descriptor with its file, because it takes long to count many; a watch of an epoll, because a
+# program can send 256 epolls to itself, which are not seen until it receives them; and an open file of
+# /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
+_DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 65_536, 4 * 2**20
+_MOST_LOCKS = 16_384  # of all programs; more than one may have
+_KCMP_VM = 1
 _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
@@ -66,16 +71,16 @@ def readable_folder(folder: str) -> str | None:
         return folder
     with contextlib.suppress(OSError):
         threads = [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
-        if not all(map(_is_ending, threads)):
+        if not all(map(is_ending, threads)):
             return next((thread for thread in threads if sizes(thread)[0]), None)
     return folder
 
 
-def _is_ending(thread: str) -> bool:
+def is_ending(folder: str) -> bool:
     """Return whether a thread has ended, or will end at once because SIGKILL is pending. A process that exits or is
     killed has this state until its last thread has ended, which takes long on a busy machine.
     """
-    fields = _read_stat(thread)
+    fields = _read_stat(folder)
     return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << (signal.SIGKILL - 1)) or fields is _NO_STAT
 
 
@@ -106,19 +111,11 @@ def _read_stat(folder: str) -> list[str]:
 
 
 def sizes(folder: str) -> tuple[int, int]:
-    """Return the bytes of address space that a process has mapped, and how many of them are resident."""
-    try:
-        with open(f"{folder}/statm", encoding="ascii") as file:
-            mapped, resident = file.read().split()[:2]
-            return int(mapped) * _PAGE_BYTES, int(resident) * _PAGE_BYTES
-    except OSError:
-        return 0, 0
-
-
-def page_table_bytes(folder: str) -> int:
+    """Return the resident bytes of a process, and those of its page tables."""
+    found = {}
     with contextlib.suppress(OSError), open(f"{folder}/status", encoding="utf-8", errors="replace") as file:
-        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("VmPTE:"))
-    return 0
+        found = {line[:6]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmRSS:", "VmPTE:"))}
+    return found.get("VmRSS:", 0), found.get("VmPTE:", 0)
 
 
 def count_mappings(folder: str) -> int:
@@ -135,7 +132,7 @@ def proportional_bytes(folder: str) -> int:
         with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
             return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("Pss:", "SwapPss:")))
     except OSError:
-        return sizes(folder)[1]
+        return sizes(folder)[0]
 
 
 def kernel_bytes() -> int:
@@ -162,15 +159,38 @@ def descriptor_bytes(folder: str, most: int) -> int:
     return total
 
 
-def count_locks(pid: int) -> int:
-    """Return the number of file locks that the processes in the pid namespace of a process hold."""
-    count = 0
+def lock_holders() -> Iterator[int]:
+    """Yield the process that holds each file lock of the machine. This takes long if there are many."""
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
-        holders = collections.Counter(line.split()[-4] for line in file)
-        own = os.readlink(f"/proc/{pid}/ns/pid")
-        for holder, locks in holders.items():
-            if locks > _FREE_LOCKS:
-                with contextlib.suppress(OSError):  # it has just ended
-                    folder = readable_folder(f"/proc/{holder}") or ""
-                    count += locks if os.readlink(f"{folder}/ns/pid") == own else 0
-    return count
+        for line in itertools.islice(file, _MOST_LOCKS):
+            yield int(line.split()[-4])
+
+
+def count_sockets(folder: str) -> int:
+    """Return the number of sockets in the network of a process. Raise OSError if it is ending."""
+    with open(f"{folder}/net/sockstat", encoding="ascii") as file:
+        return int(file.readline().split()[2])
+
+
+def pid_namespace(pid: int) -> str:
+    """Return the name of the pid namespace of a process; "" if it has ended."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    return ""
+
+
+def processes_by_namespace() -> dict[str, list[int]]:
+    """Return the processes in /proc, by their pid namespace."""
+    found: dict[str, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (namespace := pid_namespace(int(name))):
+            found.setdefault(namespace, []).append(int(name))
+    return found
+
+
+def share_memory(thread: int, other: int) -> bool:
+    """Return whether two threads have the same address space; False if the kernel cannot tell."""
+    try:
+        return syscalls.syscall("kcmp", thread, other, _KCMP_VM, 0, 0) == 0
+    except OSError:
+        return False

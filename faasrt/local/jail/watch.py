@@ -1,0 +1,219 @@
+"""The memory watch: a process beside the launcher that adds up the memory of each program.
+
+Some files in /proc can only be read while their process does not change its memory. A program can prolong this for
+seconds: it changes a lot of memory in one thread, and lets it starve with others. So the launcher, for which all
+programs would wait, does not read them. The main thread of this process does not, either. It reads upper bounds, and
+only for a program that exceeds its limit by them, a thread counts exactly. If this takes too long, the program ends.
+
+The messages are JSON over a SOCK_SEQPACKET socket:
+
+    -> {"watch": id, "pid", "init", "bytes", "tables"}   add up the memory of a program from now on; it may use this
+                                                         much, and each of its processes this much in page tables
+    -> {"forget": id}                                    the program has ended
+    <- {"exceeded": id}                                  the program must end because of its memory
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from . import memory, syscalls
+
+_INTERVAL_S = 0.05
+# If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it.
+_MOST_READING_S, _MOST_COUNTING_S = 1.0, 5.0
+_MESSAGE_BYTES, _STACK_BYTES = 4096, 2**18
+# Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
+# of each program; and the descriptions of mappings.
+_SOCKET_BYTES, _FREE_SOCKETS = 212_992, 64
+_MAPPING_BYTES = 512
+# Descriptors and mappings are counted only if the kernel's memory for the whole machine has grown by this much.
+_FREE_KERNEL_BYTES = 32 * 2**20
+_LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
+_FREE_LOCKS = 9  # of each process
+_MOST_THREADS = 64
+
+
+class _Program:
+    """A program that is watched.
+
+    Attributes:
+        number: Its id in messages.
+        pid: Its first process.
+        init: The first process of its pid namespace; None without namespaces.
+        namespace: Its pid namespace; "" without namespaces.
+        max_bytes: The memory that its processes may use together.
+        table_bytes: The page tables of each process that do not count.
+        kernel_bytes: The least memory of the kernel itself so far.
+        is_hidden: Whether the last check could not read the memory of one of its processes.
+        counts_since: When the exact count began that is not complete; None if there is none.
+        reads_since: When it began to read the memory of the next process.
+    """
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        self.number, self.pid, self.init = message["watch"], message["pid"], message["init"]
+        self.max_bytes, self.table_bytes = message["bytes"], message["tables"]
+        self.namespace = "" if self.init is None else memory.pid_namespace(self.init)
+        self.is_hidden = False
+        self.kernel_bytes = sys.maxsize
+        self.counts_since: float | None = None
+        self.reads_since = 0.0
+
+    def prevents_count(self) -> bool:
+        """Return whether the exact count takes so long that the program must be the reason."""
+        if self.counts_since is None:
+            return False
+        now = time.monotonic()
+        return now - self.reads_since > _MOST_READING_S or now - self.counts_since > _MOST_COUNTING_S
+
+
+class _Watch:
+    """Watches programs.
+
+    Args:
+        launcher: The socket to the launcher.
+        config: The description of the jail.
+    """
+
+    def __init__(self, launcher: socket.socket, config: dict[str, Any]) -> None:
+        self._launcher, self._config = launcher, config
+        self._programs: dict[int, _Program] = {}
+        self._locks: Counter[int] = Counter()  # by process
+        self._read_locks: Counter[int] = Counter()  # so far
+        self._wants_locks = threading.Event()
+        threading.Thread(target=self._count_locks, daemon=True).start()
+
+    def serve(self) -> None:
+        """Watch programs until the launcher ends."""
+        poll = select.poll()
+        poll.register(self._launcher, select.POLLIN)
+        check_at = 0.0
+        while True:
+            left_ms = max(0, 1000 * (check_at - time.monotonic())) if self._programs else None
+            if poll.poll(left_ms):
+                data = self._launcher.recv(_MESSAGE_BYTES)
+                if not data:
+                    return
+                message = json.loads(data)
+                if "watch" in message:
+                    self._programs[message["watch"]] = _Program(message)
+                else:
+                    self._programs.pop(message["forget"], None)
+            began = time.monotonic()
+            if self._programs and began >= check_at:
+                self._check_all()
+                # If there are many processes, check less often, so that there is CPU time for others.
+                check_at = began + max(_INTERVAL_S, 4 * (time.monotonic() - began))
+
+    def _count_locks(self) -> None:
+        while True:
+            self._wants_locks.wait()
+            self._wants_locks.clear()
+            read = self._read_locks = Counter()
+            for pid in memory.lock_holders():
+                read[pid] += 1
+            self._locks = read
+
+    def _report(self, program: _Program) -> None:
+        with contextlib.suppress(OSError):  # the launcher has ended
+            self._launcher.send(json.dumps({"exceeded": program.number}).encode())
+
+    def _check_all(self) -> None:
+        processes = memory.processes_by_namespace() if any(one.init for one in self._programs.values()) else {}
+        if processes:
+            self._wants_locks.set()
+        kernel_bytes = memory.kernel_bytes()
+        for program in [*self._programs.values()]:
+            pids = [pid for pid in processes.get(program.namespace, ()) if pid != program.init] or [program.pid]
+            self._check(program, pids, kernel_bytes)
+
+    def _check(self, program: _Program, pids: list[int], kernel_bytes: int) -> None:
+        """Report a program if its processes use too much memory."""
+        # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
+        if program.init is None and memory.count_threads(f"/proc/{program.pid}") > _MOST_THREADS:
+            self._report(program)
+            return
+        readable = [memory.readable_folder(f"/proc/{pid}") for pid in pids]
+        folders = [folder for folder in readable if folder is not None]
+        sizes = {folder: memory.sizes(folder) for folder in folders}
+        other_bytes = self._other_bytes(folders) if program.init is not None else 0
+        # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
+        # moment when a process ends normally, so a program is ended only if two checks in a row see it.
+        lost = any("/task/" in folder and not resident for folder, (resident, _) in sizes.items())
+        hidden = lost or len(folders) < len(pids) or other_bytes is None
+        if hidden and program.is_hidden:
+            self._report(program)
+            return
+        program.is_hidden = hidden
+        left = program.max_bytes - (other_bytes or 0)
+        locks = (max(self._locks[pid], self._read_locks[pid]) for pid in pids)
+        left -= _LOCK_BYTES * sum(count for count in locks if count > _FREE_LOCKS)
+        left -= sum(max(0, tables - program.table_bytes) for _, tables in sizes.values())
+        program.kernel_bytes = min(program.kernel_bytes, kernel_bytes)
+        has_grown = kernel_bytes - program.kernel_bytes > _FREE_KERNEL_BYTES
+        if left < 0 or program.prevents_count():
+            self._report(program)
+        elif program.counts_since is None and (has_grown or sum(resident for resident, _ in sizes.values()) > left):
+            program.counts_since = program.reads_since = time.monotonic()
+            threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
+
+    def _other_bytes(self, folders: list[str]) -> int | None:
+        """Return the memory for the files and sockets of a program; None if it cannot be read at the moment, although
+        the program has not ended.
+        """
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                total = 0
+                if self._config["private_network"]:
+                    total += max(0, memory.count_sockets(folder) - _FREE_SOCKETS) * _SOCKET_BYTES
+                if self._config["tmp_bytes"]:
+                    stored = os.statvfs(f"{folder}/root/tmp")
+                    total += (stored.f_blocks - stored.f_bfree) * stored.f_frsize
+                return total
+        return 0 if all(map(memory.is_ending, folders)) else None
+
+    def _count(self, program: _Program, folders: list[str], left: int, has_grown: bool) -> None:
+        """Report a program if its processes use more memory than there is left. Count the memory that they share once,
+        and that of the kernel if it has grown.
+        """
+        counted: list[int] = []
+        for folder in folders:
+            program.reads_since = time.monotonic()
+            # A process that `vfork` has started has all memory of its parent until it executes another program.
+            thread = int(folder.rpartition("/")[2])
+            if any(memory.share_memory(thread, other) for other in counted):
+                continue
+            counted.append(thread)
+            left -= memory.proportional_bytes(folder)
+            if has_grown and left >= 0:
+                left -= memory.count_mappings(folder) * _MAPPING_BYTES
+                left -= memory.descriptor_bytes(folder, left)
+            if left < 0:
+                self._report(program)
+                break
+        program.counts_since = None
+
+
+def start(config: dict[str, Any]) -> socket.socket:
+    """Start the memory watch, and return the socket to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        return ours
+    try:
+        syscalls.die_with_parent()
+        kept = os.dup2(theirs.detach(), 3)
+        syscalls.close_descriptors(4)
+        threading.stack_size(_STACK_BYTES)
+        _Watch(socket.socket(fileno=kept), config).serve()
+    finally:
+        os._exit(0)
