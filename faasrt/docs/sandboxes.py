@@ -96,6 +96,7 @@ Most of this also holds for Bash, C and the other toolchains.
 | a higher resource limit, limits of other processes | refused | the limits are those of the sandbox |
 | the size of a pipe or socket buffer, leases | refused | no limit counts this memory of the kernel |
 | extended attributes, System V IPC, inotify | refused | the same |
+| `os.sendfile`, `os.splice` | `EINVAL`, `ENOSYS` | the same; `shutil` and others then read and write instead |
 | flags of `os.preadv` and `os.pwritev` | refused | they show which files of the machine are cached |
 | removing a missing file outside /tmp | `EROFS` | the folders there are read-only |
 | files or processes of other users, /etc/shadow | `EINVAL`, not found | a program has one user |

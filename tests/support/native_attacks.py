@@ -22,6 +22,7 @@ def unix(kind=socket.SOCK_STREAM):
     one = socket.socket(socket.AF_UNIX, kind)
     one.setblocking(False)
     return one
+def unix_pair(): return [one.detach() for one in socket.socketpair()]
 def fill(one, size=65_536):
     try:
         while True: one.send(b'x' * size)
@@ -232,6 +233,8 @@ DENIED = {
     "asynchronous I/O": "call(206, 8, bytes(8))",
     "extended attributes": "os.setxattr('/tmp', b'user.x', b'x')",
     "vmsplice": "call(278, 1, bytes(16), 1, 0)",
+    "splice": "r, w = os.pipe(); os.write(w, b'x'); call(275, r, 0, unix_pair()[0], 0, 1, 0)",
+    "sendfile": "call(40, unix_pair()[0], os.open('/usr/bin/env', 0), 0, 1)",
     "modify_ldt": "call(154, 0, bytes(16), 16)",
     "x32": "call(0x40000000 | 39)",
     "a call below 0": "call(-1)",
@@ -300,8 +303,14 @@ MEMORY = {
     "texts about an epoll": "import select\nx = select.epoll(); files = [one for _ in range(40) for one in os.pipe()]\n"
     "for n in range(100, 220):\n    for one in files: os.dup2(one, n); x.register(n)\nos.closerange(100, 220)\ntry:\n"
     "    while True: os.read(os.open(f'/proc/self/fdinfo/{x.fileno()}', 0), 1)\nexcept OSError: signal.pause()",
+    "watches of epolls that are sent": "import select\na, b = socket.socketpair()\n"
+    "files = [one for _ in range(30) for one in os.pipe()]\nfor _ in range(240):\n    x = select.epoll()\n"
+    "    for n in range(120, 220):\n        for one in files: os.dup2(one, n); x.register(n)\n"
+    "    socket.send_fds(a, [b'x'], [x.fileno()]); x.close()\nsignal.pause()",
     "locks": "file = os.open(os.__file__, 0)\nfor n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)\n"
     "signal.pause()",
+    "locks of many processes": "for _ in range(59):\n    if not os.fork(): break\nfile = os.open(os.__file__, 0)\n"
+    "for n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)\nsignal.pause()",
     "stacks": "import threading\nfor _ in range(40):\n    if not os.fork(): break\n"
     "x = bytearray(b'x') * 2**24\nsignal.pause()",
 }

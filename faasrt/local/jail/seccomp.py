@@ -37,7 +37,7 @@ _PYTHON = (
     # Pipes and pairs of sockets, for asyncio, subprocess and multiprocessing.
     "pipe pipe2 shutdown recvfrom recvmsg recvmmsg getsockname getpeername eventfd epoll_create signalfd signalfd4 "
     # Copy between descriptors, and list folders.
-    "sendfile splice tee preadv pwritev msync getdents "
+    "tee preadv pwritev msync getdents "
     # Functions of the modules signal, time, resource and os.
     "timer_create timer_settime timer_gettime timer_getoverrun timer_delete setrlimit mlock munlock mlock2 mlockall "
     "munlockall sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_getattr capget get_mempolicy "
@@ -75,7 +75,9 @@ _PATHS = "access faccessat faccessat2 stat lstat readlink readlinkat"
 # clone3 and openat2, because their arguments are in memory. Programs do not need the features of the other calls.
 _ABSENT = (
     "clone3 openat2 io_uring_setup io_uring_enter io_uring_register userfaultfd memfd_secret statmount listmount "
-    "landlock_create_ruleset"
+    "landlock_create_ruleset "
+    # A socket keeps the whole page of each byte that `splice` moves to it, but the kernel only counts the byte.
+    "splice"
 )
 
 _AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
@@ -177,6 +179,9 @@ def _python_rules() -> dict[str, list[_Instruction]]:
         # No flags, because RWF_NOWAIT shows whether a file of the host is cached, that is, whether others have read it.
         "preadv2": _allow_if(5, [0], errno.EPERM),
         "pwritev2": _allow_if(5, [0], errno.EPERM),
+        # As for files that do not support it, so that programs read and write instead. A socket would keep whole pages
+        # of the file, of which the kernel only counts the bytes that were sent.
+        "sendfile": [_fail(errno.EINVAL)],
         # Advice about files. POSIX_FADV_DONTNEED (4) succeeds without effect: it would drop files of the host from the
         # cache, which slows down other programs, and shows later whether they have read them.
         "fadvise64": [_argument(3), (_EQUAL, 0, 1, 4), _fail(0), _allow()],
