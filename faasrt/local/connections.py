@@ -18,7 +18,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -186,6 +186,9 @@ class BoundedConnection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Without a buffer, the transport calls `pause_writing` as soon as the client does not read fast enough.
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
+        # asyncio would read 256 KiB at once. Parsing these takes 100 ms if each byte is in a chunk of its own.
+        with contextlib.suppress(AttributeError):  # another event loop, such as uvloop
+            cast(Any, transport).max_size = http_limits.READ_BYTES
         super().connection_made(transport)
         if self.is_spare:
             self._time_limit = TimeLimit(http_limits.SPARE_TIMEOUT_S, self._refuse)

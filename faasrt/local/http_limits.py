@@ -28,6 +28,8 @@ SMALL_BYTES = 64 * 2**10
 """The part of each body, and of each answer, that does not count."""
 SLOW_S = 1.0
 """The time for sending SMALL_BYTES of a body. A slower client is refused if another body needs its memory."""
+READ_BYTES = 16 * 2**10
+"""The most bytes of a connection that are read and parsed before other connections get their turn."""
 MAX_STRUCTURE_BYTES = 64 * 2**10
 """The largest number of characters outside of strings, in the JSON of a body."""
 MAX_STRINGS = 10_000

@@ -26,6 +26,7 @@ import pytest_asyncio
 import faasrt
 from faasrt import RetrySettings, SandboxConfig
 from faasrt.local import LocalFaaS, http_limits
+from faasrt.local.connections import BoundedConnection
 from faasrt.local.engines.deno import DenoEngine
 from support.helpers import manager_for
 from support.rawhttp import Answer, Connection, connected, exchange, request
@@ -571,6 +572,22 @@ async def test_a_408_with_not_started_is_a_rejected_error(raw_server: Any) -> No
 
 
 @pytest.mark.usefixtures("short_timeouts")
+async def test_connections_take_turns(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is read in small pieces. In many tiny chunks, a large piece would stall the other connections."""
+    sizes = []
+    receive = BoundedConnection.data_received
+
+    def receive_measured(connection: BoundedConnection, data: bytes) -> None:
+        sizes.append(len(data))
+        receive(connection, data)
+
+    monkeypatch.setattr(BoundedConnection, "data_received", receive_measured)
+    answer = await exchange(faas.url, request(encoded(code="x" * 2**20)))
+    assert answer.status == 200
+    assert sum(sizes) > 2**20
+    assert max(sizes) <= http_limits.READ_BYTES
+
+
 async def test_a_client_that_does_not_read_answers_is_disconnected(faas: LocalFaaS) -> None:
     """It does not hold a connection and memory for long."""
     body = encoded(code="console.log('x'.repeat(1_000_000))")
