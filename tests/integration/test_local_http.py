@@ -571,7 +571,6 @@ async def test_a_408_with_not_started_is_a_rejected_error(raw_server: Any) -> No
             await manager.run_code("1", "js")
 
 
-@pytest.mark.usefixtures("short_timeouts")
 async def test_connections_take_turns(faas: LocalFaaS, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body is read in small pieces. In many tiny chunks, a large piece would stall the other connections."""
     sizes = []
@@ -588,6 +587,7 @@ async def test_connections_take_turns(faas: LocalFaaS, monkeypatch: pytest.Monke
     assert max(sizes) <= http_limits.READ_BYTES
 
 
+@pytest.mark.usefixtures("short_timeouts")
 async def test_a_client_that_does_not_read_answers_is_disconnected(faas: LocalFaaS) -> None:
     """It does not hold a connection and memory for long."""
     body = encoded(code="console.log('x'.repeat(1_000_000))")
