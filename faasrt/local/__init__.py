@@ -117,8 +117,8 @@ pages cannot reach the server. Time, memory and output are limited. The tests at
   default of Linux (CONFIG_SCHED_AUTOGROUP), but has no effect in containers that have a CPU cgroup. There, a program
   with 60 processes or threads gets as much as 60 other programs. The launcher, which starts and ends programs, always
   has priority. If the server may not raise it (root with CAP_SYS_NICE may), programs have the niceness 5.
-  Some kernels divide CPU time unequally all the same: on Linux 6.18, a program with more processes than CPUs that sleep
-  and wake thousands of times a second got several times the share of others, with and without cgroups.
+  Kernels do not divide CPU time exactly: on Linux 6.18, with or without cgroups, a program with four processes that
+  wake each other all the time got many times the share of others, and one that starts processes all the time got more.
 * The CPU time of other processes: at the level `filters`, a program can read it.
 * The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
   with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
