@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import resource
 import signal
 from collections.abc import Iterator
 
 from . import syscalls
 
-_PAGE_BYTES = resource.getpagesize()
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _COUNTER_BYTES = 65_536
 # More than each takes: a descriptor with its file, because it takes long to count many; a watch of an epoll, because a
 # program can send 256 epolls to itself, which are not seen until it receives them; and an open file of
