@@ -39,7 +39,7 @@ def calls(n):
     while n: n = step(n)
 
 def measure(watch):
-    guard = Guard(lambda: None)
+    guard = Guard(lambda: None, lambda: None)
     guard.watch = watch(guard)
     if guard.watch is None:
         return None
