@@ -27,7 +27,6 @@ from faasrt import (
     Language,
     LimiterSettings,
     OverloadedError,
-    RetrySettings,
     RuntimeClosedError,
     RuntimeManager,
     Settings,
@@ -41,16 +40,9 @@ from support.cli import faasrt_process
 from support.discovery import HOST, GatedServer, Names, discovered, dns_url, fakes_at, replica
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
-from support.helpers import PATIENT
+from support.helpers import PATIENT, QUICK
 from support.served import until
 
-QUICK = RetrySettings(
-    connect_retry_s=0,
-    base_delay_s=0.001,
-    max_delay_s=0.002,
-    throttled_base_delay_s=0.001,
-    throttled_max_delay_s=0.002,
-)
 HANG = Reply(hang=True)
 
 

@@ -35,15 +35,8 @@ from faasrt.telemetry.events import (
 )
 from faasrt.telemetry.logs import LogSink
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import manager_for
+from support.helpers import QUICK, manager_for
 
-QUICK = RetrySettings(
-    connect_retry_s=0,
-    base_delay_s=0.001,
-    max_delay_s=0.002,
-    throttled_base_delay_s=0.001,
-    throttled_max_delay_s=0.002,
-)
 ONCE = RetrySettings(max_attempts=1)
 EVENTS: list[Event] = [
     CallStarted(call_id="c1", language="python", code_bytes=1, code_hash="0" * 16, timeout_ms=1.0),

@@ -18,22 +18,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from faasrt import BreakerSettings, LimiterSettings, Outcome, RetrySettings, RuntimeManager
+from faasrt import BreakerSettings, LimiterSettings, Outcome, RuntimeManager
 from faasrt._version import __version__
 from faasrt.local import LocalFaaS
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, hash_code
 from faasrt.telemetry.otel import OpenTelemetrySink
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import manager_for
+from support.helpers import QUICK, manager_for
 
 Serve = Callable[..., Awaitable[str]]
-QUICK = RetrySettings(
-    connect_retry_s=0,
-    base_delay_s=0.001,
-    max_delay_s=0.002,
-    throttled_base_delay_s=0.001,
-    throttled_max_delay_s=0.002,
-)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

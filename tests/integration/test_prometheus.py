@@ -24,7 +24,6 @@ from faasrt import (
     LimiterSettings,
     Metrics,
     QueueFullError,
-    RetrySettings,
     RuntimeManager,
     Settings,
 )
@@ -39,15 +38,8 @@ from faasrt.telemetry.events import (
 from faasrt.telemetry.metrics import LATENCY_BOUNDS_S
 from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import manager_for
+from support.helpers import QUICK, manager_for
 
-QUICK = RetrySettings(
-    connect_retry_s=0,
-    base_delay_s=0.001,
-    max_delay_s=0.002,
-    throttled_base_delay_s=0.001,
-    throttled_max_delay_s=0.002,
-)
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

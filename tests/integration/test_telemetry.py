@@ -26,16 +26,9 @@ from faasrt.telemetry.events import (
 )
 from faasrt.testing import FakeFaaS, Reply
 from support.discovery import discover_and_leave
-from support.helpers import manager_for
+from support.helpers import QUICK, manager_for
 
 Serve = Callable[..., Awaitable[str]]
-QUICK = RetrySettings(
-    connect_retry_s=0,
-    base_delay_s=0.001,
-    max_delay_s=0.002,
-    throttled_base_delay_s=0.001,
-    throttled_max_delay_s=0.002,
-)
 
 
 class Sender:
