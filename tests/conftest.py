@@ -20,7 +20,7 @@ from hypothesis import settings
 
 import faasrt
 from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
-from support.helpers import WASM
+from support.helpers import WASM, Clock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -134,6 +134,15 @@ def unused_tcp_port() -> Iterator[int]:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         yield reserved.getsockname()[1]
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[Clock]:
+    """Yield a clock that the timers of the test's event loop follow, and that the test can advance."""
+    clock, loop = Clock(), asyncio.get_running_loop()
+    loop.time = clock  # type: ignore[method-assign]
+    yield clock
+    del loop.time  # timers that are left are then as late as the clock was advanced
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Iterable
 
@@ -43,6 +44,24 @@ def be_busy(for_s: float) -> None:
     end = time.perf_counter() + for_s
     while time.perf_counter() < end:
         pass
+
+
+class Clock:
+    """The monotonic clock of the machine, which a test can advance and stop. See the fixture `clock`."""
+
+    def __init__(self) -> None:
+        self._ahead_s, self._stopped_at = 0.0, math.inf
+
+    def __call__(self) -> float:
+        return min(time.monotonic(), self._stopped_at) + self._ahead_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass at once. Timers that are due then run at the next `await`."""
+        self._ahead_s += seconds
+
+    def stop(self) -> None:
+        """From now on, let time pass only by `advance`. Until then, no timer of the event loop runs."""
+        self._stopped_at = time.monotonic()
 
 
 async def until_active(manager: RuntimeManager, language: str, count: int) -> None:

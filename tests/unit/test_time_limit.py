@@ -1,15 +1,14 @@
-"""Time limits in an event loop that is busy when they end."""
+"""Time limits, also in an event loop that is busy when they end."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from faasrt.local import time_limit
 from faasrt.local.time_limit import TimeLimit
-from support.helpers import be_busy
-from support.served import until
+from support.helpers import Clock
 
 
 @pytest.fixture
@@ -17,53 +16,69 @@ def calls() -> list[str]:
     return []
 
 
-async def test_a_limit_that_ends_on_time_is_not_extended(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop is never late enough for an extension here, also on a busy machine."""
-    monkeypatch.setattr(time_limit, "_LATE_S", 60)
-    TimeLimit(0.01, lambda: calls.append("limit"))
-    await until(lambda: calls)
+@pytest.fixture
+def start(calls: list[str], clock: Clock) -> Callable[[float], TimeLimit]:
+    """Stop the clock. Return a function that starts a limit, which adds "limit" to the calls when it ends."""
+    clock.stop()
+    return lambda limit_s: TimeLimit(limit_s, lambda: calls.append("limit"))
 
 
-async def test_data_is_read_before_a_late_limit_ends(calls: list[str]) -> None:
-    """Data that arrived while the event loop was busy is read first. Then the function is called once."""
-    TimeLimit(0.01, lambda: calls.append("limit"))
-    asyncio.get_running_loop().call_later(0.02, calls.append, "read")
-    be_busy(0.3)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+async def pass_time(clock: Clock, seconds: float) -> None:
+    """Let time pass in small steps, as in an event loop that is not busy."""
+    for _ in range(round(seconds / 0.05)):
+        clock.advance(0.05)
+        await settle()
+
+
+async def settle() -> None:
+    """Let the event loop call the timers that are due, and what they make due at once."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_limit_ends_on_time(calls: list[str], start: Callable[[float], TimeLimit], clock: Clock) -> None:
+    """The function is called once, and not before."""
+    start(10)
+    await pass_time(clock, 9.8)
+    assert calls == []
+    await pass_time(clock, 10)
+    assert calls == ["limit"]
+
+
+async def test_data_is_read_before_a_late_limit_ends(
+    calls: list[str], start: Callable[[float], TimeLimit], clock: Clock
+) -> None:
+    """Data that arrived while the event loop was busy is read first."""
+    start(10)
+    await pass_time(clock, 9.9)
+    asyncio.get_running_loop().call_later(0.2, calls.append, "read")
+    clock.advance(5)
+    await settle()
     assert calls == ["read"]
-    await until(lambda: len(calls) > 1)
-    await asyncio.sleep(0.01)
+    await pass_time(clock, 10)
     assert calls == ["read", "limit"]
 
 
-async def test_the_time_in_which_the_event_loop_is_blocked_does_not_count(calls: list[str]) -> None:
-    """This also holds if it is blocked before the limit ends."""
-    limit = TimeLimit(60, lambda: calls.append("limit"))
-    ends, first = limit._ends, limit._timer
-    be_busy(0.5)
-    await until(lambda: limit._timer is not first)
-    assert limit._ends > ends + 0.2
-    limit.cancel()
+async def test_the_time_in_which_the_event_loop_is_blocked_does_not_count(
+    calls: list[str], start: Callable[[float], TimeLimit], clock: Clock
+) -> None:
+    """This also holds if it is blocked long before the limit ends."""
+    start(10)
+    clock.advance(60)
+    await pass_time(clock, 9)
     assert calls == []
+    await pass_time(clock, 2)
+    assert calls == ["limit"]
 
 
-async def test_a_cancelled_limit_calls_nothing(calls: list[str]) -> None:
-    """The event loop comes to the end of the limit after the cancellation."""
-    limit = TimeLimit(0.1, lambda: calls.append("limit"))
+@pytest.mark.parametrize("blocked_s", [0, 60])
+async def test_a_cancelled_limit_calls_nothing(
+    calls: list[str], start: Callable[[float], TimeLimit], clock: Clock, blocked_s: float
+) -> None:
+    """This also holds for a limit that was extended."""
+    limit = start(10)
+    clock.advance(blocked_s)
+    await settle()
     limit.cancel()
-    await asyncio.sleep(0.2)
-    assert calls == []
-
-
-async def test_an_extended_limit_can_be_cancelled(calls: list[str]) -> None:
-    """The function is not called then either."""
-    limit = TimeLimit(0.01, lambda: calls.append("limit"))
-    first = limit._timer
-    be_busy(0.3)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert limit._timer is not first
-    limit.cancel()
-    await asyncio.sleep(0.7)
+    await pass_time(clock, 20)
     assert calls == []
