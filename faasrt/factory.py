@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from faasrt.config import Settings
@@ -39,6 +40,8 @@ class RuntimeFactory:
             application has configured structlog, and otherwise the standard library's logger "faasrt".
         telemetry: Sinks. Each sink is called with every event of `faasrt.telemetry.events`. A failing sink is logged
             once, and never fails a call.
+        clock: A monotonic clock in seconds, for tests. It must run as fast as the clock of the event loop. Default:
+            `time.monotonic`.
 
     Raises:
         ConfigurationError: `settings`, `logger` or `telemetry` has the wrong type.
@@ -51,12 +54,19 @@ class RuntimeFactory:
         ['1\n', '2\n']
     """
 
-    def __init__(self, settings: Settings | None = None, logger: Any = None, *, telemetry: Iterable[Sink] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        logger: Any = None,
+        *,
+        telemetry: Iterable[Sink] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         checked = check_settings(settings)
         self._listed: set[Language | str] = set()
         self._counters = Counters()
         self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
-        self._transport = Transport(checked, self._emit, on_removed=self._counters.fold)
+        self._transport = Transport(checked, self._emit, clock, on_removed=self._counters.fold)
 
     @property
     def settings(self) -> Settings:

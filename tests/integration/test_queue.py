@@ -16,43 +16,50 @@ from faasrt import (
     RuntimeClosedError,
     RuntimeManager,
     ServerError,
-    TimeoutSettings,
 )
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, manager_for
+from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
 from support.holding import holding_faas
 from support.served import until
 
 
 async def until_queued(manager: RuntimeManager, count: int) -> None:
-    while manager.get_metrics().queued < count:
-        await asyncio.sleep(0.001)
+    await until(lambda: manager.get_metrics().queued >= count)
 
 
-async def test_thousands_of_calls_may_wait_by_default() -> None:
-    """2,500 concurrent calls to a server with a capacity of 8 all succeed in one attempt each."""
+async def test_a_thousand_calls_may_wait_by_default() -> None:
+    """While a server with a capacity of 8 runs 8 programs, 992 calls wait."""
+    async with holding_faas({"python": 8}) as (url, arrived, _), manager_for(url) as manager:
+        calls = [asyncio.create_task(manager.run_code("print(1)", "python")) for _ in range(1_000)]
+        await until(lambda: len(arrived) == 8 and manager.get_metrics().queued == 992)
+        for call in calls:
+            call.cancel()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {asyncio.CancelledError}
+        metrics = manager.get_metrics()
+        assert (metrics.in_flight, metrics.queued, len(arrived)) == (0, 0, 8)
+
+
+async def test_calls_beyond_the_capacity_succeed() -> None:
+    """300 concurrent calls to a server with a capacity of 8 all succeed in one attempt each."""
     async with FakeFaaS() as faas, manager_for(faas.url) as manager:
         faas.health = {"pool_status": {"config": {"maxSize": 8}}}
         faas.capacity, faas.default = 8, Reply(delay_s=0.001)
-        results = await asyncio.gather(*(manager.run_code("print(1)", "python") for _ in range(2_500)))
+        results = await asyncio.gather(*(manager.run_code("print(1)", "python") for _ in range(300)))
         assert all(result.ok for result in results)
         assert {result.attempts for result in results} == {1}
-        assert (faas.executions, faas.peak) == (2_500, 8)
+        assert (faas.executions, faas.peak) == (300, 8)
 
 
-async def test_the_deadline_starts_with_the_permit() -> None:
+async def test_the_deadline_starts_with_the_permit(clock: Clock) -> None:
     """A call that waits in the queue for longer than its deadline still runs, with its full time limit."""
-    async with (
-        FakeFaaS() as faas,
-        manager_for(
-            faas.url, limiter=LimiterSettings(max_concurrency=1), timeouts=TimeoutSettings(grace_s=2.9)
-        ) as manager,
-    ):
-        faas.default = Reply(delay_s=0.4)
-        calls = (manager.run_code("1", "python", timeout_ms=100) for _ in range(9))
-        results = await asyncio.gather(*calls)
+    limiter = LimiterSettings(max_concurrency=1)
+    async with FakeFaaS() as faas, manager_for(faas.url, clock=clock, limiter=limiter) as manager:
+        faas.default = Reply(delay_s=10)
+        calls = (manager.run_code("1", "python", timeout_ms=100) for _ in range(5))
+        results = await fast_forward(clock, asyncio.gather(*calls))
         assert all(result.ok for result in results)
-        assert max(result.timings.queued_s for result in results) > 3
+        assert max(result.timings.queued_s for result in results) > 35  # `grace_s` is 30
         assert {request["timeout"] for request in faas.requests} == {100}
 
 
@@ -86,69 +93,62 @@ async def test_close_runtimes_waits_for_waiting_calls() -> None:
 
 
 @pytest.mark.parametrize(("failure", "error"), [("down", ConnectError), ("failing", ServerError)])
-async def test_waiting_calls_fail_when_the_breaker_opens(failure: str, error: type[FaasrtError]) -> None:
+async def test_waiting_calls_fail_when_the_breaker_opens(failure: str, error: type[FaasrtError], clock: Clock) -> None:
     """Without `connect_retry_s`, waiting calls raise the last error of an endpoint that is down, with `sent="no"`."""
-    async with FakeFaaS() as faas, manager_for(faas.url, envelope="never", retry=NO_WAIT) as manager:
+    async with FakeFaaS() as faas, manager_for(faas.url, envelope="never", retry=NO_WAIT, clock=clock) as manager:
         faas.default = Reply(status=500, delay_s=0.05) if failure == "failing" else Reply()
         if failure == "down":
             faas.down()
-        calls = (manager.run_code("1", "python") for _ in range(500))
+        calls = (manager.run_code("1", "python") for _ in range(100))
         errors: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(found) for found in errors} == {error}
         never_sent = [found for found in errors if found.attempts == 0]
-        assert len(never_sent) > 400
+        assert len(never_sent) > 70
         assert {(found.sent, found.endpoint) for found in never_sent} == {("no", faas.url)}
         assert manager.get_metrics().queued == 0
         # Later calls probe the endpoint again.
         faas.default = Reply()
         await faas.up()
-        while True:
-            try:
-                assert (await manager.run_code("1", "python")).ok
-                break
-            except error:
-                await asyncio.sleep(0.01)
+        clock.advance(60)
+        assert (await manager.run_code("1", "python")).ok
 
 
-async def test_a_cancelled_probe_does_not_fail_waiting_calls() -> None:
+async def test_a_cancelled_probe_does_not_fail_waiting_calls(clock: Clock) -> None:
     """Only a failure of the endpoint fails the calls that wait for it."""
-    breaker = BreakerSettings(base_open_s=0.05, max_open_s=0.05)
-    async with (
-        FakeFaaS() as faas,
-        manager_for(faas.url, envelope="never", breaker=breaker, limiter=LimiterSettings(max_concurrency=1)) as manager,
-    ):
+    limiter = LimiterSettings(max_concurrency=1)
+    async with FakeFaaS() as faas, manager_for(faas.url, envelope="never", limiter=limiter, clock=clock) as manager:
         faas.default = Reply(status=500)
-        for _ in range(breaker.consecutive_failures):
+        for _ in range(BreakerSettings().consecutive_failures):
             with pytest.raises(ServerError):
                 await manager.run_code("1", "python")
         assert manager.get_metrics().states[0].state == "open"
-        faas.default = Reply(delay_s=60)
-        await asyncio.sleep(0.2)
-        probe = asyncio.create_task(manager.run_code("1", "python", timeout_ms=2_000))
+        faas.default = Reply(hang=True)
+        clock.advance(60)
+        probe = asyncio.create_task(manager.run_code("1", "python", timeout_ms=100))
         await faas.wait_until(lambda: faas.in_flight == 1)
         waiting = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
         await until_queued(manager, 5)
         faas.default = Reply()
         probe.cancel()
+        await asyncio.wait([probe])
+        clock.advance(3)  # its program counts until its time limit
         assert all(result.ok for result in await asyncio.gather(*waiting))
 
 
-async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit() -> None:
+async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit(clock: Clock) -> None:
     """If the breaker is open and no call is in flight, a new call does not wait, but raises the last error."""
-    async with FakeFaaS() as faas:
-        timeouts = TimeoutSettings(grace_s=0.05)
-        async with manager_for(faas.url, timeouts=timeouts, retry=NO_WAIT) as manager:
-            faas.health = {
-                "capabilities": {"cancels_on_disconnect": False},
-                "pool_status": {"config": {"maxSize": 5}},
-            }
-            faas.default = Reply(hang=True)
-            # They stay abandoned for as long as their time limit, which a busy machine must not exceed here.
-            calls = (manager.run_code("1", "python", timeout_ms=3_000) for _ in range(5))
-            await asyncio.gather(*calls, return_exceptions=True)
-            (state,) = manager.get_metrics().states
-            assert (state.state, state.in_flight) == ("open", 0)
-            assert state.abandoned == 5
-            with pytest.raises(DeadlineExceededError) as caught:
-                await manager.run_code("1", "python", timeout_ms=30_000)
-            assert (caught.value.attempts, caught.value.sent) == (0, "no")
+    async with FakeFaaS() as faas, manager_for(faas.url, retry=NO_WAIT, clock=clock) as manager:
+        faas.health = {"capabilities": {"cancels_on_disconnect": False}, "pool_status": {"config": {"maxSize": 5}}}
+        faas.default = Reply(hang=True)
+        # They stay abandoned for as long as their time limit.
+        calls = asyncio.gather(
+            *(manager.run_code("1", "python", timeout_ms=30_000) for _ in range(5)), return_exceptions=True
+        )
+        await faas.wait_until(lambda: faas.in_flight == 5)
+        clock.advance(61)
+        await calls
+        (state,) = manager.get_metrics().states
+        assert (state.state, state.in_flight, state.abandoned) == ("open", 0, 5)
+        with pytest.raises(DeadlineExceededError) as caught:
+            await manager.run_code("1", "python", timeout_ms=30_000)
+        assert (caught.value.attempts, caught.value.sent) == (0, "no")

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TypeVar
 
-from faasrt import RetrySettings, RuntimeManager, Settings, TimeoutSettings
+from faasrt import RetrySettings, RuntimeFactory, RuntimeManager, Settings, TimeoutSettings
 from faasrt.telemetry.events import Sink
 
+T = TypeVar("T")
 # For a busy machine.
 PATIENT = TimeoutSettings(connect_s=30, health_s=30, grace_s=30)
 
@@ -28,11 +30,14 @@ QUICK = RetrySettings(
 """Like `NO_WAIT`, with short delays before retries."""
 
 
-def manager_for(url: str, *, telemetry: Iterable[Sink] = (), **settings: object) -> RuntimeManager:
+def manager_for(
+    url: str, *, telemetry: Iterable[Sink] = (), clock: Callable[[], float] = time.monotonic, **settings: object
+) -> RuntimeManager:
     """Return a manager that uses one URL for every language."""
     settings = {"timeouts": PATIENT, **settings}
     endpoints = {"python": url, "javascript": url, "typescript": url}
-    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), telemetry=telemetry)  # type: ignore[arg-type]
+    factory = RuntimeFactory(Settings(endpoints=endpoints, **settings), telemetry=telemetry, clock=clock)  # type: ignore[arg-type]
+    return RuntimeManager(factory)
 
 
 WASM = {"python": "wasm"}
@@ -62,6 +67,15 @@ class Clock:
     def stop(self) -> None:
         """From now on, let time pass only by `advance`. Until then, no timer of the event loop runs."""
         self._stopped_at = time.monotonic()
+
+
+async def fast_forward(clock: Clock, call: Awaitable[T], step_s: float = 1) -> T:
+    """Let time pass in steps until a call ends, and return its result."""
+    task = asyncio.ensure_future(call)
+    while not task.done():
+        clock.advance(step_s)
+        await asyncio.sleep(0.001)
+    return await task
 
 
 async def until_active(manager: RuntimeManager, language: str, count: int) -> None:

@@ -366,6 +366,7 @@ class Breakers(RuleBasedStateMachine):
 
 
 TestBreakers = Breakers.TestCase
+TestBreakers.settings = settings(max_examples=30)
 
 
 def test_limit_of_n_grows_by_one_after_n_successes() -> None:
@@ -484,6 +485,7 @@ class Limits(RuleBasedStateMachine):
 
 
 TestLimits = Limits.TestCase
+TestLimits.settings = settings(max_examples=30)
 
 
 def group_of(count: int, **changes: Any) -> list[Endpoint]:
@@ -599,6 +601,7 @@ class Groups(RuleBasedStateMachine):
 
 
 TestGroups = Groups.TestCase
+TestGroups.settings = settings(max_examples=30)
 
 
 def make_pool(clock: Clock, **limits: Any) -> PermitPool:
@@ -692,6 +695,20 @@ async def test_the_queue_is_bounded_in_length_and_time() -> None:
     assert caught.value.sent == "no"
     pool.release(held, None)
     assert (pool.in_flight, pool.queued) == (0, 0)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -> None:
+    """A server that refuses connections has stopped. One that is slow to accept them may still run programs."""
+    clock = Clock()
+    pool = make_pool(clock)
+    group = pool.group("python", ["http://a"])
+    group.endpoints[0].limit.charge_abandoned(clock.now + 60)
+    error = ConnectError("cannot connect", sent="no")
+    error.refused = refused
+    pool.release(await pool.acquire(group), error)
+    assert group.endpoints[0].limit.abandoned(clock.now) == (0 if refused else 1)
+    pool.close()
 
 
 async def test_waiting_calls_wake_when_a_penalty_ends() -> None:
