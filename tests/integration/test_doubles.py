@@ -222,7 +222,7 @@ async def test_python_does_not_stop_programs_at_their_timeout(http: aiohttp.Clie
         async with http.get(f"{double.url}/health") as response:
             assert (await response.json())["status"] == "healthy"
         folder = double.folder
-        processes = at_work_in(folder, psutil.Process().children())
+        processes = at_work_in(folder, psutil.Process().children(recursive=True))
         assert len(processes) == 8
     results = await asyncio.gather(*loops, ninth, return_exceptions=True)
     assert all(isinstance(result, aiohttp.ClientConnectionError) for result in results)

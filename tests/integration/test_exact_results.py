@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ async def test_outcome_and_output_of_programs(place: str, local: RuntimeManager)
         programs += [(code, "python", expected) for code, expected in EXACT_PYTHON_ON_DOUBLES.items()]
     async with manager_at(place, local) as manager:
         for code, language, (outcome, stdout, stderr) in programs:
-            result = await manager.run_code(code, language, timeout_ms=3_000)
+            result = await manager.run_code(code, language)
             assert (result.outcome, result.stdout) == (outcome, stdout), (code, result)
             assert stderr in result.stderr, (code, result)
 
@@ -57,17 +58,26 @@ async def results_of(manager: RuntimeManager, language: str, code: str, cases: l
 @pytest.mark.parametrize("language", ["python", "js"])
 async def test_progress_of_cases_does_not_count_as_output(place: str, language: str, local: RuntimeManager) -> None:
     """The progress frames of cases are not output of the program, so they do not count towards a small limit."""
-    loop = "while True: pass" if language == "python" else "while (true) {}"
-    python = f"def f(i):\n    if i == 40:\n        {loop}\n    return [i] * 50"
-    js = f"const f = (i) => {{ if (i === 40) {loop} return Array(50).fill(i); }};"
+    code = {
+        "python": """
+            import time
+            def f(i):
+                while i == 40: time.sleep(0.01)
+                return [i] * 50
+        """,
+        "js": """
+            const cell = new Int32Array(new SharedArrayBuffer(4));
+            const f = (i) => { while (i === 40) Atomics.wait(cell, 0, 0, 10); return Array(50).fill(i); };
+        """,
+    }[language]
     async with manager_at(place, local) as manager:
         for limit in (1_000, 20_000):
             values = await results_of(
                 manager,
                 language,
-                python if language == "python" else js,
+                dedent(code),
                 list(range(80)),
-                timeout_ms=500,
+                timeout_ms=1_000,
                 sandbox=SandboxConfig(max_output_bytes=limit),
             )
             assert values == ["TIMEOUT" if number == 40 else [number] * 50 for number in range(80)]
@@ -76,18 +86,28 @@ async def test_progress_of_cases_does_not_count_as_output(place: str, language: 
 @pytest.mark.parametrize("place", first_of(["doubles", "embedded"]))
 async def test_cases_with_large_output_and_values(place: str, local: RuntimeManager) -> None:
     """Each case has its own outcome and value, even if definitions and cases print almost as much as the limit."""
-    python = (
-        "import sys\nprint('d' * 900_000)\ndef f(i):\n    if i == 1:\n        while True: pass\n"
-        "    print('e' * 900_000, file=sys.stderr)\n    return 'r' * 900_000"
-    )
-    js = (
-        "console.log('d'.repeat(900_000));\nconst f = (i) => { if (i === 1) while (true) {}\n"
-        "  console.error('e'.repeat(900_000)); return 'r'.repeat(900_000); };"
-    )
+    python = """
+        import sys, time
+        print('d' * 900_000)
+        def f(i):
+            while i == 1: time.sleep(0.01)
+            print('e' * 900_000, file=sys.stderr)
+            return 'r' * 900_000
+    """
+    js = """
+        const cell = new Int32Array(new SharedArrayBuffer(4));
+        console.log('d'.repeat(900_000));
+        const f = (i) => {
+          while (i === 1) Atomics.wait(cell, 0, 0, 10);
+          console.error('e'.repeat(900_000));
+          return 'r'.repeat(900_000);
+        };
+    """
     async with manager_at(place, local) as manager:
         for language, code in (("python", python), ("js", js)):
             runtime = await manager.get_runtime(language)
-            results = await runtime.run_cases(code, "f", [(number,) for number in range(3)], timeout_ms=1_000)
+            cases = [(number,) for number in range(3)]
+            results = await runtime.run_cases(dedent(code), "f", cases, timeout_ms=2_000)
             assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK"]
             assert results[2].value == "r" * 900_000
             assert results[2].stderr.startswith("e" * 900_000)
@@ -185,8 +205,9 @@ async def test_syntax_errors_of_functions_do_not_mention_faasrt(local: RuntimeMa
 
 
 async def test_time_of_definitions_does_not_count_for_cases(local: RuntimeManager) -> None:
-    code = "import time\ntime.sleep(0.4)\ndef f(i):\n    time.sleep(0.4)\n    return i"
-    assert await results_of(local, "python", code, [0, 1, 2], timeout_ms=600) == [0, 1, 2]
+    """Definitions and a case take longer than the limit together."""
+    code = "import time\ntime.sleep(1.1)\ndef f(i):\n    time.sleep(1.1)\n    return i"
+    assert await results_of(local, "python", code, [0], timeout_ms=2_000) == [0]
 
 
 async def test_long_error_messages_do_not_split_cases() -> None:

@@ -16,6 +16,8 @@ from typing import Any, NoReturn, Self
 
 from aiohttp import web
 
+from .forked import Forked
+
 # Both real servers send this id in every answer.
 WORKLOAD_INFO = {"id": "e6008730-9475-4b7d-9fc6-19511e1b2785", "status": "Used"}
 
@@ -114,19 +116,11 @@ class Faas(abc.ABC):
 
         It uses files instead of pipes, because a process that outlives its parent would keep a pipe open.
         """
-        with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
-            if timeout_s is not None and timeout_s <= 0:  # the real one is killed before it prints anything
-                return None
-            process = await asyncio.create_subprocess_exec(
-                self.interpreter,
-                *arguments,
-                cwd=folder,
-                env=env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        if timeout_s is not None and timeout_s <= 0:  # the real one is killed before it prints anything
+            for name in ("stdout", "stderr"):
+                (folder / name).touch()
+            return None
+        process = await self.start(arguments, folder, env)
         self.executions += 1
         self.running += 1
         try:
@@ -140,6 +134,22 @@ class Faas(abc.ABC):
             await process.wait()
             self.running -= 1
         return process.returncode
+
+    async def start(
+        self, arguments: list[str], folder: Path, env: dict[str, str]
+    ) -> asyncio.subprocess.Process | Forked:
+        """Start the interpreter as the leader of a process group."""
+        with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
+            return await asyncio.create_subprocess_exec(
+                self.interpreter,
+                *arguments,
+                cwd=folder,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
 
     async def _run_code(self, request: web.Request) -> web.Response:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Faas, Json, Refusal, parse, timestamp
+from .forked import Forked
 
 DRIVER = Path(__file__).parent / "python_driver.py"
 
@@ -74,6 +76,13 @@ class PythonFaas(Faas):
             return answer(stderr=NO_TEXT, exit_code=1)
         stdout, ret_val = split_output((folder / "stdout").read_bytes().decode(errors="replace"))
         return answer(stdout, ret_val if value is None else value, exit_code=int(report["failed"]))
+
+    async def start(
+        self, arguments: list[str], folder: Path, env: dict[str, str]
+    ) -> asyncio.subprocess.Process | Forked:
+        if (self.interpreter, self.driver) == (sys.executable, DRIVER):
+            return Forked(DRIVER, folder, env)
+        return await super().start(arguments, folder, env)
 
     def arguments(self) -> list[str]:
         """Return the command that runs the program in its folder."""
