@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Progress:
     Args:
         total: The number of tasks; None when unknown.
         quiet: Whether to show nothing.
+        clock: Returns the time, for the rate and the time that is left.
 
     Attributes:
         kinds: The number of written results of each kind.
@@ -48,7 +50,7 @@ class Progress:
         cached: The number of results that were stored before.
     """
 
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
+    def __init__(self, total: int | None, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self.total = total
         self.kinds: Counter[str] = Counter()
         self.skipped = self.in_flight = self.retries = self.cached = 0
@@ -57,7 +59,7 @@ class Progress:
         self._reasons: dict[str, str] = {}
         self._quiet = quiet or sys.stderr is None
         self._live = not self._quiet and is_terminal(sys.stderr)
-        self._started = time.monotonic()
+        self._clock, self._started = clock, clock()
 
     def count(self, record: dict[str, Any]) -> None:
         """Count a written result. The first infrastructure error of each type is shown at once."""
@@ -123,7 +125,7 @@ class Progress:
         return line
 
     def summary(self) -> dict[str, Any]:
-        elapsed_s = max(time.monotonic() - self._started, 0.001)
+        elapsed_s = max(self._clock() - self._started, 0.001)
         outcomes = dict(sorted(self.kinds.items()))
         return {
             "total": self.total,
@@ -171,7 +173,7 @@ class Progress:
 
     def _parts(self) -> list[_Part]:
         done = self.kinds.total() + self.skipped
-        elapsed_s = max(time.monotonic() - self._started, 0.001)
+        elapsed_s = max(self._clock() - self._started, 0.001)
         total = "" if self.total is None else f"/{self.total:,}"
         parts = [_Part(0, f"{done:,}{total} done")]
         if self.total:

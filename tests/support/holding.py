@@ -14,9 +14,12 @@ from aiohttp import web
 async def holding_faas(
     capacities: Mapping[str, int] = MappingProxyType({"python": 16}),
 ) -> AsyncIterator[tuple[str, list[int], asyncio.Event]]:
-    """Yield the URL of a FaaS, the list of requests that arrived, and an event; it answers when the event is set."""
+    """Yield the URL of a FaaS, a list, and an event. The FaaS answers when the event is set. For each request that
+    arrived, the list has the number of requests that were in flight then.
+    """
     arrived: list[int] = []
     go_on = asyncio.Event()
+    in_flight = 0
 
     async def health(request: web.Request) -> web.Response:
         languages = {name: {"capacity": capacity} for name, capacity in capacities.items()}
@@ -24,8 +27,11 @@ async def holding_faas(
         return web.json_response({"status": "healthy", "capabilities": capabilities, "languages": languages})
 
     async def run_code(request: web.Request) -> web.Response:
-        arrived.append(len(arrived))
+        nonlocal in_flight
+        in_flight += 1
+        arrived.append(in_flight)
         await go_on.wait()
+        in_flight -= 1
         return web.json_response({"output": {"stdout": "x", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}})
 
     app = web.Application()
